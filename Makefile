@@ -1,0 +1,42 @@
+# The two commands: `make run` (the demo) and `make test` (every test). Both make the virtual environment they need.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: help run test unit lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,dev]'
+	@touch $@
+
+run: $(READY) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
+	$(BIN)/python -m tests.demo
+
+test: $(READY) ## every test, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m coverage report --include='ops_worker/core/*,ops_worker/passes/*' --fail-under=100
+
+unit: $(READY) ## the fast tests, which need no server
+	$(BIN)/python -m pytest -m unit -v
+
+lint: $(READY) ## format, style, types and layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the format right
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(READY) ## measure a pass against a hand-written floor
+	$(BIN)/python -m tests.bench
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

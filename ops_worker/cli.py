@@ -1,0 +1,179 @@
+"""The command line: arguments to settings, settings to a pass, its outcome to a line and an exit code.
+
+The modules that a command needs are imported when it runs, so that ``--help`` costs what argparse costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker import __version__
+from ops_worker.core.report import RENDERERS
+from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ops_worker.settings import Settings
+
+_log = logging.getLogger("ops_worker")
+
+EXIT_CODES = """\
+exit codes:
+  0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock
+  1  it was not done: the database was away, the deadline passed, or a bug; a retry may help
+  2  usage or settings: the message names the variable and what it wants
+  3  schema or permission: the message says what to run or to set
+  4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy
+"""
+
+
+class Command(NamedTuple):
+    """A subcommand: what it does in a line, what adds its options, what runs it."""
+
+    summary: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Settings], int]
+
+
+def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
+    """Run one command and give its exit code. The one place that catches everything.
+
+    ``guarded`` is for a process of its own: signals and the deadline then end it.
+    """
+    begun = time.monotonic()
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as usage:  # argparse has said what is wrong, or printed the help
+        return int(usage.code or 0)
+    options.begun = begun
+    try:
+        return _run(options, guarded=guarded)
+    except OpsWorkerError as error:
+        _log.debug("the command failed", exc_info=True)
+        return _fail(options, error)
+    except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
+        _log.exception("this is a bug in ops-worker")
+        return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
+
+
+def _run(options: argparse.Namespace, *, guarded: bool) -> int:
+    from ops_worker import guard, log, settings
+
+    found = settings.load(options.env_file)
+    log.setup(found.log_level)
+    if guarded:
+        left = found.pass_deadline - (time.monotonic() - options.begun)
+        guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
+    return COMMANDS[options.command].run(options, found)
+
+
+def _pass(options: argparse.Namespace, settings: Settings) -> int:
+    from ops_worker.edges import probes, store
+    from ops_worker.passes import PASSES, Context
+
+    database = store.Store(settings.connection, role=settings.pg_role, application=f"ops-worker {options.command}")
+    try:
+        outcome = PASSES[options.command](Context(settings, probes.observe, database, time.monotonic, options.dry_run))
+    finally:
+        database.close()
+    outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+    for update in outcome.updates:
+        if (service := update.verdict.target.name) in {*outcome.opened, *outcome.closed} and not options.dry_run:
+            action = "alert opened" if update.opens else "alert closed"
+            _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
+    for warning in outcome.warnings:
+        _log.warning("left out of the sample", extra={"action": "left out", "what": warning})
+    print(RENDERERS[options.output](outcome))
+    judged = outcome.result in {"recorded", "dry run"}
+    return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
+
+
+def _init_db(options: argparse.Namespace, settings: Settings) -> int:
+    from ops_worker.edges import store
+
+    database = store.Store(settings.connection, role=settings.pg_role, application="ops-worker init-db")
+    own = ("system_metrics", "service_health")
+    try:
+        made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
+    finally:
+        database.close()
+    for table, new in made.items():
+        print(f"{table}: {'created' if new else 'already there'}")
+    return DONE
+
+
+def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
+    faults = error.faults if isinstance(error, SettingsError) else (str(error),)
+    for fault in faults:
+        print(f"ops-worker {options.command}: {fault}", file=sys.stderr)
+    if getattr(options, "output", "") == "json":
+        failure = {"pass": options.command, "result": "failed", "error": str(error), "exit_code": error.exit_code}
+        print(json.dumps(failure))
+    return error.exit_code
+
+
+def _common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+
+
+def _pass_options(parser: argparse.ArgumentParser) -> None:
+    _common_options(parser)
+    parser.add_argument("--dry-run", action="store_true", help="probe, judge and read; show what would be written; write nothing")
+    parser.add_argument("--output", choices=sorted(RENDERERS), default="text", help="the closing line (text, the default), or all of it")
+    parser.add_argument("--fail-on-unhealthy", action="store_true", help="end with exit code 4 when a service is unhealthy")
+
+
+def _init_options(parser: argparse.ArgumentParser) -> None:
+    _common_options(parser)
+    parser.add_argument("--standalone", action="store_true", help="also create minimal tenants and fleet_alert, where there is no platform")
+
+
+COMMANDS = {
+    "health": Command("probe the services once, record their state, open and close alerts", _pass_options, _pass),
+    "metrics": Command("append one sample of the services' counters and the database's figures", _pass_options, _pass),
+    "init-db": Command("create the tables that the worker owns, where they are missing", _init_options, _init_db),
+}
+"""Every subcommand. Adding one here is all it takes to have it parsed, run and helped."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose epilog is made when somebody asks for help, not at the start of every pass."""
+
+    def format_help(self) -> str:
+        command = self.prog.partition(" ")[2]
+        self.epilog = f"{_variables(command)}\n{EXIT_CODES}" if command else EXIT_CODES
+        return super().format_help()
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "Health and metrics passes for an IoT platform. Each command is one pass: it does its work and ends."
+    parser = _Parser("ops-worker", description=about, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
+    commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.options(
+            commands.add_parser(name, help=command.summary, description=command.summary.capitalize() + ".", formatter_class=raw)
+        )
+    return parser
+
+
+def _variables(command: str) -> str:
+    from ops_worker.variables import variables
+
+    lines = ["environment variables, the first one set wins; an empty one is as good as unset, except where it says so:"]
+    for variable in variables():
+        if variable.commands and command not in variable.commands:
+            continue
+        default = f" (default {variable.default})" if variable.default else ""
+        lines.append("  " + ", ".join(variable.names) + default)
+        lines.append(textwrap.fill(variable.meaning, 100, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines) + "\n"

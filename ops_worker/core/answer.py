@@ -1,0 +1,65 @@
+"""What a service answered: bytes to a JSON object that ``jsonb`` can hold, and an error of any kind to one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+MAX_INT_DIGITS = 4_000
+"""Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
+
+MAX_REASON = 300
+"""Characters of a reason: long enough for any error there is, short enough for a line and a termination message."""
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # in a Python string every surrogate is a lone one
+_UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """Read a response body as a JSON object in which ``jsonb`` has nothing to refuse.
+
+    NaN and infinities become null, U+0000 and lone surrogates become U+FFFD, in keys too. Raises ValueError, with what
+    is wrong in one short sentence, for anything that is no JSON object; never another exception.
+    """
+    try:
+        # NaN and Infinity are no JSON, but Python's own encoder writes them, so services send them.
+        found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
+        if isinstance(found, dict):
+            return {_storable(key): _storable(value) for key, value in found.items()}
+    except RecursionError:
+        raise ValueError("bad JSON: nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"bad JSON: not {error.encoding} at byte {error.start}") from None
+    except ValueError as error:
+        raise ValueError(f"bad JSON: {error}") from None
+    raise ValueError(f"not a JSON object but {_KINDS[type(found)]}")
+
+
+def one_line(text: str) -> str:
+    """Make a text fit for a log line, a terminal and a ``text`` column: no line ends, no control characters, bounded."""
+    line = _UNPRINTABLE.sub(" ", text).strip()
+    return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
+
+
+_KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_INT_DIGITS else None
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value

@@ -1,0 +1,108 @@
+"""From an outcome to what people and programs read: the closing line, a table, a JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ops_worker.core.model import Outcome, Result, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ops_worker.core.model import Verdict
+
+
+def text(outcome: Outcome) -> str:
+    """Render the closing line: the pass's name, what it counted, how long it took."""
+    return f"{outcome.name}: {_body(outcome)} ({outcome.duration_s:.2f} s)"
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """Build the one document that scripts read. Times are ISO 8601, durations say their unit in the key."""
+    since = {update.verdict.target.name: update.since.isoformat() for update in outcome.updates}
+    return {
+        "pass": outcome.name,
+        "result": outcome.result.value,
+        "services": [
+            {
+                "service": verdict.target.name,
+                "status": "healthy" if verdict.healthy else "unhealthy",
+                "state": verdict.state.value,
+                "latency_ms": verdict.latency_ms,
+                "reason": verdict.reason,
+                "since": since.get(verdict.target.name),
+            }
+            for verdict in outcome.verdicts
+        ],
+        "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed)},
+        "stale": list(outcome.stale),
+        "samples": [sample._asdict() for sample in outcome.samples],
+        "warnings": list(outcome.warnings),
+        "duration_s": round(outcome.duration_s, 3),
+    }
+
+
+def as_json(outcome: Outcome) -> str:
+    """Render the document on one line."""
+    return json.dumps(document(outcome), allow_nan=False)
+
+
+def as_table(outcome: Outcome) -> str:
+    """Render every service with its state, then the samples and warnings there are, then the closing line."""
+    since = {update.verdict.target.name: f"{update.since:%Y-%m-%d %H:%M:%S %Z}" for update in outcome.updates}
+    parts = []
+    if outcome.verdicts:
+        parts.append(_columns(("SERVICE", "STATE", "LATENCY", "SINCE", "REASON"), [_row(v, since) for v in outcome.verdicts]))
+    if outcome.samples:
+        rows = [(sample.service, sample.metric, f"{sample.value:.15g}") for sample in outcome.samples]
+        parts.append(_columns(("SERVICE", "METRIC", "VALUE"), rows))
+    parts.extend(f"warning: {warning}" for warning in outcome.warnings)
+    return "\n\n".join([*parts, text(outcome)])
+
+
+RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json, "table": as_table}
+"""What ``--output`` may name."""
+
+
+def _body(outcome: Outcome) -> str:
+    if outcome.result is Result.OFF:
+        return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
+    if outcome.result is Result.SKIPPED:
+        return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
+    dry = outcome.result is Result.DRY_RUN
+    parts = [_services(outcome.verdicts)]
+    if outcome.samples:
+        parts.append(f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written")
+    if outcome.stale:
+        parts.append(f"{len(outcome.stale)} older than what the database knows: {', '.join(outcome.stale)}")
+    for names, verb in ((outcome.opened, "open"), (outcome.closed, "close")):
+        if names:
+            done = f"would {verb}" if dry else {"open": "opened", "close": "closed"}[verb]
+            parts.append(f"{_count(len(names), 'alert')} {done}: {', '.join(names)}")
+    if outcome.warnings:
+        parts.append(_count(len(outcome.warnings), "warning"))
+    return "; ".join(parts) + ("; dry run, nothing was written" if dry else "")
+
+
+def _services(verdicts: Sequence[Verdict]) -> str:
+    counts = Counter(verdict.state for verdict in verdicts)
+    states = [f"{counts[state]} {state}" for state in State if counts[state]]
+    return ", ".join([_count(len(verdicts), "service"), *states])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _row(verdict: Verdict, since: dict[str, str]) -> tuple[str, ...]:
+    latency = "-" if verdict.latency_ms is None else f"{verdict.latency_ms} ms"
+    name = verdict.target.name
+    return name, verdict.state.value, latency, since.get(name, "-"), verdict.reason or "-"
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *rows))
+    return "\n".join(line.rstrip() for line in lines)

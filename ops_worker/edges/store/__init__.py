@@ -1,0 +1,11 @@
+"""PostgreSQL: what earlier passes left, and what this one leaves. The only importer of psycopg.
+
+One connection, made after the network is done; one short transaction, begun, committed and, once, retried in
+``connection`` and nowhere else; what may be done inside it is in ``statements``. Nothing outlives the transaction: no
+session setting, no prepared statement, no session lock, so that a pooler in transaction mode may stand in between.
+"""
+
+from ops_worker.edges.store.connection import HEALTH, METRICS, STANDALONE_TABLES, Store
+from ops_worker.edges.store.statements import Transaction
+
+__all__ = ["HEALTH", "METRICS", "STANDALONE_TABLES", "Store", "Transaction"]

@@ -1,0 +1,224 @@
+"""The connection, and the one place that begins, commits and retries transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+
+from ops_worker.core.answer import one_line
+from ops_worker.edges.store.faults import told
+from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
+from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
+from ops_worker.sql import script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 5_000
+"""Longest wait for a row or table that somebody else holds. (The pass's own lock is never waited for.)"""
+IDLE_TIMEOUT_MS = 15_000
+"""The server ends a transaction whose process was stopped in the middle of it."""
+RECONNECT_PAUSE_S = 0.5
+SETTLE_S = 5.0
+"""How long to ask what became of a COMMIT whose answer was lost."""
+
+CONNECTION_LOST = ("08", "57P", "25P03")
+"""SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
+
+LOCK_SPACE = 0x6F707377
+"""First half of the worker's advisory lock keys: "opsw"."""
+SCHEMA_LOCK = 0
+
+STANDALONE_TABLES = ("tenants", "fleet_alert")
+"""Tables of the platform that only ``init-db --standalone`` makes."""
+
+
+class Purpose(NamedTuple):
+    """What a transaction is for: its lock, the tables without which it cannot be done, and the one it may make itself."""
+
+    name: str
+    lock: int
+    needs: tuple[str, ...]
+    makes: str = ""
+
+
+HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
+METRICS = Purpose("metrics", 2, needs=("system_metrics",))
+
+
+class Store:
+    """The connection, and the only place that begins, commits and retries transactions."""
+
+    def __init__(self, connection: Mapping[str, str | int], *, role: str = "", application: str = "ops-worker") -> None:
+        """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
+
+        Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
+        password.
+        """
+        try:
+            given = conninfo_to_dict(make_conninfo(**connection))  # type: ignore[arg-type]  # as libpq takes them
+        except psycopg.ProgrammingError:
+            raise SettingsError(["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]) from None
+        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": application, "tcp_user_timeout": 10_000}
+        self._conninfo = make_conninfo(**(defaults | given))  # type: ignore[arg-type]
+        self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
+        self._user = str(given.get("user") or "")
+        self._role = role
+        self._connection: Connection | None = None
+
+    def transact(self, purpose: Purpose, work: Callable[[Transaction], T], *, reads: Sequence[str] = (), dry_run: bool = False) -> T | None:
+        """Do the work in one transaction and give what it returns, or None where another pass holds the lock.
+
+        ``reads`` names tables that the work can do without; ``Transaction.present`` tells which are there. A dry run
+        takes no lock, so that it never makes a real pass skip, and cannot write. A lost connection, a deadlock or a
+        serialization failure is retried once. Raises DatabaseError or SchemaError.
+        """
+        try:
+            return self._attempt(purpose, work, reads, dry_run=dry_run)
+        except psycopg.Error as error:
+            if not _worth_a_retry(error):
+                raise told(error, self._place) from error
+        try:
+            return self._attempt(purpose, work, reads, dry_run=dry_run)
+        except psycopg.Error as error:
+            raise told(error, self._place) from error
+
+    def create(self, tables: Sequence[str]) -> dict[str, bool]:
+        """Make those of the worker's tables that are not there; tell for each whether it was made.
+
+        Safe when several do it at once. It is done as the login role where that one may create tables, else as
+        PG_ROLE; either way PG_ROLE may then read and write them.
+        """
+        try:
+            connection = self._connected()
+            with self._rolled_back_on_error(connection):
+                with connection.pipeline():
+                    connection.execute(SQL["begin"])
+                    connection.execute(SQL["set_limits"], _limits())
+                    connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
+                    allowed = connection.execute(SQL["may_create"])
+                    survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+                present = one(survey)["present"]
+                if self._role and not one(allowed)["allowed"]:
+                    connection.execute(SQL["set_role"], {"role": self._role})
+                for table in tables:
+                    if table not in present:
+                        self._create(connection, table)
+                connection.execute(SQL["commit"])
+        except psycopg.Error as error:
+            raise told(error, self._place) from error
+        return {table: table not in present for table in tables}
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool) -> T | None:
+        connection = self._connected()
+        with self._rolled_back_on_error(connection):
+            tables = dict.fromkeys((*purpose.needs, *filter(None, [purpose.makes]), *reads))
+            survey, locked = self._begin(connection, purpose, tables, dry_run=dry_run)
+            self._check(purpose, survey, dry_run=dry_run)
+            if not locked:
+                connection.execute(SQL["rollback"])
+                return None
+            if purpose.makes and purpose.makes not in survey["present"] and not dry_run:
+                connection.execute(SQL["rollback"])
+                self.create([purpose.makes])
+                return self._attempt(purpose, work, reads, dry_run=dry_run)
+            done = work(Transaction(connection, survey))
+            self._commit(connection, survey["xid"])
+        return done
+
+    def _begin(self, connection: Connection, purpose: Purpose, tables: Iterable[str], *, dry_run: bool) -> tuple[dict[str, Any], bool]:
+        with connection.pipeline():
+            connection.execute(SQL["begin_read_only" if dry_run else "begin"])
+            if self._role:
+                connection.execute(SQL["set_role"], {"role": self._role})
+            connection.execute(SQL["set_limits"], _limits())
+            lock = None if dry_run else connection.execute(SQL["try_lock"], {"space": LOCK_SPACE, "lock": purpose.lock})
+            survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+        return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
+
+    def _check(self, purpose: Purpose, survey: Mapping[str, Any], *, dry_run: bool) -> None:
+        if survey["read_only"] and not dry_run:
+            raise DatabaseError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
+        if missing := [table for table in purpose.needs if table not in survey["present"]]:
+            platforms = any(table in STANDALONE_TABLES for table in missing)
+            remedy = "the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`"
+            raise SchemaError(f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: run {remedy}")
+        if "fleet_alert" in survey["hidden"]:
+            raise SchemaError(
+                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to a role that bypasses it "
+                "(pulse_operator on the platform) and that the login role is a member of"
+            )
+
+    def _commit(self, connection: Connection, xid: str | None) -> None:
+        try:
+            connection.execute(SQL["commit"])
+        except psycopg.OperationalError:
+            if xid is None or not connection.closed or not self._was_committed(xid):
+                raise
+
+    def _was_committed(self, xid: str) -> bool:
+        """Ask a new connection what became of a transaction, so that a retry can never write it twice."""
+        end = time.monotonic() + SETTLE_S
+        while True:
+            time.sleep(RECONNECT_PAUSE_S)
+            self._connection = None
+            with contextlib.suppress(OpsWorkerError):
+                status = one(self._connected().execute(SQL["xact_status"], {"xid": xid}))["status"]
+                if status in {"committed", "aborted"}:
+                    return bool(status == "committed")
+            if time.monotonic() > end:
+                raise CommitUnknownError
+
+    def _create(self, connection: Connection, table: str) -> None:
+        connection.execute(script(table))
+        if self._role:
+            grant = connection.execute(SQL["grant_to_role"], {"table": table, "role": self._role})
+            connection.execute(one(grant)["statement"])
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            try:
+                self._connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+            except psycopg.Error as error:
+                raise DatabaseError(
+                    f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
+                    "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+                ) from error
+        return self._connection
+
+    @contextlib.contextmanager
+    def _rolled_back_on_error(self, connection: Connection) -> Any:
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(SQL["rollback"])
+            raise
+
+
+def _worth_a_retry(error: psycopg.Error) -> bool:
+    if isinstance(error, (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)):
+        return True
+    lost = isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08000").startswith(CONNECTION_LOST)
+    if lost:
+        time.sleep(RECONNECT_PAUSE_S)  # a server that restarts needs a moment
+    return lost
+
+
+def _limits() -> dict[str, str]:
+    return {"statement_ms": str(STATEMENT_TIMEOUT_MS), "lock_ms": str(LOCK_TIMEOUT_MS), "idle_ms": str(IDLE_TIMEOUT_MS)}

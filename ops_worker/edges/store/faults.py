@@ -1,0 +1,46 @@
+"""What an error of the database means, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from psycopg import Error
+from psycopg import errors as pg
+
+from ops_worker.core.answer import one_line
+from ops_worker.errors import DatabaseError, OpsWorkerError, SchemaError
+
+
+class Meaning(NamedTuple):
+    """A row of the table: the errors of the database, what they are to us, and the remedy."""
+
+    errors: tuple[type[Error], ...]
+    kind: type[OpsWorkerError]
+    remedy: str
+
+
+MEANINGS = (
+    Meaning((pg.InvalidParameterValue,), SchemaError, "set PG_ROLE to a role that exists, or leave it empty"),
+    Meaning(
+        (pg.InsufficientPrivilege,),
+        SchemaError,
+        "grant that to the login role, or set PG_ROLE to a role that has it; `ops-worker init-db`, run by the owner, makes tables",
+    ),
+    Meaning(
+        (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch, pg.NotNullViolation, pg.WrongObjectType),
+        SchemaError,
+        "the tables are not as the worker knows them: run the platform's migrations, or `ops-worker init-db`",
+    ),
+    Meaning((pg.ReadOnlySqlTransaction,), DatabaseError, "point DATABASE_URL or PG_HOST at the primary"),
+    Meaning((pg.LockNotAvailable,), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
+    Meaning((pg.QueryCanceled,), DatabaseError, "it took too long: look at pg_stat_activity"),
+)
+
+
+def told(error: Error, place: str) -> OpsWorkerError:
+    """Turn an error of the database at ``place`` into one line of ours, with its exit code."""
+    said = f"database {place}: {one_line(error.diag.message_primary or str(error))}"
+    for meaning in MEANINGS:
+        if isinstance(error, meaning.errors):
+            return meaning.kind(f"{said}: {meaning.remedy}")
+    return DatabaseError(said)

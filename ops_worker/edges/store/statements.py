@@ -1,0 +1,128 @@
+"""What a pass may do inside its transaction: read what is remembered, record what was seen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from ops_worker.core.answer import one_line
+from ops_worker.core.health import details, summary
+from ops_worker.core.model import Reading, Recorded, Remembered
+from ops_worker.core.series import number
+from ops_worker.sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ops_worker.core.model import Figure, Sample, Update
+
+Connection = psycopg.Connection[dict[str, Any]]
+Cursor = psycopg.Cursor[dict[str, Any]]
+
+SQL = queries()
+
+
+class Transaction:
+    """An open transaction that holds its pass's lock. Made by the store; ``now`` is the database's clock when it began."""
+
+    def __init__(self, connection: Connection, survey: Mapping[str, Any]) -> None:
+        """Take the connection and what the survey found."""
+        self._connection = connection
+        self._read_at: float = survey["read_at"]
+        self.now: datetime = survey["now"]
+        self.present = frozenset[str](survey["present"])
+        self.hidden = frozenset[str](survey["hidden"])
+
+    def time_of(self, moment: float) -> datetime:
+        """Give a moment of the monotonic clock (seconds) as the database's clock would have told it."""
+        return self.now - timedelta(seconds=self._read_at - moment)
+
+    def remembered(self, services: Sequence[str]) -> dict[str, Remembered]:
+        """Read what earlier passes left of these services; one entry for each."""
+        rows = None
+        with self._connection.pipeline():
+            if "service_health" in self.present:
+                rows = self._connection.execute(SQL["remembered"], {"services": json.dumps(services)})
+            alerts = self._connection.execute(SQL["alerted"])
+        known = {row["service"]: row for row in rows.fetchall()} if rows else {}
+        alerted = {row["service"] for row in alerts.fetchall()}
+        return {service: _remembered(known.get(service), alerted=service in alerted) for service in services}
+
+    def record_health(self, updates: Sequence[Update]) -> Recorded:
+        """Write the services' rows, open and close alerts; give those that were really opened and closed."""
+        opening = [{"service": u.verdict.target.name, "summary": summary(u.verdict)} for u in updates if u.opens]
+        closing = [u.verdict.target.name for u in updates if u.closes]
+        execute = self._connection.execute
+        with self._connection.pipeline():
+            execute(SQL["upsert_health"], {"rows": json.dumps([_row(update) for update in updates], allow_nan=False)})
+            if opening:
+                execute(SQL["ensure_system_tenant"])
+            opened = execute(SQL["open_alerts"], {"alerts": json.dumps(opening)}) if opening else None
+            closed = execute(SQL["close_alerts"], {"services": json.dumps(closing)}) if closing else None
+        return Recorded(tuple(updates), _services(opened), _services(closed))
+
+    def figures(self, figures: Sequence[Figure]) -> list[Reading]:
+        """Read each figure on its own: what keeps one of them from its value costs no other. Read-only is enforced."""
+        return [self._reading(figure) for figure in figures]
+
+    def record_samples(self, samples: Sequence[Sample], at: datetime) -> None:
+        """Append the samples, all with one time."""
+        rows = json.dumps([sample._asdict() for sample in samples], allow_nan=False)
+        self._connection.execute(SQL["insert_samples"], {"samples": rows, "time": at})
+
+    def _reading(self, figure: Figure) -> Reading:
+        if missing := [table for table in figure.tables if table not in self.present]:
+            return Reading(figure, problem=f"no table {', '.join(missing)}", absent=True)
+        if hidden := [table for table in figure.tables if table in self.hidden]:
+            return Reading(figure, problem=f"row level security hides {', '.join(hidden)}: set PG_ROLE")
+        execute = self._connection.execute
+        try:
+            with self._connection.pipeline():
+                execute("SAVEPOINT figure")
+                execute(SQL["figure_limits"], {"statement_ms": str(figure.timeout_ms)})
+                found = execute(figure.sql)
+                execute("ROLLBACK TO SAVEPOINT figure")  # which takes the limits back as well
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            execute("ROLLBACK TO SAVEPOINT figure")
+            slow = isinstance(error, psycopg.errors.QueryCanceled)
+            problem = f"took more than {figure.timeout_ms} ms" if slow else one_line(error.diag.message_primary or str(error))
+            return Reading(figure, problem=problem)
+        value = number(next(iter(one(found).values())))
+        return Reading(figure, value, problem="" if value is not None else "no number")
+
+
+def one(cursor: Cursor) -> dict[str, Any]:
+    """Give the row of a statement that always has one."""
+    row = cursor.fetchone()
+    assert row is not None, "a statement that always has a row"
+    return row
+
+
+def _services(cursor: Cursor | None) -> tuple[str, ...]:
+    return tuple(row["service"] for row in cursor.fetchall()) if cursor else ()
+
+
+def _remembered(row: Mapping[str, Any] | None, *, alerted: bool) -> Remembered:
+    if row is None:
+        return Remembered(alerted=alerted)
+    streak = row["streak"] if isinstance(row["streak"], int) else 0  # absent in the rows of the old loops
+    since = None
+    with contextlib.suppress(TypeError, ValueError):
+        since = datetime.fromisoformat(row["since"])
+    return Remembered(row["status"] == "healthy", streak, since, row["checked_at"], alerted)
+
+
+def _row(update: Update) -> dict[str, Any]:
+    return {
+        "service": update.verdict.target.name,
+        "status": "healthy" if update.verdict.healthy else "unhealthy",
+        "latency_ms": update.verdict.latency_ms,
+        "details": details(update),
+        "checked_at": update.checked_at.isoformat(),
+    }

@@ -1,0 +1,51 @@
+"""What can end a command early: each class carries its exit code, and its docstring is the message when none is given.
+
+Exit codes speak of the worker, not of the world it watches: a pass that recorded ten services as down ends with 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE = 0
+"""The pass was done and recorded, or another pass held the lock and this one was skipped."""
+UNHEALTHY = 4
+"""Done and recorded, and a service is unhealthy; only with --fail-on-unhealthy."""
+
+
+class OpsWorkerError(Exception):
+    """The pass was not done."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        """Take the message, or the docstring of the class where it says enough."""
+        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+
+
+class DatabaseError(OpsWorkerError):
+    """The database did not do its part; a retry may help."""
+
+
+class CommitUnknownError(DatabaseError):
+    """The connection was lost while committing and the database cannot say whether it did; nothing was written again."""
+
+
+class SettingsError(OpsWorkerError):
+    """The settings or the command line are wrong: no retry helps. Holds every fault found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        """Take one sentence for each fault."""
+        self.faults = tuple(faults)
+        super().__init__("; ".join(faults))
+
+
+class SchemaError(OpsWorkerError):
+    """A table or a permission is missing: no retry helps until a person has run or set what the message says."""
+
+    exit_code = 3

@@ -1,0 +1,54 @@
+"""Logging: text on a terminal, JSON lines elsewhere; always on standard error, so that standard output is the outcome's.
+
+Messages are constant; what varies is in ``extra``, and both forms print it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def setup(level: str, stream: TextIO | None = None) -> None:
+    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Text() if stream.isatty() else Json())
+    logger = logging.getLogger("ops_worker")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+class Json(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, the extras, and the traceback if there is one."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render the record."""
+        stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
+        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line |= _extras(record)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class Text(logging.Formatter):
+    """Level, message, the extras as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render the record."""
+        extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{record.levelname}: {record.getMessage()}{extras}{trace}"
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}

@@ -1,0 +1,22 @@
+"""What a pass is given: everything it may use of the world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ops_worker.core.model import Observation, Target
+    from ops_worker.edges.store import Store
+    from ops_worker.settings import Settings
+
+
+class Context(NamedTuple):
+    """The settings, the two edges, the monotonic clock in seconds, and whether nothing may be written."""
+
+    settings: Settings
+    observe: Callable[[Sequence[Target]], list[Observation]]
+    store: Store
+    clock: Callable[[], float]
+    dry_run: bool = False

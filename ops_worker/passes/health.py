@@ -1,0 +1,37 @@
+"""The health pass: probe every service, record its state, open and close its alert."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.core.health import judge, plan, planned
+from ops_worker.core.model import Outcome, Result
+from ops_worker.edges.store import HEALTH
+
+if TYPE_CHECKING:
+    from ops_worker.core.model import Recorded
+    from ops_worker.edges.store import Transaction
+    from ops_worker.passes.context import Context
+
+
+def run(context: Context) -> Outcome:
+    """Run one pass. The network is done before the transaction begins; the lock is held from the reading to the commit.
+
+    Raises DatabaseError or SchemaError when what was seen could not be recorded.
+    """
+    if not context.settings.system_alert_enabled:
+        return Outcome("health", Result.OFF)
+    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
+
+    def keep(transaction: Transaction) -> Recorded:
+        before = transaction.remembered([verdict.target.name for verdict in verdicts])
+        updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
+        return planned(updates) if context.dry_run else transaction.record_health(updates)
+
+    kept = context.store.transact(HEALTH, keep, dry_run=context.dry_run)
+    if kept is None:
+        return Outcome("health", Result.SKIPPED, verdicts)
+    fresh = {update.verdict.target.name for update in kept.updates}
+    stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
+    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
+    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed)

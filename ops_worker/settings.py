@@ -1,0 +1,196 @@
+"""The settings: the only reader of the environment and of the ``.env`` file.
+
+Each setting is one field with its docstring, and each watched service one row of the catalogue. ``--help``, the
+README's table and ``.env.example`` are made from or checked against these (see ``variables``), so that there is one
+place to add one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticUseDefault
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ops_worker.core.catalogue import SERVICES
+from ops_worker.core.model import Damping, Target
+from ops_worker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+ON = frozenset({"1", "true", "yes", "on"})
+HEALTH_PATH = "/health"
+
+
+def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
+    """Declare a field: its default, what it wants in words (for the fault), the one command that reads it if only one."""
+    return Field(default, json_schema_extra={"wants": wants, "only": only}, **constraints)
+
+
+def _default_when_empty(value: Any) -> Any:
+    if value == "":
+        raise PydanticUseDefault
+    return value
+
+
+def _level(value: Any) -> str:
+    word = str(value).strip().upper()
+    return word if word in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"} else "INFO"
+
+
+def _database_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("no connection URI")
+    return value
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)  # raises ValueError for a bad IPv6 address
+    port_in_range = parts.port is None or parts.port > 0  # the property raises ValueError above 65535
+    plain = not re.search(r"[\s\x00-\x1f]", value) and not parts.query and not parts.fragment
+    if value and not (parts.scheme in {"http", "https"} and parts.hostname and port_in_range and plain):
+        raise ValueError("no base URL")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_default_when_empty)]
+Integer = Annotated[int, BeforeValidator(_default_when_empty)]
+Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
+Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
+Level = Annotated[str, BeforeValidator(_level)]
+DatabaseUrl = Annotated[SecretStr | None, AfterValidator(_database_url), BeforeValidator(_default_when_empty)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class Settings(BaseSettings):
+    """Everything that may be set. Frozen; made by ``load``; the names of the variables are those of the fields in capitals.
+
+    An empty value means the default, except for a service's URL, where it means that the service is not watched, and
+    for SYSTEM_ALERT_ENABLED, where only the words that are on are on.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", case_sensitive=True, validate_default=False, alias_generator=str.upper, defer_build=True
+    )
+
+    database_url: DatabaseUrl = setting(None, wants="a connection URI, postgresql://user:password@host:port/database")
+    """Connection URI of the database, `postgresql://user:password@host:port/database`; the PG_ variables but PG_ROLE are then ignored."""
+    pg_host: Text = setting("iot-postgres", wants="a host name or address")
+    """Host of the database."""
+    pg_port: Integer = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
+    """Port of the database."""
+    pg_db: Text = setting("iotcloud", wants="the name of a database")
+    """Name of the database."""
+    pg_user: Text = setting("iot", wants="the name of a login role")
+    """Login role."""
+    pg_pass: SecretStr = setting("", wants="a password", validate_default=True)
+    """Password of the login role; required when DATABASE_URL is empty, and only then."""
+    pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
+    """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
+    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health")
+    """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
+    alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health", ge=1, le=32767)
+    """Consecutive unhealthy passes after which a service's alert opens."""
+    resolve_after_successes: Integer = setting(1, wants="a whole number of passes, at least 1", only="health", ge=1, le=32767)
+    """Consecutive healthy passes after which a service's alert closes."""
+    health_check_interval: Seconds = setting(60.0, wants="a number of seconds, at least 5", only="health", ge=5, le=86400)
+    """Period of the health loop, in seconds, at least 5."""
+    metrics_collection_interval: Seconds = setting(5.0, wants="a number of seconds, at least 1", only="metrics", ge=1, le=86400)
+    """Period of the metrics loop, in seconds, at least 1."""
+    pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
+    """Seconds that a pass may take in all before it gives up with exit code 1; keep it below the Job's activeDeadlineSeconds."""
+    log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
+
+    @field_validator("pg_pass")
+    @classmethod
+    def _required_without_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        # A DATABASE_URL that failed its own check is not in `data`; its fault is told, this one would only confuse.
+        if "database_url" in info.data and info.data["database_url"] is None and not value.get_secret_value():
+            raise PydanticCustomError("required", "is required when DATABASE_URL is empty")
+        return value
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The services that are watched: those of the catalogue whose URL is not set to the empty string."""
+        urls = ((service, getattr(self, _field(service.name))) for service in SERVICES)
+        return tuple(Target(service.name, url.rstrip("/") + HEALTH_PATH, service.series, service.counters) for service, url in urls if url)
+
+    @property
+    def damping(self) -> Damping:
+        """How many passes it takes to open an alert and to close it."""
+        return Damping(self.alert_after_failures, self.resolve_after_successes)
+
+    @property
+    def connection(self) -> dict[str, str | int]:
+        """Where and as whom to connect, in libpq's words. Holds the password: to be handed on, never shown."""
+        if self.database_url is not None:
+            return {"conninfo": self.database_url.get_secret_value()}
+        password = self.pg_pass.get_secret_value()
+        return {"host": self.pg_host, "port": self.pg_port, "dbname": self.pg_db, "user": self.pg_user, "password": password}
+
+
+def _field(service: str) -> str:
+    return f"{service}_base_url"
+
+
+_URLS: Mapping[str, Any] = {
+    _field(service.name): (BaseUrl, setting(service.url, wants="an http:// or https:// base URL, or nothing: not watched",
+                                            validation_alias=AliasChoices(*service.variables)))
+    for service in SERVICES
+}  # fmt: skip
+_Loaded = create_model("_Loaded", __base__=Settings, **_URLS)
+
+
+def load(env_file: Path | None = None) -> Settings:
+    """Read the environment, and under it the ``.env`` file where there is one.
+
+    Raises SettingsError with every fault there is: the variable, its value (never a secret's) and what it wants.
+    """
+    if env_file is not None and not env_file.is_file():
+        raise SettingsError([f"--env-file {env_file}: no such file"])
+    try:
+        return _Loaded(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    except ValidationError as error:
+        raise SettingsError([_fault(fault["loc"][0], fault) for fault in error.errors(include_url=False)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
+
+
+def _fault(location: int | str, fault: Mapping[str, Any]) -> str:
+    fields = _Loaded.model_fields.items()
+    name, field = next((name, field) for name, field in fields if location in {name, *_variables(name, field)})
+    known = _variables(name, field)
+    variable = next((variable for variable in known if variable in os.environ), " or ".join(known))
+    if fault["type"] == "required":
+        return f"{variable} is not set, but {fault['msg']}"
+    secret = "SecretStr" in str(field.annotation)
+    shown = "set to something (not shown)" if secret else repr(without_password(str(fault["input"])))
+    extra: Any = field.json_schema_extra
+    return f"{variable} is {shown}, but wants {extra['wants']}"
+
+
+def _variables(name: str, field: Any) -> list[str]:
+    choices = field.validation_alias
+    return [str(choice) for choice in choices.choices] if isinstance(choices, AliasChoices) else [name.upper()]
+
+
+def without_password(url: str) -> str:
+    """Give a URL as it may be shown: a user and password in it are stars."""
+    return re.sub(r"//[^/@]*@", "//***@", url)

@@ -1,0 +1,105 @@
+-- The statements of the passes. A transaction runs: begin, set_role, set_limits, try_lock, survey; then what the pass
+-- reads; then what it writes; then COMMIT. Lists travel as one jsonb parameter, unpacked by jsonb_to_recordset.
+
+-- name: begin
+-- READ COMMITTED by name, whatever the role's default: a statement after the lock must see what was committed before it.
+BEGIN ISOLATION LEVEL READ COMMITTED
+
+-- name: begin_read_only
+BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY
+
+-- name: set_role
+-- SET LOCAL ROLE as a function, so that the name can be a parameter.
+SELECT set_config('role', %(role)s, true)
+
+-- name: set_limits
+-- SET LOCAL, all of it: behind a connection pooler a session is not ours to configure.
+SELECT set_config('statement_timeout', %(statement_ms)s, true),
+       set_config('lock_timeout', %(lock_ms)s, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
+
+-- name: try_lock
+-- A statement of its own, before any that reads: the snapshot of the next one is then younger than the commit of
+-- the pass that held the lock before.
+SELECT pg_try_advisory_xact_lock(%(space)s::integer, %(lock)s::integer) AS locked
+
+-- name: wait_for_lock
+SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer)
+
+-- name: survey
+-- Everything that decides whether the pass can do its work at all, and the clock that it writes by.
+SELECT clock_timestamp() AS now,
+       current_setting('transaction_read_only')::boolean AS read_only,
+       CASE WHEN current_setting('transaction_read_only')::boolean THEN NULL
+            ELSE pg_current_xact_id()::text END AS xid,
+       current_user::text AS role,
+       ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE to_regclass(t) IS NOT NULL) AS present,
+       ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE row_security_active(to_regclass(t))) AS hidden
+
+-- name: commit
+COMMIT
+
+-- name: rollback
+ROLLBACK
+
+-- name: xact_status
+-- After a COMMIT whose answer was lost: committed, aborted, in progress, or NULL when it is too old to tell.
+SELECT pg_xact_status(%(xid)s::text::xid8) AS status
+
+-- name: remembered
+SELECT h.service, h.status, h.details -> 'streak' AS streak, h.details ->> 'since' AS since, h.checked_at
+FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
+JOIN service_health AS h ON h.service = s.name
+
+-- name: alerted
+SELECT substr(fingerprint, length('system-health:') + 1) AS service
+FROM fleet_alert
+WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')
+
+-- name: upsert_health
+INSERT INTO service_health AS h (service, status, latency_ms, details, checked_at)
+SELECT r.service, r.status, r.latency_ms, r.details, r.checked_at
+FROM jsonb_to_recordset(%(rows)s::jsonb)
+     AS r (service text, status text, latency_ms integer, details jsonb, checked_at timestamptz)
+ON CONFLICT (service) DO UPDATE
+    SET status = excluded.status, latency_ms = excluded.latency_ms, details = excluded.details, checked_at = excluded.checked_at
+
+-- name: ensure_system_tenant
+INSERT INTO tenants (tenant_id, name, status, metadata)
+VALUES ('__system__', 'System Alerts', 'ACTIVE', '{"kind": "system"}')
+ON CONFLICT (tenant_id) DO NOTHING
+
+-- name: open_alerts
+-- ON CONFLICT guards against writers that do not take the lock; what is returned is what was opened.
+INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details)
+SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:' || a.service, 'OPEN', 5, 1.0, a.summary,
+       jsonb_build_object('service', a.service, 'kind', 'system_health')
+FROM jsonb_to_recordset(%(alerts)s::jsonb) AS a (service text, summary text)
+ON CONFLICT DO NOTHING
+RETURNING details ->> 'service' AS service
+
+-- name: close_alerts
+UPDATE fleet_alert AS f
+SET status = 'CLOSED',
+    closed_at = now(),
+    details = CASE jsonb_typeof(f.details) WHEN 'object' THEN f.details ELSE '{}' END
+              || jsonb_build_object('resolved_at', now()::text)
+FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
+WHERE f.tenant_id = '__system__' AND f.fingerprint = 'system-health:' || s.name AND f.status IN ('OPEN', 'ACKNOWLEDGED')
+RETURNING s.name AS service
+
+-- name: figure_limits
+-- Inside a savepoint: both settings end with it.
+SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
+
+-- name: insert_samples
+INSERT INTO system_metrics (time, metric_name, service, tags, value)
+SELECT %(time)s, s.metric, s.service, '{}', s.value
+FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (metric text, service text, value double precision)
+
+-- name: may_create
+SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed
+
+-- name: grant_to_role
+-- Format for the one statement that cannot take its names as parameters.
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%I TO %%I', %(table)s::text, %(role)s::text) AS statement

