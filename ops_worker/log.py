@@ -19,10 +19,11 @@ def setup(level: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if stream.isatty() else Json())
-    logger = logging.getLogger("ops_worker")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(level)
+    for name, threshold in (("ops_worker", level), ("psycopg", level if level == "DEBUG" else "CRITICAL")):
+        logger = logging.getLogger(name)  # psycopg's warnings are of errors that the worker reports itself
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(threshold)
 
 
 class Json(logging.Formatter):

@@ -1,0 +1,381 @@
+"""The worker as a process: exit codes and the one line, signals, deadlines, kills, many at once, a pooler in between."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.postgres import PASSWORD, Postgres
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Database, Worker
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.acceptance
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """Claim that a command ended with this code, nothing on standard output and one line that says these things."""
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr and "p%40ss" not in done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture
+def someone(database: Database) -> Iterator[str]:
+    """A login that is a member of pulse_operator, as on a managed PostgreSQL."""
+    database.rows("DROP ROLE IF EXISTS ops_someone")
+    database.rows("CREATE ROLE ops_someone LOGIN PASSWORD 'x' IN ROLE pulse_operator")
+    yield database.as_user("ops_someone")
+    database.rows("DROP OWNED BY ops_someone")
+    database.rows("DROP ROLE ops_someone")
+
+
+@pytest.mark.parametrize("command", ["health", "metrics"])
+class TestDatabase:
+    """What can be wrong with the database, each with its exit code and one line that says what to do."""
+
+    def test_away(self, worker: Worker, command: str) -> None:
+        """Nobody listens: code 1, a retry may help."""
+        one_line(worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/iotcloud"), 1, "127.0.0.1:9/iotcloud as iot", "refused")
+
+    def test_unknown_host(self, worker: Worker, command: str) -> None:
+        """No such host: code 1, the settings are named."""
+        env = {"DATABASE_URL": "", "PG_HOST": "no-such-host.invalid", "PG_PASS": "secret"}
+        one_line(worker(command, **env), 1, "no-such-host.invalid:5432/iotcloud as iot", "PG_HOST")
+
+    def test_wrong_password(self, worker: Worker, database: Database, command: str) -> None:
+        """A wrong password: code 1, for it may be rotated just now."""
+        url = database.as_user("postgres", "wrong")
+        one_line(worker(command, DATABASE_URL=url), 1, "password authentication failed", "PG_PASS")
+
+    def test_standby(self, worker: Worker, database: Database, server: Postgres, command: str) -> None:
+        """A read-only standby: code 1, for a failover may be under way."""
+        with server.standby() as standby:
+            name = urlsplit(database.url).path[1:]
+            one_line(worker(command, DATABASE_URL=standby.url(name)), 1, "read-only", "primary")
+
+    def test_missing_table(self, worker: Worker, database: Database, command: str) -> None:
+        """A missing table: code 3, the remedy is named."""
+        table = {"health": "fleet_alert", "metrics": "system_metrics"}[command]
+        database.rows(f"DROP TABLE {table} CASCADE")
+        one_line(worker(command), 3, f"no table {table}", "init-db")
+
+    def test_changed_table(self, worker: Worker, database: Database, command: str, stubs: Stubs) -> None:
+        """A table that is not as it should be: code 3."""
+        stubs["ingest"].mode = "down"
+        table, column = {"health": ("fleet_alert", "summary"), "metrics": ("system_metrics", "value")}[command]
+        database.rows(f"ALTER TABLE {table} DROP COLUMN {column} CASCADE")
+        one_line(worker(command), 3, f'"{column}"', "migrations")
+
+    def test_row_level_security(self, worker: Worker, database: Database, someone: str, command: str) -> None:
+        """Hidden rows: code 3, nothing is written, PG_ROLE is named; with PG_ROLE all is well."""
+        one_line(worker(command, DATABASE_URL=someone), 3, "row level security", "ops_someone", "PG_ROLE")
+        assert database.samples() == {}
+        assert database.value("SELECT to_regclass('service_health')::text") is None
+        worker("init-db")
+        assert worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator").returncode == 0
+
+    def test_role(self, worker: Worker, someone: str, command: str) -> None:
+        """A role that is not there, or not one's own: code 3, PG_ROLE is named."""
+        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="nobody_here"), 3, "nobody_here", "PG_ROLE")
+        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="postgres"), 3, "permission denied", "PG_ROLE")
+
+    def test_no_privilege(self, worker: Worker, database: Database, someone: str, command: str) -> None:
+        """No right to write: code 3."""
+        worker("init-db")
+        database.rows("REVOKE INSERT ON service_health, system_metrics FROM pulse_operator")
+        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator"), 3, "permission denied", "grant")
+
+    def test_debug(self, worker: Worker, command: str) -> None:
+        """With LOG_LEVEL=DEBUG the same failure also tells its traceback."""
+        done = worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/d", LOG_LEVEL="debug")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+
+
+def test_schema_without_create(worker: Worker, database: Database, someone: str) -> None:
+    """Without CREATE the first pass says who has to make the table; once it is there, the same role does its work."""
+    env = {"DATABASE_URL": someone, "PG_ROLE": "pulse_operator"}
+    one_line(worker("health", **env), 3, "permission denied for schema public", "init-db")
+    assert worker("init-db").stdout == "system_metrics: already there\nservice_health: created\n"
+    assert worker("health", **env).returncode == 0
+    assert len(database.health()) == 4
+
+
+def test_first_pass_grants(worker: Worker, database: Database) -> None:
+    """Where the login role may create tables and PG_ROLE may not, the first pass makes service_health for PG_ROLE to use."""
+    database.rows("ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM pulse_operator")
+    for _ in range(2):
+        assert worker("health", PG_ROLE="pulse_operator").returncode == 0
+    assert database.health()["ingest"]["details"]["streak"] == 2
+
+
+def test_standalone(worker: Worker, empty: Database) -> None:
+    """Without a platform, init-db --standalone is all it takes; a second time changes nothing."""
+    made = ["tenants", "fleet_alert", "system_metrics", "service_health"]
+    first, second = (worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines() for _ in range(2))
+    assert [f"{table}: created" for table in made] == first
+    assert [f"{table}: already there" for table in made] == second
+    assert worker("health", DATABASE_URL=empty.url, INGEST_URL="", INGEST_HEALTH_URL="http://127.0.0.1:9").returncode == 0
+    assert worker("metrics", DATABASE_URL=empty.url).returncode == 0
+    assert [alert["status"] for alert in empty.alerts()] == ["OPEN"]
+    assert ("platform", "alerts_open") in empty.samples()
+
+
+def test_settings(worker: Worker, stubs: Stubs) -> None:
+    """All faults of the settings are told at once, a line each, without a secret; nothing is contacted."""
+    env = {
+        "DATABASE_URL": "mysql://u:secret@h/d",
+        "PG_PORT": "0",
+        "HEALTH_CHECK_INTERVAL": "soon",
+        "DISPATCHER_URL": "x",
+        "DISPATCHER_HEALTH_URL": "//u:pw@h",
+    }
+    done = worker("health", **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "ops-worker health: DATABASE_URL is set to something (not shown), but wants a connection URI, "
+        "postgresql://user:password@host:port/database",
+        "ops-worker health: PG_PORT is '0', but wants a port number, 1 to 65535",
+        "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon', but wants a number of seconds, at least 5",
+        "ops-worker health: DISPATCHER_HEALTH_URL is '//***@h', but wants an http:// or https:// base URL, or nothing: not watched",
+    ]
+    assert not stubs["ingest"].requests
+    one_line(worker("health", "--env-file", "no.env"), 2, "no.env")
+    one_line(worker("health", DATABASE_URL="postgresql://u:p%40ss%zz@h/d"), 2, "DATABASE_URL")
+    assert worker("health", "--no-such-option").returncode == 2
+    assert worker("unheard-of").returncode == 2
+    assert worker().returncode == 2
+
+
+def test_env_file(worker: Worker) -> None:
+    """A .env file is read, another when named, and the environment wins over both."""
+    url = worker.env.pop("DATABASE_URL")
+    one_line(worker("metrics"), 2, "PG_PASS is not set, but is required when DATABASE_URL is empty")
+    (worker.folder / ".env").write_text(f"DATABASE_URL={url}\nUNKNOWN=1\nINGEST_URL=http://127.0.0.1:9\n")
+    assert worker("metrics").returncode == 0
+    (worker.folder / "other.env").write_text(f"DATABASE_URL={url}\nSYSTEM_ALERT_ENABLED=off\n")
+    assert "off: SYSTEM_ALERT_ENABLED" in worker("health", "--env-file", "other.env").stdout
+    assert "4 healthy" in worker("health", "--env-file", "other.env", SYSTEM_ALERT_ENABLED="Yes").stdout
+    (worker.folder / ".env").write_bytes(b"\xff\xfe\xff")
+    one_line(worker("health"), 2, ".env")
+
+
+def test_json_failure(worker: Worker) -> None:
+    """A script that asked for JSON gets a document for a failure, too."""
+    done = worker("health", "--output", "json", DATABASE_URL="postgresql://iot:x@127.0.0.1:9/d")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["result"], document["exit_code"]) == (1, "failed", 1)
+    assert "refused" in document["error"]
+
+
+def test_nobody_reads(worker: Worker, database: Database) -> None:
+    """A closed standard output does not change what a pass does."""
+    with worker.start("health") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(20) in {0, 1}
+    assert len(database.health()) == 4
+
+
+def ended_in_time(process: subprocess.Popen[str], command: str, number: signal.Signals) -> None:
+    """Claim that a signal ends the process within a second, with code 1 and one line that names it."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 1
+    assert (process.returncode, out) == (1, ""), err
+    assert err.splitlines()[-1] == f"ops-worker {command}: stopped by {number.name}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_probing(worker: Worker, database: Database, stubs: Stubs, number: signal.Signals) -> None:
+    """A signal ends a pass that waits for a service at once; nothing is written."""
+    stubs["ingest"].mode = "hang"
+    process = worker.start("health")
+    while not stubs["ingest"].requests:
+        time.sleep(0.01)
+    ended_in_time(process, "health", number)
+    assert database.value("SELECT to_regclass('service_health')::text") is None
+
+
+def test_signal_while_connecting(worker: Worker) -> None:
+    """A signal ends a pass that waits for a database which takes the connection and never speaks."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = worker.start("health", DATABASE_URL=f"postgresql://iot:x@127.0.0.1:{listener.getsockname()[1]}/d")
+        listener.accept()[0].recv(1)
+        ended_in_time(process, "health", signal.SIGTERM)
+
+
+def test_signal_while_writing(worker: Worker, database: Database) -> None:
+    """A signal ends a pass that waits for somebody's lock; nothing is written."""
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE system_metrics")
+        process = worker.start("metrics")
+        while not database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            time.sleep(0.01)
+        ended_in_time(process, "metrics", signal.SIGTERM)
+    assert database.samples() == {}
+
+
+def test_deadline(worker: Worker, database: Database, server: Postgres) -> None:
+    """A database that takes the connection and then stops answering costs the pass its deadline, and no more."""
+    frozen = False
+
+    def watch(piece: int, _: bytes) -> str:
+        nonlocal frozen
+        if piece == 6:
+            server.signal(signal.SIGSTOP)
+            frozen = True
+        return ""
+
+    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+        begun = time.monotonic()
+        try:
+            done = worker("metrics", DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url), PASS_DEADLINE="6")
+        finally:
+            server.signal(signal.SIGCONT)
+    assert frozen
+    one_line(done, 1, "took more than", "PASS_DEADLINE")
+    assert time.monotonic() - begun < 8
+
+
+@pytest.mark.parametrize("command", ["health", "metrics"])
+def test_kill_at_every_piece(worker: Worker, database: Database, stubs: Stubs, command: str) -> None:
+    """A pass that is killed at any statement leaves all of its rows or none."""
+    stubs["ingest"].mode = "down"
+    worker("init-db")
+    killed = 0
+    for cut in range(1, 40):
+        database.rows("TRUNCATE service_health, system_metrics")
+        database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
+        running: list[subprocess.Popen[str]] = []
+
+        def watch(piece: int, _: bytes) -> str:
+            if piece == cut:
+                running[0].kill()
+                return "deaf"
+            return ""
+
+        with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+            running.append(worker.start(command, DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url)))
+            running[0].communicate(timeout=20)
+        free = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'ops-worker%' AND datname = current_database()"
+        while not database.value(free):
+            time.sleep(0.01)
+        left = (len(database.health()), len(database.alerts()), len(database.samples()))
+        assert left in {(0, 0, 0), (4, 1, 0) if command == "health" else (0, 0, 18)}
+        if running[0].returncode == 0:
+            break
+        killed += 1
+    assert killed >= 5
+    assert running[0].returncode == 0
+
+
+def test_eight_processes(worker: Worker, database: Database, stubs: Stubs) -> None:
+    """Eight processes as their first runs, at once: all succeed, one alert, each done or skipped."""
+    stubs["ingest"].mode = "down"
+    running = [worker.start("health") for _ in range(8)]
+    done = [process.communicate(timeout=30) for process in running]
+    assert [process.returncode for process in running] == [0] * 8, done
+    assert len(database.alerts()) == 1
+    assert sum("1 alert opened" in out for out, _ in done) == 1
+
+
+def test_imports(worker: Worker) -> None:
+    """A pass does not import the Kubernetes client, nor anything else that only other commands need.
+
+    (httpx imports click, rich and pygments where they are installed, as they are here for the linters; the image and
+    the benchmark have only what the worker depends on.)
+    """
+    command = [sys.executable, "-X", "importtime", "-m", "ops_worker", "health"]
+    done = subprocess.run(command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"httpx", "psycopg", "pydantic_settings", "ops_worker.passes.health"} <= imported
+    assert not imported & {"kubernetes", "yaml", "urllib3", "requests", "tests"}
+
+
+def test_help(worker: Worker) -> None:
+    """--help and --version need no settings, and import neither pydantic nor a client."""
+    for arguments in (["--help"], ["health", "--help"], ["metrics", "--help"], ["init-db", "--help"], ["--version"]):
+        command = [sys.executable, "-X", "importtime", "-m", "ops_worker", *arguments]
+        done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+        assert "ops-worker" in done.stdout
+        for module in ("pydantic", "psycopg", "httpx", "asyncio", "ssl"):
+            assert not re.search(rf"\| +{module}$", done.stderr, re.MULTILINE), module
+    helped = worker("health", "--help").stdout
+    assert "INGEST_HEALTH_URL, INGEST_URL (default http://iot-ingest:8080)" in helped
+    assert "METRICS_COLLECTION_INTERVAL" not in helped
+    assert "INGEST" not in worker("init-db", "--help").stdout
+
+
+@pytest.fixture
+def pooled(database: Database, tmp_path: Path) -> Iterator[str]:
+    """The test's database behind a PgBouncer in transaction mode with a single server connection."""
+    program = shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip("no pgbouncer on this machine; Debian's package pgbouncer has one")
+    parts = urlsplit(database.url)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    folder = tmp_path / "bouncer"
+    folder.mkdir()
+    (folder / "users.txt").write_text(f'"postgres" "{PASSWORD}"\n')
+    (folder / "bouncer.ini").write_text(
+        f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = plain\nauth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 1\n"
+    )
+    user = []
+    if getpass.getuser() == "root":
+        for path in (*tmp_path.parents, tmp_path, folder, *folder.iterdir()):
+            if path.is_relative_to(tmp_path.parent.parent):
+                path.chmod(0o755)
+        user = ["-u", "nobody"]
+    process = subprocess.Popen([program, "-q", *user, str(folder / "bouncer.ini")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        for _ in range(100):
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield re.sub(r":\d+/", f":{port}/", database.url)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, pooled: str) -> None:
+    """Behind a pooler in transaction mode, with everybody on one server connection, passes work and leave no state behind."""
+    env = {"DATABASE_URL": pooled, "PG_ROLE": "pulse_operator"}
+    stubs["ingest"].mode = "down"
+    running = [worker.start(command, **env) for command in ("health", "metrics") * 6]
+    told = [process.communicate(timeout=30) for process in running]
+    assert [process.returncode for process in running] == [0] * 12, told
+    stubs["ingest"].mode = "ok"
+    assert "1 alert closed: ingest" in worker("health", **env).stdout
+    assert worker("metrics", **env).returncode == 0
+    with psycopg.connect(pooled, prepare_threshold=None) as connection:
+        assert connection.execute("SELECT current_user::text, current_setting('statement_timeout')").fetchone() == ("postgres", "0")
+    assert len(database.alerts()) == 1

@@ -1,0 +1,159 @@
+"""Fixtures: a server for the session, a database for each test, stand-ins for the services, the worker as a process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from ops_worker.variables import variables
+from tests.postgres import Postgres, load_platform
+from tests.stubs import Stubs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_numbers = itertools.count()
+
+
+class Database(NamedTuple):
+    """A database with the platform's tables and seed, as its superuser."""
+
+    url: str
+
+    def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Give the rows of a query; none for a statement that has none."""
+        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *parameters: object) -> Any:
+        """Give the first column of the first row."""
+        return next(iter(self.rows(query, *parameters)[0].values()))
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """Give service_health by service."""
+        return {row["service"]: row for row in self.rows("SELECT * FROM service_health")}
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Give the system's alerts, oldest first."""
+        return self.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id")
+
+    def samples(self) -> dict[tuple[str, str], float]:
+        """Give system_metrics by service and metric; each may stand there once only."""
+        rows = self.rows("SELECT * FROM system_metrics")
+        found = {(row["service"], row["metric_name"]): row["value"] for row in rows}
+        assert len(found) == len(rows), "a series stands there twice"
+        return found
+
+    def as_user(self, user: str, password: str = "x") -> str:
+        """Give the URL for another login."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
+
+
+class Worker:
+    """Runs ``ops-worker`` as a process, in an environment that holds nothing of the worker's but what is given."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.env = dict(env)
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start it and do not wait."""
+        command = [sys.executable, "-m", "ops_worker", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        with self.start(*arguments, **env) as process:
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the worker's variables of the person who runs it, nor a .env file."""
+    for variable in variables():
+        for name in variable.names:
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL that a test may stop, freeze and copy."""
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dsn(request: pytest.FixtureRequest) -> str:
+    """The server that databases are made on: the one OPS_TEST_DSN names (as a superuser), or the embedded one."""
+    given = os.environ.get("OPS_TEST_DSN")
+    return given or str(request.getfixturevalue("server").url())
+
+
+@pytest.fixture(scope="session")
+def template(dsn: str) -> Iterator[str]:
+    """A database with the platform's tables, to be copied for each test."""
+    name = f"ops_template_{os.getpid()}"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        load_platform(_on(dsn, name))
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty(dsn: str) -> Iterator[Database]:
+    """A database with nothing in it."""
+    yield from _database(dsn, "template1")
+
+
+@pytest.fixture
+def database(dsn: str, template: str) -> Iterator[Database]:
+    """A database of the test's own, with the platform's tables and a small fleet."""
+    yield from _database(dsn, template)
+
+
+@pytest.fixture
+def stubs() -> Iterator[Stubs]:
+    """The platform's services, all well."""
+    with Stubs() as running:
+        yield running
+
+
+@pytest.fixture
+def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
+    """The worker, told of the test's database and services."""
+    bare = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}}
+    return Worker(tmp_path, bare | stubs.env | {"DATABASE_URL": database.url})
+
+
+def _database(dsn: str, template: str) -> Iterator[Database]:
+    name = f"ops_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield Database(_on(dsn, name))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _on(dsn: str, name: str) -> str:
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops_worker.core.answer import MAX_INT_DIGITS, MAX_REASON, decode, one_line
+
+pytestmark = pytest.mark.unit
+
+WHOLE = [
+    (b"{}", {}),
+    (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+    ('{"a": 1}'.encode("utf-16"), {"a": 1}),
+    (b'{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1e999}', {"a": None, "b": None, "c": None, "d": None}),
+    (b'{"a\\u0000b": "c\\u0000"}', {"a\ufffdb": "c\ufffd"}),
+    (b'{"\\ud800": ["\\udfff", {"x": "\\u0000"}]}', {"\ufffd": ["\ufffd", {"x": "\ufffd"}]}),
+    (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
+    (b'{"a": 1' + b"0" * 400 + b"}", {"a": 10**400}),
+    (b'{"a": 1' + b"0" * MAX_INT_DIGITS + b"}", {"a": None}),
+    (b'{"a": {"b": [true, false, null, 1.5, "x"]}}', {"a": {"b": [True, False, None, 1.5, "x"]}}),
+]
+
+BAD = [
+    (b"", "bad JSON: Expecting value"),
+    (b"{", "bad JSON: Expecting property name"),
+    (b"<html>", "bad JSON: Expecting value"),
+    (b'{"a": "\xff"}', "bad JSON: not utf-8 at byte 7"),
+    (b"[1]", "not a JSON object but an array"),
+    (b'"healthy"', "not a JSON object but a string"),
+    (b"1", "not a JSON object but a number"),
+    (b"1.5", "not a JSON object but a number"),
+    (b"true", "not a JSON object but a boolean"),
+    (b"null", "not a JSON object but null"),
+    (b"[" * 200_000, "bad JSON: nested too deeply"),
+    (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "bad JSON: nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), WHOLE)
+def test_decode(body: bytes, expected: dict[str, Any]) -> None:
+    """A JSON object comes out as it went in, less what jsonb cannot hold."""
+    assert expected == decode(body)
+
+
+@pytest.mark.parametrize(("body", "message"), BAD)
+def test_decode_bad(body: bytes, message: str) -> None:
+    """Anything else is refused in one sentence that says what it is."""
+    with pytest.raises(ValueError, match=message):
+        decode(body)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+)
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_decode_is_total(body: bytes) -> None:
+    """Any bytes are a storable object or a ValueError, never another exception."""
+    try:
+        found = decode(body)
+    except ValueError:
+        return
+    text = json.dumps(found, allow_nan=False, ensure_ascii=False)
+    assert "\\u0000" not in text
+    text.encode("utf-8")  # which lone surrogates would refuse
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Connection refused", "Connection refused"),
+        ("a\r\nSet-Cookie: x\x1b[31m\x00b\u2028c\ud800", "a Set-Cookie: x [31m b c"),
+        ("  tabs\tand  spaces ", "tabs and  spaces"),
+        ("x" * 1000, "x" * (MAX_REASON - 1) + "…"),
+    ],
+)
+def test_one_line(text: str, expected: str) -> None:
+    """No text can break a line, move a cursor, or grow without bound."""
+    assert expected == one_line(text)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops_worker.core.health import decide, details, judge, plan, planned, summary
+from ops_worker.core.model import Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
+
+pytestmark = pytest.mark.unit
+
+TARGET = Target("ingest", "http://x/health", "ingest", ())
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def seen(**facts: Any) -> Observation:
+    """Make an observation of these facts."""
+    return Observation(TARGET, 0.0, **facts)
+
+
+JUDGED = [
+    (seen(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'), State.HEALTHY, "", 3, {"a": 1}),
+    (seen(http_status=200, latency_ms=3, body=b'{"status": "critical"}'), State.HEALTHY, "", 3, {}),
+    (seen(http_status=200, latency_ms=3, body=b'{"counters": null}'), State.HEALTHY, "", 3, None),
+    (seen(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
+    (seen(http_status=200, latency_ms=3, body=b"[]"), State.UNKNOWN, "not a JSON object but an array", None, None),
+    (seen(http_status=200, latency_ms=3, body=b""), State.UNKNOWN, "bad JSON: Expecting value: line 1 column 1 (char 0)", None, None),
+    (seen(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
+    (seen(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
+    (seen(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
+    (seen(failure=Failure.NO_CONNECTION, error="Connection refused"), State.DOWN, "Connection refused", None, None),
+    (seen(failure=Failure.NO_ANSWER, error="timeout after 5 s"), State.UNKNOWN, "timeout after 5 s", None, None),
+    (seen(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
+    (seen(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
+    (seen(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
+]
+
+
+@pytest.mark.parametrize(("observation", "state", "reason", "latency_ms", "counters"), JUDGED)
+def test_judge(observation: Observation, state: State, reason: str, latency_ms: int | None, counters: object) -> None:
+    """Every outcome of the contract's table has its state, reason, latency and counters."""
+    verdict = judge(observation)
+    assert (state, reason, latency_ms, counters) == (verdict.state, verdict.reason, verdict.latency_ms, verdict.counters)
+    assert verdict.healthy == (state is State.HEALTHY) == (not reason)
+
+
+@given(st.binary(), st.integers(100, 599))
+def test_judge_is_total(body: bytes, status: int) -> None:
+    """Any answer has a verdict, and every unhealthy one a reason."""
+    verdict = judge(seen(http_status=status, latency_ms=1, body=body))
+    assert verdict.healthy == (verdict.reason == "")
+
+
+def verdict_of(healthy: bool) -> Verdict:
+    """Make a verdict."""
+    return Verdict(TARGET, 0.0, State.HEALTHY, "", 3, 200, {}) if healthy else Verdict(TARGET, 0.0, State.DOWN, "Connection refused")
+
+
+def after(before: Remembered, update: Update | None) -> Remembered:
+    """What the database remembers once an update is written."""
+    if update is None:
+        return before
+    alerted = (before.alerted or update.opens) and not update.closes
+    return Remembered(update.verdict.healthy, update.streak, update.since, update.checked_at, alerted)
+
+
+DECIDED = [
+    # what, healthy, before, damping, streak, opens, closes
+    ("first seen healthy", True, Remembered(), Damping(), 1, False, False),
+    ("first seen down", False, Remembered(), Damping(), 1, True, False),
+    ("still down, alert there", False, Remembered(False, 4, NOW, NOW, alerted=True), Damping(), 5, False, False),
+    ("down, alert closed by hand", False, Remembered(False, 4, NOW, NOW), Damping(), 5, True, False),
+    ("back", True, Remembered(False, 4, NOW, NOW, alerted=True), Damping(), 1, False, True),
+    ("alert without a row", True, Remembered(alerted=True), Damping(), 1, False, True),
+    ("a row of the old loops", False, Remembered(False, 0, None, NOW), Damping(2, 1), 1, False, False),
+    ("second of three", False, Remembered(False, 1, NOW, NOW), Damping(3, 1), 2, False, False),
+    ("third of three", False, Remembered(False, 2, NOW, NOW), Damping(3, 1), 3, True, False),
+    ("first of two good ones", True, Remembered(False, 9, NOW, NOW, alerted=True), Damping(1, 2), 1, False, False),
+    ("second of two good ones", True, Remembered(True, 1, NOW, NOW, alerted=True), Damping(1, 2), 2, False, True),
+    ("damping was lowered meanwhile", False, Remembered(False, 9, NOW, NOW), Damping(2, 1), 10, True, False),
+]
+
+
+@pytest.mark.parametrize(("what", "healthy", "before", "damping", "streak", "opens", "closes"), DECIDED)
+def test_decide(what: str, healthy: bool, before: Remembered, damping: Damping, streak: int, opens: bool, closes: bool) -> None:
+    """Each case of the rule."""
+    update = decide(verdict_of(healthy), NOW + MINUTE, before, damping, NOW + MINUTE)
+    assert update is not None, what
+    assert (streak, opens, closes) == (update.streak, update.opens, update.closes), what
+
+
+@pytest.mark.parametrize(
+    ("observed_at", "checked_at", "counts"),
+    [
+        (NOW, NOW - MINUTE, True),
+        (NOW - MINUTE, NOW - timedelta(seconds=1), False),
+        (NOW - MINUTE, NOW - MINUTE, False),
+        (NOW - MINUTE, NOW, False),
+        (NOW - MINUTE, NOW + MINUTE, True),
+    ],
+    ids=["newer", "older: a late pass", "the same: a replay", "older by all", "a row from the future: the clock was set back"],
+)
+def test_decide_is_fenced(observed_at: datetime, checked_at: datetime, counts: bool) -> None:
+    """An observation never overwrites a newer one; a clock that was set back does not stop the worker."""
+    before = Remembered(healthy=True, streak=1, since=checked_at, checked_at=checked_at)
+    assert counts == (decide(verdict_of(healthy=False), observed_at, before, Damping(), NOW) is not None)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
+def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: int) -> None:
+    """Over any sequence: opens and closes alternate, damping holds exactly, and a replay changes nothing."""
+    damping, before, changes = Damping(alert_after, resolve_after), Remembered(), []
+    runs: list[bool] = []
+    for number, healthy in enumerate(verdicts):
+        at = NOW + number * MINUTE
+        update = decide(verdict_of(healthy), at, before, damping, at)
+        assert update is not None
+        runs.append(healthy)
+        streak = next((n for n, was in enumerate(reversed(runs)) if was is not healthy), len(runs))
+        assert streak == update.streak
+        assert NOW + (number - streak + 1) * MINUTE == update.since
+        assert update.opens == (not healthy and not before.alerted and streak >= alert_after)
+        assert update.closes == (healthy and before.alerted and streak >= resolve_after)
+        changes += ["open"] * update.opens + ["close"] * update.closes
+        before = after(before, update)
+        assert decide(verdict_of(healthy), at, before, damping, at) is None
+        assert decide(verdict_of(not healthy), at - MINUTE / 2, before, damping, at) is None
+    assert changes == ["open", "close"] * (len(changes) // 2) + ["open"] * (len(changes) % 2)
+
+
+def test_plan_and_planned() -> None:
+    """A pass's plan holds an update for each fresh verdict, and tells what it would open and close."""
+    other = TARGET._replace(name="evaluator")
+    verdicts = [verdict_of(healthy=False), verdict_of(healthy=True)._replace(target=other)]
+    before = {"ingest": Remembered(), "evaluator": Remembered(healthy=False, streak=1, since=NOW, checked_at=NOW, alerted=True)}
+    updates = plan(verdicts, before, Damping(), lambda moment: NOW + MINUTE + timedelta(seconds=moment), NOW + MINUTE)
+    assert (tuple(updates), ("ingest",), ("evaluator",)) == planned(updates)
+    stale = {"ingest": Remembered(checked_at=NOW + MINUTE), "evaluator": before["evaluator"]}
+    assert [u.verdict.target.name for u in plan(verdicts, stale, Damping(), lambda _: NOW + MINUTE, NOW + MINUTE)] == ["evaluator"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (Verdict(TARGET, 0, State.HEALTHY, "", 3, 200, {"a": 1}), {"status": "healthy", "latency_ms": 3, "counters": {"a": 1}}),
+        (Verdict(TARGET, 0, State.DEGRADED, "http 503", 3, 503), {"status": "degraded", "latency_ms": 3, "http_status": 503}),
+        (Verdict(TARGET, 0, State.DOWN, "Connection refused"), {"status": "down", "error": "Connection refused"}),
+        (Verdict(TARGET, 0, State.UNKNOWN, "timeout after 5 s"), {"status": "unknown", "error": "timeout after 5 s"}),
+    ],
+)
+def test_details(verdict: Verdict, expected: dict[str, Any]) -> None:
+    """The details hold the contract's keys for each state, and the worker's own two."""
+    assert expected | {"streak": 2, "since": NOW.isoformat()} == details(Update(verdict, 2, NOW, NOW))
+
+
+def test_summary() -> None:
+    """An alert's summary names the service and the reason."""
+    assert summary(verdict_of(healthy=False)) == "Service unhealthy: ingest (Connection refused)"

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import ssl
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from ops_worker.core.model import Failure, Observation, Target
+from ops_worker.edges import probes
+from ops_worker.edges.probes import MAX_BODY, observe
+from ops_worker.errors import SettingsError
+from tests.stubs import Behaviour, Stub, raw, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+SHORT_S = 0.3
+OBJECT = json.dumps({"counters": {"a": 1}})
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """One service that is well."""
+    running = Stub("ingest")
+    yield running
+    running.close()
+
+
+def look(url: str, deadline_s: float = 5.0) -> Observation:
+    """Probe one URL."""
+    return observe([Target("ingest", f"{url}/health", "ingest", ())], deadline_s=deadline_s)[0]
+
+
+ANSWERS = [
+    (reply(OBJECT), 200, OBJECT.encode()),
+    (reply(gzip.compress(OBJECT.encode()), headers={"Content-Encoding": "gzip"}), 200, OBJECT.encode()),
+    (reply(zlib.compress(OBJECT.encode()), headers={"Content-Encoding": "deflate"}), 200, OBJECT.encode()),
+    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"), 200, b"{}"),
+    (raw(b"HTTP/1.0 200 OK\r\nContent-Type: image/png\r\n\r\n{}"), 200, b"{}"),
+    (raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), 200, b"{}"),
+    (reply("x" * MAX_BODY), 200, b"x" * MAX_BODY),
+    (reply("no", status="500 Internal Server Error"), 500, b""),
+    (reply("", status="302 Found", headers={"Location": "http://127.0.0.1:1/"}), 302, b""),
+    (reply("", status="204 No Content"), 204, b""),
+    (raw(b"HTTP/1.1 503 No\r\nContent-Length: 99999999999\r\n\r\n"), 503, b""),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "status", "body"), ANSWERS)
+def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> None:
+    """An answer of any form is seen as it is; only that of a 200 is read."""
+    stub.mode = behaviour
+    seen = look(stub.url)
+    assert (seen.http_status, seen.body, seen.failure) == (status, body, None)
+    assert seen.latency_ms is not None and 0 <= seen.latency_ms < 1000
+
+
+UNANSWERED = [
+    (reply("x" * (MAX_BODY + 1)), "body larger than 1 MiB"),
+    (reply(gzip.compress(b"x" * (64 << 20)), headers={"Content-Encoding": "gzip"}), "body larger than 1 MiB"),
+    (reply("{}", headers={"Content-Encoding": "gzip"}), "bad content encoding: "),
+    (raw(b""), "protocol error: "),
+    (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "protocol error: "),
+    (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"), "protocol error: "),
+    (raw(b"HTTP/1.1 200 OK\r\nX: a\x00b\r\n\r\n{}"), "protocol error: "),
+    (raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000), "protocol error: "),
+    (raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), "protocol error: "),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "error"), UNANSWERED)
+def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
+    """What is no answer is told as what it is."""
+    stub.mode = behaviour
+    seen = look(stub.url)
+    assert (seen.http_status, seen.latency_ms, seen.failure) == (None, None, Failure.NO_ANSWER)
+    assert seen.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("mode", "failure", "error"),
+    [
+        ("down", Failure.NO_CONNECTION, "Connection refused"),
+        ("reset", Failure.NO_ANSWER, "Connection reset by peer"),
+        ("hang", Failure.NO_ANSWER, "timeout after 0.3 s"),
+        ("dribble", Failure.NO_ANSWER, "timeout after 0.3 s"),
+    ],
+)
+def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) -> None:
+    """A probe has one deadline over all of it, however the bytes come; a refusal is told apart from a silence."""
+    stub.mode = mode
+    begun = time.monotonic()
+    seen = look(stub.url, SHORT_S)
+    assert (seen.failure, seen.error) == (failure, error)
+    assert time.monotonic() - begun < SHORT_S + 0.5
+
+
+@pytest.mark.parametrize(
+    ("url", "failure", "error"),
+    [
+        ("http://no-such-host.invalid", Failure.NO_CONNECTION, "name resolution failed: "),
+        ("http://" + "a" * 64 + ".example", Failure.NO_CONNECTION, "name resolution failed: "),
+        ("http://exa\u2100mple..", Failure.NO_ANSWER, "bad URL: "),
+    ],
+)
+def test_observe_unreachable(url: str, failure: Failure, error: str) -> None:
+    """A name that does not resolve is no connection; a name that is none is a bad URL."""
+    seen = look(url)
+    assert failure is seen.failure
+    assert seen.error.startswith(error)
+
+
+def test_observe_resolver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that hangs, which no socket timeout ends, costs its own probe its deadline and nobody else anything."""
+    release = threading.Event()
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: release.wait(30) if host == b"slow.example" else resolve(host, *a, **k)
+    )
+    well = Stub("evaluator")
+    begun = time.monotonic()
+    targets = [Target("slow", "http://slow.example/health", "slow", ()), Target("well", f"{well.url}/health", "well", ())]
+    slow, answered = observe(targets, deadline_s=SHORT_S)
+    assert time.monotonic() - begun < SHORT_S + 1
+    assert (slow.failure, slow.error, answered.http_status) == (Failure.NO_ANSWER, "timeout after 0.3 s", 200)
+    release.set()
+    well.close()
+
+
+def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a dead address first is answered by the next; all dead, the last one's error is told."""
+    dead = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 9))
+    alive = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", stub.port))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [dead, alive])
+    assert look("http://two.example").http_status == 200
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [alive, dead])
+    stub.mode = "down"
+    assert look("http://two.example").error == "Connection refused"
+
+
+def test_observe_connection_without_time() -> None:
+    """A deadline that has passed before the connection is a timeout."""
+    assert look("http://127.0.0.1:9", deadline_s=0.0).error == "timeout after 0 s"
+
+
+def test_observe_is_concurrent() -> None:
+    """All services are probed at the same time, and each observation is its own target's."""
+    stubs = [Stub(f"service-{n}") for n in range(8)]
+    for n, stub in enumerate(stubs):
+        stub.mode = "slow:0.4"
+        stub.counters = {"n": n}
+    begun = time.monotonic()
+    seen = observe([Target(stub.name, f"{stub.url}/health", "", ()) for stub in stubs])
+    assert time.monotonic() - begun < 1.5
+    assert [json.loads(s.body)["counters"]["n"] for s in seen] == list(range(8))
+    assert [s.target.name for s in seen] == [stub.name for stub in stubs]
+    assert all(s.latency_ms is not None and s.latency_ms >= 400 for s in seen)
+    for stub in stubs:
+        stub.close()
+
+
+def test_observe_nothing() -> None:
+    """No targets, no observations."""
+    assert observe([]) == []
+
+
+def test_request(stub: Stub) -> None:
+    """The request is plain HTTP/1.1, asks to close, names the worker, and carries the URL's user as Basic."""
+    look(f"http://user:p%40ss@127.0.0.1:{stub.port}/base")
+    lines = stub.requests[0].decode().split("\r\n")
+    assert lines[0] == "GET /base/health HTTP/1.1"
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
+    assert headers["authorization"] == "Basic dXNlcjpwQHNz"
+    assert headers["connection"] == "close"
+    assert headers["host"] == f"127.0.0.1:{stub.port}"
+    assert headers["user-agent"].startswith("ops-worker/")
+
+
+def test_proxies_are_ignored(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxies are not for probes."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert look(stub.url).http_status == 200
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """An authority that the worker trusts."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return made
+
+
+def served(certificate: trustme.LeafCert) -> Stub:
+    """Give a service with this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return Stub("ingest", tls=context)
+
+
+def test_tls(authority: trustme.CA) -> None:
+    """A certificate of a trusted authority for the right name is accepted."""
+    stub = served(authority.issue_cert("127.0.0.1"))
+    assert look(stub.url).http_status == 200
+    stub.close()
+
+
+@pytest.mark.parametrize("case", ["wrong name", "unknown authority"])
+def test_tls_bad(authority: trustme.CA, case: str) -> None:
+    """A wrong certificate is no connection, and the reason says what is wrong with it."""
+    issuer = trustme.CA() if case == "unknown authority" else authority
+    stub = served(issuer.issue_cert("other.example" if case == "wrong name" else "127.0.0.1"))
+    seen = look(stub.url)
+    assert seen.failure is Failure.NO_CONNECTION
+    assert seen.error.startswith("TLS: certificate verify failed: ")
+    stub.close()
+
+
+def test_tls_none() -> None:
+    """A server that speaks no TLS is no connection either."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"220 mail.example ESMTP\r\n" * 20)
+                connection.recv(65536)
+
+        threading.Thread(target=greet, daemon=True).start()
+        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert seen.failure is Failure.NO_CONNECTION
+    assert seen.error.startswith("TLS: ")
+
+
+def test_tls_context(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
+    """A bundle that cannot be loaded is a fault of the settings; it is only looked for where a target is https."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    assert look(stub.url).http_status == 200
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
+        look("https://127.0.0.1:9")
+
+
+def test_a_fault_of_ours_stays_in_its_probe(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen exception in one probe is that probe's error."""
+
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("oh no")
+
+    monkeypatch.setattr(probes, "_read", broken)
+    assert look(stub.url).error == "oh no"

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+import ops_worker.edges.store
+from ops_worker import sql
+from ops_worker.core.catalogue import FIGURES
+from ops_worker.core.health import plan
+from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Target, Verdict
+from ops_worker.edges.store import HEALTH, METRICS, Store
+from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, SettingsError
+from tests.postgres import PASSWORD, Postgres
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ops_worker.edges.store import Transaction
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[Store]:
+    """A store on the test's database."""
+    made = Store({"conninfo": database.url})
+    yield made
+    made.close()
+
+
+def verdict(name: str, *, healthy: bool, taken_at: float = 0.0) -> Verdict:
+    """Make a verdict on a service."""
+    target = Target(name, "", name, ())
+    return (
+        Verdict(target, taken_at, State.HEALTHY, "", 3, 200, {}) if healthy else Verdict(target, taken_at, State.DOWN, "Connection refused")
+    )
+
+
+def record(store: Store, verdicts: Sequence[Verdict], damping: Damping = Damping()) -> Recorded | None:  # noqa: B008 - immutable
+    """Record verdicts as seen just now."""
+
+    def keep(transaction: Transaction) -> Recorded:
+        before = transaction.remembered([v.target.name for v in verdicts])
+        return transaction.record_health(plan(verdicts, before, damping, lambda _: transaction.now, transaction.now))
+
+    return store.transact(HEALTH, keep)
+
+
+def test_every_query_is_prepared_and_used(database: Database) -> None:
+    """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
+    queries = sql.queries()
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        store.create(["service_health"])
+    with psycopg.connect(database.url) as connection:
+        for name, statement in queries.items():
+            numbers: dict[str, int] = {}
+            prepared = re.sub(r"%\((\w+)\)s", lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
+            if not re.search(r"^(BEGIN|COMMIT|ROLLBACK)", prepared, re.MULTILINE):
+                connection.execute(f"PREPARE {name} AS {prepared.replace('%%', '%')}")
+    source = "".join(path.read_text() for path in Path(ops_worker.edges.store.__file__).parent.glob("*.py"))
+    used = set(re.findall(r'SQL\["(\w+)"', source)) | set(re.findall(r'SQL\["(\w+)" if \w+ else "\w+"\]', source))
+    used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
+    assert set(queries) == used
+
+
+def test_bad_uri() -> None:
+    """A URI that libpq cannot read is a fault of the settings, told without the password in it."""
+    with pytest.raises(SettingsError) as caught:
+        Store({"conninfo": "postgresql://iot:secret@host/db?no_such_parameter=1"})
+    assert "secret" not in str(caught.value)
+    assert "DATABASE_URL" in str(caught.value)
+
+
+def test_settings_are_local(database: Database) -> None:
+    """Everything that is set is set for the transaction only, whatever the role's own settings are."""
+    database.rows(
+        "ALTER ROLE postgres IN DATABASE " + urlsplit(database.url).path[1:] + " SET default_transaction_isolation = 'serializable'"
+    )
+    store = Store({"conninfo": database.url}, role="pulse_operator")
+    names = ("role", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_isolation")
+
+    def shown(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
+        return [next(iter((connection.execute(f"SHOW {name}").fetchone() or {}).values())) for name in names]
+
+    inside = store.transact(METRICS, lambda transaction: shown(transaction._connection))
+    assert inside == ["pulse_operator", "10s", "5s", "15s", "read committed"]
+    assert store._connection is not None
+    assert shown(store._connection)[:4] == ["none", "0", "0", "0"]
+    assert store._connection.prepare_threshold is None
+    store.close()
+    store.close()
+
+
+def test_constant_number_of_statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health pass costs as many statements for a thousand services as for three."""
+    counts: list[int] = []
+    execute = psycopg.Connection.execute
+
+    def counted(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        counts[-1] += 1
+        return execute(self, query, *args, **kwargs)
+
+    store = Store({"conninfo": database.url})
+    store.create(["service_health"])
+    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    for number in (3, 1000):
+        for healthy in (False, True):
+            counts.append(0)
+            kept = record(store, [verdict(f"s{number}-{n}", healthy=healthy) for n in range(number)])
+            assert kept is not None
+            assert number == len(kept.closed if healthy else kept.opened)
+    assert counts[:2] == counts[2:]
+    store.close()
+
+
+def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
+    """Who does not get the lock writes nothing; a dry run takes none, and a health pass does not stop a metrics pass."""
+    other = Store({"conninfo": database.url})
+
+    def inside(_: Transaction) -> list[Any]:
+        return [
+            other.transact(METRICS, lambda _: "metrics"),
+            other.transact(HEALTH, lambda _: "health"),
+            other.transact(HEALTH, lambda _: "health", dry_run=True),
+        ]
+
+    assert store.transact(HEALTH, inside) == ["metrics", None, "health"]
+    assert other.transact(HEALTH, lambda _: "health") == "health"
+    other.close()
+
+
+def test_old_snapshot_trap(store: Store, database: Database) -> None:
+    """What another pass committed just before the lock was free is seen: a recovered service keeps no open alert."""
+    for _ in range(30):
+        record(store, [verdict("a", healthy=True)])
+        barrier = threading.Barrier(2)
+
+        def run(healthy: bool) -> None:
+            own = Store({"conninfo": database.url})
+            own.transact(METRICS, lambda _: None)  # connect first, so that the two really meet
+            barrier.wait()
+            while record(own, [verdict("a", healthy=healthy)]) is None:
+                pass
+            own.close()
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(run, (False, True)))
+        state = database.value("SELECT status FROM service_health")
+        open_alerts = database.value("SELECT count(*) FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'")
+        assert open_alerts == (1 if state == "unhealthy" else 0)
+
+
+def test_transitions_are_those_written(store: Store, database: Database) -> None:
+    """An alert that somebody opened or closed behind the worker's back is not told as the worker's own change."""
+    record(store, [verdict("a", healthy=False)])
+
+    def keep(transaction: Transaction) -> Recorded:
+        before = transaction.remembered(["a", "b"])
+        verdicts = [verdict("a", healthy=True), verdict("b", healthy=False)]
+        database.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'")
+        database.rows("""INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)
+                         VALUES ('__system__', 'x', 'x', 'SYSTEM_HEALTH', 'system-health:b', 'by hand')""")
+        return transaction.record_health(plan(verdicts, before, Damping(), lambda _: transaction.now, transaction.now))
+
+    kept = store.transact(HEALTH, keep)
+    assert kept is not None
+    assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
+
+
+def test_remembered_is_robust(store: Store, database: Database) -> None:
+    """Rows of the old loops, and rows that somebody spoiled, are read as far as they can be."""
+    store.create(["service_health"])
+    database.rows("""INSERT INTO service_health (service, status, details) VALUES
+        ('old', 'unhealthy', '{"status": "down"}'), ('list', 'healthy', '[1]'),
+        ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'), ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
+    found = store.transact(HEALTH, lambda transaction: transaction.remembered(["old", "list", "odd", "well", "new"]))
+    assert found is not None
+    assert {name: (r.healthy, r.streak, r.since is not None) for name, r in found.items()} == {
+        "old": (False, 0, False),
+        "list": (True, 0, False),
+        "odd": (True, 0, False),
+        "well": (True, 3, True),
+        "new": (None, 0, False),
+    }
+
+
+def test_time_of(store: Store, database: Database) -> None:
+    """A moment of this machine's monotonic clock is told by the database's clock, whatever this machine's calendar says."""
+
+    def work(transaction: Transaction) -> Any:
+        return transaction.now, transaction.time_of(transaction._read_at - 90)
+
+    now, earlier = store.transact(METRICS, work) or (None, None)
+    assert now is not None and earlier is not None
+    assert now - earlier == timedelta(seconds=90)
+    assert abs(now - database.value("SELECT now()")) < timedelta(seconds=5)
+
+
+FAULTY = [
+    (Figure("x", "none", "SELECT count(*) FROM nowhere", ("nowhere",)), "no table nowhere", True),
+    (Figure("x", "slow", "SELECT pg_sleep(5)", timeout_ms=50), "took more than 50 ms", False),
+    (Figure("x", "bad", "SELECT 1/0"), "division by zero", False),
+    (Figure("x", "writes", "WITH w AS (DELETE FROM tenants RETURNING 1) SELECT count(*) FROM w"), "read-only transaction", False),
+    (Figure("x", "null", "SELECT NULL::int"), "no number", False),
+    (Figure("x", "text", "SELECT 'NaN'::float8"), "no number", False),
+]
+
+
+def test_figures(store: Store, database: Database) -> None:
+    """What keeps one figure from its value costs no other, before or after it, nor the writing that follows."""
+    first, *_, last = FIGURES
+    figures = [first, *(figure for figure, _, _ in FAULTY), last]
+    tables = [table for figure in figures for table in figure.tables]
+
+    def work(transaction: Transaction) -> Any:
+        readings = transaction.figures(figures)
+        transaction.record_samples([Sample("a", "b", 1.5)], transaction.now)
+        return readings
+
+    readings = store.transact(METRICS, work, reads=tables)
+    assert readings is not None
+    assert [reading.value is not None for reading in readings] == [True, *[False] * len(FAULTY), True]
+    for reading, (_, problem, absent) in zip(readings[1:-1], FAULTY, strict=True):
+        assert problem in reading.problem
+        assert absent == reading.absent
+    assert database.samples() == {("a", "b"): 1.5}
+
+
+def test_figure_behind_row_security(database: Database) -> None:
+    """A figure whose table hides its rows is left out, not counted as 0."""
+    database.rows("ALTER TABLE fleet_alert NO FORCE ROW LEVEL SECURITY")
+    database.rows("DROP ROLE IF EXISTS ops_counter")
+    database.rows("CREATE ROLE ops_counter LOGIN PASSWORD 'x'")
+    database.rows("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ops_counter")
+    database.rows("ALTER TABLE fleet_alert OWNER TO ops_counter")
+    store = Store({"conninfo": database.as_user("ops_counter")})
+    readings = store.transact(METRICS, lambda t: t.figures(FIGURES), reads=["device_state", "fleet_alert", "delivery_jobs"])
+    assert readings is not None
+    assert {r.figure.metric for r in readings if "row level security" in r.problem} == {
+        "devices_online",
+        "devices_stale",
+        "deliveries_pending",
+    }
+    store.close()
+    database.rows("ALTER TABLE fleet_alert OWNER TO postgres")
+    database.rows("DROP OWNED BY ops_counter")
+    database.rows("DROP ROLE ops_counter")
+
+
+@pytest.mark.parametrize("verdict_word", ["drop", "deaf"])
+def test_connection_cut_at_every_piece(database: Database, verdict_word: str) -> None:
+    """Wherever the connection is lost, before a piece arrives or before its answer does, the sample is there once or not at all.
+
+    Lost while connecting: nothing is written, and the pass fails. Lost later: it is retried once, and a COMMIT whose
+    answer was lost is asked about, never repeated blindly.
+    """
+    outcomes = []
+    for cut in range(1, 40):
+        database.rows("TRUNCATE system_metrics")
+        reached = []
+
+        def watch(piece: int, _: bytes) -> str:
+            reached.append(piece)
+            return verdict_word if piece == cut else ""
+
+        with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+            address = re.sub(r":\d+/", f":{proxy.port}/", database.url)
+            store = Store({"conninfo": address})
+            try:
+                store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+                outcomes.append("done")
+                assert database.samples() == {("a", "b"): 1.0}
+            except DatabaseError:
+                outcomes.append("failed")
+                assert database.samples() == {}
+            store.close()
+        if cut not in reached:
+            break
+    assert "failed" in outcomes
+    assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry makes it good"
+
+
+def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can tell whether a COMMIT took effect, the pass fails rather than write twice."""
+    monkeypatch.setattr("ops_worker.edges.store.connection.SETTLE_S", 0.0)
+    cut: list[int] = []
+
+    def watch(piece: int, data: bytes) -> str:
+        if b"COMMIT\x00" in data and not cut:
+            cut.append(piece)
+            return "deaf"
+        return "drop" if cut else ""
+
+    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+        store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
+        with pytest.raises(CommitUnknownError, match="nothing was written again"):
+            store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+    assert database.samples() == {("a", "b"): 1.0}
+
+
+def test_deadlock_is_retried(store: Store, database: Database) -> None:
+    """A serialization failure or deadlock is retried once, and only once."""
+    tries = []
+
+    def work(transaction: Transaction) -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            transaction._connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'serialization_failure'; END $$")
+        return "done"
+
+    assert store.transact(METRICS, work) == "done"
+    tries.clear()
+
+    def always(transaction: Transaction) -> None:
+        tries.append(1)
+        transaction._connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END $$")
+
+    with pytest.raises(DatabaseError):
+        store.transact(METRICS, always)
+    assert len(tries) == 2
+    assert database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that somebody locks costs a bounded wait, and the message says so."""
+    monkeypatch.setattr("ops_worker.edges.store.connection.LOCK_TIMEOUT_MS", 100)
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE system_metrics")
+        with pytest.raises(DatabaseError, match="lock"):
+            store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+
+
+def test_create_by_several_at_once(empty: Database) -> None:
+    """Many first runs at once all succeed, and one of them made each table."""
+    tables = ("tenants", "fleet_alert", "system_metrics", "service_health")
+
+    def run(_: int) -> dict[str, bool]:
+        store = Store({"conninfo": empty.url})
+        with contextlib.closing(store):
+            return store.create(tables)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(run, range(8)))
+    assert [sum(one[table] for one in made) for table in tables] == [1, 1, 1, 1]
+
+
+def test_standalone_is_enough(empty: Database) -> None:
+    """On the tables that init-db makes, with a role that may only use them, both passes' statements work."""
+    empty.rows("DROP ROLE IF EXISTS ops_user")
+    empty.rows("CREATE ROLE ops_user LOGIN PASSWORD 'x'")
+    owner = Store({"conninfo": empty.url}, role="ops_user")
+    owner.create(("tenants", "fleet_alert", "system_metrics", "service_health"))
+    owner.close()
+    store = Store({"conninfo": empty.as_user("ops_user")})
+    kept = record(store, [verdict("a", healthy=False)])
+    assert kept is not None and kept.opened == ("a",)
+    kept = record(store, [verdict("a", healthy=True)])
+    assert kept is not None and kept.closed == ("a",)
+    store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+    store.close()
+    empty.rows("DROP OWNED BY ops_user")
+    empty.rows("DROP ROLE ops_user")
+
+
+def test_system_metrics_is_the_platforms(database: Database, empty: Database) -> None:
+    """Where init-db makes system_metrics, it has the columns and indexes that the platform's migrations give it."""
+    with contextlib.closing(Store({"conninfo": empty.url})) as store:
+        store.create(("system_metrics",))
+    columns = """SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns
+                 WHERE table_name = 'system_metrics' ORDER BY ordinal_position"""
+    indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'system_metrics' ORDER BY 1"
+    assert database.rows(columns) == empty.rows(columns)
+    assert database.rows(indexes) == empty.rows(indexes)
+
+
+def test_hypertable(empty: Database) -> None:
+    """Where TimescaleDB is installed, init-db makes a hypertable of 1 h chunks with compression and retention."""
+    if not empty.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
+        pytest.skip("the extension timescaledb is not available on this server; OPS_TEST_DSN may name one that has it")
+    empty.rows("CREATE EXTENSION timescaledb")
+    with contextlib.closing(Store({"conninfo": empty.url})) as store:
+        assert store.create(("system_metrics",)) == {"system_metrics": True}
+    interval = "SELECT time_interval FROM timescaledb_information.dimensions WHERE hypertable_name = 'system_metrics'"
+    assert empty.value(interval) == timedelta(hours=1)
+    if empty.value("SELECT current_setting('timescaledb.license')") == "timescale":
+        jobs = empty.rows("SELECT proc_name FROM timescaledb_information.jobs WHERE hypertable_name = 'system_metrics'")
+        assert {job["proc_name"] for job in jobs} == {"policy_compression", "policy_retention"}
+
+
+def test_no_connection() -> None:
+    """Nobody there: the message says where and as whom, not with what password."""
+    with pytest.raises(DatabaseError) as caught:
+        Store({"host": "127.0.0.1", "port": 9, "dbname": "d", "user": "u", "password": "secret"}).transact(METRICS, lambda _: None)
+    assert "127.0.0.1:9/d as u" in str(caught.value)
+    assert "Connection refused" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_standby(server: Postgres) -> None:
+    """A read-only standby is no place to write, and may be read by a dry run."""
+    with server.standby() as standby:
+        store = Store({"conninfo": standby.url()})
+        with pytest.raises((DatabaseError, SchemaError), match=r"read-only|no table"):
+            store.transact(METRICS, lambda _: None)
+        store.close()
+    assert PASSWORD not in str(store._place)

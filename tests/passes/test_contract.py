@@ -1,0 +1,357 @@
+"""The platform's contract, outcome by outcome: both passes run in this process against real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker import cli, settings
+from ops_worker.core.model import Outcome, Result
+from ops_worker.edges import probes
+from ops_worker.edges.store import Store
+from ops_worker.passes import PASSES, Context
+from tests.stubs import Behaviour, Stubs, reply
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+
+class Passes:
+    """Runs passes of one process's kind: settings from the environment, a new connection each."""
+
+    def __init__(self, env: pytest.MonkeyPatch) -> None:
+        self.env = env
+
+    def __call__(self, name: str, *, dry_run: bool = False) -> Outcome:
+        """Run one pass."""
+        found = settings.load()
+        with contextlib.closing(Store(found.connection, role=found.pg_role)) as store:
+            return PASSES[name](Context(found, probes.observe, store, time.monotonic, dry_run))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs) -> Passes:
+    """The passes, told of the test's database and services."""
+    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+        monkeypatch.setenv(name, value)
+    return Passes(monkeypatch)
+
+
+BIG = 10**400
+# what the service does, service_health.status, latency there, details less latency and the worker's own keys, the alert's reason
+OUTCOMES: list[tuple[str, str | Behaviour, str, bool, dict[str, Any], str]] = [
+    ("ok", reply('{"status": "critical", "counters": {"jobs_queued": 1}}'), "healthy", True,
+     {"status": "healthy", "counters": {"jobs_queued": 1}}, ""),
+    ("no counters", reply("{}"), "healthy", True, {"status": "healthy", "counters": {}}, ""),
+    ("odd numbers", reply('{"counters": {"a": NaN, "b": -Infinity, "c": "\\u0000\\ud800", "d": 1%s}}' % ("0" * 400)), "healthy", True,
+     {"status": "healthy", "counters": {"a": None, "b": None, "c": "\ufffd\ufffd", "d": BIG}}, ""),
+    ("counters no object", reply('{"counters": [1]}'), "healthy", True, {"status": "healthy", "counters": [1]}, ""),
+    ("gzip, chunks, any type", "chunked", "healthy", True, {"status": "healthy", "counters": {"x": 1}}, ""),
+    ("500", "500", "unhealthy", True, {"status": "degraded", "http_status": 500}, "http 500"),
+    ("503", "503", "unhealthy", True, {"status": "degraded", "http_status": 503}, "http 503"),
+    ("redirect", "redirect", "unhealthy", True, {"status": "degraded", "http_status": 302}, "http 302"),
+    ("201", reply("{}", status="201 Created"), "unhealthy", True, {"status": "degraded", "http_status": 201}, "http 201"),
+    ("refused", "down", "unhealthy", False, {"status": "down", "error": "Connection refused"}, "Connection refused"),
+    ("list", "list", "unhealthy", False, {"status": "unknown", "error": "not a JSON object but an array"}, "not a JSON object but an array"),
+    ("half a JSON", "bad-json", "unhealthy", False, {"status": "unknown"}, "bad JSON: "),
+    ("2 MB", "huge", "unhealthy", False, {"status": "unknown", "error": "body larger than 1 MiB"}, "body larger than 1 MiB"),
+    ("reset", "reset", "unhealthy", False, {"status": "unknown", "error": "Connection reset by peer"}, "Connection reset by peer"),
+    ("hang", "hang", "unhealthy", False, {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
+    ("8 s, byte by byte", "dribble", "unhealthy", False, {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "mode", "status", "latency", "details", "reason"), OUTCOMES, ids=[row[0] for row in OUTCOMES])
+def test_outcome(
+    run: Passes,
+    database: Database,
+    stubs: Stubs,
+    what: str,
+    mode: str | Behaviour,
+    status: str,
+    latency: bool,
+    details: dict[str, Any],
+    reason: str,
+) -> None:
+    """One service's outcome costs exactly what the contract says, in both passes, and touches no other service's rows."""
+    stubs["dispatcher"].mode = mode
+    stubs["dispatcher"].counters = {"x": 1}
+    begun = time.monotonic()
+    outcome = run("health")
+    assert time.monotonic() - begun < 5.5
+    assert (outcome.result, outcome.unhealthy) == (Result.RECORDED, ("dispatcher",) if reason else ()), what
+
+    rows = database.health()
+    row = rows.pop("dispatcher")
+    assert (status, latency) == (row["status"], row["latency_ms"] is not None)
+    told = dict(row["details"])
+    assert {"streak", "since"} <= told.keys()
+    assert told.pop("latency_ms", None) == row["latency_ms"]
+    assert details.items() <= told.items()
+    assert told.keys() - {"streak", "since"} <= {"status", "error", "http_status", "counters"}
+    assert told.get("error", reason).startswith(reason)
+    assert [other["status"] for other in rows.values()] == ["healthy"] * 3
+
+    alerts = database.alerts()
+    assert len(alerts) == (1 if reason else 0)
+    if reason:
+        alert = alerts[0]
+        assert alert["summary"].startswith(f"Service unhealthy: dispatcher ({reason}")
+        expected = {
+            "tenant_id": "__system__", "site_id": "__system__", "device_id": "__system__", "alert_type": "SYSTEM_HEALTH", "status": "OPEN",
+            "fingerprint": "system-health:dispatcher", "severity": 5, "confidence": 1.0, "closed_at": None,
+        }  # fmt: skip
+        assert expected.items() <= alert.items()
+        assert alert["details"] == {"service": "dispatcher", "kind": "system_health"}
+        tenant = database.rows("SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'")
+        assert tenant == [{"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}]
+    else:
+        assert database.value("SELECT count(*) FROM tenants WHERE tenant_id = '__system__'") == 0
+
+    run("metrics")
+    samples = {metric: value for (service, metric), value in database.samples().items() if service == "dispatcher"}
+    if reason:
+        assert samples == {"healthy": 0.0}
+    elif isinstance(details["counters"], dict):
+        assert samples == {"alerts_processed": 0.0, "routes_matched": 0.0, "healthy": 1.0}
+    else:
+        assert samples == {"healthy": 1.0}
+
+
+def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
+    """A metrics pass over a healthy platform writes these rows and no others, all with one time of the database's clock."""
+    stubs["ingest"].counters = {"messages_received": 5, "messages_written": True, "messages_rejected": 0, "nats_telemetry_pending": 7}
+    stubs["evaluator"].counters = {"rules_evaluated": 2**40, "alerts_created": 1.5, "evaluation_errors": 3}
+    stubs["dispatcher"].counters = {"alerts_processed": 9, "routes_matched": None}
+    stubs["delivery_worker"].counters = {"jobs_succeeded": "x", "jobs_failed": BIG, "jobs_pending": 2}
+    before = database.value("SELECT clock_timestamp()")
+    outcome = run("metrics")
+    after = database.value("SELECT clock_timestamp()")
+    samples = database.samples()
+    assert samples.pop(("postgres", "connections")) >= 1
+    assert samples.pop(("postgres", "db_size_bytes")) > 1e6
+    assert samples == {
+        ("ingest", "messages_received"): 5.0,
+        ("ingest", "messages_written"): 1.0,
+        ("ingest", "messages_rejected"): 0.0,
+        ("ingest", "queue_depth"): 7.0,
+        ("ingest", "healthy"): 1.0,
+        ("evaluator", "rules_evaluated"): float(2**40),
+        ("evaluator", "alerts_created"): 1.5,
+        ("evaluator", "healthy"): 1.0,
+        ("dispatcher", "alerts_processed"): 9.0,
+        ("dispatcher", "healthy"): 1.0,
+        ("delivery", "jobs_pending"): 2.0,
+        ("delivery", "healthy"): 1.0,
+        ("postgres", "healthy"): 1.0,
+        ("platform", "devices_online"): 34.0,
+        ("platform", "devices_stale"): 9.0,
+        ("platform", "alerts_open"): 5.0,
+        ("platform", "deliveries_pending"): 4.0,
+    }
+    assert len(outcome.warnings) == 3
+    times = database.rows("SELECT DISTINCT time, tags::text FROM system_metrics")
+    assert len(times) == 1 and times[0]["tags"] == "{}"
+    assert before <= times[0]["time"] <= after
+
+
+def test_newer_platform(run: Passes, database: Database) -> None:
+    """Where delivery_jobs is gone, its figure is absent, not 0, without a warning, and nothing else changes."""
+    database.rows("DROP TABLE delivery_jobs")
+    outcome = run("metrics")
+    samples = database.samples()
+    assert ("platform", "deliveries_pending") not in samples
+    assert (len(samples), outcome.warnings) == (21, ())
+
+
+def test_slow_count(run: Passes, database: Database) -> None:
+    """A count that is locked out or slow costs that figure and no other."""
+    database.rows("ALTER TABLE device_state RENAME TO device_rows")
+    database.rows("""CREATE VIEW device_state AS SELECT d.* FROM device_rows d, pg_sleep(CASE current_setting('transaction_read_only')
+                     WHEN 'on' THEN 5 ELSE 0 END)""")
+    outcome = run("metrics")
+    assert ("platform", "devices_online") not in database.samples()
+    assert ("platform", "alerts_open") in database.samples()
+    assert outcome.warnings[0] == "platform.devices_online not recorded: took more than 2000 ms"
+
+
+def test_alert_story(run: Passes, database: Database, stubs: Stubs) -> None:
+    """An alert opens once, keeps its first reason, is closed on recovery also when acknowledged, and opens anew."""
+    stubs["ingest"].mode = "down"
+    assert run("health").opened == ("ingest",)
+    stubs["ingest"].mode = "503"
+    assert run("health").opened == ()
+    database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' WHERE tenant_id = '__system__'")
+    assert run("health").opened == ()
+    stubs["ingest"].mode = "ok"
+    assert run("health").closed == ("ingest",)
+    (alert,) = database.alerts()
+    assert (alert["status"], alert["summary"]) == ("CLOSED", "Service unhealthy: ingest (Connection refused)")
+    assert alert["details"].keys() == {"resolved_at"}
+    assert datetime.fromisoformat(alert["details"]["resolved_at"]) == alert["closed_at"]
+    assert alert["closed_at"] > alert["created_at"]
+    assert run("health").closed == ()
+    database.rows("UPDATE tenants SET name = 'renamed' WHERE tenant_id = '__system__'")
+    stubs["ingest"].mode = "hang"
+    assert run("health").opened == ("ingest",)
+    assert [alert["status"] for alert in database.alerts()] == ["CLOSED", "OPEN"]
+    assert database.value("SELECT name FROM tenants WHERE tenant_id = '__system__'") == "renamed"
+
+
+def test_damping_holds_across_processes(run: Passes, database: Database, stubs: Stubs) -> None:
+    """The streak is counted in the database, so that passes of different processes count together."""
+    run.env.setenv("ALERT_AFTER_FAILURES", "3")
+    run.env.setenv("RESOLVE_AFTER_SUCCESSES", "2")
+    changes = []
+    for mode in ("down", "down", "ok", "down", "down", "down", "ok", "down", "ok", "ok", "ok"):
+        stubs["ingest"].mode = mode
+        outcome = run("health")
+        changes.append((outcome.opened, outcome.closed))
+    opened, closed = (("ingest",), ()), ((), ("ingest",))
+    nothing: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    assert changes == [nothing] * 5 + [opened] + [nothing] * 3 + [closed, nothing]
+    row = database.health()["ingest"]
+    assert row["details"]["streak"] == 3
+    assert datetime.fromisoformat(row["details"]["since"]) < row["checked_at"]
+
+
+def test_unwatched(run: Passes, database: Database, stubs: Stubs) -> None:
+    """A service whose URL is empty is not watched; its row and alert stay as they are."""
+    stubs["ingest"].mode = "down"
+    run("health")
+    run.env.setenv("INGEST_HEALTH_URL", "")
+    assert {verdict.target.name for verdict in run("health").verdicts} == {"evaluator", "dispatcher", "delivery_worker"}
+    assert database.alerts()[0]["status"] == "OPEN"
+    assert database.health()["ingest"]["status"] == "unhealthy"
+
+
+def test_off(run: Passes, database: Database, stubs: Stubs) -> None:
+    """With SYSTEM_ALERT_ENABLED off, the health pass says so, probes nothing and writes nothing."""
+    run.env.setenv("SYSTEM_ALERT_ENABLED", "nope")
+    assert run("health").result is Result.OFF
+    assert database.value("SELECT to_regclass('service_health')::text") is None
+    assert not stubs["ingest"].requests
+
+
+def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
+    """A dry run tells what a pass would write, with and without the tables, and writes nothing."""
+    stubs["ingest"].mode = "down"
+    outcome = run("health", dry_run=True)
+    assert (outcome.result, outcome.opened, len(outcome.updates)) == (Result.DRY_RUN, ("ingest",), 4)
+    assert database.value("SELECT to_regclass('service_health')::text") is None
+    run("health")
+    stubs["ingest"].mode = "ok"
+    assert run("health", dry_run=True).closed == ("ingest",)
+    assert database.alerts()[0]["status"] == "OPEN"
+    assert len(run("metrics", dry_run=True).samples) == 22
+    assert database.samples() == {}
+
+
+def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
+    """A pass that was paused between probing and writing does not overwrite what a later one saw."""
+    probe = probes.observe
+    stubs["ingest"].mode = "down"
+
+    def paused(targets: Any) -> Any:
+        seen = probe(targets)
+        stubs["ingest"].mode = "ok"
+        run("health")
+        return seen
+
+    found = settings.load()
+    with contextlib.closing(Store(found.connection)) as store:
+        outcome = PASSES["health"](Context(found, paused, store, time.monotonic))
+    assert (len(outcome.stale), outcome.opened) == (4, ())
+    assert database.health()["ingest"]["status"] == "healthy"
+    assert database.alerts() == []
+
+
+def test_wrong_clock(run: Passes, database: Database) -> None:
+    """Times are the database's, less the age of what was seen: this machine's calendar is not asked."""
+    found = settings.load()
+    with contextlib.closing(Store(found.connection)) as store:
+        PASSES["metrics"](Context(found, probes.observe, store, lambda: time.monotonic() - 90))
+    age = database.value("SELECT now() - max(time) FROM system_metrics")
+    assert timedelta(seconds=90) <= age < timedelta(seconds=95)
+    run("health")
+    assert abs(database.health()["ingest"]["checked_at"] - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_two_hang(run: Passes, stubs: Stubs) -> None:
+    """Two services that hang cost one deadline, not two."""
+    stubs["ingest"].mode = stubs["evaluator"].mode = "hang"
+    begun = time.monotonic()
+    assert run("health").unhealthy == ("ingest", "evaluator")
+    assert 5.0 <= time.monotonic() - begun < 5.5
+
+
+def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
+    """Eight passes at the same moment, fifty times over: one alert an outage, no error, each pass done or skipped."""
+    done = 0
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(50):
+            down = number % 2 == 0
+            stubs["ingest"].mode = "down" if down else "ok"
+            barrier = threading.Barrier(8)
+
+            def one(_: int, barrier: threading.Barrier = barrier) -> Outcome:
+                barrier.wait()
+                return run("health")
+
+            outcomes = list(pool.map(one, range(8)))
+            assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
+            changed = [outcome for outcome in outcomes if outcome.opened or outcome.closed]
+            assert [(outcome.opened, outcome.closed) for outcome in changed] == [(("ingest",), ()) if down else ((), ("ingest",))]
+            done += sum(outcome.result is Result.RECORDED for outcome in outcomes)
+    alerts = database.alerts()
+    assert len(alerts) == 25
+    assert all(alert["status"] == "CLOSED" for alert in alerts)
+    assert done >= 50
+
+
+def test_main(run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the outcome and gives the exit code."""
+    assert cli.main(["health", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == "recorded"
+    stubs["ingest"].mode = "down"
+    stubs["evaluator"].counters = {"rules_evaluated": "x"}
+    assert cli.main(["health", "--fail-on-unhealthy"]) == 4
+    captured = capsys.readouterr()
+    assert captured.out.startswith("health: 4 services, 3 healthy, 1 down; 1 alert opened: ingest (")
+    assert '"action": "alert opened"' in captured.err
+    assert cli.main(["metrics"]) == 0
+    assert "evaluator.rules_evaluated not recorded" in capsys.readouterr().err
+    stubs["ingest"].mode = "ok"
+    assert cli.main(["health", "--fail-on-unhealthy", "--output", "table"]) == 0
+    assert "SERVICE" in capsys.readouterr().out
+    run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
+    assert cli.main(["health", "--fail-on-unhealthy"]) == 0
+    assert cli.main(["init-db"]) == 0
+    assert "system_metrics: already there" in capsys.readouterr().out
+    assert database.samples()
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_skipped(run: Passes, database: Database, name: str) -> None:
+    """A pass that meets another one's lock writes nothing, says so and ends well."""
+    found = settings.load()
+    purpose = {"health": 1, "metrics": 2}[name]
+    run("health")
+    before = database.health()
+    with contextlib.closing(Store(found.connection)) as store:
+        connection = store._connected()
+        connection.execute("BEGIN")
+        connection.execute(f"SELECT pg_advisory_xact_lock({0x6F707377}, {purpose})")
+        assert run(name).result is Result.SKIPPED
+        assert cli.main([name, "--fail-on-unhealthy"]) == 0
+    assert database.samples() == {}
+    assert before == database.health()

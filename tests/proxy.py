@@ -1,0 +1,68 @@
+"""A TCP proxy in front of the database that tells a test of each piece the client sends, and can cut the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Self
+
+Watch = Callable[[int, bytes], str]
+"""Given the number of the piece, over all connections, and its bytes: "" to pass it on, "drop" to cut instead of that,
+"deaf" to pass it on and then cut, so that the answer is lost."""
+
+
+class Proxy:
+    """Listens on 127.0.0.1 and passes on to another port there."""
+
+    def __init__(self, port: int, watch: Watch) -> None:
+        self._target = port
+        self._watch = watch
+        self._pieces = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._bring_back, args=(server, client), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := client.recv(1 << 20):
+                self._pieces += 1
+                verdict = self._watch(self._pieces, piece)
+                if verdict == "deaf":
+                    client.shutdown(socket.SHUT_RDWR)  # the client hears nothing any more ...
+                    server.sendall(piece)  # ... but the server does its work
+                    break
+                if verdict == "drop":
+                    break
+                server.sendall(piece)
+        _end(client)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+
+    def _bring_back(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := server.recv(1 << 20):
+                client.sendall(piece)
+        _end(client)
+        server.close()
+
+
+def _end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
