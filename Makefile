@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: help run test unit lint format bench clean
+.PHONY: help run test unit lowest lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,12 @@ test: $(READY) ## every test, with coverage
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
+lowest: ## the tests that need no process of their own, with the oldest dependencies that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,dev]'
+	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration'
+
 lint: $(READY) ## format, style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -39,4 +45,4 @@ bench: $(READY) ## measure a pass against a hand-written floor
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-bench .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

@@ -224,8 +224,10 @@ def test_signal_while_connecting(worker: Worker) -> None:
     """A signal ends a pass that waits for a database which takes the connection and never speaks."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = worker.start("health", DATABASE_URL=f"postgresql://iot:x@127.0.0.1:{listener.getsockname()[1]}/d")
-        listener.accept()[0].recv(1)
-        ended_in_time(process, "health", signal.SIGTERM)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            ended_in_time(process, "health", signal.SIGTERM)
 
 
 def test_signal_while_writing(worker: Worker, database: Database) -> None:
@@ -267,7 +269,7 @@ def test_kill_at_every_piece(worker: Worker, database: Database, stubs: Stubs, c
     stubs["ingest"].mode = "down"
     worker("init-db")
     killed = 0
-    for cut in range(1, 40):
+    for cut in range(1, 100):
         database.rows("TRUNCATE service_health, system_metrics")
         database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
         running: list[subprocess.Popen[str]] = []

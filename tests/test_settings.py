@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker import settings
+from ops_worker.core.model import Damping
+from ops_worker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.unit
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **env: str) -> settings.Settings:
+    """Load the settings of this environment, with a password where nothing else is said."""
+    for name, value in ({"PG_PASS": "secret"} | env).items():
+        monkeypatch.setenv(name, value)
+    return settings.load()
+
+
+ACCEPTED = [
+    ({}, "log_level", "INFO"),
+    ({"LOG_LEVEL": "debug"}, "log_level", "DEBUG"),
+    ({"LOG_LEVEL": "loud"}, "log_level", "INFO"),
+    *[({"SYSTEM_ALERT_ENABLED": word}, "system_alert_enabled", True) for word in ("1", "true", "YES", "On", " on ")],
+    *[({"SYSTEM_ALERT_ENABLED": word}, "system_alert_enabled", False) for word in ("0", "false", "", "2", "enabled", "y")],
+    ({"HEALTH_CHECK_INTERVAL": "5"}, "health_check_interval", 5.0),
+    ({"METRICS_COLLECTION_INTERVAL": ""}, "metrics_collection_interval", 5.0),
+    ({"PG_PORT": ""}, "pg_port", 5432),
+    ({"PG_HOST": ""}, "pg_host", "iot-postgres"),
+    ({"ALERT_AFTER_FAILURES": "3", "RESOLVE_AFTER_SUCCESSES": "2"}, "damping", Damping(3, 2)),
+    ({"DATABASE_URL": "", "PG_USER": "u", "PG_DB": "d", "PG_HOST": "h", "PG_PORT": "1"}, "connection",
+     {"host": "h", "port": 1, "dbname": "d", "user": "u", "password": "secret"}),
+    ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("env", "name", "expected"), ACCEPTED)
+def test_load(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], name: str, expected: object) -> None:
+    """Each setting is read as the contract says; an empty one is as good as none."""
+    assert expected == getattr(load(monkeypatch, **env), name)
+
+
+REFUSED = [
+    ({"PG_PASS": ""}, "PG_PASS is not set, but is required when DATABASE_URL is empty"),
+    ({"PG_PORT": "65536"}, "PG_PORT is '65536', but wants a port number, 1 to 65535"),
+    ({"PG_PORT": "x"}, "PG_PORT is 'x', but wants a port number, 1 to 65535"),
+    ({"HEALTH_CHECK_INTERVAL": "4.9"}, "HEALTH_CHECK_INTERVAL is '4.9', but wants a number of seconds, at least 5"),
+    ({"METRICS_COLLECTION_INTERVAL": "nan"}, "METRICS_COLLECTION_INTERVAL is 'nan', but wants a number of seconds, at least 1"),
+    ({"PASS_DEADLINE": "inf"}, "PASS_DEADLINE is 'inf', but wants a number of seconds, at least 6, at most 86400"),
+    ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
+    ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
+    ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database"),
+]  # fmt: skip
+BAD_URLS = [
+    "x",
+    "ftp://h",
+    "http://",
+    "http://h:0",
+    "http://h:65536",
+    "http://h:x",
+    "http://h h",
+    "http://[::1",
+    "http://h/?q=1",
+    "http://h#f",
+    "http://h\n",
+]
+WANTED = "but wants an http:// or https:// base URL, or nothing: not watched"
+
+
+@pytest.mark.parametrize(("env", "fault"), [*REFUSED, *(({"INGEST_URL": url}, f"INGEST_URL is {url!r}, {WANTED}") for url in BAD_URLS)])
+def test_load_bad(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], fault: str) -> None:
+    """Each fault names the variable that was set, its value and what it wants."""
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, **env)
+    assert caught.value.faults == (fault,)
+
+
+def test_load_tells_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fault is told at once, and no password in any of them."""
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, PG_PORT="x", PG_PASS="", DELIVERY_URL="ftp://user:secret@h", PASS_DEADLINE="1")
+    assert [fault.split()[0] for fault in caught.value.faults] == ["PG_PORT", "PG_PASS", "PASS_DEADLINE", "DELIVERY_URL"]
+    assert "secret" not in str(caught.value)
+    assert "ftp://***@h" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, "http://iot-ingest:8080/health"),
+        ({"INGEST_URL": "http://b"}, "http://b/health"),
+        ({"INGEST_URL": "http://b", "INGEST_HEALTH_URL": "https://a:1/base//"}, "https://a:1/base/health"),
+        ({"INGEST_URL": "http://b", "INGEST_HEALTH_URL": ""}, None),
+        ({"INGEST_URL": ""}, None),
+        ({"INGEST_URL": "http://[::1]:8080/"}, "http://[::1]:8080/health"),
+    ],
+)
+def test_targets(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str | None) -> None:
+    """The first variable that is set wins; empty means not watched; /health follows with exactly one slash."""
+    assert expected == {target.name: target.url for target in load(monkeypatch, **env).targets}.get("ingest")
+
+
+def test_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file is read under the environment; one that is named must be there, and any must be readable."""
+    path = tmp_path / "x.env"
+    path.write_text("PG_PASS=a\nPG_DB='quoted'\n")
+    monkeypatch.setenv("PG_PASS", "b")
+    assert (settings.load(path).pg_pass.get_secret_value(), settings.load(path).pg_db) == ("b", "quoted")
+    path.write_bytes(b"\xff\xfe")
+    for broken in (path, tmp_path / "none.env"):
+        with pytest.raises(SettingsError, match=broken.name):
+            settings.load(broken)
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printing the settings prints no secret."""
+    shown = repr(load(monkeypatch, DATABASE_URL="postgresql://u:hush@h/d", PG_PASS="hush"))
+    assert "hush" not in shown
