@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: help run test unit lowest lint format bench clean
+.PHONY: help run test unit lowest lint format soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -12,7 +12,7 @@ help: ## show this list
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,sidecar,dev]'
 	@touch $@
 
 run: $(READY) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
@@ -28,7 +28,7 @@ unit: $(READY) ## the fast tests, which need no server
 lowest: ## the tests that need no process of their own, with the oldest dependencies that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,dev]'
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration'
 
 lint: $(READY) ## format, style, types and layers
@@ -40,6 +40,9 @@ lint: $(READY) ## format, style, types and layers
 format: $(READY) ## put the format right
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+soak: $(READY) ## ten minutes of the sidecar at its shortest intervals, watched for growth and lateness
+	$(BIN)/python -m tests.soak
 
 bench: $(READY) ## measure a pass against a hand-written floor
 	$(BIN)/python -m tests.bench

@@ -15,10 +15,12 @@ Follow one probe result through the program::
 
 The layers, each of which may import the ones to its right and never back (checked by import-linter)::
 
-    cli -> passes -> edges -> core          settings stands beside them, above core
+    cli -> loop -> passes -> edges -> core          settings stands beside them, above core
+
+``loop`` runs the same passes again and again, each in a thread of its own; a pass does not know whether it is looped.
 
 ``core`` reads no clock, socket, file or environment. An edge is the only door to its outside world: ``edges.probes``
-imports httpx, ``edges.store`` imports psycopg, nobody else does. ``settings`` alone reads the environment.
+imports httpx, ``edges.store`` imports psycopg, ``edges.endpoint`` serves HTTP, nobody else does. ``settings`` alone reads the environment.
 
 Read ``passes/health.py`` first.
 """

@@ -6,8 +6,10 @@ The modules that a command needs are imported when it runs, so that ``--help`` c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import math
 import sys
 import textwrap
 import time
@@ -15,15 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
+from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ops_worker.core.model import Outcome, Tick
     from ops_worker.settings import Settings
 
 _log = logging.getLogger("ops_worker")
+
+MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 
 EXIT_CODES = """\
 exit codes:
@@ -55,6 +61,7 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         return int(usage.code or 0)
     options.begun = begun
     try:
+        _check(options)
         return _run(options, guarded=guarded)
     except OpsWorkerError as error:
         _log.debug("the command failed", exc_info=True)
@@ -64,18 +71,29 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what the parser cannot: raises SettingsError."""
+    unknown = [name for name in getattr(options, "passes", ()) if name not in {"health", "metrics"}]
+    if unknown:
+        raise SettingsError([f"no pass {', '.join(unknown)}: there are health and metrics"])
+    if getattr(options, "every", 0) is None and options.seconds != math.inf:
+        raise SettingsError(["--for wants --every as well"])
+
+
 def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     from ops_worker import guard, log, settings
 
     found = settings.load(options.env_file)
     log.setup(found.log_level)
-    if guarded:
+    if guarded and not _intervals(options, found):
         left = found.pass_deadline - (time.monotonic() - options.begun)
         guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
     return COMMANDS[options.command].run(options, found)
 
 
 def _pass(options: argparse.Namespace, settings: Settings) -> int:
+    if options.every is not None:
+        return _loop(options, settings)
     from ops_worker.edges import probes, store
     from ops_worker.passes import PASSES, Context
 
@@ -84,15 +102,73 @@ def _pass(options: argparse.Namespace, settings: Settings) -> int:
         outcome = PASSES[options.command](Context(settings, probes.observe, database, time.monotonic, options.dry_run))
     finally:
         database.close()
-    outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+    return _tell(options, outcome._replace(duration_s=time.monotonic() - options.begun))
+
+
+def _loop(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the passes that are asked for, each in a loop of its own."""
+    from threading import Event
+
+    from ops_worker import loop
+    from ops_worker.core.backlog import Backlog
+    from ops_worker.edges import probes, store
+    from ops_worker.passes import PASSES, Context, metrics
+
+    intervals = _intervals(options, settings)
+    telemetry = None
+    if options.command == "sidecar" and settings.sidecar_port:
+        from ops_worker.edges.endpoint import Telemetry
+
+        telemetry = Telemetry(intervals, settings.pass_deadline)
+        telemetry.serve(settings.sidecar_host, settings.sidecar_port)
+
+    def told(tick: Tick) -> int:
+        if telemetry is not None:
+            telemetry.tell(tick)
+        loop.log_tick(tick)
+        return tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
+
+    def context(name: str, interval_s: float) -> Context:
+        where = {"role": settings.pg_role, "application": f"ops-worker {name}"}
+        database = store.Store(settings.connection, loop_deadline_s=settings.pass_deadline, **where)
+        waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if name == "metrics" else None
+        return Context(settings, probes.observe, database, time.monotonic, options.dry_run, waiting)
+
+    stop, until = Event(), time.monotonic() + options.seconds
+    loops = [
+        loop.Loop(name, interval_s, PASSES[name], context(name, interval_s), told=told, stop=stop, until=until)
+        for name, interval_s in intervals.items()
+    ]
+
+    def last() -> None:
+        for one in loops:
+            with contextlib.suppress(OpsWorkerError):
+                if written := metrics.flush(one.context):
+                    _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
+            one.context.store.close()
+
+    return loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+
+
+def _intervals(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
+    """Give the loops that the command line asks for, by name, with their intervals in seconds; none for a single pass."""
+    if options.command == "sidecar":
+        own = {"health": settings.health_check_interval, "metrics": settings.metrics_collection_interval}
+        return {name: interval for name, interval in own.items() if name in (options.passes or own)}
+    return {} if getattr(options, "every", None) is None else {options.command: options.every}
+
+
+def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
+    """Print and log an outcome; give its exit code."""
     for update in outcome.updates:
         if (service := update.verdict.target.name) in {*outcome.opened, *outcome.closed} and not options.dry_run:
             action = "alert opened" if update.opens else "alert closed"
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
     for warning in outcome.warnings:
         _log.warning("left out of the sample", extra={"action": "left out", "what": warning})
-    print(RENDERERS[options.output](outcome))
-    judged = outcome.result in {"recorded", "dry run"}
+    sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
+    sys.stdout.flush()
+    judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
     return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
 
 
@@ -129,6 +205,24 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="probe, judge and read; show what would be written; write nothing")
     parser.add_argument("--output", choices=sorted(RENDERERS), default="text", help="the closing line (text, the default), or all of it")
     parser.add_argument("--fail-on-unhealthy", action="store_true", help="end with exit code 4 when a service is unhealthy")
+    parser.add_argument(
+        "--every", type=_seconds, metavar="SECONDS", help="run the pass again and again in this process, on a fixed cadence"
+    )
+    parser.add_argument("--for", type=_seconds, dest="seconds", default=math.inf, metavar="SECONDS",
+                        help="with --every: end by itself after so long, with the exit code of the worst pass")  # fmt: skip
+
+
+def _sidecar_options(parser: argparse.ArgumentParser) -> None:
+    _common_options(parser)
+    parser.add_argument("passes", nargs="*", metavar="PASS", help="health, metrics; both when none is named")
+    parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not MIN_INTERVAL_S <= value <= MAX_INTERVAL_S:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}")
+    return value
 
 
 def _init_options(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +233,7 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "health": Command("probe the services once, record their state, open and close alerts", _pass_options, _pass),
     "metrics": Command("append one sample of the services' counters and the database's figures", _pass_options, _pass),
+    "sidecar": Command("run both passes, or those named, each in a loop of its own, until told to stop", _sidecar_options, _loop),
     "init-db": Command("create the tables that the worker owns, where they are missing", _init_options, _init_db),
 }
 """Every subcommand. Adding one here is all it takes to have it parsed, run and helped."""
@@ -155,7 +250,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    about = "Health and metrics passes for an IoT platform. Each command is one pass: it does its work and ends."
+    about = "Health and metrics passes for an IoT platform. A command is one pass, which does its work and ends, or a loop of them."
     parser = _Parser("ops-worker", description=about, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -33,6 +33,11 @@ class DatabaseError(OpsWorkerError):
 class CommitUnknownError(DatabaseError):
     """The connection was lost while committing and the database cannot say whether it did; nothing was written again."""
 
+    def __init__(self, xid: str) -> None:
+        """Take the identity of the transaction, by which a later one can ask again."""
+        super().__init__()
+        self.xid = xid
+
 
 class SettingsError(OpsWorkerError):
     """The settings or the command line are wrong: no retry helps. Holds every fault found, not only the first."""

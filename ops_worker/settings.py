@@ -39,7 +39,7 @@ HEALTH_PATH = "/health"
 
 
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
-    """Declare a field: its default, what it wants in words (for the fault), the one command that reads it if only one."""
+    """Declare a field: its default, what it wants in words (for the fault), the commands that read it if not all do."""
     return Field(default, json_schema_extra={"wants": wants, "only": only}, **constraints)
 
 
@@ -103,16 +103,24 @@ class Settings(BaseSettings):
     """Password of the login role; required when DATABASE_URL is empty, and only then."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
-    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health")
+    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health sidecar")
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
-    alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health", ge=1, le=32767)
+    alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
     """Consecutive unhealthy passes after which a service's alert opens."""
-    resolve_after_successes: Integer = setting(1, wants="a whole number of passes, at least 1", only="health", ge=1, le=32767)
+    resolve_after_successes: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
     """Consecutive healthy passes after which a service's alert closes."""
-    health_check_interval: Seconds = setting(60.0, wants="a number of seconds, at least 5", only="health", ge=5, le=86400)
-    """Period of the health loop, in seconds, at least 5."""
-    metrics_collection_interval: Seconds = setting(5.0, wants="a number of seconds, at least 1", only="metrics", ge=1, le=86400)
-    """Period of the metrics loop, in seconds, at least 1."""
+    health_check_interval: Seconds = setting(60.0, wants="a number of seconds, at least 5", only="sidecar", ge=5, le=86400)
+    """Period of the sidecar's health loop, in seconds, at least 5."""
+    metrics_collection_interval: Seconds = setting(5.0, wants="a number of seconds, at least 1", only="sidecar", ge=1, le=86400)
+    """Period of the sidecar's metrics loop, in seconds, at least 1."""
+    metrics_buffer_samples: Integer = setting(0, wants="a whole number of samples, 0 or more", only="metrics sidecar", ge=0, le=1_000_000)
+    """Samples that may wait in memory while the database is away, in a loop; 0: one hour's worth."""
+    sidecar_host: Text = setting("127.0.0.1", wants="an address of this machine", only="sidecar")
+    """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
+    sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
+    """Port on which the sidecar serves them; 0: it does not."""
+    shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
+    """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
     """Seconds that a pass may take in all before it gives up with exit code 1; keep it below the Job's activeDeadlineSeconds."""
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")

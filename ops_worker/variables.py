@@ -14,7 +14,7 @@ from ops_worker.core.catalogue import SERVICES
 
 
 class Variable(NamedTuple):
-    """One variable: its names (the first one set wins), its default as text, what it means, the one command that reads it."""
+    """One variable: its names (the first one set wins), its default as text, what it means, the commands that read it if not all do."""
 
     names: tuple[str, ...]
     default: str
@@ -37,7 +37,7 @@ def variables() -> list[Variable]:
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
     urls = [
-        Variable(service.variables, service.url, f"Base URL of {service.name}; empty: it is not watched.", "health metrics")
+        Variable(service.variables, service.url, f"Base URL of {service.name}; empty: it is not watched.", "health metrics sidecar")
         for service in SERVICES
     ]
     split = next(index for index, variable in enumerate(found) if not variable.names[0].startswith(("DATABASE_", "PG_")))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.errors import DONE, OpsWorkerError
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -174,6 +176,41 @@ class Reading(NamedTuple):
     absent: bool = False
 
 
+class Tick(NamedTuple):
+    """One tick of a loop: its outcome, or the error that kept it from one.
+
+    ``skipped`` counts the slots that were passed over before it, ``late_s`` is how long after the beginning of its
+    slot it began. ``buffered`` counts the passes whose samples wait for the database, ``dropped`` those that this tick lost.
+    """
+
+    loop: str
+    duration_s: float
+    late_s: float = 0.0
+    skipped: int = 0
+    outcome: Outcome | None = None
+    error: Exception | None = None
+    buffered: int = 0
+    dropped: int = 0
+
+    @property
+    def result(self) -> str:
+        """How it ended, in a word: that of the outcome, ``failed`` for a foreseen error, ``crashed`` for any other."""
+        if self.outcome is not None:
+            return self.outcome.result.value
+        return "failed" if isinstance(self.error, OpsWorkerError) else "crashed"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that a process of this one pass would have ended with."""
+        return (
+            self.error.exit_code
+            if isinstance(self.error, OpsWorkerError)
+            else DONE
+            if self.outcome is not None
+            else OpsWorkerError.exit_code
+        )
+
+
 class Result(enum.StrEnum):
     """How a pass ended."""
 
@@ -193,6 +230,7 @@ class Outcome(NamedTuple):
     stale: tuple[str, ...] = ()  # services of which the database knew a newer observation
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    alerted: tuple[str, ...] = ()  # services that have an alert now, acknowledged or not
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0

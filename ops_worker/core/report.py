@@ -36,7 +36,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
             }
             for verdict in outcome.verdicts
         ],
-        "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed)},
+        "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed), "open": list(outcome.alerted)},
         "stale": list(outcome.stale),
         "samples": [sample._asdict() for sample in outcome.samples],
         "warnings": list(outcome.warnings),

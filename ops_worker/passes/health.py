@@ -9,7 +9,9 @@ from ops_worker.core.model import Outcome, Result
 from ops_worker.edges.store import HEALTH
 
 if TYPE_CHECKING:
-    from ops_worker.core.model import Recorded
+    from collections.abc import Mapping
+
+    from ops_worker.core.model import Recorded, Remembered
     from ops_worker.edges.store import Transaction
     from ops_worker.passes.context import Context
 
@@ -23,7 +25,10 @@ def run(context: Context) -> Outcome:
         return Outcome("health", Result.OFF)
     verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
 
+    before: Mapping[str, Remembered] = {}
+
     def keep(transaction: Transaction) -> Recorded:
+        nonlocal before
         before = transaction.remembered([verdict.target.name for verdict in verdicts])
         updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
         return planned(updates) if context.dry_run else transaction.record_health(updates)
@@ -34,4 +39,6 @@ def run(context: Context) -> Outcome:
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed)
+    alerted = {name for name, known in before.items() if known.alerted}
+    alerted = alerted if context.dry_run else (alerted | set(kept.opened)) - set(kept.closed)
+    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, tuple(sorted(alerted)))

@@ -94,8 +94,8 @@ SELECT set_config('transaction_read_only', 'on', true), set_config('statement_ti
 
 -- name: insert_samples
 INSERT INTO system_metrics (time, metric_name, service, tags, value)
-SELECT %(time)s, s.metric, s.service, '{}', s.value
-FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (metric text, service text, value double precision)
+SELECT s.time, s.metric, s.service, '{}', s.value
+FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (time timestamptz, metric text, service text, value double precision)
 
 -- name: may_create
 SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed

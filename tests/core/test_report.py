@@ -67,7 +67,7 @@ def test_json() -> None:
                 "reason": "Connection refused", "since": "2026-03-01T12:00:00+00:00",
             },
         ],
-        "alerts": {"opened": ["two"], "closed": []},
+        "alerts": {"opened": ["two"], "closed": [], "open": []},
         "stale": ["one"],
         "samples": [{"service": "one", "metric": "queue_depth", "value": 3.0}],
         "warnings": [],

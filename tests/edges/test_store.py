@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 import ops_worker.edges.store
 from ops_worker import sql
+from ops_worker.core.backlog import Pending
 from ops_worker.core.catalogue import FIGURES
 from ops_worker.core.health import plan
 from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Target, Verdict
 from ops_worker.edges.store import HEALTH, METRICS, Store
+from ops_worker.edges.store.connection import backoff
 from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, SettingsError
 from tests.postgres import PASSWORD, Postgres
 from tests.proxy import Proxy
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 pytestmark = pytest.mark.integration
+
+
+ONE = Pending(0.0, (Sample("a", "b", 1.0),))
 
 
 @pytest.fixture
@@ -225,7 +231,7 @@ def test_figures(store: Store, database: Database) -> None:
 
     def work(transaction: Transaction) -> Any:
         readings = transaction.figures(figures)
-        transaction.record_samples([Sample("a", "b", 1.5)], transaction.now)
+        transaction.record_samples([Pending(0.0, (Sample("a", "b", 1.5),))])
         return readings
 
     readings = store.transact(METRICS, work, reads=tables)
@@ -278,7 +284,7 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
             address = re.sub(r":\d+/", f":{proxy.port}/", database.url)
             store = Store({"conninfo": address})
             try:
-                store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+                store.transact(METRICS, lambda t: t.record_samples([ONE]))
                 outcomes.append("done")
                 assert database.samples() == {("a", "b"): 1.0}
             except DatabaseError:
@@ -305,7 +311,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
         with pytest.raises(CommitUnknownError, match="nothing was written again"):
-            store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+            store.transact(METRICS, lambda t: t.record_samples([ONE]))
     assert database.samples() == {("a", "b"): 1.0}
 
 
@@ -338,7 +344,7 @@ def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.Mon
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         with pytest.raises(DatabaseError, match="lock"):
-            store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+            store.transact(METRICS, lambda t: t.record_samples([ONE]))
 
 
 def test_create_by_several_at_once(empty: Database) -> None:
@@ -367,7 +373,7 @@ def test_standalone_is_enough(empty: Database) -> None:
     assert kept is not None and kept.opened == ("a",)
     kept = record(store, [verdict("a", healthy=True)])
     assert kept is not None and kept.closed == ("a",)
-    store.transact(METRICS, lambda t: t.record_samples([Sample("a", "b", 1.0)], t.now))
+    store.transact(METRICS, lambda t: t.record_samples([ONE]))
     store.close()
     empty.rows("DROP OWNED BY ops_user")
     empty.rows("DROP ROLE ops_user")
@@ -415,3 +421,28 @@ def test_standby(server: Postgres) -> None:
             store.transact(METRICS, lambda _: None)
         store.close()
     assert PASSWORD not in str(store._place)
+
+
+def test_loop_deadline(database: Database) -> None:
+    """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
+    store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
+    begun = time.monotonic()
+    with pytest.raises(DatabaseError):
+        store.transact(METRICS, lambda t: t._connection.execute("SELECT pg_sleep(3)"))
+    assert time.monotonic() - begun < 4
+    while database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
+        time.sleep(0.1)  # the server notices that nobody listens when the statement is over
+    assert store.transact(METRICS, lambda _: "done") == "done"
+    store.close()
+    away = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)
+    for message in ("refused", "next attempt"):
+        with pytest.raises(DatabaseError, match=message):
+            away.transact(METRICS, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("failures", "chance", "expected"), [(1, 0, 0.5), (1, 1, 0.25), (2, 0, 1.0), (5, 0, 8.0), (6, 0, 15.0), (900, 0, 15.0), (900, 1, 7.5)]
+)
+def test_backoff(failures: int, chance: float, expected: float) -> None:
+    """The pause doubles from half a second to fifteen, less up to half of it, so that not all come back at once."""
+    assert expected == backoff(failures, chance)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -17,7 +21,7 @@ from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError,
 from ops_worker.sql import script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -55,11 +59,21 @@ HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_h
 METRICS = Purpose("metrics", 2, needs=("system_metrics",))
 
 
+class _LockHeldError(Exception):
+    """Another transaction of this purpose is under way."""
+
+
 class Store:
     """The connection, and the only place that begins, commits and retries transactions."""
 
-    def __init__(self, connection: Mapping[str, str | int], *, role: str = "", application: str = "ops-worker") -> None:
+    def __init__(
+        self, connection: Mapping[str, str | int], *, role: str = "", application: str = "ops-worker", loop_deadline_s: float = 0.0
+    ) -> None:
         """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
+
+        In a loop, ``loop_deadline_s`` is the longest that a transaction may take before its connection is cut, and a
+        connection that failed is not tried again before a pause that grows from 0.5 to 15 s. A process of one pass
+        needs neither: its own deadline ends it.
 
         Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
         password.
@@ -74,6 +88,9 @@ class Store:
         self._user = str(given.get("user") or "")
         self._role = role
         self._connection: Connection | None = None
+        self._deadline_s = loop_deadline_s
+        self._failures = 0
+        self._not_before = 0.0
 
     def transact(self, purpose: Purpose, work: Callable[[Transaction], T], *, reads: Sequence[str] = (), dry_run: bool = False) -> T | None:
         """Do the work in one transaction and give what it returns, or None where another pass holds the lock.
@@ -84,11 +101,16 @@ class Store:
         """
         try:
             return self._attempt(purpose, work, reads, dry_run=dry_run)
+        except _LockHeldError:
+            return None
         except psycopg.Error as error:
             if not _worth_a_retry(error):
                 raise told(error, self._place) from error
+            first = error
         try:
             return self._attempt(purpose, work, reads, dry_run=dry_run)
+        except _LockHeldError:  # most likely by the connection that was just lost: nothing was recorded, so it did not go well
+            raise told(first, self._place) from first
         except psycopg.Error as error:
             raise told(error, self._place) from error
 
@@ -124,15 +146,14 @@ class Store:
             self._connection.close()
             self._connection = None
 
-    def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool) -> T | None:
+    def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool) -> T:
         connection = self._connected()
-        with self._rolled_back_on_error(connection):
+        with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             tables = dict.fromkeys((*purpose.needs, *filter(None, [purpose.makes]), *reads))
             survey, locked = self._begin(connection, purpose, tables, dry_run=dry_run)
             self._check(purpose, survey, dry_run=dry_run)
             if not locked:
-                connection.execute(SQL["rollback"])
-                return None
+                raise _LockHeldError
             if purpose.makes and purpose.makes not in survey["present"] and not dry_run:
                 connection.execute(SQL["rollback"])
                 self.create([purpose.makes])
@@ -182,7 +203,7 @@ class Store:
                 if status in {"committed", "aborted"}:
                     return bool(status == "committed")
             if time.monotonic() > end:
-                raise CommitUnknownError
+                raise CommitUnknownError(xid)
 
     def _create(self, connection: Connection, table: str) -> None:
         connection.execute(script(table))
@@ -192,23 +213,53 @@ class Store:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
+            if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
+                raise DatabaseError(f"no connection to database {self._place}; the next attempt is due in {pause:.1f} s")
             try:
                 self._connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
             except psycopg.Error as error:
+                self._failures += 1
+                self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
                     "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
                 ) from error
+            self._failures = 0
         return self._connection
 
     @contextlib.contextmanager
-    def _rolled_back_on_error(self, connection: Connection) -> Any:
+    def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
+        """Cut the connection when the transaction outlives its deadline: a frozen server would be waited for forever."""
+        if not self._deadline_s:
+            yield
+            return
+        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            timer = threading.Timer(self._deadline_s, _cut, [sock])
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    @contextlib.contextmanager
+    def _rolled_back_on_error(self, connection: Connection) -> Iterator[None]:
         try:
             yield
         except BaseException:
             with contextlib.suppress(psycopg.Error):
                 connection.execute(SQL["rollback"])
             raise
+
+
+def _cut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it ended a moment ago
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def backoff(failures: int, chance: float) -> float:
+    """Give the seconds to wait after so many failures in a row: doubling from 0.5 to 15, less up to half by ``chance``."""
+    return float(min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10)) * (1 - chance / 2))
 
 
 def _worth_a_retry(error: psycopg.Error) -> bool:

@@ -18,7 +18,8 @@ from ops_worker.sql import queries
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ops_worker.core.model import Figure, Sample, Update
+    from ops_worker.core.backlog import Pending
+    from ops_worker.core.model import Figure, Update
 
 Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
@@ -69,10 +70,19 @@ class Transaction:
         """Read each figure on its own: what keeps one of them from its value costs no other. Read-only is enforced."""
         return [self._reading(figure) for figure in figures]
 
-    def record_samples(self, samples: Sequence[Sample], at: datetime) -> None:
-        """Append the samples, all with one time."""
-        rows = json.dumps([sample._asdict() for sample in samples], allow_nan=False)
-        self._connection.execute(SQL["insert_samples"], {"samples": rows, "time": at})
+    def record_samples(self, passes: Sequence[Pending]) -> None:
+        """Append the samples of these passes in one statement, those of a pass all with the time of its moment."""
+        times = [(self.time_of(pending.moment).isoformat(), pending.samples) for pending in passes]
+        rows = [{"time": time, **sample._asdict()} for time, samples in times for sample in samples]
+        self._connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
+
+    def was_committed(self, xid: str) -> bool:
+        """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.
+
+        It held the lock that this one holds, so it is over. Of two evils, a sample lost or written twice, lost it is.
+        """
+        status = one(self._connection.execute(SQL["xact_status"], {"xid": xid}))["status"]
+        return bool(status != "aborted")
 
     def _reading(self, figure: Figure) -> Reading:
         if missing := [table for table in figure.tables if table not in self.present]:

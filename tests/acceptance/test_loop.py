@@ -1,0 +1,324 @@
+"""Loop mode as a process: cadence, isolation, an absent database, a stopped process, signals.
+
+The times here are short, for CI; OPS_TEST_FULL=1 makes them those that were promised: a minute, 60 s, 20 s, 200 times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.conftest import Database
+from tests.postgres import Postgres, load_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Worker
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.acceptance
+
+FULL = bool(os.environ.get("OPS_TEST_FULL"))
+CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 60)
+# How far each sample lies from the whole second, in ms, oldest first, without the first one, which is at once.
+LATENESS = """SELECT round(1000 * abs(((extract(epoch FROM time) + 0.5) % 1) - 0.5))::int AS late
+              FROM (SELECT DISTINCT time FROM system_metrics ORDER BY time OFFSET 1) AS t ORDER BY time"""
+# Samples a second, for every second between the first and the last.
+SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics), s AS (SELECT round(extract(epoch FROM time))::bigint AS slot FROM t)
+           SELECT g.slot, (SELECT count(*) FROM s WHERE s.slot = g.slot) AS samples
+           FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot) ORDER BY 1"""
+
+
+def ended(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM, within_s: float = 2.0) -> tuple[str, str]:
+    """Send a signal, and claim that the process ends well and soon."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - begun < within_s
+    assert process.returncode == 0, err
+    return out, err
+
+
+def logged(err: str, action: str) -> list[dict[str, object]]:
+    """Give the log's lines of an action."""
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("action") == action]
+
+
+def free_port() -> str:
+    """Give a port that nobody has."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])
+
+
+def get(port: str, path: str) -> tuple[int, str]:
+    """Ask the sidecar."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    """Start the worker with a line of Python that breaks something in it first."""
+    script = f"import sys; from ops_worker import cli, guard, passes; {patch}; guard.hold_signals(); guard.finish(cli.main(sys.argv[1:], guarded=True))"
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(command, cwd=worker.folder, env=worker.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_for(worker: Worker, database: Database) -> None:
+    """--for ends by itself: a first sample at once, then one on every second, and the worst exit code of the passes."""
+    done = worker("metrics", "--every", "1", "--for", "4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("samples written") == database.value("SELECT count(DISTINCT time) FROM system_metrics")
+    assert 4 <= done.stdout.count("samples written") <= 5
+    assert all(row["late"] < 100 for row in database.rows(LATENESS))
+
+
+def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> None:
+    """The worst pass names the exit code; one that is unhealthy is better than one that was not done."""
+    stubs["ingest"].mode = "down"
+    assert worker("health", "--every", "0.3", "--for", "1", "--fail-on-unhealthy").returncode == 4
+    assert worker("health", "--every", "0.3", "--for", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d").returncode == 1
+    database.rows("DROP TABLE system_metrics CASCADE")
+    done = worker("metrics", "--every", "0.3", "--for", "1")
+    assert done.returncode == 3
+    assert {line["exit_code"] for line in logged(done.stderr, "pass failed")} == {3}
+    assert {line["buffered"] for line in logged(done.stderr, "pass failed")} == {0}, "what no retry helps does not wait"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("health", "--for", "5"), "--for wants --every"),
+        (("health", "--every", "0"), "no number of seconds"),
+        (("health", "--every", "soon"), "invalid"),
+        (("sidecar", "metric"), "no pass metric"),
+    ],
+)
+def test_usage(worker: Worker, arguments: tuple[str, ...], message: str) -> None:
+    """What cannot be meant is refused."""
+    done = worker(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_crash_isolation(worker: Worker, database: Database) -> None:
+    """A pass that raises on each tick costs its loop its ticks; the other loop keeps its cadence, and the process stays."""
+    port = free_port()
+    env = {"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "1", "PASS_DEADLINE": "6", "SIDECAR_PORT": port}
+    with broken(worker, "passes.PASSES['health'] = lambda context: 1 / 0", "sidecar", **env) as process:
+        time.sleep(CRASH_S)
+        assert process.poll() is None
+        status, body = get(port, "health")
+        assert status == 503
+        assert json.loads(body)["loops"]["health"]["error"] == "ZeroDivisionError: division by zero"
+        assert json.loads(body)["loops"]["metrics"]["ok"]
+        metrics = get(port, "metrics")[1]
+        _, err = ended(process)
+    crashed = re.search(r'passes_total\{loop="health",result="crashed"\} (\d+)', metrics)
+    assert crashed is not None
+    assert int(crashed[1]) >= CRASH_S // 5
+    crashes = logged(err, "pass crashed")
+    assert len(crashes) >= CRASH_S // 5
+    assert "ZeroDivisionError" in str(crashes[0]["traceback"])
+    late = [row["late"] for row in database.rows(LATENESS)]
+    assert len(late) >= CRASH_S - 3
+    assert max(late) < 100
+    assert {row["samples"] for row in database.rows(SLOTS)} == {1}
+
+
+def test_thread_dies(worker: Worker, database: Database) -> None:
+    """A loop whose thread itself dies is started again, and runs no slot twice."""
+    patch = "loop_tell = cli._tell; seen = []; cli._tell = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else loop_tell(o, t))"
+    with broken(worker, patch + "; import threading; threading.excepthook = lambda a: None", "metrics", "--every", "1") as process:
+        time.sleep(6)
+        _, err = ended(process)
+    assert len(logged(err, "loop revived")) == 1
+    slots = [row["samples"] for row in database.rows(SLOTS)]
+    assert len(slots) >= 4
+    assert set(slots) == {1}
+
+
+def test_hang_isolation(worker: Worker, database: Database) -> None:
+    """A health loop that waits for a table, or for a service, does not delay the metrics loop."""
+    worker("health")
+    env = {"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": "0"}
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE service_health")
+        with worker.start("sidecar", **env) as process:
+            time.sleep(8)
+            _, err = ended(process, within_s=9)
+    assert max(row["late"] for row in database.rows(LATENESS)) < 100
+    assert any("lock" in str(line["error"]) for line in logged(err, "pass failed"))
+
+
+@pytest.fixture
+def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
+    """A server of the test's own, which it may stop."""
+    with Postgres() as server:
+        load_platform(server.url())
+        worker.env["DATABASE_URL"] = server.url()
+        yield server, Database(server.url())
+
+
+def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
+    """Nothing is lost while the database is away: every second of it has its sample afterwards, none has two."""
+    server, database = own
+    with worker.start("metrics", "--every", "1") as process:
+        time.sleep(3)
+        server.stop()
+        time.sleep(AWAY_S)
+        server.start()
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            slots = database.rows(SLOTS)
+            if len(slots) > AWAY_S and {row["samples"] for row in slots} == {1}:
+                break
+        time.sleep(2)
+        _, err = ended(process)
+    slots = database.rows(SLOTS)
+    assert len(slots) >= AWAY_S + 3
+    assert {row["samples"] for row in slots} == {1}
+    failed = logged(err, "pass failed")
+    assert len(failed) >= AWAY_S - 2
+    assert max(int(str(line["buffered"])) for line in failed) >= AWAY_S - 2
+    unhealthy = "SELECT count(*) FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
+    assert database.value(unhealthy) >= AWAY_S - 2
+    assert database.value("SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t") == 1
+
+
+def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> None:
+    """On overflow the oldest samples go, counted and logged; what waits is written when the loop is told to stop."""
+    server, database = own
+    with worker.start("metrics", "--every", "0.5", METRICS_BUFFER_SAMPLES="3") as process:
+        time.sleep(2.2)
+        server.stop()
+        before = time.time()
+        time.sleep(5)
+        server.start()
+        # at once: the connection's pause may not be over yet, and then the last flush is what writes them
+        time.sleep(12)
+        _, err = ended(process)
+    assert sum(int(str(line["count"])) for line in logged(err, "samples dropped")) >= 3
+    away = database.rows("SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0")
+    assert len(away) == 3
+    assert all(row["time"].timestamp() > before for row in away)
+
+
+def test_stopped_process(worker: Worker, database: Database) -> None:
+    """A process that was stopped for long goes on with one pass, not with a burst, and counts the ticks it skipped."""
+    with worker.start("metrics", "--every", "1") as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(STOPPED_S)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(3)
+        _, err = ended(process)
+    slots = [row["samples"] for row in database.rows(SLOTS)]
+    assert max(slots) == 1
+    skipped = sum(int(str(line["count"])) for line in logged(err, "ticks skipped"))
+    assert skipped == slots.count(0)
+    assert STOPPED_S - 1 <= skipped <= STOPPED_S + 1
+
+
+def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
+    """A sidecar and CronJobs' passes at the same time: no error, no alert twice, no transition lost, one sample a tick."""
+    with worker.start("health", "--every", "0.1") as health, worker.start("metrics", "--every", "1") as metrics:
+        for number in range(OVERLAPS // 2):
+            stubs["ingest"].mode = "down" if number % 2 == 0 else "ok"
+            passes = [worker.start("health") for _ in range(2)]
+            for one in passes:
+                _, err = one.communicate(timeout=30)
+                assert one.returncode == 0, err
+        stubs["ingest"].mode = "ok"
+        time.sleep(1)
+        _, err = ended(health)
+        assert not logged(err, "pass failed")
+        ended(metrics)
+    alerts = database.alerts()
+    # down for every second pair, unless a pair was so quick that nobody saw one state of it
+    assert OVERLAPS // 4 - 3 <= len(alerts) <= OVERLAPS // 4 + 1
+    assert {alert["status"] for alert in alerts} == {"CLOSED"}
+    for earlier, later in itertools.pairwise(alerts):
+        assert earlier["closed_at"] <= later["created_at"]
+    assert max(row["samples"] for row in database.rows(SLOTS)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_between_ticks(worker: Worker, stubs: Stubs, number: signal.Signals) -> None:
+    """A signal between ticks ends the sidecar at once, with 0."""
+    with worker.start("sidecar", SIDECAR_PORT="0") as process:
+        while len(stubs["ingest"].requests) < 2:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        ended(process, number, within_s=1.5)
+
+
+def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) -> None:
+    """A pass that is under way is finished first; one that takes too long is given up; a second signal does not wait."""
+    stubs["ingest"].mode = "hang"
+    with worker.start("health", "--every", "60") as process:
+        while not stubs["ingest"].requests:
+            time.sleep(0.05)
+        ended(process, within_s=7)
+    assert database.health()["ingest"]["details"]["error"] == "timeout after 5 s"
+    stubs["ingest"].requests.clear()
+    with worker.start("health", "--every", "60", SHUTDOWN_GRACE="0.5") as process:
+        while not stubs["ingest"].requests:
+            time.sleep(0.05)
+        assert logged(ended(process, within_s=2)[1], "pass given up")
+    stubs["ingest"].requests.clear()
+    with worker.start("health", "--every", "60") as process:
+        while not stubs["ingest"].requests:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 1
+        assert time.monotonic() - begun < 1
+
+
+def test_port_taken(worker: Worker) -> None:
+    """A port that somebody has is a fault of the settings."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = worker("sidecar", SIDECAR_PORT=str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "SIDECAR_PORT" in done.stderr
+
+
+def test_probes(worker: Worker) -> None:
+    """The sidecar is ready once the first pass of each loop is done."""
+    port = free_port()
+    with worker.start("sidecar", SIDECAR_PORT=port) as process:
+        for _ in range(100):
+            try:
+                if get(port, "ready")[0] == 200:
+                    break
+            except OSError:
+                pass
+            time.sleep(0.1)
+        assert get(port, "ready") == (200, '{"ready": true, "waiting_for": []}')
+        assert get(port, "health")[0] == 200
+        assert 'ops_worker_service_state{service="ingest",state="healthy"} 1.0' in get(port, "metrics")[1]
+        ended(process)

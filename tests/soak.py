@@ -1,0 +1,88 @@
+"""The soak behind ``make soak``: the sidecar at its shortest intervals, watched from outside for growth and lateness.
+
+Metrics each second and health each 5 s on the embedded PostgreSQL. Ends with exit code 1, and says why, when the memory
+grows by more than 2 MB after the warm-up, when file descriptors, threads or connections grow, or when a tick begins
+more than 50 ms after its slot (99th percentile). How late a tick began is read from the database: slots lie on whole seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from tests.postgres import Postgres, load_platform
+from tests.stubs import Stubs
+
+LATE = """SELECT percentile_cont(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY abs(1000 * (((extract(epoch FROM time) + 0.5) % 1)::float8 - 0.5)))
+          FROM (SELECT DISTINCT time FROM system_metrics ORDER BY time OFFSET 1) AS t"""
+MAX_GROWTH_KB, MAX_LATE_MS, CONNECTIONS = 2048, 50.0, 2
+
+
+class Reading(NamedTuple):
+    """What the process holds at a moment."""
+
+    memory_kb: int
+    descriptors: int
+    threads: int
+    connections: int
+
+
+def read(pid: int, connection: psycopg.Connection) -> Reading:
+    """Read it from the kernel and the database."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    count = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ops-worker %'").fetchone()
+    assert count is not None
+    return Reading(int(status["VmRSS"].split()[0]), len(list(Path(f"/proc/{pid}/fd").iterdir())), int(status["Threads"]), count[0])
+
+
+def main() -> int:
+    """Run it; print what was seen; give the exit code."""
+    parser = argparse.ArgumentParser(description="Run the sidecar for long and watch it.")
+    parser.add_argument("--seconds", type=int, default=600, help="how long (600)")
+    seconds = parser.parse_args().seconds
+    with Postgres() as server, Stubs() as stubs:
+        load_platform(server.url())
+        fast = {"DATABASE_URL": server.url(), "METRICS_COLLECTION_INTERVAL": "1", "HEALTH_CHECK_INTERVAL": "5", "SIDECAR_PORT": "0"}
+        command = [sys.executable, "-m", "ops_worker", "sidecar"]
+        with (
+            subprocess.Popen(command, env=os.environ | stubs.env | fast, stdout=subprocess.DEVNULL) as worker,
+            psycopg.connect(server.url(), autocommit=True) as connection,
+        ):
+            time.sleep(max(6, min(60, seconds / 4)))  # the warm-up
+            readings = [read(worker.pid, connection)]
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(0.73)  # so as not to look always at the same moment of a tick
+                readings.append(read(worker.pid, connection))
+            row = connection.execute(LATE)
+            (late,) = row.fetchone() or ([0.0, 0.0, 0.0],)
+            samples = connection.execute("SELECT count(DISTINCT time) FROM system_metrics").fetchone()
+            worker.send_signal(signal.SIGTERM)
+            code = worker.wait(20)
+    quarter = max(1, len(readings) // 4)
+    first, last = readings[:quarter], readings[-quarter:]
+    # The most that is held at once, early and late: a thread or descriptor more during a tick is no growth.
+    growth = {field: max(getattr(r, field) for r in last) - max(getattr(r, field) for r in first) for field in Reading._fields}
+    print(
+        f"{seconds} s, {samples and samples[0]} samples; late by p50 {late[0]:.1f}, p99 {late[1]:.1f}, at most {late[2]:.1f} ms; exit code {code}"
+    )
+    print(f"at the end {last[-1]}; growth {growth}")
+    faults = [f"{field} grew by {by}" for field, by in growth.items() if by > (MAX_GROWTH_KB if field == "memory_kb" else 0)]
+    faults += [f"p99 of lateness is {late[1]:.1f} ms"] * (late[1] > MAX_LATE_MS)
+    most = max(reading.connections for reading in readings)
+    faults += [f"{most} connections"] * (most != CONNECTIONS)
+    faults += [f"exit code {code}"] * (code != 0)
+    print(*[f"FAULT: {fault}" for fault in faults] or ["no fault"], sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
