@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+SOAK   ?= 600
 
 .PHONY: help run test unit lowest lint format soak bench clean
 
@@ -41,8 +42,8 @@ format: $(READY) ## put the format right
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-soak: $(READY) ## ten minutes of the sidecar at its shortest intervals, watched for growth and lateness
-	$(BIN)/python -m tests.soak
+soak: $(READY) ## the sidecar at its shortest intervals for SOAK seconds (600), watched for growth and lateness
+	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
 bench: $(READY) ## measure a pass against a hand-written floor
 	$(BIN)/python -m tests.bench

@@ -10,6 +10,10 @@ from typing import Any
 MAX_INT_DIGITS = 4_000
 """Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
 
+MAX_DEPTH = 200
+"""Levels of nesting: few enough for whatever reads, writes or stores it after us."""
+TOO_DEEP = "nested too deeply"
+
 MAX_REASON = 300
 """Characters of a reason: long enough for any error there is, short enough for a line and a termination message."""
 
@@ -29,7 +33,7 @@ def decode(body: bytes) -> dict[str, Any]:
         if isinstance(found, dict):
             return {_storable(key): _storable(value) for key, value in found.items()}
     except RecursionError:
-        raise ValueError("bad JSON: nested too deeply") from None
+        raise ValueError(f"bad JSON: {TOO_DEEP}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"bad JSON: not {error.encoding} at byte {error.start}") from None
     except ValueError as error:
@@ -55,11 +59,13 @@ def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= MAX_INT_DIGITS else None
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: Any, depth: int = 1) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(TOO_DEEP)
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
+        return {_storable(key): _storable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_storable(item) for item in value]
+        return [_storable(item, depth + 1) for item in value]
     return value

@@ -116,9 +116,9 @@ class OneShotTransport(httpx.BaseTransport):
         except BaseException:
             connection.close()
             raise
-        encoded = any(name == b"content-encoding" for name, _ in head.headers)
-        stream = _Body(connection, _COMPRESSED_SLICE if encoded else _RECEIVE)
-        return httpx.Response(head.status_code, headers=list(head.headers), stream=stream, extensions={"started": started})
+        headers = httpx.Headers(list(head.headers))
+        codings = [coding.strip().lower() for coding in headers.get_list("content-encoding", split_commas=True)]
+        return httpx.Response(head.status_code, headers=headers, stream=_Body(connection, codings), extensions={"started": started})
 
 
 class _Connection:
@@ -167,11 +167,20 @@ class _Connection:
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, connection: _Connection, size: int) -> None:
+    """The body as it comes, in slices that cannot decode to much more than a body may have.
+
+    One coding at the most, and of those that were asked for: two on top of each other, or brotli, grow a slice to
+    gigabytes before anybody can count them.
+    """
+
+    def __init__(self, connection: _Connection, codings: list[str]) -> None:
         self._connection = connection
-        self._size = size
+        self._codings = codings
+        self._size = _COMPRESSED_SLICE if codings else _RECEIVE
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._codings not in ([], ["identity"], ["gzip"], ["deflate"]):
+            raise httpx.DecodingError(f"{', '.join(self._codings)} was not asked for")
         while isinstance(event := self._connection.next_event(), h11.Data):
             data = bytes(event.data)
             for start in range(0, len(data), self._size):

@@ -21,6 +21,7 @@ WHOLE = [
     (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
     (b'{"a": 1' + b"0" * 400 + b"}", {"a": 10**400}),
     (b'{"a": 1' + b"0" * MAX_INT_DIGITS + b"}", {"a": None}),
+    (b'{"a":' * 3 + b"[" * 190 + b"]" * 190 + b"}" * 3, json.loads(b'{"a":' * 3 + b"[" * 190 + b"]" * 190 + b"}" * 3)),
     (b'{"a": {"b": [true, false, null, 1.5, "x"]}}', {"a": {"b": [True, False, None, 1.5, "x"]}}),
 ]
 
@@ -36,6 +37,7 @@ BAD = [
     (b"true", "not a JSON object but a boolean"),
     (b"null", "not a JSON object but null"),
     (b"[" * 200_000, "bad JSON: nested too deeply"),
+    (b'{"a":' * 202 + b"1" + b"}" * 202, "bad JSON: nested too deeply"),
     (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "bad JSON: nested too deeply"),
 ]
 

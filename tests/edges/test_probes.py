@@ -43,6 +43,8 @@ def look(url: str, deadline_s: float = 5.0) -> Observation:
 
 ANSWERS = [
     (reply(OBJECT), 200, OBJECT.encode()),
+    (reply(OBJECT, headers={"Content-Encoding": "identity"}), 200, OBJECT.encode()),
+    (reply(gzip.compress(OBJECT.encode()), headers={"Content-Encoding": "GZIP"}), 200, OBJECT.encode()),
     (reply(gzip.compress(OBJECT.encode()), headers={"Content-Encoding": "gzip"}), 200, OBJECT.encode()),
     (reply(zlib.compress(OBJECT.encode()), headers={"Content-Encoding": "deflate"}), 200, OBJECT.encode()),
     (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"), 200, b"{}"),
@@ -65,10 +67,13 @@ def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> 
     assert seen.latency_ms is not None and 0 <= seen.latency_ms < 1000
 
 
+BOMB = gzip.compress(gzip.compress(b"x" * (16 << 20)))
 UNANSWERED = [
     (reply("x" * (MAX_BODY + 1)), "body larger than 1 MiB"),
     (reply(gzip.compress(b"x" * (64 << 20)), headers={"Content-Encoding": "gzip"}), "body larger than 1 MiB"),
     (reply("{}", headers={"Content-Encoding": "gzip"}), "bad content encoding: "),
+    (reply(BOMB, headers={"Content-Encoding": "gzip, gzip"}), "bad content encoding: gzip, gzip was not asked for"),
+    (reply("x", headers={"Content-Encoding": "br"}), "bad content encoding: br was not asked for"),
     (raw(b""), "protocol error: "),
     (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "protocol error: "),
     (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"), "protocol error: "),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -34,7 +34,7 @@ class Transaction:
         """Take the connection and what the survey found."""
         self._connection = connection
         self._read_at: float = survey["read_at"]
-        self.now: datetime = survey["now"]
+        self.now: datetime = survey["now"].astimezone(UTC)
         self.present = frozenset[str](survey["present"])
         self.hidden = frozenset[str](survey["hidden"])
 
@@ -124,7 +124,7 @@ def _remembered(row: Mapping[str, Any] | None, *, alerted: bool) -> Remembered:
     streak = row["streak"] if isinstance(row["streak"], int) else 0  # absent in the rows of the old loops
     since = None
     with contextlib.suppress(TypeError, ValueError):
-        since = datetime.fromisoformat(row["since"])
+        since = datetime.fromisoformat(row["since"]).astimezone(UTC)
     return Remembered(row["status"] == "healthy", streak, since, row["checked_at"], alerted)
 
 
