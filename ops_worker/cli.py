@@ -166,8 +166,9 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
     for warning in outcome.warnings:
         _log.warning("left out of the sample", extra={"action": "left out", "what": warning})
-    sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
+        sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
+        sys.stdout.flush()
     judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
     return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
 

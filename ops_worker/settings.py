@@ -20,6 +20,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     create_model,
     field_validator,
 )
@@ -55,7 +56,13 @@ def _level(value: Any) -> str:
 
 
 def _database_url(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+    if value is None:
+        return value
+    scheme, _, rest = value.get_secret_value().partition("://")
+    # Any other @ is part of a password that was not escaped, of which libpq would take the rest for a host, and print it.
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    misplaced = rest.count("@") > min(1, authority.count("@"))
+    if scheme not in {"postgresql", "postgres"} or misplaced:
         raise ValueError("no connection URI")
     return value
 
@@ -89,11 +96,13 @@ class Settings(BaseSettings):
         frozen=True, extra="ignore", case_sensitive=True, validate_default=False, alias_generator=str.upper, defer_build=True
     )
 
-    database_url: DatabaseUrl = setting(None, wants="a connection URI, postgresql://user:password@host:port/database")
+    database_url: DatabaseUrl = setting(
+        None, wants="a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"
+    )
     """Connection URI of the database, `postgresql://user:password@host:port/database`; the PG_ variables but PG_ROLE are then ignored."""
     pg_host: Text = setting("iot-postgres", wants="a host name or address")
     """Host of the database."""
-    pg_port: Integer = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
+    pg_port: int = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
     """Port of the database."""
     pg_db: Text = setting("iotcloud", wants="the name of a database")
     """Name of the database."""
@@ -125,6 +134,13 @@ class Settings(BaseSettings):
     """Seconds that a pass may take in all before it gives up with exit code 1; keep it below the Job's activeDeadlineSeconds."""
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
     """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
+
+    @field_validator("pg_port", mode="wrap")
+    @classmethod
+    def _ignored_with_url(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        # Kubernetes sets PG_PORT=tcp://... in every pod beside a Service that is called pg.
+        ignored = value == "" or info.data.get("database_url") is not None
+        return cls.model_fields["pg_port"].default if ignored else check(value)
 
     @field_validator("pg_pass")
     @classmethod
@@ -201,4 +217,4 @@ def _variables(name: str, field: Any) -> list[str]:
 
 def without_password(url: str) -> str:
     """Give a URL as it may be shown: a user and password in it are stars."""
-    return re.sub(r"//[^/@]*@", "//***@", url)
+    return re.sub(r"^([a-zA-Z+]*:)?(//)?.*@", r"\1\2***@", url, flags=re.DOTALL)

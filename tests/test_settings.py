@@ -34,6 +34,7 @@ ACCEPTED = [
     ({"ALERT_AFTER_FAILURES": "3", "RESOLVE_AFTER_SUCCESSES": "2"}, "damping", Damping(3, 2)),
     ({"DATABASE_URL": "", "PG_USER": "u", "PG_DB": "d", "PG_HOST": "h", "PG_PORT": "1"}, "connection",
      {"host": "h", "port": 1, "dbname": "d", "user": "u", "password": "secret"}),
+    ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PORT": "tcp://10.0.0.1:5432"}, "connection", {"conninfo": "postgres://u:p@h/d"}),
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
 ]  # fmt: skip
 
@@ -44,6 +45,7 @@ def test_load(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], name: str, e
     assert expected == getattr(load(monkeypatch, **env), name)
 
 
+NOT_SHOWN = "set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"
 REFUSED = [
     ({"PG_PASS": ""}, "PG_PASS is not set, but is required when DATABASE_URL is empty"),
     ({"PG_PORT": "65536"}, "PG_PORT is '65536', but wants a port number, 1 to 65535"),
@@ -53,7 +55,8 @@ REFUSED = [
     ({"PASS_DEADLINE": "inf"}, "PASS_DEADLINE is 'inf', but wants a number of seconds, at least 6, at most 86400"),
     ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
     ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
-    ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database"),
+    ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"),
+    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://h/d?x=a@b", "iot:a@h")],
 ]  # fmt: skip
 BAD_URLS = [
     "x",
@@ -114,6 +117,13 @@ def test_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for broken in (path, tmp_path / "none.env"):
         with pytest.raises(SettingsError, match=broken.name):
             settings.load(broken)
+
+
+@pytest.mark.parametrize("url", ["ftp://u:se/cret@h", "u:secret@h:8080", "ftp://u:s@ecret@h", "//u:secret@h"])
+def test_without_password(url: str) -> None:
+    """However a URL is malformed, nothing before its last @ is shown but the scheme."""
+    assert "cret" not in settings.without_password(url)
+    assert settings.without_password(url).endswith("***@" + url.rpartition("@")[2])
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ MAX_INT_DIGITS = 4_000
 """Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
 
 MAX_DEPTH = 200
-"""Levels of nesting: few enough for whatever reads, writes or stores it after us."""
-TOO_DEEP = "nested too deeply"
+"""Levels of nesting that are kept: few enough for whatever reads, writes or stores them after us."""
 
 MAX_REASON = 300
 """Characters of a reason: long enough for any error there is, short enough for a line and a termination message."""
@@ -22,23 +21,38 @@ _UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Read a response body as a JSON object in which ``jsonb`` has nothing to refuse.
+    """Read a response body as a JSON object, in which NaN and infinities are null.
 
-    NaN and infinities become null, U+0000 and lone surrogates become U+FFFD, in keys too. Raises ValueError, with what
-    is wrong in one short sentence, for anything that is no JSON object; never another exception.
+    Raises ValueError, with what is wrong in one short sentence, for anything else; never another exception.
     """
     try:
         # NaN and Infinity are no JSON, but Python's own encoder writes them, so services send them.
         found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
-        if isinstance(found, dict):
-            return {_storable(key): _storable(value) for key, value in found.items()}
     except RecursionError:
-        raise ValueError(f"bad JSON: {TOO_DEEP}") from None
+        raise ValueError("bad JSON: nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"bad JSON: not {error.encoding} at byte {error.start}") from None
     except ValueError as error:
         raise ValueError(f"bad JSON: {error}") from None
+    if isinstance(found, dict):
+        return found
     raise ValueError(f"not a JSON object but {_KINDS[type(found)]}")
+
+
+def storable(value: Any, depth: int = 1) -> Any:
+    """Copy a decoded value so that ``jsonb`` has nothing to refuse.
+
+    U+0000 and lone surrogates become U+FFFD, in keys too; what is nested deeper than MAX_DEPTH becomes null.
+    """
+    if depth > MAX_DEPTH:
+        return None
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {storable(key): storable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item, depth + 1) for item in value]
+    return value
 
 
 def one_line(text: str) -> str:
@@ -57,15 +71,3 @@ def _finite(digits: str) -> float | None:
 
 def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= MAX_INT_DIGITS else None
-
-
-def _storable(value: Any, depth: int = 1) -> Any:
-    if depth > MAX_DEPTH:
-        raise ValueError(TOO_DEEP)
-    if isinstance(value, str):
-        return _UNSTORABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_storable(item, depth + 1) for item in value]
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.answer import decode, one_line
+from ops_worker.core.answer import decode, one_line, storable
 from ops_worker.core.model import Failure, Observation, Recorded, Remembered, State, Update, Verdict
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def judge(seen: Observation) -> Verdict:
         answer = decode(seen.body)
     except ValueError as error:
         return Verdict(seen.target, seen.taken_at, State.UNKNOWN, one_line(str(error)))
-    counters = answer.get("counters", {})
+    counters = storable(answer.get("counters", {}))
     return Verdict(seen.target, seen.taken_at, State.HEALTHY, "", seen.latency_ms, seen.http_status, counters)
 
 

@@ -53,7 +53,7 @@ def observe(targets: Sequence[Target], *, deadline_s: float = PROBE_DEADLINE_S, 
     Never raises for what a service does. A probe that hangs where no deadline reaches it (in the system's resolver)
     is given up: its thread is left behind and the target's observation is a timeout.
     """
-    transport = OneShotTransport(_tls_context() if any(target.url.startswith("https:") for target in targets) else None)
+    transport = OneShotTransport(_tls_context() if any(target.url.lower().startswith("https:") for target in targets) else None)
     waiting: SimpleQueue[int] = SimpleQueue()
     answered: SimpleQueue[tuple[int, Observation]] = SimpleQueue()
     for index in range(len(targets)):
@@ -223,14 +223,17 @@ def _connect(addresses: Sequence[tuple[socket.AddressFamily, tuple[object, ...]]
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = None
         try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sock.settimeout(left / (len(addresses) - index))
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
-            sock.close()
-            last = error
+            if sock is not None:
+                sock.close()
+            # A refusal says most: a machine is there, and nothing listens.
+            last = last if isinstance(last, ConnectionRefusedError) else error
         else:
             return sock
     if isinstance(last, (TimeoutError, ConnectionResetError, ConnectionAbortedError)):

@@ -33,6 +33,7 @@ SELECT clock_timestamp() AS now,
        CASE WHEN current_setting('transaction_read_only')::boolean THEN NULL
             ELSE pg_current_xact_id()::text END AS xid,
        current_user::text AS role,
+       current_setting('server_encoding') AS encoding,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE to_regclass(t) IS NOT NULL) AS present,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE row_security_active(to_regclass(t))) AS hidden
 
@@ -43,8 +44,10 @@ COMMIT
 ROLLBACK
 
 -- name: xact_status
--- After a COMMIT whose answer was lost: committed, aborted, in progress, or NULL when it is too old to tell.
-SELECT pg_xact_status(%(xid)s::text::xid8) AS status
+-- After a COMMIT whose answer was lost: committed, aborted, in progress, or NULL when it is too old to tell. A number
+-- that this server has not given out yet was lost in a crash or a failover, with everything that it did.
+SELECT CASE WHEN %(xid)s::text::xid8 >= pg_current_xact_id() THEN 'aborted'
+            ELSE pg_xact_status(%(xid)s::text::xid8) END AS status
 
 -- name: remembered
 SELECT h.service, h.status, h.details -> 'streak' AS streak, h.details ->> 'since' AS since, h.checked_at
@@ -100,6 +103,7 @@ FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (time timestamptz, metric text,
 -- name: may_create
 SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed
 
--- name: grant_to_role
--- Format for the one statement that cannot take its names as parameters.
-SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%I TO %%I', %(table)s::text, %(role)s::text) AS statement
+-- name: grants_to_role
+-- The one statement that cannot take its names as parameters; none where the table is somebody else's.
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s::text) AS statement
+FROM pg_class WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE')

@@ -151,6 +151,11 @@ def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [alive, dead])
     stub.mode = "down"
     assert look("http://two.example").error == "Connection refused"
+    nowhere = (99, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))  # a family that this machine does not have
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [alive, nowhere])
+    assert look("http://two.example").error == "Connection refused"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [nowhere])
+    assert look("http://two.example").failure is Failure.NO_CONNECTION
 
 
 def test_observe_connection_without_time() -> None:
@@ -218,6 +223,7 @@ def test_tls(authority: trustme.CA) -> None:
     """A certificate of a trusted authority for the right name is accepted."""
     stub = served(authority.issue_cert("127.0.0.1"))
     assert look(stub.url).http_status == 200
+    assert look(stub.url.replace("https", "HTTPS")).http_status == 200
     stub.close()
 
 

@@ -315,6 +315,32 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
     assert database.samples() == {("a", "b"): 1.0}
 
 
+def test_commit_settled_late(database: Database) -> None:
+    """The question what became of a COMMIT is asked again when its answer is lost as well."""
+    cut: list[bytes] = []
+
+    def watch(_: int, data: bytes) -> str:
+        for text, verdict_word in ((b"COMMIT\x00", "deaf"), (b"pg_xact_status", "drop")):
+            if text in data and text not in cut:
+                cut.append(text)
+                return verdict_word
+        return ""
+
+    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+        store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
+        store.transact(METRICS, lambda t: t.record_samples([ONE]))
+        store.close()
+    assert len(cut) == 2
+    assert database.samples() == {("a", "b"): 1.0}
+
+
+def test_was_committed(store: Store, database: Database) -> None:
+    """A transaction that a crash or a failover took away with its number was not committed."""
+    done = str(database.value("SELECT pg_current_xact_id()::text"))
+    asked = store.transact(METRICS, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")])
+    assert asked == [True, False]
+
+
 def test_deadlock_is_retried(store: Store, database: Database) -> None:
     """A serialization failure or deadlock is retried once, and only once."""
     tries = []

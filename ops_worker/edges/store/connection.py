@@ -134,7 +134,9 @@ class Store:
                     connection.execute(SQL["set_role"], {"role": self._role})
                 for table in tables:
                     if table not in present:
-                        self._create(connection, table)
+                        connection.execute(script(table))
+                    for grant in self._grants(connection, table):
+                        connection.execute(grant)
                 connection.execute(SQL["commit"])
         except psycopg.Error as error:
             raise told(error, self._place) from error
@@ -146,7 +148,7 @@ class Store:
             self._connection.close()
             self._connection = None
 
-    def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool) -> T:
+    def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool, first: bool = True) -> T:
         connection = self._connected()
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             tables = dict.fromkeys((*purpose.needs, *filter(None, [purpose.makes]), *reads))
@@ -156,11 +158,19 @@ class Store:
                 raise _LockHeldError
             if purpose.makes and purpose.makes not in survey["present"] and not dry_run:
                 connection.execute(SQL["rollback"])
-                self.create([purpose.makes])
-                return self._attempt(purpose, work, reads, dry_run=dry_run)
+                self._make(purpose, survey["role"], first=first)
+                return self._attempt(purpose, work, reads, dry_run=dry_run, first=False)
             done = work(Transaction(connection, survey))
             self._commit(connection, survey["xid"])
         return done
+
+    def _make(self, purpose: Purpose, role: str, *, first: bool) -> None:
+        if not first:
+            raise SchemaError(
+                f"{purpose.makes} is there, but role {role} does not see it in database {self._place}: "
+                "give the login role and PG_ROLE the same search_path, and USAGE on its schema"
+            )
+        self.create([purpose.makes])
 
     def _begin(self, connection: Connection, purpose: Purpose, tables: Iterable[str], *, dry_run: bool) -> tuple[dict[str, Any], bool]:
         with connection.pipeline():
@@ -175,6 +185,10 @@ class Store:
     def _check(self, purpose: Purpose, survey: Mapping[str, Any], *, dry_run: bool) -> None:
         if survey["read_only"] and not dry_run:
             raise DatabaseError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
+        if survey["encoding"] != "UTF8":
+            raise SchemaError(
+                f"database {self._place} is encoded in {survey['encoding']}, which cannot hold every answer: it has to be UTF8"
+            )
         if missing := [table for table in purpose.needs if table not in survey["present"]]:
             platforms = any(table in STANDALONE_TABLES for table in missing)
             remedy = "the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`"
@@ -198,18 +212,18 @@ class Store:
         while True:
             time.sleep(RECONNECT_PAUSE_S)
             self._connection = None
-            with contextlib.suppress(OpsWorkerError):
+            with contextlib.suppress(OpsWorkerError, psycopg.Error):  # the server may come and go meanwhile
                 status = one(self._connected().execute(SQL["xact_status"], {"xid": xid}))["status"]
                 if status in {"committed", "aborted"}:
                     return bool(status == "committed")
             if time.monotonic() > end:
                 raise CommitUnknownError(xid)
 
-    def _create(self, connection: Connection, table: str) -> None:
-        connection.execute(script(table))
-        if self._role:
-            grant = connection.execute(SQL["grant_to_role"], {"table": table, "role": self._role})
-            connection.execute(one(grant)["statement"])
+    def _grants(self, connection: Connection, table: str) -> list[str]:
+        if not self._role:
+            return []
+        found = connection.execute(SQL["grants_to_role"], {"table": table, "role": self._role})
+        return [row["statement"] for row in found]
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:

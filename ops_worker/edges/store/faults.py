@@ -20,11 +20,16 @@ class Meaning(NamedTuple):
 
 
 MEANINGS = (
-    Meaning((pg.InvalidParameterValue,), SchemaError, "set PG_ROLE to a role that exists, or leave it empty"),
+    Meaning((pg.InvalidParameterValue, pg.UndefinedObject), SchemaError, "set PG_ROLE to a role that exists, or leave it empty"),
     Meaning(
         (pg.InsufficientPrivilege,),
         SchemaError,
         "grant that to the login role, or set PG_ROLE to a role that has it; `ops-worker init-db`, run by the owner, makes tables",
+    ),
+    Meaning(
+        (pg.InvalidSchemaName,),
+        SchemaError,
+        "give the role a search_path with a schema that is there",
     ),
     Meaning(
         (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch, pg.NotNullViolation, pg.WrongObjectType),
