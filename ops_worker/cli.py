@@ -131,7 +131,8 @@ def _loop(options: argparse.Namespace, settings: Settings) -> int:
     def context(name: str, interval_s: float) -> Context:
         where = {"role": settings.pg_role, "application": f"ops-worker {name}"}
         database = store.Store(settings.connection, loop_deadline_s=settings.pass_deadline, **where)
-        waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if name == "metrics" else None
+        keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
+        waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
         return Context(settings, probes.observe, database, time.monotonic, options.dry_run, waiting)
 
     stop, until = Event(), time.monotonic() + options.seconds

@@ -74,6 +74,12 @@ def planned(updates: Iterable[Update]) -> Recorded:
     return Recorded(updates, opening, closing)
 
 
+def alerted(before: Mapping[str, Remembered], recorded: Recorded) -> tuple[str, ...]:
+    """Name the services that have an alert once this is recorded."""
+    had = {name for name, known in before.items() if known.alerted}
+    return tuple(sorted((had | {*recorded.opened}) - {*recorded.closed}))
+
+
 def details(update: Update) -> dict[str, Any]:
     """Build ``service_health.details``: the keys that the platform's contract names, then the worker's own two."""
     verdict = update.verdict

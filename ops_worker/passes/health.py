@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.core.health import judge, plan, planned
+from ops_worker.core.health import alerted, judge, plan, planned
 from ops_worker.core.model import Outcome, Result
 from ops_worker.edges.store import HEALTH
 
@@ -24,7 +24,6 @@ def run(context: Context) -> Outcome:
     if not context.settings.system_alert_enabled:
         return Outcome("health", Result.OFF)
     verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
-
     before: Mapping[str, Remembered] = {}
 
     def keep(transaction: Transaction) -> Recorded:
@@ -39,6 +38,4 @@ def run(context: Context) -> Outcome:
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    alerted = {name for name, known in before.items() if known.alerted}
-    alerted = alerted if context.dry_run else (alerted | set(kept.opened)) - set(kept.closed)
-    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, tuple(sorted(alerted)))
+    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, alerted(before, kept))

@@ -225,6 +225,19 @@ def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> N
     assert all(row["time"].timestamp() > before for row in away)
 
 
+def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
+    """A looped dry run writes nothing, also not later what it could not show."""
+    server, database = own
+    with worker.start("metrics", "--every", "0.5", "--dry-run") as process:
+        time.sleep(2)
+        server.stop()
+        time.sleep(1.5)
+        server.start()
+        time.sleep(3)
+        ended(process)
+    assert database.samples() == {}
+
+
 def test_stopped_process(worker: Worker, database: Database) -> None:
     """A process that was stopped for long goes on with one pass, not with a burst, and counts the ticks it skipped."""
     with worker.start("metrics", "--every", "1") as process:

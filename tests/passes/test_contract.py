@@ -189,11 +189,12 @@ def test_alert_story(run: Passes, database: Database, stubs: Stubs) -> None:
     stubs["ingest"].mode = "down"
     assert run("health").opened == ("ingest",)
     stubs["ingest"].mode = "503"
-    assert run("health").opened == ()
+    assert (run("health").opened, run("health").alerted) == ((), ("ingest",))
     database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' WHERE tenant_id = '__system__'")
     assert run("health").opened == ()
     stubs["ingest"].mode = "ok"
-    assert run("health").closed == ("ingest",)
+    outcome = run("health")
+    assert (outcome.closed, outcome.alerted) == (("ingest",), ())
     (alert,) = database.alerts()
     assert (alert["status"], alert["summary"]) == ("CLOSED", "Service unhealthy: ingest (Connection refused)")
     assert alert["details"].keys() == {"resolved_at"}
