@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PROBE_DEADLINE_S = 5.0
-"""Seconds for one probe in all (contract, section 2)."""
+"""Seconds for one probe in all (README, "What is seen")."""
 MAX_BODY = 1 << 20
-"""Bytes of a body, decoded (contract, section 2)."""
+"""Bytes of a body, decoded (README, "What is seen")."""
 MAX_HEAD = 1 << 16
 """Bytes of a status line and headers."""
 CONCURRENCY = 64
