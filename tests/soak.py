@@ -69,8 +69,8 @@ def main() -> int:
             code = worker.wait(20)
     quarter = max(1, len(readings) // 4)
     first, last = readings[:quarter], readings[-quarter:]
-    # The most that is held at once, early and late: a thread or descriptor more during a tick is no growth.
-    growth = {field: max(getattr(r, field) for r in last) - max(getattr(r, field) for r in first) for field in Reading._fields}
+    # The least that is held, early and late: what a tick holds while it runs is no growth, what it leaves behind is.
+    growth = {field: min(getattr(r, field) for r in last) - min(getattr(r, field) for r in first) for field in Reading._fields}
     print(
         f"{seconds} s, {samples and samples[0]} samples; late by p50 {late[0]:.1f}, p99 {late[1]:.1f}, at most {late[2]:.1f} ms; exit code {code}"
     )
