@@ -13,18 +13,19 @@ import math
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
 from ops_worker.core.model import Result
-from ops_worker.core.report import RENDERERS
+from ops_worker.core.report import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ops_worker.core.model import Outcome, Tick
+    from ops_worker.core.model import Observation, Outcome, Target, Tick
     from ops_worker.settings import Settings
 
 _log = logging.getLogger("ops_worker")
@@ -42,11 +43,12 @@ exit codes:
 
 
 class Command(NamedTuple):
-    """A subcommand: what it does in a line, what adds its options, what runs it."""
+    """A subcommand: what it does in a line, what adds its options, what runs it. Without settings it runs with options only."""
 
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Settings], int]
+    has_settings: bool = True
 
 
 def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
@@ -83,35 +85,66 @@ def _check(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     from ops_worker import guard, log, settings
 
+    command = COMMANDS[options.command]
+    options.left_at = settings.termination_message_path() if command.has_settings else ""
+    if not command.has_settings:
+        log.setup("INFO")
+        guard.release_signals()
+        return command.run(options)  # type: ignore[call-arg]
     found = settings.load(options.env_file)
+    options.left_at, options.job = found.termination_message_path, found.job_name
     log.setup(found.log_level)
     if guarded and not _intervals(options, found):
         left = found.pass_deadline - (time.monotonic() - options.begun)
         guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
-    return COMMANDS[options.command].run(options, found)
+    return command.run(options, found)
 
 
 def _pass(options: argparse.Namespace, settings: Settings) -> int:
     if options.every is not None:
         return _loop(options, settings)
-    from ops_worker.edges import probes, store
+    from ops_worker import termination
+    from ops_worker.edges import store
     from ops_worker.passes import PASSES, Context
 
-    database = store.Store(settings.connection, role=settings.pg_role, application=f"ops-worker {options.command}")
+    again = store.Patience(settings.confirm_failures, settings.confirm_delay)
+    database = store.Store(settings.connection, role=settings.pg_role, application=f"ops-worker {options.command}", again=again)
+    observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
     try:
-        outcome = PASSES[options.command](Context(settings, probes.observe, database, time.monotonic, options.dry_run))
+        outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
     finally:
         database.close()
-    return _tell(options, outcome._replace(duration_s=time.monotonic() - options.begun))
+    outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+    code = _tell(options, outcome)
+    termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))
+    if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
+        _announce(settings.job_name, outcome)
+    return code
+
+
+def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
+    from ops_worker.edges import probes
+
+    if not settings.confirm_failures:
+        return probes.observe
+    return partial(probes.confirm, times=settings.confirm_failures, delay_s=settings.confirm_delay, budget_s=budget_s)
+
+
+def _announce(job: str, outcome: Outcome) -> None:
+    from ops_worker.edges import cluster
+
+    reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
+    for warning in cluster.announce(job, [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]):
+        _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
 def _loop(options: argparse.Namespace, settings: Settings) -> int:
     """Run the passes that are asked for, each in a loop of its own."""
     from threading import Event
 
-    from ops_worker import loop
+    from ops_worker import loop, termination
     from ops_worker.core.backlog import Backlog
-    from ops_worker.edges import probes, store
+    from ops_worker.edges import store
     from ops_worker.passes import PASSES, Context, metrics
 
     intervals = _intervals(options, settings)
@@ -122,18 +155,29 @@ def _loop(options: argparse.Namespace, settings: Settings) -> int:
         telemetry = Telemetry(intervals, settings.pass_deadline)
         telemetry.serve(settings.sidecar_host, settings.sidecar_port)
 
+    worst = DONE
+
     def told(tick: Tick) -> int:
+        nonlocal worst
         if telemetry is not None:
             telemetry.tell(tick)
         loop.log_tick(tick)
-        return tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
+        code = tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
+        job = settings.job_name
+        found = failed(tick.loop, str(tick.error), code, job) if tick.outcome is None else summary(tick.outcome, code, job)
+        worst = max(worst, code, key=loop.SEVERITY.index)
+        if code == worst:  # the exit code will be that of the worst pass: so is the message
+            termination.leave(settings.termination_message_path, message(found))
+        return code
 
     def context(name: str, interval_s: float) -> Context:
-        where = {"role": settings.pg_role, "application": f"ops-worker {name}"}
-        database = store.Store(settings.connection, loop_deadline_s=settings.pass_deadline, **where)
+        told_as = f"ops-worker {name}"
+        database = store.Store(
+            settings.connection, role=settings.pg_role, application=told_as, loop_deadline_s=settings.pass_deadline
+        )
         keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
         waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
-        return Context(settings, probes.observe, database, time.monotonic, options.dry_run, waiting)
+        return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
 
     stop, until = Event(), time.monotonic() + options.seconds
     loops = [
@@ -195,6 +239,10 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
     if getattr(options, "output", "") == "json":
         failure = {"pass": options.command, "result": "failed", "error": str(error), "exit_code": error.exit_code}
         print(json.dumps(failure))
+    if path := getattr(options, "left_at", ""):
+        from ops_worker import termination
+
+        termination.leave(path, message(failed(options.command, str(error), error.exit_code, getattr(options, "job", ""))))
     return error.exit_code
 
 

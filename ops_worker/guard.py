@@ -25,6 +25,11 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
+def release_signals() -> None:
+    """Let them end the process in the usual way: for a command that is no pass."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def watch(deadline_s: float, end: Callable[[str], int]) -> None:
     """End the process on a signal or after ``deadline_s`` seconds; ``end`` is told why and gives the exit code."""
 

@@ -128,6 +128,16 @@ class Settings(BaseSettings):
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
     """Port on which the sidecar serves them; 0: it does not."""
+    confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", only="health metrics sidecar", ge=0, le=5)
+    """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network may come late."""
+    confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", only="health metrics sidecar", ge=0, le=30)
+    """Seconds before it is made again, out of PASS_DEADLINE."""
+    termination_message_path: Text = setting("", wants="the path of a file", only="health metrics init-db")
+    """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
+    job_name: Text = setting("", wants="the name of a Job", only="health metrics sidecar")
+    """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
+    kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health")
+    """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
     shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
@@ -182,6 +192,29 @@ _URLS: Mapping[str, Any] = {
 _Loaded = create_model("_Loaded", __base__=Settings, **_URLS)
 
 
+class _Given(_Loaded):  # type: ignore[valid-type, misc]  # a class that pydantic made
+    """The settings as others would set them: this process's environment is not read."""
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:  # noqa: ARG003 - pydantic-settings' signature
+        return (init_settings,)
+
+
+def faults(given: Mapping[str, str]) -> list[str]:
+    """Give the faults of settings that are for another process: variables by name, as a manifest holds them."""
+    names = {name.upper(): name for name in Settings.model_fields}
+    try:
+        _Given(**{names.get(name, name): value for name, value in given.items()})
+    except ValidationError as error:
+        return [_fault(fault["loc"][0], fault, given) for fault in error.errors(include_url=False)]
+    return []
+
+
+def termination_message_path() -> str:
+    """Give where to leave the result when the settings themselves are at fault."""
+    return os.environ.get("TERMINATION_MESSAGE_PATH", "")
+
+
 def load(env_file: Path | None = None) -> Settings:
     """Read the environment, and under it the ``.env`` file where there is one.
 
@@ -197,11 +230,11 @@ def load(env_file: Path | None = None) -> Settings:
         raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
 
 
-def _fault(location: int | str, fault: Mapping[str, Any]) -> str:
+def _fault(location: int | str, fault: Mapping[str, Any], given: Mapping[str, str] = os.environ) -> str:
     fields = _Loaded.model_fields.items()
     name, field = next((name, field) for name, field in fields if location in {name, *_variables(name, field)})
     known = _variables(name, field)
-    variable = next((variable for variable in known if variable in os.environ), " or ".join(known))
+    variable = next((variable for variable in known if variable in given), " or ".join(known))
     if fault["type"] == "required":
         return f"{variable} is not set, but {fault['msg']}"
     secret = "SecretStr" in str(field.annotation)

@@ -39,8 +39,9 @@ SETTINGS = {
 class Postgres:
     """A server on a free port of 127.0.0.1, with the superuser ``postgres``. Use it as a context manager."""
 
-    def __init__(self, programs: Path | None = None) -> None:
-        """Prepare the folder; ``programs`` is the bin folder of another PostgreSQL than the packaged one."""
+    def __init__(self, programs: Path | None = None, *, also: str = "") -> None:
+        """Prepare the folder; ``programs`` is the bin folder of another PostgreSQL, ``also`` an address to listen on besides."""
+        self._also = also
         self.home = Path(tempfile.mkdtemp(prefix="ops-worker-pg-"))
         self.data = self.home / "data"
         self.port = _free_port()
@@ -61,6 +62,11 @@ class Postgres:
             self.run("initdb", "--pgdata", str(self.data), "--encoding=UTF8", "--locale=C", "--no-sync", *auth)
             with (self.data / "postgresql.conf").open("a") as conf:
                 conf.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
+                if self._also:
+                    conf.write(f"listen_addresses = '127.0.0.1,{self._also}'\n")
+            if self._also:
+                with (self.data / "pg_hba.conf").open("a") as access:
+                    access.write("host all all 0.0.0.0/0 scram-sha-256\n")
             self.start()
         except BaseException:
             self.__exit__()

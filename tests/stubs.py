@@ -176,9 +176,9 @@ MODES: dict[str, Behaviour] = {
 class Stubs(dict[str, Stub]):
     """All services of the catalogue, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         """Begin to listen."""
-        super().__init__({service.name: Stub(service.name) for service in SERVICES})
+        super().__init__({service.name: Stub(service.name, host=host) for service in SERVICES})
 
     @property
     def env(self) -> dict[str, str]:

@@ -18,6 +18,10 @@ OK = 200
 
 def judge(seen: Observation) -> Verdict:
     """Say what an observation means. Total: any observation has a verdict, and every unhealthy one has a reason."""
+    return _judged(seen)._replace(attempts=seen.attempts)
+
+
+def _judged(seen: Observation) -> Verdict:
     if seen.failure is not None:
         state = State.DOWN if seen.failure is Failure.NO_CONNECTION else State.UNKNOWN
         return Verdict(seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value)

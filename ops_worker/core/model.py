@@ -74,7 +74,7 @@ class Observation(NamedTuple):
 
     ``taken_at`` is the moment of the result in seconds of the process's monotonic clock, so that an age can be told.
     Either ``http_status`` and ``latency_ms`` are set, and ``body`` too when the status is 200; or ``failure`` and
-    ``error`` are.
+    ``error`` are. ``attempts`` is how many probes were made: more than one where an earlier one had no HTTP answer.
     """
 
     target: Target
@@ -84,6 +84,7 @@ class Observation(NamedTuple):
     body: bytes = b""
     failure: Failure | None = None
     error: str = ""
+    attempts: int = 1
 
 
 class State(enum.StrEnum):
@@ -99,7 +100,7 @@ class Verdict(NamedTuple):
     """An observation, judged. ``reason`` is empty exactly when the state is healthy.
 
     ``counters`` is what the service reported under that key, made harmless for ``jsonb``: usually an object, but any
-    JSON value may stand there.
+    JSON value may stand there. ``attempts`` is the observation's.
     """
 
     target: Target
@@ -109,6 +110,7 @@ class Verdict(NamedTuple):
     latency_ms: int | None = None
     http_status: int | None = None
     counters: Any = None
+    attempts: int = 1
 
     @property
     def healthy(self) -> bool:

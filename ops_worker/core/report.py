@@ -32,6 +32,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
                 "state": verdict.state.value,
                 "latency_ms": verdict.latency_ms,
                 "reason": verdict.reason,
+                "attempts": verdict.attempts,
                 "since": since.get(verdict.target.name),
             }
             for verdict in outcome.verdicts
@@ -62,6 +63,28 @@ def as_table(outcome: Outcome) -> str:
     return "\n\n".join([*parts, text(outcome)])
 
 
+def summary(outcome: Outcome, exit_code: int, job: str = "") -> dict[str, Any]:
+    """Build the short form, which is left where Kubernetes shows it: what happened, less what the database holds anyway."""
+    unhealthy = {verdict.target.name: verdict.reason[:80] for verdict in outcome.verdicts if not verdict.healthy}
+    confirmed = sum(verdict.attempts > 1 and not verdict.healthy for verdict in outcome.verdicts)
+    found = {"pass": outcome.name, "result": outcome.result.value, "exit_code": exit_code, "summary": text(outcome)}
+    return found | {"job": job, "confirmed": confirmed, "unhealthy": unhealthy}
+
+
+def failed(name: str, error: str, exit_code: int, job: str = "") -> dict[str, Any]:
+    """Build the document of a pass that was not done."""
+    return {"pass": name, "result": "failed", "exit_code": exit_code, "error": error, "job": job}
+
+
+def message(found: dict[str, Any], limit: int = 4000) -> str:
+    """Render one line of at most ``limit`` bytes (Kubernetes keeps 4096): what is long is cut, and stays JSON."""
+    for cut in (limit, 1000, 300):
+        short = {key: value[:cut] if isinstance(value, str) else value for key, value in found.items()}
+        if len(line := json.dumps(short)) <= limit:
+            return line
+    return json.dumps({key: value for key, value in short.items() if key != "unhealthy"})
+
+
 RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json, "table": as_table}
 """What ``--output`` may name."""
 
@@ -73,6 +96,9 @@ def _body(outcome: Outcome) -> str:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry = outcome.result is Result.DRY_RUN
     parts = [_services(outcome.verdicts)]
+    if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
+        confirmed = sum(not verdict.healthy for verdict in again)
+        parts.append(f"{len(again)} asked again, {confirmed} confirmed")
     if outcome.samples:
         parts.append(f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written")
     if outcome.stale:

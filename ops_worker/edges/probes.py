@@ -35,6 +35,8 @@ MAX_HEAD = 1 << 16
 """Bytes of a status line and headers."""
 CONCURRENCY = 64
 """Probes under way at once; the platform's four all are."""
+RESERVE_S = 5.0
+"""Seconds of a pass that are kept for the database, where probes are made once more."""
 GRACE_S = 0.2
 """How much later than its deadline a probe may say so itself, before it is given up for it."""
 
@@ -70,6 +72,34 @@ def observe(targets: Sequence[Target], *, deadline_s: float = PROBE_DEADLINE_S, 
         threading.Thread(target=work, name="probe", daemon=True).start()
     rounds = -(-len(targets) // threads) if threads else 0
     return _collect(targets, answered, rounds * (deadline_s + GRACE_S), deadline_s)
+
+
+def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
+    targets: Sequence[Target],
+    *,
+    times: int,
+    delay_s: float,
+    budget_s: float,
+    deadline_s: float = PROBE_DEADLINE_S,
+    concurrency: int = CONCURRENCY,
+) -> list[Observation]:
+    """Probe all targets, and those without any HTTP answer up to ``times`` again, of which the last result counts.
+
+    In the first second of a pod its network may not be there yet. A round is begun only while it and the
+    database's ``RESERVE_S`` still fit into ``budget_s``, the seconds that the pass has left.
+    """
+    end = time.monotonic() + budget_s - RESERVE_S
+    seen = observe(targets, deadline_s=deadline_s, concurrency=concurrency)
+    for attempt in range(2, times + 2):
+        again = [index for index, one in enumerate(seen) if one.failure is not None]
+        rounds = -(-len(again) // concurrency)
+        if not again or time.monotonic() + delay_s + rounds * (deadline_s + GRACE_S) > end:
+            break
+        time.sleep(delay_s)
+        second = observe([targets[index] for index in again], deadline_s=deadline_s, concurrency=concurrency)
+        for index, one in zip(again, second, strict=True):
+            seen[index] = one._replace(attempts=attempt)
+    return seen
 
 
 def probe(target: Target, transport: httpx.BaseTransport, deadline_s: float) -> Observation:

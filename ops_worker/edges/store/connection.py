@@ -55,6 +55,13 @@ class Purpose(NamedTuple):
     makes: str = ""
 
 
+class Patience(NamedTuple):
+    """How often a connection that failed is tried again at once, and after how many seconds."""
+
+    times: int = 0
+    delay_s: float = 1.0
+
+
 HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
 METRICS = Purpose("metrics", 2, needs=("system_metrics",))
 
@@ -67,13 +74,19 @@ class Store:
     """The connection, and the only place that begins, commits and retries transactions."""
 
     def __init__(
-        self, connection: Mapping[str, str | int], *, role: str = "", application: str = "ops-worker", loop_deadline_s: float = 0.0
+        self,
+        connection: Mapping[str, str | int],
+        *,
+        role: str = "",
+        application: str = "ops-worker",
+        loop_deadline_s: float = 0.0,
+        again: Patience | None = None,
     ) -> None:
         """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
 
         In a loop, ``loop_deadline_s`` is the longest that a transaction may take before its connection is cut, and a
         connection that failed is not tried again before a pause that grows from 0.5 to 15 s. A process of one pass
-        needs neither: its own deadline ends it.
+        needs neither: its own deadline ends it. It has ``again`` instead, for the first connection of a fresh pod.
 
         Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
         password.
@@ -89,6 +102,7 @@ class Store:
         self._role = role
         self._connection: Connection | None = None
         self._deadline_s = loop_deadline_s
+        self._again = again or Patience()
         self._failures = 0
         self._not_before = 0.0
 
@@ -230,7 +244,7 @@ class Store:
             if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
                 raise DatabaseError(f"no connection to database {self._place}; the next attempt is due in {pause:.1f} s")
             try:
-                self._connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+                self._connection = self._connect()
             except psycopg.Error as error:
                 self._failures += 1
                 self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
@@ -240,6 +254,16 @@ class Store:
                 ) from error
             self._failures = 0
         return self._connection
+
+    def _connect(self) -> Connection:
+        for _ in range(0 if self._deadline_s else self._again.times):
+            try:
+                return _connect(self._conninfo)
+            except psycopg.Error as error:
+                if "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
+                    raise
+                time.sleep(self._again.delay_s)
+        return _connect(self._conninfo)
 
     @contextlib.contextmanager
     def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
@@ -264,6 +288,10 @@ class Store:
             with contextlib.suppress(psycopg.Error):
                 connection.execute(SQL["rollback"])
             raise
+
+
+def _connect(conninfo: str) -> Connection:
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
 
 
 def _cut(sock: socket.socket) -> None:
