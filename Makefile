@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 SOAK   ?= 600
 
-.PHONY: help run test unit lowest lint format soak bench clean
+.PHONY: help run test unit lowest lint format render validate cluster soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,15 @@ lint: $(READY) ## format, style, types and layers
 format: $(READY) ## put the format right
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+render: $(READY) ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (wants kubectl)
+	$(BIN)/python -m tests.render
+
+validate: $(READY) ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
+	$(BIN)/python -m tests.render --check
+
+cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has the image ops-worker:0.1.0
+	$(BIN)/python -m pytest -m cluster
 
 soak: $(READY) ## the sidecar at its shortest intervals for SOAK seconds (600), watched for growth and lateness
 	$(BIN)/python -m tests.soak --seconds $(SOAK)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
+from ops_worker.commands import cluster, manifests
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, SettingsError
@@ -47,7 +48,7 @@ class Command(NamedTuple):
 
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Settings], int]
+    run: Callable[..., int]
     has_settings: bool = True
 
 
@@ -58,10 +59,11 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
     """
     begun = time.monotonic()
     try:
-        options = _parser().parse_args(argv)
+        parser = _parser()
+        options = parser.parse_args(argv)
     except SystemExit as usage:  # argparse has said what is wrong, or printed the help
         return int(usage.code or 0)
-    options.begun = begun
+    options.begun, options.parser = begun, parser
     try:
         _check(options)
         return _run(options, guarded=guarded)
@@ -90,7 +92,7 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     if not command.has_settings:
         log.setup("INFO")
         guard.release_signals()
-        return command.run(options)  # type: ignore[call-arg]
+        return command.run(options)
     found = settings.load(options.env_file)
     options.left_at, options.job = found.termination_message_path, found.job_name
     log.setup(found.log_level)
@@ -131,10 +133,10 @@ def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]]
 
 
 def _announce(job: str, outcome: Outcome) -> None:
-    from ops_worker.edges import cluster
+    from ops_worker.edges.cluster import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    for warning in cluster.announce(job, [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]):
+    for warning in announce(job, [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
@@ -172,9 +174,7 @@ def _loop(options: argparse.Namespace, settings: Settings) -> int:
 
     def context(name: str, interval_s: float) -> Context:
         told_as = f"ops-worker {name}"
-        database = store.Store(
-            settings.connection, role=settings.pg_role, application=told_as, loop_deadline_s=settings.pass_deadline
-        )
+        database = store.Store(settings.connection, role=settings.pg_role, application=told_as, loop_deadline_s=settings.pass_deadline)
         keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
         waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
         return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
@@ -285,6 +285,11 @@ COMMANDS = {
     "metrics": Command("append one sample of the services' counters and the database's figures", _pass_options, _pass),
     "sidecar": Command("run both passes, or those named, each in a loop of its own, until told to stop", _sidecar_options, _loop),
     "init-db": Command("create the tables that the worker owns, where they are missing", _init_options, _init_db),
+    "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),
+    "cluster": Command(
+        "show what the CronJobs in the cluster do, and what is wrong", cluster.cluster_options, cluster.cluster, has_settings=False
+    ),
+    "manifests": Command("check Kubernetes manifests that run the worker", manifests.options, manifests.run, has_settings=False),
 }
 """Every subcommand. Adding one here is all it takes to have it parsed, run and helped."""
 
@@ -294,7 +299,7 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         command = self.prog.partition(" ")[2]
-        self.epilog = f"{_variables(command)}\n{EXIT_CODES}" if command else EXIT_CODES
+        self.epilog = f"{_variables(command)}\n{EXIT_CODES}" if command in COMMANDS and COMMANDS[command].has_settings else EXIT_CODES
         return super().format_help()
 
 

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
     """Port on which the sidecar serves them; 0: it does not."""
     confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", only="health metrics sidecar", ge=0, le=5)
-    """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network may come late."""
+    """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
     confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", only="health metrics sidecar", ge=0, le=30)
     """Seconds before it is made again, out of PASS_DEADLINE."""
     termination_message_path: Text = setting("", wants="the path of a file", only="health metrics init-db")
@@ -202,9 +202,8 @@ class _Given(_Loaded):  # type: ignore[valid-type, misc]  # a class that pydanti
 
 def faults(given: Mapping[str, str]) -> list[str]:
     """Give the faults of settings that are for another process: variables by name, as a manifest holds them."""
-    names = {name.upper(): name for name in Settings.model_fields}
     try:
-        _Given(**{names.get(name, name): value for name, value in given.items()})
+        _Given(**given)
     except ValidationError as error:
         return [_fault(fault["loc"][0], fault, given) for fault in error.errors(include_url=False)]
     return []

@@ -16,11 +16,11 @@ Watch = Callable[[int, bytes], str]
 class Proxy:
     """Listens on 127.0.0.1 and passes on to another port there."""
 
-    def __init__(self, port: int, watch: Watch) -> None:
+    def __init__(self, port: int, watch: Watch, *, own: int = 0) -> None:
         self._target = port
         self._watch = watch
         self._pieces = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", own))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -20,7 +20,11 @@ from ops_worker.cli import main
 
 K8S = Path(__file__).parent.parent / "k8s"
 INSTALLATION = K8S / "base"
-VARIANTS = (*(K8S / "variants" / name for name in ("every-5s", "events", "sidecar")), K8S / "examples" / "inject", K8S / "examples" / "overlay")
+VARIANTS = (
+    *(K8S / "variants" / name for name in ("every-5s", "events", "sidecar")),
+    K8S / "examples" / "inject",
+    K8S / "examples" / "overlay",
+)
 ORDER = ("Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy", "CronJob")
 SCHEMAS = ("1.29", "1.37")
 """The oldest and the newest Kubernetes that is supported; before 1.29 there are no native sidecars without a feature gate."""
@@ -58,7 +62,9 @@ def misfits(path: Path) -> list[str]:
             try:
                 kubernetes_validate.validate(one, version, strict=True)
             except kubernetes_validate.ValidationError as error:
-                faults.append(f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}: Kubernetes {version}: {error.message}")
+                faults.append(
+                    f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}: Kubernetes {version}: {error.message}"
+                )
     return faults
 
 
@@ -68,7 +74,11 @@ def _body(path: Path) -> str:
 
 def _stamped(folder: Path, body: str) -> str:
     digest = hashlib.sha256(body.encode())
-    sources = [folder, *([INSTALLATION] if folder != INSTALLATION else []), *([K8S / "variants" / "inject"] if folder.name == "inject" else [])]
+    sources = [
+        folder,
+        *([INSTALLATION] if folder != INSTALLATION else []),
+        *([K8S / "variants" / "inject"] if folder.name == "inject" else []),
+    ]
     for source in sources:
         for path in sorted(source.glob("*.yaml")):
             if path.name != "rendered.yaml":

@@ -59,7 +59,9 @@ class Installation(NamedTuple):
         """Run a Job from a CronJob, with some variables set otherwise, to its end."""
         text = kubectl("-n", NAMESPACE, "create", "job", name, f"--from=cronjob/ops-worker-{cronjob}", "--dry-run=client", "-o", "json")
         job = json.loads(text)
-        job["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).extend({"name": k, "value": v} for k, v in (env or {}).items())
+        job["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).extend(
+            {"name": k, "value": v} for k, v in (env or {}).items()
+        )
         kubectl("create", "-f", "-", stdin=json.dumps(job))
         end = time.monotonic() + 110
         while time.monotonic() < end:

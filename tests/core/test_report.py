@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ops_worker.core.model import Outcome, Result, Sample, State, Target, Update, Verdict
-from ops_worker.core.report import as_json, as_table, text
+from ops_worker.core.report import as_json, as_table, failed, message, summary, text
 
 pytestmark = pytest.mark.unit
 
@@ -61,10 +61,10 @@ def test_json() -> None:
         "pass": "health",
         "result": "recorded",
         "services": [
-            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "since": None},
+            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "attempts": 1, "since": None},
             {
                 "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
-                "reason": "Connection refused", "since": "2026-03-01T12:00:00+00:00",
+                "reason": "Connection refused", "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
             },
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},
@@ -92,3 +92,20 @@ def test_table() -> None:
         "metrics: 2 services, 1 healthy, 1 down; 2 samples written; 1 warning (0.00 s)",
     ]
     assert as_table(Outcome("health", Result.OFF)) == text(Outcome("health", Result.OFF))
+
+
+@pytest.mark.unit
+def test_message_is_short() -> None:
+    """The termination message is one line of JSON below 4 KiB, whatever is in it."""
+    target = Target("ingest", "http://x/health", "ingest", ())
+    many = tuple(Verdict(target._replace(name=f"s{n}"), 0.0, State.DOWN, "x" * 500, attempts=2) for n in range(200))
+    for found in (
+        summary(Outcome("health", Result.RECORDED, many[:3]), 0),
+        summary(Outcome("health", Result.RECORDED, many), 0),
+        failed("health", "é" * 9000, 1),
+    ):
+        line = message(found)
+        assert len(line.encode()) < 4096
+        assert json.loads(line)["exit_code"] == found["exit_code"]
+    assert json.loads(message(summary(Outcome("health", Result.RECORDED, many[:3]), 0)))["confirmed"] == 3
+    assert "200 asked again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))

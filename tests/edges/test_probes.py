@@ -16,7 +16,7 @@ from ops_worker.core.model import Failure, Observation, Target
 from ops_worker.edges import probes
 from ops_worker.edges.probes import MAX_BODY, observe
 from ops_worker.errors import SettingsError
-from tests.stubs import Behaviour, Stub, raw, reply
+from tests.stubs import Behaviour, Stub, Stubs, raw, reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,3 +270,23 @@ def test_a_fault_of_ours_stays_in_its_probe(stub: Stub, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(probes, "_read", broken)
     assert look(stub.url).error == "oh no"
+
+
+def test_confirm_asks_again(stubs: Stubs) -> None:
+    """A probe without an HTTP answer is made again, and the second result counts; one with an answer is not."""
+    stubs["ingest"].mode = "down"
+    stubs["evaluator"].mode = "503"
+    targets = [Target(name, f"{stubs[name].url}/health", name, ()) for name in ("ingest", "evaluator", "dispatcher")]
+    threading.Timer(0.3, setattr, (stubs["ingest"], "mode", "ok")).start()
+    seen = probes.confirm(targets, times=1, delay_s=0.6, budget_s=40)
+    assert [(one.http_status, one.attempts) for one in seen] == [(200, 2), (503, 1), (200, 1)]
+    assert len(stubs["evaluator"].requests) == 1
+
+
+@pytest.mark.parametrize(("times", "budget_s", "attempts"), [(1, 40, 2), (3, 40, 4), (0, 40, 1), (1, 10, 1)])
+def test_confirm_within_the_budget(stubs: Stubs, times: int, budget_s: float, attempts: int) -> None:
+    """It is made as often as it may, and not at all when the pass has no time left for it."""
+    stubs["ingest"].mode = "down"
+    target = Target("ingest", f"{stubs['ingest'].url}/health", "ingest", ())
+    (seen,) = probes.confirm([target], times=times, delay_s=0.01, budget_s=budget_s)
+    assert (seen.failure, seen.attempts) == (Failure.NO_CONNECTION, attempts)

@@ -1,0 +1,54 @@
+"""``ops-worker manifests check``: the rules of ``ops_worker.manifests`` on files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING
+
+from ops_worker.errors import DONE, UNHEALTHY
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("action", choices=["check"], help="check: tell everything that is wrong with manifests that run ops-worker")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a file, a folder (read as `kubectl apply -f` does), or - for standard input"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each fault and one that counts them; give 0, or 4 when there are any."""
+    from ops_worker import settings
+    from ops_worker.core.catalogue import SERVICES
+    from ops_worker.edges import documents
+    from ops_worker.manifests import Document, Facts, check
+    from ops_worker.variables import variables
+
+    found = [Document(path, content) for path, content in documents.read(options.paths)]
+    urls = [(service.variables, service.url) for service in SERVICES]
+    defaults = {name: variable.default for variable in variables() for name in variable.names}
+    faults = check(found, Facts(_parsed(options.parser), defaults, urls, settings.faults))
+    for fault in faults:
+        print(fault)
+    print(f"manifests: {len(found)} object{'s' * (len(found) != 1)} checked, {len(faults)} fault{'s' * (len(faults) != 1)}")
+    return UNHEALTHY if faults else DONE
+
+
+def _parsed(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
+    """Give what says what is wrong with a command line, in the parser's own words."""
+
+    def parse(arguments: Sequence[str]) -> str:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            try:
+                parser.parse_args(arguments)
+            except SystemExit as ended:
+                return said.getvalue().strip().rpartition("error: ")[2] if ended.code else "asks for help, and does nothing"
+        return ""
+
+    return parse

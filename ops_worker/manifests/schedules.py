@@ -1,0 +1,119 @@
+"""Rules of CronJobs: when a pass runs, how long it may, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from zoneinfo import available_timezones
+
+from ops_worker.manifests import cron
+from ops_worker.manifests.parts import Worker, at, items, mapping, number, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ops_worker.manifests.parts import Document, Facts
+
+Found = tuple[str, str]
+MIN_STARTING_S = 10
+"""The controller looks every 10 s: below that a run may never start (kubernetes.io, "CronJob", limitations)."""
+MAX_NAME = 52
+"""The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
+NO_RETRY = {2, 3}
+"""Exit codes that no retry helps: settings, and schema or permission (README, "Exit codes")."""
+
+
+def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """The schedule can be read, in a zone that exists; without one it is the controller's own."""
+    spec = at(document.content, "spec")
+    try:
+        cron.period(text(spec.get("schedule")))
+    except ValueError as error:
+        yield "spec.schedule", f"{text(spec.get('schedule'))!r} is no cron schedule: {error}"
+    zone = spec.get("timeZone")
+    if zone is None:
+        yield "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"
+    elif zone not in available_timezones():
+        yield "spec.timeZone", f"{zone!r} is no time zone; set Etc/UTC"
+
+
+def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
+    """In order: the pass's own budget, the Job's deadline, the period; so a pass can say what held it up, and none runs into the next."""
+    spec = at(document.content, "spec")
+    if spec.get("concurrencyPolicy") != "Forbid":
+        yield "spec.concurrencyPolicy", f"is {spec.get('concurrencyPolicy') or 'not set'}; set Forbid"
+    active_path = "spec.jobTemplate.spec.activeDeadlineSeconds"
+    active, starting = number(at(spec, "jobTemplate", "spec").get("activeDeadlineSeconds")), number(spec.get("startingDeadlineSeconds"))
+    budget, source = _budget(worker, facts)
+    if active is None:
+        yield active_path, "is not set: with Forbid a pod that cannot start would keep all later ones from it"
+    elif budget is not None and active <= budget:
+        yield active_path, f"is {active:g}; it has to be above {source} ({budget:g}), so that the pass can say what held it up"
+    if starting is None:
+        yield "spec.startingDeadlineSeconds", "is not set: after a hundred missed runs none would start; set 20 to 30"
+    elif starting <= MIN_STARTING_S:
+        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be above 10, or no run might ever start"
+    if spec.get("suspend") is True:
+        return
+    try:
+        period = cron.period(text(spec.get("schedule")))
+    except ValueError:
+        return
+    if active is not None and active >= period:
+        yield active_path, f"is {active:g}; it has to be below the period ({period})"
+    if starting is not None and starting >= period:
+        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be below the period ({period})"
+
+
+def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
+    """Retries agree with the exit codes: one for 1, none for 2 and 3, and an eviction is none of the worker's."""
+    path = "spec.jobTemplate.spec"
+    job = at(document.content, "spec", "jobTemplate", "spec")
+    if worker.pod.get("restartPolicy") != "Never":
+        yield (
+            f"{worker.pod_path}.restartPolicy",
+            f"is {worker.pod.get('restartPolicy') or 'not set'}; set Never: each try is a pod with a log",
+        )
+    backoff = number(job.get("backoffLimit"))
+    if backoff is None or not 0 <= backoff <= 3:  # noqa: PLR2004 - the default is 6, with pauses of minutes
+        yield f"{path}.backoffLimit", f"is {job.get('backoffLimit', 'not set')}; set 1 (0 to 3): the next run comes anyway"
+    rules = [mapping(rule) for rule in items(at(job, "podFailurePolicy").get("rules"))]
+    failing: set[Any] = set()
+    for rule in rules:
+        if rule.get("action") == "FailJob" and at(rule, "onExitCodes").get("operator") == "In":
+            failing |= {code for code in items(at(rule, "onExitCodes").get("values")) if isinstance(code, int)}
+    where = f"{path}.podFailurePolicy.rules"
+    if failing != NO_RETRY:
+        told = ", ".join(map(str, sorted(failing))) or "nothing"
+        yield where, f"FailJob on exit codes {told}; it has to be 2, 3: settings and schema, which no retry helps"
+    conditions = [
+        mapping(one).get("type") for rule in rules if rule.get("action") == "Ignore" for one in items(rule.get("onPodConditions"))
+    ]
+    if "DisruptionTarget" not in conditions:
+        yield where, "has no Ignore on DisruptionTarget: a drained node would count as a failure"
+
+
+def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """What is finished goes away, and what failed stays long enough to be read."""
+    spec = at(document.content, "spec")
+    job = at(spec, "jobTemplate", "spec")
+    for field, wanted in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
+        if number(spec.get(field)) is None:
+            yield f"spec.{field}", f"is not set; set {wanted}"
+    if (number(job.get("ttlSecondsAfterFinished")) or -1) < 0:
+        yield "spec.jobTemplate.spec.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"
+
+
+def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """The name leaves room for what the controller appends."""
+    if len(document.name) > MAX_NAME:
+        yield "metadata.name", f"has {len(document.name)} characters; the controller appends 11 to at most 52"
+
+
+def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
+    if "--for" in worker.arguments[:-1]:
+        return number(worker.arguments[worker.arguments.index("--for") + 1]), "--for"
+    return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
+
+
+RULES = (schedule, deadlines, retries, history, name)
+"""The rules of a CronJob. Each gives fields and what is wrong with them."""

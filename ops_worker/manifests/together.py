@@ -1,0 +1,133 @@
+"""Rules of several objects together: one image, one way through the network, no right more than is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ops_worker.manifests.containers import events
+from ops_worker.manifests.parts import NAME_LABEL, NEEDS_PASSWORD, OURS, Fault, at, items, mapping, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ops_worker.manifests.parts import Document, Facts, Worker
+
+CLUSTER_SCOPED = frozenset(
+    {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "CustomResourceDefinition", "StorageClass"}
+)
+USED = {
+    ("", "events"): {"create", "list"},
+    ("", "pods"): {"list"},
+    ("", "pods/log"): {"get"},
+    ("", "namespaces"): {"get"},
+    ("batch", "cronjobs"): {"get", "list"},
+    ("batch", "jobs"): {"create", "get", "list"},
+}
+"""The verbs that `trigger`, `cluster` and KUBERNETES_EVENTS use."""
+
+
+def files(documents: Sequence[Document]) -> Iterator[Fault]:
+    """What `kubectl apply -f` cannot apply, what must not stand in a file, and what would land in the wrong namespace."""
+    for one in documents:
+        subject = f"{one.kind}/{one.name}"
+        if one.kind in {"Kustomization", "Component"}:
+            yield Fault(one.file, subject, "kind", "`kubectl apply -f` fails on it; keep it in a folder of its own, for `kubectl apply -k`")
+        elif one.kind == "Secret" and (one.content.get("data") or one.content.get("stringData")):
+            yield Fault(one.file, subject, "data", "a Secret is stored in a file; create it in the cluster, and reference it")
+        elif not one.namespace and one.kind not in CLUSTER_SCOPED:
+            yield Fault(one.file, subject, "metadata.namespace", "is not set: it would land in whatever namespace is current")
+
+
+def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:
+    """All containers of ours run the same image."""
+    if not workers:
+        return
+    first = text(workers[0].container.get("image"))
+    for worker in workers:
+        if (found := text(worker.container.get("image"))) != first:
+            yield _fault(worker, f"{worker.where}.image", f"is {found}, but {workers[0].document.name} has {first}; use one everywhere")
+
+
+def network(documents: Sequence[Document], workers: Sequence[Worker], facts: Facts) -> Iterator[Fault]:
+    """The policies that hold for a worker let it reach names, the database and every service that it watches."""
+    policies = [one for one in documents if one.kind == "NetworkPolicy" and "Egress" in items(at(one.content, "spec").get("policyTypes"))]
+    for worker in workers:
+        holding = [one for one in policies if one.namespace == worker.document.namespace and _selects(one, worker)]
+        if not holding:
+            continue
+        allowed = [mapping(rule) for one in holding for rule in items(at(one.content, "spec").get("egress"))]
+        for protocol, port, whither in _needs(worker, facts):
+            if not any(_lets(rule, protocol, port) for rule in allowed):
+                first = holding[0]
+                message = f"does not let {worker.document.kind}/{worker.document.name} reach {protocol} {port} ({whither})"
+                yield Fault(first.file, f"NetworkPolicy/{first.name}", "spec.egress", message)
+
+
+def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
+    """A Role of ours holds the verbs that are used, and no other; and what is used is granted."""
+    granted: set[tuple[str, str, str]] = set()
+    for role in documents:
+        if role.kind not in {"Role", "ClusterRole"} or at(role.content, "metadata", "labels").get(NAME_LABEL) != OURS:
+            continue
+        for index, rule in enumerate(map(mapping, items(role.content.get("rules")))):
+            for group, resource, verb in _triples(rule):
+                granted.add((group, resource, verb))
+                if verb not in USED.get((group, resource), set()):
+                    yield Fault(
+                        role.file,
+                        f"{role.kind}/{role.name}",
+                        f"rules[{index}]",
+                        f"grants {verb} on {resource or '?'}, which nothing here uses",
+                    )
+    for worker in workers:
+        if events(worker) and ("", "events", "create") not in granted:
+            yield _fault(worker, f"{worker.where}.env", "KUBERNETES_EVENTS is on, but no Role here grants create on events")
+
+
+def _fault(worker: Worker, field: str, message: str) -> Fault:
+    return Fault(worker.document.file, f"{worker.document.kind}/{worker.document.name}", field, message)
+
+
+def _triples(rule: Any) -> Iterator[tuple[str, str, str]]:
+    for group in items(rule.get("apiGroups")):
+        for resource in items(rule.get("resources")):
+            for verb in items(rule.get("verbs")):
+                yield str(group), str(resource), str(verb)
+
+
+def _selects(policy: Document, worker: Worker) -> bool:
+    wanted = at(policy.content, "spec", "podSelector", "matchLabels")
+    return all(worker.labels.get(label) == value for label, value in wanted.items())
+
+
+def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
+    yield "UDP", 53, "DNS"
+    yield "TCP", 53, "DNS"
+    if worker.command in NEEDS_PASSWORD:
+        port = worker.env.get("PG_PORT") or facts.defaults["PG_PORT"]
+        if port.isdecimal():
+            yield "TCP", int(port), "PG_PORT"
+    for names, default in facts.urls if worker.command in NEEDS_PASSWORD - {"init-db"} else ():
+        name = next((one for one in names if one in worker.env), names[0])
+        try:
+            url = urlsplit(worker.env.get(name, default))
+            asked = url.port or {"http": 80, "https": 443}[url.scheme]
+        except (ValueError, KeyError):
+            continue  # not watched, or no URL, which another rule tells
+        yield "TCP", asked, name
+    if events(worker):
+        yield "TCP", 443, "the API server"
+
+
+def _lets(rule: Any, protocol: str, port: int) -> bool:
+    if "ports" not in rule:
+        return True
+    return any(_port(mapping(one), protocol, port) for one in items(rule.get("ports")))
+
+
+def _port(allowed: Any, protocol: str, port: int) -> bool:
+    if allowed.get("protocol", "TCP") != protocol:
+        return False
+    first, last = allowed.get("port"), allowed.get("endPort")
+    return first is None or first == port or (isinstance(first, int) and isinstance(last, int) and first <= port <= last)

@@ -1,0 +1,105 @@
+"""The termination message: what `kubectl describe pod` will show."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database, Worker
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.acceptance
+
+
+def left(path: Path) -> dict[str, Any]:
+    """Give the message, which has to be one line below 4 KiB."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < 4096
+    assert "\n" not in text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@pytest.fixture
+def path(worker: Worker, tmp_path: Path) -> Path:
+    """Tell the worker where to leave it."""
+    worker.env["TERMINATION_MESSAGE_PATH"] = str(tmp_path / "termination-log")
+    worker.env["JOB_NAME"] = "ops-worker-health-29400000"
+    return tmp_path / "termination-log"
+
+
+def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
+    """A pass leaves what it counted, and who is unhealthy."""
+    stubs["ingest"].mode = "503"
+    assert worker("health", "--fail-on-unhealthy").returncode == 4
+    found = left(path)
+    assert found.pop("summary").startswith("health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest (")
+    assert found == {
+        "pass": "health",
+        "result": "recorded",
+        "exit_code": 4,
+        "job": "ops-worker-health-29400000",
+        "confirmed": 0,
+        "unhealthy": {"ingest": "http 503"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "error"),
+    [
+        ({"PASS_DEADLINE": "soon"}, 2, "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400"),
+        ({"DATABASE_URL": "postgresql://iot:x@127.0.0.1:1/iot"}, 1, "no connection to database 127.0.0.1:1/iot as iot: "),
+    ],
+)
+def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, error: str) -> None:
+    """So does one that failed: the reason, and its exit code."""
+    assert worker("metrics", **env).returncode == code
+    found = left(path)
+    assert found["error"].startswith(error)
+    assert (found["pass"], found["result"], found["exit_code"]) == ("metrics", "failed", code)
+
+
+def test_loop_leaves_its_worst(worker: Worker, path: Path, stubs: Stubs) -> None:
+    """A loop ends with the exit code of its worst pass, and with its message."""
+    threading.Timer(2.5, setattr, (stubs["ingest"], "mode", "ok")).start()
+    stubs["ingest"].mode = "503"
+    assert worker("health", "--every", "0.5", "--for", "5", "--fail-on-unhealthy").returncode == 4
+    assert left(path)["unhealthy"] == {"ingest": "http 503"}
+
+
+def test_cannot_be_written(worker: Worker, database: Database) -> None:
+    """A path that cannot be written is a warning: the pass is done."""
+    done = worker("health", TERMINATION_MESSAGE_PATH="/nowhere/at/all")
+    assert done.returncode == 0
+    assert '"action": "no termination message"' in done.stderr
+    assert len(database.health()) == 4
+
+
+def test_database_is_asked_again(worker: Worker, database: Database) -> None:
+    """A database that does not answer in a pod's first second is asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    address = urlsplit(database.url)
+    url = urlunsplit(address._replace(netloc=address.netloc.replace(f":{address.port}", f":{port}")))
+    assert "Connection refused" in worker("health", DATABASE_URL=url, CONFIRM_FAILURES="0").stderr
+    late = threading.Timer(1.0, lambda: Proxy(address.port or 0, lambda *_: "", own=port))
+    late.start()
+    done = worker("health", DATABASE_URL=url, CONFIRM_FAILURES="5", CONFIRM_DELAY="0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_confirmed_in_the_summary(worker: Worker, stubs: Stubs) -> None:
+    """The closing line says how many were asked again, and of how many it was true."""
+    stubs["ingest"].mode = "down"
+    done = worker("health", CONFIRM_FAILURES="1", CONFIRM_DELAY="0.1")
+    assert "1 down; 1 asked again, 1 confirmed; 1 alert opened: ingest" in done.stdout
