@@ -78,7 +78,7 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
             shown = state
         if time.monotonic() >= end:
             raise OpsWorkerError(
-                f"job {job} has not ended within {timeout_s:g} s: {state}; it goes on, see `kubectl -n {where.namespace} describe job {job}`"
+                f"{job} has not ended within {timeout_s:g} s: {state}; see `kubectl -n {where.namespace} describe job {job}`"
             )
         time.sleep(POLL_S)
     ended = cronjobs.terminated(pods[-1]) if pods else None

@@ -18,7 +18,7 @@ REMEDIES = {
     "ImagePullBackOff": "check the image's name, and that the cluster may pull it",
     "ErrImageNeverPull": "load the image onto the node",
     "InvalidImageName": "check the image's name",
-    "CreateContainerConfigError": "create the Secret or ConfigMap that it names: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
+    "CreateContainerConfigError": "create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
     "CreateContainerError": "see `kubectl describe pod`",
     "CrashLoopBackOff": "see `kubectl logs`",
     "Unschedulable": "see the nodes' room and taints: `kubectl describe pod`",
@@ -71,7 +71,7 @@ def table(rows: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     warnings = [f"warning: {warning}" for one in rows for warning in one.warnings]
-    return "\n".join(lines + ([""] + warnings if warnings else []))
+    return "\n".join([*lines, *([""] if warnings else []), *warnings])
 
 
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:

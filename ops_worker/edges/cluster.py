@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from ops_worker.core.answer import one_line
 from ops_worker.core.cronjobs import event_of
@@ -27,7 +28,7 @@ EVENTS_S = 5.0
 PAGE = 500
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SELECTOR = "app.kubernetes.io/name=ops-worker"
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
+REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 400, 401, 403, 404
 
 
 class ClusterError(OpsWorkerError):
@@ -117,7 +118,7 @@ class Cluster:
             if not more:
                 return
 
-    def _call(
+    def _call(  # noqa: PLR0913 - as is a call
         self, method: str, group: str, resource: str, name: str = "", *, body: Any = None, deadline_s: float = READ_S
     ) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._text(method, self._path(group, resource, name), resource, {}, body, deadline_s, name=name))
@@ -138,26 +139,20 @@ class Cluster:
         *,
         name: str = "",
     ) -> bytes:
-        from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
+        headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
+        url = f"{self._api.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
+        timeout = (min(CONNECT_S, deadline_s), min(READ_S, deadline_s))
         try:
-            url = self._api.configuration.host + path
-            headers: dict[str, str] = {"Accept": "application/json, */*"}
             self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-            timeout = (min(CONNECT_S, deadline_s), deadline_s)
-            answer = self._api.rest_client.request(
-                method, f"{url}?{_encoded(query)}" if query else url, headers=headers, body=body, _request_timeout=timeout
-            )
-            data: bytes = answer.read() if hasattr(answer, "read") and answer.data is None else answer.data
-        except ApiException as error:
-            raise self._refused(error.status, method, resource, name, str(error.body or error.reason)) from None
+            answer = self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+            data: bytes = answer.read()
         except (HTTPError, OSError, ValueError) as error:
-            raise ClusterError(
-                f"no answer from {self.place}: {one_line(str(error))}; check that it runs, and that this is the cluster meant"
-            ) from None
+            said = f"no answer from {self.place}: {one_line(str(error))}; check that it runs, and that this is the cluster meant"
+            raise ClusterError(said) from None
+        if answer.status >= REFUSED:
+            raise self._refused(answer.status, method, resource, name, data.decode("utf-8", "replace"))
         return data
 
     def _refused(self, status: int, method: str, resource: str, name: str, said: str) -> OpsWorkerError:
@@ -240,9 +235,3 @@ def _outside(config: Any, settings: Any, named: str, context: str) -> tuple[str,
         raise SettingsError([f"--context {context}: there is no such context in {file}"])
     config.load_kube_config(config_file=file, context=used["name"], client_configuration=settings)
     return used["context"].get("namespace", ""), f"context {used['name']}"
-
-
-def _encoded(query: Mapping[str, Any]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode(query)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.manifests.parts import NEEDS_PASSWORD, OURS, at, items, mapping, number
+from ops_worker.manifests.parts import NEEDS_PASSWORD, OURS, at, items, mapping, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,11 @@ def hardening(worker: Worker, _: Facts) -> Iterator[Found]:
         ("readOnlyRootFilesystem", root, "has to be true: the worker writes no file there"),
         ("capabilities.drop", "ALL" in caps, "has to hold ALL"),
         ("capabilities.add", not at(own, "capabilities").get("add"), "has to be empty"),
-        ("seccompProfile.type", at(either, "seccompProfile").get("type") in {"RuntimeDefault", "Localhost"}, "has to be RuntimeDefault"),
+        (
+            "seccompProfile.type",
+            text(at(either, "seccompProfile").get("type")) in {"RuntimeDefault", "Localhost"},
+            "has to be RuntimeDefault",
+        ),
     )
     for field, right, message in wanted:
         if not right:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from ops_worker.manifests import cron
 from ops_worker.manifests.parts import Worker, at, items, mapping, number, text
@@ -32,7 +32,7 @@ def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     zone = spec.get("timeZone")
     if zone is None:
         yield "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"
-    elif zone not in available_timezones():
+    elif not _is_zone(text(zone)):
         yield "spec.timeZone", f"{zone!r} is no time zone; set Etc/UTC"
 
 
@@ -107,6 +107,14 @@ def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """The name leaves room for what the controller appends."""
     if len(document.name) > MAX_NAME:
         yield "metadata.name", f"has {len(document.name)} characters; the controller appends 11 to at most 52"
+
+
+def _is_zone(zone: str) -> bool:
+    try:
+        ZoneInfo(zone)
+    except (KeyError, OSError, ValueError):
+        return False
+    return True
 
 
 def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:

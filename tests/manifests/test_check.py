@@ -1,0 +1,449 @@
+"""Each rule, on the installation as it is rendered, with one thing in it broken."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ops_worker.cli import _parser, main
+from ops_worker.commands.manifests import _parsed
+from ops_worker.core.catalogue import SERVICES
+from ops_worker.manifests import Document, Facts, check
+from ops_worker.manifests.cron import period
+from ops_worker.settings import faults
+from ops_worker.variables import variables
+
+pytestmark = pytest.mark.unit
+
+K8S = Path(__file__).parents[2] / "k8s"
+JOB = "spec.jobTemplate.spec"
+POD = f"{JOB}.template.spec"
+BOX = f"{POD}.containers[0]"
+GONE = object()
+GOOD = [(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(K8S.glob("*.yaml"))]
+FACTS = Facts(
+    _parsed(_parser()),
+    {name: variable.default for variable in variables() for name in variable.names},
+    [(service.variables, service.url) for service in SERVICES],
+    faults,
+)
+
+
+def told(objects: list[tuple[str, Any]]) -> list[str]:
+    """Give the faults of objects."""
+    return [str(fault) for fault in check([Document(file, content) for file, content in objects], FACTS)]
+
+
+def broken(file: str, path: str, value: object, objects: list[tuple[str, Any]] = GOOD) -> list[tuple[str, Any]]:
+    """Give the objects with one field of one file set otherwise, or gone."""
+    changed = copy.deepcopy(objects)
+    node: Any = dict(changed)[file]
+    *way, last = path.replace("[", ".[").split(".")
+    for key in way:
+        node = node[int(key[1:-1])] if key.startswith("[") else node.setdefault(key, {})
+    place: Any = int(last[1:-1]) if last.startswith("[") else last.replace("|", ".")
+    if value is GONE:
+        del node[place]
+    else:
+        node[place] = value
+    return changed
+
+
+def test_good() -> None:
+    """Nothing is wrong with the installation, nor with what has nothing to do with the worker."""
+    assert told(GOOD) == []
+    assert told([("x.yaml", {"kind": "Deployment", "metadata": {"name": "x", "namespace": "x"}, "spec": {"template": {"spec": {}}}})]) == []
+
+
+HEALTH = "40-cronjob-health.yaml"
+ENV = f"{BOX}.env[0]"
+ROWS: list[tuple[str, object, str, str]] = [
+    ("spec.schedule", "* * * *", "spec.schedule", "'* * * *' is no cron schedule: it has 4 fields and not 5"),
+    ("spec.schedule", "0 * * * * *", "spec.schedule", "'0 * * * * *' is no cron schedule: it has 6 fields and not 5"),
+    ("spec.schedule", "60 * * * *", "spec.schedule", "'60 * * * *' is no cron schedule: minute '60' is not one of 0 to 59"),
+    ("spec.schedule", "TZ=UTC * * * * *", "spec.schedule", "'TZ=UTC * * * * *' is no cron schedule: the zone belongs in spec.timeZone"),
+    ("spec.timeZone", GONE, "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"),
+    ("spec.timeZone", "Mars/Olympus", "spec.timeZone", "'Mars/Olympus' is no time zone; set Etc/UTC"),
+    ("spec.concurrencyPolicy", "forbid", "spec.concurrencyPolicy", "is forbid; set Forbid"),
+    ("spec.concurrencyPolicy", GONE, "spec.concurrencyPolicy", "is not set; set Forbid"),
+    (
+        "spec.startingDeadlineSeconds",
+        GONE,
+        "spec.startingDeadlineSeconds",
+        "is not set: after a hundred missed runs none would start; set 20 to 30",
+    ),
+    ("spec.startingDeadlineSeconds", 10, "spec.startingDeadlineSeconds", "is 10; it has to be above 10, or no run might ever start"),
+    ("spec.startingDeadlineSeconds", 60, "spec.startingDeadlineSeconds", "is 60; it has to be below the period (60)"),
+    (
+        f"{JOB}.activeDeadlineSeconds",
+        GONE,
+        f"{JOB}.activeDeadlineSeconds",
+        "is not set: with Forbid a pod that cannot start would keep all later ones from it",
+    ),
+    (
+        f"{JOB}.activeDeadlineSeconds",
+        40,
+        f"{JOB}.activeDeadlineSeconds",
+        "is 40; it has to be above PASS_DEADLINE (40), so that the pass can say what held it up",
+    ),
+    (f"{JOB}.activeDeadlineSeconds", 60, f"{JOB}.activeDeadlineSeconds", "is 60; it has to be below the period (60)"),
+    (
+        f"{BOX}.args",
+        ["health", "--every", "5", "--for", "55"],
+        f"{JOB}.activeDeadlineSeconds",
+        "is 50; it has to be above --for (55), so that the pass can say what held it up",
+    ),
+    (f"{POD}.restartPolicy", "OnFailure", f"{POD}.restartPolicy", "is OnFailure; set Never: each try is a pod with a log"),
+    (f"{JOB}.backoffLimit", GONE, f"{JOB}.backoffLimit", "is not set; set 1 (0 to 3): the next run comes anyway"),
+    (f"{JOB}.backoffLimit", 6, f"{JOB}.backoffLimit", "is 6; set 1 (0 to 3): the next run comes anyway"),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [1, 2, 3],
+        f"{JOB}.podFailurePolicy.rules",
+        "FailJob on exit codes 1, 2, 3; it has to be 2, 3: settings and schema, which no retry helps",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0]",
+        {},
+        f"{JOB}.podFailurePolicy.rules",
+        "FailJob on exit codes nothing; it has to be 2, 3: settings and schema, which no retry helps",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[1]",
+        GONE,
+        f"{JOB}.podFailurePolicy.rules",
+        "has no Ignore on DisruptionTarget: a drained node would count as a failure",
+    ),
+    ("spec.successfulJobsHistoryLimit", GONE, "spec.successfulJobsHistoryLimit", "is not set; set 1"),
+    ("spec.failedJobsHistoryLimit", GONE, "spec.failedJobsHistoryLimit", "is not set; set 3"),
+    (f"{JOB}.ttlSecondsAfterFinished", GONE, f"{JOB}.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"),
+    (f"{JOB}.ttlSecondsAfterFinished", -1, f"{JOB}.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"),
+    (
+        f"{BOX}.args",
+        ["helth"],
+        f"{BOX}.args",
+        "argument COMMAND: invalid choice: 'helth' (choose from 'health', 'metrics', 'sidecar', 'init-db', 'trigger', 'cluster', 'manifests')",
+    ),
+    (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
+    (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
+    (f"{BOX}.command", ["ops-worker"], f"{BOX}.command", "is set; leave it out: the image's entrypoint is ops-worker"),
+    (ENV, {"name": "PASS_DEADLIN", "value": "9"}, f"{BOX}.env", "PASS_DEADLIN is no setting; `ops-worker health --help` lists them"),
+    (ENV, {"name": "CONFIRM_DELAY", "value": "soon"}, f"{BOX}.env", "CONFIRM_DELAY is 'soon', but wants a number of seconds, 0 to 30"),
+    (
+        ENV,
+        {"name": "INGEST_HEALTH_URL", "value": "ftp://x"},
+        f"{BOX}.env",
+        "INGEST_HEALTH_URL is 'ftp://x', but wants an http:// or https:// base URL, or nothing: not watched",
+    ),
+    (ENV, {"name": "PG_PASS", "value": "hunter2"}, f"{BOX}.env", "PG_PASS stands there in plain text; take it from a Secret"),
+    (
+        ENV,
+        {"name": "EVALUATOR_URL", "value": "http://u:hunter2@x:8080"},
+        f"{BOX}.env",
+        "EVALUATOR_URL holds a password in plain text; take it from a Secret",
+    ),
+    (
+        f"{BOX}.envFrom[1]",
+        GONE,
+        f"{BOX}.env",
+        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef",
+    ),
+    (
+        f"{BOX}.envFrom[0]",
+        {"configMapRef": {"name": "other"}},
+        f"{BOX}.envFrom",
+        "ConfigMap other is not among the files of namespace ops-worker",
+    ),
+    (f"{POD}.securityContext.runAsNonRoot", GONE, f"{BOX}.securityContext.runAsNonRoot", "has to be true"),
+    (f"{POD}.securityContext.runAsUser", 0, f"{BOX}.securityContext.runAsUser", "is 0; the image's user is 65532"),
+    (f"{BOX}.securityContext.allowPrivilegeEscalation", GONE, f"{BOX}.securityContext.allowPrivilegeEscalation", "has to be false"),
+    (f"{BOX}.securityContext.privileged", True, f"{BOX}.securityContext.privileged", "has to be false"),
+    (
+        f"{BOX}.securityContext.readOnlyRootFilesystem",
+        GONE,
+        f"{BOX}.securityContext.readOnlyRootFilesystem",
+        "has to be true: the worker writes no file there",
+    ),
+    (f"{BOX}.securityContext.capabilities", {}, f"{BOX}.securityContext.capabilities.drop", "has to hold ALL"),
+    (f"{BOX}.securityContext.capabilities.add", ["NET_RAW"], f"{BOX}.securityContext.capabilities.add", "has to be empty"),
+    (
+        f"{POD}.securityContext.seccompProfile",
+        {"type": "Unconfined"},
+        f"{BOX}.securityContext.seccompProfile.type",
+        "has to be RuntimeDefault",
+    ),
+    (f"{POD}.hostNetwork", True, f"{POD}.hostNetwork", "has to be false"),
+    (
+        f"{POD}.volumes[0]",
+        {"name": "root", "hostPath": {"path": "/"}},
+        f"{POD}.volumes",
+        "root is a hostPath; the worker needs an emptyDir at /tmp, nothing else",
+    ),
+    (f"{BOX}.resources.limits", {}, f"{BOX}.resources.limits.memory", "is not set; 128Mi was measured to do"),
+    (f"{BOX}.resources.requests.cpu", GONE, f"{BOX}.resources.requests.cpu", "is not set; 50m was measured to do"),
+    (
+        f"{BOX}.terminationMessagePolicy",
+        GONE,
+        f"{BOX}.terminationMessagePolicy",
+        "has to be FallbackToLogsOnError, so that a pod always says why it failed",
+    ),
+    (
+        f"{POD}.automountServiceAccountToken",
+        GONE,
+        f"{POD}.automountServiceAccountToken",
+        "has to be false: the command does not ask the cluster",
+    ),
+    (f"{POD}.enableServiceLinks", GONE, f"{POD}.enableServiceLinks", "has to be false: a Service named pg would set PG_PORT"),
+    (f"{POD}.terminationGracePeriodSeconds", 8, f"{POD}.terminationGracePeriodSeconds", "is 8; it has to be above SHUTDOWN_GRACE (8)"),
+    ("metadata.labels", {}, "metadata.labels", "app.kubernetes.io/name, app.kubernetes.io/component, app.kubernetes.io/part-of missing"),
+    (
+        "spec.jobTemplate.metadata.labels.app|kubernetes|io/component",
+        GONE,
+        "spec.jobTemplate.metadata.labels",
+        "app.kubernetes.io/component missing",
+    ),
+    (
+        f"{JOB}.template.metadata.labels.app|kubernetes|io/part-of",
+        GONE,
+        f"{JOB}.template.metadata.labels",
+        "app.kubernetes.io/part-of missing",
+    ),
+    ("metadata.name", "x" * 53, "metadata.name", "has 53 characters; the controller appends 11 to at most 52"),
+    ("metadata.namespace", GONE, "metadata.namespace", "is not set: it would land in whatever namespace is current"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "message"), ROWS, ids=[f"{row[2].rpartition('.')[2]}-{number}" for number, row in enumerate(ROWS)]
+)
+def test_rule(path: str, value: object, field: str, message: str) -> None:
+    """What is broken is told: the file, the object, the field, and what it should be."""
+    name = value if path == "metadata.name" else "ops-worker-health"
+    found = told(broken(HEALTH, path, value))
+    assert f"{HEALTH}: CronJob/{name}: {field}: {message}" in found
+    assert not any("hunter2" in fault for fault in found)
+
+
+def test_image() -> None:
+    """One image everywhere, that stays what it is."""
+    path = f"{BOX}.image"
+    assert told(broken("40-cronjob-metrics.yaml", path, "ops-worker:0.2.0")) == [
+        f"40-cronjob-metrics.yaml: CronJob/ops-worker-metrics: {path}: is ops-worker:0.2.0, but ops-worker-health has ops-worker:0.1.0; use one everywhere"
+    ]
+    everywhere = GOOD
+    for name in ("health", "init-db", "metrics"):
+        everywhere = broken(f"40-cronjob-{name}.yaml", path, "ops-worker:latest", everywhere)
+    message = "'ops-worker:latest' may change by itself; name a version or a digest"
+    assert told(everywhere)[0] == f"{HEALTH}: CronJob/ops-worker-health: {path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value", "missing"),
+    [
+        ("30-networkpolicy.yaml", "spec.egress[0].ports[1]", GONE, "TCP 53 (DNS)"),
+        ("30-networkpolicy.yaml", "spec.egress[0].ports[0]", GONE, "UDP 53 (DNS)"),
+        ("30-networkpolicy.yaml", "spec.egress[1]", GONE, "TCP 5432 (PG_PORT)"),
+        ("20-configmap.yaml", "data.PG_PORT", "6432", "TCP 6432 (PG_PORT)"),
+        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "https://ingest", "TCP 443 (INGEST_HEALTH_URL)"),
+        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "http://ingest:8081", "TCP 8081 (INGEST_HEALTH_URL)"),
+    ],
+)
+def test_network(file: str, path: str, value: object, missing: str) -> None:
+    """A policy has to let every configured target through."""
+    message = f"does not let CronJob/ops-worker-health reach {missing}"
+    assert f"30-networkpolicy.yaml: NetworkPolicy/ops-worker: spec.egress: {message}" in told(broken(file, path, value))
+
+
+def test_network_ranges() -> None:
+    """A range of ports, and a rule without ports, let through what is in them."""
+    wide = [{"ports": [{"protocol": protocol, "port": 1, "endPort": 9000}]} for protocol in ("TCP", "UDP")]
+    assert told(broken("30-networkpolicy.yaml", "spec.egress", wide)) == []
+    assert told(broken("30-networkpolicy.yaml", "spec.egress", [{}])) == []
+
+
+def test_secret() -> None:
+    """A Secret in a file, and a kustomization among what is applied."""
+    secret = {"kind": "Secret", "metadata": {"name": "s", "namespace": "x"}, "stringData": {"PG_PASS": "hunter2"}}
+    assert told([("s.yaml", secret)]) == [
+        "s.yaml: Secret/s: data: a Secret is stored in a file; create it in the cluster, and reference it"
+    ]
+    assert told([("kustomization.yaml", {"kind": "Kustomization"})]) == [
+        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; keep it in a folder of its own, for `kubectl apply -k`"
+    ]
+
+
+def variant(name: str) -> list[tuple[str, Any]]:
+    """Give a variant's objects, each in a file of its kind and name."""
+    objects = yaml.safe_load_all((K8S / name / "rendered.yaml").read_text(encoding="utf-8"))
+    return [(f"{one['kind']}/{one['metadata']['name']}", one) for one in objects]
+
+
+def test_rights() -> None:
+    """No verb that is not used, and none missing that is."""
+    events = variant("variants/events")
+    role = "Role/ops-worker-events"
+    assert told(broken(role, "rules[0].verbs", ["create", "delete"], events)) == [
+        f"{role}: {role}: rules[0]: grants delete on events, which nothing here uses"
+    ]
+    assert told(broken(role, "rules[0].resources", ["*"], events))[:1] == [
+        f"{role}: {role}: rules[0]: grants create on *, which nothing here uses"
+    ]
+    health = "CronJob/ops-worker-health"
+    expected = f"{health}: {health}: {BOX}.env: KUBERNETES_EVENTS is on, but no Role here grants create on events"
+    assert told([(file, content) for file, content in events if file != role]) == [expected]
+    assert f"{health}: {health}: {POD}.automountServiceAccountToken: has to be true: the command asks the cluster" in told(
+        broken(health, f"{POD}.automountServiceAccountToken", False, events)
+    )
+    assert f"NetworkPolicy/ops-worker: NetworkPolicy/ops-worker: spec.egress: does not let {health} reach TCP 443 (the API server)" in told(
+        broken("NetworkPolicy/ops-worker", "spec.egress[3]", GONE, events)
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "message"),
+    [
+        ("livenessProbe", GONE, "livenessProbe", "has to be an httpGet of /health on port 8080"),
+        ("readinessProbe.httpGet.path", "/health", "readinessProbe", "has to be an httpGet of /ready on port 8080"),
+        ("env[1].value", "8081", "livenessProbe", "has to be an httpGet of /health on port 8081"),
+        ("env[0].value", "127.0.0.1", "env", "SIDECAR_HOST has to be 0.0.0.0: the kubelet asks from outside the pod"),
+    ],
+)
+def test_sidecar(path: str, value: object, field: str, message: str) -> None:
+    """A sidecar's probes ask what it serves."""
+    name, box = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0]"
+    assert f"{name}: {name}: {box}.{field}: {message}" in told(broken(name, f"{box}.{path}", value, variant("variants/sidecar")))
+
+
+def test_somebody_elses_pod() -> None:
+    """In a pod of the user's own only our container is looked at."""
+    app = variant("examples/inject")
+    path = "spec.template.spec"
+    assert told(broken("Deployment/my-app", f"{path}.containers[0].securityContext", {}, app)) == []
+    assert told(broken("Deployment/my-app", f"{path}.initContainers[0].securityContext.privileged", True, app)) == [
+        f"Deployment/my-app: Deployment/my-app: {path}.initContainers[0].securityContext.privileged: has to be false"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds"),
+    [
+        ("* * * * *", 60),
+        ("*/5 * * * *", 300),
+        ("0,1 * * * *", 60),
+        ("0 0 * * *", 86400),
+        ("@hourly", 3600),
+        ("0-30/15 8-10 * * MON-fri", 900),
+        ("5/20 * ? jan *", 1200),
+        ("59 * * * *", 3600),
+        ("0 23,0 * * *", 3600),
+    ],
+)
+def test_period(schedule: str, seconds: int) -> None:
+    """The shortest time between two runs."""
+    assert period(schedule) == seconds
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("*/0 * * * *", "minute '*/0' names no moment"),
+        ("5-1 * * * *", "minute '5-1' names no moment"),
+        ("* * * 13 *", "month '13' is not one of 1 to 12"),
+        ("* * * * xyz", "day of the week 'xyz' is not one of 0 to 6"),
+        ("a-b-c * * * *", "minute 'a-b-c' cannot be read"),
+        ("", "it has 0 fields and not 5"),
+    ],
+)
+def test_no_period(schedule: str, message: str) -> None:
+    """What is wrong with a schedule."""
+    with pytest.raises(ValueError, match=f"^{message.replace('*', '[*]')}$"):
+        period(schedule)
+
+
+WEIRD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+    st.just([None]),
+    st.just({"a": {1: 2}}),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_it_holds(data: st.DataObject) -> None:
+    """Any value anywhere gives faults or none, and never an exception."""
+    objects = copy.deepcopy(data.draw(st.sampled_from([GOOD, variant("variants/events"), variant("variants/sidecar")])))
+    node: Any = data.draw(st.sampled_from([content for _, content in objects]))
+    while True:
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        inner = node[key]
+        if not isinstance(inner, (dict, list)) or not inner or data.draw(st.integers(0, 9)) == 0:
+            break
+        node = inner
+    node[key] = data.draw(WEIRD)
+    told(objects)
+
+
+def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The command counts what it checked, and ends with 4 for faults."""
+    assert main(["manifests", "check", str(K8S)]) == 0
+    assert capsys.readouterr().out == "manifests: 7 objects checked, 0 faults\n"
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((K8S / HEALTH).read_text(encoding="utf-8").replace("timeZone: Etc/UTC", "timeZone: Moon"), encoding="utf-8")
+    assert main(["manifests", "check", str(K8S / "20-configmap.yaml"), str(bad)]) == 4
+    assert capsys.readouterr().out == (
+        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is no time zone; set Etc/UTC\nmanifests: 2 objects checked, 1 fault\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: [",
+            "{path} is no YAML: while parsing a flow node expected the node content, but found '<stream end>' in \"<unicode string>\", line 1, column 5: a: [ ^",
+        ),
+        ("a: &x [1]\nb: *x", "{path} is no YAML: an alias (*) stands there, which is not read"),
+        ("[" * 5000, "{path} is no YAML: maximum recursion depth exceeded"),
+        ("just text", "{path} holds something that is no Kubernetes object: it has no kind"),
+        ("- 1", "{path} holds something that is no Kubernetes object: it has no kind"),
+        ("", "no object in {path}"),
+        ("\udcff", "{path} cannot be read: it is not UTF-8"),
+        (None, "{path} cannot be read: No such file or directory"),
+    ],
+)
+def test_unreadable(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, message: str) -> None:
+    """What cannot be read is one line and exit code 2."""
+    path = tmp_path / "x.yaml"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert main(["manifests", "check", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ops-worker manifests: {message.format(path=path)}")
+
+
+def test_standard_input_and_lists() -> None:
+    """`-` reads standard input, and a List is taken apart."""
+    listed = yaml.safe_dump({"kind": "List", "items": [content for _, content in GOOD]})
+    done = subprocess.run(
+        [sys.executable, "-m", "ops_worker", "manifests", "check", "-"],
+        input=listed,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=K8S.parent,
+    )
+    assert (done.returncode, done.stdout) == (0, "manifests: 7 objects checked, 0 faults\n")
