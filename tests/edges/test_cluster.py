@@ -1,0 +1,316 @@
+"""The commands that ask a cluster, against an API server of the test's own."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.cli import main
+from ops_worker.commands import cluster as commands
+from ops_worker.edges import cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
+FORBIDDEN = (403, {"message": "pods is forbidden"})
+
+
+def cronjob(name: str = "ops-worker-health", **status: object) -> dict[str, Any]:
+    """Give a CronJob as the API server does."""
+    template = {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "spec": {"template": {"spec": {}}}}
+    metadata = {"name": name, "uid": f"uid-{name}", "creationTimestamp": "2026-03-01T12:00:00Z"}
+    return {"metadata": metadata, "spec": {"schedule": "* * * * *", "suspend": True, "jobTemplate": template}, "status": status}
+
+
+def pod(code: int | None = None, message: str = "", **status: object) -> dict[str, Any]:
+    """Give a pod, ended with an exit code or not."""
+    state = {} if code is None else {"terminated": {"exitCode": code, "message": message, "finishedAt": "2026-03-01T12:00:02Z"}}
+    about = {"name": "a-pod", "creationTimestamp": "2026-03-01T12:00:00Z", "labels": {"batch.kubernetes.io/job-name": "a-job"}}
+    return {"metadata": about, "status": {"phase": "Pending", "containerStatuses": [{"state": state}]} | status}
+
+
+class Server:
+    """Answers from a table of method and path to status and body; a list gives one answer after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.answers: dict[str, Any] = {}
+        self.asked: list[tuple[str, str, Any]] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append((self.command, self.path, self.headers.get("Authorization")))
+                self._answer()
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append((self.command, self.path, body))
+                self._answer()
+
+            def _answer(self) -> None:
+                found = outer.answers.get(f"{self.command} {self.path.partition('?')[0]}", (404, {"message": "not found"}))
+                status, body = found.pop(0) if isinstance(found, list) else found
+                if status == 0:
+                    time.sleep(3)
+                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                self.send_response(status or 200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.block_on_close = False
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": {"token": "secret"}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u", "namespace": "ops"}}],
+                    "current-context": "test",
+                }
+            )
+        )
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An API server with one CronJob, and the kubeconfig that names it."""
+    running = Server(tmp_path)
+    running.answers |= {
+        f"GET {BATCH}/cronjobs": (200, {"items": [cronjob()]}),
+        f"GET {BATCH}/cronjobs/ops-worker-health": (200, cronjob()),
+        f"GET {BATCH}/jobs": (200, {"items": []}),
+        f"GET {CORE}/pods": (200, {"items": []}),
+        f"POST {BATCH}/jobs": (201, {"metadata": {"name": "a-job"}}),
+    }
+    monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
+    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
+
+
+def test_table(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The CronJobs, and on standard error which cluster was asked."""
+    assert main(["cluster"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN  LAST SUCCESS  RUNNING  MISSED  EXIT  SUMMARY",
+        "ops-worker-health  * * * * *  yes        -         -             0        -       -     -",
+    ]
+    assert err == f"{server.url} (context test), namespace ops\n"
+    assert server.asked[0][2] == "Bearer secret"
+
+
+def test_json_and_warnings(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The document, and exit code 4 for warnings where asked."""
+    running = cronjob(lastSuccessfulTime="2026-03-01T12:00:00Z")
+    running["spec"]["suspend"] = False
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [running]})
+    assert main(["cluster", "--output", "json", "--fail-on-warnings"]) == 4
+    (row,) = json.loads(capsys.readouterr().out)["cronjobs"]
+    assert "no success since" in row["warnings"][0]
+
+
+def test_pages(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list that comes in pages is read to its end."""
+    first = {"items": [cronjob()], "metadata": {"continue": "more"}}
+    server.answers[f"GET {BATCH}/cronjobs"] = [(200, first), (200, {"items": [cronjob("ops-worker-metrics")]})]
+    assert main(["cluster"]) == 0
+    assert "ops-worker-metrics" in capsys.readouterr().out
+    assert "continue=more" in server.asked[1][1]
+
+
+def test_trigger(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Job is what kubectl makes of the template."""
+    assert main(["trigger", "health"]) == 0
+    method, path, body = server.asked[-1]
+    assert (method, path) == ("POST", f"{BATCH}/jobs")
+    assert body["metadata"].pop("name").startswith("ops-worker-health-m")
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "ops-worker-health", "uid": "uid-ops-worker-health", "controller": True}
+    assert body["metadata"] == {
+        "labels": {"a": "b"},
+        "annotations": {"cronjob.kubernetes.io/instantiate": "manual", "c": "d"},
+        "ownerReferences": [owner],
+    }
+    assert body["spec"] == {"template": {"spec": {}}}
+    assert "job.batch/a-job created in namespace ops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "kind"), [(0, "Complete"), (1, "Failed"), (2, "Failed"), (3, "Failed"), (4, "Failed")])
+def test_wait(server: Server, capsys: pytest.CaptureFixture[str], code: int, kind: str) -> None:
+    """With --wait: what happens meanwhile, the pod's log, the pass's own exit code."""
+    done = {"status": {"conditions": [{"type": kind, "status": "True", "reason": "Why"}]}}
+    image = {"reason": "ErrImagePull", "message": "no such\nimage"}
+    stuck = pod() | {"status": {"phase": "Pending", "containerStatuses": [{"state": {"waiting": image}}]}}
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), (200, {}), (200, done)],
+        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([], [pod()], [stuck], [pod(), pod()], [pod(code)])],
+        f"GET {CORE}/pods/a-pod/log": (200, "health: 4 services\n"),
+    }
+    assert main(["trigger", "health", "--wait"]) == code
+    out, err = capsys.readouterr()
+    assert out == "health: 4 services\n"
+    assert err.splitlines()[2:] == [
+        "a-job: waiting for a pod",
+        "a-job: pending",
+        "a-job: pod a-pod cannot start: ErrImagePull: no such image; check the image's name, and that the cluster may pull it",
+        "a-job: pending, attempt 2",
+        f"a-job: {kind}{': Why' if code else ''}",
+    ]
+
+
+def test_wait_without_a_pod(server: Server) -> None:
+    """A Job that failed before its pod ended is exit code 1."""
+    server.answers[f"GET {BATCH}/jobs/a-job"] = (
+        200,
+        {"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}},
+    )
+    assert main(["trigger", "health", "--wait"]) == 1
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """Give the last line on standard error, after which nothing follows, and no traceback came before."""
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_wait_too_long(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The wait ends in time, and says where the Job stands."""
+    server.answers[f"GET {BATCH}/jobs/a-job"] = (200, {})
+    assert main(["trigger", "health", "--wait", "--timeout", "0.1"]) == 1
+    assert (
+        told(capsys) == "ops-worker trigger: a-job has not ended within 0.1 s: waiting for a pod; see `kubectl -n ops describe job a-job`"
+    )
+
+
+ERRORS = [
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: there is no such namespace; name another with -n, or run `kubectl apply -f k8s/`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: there is none at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: there is none at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["trigger", "metrics"], {}, 2, "no CronJob ops-worker-metrics in namespace ops: there is ops-worker-health"),
+    (["trigger", "other"], {}, 2, "no CronJob other in namespace ops: there is ops-worker-health"),
+    (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, "not permitted to list pods in namespace ops: grant it in a Role there, bound to this account"),
+    (["trigger", "health"], {f"POST {BATCH}/jobs": FORBIDDEN}, 3, "not permitted to create jobs in namespace ops: grant it in a Role there, bound to this account"),
+    (["trigger", "health"], {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, 3, "not permitted to get cronjobs in namespace ops: grant it in a Role there, bound to this account"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (401, {})}, 3, "{url} (context test) does not accept the credentials (401): renew the kubeconfig's or the service account's token"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (500, {"message": "etcd\nis away"})}, 1, "{url} (context test) answers 500 to list cronjobs: etcd is away"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (503, "<html>")}, 1, "{url} (context test) answers 503 to list cronjobs: <html>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "answers", "code", "message"), ERRORS, ids=range(len(ERRORS)))
+def test_errors(
+    server: Server, capsys: pytest.CaptureFixture[str], arguments: list[str], answers: dict[str, Any], code: int, message: str
+) -> None:
+    """One clear line, and the right exit code."""
+    server.answers |= answers
+    assert main(arguments) == code
+    assert told(capsys) == f"ops-worker {arguments[0]}: {message.format(url=server.url)}"
+
+
+def test_away(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """An API server that does not listen."""
+    server.http.shutdown()
+    server.http.server_close()
+    assert main(["cluster"]) == 1
+    line = told(capsys)
+    assert line.startswith(f"ops-worker cluster: no answer from {server.url} (context test): ")
+    assert line.endswith("Connection refused; check that it runs, and that this is the cluster meant")
+
+
+def test_hangs(server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server that never answers is given up."""
+    monkeypatch.setattr(cluster, "READ_S", 0.2)
+    server.answers[f"GET {BATCH}/cronjobs"] = (0, {})
+    begun = time.monotonic()
+    assert main(["cluster"]) == 1
+    assert time.monotonic() - begun < 2.5
+    assert "no answer from" in told(capsys)
+
+
+def test_kubeconfigs(server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kubeconfig, none that can be read, and a context that it does not have."""
+    assert main(["cluster", "--kubeconfig", "/nowhere"]) == 2
+    assert told(capsys) == "ops-worker cluster: no kubeconfig: there is no file /nowhere; set KUBECONFIG or --kubeconfig"
+    assert main(["cluster", "--context", "other"]) == 2
+    assert told(capsys) == f"ops-worker cluster: --context other: there is no such context in {server.kubeconfig}"
+    server.kubeconfig.write_text("{")
+    assert main(["cluster"]) == 2
+    assert told(capsys).startswith("ops-worker cluster: the kubeconfig cannot be used: ")
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["cluster"]) == 2
+    assert told(capsys) == f"ops-worker cluster: no kubeconfig: there is no file {tmp_path}/.kube/config; set KUBECONFIG or --kubeconfig"
+
+
+@pytest.fixture
+def inside(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A pod's view: a service account, and its token."""
+    for name, text in (("token", "secret"), ("namespace", "ops")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)
+    return server
+
+
+def test_announce(inside: Server) -> None:
+    """An Event on the CronJob for each transition, with the uid by which `kubectl describe` finds it."""
+    inside.answers[f"POST {CORE}/events"] = (201, {})
+    assert cluster.announce("ops-worker-health-29400000", [("ingest", "http 503\nX: y"), ("evaluator", "")]) == []
+    first, second = (body for method, _, body in inside.asked if method == "POST")
+    about = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": "ops", "name": "ops-worker-health", "uid": "uid-ops-worker-health"}
+    assert first["involvedObject"] == about
+    assert (first["type"], first["reason"], first["message"]) == ("Warning", "ServiceUnhealthy", "ingest is unhealthy: http 503 X: y")
+    assert (second["type"], second["reason"], second["message"]) == ("Normal", "ServiceRecovered", "evaluator is healthy again")
+
+
+@pytest.mark.parametrize(
+    ("job", "answers", "warning"),
+    [
+        ("ops-worker-health-1", {f"POST {CORE}/events": FORBIDDEN}, "not permitted to create events in namespace ops: grant it in a Role there, bound to this account"),
+        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, "not permitted to get cronjobs in namespace ops: grant it in a Role there, bound to this account"),
+        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": (200, {})}, "KeyError: 'metadata'"),
+        ("", {}, "KUBERNETES_EVENTS is on, but JOB_NAME names no Job of a CronJob"),
+    ],
+)  # fmt: skip
+def test_announce_refused(inside: Server, job: str, answers: dict[str, Any], warning: str) -> None:
+    """Whatever goes wrong is a warning."""
+    inside.answers |= answers
+    assert cluster.announce(job, [("ingest", "http 503")]) == [warning]
+
+
+def test_announce_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a service account nobody is told, least of all a developer's cluster."""
+    monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)
+    (warning,) = cluster.announce("ops-worker-health-1", [("ingest", "http 503")])
+    assert warning.startswith("KUBERNETES_EVENTS is on, but there is no service account token")
+
+
+def test_without_the_extra(server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """A command whose extra is missing names it."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert main(["cluster"]) == 2
+    assert told(capsys) == "ops-worker cluster: asking a cluster wants the extra: pip install 'ops-worker[cluster]'"
+    assert main(["manifests", "check", "x"]) == 2
+    assert told(capsys) == "ops-worker manifests: manifests wants the extra: pip install 'ops-worker[cluster]'"
