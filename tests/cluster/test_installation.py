@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from ops_worker.cli import main
 from ops_worker.core.catalogue import SERVICES
 from tests.cluster.conftest import K8S, NAMESPACE, kubectl
 
@@ -32,15 +33,14 @@ def test_again_changes_nothing(installation: Installation) -> None:
 def test_variants_are_accepted(installation: Installation, path: Path) -> None:  # noqa: ARG001 - the namespace is there
     """A server-side dry run of every variant, under Pod Security restricted, is accepted without a warning."""
     objects = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-    foreign = [one["metadata"]["name"] for one in objects if one["kind"] == "Namespace" and one["metadata"]["name"] != NAMESPACE]
+    foreign = [one for one in objects if one["kind"] == "Namespace" and one["metadata"]["name"] != NAMESPACE]
     try:
-        for name in foreign:
-            kubectl("create", "namespace", name)
-            kubectl("label", "namespace", name, *(f"pod-security.kubernetes.io/{mode}=restricted" for mode in ("enforce", "warn")))
+        for namespace in foreign:
+            kubectl("apply", "-f", "-", stdin=yaml.safe_dump(namespace))
         assert "(server dry run)" in kubectl("apply", "--dry-run=server", "-f", str(path))
     finally:
-        for name in foreign:
-            kubectl("delete", "namespace", name, "--wait=false")
+        for namespace in foreign:
+            kubectl("delete", "namespace", namespace["metadata"]["name"], "--wait=false")
 
 
 def test_passes_complete(installation: Installation) -> None:
@@ -107,3 +107,88 @@ def test_memory(installation: Installation) -> None:
         assert installation.job("t-memory", "health").condition == "Complete"
     finally:
         kubectl("-n", NAMESPACE, "set", "resources", "cronjob/ops-worker-health", "--limits=memory=128Mi", "--requests=memory=64Mi")
+
+
+def test_trigger(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ops-worker trigger --wait` runs a pass now, shows its log, and ends with its exit code."""
+    installation.stubs["ingest"].mode = "503"
+    try:
+        assert main(["trigger", "health", "--wait", "-n", NAMESPACE]) == 0
+    finally:
+        installation.stubs["ingest"].mode = "ok"
+    out, err = capsys.readouterr()
+    assert "health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest" in out
+    assert "Complete" in err
+    owned = json.loads(kubectl("-n", NAMESPACE, "get", "jobs", "-o", "json"))["items"]
+    names = [
+        job["metadata"]["name"] for job in owned if job["metadata"]["annotations"].get("cronjob.kubernetes.io/instantiate") == "manual"
+    ]
+    assert any(name.startswith("ops-worker-health-m") for name in names)
+
+
+def test_table(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ops-worker cluster` shows the last run's exit code and summary, and what is wrong."""
+    ended = installation.job("t-table", "metrics", {"PG_PASS": "wrong"})
+    assert ended.condition == "Failed"
+    assert main(["cluster", "-n", NAMESPACE, "--fail-on-warnings"]) == 4
+    out = capsys.readouterr().out
+    assert re.search(r"^ops-worker-metrics +\* \* \* \* \* +yes .* 1 +no connection to database", out, re.MULTILINE)
+    assert "warning: ops-worker-metrics: the last pass failed with exit code 1: no connection to database" in out
+
+
+def test_not_permitted(installation: Installation, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:  # noqa: ARG001 - it is there
+    """Somebody without rights is told which are missing, and ends with 3."""
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("-n", NAMESPACE, "create", "token", "ops-worker").strip()}
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert main(["cluster", "-n", NAMESPACE, "--kubeconfig", str(path)]) == 3
+    assert capsys.readouterr().err.endswith(
+        f"not permitted to list cronjobs in namespace {NAMESPACE}: grant it in a Role there, bound to this account\n"
+    )
+    assert main(["trigger", "health", "-n", "nowhere-at-all"]) == 2
+    assert "there is no such namespace" in capsys.readouterr().err
+
+
+def test_events(installation: Installation) -> None:
+    """With the variant, `kubectl describe cronjob` tells of a service that went down. Wants an image with the extra `cluster`."""
+    objects = list(yaml.safe_load_all((K8S / "variants" / "events" / "rendered.yaml").read_text(encoding="utf-8")))
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(one for one in objects if one["kind"] in {"Role", "RoleBinding"}))
+    (health,) = (one for one in objects if one["kind"] == "CronJob" and one["metadata"]["name"] == "ops-worker-health")
+    health["spec"]["suspend"] = True
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump(health))
+    installation.stubs["ingest"].mode = "503"
+    try:
+        assert main(["trigger", "health", "--wait", "-n", NAMESPACE]) == 0
+    finally:
+        installation.stubs["ingest"].mode = "ok"
+    assert main(["trigger", "health", "--wait", "-n", NAMESPACE]) == 0
+    described = kubectl("-n", NAMESPACE, "describe", "cronjob", "ops-worker-health")
+    assert re.search(r"Warning +ServiceUnhealthy .*ingest is unhealthy: http 503", described)
+    assert re.search(r"Normal +ServiceRecovered .*ingest is healthy again", described)
+
+
+def variant(name: str, kind: str, which: str) -> str:
+    """Give one object of a variant, as YAML."""
+    objects = yaml.safe_load_all((K8S / "variants" / name / "rendered.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_dump(next(one for one in objects if one["kind"] == kind and one["metadata"]["name"] == which))
+
+
+def test_sidecar(installation: Installation) -> None:
+    """The Deployment becomes ready, which it is once the database has answered, and samples each five seconds."""
+    kubectl("apply", "-f", "-", stdin=variant("sidecar", "Deployment", "ops-worker-sidecar"))
+    try:
+        kubectl("-n", NAMESPACE, "rollout", "status", "deployment/ops-worker-sidecar", "--timeout=90s")
+        time.sleep(12)
+        assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 3
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "deployment", "ops-worker-sidecar", "--wait=true")
+
+
+def test_every_5s(installation: Installation) -> None:
+    """A Job of the variant completes before its deadline, with a sample each five seconds."""
+    cronjob = yaml.safe_load(variant("every-5s", "CronJob", "ops-worker-metrics"))
+    cronjob["spec"]["suspend"] = True
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
+    assert installation.job("t-every", "metrics").condition == "Complete"
+    assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 11
