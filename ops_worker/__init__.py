@@ -15,8 +15,9 @@ Follow one probe result through the program::
 
 The layers, each of which may import the ones to its right and never back (checked by import-linter)::
 
-    cli -> loop -> passes -> edges -> core          settings stands beside them, above core
+    cli -> commands -> loop -> passes -> edges -> core          settings stands beside them, above core
 
+``commands`` are those that are no pass: ``manifests`` holds their rules of Kubernetes manifests, ``edges.cluster`` asks Kubernetes.
 ``loop`` runs the same passes again and again, each in a thread of its own; a pass does not know whether it is looped.
 
 ``core`` reads no clock, socket, file or environment. An edge is the only door to its outside world: ``edges.probes``

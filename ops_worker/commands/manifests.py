@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import re
 from typing import TYPE_CHECKING
 
 from ops_worker.errors import DONE, UNHEALTHY
@@ -46,9 +48,12 @@ def _parsed(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             try:
-                parser.parse_args(arguments)
+                options = parser.parse_args(arguments)
             except SystemExit as ended:
-                return said.getvalue().strip().rpartition("error: ")[2] if ended.code else "asks for help, and does nothing"
+                problem = said.getvalue().strip().rpartition("error: ")[2] if ended.code else "asks for help, and does nothing"
+                return re.sub(r"=\S+", "=...", problem)  # which may be a secret
+        if getattr(options, "every", 0) is None and options.seconds != math.inf:
+            return "--for wants --every as well"
         return ""
 
     return parse

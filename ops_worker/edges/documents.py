@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ops_worker.errors import SettingsError
 
@@ -38,7 +38,7 @@ def read(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     for path, text in _texts(paths):
         try:
             objects = list(yaml.load_all(text, Loader=Loader))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
             raise SettingsError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from None
         for one in objects:
             listed = one.get("items") if isinstance(one, dict) and str(one.get("kind")).endswith("List") else [one]
@@ -53,15 +53,21 @@ def read(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
 
 def _texts(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
     for path in paths:
-        if path == "-":
-            yield "-", sys.stdin.read(MAX_BYTES)
-            continue
         place = Path(path)
         try:
+            if path == "-":
+                yield "-", _bounded(sys.stdin.buffer, "standard input")
+                continue
             inside = sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES) if place.is_dir() else [place]
             for file in inside:
-                if file.stat().st_size > MAX_BYTES:
-                    raise SettingsError([f"{file} is larger than 10 MiB"])
-                yield str(file), file.read_text(encoding="utf-8")
+                with file.open("rb") as opened:
+                    yield str(file), _bounded(opened, str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError([f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"]) from None
+
+
+def _bounded(file: BinaryIO, name: str) -> str:
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise SettingsError([f"{name} is larger than 10 MiB"])
+    return data.decode("utf-8")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ops_worker.manifests.parts import Facts, Worker
 
 Found = tuple[str, str]
-SECRETS = ("DATABASE_URL", "PG_PASS")
-FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z]+|PG[A-Z]+")
+SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
+FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
@@ -27,6 +27,12 @@ def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
         yield f"{worker.where}.command", "is set; leave it out: the image's entrypoint is ops-worker"
     elif problem := facts.parse(worker.arguments):
         yield f"{worker.where}.args", problem
+    elif worker.document.kind == "CronJob" and (
+        worker.command == "sidecar" or ("--every" in worker.options and "--for" not in worker.options)
+    ):
+        yield f"{worker.where}.args", "never ends by itself: a CronJob wants a pass, or --every with --for"
+    elif worker.document.kind not in {"CronJob", "Job", "Pod"} and worker.command != "sidecar" and "--every" not in worker.options:
+        yield f"{worker.where}.args", "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
 
 
 def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
@@ -40,8 +46,7 @@ def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
     told = {variable: value for variable, value in worker.env.items() if variable in known and variable not in SECRETS}
     for fault in facts.faults(told | {"PG_PASS": "set"}):
         yield f"{worker.where}.env", fault
-    supplied = worker.secrets or any(variable in worker.hidden for variable in SECRETS)
-    if worker.command in NEEDS_PASSWORD and not supplied:
+    if worker.command in NEEDS_PASSWORD and not worker.secrets:
         yield f"{worker.where}.env", "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef"
 
 

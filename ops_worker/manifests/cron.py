@@ -15,7 +15,15 @@ _FIELDS = (
     ("month", 1, 12, _MONTHS),
     ("day of the week", 0, 6, _DAYS),
 )
-_MACROS = {"@hourly": 3600, "@daily": DAY_S, "@midnight": DAY_S, "@weekly": 7 * DAY_S, "@monthly": 28 * DAY_S, "@yearly": 365 * DAY_S}
+_MACROS = {
+    "@hourly": 3600,
+    "@daily": DAY_S,
+    "@midnight": DAY_S,
+    "@weekly": 7 * DAY_S,
+    "@monthly": 28 * DAY_S,
+    "@yearly": 365 * DAY_S,
+    "@annually": 365 * DAY_S,
+}
 
 
 def period(schedule: str) -> int:
@@ -27,11 +35,10 @@ def period(schedule: str) -> int:
     fields = schedule.split()
     if len(fields) != len(_FIELDS):
         raise ValueError(f"it has {len(fields)} fields and not 5")
-    minutes, hours, *days = (_values(field, *about) for field, about in zip(fields, _FIELDS, strict=True))
+    minutes, hours, *_ = (_values(field, *about) for field, about in zip(fields, _FIELDS, strict=True))
     times = sorted(hour * 3600 + minute * 60 for hour in hours for minute in minutes)
-    every_day = all(field in {"*", "?"} for field in fields[2:]) and all(days)
-    around = [DAY_S - times[-1] + times[0]] if every_day or len(times) == 1 else []
-    return min([after - before for before, after in pairwise(times)] + around)
+    overnight = DAY_S - times[-1] + times[0]  # on the next day, which is as near as the days can be
+    return min([overnight, *(after - before for before, after in pairwise(times))])
 
 
 def _values(field: str, name: str, low: int, high: int, names: tuple[str, ...]) -> set[int]:

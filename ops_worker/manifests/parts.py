@@ -62,8 +62,8 @@ class Facts(NamedTuple):
 class Worker(NamedTuple):
     """A container of ours and what it stands in: its pod's spec and labels, the paths of both, its arguments and variables.
 
-    ``env`` holds what is told in plain text; ``hidden`` what comes from elsewhere; ``secrets`` whether a whole Secret is
-    taken in; ``missing`` the ConfigMaps that are not among the files. ``sole`` is false in a pod that is somebody else's.
+    ``env`` holds what is told in plain text; ``hidden`` what comes from elsewhere; ``secrets`` whether the password comes
+    from a Secret; ``missing`` the ConfigMaps that are not among the files. ``sole`` is false in a pod that is somebody else's.
     """
 
     document: Document
@@ -78,6 +78,12 @@ class Worker(NamedTuple):
     secrets: bool
     missing: tuple[str, ...]
     sole: bool
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Its options with their values, however they are written."""
+        words = " ".join(self.arguments).replace("=", " ").split()
+        return {word: after for word, after in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")}
 
     @property
     def command(self) -> str:
@@ -134,7 +140,8 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
             continue
         template = at(document.content, *path)
         labels, pod = at(template, "metadata", "labels"), at(template, "spec")
-        sole = labels.get(NAME_LABEL) == OURS
+        boxes = [mapping(one) for one in items(pod.get("containers"))]
+        sole = labels.get(NAME_LABEL) == OURS or bool(boxes and all(_image(one) == OURS for one in boxes))
         pod_path = ".".join((*path, "spec"))
         for field in ("initContainers", "containers"):
             for index, container in enumerate(map(mapping, items(pod.get(field)))):
@@ -179,5 +186,6 @@ def _worker(  # noqa: PLR0913, PLR0917 - what is known at that point
             env[name] = str(data[text(reference.get("key"))])
         else:
             hidden.add(name)
+            secrets = secrets or (name in {"DATABASE_URL", "PG_PASS"} and bool(at(variable, "valueFrom", "secretKeyRef")))
     arguments = tuple(str(one) for one in items(container.get("args")))
     return Worker(document, container, where, pod, pod_path, labels, arguments, env, frozenset(hidden), secrets, tuple(missing), sole)

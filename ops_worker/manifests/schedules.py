@@ -77,11 +77,18 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
     if backoff is None or not 0 <= backoff <= 3:  # noqa: PLR2004 - the default is 6, with pauses of minutes
         yield f"{path}.backoffLimit", f"is {job.get('backoffLimit', 'not set')}; set 1 (0 to 3): the next run comes anyway"
     rules = [mapping(rule) for rule in items(at(job, "podFailurePolicy").get("rules"))]
-    failing: set[Any] = set()
-    for rule in rules:
-        if rule.get("action") == "FailJob" and at(rule, "onExitCodes").get("operator") == "In":
-            failing |= {code for code in items(at(rule, "onExitCodes").get("values")) if isinstance(code, int)}
     where = f"{path}.podFailurePolicy.rules"
+    failing: set[Any] = set()
+    for index, rule in enumerate(rules):
+        codes = at(rule, "onExitCodes")
+        ours = text(codes.get("containerName")) in {"", text(worker.container.get("name"))}
+        if rule.get("action") == "FailJob" and codes.get("operator") == "In" and ours:
+            failing |= {code for code in items(codes.get("values")) if isinstance(code, int)}
+        elif codes:
+            yield (
+                f"{where}[{index}]",
+                f"is no FailJob on codes of this container; leave one, on 2, 3, in container {worker.container.get('name')}",
+            )
     if failing != NO_RETRY:
         told = ", ".join(map(str, sorted(failing))) or "nothing"
         yield where, f"FailJob on exit codes {told}; it has to be 2, 3: settings and schema, which no retry helps"
@@ -99,7 +106,7 @@ def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     for field, wanted in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
         if number(spec.get(field)) is None:
             yield f"spec.{field}", f"is not set; set {wanted}"
-    if (number(job.get("ttlSecondsAfterFinished")) or -1) < 0:
+    if (number(job.get("ttlSecondsAfterFinished", -1)) or 0) < 0:
         yield "spec.jobTemplate.spec.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"
 
 
@@ -118,8 +125,8 @@ def _is_zone(zone: str) -> bool:
 
 
 def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
-    if "--for" in worker.arguments[:-1]:
-        return number(worker.arguments[worker.arguments.index("--for") + 1]), "--for"
+    if "--for" in worker.options:
+        return number(worker.options["--for"]), "--for"
     return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
 
 

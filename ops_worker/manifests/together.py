@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 CLUSTER_SCOPED = frozenset(
     {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "CustomResourceDefinition", "StorageClass"}
 )
+MAX_DIGITS = 5
 USED = {
     ("", "events"): {"create", "list"},
+    ("events.k8s.io", "events"): {"create", "list"},
     ("", "pods"): {"list"},
     ("", "pods/log"): {"get"},
     ("", "namespaces"): {"get"},
@@ -67,12 +69,14 @@ def network(documents: Sequence[Document], workers: Sequence[Worker], facts: Fac
 def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
     """A Role of ours holds the verbs that are used, and no other; and what is used is granted."""
     granted: set[tuple[str, str, str]] = set()
+    bound = {text(at(one.content, "roleRef").get("name")) for one in documents if one.kind in {"RoleBinding", "ClusterRoleBinding"}}
     for role in documents:
         if role.kind not in {"Role", "ClusterRole"} or at(role.content, "metadata", "labels").get(NAME_LABEL) != OURS:
             continue
         for index, rule in enumerate(map(mapping, items(role.content.get("rules")))):
             for group, resource, verb in _triples(rule):
-                granted.add((group, resource, verb))
+                if role.name in bound:
+                    granted.add((group, resource, verb))
                 if verb not in USED.get((group, resource), set()):
                     yield Fault(
                         role.file,
@@ -82,7 +86,7 @@ def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator
                     )
     for worker in workers:
         if events(worker) and ("", "events", "create") not in granted:
-            yield _fault(worker, f"{worker.where}.env", "KUBERNETES_EVENTS is on, but no Role here grants create on events")
+            yield _fault(worker, f"{worker.where}.env", "KUBERNETES_EVENTS is on, but no Role that is bound here grants create on events")
 
 
 def _fault(worker: Worker, field: str, message: str) -> Fault:
@@ -97,8 +101,17 @@ def _triples(rule: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _selects(policy: Document, worker: Worker) -> bool:
-    wanted = at(policy.content, "spec", "podSelector", "matchLabels")
+    selector = at(policy.content, "spec", "podSelector")
+    wanted = at(selector, "matchLabels")
+    if not all(_expressed(mapping(one), worker) for one in items(selector.get("matchExpressions"))):
+        return False
     return all(worker.labels.get(label) == value for label, value in wanted.items())
+
+
+def _expressed(expression: Any, worker: Worker) -> bool:
+    value, values = worker.labels.get(text(expression.get("key"))), items(expression.get("values"))
+    told = {"In": value in values, "NotIn": value not in values, "Exists": value is not None, "DoesNotExist": value is None}
+    return told.get(text(expression.get("operator")), False)
 
 
 def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
@@ -106,7 +119,7 @@ def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
     yield "TCP", 53, "DNS"
     if worker.command in NEEDS_PASSWORD:
         port = worker.env.get("PG_PORT") or facts.defaults["PG_PORT"]
-        if port.isdecimal():
+        if port.isdecimal() and len(port) <= MAX_DIGITS:
             yield "TCP", int(port), "PG_PORT"
     for names, default in facts.urls if worker.command in NEEDS_PASSWORD - {"init-db"} else ():
         name = next((one for one in names if one in worker.env), names[0])

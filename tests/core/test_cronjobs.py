@@ -15,12 +15,18 @@ JOB = {"metadata": {"name": "job-1", "ownerReferences": [{"uid": "u"}]}}
 FOREIGN = {"metadata": {"name": "job-2"}}
 
 
-def cronjob(*, suspended: bool = False, **status: object) -> dict[str, Any]:
+def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) -> dict[str, Any]:
+    """Give a CronJob as the API server does."""
     metadata = {"name": "ops-worker-health", "uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z"}
-    return {"metadata": metadata, "spec": {"schedule": "* * * * *", "suspend": suspended, "jobTemplate": {"spec": {}}}, "status": status}
+    return {
+        "metadata": metadata,
+        "spec": {"schedule": "* * * * *", "suspend": suspended, "jobTemplate": {"spec": {}}},
+        "status": status or {},
+    }
 
 
 def ended(code: int, message: str, at: str) -> dict[str, Any]:
+    """Give a pod that has ended."""
     state = {"terminated": {"exitCode": code, "message": message, "finishedAt": at, "reason": "Error"}}
     return {"metadata": {"name": "p", "labels": POD_LABELS}, "status": {"phase": "Failed", "containerStatuses": [{"state": state}]}}
 
@@ -29,7 +35,7 @@ def test_all_is_well() -> None:
     """The newest pod that ended gives exit code and summary."""
     pods = [ended(1, "old", "2026-03-01T12:08:00Z"), ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z")]
     status = {"lastScheduleTime": "2026-03-01T12:09:00Z", "lastSuccessfulTime": "2026-03-01T12:09:05Z", "active": [{}]}
-    found = row(cronjob(**status), [JOB, FOREIGN], pods, NOW, 60)
+    found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, 60)
     assert found._replace(warnings=()) == found
     assert (found.exit_code, found.summary, found.running, found.missed) == (0, "health: 4 services", 1, 1)
     assert table([found]).splitlines() == [
@@ -49,12 +55,12 @@ def test_all_is_well() -> None:
 )
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
     """It is told, with what to do; a suspended CronJob, or one whose period is not known, is not late."""
-    (warning,) = row(cronjob(**status), [], [], NOW, 60).warnings
+    (warning,) = row(cronjob(status), [], [], NOW, 60).warnings
     remedy = "see the warnings here, `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger --wait`"
     assert warning == f"ops-worker-health: no success {since}: {remedy}"
-    assert row(cronjob(suspended=True, **status), [], [], NOW, 60).warnings == ()
-    assert row(cronjob(**status), [], [], NOW, None).warnings == ()
-    assert row(cronjob(lastSuccessfulTime="2026-03-01T12:07:00Z"), [], [], NOW, 60).warnings == ()
+    assert row(cronjob(status, suspended=True), [], [], NOW, 60).warnings == ()
+    assert row(cronjob(status), [], [], NOW, None).warnings == ()
+    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, 60).warnings == ()
 
 
 def test_failed() -> None:

@@ -134,6 +134,28 @@ ROWS: list[tuple[str, object, str, str]] = [
     ),
     (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
     (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
+    (f"{BOX}.args", ["health", "--for=55"], f"{BOX}.args", "--for wants --every as well"),
+    (
+        f"{BOX}.args",
+        ["health", "--every=5", "--for=55"],
+        f"{JOB}.activeDeadlineSeconds",
+        "is 50; it has to be above --for (55), so that the pass can say what held it up",
+    ),
+    (f"{BOX}.args", ["health", "--every", "5"], f"{BOX}.args", "never ends by itself: a CronJob wants a pass, or --every with --for"),
+    (f"{BOX}.args", ["health", "--password=hunter2"], f"{BOX}.args", "unrecognized arguments: --password=..."),
+    (ENV, {"name": "PGPASSWORD", "value": "hunter2"}, f"{BOX}.env", "PGPASSWORD stands there in plain text; take it from a Secret"),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].action",
+        "Ignore",
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "is no FailJob on codes of this container; leave one, on 2, 3, in container ops-worker",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName",
+        "other",
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "is no FailJob on codes of this container; leave one, on 2, 3, in container ops-worker",
+    ),
     (f"{BOX}.command", ["ops-worker"], f"{BOX}.command", "is set; leave it out: the image's entrypoint is ops-worker"),
     (ENV, {"name": "PASS_DEADLIN", "value": "9"}, f"{BOX}.env", "PASS_DEADLIN is no setting; `ops-worker health --help` lists them"),
     (ENV, {"name": "CONFIRM_DELAY", "value": "soon"}, f"{BOX}.env", "CONFIRM_DELAY is 'soon', but wants a number of seconds, 0 to 30"),
@@ -297,8 +319,9 @@ def test_rights() -> None:
         f"{role}: {role}: rules[0]: grants create on *, which nothing here uses"
     ]
     health = "CronJob/ops-worker-health"
-    expected = f"{health}: {health}: {BOX}.env: KUBERNETES_EVENTS is on, but no Role here grants create on events"
+    expected = f"{health}: {health}: {BOX}.env: KUBERNETES_EVENTS is on, but no Role that is bound here grants create on events"
     assert told([(file, content) for file, content in events if file != role]) == [expected]
+    assert told([(file, content) for file, content in events if not file.startswith("RoleBinding")]) == [expected]
     assert f"{health}: {health}: {POD}.automountServiceAccountToken: has to be true: the command asks the cluster" in told(
         broken(health, f"{POD}.automountServiceAccountToken", False, events)
     )
@@ -322,6 +345,34 @@ def test_sidecar(path: str, value: object, field: str, message: str) -> None:
     assert f"{name}: {name}: {box}.{field}: {message}" in told(broken(name, f"{box}.{path}", value, variant("variants/sidecar")))
 
 
+def test_pass_in_a_deployment() -> None:
+    """A pass in a Deployment would be started again and again."""
+    name, path = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0].args"
+    message = "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
+    assert told(broken(name, path, ["health"], variant("variants/sidecar"))) == [f"{name}: {name}: {path}: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [
+        ({"key": "app.kubernetes.io/component", "operator": "In", "values": ["metrics"]}, False),
+        ({"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["metrics"]}, True),
+        ({"key": "app.kubernetes.io/name", "operator": "Exists"}, True),
+        ({"key": "app.kubernetes.io/name", "operator": "DoesNotExist"}, False),
+        ({"key": "app.kubernetes.io/name", "operator": "Like"}, False),
+    ],
+)
+def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
+    """A policy that selects by expressions counts for the pods that they select."""
+    closed = broken(
+        "30-networkpolicy.yaml",
+        "spec.egress",
+        GONE,
+        broken("30-networkpolicy.yaml", "spec.podSelector", {"matchExpressions": [expression]}),
+    )
+    assert any("CronJob/ops-worker-health reach" in fault for fault in told(closed)) == holds
+
+
 def test_somebody_elses_pod() -> None:
     """In a pod of the user's own only our container is looked at."""
     app = variant("examples/inject")
@@ -341,6 +392,8 @@ def test_somebody_elses_pod() -> None:
         ("0 0 * * *", 86400),
         ("@hourly", 3600),
         ("0-30/15 8-10 * * MON-fri", 900),
+        ("0,59 0,23 * * 1-5", 60),
+        ("@annually", 31536000),
         ("5/20 * ? jan *", 1200),
         ("59 * * * *", 3600),
         ("0 23,0 * * *", 3600),
