@@ -100,6 +100,7 @@ def test_readme_commands(worker: Worker, block: str) -> None:
         block = re.sub(rf"{variable}_URL=\S+", f"{variable}_URL={worker.env[f'{variable}_HEALTH_URL']}", block)
     block = re.sub(r"DATABASE_URL='.*?'", f"DATABASE_URL='{worker.env.pop('DATABASE_URL')}'" if "DATABASE_URL" in block else "", block)
     block = block.replace(".venv/bin/pytest", f"{sys.executable} -m pytest --collect-only -q {ROOT}/tests")
+    block = block.replace("manifests check k8s", f"manifests check {ROOT}/k8s")
     script = f"""set -eu
         make() {{ command make --directory {ROOT} --dry-run "$@"; }}
         python3() {{ :; }}
