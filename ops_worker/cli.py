@@ -6,32 +6,24 @@ The modules that a command needs are imported when it runs, so that ``--help`` c
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import math
 import sys
 import textwrap
 import time
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import cluster, manifests
-from ops_worker.core.model import Result
-from ops_worker.core.report import RENDERERS, failed, message, summary
-from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, SettingsError
+from ops_worker.commands import cluster, manifests, passes
+from ops_worker.core.report import failed, message
+from ops_worker.errors import OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ops_worker.core.model import Observation, Outcome, Target, Tick
-    from ops_worker.settings import Settings
 
 _log = logging.getLogger("ops_worker")
-
-MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 
 EXIT_CODES = """\
 exit codes:
@@ -96,140 +88,10 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     found = settings.load(options.env_file)
     options.left_at, options.job = found.termination_message_path, found.job_name
     log.setup(found.log_level)
-    if guarded and not _intervals(options, found):
+    if guarded and not passes.intervals_of(options, found):
         left = found.pass_deadline - (time.monotonic() - options.begun)
         guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
     return command.run(options, found)
-
-
-def _pass(options: argparse.Namespace, settings: Settings) -> int:
-    if options.every is not None:
-        return _loop(options, settings)
-    from ops_worker import termination
-    from ops_worker.edges import store
-    from ops_worker.passes import PASSES, Context
-
-    again = store.Patience(settings.confirm_failures, settings.confirm_delay)
-    database = store.Store(settings.connection, role=settings.pg_role, application=f"ops-worker {options.command}", again=again)
-    observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
-    try:
-        outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
-    finally:
-        database.close()
-    outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
-    code = _tell(options, outcome)
-    termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))
-    if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
-        _announce(settings.job_name, outcome)
-    return code
-
-
-def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
-    from ops_worker.edges import probes
-
-    if not settings.confirm_failures:
-        return probes.observe
-    return partial(probes.confirm, times=settings.confirm_failures, delay_s=settings.confirm_delay, budget_s=budget_s)
-
-
-def _announce(job: str, outcome: Outcome) -> None:
-    from ops_worker.edges.cluster import announce
-
-    reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    for warning in announce(job, [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]):
-        _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
-
-
-def _loop(options: argparse.Namespace, settings: Settings) -> int:
-    """Run the passes that are asked for, each in a loop of its own."""
-    from threading import Event
-
-    from ops_worker import loop, termination
-    from ops_worker.core.backlog import Backlog
-    from ops_worker.edges import store
-    from ops_worker.passes import PASSES, Context, metrics
-
-    intervals = _intervals(options, settings)
-    telemetry = None
-    if options.command == "sidecar" and settings.sidecar_port:
-        from ops_worker.edges.endpoint import Telemetry
-
-        telemetry = Telemetry(intervals, settings.pass_deadline)
-        telemetry.serve(settings.sidecar_host, settings.sidecar_port)
-
-    worst = DONE
-
-    def told(tick: Tick) -> int:
-        nonlocal worst
-        if telemetry is not None:
-            telemetry.tell(tick)
-        loop.log_tick(tick)
-        code = tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
-        job = settings.job_name
-        found = failed(tick.loop, str(tick.error), code, job) if tick.outcome is None else summary(tick.outcome, code, job)
-        worst = max(worst, code, key=loop.SEVERITY.index)
-        if code == worst:  # the exit code will be that of the worst pass: so is the message
-            termination.leave(settings.termination_message_path, message(found))
-        return code
-
-    def context(name: str, interval_s: float) -> Context:
-        told_as = f"ops-worker {name}"
-        database = store.Store(settings.connection, role=settings.pg_role, application=told_as, loop_deadline_s=settings.pass_deadline)
-        keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
-        waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
-        return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
-
-    stop, until = Event(), time.monotonic() + options.seconds
-    loops = [
-        loop.Loop(name, interval_s, PASSES[name], context(name, interval_s), told=told, stop=stop, until=until)
-        for name, interval_s in intervals.items()
-    ]
-
-    def last() -> None:
-        for one in loops:
-            with contextlib.suppress(OpsWorkerError):
-                if written := metrics.flush(one.context):
-                    _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
-            one.context.store.close()
-
-    return loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
-
-
-def _intervals(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
-    """Give the loops that the command line asks for, by name, with their intervals in seconds; none for a single pass."""
-    if options.command == "sidecar":
-        own = {"health": settings.health_check_interval, "metrics": settings.metrics_collection_interval}
-        return {name: interval for name, interval in own.items() if name in (options.passes or own)}
-    return {} if getattr(options, "every", None) is None else {options.command: options.every}
-
-
-def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
-    """Print and log an outcome; give its exit code."""
-    for update in outcome.updates:
-        if (service := update.verdict.target.name) in {*outcome.opened, *outcome.closed} and not options.dry_run:
-            action = "alert opened" if update.opens else "alert closed"
-            _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
-    for warning in outcome.warnings:
-        _log.warning("left out of the sample", extra={"action": "left out", "what": warning})
-    with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
-        sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
-        sys.stdout.flush()
-    judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
-    return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
-
-
-def _init_db(options: argparse.Namespace, settings: Settings) -> int:
-    from ops_worker.edges import store
-
-    database = store.Store(settings.connection, role=settings.pg_role, application="ops-worker init-db")
-    own = ("system_metrics", "service_health")
-    try:
-        made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
-    finally:
-        database.close()
-    for table, new in made.items():
-        print(f"{table}: {'created' if new else 'already there'}")
-    return DONE
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
@@ -246,45 +108,13 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
     return error.exit_code
 
 
-def _common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
-
-
-def _pass_options(parser: argparse.ArgumentParser) -> None:
-    _common_options(parser)
-    parser.add_argument("--dry-run", action="store_true", help="probe, judge and read; show what would be written; write nothing")
-    parser.add_argument("--output", choices=sorted(RENDERERS), default="text", help="the closing line (text, the default), or all of it")
-    parser.add_argument("--fail-on-unhealthy", action="store_true", help="end with exit code 4 when a service is unhealthy")
-    parser.add_argument(
-        "--every", type=_seconds, metavar="SECONDS", help="run the pass again and again in this process, on a fixed cadence"
-    )
-    parser.add_argument("--for", type=_seconds, dest="seconds", default=math.inf, metavar="SECONDS",
-                        help="with --every: end by itself after so long, with the exit code of the worst pass")  # fmt: skip
-
-
-def _sidecar_options(parser: argparse.ArgumentParser) -> None:
-    _common_options(parser)
-    parser.add_argument("passes", nargs="*", metavar="PASS", help="health, metrics; both when none is named")
-    parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not MIN_INTERVAL_S <= value <= MAX_INTERVAL_S:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}")
-    return value
-
-
-def _init_options(parser: argparse.ArgumentParser) -> None:
-    _common_options(parser)
-    parser.add_argument("--standalone", action="store_true", help="also create minimal tenants and fleet_alert, where there is no platform")
-
-
 COMMANDS = {
-    "health": Command("probe the services once, record their state, open and close alerts", _pass_options, _pass),
-    "metrics": Command("append one sample of the services' counters and the database's figures", _pass_options, _pass),
-    "sidecar": Command("run both passes, or those named, each in a loop of its own, until told to stop", _sidecar_options, _loop),
-    "init-db": Command("create the tables that the worker owns, where they are missing", _init_options, _init_db),
+    "health": Command("probe the services once, record their state, open and close alerts", passes.pass_options, passes.run),
+    "metrics": Command("append one sample of the services' counters and the database's figures", passes.pass_options, passes.run),
+    "sidecar": Command(
+        "run both passes, or those named, each in a loop of its own, until told to stop", passes.sidecar_options, passes.repeat
+    ),
+    "init-db": Command("create the tables that the worker owns, where they are missing", passes.init_options, passes.init_db),
     "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),
     "cluster": Command(
         "show what the CronJobs in the cluster do, and what is wrong", cluster.cluster_options, cluster.cluster, has_settings=False

@@ -148,7 +148,7 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
 
 def test_thread_dies(worker: Worker, database: Database) -> None:
     """A loop whose thread itself dies is started again, and runs no slot twice."""
-    patch = "loop_tell = cli._tell; seen = []; cli._tell = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else loop_tell(o, t))"
+    patch = "from ops_worker.commands import passes as told; loop_tell = told._tell; seen = []; told._tell = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else loop_tell(o, t))"
     with broken(worker, patch + "; import threading; threading.excepthook = lambda a: None", "metrics", "--every", "1") as process:
         time.sleep(6)
         _, err = ended(process)
