@@ -28,7 +28,7 @@ EVENTS_S = 5.0
 PAGE = 500
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SELECTOR = "app.kubernetes.io/name=ops-worker"
-REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 400, 401, 403, 404
+REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
 
 class ClusterError(OpsWorkerError):
@@ -139,15 +139,20 @@ class Cluster:
         *,
         name: str = "",
     ) -> bytes:
+        from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
         headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         url = f"{self._api.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
-        timeout = (min(CONNECT_S, deadline_s), min(READ_S, deadline_s))
+        timeout = Timeout(connect=min(CONNECT_S, deadline_s), read=min(READ_S, deadline_s))
         try:
-            self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            answer = self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
-            data: bytes = answer.read()
+            settings = self._api.configuration
+            for key in {"BearerToken", "authorization"} & settings.api_key.keys():  # 36.0.0 knows it by the second name only
+                headers["Authorization"] = settings.get_api_key_with_prefix(key)
+            pool = self._api.rest_client.pool_manager  # the client's own: its certificates, and the same in its versions 36 and 37
+            sent = None if body is None else json.dumps(body)
+            answer = pool.request(method, url, headers=headers, body=sent, timeout=timeout, retries=False, redirect=False)
+            data: bytes = answer.data
         except (HTTPError, OSError, ValueError) as error:
             said = f"no answer from {self.place}: {one_line(str(error))}; check that it runs, and that this is the cluster meant"
             raise ClusterError(said) from None
@@ -216,7 +221,6 @@ def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
         raise
     except Exception as error:  # noqa: BLE001 - the client raises whatever the YAML parser, the file system and itself do
         raise SettingsError([f"the kubeconfig cannot be used: {one_line(str(error))}"]) from None
-    settings.retries = False
     return client.ApiClient(settings), f"{settings.host} ({whose})", namespace
 
 
