@@ -128,6 +128,14 @@ class Settings(BaseSettings):
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
     """Port on which the sidecar serves them; 0: it does not."""
+    probe_concurrency: Integer = setting(64, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
+    """Probes under way at once."""
+    shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)
+    """Shards that the services are divided among, by name; each pass has those of one."""
+    job_completion_index: Integer = setting(
+        0, wants="the number of a shard, from 0 to SHARD_COUNT - 1", only="health metrics", ge=0, le=999
+    )
+    """Which of them this pass is, from 0; an Indexed Job sets it. The database's own figures belong to shard 0."""
     confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", only="health metrics sidecar", ge=0, le=5)
     """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
     confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", only="health metrics sidecar", ge=0, le=30)
@@ -160,11 +168,23 @@ class Settings(BaseSettings):
             raise PydanticCustomError("required", "is required when DATABASE_URL is empty")
         return value
 
+    @field_validator("job_completion_index")
+    @classmethod
+    def _one_of_the_shards(cls, value: int, info: ValidationInfo) -> int:
+        if value >= info.data.get("shard_count", value + 1):
+            raise ValueError("no such shard")
+        return value
+
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The services that are watched: those of the catalogue whose URL is not set to the empty string."""
+        """The services that are watched: those of the catalogue whose URL is not set to the empty string, and that are of this shard."""
         urls = ((service, getattr(self, _field(service.name))) for service in SERVICES)
-        return tuple(Target(service.name, url.rstrip("/") + HEALTH_PATH, service.series, service.counters) for service, url in urls if url)
+        found = (Target(service.name, url.rstrip("/") + HEALTH_PATH, service.series, service.counters) for service, url in urls if url)
+        if self.shard_count == 1:
+            return tuple(found)
+        from ops_worker.core.shards import shard_of
+
+        return tuple(target for target in found if shard_of(target.name, self.shard_count) == self.job_completion_index)
 
     @property
     def damping(self) -> Damping:

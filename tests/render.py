@@ -21,7 +21,7 @@ from ops_worker.cli import main
 K8S = Path(__file__).parent.parent / "k8s"
 INSTALLATION = K8S / "base"
 VARIANTS = (
-    *(K8S / "variants" / name for name in ("every-5s", "events", "sidecar")),
+    *(K8S / "variants" / name for name in ("every-5s", "events", "sharded", "sidecar")),
     K8S / "examples" / "inject",
     K8S / "examples" / "overlay",
 )

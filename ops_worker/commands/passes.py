@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
+MAX_SHARDS = 1000
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run one pass, or with --every a loop of it; give the exit code."""
+    settings = _sharded(options, settings)
     if options.every is not None:
         return repeat(options, settings)
     from ops_worker import termination
@@ -37,7 +39,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.passes import PASSES, Context
 
     again = store.Patience(settings.confirm_failures, settings.confirm_delay)
-    database = store.Store(settings.connection, role=settings.pg_role, application=f"ops-worker {options.command}", again=again)
+    database = store.Store(
+        settings.connection,
+        role=settings.pg_role,
+        application=f"ops-worker {options.command}",
+        again=again,
+        shard=settings.job_completion_index,
+    )
     observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
     try:
         outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
@@ -51,12 +59,22 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return code
 
 
+def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
+    """Give the settings with the shard that the command line names, which wins over the environment's."""
+    if options.shard is None:
+        return settings
+    index, count = options.shard
+    return settings.model_copy(update={"job_completion_index": index, "shard_count": count})
+
+
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
+    at_once = settings.probe_concurrency
     if not settings.confirm_failures:
-        return probes.observe
-    return partial(probes.confirm, times=settings.confirm_failures, delay_s=settings.confirm_delay, budget_s=budget_s)
+        return partial(probes.observe, concurrency=at_once)
+    times, delay_s = settings.confirm_failures, settings.confirm_delay
+    return partial(probes.confirm, concurrency=at_once, times=times, delay_s=delay_s, budget_s=budget_s)
 
 
 def _announce(job: str, outcome: Outcome) -> None:
@@ -101,7 +119,13 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
 
     def context(name: str, interval_s: float) -> Context:
         told_as = f"ops-worker {name}"
-        database = store.Store(settings.connection, role=settings.pg_role, application=told_as, loop_deadline_s=settings.pass_deadline)
+        database = store.Store(
+            settings.connection,
+            role=settings.pg_role,
+            application=told_as,
+            loop_deadline_s=settings.pass_deadline,
+            shard=settings.job_completion_index,
+        )
         keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
         waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
         return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
@@ -170,6 +194,7 @@ def pass_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="probe, judge and read; show what would be written; write nothing")
     parser.add_argument("--output", choices=sorted(RENDERERS), default="text", help="the closing line (text, the default), or all of it")
     parser.add_argument("--fail-on-unhealthy", action="store_true", help="end with exit code 4 when a service is unhealthy")
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help="only the I-th of N shares of the services, from 0; else SHARD_COUNT")
     parser.add_argument(
         "--every", type=_seconds, metavar="SECONDS", help="run the pass again and again in this process, on a fixed cadence"
     )
@@ -182,6 +207,13 @@ def sidecar_options(parser: argparse.ArgumentParser) -> None:
     _common_options(parser)
     parser.add_argument("passes", nargs="*", metavar="PASS", help="health, metrics; both when none is named")
     parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and len(count) <= 4 and int(index) < int(count) <= MAX_SHARDS):  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text} is no shard: 0/4 is the first of four, of at most {MAX_SHARDS}")
+    return int(index), int(count)
 
 
 def _seconds(text: str) -> float:

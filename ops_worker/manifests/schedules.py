@@ -110,6 +110,20 @@ def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
         yield "spec.jobTemplate.spec.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"
 
 
+def shards(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
+    """Each shard is an index of the Job, and each index a shard (kubernetes.io, "Job", completion mode)."""
+    job = at(document.content, "spec", "jobTemplate", "spec")
+    count, completions = number(worker.env.get("SHARD_COUNT") or 1), number(job.get("completions", 1))
+    if count != completions or (count != 1 and job.get("completionMode") != "Indexed"):
+        told = worker.env.get("SHARD_COUNT") or 1
+        yield (
+            "spec.jobTemplate.spec.completions",
+            f"with SHARD_COUNT {told} it has to be {told}, and completionMode Indexed: a pod for each shard",
+        )
+    if count != 1 and job.get("parallelism") != job.get("completions"):
+        yield "spec.jobTemplate.spec.parallelism", "has to be that of completions, so that all shards are probed in the same period"
+
+
 def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """The name leaves room for what the controller appends."""
     if len(document.name) > MAX_NAME:
@@ -130,5 +144,5 @@ def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
     return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
 
 
-RULES = (schedule, deadlines, retries, history, name)
+RULES = (schedule, deadlines, retries, history, shards, name)
 """The rules of a CronJob. Each gives fields and what is wrong with them."""

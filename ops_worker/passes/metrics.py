@@ -30,20 +30,22 @@ def run(context: Context) -> Outcome:
     by the next pass that can. Raises DatabaseError or SchemaError when what was seen could not be recorded.
     """
     begun = context.clock()
+    first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
+    figures = FIGURES if first else ()
     verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
     taken = [service_samples(verdict) for verdict in verdicts]
 
-    sample = _pending(begun, [*taken, figure_samples(())])  # should the database not be there to be asked
+    sample = _pending(begun, [*taken, *([figure_samples(())] if first else [])])  # should the database not be there to be asked
 
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample
-        parts = [*taken, figure_samples(transaction.figures(FIGURES))]
+        parts = [*taken, *([figure_samples(transaction.figures(figures))] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
             transaction.record_samples([*_waiting(context, transaction), sample])
         return [warning for _, warned in parts for warning in warned]
 
-    tables = [table for figure in FIGURES for table in figure.tables]
+    tables = [table for figure in figures for table in figure.tables]
     try:
         kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
     except DatabaseError as error:

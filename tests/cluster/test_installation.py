@@ -192,3 +192,14 @@ def test_every_5s(installation: Installation) -> None:
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
     assert installation.job("t-every", "metrics").condition == "Complete"
     assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 11
+
+
+def test_sharded(installation: Installation) -> None:
+    """An Indexed Job of three pods completes, and all services are recorded."""
+    cronjob = yaml.safe_load(variant("sharded", "CronJob", "ops-worker-health"))
+    cronjob["spec"]["suspend"] = True
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
+    installation.database.rows("DELETE FROM service_health")
+    ended = installation.job("t-sharded", "health")
+    assert (ended.condition, len(ended.pods)) == ("Complete", 3)
+    assert len(installation.database.health()) == 4

@@ -373,6 +373,20 @@ def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
     assert any("CronJob/ops-worker-health reach" in fault for fault in told(closed)) == holds
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "field", "message"),
+    [
+        ("completions", 2, "completions", "with SHARD_COUNT 3 it has to be 3, and completionMode Indexed: a pod for each shard"),
+        ("completionMode", GONE, "completions", "with SHARD_COUNT 3 it has to be 3, and completionMode Indexed: a pod for each shard"),
+        ("parallelism", 1, "parallelism", "has to be that of completions, so that all shards are probed in the same period"),
+    ],
+)
+def test_shards(path: str, value: object, field: str, message: str) -> None:
+    """Each shard is an index of the Job."""
+    name = "CronJob/ops-worker-health"
+    assert f"{name}: {name}: {JOB}.{field}: {message}" in told(broken(name, f"{JOB}.{path}", value, variant("variants/sharded")))
+
+
 def test_somebody_elses_pod() -> None:
     """In a pod of the user's own only our container is looked at."""
     app = variant("examples/inject")

@@ -73,7 +73,7 @@ class _LockHeldError(Exception):
 class Store:
     """The connection, and the only place that begins, commits and retries transactions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, as whom, and for whom
         self,
         connection: Mapping[str, str | int],
         *,
@@ -81,12 +81,14 @@ class Store:
         application: str = "ops-worker",
         loop_deadline_s: float = 0.0,
         again: Patience | None = None,
+        shard: int = 0,
     ) -> None:
         """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
 
         In a loop, ``loop_deadline_s`` is the longest that a transaction may take before its connection is cut, and a
         connection that failed is not tried again before a pause that grows from 0.5 to 15 s. A process of one pass
         needs neither: its own deadline ends it. It has ``again`` instead, for the first connection of a fresh pod.
+        Passes of different ``shard`` have different locks.
 
         Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
         password.
@@ -103,6 +105,7 @@ class Store:
         self._connection: Connection | None = None
         self._deadline_s = loop_deadline_s
         self._again = again or Patience()
+        self._shard = shard
         self._failures = 0
         self._not_before = 0.0
 
@@ -192,7 +195,9 @@ class Store:
             if self._role:
                 connection.execute(SQL["set_role"], {"role": self._role})
             connection.execute(SQL["set_limits"], _limits())
-            lock = None if dry_run else connection.execute(SQL["try_lock"], {"space": LOCK_SPACE, "lock": purpose.lock})
+            lock = (
+                None if dry_run else connection.execute(SQL["try_lock"], {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)})
+            )
             survey = connection.execute(SQL["survey"], {"tables": list(tables)})
         return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
 

@@ -1,0 +1,51 @@
+"""Shards: each pass has its share of the services, and no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Database, Worker
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_each_has_its_share(worker: Worker, database: Database) -> None:
+    """Two shards record all services, each its own, by the option or by what an Indexed Job sets."""
+    assert worker("health", "--shard", "0/2").returncode == 0
+    assert set(database.health()) == {"ingest", "dispatcher"}
+    assert worker("health", SHARD_COUNT="2", JOB_COMPLETION_INDEX="1").returncode == 0
+    assert set(database.health()) == {"ingest", "dispatcher", "evaluator", "delivery_worker"}
+
+
+def test_figures_belong_to_the_first(worker: Worker, database: Database) -> None:
+    """The database's own figures are recorded once."""
+    assert worker("metrics", "--shard", "1/2").returncode == 0
+    assert {service for service, _ in database.samples()} <= {"evaluator", "delivery"}
+    assert worker("metrics", "--shard", "0/2").returncode == 0
+    assert ("postgres", "connections") in database.samples()
+
+
+def test_at_once(worker: Worker, database: Database) -> None:
+    """Shards that run at the same time do not skip each other."""
+    running = [worker.start("health", "--shard", f"{index}/3") for index in range(3)]
+    told = [process.communicate(timeout=60)[0] for process in running]
+    assert not any("skipped" in line for line in told)
+    assert len(database.health()) == 4
+
+
+@pytest.mark.parametrize("shard", ["2/2", "-1/2", "1", "a/b", "0/0", "0/1001"])
+def test_no_such_shard(worker: Worker, shard: str) -> None:
+    """What is no shard is exit code 2, and a line that says what is."""
+    done = worker("health", f"--shard={shard}")
+    assert done.returncode == 2
+    assert f"{shard} is no shard: 0/4 is the first of four, of at most 1000" in done.stderr
+
+
+def test_no_such_index(worker: Worker) -> None:
+    """So is an index that is none of the shards'."""
+    done = worker("health", SHARD_COUNT="2", JOB_COMPLETION_INDEX="2")
+    assert done.returncode == 2
+    assert "JOB_COMPLETION_INDEX is '2', but wants the number of a shard, from 0 to SHARD_COUNT - 1" in done.stderr
