@@ -31,7 +31,8 @@ exit codes:
   1  it was not done: the database was away, the deadline passed, or a bug; a retry may help
   2  usage or settings: the message names the variable and what it wants
   3  schema or permission: the message says what to run or to set
-  4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy
+  4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy; and where there are faults
+     (manifests check) or warnings (cluster --fail-on-warnings)
 """
 
 
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
     except OpsWorkerError as error:
         _log.debug("the command failed", exc_info=True)
         return _fail(options, error)
+    except BrokenPipeError:  # nobody reads any more
+        return OpsWorkerError.exit_code
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
         _log.exception("this is a bug in ops-worker")
         return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
@@ -83,7 +86,8 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     options.left_at = settings.termination_message_path() if command.has_settings else ""
     if not command.has_settings:
         log.setup("INFO")
-        guard.release_signals()
+        if guarded:
+            guard.release_signals()
         return command.run(options)
     found = settings.load(options.env_file)
     options.left_at, options.job = found.termination_message_path, found.job_name
@@ -141,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         command.options(
-            commands.add_parser(name, help=command.summary, description=command.summary.capitalize() + ".", formatter_class=raw)
+            commands.add_parser(
+                name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}.", formatter_class=raw
+            )
         )
     return parser
 

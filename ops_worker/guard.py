@@ -27,6 +27,7 @@ def hold_signals() -> None:
 
 def release_signals() -> None:
     """Let them end the process in the usual way: for a command that is no pass."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would print a traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

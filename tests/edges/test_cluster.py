@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +21,9 @@ from ops_worker.edges import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
 FORBIDDEN = (403, {"message": "pods is forbidden"})
 
@@ -306,11 +311,31 @@ def test_announce_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_the_extra(server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     """A command whose extra is missing names it."""
-    import sys
-
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     monkeypatch.setitem(sys.modules, "yaml", None)
     assert main(["cluster"]) == 2
     assert told(capsys) == "ops-worker cluster: asking a cluster wants the extra: pip install 'ops-worker[cluster]'"
     assert main(["manifests", "check", "x"]) == 2
     assert told(capsys) == "ops-worker manifests: manifests wants the extra: pip install 'ops-worker[cluster]'"
+
+
+def test_interrupted(server: Server) -> None:
+    """Ctrl-C while it waits ends it at once, without a traceback."""
+    server.answers[f"GET {BATCH}/jobs/a-job"] = (200, {})
+    command = [sys.executable, "-m", "ops_worker", "trigger", "health", "--wait"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=10)[1]
+    assert said[2] == "a-job: waiting for a pod\n"
+    assert (process.returncode, rest) == (-signal.SIGINT, "")
+
+
+def test_nobody_reads(server: Server) -> None:
+    """A pipe that is closed is no bug of the worker's."""
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [cronjob(f"ops-worker-{number}") for number in range(2000)]})
+    script = f"{sys.executable} -m ops_worker cluster | head -1"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.startswith("CRONJOB")
+    assert "Traceback" not in done.stderr
