@@ -136,9 +136,9 @@ class Settings(BaseSettings):
         0, wants="the number of a shard, from 0 to SHARD_COUNT - 1", only="health metrics", ge=0, le=999
     )
     """Which of them this pass is, from 0; an Indexed Job sets it. The database's own figures belong to shard 0."""
-    confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", only="health metrics sidecar", ge=0, le=5)
+    confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", ge=0, le=5)
     """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
-    confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", only="health metrics sidecar", ge=0, le=30)
+    confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", ge=0, le=30)
     """Seconds before it is made again, out of PASS_DEADLINE."""
     termination_message_path: Text = setting("", wants="the path of a file", only="health metrics init-db")
     """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""

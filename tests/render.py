@@ -93,6 +93,9 @@ def run() -> int:
     check = parser.parse_args().check
     folders = (INSTALLATION, *VARIANTS)
     if not check:
+        if not shutil.which("kubectl"):
+            print("make render wants kubectl 1.27 or newer on the PATH: it renders with `kubectl kustomize`", file=sys.stderr)
+            return 2
         for folder in folders:
             for path, text in rendered(folder).items():
                 path.write_text(text, encoding="utf-8")

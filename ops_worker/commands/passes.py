@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ops_worker.core.model import Observation, Outcome, Target, Tick
+    from ops_worker.edges.store import Store
     from ops_worker.passes import Context
     from ops_worker.settings import Settings
 
@@ -27,6 +28,8 @@ _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 MAX_SHARDS = 1000
+ANNOUNCE_RESERVE_S = 1.0
+"""Seconds of a pass that Events must leave: it is recorded by then, and its deadline must not make a failure of it."""
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -35,17 +38,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if options.every is not None:
         return repeat(options, settings)
     from ops_worker import termination
-    from ops_worker.edges import store
     from ops_worker.passes import PASSES, Context
 
-    again = store.Patience(settings.confirm_failures, settings.confirm_delay)
-    database = store.Store(
-        settings.connection,
-        role=settings.pg_role,
-        application=f"ops-worker {options.command}",
-        again=again,
-        shard=settings.job_completion_index,
-    )
+    database = _store(settings, options.command)
     observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
     try:
         outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
@@ -55,7 +50,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     code = _tell(options, outcome)
     termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))
     if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
-        _announce(settings.job_name, outcome)
+        left = settings.pass_deadline - (time.monotonic() - options.begun)
+        _announce(settings.job_name, outcome, left - ANNOUNCE_RESERVE_S)
     return code
 
 
@@ -77,11 +73,12 @@ def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]]
     return partial(probes.confirm, concurrency=at_once, times=times, delay_s=delay_s, budget_s=budget_s)
 
 
-def _announce(job: str, outcome: Outcome) -> None:
+def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
     from ops_worker.edges.cluster import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    for warning in announce(job, [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]):
+    transitions = [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]
+    for warning in announce(job, transitions, deadline_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
@@ -90,9 +87,7 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
     from threading import Event
 
     from ops_worker import loop, termination
-    from ops_worker.core.backlog import Backlog
-    from ops_worker.edges import store
-    from ops_worker.passes import PASSES, Context, metrics
+    from ops_worker.passes import PASSES, metrics
 
     intervals = intervals_of(options, settings)
     telemetry = None
@@ -117,22 +112,9 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
             termination.leave(settings.termination_message_path, message(found))
         return code
 
-    def context(name: str, interval_s: float) -> Context:
-        told_as = f"ops-worker {name}"
-        database = store.Store(
-            settings.connection,
-            role=settings.pg_role,
-            application=told_as,
-            loop_deadline_s=settings.pass_deadline,
-            shard=settings.job_completion_index,
-        )
-        keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
-        waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
-        return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
-
     stop, until = Event(), time.monotonic() + options.seconds
     loops = [
-        loop.Loop(name, interval_s, PASSES[name], context(name, interval_s), told=told, stop=stop, until=until)
+        loop.Loop(name, interval_s, PASSES[name], _looped(options, settings, name, interval_s), told=told, stop=stop, until=until)
         for name, interval_s in intervals.items()
     ]
 
@@ -144,6 +126,30 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
             one.context.store.close()
 
     return loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+
+
+def _looped(options: argparse.Namespace, settings: Settings, name: str, interval_s: float) -> Context:
+    """Give a loop's pass what it needs: a connection of its own, and for the metrics a place where samples wait."""
+    from ops_worker.core.backlog import Backlog
+    from ops_worker.passes import Context
+
+    database = _store(settings, name, loop_deadline_s=settings.pass_deadline)
+    keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
+    waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
+    return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
+
+
+def _store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:
+    from ops_worker.edges import store
+
+    return store.Store(
+        settings.connection,
+        role=settings.pg_role,
+        application=f"ops-worker {name}",
+        loop_deadline_s=loop_deadline_s,
+        again=store.Patience(settings.confirm_failures, settings.confirm_delay),
+        shard=settings.job_completion_index,
+    )
 
 
 def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
@@ -173,7 +179,7 @@ def init_db(options: argparse.Namespace, settings: Settings) -> int:
     """Make the worker's tables where they are missing, and tell of each."""
     from ops_worker.edges import store
 
-    database = store.Store(settings.connection, role=settings.pg_role, application="ops-worker init-db")
+    database = _store(settings, "init-db")
     own = ("system_metrics", "service_health")
     try:
         made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])

@@ -144,7 +144,7 @@ class Cluster:
 
         headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         url = f"{self._api.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
-        timeout = Timeout(connect=min(CONNECT_S, deadline_s), read=min(READ_S, deadline_s))
+        timeout = Timeout(connect=min(CONNECT_S, deadline_s), read=min(READ_S, deadline_s), total=deadline_s)
         try:
             settings = self._api.configuration
             for key in {"BearerToken", "authorization"} & settings.api_key.keys():  # 36.0.0 knows it by the second name only
@@ -179,12 +179,12 @@ class Cluster:
         return ClusterError(f"{self.place} answers {status} to {verb} {resource}: {one_line(said)}")
 
 
-def announce(job: str, transitions: Sequence[tuple[str, str]]) -> list[str]:
+def announce(job: str, transitions: Sequence[tuple[str, str]], deadline_s: float = EVENTS_S) -> list[str]:
     """Write an Event on the CronJob of this Job for each service that has a new reason, or none any more; give what went wrong.
 
     Without the CronJob's uid, `kubectl describe cronjob` would not find them: it is asked for first. Never raises.
     """
-    end = time.monotonic() + EVENTS_S
+    end = time.monotonic() + min(EVENTS_S, deadline_s)
     try:
         if not (ACCOUNT / "token").is_file():
             return [
@@ -194,16 +194,23 @@ def announce(job: str, transitions: Sequence[tuple[str, str]]) -> list[str]:
         name = job.rpartition("-")[0]
         if not name:
             return ["KUBERNETES_EVENTS is on, but JOB_NAME names no Job of a CronJob"]
-        found = cluster._call("GET", "batch", "cronjobs", name, deadline_s=EVENTS_S)  # noqa: SLF001 - of this module
+        found = cluster._call("GET", "batch", "cronjobs", name, deadline_s=_left(end))  # noqa: SLF001 - of this module
         about = {"name": name, "uid": found["metadata"]["uid"]}
         for service, reason in transitions:
             event = event_of(about, cluster.namespace, service, reason, datetime.now(UTC))
-            cluster.create_event(event, max(0.1, end - time.monotonic()))
+            cluster.create_event(event, _left(end))
     except OpsWorkerError as error:
         return [str(error)]
     except Exception as error:  # noqa: BLE001 - the pass is done and recorded: nothing here may undo that
         return [f"{type(error).__name__}: {one_line(str(error))}"]
     return []
+
+
+def _left(end: float) -> float:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise ClusterError("no time was left for Kubernetes Events")
+    return left
 
 
 def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:

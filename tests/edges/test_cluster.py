@@ -302,6 +302,16 @@ def test_announce_refused(inside: Server, job: str, answers: dict[str, Any], war
     assert cluster.announce(job, [("ingest", "http 503")]) == [warning]
 
 
+@pytest.mark.parametrize("deadline_s", [0.3, -1.0])
+def test_announce_in_time(inside: Server, deadline_s: float) -> None:
+    """Events take no longer than the pass has left."""
+    inside.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (0, {})
+    begun = time.monotonic()
+    (warning,) = cluster.announce("ops-worker-health-1", [("ingest", "http 503")], deadline_s)
+    assert time.monotonic() - begun < 2.5
+    assert warning.startswith("no answer from" if deadline_s > 0 else "no time was left for Kubernetes Events")
+
+
 def test_announce_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a service account nobody is told, least of all a developer's cluster."""
     monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)

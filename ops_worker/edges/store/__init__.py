@@ -5,7 +5,8 @@ One connection, made after the network is done; one short transaction, begun, co
 session setting, no prepared statement, no session lock, so that a pooler in transaction mode may stand in between.
 """
 
-from ops_worker.edges.store.connection import HEALTH, METRICS, STANDALONE_TABLES, Patience, Store
+from ops_worker.edges.store.connection import Store
+from ops_worker.edges.store.purposes import HEALTH, METRICS, STANDALONE_TABLES, Patience
 from ops_worker.edges.store.statements import Transaction
 
 __all__ = ["HEALTH", "METRICS", "STANDALONE_TABLES", "Patience", "Store", "Transaction"]

@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -16,12 +16,15 @@ from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
 from ops_worker.edges.store.faults import told
+from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
 from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
 from ops_worker.sql import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from ops_worker.edges.store.purposes import Purpose
 
 T = TypeVar("T")
 
@@ -37,33 +40,6 @@ SETTLE_S = 5.0
 
 CONNECTION_LOST = ("08", "57P", "25P03")
 """SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
-
-LOCK_SPACE = 0x6F707377
-"""First half of the worker's advisory lock keys: "opsw"."""
-SCHEMA_LOCK = 0
-
-STANDALONE_TABLES = ("tenants", "fleet_alert")
-"""Tables of the platform that only ``init-db --standalone`` makes."""
-
-
-class Purpose(NamedTuple):
-    """What a transaction is for: its lock, the tables without which it cannot be done, and the one it may make itself."""
-
-    name: str
-    lock: int
-    needs: tuple[str, ...]
-    makes: str = ""
-
-
-class Patience(NamedTuple):
-    """How often a connection that failed is tried again at once, and after how many seconds."""
-
-    times: int = 0
-    delay_s: float = 1.0
-
-
-HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
-METRICS = Purpose("metrics", 2, needs=("system_metrics",))
 
 
 class _LockHeldError(Exception):
@@ -195,9 +171,8 @@ class Store:
             if self._role:
                 connection.execute(SQL["set_role"], {"role": self._role})
             connection.execute(SQL["set_limits"], _limits())
-            lock = (
-                None if dry_run else connection.execute(SQL["try_lock"], {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)})
-            )
+            key = {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)}
+            lock = None if dry_run else connection.execute(SQL["try_lock"], key)
             survey = connection.execute(SQL["survey"], {"tables": list(tables)})
         return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
 
@@ -261,14 +236,15 @@ class Store:
         return self._connection
 
     def _connect(self) -> Connection:
-        for _ in range(0 if self._deadline_s else self._again.times):
+        left = 0 if self._deadline_s else self._again.times
+        while True:
             try:
-                return _connect(self._conninfo)
+                return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
             except psycopg.Error as error:
-                if "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
+                if not left or "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
                     raise
-                time.sleep(self._again.delay_s)
-        return _connect(self._conninfo)
+            left -= 1
+            time.sleep(self._again.delay_s)
 
     @contextlib.contextmanager
     def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
@@ -293,10 +269,6 @@ class Store:
             with contextlib.suppress(psycopg.Error):
                 connection.execute(SQL["rollback"])
             raise
-
-
-def _connect(conninfo: str) -> Connection:
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
 
 
 def _cut(sock: socket.socket) -> None:

@@ -1,0 +1,32 @@
+"""What transactions are for, the locks that keep two of a kind apart, and the patience for a connection."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LOCK_SPACE = 0x6F707377
+"""First half of the worker's advisory lock keys: "opsw"."""
+SCHEMA_LOCK = 0
+
+STANDALONE_TABLES = ("tenants", "fleet_alert")
+"""Tables of the platform that only ``init-db --standalone`` makes."""
+
+
+class Purpose(NamedTuple):
+    """What a transaction is for: its lock, the tables without which it cannot be done, and the one it may make itself."""
+
+    name: str
+    lock: int
+    needs: tuple[str, ...]
+    makes: str = ""
+
+
+class Patience(NamedTuple):
+    """How often a connection that failed is tried again at once, and after how many seconds."""
+
+    times: int = 0
+    delay_s: float = 1.0
+
+
+HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
+METRICS = Purpose("metrics", 2, needs=("system_metrics",))
