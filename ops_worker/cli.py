@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import cluster, manifests, passes
+from ops_worker.commands import catalogue, cluster, manifests, passes
 from ops_worker.core.report import failed, message
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -32,7 +32,7 @@ exit codes:
   2  usage or settings: the message names the variable and what it wants
   3  schema or permission: the message says what to run or to set
   4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy; and where there are faults
-     (manifests check) or warnings (cluster --fail-on-warnings)
+     (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
 """
 
 
@@ -122,6 +122,9 @@ COMMANDS = {
     "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),
     "cluster": Command(
         "show what the CronJobs in the cluster do, and what is wrong", cluster.cluster_options, cluster.cluster, has_settings=False
+    ),
+    "catalogue": Command(
+        "check a file of services and figures, or show what is in force", catalogue.options, catalogue.run, has_settings=False
     ),
     "manifests": Command("check Kubernetes manifests that run the worker", manifests.options, manifests.run, has_settings=False),
 }

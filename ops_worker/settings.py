@@ -1,42 +1,42 @@
 """The settings: the only reader of the environment and of the ``.env`` file.
 
-Each setting is one field with its docstring, and each watched service one row of the catalogue. ``--help``, the
-README's table and ``.env.example`` are made from or checked against these (see ``variables``), so that there is one
-place to add one.
+Each setting is one field with its docstring. ``--help``, the README's table and ``.env.example`` are made from or checked
+against these (see ``variables``), so that there is one place to add one. The services are entries of the catalogue.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BeforeValidator,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
-    create_model,
     field_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticUseDefault
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from ops_worker.core.catalogue import SERVICES
-from ops_worker.core.model import Damping, Target
+from ops_worker import catalogue
+from ops_worker.catalogue import Catalogue, Source, Surroundings
+from ops_worker.core.answer import without_password
+from ops_worker.core.model import Damping
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from ops_worker.core.model import Target
 
 ON = frozenset({"1", "true", "yes", "on"})
-HEALTH_PATH = "/health"
 
 
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
@@ -67,29 +67,18 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-def _base_url(value: str) -> str:
-    parts = urlsplit(value)  # raises ValueError for a bad IPv6 address
-    port_in_range = parts.port is None or parts.port > 0  # the property raises ValueError above 65535
-    plain = not re.search(r"[\s\x00-\x1f]", value) and not parts.query and not parts.fragment
-    if value and not (parts.scheme in {"http", "https"} and parts.hostname and port_in_range and plain):
-        raise ValueError("no base URL")
-    return value
-
-
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
 DatabaseUrl = Annotated[SecretStr | None, AfterValidator(_database_url), BeforeValidator(_default_when_empty)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class Settings(BaseSettings):
     """Everything that may be set. Frozen; made by ``load``; the names of the variables are those of the fields in capitals.
 
-    An empty value means the default, except for a service's URL, where it means that the service is not watched, and
-    for SYSTEM_ALERT_ENABLED, where only the words that are on are on.
+    An empty value means the default, except for SYSTEM_ALERT_ENABLED, where only the words that are on are on.
     """
 
     model_config = SettingsConfigDict(
@@ -112,6 +101,8 @@ class Settings(BaseSettings):
     """Password of the login role; required when DATABASE_URL is empty, and only then."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
+    ops_worker_catalogue: Text = setting("", wants="the path of a TOML file", only="health metrics sidecar catalogue")
+    """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
     system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health sidecar")
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
     alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
@@ -128,7 +119,7 @@ class Settings(BaseSettings):
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
     """Port on which the sidecar serves them; 0: it does not."""
-    probe_concurrency: Integer = setting(64, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
+    probe_concurrency: Integer = setting(128, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
     """Probes under way at once."""
     shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)
     """Shards that the services are divided among, by name; each pass has those of one."""
@@ -153,6 +144,8 @@ class Settings(BaseSettings):
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
     """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
 
+    _catalogue: Catalogue = PrivateAttr(Catalogue())
+
     @field_validator("pg_port", mode="wrap")
     @classmethod
     def _ignored_with_url(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -176,15 +169,18 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The services and figures that are in force."""
+        return self._catalogue
+
+    @property
     def targets(self) -> tuple[Target, ...]:
-        """The services that are watched: those of the catalogue whose URL is not set to the empty string, and that are of this shard."""
-        urls = ((service, getattr(self, _field(service.name))) for service in SERVICES)
-        found = (Target(service.name, url.rstrip("/") + HEALTH_PATH, service.series, service.counters) for service, url in urls if url)
+        """The services that are watched, and that are of this shard."""
         if self.shard_count == 1:
-            return tuple(found)
+            return self._catalogue.targets
         from ops_worker.core.shards import shard_of
 
-        return tuple(target for target in found if shard_of(target.name, self.shard_count) == self.job_completion_index)
+        return tuple(target for target in self._catalogue.targets if shard_of(target.name, self.shard_count) == self.job_completion_index)
 
     @property
     def damping(self) -> Damping:
@@ -200,32 +196,20 @@ class Settings(BaseSettings):
         return {"host": self.pg_host, "port": self.pg_port, "dbname": self.pg_db, "user": self.pg_user, "password": password}
 
 
-def _field(service: str) -> str:
-    return f"{service}_base_url"
-
-
-_URLS: Mapping[str, Any] = {
-    _field(service.name): (BaseUrl, setting(service.url, wants="an http:// or https:// base URL, or nothing: not watched",
-                                            validation_alias=AliasChoices(*service.variables)))
-    for service in SERVICES
-}  # fmt: skip
-_Loaded = create_model("_Loaded", __base__=Settings, **_URLS)
-
-
-class _Given(_Loaded):  # type: ignore[valid-type, misc]  # a class that pydantic made
+class _Given(Settings):
     """The settings as others would set them: this process's environment is not read."""
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:  # noqa: ARG003 - pydantic-settings' signature
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: ARG003 - pydantic-settings' signature
         return (init_settings,)
 
 
 def faults(given: Mapping[str, str]) -> list[str]:
     """Give the faults of settings that are for another process: variables by name, as a manifest holds them."""
     try:
-        _Given(**given)
+        _Given(**given)  # type: ignore[arg-type]  # to be validated
     except ValidationError as error:
-        return [_fault(fault["loc"][0], fault, given) for fault in error.errors(include_url=False)]
+        return [_fault(fault) for fault in error.errors(include_url=False)]
     return []
 
 
@@ -234,39 +218,50 @@ def termination_message_path() -> str:
     return os.environ.get("TERMINATION_MESSAGE_PATH", "")
 
 
-def load(env_file: Path | None = None) -> Settings:
-    """Read the environment, and under it the ``.env`` file where there is one.
+def load(env_file: Path | None = None, path: str | None = None) -> Settings:
+    """Read the environment, under it the ``.env`` file where there is one, and the catalogue at ``path`` or that they name.
 
-    Raises SettingsError with every fault there is: the variable, its value (never a secret's) and what it wants.
+    Raises SettingsError with every fault there is: the variable or the entry, its value (never a secret's) and what it wants.
     """
     if env_file is not None and not env_file.is_file():
         raise SettingsError([f"--env-file {env_file}: no such file"])
+    variables = read_variables(env_file)
+    source, wrong = named(variables.get("OPS_WORKER_CATALOGUE", "") if path is None else path)
+    found, more = (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
     try:
-        return _Loaded(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
+        settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:
-        raise SettingsError([_fault(fault["loc"][0], fault) for fault in error.errors(include_url=False)]) from None
+        raise SettingsError([*(_fault(fault) for fault in error.errors(include_url=False)), *more]) from None
+    if more:
+        raise SettingsError(more)
+    settings._catalogue = found  # noqa: SLF001 - no field, which the environment could set
+    return settings
+
+
+def read_variables(env_file: Path | None = None) -> dict[str, str]:
+    """Give the environment, over what the ``.env`` file holds. Raises SettingsError when that cannot be read."""
+    try:
+        file = DotEnvSettingsSource(Settings, env_file=env_file or ".env", case_sensitive=True).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
+    return {name: value for name, value in file.items() if value is not None} | dict(os.environ)
 
 
-def _fault(location: int | str, fault: Mapping[str, Any], given: Mapping[str, str] = os.environ) -> str:
-    fields = _Loaded.model_fields.items()
-    name, field = next((name, field) for name, field in fields if location in {name, *_variables(name, field)})
-    known = _variables(name, field)
-    variable = next((variable for variable in known if variable in given), " or ".join(known))
+def named(path: str) -> tuple[Source | None, str]:
+    """Read the user's catalogue, where a path names one; or give what is wrong with it."""
+    try:
+        return (catalogue.read(Path(path)) if path else None), ""
+    except (OSError, ValueError) as error:
+        return None, f"catalogue {path} cannot be read: {(error.strerror if isinstance(error, OSError) else '') or error}"
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    location = fault["loc"][0]
+    name, field = next((name, field) for name, field in Settings.model_fields.items() if location in {name, name.upper()})
+    variable = name.upper()
     if fault["type"] == "required":
         return f"{variable} is not set, but {fault['msg']}"
     secret = "SecretStr" in str(field.annotation)
     shown = "set to something (not shown)" if secret else repr(without_password(str(fault["input"])))
     extra: Any = field.json_schema_extra
     return f"{variable} is {shown}, but wants {extra['wants']}"
-
-
-def _variables(name: str, field: Any) -> list[str]:
-    choices = field.validation_alias
-    return [str(choice) for choice in choices.choices] if isinstance(choices, AliasChoices) else [name.upper()]
-
-
-def without_password(url: str) -> str:
-    """Give a URL as it may be shown: a user and password in it are stars."""
-    return re.sub(r"^([a-zA-Z+]*:)?(//)?.*@", r"\1\2***@", url, flags=re.DOTALL)

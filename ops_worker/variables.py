@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ops_worker.core.catalogue import SERVICES
+from ops_worker.catalogue import builtin_urls
 
 
 class Variable(NamedTuple):
@@ -37,8 +37,8 @@ def variables() -> list[Variable]:
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
     urls = [
-        Variable(service.variables, service.url, f"Base URL of {service.name}; empty: it is not watched.", "health metrics sidecar")
-        for service in SERVICES
+        Variable(names, default, f"Base URL of {service}; empty: it is not watched.", "health metrics sidecar catalogue")
+        for service, names, default in builtin_urls()
     ]
     split = next(index for index, variable in enumerate(found) if not variable.names[0].startswith(("DATABASE_", "PG_")))
     return [*found[:split], *urls, *found[split:]]

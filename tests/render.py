@@ -39,7 +39,7 @@ def rendered(folder: Path) -> dict[Path, str]:
     for text in found.split("---\n"):
         one = yaml.safe_load(text)
         kind, name = one["kind"], one["metadata"]["name"]
-        part = f"-{name.removeprefix('ops-worker-')}" if kind == "CronJob" else ""
+        part = name.removeprefix("ops-worker") if kind in {"CronJob", "ConfigMap"} else ""
         files[K8S / f"{ORDER.index(kind)}0-{kind.lower()}{part}.yaml"] = _stamped(folder, text)
     return files
 

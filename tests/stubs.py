@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from ops_worker.core.catalogue import SERVICES
+from ops_worker.catalogue import builtin_urls
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -178,12 +178,12 @@ class Stubs(dict[str, Stub]):
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         """Begin to listen."""
-        super().__init__({service.name: Stub(service.name, host=host) for service in SERVICES})
+        super().__init__({name: Stub(name, host=host) for name, _, _ in builtin_urls()})
 
     @property
     def env(self) -> dict[str, str]:
         """What the worker needs in its environment to watch them."""
-        return {service.variables[0]: self[service.name].url for service in SERVICES}
+        return {variables[0]: self[name].url for name, variables, _ in builtin_urls()}
 
     def __enter__(self) -> Self:
         return self

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ops_worker import __version__, settings
+from ops_worker.catalogue import builtin_urls, entries
 from ops_worker.cli import COMMANDS, EXIT_CODES
 from ops_worker.variables import variables
 
@@ -29,7 +33,8 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 def test_variables_are_the_settings() -> None:
     """The variables that --help lists are those that the settings read, with the defaults that they have."""
     listed = [name for variable in variables() for name in variable.names]
-    read = [name for key, field in settings._Loaded.model_fields.items() for name in settings._variables(key, field)]
+    read = [name.upper() for name in settings.Settings.model_fields]
+    read += [name for _, names, _ in builtin_urls() for name in names]
     assert sorted(read) == sorted(listed)
     os.environ["PG_PASS"] = "x"
     for variable in variables():
@@ -79,6 +84,37 @@ def test_changelog_and_version() -> None:
     assert "version" in project["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("model", ["ServiceEntry", "FigureEntry"])
+def test_readme_catalogue(model: str) -> None:
+    """The README's tables of a catalogue's keys are those of the program: name, default, meaning, what it wants."""
+    rows = catalogue_rows(model)
+    assert "\n".join(rows) in README
+
+
+def catalogue_rows(model: str) -> list[str]:
+    """Give the rows of the README's table for a kind of entry."""
+    tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == model)
+    meanings = {
+        node.target.id: str(ast.literal_eval(after.value))
+        for node, after in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
+    }
+    rows = []
+    for name, field in getattr(entries, model).model_fields.items():
+        default = "required" if field.is_required() else _written(field.default)
+        rows.append(f"| `{field.alias or name}` | {default} | {meanings[name]} | {field.json_schema_extra['wants']} |")
+    return rows
+
+
+def _written(default: object) -> str:
+    if default in (None, "", (), {}):
+        return "–"  # noqa: RUF001 - as in the table
+    text = json.dumps(default) if not isinstance(default, float) else f"{default:g}"
+    return f"`{text}`"
 
 
 @pytest.mark.unit

@@ -26,15 +26,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each fault and one that counts them; give 0, or 4 when there are any."""
     from ops_worker import settings
-    from ops_worker.core.catalogue import SERVICES
     from ops_worker.edges import documents
     from ops_worker.manifests import Document, Facts, check
     from ops_worker.variables import variables
 
     found = [Document(path, content) for path, content in documents.read(options.paths)]
-    urls = [(service.variables, service.url) for service in SERVICES]
     defaults = {name: variable.default for variable in variables() for name in variable.names}
-    faults = check(found, Facts(_parsed(options.parser), defaults, urls, settings.faults))
+    faults = check(found, Facts(_parsed(options.parser), defaults, settings.faults))
     for fault in faults:
         print(fault)
     print(f"manifests: {len(found)} object{'s' * (len(found) != 1)} checked, {len(faults)} fault{'s' * (len(faults) != 1)}")

@@ -28,6 +28,7 @@ _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 MAX_SHARDS = 1000
+PROGRESS_AFTER_S, PROGRESS_EACH_S = 2.0, 0.2
 ANNOUNCE_RESERVE_S = 1.0
 """Seconds of a pass that Events must leave: it is recorded by then, and its deadline must not make a failure of it."""
 
@@ -66,11 +67,32 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
-    at_once = settings.probe_concurrency
-    if not settings.confirm_failures:
-        return partial(probes.observe, concurrency=at_once)
-    times, delay_s = settings.confirm_failures, settings.confirm_delay
-    return partial(probes.confirm, concurrency=at_once, times=times, delay_s=delay_s, budget_s=budget_s)
+    return partial(
+        probes.confirm,
+        times=settings.confirm_failures,
+        delay_s=settings.confirm_delay,
+        concurrency=settings.probe_concurrency,
+        budget_s=budget_s - probes.RESERVE_S,
+        told=_Progress(settings) if sys.stderr.isatty() else None,
+    )
+
+
+class _Progress:
+    """A line on a terminal that tells how far a long round of probes is; nothing is told of a short one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._total = len(settings.targets)
+        self._begun = self._last = 0.0
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if done == 1:
+            self._begun = self._last = now
+        last = done == self._total
+        if now - self._begun > PROGRESS_AFTER_S and (now - self._last > PROGRESS_EACH_S or last):
+            sys.stderr.write(f"\r\033[Kprobed {done} of {self._total}" if not last else "\r\033[K")
+            sys.stderr.flush()
+            self._last = now
 
 
 def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
@@ -136,7 +158,8 @@ def _looped(options: argparse.Namespace, settings: Settings, name: str, interval
     database = _store(settings, name, loop_deadline_s=settings.pass_deadline)
     keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
     waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
-    return Context(settings, _observe(settings, settings.pass_deadline), database, time.monotonic, options.dry_run, waiting)
+    observe = _observe(settings, settings.pass_deadline)
+    return Context(settings, observe, database, time.monotonic, options.dry_run, waiting, interval_s)
 
 
 def _store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:
@@ -167,7 +190,11 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
             action = "alert opened" if update.opens else "alert closed"
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
     for warning in outcome.warnings:
-        _log.warning("left out of the sample", extra={"action": "left out", "what": warning})
+        _log.warning("the sample", extra={"action": "sample", "what": warning})
+    if outcome.unprobed:
+        names = " ".join(outcome.unprobed[:10])
+        remedy = "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
+        _log.warning("not probed", extra={"action": "not probed", "count": len(outcome.unprobed), "first": names, "remedy": remedy})
     with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
         sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
         sys.stdout.flush()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.answer import decode, one_line, storable
-from ops_worker.core.model import Failure, Observation, Recorded, Remembered, State, Update, Verdict
+from ops_worker.core.conditions import ABSENT, broken, value_at
+from ops_worker.core.model import Damping, Failure, Observation, Recorded, Remembered, State, Update, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from ops_worker.core.model import Damping
-
-OK = 200
+    from ops_worker.core.model import Target
 
 
 def judge(seen: Observation) -> Verdict:
@@ -25,15 +24,33 @@ def _judged(seen: Observation) -> Verdict:
     if seen.failure is not None:
         state = State.DOWN if seen.failure is Failure.NO_CONNECTION else State.UNKNOWN
         return Verdict(seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value)
-    if seen.http_status != OK:
+    target = seen.target
+    if seen.http_status not in target.expect:
         reason = f"http {seen.http_status}"
-        return Verdict(seen.target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status)
+        return Verdict(target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status)
     try:
-        answer = decode(seen.body)
+        answer = decode(seen.body) if target.json else {}
     except ValueError as error:
-        return Verdict(seen.target, seen.taken_at, State.UNKNOWN, one_line(str(error)))
-    counters = storable(answer.get("counters", {}))
-    return Verdict(seen.target, seen.taken_at, State.HEALTHY, "", seen.latency_ms, seen.http_status, counters)
+        return Verdict(target, seen.taken_at, State.UNKNOWN, one_line(str(error)))
+    counters = value_at(answer, target.counters_at)
+    reasons = broken(answer, target.conditions)
+    if target.max_latency_ms is not None and seen.latency_ms is not None and seen.latency_ms > target.max_latency_ms:
+        reasons.append(f"latency is {seen.latency_ms} ms, wants at most {target.max_latency_ms} ms")
+    return Verdict(
+        target,
+        seen.taken_at,
+        State.DEGRADED if reasons else State.HEALTHY,
+        one_line("; ".join(reasons)),
+        seen.latency_ms,
+        seen.http_status,
+        {} if counters is ABSENT else storable(counters),
+    )
+
+
+def not_among(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[str, ...]:
+    """Name the services of which there is no verdict: nobody looked at them, so nothing is known of them."""
+    judged = {verdict.target.name for verdict in verdicts}
+    return tuple(target.name for target in targets if target.name not in judged) if len(judged) < len(targets) else ()
 
 
 def decide(verdict: Verdict, observed_at: datetime, before: Remembered, damping: Damping, now: datetime) -> Update | None:
@@ -65,9 +82,16 @@ def plan(
     time_of: Callable[[float], datetime],
     now: datetime,
 ) -> list[Update]:
-    """Decide over all verdicts of a pass; ``time_of`` turns a moment of the process's clock into the database's."""
-    decided = (decide(v, time_of(v.taken_at), before[v.target.name], damping, now) for v in verdicts)
+    """Decide over all verdicts of a pass; ``time_of`` turns a moment of the process's clock into the database's.
+
+    ``damping`` is for the services that have none of their own.
+    """
+    decided = (decide(v, time_of(v.taken_at), before[v.target.name], _own(v.target, damping), now) for v in verdicts)
     return [update for update in decided if update is not None]
+
+
+def _own(target: Target, damping: Damping) -> Damping:
+    return Damping(target.alert_after or damping.alert_after, target.resolve_after or damping.resolve_after)
 
 
 def planned(updates: Iterable[Update]) -> Recorded:
@@ -92,6 +116,8 @@ def details(update: Update) -> dict[str, Any]:
         found |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
     elif verdict.state is State.DEGRADED:
         found |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
+        if verdict.counters is not None:  # it answered as it should, but a condition does not hold
+            found |= {"reason": verdict.reason, "counters": verdict.counters}
     else:
         found["error"] = verdict.reason
     return found | {"streak": update.streak, "since": update.since.isoformat()}

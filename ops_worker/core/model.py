@@ -7,59 +7,101 @@ cost to define (0.09 against 0.62 ms a class), and a process that lives for one 
 from __future__ import annotations
 
 import enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.errors import DONE, OpsWorkerError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
+
+
+NO_TAGS: Mapping[str, Any] = MappingProxyType({})
+PROBE_DEADLINE_S = 5.0
+"""Seconds for one probe in all, unless its service has a deadline of its own (README, "What is seen")."""
 
 
 class Counter(NamedTuple):
     """A number that a service reports about itself, to be recorded under ``name``.
 
-    ``fallback`` is the key that newer releases of the service use instead; it counts only where ``name`` is absent.
+    ``keys`` are those under which it may stand, of which the first that is there counts; none: its name.
     """
 
     name: str
-    fallback: str = ""
-
-
-class Service(NamedTuple):
-    """A row of the catalogue: a service of the platform, and how it is watched.
-
-    ``variables`` are the environment variables that may hold its base URL, the first one set wins; ``url`` is the
-    default. ``series`` is the service's name in ``system_metrics``, which for one of them is not its ``name``.
-    """
-
-    name: str
-    series: str
-    variables: tuple[str, ...]
-    url: str
-    counters: tuple[Counter, ...]
+    keys: tuple[str, ...] = ()
 
 
 class Figure(NamedTuple):
-    """A row of the catalogue: a number that the database knows, to be recorded as ``metric`` of ``series``.
+    """A number that the database knows, to be recorded as ``metric`` of ``series``; or several, each with its own service.
 
-    ``sql`` returns one row with one column. ``tables`` are those it needs: where one of them is not there, the figure
-    is absent. ``timeout_ms`` is the most the database may spend on it.
+    ``sql`` is one statement that reads. It returns a column ``value`` and, if it likes, ``service`` and ``tags``; where it
+    returns no ``service`` it returns one row. ``tables`` are those it needs: where one of them is not there, the figure
+    is absent. ``timeout_s`` is the most the database may spend on it. With ``every_s`` it is taken once in each slot of
+    so many seconds, else in each pass.
     """
 
     series: str
     metric: str
     sql: str
     tables: tuple[str, ...] = ()
-    timeout_ms: int = 2_000
+    timeout_s: float = 2.0
+    every_s: float = 0.0
+    tags: Mapping[str, Any] = NO_TAGS
+
+    @property
+    def name(self) -> str:
+        """How it is told of."""
+        return f"{self.series}.{self.metric}"
+
+
+class Damping(NamedTuple):
+    """How many consecutive passes it takes to open an alert, and to close it."""
+
+    alert_after: int = 1
+    resolve_after: int = 1
+
+
+class Tls(NamedTuple):
+    """Paths of PEM files for https: the authorities to trust (empty: the system's), a client's certificate and its key."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+class Condition(NamedTuple):
+    """What has to hold of the answer's JSON: the value that ``pointer`` (RFC 6901) names, compared with ``value``."""
+
+    pointer: str
+    relation: str  # a key of core.conditions.RELATIONS
+    value: Any
 
 
 class Target(NamedTuple):
-    """A service that is watched, with the full URL that is asked."""
+    """A service that is watched: its name, the full URL that is asked, its name in ``system_metrics``, and how it is judged.
+
+    ``counters`` are those to record, or None for every finite number of its answer; ``counters_at`` is the pointer to where
+    they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
+    latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
+    Header values are secrets.
+    """
 
     name: str
     url: str
     series: str
-    counters: tuple[Counter, ...]
+    counters: tuple[Counter, ...] | None
+    counters_at: str = "/counters"
+    expect: tuple[int, ...] = (200,)
+    deadline_s: float = PROBE_DEADLINE_S
+    json: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
+    tls: Tls = Tls()
+    conditions: tuple[Condition, ...] = ()
+    max_latency_ms: int | None = None
+    tags: Mapping[str, Any] = NO_TAGS
+    alert_after: int | None = None
+    resolve_after: int | None = None
 
 
 class Failure(enum.Enum):
@@ -100,7 +142,7 @@ class Verdict(NamedTuple):
     """An observation, judged. ``reason`` is empty exactly when the state is healthy.
 
     ``counters`` is what the service reported under that key, made harmless for ``jsonb``: usually an object, but any
-    JSON value may stand there. ``attempts`` is the observation's.
+    JSON value may stand there; None where there was no answer of an expected status. ``attempts`` is the observation's.
     """
 
     target: Target
@@ -116,13 +158,6 @@ class Verdict(NamedTuple):
     def healthy(self) -> bool:
         """Whether the service counts as healthy; everything that is not is unhealthy."""
         return self.state is State.HEALTHY
-
-
-class Damping(NamedTuple):
-    """How many consecutive passes it takes to open an alert, and to close it."""
-
-    alert_after: int = 1
-    resolve_after: int = 1
 
 
 class Remembered(NamedTuple):
@@ -164,18 +199,21 @@ class Sample(NamedTuple):
     service: str
     metric: str
     value: float
+    tags: Mapping[str, Any] = NO_TAGS
 
 
 class Reading(NamedTuple):
-    """A figure as the database answered it: a value, or the problem that kept it from one.
+    """A figure as the database answered it: its samples, or the problem that kept it from any.
 
     A figure whose table does not exist is ``absent``: that is how newer platforms are, and nothing to warn of.
+    ``took_s`` is how long the database took.
     """
 
     figure: Figure
-    value: float | None = None
+    samples: tuple[Sample, ...] = ()
     problem: str = ""
     absent: bool = False
+    took_s: float = 0.0
 
 
 class Tick(NamedTuple):
@@ -236,6 +274,7 @@ class Outcome(NamedTuple):
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
+    unprobed: tuple[str, ...] = ()  # services that nobody looked at: the pass's time was up
 
     @property
     def unhealthy(self) -> tuple[str, ...]:

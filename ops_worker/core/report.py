@@ -11,7 +11,11 @@ from ops_worker.core.model import Outcome, Result, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ops_worker.core.model import Verdict
+    from ops_worker.core.model import Sample, Verdict
+
+
+MAX_LISTED = 10
+"""Services that the closing line names."""
 
 
 def text(outcome: Outcome) -> str:
@@ -38,11 +42,17 @@ def document(outcome: Outcome) -> dict[str, Any]:
             for verdict in outcome.verdicts
         ],
         "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed), "open": list(outcome.alerted)},
+        "not_probed": list(outcome.unprobed),
         "stale": list(outcome.stale),
-        "samples": [sample._asdict() for sample in outcome.samples],
+        "samples": [_sample(sample) for sample in outcome.samples],
         "warnings": list(outcome.warnings),
         "duration_s": round(outcome.duration_s, 3),
     }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    found = {"service": sample.service, "metric": sample.metric, "value": sample.value}
+    return found | {"tags": dict(sample.tags)} if sample.tags else found
 
 
 def as_json(outcome: Outcome) -> str:
@@ -55,10 +65,10 @@ def as_table(outcome: Outcome) -> str:
     since = {update.verdict.target.name: f"{update.since:%Y-%m-%d %H:%M:%S %Z}" for update in outcome.updates}
     parts = []
     if outcome.verdicts:
-        parts.append(_columns(("SERVICE", "STATE", "LATENCY", "SINCE", "REASON"), [_row(v, since) for v in outcome.verdicts]))
+        parts.append(columns(("SERVICE", "STATE", "LATENCY", "SINCE", "REASON"), [_row(v, since) for v in outcome.verdicts]))
     if outcome.samples:
         rows = [(sample.service, sample.metric, f"{sample.value:.15g}") for sample in outcome.samples]
-        parts.append(_columns(("SERVICE", "METRIC", "VALUE"), rows))
+        parts.append(columns(("SERVICE", "METRIC", "VALUE"), rows))
     parts.extend(f"warning: {warning}" for warning in outcome.warnings)
     return "\n\n".join([*parts, text(outcome)])
 
@@ -99,17 +109,25 @@ def _body(outcome: Outcome) -> str:
     if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
         confirmed = sum(not verdict.healthy for verdict in again)
         parts.append(f"{len(again)} asked again, {confirmed} confirmed")
+    if outcome.unprobed:
+        parts.append(f"{len(outcome.unprobed)} not probed: the pass's time was up")
     if outcome.samples:
         parts.append(f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written")
     if outcome.stale:
-        parts.append(f"{len(outcome.stale)} older than what the database knows: {', '.join(outcome.stale)}")
+        parts.append(f"{len(outcome.stale)} older than what the database knows: {_listed(outcome.stale)}")
     for names, verb in ((outcome.opened, "open"), (outcome.closed, "close")):
         if names:
             done = f"would {verb}" if dry else {"open": "opened", "close": "closed"}[verb]
-            parts.append(f"{_count(len(names), 'alert')} {done}: {', '.join(names)}")
+            parts.append(f"{_count(len(names), 'alert')} {done}: {_listed(names)}")
     if outcome.warnings:
         parts.append(_count(len(outcome.warnings), "warning"))
     return "; ".join(parts) + ("; dry run, nothing was written" if dry else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name the first few: a line is for reading, and the rest is in the JSON document."""
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _services(verdicts: Sequence[Verdict]) -> str:
@@ -128,7 +146,8 @@ def _row(verdict: Verdict, since: dict[str, str]) -> tuple[str, ...]:
     return name, verdict.state.value, latency, since.get(name, "-"), verdict.reason or "-"
 
 
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Render a table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *rows))
     return "\n".join(line.rstrip() for line in lines)

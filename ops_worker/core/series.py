@@ -3,54 +3,108 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.catalogue import POSTGRES
-from ops_worker.core.model import Reading, Sample, Verdict
+from ops_worker.core.answer import one_line
+from ops_worker.core.model import Counter, Reading, Sample, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ops_worker.core.model import Figure
 
 HEALTHY = "healthy"
+POSTGRES = "postgres"
+"""The series of the database itself; it gets a ``healthy`` row as the services do."""
+MAX_COUNTERS = 200
+"""Counters that are recorded of a service that is not asked for some by name: a service must not fill the table."""
+MAX_ROWS = 1000
+"""Rows that a figure may return."""
+MAX_SHARE = 0.1
+"""Of its interval, that a figure may take before it is told to the operator."""
 
 
 def service_samples(verdict: Verdict) -> tuple[list[Sample], list[str]]:
     """Take a service's samples from its verdict, and a warning for each counter that is no finite number.
 
     An absent counter is 0; one that cannot be recorded costs its own row and no other. ``counters`` that is no object
-    means that there are none to record.
+    means that there are none to record. A service that answered as it should, but does not fulfil its conditions, has
+    its counters recorded as well.
     """
-    series = verdict.target.series
-    samples, warnings = [], []
-    if verdict.healthy and isinstance(verdict.counters, dict):
-        for counter in verdict.target.counters:
-            key = counter.fallback if counter.name not in verdict.counters and counter.fallback else counter.name
-            reported = verdict.counters.get(key, 0)
-            value = number(reported)
+    target, reported = verdict.target, verdict.counters
+    samples: list[Sample] = []
+    warnings: list[str] = []
+    if isinstance(reported, dict):
+        wanted = target.counters if target.counters is not None else _all(reported, warnings, target.series)
+        for counter in wanted:
+            key = next((key for key in counter.keys or (counter.name,) if key in reported), None)
+            found = 0 if key is None else reported[key]
+            value = number(found)
             if value is None:
-                warnings.append(f"{series}.{counter.name} not recorded: {_shown(reported)} is no finite number")
+                warnings.append(f"{target.series}.{counter.name} not recorded: {_shown(found)} is no finite number")
             else:
-                samples.append(Sample(series, counter.name, value))
+                samples.append(Sample(target.series, counter.name, value, target.tags))
     elif verdict.healthy:
-        warnings.append(f"{series}: counters not recorded: {_shown(verdict.counters)} is no object")
-    samples.append(Sample(series, HEALTHY, float(verdict.healthy)))
+        warnings.append(f"{target.series}: counters not recorded: {_shown(reported)} is no object")
+    samples.append(Sample(target.series, HEALTHY, float(verdict.healthy), target.tags))
     return samples, warnings
 
 
-def figure_samples(readings: Iterable[Reading]) -> tuple[list[Sample], list[str]]:
-    """Take the database's samples from its readings, and a warning for each figure that could not be taken.
+def figure_samples(readings: Iterable[Reading] | None, period_s: float = math.inf) -> tuple[list[Sample], list[str]]:
+    """Take the database's samples from its readings, and a warning for each figure that could not be taken or took long.
 
-    Such a figure is absent, never 0. The database is healthy when it answered at least one of them.
+    Such a figure is absent, never 0. The database is healthy when it answered at least one of them; None says that it
+    was not there to be asked. ``period_s`` is the time from one pass to the next.
     """
-    samples, warnings, healthy = [], [], False
-    for figure, value, problem, absent in readings:
-        if value is not None:
-            samples.append(Sample(figure.series, figure.metric, value))
-            healthy = True
-        elif not absent:
-            warnings.append(f"{figure.series}.{figure.metric} not recorded: {problem}")
+    samples: list[Sample] = []
+    warnings: list[str] = []
+    answers: list[bool] = []
+    for reading in readings or ():
+        name, period = reading.figure.name, reading.figure.every_s or period_s
+        samples.extend(reading.samples)
+        answers.append(not reading.problem and not reading.absent)
+        if reading.problem and not reading.absent:
+            warnings.append(f"{name} not recorded: {reading.problem}")
+        if reading.took_s > MAX_SHARE * period:
+            warnings.append(
+                f"{name} took {reading.took_s * 1000:.0f} ms, {reading.took_s / period:.0%} of its {period:g} s: "
+                "give it `every` in the catalogue, or see `ops-worker init-db --indexes`"
+            )
+    healthy = readings is not None and (not answers or any(answers))
     samples.append(Sample(POSTGRES, HEALTHY, float(healthy)))
     return samples, warnings
+
+
+def shape_fault(columns: Sequence[str]) -> str:
+    """Say what is wrong with the columns that a figure's statement returns."""
+    known = {"value", "service", "tags"}
+    if "value" in columns and known.issuperset(columns):
+        return ""
+    return f"returns {', '.join(columns)}; it has to return `value`, or rows of `service`, `value` and `tags`"
+
+
+def samples_of(figure: Figure, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
+    """Take a figure's samples from what its statement returned. Raises ValueError with what is wrong with that."""
+    if wrong := shape_fault(columns):
+        raise ValueError(wrong)
+    if len(rows) > MAX_ROWS:
+        raise ValueError(f"returns more than {MAX_ROWS} rows")
+    if "service" not in columns and len(rows) != 1:
+        raise ValueError(f"returns {len(rows) or 'no'} rows; without a column `service` it has to be one")
+    return tuple(_sample(figure, row) for row in rows)
+
+
+def _sample(figure: Figure, row: Mapping[str, Any]) -> Sample:
+    found, tags, service = row["value"], row.get("tags") or {}, row.get("service")
+    if isinstance(found, Decimal):
+        found = float(found)
+    value = number(found)
+    if value is None:
+        raise ValueError(f"returns {_shown(found)}, which is no finite number")
+    if not isinstance(tags, dict):
+        raise ValueError("returns `tags` that are no JSON object")  # noqa: TRY004 - what a statement returns is a value
+    return Sample(figure.series if service is None else str(service), figure.metric, value, {**figure.tags, **tags})
 
 
 def number(value: Any) -> float | None:
@@ -62,6 +116,14 @@ def number(value: Any) -> float | None:
     except OverflowError:  # an integer beyond a double
         return None
     return double if math.isfinite(double) else None
+
+
+def _all(reported: dict[str, Any], warnings: list[str], series: str) -> list[Counter]:
+    """Name every finite number that a service reported, bounded."""
+    found = [Counter(one_line(key), (key,)) for key, value in reported.items() if number(value) is not None and key != HEALTHY]
+    if len(found) > MAX_COUNTERS:
+        warnings.append(f"{series}: {len(found)} counters reported, the first {MAX_COUNTERS} recorded: name those that you want")
+    return found[:MAX_COUNTERS]
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
 from ops_worker.manifests.parts import NEEDS_PASSWORD, OURS, at, items, mapping, number, text
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
+TAKES_CATALOGUE = NEEDS_PASSWORD - {"init-db"}
 ON = ("1", "true", "yes", "on")
 
 
@@ -37,17 +39,42 @@ def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
 
 def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
     """Every variable is a setting with a valid value, and what is required is there."""
-    known = {*facts.defaults, *(name for names, _ in facts.urls for name in names)}
+    source = written(worker)
+    known = {*facts.defaults, *(references(source.text) if source else ())}
     for variable in sorted({*worker.env, *worker.hidden} - known):
         if not FOREIGN.fullmatch(variable):
             yield f"{worker.where}.env", f"{variable} is no setting; `ops-worker health --help` lists them"
     for missing in worker.missing:
         yield f"{worker.where}.envFrom", f"ConfigMap {missing} is not among the files of namespace {worker.document.namespace or 'default'}"
     told = {variable: value for variable, value in worker.env.items() if variable in known and variable not in SECRETS}
-    for fault in facts.faults(told | {"PG_PASS": "set"}):
+    for fault in facts.faults({name: value for name, value in told.items() if name in facts.defaults} | {"PG_PASS": "set"}):
+        yield f"{worker.where}.env", fault
+    path = worker.env.get("OPS_WORKER_CATALOGUE", "")
+    if path and path not in worker.files and worker.command in TAKES_CATALOGUE and not _from_elsewhere(worker, path):
+        yield f"{worker.where}.env", f"OPS_WORKER_CATALOGUE is {path}, where no ConfigMap among the files puts a file"
+    for fault in catalogued(worker)[1]:
         yield f"{worker.where}.env", fault
     if worker.command in NEEDS_PASSWORD and not worker.secrets:
         yield f"{worker.where}.env", "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef"
+
+
+def written(worker: Worker) -> Source | None:
+    """Give the catalogue that a ConfigMap puts where the worker looks for it."""
+    path = worker.env.get("OPS_WORKER_CATALOGUE", "")
+    return Source(path, worker.files[path]) if path in worker.files else None
+
+
+def _from_elsewhere(worker: Worker, path: str) -> bool:
+    """Whether the path lies on a volume that is no ConfigMap, so that its content is not known here."""
+    volumes = {text(one.get("name")): one for one in map(mapping, items(worker.pod.get("volumes")))}
+    mounts = [mapping(one) for one in items(worker.container.get("volumeMounts"))]
+    covering = [text(one.get("name")) for one in mounts if path.startswith(text(one.get("mountPath")).rstrip("/") + "/")]
+    return any("configMap" not in mapping(volumes.get(name)) for name in covering)
+
+
+def catalogued(worker: Worker) -> tuple[Catalogue, list[str]]:
+    """Give the catalogue that is in force for a worker, as far as its variables are known, and its faults."""
+    return load(written(worker), Surroundings(worker.env, known=False)) if worker.command in TAKES_CATALOGUE else (Catalogue(), [])
 
 
 def plain_secrets(worker: Worker, _: Facts) -> Iterator[Found]:

@@ -55,7 +55,6 @@ class Facts(NamedTuple):
 
     parse: Callable[[Sequence[str]], str]
     defaults: Mapping[str, str]
-    urls: Sequence[tuple[Sequence[str], str]]
     faults: Callable[[Mapping[str, str]], Sequence[str]]
 
 
@@ -63,7 +62,8 @@ class Worker(NamedTuple):
     """A container of ours and what it stands in: its pod's spec and labels, the paths of both, its arguments and variables.
 
     ``env`` holds what is told in plain text; ``hidden`` what comes from elsewhere; ``secrets`` whether the password comes
-    from a Secret; ``missing`` the ConfigMaps that are not among the files. ``sole`` is false in a pod that is somebody else's.
+    from a Secret; ``missing`` the ConfigMaps that are not among the files. ``files`` holds what ConfigMaps put into its file
+    system, by path. ``sole`` is false in a pod that is somebody else's.
     """
 
     document: Document
@@ -77,6 +77,7 @@ class Worker(NamedTuple):
     hidden: frozenset[str]
     secrets: bool
     missing: tuple[str, ...]
+    files: Mapping[str, str]
     sole: bool
 
     @property
@@ -188,4 +189,22 @@ def _worker(  # noqa: PLR0913, PLR0917 - what is known at that point
             hidden.add(name)
             secrets = secrets or (name in {"DATABASE_URL", "PG_PASS"} and bool(at(variable, "valueFrom", "secretKeyRef")))
     arguments = tuple(str(one) for one in items(container.get("args")))
-    return Worker(document, container, where, pod, pod_path, labels, arguments, env, frozenset(hidden), secrets, tuple(missing), sole)
+    files = dict(_files(pod, container, document.namespace, maps))
+    return Worker(
+        document, container, where, pod, pod_path, labels, arguments, env, frozenset(hidden), secrets, tuple(missing), files, sole
+    )
+
+
+def _files(
+    pod: Mapping[str, Any], container: Mapping[str, Any], namespace: str, maps: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """Give the files that ConfigMaps put into a container: path and content."""
+    volumes = {text(one.get("name")): one for one in map(mapping, items(pod.get("volumes")))}
+    for mount in map(mapping, items(container.get("volumeMounts"))):
+        volume = at(volumes.get(text(mount.get("name"))), "configMap")
+        data = maps.get((namespace, text(volume.get("name"))), {})
+        chosen = {text(one.get("key")): text(one.get("path")) for one in map(mapping, items(volume.get("items")))}
+        root, only = text(mount.get("mountPath")).rstrip("/"), text(mount.get("subPath"))
+        for key, path in (chosen or dict(zip(data, data, strict=True))).items():
+            if isinstance(data.get(key), str) and only in {"", path}:
+                yield root if only else f"{root}/{path}", data[key]

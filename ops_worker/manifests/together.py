@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ops_worker.manifests.containers import events
+from ops_worker.manifests.containers import catalogued, events
 from ops_worker.manifests.parts import NAME_LABEL, NEEDS_PASSWORD, OURS, Fault, at, items, mapping, text
 
 if TYPE_CHECKING:
@@ -121,14 +121,16 @@ def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
         port = worker.env.get("PG_PORT") or facts.defaults["PG_PORT"]
         if port.isdecimal() and len(port) <= MAX_DIGITS:
             yield "TCP", int(port), "PG_PORT"
-    for names, default in facts.urls if worker.command in NEEDS_PASSWORD - {"init-db"} else ():
-        name = next((one for one in names if one in worker.env), names[0])
+    seen = set()
+    for target in catalogued(worker)[0].targets:
         try:
-            url = urlsplit(worker.env.get(name, default))
+            url = urlsplit(target.url)
             asked = url.port or {"http": 80, "https": 443}[url.scheme]
         except (ValueError, KeyError):
-            continue  # not watched, or no URL, which another rule tells
-        yield "TCP", asked, name
+            continue  # its variables are in a Secret, or it is no URL, which another rule tells
+        if asked not in seen:
+            yield "TCP", asked, f"service {target.name}"
+        seen.add(asked)
     if events(worker):
         yield "TCP", 443, "the API server"
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Context(NamedTuple):
     """The settings, the two edges, the monotonic clock in seconds, and whether nothing may be written.
 
-    A loop also gives the metrics pass a backlog, where samples wait while the database is away.
+    ``period_s`` is the time from one pass to the next: a loop's interval, else that of the shortest CronJob. A loop also
+    gives the metrics pass a backlog, where samples wait while the database is away.
     """
 
     settings: Settings
@@ -25,3 +26,4 @@ class Context(NamedTuple):
     clock: Callable[[], float]
     dry_run: bool = False
     backlog: Backlog | None = None
+    period_s: float = 60.0

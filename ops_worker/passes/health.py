@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.core.health import alerted, judge, plan, planned
+from ops_worker.core.health import alerted, judge, not_among, plan, planned
 from ops_worker.core.model import Outcome, Result
 from ops_worker.edges.store import HEALTH
 
@@ -23,7 +23,8 @@ def run(context: Context) -> Outcome:
     """
     if not context.settings.system_alert_enabled:
         return Outcome("health", Result.OFF)
-    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
+    targets = context.settings.targets
+    verdicts = tuple(judge(seen) for seen in context.observe(targets))
     before: Mapping[str, Remembered] = {}
 
     def keep(transaction: Transaction) -> Recorded:
@@ -32,10 +33,11 @@ def run(context: Context) -> Outcome:
         updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
         return planned(updates) if context.dry_run else transaction.record_health(updates)
 
+    unprobed = not_among(verdicts, targets)
     kept = context.store.transact(HEALTH, keep, dry_run=context.dry_run)
     if kept is None:
-        return Outcome("health", Result.SKIPPED, verdicts)
+        return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, alerted(before, kept))
+    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, alerted(before, kept), unprobed=unprobed)

@@ -6,11 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from ops_worker.core.backlog import Pending
-from ops_worker.core.catalogue import FIGURES
-from ops_worker.core.health import judge
+from ops_worker.core.health import judge, not_among
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.series import figure_samples, service_samples
-from ops_worker.edges.store import METRICS
+from ops_worker.edges.store import METRICS, RESERVE_S
 from ops_worker.errors import CommitUnknownError, DatabaseError
 
 if TYPE_CHECKING:
@@ -30,16 +29,20 @@ def run(context: Context) -> Outcome:
     by the next pass that can. Raises DatabaseError or SchemaError when what was seen could not be recorded.
     """
     begun = context.clock()
+    until = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
-    figures = FIGURES if first else ()
-    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
+    figures = context.settings.catalogue.figures if first else ()
+    targets = context.settings.targets
+    verdicts = tuple(judge(seen) for seen in context.observe(targets))
+    unprobed = not_among(verdicts, targets)
     taken = [service_samples(verdict) for verdict in verdicts]
 
-    sample = _pending(begun, [*taken, *([figure_samples(())] if first else [])])  # should the database not be there to be asked
+    sample = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])  # should the database not be there to be asked
 
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample
-        parts = [*taken, *([figure_samples(transaction.figures(figures))] if first else [])]
+        readings = transaction.figures(figures, begun, until) if first else None
+        parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
             transaction.record_samples([*_waiting(context, transaction), sample])
@@ -52,11 +55,11 @@ def run(context: Context) -> Outcome:
         _wait(context, sample, error)
         raise
     if kept is None:
-        return Outcome("metrics", Result.SKIPPED, verdicts)
+        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
     if context.backlog is not None:
         context.backlog.replace(())
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome("metrics", result, verdicts, samples=sample.samples, warnings=tuple(kept))
+    return Outcome("metrics", result, verdicts, unprobed=unprobed, samples=sample.samples, warnings=tuple(kept))
 
 
 def flush(context: Context) -> int:

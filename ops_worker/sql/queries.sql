@@ -97,8 +97,14 @@ SELECT set_config('transaction_read_only', 'on', true), set_config('statement_ti
 
 -- name: insert_samples
 INSERT INTO system_metrics (time, metric_name, service, tags, value)
-SELECT s.time, s.metric, s.service, '{}', s.value
-FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (time timestamptz, metric text, service text, value double precision)
+SELECT s.time, s.metric, s.service, s.tags, s.value
+FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (time timestamptz, metric text, service text, tags jsonb, value double precision)
+
+-- name: already_taken
+-- The figures with an interval of their own of which the slot that began `since` has a sample already.
+SELECT f.name
+FROM jsonb_to_recordset(%(figures)s::jsonb) AS f (name text, metric text, since timestamptz, until timestamptz)
+WHERE EXISTS (SELECT FROM system_metrics AS m WHERE m.metric_name = f.metric AND m.time >= f.since AND m.time <= f.until)
 
 -- name: may_create
 SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed

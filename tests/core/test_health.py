@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.health import decide, details, judge, plan, planned, summary
-from ops_worker.core.model import Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
+from ops_worker.core.health import decide, details, judge, not_among, plan, planned, summary
+from ops_worker.core.model import Condition, Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +47,59 @@ def test_judge(observation: Observation, state: State, reason: str, latency_ms: 
     verdict = judge(observation)
     assert (state, reason, latency_ms, counters) == (verdict.state, verdict.reason, verdict.latency_ms, verdict.counters)
     assert verdict.healthy == (state is State.HEALTHY) == (not reason)
+
+
+FULL = {"db": "up", "counters": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("wants", "facts", "state", "reason"),
+    [
+        ({"conditions": (Condition("/db", "equals", "up"),)}, {}, State.HEALTHY, ""),
+        ({"conditions": (Condition("/db", "equals", "ok"), Condition("/x", "at_most", 1))}, {}, State.DEGRADED,
+         '/db is "up", wants "ok"; /x is absent, wants at most 1'),
+        ({"max_latency_ms": 300}, {"latency_ms": 300}, State.HEALTHY, ""),
+        ({"max_latency_ms": 300}, {"latency_ms": 301}, State.DEGRADED, "latency is 301 ms, wants at most 300 ms"),
+        ({"expect": (204, 404)}, {"http_status": 404}, State.HEALTHY, ""),
+        ({"expect": (204, 404)}, {}, State.DEGRADED, "http 200"),
+        ({"json": False}, {"body": b"OK"}, State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"}, State.DEGRADED, ' is {}, wants "x"'.strip()),
+        ({"counters_at": "/none"}, {}, State.HEALTHY, ""),
+    ],
+)  # fmt: skip
+def test_judge_by_the_catalogue(wants: dict[str, Any], facts: dict[str, Any], state: State, reason: str) -> None:
+    """A service's own statuses, conditions and latency limit decide; what does not hold is the reason."""
+    found: dict[str, Any] = {"http_status": 200, "latency_ms": 3, "body": json.dumps(FULL).encode()} | facts
+    verdict = judge(Observation(TARGET._replace(**wants), 0.0, **found))
+    assert (verdict.state, verdict.reason) == (state, reason)
+
+
+def test_degraded_by_a_condition() -> None:
+    """Such a service keeps its counters, and its row says why."""
+    target = TARGET._replace(conditions=(Condition("/db", "equals", "ok"),))
+    verdict = judge(Observation(target, 0.0, 200, 3, json.dumps(FULL).encode()))
+    assert verdict.counters == {"a": 1}
+    assert details(Update(verdict, 1, NOW, NOW)) == {
+        "status": "degraded", "latency_ms": 3, "http_status": 200, "reason": '/db is "up", wants "ok"', "counters": {"a": 1},
+        "streak": 1, "since": "2026-03-01T12:00:00+00:00",
+    }  # fmt: skip
+
+
+def test_not_among() -> None:
+    """What nobody looked at has a name, and nothing else."""
+    other = TARGET._replace(name="other")
+    assert not_among([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
+    assert not_among([verdict_of(healthy=True)], [TARGET]) == ()
+
+
+def test_own_damping() -> None:
+    """A service's own thresholds win over those of the settings, each for itself."""
+    target = TARGET._replace(alert_after=2)
+    verdict = verdict_of(healthy=False)._replace(target=target)
+    before = {"ingest": Remembered(healthy=False, streak=0, since=NOW, checked_at=NOW - MINUTE)}
+    for streak, opens in ((0, False), (1, True)):
+        (update,) = plan([verdict], {"ingest": before["ingest"]._replace(streak=streak)}, Damping(1, 1), lambda _: NOW, NOW)
+        assert update.opens is opens
 
 
 @given(st.binary(), st.integers(100, 599))

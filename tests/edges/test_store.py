@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 import time
@@ -15,8 +16,8 @@ import pytest
 
 import ops_worker.edges.store
 from ops_worker import sql
+from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
-from ops_worker.core.catalogue import FIGURES
 from ops_worker.core.health import plan
 from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Target, Verdict
 from ops_worker.edges.store import HEALTH, METRICS, Store
@@ -213,30 +214,42 @@ def test_time_of(store: Store, database: Database) -> None:
     assert abs(now - database.value("SELECT now()")) < timedelta(seconds=5)
 
 
+FIGURES = load(None, Surroundings({}))[0].figures
 FAULTY = [
-    (Figure("x", "none", "SELECT count(*) FROM nowhere", ("nowhere",)), "no table nowhere", True),
-    (Figure("x", "slow", "SELECT pg_sleep(5)", timeout_ms=50), "took more than 50 ms", False),
-    (Figure("x", "bad", "SELECT 1/0"), "division by zero", False),
-    (Figure("x", "writes", "WITH w AS (DELETE FROM tenants RETURNING 1) SELECT count(*) FROM w"), "read-only transaction", False),
-    (Figure("x", "null", "SELECT NULL::int"), "no number", False),
-    (Figure("x", "text", "SELECT 'NaN'::float8"), "no number", False),
+    (Figure("x", "none", "SELECT count(*) AS value FROM nowhere", ("nowhere",)), "no table nowhere", True),
+    (Figure("x", "slow", "SELECT 1 AS value FROM pg_sleep(5)", timeout_s=0.05), "took more than 50 ms", False),
+    (Figure("x", "bad", "SELECT 1/0 AS value"), "division by zero", False),
+    (Figure("x", "cte", "WITH w AS (DELETE FROM tenants RETURNING 1) SELECT count(*) AS value FROM w"), "data-modifying", False),
+    (Figure("x", "writes", "SELECT writes() AS value"), "read-only transaction", False),
+    (Figure("x", "readwrite", "SELECT 1 AS value FROM set_config('transaction_read_only', 'off', true)"), "read-write mode", False),
+    (Figure("x", "second", "SELECT 1 AS value) AS a; DELETE FROM tenants; SELECT * FROM (SELECT 1"), "multiple commands", False),
+    (Figure("x", "null", "SELECT NULL::int AS value"), "returns null, which is no finite number", False),
+    (Figure("x", "nan", "SELECT 'NaN'::float8 AS value"), "returns nan, which is no finite number", False),
+    (Figure("x", "word", "SELECT 'x' AS value"), "returns 'x', which is no finite number", False),
+    (Figure("x", "unnamed", "SELECT 1 AS number"), "returns number; it has to return `value`, or rows of", False),
+    (Figure("x", "two", "SELECT 1 AS value, 2 AS other"), "returns value, other; it has to", False),
+    (Figure("x", "rows", "SELECT generate_series(1, 2) AS value"), "returns 2 rows; without a column `service`", False),
+    (Figure("x", "no-rows", "SELECT 1 AS value WHERE false"), "returns no rows; without", False),
+    (Figure("x", "many", "SELECT 'a' AS service, generate_series(1, 1001) AS value"), "returns more than 1000 rows", False),
+    (Figure("x", "tags", "SELECT 1 AS value, 'a' AS tags"), "returns `tags` that are no JSON object", False),
 ]
 
 
 def test_figures(store: Store, database: Database) -> None:
     """What keeps one figure from its value costs no other, before or after it, nor the writing that follows."""
+    database.rows("CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM tenants; RETURN 1; END $$")
     first, *_, last = FIGURES
     figures = [first, *(figure for figure, _, _ in FAULTY), last]
     tables = [table for figure in figures for table in figure.tables]
 
     def work(transaction: Transaction) -> Any:
-        readings = transaction.figures(figures)
+        readings = transaction.figures(figures, 0.0, math.inf)
         transaction.record_samples([Pending(0.0, (Sample("a", "b", 1.5),))])
         return readings
 
     readings = store.transact(METRICS, work, reads=tables)
     assert readings is not None
-    assert [reading.value is not None for reading in readings] == [True, *[False] * len(FAULTY), True]
+    assert [bool(reading.samples) for reading in readings] == [True, *[False] * len(FAULTY), True]
     for reading, (_, problem, absent) in zip(readings[1:-1], FAULTY, strict=True):
         assert problem in reading.problem
         assert absent == reading.absent
@@ -251,7 +264,7 @@ def test_figure_behind_row_security(database: Database) -> None:
     database.rows("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ops_counter")
     database.rows("ALTER TABLE fleet_alert OWNER TO ops_counter")
     store = Store({"conninfo": database.as_user("ops_counter")})
-    readings = store.transact(METRICS, lambda t: t.figures(FIGURES), reads=["device_state", "fleet_alert", "delivery_jobs"])
+    readings = store.transact(METRICS, lambda t: t.figures(FIGURES, 0.0, math.inf), reads=["device_state", "fleet_alert", "delivery_jobs"])
     assert readings is not None
     assert {r.figure.metric for r in readings if "row level security" in r.problem} == {
         "devices_online",

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from ops_worker.cli import _parser, main
 from ops_worker.commands.manifests import _parsed
-from ops_worker.core.catalogue import SERVICES
 from ops_worker.manifests import Document, Facts, check
 from ops_worker.manifests.cron import period
 from ops_worker.settings import faults
@@ -32,7 +31,6 @@ GOOD = [(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path i
 FACTS = Facts(
     _parsed(_parser()),
     {name: variable.default for variable in variables() for name in variable.names},
-    [(service.variables, service.url) for service in SERVICES],
     faults,
 )
 
@@ -130,7 +128,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         ["helth"],
         f"{BOX}.args",
-        "argument COMMAND: invalid choice: 'helth' (choose from 'health', 'metrics', 'sidecar', 'init-db', 'trigger', 'cluster', 'manifests')",
+        "argument COMMAND: invalid choice: 'helth' (choose from 'health', 'metrics', 'sidecar', 'init-db', 'trigger', 'cluster', 'catalogue', 'manifests')",
     ),
     (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
     (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
@@ -274,14 +272,53 @@ def test_image() -> None:
         ("30-networkpolicy.yaml", "spec.egress[0].ports[0]", GONE, "UDP 53 (DNS)"),
         ("30-networkpolicy.yaml", "spec.egress[1]", GONE, "TCP 5432 (PG_PORT)"),
         ("20-configmap.yaml", "data.PG_PORT", "6432", "TCP 6432 (PG_PORT)"),
-        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "https://ingest", "TCP 443 (INGEST_HEALTH_URL)"),
-        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "http://ingest:8081", "TCP 8081 (INGEST_HEALTH_URL)"),
+        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "https://ingest", "TCP 443 (service ingest)"),
+        ("20-configmap.yaml", "data.INGEST_HEALTH_URL", "http://ingest:8081", "TCP 8081 (service ingest)"),
     ],
 )
 def test_network(file: str, path: str, value: object, missing: str) -> None:
     """A policy has to let every configured target through."""
     message = f"does not let CronJob/ops-worker-health reach {missing}"
     assert f"30-networkpolicy.yaml: NetworkPolicy/ops-worker: spec.egress: {message}" in told(broken(file, path, value))
+
+
+CATALOGUE = "20-configmap-catalogue.yaml"
+TOML = "data.catalogue|toml"
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value", "message"),
+    [
+        (CATALOGUE, TOML, "[services.a]", f"{BOX}.env: /etc/ops-worker/catalogue.toml: services.a.url is missing; it wants"),
+        (
+            CATALOGUE,
+            TOML,
+            '[services.a]\nurl = "http://a"\ndeadline = 0',
+            f"{BOX}.env: /etc/ops-worker/catalogue.toml: services.a.deadline is 0",
+        ),
+        (CATALOGUE, TOML, 5, f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, where no ConfigMap among the files"),
+        (CATALOGUE, "metadata.name", "other", f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, where no"),
+        ("40-cronjob-health.yaml", f"{BOX}.volumeMounts[1].subPath", "x", f"{BOX}.env: OPS_WORKER_CATALOGUE is"),
+        ("40-cronjob-health.yaml", f"{POD}.volumes[1].configMap.items", [{"key": "x", "path": "y"}], f"{BOX}.env: OPS_WORKER_CATALOGUE is"),
+        ("40-cronjob-health.yaml", f"{POD}.volumes[1].configMap", GONE, ""),  # on another volume: nobody here knows what is there
+        (CATALOGUE, TOML, '[services.a]\nurl = "${SECRET_URL}"', ""),  # from a Secret
+        (CATALOGUE, TOML, '[services.a]\nurl = "http://a:8080"\nheaders = { A = "${TOKEN}", B = { file = "/run/x" } }', ""),
+    ],
+)
+def test_catalogue(file: str, path: str, value: object, message: str) -> None:
+    """The catalogue in the ConfigMap is checked as the worker itself would, less what only its pod knows."""
+    faults = [fault for fault in told(broken(file, path, value)) if "CronJob/ops-worker-health" in fault]
+    assert len(faults) == bool(message)
+    assert all(fault.startswith(f"{HEALTH}: CronJob/ops-worker-health: {message}") for fault in faults)
+
+
+def test_catalogue_in_the_network() -> None:
+    """A policy has to let a catalogue's services through, and a variable that the catalogue names is known."""
+    objects = broken(CATALOGUE, TOML, '[services.a]\nurl = "${SHOP}"')
+    objects = broken("20-configmap.yaml", "data.SHOP", "http://shop:9000", objects)
+    (fault,) = told(objects)[:1]
+    assert fault.endswith("does not let CronJob/ops-worker-health reach TCP 9000 (service a)")
+    assert len(told(objects)) == 2
 
 
 def test_network_ranges() -> None:
@@ -467,7 +504,7 @@ def test_whatever_it_holds(data: st.DataObject) -> None:
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The command counts what it checked, and ends with 4 for faults."""
     assert main(["manifests", "check", str(K8S)]) == 0
-    assert capsys.readouterr().out == "manifests: 7 objects checked, 0 faults\n"
+    assert capsys.readouterr().out == "manifests: 8 objects checked, 0 faults\n"
     bad = tmp_path / "bad.yaml"
     bad.write_text((K8S / HEALTH).read_text(encoding="utf-8").replace("timeZone: Etc/UTC", "timeZone: Moon"), encoding="utf-8")
     assert main(["manifests", "check", str(K8S / "20-configmap.yaml"), str(bad)]) == 4
@@ -513,4 +550,4 @@ def test_standard_input_and_lists() -> None:
         check=False,
         cwd=K8S.parent,
     )
-    assert (done.returncode, done.stdout) == (0, "manifests: 7 objects checked, 0 faults\n")
+    assert (done.returncode, done.stdout) == (0, "manifests: 8 objects checked, 0 faults\n")

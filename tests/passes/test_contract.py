@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker import cli, settings
-from ops_worker.core.model import Outcome, Result
+from ops_worker.core.model import Observation, Outcome, Result, Target
+from ops_worker.core.report import text
 from ops_worker.edges import probes
 from ops_worker.edges.store import Store
 from ops_worker.passes import PASSES, Context
-from tests.stubs import Behaviour, Stubs, reply
+from tests.stubs import Behaviour, Stub, Stubs, reply
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from tests.conftest import Database
 
 pytestmark = pytest.mark.integration
@@ -280,7 +284,7 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
     """Times are the database's, less the age of what was seen: this machine's calendar is not asked."""
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
-        PASSES["metrics"](Context(found, probes.observe, store, lambda: time.monotonic() - 90))
+        PASSES["metrics"](Context(found.model_copy(update={"pass_deadline": 200.0}), probes.observe, store, lambda: time.monotonic() - 90))
     age = database.value("SELECT now() - max(time) FROM system_metrics")
     assert timedelta(seconds=90) <= age < timedelta(seconds=95)
     run("health")
@@ -356,3 +360,109 @@ def test_skipped(run: Passes, database: Database, name: str) -> None:
         assert cli.main([name, "--fail-on-unhealthy"]) == 0
     assert database.samples() == {}
     assert before == database.health()
+
+
+OWN = """
+[services.shop]
+url = "${SHOP}"
+path = "/status"
+headers = { Authorization = "Bearer ${TOKEN}" }
+conditions = [{ pointer = "/db", equals = "up" }]
+counters = "*"
+tags = { team = "shop" }
+alert_after = 2
+
+[services.ingest]
+url = ""
+
+[figures.stock.items]
+sql = '''
+SELECT 'shop-' || n AS service, n * 1.5 AS value, jsonb_build_object('n', n) AS tags FROM generate_series(1, 2) AS n -- two
+'''
+every = 3600
+
+[figures.stock.bad]
+sql = "SELECT 1 / 0 AS value"
+
+[figures.platform.devices_online]
+sql = "SELECT 42 AS value"
+"""
+
+
+@pytest.fixture
+def own(run: Passes, tmp_path: Path) -> Iterator[Stub]:
+    """A catalogue of one's own, and the service that it adds."""
+    shop = Stub("shop")
+    shop.mode = reply('{"db": "slow", "counters": {"a": 1, "b": 2.5, "c": "x"}}')
+    (tmp_path / "c.toml").write_text(OWN)
+    for name, value in {"OPS_WORKER_CATALOGUE": str(tmp_path / "c.toml"), "SHOP": shop.url, "TOKEN": "t0ken"}.items():
+        run.env.setenv(name, value)
+    yield shop
+    shop.close()
+
+
+def test_own_service(run: Passes, database: Database, own: Stub) -> None:
+    """A service of one's own is asked, judged, damped and recorded as its entry says; one that it takes out is left alone."""
+    assert run("health").opened == ()
+    assert run("health").opened == ("shop",)
+    assert own.requests[0].startswith(b"GET /status HTTP/1.1") and b"\r\nAuthorization: Bearer t0ken\r\n" in own.requests[0]
+    row = database.health()["shop"]
+    assert (row["status"], row["details"]["status"], row["details"]["reason"]) == ("unhealthy", "degraded", '/db is "slow", wants "up"')
+    assert database.alerts()[0]["summary"] == 'Service unhealthy: shop (/db is "slow", wants "up")'
+    assert "ingest" not in database.health()
+    own.mode = reply('{"db": "up"}')
+    assert run("health").closed == ("shop",)
+    assert "t0ken" not in str(database.rows("SELECT details FROM service_health"))
+
+
+@pytest.mark.usefixtures("own")
+def test_own_figures(run: Passes, database: Database) -> None:
+    """Figures of one's own are recorded with their services and tags, one that fails costs no other, one that is not due waits."""
+    outcome = run("metrics")
+    assert outcome.warnings == ("stock.bad not recorded: division by zero",)
+    rows = database.rows("SELECT service, metric_name, value, tags FROM system_metrics WHERE service LIKE 'shop%' ORDER BY 1, 2")
+    team = {"team": "shop"}
+    assert [tuple(row.values()) for row in rows] == [
+        ("shop", "a", 1.0, team), ("shop", "b", 2.5, team), ("shop", "healthy", 0.0, team),
+        ("shop-1", "items", 1.5, {"n": 1}), ("shop-2", "items", 3.0, {"n": 2}),
+    ]  # fmt: skip
+    assert database.samples()["platform", "devices_online"] == 42
+    assert database.value("SELECT count(*) FROM system_metrics WHERE tags IS NULL") == 0
+    database.rows("UPDATE system_metrics SET time = date_trunc('hour', now())")  # the first moment of its slot
+    run("metrics")
+    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 2
+    database.rows("UPDATE system_metrics SET time = date_trunc('hour', now()) - interval '1 microsecond'")
+    run("metrics")
+    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 4
+    database.rows("UPDATE system_metrics SET time = now() + interval '1 day'")  # a clock that was set back
+    run("metrics")
+    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 6
+
+
+def test_not_probed(run: Passes, database: Database) -> None:
+    """What a pass had no time for is said to be not probed: its row, its alert and its samples stay as they are."""
+    run("health")
+    before = database.health()["ingest"]
+    found = settings.load()
+
+    def hurried(targets: Sequence[Target]) -> list[Observation]:
+        return probes.observe(targets[1:])
+
+    with contextlib.closing(Store(found.connection)) as store:
+        context = Context(found, hurried, store, time.monotonic)
+        health, metrics = (PASSES[name](context) for name in ("health", "metrics"))
+    assert health.unprobed == metrics.unprobed == ("ingest",)
+    assert (health.opened, health.stale, database.alerts()) == ((), (), [])
+    assert database.health()["ingest"] == before
+    assert ("ingest", "healthy") not in database.samples() and ("evaluator", "healthy") in database.samples()
+    assert text(health).startswith("health: 3 services, 3 healthy; 1 not probed: the pass's time was up (")
+
+
+@pytest.mark.usefixtures("run")
+def test_no_time_for_figures(database: Database) -> None:
+    """A pass that is late leaves its figures out, and writes what it has."""
+    found = settings.load()
+    with contextlib.closing(Store(found.connection)) as store:
+        outcome = PASSES["metrics"](Context(found, probes.observe, store, lambda: time.monotonic() - 50))
+    assert outcome.warnings[0] == "postgres.connections not recorded: the pass had no time left for it"
+    assert database.samples()["postgres", "healthy"] == 0 and database.samples()["ingest", "healthy"] == 1

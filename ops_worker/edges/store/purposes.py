@@ -12,6 +12,10 @@ STANDALONE_TABLES = ("tenants", "fleet_alert")
 """Tables of the platform that only ``init-db --standalone`` makes."""
 
 
+RESERVE_S = 2.0
+"""Seconds of a pass that its figures leave, to write them."""
+
+
 class Purpose(NamedTuple):
     """What a transaction is for: its lock, the tables without which it cannot be done, and the one it may make itself."""
 

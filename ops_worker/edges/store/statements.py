@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import psycopg
 from ops_worker.core.answer import one_line
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
-from ops_worker.core.series import number
+from ops_worker.core.series import MAX_ROWS, samples_of, shape_fault
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
@@ -66,14 +67,28 @@ class Transaction:
             closed = execute(SQL["close_alerts"], {"services": json.dumps(closing)}) if closing else None
         return Recorded(tuple(updates), _services(opened), _services(closed))
 
-    def figures(self, figures: Sequence[Figure]) -> list[Reading]:
-        """Read each figure on its own: what keeps one of them from its value costs no other. Read-only is enforced."""
-        return [self._reading(figure) for figure in figures]
+    def figures(self, figures: Sequence[Figure], begun: float, until: float) -> list[Reading]:
+        """Read each figure on its own: what keeps one of them from its value costs no other. Read-only is enforced.
+
+        A figure with an interval of its own is read when nothing of it is recorded yet in the slot of the moment ``begun``.
+        None takes longer than ``until``; both are moments of the monotonic clock.
+        """
+        waits = self._waiting([figure for figure in figures if figure.every_s], begun)
+        return [Reading(figure) if figure.name in waits else self._reading(figure, until) for figure in figures]
+
+    def prepare(self, figure: Figure) -> str:
+        """Give what the database has to say against a figure's statement, without running it."""
+        found, problem = self._tried(figure, 0, figure.timeout_s)
+        return problem or shape_fault(_columns(found))
 
     def record_samples(self, passes: Sequence[Pending]) -> None:
         """Append the samples of these passes in one statement, those of a pass all with the time of its moment."""
         times = [(self.time_of(pending.moment).isoformat(), pending.samples) for pending in passes]
-        rows = [{"time": time, **sample._asdict()} for time, samples in times for sample in samples]
+        rows = [
+            {"time": time, "service": one.service, "metric": one.metric, "value": one.value, "tags": dict(one.tags)}
+            for time, samples in times
+            for one in samples
+        ]
         self._connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
 
     def was_committed(self, xid: str) -> bool:
@@ -84,27 +99,50 @@ class Transaction:
         status = one(self._connection.execute(SQL["xact_status"], {"xid": xid}))["status"]
         return bool(status != "aborted")
 
-    def _reading(self, figure: Figure) -> Reading:
+    def _waiting(self, figures: Sequence[Figure], begun: float) -> set[str]:
+        if not figures or "system_metrics" not in self.present:
+            return set()
+        begun_at = self.time_of(begun)
+        asked = [
+            {"name": one.name, "metric": one.metric, "since": _slot(begun_at, one.every_s).isoformat(), "until": begun_at.isoformat()}
+            for one in figures
+        ]
+        return {row["name"] for row in self._connection.execute(SQL["already_taken"], {"figures": json.dumps(asked)}).fetchall()}
+
+    def _reading(self, figure: Figure, until: float) -> Reading:
         if missing := [table for table in figure.tables if table not in self.present]:
             return Reading(figure, problem=f"no table {', '.join(missing)}", absent=True)
         if hidden := [table for table in figure.tables if table in self.hidden]:
             return Reading(figure, problem=f"row level security hides {', '.join(hidden)}: set PG_ROLE")
+        begun = time.monotonic()
+        timeout_s = min(figure.timeout_s, until - begun)
+        if timeout_s <= 0:
+            return Reading(figure, problem="the pass had no time left for it")
+        found, problem = self._tried(figure, MAX_ROWS + 1, timeout_s)
+        took_s = time.monotonic() - begun
+        try:
+            samples = () if found is None else samples_of(figure, _columns(found), found.fetchall())
+            return Reading(figure, samples, problem, took_s=took_s)
+        except ValueError as error:
+            return Reading(figure, problem=str(error), took_s=took_s)
+
+    def _tried(self, figure: Figure, limit: int, timeout_s: float) -> tuple[Cursor | None, str]:
+        """Run a figure's statement where it can neither write nor become two; give its cursor, or what went wrong."""
+        framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608 - running it is what a figure is for
         execute = self._connection.execute
         try:
             with self._connection.pipeline():
                 execute("SAVEPOINT figure")
-                execute(SQL["figure_limits"], {"statement_ms": str(figure.timeout_ms)})
-                found = execute(figure.sql)
+                execute(SQL["figure_limits"], {"statement_ms": str(max(1, round(timeout_s * 1000)))})
+                found = execute(framed.encode())
                 execute("ROLLBACK TO SAVEPOINT figure")  # which takes the limits back as well
         except psycopg.Error as error:
             if self._connection.closed:
                 raise
             execute("ROLLBACK TO SAVEPOINT figure")
             slow = isinstance(error, psycopg.errors.QueryCanceled)
-            problem = f"took more than {figure.timeout_ms} ms" if slow else one_line(error.diag.message_primary or str(error))
-            return Reading(figure, problem=problem)
-        value = number(next(iter(one(found).values())))
-        return Reading(figure, value, problem="" if value is not None else "no number")
+            return None, f"took more than {timeout_s * 1000:.0f} ms" if slow else one_line(error.diag.message_primary or str(error))
+        return found, ""
 
 
 def one(cursor: Cursor) -> dict[str, Any]:
@@ -112,6 +150,15 @@ def one(cursor: Cursor) -> dict[str, Any]:
     row = cursor.fetchone()
     assert row is not None, "a statement that always has a row"
     return row
+
+
+def _columns(cursor: Cursor | None) -> list[str]:
+    return [column.name for column in (cursor.description if cursor is not None else None) or ()]
+
+
+def _slot(moment: datetime, every_s: float) -> datetime:
+    """Give the beginning of the slot of so many seconds, counted from the epoch, in which a moment lies."""
+    return datetime.fromtimestamp(moment.timestamp() // every_s * every_s, UTC)
 
 
 def _services(cursor: Cursor | None) -> tuple[str, ...]:

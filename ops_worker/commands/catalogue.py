@@ -1,0 +1,120 @@
+"""``ops-worker catalogue``: check a file of services and figures, and show what is in force."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ops_worker.core.answer import without_password
+from ops_worker.core.report import columns
+from ops_worker.errors import DONE, UNHEALTHY, SettingsError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ops_worker.catalogue import Catalogue
+    from ops_worker.core.model import Figure, Target
+    from ops_worker.edges.store import Transaction
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="tell everything that is wrong with a catalogue")
+    check.add_argument("file", nargs="?", metavar="FILE", help="the TOML file; else the one that OPS_WORKER_CATALOGUE names")
+    check.add_argument("--prepare", action="store_true", help="also ask the database about each figure's SQL, without running it")
+    show = actions.add_parser("show", help="show what is in force, and from where")
+    show.add_argument("file", nargs="?", metavar="FILE", help="the TOML file; else the one that OPS_WORKER_CATALOGUE names")
+    show.add_argument("--output", choices=["json", "table"], default="table", help="a table for people (the default), or all of it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check or show a catalogue; ``check`` gives 4 when there are faults, ``show`` raises SettingsError."""
+    from ops_worker import catalogue, settings
+
+    variables = settings.read_variables(options.env_file)
+    path = options.file or variables.get("OPS_WORKER_CATALOGUE", "")
+    source, wrong = settings.named(path)
+    found, faults = (catalogue.Catalogue(), [wrong]) if wrong else catalogue.load(source, catalogue.Surroundings(variables))
+    if options.action == "show":
+        if faults:
+            raise SettingsError(faults)
+        print(json.dumps(_document(found, path)) if options.output == "json" else _table(found, path))
+        return DONE
+    if options.prepare and not faults:
+        faults, notes = _prepared(options, path)
+        for note in notes:
+            print(f"note: {note}")
+    for fault in faults:
+        print(fault)
+    print(f"catalogue: {len(found.targets)} services watched, {len(found.figures)} figures, {len(faults)} fault{'s' * (len(faults) != 1)}")
+    return UNHEALTHY if faults else DONE
+
+
+def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:
+    """Give the faults that the database finds, and the figures whose tables are not there."""
+    from ops_worker import settings
+    from ops_worker.edges import store
+
+    loaded = settings.load(options.env_file, path)
+    figures = loaded.catalogue.figures
+    notes: list[str] = []
+
+    def ask(transaction: Transaction) -> list[str]:
+        faults = []
+        for figure in figures:
+            if missing := [table for table in figure.tables if table not in transaction.present]:
+                notes.append(f"figures.{figure.name} is absent: no table {', '.join(missing)}")
+            elif problem := transaction.prepare(figure):
+                faults.append(f"{path or 'built-in catalogue'}: figures.{figure.name}.sql: {problem}")
+        return faults
+
+    database = store.Store(loaded.connection, role=loaded.pg_role, application="ops-worker catalogue")
+    try:
+        tables = [table for figure in figures for table in figure.tables]
+        return database.transact(store.METRICS, ask, reads=tables, dry_run=True) or [], notes
+    finally:
+        database.close()
+
+
+def _table(found: Catalogue, path: str) -> str:
+    services = [
+        (target.name, target.series, without_password(target.url), _origin(found, f"services.{target.name}", path))
+        for target in found.targets
+    ]
+    services += [(name, "-", "not watched: its URL is empty", _origin(found, f"services.{name}", path)) for name in found.unwatched]
+    figures = [
+        (
+            figure.name,
+            f"{figure.every_s:g} s" if figure.every_s else "each pass",
+            f"{figure.timeout_s:g} s",
+            _origin(found, f"figures.{figure.name}", path),
+        )
+        for figure in found.figures
+    ]
+    return columns(("SERVICE", "SERIES", "URL", "FROM"), services) + "\n\n" + columns(("FIGURE", "EVERY", "TIMEOUT", "FROM"), figures)
+
+
+def _document(found: Catalogue, path: str) -> dict[str, Any]:
+    return {
+        "services": [_service(target) | {"from": _origin(found, f"services.{target.name}", path)} for target in found.targets],
+        "not_watched": list(found.unwatched),
+        "figures": [_figure(figure) | {"from": _origin(found, f"figures.{figure.name}", path)} for figure in found.figures],
+    }
+
+
+def _service(target: Target) -> dict[str, Any]:
+    """Describe a service; of its headers, only the names."""
+    shown = target._asdict() | {"url": without_password(target.url), "headers": [name for name, _ in target.headers]}
+    shown["counters"] = "*" if target.counters is None else [one._asdict() for one in target.counters]
+    return shown | {"tls": target.tls._asdict(), "conditions": [one._asdict() for one in target.conditions], "tags": dict(target.tags)}
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    return figure._asdict() | {"tags": dict(figure.tags)}
+
+
+def _origin(found: Catalogue, name: str, path: str) -> str:
+    return path if name in found.own else "built-in"
