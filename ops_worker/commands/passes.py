@@ -185,8 +185,9 @@ def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, f
 
 def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
     """Print and log an outcome; give its exit code."""
+    changed = set() if options.dry_run else {*outcome.opened, *outcome.closed}
     for update in outcome.updates:
-        if (service := update.verdict.target.name) in {*outcome.opened, *outcome.closed} and not options.dry_run:
+        if (service := update.verdict.target.name) in changed:
             action = "alert opened" if update.opens else "alert closed"
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
     for warning in outcome.warnings:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tests.postgres import Postgres, load_platform
 from tests.stubs import Stubs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FLOOR = """
 import json, os, socket, threading, time
 import psycopg

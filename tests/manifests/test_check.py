@@ -507,9 +507,9 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert capsys.readouterr().out == "manifests: 8 objects checked, 0 faults\n"
     bad = tmp_path / "bad.yaml"
     bad.write_text((K8S / HEALTH).read_text(encoding="utf-8").replace("timeZone: Etc/UTC", "timeZone: Moon"), encoding="utf-8")
-    assert main(["manifests", "check", str(K8S / "20-configmap.yaml"), str(bad)]) == 4
+    assert main(["manifests", "check", str(K8S / "20-configmap.yaml"), str(K8S / CATALOGUE), str(bad)]) == 4
     assert capsys.readouterr().out == (
-        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is no time zone; set Etc/UTC\nmanifests: 2 objects checked, 1 fault\n"
+        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is no time zone; set Etc/UTC\nmanifests: 3 objects checked, 1 fault\n"
     )
 
 

@@ -128,9 +128,12 @@ def _connect(addresses: Addresses, deadline: float) -> Steps:
             last = last if isinstance(last, ConnectionRefusedError) else error
         else:
             return sock
-    if isinstance(last, (TimeoutError, ConnectionResetError, ConnectionAbortedError)) or last.errno in _OUR_LIMITS:
-        raise last
-    raise Unreachable(_described(last))
+    try:
+        if isinstance(last, (TimeoutError, ConnectionResetError, ConnectionAbortedError)) or last.errno in _OUR_LIMITS:
+            raise last
+        raise Unreachable(_described(last))
+    finally:
+        del last  # an error that its own frame holds is a cycle, and a pass runs without the collector of those
 
 
 def _handshake(sock: ssl.SSLSocket) -> Steps:

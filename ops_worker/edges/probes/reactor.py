@@ -56,6 +56,12 @@ class Task:
         self.done = False
         self.result: Any = None
 
+    def forget(self) -> None:
+        """Let go of what it held: it still stands in the queue of deadlines."""
+        self.result = None
+        self.exchange.close()
+        del self.exchange
+
 
 class Reactor:
     """Runs exchanges, at most ``concurrency`` at once."""
@@ -94,7 +100,9 @@ class Reactor:
                 ready = active < self._concurrency and waiting is not None
                 self._look(ended, at_once=bool(ready or self._turn or ended))
                 active -= len(ended)
-                yield from ended
+                for task in ended:
+                    yield task
+                    task.forget()
         finally:
             self._selector.close()
             self._names.close()
