@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     found = settings.load(options.env_file)
     options.left_at, options.job = found.termination_message_path, found.job_name
     log.setup(found.log_level)
-    if guarded and not passes.intervals_of(options, found):
+    if guarded and not passes.intervals_of(options, found) and getattr(options, "indexes", None) != "create":
         left = found.pass_deadline - (time.monotonic() - options.begun)
         guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
     return command.run(options, found)

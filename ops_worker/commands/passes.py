@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
@@ -67,32 +67,47 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
-    return partial(
+    look = partial(
         probes.confirm,
         times=settings.confirm_failures,
         delay_s=settings.confirm_delay,
         concurrency=settings.probe_concurrency,
         budget_s=budget_s - probes.RESERVE_S,
-        told=_Progress(settings) if sys.stderr.isatty() else None,
     )
+
+    def observe(targets: Sequence[Target]) -> list[Observation]:
+        with _Progress(len(targets)) as progress:
+            return look(targets, told=progress)
+
+    return observe if sys.stderr.isatty() else look
 
 
 class _Progress:
     """A line on a terminal that tells how far a long round of probes is; nothing is told of a short one."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._total = len(settings.targets)
-        self._begun = self._last = 0.0
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._due = time.monotonic() + PROGRESS_AFTER_S
+        self._shown = False
+
+    def __enter__(self) -> Self:
+        return self
 
     def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if done == 1:
-            self._begun = self._last = now
-        last = done == self._total
-        if now - self._begun > PROGRESS_AFTER_S and (now - self._last > PROGRESS_EACH_S or last):
-            sys.stderr.write(f"\r\033[Kprobed {done} of {self._total}" if not last else "\r\033[K")
+        """Take how many are done."""
+        if (now := time.monotonic()) >= self._due:
+            self._write(f"probed {done} of {self._total}")
+            self._due, self._shown = now + PROGRESS_EACH_S, True
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._write("")
+
+    @staticmethod
+    def _write(line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal went away
+            sys.stderr.write(f"\r\033[K{line}")
             sys.stderr.flush()
-            self._last = now
 
 
 def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
@@ -204,10 +219,15 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
 
 
 def init_db(options: argparse.Namespace, settings: Settings) -> int:
-    """Make the worker's tables where they are missing, and tell of each."""
+    """Make the worker's tables where they are missing, or look at the indexes; tell of each."""
     from ops_worker.edges import store
 
     database = _store(settings, "init-db")
+    if options.indexes:
+        with contextlib.closing(database):
+            for proposal in database.indexes(make=options.indexes == "create"):
+                print(f"-- {proposal.said}", *([f"{proposal.statement};"] if proposal.statement else []), sep="\n", flush=True)
+        return DONE
     own = ("system_metrics", "service_health")
     try:
         made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
@@ -260,4 +280,11 @@ def _seconds(text: str) -> float:
 def init_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``init-db``."""
     _common_options(parser)
+    parser.add_argument(
+        "--indexes",
+        nargs="?",
+        choices=["print", "create"],
+        const="print",
+        help="instead: print, as SQL, the indexes that make the figures cost what they find; `create` also makes them, concurrently",
+    )
     parser.add_argument("--standalone", action="store_true", help="also create minimal tenants and fleet_alert, where there is no platform")

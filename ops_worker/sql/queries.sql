@@ -113,3 +113,12 @@ SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed
 -- The one statement that cannot take its names as parameters; none where the table is somebody else's.
 SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s::text) AS statement
 FROM pg_class WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE')
+
+-- name: table_and_index
+-- How many rows a table has by the statistics (NULL: no table), and whether an index is there and finished (NULL: it is not there).
+SELECT (SELECT greatest(c.reltuples, 0) FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s::text)) AS rows,
+       (SELECT i.indisvalid FROM pg_index AS i WHERE i.indexrelid = to_regclass(nullif(%(index)s::text, ''))) AS valid
+
+-- name: partial_indexes
+SELECT c.relname::text AS name FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE c.relname = ANY(%(names)s::text[]) AND i.indpred IS NOT NULL ORDER BY 1

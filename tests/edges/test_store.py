@@ -485,3 +485,47 @@ def test_loop_deadline(database: Database) -> None:
 def test_backoff(failures: int, chance: float, expected: float) -> None:
     """The pause doubles from half a second to fifteen, less up to half of it, so that not all come back at once."""
     assert expected == backoff(failures, chance)
+
+
+def many(database: Database, rows: int = 20_000) -> None:
+    """Give the platform that many devices and jobs, few of which are stale or pending."""
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE device_state DISABLE TRIGGER USER")
+        connection.execute(
+            "INSERT INTO device_state (tenant_id, site_id, device_id, status) SELECT (SELECT tenant_id FROM tenants LIMIT 1), 's', 'many' || n,"
+            f" CASE WHEN n % 100 = 0 THEN 'STALE' ELSE 'ONLINE' END FROM generate_series(1, {rows}) AS n"
+        )
+        connection.execute("VACUUM ANALYZE device_state")
+
+
+def test_indexes(database: Database) -> None:
+    """An index is proposed where a count reads rows of every state, made when told, and then there is nothing more to do."""
+    store = Store({"conninfo": database.url})
+    assert not any(proposal.statement for proposal in store.indexes())
+    many(database)
+    statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS ops_worker_device_state_stale ON device_state (status) WHERE status = 'STALE'"
+    stale, alerts, pending, online = store.indexes()
+    assert (stale.statement, alerts.statement, pending.statement, online.statement) == (statement, "", "", "")
+    assert "give it `every`" in online.said and "the table is small" in alerts.said
+    assert database.value("SELECT to_regclass('ops_worker_device_state_stale')") is None
+    made, *_ = store.indexes(make=True)
+    assert made.statement == statement
+    database.rows("ANALYZE device_state")
+    assert not any(proposal.statement for proposal in store.indexes())
+    assert "ops_worker_device_state_stale holds few rows but those" in next(iter(store.indexes())).said
+    database.rows("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ops_worker_device_state_stale'::regclass")
+    assert "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).said
+    database.rows("DROP TABLE delivery_jobs")
+    assert [proposal.said for proposal in store.indexes()][2] == "platform.deliveries_pending: no table delivery_jobs"
+    store.close()
+
+
+def test_indexes_of_somebody_else(database: Database) -> None:
+    """Who may not make an index is told so."""
+    many(database)
+    database.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x'")
+    store = Store({"conninfo": database.as_user("ops_reader")})
+    with pytest.raises(SchemaError, match=r"must be owner of table device_state|permission denied"):
+        list(store.indexes(make=True))
+    store.close()
+    database.rows("DROP ROLE ops_reader")

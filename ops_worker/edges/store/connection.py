@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
+from ops_worker.edges.store import indexes
 from ops_worker.edges.store.faults import told
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
@@ -24,6 +25,7 @@ from ops_worker.sql import script
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from ops_worker.edges.store.indexes import Proposal
     from ops_worker.edges.store.purposes import Purpose
 
 T = TypeVar("T")
@@ -134,6 +136,20 @@ class Store:
         except psycopg.Error as error:
             raise told(error, self._place) from error
         return {table: table not in present for table in tables}
+
+    def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
+        """Give what would make the figures cheap; with ``make``, each index once it is made.
+
+        Raises DatabaseError or SchemaError.
+        """
+        try:
+            connection = self._connected()
+            for proposal in indexes.propose(connection):
+                if make and proposal.statement:
+                    indexes.create(connection, proposal.statement)
+                yield proposal
+        except psycopg.Error as error:
+            raise told(error, self._place) from error
 
     def close(self) -> None:
         """Close the connection, if there is one."""

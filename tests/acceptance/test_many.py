@@ -1,0 +1,81 @@
+"""Many services: everything is recorded, what had no time is told, and a terminal shows how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bench.tools import catalogue, fast_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database, Worker
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_all_recorded(worker: Worker, database: Database, tmp_path: Path) -> None:
+    """2,000 services that answer are recorded by one pass of each kind, and their latency is theirs, not the worker's queue."""
+    with fast_server(wait_ms=50) as port:
+        path = catalogue(tmp_path, 2000, port)
+        assert worker("health", OPS_WORKER_CATALOGUE=path).stdout.startswith("health: 2000 services, 2000 healthy (")
+        assert worker("metrics", OPS_WORKER_CATALOGUE=path).returncode == 0
+    assert database.value("SELECT count(*) FROM service_health WHERE status = 'healthy'") == 2000
+    assert database.value("SELECT count(*) FROM system_metrics") == 3 * 2000 + 1
+    p99 = database.value("SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) FROM service_health")
+    assert 50 <= p99 < 150  # an honest one is 51; that of a queue of 128 on a busy machine would be hundreds
+
+
+def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
+    """1,000 services that hang: the pass ends within its budget, records those that it asked, and says that it did not ask the others."""
+    with fast_server(wait_ms=3_600_000) as port:
+        path = catalogue(tmp_path, 1000, port)
+        text = (tmp_path / path).read_text().replace('counters = ["a", "b"]', "deadline = 1")
+        (tmp_path / path).write_text(text)
+        begun = time.monotonic()
+        done = worker("health", "--output", "json", OPS_WORKER_CATALOGUE=path, PASS_DEADLINE="9", CONFIRM_FAILURES="1")
+    assert time.monotonic() - begun < 9
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    asked = {one["service"] for one in document["services"]}
+    assert 128 <= len(asked) < 1000
+    assert {(one["state"], one["reason"]) for one in document["services"]} == {("unknown", "timeout after 1 s")}
+    assert len(document["not_probed"]) == 1000 - len(asked) and asked.isdisjoint(document["not_probed"])
+    recorded = database.rows("SELECT service, details ->> 'status' AS state FROM service_health")
+    assert {row["service"] for row in recorded} == asked and {row["state"] for row in recorded} == {"unknown"}
+    assert len(database.alerts()) == len(asked)
+    line = json.loads(next(line for line in done.stderr.splitlines() if "not probed" in line))
+    assert line["count"] == 1000 - len(asked) and "PROBE_CONCURRENCY" in line["remedy"]
+
+
+def test_progress(worker: Worker, tmp_path: Path) -> None:
+    """A round of more than two seconds shows how far it is on a terminal, and leaves nothing of that behind."""
+    primary, secondary = pty.openpty()
+    with fast_server(wait_ms=100) as port:
+        env = worker.env | {"OPS_WORKER_CATALOGUE": catalogue(tmp_path, 200, port), "PROBE_CONCURRENCY": "7"}
+        command = [sys.executable, "-m", "ops_worker", "health"]
+        done = subprocess.run(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=secondary, text=True, check=True)
+    os.close(secondary)
+    shown = os.read(primary, 65536).decode()
+    os.close(primary)
+    assert "\r\x1b[Kprobed 1" in shown and " of 200" in shown and shown.endswith("\r\x1b[K")
+    assert done.stdout.startswith("health: 200 services, 200 healthy")
+
+
+def test_indexes(worker: Worker) -> None:
+    """``init-db --indexes`` prints SQL and makes nothing; a table that is small wants none."""
+    done = worker("init-db", "--indexes")
+    assert done.returncode == 0
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
+        "-- platform.devices_stale",
+        "-- platform.alerts_open",
+        "-- platform.deliveries_pending",
+    ]

@@ -1,0 +1,148 @@
+"""Many targets: this tool, a hand-written asyncio floor and blackbox_exporter in turn, against the same fast server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from tests.bench.tools import Cost, catalogue, cpu_ms, fast_server, measure, urls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONCURRENCY = 128
+FLOOR = """
+import asyncio, json, sys
+class Ask(asyncio.Protocol):
+    def __init__(self, host, port, path):
+        self.host, self.port, self.path, self.data = host, port, path, b""
+        self.done = asyncio.get_running_loop().create_future()
+    def connection_made(self, transport):
+        transport.write(f"GET {self.path} HTTP/1.1\\r\\nHost: {self.host}:{self.port}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+    def data_received(self, data):
+        self.data += data
+    def connection_lost(self, error):
+        self.done.set_result(self.data.partition(b"\\r\\n\\r\\n")[2])
+async def main():
+    loop, gate, well = asyncio.get_running_loop(), asyncio.Semaphore(int(sys.argv[2])), 0
+    async def one(line):
+        nonlocal well
+        host, port, path = line.split()
+        async with gate:
+            _, ask = await loop.create_connection(lambda: Ask(host, port, path), host, int(port))
+            answer = await ask.done
+        well += PARSE(answer)
+    lines = open(sys.argv[1]).read().splitlines()
+    await asyncio.gather(*(one(line) for line in lines))
+    print(well)
+    sys.exit(well < 0.99 * len(lines))
+"""
+AS_JSON = "bool(json.loads({}))"
+"""What the floor does with an answer."""
+
+
+def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Probe so many targets in turn with each; CPU per probe is that of the whole process, from its start to its end."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name, fast_server() as port:
+        folder = Path(name)
+        for size in sizes:
+            env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(folder, size, port)}
+            listed = _listed(folder, [f"{one.removeprefix('http://').replace(':', ' ')} /health" for one in urls(size, port)])
+            floor = [python, "-c", _floor(AS_JSON), str(listed), str(CONCURRENCY)]
+            rows.append(_row(f"asyncio floor, {size}", measure(floor, env), size))
+            rows.append(_row(f"health, {size}", measure([worker, "health"], env), size))
+            rows.append(_row(f"metrics, {size}", measure([worker, "metrics"], env), size))
+            with contextlib.suppress(FileNotFoundError):
+                rows.append(_row(f"blackbox_exporter, {size}", _exporter(folder, size, port), size))
+    return rows
+
+
+def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
+    """Record latencies of a server that waits a known time; what is recorded beyond that is this tool's error."""
+    rows = []
+    for wait_ms in (0, 20, 200):
+        with tempfile.TemporaryDirectory() as name, fast_server(wait_ms) as port:
+            env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port)}
+            measure([worker, "health"], env)
+        with psycopg.connect(url) as connection:
+            found = connection.execute(
+                "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY latency_ms) FROM service_health WHERE service LIKE 's0%'"
+            ).fetchone()
+        assert found is not None
+        p50, p99, most = (value - wait_ms for value in found[0])
+        rows.append({"latency of": f"a server that waits {wait_ms} ms, {size} targets", "error p50 ms": p50, "p99 ms": p99, "max ms": most})
+    return rows
+
+
+def shards(worker: str, url: str, size: int) -> list[dict[str, Any]]:
+    """Divide the targets among 1, 2 and 4 processes at once."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name, fast_server() as port:
+        env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port)}
+        for count in (1, 2, 4):
+            used, begun = os.times(), time.monotonic()
+            running = [
+                subprocess.Popen([worker, "health", "--shard", f"{n}/{count}"], env=env, stdout=subprocess.DEVNULL) for n in range(count)
+            ]
+            assert not any(process.wait() for process in running)
+            now = os.times()
+            cpu = now.children_user + now.children_system - used.children_user - used.children_system
+            rows.append({"shards": f"{count}, of {size} targets", "wall s": time.monotonic() - begun, "CPU s, all": cpu})
+    return rows
+
+
+def _row(name: str, cost: Cost, size: int) -> dict[str, Any]:
+    return {"targets": name, "CPU ms/probe": cost.cpu_ms / size, "wall s": cost.wall_ms / 1000, "peak MB": cost.peak_mb}
+
+
+def _floor(parse: str) -> str:
+    return FLOOR.replace("PARSE(answer)", parse.format("answer")) + "\nasyncio.run(main())"
+
+
+def _listed(folder: Path, lines: list[str]) -> Path:
+    path = folder / "targets"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _exporter(folder: Path, size: int, port: int) -> Cost:
+    """Have the exporter probe the targets, asked by the floor's client, whose own CPU does not count."""
+    with _running() as (process, exporter):
+        lines = [f"127.0.0.1 {exporter} /probe?module=http_2xx&target={one}/health" for one in urls(size, port)]
+        client = [sys.executable, "-c", _floor("b'probe_success 1' in {}"), str(_listed(folder, lines)), str(CONCURRENCY)]
+        used, begun = cpu_ms(process.pid), time.monotonic()
+        subprocess.run(client, check=True, stdout=subprocess.DEVNULL)
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        return Cost(cpu_ms(process.pid) - used, (time.monotonic() - begun) * 1000, peak / 1024)
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    program = shutil.which("blackbox_exporter") or shutil.which("prometheus-blackbox-exporter")
+    if program is None:
+        raise FileNotFoundError("blackbox_exporter")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+        file.write("modules: {http_2xx: {prober: http, timeout: 5s, http: {preferred_ip_protocol: ip4}}}\n")
+        file.flush()
+        command = [program, f"--config.file={file.name}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            for _ in range(100):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.1)
+            yield process, port
+            process.terminate()
