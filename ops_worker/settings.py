@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
     """Port on which the sidecar serves them; 0: it does not."""
+    record_own_metrics: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
+    """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
     probe_concurrency: Integer = setting(128, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
     """Probes under way at once."""
     shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 HEALTHY = "healthy"
 POSTGRES = "postgres"
 """The series of the database itself; it gets a ``healthy`` row as the services do."""
+OPS_WORKER = "ops_worker"
+"""The series of the worker itself."""
+PROBE_LATENCY_MS = "probe_latency_ms"
 MAX_COUNTERS = 200
 """Counters that are recorded of a service that is not asked for some by name: a service must not fill the table."""
 MAX_ROWS = 1000
@@ -105,6 +108,28 @@ def _sample(figure: Figure, row: Mapping[str, Any]) -> Sample:
     if not isinstance(tags, dict):
         raise ValueError("returns `tags` that are no JSON object")  # noqa: TRY004 - what a statement returns is a value
     return Sample(figure.series if service is None else str(service), figure.metric, value, {**figure.tags, **tags})
+
+
+def own_samples(name: str, verdicts: Sequence[Verdict], duration_s: float, tags: Mapping[str, str]) -> list[Sample]:
+    """Take the worker's own figures of a pass that is being recorded; one that fails leaves none, and that tells.
+
+    ``tags`` say which pass it is and how long it is to the next one, so that a reader knows when they stopped.
+    """
+    figures = {
+        "pass_duration_ms": duration_s * 1000,
+        "pass_success": 1.0,
+        "services_unhealthy": float(sum(not verdict.healthy for verdict in verdicts)),
+    }
+    return [Sample(OPS_WORKER, metric, value, {"pass": name, **tags}) for metric, value in figures.items()]
+
+
+def latency_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
+    """Take the latency of each service that answered."""
+    return [
+        Sample(verdict.target.series, PROBE_LATENCY_MS, float(verdict.latency_ms), verdict.target.tags)
+        for verdict in verdicts
+        if verdict.latency_ms is not None
+    ]
 
 
 def number(value: Any) -> float | None:

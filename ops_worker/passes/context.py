@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.core.series import latency_samples, own_samples
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ops_worker.core.backlog import Backlog
-    from ops_worker.core.model import Observation, Target
+    from ops_worker.core.model import Observation, Sample, Target, Verdict
     from ops_worker.edges.store import Store
     from ops_worker.settings import Settings
 
@@ -27,3 +29,16 @@ class Context(NamedTuple):
     dry_run: bool = False
     backlog: Backlog | None = None
     period_s: float = 60.0
+
+    def own(self, name: str, verdicts: Sequence[Verdict], begun: float) -> list[Sample]:
+        """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""
+        if not self.settings.record_own_metrics:
+            return []
+        tags = {"period_s": f"{self.period_s:g}"}
+        if self.settings.shard_count > 1:
+            tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
+        return own_samples(name, verdicts, self.clock() - begun, tags)
+
+    def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
+        """Give the latencies of the services that answered, unless they are not wanted."""
+        return latency_samples(verdicts) if self.settings.record_own_metrics else []

@@ -23,21 +23,38 @@ def run(context: Context) -> Outcome:
     """
     if not context.settings.system_alert_enabled:
         return Outcome("health", Result.OFF)
+    begun = context.clock()
     targets = context.settings.targets
     verdicts = tuple(judge(seen) for seen in context.observe(targets))
     before: Mapping[str, Remembered] = {}
+    problem = ""
 
     def keep(transaction: Transaction) -> Recorded:
-        nonlocal before
+        nonlocal before, problem
         before = transaction.remembered([verdict.target.name for verdict in verdicts])
         updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
-        return planned(updates) if context.dry_run else transaction.record_health(updates)
+        if context.dry_run:
+            return planned(updates)
+        recorded = transaction.record_health(updates)
+        problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
+        return recorded
 
     unprobed = not_among(verdicts, targets)
-    kept = context.store.transact(HEALTH, keep, dry_run=context.dry_run)
+    kept = context.store.transact(HEALTH, keep, reads=["system_metrics"], dry_run=context.dry_run)
     if kept is None:
         return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome("health", result, verdicts, kept.updates, stale, kept.opened, kept.closed, alerted(before, kept), unprobed=unprobed)
+    return Outcome(
+        "health",
+        result,
+        verdicts,
+        kept.updates,
+        stale,
+        kept.opened,
+        kept.closed,
+        alerted(before, kept),
+        warnings=(problem,) if problem else (),
+        unprobed=unprobed,
+    )

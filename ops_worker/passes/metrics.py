@@ -45,7 +45,8 @@ def run(context: Context) -> Outcome:
         parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
-            transaction.record_samples([*_waiting(context, transaction), sample])
+            with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
+            transaction.record_samples([*_waiting(context, transaction), with_own])
         return [warning for _, warned in parts for warning in warned]
 
     tables = [table for figure in figures for table in figure.tables]

@@ -95,6 +95,9 @@ RETURNING s.name AS service
 -- Inside a savepoint: both settings end with it.
 SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
 
+-- name: own_limits
+SELECT set_config('lock_timeout', '500', true), set_config('statement_timeout', '2000', true)
+
 -- name: insert_samples
 INSERT INTO system_metrics (time, metric_name, service, tags, value)
 SELECT s.time, s.metric, s.service, s.tags, s.value

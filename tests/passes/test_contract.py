@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from ops_worker import cli, settings
@@ -163,7 +164,7 @@ def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
         ("platform", "deliveries_pending"): 4.0,
     }
     assert len(outcome.warnings) == 3
-    times = database.rows("SELECT DISTINCT time, tags::text FROM system_metrics")
+    times = database.rows("SELECT DISTINCT time, tags::text FROM system_metrics WHERE service <> 'ops_worker'")
     assert len(times) == 1 and times[0]["tags"] == "{}"
     assert before <= times[0]["time"] <= after
 
@@ -466,3 +467,60 @@ def test_no_time_for_figures(database: Database) -> None:
         outcome = PASSES["metrics"](Context(found, probes.observe, store, lambda: time.monotonic() - 50))
     assert outcome.warnings[0] == "postgres.connections not recorded: the pass had no time left for it"
     assert database.samples()["postgres", "healthy"] == 0 and database.samples()["ingest", "healthy"] == 1
+
+
+def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
+    """Give what the worker recorded of itself: metric, pass, value, period."""
+    rows = database.rows(
+        "SELECT metric_name, value, tags FROM system_metrics WHERE service = 'ops_worker' ORDER BY tags ->> 'pass', metric_name"
+    )
+    return [(row["metric_name"], row["tags"]["pass"], row["value"], row["tags"]["period_s"]) for row in rows]
+
+
+def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
+    """Each pass that is recorded tells of itself, and the health pass of the latency of each service that answered."""
+    stubs["dispatcher"].mode = "503"
+    stubs["evaluator"].mode = "down"
+    assert run("health").warnings == ()
+    run("metrics")
+    durations: list[tuple[str, str, float, str]] = []
+    rest: list[tuple[str, str, float, str]] = []
+    for row in own_rows(database):
+        (durations if row[0] == "pass_duration_ms" else rest).append(row)
+    assert rest == [
+        ("pass_success", "health", 1.0, "60"), ("services_unhealthy", "health", 2.0, "60"),
+        ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
+    ]  # fmt: skip
+    assert all(0 < row[2] < 5000 for row in durations) and len(durations) == 2
+    latencies = database.rows("SELECT service, value FROM system_metrics WHERE metric_name = 'probe_latency_ms' ORDER BY 1")
+    health = database.health()
+    assert latencies == [
+        {"service": series, "value": float(health[name]["latency_ms"])}
+        for series, name in (("delivery", "delivery_worker"), ("dispatcher", "dispatcher"), ("ingest", "ingest"))
+    ]
+    assert database.value("SELECT count(DISTINCT time) FROM system_metrics WHERE service = 'ops_worker'") == 2
+
+
+def test_own_metrics_off(run: Passes, database: Database) -> None:
+    """With RECORD_OWN_METRICS off there are none; a dry run has none either."""
+    run("health", dry_run=True)
+    run.env.setenv("RECORD_OWN_METRICS", "off")
+    run("health")
+    run("metrics")
+    assert own_rows(database) == []
+    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'probe_latency_ms'") == 0
+
+
+def test_own_metrics_fail(run: Passes, database: Database) -> None:
+    """What keeps the health pass from its own figures costs it nothing else: no table, no permission, somebody's lock."""
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE system_metrics")
+        begun = time.monotonic()
+        (warning,) = run("health").warnings
+        assert time.monotonic() - begun < 2
+    assert warning == (
+        "the worker's own figures not recorded: canceling statement due to lock timeout; RECORD_OWN_METRICS=false leaves them out"
+    )
+    assert len(database.health()) == 4
+    database.rows("DROP TABLE system_metrics CASCADE")
+    assert run("health").warnings == ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from ops_worker.core.answer import one_line
+from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
 from ops_worker.core.series import MAX_ROWS, samples_of, shape_fault
@@ -19,8 +20,7 @@ from ops_worker.sql import queries
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ops_worker.core.backlog import Pending
-    from ops_worker.core.model import Figure, Update
+    from ops_worker.core.model import Figure, Sample, Update
 
 Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
@@ -90,6 +90,25 @@ class Transaction:
             for one in samples
         ]
         self._connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
+
+    def record_own(self, moment: float, samples: Sequence[Sample]) -> str:
+        """Append the worker's own figures, or give what kept it from that: they are worth no pass, and no wait."""
+        if "system_metrics" not in self.present or not samples:
+            return ""
+        execute = self._connection.execute
+        try:
+            with self._connection.pipeline():
+                execute("SAVEPOINT own")
+                execute(SQL["own_limits"])
+                self.record_samples([Pending(moment, tuple(samples))])
+                execute("RELEASE SAVEPOINT own")
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            execute("ROLLBACK TO SAVEPOINT own")
+            reason = one_line(error.diag.message_primary or str(error))
+            return f"the worker's own figures not recorded: {reason}; RECORD_OWN_METRICS=false leaves them out"
+        return ""
 
     def was_committed(self, xid: str) -> bool:
         """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.
