@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import catalogue, cluster, manifests, passes
+from ops_worker.commands import catalogue, cluster, manifests, passes, status
 from ops_worker.core.report import failed, message
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -92,7 +92,8 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     found = settings.load(options.env_file)
     options.left_at, options.job = found.termination_message_path, found.job_name
     log.setup(found.log_level)
-    if guarded and not passes.intervals_of(options, found) and getattr(options, "indexes", None) != "create":
+    endless = passes.intervals_of(options, found) or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
+    if guarded and not endless:
         left = found.pass_deadline - (time.monotonic() - options.begun)
         guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
     return command.run(options, found)
@@ -118,6 +119,7 @@ COMMANDS = {
     "sidecar": Command(
         "run both passes, or those named, each in a loop of its own, until told to stop", passes.sidecar_options, passes.repeat
     ),
+    "status": Command("show what is known now: services, open alerts, passes, figures", status.options, status.run),
     "init-db": Command("create the tables that the worker owns, where they are missing", passes.init_options, passes.init_db),
     "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),
     "cluster": Command(

@@ -87,9 +87,12 @@ def _counters(value: Any) -> tuple[Counter, ...] | None:
 
 
 def _counter(value: Any) -> Counter:
-    if not (isinstance(value, dict) and value.keys() == {"name", "from"} and isinstance(value["name"], str)):
+    if not (isinstance(value, dict) and {"name"} < value.keys() <= {"name", "from", "gauge"} and isinstance(value["name"], str)):
         raise ValueError("no counter")
-    return Counter(value["name"], _strings(value["from"]))
+    gauge = value.get("gauge", False)
+    if not isinstance(gauge, bool):
+        raise ValueError("no counter")  # noqa: TRY004 - pydantic wants a ValueError
+    return Counter(value["name"], _strings(value["from"]) if "from" in value else (), gauge)
 
 
 def _condition(value: Any) -> Condition:
@@ -176,7 +179,7 @@ class ServiceEntry(Entry):
     counters: Annotated[tuple[Counter, ...] | None, PlainValidator(_counters)] = field(
         (),
         wants=f'"*" for every finite number, or a list of different names (none of them {HEALTHY}) and of tables '
-        '{ name = "depth", from = ["queue_depth", "older_key"] }',
+        '{ name = "depth", from = ["queue_depth", "older_key"], gauge = true }',
     )
     """The counters to record."""
     counters_at: Annotated[str, PlainValidator(_pointer)] = field("/counters", wants='a JSON pointer: "/a/b", or "" for the whole body')

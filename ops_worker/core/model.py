@@ -25,11 +25,13 @@ PROBE_DEADLINE_S = 5.0
 class Counter(NamedTuple):
     """A number that a service reports about itself, to be recorded under ``name``.
 
-    ``keys`` are those under which it may stand, of which the first that is there counts; none: its name.
+    ``keys`` are those under which it may stand, of which the first that is there counts; none: its name. A ``gauge`` goes
+    up and down and has no rate.
     """
 
     name: str
     keys: tuple[str, ...] = ()
+    gauge: bool = False
 
 
 class Figure(NamedTuple):

@@ -125,3 +125,39 @@ SELECT (SELECT greatest(c.reltuples, 0) FROM pg_class AS c WHERE c.oid = to_regc
 -- name: partial_indexes
 SELECT c.relname::text AS name FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 WHERE c.relname = ANY(%(names)s::text[]) AND i.indpred IS NOT NULL ORDER BY 1
+
+-- name: services_now
+SELECT service, status, latency_ms, details ->> 'status' AS state, details ->> 'since' AS since, checked_at,
+       CASE WHEN details ->> 'since' ~ '^\d{4}-\d\d-\d\dT' THEN extract(epoch FROM %(now)s::timestamptz - (details ->> 'since')::timestamptz)::float8 END AS since_s,
+       coalesce(details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')) AS reason
+FROM service_health ORDER BY service
+
+-- name: alerts_now
+SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, acknowledged_by, acknowledged_at
+FROM fleet_alert
+WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')
+ORDER BY created_at, id
+
+-- name: passes_now
+-- The last time that each pass was recorded, and how long it said it would be to the next.
+SELECT p.pass, m.time, (m.tags ->> 'period_s')::float8 AS period_s
+FROM unnest(ARRAY['health', 'metrics']) AS p (pass)
+CROSS JOIN LATERAL (
+    SELECT time, tags FROM system_metrics
+    WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass AND time <= %(now)s
+    ORDER BY time DESC LIMIT 1) AS m
+
+-- name: history
+-- Each series in buckets of equal length. The increase takes a counter that falls for one that began anew at 0.
+WITH s AS (
+    SELECT time, service, metric_name, tags, value,
+           value - lag(value) OVER (PARTITION BY service, metric_name, tags ORDER BY time) AS step
+    FROM system_metrics
+    WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s
+)
+SELECT service, metric_name AS metric, tags,
+       least(1 + floor(extract(epoch FROM time - (%(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)))
+                       / %(since_s)s::float8 * %(buckets)s::integer)::integer, %(buckets)s::integer) AS bucket,
+       avg(value) AS mean, sum(CASE WHEN step < 0 THEN value ELSE step END) AS increase,
+       min(time) AS first, max(time) AS last, (array_agg(value ORDER BY time DESC))[1] AS latest
+FROM s GROUP BY 1, 2, 3, 4

@@ -34,3 +34,4 @@ class Patience(NamedTuple):
 
 HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
 METRICS = Purpose("metrics", 2, needs=("system_metrics",))
+LOOK = Purpose("look", 3, needs=("service_health", "system_metrics", "fleet_alert"))

@@ -15,6 +15,7 @@ from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
 from ops_worker.core.series import MAX_ROWS, samples_of, shape_fault
+from ops_worker.core.status import Facts
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
@@ -109,6 +110,14 @@ class Transaction:
             reason = one_line(error.diag.message_primary or str(error))
             return f"the worker's own figures not recorded: {reason}; RECORD_OWN_METRICS=false leaves them out"
         return ""
+
+    def facts(self, since_s: float, buckets: int) -> Facts:
+        """Read what a status is made of: the last so many seconds of every series in that many buckets, and what is so now."""
+        given = {"now": self.now, "since_s": since_s, "buckets": buckets}
+        with self._connection.pipeline():
+            services, alerts, passes, history = (self._connection.execute(SQL[name], given) for name in
+                                                 ("services_now", "alerts_now", "passes_now", "history"))  # fmt: skip
+        return Facts(self.now, since_s, services.fetchall(), alerts.fetchall(), passes.fetchall(), history.fetchall())
 
     def was_committed(self, xid: str) -> bool:
         """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.

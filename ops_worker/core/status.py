@@ -1,0 +1,201 @@
+"""What is known now, from the rows of the database to one document and to tables: stale is never shown as healthy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.answer import one_line
+from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+BUCKETS = 24
+"""Points of a sparkline."""
+STALE_PERIODS = 3
+"""Periods of its pass after which a row is not believed any more."""
+DEFAULT_PERIOD_S = 60.0
+"""The period of a pass that never told its own: that of the shortest CronJob."""
+BARS = "▁▂▃▄▅▆▇█"
+GAP = "·"
+"""Where no pass looked."""
+
+
+class Facts(NamedTuple):
+    """The rows that a status is made of, as the store reads them, at one moment of the database's clock."""
+
+    now: datetime
+    since_s: float
+    services: Sequence[Mapping[str, Any]]
+    alerts: Sequence[Mapping[str, Any]]
+    passes: Sequence[Mapping[str, Any]]
+    history: Sequence[Mapping[str, Any]]
+
+
+class Table(NamedTuple):
+    """A part of the screen. ``marks`` gives the column whose word decides how a row is shown."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marks: int | None = None
+    none: str = ""  # what is said where there are no rows; nothing: it is left out
+
+
+def build(facts: Facts, series_of: Mapping[str, str], gauges: Collection[tuple[str, str]]) -> dict[str, Any]:
+    """Build the document. ``series_of`` gives a service's name in ``system_metrics``; ``gauges`` the metrics that have no rate."""
+    periods = {row["pass"]: row["period_s"] or DEFAULT_PERIOD_S for row in facts.passes}
+    series = [_series(rows, facts, gauges) for rows in _grouped(facts.history)]
+    latencies = {one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS}
+    health_s = periods.get("health", DEFAULT_PERIOD_S)
+    named = {row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services}
+    return {
+        "at": facts.now.isoformat(),
+        "since_s": facts.since_s,
+        "services": [_service(row, facts.now, health_s, latencies.get(named[row["service"]])) for row in facts.services],
+        "alerts": [_alert(row, facts.now) for row in facts.alerts],
+        "passes": [_pass(row, facts.now) for row in facts.passes],
+        "series": [one for one in series if one["metric"] != PROBE_LATENCY_MS and one["service"] != OPS_WORKER],
+    }
+
+
+def tables(document: Mapping[str, Any]) -> list[Table]:
+    """Lay the document out for a person."""
+    services = tuple(
+        (
+            one["service"],
+            one["state"],
+            "-" if one["since_s"] is None else ago(one["since_s"]),
+            "-" if one["latency_ms"] is None else f"{one['latency_ms']} ms",
+            sparkline(one["latency_history"]),
+            ago(one["age_s"]),
+            one["reason"] or "-",
+        )
+        for one in document["services"]
+    )
+    alerts = tuple(
+        (str(one["id"]), one["service"], one["status"], ago(one["age_s"]), one["acknowledged_by"] or "-", one["summary"])
+        for one in document["alerts"]
+    )
+    passes = tuple(
+        (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"])) for one in document["passes"]
+    )
+    series = tuple(
+        (one["service"], one["metric"] + _tags(one["tags"]), _short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
+        for one in document["series"]
+    )
+    return [
+        Table("Services", ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"), services, 1),
+        Table("Open alerts", ("ID", "SERVICE", "STATUS", "AGE", "ACKNOWLEDGED BY", "SUMMARY"), alerts, 2, "none"),
+        Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH"), passes, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
+        Table(f"Last {ago(document['since_s'])}", ("SERIES", "METRIC", "NOW", "RATE", "HISTORY"), series),
+    ]
+
+
+def sparkline(values: Sequence[float | None] | None, scale: tuple[float, float] | None = None) -> str:
+    """Draw a bar for each value, from the least to the most or on a given scale; a gap where there is none."""
+    known = [value for value in values or () if value is not None]
+    if not known:
+        return ""
+    low, high = scale or (min(known), max(known))
+    if low == high:  # nothing moved: half way up, unless there is nothing
+        low, high = low - abs(low), high + abs(high)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(GAP if value is None else BARS[round((value - low) / step)] for value in values or ())
+
+
+def ago(seconds: float) -> str:
+    """Tell a time in its largest unit: 45 s, 12 min, 3 h, 5 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if abs(seconds) >= 2 * size or (unit == "min" and abs(seconds) >= size):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Sequence[float | None] | None) -> dict[str, Any]:
+    age_s = (now - row["checked_at"]).total_seconds()
+    stale = age_s > STALE_PERIODS * period_s
+    reason = one_line(row["reason"] or "")
+    return {
+        "service": row["service"],
+        "state": "stale" if stale else row["state"] or row["status"],
+        "stale": stale,
+        "last_state": row["state"] or row["status"],
+        "since": row["since"],
+        "since_s": row["since_s"],
+        "latency_ms": row["latency_ms"],
+        "latency_history": list(history or ()),
+        "checked_at": row["checked_at"].isoformat(),
+        "age_s": age_s,
+        "reason": f"no pass has looked since; it was {row['state'] or row['status']}" if stale else reason,
+    }
+
+
+def _alert(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "service": row["service"],
+        "status": row["status"],
+        "summary": one_line(row["summary"]),
+        "created_at": row["created_at"].isoformat(),
+        "age_s": (now - row["created_at"]).total_seconds(),
+        "acknowledged_by": row["acknowledged_by"],
+        "acknowledged_at": row["acknowledged_at"].isoformat() if row["acknowledged_at"] else None,
+    }
+
+
+def _pass(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    age_s, period_s = (now - row["time"]).total_seconds(), row["period_s"] or DEFAULT_PERIOD_S
+    return {
+        "pass": row["pass"],
+        "last_success": row["time"].isoformat(),
+        "age_s": age_s,
+        "period_s": period_s,
+        "stale": age_s > STALE_PERIODS * period_s,
+    }
+
+
+def _grouped(history: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in history:
+        groups.setdefault((row["service"] or "", row["metric"], str(row["tags"])), []).append(row)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _series(rows: Sequence[Mapping[str, Any]], facts: Facts, gauges: Collection[tuple[str, str]]) -> dict[str, Any]:
+    newest = max(rows, key=lambda row: row["last"])
+    means = {row["bucket"]: row["mean"] for row in rows}
+    first, last = min(row["first"] for row in rows), newest["last"]
+    elapsed_s = (last - first).total_seconds()
+    increase = sum(row["increase"] or 0.0 for row in rows)
+    counts = (newest["service"], newest["metric"]) not in gauges and elapsed_s > 0
+    return {
+        "service": newest["service"] or "",
+        "metric": newest["metric"],
+        "tags": newest["tags"] or {},
+        "value": newest["latest"],
+        "time": last.isoformat(),
+        "age_s": (facts.now - last).total_seconds(),
+        "rate_per_s": increase / elapsed_s if counts else None,
+        "history": [means.get(bucket) for bucket in range(1, BUCKETS + 1)],
+    }
+
+
+def _tags(tags: Mapping[str, Any]) -> str:
+    return "{" + ",".join(f"{one_line(str(name))}={one_line(str(value))}" for name, value in sorted(tags.items())) + "}" if tags else ""
+
+
+def _drawn(series: Mapping[str, Any]) -> str:
+    return sparkline(series["history"], (0.0, 1.0) if series["metric"] == HEALTHY else None)
+
+
+def _rate(per_s: float | None) -> str:
+    return "" if per_s is None else f"{_short(float(f'{per_s:.3g}'))}/s"
+
+
+def _short(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.6g}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"

@@ -1,0 +1,177 @@
+"""`ops-worker status`: every figure on the screen is a query's on the database, and what is old is stale."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.cli import main
+from ops_worker.core.status import ago, sparkline
+from ops_worker.edges import screen
+from tests.history import seed
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0 s"), (59.6, "60 s"), (60, "1 min"), (119, "2 min"), (7199, "120 min"), (7200, "2 h"), (172_800, "2 d"), (-5, "-5 s")],
+)
+def test_ago(seconds: float, told: str) -> None:
+    """A time is told in its largest unit of which there are two."""
+    assert ago(seconds) == told
+
+
+@pytest.mark.unit
+def test_sparkline() -> None:
+    """The least is the lowest bar and the most the highest; what nobody saw is a gap, and nothing at all is nothing."""
+    assert sparkline([0, None, 3.5, 7]) == "▁·▅█"
+    assert sparkline([5, None, -5]) == "█·▁"
+    assert (sparkline([5, 5]), sparkline([-5]), sparkline([0, 0]), sparkline([1, 1, 0.5], (0, 1))) == ("▅▅", "▅", "▁▁", "██▅")
+    assert sparkline([None, None]) == sparkline(None) == ""
+
+
+@pytest.fixture
+def looked(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Database:
+    """A database with two hours of history and a pass of each kind just now, in which the evaluator is down."""
+    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+        monkeypatch.setenv(name, value)
+    seed(database.url, moved_clock=True)
+    stubs["evaluator"].mode = "down"
+    assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
+    capsys.readouterr()
+    return database
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Give the document of a status."""
+    assert main(["status", "--output", "json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.integration
+def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each service has its state, and since when; a row of three periods ago is stale, on the screen and in the view."""
+    found = {one["service"]: one for one in document(capsys)["services"]}
+    rows = looked.health()
+    assert {name: (one["state"], one["latency_ms"], one["checked_at"]) for name, one in found.items()} == {
+        name: (row["details"]["status"], row["latency_ms"], row["checked_at"].astimezone(UTC).isoformat()) for name, row in rows.items()
+    }
+    assert found["evaluator"]["reason"] == "Connection refused" and found["evaluator"]["state"] == "down"
+    looked.rows("UPDATE service_health SET checked_at = now() - interval '179 seconds' WHERE service = 'evaluator'")
+    looked.rows("UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'")
+    found = {one["service"]: one for one in document(capsys)["services"]}
+    assert (found["ingest"]["state"], found["ingest"]["reason"]) == ("stale", "no pass has looked since; it was healthy")
+    assert found["evaluator"]["state"] == "down"
+    current = {row["service"]: row["status"] for row in looked.rows("SELECT * FROM service_health_current")}
+    assert current == {"ingest": "stale", "evaluator": "unhealthy", "dispatcher": "healthy", "delivery_worker": "healthy"}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("argument", "seconds"), [("30m", 1800), ("2h", 7200)])
+def test_series(looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int) -> None:
+    """The newest value, the rate and the history of each series are those of its rows, a counter that fell begun anew."""
+    found = document(capsys, "--since", argument)
+    now = datetime.fromisoformat(found["at"])
+    begun = now - timedelta(seconds=seconds)
+    shown = {(one["service"], one["metric"]): one for one in found["series"]}
+    for service, metric in (
+        ("ingest", "messages_received"),
+        ("evaluator", "rules_evaluated"),
+        ("ingest", "queue_depth"),
+        ("platform", "devices_online"),
+    ):
+        rows = looked.rows(
+            f"SELECT time, value FROM system_metrics WHERE service = '{service}' AND metric_name = '{metric}' AND time > '{begun}' AND time <= '{now}' ORDER BY time"
+        )
+        one = shown[service, metric]
+        assert (one["value"], one["time"]) == (rows[-1]["value"], rows[-1]["time"].astimezone(UTC).isoformat())
+        steps = [b["value"] - a["value"] if b["value"] >= a["value"] else b["value"] for a, b in pairwise(rows)]
+        elapsed = (rows[-1]["time"] - rows[0]["time"]).total_seconds()
+        expected = None if metric in {"queue_depth", "devices_online"} else pytest.approx(sum(steps) / elapsed)
+        assert one["rate_per_s"] == expected
+        for bucket, mean in enumerate(one["history"]):
+            low, high = (begun + timedelta(seconds=seconds / 24 * n) for n in (bucket, bucket + 1))
+            inside = [row["value"] for row in rows if low <= row["time"] < high]
+            assert mean == (pytest.approx(sum(inside) / len(inside)) if inside else None)
+    latencies = next(one for one in found["services"] if one["service"] == "delivery_worker")["latency_history"]
+    assert len(latencies) == 24 and any(latencies)
+
+
+@pytest.mark.integration
+def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time in which no pass looked has no value."""
+    one = next(one for one in document(capsys, "--since", "2h")["series"] if one["metric"] == "devices_online")
+    assert None in one["history"][8:13] and one["history"][-1] is not None
+    looked.rows("DELETE FROM system_metrics WHERE service <> 'ops_worker'")
+    assert document(capsys)["series"] == []
+
+
+@pytest.mark.integration
+def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alerts that are open or acknowledged are shown with who did so; a pass that was not recorded for three periods is stale."""
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', acknowledged_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
+    found = document(capsys)
+    (alert,) = found["alerts"]
+    assert (alert["service"], alert["status"], alert["acknowledged_by"]) == ("evaluator", "ACKNOWLEDGED", "kim")
+    assert alert["summary"] == "Service unhealthy: evaluator (Connection refused)" and 0 <= alert["age_s"] < 60
+    assert [(one["pass"], one["period_s"], one["stale"]) for one in found["passes"]] == [("health", 60, False), ("metrics", 60, False)]
+    looked.rows(
+        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health'"
+    )
+    assert [one["stale"] for one in document(capsys)["passes"]] == [True, False]
+
+
+@pytest.mark.integration
+def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piped it is plain; on a terminal it is as wide as that and coloured."""
+    assert looked.alerts()
+    looked.rows("UPDATE fleet_alert SET status = 'CLOSED' WHERE tenant_id = '__system__'")
+    assert main(["status"]) == 0
+    assert "Open alerts\nnone\n" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    plain = capsys.readouterr().out
+    assert "\x1b" not in plain
+    assert re.search(r"^evaluator +down +\d+ s +- +\S+ +\d s +Connection refused$", plain, re.MULTILINE)
+    assert re.search(r"^ingest +messages_received +\S+( \w)? +\S+/s +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["status"]) == 0
+    drawn = capsys.readouterr().out
+    assert "\x1b[1;31mdown" in drawn and "\x1b[32mhealthy" in drawn
+    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in drawn.splitlines()) <= 100
+    monkeypatch.setitem(__import__("sys").modules, "ops_worker.edges.screen", None)
+    monkeypatch.delattr("ops_worker.edges.screen")
+    assert main(["status"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert screen.STYLES
+
+
+@pytest.mark.integration
+def test_bad(database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No tables, no permission, no time: one line each, and the right exit code."""
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    assert main(["status"]) == 3
+    assert "no table service_health in database" in capsys.readouterr().err
+    assert main(["init-db"]) == 0
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out == "no pass has recorded anything yet\n"
+    assert main(["status", "--since", "0s"]) == main(["status", "--since", "tomorrow"]) == main(["status", "--since", "99d"]) == 2
+    capsys.readouterr()
+    database.rows("CREATE ROLE ops_nobody LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", database.as_user("ops_nobody"))
+    assert main(["status"]) == 3
+    assert "permission denied" in capsys.readouterr().err
+    database.rows("DROP ROLE ops_nobody")
