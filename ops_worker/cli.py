@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import catalogue, cluster, manifests, passes, status
+from ops_worker.commands import catalogue, check, cluster, manifests, passes, status
 from ops_worker.core.report import failed, message
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -119,6 +119,7 @@ COMMANDS = {
     "sidecar": Command(
         "run both passes, or those named, each in a loop of its own, until told to stop", passes.sidecar_options, passes.repeat
     ),
+    "check": Command("look at everything that a pass needs, and change nothing", check.options, check.run, has_settings=False),
     "status": Command("show what is known now: services, open alerts, passes, figures", status.options, status.run),
     "init-db": Command("create the tables that the worker owns, where they are missing", passes.init_options, passes.init_db),
     "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Target
 
+SECRETS = ("DATABASE_URL", "PG_PASS")
+"""Settings whose value is never shown."""
 ON = frozenset({"1", "true", "yes", "on"})
 
 
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
     ops_worker_catalogue: Text = setting("", wants="the path of a TOML file", only="health metrics sidecar catalogue")
     """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
-    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health sidecar")
+    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
     alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
     """Consecutive unhealthy passes after which a service's alert opens."""

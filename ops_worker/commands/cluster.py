@@ -13,6 +13,7 @@ from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 if TYPE_CHECKING:
     import argparse
 
+    from ops_worker.core.cronjobs import Row
     from ops_worker.edges.cluster import Cluster
 
 POLL_S = 1.0
@@ -38,19 +39,26 @@ def trigger_options(parser: argparse.ArgumentParser) -> None:
 def cluster(options: argparse.Namespace) -> int:
     """Print the CronJobs; give 0, or 4 for warnings where asked."""
     from ops_worker.core import cronjobs
-    from ops_worker.edges.cluster import NotFoundError
 
     where = _cluster(options)
+    found = rows(where)
+    if options.output == "json":
+        print(json.dumps({"namespace": where.namespace, "cronjobs": [one._asdict() for one in found]}))
+    else:
+        print(cronjobs.table(found))
+    return UNHEALTHY if options.fail_on_warnings and any(one.warnings for one in found) else DONE
+
+
+def rows(where: Cluster) -> list[Row]:
+    """Ask for the CronJobs as they stand. Raises NotFoundError when there are none."""
+    from ops_worker.core import cronjobs
+    from ops_worker.edges.cluster import NotFoundError
+
     found = where.cronjobs()
     if not found:
         raise NotFoundError(where.missing())
     jobs, pods, now = where.jobs(), where.pods(), datetime.now(UTC)
-    rows = [cronjobs.row(one, jobs, pods, now, _period(one["spec"]["schedule"])) for one in found]
-    if options.output == "json":
-        print(json.dumps({"namespace": where.namespace, "cronjobs": [one._asdict() for one in rows]}))
-    else:
-        print(cronjobs.table(rows))
-    return UNHEALTHY if options.fail_on_warnings and any(one.warnings for one in rows) else DONE
+    return [cronjobs.row(one, jobs, pods, now, _period(one["spec"]["schedule"])) for one in found]
 
 
 def trigger(options: argparse.Namespace) -> int:

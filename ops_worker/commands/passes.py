@@ -114,7 +114,8 @@ def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
     from ops_worker.edges.cluster import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    transitions = [(name, reasons[name]) for name in (*outcome.opened, *outcome.closed)]
+    told = [(name, reasons.get(name, "the metrics pass stopped")) for name in outcome.opened]
+    transitions = told + [(name, "") for name in outcome.closed]
     for warning in announce(job, transitions, deadline_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
@@ -205,6 +206,9 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
         if (service := update.verdict.target.name) in changed:
             action = "alert opened" if update.opens else "alert closed"
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
+    for service in () if options.dry_run else sorted(changed - {update.verdict.target.name for update in outcome.updates}):
+        action = "alert opened" if service in outcome.opened else "alert closed"
+        _log.warning(action, extra={"action": action, "service": service, "reason": "the other pass"})
     for warning in outcome.warnings:
         _log.warning("the sample", extra={"action": "sample", "what": warning})
     if outcome.unprobed:

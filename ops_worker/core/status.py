@@ -113,6 +113,11 @@ def ago(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def stopped(name: str, age_s: float, period_s: float) -> str:
+    """Say that a pass has stopped: the reason of the worker's own alert."""
+    return f"no {name} pass was recorded for {ago(age_s)}; one is due each {ago(period_s)}"
+
+
 def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Sequence[float | None] | None) -> dict[str, Any]:
     age_s = (now - row["checked_at"]).total_seconds()
     stale = age_s > STALE_PERIODS * period_s

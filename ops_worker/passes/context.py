@@ -30,6 +30,11 @@ class Context(NamedTuple):
     backlog: Backlog | None = None
     period_s: float = 60.0
 
+    @property
+    def watches(self) -> bool:
+        """Whether a pass looks after the other one: by the worker's own figures, and where alerts are wanted."""
+        return self.settings.record_own_metrics and self.settings.system_alert_enabled
+
     def own(self, name: str, verdicts: Sequence[Verdict], begun: float) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""
         if not self.settings.record_own_metrics:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops_worker.core.health import alerted, judge, not_among, plan, planned
-from ops_worker.core.model import Outcome, Result
+from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.edges.store import HEALTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ops_worker.core.model import Recorded, Remembered
+    from ops_worker.core.model import Remembered
     from ops_worker.edges.store import Transaction
     from ops_worker.passes.context import Context
 
@@ -37,7 +37,8 @@ def run(context: Context) -> Outcome:
             return planned(updates)
         recorded = transaction.record_health(updates)
         problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
-        return recorded
+        other = transaction.watch("metrics") if context.watches else Recorded((), (), ())
+        return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)
     kept = context.store.transact(HEALTH, keep, reads=["system_metrics"], dry_run=context.dry_run)

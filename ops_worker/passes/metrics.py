@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import judge, not_among
-from ops_worker.core.model import Outcome, Result
+from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import figure_samples, service_samples
 from ops_worker.edges.store import METRICS, RESERVE_S
 from ops_worker.errors import CommitUnknownError, DatabaseError
@@ -39,14 +39,17 @@ def run(context: Context) -> Outcome:
 
     sample = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])  # should the database not be there to be asked
 
+    other = Recorded((), (), ())
+
     def keep(transaction: Transaction) -> list[str]:
-        nonlocal sample
+        nonlocal sample, other
         readings = transaction.figures(figures, begun, until) if first else None
         parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
             with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
             transaction.record_samples([*_waiting(context, transaction), with_own])
+            other = transaction.watch("health") if context.watches else other
         return [warning for _, warned in parts for warning in warned]
 
     tables = [table for figure in figures for table in figure.tables]
@@ -60,7 +63,16 @@ def run(context: Context) -> Outcome:
     if context.backlog is not None:
         context.backlog.replace(())
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome("metrics", result, verdicts, unprobed=unprobed, samples=sample.samples, warnings=tuple(kept))
+    return Outcome(
+        "metrics",
+        result,
+        verdicts,
+        unprobed=unprobed,
+        opened=other.opened,
+        closed=other.closed,
+        samples=sample.samples,
+        warnings=tuple(kept),
+    )
 
 
 def flush(context: Context) -> int:

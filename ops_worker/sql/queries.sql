@@ -147,6 +147,13 @@ CROSS JOIN LATERAL (
     WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass AND time <= %(now)s
     ORDER BY time DESC LIMIT 1) AS m
 
+-- name: other_pass
+-- When the other pass was last recorded, by its own rows, and whether that was more than three of its periods ago.
+SELECT m.time, p.period_s, now() - m.time > make_interval(secs => 3 * p.period_s) AS stopped
+FROM system_metrics AS m, LATERAL (SELECT coalesce((m.tags ->> 'period_s')::float8, 60) AS period_s) AS p
+WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = %(name)s AND m.time <= now()
+ORDER BY m.time DESC LIMIT 1
+
 -- name: history
 -- Each series in buckets of equal length. The increase takes a counter that falls for one that began anew at 0.
 WITH s AS (
@@ -161,3 +168,17 @@ SELECT service, metric_name AS metric, tags,
        avg(value) AS mean, sum(CASE WHEN step < 0 THEN value ELSE step END) AS increase,
        min(time) AS first, max(time) AS last, (array_agg(value ORDER BY time DESC))[1] AS latest
 FROM s GROUP BY 1, 2, 3, 4
+
+-- name: inspect_server
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,
+       current_database()::text AS database, current_user::text AS role, session_user::text AS login,
+       pg_is_in_recovery() AS standby, pg_backend_pid() AS pid, clock_timestamp() AS now,
+       (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb
+
+-- name: inspect_tables
+SELECT t.name, r.oid IS NOT NULL AS present, coalesce(row_security_active(r.oid), false) AS hidden,
+       ARRAY(SELECT p FROM jsonb_array_elements_text(t.privileges) AS p WHERE NOT has_table_privilege(r.oid, p)) AS lacking,
+       ARRAY(SELECT c FROM jsonb_array_elements_text(t.columns) AS c
+             WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = r.oid AND a.attname = c AND NOT a.attisdropped)) AS missing
+FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb),
+     LATERAL (SELECT to_regclass(t.name)::oid AS oid) AS r

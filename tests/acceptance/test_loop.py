@@ -36,9 +36,9 @@ FULL = bool(os.environ.get("OPS_TEST_FULL"))
 CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 60)
 # How far each sample lies from the whole second, in ms, oldest first, without the first one, which is at once.
 LATENESS = """SELECT round(1000 * abs(((extract(epoch FROM time) + 0.5) % 1) - 0.5))::int AS late
-              FROM (SELECT DISTINCT time FROM system_metrics ORDER BY time OFFSET 1) AS t ORDER BY time"""
+              FROM (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time OFFSET 1) AS t ORDER BY time"""
 # Samples a second, for every second between the first and the last.
-SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics), s AS (SELECT round(extract(epoch FROM time))::bigint AS slot FROM t)
+SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy'), s AS (SELECT round(extract(epoch FROM time))::bigint AS slot FROM t)
            SELECT g.slot, (SELECT count(*) FROM s WHERE s.slot = g.slot) AS samples
            FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot) ORDER BY 1"""
 

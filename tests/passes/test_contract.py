@@ -524,3 +524,41 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
     assert len(database.health()) == 4
     database.rows("DROP TABLE system_metrics CASCADE")
     assert run("health").warnings == ()
+
+
+@pytest.mark.parametrize(("name", "other", "period_s"), [("health", "metrics", 5), ("metrics", "health", 60)])
+def test_watching_the_other_pass(run: Passes, database: Database, name: str, other: str, period_s: int) -> None:
+    """A pass opens the worker's own alert when the other one stopped for three of its periods, and closes it when that runs again."""
+    assert run(name).opened == ()  # one that never ran is not missed
+    row = f"""INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES
+              (now() - interval '%s seconds', 'pass_success', 'ops_worker', 1, '{{"pass": "{other}", "period_s": "{period_s}"}}')"""
+    database.rows(row % (3 * period_s - 2))
+    assert run(name).opened == ()
+    database.rows("DELETE FROM system_metrics")
+    database.rows(row % (3 * period_s + 2))
+    assert run(name).opened == ("ops_worker",)
+    assert run(name).opened == ()
+    (alert,) = database.alerts()
+    due = "5 s" if period_s == 5 else "1 min"
+    age = "17 s" if period_s == 5 else "3 min"
+    assert (alert["fingerprint"], alert["summary"]) == (
+        "system-health:ops_worker",
+        f"Service unhealthy: ops_worker (no {other} pass was recorded for {age}; one is due each {due})",
+    )
+    database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
+    run(other)
+    assert database.alerts()[0]["status"] == "CLOSED"
+    assert run(name).closed == ()
+
+
+def test_not_watching(run: Passes, database: Database) -> None:
+    """Where alerts are off, or the worker's own figures, neither pass looks after the other; a dry run does not either."""
+    run("metrics")
+    database.rows("UPDATE system_metrics SET time = now() - interval '1 hour'")
+    assert run("health", dry_run=True).opened == ()
+    run.env.setenv("RECORD_OWN_METRICS", "off")
+    assert run("health").opened == ()
+    run.env.setenv("RECORD_OWN_METRICS", "on")
+    run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
+    run("metrics")
+    assert database.alerts() == []

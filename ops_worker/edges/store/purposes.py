@@ -34,4 +34,5 @@ class Patience(NamedTuple):
 
 HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
 METRICS = Purpose("metrics", 2, needs=("system_metrics",))
+CHECK = Purpose("check", 4, needs=())
 LOOK = Purpose("look", 3, needs=("service_health", "system_metrics", "fleet_alert"))

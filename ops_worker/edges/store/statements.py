@@ -12,10 +12,11 @@ import psycopg
 
 from ops_worker.core.answer import one_line
 from ops_worker.core.backlog import Pending
+from ops_worker.core.checkup import TABLES
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
-from ops_worker.core.series import MAX_ROWS, samples_of, shape_fault
-from ops_worker.core.status import Facts
+from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
+from ops_worker.core.status import Facts, stopped
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
@@ -111,6 +112,38 @@ class Transaction:
             return f"the worker's own figures not recorded: {reason}; RECORD_OWN_METRICS=false leaves them out"
         return ""
 
+    def watch(self, other: str) -> Recorded:
+        """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
+
+        Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed. What keeps it
+        from looking costs the pass nothing.
+        """
+        nothing = Recorded((), (), ())
+        if not {"system_metrics", "fleet_alert"} <= self.present:
+            return nothing
+        execute = self._connection.execute
+        try:
+            with self._connection.pipeline():
+                execute("SAVEPOINT watch")
+                execute(SQL["own_limits"])
+                last = execute(SQL["other_pass"], {"name": other})
+            found = last.fetchone()
+            opened = closed = None
+            if found and found["stopped"]:
+                reason = stopped(other, (self.now - found["time"]).total_seconds(), found["period_s"])
+                alerts = [{"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})"}]
+                execute(SQL["ensure_system_tenant"])
+                opened = execute(SQL["open_alerts"], {"alerts": json.dumps(alerts)})
+            elif found:
+                closed = execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})
+            execute("RELEASE SAVEPOINT watch")
+        except psycopg.Error:
+            if self._connection.closed:
+                raise
+            execute("ROLLBACK TO SAVEPOINT watch")
+            return nothing
+        return Recorded((), _services(opened), _services(closed))
+
     def facts(self, since_s: float, buckets: int) -> Facts:
         """Read what a status is made of: the last so many seconds of every series in that many buckets, and what is so now."""
         given = {"now": self.now, "since_s": since_s, "buckets": buckets}
@@ -118,6 +151,16 @@ class Transaction:
             services, alerts, passes, history = (self._connection.execute(SQL[name], given) for name in
                                                  ("services_now", "alerts_now", "passes_now", "history"))  # fmt: skip
         return Facts(self.now, since_s, services.fetchall(), alerts.fetchall(), passes.fetchall(), history.fetchall())
+
+    def inspect(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Read what the server tells of itself and of the tables, those of ``checkup.TABLES`` in their order."""
+        wanted = [{"name": table.name, "privileges": table.privileges, "columns": table.columns} for table in TABLES]
+        with self._connection.pipeline():
+            server = self._connection.execute(SQL["inspect_server"])
+            tables = self._connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)})
+        facts = one(server)
+        pooled = facts["pid"] != self._connection.info.backend_pid  # a pooler gives a number of its own
+        return facts | {"pooled": pooled}, tables.fetchall()
 
     def was_committed(self, xid: str) -> bool:
         """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.

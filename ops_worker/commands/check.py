@@ -1,0 +1,127 @@
+"""``ops-worker check``: look at everything that a pass needs, and change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, lines, of_server, of_services, of_tables, worst
+from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ops_worker.edges.store import Transaction
+    from ops_worker.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    parser.add_argument("--output", choices=["json", "text"], default="text", help="a checklist (text, the default), or one document")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the checklist; give 0, 2 where the settings are at fault, 3 where something else is."""
+    from ops_worker import settings
+
+    findings: list[Finding] = []
+    code = DONE
+    try:
+        found = settings.load(options.env_file)
+    except SettingsError as error:
+        findings += [Finding("settings", FAULT, fault, "set it right, in the environment or .env") for fault in error.faults]
+        code = error.exit_code
+    else:
+        findings += _settings(options.env_file)
+        findings += [*_database(found), *_services(found), *_cluster()]
+        code = SchemaError.exit_code if worst(findings) == FAULT else DONE
+    if options.output == "json":
+        print(json.dumps({"state": worst(findings), "exit_code": code, "findings": [one._asdict() for one in findings]}))
+    else:
+        print(lines(findings))
+    return code
+
+
+def _settings(env_file: Path | None) -> Iterator[Finding]:
+    """Say where each setting that is set comes from, and its value unless it is a secret."""
+    from ops_worker import settings
+    from ops_worker.core.answer import without_password
+    from ops_worker.variables import variables
+
+    given = settings.read_variables(env_file)
+    for variable in variables():
+        name = next((one for one in variable.names if one in given), None)
+        if name is None:
+            continue
+        value = "(not shown)" if name in settings.SECRETS else repr(without_password(given[name]))
+        origin = "the environment" if name in os.environ else str(env_file or ".env")
+        yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
+    yield Finding("settings", OK, "every other one is its default")
+
+
+def _database(found: Settings) -> Iterator[Finding]:
+    from ops_worker.edges import store
+
+    begun = time.monotonic()
+
+    def look(transaction: Transaction) -> list[Finding]:
+        facts, tables = transaction.inspect()
+        connected_ms = (time.monotonic() - begun) * 1000
+        skew_s = time.time() - facts["now"].timestamp()
+        findings = [*of_server(facts | {"connected_ms": connected_ms, "skew_s": skew_s}), *of_tables(tables)]
+        present = {row["name"] for row in tables if row["present"]}
+        return findings + [one for figure in found.catalogue.figures for one in _figure(transaction, figure, present)]
+
+    with contextlib.closing(store.Store(found.connection, role=found.pg_role, application="ops-worker check")) as database:
+        try:
+            needed = [table for figure in found.catalogue.figures for table in figure.tables]
+            yield from database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True) or ()
+        except OpsWorkerError as error:
+            what, _, remedy = str(error).rpartition("; " if "; " in str(error) else ": ")
+            yield Finding("database", FAULT, what, remedy)
+
+
+def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
+    """Put a figure's statement to the database, which does not run it."""
+    if all(table in transaction.present | present for table in figure.tables) and (problem := transaction.prepare(figure)):
+        yield Finding(f"figure {figure.name}", FAULT, problem, "set its `sql` right in the catalogue")
+
+
+def _services(found: Settings) -> Iterator[Finding]:
+    from ops_worker.core.health import judge, not_among
+    from ops_worker.edges import probes
+
+    seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
+    verdicts = [judge(one) for one in seen]
+    yield from of_services(verdicts)
+    for name in not_among(verdicts, found.targets):
+        yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
+    for name in found.catalogue.unwatched:
+        yield Finding(f"service {name}", OK, "not watched: its URL is empty")
+
+
+def _cluster() -> Iterator[Finding]:
+    """Look at the CronJobs, where this runs in a pod that may ask for them."""
+    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return
+    from ops_worker.commands.cluster import rows
+
+    try:
+        from ops_worker.edges.cluster import Cluster
+
+        for row in rows(Cluster()):
+            state = WARNING if row.warnings else OK
+            yield Finding(
+                f"CronJob {row.name}",
+                state,
+                "; ".join(row.warnings) or row.summary or "no run yet",
+                "see `ops-worker cluster`" if row.warnings else "",
+            )
+    except OpsWorkerError as error:
+        yield Finding("CronJobs", WARNING, str(error), "run `ops-worker cluster` where you may ask the cluster")

@@ -1,0 +1,169 @@
+"""`ops-worker check`: each thing that a pass needs, broken in turn; and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker.cli import main
+from ops_worker.core.checkup import FAULT, OK, WARNING, of_server, worst
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """The settings name the test's database and services."""
+    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+        monkeypatch.setenv(name, value)
+    return database
+
+
+def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[str, str]]:
+    """Give the findings by what was looked at: state, and what was found with what to do."""
+    assert main(["check", "--output", "json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == code
+    for one in document["findings"]:
+        assert one["remedy"] or one["state"] == OK
+    return {one["subject"]: (one["state"], f"{one['found']} | {one['remedy']}") for one in document["findings"]}
+
+
+def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where all is well every line is ok, but for the table that the first pass makes; and nothing is made."""
+    found = check(capsys)
+    assert {subject for subject, (state, _) in found.items() if state != OK} == {"table service_health"}
+    assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
+    assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
+    assert re.match(r"healthy, \d+ ms", found["service ingest"][1])
+    assert found["table fleet_alert"][1].startswith("may SELECT, INSERT, UPDATE")
+    main(["init-db"])
+    capsys.readouterr()
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ok +version +PostgreSQL \d+", out, re.MULTILINE)
+    assert re.search(r"^check: \d+ ok, 0 warning, 0 fault$", out, re.MULTILINE)
+    assert "->" not in out
+
+
+BROKEN = [
+    ("DROP TABLE system_metrics CASCADE", "table system_metrics", FAULT, "not there | run `ops-worker init-db`"),
+    ("DROP TABLE delivery_jobs", "table delivery_jobs", OK, "not there | its figure is left out"),
+    (
+        "ALTER TABLE fleet_alert RENAME COLUMN summary TO title",
+        "table fleet_alert",
+        FAULT,
+        "no column summary | run the platform's migrations",
+    ),
+    (
+        "ALTER TABLE device_state RENAME COLUMN status TO state_word",
+        "figure platform.devices_online",
+        FAULT,
+        'column "status" does not exist | set its `sql`',
+    ),
+]
+
+
+@pytest.mark.parametrize(("sql", "subject", "state", "said"), BROKEN)
+def test_broken_tables(told: Database, capsys: pytest.CaptureFixture[str], sql: str, subject: str, state: str, said: str) -> None:
+    """A table that is not as it should be is named, with what to do; one that newer platforms have not is none to worry about."""
+    told.rows(sql)
+    found = check(capsys, 3 if state == FAULT else 0)
+    assert found[subject][0] == state
+    assert found[subject][1].startswith(said)
+
+
+def test_role(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that sees nothing, or may not write, is told so for each table."""
+    told.rows("CREATE ROLE ops_seer LOGIN PASSWORD 'x'")
+    told.rows("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ops_seer")
+    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_seer"))
+    found = check(capsys, 3)
+    assert found["table fleet_alert"] == (
+        FAULT, "row level security hides its rows from this role | set PG_ROLE to a role that bypasses it, pulse_operator on the platform",
+    )  # fmt: skip
+    assert found["table system_metrics"] == (FAULT, "this role may not INSERT | grant that to it, or set PG_ROLE to a role that may")
+    monkeypatch.setenv("PG_ROLE", "nobody_here")
+    assert "nobody_here" in check(capsys, 3)["database"][1]
+    told.rows("DROP OWNED BY ops_seer")
+    told.rows("DROP ROLE ops_seer")
+
+
+def test_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not answer is a warning: the world is watched, not needed."""
+    assert told.url
+    stubs["ingest"].mode = "down"
+    stubs["evaluator"].mode = "503"
+    monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
+    found = check(capsys)
+    assert found["service ingest"] == (WARNING, "down: Connection refused | check its URL, its name, the NetworkPolicy, and that it runs")
+    assert found["service evaluator"] == (WARNING, "degraded: http 503 | it answers: its log says more")
+    assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
+
+
+def test_away(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is away is a fault, and the rest is looked at all the same."""
+    assert told.url
+    monkeypatch.setenv("DATABASE_URL", "postgresql://a:hush@127.0.0.1:9/d")
+    found = check(capsys, 3)
+    assert found["database"][0] == FAULT and "check that it runs" in found["database"][1]
+    assert found["service ingest"][0] == OK
+    assert "hush" not in str(found)
+
+
+def test_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Settings that are wrong are all told, with exit code 2, and nothing else is looked at; a .env file is named as the source."""
+    monkeypatch.setenv("PG_PORT", "x")
+    monkeypatch.setenv("PASS_DEADLINE", "1")
+    assert main(["check"]) == 2
+    out = capsys.readouterr().out
+    assert "PG_PORT is 'x'" in out and "PASS_DEADLINE is '1'" in out and out.endswith("check: 0 ok, 0 warning, 3 fault\n")
+    (tmp_path / ".env").write_text("PG_PASS=hush\nPG_HOST=127.0.0.1\n")
+    monkeypatch.setenv("PG_PORT", "9")
+    monkeypatch.delenv("PASS_DEADLINE")
+    for name in ("INGEST_URL", "EVALUATOR_URL", "DISPATCHER_URL", "DELIVERY_URL"):
+        monkeypatch.setenv(name, "")
+    found = check(capsys, 3)
+    assert found["setting PG_HOST"] == (OK, "'127.0.0.1', from .env | ")
+    assert found["setting PG_PASS"] == (OK, "(not shown), from .env | ")
+
+
+SERVER = {"database": "d", "role": "r", "login": "l", "connected_ms": 5, "version": "13.1", "version_number": 130001, "standby": True,
+          "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
+
+
+@pytest.mark.unit
+def test_of_server() -> None:
+    """An old server, a standby and a clock that is off are told, and what stands in between."""
+    found = {one.subject: (one.state, one.found) for one in of_server(SERVER)}
+    assert found == {
+        "connection": (OK, "database d as r, by login role l, in 5 ms"),
+        "version": (WARNING, "PostgreSQL 13.1"),
+        "writable": (FAULT, "a standby"),
+        "clock": (WARNING, "this machine is -9.0 s off the database's"),
+        "TimescaleDB": (OK, "2.17"),
+        "pooler": (OK, "a pooler stands in between, which is fine in transaction mode"),
+    }
+    assert worst([]) == OK
+
+
+def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a pod the CronJobs are looked at as well; where that may not be asked, it is a warning."""
+    assert told.url
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    begun = time.monotonic()
+    state, said = check(capsys)["CronJobs"]
+    assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
+    assert time.monotonic() - begun < 20
