@@ -67,11 +67,12 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
 
 def _database(found: Settings) -> Iterator[Finding]:
     from ops_worker.edges import store
+    from ops_worker.edges.store import people
 
     begun = time.monotonic()
 
     def look(transaction: Transaction) -> list[Finding]:
-        facts, tables = transaction.inspect()
+        facts, tables = people.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
         skew_s = time.time() - facts["now"].timestamp()
         findings = [*of_server(facts | {"connected_ms": connected_ms, "skew_s": skew_s}), *of_tables(tables)]

@@ -46,6 +46,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict[str, Any]]:
     from ops_worker.core.status import BUCKETS, build
     from ops_worker.edges import store
+    from ops_worker.edges.store import people
 
     targets, figures = settings.catalogue.targets, settings.catalogue.figures
     series_of = {target.name: target.series for target in targets}
@@ -54,7 +55,7 @@ def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict
     gauges.add(("postgres", "healthy"))
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker status")) as database:
         while True:
-            facts = database.transact(store.LOOK, lambda transaction: transaction.facts(options.since, BUCKETS), dry_run=True)
+            facts = database.transact(store.LOOK, lambda transaction: people.facts(transaction, options.since, BUCKETS), dry_run=True)
             assert facts is not None, "who only looks takes no lock"
             yield build(facts, series_of, gauges)
             if options.watch is None:

@@ -61,6 +61,19 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
+def ago(seconds: float) -> str:
+    """Tell a time in its largest unit: 45 s, 12 min, 3 h, 5 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if abs(seconds) >= 2 * size or (unit == "min" and abs(seconds) >= size):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def stopped(name: str, age_s: float, period_s: float) -> str:
+    """Say that a pass has stopped: the reason of the worker's own alert."""
+    return f"no {name} pass was recorded for {ago(age_s)}; one is due each {ago(period_s)}"
+
+
 def without_password(url: str) -> str:
     """Give a URL as it may be shown: a user and password in it are stars."""
     return re.sub(r"^([a-zA-Z+]*:)?(//)?.*@", r"\1\2***@", url, flags=re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.answer import one_line
+from ops_worker.core.answer import ago, one_line
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
@@ -103,19 +103,6 @@ def sparkline(values: Sequence[float | None] | None, scale: tuple[float, float] 
         low, high = low - abs(low), high + abs(high)
     step = (high - low) / (len(BARS) - 1) or 1.0
     return "".join(GAP if value is None else BARS[round((value - low) / step)] for value in values or ())
-
-
-def ago(seconds: float) -> str:
-    """Tell a time in its largest unit: 45 s, 12 min, 3 h, 5 d."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if abs(seconds) >= 2 * size or (unit == "min" and abs(seconds) >= size):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def stopped(name: str, age_s: float, period_s: float) -> str:
-    """Say that a pass has stopped: the reason of the worker's own alert."""
-    return f"no {name} pass was recorded for {ago(age_s)}; one is due each {ago(period_s)}"
 
 
 def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Sequence[float | None] | None) -> dict[str, Any]:

@@ -182,3 +182,41 @@ SELECT t.name, r.oid IS NOT NULL AS present, coalesce(row_security_active(r.oid)
              WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = r.oid AND a.attname = c AND NOT a.attisdropped)) AS missing
 FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb),
      LATERAL (SELECT to_regclass(t.name)::oid AS oid) AS r
+
+-- name: list_alerts
+SELECT * FROM (
+    SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at,
+           acknowledged_by, acknowledged_at
+    FROM fleet_alert
+    WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
+      AND (status IN ('OPEN', 'ACKNOWLEDGED') OR %(closed)s::boolean)
+    ORDER BY status = 'CLOSED', created_at DESC, id DESC
+    LIMIT (SELECT 100 + count(*) FROM fleet_alert
+           WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AND status IN ('OPEN', 'ACKNOWLEDGED'))) AS newest
+ORDER BY created_at, id
+
+-- name: acknowledge_alert
+UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = %(by)s, acknowledged_at = now()
+WHERE id = %(id)s AND status = 'OPEN' AND tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
+RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service
+
+-- name: close_alert
+UPDATE fleet_alert
+SET status = 'CLOSED', closed_at = now(),
+    details = CASE jsonb_typeof(details) WHEN 'object' THEN details ELSE '{}' END || jsonb_build_object('resolved_at', now()::text)
+WHERE id = %(id)s AND status IN ('OPEN', 'ACKNOWLEDGED') AND tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
+RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service
+
+-- name: unwatched
+-- What is left of services that are not watched; the worker's own alert is none of them.
+SELECT coalesce(h.service, a.service) AS service, h.checked_at, a.id AS alert
+FROM service_health AS h
+FULL JOIN (SELECT id, substr(fingerprint, length('system-health:') + 1) AS service FROM fleet_alert
+           WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')) AS a
+       ON a.service = h.service
+WHERE coalesce(h.service, a.service) <> 'ops_worker'
+  AND coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(watched)s::jsonb))
+ORDER BY 1
+
+-- name: forget_services
+DELETE FROM service_health WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker.cli import main
-from ops_worker.core.status import ago, sparkline
+from ops_worker.core.answer import ago
+from ops_worker.core.status import sparkline
 from ops_worker.edges import screen
 from tests.history import seed
 

@@ -100,7 +100,7 @@ def test_settings_are_local(database: Database) -> None:
     def shown(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
         return [next(iter((connection.execute(f"SHOW {name}").fetchone() or {}).values())) for name in names]
 
-    inside = store.transact(METRICS, lambda transaction: shown(transaction._connection))
+    inside = store.transact(METRICS, lambda transaction: shown(transaction.connection))
     assert inside == ["pulse_operator", "10s", "5s", "15s", "read committed"]
     assert store._connection is not None
     assert shown(store._connection)[:4] == ["none", "0", "0", "0"]
@@ -361,7 +361,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
     def work(transaction: Transaction) -> str:
         tries.append(1)
         if len(tries) == 1:
-            transaction._connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'serialization_failure'; END $$")
+            transaction.connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'serialization_failure'; END $$")
         return "done"
 
     assert store.transact(METRICS, work) == "done"
@@ -369,7 +369,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
 
     def always(transaction: Transaction) -> None:
         tries.append(1)
-        transaction._connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END $$")
+        transaction.connection.execute("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END $$")
 
     with pytest.raises(DatabaseError):
         store.transact(METRICS, always)
@@ -467,7 +467,7 @@ def test_loop_deadline(database: Database) -> None:
     store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
     begun = time.monotonic()
     with pytest.raises(DatabaseError):
-        store.transact(METRICS, lambda t: t._connection.execute("SELECT pg_sleep(3)"))
+        store.transact(METRICS, lambda t: t.connection.execute("SELECT pg_sleep(3)"))
     assert time.monotonic() - begun < 4
     while database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
         time.sleep(0.1)  # the server notices that nobody listens when the statement is over

@@ -15,7 +15,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
-from ops_worker.edges.store import indexes
 from ops_worker.edges.store.faults import told
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
@@ -142,6 +141,8 @@ class Store:
 
         Raises DatabaseError or SchemaError.
         """
+        from ops_worker.edges.store import indexes
+
         try:
             connection = self._connected()
             for proposal in indexes.propose(connection):

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.core.answer import one_line
+from ops_worker.core.answer import one_line, stopped
 from ops_worker.core.backlog import Pending
-from ops_worker.core.checkup import TABLES
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
 from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
-from ops_worker.core.status import Facts, stopped
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
@@ -31,11 +29,14 @@ SQL = queries()
 
 
 class Transaction:
-    """An open transaction that holds its pass's lock. Made by the store; ``now`` is the database's clock when it began."""
+    """An open transaction that holds its pass's lock. Made by the store; ``now`` is the database's clock when it began.
+
+    What people's commands do in one is in ``people``, which a pass does not import.
+    """
 
     def __init__(self, connection: Connection, survey: Mapping[str, Any]) -> None:
         """Take the connection and what the survey found."""
-        self._connection = connection
+        self.connection = connection
         self._read_at: float = survey["read_at"]
         self.now: datetime = survey["now"].astimezone(UTC)
         self.present = frozenset[str](survey["present"])
@@ -48,10 +49,10 @@ class Transaction:
     def remembered(self, services: Sequence[str]) -> dict[str, Remembered]:
         """Read what earlier passes left of these services; one entry for each."""
         rows = None
-        with self._connection.pipeline():
+        with self.connection.pipeline():
             if "service_health" in self.present:
-                rows = self._connection.execute(SQL["remembered"], {"services": json.dumps(services)})
-            alerts = self._connection.execute(SQL["alerted"])
+                rows = self.connection.execute(SQL["remembered"], {"services": json.dumps(services)})
+            alerts = self.connection.execute(SQL["alerted"])
         known = {row["service"]: row for row in rows.fetchall()} if rows else {}
         alerted = {row["service"] for row in alerts.fetchall()}
         return {service: _remembered(known.get(service), alerted=service in alerted) for service in services}
@@ -60,8 +61,8 @@ class Transaction:
         """Write the services' rows, open and close alerts; give those that were really opened and closed."""
         opening = [{"service": u.verdict.target.name, "summary": summary(u.verdict)} for u in updates if u.opens]
         closing = [u.verdict.target.name for u in updates if u.closes]
-        execute = self._connection.execute
-        with self._connection.pipeline():
+        execute = self.connection.execute
+        with self.connection.pipeline():
             execute(SQL["upsert_health"], {"rows": json.dumps([_row(update) for update in updates], allow_nan=False)})
             if opening:
                 execute(SQL["ensure_system_tenant"])
@@ -91,21 +92,21 @@ class Transaction:
             for time, samples in times
             for one in samples
         ]
-        self._connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
+        self.connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
 
     def record_own(self, moment: float, samples: Sequence[Sample]) -> str:
         """Append the worker's own figures, or give what kept it from that: they are worth no pass, and no wait."""
         if "system_metrics" not in self.present or not samples:
             return ""
-        execute = self._connection.execute
+        execute = self.connection.execute
         try:
-            with self._connection.pipeline():
+            with self.connection.pipeline():
                 execute("SAVEPOINT own")
                 execute(SQL["own_limits"])
                 self.record_samples([Pending(moment, tuple(samples))])
                 execute("RELEASE SAVEPOINT own")
         except psycopg.Error as error:
-            if self._connection.closed:
+            if self.connection.closed:
                 raise
             execute("ROLLBACK TO SAVEPOINT own")
             reason = one_line(error.diag.message_primary or str(error))
@@ -121,9 +122,9 @@ class Transaction:
         nothing = Recorded((), (), ())
         if not {"system_metrics", "fleet_alert"} <= self.present:
             return nothing
-        execute = self._connection.execute
+        execute = self.connection.execute
         try:
-            with self._connection.pipeline():
+            with self.connection.pipeline():
                 execute("SAVEPOINT watch")
                 execute(SQL["own_limits"])
                 last = execute(SQL["other_pass"], {"name": other})
@@ -138,36 +139,18 @@ class Transaction:
                 closed = execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})
             execute("RELEASE SAVEPOINT watch")
         except psycopg.Error:
-            if self._connection.closed:
+            if self.connection.closed:
                 raise
             execute("ROLLBACK TO SAVEPOINT watch")
             return nothing
         return Recorded((), _services(opened), _services(closed))
-
-    def facts(self, since_s: float, buckets: int) -> Facts:
-        """Read what a status is made of: the last so many seconds of every series in that many buckets, and what is so now."""
-        given = {"now": self.now, "since_s": since_s, "buckets": buckets}
-        with self._connection.pipeline():
-            services, alerts, passes, history = (self._connection.execute(SQL[name], given) for name in
-                                                 ("services_now", "alerts_now", "passes_now", "history"))  # fmt: skip
-        return Facts(self.now, since_s, services.fetchall(), alerts.fetchall(), passes.fetchall(), history.fetchall())
-
-    def inspect(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Read what the server tells of itself and of the tables, those of ``checkup.TABLES`` in their order."""
-        wanted = [{"name": table.name, "privileges": table.privileges, "columns": table.columns} for table in TABLES]
-        with self._connection.pipeline():
-            server = self._connection.execute(SQL["inspect_server"])
-            tables = self._connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)})
-        facts = one(server)
-        pooled = facts["pid"] != self._connection.info.backend_pid  # a pooler gives a number of its own
-        return facts | {"pooled": pooled}, tables.fetchall()
 
     def was_committed(self, xid: str) -> bool:
         """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.
 
         It held the lock that this one holds, so it is over. Of two evils, a sample lost or written twice, lost it is.
         """
-        status = one(self._connection.execute(SQL["xact_status"], {"xid": xid}))["status"]
+        status = one(self.connection.execute(SQL["xact_status"], {"xid": xid}))["status"]
         return bool(status != "aborted")
 
     def _waiting(self, figures: Sequence[Figure], begun: float) -> set[str]:
@@ -178,7 +161,7 @@ class Transaction:
             {"name": one.name, "metric": one.metric, "since": _slot(begun_at, one.every_s).isoformat(), "until": begun_at.isoformat()}
             for one in figures
         ]
-        return {row["name"] for row in self._connection.execute(SQL["already_taken"], {"figures": json.dumps(asked)}).fetchall()}
+        return {row["name"] for row in self.connection.execute(SQL["already_taken"], {"figures": json.dumps(asked)}).fetchall()}
 
     def _reading(self, figure: Figure, until: float) -> Reading:
         if missing := [table for table in figure.tables if table not in self.present]:
@@ -200,15 +183,15 @@ class Transaction:
     def _tried(self, figure: Figure, limit: int, timeout_s: float) -> tuple[Cursor | None, str]:
         """Run a figure's statement where it can neither write nor become two; give its cursor, or what went wrong."""
         framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608 - running it is what a figure is for
-        execute = self._connection.execute
+        execute = self.connection.execute
         try:
-            with self._connection.pipeline():
+            with self.connection.pipeline():
                 execute("SAVEPOINT figure")
                 execute(SQL["figure_limits"], {"statement_ms": str(max(1, round(timeout_s * 1000)))})
                 found = execute(framed.encode())
                 execute("ROLLBACK TO SAVEPOINT figure")  # which takes the limits back as well
         except psycopg.Error as error:
-            if self._connection.closed:
+            if self.connection.closed:
                 raise
             execute("ROLLBACK TO SAVEPOINT figure")
             slow = isinstance(error, psycopg.errors.QueryCanceled)

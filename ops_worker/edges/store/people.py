@@ -1,0 +1,79 @@
+"""What people's commands do inside a transaction: look at everything, acknowledge, close, remove."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ops_worker.core.checkup import TABLES
+from ops_worker.core.status import Facts
+from ops_worker.edges.store.statements import SQL, one
+from ops_worker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops_worker.edges.store.statements import Transaction
+
+Row = dict[str, Any]
+
+
+def facts(transaction: Transaction, since_s: float, buckets: int) -> Facts:
+    """Read what a status is made of: the last so many seconds of every series in that many buckets, and what is so now."""
+    given = {"now": transaction.now, "since_s": since_s, "buckets": buckets}
+    execute = transaction.connection.execute
+    with transaction.connection.pipeline():
+        statements = (SQL["services_now"], SQL["alerts_now"], SQL["passes_now"], SQL["history"])
+        services, alerts_, passes, history = [execute(statement, given) for statement in statements]
+    return Facts(transaction.now, since_s, services.fetchall(), alerts_.fetchall(), passes.fetchall(), history.fetchall())
+
+
+def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
+    """Read what the server tells of itself, and of the tables of ``checkup.TABLES``."""
+    connection = transaction.connection
+    wanted = [{"name": table.name, "privileges": table.privileges, "columns": table.columns} for table in TABLES]
+    with connection.pipeline():
+        server = connection.execute(SQL["inspect_server"])
+        tables = connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)})
+    found = one(server)
+    pooled = found["pid"] != connection.info.backend_pid  # a pooler gives a number of its own
+    return found | {"pooled": pooled}, tables.fetchall()
+
+
+def alerts(transaction: Transaction, *, closed: bool) -> list[Row]:
+    """List the system alerts that are open or acknowledged, oldest first; with ``closed`` the last hundred of those as well."""
+    return transaction.connection.execute(SQL["list_alerts"], {"closed": closed}).fetchall()
+
+
+def acknowledge(transaction: Transaction, number: int, by: str) -> Row:
+    """Acknowledge an open alert, as the platform does. Raises SettingsError where it is not open."""
+    return _changed(transaction, SQL["acknowledge_alert"], number, {"by": by})
+
+
+def close(transaction: Transaction, number: int) -> Row:
+    """Close an alert that is open or acknowledged, as a recovery does. Raises SettingsError where it is neither."""
+    return _changed(transaction, SQL["close_alert"], number, {})
+
+
+def prune(transaction: Transaction, watched: Sequence[str], *, dry_run: bool) -> list[Row]:
+    """Remove the rows of services that are not watched, and close their alerts; give each with its row and its alert."""
+    execute = transaction.connection.execute
+    if "service_health" not in transaction.present:
+        return []
+    found = execute(SQL["unwatched"], {"watched": json.dumps(watched)}).fetchall()
+    if found and not dry_run:
+        names = {"services": json.dumps([row["service"] for row in found])}
+        with transaction.connection.pipeline():
+            execute(SQL["forget_services"], names)
+            execute(SQL["close_alerts"], names)
+    return found
+
+
+def _changed(transaction: Transaction, statement: str, number: int, given: Row) -> Row:
+    if changed := transaction.connection.execute(statement, given | {"id": number}).fetchone():
+        return changed
+    if there := [row for row in alerts(transaction, closed=True) if row["id"] == number]:
+        by = f" by {there[0]['acknowledged_by']}" if there[0]["status"] == "ACKNOWLEDGED" else ""
+        raise SettingsError([f"alert {number} is {there[0]['status']}{by} already"])
+    numbers = ", ".join(str(row["id"]) for row in alerts(transaction, closed=False))
+    raise SettingsError([f"no system alert {number}: {f'open are {numbers}' if numbers else 'none is open'}"])

@@ -1,0 +1,100 @@
+"""`ops-worker alerts`: the platform's rules, for system alerts only."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker.cli import main
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def opened(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Database:
+    """A database in which the evaluator and the dispatcher have an alert."""
+    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+        monkeypatch.setenv(name, value)
+    stubs["evaluator"].mode = stubs["dispatcher"].mode = "down"
+    assert main(["health"]) == 0
+    capsys.readouterr()
+    return database
+
+
+def numbers(database: Database) -> dict[str, int]:
+    """Give the alerts' numbers by service."""
+    return {alert["details"]["service"]: alert["id"] for alert in database.alerts()}
+
+
+def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Open and acknowledged ones are listed, those of tenants never; --all adds the closed ones."""
+    assert main(["alerts", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[1].split()[1:3] == ["evaluator", "OPEN"]
+    opened.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'")
+    assert main(["alerts", "list"]) == 0
+    assert capsys.readouterr().out == "no alert is open\n"
+    assert main(["alerts", "list", "--all", "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["service"], one["status"]) for one in found] == [("evaluator", "CLOSED"), ("dispatcher", "CLOSED")]
+
+
+def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who acknowledges an alert, and when, stands in its row; once is enough; it closes when the service is well."""
+    number = numbers(opened)["evaluator"]
+    assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
+    assert capsys.readouterr().out == f"alert {number} of evaluator is acknowledged by kim\n"
+    row = next(alert for alert in opened.alerts() if alert["id"] == number)
+    assert (row["status"], row["acknowledged_by"]) == ("ACKNOWLEDGED", "kim") and row["acknowledged_at"] is not None
+    assert main(["alerts", "ack", str(number)]) == 2
+    assert capsys.readouterr().err == f"ops-worker alerts: alert {number} is ACKNOWLEDGED by kim already\n"
+    stubs["evaluator"].mode = "ok"
+    assert main(["health"]) == 0
+    assert next(alert for alert in opened.alerts() if alert["id"] == number)["status"] == "CLOSED"
+
+
+def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Closing does what a recovery does; the next pass opens a new one where the service is still unhealthy."""
+    number = numbers(opened)["evaluator"]
+    assert main(["alerts", "close", str(number)]) == 0
+    row = next(alert for alert in opened.alerts() if alert["id"] == number)
+    assert row["status"] == "CLOSED" and row["closed_at"] is not None and "resolved_at" in row["details"]
+    assert main(["alerts", "close", str(number)]) == 2
+    assert f"alert {number} is CLOSED already" in capsys.readouterr().err
+    assert main(["health"]) == 0
+    assert numbers(opened)["evaluator"] > number
+
+
+@pytest.mark.parametrize("number", ["999999", "0", "x", "-1", "9" * 30, "\u0661"])
+def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    """An alert that is not there, or that is a tenant's, is none: nothing changes."""
+    before = opened.rows("SELECT * FROM fleet_alert ORDER BY id")
+    tenants = opened.value("SELECT min(id) FROM fleet_alert WHERE tenant_id <> '__system__'")
+    for one in (number, str(tenants)):
+        assert main(["alerts", "ack", one]) == main(["alerts", "close", one]) == 2
+    assert f"no system alert {tenants}: open are " in capsys.readouterr().err
+    assert opened.rows("SELECT * FROM fleet_alert ORDER BY id") == before
+
+
+def test_prune(opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a service that is not watched any more goes when a person says so, and a dry run tells it first."""
+    assert main(["alerts", "prune"]) == 0
+    assert capsys.readouterr().out == "alerts prune: 0 services were removed\n"
+    monkeypatch.setenv("EVALUATOR_HEALTH_URL", "")
+    monkeypatch.setenv("INGEST_HEALTH_URL", "")
+    before = (opened.health(), opened.alerts())
+    assert main(["alerts", "prune", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("would remove evaluator: row of ") and lines[0].endswith(f", alert {numbers(opened)['evaluator']} closed")
+    assert lines[1].startswith("would remove ingest: row of ") and lines[2] == "alerts prune: 2 services would be removed"
+    assert (opened.health(), opened.alerts()) == before
+    assert main(["alerts", "prune"]) == 0
+    assert capsys.readouterr().out.endswith("alerts prune: 2 services were removed\n")
+    assert sorted(opened.health()) == ["delivery_worker", "dispatcher"]
+    assert {alert["details"]["service"]: alert["status"] for alert in opened.alerts()} == {"evaluator": "CLOSED", "dispatcher": "OPEN"}
