@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import alerts, catalogue, check, cluster, manifests, passes, status
+from ops_worker.commands import alerts, catalogue, check, cluster, maintenance, manifests, passes, status
 from ops_worker.core.report import failed, message
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -123,6 +123,9 @@ COMMANDS = {
     "status": Command("show what is known now: services, open alerts, passes, figures", status.options, status.run),
     "alerts": Command(
         "list system alerts, acknowledge or close one, remove what is left of services no longer watched", alerts.options, alerts.run
+    ),
+    "maintenance": Command(
+        "start or end a time in which no alert opens, or say whether there is one", maintenance.options, maintenance.run
     ),
     "init-db": Command("create the tables that the worker owns, where they are missing", passes.init_options, passes.init_db),
     "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BeforeValidator,
     Field,
     PrivateAttr,
@@ -72,6 +73,7 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
+Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
 DatabaseUrl = Annotated[SecretStr | None, AfterValidator(_database_url), BeforeValidator(_default_when_empty)]
@@ -107,6 +109,10 @@ class Settings(BaseSettings):
     """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
     system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
+    maintenance_until: Moment = setting(
+        None, wants="a time with its zone, 2026-03-01T12:00:00Z say", only="health metrics sidecar maintenance"
+    )
+    """Until then no alert opens, while probing and recording go on and alerts still close; so does `ops-worker maintenance start`."""
     alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
     """Consecutive unhealthy passes after which a service's alert opens."""
     resolve_after_successes: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             rows = within(lambda transaction: people.alerts(transaction, closed=options.all), dry_run=True)
             print(json.dumps(rows, default=str) if options.output == "json" else _table(rows))
         elif options.action == "ack":
-            by = options.by or _user()
+            by = options.by or user()
             row = within(lambda transaction: people.acknowledge(transaction, options.id, by))
             print(f"alert {row['id']} of {row['service']} is acknowledged by {by}")
         elif options.action == "close":
@@ -98,7 +98,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return columns(HEAD, told) if told else "no alert is open"
 
 
-def _user() -> str:
+def user() -> str:
+    """Name the user who runs this."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a user without a name, as in the image

@@ -232,7 +232,7 @@ def init_db(options: argparse.Namespace, settings: Settings) -> int:
             for proposal in database.indexes(make=options.indexes == "create"):
                 print(f"-- {proposal.said}", *([f"{proposal.statement};"] if proposal.statement else []), sep="\n", flush=True)
         return DONE
-    own = ("system_metrics", "service_health", "service_health_current")
+    own = ("system_metrics", "service_health", "service_health_current", store.MAINTENANCE_TABLE)
     try:
         made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
     finally:

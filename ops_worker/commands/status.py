@@ -27,9 +27,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
     parser.add_argument(
-        "--since", type=_since, default=3600.0, metavar="TIME", help="how far back the history goes: 30m, 1h (the default), 7d"
+        "--since", type=since, default=3600.0, metavar="TIME", help="how far back the history goes: 30m, 1h (the default), 7d"
     )
-    parser.add_argument("--watch", nargs="?", type=_since, const=2.0, metavar="TIME", help="show it again and again, each 2 s or so often")
+    parser.add_argument("--watch", nargs="?", type=since, const=2.0, metavar="TIME", help="show it again and again, each 2 s or so often")
     parser.add_argument("--output", choices=["json", "text"], default="text", help="tables for people (the default), or one document")
 
 
@@ -77,7 +77,8 @@ def _draw(document: dict[str, Any], *, clear: bool) -> None:
     print("\n\n".join(parts) or "no pass has recorded anything yet", flush=True)
 
 
-def _since(text: str) -> float:
+def since(text: str) -> float:
+    """Read a time, 30m say, as seconds."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text)
     seconds = float(found.group(1)) * UNITS[found.group(2) or "s"] if found else 0.0
     if not 1 <= seconds <= MAX_SINCE_S:

@@ -94,6 +94,11 @@ def _own(target: Target, damping: Damping) -> Damping:
     return Damping(target.alert_after or damping.alert_after, target.resolve_after or damping.resolve_after)
 
 
+def quiet(updates: Iterable[Update]) -> list[Update]:
+    """Give the updates as they are in a maintenance: states are kept and streaks counted, alerts close, none opens."""
+    return [update._replace(opens=False) for update in updates]
+
+
 def planned(updates: Iterable[Update]) -> Recorded:
     """Say what recording these updates would do, without doing it."""
     updates = tuple(updates)

@@ -277,6 +277,7 @@ class Outcome(NamedTuple):
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
     unprobed: tuple[str, ...] = ()  # services that nobody looked at: the pass's time was up
+    maintenance_until: datetime | None = None  # no alert opens until then
 
     @property
     def unhealthy(self) -> tuple[str, ...]:

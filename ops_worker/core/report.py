@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ops_worker.core.model import Outcome, Result, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ops_worker.core.model import Sample, Verdict
 
@@ -42,6 +42,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
             for verdict in outcome.verdicts
         ],
         "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed), "open": list(outcome.alerted)},
+        "maintenance_until": outcome.maintenance_until.isoformat() if outcome.maintenance_until else None,
         "not_probed": list(outcome.unprobed),
         "stale": list(outcome.stale),
         "samples": [_sample(sample) for sample in outcome.samples],
@@ -105,16 +106,7 @@ def _body(outcome: Outcome) -> str:
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry = outcome.result is Result.DRY_RUN
-    parts = [_services(outcome.verdicts)]
-    if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
-        confirmed = sum(not verdict.healthy for verdict in again)
-        parts.append(f"{len(again)} asked again, {confirmed} confirmed")
-    if outcome.unprobed:
-        parts.append(f"{len(outcome.unprobed)} not probed: the pass's time was up")
-    if outcome.samples:
-        parts.append(f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written")
-    if outcome.stale:
-        parts.append(f"{len(outcome.stale)} older than what the database knows: {_listed(outcome.stale)}")
+    parts = [_services(outcome.verdicts), *_remarks(outcome, dry=dry)]
     for names, verb in ((outcome.opened, "open"), (outcome.closed, "close")):
         if names:
             done = f"would {verb}" if dry else {"open": "opened", "close": "closed"}[verb]
@@ -122,6 +114,20 @@ def _body(outcome: Outcome) -> str:
     if outcome.warnings:
         parts.append(_count(len(outcome.warnings), "warning"))
     return "; ".join(parts) + ("; dry run, nothing was written" if dry else "")
+
+
+def _remarks(outcome: Outcome, *, dry: bool) -> Iterator[str]:
+    """Say what is worth a word besides the services' states."""
+    if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
+        yield f"{len(again)} asked again, {sum(not verdict.healthy for verdict in again)} confirmed"
+    if outcome.unprobed:
+        yield f"{len(outcome.unprobed)} not probed: the pass's time was up"
+    if outcome.samples:
+        yield f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written"
+    if outcome.stale:
+        yield f"{len(outcome.stale)} older than what the database knows: {_listed(outcome.stale)}"
+    if outcome.maintenance_until is not None:
+        yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
 
 
 def _listed(names: Sequence[str]) -> str:

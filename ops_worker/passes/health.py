@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.core.health import alerted, judge, not_among, plan, planned
+from ops_worker.core.health import alerted, judge, not_among, plan, planned, quiet
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.edges.store import HEALTH
+from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from ops_worker.core.model import Remembered
     from ops_worker.edges.store import Transaction
@@ -28,20 +29,24 @@ def run(context: Context) -> Outcome:
     verdicts = tuple(judge(seen) for seen in context.observe(targets))
     before: Mapping[str, Remembered] = {}
     problem = ""
+    until: datetime | None = None
 
     def keep(transaction: Transaction) -> Recorded:
-        nonlocal before, problem
+        nonlocal before, problem, until
+        until = transaction.maintenance_until(context.settings.maintenance_until)
         before = transaction.remembered([verdict.target.name for verdict in verdicts])
         updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
+        if until is not None:
+            updates = quiet(updates)
         if context.dry_run:
             return planned(updates)
         recorded = transaction.record_health(updates)
         problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
-        other = transaction.watch("metrics") if context.watches else Recorded((), (), ())
+        other = transaction.watch("metrics", may_open=until is None) if context.watches else Recorded((), (), ())
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)
-    kept = context.store.transact(HEALTH, keep, reads=["system_metrics"], dry_run=context.dry_run)
+    kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
     if kept is None:
         return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)
     fresh = {update.verdict.target.name for update in kept.updates}
@@ -58,4 +63,5 @@ def run(context: Context) -> Outcome:
         alerted(before, kept),
         warnings=(problem,) if problem else (),
         unprobed=unprobed,
+        maintenance_until=until,
     )

@@ -9,7 +9,7 @@ from ops_worker.core.backlog import Pending
 from ops_worker.core.health import judge, not_among
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import figure_samples, service_samples
-from ops_worker.edges.store import METRICS, RESERVE_S
+from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
 from ops_worker.errors import CommitUnknownError, DatabaseError
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def run(context: Context) -> Outcome:
         if not context.dry_run:
             with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
             transaction.record_samples([*_waiting(context, transaction), with_own])
-            other = transaction.watch("health") if context.watches else other
+            quiet = transaction.maintenance_until(context.settings.maintenance_until) is not None
+            other = transaction.watch("health", may_open=not quiet) if context.watches else other
         return [warning for _, warned in parts for warning in warned]
 
-    tables = [table for figure in figures for table in figure.tables]
+    tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
         kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
     except DatabaseError as error:

@@ -220,3 +220,15 @@ ORDER BY 1
 
 -- name: forget_services
 DELETE FROM service_health WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
+
+-- name: start_maintenance
+INSERT INTO ops_worker_maintenance AS m (until, started_by, reason)
+VALUES (now() + make_interval(secs => %(seconds)s::float8), %(by)s, %(reason)s)
+ON CONFLICT (single) DO UPDATE SET until = excluded.until, started_at = now(), started_by = excluded.started_by, reason = excluded.reason
+RETURNING until
+
+-- name: end_maintenance
+DELETE FROM ops_worker_maintenance
+
+-- name: maintenance
+SELECT until, started_by, reason, extract(epoch FROM until - now())::float8 AS left_s FROM ops_worker_maintenance WHERE until > now()

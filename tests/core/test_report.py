@@ -68,6 +68,7 @@ def test_json() -> None:
             },
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},
+        "maintenance_until": None,
         "not_probed": [],
         "stale": ["one"],
         "samples": [{"service": "one", "metric": "queue_depth", "value": 3.0}],

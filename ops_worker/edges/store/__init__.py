@@ -6,7 +6,31 @@ session setting, no prepared statement, no session lock, so that a pooler in tra
 """
 
 from ops_worker.edges.store.connection import Store
-from ops_worker.edges.store.purposes import ALERTS, CHECK, HEALTH, LOOK, METRICS, RESERVE_S, STANDALONE_TABLES, Patience
+from ops_worker.edges.store.purposes import (
+    ALERTS,
+    CHECK,
+    HEALTH,
+    LOOK,
+    MAINTENANCE,
+    MAINTENANCE_TABLE,
+    METRICS,
+    RESERVE_S,
+    STANDALONE_TABLES,
+    Patience,
+)
 from ops_worker.edges.store.statements import Transaction
 
-__all__ = ["ALERTS", "CHECK", "HEALTH", "LOOK", "METRICS", "RESERVE_S", "STANDALONE_TABLES", "Patience", "Store", "Transaction"]
+__all__ = [
+    "ALERTS",
+    "CHECK",
+    "HEALTH",
+    "LOOK",
+    "MAINTENANCE",
+    "MAINTENANCE_TABLE",
+    "METRICS",
+    "RESERVE_S",
+    "STANDALONE_TABLES",
+    "Patience",
+    "Store",
+    "Transaction",
+]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.checkup import TABLES
 from ops_worker.core.status import Facts
+from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
 from ops_worker.edges.store.statements import SQL, one
 from ops_worker.errors import SettingsError
 
@@ -67,6 +68,26 @@ def prune(transaction: Transaction, watched: Sequence[str], *, dry_run: bool) ->
             execute(SQL["forget_services"], names)
             execute(SQL["close_alerts"], names)
     return found
+
+
+def start(transaction: Transaction, seconds: float, by: str, reason: str) -> Row:
+    """Begin a maintenance of so many seconds, or have the one that is there end then."""
+    given = {"seconds": seconds, "by": by, "reason": reason}
+    return one(transaction.connection.execute(SQL["start_maintenance"], given))
+
+
+def end(transaction: Transaction) -> bool:
+    """End the maintenance, if there is one."""
+    if MAINTENANCE_TABLE in transaction.present:
+        transaction.connection.execute(SQL["end_maintenance"])
+    return True
+
+
+def maintenance(transaction: Transaction) -> Row:
+    """Give the maintenance that lasts now; nothing where there is none."""
+    if MAINTENANCE_TABLE not in transaction.present:
+        return {}
+    return transaction.connection.execute(SQL["maintenance"]).fetchone() or {}
 
 
 def _changed(transaction: Transaction, statement: str, number: int, given: Row) -> Row:

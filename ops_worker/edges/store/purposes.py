@@ -35,5 +35,7 @@ class Patience(NamedTuple):
 HEALTH = Purpose("health", 1, needs=("fleet_alert", "tenants"), makes="service_health")
 METRICS = Purpose("metrics", 2, needs=("system_metrics",))
 ALERTS = Purpose("alerts", 5, needs=("fleet_alert",))
+MAINTENANCE = Purpose("maintenance", 6, needs=())
+MAINTENANCE_TABLE = "ops_worker_maintenance"
 CHECK = Purpose("check", 4, needs=())
 LOOK = Purpose("look", 3, needs=("service_health", "system_metrics", "fleet_alert"))

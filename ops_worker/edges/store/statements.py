@@ -15,6 +15,7 @@ from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, summary
 from ops_worker.core.model import Reading, Recorded, Remembered
 from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
+from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ class Transaction:
         known = {row["service"]: row for row in rows.fetchall()} if rows else {}
         alerted = {row["service"] for row in alerts.fetchall()}
         return {service: _remembered(known.get(service), alerted=service in alerted) for service in services}
+
+    def maintenance_until(self, told: datetime | None) -> datetime | None:
+        """Give until when no alert is to open: by a person's word in the database or in the settings, whichever is later."""
+        found = [told] if told is not None and told > self.now else []
+        if MAINTENANCE_TABLE in self.present:
+            found += [row["until"] for row in self.connection.execute(SQL["maintenance"]).fetchall()]
+        return max(found, default=None)
 
     def record_health(self, updates: Sequence[Update]) -> Recorded:
         """Write the services' rows, open and close alerts; give those that were really opened and closed."""
@@ -113,11 +121,11 @@ class Transaction:
             return f"the worker's own figures not recorded: {reason}; RECORD_OWN_METRICS=false leaves them out"
         return ""
 
-    def watch(self, other: str) -> Recorded:
+    def watch(self, other: str, *, may_open: bool = True) -> Recorded:
         """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
 
         Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed. What keeps it
-        from looking costs the pass nothing.
+        from looking costs the pass nothing. In a maintenance it may only close.
         """
         nothing = Recorded((), (), ())
         if not {"system_metrics", "fleet_alert"} <= self.present:
@@ -130,12 +138,12 @@ class Transaction:
                 last = execute(SQL["other_pass"], {"name": other})
             found = last.fetchone()
             opened = closed = None
-            if found and found["stopped"]:
+            if found and found["stopped"] and may_open:
                 reason = stopped(other, (self.now - found["time"]).total_seconds(), found["period_s"])
                 alerts = [{"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})"}]
                 execute(SQL["ensure_system_tenant"])
                 opened = execute(SQL["open_alerts"], {"alerts": json.dumps(alerts)})
-            elif found:
+            elif found and not found["stopped"]:
                 closed = execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})
             execute("RELEASE SAVEPOINT watch")
         except psycopg.Error:
