@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Target
 
-SECRETS = ("DATABASE_URL", "PG_PASS")
+SECRETS = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
 ON = frozenset({"1", "true", "yes", "on"})
 
@@ -70,9 +70,16 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _http_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not catalogue.is_base_url(value.get_secret_value()):
+        raise ValueError("no URL")
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
+HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeValidator(_default_when_empty)]
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
@@ -147,6 +154,8 @@ class Settings(BaseSettings):
     """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
     kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health")
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
+    heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL without query", only="health metrics")
+    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as healthchecks.io has them; empty: nobody."""
     shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ops_worker.commands.heartbeat import heartbeat
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
@@ -41,12 +42,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker import termination
     from ops_worker.passes import PASSES, Context
 
-    database = _store(settings, options.command)
-    observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
-    try:
+    beat = settings.heartbeat_url.get_secret_value() if settings.heartbeat_url and not options.dry_run else ""
+    with heartbeat(beat), contextlib.closing(_store(settings, options.command)) as database:
+        observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
         outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
-    finally:
-        database.close()
     outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
     code = _tell(options, outcome)
     termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops_worker.cli import _parser, main
+from ops_worker.cli import COMMANDS, _parser, main
 from ops_worker.commands.manifests import _parsed
 from ops_worker.manifests import Document, Facts, check
 from ops_worker.manifests.cron import period
@@ -128,7 +128,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         ["helth"],
         f"{BOX}.args",
-        "argument COMMAND: invalid choice: 'helth' (choose from 'health', 'metrics', 'sidecar', 'init-db', 'trigger', 'cluster', 'catalogue', 'manifests')",
+        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))})",
     ),
     (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
     (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),

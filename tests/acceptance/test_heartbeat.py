@@ -1,0 +1,69 @@
+"""The outbound heartbeat: told of every pass, and never in a pass's way."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.stubs import Stub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database, Worker
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def listener() -> Iterator[Stub]:
+    """Who is told."""
+    stub = Stub("heartbeat")
+    stub.counters = {}
+    yield stub
+    stub.close()
+
+
+def told(stub: Stub) -> list[str]:
+    """Give the paths that were asked for."""
+    return [request.split()[1].decode() for request in stub.requests]
+
+
+def test_told(worker: Worker, database: Database, listener: Stub) -> None:
+    """A pass that is recorded tells start and success, one that is not start and failure; a dry run nothing."""
+    url = f"{listener.url}/ping/s3cret"
+    assert worker("health", "--dry-run", HEARTBEAT_URL=url).returncode == 0
+    assert told(listener) == []
+    assert worker("health", HEARTBEAT_URL=f"{url}/").returncode == 0
+    assert told(listener) == ["/ping/s3cret/start", "/ping/s3cret"]
+    database.rows("DROP TABLE system_metrics CASCADE")
+    done = worker("metrics", HEARTBEAT_URL=url)
+    assert done.returncode == 3
+    assert told(listener)[2:] == ["/ping/s3cret/start", "/ping/s3cret/fail"]
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("mode", "error"), [("down", "Connection refused"), ("503", "http 503"), ("hang", "timeout after 3 s")])
+def test_in_nobodys_way(worker: Worker, database: Database, listener: Stub, mode: str, error: str) -> None:
+    """Whatever becomes of it, the pass is recorded, soon, and the log says what became of it without the URL."""
+    listener.mode = mode
+    begun = time.monotonic()
+    done = worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret")
+    assert done.returncode == 0 and time.monotonic() - begun < 9
+    assert len(database.health()) == 4
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["error"] for line in lines if line.get("action") == "no heartbeat"] == [error, error]
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_bad_url(worker: Worker) -> None:
+    """A URL that is none is a fault of the settings, and is not shown."""
+    done = worker("health", HEARTBEAT_URL="ftp://s3cret")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "ops-worker health: HEARTBEAT_URL is set to something (not shown), but wants an http:// or https:// URL without query\n"
+    )
