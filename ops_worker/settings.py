@@ -152,6 +152,8 @@ class Settings(BaseSettings):
     """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
     job_name: Text = setting("", wants="the name of a Job", only="health metrics sidecar")
     """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
+    hostname: Text = setting("", wants="the name of a pod or machine", only="health")
+    """Name of the pod, which Kubernetes sets; an alert keeps it, with the Job's, as evidence of who saw what opened it."""
     kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health")
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL without query", only="health metrics")

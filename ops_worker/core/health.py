@@ -128,6 +128,22 @@ def details(update: Update) -> dict[str, Any]:
     return found | {"streak": update.streak, "since": update.since.isoformat()}
 
 
+def evidence(update: Update, origin: Mapping[str, str]) -> dict[str, Any]:
+    """Build ``fleet_alert.details.evidence``: what was seen when the alert opened, and which pass saw it. Bounded, as its reason is."""
+    verdict = update.verdict
+    seen = {
+        "state": verdict.state.value,
+        "reason": verdict.reason,
+        "http_status": verdict.http_status,
+        "latency_ms": verdict.latency_ms,
+        "attempts": verdict.attempts,
+        "streak": update.streak,
+        "since": update.since.isoformat(),
+        "checked_at": update.checked_at.isoformat(),
+    }
+    return {**origin, **{name: value for name, value in seen.items() if value is not None}}
+
+
 def summary(verdict: Verdict) -> str:
     """Name an alert: the text of ``fleet_alert.summary``, which keeps the reason that opened it."""
     return f"Service unhealthy: {verdict.target.name} ({verdict.reason})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker import __version__
 from ops_worker.core.series import latency_samples, own_samples
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class Context(NamedTuple):
     dry_run: bool = False
     backlog: Backlog | None = None
     period_s: float = 60.0
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What names this pass to a person who asks later: its job and pod, where it has them, and the version."""
+        names = {"job": self.settings.job_name, "pod": self.settings.hostname, "version": __version__}
+        return {key: name for key, name in names.items() if name}
 
     @property
     def watches(self) -> bool:

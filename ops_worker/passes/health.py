@@ -40,7 +40,7 @@ def run(context: Context) -> Outcome:
             updates = quiet(updates)
         if context.dry_run:
             return planned(updates)
-        recorded = transaction.record_health(updates)
+        recorded = transaction.record_health(updates, context.origin)
         problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
         other = transaction.watch("metrics", may_open=until is None) if context.watches else Recorded((), (), ())
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)

@@ -76,8 +76,8 @@ ON CONFLICT (tenant_id) DO NOTHING
 -- ON CONFLICT guards against writers that do not take the lock; what is returned is what was opened.
 INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details)
 SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:' || a.service, 'OPEN', 5, 1.0, a.summary,
-       jsonb_build_object('service', a.service, 'kind', 'system_health')
-FROM jsonb_to_recordset(%(alerts)s::jsonb) AS a (service text, summary text)
+       jsonb_strip_nulls(jsonb_build_object('service', a.service, 'kind', 'system_health', 'evidence', a.evidence))
+FROM jsonb_to_recordset(%(alerts)s::jsonb) AS a (service text, summary text, evidence jsonb)
 ON CONFLICT DO NOTHING
 RETURNING details ->> 'service' AS service
 

@@ -17,14 +17,12 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def opened(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Database:
+def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
     """A database in which the evaluator and the dispatcher have an alert."""
-    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
-        monkeypatch.setenv(name, value)
     stubs["evaluator"].mode = stubs["dispatcher"].mode = "down"
     assert main(["health"]) == 0
     capsys.readouterr()
-    return database
+    return told
 
 
 def numbers(database: Database) -> dict[str, int]:

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """The settings name the test's database and services."""
-    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
-        monkeypatch.setenv(name, value)
-    return database
-
-
 def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[str, str]]:
     """Give the findings by what was looked at: state, and what was found with what to do."""
     assert main(["check", "--output", "json"]) == code

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """The settings name the test's database and services."""
-    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
-        monkeypatch.setenv(name, value)
-    return database
-
-
 def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
     """States are recorded, alerts close, none opens; when it is over, what is still unhealthy has its alert."""
     stubs["ingest"].mode = "down"

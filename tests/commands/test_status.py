@@ -41,15 +41,13 @@ def test_sparkline() -> None:
 
 
 @pytest.fixture
-def looked(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Database:
+def looked(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
     """A database with two hours of history and a pass of each kind just now, in which the evaluator is down."""
-    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
-        monkeypatch.setenv(name, value)
-    seed(database.url, moved_clock=True)
+    seed(told.url, moved_clock=True)
     stubs["evaluator"].mode = "down"
     assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
     capsys.readouterr()
-    return database
+    return told
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.health import decide, details, judge, not_among, plan, planned, summary
+from ops_worker.core.health import decide, details, evidence, judge, not_among, plan, planned, summary
 from ops_worker.core.model import Condition, Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
 
 pytestmark = pytest.mark.unit
@@ -82,6 +82,15 @@ def test_degraded_by_a_condition() -> None:
     assert details(Update(verdict, 1, NOW, NOW)) == {
         "status": "degraded", "latency_ms": 3, "http_status": 200, "reason": '/db is "up", wants "ok"', "counters": {"a": 1},
         "streak": 1, "since": "2026-03-01T12:00:00+00:00",
+    }  # fmt: skip
+
+
+def test_evidence() -> None:
+    """An alert keeps what was seen, since when, and by which pass; what there was not is left out."""
+    verdict = verdict_of(healthy=False)._replace(attempts=2)
+    assert evidence(Update(verdict, 3, NOW - MINUTE, NOW), {"pod": "p", "version": "1"}) == {
+        "pod": "p", "version": "1", "state": "down", "reason": "Connection refused", "attempts": 2, "streak": 3,
+        "since": "2026-03-01T11:59:00+00:00", "checked_at": "2026-03-01T12:00:00+00:00",
     }  # fmt: skip
 
 

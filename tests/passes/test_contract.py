@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from ops_worker import cli, settings
+from ops_worker import __version__, cli, settings
 from ops_worker.core.model import Observation, Outcome, Result, Target
 from ops_worker.core.report import text
 from ops_worker.edges import probes
@@ -116,7 +116,11 @@ def test_outcome(
             "fingerprint": "system-health:dispatcher", "severity": 5, "confidence": 1.0, "closed_at": None,
         }  # fmt: skip
         assert expected.items() <= alert.items()
+        evidence = alert["details"].pop("evidence")
         assert alert["details"] == {"service": "dispatcher", "kind": "system_health"}
+        assert (evidence["state"], evidence["streak"]) == (details["status"], 1)
+        assert evidence["reason"].startswith(reason)
+        assert evidence["version"] == __version__
         tenant = database.rows("SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'")
         assert tenant == [{"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}]
     else:

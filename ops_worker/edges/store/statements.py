@@ -12,8 +12,8 @@ import psycopg
 
 from ops_worker.core.answer import one_line, stopped
 from ops_worker.core.backlog import Pending
-from ops_worker.core.health import details, summary
-from ops_worker.core.model import Reading, Recorded, Remembered
+from ops_worker.core.health import details, evidence, summary
+from ops_worker.core.model import NO_TAGS, Reading, Recorded, Remembered
 from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
 from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
 from ops_worker.sql import queries
@@ -65,9 +65,14 @@ class Transaction:
             found += [row["until"] for row in self.connection.execute(SQL["maintenance"]).fetchall()]
         return max(found, default=None)
 
-    def record_health(self, updates: Sequence[Update]) -> Recorded:
-        """Write the services' rows, open and close alerts; give those that were really opened and closed."""
-        opening = [{"service": u.verdict.target.name, "summary": summary(u.verdict)} for u in updates if u.opens]
+    def record_health(self, updates: Sequence[Update], origin: Mapping[str, str] = NO_TAGS) -> Recorded:
+        """Write the services' rows, open and close alerts; give those that were really opened and closed.
+
+        ``origin`` names the pass that saw this: its job, pod and version. An alert keeps that with what was seen.
+        """
+        opening = [
+            {"service": u.verdict.target.name, "summary": summary(u.verdict), "evidence": evidence(u, origin)} for u in updates if u.opens
+        ]
         closing = [u.verdict.target.name for u in updates if u.closes]
         execute = self.connection.execute
         with self.connection.pipeline():
