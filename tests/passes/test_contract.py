@@ -505,6 +505,14 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
     assert database.value("SELECT count(DISTINCT time) FROM system_metrics WHERE service = 'ops_worker'") == 2
 
 
+def test_own_metrics_of_a_shard(run: Passes, database: Database) -> None:
+    """A shard's figures say which shard's they are."""
+    run.env.setenv("SHARD_COUNT", "2")
+    run.env.setenv("JOB_COMPLETION_INDEX", "1")
+    run("health")
+    assert database.value("SELECT tags ->> 'shard' FROM system_metrics WHERE metric_name = 'pass_success'") == "1/2"
+
+
 def test_own_metrics_off(run: Passes, database: Database) -> None:
     """With RECORD_OWN_METRICS off there are none; a dry run has none either."""
     run("health", dry_run=True)
