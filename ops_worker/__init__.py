@@ -5,7 +5,7 @@ tells of them, one exit code ends it. A CronJob runs a pass per process; a perso
 
 Follow one probe result through the program::
 
-    settings     names a Target                    "http://iot-ingest:8080/health is ingest"
+    catalogue    names a Target                    "http://iot-ingest:8080/health is ingest"
     edges.probes makes an Observation of it        facts only: a status, a latency, a body, or why there is none
     core.health  judges it: a Verdict              healthy, degraded, down or unknown, and the reason
     core.health  decides what it changes: Update   the streak, and whether an alert opens or closes
@@ -15,9 +15,11 @@ Follow one probe result through the program::
 
 The layers, each of which may import the ones to its right and never back (checked by import-linter)::
 
-    cli -> commands -> loop -> passes -> edges -> core          settings stands beside them, above core
+    cli -> commands -> loop -> passes -> edges -> core          settings and, below it, catalogue stand beside them, above core
 
-``commands`` are those that are no pass: ``manifests`` holds their rules of Kubernetes manifests, ``edges.cluster`` asks Kubernetes.
+``catalogue`` is what is watched and counted, as data: a packaged TOML file, and a user's. ``commands.passes`` runs the passes; the
+other ``commands`` are for people: ``manifests`` holds their rules of Kubernetes manifests, ``edges.cluster`` asks Kubernetes,
+``edges.store.people`` is what they do in the database, ``edges.screen`` draws.
 ``loop`` runs the same passes again and again, each in a thread of its own; a pass does not know whether it is looped.
 
 ``core`` reads no clock, socket, file or environment. An edge is the only door to its outside world: ``edges.probes``

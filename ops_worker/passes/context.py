@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker import __version__
+from ops_worker.core.model import Recorded
 from ops_worker.core.series import latency_samples, own_samples
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.backlog import Backlog
     from ops_worker.core.model import Observation, Sample, Target, Verdict
-    from ops_worker.edges.store import Store
+    from ops_worker.edges.store import Store, Transaction
     from ops_worker.settings import Settings
 
 
@@ -37,10 +38,12 @@ class Context(NamedTuple):
         names = {"job": self.settings.job_name, "pod": self.settings.hostname, "version": __version__}
         return {key: name for key, name in names.items() if name}
 
-    @property
-    def watches(self) -> bool:
-        """Whether a pass looks after the other one: by the worker's own figures, and where alerts are wanted."""
-        return self.settings.record_own_metrics and self.settings.system_alert_enabled
+    def watch(self, transaction: Transaction, other: str) -> Recorded:
+        """Look after the other pass, by the worker's own figures, where these and alerts are wanted."""
+        if not (self.settings.record_own_metrics and self.settings.system_alert_enabled):
+            return Recorded((), (), ())
+        until = transaction.maintenance_until(self.settings.maintenance_until)
+        return transaction.watch(other, may_open=until is None)
 
     def own(self, name: str, verdicts: Sequence[Verdict], begun: float) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""

@@ -42,7 +42,7 @@ def run(context: Context) -> Outcome:
             return planned(updates)
         recorded = transaction.record_health(updates, context.origin)
         problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
-        other = transaction.watch("metrics", may_open=until is None) if context.watches else Recorded((), (), ())
+        other = context.watch(transaction, "metrics")
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)

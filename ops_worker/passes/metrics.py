@@ -49,8 +49,7 @@ def run(context: Context) -> Outcome:
         if not context.dry_run:
             with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
             transaction.record_samples([*_waiting(context, transaction), with_own])
-            quiet = transaction.maintenance_until(context.settings.maintenance_until) is not None
-            other = transaction.watch("health", may_open=not quiet) if context.watches else other
+            other = context.watch(transaction, "health")
         return [warning for _, warned in parts for warning in warned]
 
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]

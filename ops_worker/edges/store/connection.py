@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
-from ops_worker.edges.store.faults import told
+from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, told, worth_a_retry
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
 from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
@@ -35,12 +35,8 @@ LOCK_TIMEOUT_MS = 5_000
 """Longest wait for a row or table that somebody else holds. (The pass's own lock is never waited for.)"""
 IDLE_TIMEOUT_MS = 15_000
 """The server ends a transaction whose process was stopped in the middle of it."""
-RECONNECT_PAUSE_S = 0.5
 SETTLE_S = 5.0
 """How long to ask what became of a COMMIT whose answer was lost."""
-
-CONNECTION_LOST = ("08", "57P", "25P03")
-"""SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
 
 
 class _LockHeldError(Exception):
@@ -98,7 +94,7 @@ class Store:
         except _LockHeldError:
             return None
         except psycopg.Error as error:
-            if not _worth_a_retry(error):
+            if not worth_a_retry(error):
                 raise told(error, self._place) from error
             first = error
         try:
@@ -296,15 +292,6 @@ def _cut(sock: socket.socket) -> None:
 def backoff(failures: int, chance: float) -> float:
     """Give the seconds to wait after so many failures in a row: doubling from 0.5 to 15, less up to half by ``chance``."""
     return float(min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10)) * (1 - chance / 2))
-
-
-def _worth_a_retry(error: psycopg.Error) -> bool:
-    if isinstance(error, (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)):
-        return True
-    lost = isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08000").startswith(CONNECTION_LOST)
-    if lost:
-        time.sleep(RECONNECT_PAUSE_S)  # a server that restarts needs a moment
-    return lost
 
 
 def _limits() -> dict[str, str]:

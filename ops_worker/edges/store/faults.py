@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from psycopg import Error
@@ -9,6 +10,10 @@ from psycopg import errors as pg
 
 from ops_worker.core.answer import one_line
 from ops_worker.errors import DatabaseError, OpsWorkerError, SchemaError
+
+CONNECTION_LOST = ("08", "57P", "25P03")
+"""SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
+RECONNECT_PAUSE_S = 0.5
 
 
 class Meaning(NamedTuple):
@@ -49,3 +54,13 @@ def told(error: Error, place: str) -> OpsWorkerError:
         if isinstance(error, meaning.errors):
             return meaning.kind(f"{said}: {meaning.remedy}")
     return DatabaseError(said)
+
+
+def worth_a_retry(error: Error) -> bool:
+    """Whether the same once more may well succeed; where the connection was lost, after a moment."""
+    if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
+        return True
+    lost = isinstance(error, pg.OperationalError) and (error.sqlstate or "08000").startswith(CONNECTION_LOST)
+    if lost:
+        time.sleep(RECONNECT_PAUSE_S)  # a server that restarts needs a moment
+    return lost
