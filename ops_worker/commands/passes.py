@@ -31,7 +31,7 @@ MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 MAX_SHARDS = 1000
 PROGRESS_AFTER_S, PROGRESS_EACH_S = 2.0, 0.2
 ANNOUNCE_RESERVE_S = 1.0
-"""Seconds of a pass that Events must leave: it is recorded by then, and its deadline must not make a failure of it."""
+"""Seconds of a pass that Events and the heartbeat must leave: it is recorded by then, and its deadline must not make a failure of it."""
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -43,7 +43,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.passes import PASSES, Context
 
     beat = settings.heartbeat_url.get_secret_value() if settings.heartbeat_url and not options.dry_run else ""
-    with heartbeat(beat), contextlib.closing(_store(settings, options.command)) as database:
+    end = options.begun + settings.pass_deadline - ANNOUNCE_RESERVE_S
+    with heartbeat(beat, end), contextlib.closing(_store(settings, options.command)) as database:
         observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
         outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
     outcome = outcome._replace(duration_s=time.monotonic() - options.begun)

@@ -32,9 +32,8 @@ def run(context: Context) -> Outcome:
     until = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
-    targets = context.settings.targets
-    verdicts = tuple(judge(seen) for seen in context.observe(targets))
-    unprobed = not_among(verdicts, targets)
+    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
+    unprobed = not_among(verdicts, context.settings.targets)
     taken = [service_samples(verdict) for verdict in verdicts]
 
     sample = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])  # should the database not be there to be asked
@@ -52,8 +51,8 @@ def run(context: Context) -> Outcome:
             other = context.watch(transaction, "health")
         return [warning for _, warned in parts for warning in warned]
 
-    tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
+        tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
         kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
     except DatabaseError as error:
         _wait(context, sample, error)

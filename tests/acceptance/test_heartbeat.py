@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Database, Worker
+    from tests.stubs import Stubs
 
 pytestmark = pytest.mark.acceptance
 
@@ -57,6 +58,13 @@ def test_in_nobodys_way(worker: Worker, database: Database, listener: Stub, mode
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["error"] for line in lines if line.get("action") == "no heartbeat"] == [error, error]
     assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_never_later_than_the_pass_may_be(worker: Worker, database: Database, listener: Stub, stubs: Stubs) -> None:
+    """A pass that is recorded late, with nobody there to be told, does not miss its deadline for that."""
+    listener.mode = stubs["ingest"].mode = "hang"
+    done = worker("health", HEARTBEAT_URL=listener.url, PASS_DEADLINE="7.5")
+    assert (done.returncode, len(database.health())) == (0, 4), done.stderr
 
 
 def test_bad_url(worker: Worker) -> None:
