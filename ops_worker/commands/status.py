@@ -44,20 +44,24 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict[str, Any]]:
+    from ops_worker.core.past import gauges
     from ops_worker.core.status import BUCKETS, build
     from ops_worker.edges import store
-    from ops_worker.edges.store import people
+    from ops_worker.edges.store import past
 
     targets, figures = settings.catalogue.targets, settings.catalogue.figures
     series_of = {target.name: target.series for target in targets}
-    gauges = {(target.series, one.name) for target in targets for one in target.counters or () if one.gauge}
-    gauges |= {(target.series, "healthy") for target in targets} | {(figure.series, figure.metric) for figure in figures}
-    gauges.add(("postgres", "healthy"))
+    flat = gauges(targets, figures)
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker status")) as database:
         while True:
-            facts = database.transact(store.LOOK, lambda transaction: people.facts(transaction, options.since, BUCKETS), dry_run=True)
+            facts = database.transact(
+                store.LOOK,
+                lambda transaction: past.facts(transaction, options.since, BUCKETS, flat),
+                reads=[store.MAINTENANCE_TABLE],
+                dry_run=True,
+            )
             assert facts is not None, "who only looks takes no lock"
-            yield build(facts, series_of, gauges)
+            yield build(facts, series_of)
             if options.watch is None:
                 return
             time.sleep(options.watch)

@@ -8,8 +8,10 @@ from ops_worker.core.answer import ago, one_line
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    from ops_worker.core.past import Series
 
 BUCKETS = 24
 """Points of a sparkline."""
@@ -30,7 +32,8 @@ class Facts(NamedTuple):
     services: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]]
     passes: Sequence[Mapping[str, Any]]
-    history: Sequence[Mapping[str, Any]]
+    series: Sequence[Series]
+    maintenance: Mapping[str, Any]
 
 
 class Table(NamedTuple):
@@ -43,10 +46,10 @@ class Table(NamedTuple):
     none: str = ""  # what is said where there are no rows; nothing: it is left out
 
 
-def build(facts: Facts, series_of: Mapping[str, str], gauges: Collection[tuple[str, str]]) -> dict[str, Any]:
-    """Build the document. ``series_of`` gives a service's name in ``system_metrics``; ``gauges`` the metrics that have no rate."""
+def build(facts: Facts, series_of: Mapping[str, str]) -> dict[str, Any]:
+    """Build the document. ``series_of`` gives a service's name in ``system_metrics``."""
     periods = {row["pass"]: row["period_s"] or DEFAULT_PERIOD_S for row in facts.passes}
-    series = [_series(rows, facts, gauges) for rows in _grouped(facts.history)]
+    series = [_series(one, facts.now) for one in facts.series]
     latencies = {one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS}
     health_s = periods.get("health", DEFAULT_PERIOD_S)
     named = {row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services}
@@ -55,6 +58,7 @@ def build(facts: Facts, series_of: Mapping[str, str], gauges: Collection[tuple[s
         "since_s": facts.since_s,
         "services": [_service(row, facts.now, health_s, latencies.get(named[row["service"]])) for row in facts.services],
         "alerts": [_alert(row, facts.now) for row in facts.alerts],
+        "maintenance": _maintenance(facts.maintenance),
         "passes": [_pass(row, facts.now) for row in facts.passes],
         "series": [one for one in series if one["metric"] != PROBE_LATENCY_MS and one["service"] != OPS_WORKER],
     }
@@ -85,7 +89,10 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (one["service"], one["metric"] + _tags(one["tags"]), _short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
         for one in document["series"]
     )
+    lasting = document["maintenance"]
+    maintenance = ((ago(lasting["left_s"]), lasting["started_by"], lasting["reason"] or "-"),) if lasting else ()
     return [
+        Table("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), maintenance),
         Table("Services", ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"), services, 1),
         Table("Open alerts", ("ID", "SERVICE", "STATUS", "AGE", "ACKNOWLEDGED BY", "SUMMARY"), alerts, 2, "none"),
         Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH"), passes, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
@@ -137,6 +144,17 @@ def _alert(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     }
 
 
+def _maintenance(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not row:
+        return None
+    return {
+        "until": row["until"].isoformat(),
+        "left_s": row["left_s"],
+        "started_by": one_line(row["started_by"]),
+        "reason": one_line(row["reason"]),
+    }
+
+
 def _pass(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     age_s, period_s = (now - row["time"]).total_seconds(), row["period_s"] or DEFAULT_PERIOD_S
     return {
@@ -148,29 +166,16 @@ def _pass(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     }
 
 
-def _grouped(history: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in history:
-        groups.setdefault((row["service"] or "", row["metric"], str(row["tags"])), []).append(row)
-    return [groups[name] for name in sorted(groups)]
-
-
-def _series(rows: Sequence[Mapping[str, Any]], facts: Facts, gauges: Collection[tuple[str, str]]) -> dict[str, Any]:
-    newest = max(rows, key=lambda row: row["last"])
-    means = {row["bucket"]: row["mean"] for row in rows}
-    first, last = min(row["first"] for row in rows), newest["last"]
-    elapsed_s = (last - first).total_seconds()
-    increase = sum(row["increase"] or 0.0 for row in rows)
-    counts = (newest["service"], newest["metric"]) not in gauges and elapsed_s > 0
+def _series(one: Series, now: datetime) -> dict[str, Any]:
     return {
-        "service": newest["service"] or "",
-        "metric": newest["metric"],
-        "tags": newest["tags"] or {},
-        "value": newest["latest"],
-        "time": last.isoformat(),
-        "age_s": (facts.now - last).total_seconds(),
-        "rate_per_s": increase / elapsed_s if counts else None,
-        "history": [means.get(bucket) for bucket in range(1, BUCKETS + 1)],
+        "service": one.service or "",
+        "metric": one.metric,
+        "tags": one.tags or {},
+        "value": one.latest,
+        "time": one.last.isoformat(),
+        "age_s": (now - one.last).total_seconds(),
+        "rate_per_s": one.rate_per_s,
+        "history": [one.means.get(bucket) for bucket in range(1, BUCKETS + 1)],
     }
 
 

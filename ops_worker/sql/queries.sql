@@ -155,19 +155,31 @@ WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->>
 ORDER BY m.time DESC LIMIT 1
 
 -- name: history
--- Each series in buckets of equal length. The increase takes a counter that falls for one that began anew at 0.
-WITH s AS (
-    SELECT time, service, metric_name, tags, value,
-           value - lag(value) OVER (PARTITION BY service, metric_name, tags ORDER BY time) AS step
-    FROM system_metrics
-    WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s
-)
+-- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it.
 SELECT service, metric_name AS metric, tags,
-       least(1 + floor(extract(epoch FROM time - (%(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)))
-                       / %(since_s)s::float8 * %(buckets)s::integer)::integer, %(buckets)s::integer) AS bucket,
-       avg(value) AS mean, sum(CASE WHEN step < 0 THEN value ELSE step END) AS increase,
-       min(time) AS first, max(time) AS last, (array_agg(value ORDER BY time DESC))[1] AS latest
-FROM s GROUP BY 1, 2, 3, 4
+       least(width_bucket(date_part('epoch', time),
+                          date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
+                          date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
+       avg(value) AS mean, min(time) AS first, max(time) AS last
+FROM system_metrics
+WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s
+GROUP BY 1, 2, 3, 4
+
+-- name: ends
+-- The newest value of each series, and how much each that counts has grown: one that falls began anew at 0.
+SELECT n.place, l.value AS latest, i.increase
+FROM jsonb_to_recordset(%(series)s::jsonb)
+     AS n (place integer, service text, metric text, tags jsonb, last timestamptz, counts boolean)
+CROSS JOIN LATERAL (
+    SELECT m.value FROM system_metrics AS m
+    WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last LIMIT 1) AS l
+CROSS JOIN LATERAL (
+    SELECT sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase
+    FROM (SELECT m.value, m.value - lag(m.value) OVER (ORDER BY m.time) AS step FROM system_metrics AS m
+          WHERE n.counts AND m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+            AND m.tags IS NOT DISTINCT FROM n.tags
+            AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s) AS s) AS i
 
 -- name: inspect_server
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,

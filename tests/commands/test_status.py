@@ -132,6 +132,22 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.integration
+def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """While a maintenance lasts, that is the first thing on the screen."""
+    assert document(capsys)["maintenance"] is None
+    assert main(["status"]) == 0
+    assert "Maintenance" not in capsys.readouterr().out
+    assert main(["maintenance", "start", "--for", "90m", "--reason", "new racks", "--by", "kim"]) == 0
+    ((until,),) = [tuple(row.values()) for row in looked.rows("SELECT until FROM ops_worker_maintenance")]
+    capsys.readouterr()
+    found = document(capsys)["maintenance"]
+    assert (found["until"], found["started_by"], found["reason"]) == (until.isoformat(), "kim", "new racks")
+    assert 5390 < found["left_s"] <= 5400
+    assert main(["status"]) == 0
+    assert re.match(r"Maintenance: no alert opens\nENDS IN +STARTED BY +REASON\n(89|90) min +kim +new racks\n", capsys.readouterr().out)
+
+
+@pytest.mark.integration
 def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Piped it is plain; on a terminal it is as wide as that and coloured."""
     assert looked.alerts()

@@ -1,4 +1,4 @@
-"""What people's commands do inside a transaction: look at everything, acknowledge, close, remove."""
+"""What people's commands do inside a transaction: inspect, acknowledge, close, remove, start and end a maintenance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.checkup import TABLES
-from ops_worker.core.status import Facts
 from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
 from ops_worker.edges.store.statements import SQL, one
 from ops_worker.errors import SettingsError
@@ -17,16 +16,6 @@ if TYPE_CHECKING:
     from ops_worker.edges.store.statements import Transaction
 
 Row = dict[str, Any]
-
-
-def facts(transaction: Transaction, since_s: float, buckets: int) -> Facts:
-    """Read what a status is made of: the last so many seconds of every series in that many buckets, and what is so now."""
-    given = {"now": transaction.now, "since_s": since_s, "buckets": buckets}
-    execute = transaction.connection.execute
-    with transaction.connection.pipeline():
-        statements = (SQL["services_now"], SQL["alerts_now"], SQL["passes_now"], SQL["history"])
-        services, alerts_, passes, history = [execute(statement, given) for statement in statements]
-    return Facts(transaction.now, since_s, services.fetchall(), alerts_.fetchall(), passes.fetchall(), history.fetchall())
 
 
 def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
