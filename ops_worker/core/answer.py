@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_INT_DIGITS = 4_000
 """Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
@@ -61,12 +64,35 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
+def labelled(tags: Mapping[str, Any] | None) -> str:
+    """Write tags as Prometheus does its labels; nothing where there are none."""
+    return "{" + ",".join(f"{one_line(str(name))}={one_line(str(value))}" for name, value in sorted(tags.items())) + "}" if tags else ""
+
+
+def short(value: float) -> str:
+    """Write a number as a person reads it: 1234567890 is 1.23 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.6g}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"
+
+
 def ago(seconds: float) -> str:
     """Tell a time in its largest unit: 45 s, 12 min, 3 h, 5 d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if abs(seconds) >= 2 * size or (unit == "min" and abs(seconds) >= size):
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def lasted(seconds: float) -> str:
+    """Tell a time in its two largest units, to the second: 7 min, 1 h 12 min, 2 d 3 h."""
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or parts:
+            parts.append((number, unit))
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number) or "0 s"
 
 
 def stopped(name: str, age_s: float, period_s: float) -> str:

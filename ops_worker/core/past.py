@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.series import HEALTHY, OPS_WORKER, POSTGRES, PROBE_LATENCY_MS
+from ops_worker.core.series import HEALTHY, OPS_WORKER, PASS_SUCCESS, POSTGRES, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -14,8 +14,23 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Figure, Target
 
 
+class Bucket(NamedTuple):
+    """The rows of one series in a part of the time: how many, their mean and the highest."""
+
+    number: int
+    mean: float
+    peak: float
+
+
+class Growth(NamedTuple):
+    """How much a counter has grown, and in how many seconds: from the last row before a bucket to the last one in it."""
+
+    increase: float
+    seconds: float
+
+
 class Series(NamedTuple):
-    """One series over some time: the mean of each bucket (from 1) that has rows, its newest value, and how much it has grown.
+    """One series over some time, in buckets (from 1) that have rows, with its newest value.
 
     ``counts`` says that it is a counter, whose growth is of interest; of others the growth is not read.
     """
@@ -23,18 +38,36 @@ class Series(NamedTuple):
     service: str | None
     metric: str
     tags: Mapping[str, Any] | None
-    means: Mapping[int, float]
+    buckets: Mapping[int, Bucket]
     first: datetime
     last: datetime
     counts: bool
     latest: float = 0.0
-    increase: float = 0.0
+    growth: Mapping[int, Growth] = {}
+
+    @property
+    def number(self) -> int:
+        """Rows."""
+        return sum(one.number for one in self.buckets.values())
 
     @property
     def rate_per_s(self) -> float | None:
         """Growth for each second between the first and the last row; None for what does not count, or has one row only."""
         elapsed_s = (self.last - self.first).total_seconds()
-        return self.increase / elapsed_s if self.counts and elapsed_s > 0 else None
+        return sum(one.increase for one in self.growth.values()) / elapsed_s if self.counts and elapsed_s > 0 else None
+
+
+class Run(NamedTuple):
+    """A time without a break in which a series said the same."""
+
+    up: bool
+    begun: datetime
+    ended: datetime
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.ended - self.begun).total_seconds()
 
 
 def gauges(targets: Iterable[Target], figures: Iterable[Figure]) -> set[tuple[str, str]]:
@@ -55,10 +88,16 @@ def gathered(rows: Iterable[Mapping[str, Any]], gauges: Collection[tuple[str, st
             group[0]["service"],
             metric,
             group[0]["tags"],
-            {row["bucket"]: row["mean"] for row in group},
+            {row["bucket"]: Bucket(row["number"], row["mean"], row["peak"]) for row in group},
             min(row["first"] for row in group),
             max(row["last"] for row in group),
             service != OPS_WORKER and (service, metric) not in gauges,
         )
         for (service, metric, _), group in sorted(groups.items())
     ]
+
+
+def period_s(series: Iterable[Series], name: str, default: float) -> float:
+    """Give the longest time that a pass said it would be to the next one, in seconds."""
+    told = [one.tags or {} for one in series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)]
+    return max((float(tags["period_s"]) for tags in told if tags.get("pass") == name and "period_s" in tags), default=default)

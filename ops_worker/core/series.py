@@ -20,6 +20,9 @@ POSTGRES = "postgres"
 OPS_WORKER = "ops_worker"
 """The series of the worker itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
+PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
+MAINTENANCE = "maintenance"
+"""1 from each health pass in a maintenance, and no row otherwise: so that one can be told from the past as well."""
 MAX_COUNTERS = 200
 """Counters that are recorded of a service that is not asked for some by name: a service must not fill the table."""
 MAX_ROWS = 1000
@@ -110,16 +113,18 @@ def _sample(figure: Figure, row: Mapping[str, Any]) -> Sample:
     return Sample(figure.series if service is None else str(service), figure.metric, value, {**figure.tags, **tags})
 
 
-def own_samples(name: str, verdicts: Sequence[Verdict], duration_s: float, tags: Mapping[str, str]) -> list[Sample]:
+def own_samples(
+    name: str, verdicts: Sequence[Verdict], duration_s: float, tags: Mapping[str, str], *, maintenance: bool = False
+) -> list[Sample]:
     """Take the worker's own figures of a pass that is being recorded; one that fails leaves none, and that tells.
 
     ``tags`` say which pass it is and how long it is to the next one, so that a reader knows when they stopped.
     """
     figures = {
         "pass_duration_ms": duration_s * 1000,
-        "pass_success": 1.0,
+        PASS_SUCCESS: 1.0,
         "services_unhealthy": float(sum(not verdict.healthy for verdict in verdicts)),
-    }
+    } | ({MAINTENANCE: 1.0} if maintenance else {})
     return [Sample(OPS_WORKER, metric, value, {"pass": name, **tags}) for metric, value in figures.items()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.answer import ago, one_line
+from ops_worker.core.answer import ago, labelled, one_line, short
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"])) for one in document["passes"]
     )
     series = tuple(
-        (one["service"], one["metric"] + _tags(one["tags"]), _short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
+        (one["service"], one["metric"] + labelled(one["tags"]), short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
         for one in document["series"]
     )
     lasting = document["maintenance"]
@@ -175,12 +175,8 @@ def _series(one: Series, now: datetime) -> dict[str, Any]:
         "time": one.last.isoformat(),
         "age_s": (now - one.last).total_seconds(),
         "rate_per_s": one.rate_per_s,
-        "history": [one.means.get(bucket) for bucket in range(1, BUCKETS + 1)],
+        "history": [one.buckets[bucket].mean if bucket in one.buckets else None for bucket in range(1, BUCKETS + 1)],
     }
-
-
-def _tags(tags: Mapping[str, Any]) -> str:
-    return "{" + ",".join(f"{one_line(str(name))}={one_line(str(value))}" for name, value in sorted(tags.items())) + "}" if tags else ""
 
 
 def _drawn(series: Mapping[str, Any]) -> str:
@@ -188,11 +184,4 @@ def _drawn(series: Mapping[str, Any]) -> str:
 
 
 def _rate(per_s: float | None) -> str:
-    return "" if per_s is None else f"{_short(float(f'{per_s:.3g}'))}/s"
-
-
-def _short(value: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if abs(value) >= size:
-            return f"{value / size:.2f} {unit}"
-    return f"{value:.6g}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"
+    return "" if per_s is None else f"{short(float(f'{per_s:.3g}'))}/s"

@@ -45,14 +45,14 @@ class Context(NamedTuple):
         until = transaction.maintenance_until(self.settings.maintenance_until)
         return transaction.watch(other, may_open=until is None)
 
-    def own(self, name: str, verdicts: Sequence[Verdict], begun: float) -> list[Sample]:
+    def own(self, name: str, verdicts: Sequence[Verdict], begun: float, *, maintenance: bool = False) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""
         if not self.settings.record_own_metrics:
             return []
         tags = {"period_s": f"{self.period_s:g}"}
         if self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
-        return own_samples(name, verdicts, self.clock() - begun, tags)
+        return own_samples(name, verdicts, self.clock() - begun, tags, maintenance=maintenance)
 
     def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
         """Give the latencies of the services that answered, unless they are not wanted."""

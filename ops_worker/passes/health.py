@@ -41,7 +41,8 @@ def run(context: Context) -> Outcome:
         if context.dry_run:
             return planned(updates)
         recorded = transaction.record_health(updates, context.origin)
-        problem = transaction.record_own(begun, [*context.own("health", verdicts, begun), *context.latencies(verdicts)])
+        own = [*context.own("health", verdicts, begun, maintenance=until is not None), *context.latencies(verdicts)]
+        problem = transaction.record_own(begun, own)
         other = context.watch(transaction, "metrics")
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 

@@ -160,26 +160,66 @@ SELECT service, metric_name AS metric, tags,
        least(width_bucket(date_part('epoch', time),
                           date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                           date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
-       avg(value) AS mean, min(time) AS first, max(time) AS last
+       avg(value) AS mean, max(value) AS peak, count(*) AS number, min(time) AS first, max(time) AS last
 FROM system_metrics
 WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s
 GROUP BY 1, 2, 3, 4
 
 -- name: ends
--- The newest value of each series, and how much each that counts has grown: one that falls began anew at 0.
-SELECT n.place, l.value AS latest, i.increase
-FROM jsonb_to_recordset(%(series)s::jsonb)
-     AS n (place integer, service text, metric text, tags jsonb, last timestamptz, counts boolean)
+-- The newest value of each series.
+SELECT n.place, l.value AS latest
+FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, last timestamptz)
 CROSS JOIN LATERAL (
     SELECT m.value FROM system_metrics AS m
     WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
       AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last LIMIT 1) AS l
+
+-- name: growth
+-- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0.
+SELECT n.place, s.bucket, sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase, sum(s.seconds)::float8 AS seconds
+FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb)
 CROSS JOIN LATERAL (
-    SELECT sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase
-    FROM (SELECT m.value, m.value - lag(m.value) OVER (ORDER BY m.time) AS step FROM system_metrics AS m
-          WHERE n.counts AND m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-            AND m.tags IS NOT DISTINCT FROM n.tags
-            AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s) AS s) AS i
+    SELECT m.value, m.value - lag(m.value) OVER past AS step, date_part('epoch', m.time - lag(m.time) OVER past) AS seconds,
+           least(width_bucket(date_part('epoch', m.time),
+                              date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
+                              date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket
+    FROM system_metrics AS m
+    WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+      AND m.tags IS NOT DISTINCT FROM n.tags
+      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s
+    WINDOW past AS (ORDER BY m.time)) AS s
+WHERE s.step IS NOT NULL
+GROUP BY 1, 2
+
+-- name: runs
+-- From when to when each series was 0, and was more. A sample speaks until the next one, if that is there within three periods;
+-- otherwise for one period, and nobody knows what was after that.
+SELECT i.place, i.up, greatest(min(i.begun), %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, max(i.ended) AS ended
+FROM (
+    SELECT n.place, r.*, count(*) FILTER (WHERE r.turns) OVER (PARTITION BY n.place ORDER BY r.begun ROWS UNBOUNDED PRECEDING) AS island
+    FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, period_s float8)
+    CROSS JOIN LATERAL (
+        SELECT m.value > 0 AS up, m.time AS begun,
+               lag(m.value > 0) OVER past IS DISTINCT FROM (m.value > 0)
+                   OR lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) < m.time AS turns,
+               CASE WHEN lead(m.time) OVER past <= m.time + make_interval(secs => 3 * n.period_s) THEN lead(m.time) OVER past
+                    ELSE least(m.time + make_interval(secs => n.period_s), %(now)s) END AS ended
+        FROM system_metrics AS m
+        WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+          AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * n.period_s)
+        WINDOW past AS (ORDER BY m.time)) AS r) AS i
+GROUP BY 1, 2, i.island
+HAVING max(i.ended) > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+ORDER BY 1, 3
+
+-- name: incidents
+-- The system alerts that were open at some time of the last so many seconds.
+SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at
+FROM fleet_alert
+WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AND created_at <= %(now)s
+  AND (closed_at IS NULL OR closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
+ORDER BY created_at, id
 
 -- name: inspect_server
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,

@@ -1,0 +1,236 @@
+"""What happened, for the page of ``ops-worker report``: from rows to availabilities, incidents and the points of charts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.answer import labelled, one_line
+from ops_worker.core.past import Run, period_s
+from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PASS_SUCCESS, PROBE_LATENCY_MS
+from ops_worker.core.status import DEFAULT_PERIOD_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.past import Series
+    from ops_worker.core.status import Facts
+
+BUCKETS = 144
+"""Points of a chart: one for ten minutes of a day."""
+CELLS = 600
+"""Parts of a timeline, each as wide as the narrowest mark that can be seen."""
+MAX_CHARTS = 60
+MAX_TIMELINES = 100
+STATES = ("down", "unknown", "up")
+"""What a part of a timeline can be. The first one that is so at any time of it, is what it is: a short outage is seen."""
+UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
+
+
+class Lasting(NamedTuple):
+    """How long each of the series that tell of up and down was so, as the store reads them."""
+
+    services: Sequence[tuple[str, Sequence[Run]]]
+    maintenance: Sequence[Run]
+
+
+class Span(NamedTuple):
+    """A part of a timeline, in cells of its width, in which all was the same."""
+
+    state: str
+    first: int
+    number: int
+
+
+class Availability(NamedTuple):
+    """How long a service was up, down, and nobody knows, in seconds; and how long of the time that it was down there was maintenance."""
+
+    service: str
+    up_s: float
+    down_s: float
+    unknown_s: float
+    planned_s: float
+    outages: int
+    spans: Sequence[Span]
+
+    @property
+    def available(self) -> float | None:
+        """The share that it was up, of the time of which somebody knows."""
+        known = self.up_s + self.down_s
+        return self.up_s / known if known else None
+
+    @property
+    def coverage(self) -> float:
+        """The share of the time of which somebody knows."""
+        return (self.up_s + self.down_s) / (self.up_s + self.down_s + self.unknown_s)
+
+
+class Chart(NamedTuple):
+    """One series as the points of a chart: the middle of each bucket, its mean and its highest value; None where nobody looked.
+
+    Of a counter the points are its growth for each second, and there is no highest.
+    """
+
+    service: str
+    metric: str
+    unit: str
+    latest: float
+    times: Sequence[datetime]
+    means: Sequence[float | None]
+    peaks: Sequence[float | None] | None
+
+
+class PassRow(NamedTuple):
+    """How often a pass was recorded, and how often it was not between the first time and the last."""
+
+    name: str
+    period_s: float
+    first: datetime
+    last: datetime
+    recorded: int
+    missed: int
+
+
+class Page(NamedTuple):
+    """Everything that is on the page, at one moment of the database's clock."""
+
+    begun: datetime
+    ended: datetime
+    services: Sequence[Availability]
+    maintenance: Sequence[Run]
+    incidents: Sequence[Mapping[str, Any]]
+    passes: Sequence[PassRow]
+    charts: Sequence[Chart]
+    left_out: int
+
+
+def wanted(series: Iterable[Series]) -> list[tuple[Series, float]]:
+    """Choose the series that tell of up and down and of maintenance, each with the period of the pass that writes it, in seconds."""
+    series = tuple(series)
+    metrics_s = period_s(series, "metrics", DEFAULT_PERIOD_S)
+    health_s = period_s(series, "health", DEFAULT_PERIOD_S)
+    return [(one, metrics_s) for one in series if one.metric == HEALTHY] + [
+        (one, health_s) for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
+    ]
+
+
+def lasting(chosen: Sequence[tuple[Series, float]], runs: Sequence[Sequence[Run]], series_of: Mapping[str, str]) -> Lasting:
+    """Name each of the services, also those of which nothing is known; ``series_of`` gives a service's name in ``system_metrics``."""
+    named = {series: service for service, series in series_of.items()}
+    found = [(named.get(one.service or "", one.service or "") + labelled(one.tags), run) for (one, _), run in _both(chosen, runs, HEALTHY)]
+    seen = {one.service for one, _ in chosen if one.metric == HEALTHY}
+    found += [(service, ()) for service, series in series_of.items() if series not in seen]
+    return Lasting(found, _merged(one for _, some in _both(chosen, runs, MAINTENANCE) for one in some))
+
+
+def page(facts: Facts, told: Lasting, incidents: Sequence[Mapping[str, Any]], series_of: Mapping[str, str]) -> Page:
+    """Build the page: the worst service first, then by name."""
+    begun = facts.now - timedelta(seconds=facts.since_s)
+    services = [_availability(name, runs, told.maintenance, begun, facts.now) for name, runs in told.services]
+    services.sort(key=lambda one: (-one.down_s, -one.unknown_s, one.service))
+    drawn = sorted((one for one in facts.series if _is_drawn(one)), key=lambda one: (_rank(one), one.service or "", one.metric))
+    named = {series: service for service, series in series_of.items()}
+    return Page(
+        begun,
+        facts.now,
+        services,
+        told.maintenance,
+        [_incident(row, begun, facts.now) for row in incidents],
+        [_pass(one) for one in facts.series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)],
+        [_chart(one, named, begun, facts.since_s) for one in drawn[:MAX_CHARTS]],
+        max(0, len(drawn) - MAX_CHARTS),
+    )
+
+
+def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
+    """Lay runs out on a timeline of so many cells: the worst that was in a cell at any time is what it shows."""
+    cell_s = (ended - begun).total_seconds() / cells
+    known = [0.0] * cells
+    down = [False] * cells
+    for run in runs:
+        low, high = (run.begun - begun).total_seconds() / cell_s, (run.ended - begun).total_seconds() / cell_s
+        first, last = min(cells - 1, max(0, int(low))), min(cells - 1, max(0, int(high)))
+        for cell in range(first, last + 1):
+            part = max(0.0, min(high, cell + 1) - max(low, cell))
+            known[cell] += part
+            down[cell] = down[cell] or (not run.up and part > 0)
+    states = ["down" if down[cell] else "up" if known[cell] > 1 - 1e-6 else "unknown" for cell in range(cells)]
+    found = []
+    for state, group in groupby(range(cells), key=states.__getitem__):
+        some = list(group)
+        found.append(Span(state, some[0], len(some)))
+    return found
+
+
+def _merged(runs: Iterable[Run]) -> list[Run]:
+    """Make one of those that overlap: each shard of a health pass tells of the same maintenance."""
+    found: list[Run] = []
+    for run in sorted(runs, key=lambda one: one.begun):
+        if found and run.begun <= found[-1].ended:
+            found[-1] = found[-1]._replace(ended=max(found[-1].ended, run.ended))
+        else:
+            found.append(run)
+    return found
+
+
+def _both(
+    chosen: Sequence[tuple[Series, float]], runs: Sequence[Sequence[Run]], metric: str
+) -> list[tuple[tuple[Series, float], Sequence[Run]]]:
+    return [(one, run) for one, run in zip(chosen, runs, strict=True) if one[0].metric == metric]
+
+
+def _availability(service: str, runs: Sequence[Run], maintenance: Sequence[Run], begun: datetime, ended: datetime) -> Availability:
+    up_s, down_s = (sum(run.seconds for run in runs if run.up is up) for up in (True, False))
+    outages = [run for run in runs if not run.up]
+    planned_s = sum(
+        max(0.0, (min(run.ended, one.ended) - max(run.begun, one.begun)).total_seconds()) for run in outages for one in maintenance
+    )
+    whole_s = (ended - begun).total_seconds()
+    return Availability(service, up_s, down_s, max(0.0, whole_s - up_s - down_s), planned_s, len(outages), spans(runs, begun, ended))
+
+
+def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[str, Any]:
+    return {
+        **row,
+        "summary": one_line(row["summary"]),
+        "acknowledged_by": one_line(row["acknowledged_by"] or ""),
+        "before": row["created_at"] < begun,
+        "seconds": ((row["closed_at"] or now) - row["created_at"]).total_seconds(),
+    }
+
+
+def _pass(one: Series) -> PassRow:
+    tags = one.tags or {}
+    each_s = float(tags.get("period_s", DEFAULT_PERIOD_S))
+    due = round((one.last - one.first).total_seconds() / each_s) + 1
+    name = one_line(str(tags.get("pass", "?")))
+    if "shard" in tags:
+        name += f" {one_line(str(tags['shard']))}"
+    return PassRow(name, each_s, one.first, one.last, one.number, max(0, due - one.number))
+
+
+def _is_drawn(one: Series) -> bool:
+    return one.metric != HEALTHY and (one.service != OPS_WORKER or one.metric == "pass_duration_ms")
+
+
+def _rank(one: Series) -> int:
+    """Latencies first, then the services' and the platform's figures, the worker's own last."""
+    return 0 if one.metric == PROBE_LATENCY_MS else 2 if one.service == OPS_WORKER else 1
+
+
+def _chart(one: Series, named: Mapping[str, str], begun: datetime, since_s: float) -> Chart:
+    width = timedelta(seconds=since_s / BUCKETS)
+    numbers = range(1, BUCKETS + 1)
+    unit = UNITS.get(one.metric.rpartition("_")[2], "")
+    service = named.get(one.service or "", one.service or "")
+    tags = {name: value for name, value in (one.tags or {}).items() if name != "period_s"}
+    metric, times = one.metric + labelled(tags), [begun + width * (number - 0.5) for number in numbers]
+    if one.counts:
+        grown = [one.growth.get(number) for number in numbers]
+        rates = [some.increase / some.seconds if some and some.seconds else None for some in grown]
+        return Chart(service, metric, f"{unit} per s".strip(), one.latest, times, rates, None)
+    found = [one.buckets.get(number) for number in numbers]
+    means, peaks = [some and some.mean for some in found], [some and some.peak for some in found]
+    return Chart(service, metric, unit, one.latest, times, means, peaks)
