@@ -13,7 +13,7 @@ help: ## show this list
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,sidecar,view,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,sidecar,view,report,dev]'
 	@touch $@
 
 run: $(READY) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
@@ -29,7 +29,7 @@ unit: $(READY) ## the fast tests, which need no server
 lowest: ## the tests that need no process of their own, with the oldest dependencies that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,dev]'
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration'
 
 lint: $(READY) ## format, style, types and layers
@@ -58,4 +58,4 @@ bench: $(READY) ## what a pass, thousands of targets and a large fleet cost, in 
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-bench .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

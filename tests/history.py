@@ -3,8 +3,9 @@
     seed(url, hours=2, moved_clock=True)
 
 The metrics pass each 5 s, the health pass each 60 s, both silent for a quarter of an hour in the middle (nobody looked); ingest's
-counters begin anew 30 minutes ago; the dispatcher was down for 7 minutes, with its alert; and with a moved clock,
-for a minute it was an hour slow, so that some rows came later than their time says.
+counters begin anew 30 minutes ago; the dispatcher was down for 7 minutes, with its alert; delivery was down for 2 of the
+10 minutes of a maintenance; and with a moved clock, for a minute it was an hour slow, so that some rows came later than
+their time says.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FROM ticks, LATERAL (VALUES
     ('evaluator', 'healthy', 1, '{}'),
     ('dispatcher', 'healthy', CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes' THEN 0 ELSE 1 END, '{}'),
     ('delivery', 'jobs_pending', round(5 + 5 * cos(s / 300)), '{}'),
-    ('delivery', 'healthy', 1, '{}'),
+    ('delivery', 'healthy', CASE WHEN ago BETWEEN interval '95 minutes' AND interval '97 minutes' THEN 0 ELSE 1 END, '{}'),
     ('postgres', 'connections', round(12 + 3 * sin(s / 200)), '{}'),
     ('postgres', 'db_size_bytes', 1e8 + 1000 * s, '{}'),
     ('postgres', 'healthy', 1, '{}'),
@@ -42,9 +43,12 @@ INSERT INTO system_metrics (time, metric_name, service, value, tags)
 SELECT at, x.metric, x.service, x.value, x.tags::jsonb
 FROM ticks, LATERAL (VALUES
     ('ops_worker', 'pass_success', 1, '{"pass": "health", "period_s": "60"}'),
+    ('ops_worker', 'pass_duration_ms', 45 + 9 * cos(s), '{"pass": "health", "period_s": "60"}'),
+    ('ops_worker', 'maintenance', CASE WHEN ago BETWEEN interval '90 minutes' AND interval '100 minutes' THEN 1 END,
+     '{"pass": "health", "period_s": "60"}'),
     ('ingest', 'probe_latency_ms', round(8 + 4 * sin(s / 700)), '{}'),
     ('evaluator', 'probe_latency_ms', round(12 + 2 * cos(s / 500)), '{}'),
-    ('dispatcher', 'probe_latency_ms', CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes' THEN NULL ELSE round(5 + s / 3600) END, '{}'),
+    ('dispatcher', 'probe_latency_ms', CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes' THEN NULL ELSE round(5 + 3 * sin(s / 250)) END, '{}'),
     ('delivery', 'probe_latency_ms', round(20 + 15 * sin(s / 400)), '{}')
 ) AS x (service, metric, value, tags)
 WHERE minute AND x.value IS NOT NULL;

@@ -17,11 +17,12 @@ import kubernetes_validate
 import yaml
 
 from ops_worker.cli import main
+from tests.manifests import prometheusrule
 
 K8S = Path(__file__).parent.parent / "k8s"
 INSTALLATION = K8S / "base"
 VARIANTS = (
-    *(K8S / "variants" / name for name in ("every-5s", "events", "sharded", "sidecar")),
+    *(K8S / "variants" / name for name in ("every-5s", "events", "monitoring", "sharded", "sidecar")),
     K8S / "examples" / "inject",
     K8S / "examples" / "overlay",
 )
@@ -55,16 +56,18 @@ def out_of_date(folder: Path, files: list[Path]) -> list[str]:
 
 
 def misfits(path: Path) -> list[str]:
-    """Tell what the Kubernetes schemas have against a file, and how each is called."""
+    """Tell what the Kubernetes schemas have against a file, and how each is called. A kind without a schema is an error."""
     faults = []
     for one in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        subject = f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}"
+        if one["kind"] == "PrometheusRule":  # a custom resource, of which Kubernetes has no schema
+            faults += [f"{subject}: {fault}" for fault in prometheusrule.faults(one)]
+            continue
         for version in SCHEMAS:
             try:
                 kubernetes_validate.validate(one, version, strict=True)
             except kubernetes_validate.ValidationError as error:
-                faults.append(
-                    f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}: Kubernetes {version}: {error.message}"
-                )
+                faults.append(f"{subject}: Kubernetes {version}: {error.message}")
     return faults
 
 

@@ -40,10 +40,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     flat = gauges(targets, figures)
 
     def read(transaction: Transaction) -> Page:
-        facts = past.facts(transaction, options.since, page.BUCKETS, flat)
+        points = page.buckets(options.since, past.passes(transaction))
+        facts = past.facts(transaction, options.since, points, flat)
         chosen = page.wanted(facts.series)
         told = page.lasting(chosen, past.runs(transaction, options.since, chosen), series_of)
-        return page.page(facts, told, past.incidents(transaction, options.since), series_of)
+        return page.page(facts, points, told, past.incidents(transaction, options.since), series_of)
 
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker report")) as database:
         found = database.transact(store.LOOK, read, reads=[store.MAINTENANCE_TABLE], dry_run=True)

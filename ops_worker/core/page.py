@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ops_worker.core.past import Series
     from ops_worker.core.status import Facts
 
-BUCKETS = 144
-"""Points of a chart: one for ten minutes of a day."""
+MAX_BUCKETS = 144
+"""Points of a chart, at most: one for ten minutes of a day."""
+BUCKET_PERIODS = 2
+"""Periods of the slowest pass that make a point, at least: with fewer there would be points without a row where nothing is missing."""
 CELLS = 600
 """Parts of a timeline, each as wide as the narrowest mark that can be seen."""
 MAX_CHARTS = 60
@@ -103,7 +105,14 @@ class Page(NamedTuple):
     incidents: Sequence[Mapping[str, Any]]
     passes: Sequence[PassRow]
     charts: Sequence[Chart]
+    buckets: int
     left_out: int
+
+
+def buckets(since_s: float, passes: Iterable[Mapping[str, Any]]) -> int:
+    """Choose the number of a chart's points, by how long the passes said that it is to the next one."""
+    longest_s = max((row["period_s"] or DEFAULT_PERIOD_S for row in passes), default=DEFAULT_PERIOD_S)
+    return max(1, min(MAX_BUCKETS, int(since_s / (BUCKET_PERIODS * longest_s))))
 
 
 def wanted(series: Iterable[Series]) -> list[tuple[Series, float]]:
@@ -125,12 +134,13 @@ def lasting(chosen: Sequence[tuple[Series, float]], runs: Sequence[Sequence[Run]
     return Lasting(found, _merged(one for _, some in _both(chosen, runs, MAINTENANCE) for one in some))
 
 
-def page(facts: Facts, told: Lasting, incidents: Sequence[Mapping[str, Any]], series_of: Mapping[str, str]) -> Page:
+def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[str, Any]], series_of: Mapping[str, str]) -> Page:
     """Build the page: the worst service first, then by name."""
     begun = facts.now - timedelta(seconds=facts.since_s)
     services = [_availability(name, runs, told.maintenance, begun, facts.now) for name, runs in told.services]
     services.sort(key=lambda one: (-one.down_s, -one.unknown_s, one.service))
-    drawn = sorted((one for one in facts.series if _is_drawn(one)), key=lambda one: (_rank(one), one.service or "", one.metric))
+    worth = [one for one in facts.series if _is_drawn(one)]
+    drawn = sorted((one for one in worth if len(one.growth if one.counts else one.buckets) > 1), key=lambda one: (_rank(one), one.service or "", one.metric))
     named = {series: service for service, series in series_of.items()}
     return Page(
         begun,
@@ -139,8 +149,9 @@ def page(facts: Facts, told: Lasting, incidents: Sequence[Mapping[str, Any]], se
         told.maintenance,
         [_incident(row, begun, facts.now) for row in incidents],
         [_pass(one) for one in facts.series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)],
-        [_chart(one, named, begun, facts.since_s) for one in drawn[:MAX_CHARTS]],
-        max(0, len(drawn) - MAX_CHARTS),
+        [_chart(one, named, begun, timedelta(seconds=facts.since_s / points), points) for one in drawn[:MAX_CHARTS]],
+        points,
+        len(worth) - len(drawn[:MAX_CHARTS]),
     )
 
 
@@ -220,13 +231,11 @@ def _rank(one: Series) -> int:
     return 0 if one.metric == PROBE_LATENCY_MS else 2 if one.service == OPS_WORKER else 1
 
 
-def _chart(one: Series, named: Mapping[str, str], begun: datetime, since_s: float) -> Chart:
-    width = timedelta(seconds=since_s / BUCKETS)
-    numbers = range(1, BUCKETS + 1)
+def _chart(one: Series, named: Mapping[str, str], begun: datetime, width: timedelta, points: int) -> Chart:
+    numbers = range(1, points + 1)
     unit = UNITS.get(one.metric.rpartition("_")[2], "")
     service = named.get(one.service or "", one.service or "")
-    tags = {name: value for name, value in (one.tags or {}).items() if name != "period_s"}
-    metric, times = one.metric + labelled(tags), [begun + width * (number - 0.5) for number in numbers]
+    metric, times = one.metric + labelled(one.tags), [begun + width * (number - 0.5) for number in numbers]
     if one.counts:
         grown = [one.growth.get(number) for number in numbers]
         rates = [some.increase / some.seconds if some and some.seconds else None for some in grown]

@@ -175,19 +175,24 @@ CROSS JOIN LATERAL (
       AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last LIMIT 1) AS l
 
 -- name: growth
--- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0.
+-- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0. Left out is a row that lies
+-- outside of its neighbours, of which the later is no lower than the earlier: it was written while a clock was wrong.
 SELECT n.place, s.bucket, sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase, sum(s.seconds)::float8 AS seconds
 FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb)
 CROSS JOIN LATERAL (
-    SELECT m.value, m.value - lag(m.value) OVER past AS step, date_part('epoch', m.time - lag(m.time) OVER past) AS seconds,
-           least(width_bucket(date_part('epoch', m.time),
+    SELECT r.value, r.value - lag(r.value) OVER past AS step, date_part('epoch', r.time - lag(r.time) OVER past) AS seconds,
+           least(width_bucket(date_part('epoch', r.time),
                               date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                               date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket
-    FROM system_metrics AS m
-    WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-      AND m.tags IS NOT DISTINCT FROM n.tags
-      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s
-    WINDOW past AS (ORDER BY m.time)) AS s
+    FROM (
+        SELECT m.time, m.value, lag(m.value) OVER around AS before, lead(m.value) OVER around AS after
+        FROM system_metrics AS m
+        WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+          AND m.tags IS NOT DISTINCT FROM n.tags
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s
+        WINDOW around AS (ORDER BY m.time)) AS r
+    WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after) IS NOT TRUE
+    WINDOW past AS (ORDER BY r.time)) AS s
 WHERE s.step IS NOT NULL
 GROUP BY 1, 2
 

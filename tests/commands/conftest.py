@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ops_worker.cli import main
+from tests.history import seed
+
 if TYPE_CHECKING:
     from tests.conftest import Database
     from tests.stubs import Stubs
@@ -17,3 +20,13 @@ def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> D
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
     return database
+
+
+@pytest.fixture
+def looked(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
+    """A database with two hours of history and a pass of each kind just now, in which the evaluator is down."""
+    seed(told.url, moved_clock=True)
+    stubs["evaluator"].mode = "down"
+    assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
+    capsys.readouterr()
+    return told

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker import __version__
 from ops_worker.core.answer import lasted, short
-from ops_worker.core.page import BUCKETS, MAX_TIMELINES
+from ops_worker.core.page import MAX_TIMELINES
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def render(page: Page) -> str:
         timelines=timelines,
         max_timelines=MAX_TIMELINES,
         charts=charts,
-        bucket_s=(page.ended - page.begun).total_seconds() / BUCKETS,
+        bucket_s=(page.ended - page.begun).total_seconds() / page.buckets,
         version=__version__,
     )
 

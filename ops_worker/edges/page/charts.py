@@ -9,7 +9,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Self
 
 import matplotlib as mpl
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib import dates
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -17,8 +17,6 @@ from ops_worker.core.page import CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
 
     from ops_worker.core.page import Availability, Chart, Page
 
@@ -34,8 +32,8 @@ COLOURS = {
 """What stands in a drawing for each colour of the page, which alone knows whether it is light or dark."""
 HEIGHTS = {"up": 0.5, "down": 0.9, "unknown": 0.12}
 """A part of a timeline is told from another one by its height as well, for who does not see the colours."""
-WIDTH_IN, CHART_IN, ROW_IN = 7.0, 2.1, 0.3
-STYLE = {
+CHART_IN, TIMELINE_IN, ROW_IN = (7.0, 2.1), 14.0, 0.3
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: to be searched, read aloud and set in the page's font
     "svg.hashsalt": "ops-worker",
     "path.simplify": False,  # every point that is there is drawn
@@ -58,7 +56,7 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
     """Draws one SVG after the other, in one style. Use it as a context manager."""
 
     def __enter__(self) -> Self:
-        self._style = mpl.rc_context(STYLE)  # type: ignore[arg-type]
+        self._style = mpl.rc_context(STYLE)
         self._style.__enter__()
         return self
 
@@ -67,7 +65,7 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
 
     def chart(self, page: Page, chart: Chart, place: int) -> str:
         """Draw a series: the mean of each bucket as a line, the highest above it; where nobody looked there is a gap."""
-        figure, axes = _figure(CHART_IN)
+        figure, axes = _figure(*CHART_IN)
         if chart.peaks is not None:
             _line(axes, chart.times, chart.peaks, "peak", 0.8)
         _line(axes, chart.times, chart.means, "mean", 1.6)
@@ -85,7 +83,7 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
         """Draw for each service when it was up, down, and nobody knows; a bar above them for maintenance."""
         rows = len(services) + bool(page.maintenance)
         height_in = 0.55 + ROW_IN * rows
-        figure, axes = _figure(height_in)
+        figure, axes = _figure(TIMELINE_IN, height_in)
         axes.grid(visible=False)
         cell = (page.ended - page.begun) / CELLS
         for row, one in enumerate(services):
@@ -103,30 +101,31 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         _time(axes, page)
-        figure.subplots_adjust(left=0.2, right=0.98, top=1 - 0.05 / height_in, bottom=0.42 / height_in)
+        figure.subplots_adjust(left=0.13, right=0.99, top=1 - 0.05 / height_in, bottom=0.42 / height_in)
         return _svg(figure, "timelines")
 
 
-def _figure(height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, height_in))
+def _figure(width_in: float, height_in: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width_in, height_in))
     return figure, figure.add_subplot()
 
 
-def _line(axes: Axes, times: Sequence[Any], values: Sequence[float | None], name: str, width: float) -> None:
+def _line(axes: Any, times: Sequence[Any], values: Sequence[float | None], name: str, width: float) -> None:
     """Draw a line, and a point for each value that has no neighbour to be joined with."""
     heights = [float("nan") if value is None else value for value in values]
-    axes.plot(times, heights, color=COLOURS[name], linewidth=width, solid_joinstyle="round", gid=name)  # type: ignore[arg-type]
+    axes.plot(times, heights, color=COLOURS[name], linewidth=width, solid_joinstyle="round", gid=name)
     around = [None, *values, None]
     lone = [place for place, value in enumerate(values) if value is not None and around[place] is None and around[place + 2] is None]
     if lone:
         axes.plot([times[place] for place in lone], [heights[place] for place in lone], linestyle="", marker=".", color=COLOURS[name])
 
 
-def _time(axes: Axes, page: Page) -> None:
-    axes.set_xlim(page.begun, page.ended)  # type: ignore[arg-type]
-    locator = AutoDateLocator(tz=UTC)
+def _time(axes: Any, page: Page) -> None:
+    axes.set_xlim(page.begun, page.ended)
+    known: Any = dates  # which has no types
+    locator = known.AutoDateLocator(tz=UTC)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+    axes.xaxis.set_major_formatter(known.ConciseDateFormatter(locator, tz=UTC))
 
 
 def _svg(figure: Figure, name: str) -> str:

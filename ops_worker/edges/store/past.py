@@ -24,11 +24,15 @@ def facts(transaction: Transaction, since_s: float, buckets: int, gauges: Collec
     given = {"now": transaction.now}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
-        statements = (SQL["services_now"], SQL["alerts_now"], SQL["passes_now"])
-        services, alerts, passes = [execute(statement, given) for statement in statements]
+        services, alerts = execute(SQL["services_now"], given), execute(SQL["alerts_now"])
     found = series(transaction, since_s, buckets, gauges)
     lasting = maintenance(transaction)
-    return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes.fetchall(), found, lasting)
+    return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes(transaction), found, lasting)
+
+
+def passes(transaction: Transaction) -> list[Row]:
+    """Read when each pass was last recorded, and how long it said that it is to the next one."""
+    return transaction.connection.execute(SQL["passes_now"], {"now": transaction.now}).fetchall()
 
 
 def series(transaction: Transaction, since_s: float, buckets: int, gauges: Collection[tuple[str, str]]) -> list[Series]:
