@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.commands import alerts, catalogue, check, cluster, maintenance, manifests, passes, report, status
+from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -121,6 +121,7 @@ COMMANDS = {
     ),
     "check": Command("look at everything that a pass needs, and change nothing", check.options, check.run, has_settings=False),
     "status": Command("show what is known now: services, open alerts, passes, figures", status.options, status.run),
+    "explain": Command("say why a service is what it is, or was at some time", explain.options, explain.run),
     "report": Command("write what happened as an HTML page: availability, incidents, latency, figures", report.options, report.run),
     "alerts": Command(
         "list system alerts, acknowledge or close one, remove what is left of services no longer watched", alerts.options, alerts.run

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         points = page.buckets(options.since, past.passes(transaction))
         facts = past.facts(transaction, options.since, points, flat)
         chosen = page.wanted(facts.series)
-        told = page.lasting(chosen, past.runs(transaction, options.since, chosen), series_of)
+        told = page.lasting(chosen, past.runs(transaction, transaction.now, options.since, chosen), series_of)
         return page.page(facts, points, told, past.incidents(transaction, options.since), series_of)
 
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker report")) as database:

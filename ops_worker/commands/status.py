@@ -15,8 +15,9 @@ from ops_worker.core.report import columns
 from ops_worker.errors import DONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from ops_worker.core.status import Table
     from ops_worker.settings import Settings
 
 MAX_SINCE_S = 31 * 86_400.0
@@ -35,11 +36,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Show it once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError."""
+    from ops_worker.core.status import tables
+
     for document in _documents(options, settings):
         if options.output == "json":
             print(json.dumps(document), flush=True)
         else:
-            _draw(document, clear=options.watch is not None)
+            shown = [one for one in tables(document) if one.rows or (one.none and document["services"])]
+            draw(shown, clear=options.watch is not None)
     return DONE
 
 
@@ -67,17 +71,15 @@ def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict
             time.sleep(options.watch)
 
 
-def _draw(document: dict[str, Any], *, clear: bool) -> None:
-    from ops_worker.core.status import tables
-
-    found = [one for one in tables(document) if one.rows or (one.none and document["services"])]
+def draw(tables: Sequence[Table], *, clear: bool = False) -> None:
+    """Show tables: with colours and as wide as the terminal is, or plainly where there is none."""
     if sys.stdout.isatty():
         with contextlib.suppress(ImportError):  # without the extra `view` it is as plain as in a pipe
             from ops_worker.edges import screen
 
-            screen.draw(found, clear=clear)
+            screen.draw(tables, clear=clear)
             return
-    parts = (f"{one.title}\n{columns(one.head, one.rows) if one.rows else one.none}" for one in found)
+    parts = (f"{one.title}\n{columns(one.head, one.rows) if one.rows else one.none}" for one in tables)
     print("\n\n".join(parts) or "no pass has recorded anything yet", flush=True)
 
 

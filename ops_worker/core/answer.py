@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ def one_line(text: str) -> str:
     """Make a text fit for a log line, a terminal and a ``text`` column: no line ends, no control characters, bounded."""
     line = _UNPRINTABLE.sub(" ", text).strip()
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
+
+
+def moment_of(text: Any) -> datetime | None:
+    """Read a time as it is kept in ``details``; None where there is none, or what a person or another program left there."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def labelled(tags: Mapping[str, Any] | None) -> str:

@@ -55,10 +55,19 @@ def value_at(document: Any, pointer: str) -> Any:
 def broken(document: Any, conditions: Iterable[Condition]) -> list[str]:
     """Say of each condition that does not hold what was found, and what was wanted. Absent fits nothing."""
     return [
-        f"{condition.pointer} is {_shown(found)}, wants {RELATIONS[condition.relation].words}{_shown(condition.value)}"
+        f"{condition.pointer} is {_shown(found)}, wants {_wanted(condition)}"
         for condition in conditions
         if not _holds(found := value_at(document, condition.pointer), condition)
     ]
+
+
+def wanted(conditions: Iterable[Condition]) -> list[str]:
+    """Say what each condition asks for."""
+    return [f"{condition.pointer} is {_wanted(condition)}" for condition in conditions]
+
+
+def _wanted(condition: Condition) -> str:
+    return f"{RELATIONS[condition.relation].words}{_shown(condition.value)}"
 
 
 def _holds(found: Any, condition: Condition) -> bool:

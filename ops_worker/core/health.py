@@ -86,11 +86,12 @@ def plan(
 
     ``damping`` is for the services that have none of their own.
     """
-    decided = (decide(v, time_of(v.taken_at), before[v.target.name], _own(v.target, damping), now) for v in verdicts)
+    decided = (decide(v, time_of(v.taken_at), before[v.target.name], damping_of(v.target, damping), now) for v in verdicts)
     return [update for update in decided if update is not None]
 
 
-def _own(target: Target, damping: Damping) -> Damping:
+def damping_of(target: Target, damping: Damping) -> Damping:
+    """Give the damping of a service: its own, and where it has none that of the settings."""
     return Damping(target.alert_after or damping.alert_after, target.resolve_after or damping.resolve_after)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from ops_worker.core.past import Series
+    from ops_worker.core.past import Key, Series
     from ops_worker.core.status import Facts
 
 MAX_BUCKETS = 144
@@ -115,17 +115,17 @@ def buckets(since_s: float, passes: Iterable[Mapping[str, Any]]) -> int:
     return max(1, min(MAX_BUCKETS, int(since_s / (BUCKET_PERIODS * longest_s))))
 
 
-def wanted(series: Iterable[Series]) -> list[tuple[Series, float]]:
+def wanted(series: Iterable[Series]) -> list[tuple[Key, float]]:
     """Choose the series that tell of up and down and of maintenance, each with the period of the pass that writes it, in seconds."""
     series = tuple(series)
     metrics_s = period_s(series, "metrics", DEFAULT_PERIOD_S)
     health_s = period_s(series, "health", DEFAULT_PERIOD_S)
-    return [(one, metrics_s) for one in series if one.metric == HEALTHY] + [
-        (one, health_s) for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
+    return [(one.key, metrics_s) for one in series if one.metric == HEALTHY] + [
+        (one.key, health_s) for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
     ]
 
 
-def lasting(chosen: Sequence[tuple[Series, float]], runs: Sequence[Sequence[Run]], series_of: Mapping[str, str]) -> Lasting:
+def lasting(chosen: Sequence[tuple[Key, float]], runs: Sequence[Sequence[Run]], series_of: Mapping[str, str]) -> Lasting:
     """Name each of the services, also those of which nothing is known; ``series_of`` gives a service's name in ``system_metrics``."""
     named = {series: service for service, series in series_of.items()}
     found = [(named.get(one.service or "", one.service or "") + labelled(one.tags), run) for (one, _), run in _both(chosen, runs, HEALTHY)]
@@ -140,7 +140,10 @@ def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[s
     services = [_availability(name, runs, told.maintenance, begun, facts.now) for name, runs in told.services]
     services.sort(key=lambda one: (-one.down_s, -one.unknown_s, one.service))
     worth = [one for one in facts.series if _is_drawn(one)]
-    drawn = sorted((one for one in worth if len(one.growth if one.counts else one.buckets) > 1), key=lambda one: (_rank(one), one.service or "", one.metric))
+    drawn = sorted(
+        (one for one in worth if len(one.growth if one.counts else one.buckets) > 1),
+        key=lambda one: (_rank(one), one.service or "", one.metric),
+    )
     named = {series: service for service, series in series_of.items()}
     return Page(
         begun,
@@ -186,9 +189,7 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     return found
 
 
-def _both(
-    chosen: Sequence[tuple[Series, float]], runs: Sequence[Sequence[Run]], metric: str
-) -> list[tuple[tuple[Series, float], Sequence[Run]]]:
+def _both(chosen: Sequence[tuple[Key, float]], runs: Sequence[Sequence[Run]], metric: str) -> list[tuple[tuple[Key, float], Sequence[Run]]]:
     return [(one, run) for one, run in zip(chosen, runs, strict=True) if one[0].metric == metric]
 
 

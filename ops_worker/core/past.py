@@ -29,6 +29,14 @@ class Growth(NamedTuple):
     seconds: float
 
 
+class Key(NamedTuple):
+    """What names a series."""
+
+    service: str | None
+    metric: str
+    tags: Mapping[str, Any] | None
+
+
 class Series(NamedTuple):
     """One series over some time, in buckets (from 1) that have rows, with its newest value.
 
@@ -44,6 +52,11 @@ class Series(NamedTuple):
     counts: bool
     latest: float = 0.0
     growth: Mapping[int, Growth] = {}
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return Key(self.service, self.metric, self.tags)
 
     @property
     def number(self) -> int:

@@ -8,7 +8,7 @@ from ops_worker.core.answer import ago, labelled, one_line, short
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.past import Series
@@ -46,12 +46,16 @@ class Table(NamedTuple):
     none: str = ""  # what is said where there are no rows; nothing: it is left out
 
 
+def period_of(passes: Iterable[Mapping[str, Any]], name: str) -> float:
+    """Give how long a pass said that it is to the next one, in seconds."""
+    return next((row["period_s"] for row in passes if row["pass"] == name), None) or DEFAULT_PERIOD_S
+
+
 def build(facts: Facts, series_of: Mapping[str, str]) -> dict[str, Any]:
     """Build the document. ``series_of`` gives a service's name in ``system_metrics``."""
-    periods = {row["pass"]: row["period_s"] or DEFAULT_PERIOD_S for row in facts.passes}
     series = [_series(one, facts.now) for one in facts.series]
     latencies = {one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS}
-    health_s = periods.get("health", DEFAULT_PERIOD_S)
+    health_s = period_of(facts.passes, "health")
     named = {row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services}
     return {
         "at": facts.now.isoformat(),

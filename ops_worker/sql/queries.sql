@@ -226,6 +226,29 @@ WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AN
   AND (closed_at IS NULL OR closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
 ORDER BY created_at, id
 
+-- name: service_row
+SELECT status, latency_ms, details, checked_at FROM service_health WHERE service = %(service)s
+
+-- name: observations
+-- What the passes last saw of a service.
+SELECT time, metric_name AS metric, value FROM system_metrics
+WHERE service = %(series)s AND metric_name IN ('healthy', 'probe_latency_ms') AND time <= %(at)s
+ORDER BY time DESC LIMIT 10
+
+-- name: alerts_of
+-- The last alerts of a service that had opened by then.
+SELECT id, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at, details -> 'evidence' AS evidence
+FROM fleet_alert
+WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s AND created_at <= %(at)s
+ORDER BY created_at DESC, id DESC LIMIT 5
+
+-- name: maintained
+-- Whether a health pass of that time told of a maintenance.
+SELECT time FROM system_metrics
+WHERE metric_name = 'maintenance' AND service = 'ops_worker' AND time <= %(at)s
+  AND time > %(at)s::timestamptz - make_interval(secs => coalesce((tags ->> 'period_s')::float8, 60))
+LIMIT 1
+
 -- name: inspect_server
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,
        current_database()::text AS database, current_user::text AS role, session_user::text AS login,

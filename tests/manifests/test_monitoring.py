@@ -274,6 +274,7 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
     "suspended briefly": ([WELL, History(PAUSED, between(11, 40))], {}),
     "suspended for long": (SWITCHED_OFF, {(SUSPENDED, HEALTH): range(71, END)}),
     "suspended from the start": ([WELL, History(None, between(0, END))], {(SUSPENDED, HEALTH): range(60, END)}),
+    "not meant to run by itself": ([WELL, History(), History(None, between(0, END), cronjob="ops-worker-init-db")], {}),
     "resumed in vain": ([WELL, History(until(10), between(11, 40))], {(OVERDUE, HEALTH): range(43, END)}),
     "kube-state-metrics goes away": (
         [

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.past import Growth, Run, gathered
-from ops_worker.core.status import Facts
+from ops_worker.core.explain import LOOKS_BACK_S, Findings
+from ops_worker.core.past import Growth, Key, Run, gathered
+from ops_worker.core.series import HEALTHY
+from ops_worker.core.status import Facts, period_of
 from ops_worker.edges.store.people import maintenance
 from ops_worker.edges.store.statements import SQL
+from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from datetime import datetime
 
+    from ops_worker.core.model import Target
     from ops_worker.core.past import Series
     from ops_worker.edges.store.statements import Transaction
 
@@ -30,9 +35,9 @@ def facts(transaction: Transaction, since_s: float, buckets: int, gauges: Collec
     return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes(transaction), found, lasting)
 
 
-def passes(transaction: Transaction) -> list[Row]:
-    """Read when each pass was last recorded, and how long it said that it is to the next one."""
-    return transaction.connection.execute(SQL["passes_now"], {"now": transaction.now}).fetchall()
+def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
+    """Read when each pass was last recorded, now or at that time, and how long it said that it is to the next one."""
+    return transaction.connection.execute(SQL["passes_now"], {"now": at or transaction.now}).fetchall()
 
 
 def series(transaction: Transaction, since_s: float, buckets: int, gauges: Collection[tuple[str, str]]) -> list[Series]:
@@ -40,7 +45,7 @@ def series(transaction: Transaction, since_s: float, buckets: int, gauges: Colle
     given = {"now": transaction.now, "since_s": since_s, "buckets": buckets}
     execute = transaction.connection.execute
     found = gathered(execute(SQL["history"], given), gauges)
-    named = [_named(place, one) | {"last": one.last.isoformat()} for place, one in enumerate(found)]
+    named = [_named(place, one.key) | {"last": one.last.isoformat()} for place, one in enumerate(found)]
     counters = [name for name, one in zip(named, found, strict=True) if one.counts]
     with transaction.connection.pipeline():
         ends = execute(SQL["ends"], {"series": json.dumps(named)})
@@ -52,10 +57,13 @@ def series(transaction: Transaction, since_s: float, buckets: int, gauges: Colle
     return [one._replace(latest=latest.get(place, 0.0), growth=grown.get(place, {})) for place, one in enumerate(found)]
 
 
-def runs(transaction: Transaction, since_s: float, wanted: Sequence[tuple[Series, float]]) -> list[list[Run]]:
-    """Read from when to when each of these series was up and down, in the order of time; with each comes its period in seconds."""
-    named = [_named(place, one) | {"period_s": period_s} for place, (one, period_s) in enumerate(wanted)]
-    given = {"now": transaction.now, "since_s": since_s, "series": json.dumps(named)}
+def runs(transaction: Transaction, until: datetime, since_s: float, wanted: Sequence[tuple[Key, float]]) -> list[list[Run]]:
+    """Read from when to when each of these series was up and down, in the order of time, in so many seconds before a moment.
+
+    With each of them comes the time from one row to the next, in seconds.
+    """
+    named = [_named(place, key) | {"period_s": period_s} for place, (key, period_s) in enumerate(wanted)]
+    given = {"now": until, "since_s": since_s, "series": json.dumps(named)}
     found: list[list[Run]] = [[] for _ in wanted]
     for row in transaction.connection.execute(SQL["runs"], given):
         found[row["place"]].append(Run(row["up"], row["begun"], row["ended"]))
@@ -67,5 +75,33 @@ def incidents(transaction: Transaction, since_s: float) -> list[Row]:
     return transaction.connection.execute(SQL["incidents"], {"now": transaction.now, "since_s": since_s}).fetchall()
 
 
-def _named(place: int, one: Series) -> Row:
-    return {"place": place, "service": one.service, "metric": one.metric, "tags": one.tags}
+def findings(transaction: Transaction, service: str, target: Target | None, at: datetime | None) -> Findings:
+    """Read what is known of a service at a time, or now. Raises SettingsError for a time that is not yet, by the database's clock."""
+    now, at = transaction.now, at or transaction.now
+    if at > now:
+        raise SettingsError([f"--at {at.isoformat()}: that is not yet; the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"])
+    key = Key(target.series if target else service, HEALTHY, dict(target.tags) if target else {})
+    given = {"service": service, "series": key.service, "at": at}
+    told = passes(transaction, at)
+    execute = transaction.connection.execute
+    with transaction.connection.pipeline():
+        names = (SQL["service_row"], SQL["observations"], SQL["alerts_of"], SQL["maintained"])
+        row, seen, alerts, maintained = [execute(statement, given) for statement in names]
+    (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, period_of(told, "metrics"))])
+    lasting = maintenance(transaction) if at == now else {}
+    return Findings(
+        service,
+        now,
+        at,
+        row.fetchone(),
+        found,
+        seen.fetchall(),
+        alerts.fetchall(),
+        told,
+        maintained.fetchone() is not None,
+        lasting.get("until"),
+    )
+
+
+def _named(place: int, key: Key) -> Row:
+    return {"place": place, **key._asdict()}

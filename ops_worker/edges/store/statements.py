@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.core.answer import one_line, stopped
+from ops_worker.core.answer import moment_of, one_line, stopped
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, evidence, summary
 from ops_worker.core.model import NO_TAGS, Reading, Recorded, Remembered
@@ -236,10 +235,7 @@ def _remembered(row: Mapping[str, Any] | None, *, alerted: bool) -> Remembered:
     if row is None:
         return Remembered(alerted=alerted)
     streak = row["streak"] if isinstance(row["streak"], int) else 0  # absent in the rows of the old loops
-    since = None
-    with contextlib.suppress(TypeError, ValueError):
-        since = datetime.fromisoformat(row["since"]).astimezone(UTC)
-    return Remembered(row["status"] == "healthy", streak, since, row["checked_at"], alerted)
+    return Remembered(row["status"] == "healthy", streak, moment_of(row["since"]), row["checked_at"], alerted)
 
 
 def _row(update: Update) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""``ops-worker explain``: why a service is what it is, or was at some time."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ops_worker.commands.status import draw, since
+from ops_worker.errors import DONE, SettingsError
+
+if TYPE_CHECKING:
+    from ops_worker.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    parser.add_argument("service", metavar="SERVICE", help="a service that is watched, postgres, ops_worker, or one that was watched once")
+    parser.add_argument(
+        "--at", type=moment, metavar="TIME", help="a time, UTC unless it says otherwise (2026-03-01T03:10), or so long ago (90m); else now"
+    )
+    parser.add_argument("--output", choices=["json", "text"], default="text", help="sentences and tables (the default), or one document")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Explain it. Raises DatabaseError, SchemaError, or SettingsError for a service that nobody knows or a time that is not yet."""
+    from ops_worker.core.explain import Rule, build, known, sentences, tables
+    from ops_worker.core.health import damping_of
+    from ops_worker.edges import store
+    from ops_worker.edges.store import past
+
+    watched = {target.name: target for target in settings.catalogue.targets}
+    target = watched.get(options.service)
+    with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")) as database:
+        found = database.transact(
+            store.LOOK,
+            lambda transaction: past.findings(transaction, options.service, target, options.at),
+            reads=[store.MAINTENANCE_TABLE],
+            dry_run=True,
+        )
+    assert found is not None, "who only looks takes no lock"
+    if target is None and not known(found):
+        raise SettingsError(
+            [f"no service {options.service} is watched, and nothing is recorded of one: there are {', '.join(watched) or 'none'}"]
+        )
+    if settings.maintenance_until is not None and options.at is None and settings.maintenance_until > found.now:
+        found = found._replace(maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now))
+    damping = damping_of(target, settings.damping) if target else settings.damping
+    document = build(found, Rule(target, damping, alerts=settings.system_alert_enabled))
+    if options.output == "json":
+        print(json.dumps(document))
+    else:
+        print("\n".join(sentences(document)), end="\n\n", flush=True)
+        draw([one for one in tables(document) if one.rows or one.none])
+    return DONE
+
+
+def moment(text: str) -> datetime:
+    """Read a time, or how long ago it was."""
+    if re.fullmatch(r"[\d.]+[smhd]", text):
+        return datetime.now(UTC) - timedelta(seconds=since(text))
+    try:
+        told = datetime.fromisoformat(text)
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text} is no time: 2026-03-01T03:10, or 90m for so long ago") from None

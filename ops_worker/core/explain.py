@@ -1,0 +1,231 @@
+"""Why a service is what it is: from the rows about it to sentences, with the rule, its thresholds and the alert's history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.answer import ago, lasted, moment_of, one_line, without_password
+from ops_worker.core.conditions import wanted
+from ops_worker.core.series import HEALTHY, OPS_WORKER, POSTGRES
+from ops_worker.core.status import STALE_PERIODS, Table, period_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.model import Damping, Target
+    from ops_worker.core.past import Run
+
+LOOKS_BACK_S = 86_400.0
+"""Seconds before the time in question of which the ups and downs are told."""
+MAX_TURNS = 8
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+class Findings(NamedTuple):
+    """The rows about a service, as the store reads them, at a time ``at``; ``now`` is the database's clock."""
+
+    service: str
+    now: datetime
+    at: datetime
+    row: Mapping[str, Any] | None
+    runs: Sequence[Run]
+    observations: Sequence[Mapping[str, Any]]
+    alerts: Sequence[Mapping[str, Any]]
+    passes: Sequence[Mapping[str, Any]]
+    maintained: bool
+    maintenance_until: datetime | None
+
+
+class Rule(NamedTuple):
+    """What a service is judged by: its target (None where it is not watched), the damping, and whether alerts open at all."""
+
+    target: Target | None
+    damping: Damping
+    alerts: bool = True
+
+
+def build(found: Findings, rule: Rule) -> dict[str, Any]:
+    """Build the document: what was so, why, and what the alert did."""
+    state = _state(found)
+    alerts = [_alert(row, found.at) for row in found.alerts]
+    return {
+        "service": found.service,
+        "at": found.at.isoformat(),
+        **state,
+        "alert": _about_alert(found, rule, state, alerts),
+        "turns": _turns(found),
+        "observations": [_observation(row) for row in found.observations],
+        "rule": _rule(found.service, rule),
+        "alerts": alerts,
+        "passes": [
+            {"pass": row["pass"], "recorded": row["time"].isoformat(), "age_s": (found.at - row["time"]).total_seconds()}
+            for row in found.passes
+        ],
+    }
+
+
+def known(found: Findings) -> bool:
+    """Say whether anything is known of the service: a row, a sample or an alert; of the worker itself, that is always so."""
+    return bool(found.service == OPS_WORKER or found.row or found.runs or found.observations or found.alerts)
+
+
+def sentences(document: Mapping[str, Any]) -> list[str]:
+    """Say in two lines what was so, and what came of it."""
+    state, since, at = document["state"], document["since"], document["at"]
+    if state == "unknown":
+        what = f"nothing is known of {document['service']}: no pass has looked{f' since {_time(since)}' if since else ''}"
+    else:
+        held = f" since {_time(since)}" if since else ""
+        what = f"{document['service']} is {state}{held}{': ' if document['reason'] else ''}{document['reason']}"
+    by = f", says {document['seen_by']}" if document["seen_by"] else ""
+    return [f"at {_time(at)} UTC: {what}{by}", document["alert"]]
+
+
+def tables(document: Mapping[str, Any]) -> list[Table]:
+    """Lay the document out for a person."""
+    turns = tuple((one["state"], _time(one["from"]), _time(one["to"]), lasted(one["seconds"])) for one in document["turns"])
+    seen = tuple((_time(one["time"]), one["pass"], one["found"]) for one in document["observations"])
+    alerts = tuple(
+        (
+            str(one["id"]),
+            one["status"],
+            _time(one["opened"]),
+            _time(one["closed"]),
+            f"{one['acknowledged_by']}, {_time(one['acknowledged_at'])}" if one["acknowledged_at"] else "-",
+            one["summary"],
+        )
+        for one in document["alerts"]
+    )
+    newest = next((one for one in document["alerts"] if one["evidence"]), None)
+    evidence = tuple((name, one_line(str(value))) for name, value in newest["evidence"].items()) if newest else ()
+    passes = tuple((one["pass"], _time(one["recorded"]), ago(one["age_s"])) for one in document["passes"])
+    return [
+        Table(f"Up and down, the {ago(LOOKS_BACK_S)} before", ("STATE", "FROM", "TO", "FOR"), turns, 0, "no pass looked"),
+        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, "no pass has recorded anything of it"),
+        Table("The rule", ("WHAT", "IS"), tuple(document["rule"].items())),
+        Table("Its last alerts", ("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"), alerts, 1, "none"),
+        Table(f"What opened alert {newest['id'] if newest else ''}", ("WHAT", "WAS"), evidence),
+        Table("Passes, the last before it", ("PASS", "RECORDED", "AGE"), passes, None, "none was recorded, or RECORD_OWN_METRICS is off"),
+    ]
+
+
+def _state(found: Findings) -> dict[str, Any]:
+    """Say what the service was: by its row where that speaks of the time, else by the samples, else nobody knows."""
+    row, health_s = found.row or {}, period_of(found.passes, "health")
+    details = row["details"] if row and isinstance(row["details"], dict) else {}
+    since = (moment_of(details.get("since")) or row["checked_at"]) if row else None
+    state = str(details.get("status") or row.get("status"))
+    spoken_of = since is not None and since <= found.at
+    if spoken_of and (found.at - row["checked_at"]).total_seconds() <= STALE_PERIODS * health_s:
+        answer = f"http {details['http_status']}" if "http_status" in details else ""
+        return _told(state, since, details.get("error") or details.get("reason") or answer, "the health pass", details.get("streak"))
+    opened = next((row for row in found.alerts if _open(row, found.at)), None)
+    if run := next((one for one in found.runs if one.begun <= found.at <= one.ended), None):
+        return _told(
+            "healthy" if run.up else "unhealthy", run.begun, opened["summary"] if opened and not run.up else "", "the metrics pass"
+        )
+    if found.service == OPS_WORKER and found.passes:
+        late = [
+            row["pass"]
+            for row in found.passes
+            if (found.at - row["time"]).total_seconds() > STALE_PERIODS * period_of(found.passes, row["pass"])
+        ]
+        reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(late)}" if late else ""
+        return _told("stale" if late else "healthy", None, reason, "its passes")
+    if spoken_of:
+        return _told("stale", row["checked_at"], f"no pass has looked since; it was {state}", "the health pass")
+    return _told("unknown", found.runs[-1].ended if found.runs else None, "no pass looked")
+
+
+def _told(state: str, since: datetime | None, reason: str, by: str = "", streak: int | None = None) -> dict[str, Any]:
+    return {"state": state, "since": since and since.isoformat(), "reason": one_line(reason), "seen_by": by, "streak": streak}
+
+
+def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a sentence whether there is an alert, and if there is none though one may be expected, why not."""
+    if opened := next((one for one in alerts if one["open"]), None):
+        acknowledged = opened["acknowledged_at"]
+        by = f"acknowledged by {opened['acknowledged_by']} at {_time(acknowledged)}" if acknowledged else "acknowledged by nobody"
+        return f"alert {opened['id']} is open since {_time(opened['opened'])}, {by}"
+    if state["state"] in {"healthy", "stale", "unknown"}:
+        return "no alert is open"
+    if not rule.alerts:
+        return "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    if found.maintained or found.maintenance_until:
+        until = f" until {found.maintenance_until:{TIME}}" if found.maintenance_until else ""
+        return f"no alert is open: there is maintenance{until}"
+    after, streak = rule.damping.alert_after, state["streak"]
+    if streak is not None and streak < after:
+        return f"no alert is open yet: {streak} of {after} passes in a row found it so"
+    return "no alert is open: it opens with the next health pass that finds it so, or a person has closed it since"
+
+
+def _turns(found: Findings) -> list[dict[str, Any]]:
+    """List the last ups and downs, and the times between them of which nobody knows; the newest last."""
+    turns: list[dict[str, Any]] = []
+    for run, then in zip(found.runs, [*(run.begun for run in found.runs[1:]), found.at], strict=False):
+        turns.append(_turn("healthy" if run.up else "unhealthy", run.begun, run.ended))
+        if run.ended < then:
+            turns.append(_turn("unknown", run.ended, then))
+    return turns[-MAX_TURNS:]
+
+
+def _turn(state: str, begun: datetime, ended: datetime) -> dict[str, Any]:
+    return {"state": state, "from": begun.isoformat(), "to": ended.isoformat(), "seconds": (ended - begun).total_seconds()}
+
+
+def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
+    healthy = row["metric"] == HEALTHY
+    found = ("healthy" if row["value"] else "unhealthy") if healthy else f"answered in {row['value']:g} ms"
+    return {"time": row["time"].isoformat(), "pass": "metrics" if healthy else "health", "found": found}
+
+
+def _alert(row: Mapping[str, Any], at: datetime) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "status": row["status"],
+        "open": _open(row, at),
+        "opened": row["created_at"].isoformat(),
+        "closed": row["closed_at"] and row["closed_at"].isoformat(),
+        "acknowledged_by": one_line(row["acknowledged_by"] or ""),
+        "acknowledged_at": row["acknowledged_at"] and row["acknowledged_at"].isoformat(),
+        "summary": one_line(row["summary"]),
+        "evidence": row["evidence"] if isinstance(row["evidence"], dict) else {},
+    }
+
+
+def _open(row: Mapping[str, Any], at: datetime) -> bool:
+    still = row["status"] != "CLOSED" if row["closed_at"] is None else row["closed_at"] > at
+    return bool(row["created_at"] <= at and still)
+
+
+def _rule(service: str, rule: Rule) -> dict[str, str]:
+    target = rule.target
+    if target is None:
+        if service == OPS_WORKER:
+            return {
+                "an alert opens when": f"a pass that once ran was not recorded for {STALE_PERIODS} of its periods; the other pass sees that"
+            }
+        if service == POSTGRES:
+            return {"healthy when": "it answers at least one figure of the metrics pass", "an alert opens": "never"}
+        return {"watched": "no longer: `ops-worker alerts prune` removes what is left of it"}
+    statuses = ", ".join(map(str, target.expect))
+    body = ["a JSON object"] if target.json else []
+    body += wanted(target.conditions)
+    body += [f"latency at most {target.max_latency_ms} ms"] if target.max_latency_ms is not None else []
+    return {
+        "asked": without_password(target.url),
+        "answers within": f"{target.deadline_s:g} s",
+        "healthy when": "; ".join([f"http {statuses}", *body]),
+        "an alert opens after": _passes(rule.damping.alert_after, "unhealthy"),
+        "it closes after": _passes(rule.damping.resolve_after, "healthy"),
+    }
+
+
+def _passes(number: int, found: str) -> str:
+    return f"{number} {found} pass{'es in a row' if number > 1 else ''}"
+
+
+def _time(moment: str | None) -> str:
+    return moment[:19].replace("T", " ") if moment else "-"
