@@ -126,11 +126,8 @@ def _state(found: Findings) -> dict[str, Any]:
             "healthy" if run.up else "unhealthy", run.begun, opened["summary"] if opened and not run.up else "", "the metrics pass"
         )
     if found.service == OPS_WORKER and found.passes:
-        late = [
-            row["pass"]
-            for row in found.passes
-            if (found.at - row["time"]).total_seconds() > STALE_PERIODS * period_of(found.passes, row["pass"])
-        ]
+        ages = {row["pass"]: (found.at - row["time"]).total_seconds() for row in found.passes}
+        late = [name for name, age_s in ages.items() if age_s > STALE_PERIODS * period_of(found.passes, name)]
         reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(late)}" if late else ""
         return _told("stale" if late else "healthy", None, reason, "its passes")
     if spoken_of:
@@ -145,7 +142,7 @@ def _told(state: str, since: datetime | None, reason: str, by: str = "", streak:
 def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
     """Say in a sentence whether there is an alert, and if there is none though one may be expected, why not."""
     if opened := next((one for one in alerts if one["open"]), None):
-        acknowledged = opened["acknowledged_at"]
+        acknowledged = opened["acknowledged_at"] if opened["acknowledged_in_time"] else None
         by = f"acknowledged by {opened['acknowledged_by']} at {_time(acknowledged)}" if acknowledged else "acknowledged by nobody"
         return f"alert {opened['id']} is open since {_time(opened['opened'])}, {by}"
     if state["state"] in {"healthy", "stale", "unknown"}:
@@ -189,6 +186,7 @@ def _alert(row: Mapping[str, Any], at: datetime) -> dict[str, Any]:
         "opened": row["created_at"].isoformat(),
         "closed": row["closed_at"] and row["closed_at"].isoformat(),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
+        "acknowledged_in_time": bool(row["acknowledged_at"] and row["acknowledged_at"] <= at),
         "acknowledged_at": row["acknowledged_at"] and row["acknowledged_at"].isoformat(),
         "summary": one_line(row["summary"]),
         "evidence": row["evidence"] if isinstance(row["evidence"], dict) else {},

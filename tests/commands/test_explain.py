@@ -1,0 +1,202 @@
+"""`ops-worker explain`: why a service is what it is, and was; each sentence follows from rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker import __version__
+from ops_worker.cli import main
+from ops_worker.core.answer import moment_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def explained(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command and give its document."""
+
+    def explain(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert main(["explain", "--output", "json", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return explain
+
+
+def test_now(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is so now is what the health pass's row says, with the alert, who acknowledged it, and which pass saw it."""
+    told = explained("evaluator")
+    row, (_, alert) = looked.health()["evaluator"], looked.alerts()
+    assert (told["state"], told["reason"], told["streak"], told["since"]) == ("down", "Connection refused", 1, row["details"]["since"])
+    assert (
+        told["alert"]
+        == f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, acknowledged by nobody"
+    )
+    (shown,) = told["alerts"]
+    assert shown["evidence"] == alert["details"]["evidence"] and shown["evidence"]["version"] == __version__
+    assert told["rule"]["an alert opens after"] == "1 unhealthy pass"
+    assert [one["pass"] for one in told["passes"]] == ["health", "metrics"]
+    assert main(["alerts", "ack", str(alert["id"]), "--by", "kim"]) == 0
+    assert re.search(r", acknowledged by kim at [\d: -]+$", explained("evaluator")["alert"])
+    assert main(["explain", "evaluator"]) == 0
+    plain = capsys.readouterr().out
+    assert re.match(
+        r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused, says the health pass\nalert \d+ is open since ", plain
+    )
+    assert f"What opened alert {alert['id']}\nWHAT" in plain and re.search(rf"^version +{__version__}$", plain, re.MULTILINE)
+    assert main(["alerts", "close", str(alert["id"])]) == 0
+    assert explained("evaluator")["alert"].endswith("or a person has closed it since")
+    monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
+    assert main(["health"]) == 0
+    told = explained("evaluator")
+    assert (told["alert"], told["streak"]) == ("no alert is open yet: 2 of 3 passes in a row found it so", 2)
+    assert told["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
+    monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
+    assert explained("evaluator")["alert"] == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+
+
+def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was so is what the samples of that time say; where nobody looked, that is said."""
+    alert = looked.alerts()[0]
+    told = explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=2)).isoformat())
+    down = looked.rows(
+        "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0"
+    )[0]
+    assert (told["state"], told["since"], told["seen_by"]) == ("unhealthy", down["first"].astimezone(UTC).isoformat(), "the metrics pass")
+    assert told["reason"] == alert["summary"]
+    assert told["alert"].endswith("acknowledged by nobody"), "alex did so a minute later"
+    assert (
+        explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())["alert"]
+        .split("by ")[1]
+        .startswith("alex at ")
+    )
+    before = explained("dispatcher", "--at", "50m")
+    assert (before["state"], before["alert"], before["alerts"]) == ("healthy", "no alert is open", [])
+    after = explained("dispatcher", "--at", (alert["closed_at"] + timedelta(minutes=5)).isoformat())
+    assert [(one["state"], one["to"]) for one in after["turns"]][-2] == (
+        "unhealthy",
+        (down["last"] + timedelta(seconds=5)).astimezone(UTC).isoformat(),
+    )
+    assert after["alert"] == "no alert is open" and after["alerts"][0]["open"] is False
+    gap = explained("dispatcher", "--at", "70m")
+    assert (gap["state"], gap["reason"]) == ("unknown", "no pass looked") and gap["turns"][-1]["state"] == "unknown"
+    assert all(datetime.fromisoformat(one["time"]) <= datetime.fromisoformat(gap["at"]) for one in gap["observations"])
+    assert main(["explain", "dispatcher", "--at", "70m"]) == 0
+    assert re.match(
+        r"at .* UTC: nothing is known of dispatcher: no pass has looked since [\d: -]+\nno alert is open\n", capsys.readouterr().out
+    )
+    assert main(["explain", "dispatcher", "--at", "20d"]) == 0
+    assert re.match(r"at .* UTC: nothing is known of dispatcher: no pass has looked\nno alert is open\n", capsys.readouterr().out)
+    latencies = [one for one in after["observations"] if one["pass"] == "health"]
+    assert latencies == [] or re.fullmatch(r"answered in [\d.]+ ms", latencies[0]["found"])
+
+
+def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A maintenance, now or then, is why no alert is open."""
+    told = explained("delivery_worker", "--at", "96m")
+    assert (told["state"], told["reason"], told["alert"]) == ("unhealthy", "", "no alert is open: there is maintenance")
+    looked.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    assert main(["maintenance", "start"]) == 0
+    until = looked.value("SELECT until FROM ops_worker_maintenance")
+    assert explained("evaluator")["alert"] == f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
+    monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert explained("evaluator")["alert"] == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    assert main(["maintenance", "end"]) == main(["health"]) == 0
+    assert looked.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'maintenance' AND time > now() - interval '1 minute'") == 1
+
+
+def test_stale(looked: Database, explained: Any) -> None:
+    """A row that no pass has renewed is stale, unless the metrics pass has looked since; a strange row explains nothing away."""
+    looked.rows(
+        "UPDATE service_health SET checked_at = now() - interval '10 minutes', details = details || jsonb_build_object('since', now() - interval '20 minutes')"
+    )
+    told = explained("ingest")
+    assert (told["state"], told["seen_by"]) == ("healthy", "the metrics pass")
+    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy' AND time > now() - interval '10 minutes'")
+    told = explained("ingest")
+    assert (told["state"], told["reason"], told["alert"]) == ("stale", "no pass has looked since; it was healthy", "no alert is open")
+    looked.rows("UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'")
+    assert explained("ingest")["state"] == "healthy"
+    looked.rows(
+        """UPDATE service_health SET status = 'unhealthy', details = '{"http_status": 503, "since": "9"}' WHERE service = 'ingest'"""
+    )
+    told = explained("ingest")
+    assert (told["state"], told["reason"], told["streak"]) == ("unhealthy", "http 503", None)
+    assert moment_of("0001-01-01T00:00:00+23:00") is None or moment_of(None) is None
+
+
+def test_others(looked: Database, explained: Any) -> None:
+    """The database, the worker itself, and a service that was watched once can be asked about as well."""
+    told = explained("postgres")
+    assert (told["state"], told["rule"]["an alert opens"]) == ("healthy", "never")
+    told = explained("ops_worker")
+    assert (told["state"], told["seen_by"]) == ("healthy", "its passes")
+    looked.rows(
+        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'metrics'"
+    )
+    told = explained("ops_worker")
+    assert (told["state"], told["reason"]) == ("stale", "not recorded for 3 periods: metrics")
+    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'pass_success'")
+    assert explained("ops_worker")["state"] == "unknown"
+    looked.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
+    told = explained("gone")
+    assert (told["state"], told["rule"]) == ("healthy", {"watched": "no longer: `ops-worker alerts prune` removes what is left of it"})
+
+
+@pytest.mark.usefixtures("told")
+def test_rule(stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rule is that of the catalogue, whose thresholds go before the settings'."""
+    (tmp_path / "catalogue.toml").write_text(
+        f"""[services.odd]
+url = "{stubs["ingest"].url.replace("//", "//user:secret@")}"
+path = "/health"
+expect = [200, 204]
+max_latency_ms = 700
+alert_after = 4
+resolve_after = 2
+conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
+"""
+    )
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
+    assert main(["init-db"]) == 0
+    found = explained("odd")
+    assert (found["state"], found["alert"], found["turns"], found["observations"]) == ("unknown", "no alert is open", [], [])
+    assert found["rule"] == {
+        "asked": stubs["ingest"].url.replace("//", "//***@") + "/health",
+        "answers within": "5 s",
+        "healthy when": "http 200, 204; a JSON object; /counters/queue_depth is at most 100; latency at most 700 ms",
+        "an alert opens after": "4 unhealthy passes in a row",
+        "it closes after": "2 healthy passes in a row",
+    }
+
+
+def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown service, a time that is not yet or none, no permission: one line each, and the right exit code."""
+    assert main(["explain", "nobody"]) == 2
+    assert capsys.readouterr().err == (
+        "ops-worker explain: no service nobody is watched, and nothing is recorded of one: there are ingest, evaluator, dispatcher, delivery_worker\n"
+    )
+    assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
+    assert re.fullmatch(
+        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n", capsys.readouterr().err
+    )
+    for text in ("tomorrow", "99d", "1.1.1s", "2026-13-01"):
+        assert main(["explain", "ingest", "--at", text]) == 2
+        assert "--at" in capsys.readouterr().err
+    assert main(["explain"]) == 2
+    looked.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", looked.as_user("ops_blind"))
+    assert main(["explain", "ingest"]) == 3
+    assert "permission denied" in capsys.readouterr().err
+    looked.rows("DROP ROLE ops_blind")
