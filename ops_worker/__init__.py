@@ -19,7 +19,8 @@ The layers, each of which may import the ones to its right and never back (check
 
 ``catalogue`` is what is watched and counted, as data: a packaged TOML file, and a user's. ``commands.passes`` runs the passes; the
 other ``commands`` are for people: ``manifests`` holds their rules of Kubernetes manifests, ``edges.cluster`` asks Kubernetes,
-``edges.store.people`` is what they do in the database, ``edges.screen`` draws.
+``edges.store.people`` is what they do in the database, ``edges.store.past`` what they look back on; ``edges.screen`` draws on a
+terminal and ``edges.page`` writes a page.
 ``loop`` runs the same passes again and again, each in a thread of its own; a pass does not know whether it is looped.
 
 ``core`` reads no clock, socket, file or environment. An edge is the only door to its outside world: ``edges.probes``

@@ -78,7 +78,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     else:
         held = f" since {_time(since)}" if since else ""
         what = f"{document['service']} is {state}{held}{': ' if document['reason'] else ''}{document['reason']}"
-    by = f", says {document['seen_by']}" if document["seen_by"] else ""
+    by = f" (seen by {document['seen_by']})" if document["seen_by"] else ""
     return [f"at {_time(at)} UTC: {what}{by}", document["alert"]]
 
 
@@ -101,7 +101,9 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     evidence = tuple((name, one_line(str(value))) for name, value in newest["evidence"].items()) if newest else ()
     passes = tuple((one["pass"], _time(one["recorded"]), ago(one["age_s"])) for one in document["passes"])
     return [
-        Table(f"Up and down, the {ago(LOOKS_BACK_S)} before", ("STATE", "FROM", "TO", "FOR"), turns, 0, "no pass looked"),
+        Table(
+            f"Up and down by the metrics pass, the {ago(LOOKS_BACK_S)} before", ("STATE", "FROM", "TO", "FOR"), turns, 0, "no pass looked"
+        ),
         Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, "no pass has recorded anything of it"),
         Table("The rule", ("WHAT", "IS"), tuple(document["rule"].items())),
         Table("Its last alerts", ("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"), alerts, 1, "none"),
