@@ -52,7 +52,8 @@ def test_now(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch, 
     assert main(["explain", "evaluator"]) == 0
     plain = capsys.readouterr().out
     assert re.match(
-        r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ", plain
+        r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ",
+        plain,
     )
     assert f"What opened alert {alert['id']}\nWHAT" in plain and re.search(rf"^version +{__version__}$", plain, re.MULTILINE)
     assert main(["alerts", "close", str(alert["id"])]) == 0
