@@ -54,7 +54,7 @@ cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has t
 soak: $(READY) ## the sidecar at its shortest intervals for SOAK seconds (600), watched for growth and lateness
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
-bench: $(READY) ## what a pass, thousands of targets and a large fleet cost, in turn with others
+bench: $(READY) ## what a pass, thousands of targets, a large fleet and a look back cost, in turn with others
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
