@@ -415,6 +415,11 @@ def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, p
     stubs["ingest"].mode = "ok"
     assert "1 alert closed: ingest" in worker("health", **env).stdout
     assert worker("metrics", **env).returncode == 0
+    for url, found in ((pooled, "a pooler stands in between, which is fine in transaction mode"), (database.url, "none in between")):
+        assert re.search(rf"^ok +pooler +{found}$", worker("check", **env | {"DATABASE_URL": url}).stdout, re.MULTILINE)
+    assert [
+        worker(*command, **env).returncode for command in (("init-db",), ("status",), ("explain", "ingest"), ("report", "-o", "-"))
+    ] == [0] * 4
     with psycopg.connect(pooled, prepare_threshold=None) as connection:
         assert connection.execute("SELECT current_user::text, current_setting('statement_timeout')").fetchone() == ("postgres", "0")
     assert len(database.alerts()) == 1
