@@ -13,8 +13,10 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.core.answer import lasted
-from ops_worker.core.page import MAX_BUCKETS, Span, buckets, spans
-from ops_worker.core.past import Run
+from ops_worker.core.page import MAX_BUCKETS, MAX_CHARTS, Span, buckets, lasting, spans, wanted
+from ops_worker.core.page import page as build
+from ops_worker.core.past import Bucket, Run, Series
+from ops_worker.core.status import Facts
 from ops_worker.edges.page import percent
 
 if TYPE_CHECKING:
@@ -74,6 +76,38 @@ def test_spans() -> None:
     flicker = [run(True, 0, 50), run(False, 50, 50.1), run(True, 50.1, 85)]
     assert spans(flicker, BEGUN, ended, 10) == [Span("up", 0, 5), Span("down", 5, 1), Span("up", 6, 2), Span("unknown", 8, 2)]
     assert spans([run(False, 95, 100)], BEGUN, ended, 10) == [Span("unknown", 0, 9), Span("down", 9, 1)]
+
+
+@pytest.mark.unit
+def test_shards_and_many_series() -> None:
+    """Each shard is a pass of its own that tells of the same maintenance; what is not drawn is counted."""
+
+    def series(metric: str, tags: dict[str, str], service: str = "ops_worker", points: int = 2) -> Series:
+        buckets = {number: Bucket(1, 1.0, 1.0) for number in range(1, points + 1)}
+        return Series(service, metric, tags, buckets, BEGUN, BEGUN + timedelta(seconds=240), counts=False)
+
+    shards = [{"pass": "health", "period_s": "60", "shard": f"{number}/2"} for number in (0, 1)]
+    told = [series("maintenance", tags) for tags in shards]
+    passes = [series("pass_success", tags) for tags in shards]
+    drawn = [series("free_bytes", {"disk": str(number)}, "store") for number in range(MAX_CHARTS + 3)]
+    found = [*told, *passes, *drawn, series("used", {}, "store", points=1)]
+    chosen = wanted(found)
+    assert [period_s for _, period_s in chosen] == [60, 60]
+
+    def at(minute: float) -> datetime:
+        return BEGUN + timedelta(minutes=minute)
+
+    lasts = lasting(chosen, [[Run(True, at(1), at(3)), Run(True, at(8), at(9))], [Run(True, at(2), at(4))]], {"db": "database"})
+    assert [*lasts] == [[("db", ())], [Run(True, at(1), at(4)), Run(True, at(8), at(9))]]
+    page = build(Facts(at(10), 600, [], [], [], found, {}), 5, lasts, [], {"db": "database"})
+    assert [(one.name, one.recorded, one.missed) for one in page.passes] == [("health 0/2", 2, 3), ("health 1/2", 2, 3)]
+    assert (len(page.charts), page.left_out, page.charts[0].unit, page.charts[0].means) == (
+        MAX_CHARTS,
+        4,
+        "bytes",
+        [1.0, 1.0, None, None, None],
+    )
+    assert (page.services[0].available, page.services[0].coverage, page.services[0].unknown_s) == (None, 0, 600)
 
 
 @pytest.fixture(scope="module")
