@@ -199,24 +199,26 @@ GROUP BY 1, 2
 -- name: runs
 -- From when to when each series was 0, and was more. A sample speaks until the next one, if that is there within three periods;
 -- otherwise for one period, and nobody knows what was after that.
-SELECT i.place, i.up, greatest(min(i.begun), %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, max(i.ended) AS ended
+SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, r.ended
 FROM (
-    SELECT n.place, r.*, count(*) FILTER (WHERE r.turns) OVER (PARTITION BY n.place ORDER BY r.begun ROWS UNBOUNDED PRECEDING) AS island
+    SELECT n.place, t.up, t.begun, coalesce(lead(t.before_ended) OVER (PARTITION BY n.place ORDER BY t.number), t.all_ended) AS ended
     FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, period_s float8)
     CROSS JOIN LATERAL (
-        SELECT m.value > 0 AS up, m.time AS begun,
-               lag(m.value > 0) OVER past IS DISTINCT FROM (m.value > 0)
-                   OR lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) < m.time AS turns,
-               CASE WHEN lead(m.time) OVER past <= m.time + make_interval(secs => 3 * n.period_s) THEN lead(m.time) OVER past
-                    ELSE least(m.time + make_interval(secs => n.period_s), %(now)s) END AS ended
-        FROM system_metrics AS m
-        WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-          AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * n.period_s)
-        WINDOW past AS (ORDER BY m.time)) AS r) AS i
-GROUP BY 1, 2, i.island
-HAVING max(i.ended) > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
-ORDER BY 1, 3
+        SELECT * FROM (
+            SELECT m.value > 0 AS up, m.time AS begun, row_number() OVER past AS number,
+                   lag(m.value > 0) OVER past IS DISTINCT FROM (m.value > 0)
+                       OR lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) < m.time AS turns,
+                   CASE WHEN m.time <= lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) THEN m.time
+                        ELSE lag(m.time) OVER past + make_interval(secs => n.period_s) END AS before_ended,
+                   least(max(m.time) OVER () + make_interval(secs => n.period_s), %(now)s) AS all_ended
+            FROM system_metrics AS m
+            WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+              AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
+              AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * n.period_s)
+            WINDOW past AS (ORDER BY m.time)) AS s
+        WHERE s.turns) AS t) AS r
+WHERE r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+ORDER BY 1, r.begun
 
 -- name: incidents
 -- The system alerts that were open at some time of the last so many seconds.
