@@ -151,11 +151,15 @@ def test_readme_commands(worker: Worker, block: str) -> None:
 
 @pytest.mark.acceptance
 def test_demo() -> None:
-    """The demo shows an alert open and close, and leaves neither a process nor a file behind."""
+    """The demo shows an alert open and close, leaves its page and no process behind, and ends with the status of what was seeded."""
+    (ROOT / "report.html").unlink(missing_ok=True)
     done = subprocess.run([sys.executable, "-m", "tests.demo"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 alert opened: dispatcher" in done.stdout
     assert "1 alert closed: dispatcher" in done.stdout
+    page, _, status = done.stdout.partition("report.html: written\n\n$ ops-worker status --since 2h\n")
+    assert re.search(r"^evaluator +rules_evaluated .*[▁▂▃▄▅▆▇█·]{24}$", status, re.MULTILINE) and "$" not in status
+    assert (ROOT / "report.html").read_text(encoding="utf-8").count("<svg") >= 14, page
     port = re.search(r"127\.0\.0\.1:(\d+)/postgres", done.stdout)
     assert port is not None
     assert not subprocess.run(["pgrep", "-f", f"postgres.*-p {port[1]}"], capture_output=True, text=True, check=False).stdout
