@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import labelled, one_line
-from ops_worker.core.past import Run, period_s
-from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PASS_SUCCESS, PROBE_LATENCY_MS
+from ops_worker.core.past import Run, each_s, missed, passes, period_s
+from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.status import DEFAULT_PERIOD_S
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class Page(NamedTuple):
     left_out: int
 
 
-def buckets(since_s: float, passes: Iterable[Mapping[str, Any]]) -> int:
+def buckets(since_s: float, told: Iterable[Mapping[str, Any]]) -> int:
     """Choose the number of a chart's points, by how long the passes said that it is to the next one."""
-    longest_s = max((row["period_s"] or DEFAULT_PERIOD_S for row in passes), default=DEFAULT_PERIOD_S)
+    longest_s = max((row["period_s"] or DEFAULT_PERIOD_S for row in told), default=DEFAULT_PERIOD_S)
     return max(1, min(MAX_BUCKETS, int(since_s / (BUCKET_PERIODS * longest_s))))
 
 
@@ -151,7 +151,7 @@ def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[s
         services,
         told.maintenance,
         [_incident(row, begun, facts.now) for row in incidents],
-        [_pass(one) for one in facts.series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)],
+        [_pass(one) for one in passes(facts.series)],
         [_chart(one, named, begun, timedelta(seconds=facts.since_s / points), points) for one in drawn[:MAX_CHARTS]],
         points,
         len(worth) - len(drawn[:MAX_CHARTS]),
@@ -215,12 +215,10 @@ def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[st
 
 def _pass(one: Series) -> PassRow:
     tags = one.tags or {}
-    each_s = float(tags.get("period_s", DEFAULT_PERIOD_S))
-    due = round((one.last - one.first).total_seconds() / each_s) + 1
     name = one_line(str(tags.get("pass", "?")))
     if "shard" in tags:
         name += f" {one_line(str(tags['shard']))}"
-    return PassRow(name, each_s, one.first, one.last, one.number, max(0, due - one.number))
+    return PassRow(name, each_s(one, DEFAULT_PERIOD_S), one.first, one.last, one.number, missed(one, DEFAULT_PERIOD_S))
 
 
 def _is_drawn(one: Series) -> bool:

@@ -110,7 +110,22 @@ def gathered(rows: Iterable[Mapping[str, Any]], gauges: Collection[tuple[str, st
     ]
 
 
+def passes(series: Iterable[Series]) -> list[Series]:
+    """Choose the series in which the passes tell that they were recorded."""
+    return [one for one in series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)]
+
+
+def each_s(one: Series, default: float) -> float:
+    """Give the time from one row of a pass's series to the next, in seconds, as the pass told it."""
+    return float((one.tags or {}).get("period_s", default))
+
+
+def missed(one: Series, default: float) -> int:
+    """Count the passes that were due between the first row of a pass's series and the last one, and were not recorded."""
+    due = round((one.last - one.first).total_seconds() / each_s(one, default)) + 1
+    return max(0, due - one.number)
+
+
 def period_s(series: Iterable[Series], name: str, default: float) -> float:
     """Give the longest time that a pass said it would be to the next one, in seconds."""
-    told = [one.tags or {} for one in series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)]
-    return max((float(tags["period_s"]) for tags in told if tags.get("pass") == name and "period_s" in tags), default=default)
+    return max((each_s(one, default) for one in passes(series) if (one.tags or {}).get("pass") == name), default=default)

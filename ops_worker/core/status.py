@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import ago, labelled, one_line, short
+from ops_worker.core.past import missed, passes
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def build(facts: Facts, series_of: Mapping[str, str]) -> dict[str, Any]:
         "services": [_service(row, facts.now, health_s, latencies.get(named[row["service"]])) for row in facts.services],
         "alerts": [_alert(row, facts.now) for row in facts.alerts],
         "maintenance": _maintenance(facts.maintenance),
-        "passes": [_pass(row, facts.now) for row in facts.passes],
+        "passes": [_pass(row, facts) for row in facts.passes],
         "series": [one for one in series if one["metric"] != PROBE_LATENCY_MS and one["service"] != OPS_WORKER],
     }
 
@@ -86,8 +87,9 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (str(one["id"]), one["service"], one["status"], ago(one["age_s"]), one["acknowledged_by"] or "-", one["summary"])
         for one in document["alerts"]
     )
-    passes = tuple(
-        (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"])) for one in document["passes"]
+    ran = tuple(
+        (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"]), str(one["missed"]))
+        for one in document["passes"]
     )
     series = tuple(
         (one["service"], one["metric"] + labelled(one["tags"]), short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
@@ -99,7 +101,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         Table("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), maintenance),
         Table("Services", ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"), services, 1),
         Table("Open alerts", ("ID", "SERVICE", "STATUS", "AGE", "ACKNOWLEDGED BY", "SUMMARY"), alerts, 2, "none"),
-        Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH"), passes, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
+        Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH", "MISSED"), ran, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
         Table(f"Last {ago(document['since_s'])}", ("SERIES", "METRIC", "NOW", "RATE", "HISTORY"), series),
     ]
 
@@ -159,13 +161,14 @@ def _maintenance(row: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _pass(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    age_s, period_s = (now - row["time"]).total_seconds(), row["period_s"] or DEFAULT_PERIOD_S
+def _pass(row: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    age_s, period_s = (facts.now - row["time"]).total_seconds(), row["period_s"] or DEFAULT_PERIOD_S
     return {
         "pass": row["pass"],
         "last_success": row["time"].isoformat(),
         "age_s": age_s,
         "period_s": period_s,
+        "missed": sum(missed(one, DEFAULT_PERIOD_S) for one in passes(facts.series) if (one.tags or {}).get("pass") == row["pass"]),
         "stale": age_s > STALE_PERIODS * period_s,
     }
 

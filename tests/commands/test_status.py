@@ -124,6 +124,20 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.integration
+def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Passes that were due between others, and left no row, are counted."""
+    found = document(capsys, "--since", "2h")
+    rows = looked.rows(
+        """SELECT tags ->> 'pass' AS pass, (tags ->> 'period_s')::float8 AS each, count(*) AS recorded, extract(epoch FROM max(time) - min(time))::float8 AS between
+           FROM system_metrics WHERE metric_name = 'pass_success' AND time > %s::timestamptz - interval '2 hours' AND time <= %s GROUP BY 1, 2""",
+        found["at"], found["at"],
+    )  # fmt: skip
+    for one in found["passes"]:
+        due = sum(max(0, round(row["between"] / row["each"]) + 1 - row["recorded"]) for row in rows if row["pass"] == one["pass"])
+        assert one["missed"] == due > 10, "nobody looked for a quarter of an hour"
+
+
+@pytest.mark.integration
 def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """While a maintenance lasts, that is the first thing on the screen."""
     assert document(capsys)["maintenance"] is None
