@@ -176,7 +176,7 @@ def _turn(state: str, begun: datetime, ended: datetime) -> dict[str, Any]:
 
 def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
     healthy = row["metric"] == HEALTHY
-    found = ("healthy" if row["value"] else "unhealthy") if healthy else f"answered in {row['value']:g} ms"
+    found = ("healthy" if row["value"] == 1 else "unhealthy") if healthy else f"answered in {row['value']:g} ms"
     return {"time": row["time"].isoformat(), "pass": "metrics" if healthy else "health", "found": found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PASS_SUCCESS, POSTGRES, PROBE_LATENCY_MS
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.core.model import Figure, Target
+
+
+PERIOD = re.compile(r"\d{1,6}(\.\d{1,6})?")
+"""How a pass tells the time to the next one; what stands there otherwise was not written by one."""
 
 
 class Bucket(NamedTuple):
@@ -116,8 +121,9 @@ def passes(series: Iterable[Series]) -> list[Series]:
 
 
 def each_s(one: Series, default: float) -> float:
-    """Give the time from one row of a pass's series to the next, in seconds, as the pass told it."""
-    return float((one.tags or {}).get("period_s", default))
+    """Give the time from one row of a pass's series to the next, in seconds, as the pass told it; ``default`` where it did not."""
+    told = str((one.tags or {}).get("period_s", ""))
+    return (float(told) if PERIOD.fullmatch(told) else 0.0) or default
 
 
 def missed(one: Series, default: float) -> int:

@@ -140,7 +140,7 @@ ORDER BY created_at, id
 
 -- name: passes_now
 -- The last time that each pass was recorded, and how long it said it would be to the next.
-SELECT p.pass, m.time, (m.tags ->> 'period_s')::float8 AS period_s
+SELECT p.pass, m.time, nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s
 FROM unnest(ARRAY['health', 'metrics']) AS p (pass)
 CROSS JOIN LATERAL (
     SELECT time, tags FROM system_metrics
@@ -150,19 +150,20 @@ CROSS JOIN LATERAL (
 -- name: other_pass
 -- When the other pass was last recorded, by its own rows, and whether that was more than three of its periods ago.
 SELECT m.time, p.period_s, now() - m.time > make_interval(secs => 3 * p.period_s) AS stopped
-FROM system_metrics AS m, LATERAL (SELECT coalesce((m.tags ->> 'period_s')::float8, 60) AS period_s) AS p
+FROM system_metrics AS m, LATERAL (SELECT coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s) AS p
 WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = %(name)s AND m.time <= now()
 ORDER BY m.time DESC LIMIT 1
 
 -- name: history
--- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it.
+-- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it. The squares of
+-- the values have to be doubles: one value near the largest double would keep all the others from being shown. Nor is NaN < 1e150.
 SELECT service, metric_name AS metric, tags,
        least(width_bucket(date_part('epoch', time),
                           date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                           date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
        avg(value) AS mean, max(value) AS peak, count(*) AS number, min(time) AS first, max(time) AS last
 FROM system_metrics
-WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s
+WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s AND abs(value) < 1e150
 GROUP BY 1, 2, 3, 4
 
 -- name: ends
@@ -172,7 +173,7 @@ FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, me
 CROSS JOIN LATERAL (
     SELECT m.value FROM system_metrics AS m
     WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last LIMIT 1) AS l
+      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last AND abs(m.value) < 1e150 LIMIT 1) AS l
 
 -- name: growth
 -- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0. Left out is a row that lies
@@ -189,7 +190,7 @@ CROSS JOIN LATERAL (
         FROM system_metrics AS m
         WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
           AND m.tags IS NOT DISTINCT FROM n.tags
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s AND abs(m.value) < 1e150
         WINDOW around AS (ORDER BY m.time)) AS r
     WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after) IS NOT TRUE
     WINDOW past AS (ORDER BY r.time)) AS s
@@ -197,7 +198,7 @@ WHERE s.step IS NOT NULL
 GROUP BY 1, 2
 
 -- name: runs
--- From when to when each series was 0, and was more. A sample speaks until the next one, if that is there within three periods;
+-- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods;
 -- otherwise for one period, and nobody knows what was after that.
 SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, r.ended
 FROM (
@@ -205,8 +206,8 @@ FROM (
     FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, period_s float8)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            SELECT m.value > 0 AS up, m.time AS begun, row_number() OVER past AS number,
-                   lag(m.value > 0) OVER past IS DISTINCT FROM (m.value > 0)
+            SELECT m.value = 1 AS up, m.time AS begun, row_number() OVER past AS number,
+                   lag(m.value = 1) OVER past IS DISTINCT FROM (m.value = 1)
                        OR lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) < m.time AS turns,
                    CASE WHEN m.time <= lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) THEN m.time
                         ELSE lag(m.time) OVER past + make_interval(secs => n.period_s) END AS before_ended,
@@ -248,7 +249,7 @@ ORDER BY created_at DESC, id DESC LIMIT 5
 -- Whether a health pass of that time told of a maintenance.
 SELECT time FROM system_metrics
 WHERE metric_name = 'maintenance' AND service = 'ops_worker' AND time <= %(at)s
-  AND time > %(at)s::timestamptz - make_interval(secs => coalesce((tags ->> 'period_s')::float8, 60))
+  AND time > %(at)s::timestamptz - make_interval(secs => %(health_s)s::float8)
 LIMIT 1
 
 -- name: inspect_server

@@ -6,7 +6,7 @@ SELECT h.service,
 FROM service_health AS h
 CROSS JOIN (
     SELECT make_interval(secs => coalesce(
-               (SELECT (m.tags ->> 'period_s')::double precision FROM system_metrics AS m
+               (SELECT nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::double precision, 0) FROM system_metrics AS m
                 WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = 'health'
                 ORDER BY m.time DESC LIMIT 1), 60)) AS period
 ) AS p;

@@ -182,7 +182,7 @@ def availability(rows: list[dict[str, Any]], begun: datetime, now: datetime, per
         until = then["time"] if then and then["time"] - one["time"] <= 3 * period else min(one["time"] + period, now)
         if until <= begun:
             continue
-        up = one["value"] > 0
+        up = one["value"] == 1
         outages += not up and before != (False, one["time"])
         seconds[up] += (until - max(begun, one["time"])).total_seconds()
         before = (up, until)

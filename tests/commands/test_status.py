@@ -138,6 +138,36 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("period", ["abc", "0", "-5", "1e300", "9999999999999", ""])
+def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: str) -> None:
+    """Values that are no numbers or near the largest double, and periods that nobody keeps, keep nothing else from being shown."""
+    looked.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) SELECT now() - make_interval(secs => n), 'queue_depth', 'ingest', v, '{}' "
+        "FROM generate_series(1, 3) AS n, unnest(ARRAY['NaN', 'Infinity', '-Infinity', '1.7e308', '-1.7e308']::float8[]) AS v"
+    )
+    looked.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now(), 'healthy', NULL, 'NaN'), (now(), 'messages_received', 'ingest', 1.7e308)"
+    )
+    looked.rows(
+        "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) WHERE metric_name = 'pass_success' AND time > now() - interval '1 minute'",
+        period,
+    )
+    found = document(capsys, "--since", "2h")
+    assert {one["period_s"] for one in found["passes"]} == {60} and {one["stale"] for one in found["passes"]} == {False}
+    one = next(one for one in found["series"] if (one["service"], one["metric"]) == ("ingest", "queue_depth"))
+    assert 0 <= one["value"] <= 100 and all(0 <= mean <= 100 for mean in one["history"] if mean is not None)
+    assert (
+        main(["status"])
+        == main(["report", "-o", "-", "--since", "2h"])
+        == main(["explain", "ingest"])
+        == main(["health"])
+        == main(["metrics"])
+        == 0
+    )
+    assert {row["status"] for row in looked.rows("SELECT status FROM service_health_current")} == {"healthy", "unhealthy"}
+
+
+@pytest.mark.integration
 def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """While a maintenance lasts, that is the first thing on the screen."""
     assert document(capsys)["maintenance"] is None

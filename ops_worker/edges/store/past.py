@@ -81,8 +81,8 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
     if at > now:
         raise SettingsError([f"--at {at.isoformat()}: that is not yet; the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"])
     key = Key(target.series if target else service, HEALTHY, dict(target.tags) if target else {})
-    given = {"service": service, "series": key.service, "at": at}
     told = passes(transaction, at)
+    given = {"service": service, "series": key.service, "at": at, "health_s": period_of(told, "health")}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         names = (SQL["service_row"], SQL["observations"], SQL["alerts_of"], SQL["maintained"])
