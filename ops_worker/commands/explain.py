@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ops_worker.commands.status import draw, since
+from ops_worker.core.answer import one_line
 from ops_worker.errors import DONE, SettingsError
 
 if TYPE_CHECKING:
@@ -35,18 +36,19 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.edges.store import past
 
     watched = {target.name: target for target in settings.catalogue.targets}
-    target = watched.get(options.service)
+    target = watched.get(options.service) or next((one for one in watched.values() if one.series == options.service), None)
+    service = target.name if target else options.service
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")) as database:
         found = database.transact(
             store.LOOK,
-            lambda transaction: past.findings(transaction, options.service, target, options.at),
+            lambda transaction: past.findings(transaction, service, target, options.at),
             reads=[store.MAINTENANCE_TABLE],
             dry_run=True,
         )
     assert found is not None, "who only looks takes no lock"
     if target is None and not known(found):
         raise SettingsError(
-            [f"no service {options.service} is watched, and nothing is recorded of one: there are {', '.join(watched) or 'none'}"]
+            [f"no service {one_line(service)} is watched, and nothing is recorded of one: there are {', '.join(watched) or 'none'}"]
         )
     if settings.maintenance_until is not None and options.at is None and settings.maintenance_until > found.now:
         found = found._replace(maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now))

@@ -30,21 +30,21 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Write it. Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written."""
     from ops_worker.core import page
-    from ops_worker.core.past import gauges
+    from ops_worker.core.past import counting
     from ops_worker.edges import store
     from ops_worker.edges.page import render
     from ops_worker.edges.store import past
 
-    targets, figures = settings.catalogue.targets, settings.catalogue.figures
-    series_of = {target.name: target.series for target in targets}
-    flat = gauges(targets, figures)
+    targets = settings.catalogue.targets
+    counts = counting(targets)
 
     def read(transaction: Transaction) -> Page:
-        points = page.buckets(options.since, past.passes(transaction))
-        facts = past.facts(transaction, options.since, points, flat)
-        chosen = page.wanted(facts.series)
-        told = page.lasting(chosen, past.runs(transaction, transaction.now, options.since, chosen), series_of)
-        return page.page(facts, points, told, past.incidents(transaction, options.since), series_of)
+        longest_s = page.longest_s(past.passes(transaction))
+        points = page.buckets(options.since, longest_s)
+        facts = past.facts(transaction, options.since, points, counts)
+        chosen = page.wanted(facts.series, targets)
+        told = page.lasting(chosen, past.runs(transaction, transaction.now, options.since, chosen, longest_s), targets)
+        return page.page(facts, points, told, past.incidents(transaction, options.since), targets)
 
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker report")) as database:
         found = database.transact(store.LOOK, read, reads=[store.MAINTENANCE_TABLE], dry_run=True)
@@ -58,15 +58,19 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file as a whole or not at all; what is there and is no file, a pipe say, is written to."""
     beside = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False) as file:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name[:100]}.", encoding="utf-8", delete=False) as file:
             beside = Path(file.name)
             file.write(text)
         mask = os.umask(0)
         os.umask(mask)
-        beside.chmod(0o666 & ~mask)
+        beside.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask)
         beside.replace(path)
     except OSError as error:
         if beside is not None:

@@ -48,19 +48,19 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict[str, Any]]:
-    from ops_worker.core.past import gauges
+    from ops_worker.core.past import counting
     from ops_worker.core.status import BUCKETS, build
     from ops_worker.edges import store
     from ops_worker.edges.store import past
 
-    targets, figures = settings.catalogue.targets, settings.catalogue.figures
+    targets = settings.catalogue.targets
     series_of = {target.name: target.series for target in targets}
-    flat = gauges(targets, figures)
+    counts = counting(targets)
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker status")) as database:
         while True:
             facts = database.transact(
                 store.LOOK,
-                lambda transaction: past.facts(transaction, options.since, BUCKETS, flat),
+                lambda transaction: past.facts(transaction, options.since, BUCKETS, counts),
                 reads=[store.MAINTENANCE_TABLE],
                 dry_run=True,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import ago, lasted, moment_of, one_line, without_password
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 LOOKS_BACK_S = 86_400.0
 """Seconds before the time in question of which the ups and downs are told."""
 MAX_TURNS = 8
-TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class Findings(NamedTuple):
@@ -50,8 +50,8 @@ def build(found: Findings, rule: Rule) -> dict[str, Any]:
     state = _state(found)
     alerts = [_alert(row, found.at) for row in found.alerts]
     return {
-        "service": found.service,
-        "at": found.at.isoformat(),
+        "service": one_line(found.service),
+        "at": _utc(found.at),
         **state,
         "alert": _about_alert(found, rule, state, alerts),
         "turns": _turns(found),
@@ -59,8 +59,7 @@ def build(found: Findings, rule: Rule) -> dict[str, Any]:
         "rule": _rule(found.service, rule),
         "alerts": alerts,
         "passes": [
-            {"pass": row["pass"], "recorded": row["time"].isoformat(), "age_s": (found.at - row["time"]).total_seconds()}
-            for row in found.passes
+            {"pass": row["pass"], "recorded": _utc(row["time"]), "age_s": (found.at - row["time"]).total_seconds()} for row in found.passes
         ],
     }
 
@@ -117,13 +116,17 @@ def _state(found: Findings) -> dict[str, Any]:
     row, health_s = found.row or {}, period_of(found.passes, "health")
     details = row["details"] if row and isinstance(row["details"], dict) else {}
     since = (moment_of(details.get("since")) or row["checked_at"]) if row else None
-    state = str(details.get("status") or row.get("status"))
     spoken_of = since is not None and since <= found.at
-    if spoken_of and (found.at - row["checked_at"]).total_seconds() <= STALE_PERIODS * health_s:
+    now = spoken_of and row["checked_at"] <= found.at
+    recorded = {one["pass"]: one["time"] for one in found.passes}
+    looked_at = row["checked_at"] if now else recorded.get("health")
+    state = str((details.get("status") if now else None) or row.get("status"))
+    if spoken_of and looked_at and (found.at - looked_at).total_seconds() <= STALE_PERIODS * health_s:
         answer = f"http {details['http_status']}" if "http_status" in details else ""
-        return _told(state, since, details.get("error") or details.get("reason") or answer, "the health pass", details.get("streak"))
+        reason = details.get("error") or details.get("reason") or answer  # what was last seen, and so not what was seen then
+        return _told(state, since, reason if now else "", "the health pass", details.get("streak") if now else None)
     opened = next((row for row in found.alerts if _open(row, found.at)), None)
-    if run := next((one for one in found.runs if one.begun <= found.at <= one.ended), None):
+    if run := next((one for one in reversed(found.runs) if one.begun <= found.at <= one.ended), None):
         return _told(
             "healthy" if run.up else "unhealthy", run.begun, opened["summary"] if opened and not run.up else "", "the metrics pass"
         )
@@ -133,12 +136,12 @@ def _state(found: Findings) -> dict[str, Any]:
         reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(late)}" if late else ""
         return _told("stale" if late else "healthy", None, reason, "its passes")
     if spoken_of:
-        return _told("stale", row["checked_at"], f"no pass has looked since; it was {state}", "the health pass")
+        return _told("stale", looked_at, f"no pass has looked since; it was {state}", "the health pass")
     return _told("unknown", found.runs[-1].ended if found.runs else None, "no pass looked")
 
 
 def _told(state: str, since: datetime | None, reason: str, by: str = "", streak: int | None = None) -> dict[str, Any]:
-    return {"state": state, "since": since and since.isoformat(), "reason": one_line(reason), "seen_by": by, "streak": streak}
+    return {"state": state, "since": _utc(since), "reason": one_line(reason), "seen_by": by, "streak": streak}
 
 
 def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
@@ -152,7 +155,7 @@ def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: 
     if not rule.alerts:
         return "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
     if found.maintained or found.maintenance_until:
-        until = f" until {found.maintenance_until:{TIME}}" if found.maintenance_until else ""
+        until = f" until {_time(_utc(found.maintenance_until))}" if found.maintenance_until else ""
         return f"no alert is open: there is maintenance{until}"
     after, streak = rule.damping.alert_after, state["streak"]
     if streak is not None and streak < after:
@@ -171,13 +174,13 @@ def _turns(found: Findings) -> list[dict[str, Any]]:
 
 
 def _turn(state: str, begun: datetime, ended: datetime) -> dict[str, Any]:
-    return {"state": state, "from": begun.isoformat(), "to": ended.isoformat(), "seconds": (ended - begun).total_seconds()}
+    return {"state": state, "from": _utc(begun), "to": _utc(ended), "seconds": (ended - begun).total_seconds()}
 
 
 def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
     healthy = row["metric"] == HEALTHY
     found = ("healthy" if row["value"] == 1 else "unhealthy") if healthy else f"answered in {row['value']:g} ms"
-    return {"time": row["time"].isoformat(), "pass": "metrics" if healthy else "health", "found": found}
+    return {"time": _utc(row["time"]), "pass": "metrics" if healthy else "health", "found": found}
 
 
 def _alert(row: Mapping[str, Any], at: datetime) -> dict[str, Any]:
@@ -185,19 +188,18 @@ def _alert(row: Mapping[str, Any], at: datetime) -> dict[str, Any]:
         "id": row["id"],
         "status": row["status"],
         "open": _open(row, at),
-        "opened": row["created_at"].isoformat(),
-        "closed": row["closed_at"] and row["closed_at"].isoformat(),
+        "opened": _utc(row["created_at"]),
+        "closed": _utc(row["closed_at"]),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
         "acknowledged_in_time": bool(row["acknowledged_at"] and row["acknowledged_at"] <= at),
-        "acknowledged_at": row["acknowledged_at"] and row["acknowledged_at"].isoformat(),
+        "acknowledged_at": _utc(row["acknowledged_at"]),
         "summary": one_line(row["summary"]),
         "evidence": row["evidence"] if isinstance(row["evidence"], dict) else {},
     }
 
 
 def _open(row: Mapping[str, Any], at: datetime) -> bool:
-    still = row["status"] != "CLOSED" if row["closed_at"] is None else row["closed_at"] > at
-    return bool(row["created_at"] <= at and still)
+    return bool(row["created_at"] <= at and (row["status"] != "CLOSED" or (row["closed_at"] and row["closed_at"] > at)))
 
 
 def _rule(service: str, rule: Rule) -> dict[str, str]:
@@ -209,7 +211,7 @@ def _rule(service: str, rule: Rule) -> dict[str, str]:
             }
         if service == POSTGRES:
             return {"healthy when": "it answers at least one figure of the metrics pass", "an alert opens": "never"}
-        return {"watched": "no longer: `ops-worker alerts prune` removes what is left of it"}
+        return {"watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"}
     statuses = ", ".join(map(str, target.expect))
     body = ["a JSON object"] if target.json else []
     body += wanted(target.conditions)
@@ -225,6 +227,10 @@ def _rule(service: str, rule: Rule) -> dict[str, str]:
 
 def _passes(number: int, found: str) -> str:
     return f"{number} {found} pass{'es in a row' if number > 1 else ''}"
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def _time(moment: str | None) -> str:

@@ -7,15 +7,16 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import labelled, one_line
-from ops_worker.core.past import Run, each_s, missed, passes, period_s
+from ops_worker.core.past import Key, Run
 from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.status import DEFAULT_PERIOD_S
+from ops_worker.core.status import DEFAULT_PERIOD_S, STALE_PERIODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from ops_worker.core.past import Key, Series
+    from ops_worker.core.model import Target
+    from ops_worker.core.past import Series
     from ops_worker.core.status import Facts
 
 MAX_BUCKETS = 144
@@ -85,14 +86,18 @@ class Chart(NamedTuple):
 
 
 class PassRow(NamedTuple):
-    """How often a pass was recorded, and how often it was not between the first time and the last."""
+    """How often a pass was recorded, and how often it was not between the first time and the last.
+
+    ``stopped_s`` tells for how many seconds it has not been recorded any more, where that is longer than it may be; else 0.
+    """
 
     name: str
-    period_s: float
-    first: datetime
-    last: datetime
+    period_s: float | None
+    first: datetime | None
+    last: datetime | None
     recorded: int
     missed: int
+    stopped_s: float
 
 
 class Page(NamedTuple):
@@ -109,32 +114,33 @@ class Page(NamedTuple):
     left_out: int
 
 
-def buckets(since_s: float, told: Iterable[Mapping[str, Any]]) -> int:
-    """Choose the number of a chart's points, by how long the passes said that it is to the next one."""
-    longest_s = max((row["period_s"] or DEFAULT_PERIOD_S for row in told), default=DEFAULT_PERIOD_S)
+def longest_s(told: Iterable[Mapping[str, Any]]) -> float:
+    """Give the longest time that a pass said it would be to the next one, in seconds."""
+    return max((row["period_s"] or DEFAULT_PERIOD_S for row in told), default=DEFAULT_PERIOD_S)
+
+
+def buckets(since_s: float, longest_s: float) -> int:
+    """Choose the number of a chart's points, by the longest time from one pass to the next."""
     return max(1, min(MAX_BUCKETS, int(since_s / (BUCKET_PERIODS * longest_s))))
 
 
-def wanted(series: Iterable[Series]) -> list[tuple[Key, float]]:
-    """Choose the series that tell of up and down and of maintenance, each with the period of the pass that writes it, in seconds."""
-    series = tuple(series)
-    metrics_s = period_s(series, "metrics", DEFAULT_PERIOD_S)
-    health_s = period_s(series, "health", DEFAULT_PERIOD_S)
-    return [(one.key, metrics_s) for one in series if one.metric == HEALTHY] + [
-        (one.key, health_s) for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
-    ]
+def wanted(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
+    """Choose the series that tell of up and down and of maintenance, each with the pass that writes it; all services' among them."""
+    found = [one.key for one in series if one.metric == HEALTHY]
+    keys = [Key(target.series, HEALTHY, dict(target.tags)) for target in targets]
+    found += [key for key in keys if key not in found]
+    maintained = [one.key for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)]
+    return [(key, "metrics") for key in found] + [(key, "health") for key in maintained]
 
 
-def lasting(chosen: Sequence[tuple[Key, float]], runs: Sequence[Sequence[Run]], series_of: Mapping[str, str]) -> Lasting:
-    """Name each of the services, also those of which nothing is known; ``series_of`` gives a service's name in ``system_metrics``."""
-    named = {series: service for service, series in series_of.items()}
-    found = [(named.get(one.service or "", one.service or "") + labelled(one.tags), run) for (one, _), run in _both(chosen, runs, HEALTHY)]
-    seen = {one.service for one, _ in chosen if one.metric == HEALTHY}
-    found += [(service, ()) for service, series in series_of.items() if series not in seen]
-    return Lasting(found, _merged(one for _, some in _both(chosen, runs, MAINTENANCE) for one in some))
+def lasting(chosen: Sequence[tuple[Key, str]], runs: Sequence[Sequence[Run]], targets: Iterable[Target]) -> Lasting:
+    """Name each of the services, also those of which nothing is known."""
+    named, told = _names(targets), list(zip(chosen, runs, strict=True))
+    services = [(_name(key.service, named) + labelled(key.tags), some) for (key, _), some in told if key.metric == HEALTHY]
+    return Lasting(services, _merged(one for (key, _), some in told if key.metric == MAINTENANCE for one in some))
 
 
-def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[str, Any]], series_of: Mapping[str, str]) -> Page:
+def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> Page:
     """Build the page: the worst service first, then by name."""
     begun = facts.now - timedelta(seconds=facts.since_s)
     services = [_availability(name, runs, told.maintenance, begun, facts.now) for name, runs in told.services]
@@ -144,14 +150,14 @@ def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[s
         (one for one in worth if len(one.growth if one.counts else one.buckets) > 1),
         key=lambda one: (_rank(one), one.service or "", one.metric),
     )
-    named = {series: service for service, series in series_of.items()}
+    named = _names(targets)
     return Page(
         begun,
         facts.now,
         services,
         told.maintenance,
         [_incident(row, begun, facts.now) for row in incidents],
-        [_pass(one) for one in passes(facts.series)],
+        _passes(facts),
         [_chart(one, named, begun, timedelta(seconds=facts.since_s / points), points) for one in drawn[:MAX_CHARTS]],
         points,
         len(worth) - len(drawn[:MAX_CHARTS]),
@@ -189,8 +195,12 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     return found
 
 
-def _both(chosen: Sequence[tuple[Key, float]], runs: Sequence[Sequence[Run]], metric: str) -> list[tuple[tuple[Key, float], Sequence[Run]]]:
-    return [(one, run) for one, run in zip(chosen, runs, strict=True) if one[0].metric == metric]
+def _names(targets: Iterable[Target]) -> dict[str, str]:
+    return {target.series: target.name for target in targets}
+
+
+def _name(series: str | None, named: Mapping[str, str]) -> str:
+    return one_line(named.get(series or "", series or "(none)"))
 
 
 def _availability(service: str, runs: Sequence[Run], maintenance: Sequence[Run], begun: datetime, ended: datetime) -> Availability:
@@ -206,6 +216,7 @@ def _availability(service: str, runs: Sequence[Run], maintenance: Sequence[Run],
 def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[str, Any]:
     return {
         **row,
+        "service": one_line(row["service"]),
         "summary": one_line(row["summary"]),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
         "before": row["created_at"] < begun,
@@ -213,12 +224,18 @@ def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[st
     }
 
 
-def _pass(one: Series) -> PassRow:
-    tags = one.tags or {}
-    name = one_line(str(tags.get("pass", "?")))
-    if "shard" in tags:
-        name += f" {one_line(str(tags['shard']))}"
-    return PassRow(name, each_s(one, DEFAULT_PERIOD_S), one.first, one.last, one.number, missed(one, DEFAULT_PERIOD_S))
+def _passes(facts: Facts) -> list[PassRow]:
+    """List each pass, or shard of one; also a pass that was not recorded in this time."""
+    rows = []
+    for one in facts.ran:
+        name = one_line(f"{one['pass']} {one['shard']}" if one["shard"] else one["pass"])
+        stopped_s = (facts.now - one["last"]).total_seconds()
+        stopped = stopped_s > STALE_PERIODS * one["period_s"]
+        rows.append(
+            PassRow(name, one["period_s"], one["first"], one["last"], one["recorded"], one["missed"], stopped_s if stopped else 0.0)
+        )
+    absent = {"health", "metrics"} - {one["pass"] for one in facts.ran}
+    return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(absent)]
 
 
 def _is_drawn(one: Series) -> bool:
@@ -233,8 +250,8 @@ def _rank(one: Series) -> int:
 def _chart(one: Series, named: Mapping[str, str], begun: datetime, width: timedelta, points: int) -> Chart:
     numbers = range(1, points + 1)
     unit = UNITS.get(one.metric.rpartition("_")[2], "")
-    service = named.get(one.service or "", one.service or "")
-    metric, times = one.metric + labelled(one.tags), [begun + width * (number - 0.5) for number in numbers]
+    service = _name(one.service, named)
+    metric, times = one_line(one.metric) + labelled(one.tags), [begun + width * (number - 0.5) for number in numbers]
     if one.counts:
         grown = [one.growth.get(number) for number in numbers]
         rates = [some.increase / some.seconds if some and some.seconds else None for some in grown]

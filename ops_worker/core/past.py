@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.series import HEALTHY, OPS_WORKER, PASS_SUCCESS, POSTGRES, PROBE_LATENCY_MS
+from ops_worker.core.series import HEALTHY, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from ops_worker.core.model import Figure, Target
-
-
-PERIOD = re.compile(r"\d{1,6}(\.\d{1,6})?")
-"""How a pass tells the time to the next one; what stands there otherwise was not written by one."""
+    from ops_worker.core.model import Target
 
 
 class Bucket(NamedTuple):
@@ -88,19 +83,20 @@ class Run(NamedTuple):
         return (self.ended - self.begun).total_seconds()
 
 
-def gauges(targets: Iterable[Target], figures: Iterable[Figure]) -> set[tuple[str, str]]:
-    """Name the series and metrics that go up and down: what a service's counter says of itself, and every figure of the database."""
+def counting(targets: Iterable[Target]) -> Callable[[str, str], bool]:
+    """Give the rule by which a series and metric is a counter: a watched service reports it, and does not call it a gauge."""
     targets = tuple(targets)
-    named = {(target.series, one.name) for target in targets for one in target.counters or () if one.gauge}
-    own = {(target.series, metric) for target in targets for metric in (HEALTHY, PROBE_LATENCY_MS)}
-    return named | own | {(figure.series, figure.metric) for figure in figures} | {(POSTGRES, HEALTHY)}
+    named = {(target.series, one.name) for target in targets for one in target.counters or () if not one.gauge}
+    every = {target.series for target in targets if target.counters is None}
+    return lambda service, metric: (service, metric) in named or (service in every and metric not in {HEALTHY, PROBE_LATENCY_MS})
 
 
-def gathered(rows: Iterable[Mapping[str, Any]], gauges: Collection[tuple[str, str]]) -> list[Series]:
+def gathered(rows: Iterable[Mapping[str, Any]], counts: Callable[[str, str], bool]) -> list[Series]:
     """Gather the buckets of each series, in the order of their names."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, bool, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["service"] or "", row["metric"], json.dumps(row["tags"], sort_keys=True)), []).append(row)
+        name = (row["service"] or "", row["service"] is None, row["metric"], json.dumps(row["tags"], sort_keys=True))
+        groups.setdefault(name, []).append(row)
     return [
         Series(
             group[0]["service"],
@@ -109,29 +105,7 @@ def gathered(rows: Iterable[Mapping[str, Any]], gauges: Collection[tuple[str, st
             {row["bucket"]: Bucket(row["number"], row["mean"], row["peak"]) for row in group},
             min(row["first"] for row in group),
             max(row["last"] for row in group),
-            service != OPS_WORKER and (service, metric) not in gauges,
+            counts(service, metric),
         )
-        for (service, metric, _), group in sorted(groups.items())
+        for (service, _, metric, _), group in sorted(groups.items())
     ]
-
-
-def passes(series: Iterable[Series]) -> list[Series]:
-    """Choose the series in which the passes tell that they were recorded."""
-    return [one for one in series if (one.service, one.metric) == (OPS_WORKER, PASS_SUCCESS)]
-
-
-def each_s(one: Series, default: float) -> float:
-    """Give the time from one row of a pass's series to the next, in seconds, as the pass told it; ``default`` where it did not."""
-    told = str((one.tags or {}).get("period_s", ""))
-    return (float(told) if PERIOD.fullmatch(told) else 0.0) or default
-
-
-def missed(one: Series, default: float) -> int:
-    """Count the passes that were due between the first row of a pass's series and the last one, and were not recorded."""
-    due = round((one.last - one.first).total_seconds() / each_s(one, default)) + 1
-    return max(0, due - one.number)
-
-
-def period_s(series: Iterable[Series], name: str, default: float) -> float:
-    """Give the longest time that a pass said it would be to the next one, in seconds."""
-    return max((each_s(one, default) for one in passes(series) if (one.tags or {}).get("pass") == name), default=default)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import ago, labelled, one_line, short
-from ops_worker.core.past import missed, passes
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ class Facts(NamedTuple):
     services: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]]
     passes: Sequence[Mapping[str, Any]]
+    ran: Sequence[Mapping[str, Any]]
     series: Sequence[Series]
     maintenance: Mapping[str, Any]
 
@@ -123,7 +123,7 @@ def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Se
     stale = age_s > STALE_PERIODS * period_s
     reason = one_line(row["reason"] or "")
     return {
-        "service": row["service"],
+        "service": one_line(row["service"]),
         "state": "stale" if stale else row["state"] or row["status"],
         "stale": stale,
         "last_state": row["state"] or row["status"],
@@ -140,7 +140,7 @@ def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Se
 def _alert(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     return {
         "id": row["id"],
-        "service": row["service"],
+        "service": one_line(row["service"]),
         "status": row["status"],
         "summary": one_line(row["summary"]),
         "created_at": row["created_at"].isoformat(),
@@ -168,15 +168,15 @@ def _pass(row: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         "last_success": row["time"].isoformat(),
         "age_s": age_s,
         "period_s": period_s,
-        "missed": sum(missed(one, DEFAULT_PERIOD_S) for one in passes(facts.series) if (one.tags or {}).get("pass") == row["pass"]),
+        "missed": sum(one["missed"] for one in facts.ran if one["pass"] == row["pass"]),
         "stale": age_s > STALE_PERIODS * period_s,
     }
 
 
 def _series(one: Series, now: datetime) -> dict[str, Any]:
     return {
-        "service": one.service or "",
-        "metric": one.metric,
+        "service": one_line(one.service or ""),
+        "metric": one_line(one.metric),
         "tags": one.tags or {},
         "value": one.latest,
         "time": one.last.isoformat(),

@@ -197,26 +197,48 @@ CROSS JOIN LATERAL (
 WHERE s.step IS NOT NULL
 GROUP BY 1, 2
 
+-- name: ran
+-- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap.
+SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed,
+       (array_agg(r.period_s ORDER BY r.time DESC))[1] AS period_s
+FROM (
+    SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / lag(p.period_s) OVER past) - 1) AS missed
+    FROM (
+        SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s
+        FROM system_metrics AS m
+        WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' IS NOT NULL AND m.time <= %(now)s
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS p
+    WINDOW past AS (PARTITION BY p.pass, p.shard ORDER BY p.time)) AS r
+GROUP BY 1, 2 ORDER BY 1, 2
+
 -- name: runs
 -- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods;
--- otherwise for one period, and nobody knows what was after that.
+-- otherwise for one period, and nobody knows what was after that. Its period is what the pass told that wrote it, at the same time.
+WITH cadence AS MATERIALIZED (
+    SELECT m.tags ->> 'pass' AS pass, m.time, max(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0)) AS period_s
+    FROM system_metrics AS m
+    WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.time <= %(now)s
+      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)
+    GROUP BY 1, 2
+)
 SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, r.ended
 FROM (
     SELECT n.place, t.up, t.begun, coalesce(lead(t.before_ended) OVER (PARTITION BY n.place ORDER BY t.number), t.all_ended) AS ended
-    FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, period_s float8)
+    FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, pass text)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            SELECT m.value = 1 AS up, m.time AS begun, row_number() OVER past AS number,
-                   lag(m.value = 1) OVER past IS DISTINCT FROM (m.value = 1)
-                       OR lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) < m.time AS turns,
-                   CASE WHEN m.time <= lag(m.time) OVER past + make_interval(secs => 3 * n.period_s) THEN m.time
-                        ELSE lag(m.time) OVER past + make_interval(secs => n.period_s) END AS before_ended,
-                   least(max(m.time) OVER () + make_interval(secs => n.period_s), %(now)s) AS all_ended
-            FROM system_metrics AS m
-            WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-              AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
-              AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * n.period_s)
-            WINDOW past AS (ORDER BY m.time)) AS s
+            SELECT v.up, v.begun, row_number() OVER past AS number,
+                   lag(v.up) OVER past IS DISTINCT FROM v.up OR lag(v.awaited) OVER past < v.begun AS turns,
+                   CASE WHEN v.begun <= lag(v.awaited) OVER past THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended,
+                   least(last_value(v.spoken) OVER (past ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING), %(now)s) AS all_ended
+            FROM (
+                SELECT m.value = 1 AS up, m.time AS begun, m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
+                       m.time + make_interval(secs => 3 * coalesce(c.period_s, 60)) AS awaited
+                FROM system_metrics AS m LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time
+                WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+                  AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
+                  AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)) AS v
+            WINDOW past AS (ORDER BY v.begun)) AS s
         WHERE s.turns) AS t) AS r
 WHERE r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
 ORDER BY 1, r.begun
@@ -226,7 +248,7 @@ ORDER BY 1, r.begun
 SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at
 FROM fleet_alert
 WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AND created_at <= %(now)s
-  AND (closed_at IS NULL OR closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
+  AND (closed_at IS NULL AND status <> 'CLOSED' OR closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
 ORDER BY created_at, id
 
 -- name: service_row

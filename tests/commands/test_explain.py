@@ -152,7 +152,44 @@ def test_others(looked: Database, explained: Any) -> None:
     assert explained("ops_worker")["state"] == "unknown"
     looked.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
     told = explained("gone")
-    assert (told["state"], told["rule"]) == ("healthy", {"watched": "no longer: `ops-worker alerts prune` removes what is left of it"})
+    assert (told["state"], told["rule"]) == (
+        "healthy",
+        {"watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"},
+    )
+
+
+def test_row_in_the_past(looked: Database, explained: Any) -> None:
+    """A row that began before a gap says nothing of the gap; where a pass looked, it says the state, and not today's reason."""
+    begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
+    looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
+    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy'")
+    found = explained("evaluator", "--at", "50m")
+    assert (found["state"], found["reason"], found["streak"], found["seen_by"]) == ("unhealthy", "", None, "the health pass")
+    found = explained("ingest", "--at", "70m")
+    assert (found["state"], found["reason"]) == ("stale", "no pass has looked since; it was healthy")
+    looked.rows(
+        "DELETE FROM system_metrics WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health' AND time < now() - interval '1 minute'"
+    )
+    assert explained("ingest", "--at", "50m")["state"] == "stale"
+
+
+def test_moment_of_a_change(looked: Database, explained: Any) -> None:
+    """At the very moment of a change it is what it changed to; times are UTC, whatever the database's zone."""
+    looked.rows(f"ALTER DATABASE {looked.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'")
+    alert = looked.alerts()[0]
+    row = looked.rows("SELECT min(time) AS at FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0")[
+        0
+    ]
+    found = explained("dispatcher", "--at", row["at"].isoformat())
+    assert (found["state"], found["since"]) == ("unhealthy", row["at"].astimezone(UTC).isoformat())
+    assert all(moment.endswith("+00:00") for turn in found["turns"] for moment in (turn["from"], turn["to"]))
+    found = explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat())
+    assert found["alert"].startswith(f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+    looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
+    assert explained("dispatcher")["alert"] == "no alert is open"
+    looked.rows("UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' WHERE id = %s", alert["id"])
+    assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
+    assert explained("delivery")["service"] == "delivery_worker", "the name of its series will do"
 
 
 @pytest.mark.usefixtures("told")

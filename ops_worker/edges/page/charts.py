@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,12 +57,14 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
     """Draws one SVG after the other, in one style. Use it as a context manager."""
 
     def __enter__(self) -> Self:
-        self._style = mpl.rc_context(STYLE)
-        self._style.__enter__()
+        self._style = contextlib.ExitStack()
+        self._style.enter_context(mpl.rc_context(STYLE))
+        self._style.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the letters are the browser's; only their width is guessed here
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._style.__exit__(None, None, None)
+        self._style.close()
 
     def chart(self, page: Page, chart: Chart, place: int) -> str:
         """Draw a series: the mean of each bucket as a line, the highest above it; where nobody looked there is a gap."""

@@ -14,7 +14,7 @@ from ops_worker.edges.store.statements import SQL
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from ops_worker.core.model import Target
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def facts(transaction: Transaction, since_s: float, buckets: int, gauges: Collection[tuple[str, str]]) -> Facts:
+def facts(transaction: Transaction, since_s: float, buckets: int, counts: Callable[[str, str], bool]) -> Facts:
     """Read what a status is made of: what is so now, and the last so many seconds of every series in that many buckets."""
     given = {"now": transaction.now}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         services, alerts = execute(SQL["services_now"], given), execute(SQL["alerts_now"])
-    found = series(transaction, since_s, buckets, gauges)
+    ran = execute(SQL["ran"], given | {"since_s": since_s}).fetchall()
+    found = series(transaction, since_s, buckets, counts)
     lasting = maintenance(transaction)
-    return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes(transaction), found, lasting)
+    return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes(transaction), ran, found, lasting)
 
 
 def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
@@ -40,11 +41,11 @@ def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
     return transaction.connection.execute(SQL["passes_now"], {"now": at or transaction.now}).fetchall()
 
 
-def series(transaction: Transaction, since_s: float, buckets: int, gauges: Collection[tuple[str, str]]) -> list[Series]:
-    """Read the last so many seconds of every series; of those that are no ``gauges``, by series and metric, also the growth."""
+def series(transaction: Transaction, since_s: float, buckets: int, counts: Callable[[str, str], bool]) -> list[Series]:
+    """Read the last so many seconds of every series; of what ``counts``, by series and metric, also the growth."""
     given = {"now": transaction.now, "since_s": since_s, "buckets": buckets}
     execute = transaction.connection.execute
-    found = gathered(execute(SQL["history"], given), gauges)
+    found = gathered(execute(SQL["history"], given), counts)
     named = [_named(place, one.key) | {"last": one.last.isoformat()} for place, one in enumerate(found)]
     counters = [name for name, one in zip(named, found, strict=True) if one.counts]
     with transaction.connection.pipeline():
@@ -57,13 +58,13 @@ def series(transaction: Transaction, since_s: float, buckets: int, gauges: Colle
     return [one._replace(latest=latest.get(place, 0.0), growth=grown.get(place, {})) for place, one in enumerate(found)]
 
 
-def runs(transaction: Transaction, until: datetime, since_s: float, wanted: Sequence[tuple[Key, float]]) -> list[list[Run]]:
+def runs(transaction: Transaction, until: datetime, since_s: float, wanted: Sequence[tuple[Key, str]], longest_s: float) -> list[list[Run]]:
     """Read from when to when each of these series was up and down, in the order of time, in so many seconds before a moment.
 
-    With each of them comes the time from one row to the next, in seconds.
+    With each of them comes the pass that writes it; ``longest_s`` is the longest time from one pass to the next, in seconds.
     """
-    named = [_named(place, key) | {"period_s": period_s} for place, (key, period_s) in enumerate(wanted)]
-    given = {"now": until, "since_s": since_s, "series": json.dumps(named)}
+    named = [_named(place, key) | {"pass": name} for place, (key, name) in enumerate(wanted)]
+    given = {"now": until, "since_s": since_s, "longest_s": longest_s, "series": json.dumps(named)}
     found: list[list[Run]] = [[] for _ in wanted]
     for row in transaction.connection.execute(SQL["runs"], given):
         found[row["place"]].append(Run(row["up"], row["begun"], row["ended"]))
@@ -87,7 +88,7 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
     with transaction.connection.pipeline():
         names = (SQL["service_row"], SQL["observations"], SQL["alerts_of"], SQL["maintained"])
         row, seen, alerts, maintained = [execute(statement, given) for statement in names]
-    (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, period_of(told, "metrics"))])
+    (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, "metrics")], period_of(told, "metrics"))
     lasting = maintenance(transaction) if at == now else {}
     return Findings(
         service,
