@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.answer import labelled, one_line
 from ops_worker.core.past import Key, Run
 from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.status import DEFAULT_PERIOD_S, STALE_PERIODS
+from ops_worker.core.status import DEFAULT_PERIOD_S, STALE_PERIODS, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -229,11 +229,9 @@ def _passes(facts: Facts) -> list[PassRow]:
     rows = []
     for one in facts.ran:
         name = one_line(f"{one['pass']} {one['shard']}" if one["shard"] else one["pass"])
-        stopped_s = (facts.now - one["last"]).total_seconds()
-        stopped = stopped_s > STALE_PERIODS * one["period_s"]
-        rows.append(
-            PassRow(name, one["period_s"], one["first"], one["last"], one["recorded"], one["missed"], stopped_s if stopped else 0.0)
-        )
+        each_s, stopped_s = period_of(facts.passes, one["pass"]), (facts.now - one["last"]).total_seconds()
+        stopped_s = stopped_s if stopped_s > STALE_PERIODS * each_s else 0.0
+        rows.append(PassRow(name, each_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s))
     absent = {"health", "metrics"} - {one["pass"] for one in facts.ran}
     return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(absent)]
 

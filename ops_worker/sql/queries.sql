@@ -154,16 +154,20 @@ FROM system_metrics AS m, LATERAL (SELECT coalesce(nullif(substring(m.tags ->> '
 WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = %(name)s AND m.time <= now()
 ORDER BY m.time DESC LIMIT 1
 
+-- name: look_back
+-- Sorts of a week's rows stay in memory: it is one connection of one person.
+SELECT set_config('work_mem', '64MB', true)
+
 -- name: history
 -- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it. The squares of
--- the values have to be doubles: one value near the largest double would keep all the others from being shown. Nor is NaN < 1e150.
+-- the values have to be doubles: one value near the largest double would keep all the others from being shown. NaN is above them all.
 SELECT service, metric_name AS metric, tags,
        least(width_bucket(date_part('epoch', time),
                           date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                           date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
        avg(value) AS mean, max(value) AS peak, count(*) AS number, min(time) AS first, max(time) AS last
 FROM system_metrics
-WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s AND abs(value) < 1e150
+WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s AND value BETWEEN -1e150 AND 1e150
 GROUP BY 1, 2, 3, 4
 
 -- name: ends
@@ -173,7 +177,7 @@ FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, me
 CROSS JOIN LATERAL (
     SELECT m.value FROM system_metrics AS m
     WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last AND abs(m.value) < 1e150 LIMIT 1) AS l
+      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last AND m.value BETWEEN -1e150 AND 1e150 LIMIT 1) AS l
 
 -- name: growth
 -- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0. Left out is a row that lies
@@ -190,7 +194,7 @@ CROSS JOIN LATERAL (
         FROM system_metrics AS m
         WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
           AND m.tags IS NOT DISTINCT FROM n.tags
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s AND abs(m.value) < 1e150
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s AND m.value BETWEEN -1e150 AND 1e150
         WINDOW around AS (ORDER BY m.time)) AS r
     WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after) IS NOT TRUE
     WINDOW past AS (ORDER BY r.time)) AS s
@@ -199,8 +203,7 @@ GROUP BY 1, 2
 
 -- name: ran
 -- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap.
-SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed,
-       (array_agg(r.period_s ORDER BY r.time DESC))[1] AS period_s
+SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
 FROM (
     SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / lag(p.period_s) OVER past) - 1) AS missed
     FROM (
@@ -221,16 +224,17 @@ WITH cadence AS MATERIALIZED (
       AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)
     GROUP BY 1, 2
 )
-SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun, r.ended
+SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun,
+       least(r.ended, %(now)s) AS ended
 FROM (
-    SELECT n.place, t.up, t.begun, coalesce(lead(t.before_ended) OVER (PARTITION BY n.place ORDER BY t.number), t.all_ended) AS ended
+    SELECT n.place, t.up, t.begun, t.turns,
+           coalesce(lead(CASE WHEN t.turns THEN t.before_ended ELSE t.spoken END) OVER (PARTITION BY n.place ORDER BY t.number), t.spoken) AS ended
     FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, pass text)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            SELECT v.up, v.begun, row_number() OVER past AS number,
+            SELECT v.up, v.begun, v.spoken, row_number() OVER past AS number, lead(v.begun) OVER past IS NULL AS ends,
                    lag(v.up) OVER past IS DISTINCT FROM v.up OR lag(v.awaited) OVER past < v.begun AS turns,
-                   CASE WHEN v.begun <= lag(v.awaited) OVER past THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended,
-                   least(last_value(v.spoken) OVER (past ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING), %(now)s) AS all_ended
+                   CASE WHEN v.begun <= lag(v.awaited) OVER past THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended
             FROM (
                 SELECT m.value = 1 AS up, m.time AS begun, m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
                        m.time + make_interval(secs => 3 * coalesce(c.period_s, 60)) AS awaited
@@ -239,8 +243,8 @@ FROM (
                   AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
                   AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)) AS v
             WINDOW past AS (ORDER BY v.begun)) AS s
-        WHERE s.turns) AS t) AS r
-WHERE r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+        WHERE s.turns OR s.ends) AS t) AS r
+WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
 ORDER BY 1, r.begun
 
 -- name: incidents

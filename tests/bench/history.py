@@ -64,12 +64,13 @@ def _plans(url: str) -> list[str]:
     asked: dict[str, list[tuple[str, str]]] = {"history": [], "growth": counters, "runs": healthy}
     plans = []
     with psycopg.connect(url) as connection:
+        connection.execute("SET work_mem = '64MB'")
         for name, series in asked.items():
             listed = [
-                {"place": place, "service": service, "metric": metric, "tags": {}, "period_s": 5}
+                {"place": place, "service": service, "metric": metric, "tags": {}, "pass": "metrics"}
                 for place, (service, metric) in enumerate(series)
             ]
-            given = {"since_s": SPANS["7d"], "buckets": 144, "series": json.dumps(listed)}
+            given = {"since_s": SPANS["7d"], "buckets": 144, "longest_s": 60, "series": json.dumps(listed)}
             statement = named[name].replace("%(now)s", "now()")
             plan = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {statement}".encode(), given)
             plans.append(f"{name}, 7d:\n" + "\n".join(f"    {row[0]}" for row in plan))

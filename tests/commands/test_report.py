@@ -103,7 +103,7 @@ def test_shards_and_many_series() -> None:
 
     lasts = lasting(chosen, [[], [Run(True, at(1), at(3)), Run(True, at(8), at(9))], [Run(True, at(2), at(4))]], targets)
     assert [*lasts] == [[("database", [])], [Run(True, at(1), at(4)), Run(True, at(8), at(9))]]
-    ran = {"pass": "health", "shard": "0/2", "period_s": 60.0, "first": at(0), "recorded": 2, "missed": 3}
+    ran = {"pass": "health", "shard": "0/2", "first": at(0), "recorded": 2, "missed": 3}
     page = build(
         Facts(at(10), 600, [], [], [], [ran | {"last": at(8)}, ran | {"shard": "1/2", "last": at(5)}], found, {}), 5, lasts, [], targets
     )

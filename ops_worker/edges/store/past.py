@@ -29,6 +29,7 @@ def facts(transaction: Transaction, since_s: float, buckets: int, counts: Callab
     given = {"now": transaction.now}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
+        execute(SQL["look_back"])
         services, alerts = execute(SQL["services_now"], given), execute(SQL["alerts_now"])
     ran = execute(SQL["ran"], given | {"since_s": since_s}).fetchall()
     found = series(transaction, since_s, buckets, counts)
