@@ -1,0 +1,242 @@
+"""The page of `ops-worker report` in a real browser: it asks for nothing, everyone can read it, and its numbers are the database's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from tests.conftest import Database
+
+SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The Chromium of this machine, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser: Browser, path: Path, scheme: Any = "light", said: list[str] | None = None) -> Page:
+    """Open a page; what its console says and what it asks for is appended to ``said``."""
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    if said is not None:
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda request: said.append(request.url))
+    page.goto(path.as_uri())
+    return page
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_it(looked: Database, browser: Browser, tmp_path: Path, scheme: str) -> None:
+    """It loads without a word on the console and without a request, keeps the rules of accessibility, and can be printed."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert looked and main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
+    said: list[str] = []
+    page = opened(browser, tmp_path / "r.html", scheme, said)
+    assert said == [(tmp_path / "r.html").as_uri()]
+    assert (
+        page.evaluate("getComputedStyle(document.body).backgroundColor")
+        == {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 21, 28)"}[scheme]
+    )
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png")
+    page.screenshot(path=SCREENSHOTS / f"report-{scheme}-whole.png", full_page=True)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert [(one["id"], one["nodes"][0]["html"]) for one in Axe().run(page).response["violations"]] == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(ids) == len(set(ids)), "a name stands there twice"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Availability"
+    page.emulate_media(media="print", color_scheme=scheme)  # type: ignore[arg-type]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pdf(path=SCREENSHOTS / f"report-{scheme}.pdf").startswith(b"%PDF")
+    narrow = browser.new_page(viewport={"width": 390, "height": 800})
+    narrow.goto((tmp_path / "r.html").as_uri())
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
+    """Write and open a report of two hours; give it with the times that it says it is of."""
+    assert main(["report", "-o", str(path), "--since", "2h"]) == 0
+    page = opened(browser, path)
+    begun, now = (
+        datetime.fromisoformat(one) for one in page.evaluate("[...document.querySelectorAll('header time')].map(one => one.dateTime)")
+    )
+    return page, begun, now
+
+
+def data(page: Page, selector: str) -> list[list[str]]:
+    """Give the cells of the rows of a table: the value of one that has a value, the moment of one that has one, or its text."""
+    rows: list[list[str]] = page.evaluate(
+        """selector => [...document.querySelectorAll(`${selector} tbody tr`)].map(row => [...row.cells].map(cell =>
+           cell.querySelector('data')?.value ?? cell.querySelector('time')?.dateTime ?? cell.textContent))""",
+        selector,
+    )
+    return rows
+
+
+def availability(rows: list[dict[str, Any]], begun: datetime, now: datetime) -> list[Any]:
+    """Go through the samples of a service, one after the other: how long it was up, and down, and how often it went down."""
+    seconds, outages, before = {True: 0.0, False: 0.0}, 0, None
+    for one, then in zip(rows, [*rows[1:], None], strict=True):
+        period = timedelta(seconds=one["period_s"])
+        until = then["time"] if then and then["time"] - one["time"] <= 3 * period else min(one["time"] + period, now)
+        if until <= begun:
+            continue
+        up = one["value"] == 1
+        outages += not up and before != (False, one["time"])
+        seconds[up] += (until - max(begun, one["time"])).total_seconds()
+        before = (up, until)
+    return [seconds[True], seconds[False], outages]
+
+
+@pytest.mark.acceptance
+def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_path: Path) -> None:
+    """Availabilities, incidents, passes and every point of every chart follow from the rows, across all that went wrong in the history."""
+    page, begun, now = reported(browser, tmp_path / "r.html")
+    minute = timedelta(minutes=1)
+    shown = {row[0]: row[1:] for row in data(page, "#availability-table")}
+    assert list(shown)[:3] == ["dispatcher", "delivery_worker", "evaluator"], "the longest down comes first"
+    for service, series in [(name, name.removesuffix("_worker")) for name in shown]:
+        rows = looked.rows(
+            """SELECT m.time, m.value, coalesce((SELECT (p.tags ->> 'period_s')::float8 FROM system_metrics AS p
+                      WHERE p.metric_name = 'pass_success' AND p.tags ->> 'pass' = 'metrics' AND p.time = m.time), 60) AS period_s
+               FROM system_metrics AS m WHERE m.metric_name = 'healthy' AND m.service = %s AND m.time <= %s AND m.time > %s ORDER BY m.time""",
+            series, now, begun - 3 * minute,
+        )  # fmt: skip
+        up, down, outages = availability(rows, begun, now)
+        available, coverage, *seconds, count = map(float, shown[service])
+        planned = 120 if service == "delivery_worker" else 0
+        assert seconds == pytest.approx([up, down, planned, 7200 - up - down], abs=0.01)
+        assert [available, coverage, count] == pytest.approx([up / (up + down), (up + down) / 7200, outages])
+    assert 410 < float(shown["dispatcher"][3]) < 430 and 110 < float(shown["delivery_worker"][3]) < 130
+    assert all(float(row[5]) > 14.9 * 60 for row in shown.values()), "the gap is unknown, not up"
+    maintained = page.evaluate("[...document.querySelectorAll('#maintenance time')].map(one => one.dateTime)")
+    rows = looked.rows(
+        "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE metric_name = 'maintenance' AND time > %s", begun
+    )
+    assert [datetime.fromisoformat(one) for one in maintained] == [rows[0]["first"], rows[0]["last"] + minute]
+
+    alerts = looked.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY created_at, id")
+    assert [row[:4] for row in data(page, "#incidents-table")] == [
+        [
+            str(one["id"]),
+            one["fingerprint"].partition(":")[2],
+            *(time.astimezone(UTC).isoformat() if time else "open still" for time in (one["created_at"], one["closed_at"])),
+        ]
+        for one in alerts
+    ]
+    lasts = [float(row[4]) for row in data(page, "#incidents-table")]
+    assert lasts == pytest.approx([((one["closed_at"] or now) - one["created_at"]).total_seconds() for one in alerts])
+
+    passes = looked.rows(
+        """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
+           WHERE metric_name = 'pass_success' AND time > %s AND time <= %s ORDER BY 1, time""",
+        begun, now,
+    )  # fmt: skip
+    shown_passes = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
+    for name in ("health", "metrics"):
+        own = [one for one in passes if one["pass"] == name]
+        gaps = [round((b["time"] - a["time"]).total_seconds() / a["period_s"]) - 1 for a, b in pairwise(own)]
+        assert shown_passes[name] == (len(own), sum(max(0, gap) for gap in gaps))
+    assert 175 < shown_passes["metrics"][1] < 195, "a quarter of an hour without a pass is told"
+
+
+@pytest.mark.acceptance
+def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_path: Path) -> None:
+    """Each chart has a point for each bucket with rows, of the height that the rows have, and no line over a gap."""
+    page, begun, now = reported(browser, tmp_path / "r.html")
+    charts = page.evaluate(
+        """[...document.querySelectorAll('#charts figure')].map((one, place) => ({
+            service: one.dataset.service, metric: one.dataset.metric, latest: one.querySelector('figcaption data').value,
+            path: document.querySelector(`#chart${place}-mean path`).getAttribute('d'),
+            rows: [...one.querySelectorAll('tbody tr')].map(row => [row.querySelector('time').dateTime,
+                   ...[...row.querySelectorAll('data')].map(cell => parseFloat(cell.value))])}))"""
+    )
+    assert len(charts) >= 14
+    for chart in charts:
+        metric, _, tags = chart["metric"].partition("{")
+        rows = looked.rows(
+            "SELECT time, value FROM system_metrics WHERE service = %s AND metric_name = %s AND time > %s AND time <= %s "
+            "AND (%s = '' OR (tags ->> 'pass') || (tags ->> 'period_s') = %s) ORDER BY time",
+            chart["service"].removesuffix("_worker") if chart["service"] != "ops_worker" else "ops_worker",
+            metric, begun, now, tags, "".join(re.findall(r"=(\w+)", tags)),
+        )  # fmt: skip
+        assert float(chart["latest"]) == rows[-1]["value"]
+        if metric in {"messages_received", "messages_written", "rules_evaluated"}:
+            around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
+            placed = [b for a, b, c in around if not (a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"])]
+            steps = [
+                (b["time"], b["value"] - a["value"] if b["value"] >= a["value"] else b["value"], (b["time"] - a["time"]).total_seconds())
+                for a, b in pairwise(placed)
+            ]
+        else:
+            steps = [(row["time"], row["value"], 1.0) for row in rows]
+        expected = []
+        for bucket in range(60):
+            low, high = (begun + timedelta(minutes=2 * number) for number in (bucket, bucket + 1))
+            if inside := [(value, seconds) for time, value, seconds in steps if low <= time < high]:
+                middle, total = (low + timedelta(minutes=1)).isoformat(), sum(value for value, _ in inside)
+                mean = total / sum(seconds for _, seconds in inside)
+                peak = [] if steps[0][2] != 1.0 else [max(value for value, _ in inside)]
+                expected.append([middle, pytest.approx(mean), *peak])
+        assert chart["rows"] == expected, chart["metric"]
+        points = re.findall(r"([ML]) ([\d.]+) ([\d.]+)", chart["path"])
+        assert len(points) == len(expected)
+        parts = 1 + sum(datetime.fromisoformat(b[0]) - datetime.fromisoformat(a[0]) > timedelta(minutes=2) for a, b in pairwise(expected))
+        assert sum(kind == "M" for kind, *_ in points) == parts
+        order = [
+            (a[1] > b[1], float(p[2]) < float(q[2]))
+            for (a, p), (b, q) in pairwise(zip(chart["rows"], points, strict=True))
+            if abs(a[1] - b[1]) > abs(a[1]) / 100
+        ]
+        assert all(higher == above for higher, above in order), "a higher value is higher up"
+    drawn = page.evaluate("document.querySelectorAll('#timelines-down-0 path').length")
+    assert drawn >= 1
+
+
+@pytest.mark.acceptance
+def test_hostile_names(told: Database, browser: Browser, tmp_path: Path) -> None:
+    """What a service calls itself, or a person, is shown as it is, and does nothing."""
+    assert main(["init-db"]) == 0
+    name = "</svg><script>document.title='x'</script>$\\frac{1$ {{ 7 * 7 }}"
+    told.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) SELECT now() - make_interval(secs => n), m, %s, n, %s "
+        "FROM generate_series(1, 600, 5) AS n, unnest(ARRAY['healthy', %s]) AS m",
+        name, '{"\\"><img src=x onerror=alert(1)>": "]]>"}', name,
+    )  # fmt: skip
+    told.rows("INSERT INTO tenants (tenant_id, name, status) VALUES ('__system__', 'System Alerts', 'ACTIVE') ON CONFLICT DO NOTHING")
+    told.rows(
+        "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, acknowledged_by, acknowledged_at) "
+        "VALUES ('__system__', '-', '-', 'SYSTEM_HEALTH', 'system-health:' || %s, 'ACKNOWLEDGED', 5, 1, %s, '{}', %s, now())",
+        name, name, name,
+    )  # fmt: skip
+    assert main(["report", "-o", str(tmp_path / "r.html"), "--since", "10m"]) == 0
+    said: list[str] = []
+    page = opened(browser, tmp_path / "r.html", said=said)
+    assert len(said) == 1 and page.title().startswith("What happened")
+    assert page.evaluate("document.querySelectorAll('script, img, link, iframe').length") == 0
+    assert data(page, "#incidents-table")[0][1] == name and any(row[0].startswith(name) for row in data(page, "#availability-table"))
