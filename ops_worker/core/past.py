@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 class Bucket(NamedTuple):
-    """The rows of one series in a part of the time: how many, their mean and the highest."""
+    """The rows of one series in a part of the time: their mean and the highest."""
 
-    number: int
     mean: float
     peak: float
 
@@ -59,11 +58,6 @@ class Series(NamedTuple):
         return Key(self.service, self.metric, self.tags)
 
     @property
-    def number(self) -> int:
-        """Rows."""
-        return sum(one.number for one in self.buckets.values())
-
-    @property
     def rate_per_s(self) -> float | None:
         """Growth for each second between the first and the last row; None for what does not count, or has one row only."""
         elapsed_s = (self.last - self.first).total_seconds()
@@ -102,7 +96,7 @@ def gathered(rows: Iterable[Mapping[str, Any]], counts: Callable[[str, str], boo
             group[0]["service"],
             metric,
             group[0]["tags"],
-            {row["bucket"]: Bucket(row["number"], row["mean"], row["peak"]) for row in group},
+            {row["bucket"]: Bucket(row["mean"], row["peak"]) for row in group},
             min(row["first"] for row in group),
             max(row["last"] for row in group),
             counts(service, metric),

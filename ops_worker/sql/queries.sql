@@ -165,7 +165,7 @@ SELECT service, metric_name AS metric, tags,
        least(width_bucket(date_part('epoch', time),
                           date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                           date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
-       avg(value) AS mean, max(value) AS peak, count(*) AS number, min(time) AS first, max(time) AS last
+       avg(value) AS mean, max(value) AS peak, min(time) AS first, max(time) AS last
 FROM system_metrics
 WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s AND value BETWEEN -1e150 AND 1e150
 GROUP BY 1, 2, 3, 4

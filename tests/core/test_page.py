@@ -72,7 +72,7 @@ def test_shards_and_many_series() -> None:
     """Each shard is a pass of its own that tells of the same maintenance; what is not drawn is counted."""
 
     def series(metric: str, tags: dict[str, str], service: str = "ops_worker", points: int = 2) -> Series:
-        buckets = {number: Bucket(1, 1.0, 1.0) for number in range(1, points + 1)}
+        buckets = {number: Bucket(1.0, 1.0) for number in range(1, points + 1)}
         return Series(service, metric, tags, buckets, BEGUN, BEGUN + timedelta(seconds=240), counts=False)
 
     shards = [{"pass": "health", "period_s": "60", "shard": f"{number}/2"} for number in (0, 1)]
