@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     counts = counting(targets)
 
     def read(transaction: Transaction) -> Page:
+        """Read it all at one moment of the database."""
         longest_s = page.longest_s(past.passes(transaction))
         points = page.buckets(options.since, longest_s)
         facts = past.facts(transaction, options.since, points, counts)
