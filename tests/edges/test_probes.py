@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,7 @@ from tests.stubs import Behaviour, Stub, Stubs, raw, reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
 
 pytestmark = pytest.mark.integration
 
@@ -255,12 +256,13 @@ def test_budget(stub: Stub) -> None:
 def test_out_of_files(stub: Stub) -> None:
     """When this process has no more files, a service is not called down for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.dup(0)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 20, hard))
+    highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
             while True:
-                taken.append(os.dup(0))
+                taken.append(os.dup(2))
         for _ in range(3):  # what the selector and the resolver's bell take
             os.close(taken.pop())
         seen = look(stub.url)
