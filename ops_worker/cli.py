@@ -6,6 +6,8 @@ The modules that a command needs are imported when it runs, so that ``--help`` c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import logging
 import math
@@ -34,6 +36,10 @@ exit codes:
   4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy; and where there are faults
      (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
 """
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What keeps the output from being written and is no bug: a full disk, a quota, a broken device."""
 
 
 class Command(NamedTuple):
@@ -66,6 +72,8 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
     except BrokenPipeError:  # nobody reads any more
         return OpsWorkerError.exit_code
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
         _log.exception("this is a bug in ops-worker")
         return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
 
@@ -84,34 +92,43 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
 
     command = COMMANDS[options.command]
     options.left_at = settings.termination_message_path() if command.has_settings else ""
-    if not command.has_settings:
+    if command.has_settings:
+        found = settings.load(options.env_file)
+        options.left_at, options.job = found.termination_message_path, found.job_name
+        log.setup(found.log_level)
+        endless = passes.intervals_of(options, found) or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
+        if guarded and not endless:
+            left = found.pass_deadline - (time.monotonic() - options.begun)
+            guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
+        code = command.run(options, found)
+    else:
         log.setup("INFO")
         if guarded:
             guard.release_signals()
-        return command.run(options)
-    found = settings.load(options.env_file)
-    options.left_at, options.job = found.termination_message_path, found.job_name
-    log.setup(found.log_level)
-    endless = passes.intervals_of(options, found) or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
-    if guarded and not endless:
-        left = found.pass_deadline - (time.monotonic() - options.begun)
-        guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
-    return command.run(options, found)
+        code = command.run(options)
+    if options.command not in PASSES:  # what was asked for has to arrive; what a pass has done stands in the database
+        sys.stdout.flush()
+    return code
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
     faults = error.faults if isinstance(error, SettingsError) else (str(error),)
-    for fault in faults:
-        print(f"ops-worker {options.command}: {fault}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code still tells
+        for fault in faults:
+            print(f"ops-worker {options.command}: {fault}", file=sys.stderr)
     if getattr(options, "output", "") == "json":
         failure = {"pass": options.command, "result": "failed", "error": str(error), "exit_code": error.exit_code}
-        print(json.dumps(failure))
+        with contextlib.suppress(OSError):
+            print(json.dumps(failure), flush=True)
     if path := getattr(options, "left_at", ""):
         from ops_worker import termination
 
         termination.leave(path, message(failed(options.command, str(error), error.exit_code, getattr(options, "job", ""))))
     return error.exit_code
 
+
+PASSES = frozenset({"health", "metrics", "sidecar"})
+"""The commands that run passes."""
 
 COMMANDS = {
     "health": Command("probe the services once, record their state, open and close alerts", passes.pass_options, passes.run),

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         found = database.transact(store.LOOK, read, reads=[store.MAINTENANCE_TABLE], dry_run=True)
     assert found is not None, "who only looks takes no lock"
     if options.file == "-":
-        sys.stdout.write(render(found))
+        sys.stdout.buffer.write(render(found).encode())  # UTF-8, as the page says of itself, whatever the terminal's encoding
     else:
         _write(Path(options.file), render(found))
         print(f"{options.file}: written")
