@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         found = database.transact(
             store.LOOK,
             lambda transaction: past.findings(transaction, service, target, options.at),
-            reads=[store.MAINTENANCE_TABLE],
+            reads=store.LOOKS_AT,
             dry_run=True,
         )
     assert found is not None, "who only looks takes no lock"

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         return page.page(facts, points, told, past.incidents(transaction, options.since), targets)
 
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker report")) as database:
-        found = database.transact(store.LOOK, read, reads=[store.MAINTENANCE_TABLE], dry_run=True)
+        found = database.transact(store.LOOK, read, reads=store.LOOKS_AT, dry_run=True)
     assert found is not None, "who only looks takes no lock"
     if options.file == "-":
         sys.stdout.buffer.write(render(found).encode())  # UTF-8, as the page says of itself, whatever the terminal's encoding

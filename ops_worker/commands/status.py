@@ -42,8 +42,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         if options.output == "json":
             print(json.dumps(document), flush=True)
         else:
-            shown = [one for one in tables(document) if one.rows or (one.none and document["services"])]
-            draw(shown, clear=options.watch is not None)
+            found = tables(document)
+            known = any(one.rows for one in found)
+            draw([one for one in found if one.rows or (one.none and known)], clear=options.watch is not None)
     return DONE
 
 
@@ -61,7 +62,7 @@ def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict
             facts = database.transact(
                 store.LOOK,
                 lambda transaction: past.facts(transaction, options.since, BUCKETS, counts),
-                reads=[store.MAINTENANCE_TABLE],
+                reads=store.LOOKS_AT,
                 dry_run=True,
             )
             assert facts is not None, "who only looks takes no lock"
@@ -73,7 +74,7 @@ def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict
 
 def draw(tables: Sequence[Table], *, clear: bool = False) -> None:
     """Show tables: with colours and as wide as the terminal is, or plainly where there is none."""
-    if sys.stdout.isatty():
+    if tables and sys.stdout.isatty():
         with contextlib.suppress(ImportError):  # without the extra `view` it is as plain as in a pipe
             from ops_worker.edges import screen
 

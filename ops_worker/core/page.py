@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.answer import labelled, one_line
 from ops_worker.core.past import Key, Run
 from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.status import DEFAULT_PERIOD_S, STALE_PERIODS, period_of
+from ops_worker.core.status import DEFAULT_PERIOD_S, PASSES, STALE_PERIODS, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -232,7 +232,7 @@ def _passes(facts: Facts) -> list[PassRow]:
         each_s, stopped_s = period_of(facts.passes, one["pass"]), (facts.now - one["last"]).total_seconds()
         stopped_s = stopped_s if stopped_s > STALE_PERIODS * each_s else 0.0
         rows.append(PassRow(name, each_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s))
-    absent = {"health", "metrics"} - {one["pass"] for one in facts.ran}
+    absent = PASSES - {one["pass"] for one in facts.ran}
     return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(absent)]
 
 

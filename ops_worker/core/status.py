@@ -19,6 +19,8 @@ STALE_PERIODS = 3
 """Periods of its pass after which a row is not believed any more."""
 DEFAULT_PERIOD_S = 60.0
 """The period of a pass that never told its own: that of the shortest CronJob."""
+PASSES = frozenset({"health", "metrics"})
+"""The passes that there should be."""
 BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"
 """Where no pass looked."""
@@ -91,6 +93,8 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"]), str(one["missed"]))
         for one in document["passes"]
     )
+    never = (PASSES - {one["pass"] for one in document["passes"]}) if ran else ()
+    ran += tuple((name, "never", "-", "-", "-") for name in sorted(never))
     series = tuple(
         (one["service"], one["metric"] + labelled(one["tags"]), short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
         for one in document["series"]
@@ -99,7 +103,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     maintenance = ((ago(lasting["left_s"]), lasting["started_by"], lasting["reason"] or "-"),) if lasting else ()
     return [
         Table("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), maintenance),
-        Table("Services", ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"), services, 1),
+        Table("Services", ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"), services, 1, "none was recorded"),
         Table("Open alerts", ("ID", "SERVICE", "STATUS", "AGE", "ACKNOWLEDGED BY", "SUMMARY"), alerts, 2, "none"),
         Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH", "MISSED"), ran, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
         Table(f"Last {ago(document['since_s'])}", ("SERIES", "METRIC", "NOW", "RATE", "HISTORY"), series),

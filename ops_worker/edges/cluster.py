@@ -26,7 +26,7 @@ CONNECT_S, READ_S = 5.0, 15.0
 EVENTS_S = 5.0
 """Deadline for all Events of a pass."""
 PAGE = 500
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 SELECTOR = "app.kubernetes.io/name=ops-worker"
 REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
@@ -186,7 +186,7 @@ def announce(job: str, transitions: Sequence[tuple[str, str]], deadline_s: float
     """
     end = time.monotonic() + min(EVENTS_S, deadline_s)
     try:
-        if not (ACCOUNT / "token").is_file():
+        if not TOKEN.is_file():
             return [
                 "KUBERNETES_EVENTS is on, but there is no service account token: set automountServiceAccountToken, see k8s/variants/events"
             ]
@@ -206,6 +206,11 @@ def announce(job: str, transitions: Sequence[tuple[str, str]], deadline_s: float
     return []
 
 
+def may_ask() -> bool:
+    """Say whether there is anything in this pod to ask a cluster with: a service account's token, or a kubeconfig that is named."""
+    return bool(os.environ.get("KUBECONFIG")) or TOKEN.is_file()
+
+
 def _left(end: float) -> float:
     left = end - time.monotonic()
     if left <= 0:
@@ -221,7 +226,7 @@ def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
         raise SettingsError(["asking a cluster wants the extra: pip install 'ops-worker[cluster]'"]) from None
     settings: Any = client.Configuration()
     named = kubeconfig or os.environ.get("KUBECONFIG", "")
-    inside = not named and os.environ.get("KUBERNETES_SERVICE_HOST") and (ACCOUNT / "token").is_file()
+    inside = not named and os.environ.get("KUBERNETES_SERVICE_HOST") and TOKEN.is_file()
     try:
         namespace, whose = _inside(config, settings) if inside else _outside(config, settings, named, context)
     except SettingsError:
@@ -233,7 +238,7 @@ def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
 
 def _inside(config: Any, settings: Any) -> tuple[str, str]:
     config.load_incluster_config(client_configuration=settings)
-    return (ACCOUNT / "namespace").read_text(encoding="utf-8").strip(), "the service account"
+    return TOKEN.with_name("namespace").read_text(encoding="utf-8").strip(), "the service account"
 
 
 def _outside(config: Any, settings: Any, named: str, context: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ STYLES = {
     "degraded": "yellow",
     "ACKNOWLEDGED": "yellow",
     "stale": "bold magenta",
+    "never": "bold magenta",
     "unknown": "bold yellow",
     "unhealthy": "bold red",
     "down": "bold red",

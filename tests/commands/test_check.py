@@ -11,6 +11,7 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.core.checkup import FAULT, OK, WARNING, of_server, worst
+from ops_worker.edges import cluster
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +151,7 @@ def test_of_server() -> None:
 
 
 def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a pod the CronJobs are looked at as well; where that may not be asked, it is a warning."""
+    """In a pod the CronJobs are looked at as well, unless it has no token; where that may not be asked, it is a warning."""
     assert told.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
@@ -159,3 +160,9 @@ def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     state, said = check(capsys)["CronJobs"]
     assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
     assert time.monotonic() - begun < 20
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "token")
+    state, said = check(capsys)["CronJobs"]
+    assert state == OK and said.startswith("not looked at: this pod has no service account's token")
+    (tmp_path / "token").write_text("t")
+    assert check(capsys)["CronJobs"][0] == WARNING

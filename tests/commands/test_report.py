@@ -58,17 +58,17 @@ def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_bad(told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad(told: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """No tables, nothing recorded, no permission, no place to write to, no extra: one line each, and the right exit code."""
     target = str(tmp_path / "r.html")
-    assert main(["report", "-o", target]) == 3
-    assert "run `ops-worker init-db`" in capsys.readouterr().err
-    assert main(["init-db"]) == 0
-    capsys.readouterr()
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", empty.url)
+        assert main(["report", "-o", target]) == 3
+    assert "or `ops-worker init-db --standalone`" in capsys.readouterr().err
     assert main(["report", "-o", "-"]) == 0
-    empty = capsys.readouterr().out
-    assert empty.startswith("<!doctype html>") and "No service was seen down, but of 4 of 4 nothing is known." in empty
-    assert "No pass was recorded" in empty and "No figure was recorded" in empty and "No system alert was open." in empty
+    page = capsys.readouterr().out
+    assert page.startswith("<!doctype html>") and "No service was seen down, but of 4 of 4 nothing is known." in page
+    assert "No pass was recorded" in page and "No figure was recorded" in page and "No system alert was open." in page
     assert main(["report"]) == main(["report", "-o", target, "--since", "0s"]) == main(["report", "-o", target, "--since", "32d"]) == 2
     capsys.readouterr()
     for wrong in (tmp_path / "none" / "r.html", tmp_path):

@@ -17,6 +17,7 @@ from ops_worker.edges import screen
 
 if TYPE_CHECKING:
     from tests.conftest import Database
+    from tests.stubs import Stubs
 
 
 @pytest.mark.unit
@@ -211,15 +212,33 @@ def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 @pytest.mark.integration
-def test_bad(database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """No tables, no permission, no time: one line each, and the right exit code."""
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    assert main(["status"]) == 3
-    assert "no table service_health in database" in capsys.readouterr().err
-    assert main(["init-db"]) == 0
+def test_beginning(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first pass there is a line that says so, and before the first health pass what the metrics pass has recorded."""
+    for name, value in ({"DATABASE_URL": database.url} | stubs.env).items():
+        monkeypatch.setenv(name, value)
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        assert main(["status"]) == 0
+        assert capsys.readouterr().out == "no pass has recorded anything yet\n"
+    assert main(["metrics"]) == 0
     capsys.readouterr()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
     assert main(["status"]) == 0
-    assert capsys.readouterr().out == "no pass has recorded anything yet\n"
+    parts = capsys.readouterr().out.split("\n\n")
+    assert parts[:2] == ["Services\nnone was recorded", "Open alerts\nnone"]
+    assert re.search(r"^metrics +on time ", parts[2], re.MULTILINE) and re.search(r"^health +never +- +- +-$", parts[2], re.MULTILINE)
+    assert re.search(r"^ingest +healthy +1 ", parts[3], re.MULTILINE)
+    assert main(["explain", "ingest"]) == main(["report", "-o", "-"]) == 0
+    assert "UTC: ingest is healthy since" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_bad(database: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No tables, no permission, no time: one line each, and the right exit code."""
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    assert main(["status"]) == 3
+    assert "no table system_metrics, fleet_alert in database" in capsys.readouterr().err
+    monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["status", "--since", "0s"]) == main(["status", "--since", "tomorrow"]) == main(["status", "--since", "99d"]) == 2
     capsys.readouterr()
     database.rows("CREATE ROLE ops_nobody LOGIN PASSWORD 'x' BYPASSRLS")

@@ -272,7 +272,7 @@ def inside(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     """A pod's view: a service account, and its token."""
     for name, text in (("token", "secret"), ("namespace", "ops")):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "token")
     return server
 
 
@@ -314,7 +314,7 @@ def test_announce_in_time(inside: Server, deadline_s: float) -> None:
 
 def test_announce_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a service account nobody is told, least of all a developer's cluster."""
-    monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "token")
     (warning,) = cluster.announce("ops-worker-health-1", [("ingest", "http 503")])
     assert warning.startswith("KUBERNETES_EVENTS is on, but there is no service account token")
 

@@ -30,11 +30,13 @@ def facts(transaction: Transaction, since_s: float, buckets: int, counts: Callab
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         execute(SQL["look_back"])
-        services, alerts = execute(SQL["services_now"], given), execute(SQL["alerts_now"])
+        services = execute(SQL["services_now"], given) if "service_health" in transaction.present else None
+        alerts = execute(SQL["alerts_now"])
     ran = execute(SQL["ran"], given | {"since_s": since_s}).fetchall()
     found = series(transaction, since_s, buckets, counts)
     lasting = maintenance(transaction)
-    return Facts(transaction.now, since_s, services.fetchall(), alerts.fetchall(), passes(transaction), ran, found, lasting)
+    rows = services.fetchall() if services else []
+    return Facts(transaction.now, since_s, rows, alerts.fetchall(), passes(transaction), ran, found, lasting)
 
 
 def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
@@ -87,15 +89,15 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
     given = {"service": service, "series": key.service, "at": at, "health_s": period_of(told, "health")}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
-        names = (SQL["service_row"], SQL["observations"], SQL["alerts_of"], SQL["maintained"])
-        row, seen, alerts, maintained = [execute(statement, given) for statement in names]
+        row = execute(SQL["service_row"], given) if "service_health" in transaction.present else None
+        seen, alerts, maintained = [execute(one, given) for one in (SQL["observations"], SQL["alerts_of"], SQL["maintained"])]
     (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, "metrics")], period_of(told, "metrics"))
     lasting = maintenance(transaction) if at == now else {}
     return Findings(
         service,
         now,
         at,
-        row.fetchone(),
+        row.fetchone() if row else None,
         found,
         seen.fetchall(),
         alerts.fetchall(),

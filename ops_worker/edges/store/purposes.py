@@ -38,4 +38,6 @@ ALERTS = Purpose("alerts", 5, needs=("fleet_alert",))
 MAINTENANCE = Purpose("maintenance", 6, needs=())
 MAINTENANCE_TABLE = "ops_worker_maintenance"
 CHECK = Purpose("check", 4, needs=())
-LOOK = Purpose("look", 3, needs=("service_health", "system_metrics", "fleet_alert"))
+LOOK = Purpose("look", 3, needs=("system_metrics", "fleet_alert"))
+LOOKS_AT = ("service_health", MAINTENANCE_TABLE)
+"""What who looks back can do without: the health pass, or a person, makes these tables."""
