@@ -91,8 +91,8 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     from ops_worker import guard, log, settings
 
     command = COMMANDS[options.command]
-    options.left_at = settings.termination_message_path() if command.has_settings else ""
     if command.has_settings:
+        options.left_at, options.job = settings.termination()
         found = settings.load(options.env_file)
         options.left_at, options.job = found.termination_message_path, found.job_name
         log.setup(found.log_level)

@@ -234,9 +234,9 @@ def faults(given: Mapping[str, str]) -> list[str]:
     return []
 
 
-def termination_message_path() -> str:
-    """Give where to leave the result when the settings themselves are at fault."""
-    return os.environ.get("TERMINATION_MESSAGE_PATH", "")
+def termination() -> tuple[str, str]:
+    """Give where to leave the result, and the Job's name for it, when the settings themselves are at fault."""
+    return os.environ.get("TERMINATION_MESSAGE_PATH", ""), os.environ.get("JOB_NAME", "")
 
 
 def load(env_file: Path | None = None, path: str | None = None) -> Settings:
