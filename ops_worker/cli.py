@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker import __version__
 from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
-from ops_worker.errors import OpsWorkerError, SettingsError
+from ops_worker.errors import FULL, OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,17 +28,14 @@ _log = logging.getLogger("ops_worker")
 
 EXIT_CODES = """\
 exit codes:
-  0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock
-  1  it was not done: the database was away, the deadline passed, or a bug; a retry may help
+  0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock;
+     or off: SYSTEM_ALERT_ENABLED
+  1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may help
   2  usage or settings: the message names the variable and what it wants
-  3  schema or permission: the message says what to run or to set
-  4  only with --fail-on-unhealthy: done and recorded, and a service is unhealthy; and where there are faults
-     (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
+  3  schema or permission: the message says what to run or to set; check with a fault that is none of the settings
+  4  only with --fail-on-unhealthy: done and recorded (or, dry, shown), and a service is unhealthy; and where there are
+     faults (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
 """
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""What keeps the output from being written and is no bug: a full disk, a quota, a broken device."""
 
 
 class Command(NamedTuple):
@@ -72,7 +68,7 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
     except BrokenPipeError:  # nobody reads any more
         return OpsWorkerError.exit_code
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
         _log.exception("this is a bug in ops-worker")
         return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
@@ -96,7 +92,10 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         found = settings.load(options.env_file)
         options.left_at, options.job = found.termination_message_path, found.job_name
         log.setup(found.log_level)
-        endless = passes.intervals_of(options, found) or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
+        loops = passes.intervals_of(options, found)  # which wait for signals themselves
+        endless = loops or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
+        if guarded and endless and not loops:
+            guard.release_signals()
         if guarded and not endless:
             left = found.pass_deadline - (time.monotonic() - options.begun)
             guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
@@ -160,7 +159,10 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose epilog is made when somebody asks for help, not at the start of every pass."""
+    """A parser whose epilog is made when somebody asks for help, not at the start of every pass; its lines stay as they are."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
 
     def format_help(self) -> str:
         command = self.prog.partition(" ")[2]
@@ -169,17 +171,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
     about = "Health and metrics passes for an IoT platform. A command is one pass, which does its work and ends, or a loop of them."
-    parser = _Parser("ops-worker", description=about, formatter_class=raw)
+    parser = _Parser("ops-worker", description=about)
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        command.options(
-            commands.add_parser(
-                name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}.", formatter_class=raw
-            )
-        )
+        command.options(commands.add_parser(name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."))
     return parser
 
 

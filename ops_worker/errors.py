@@ -5,6 +5,7 @@ Exit codes speak of the worker, not of the world it watches: a pass that recorde
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ DONE = 0
 """The pass was done and recorded, or another pass held the lock and this one was skipped."""
 UNHEALTHY = 4
 """Done and recorded, and a service is unhealthy; only with --fail-on-unhealthy."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What keeps output from being written and is no bug: a full disk, a quota, a broken device. A retry may help."""
 
 
 class OpsWorkerError(Exception):

@@ -152,10 +152,12 @@ class Settings(BaseSettings):
     """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
     job_name: Text = setting("", wants="the name of a Job", only="health metrics sidecar")
     """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
-    hostname: Text = setting("", wants="the name of a pod or machine", only="health")
+    hostname: Text = setting("", wants="the name of a pod or machine", only="health metrics sidecar")
     """Name of the pod, which Kubernetes sets; an alert keeps it, with the Job's, as evidence of who saw what opened it."""
-    kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health")
+    kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health metrics")
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
+    pass_period: Seconds = setting(60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999)
+    """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL without query", only="health metrics")
     """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as healthchecks.io has them; empty: nobody."""
     shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)

@@ -160,7 +160,7 @@ class _Resolver:
     def target(self, name: str, entry: ServiceEntry, file: str) -> Target | None:
         """Make a service's target; None where its URL is empty."""
         where = f"{file}: services.{name}"
-        url = self._url(where, entry.url)
+        url, written = self._url(where, entry.url)
         if not url:
             return None
         headers = tuple((header, self._header(f"{where}.headers.{header}", value)) for header, value in entry.headers.items())
@@ -184,23 +184,24 @@ class _Resolver:
             entry.tags or NO_TAGS,
             entry.alert_after,
             entry.resolve_after,
+            written and written.rstrip("/") + entry.path,
         )
 
-    def _url(self, where: str, choices: Sequence[str]) -> str:
-        """Give the first URL whose variables are all set."""
+    def _url(self, where: str, choices: Sequence[str]) -> tuple[str, str]:
+        """Give the first URL whose variables are all set, and how it is written where variables are parts of it, which may be secret."""
         variables = self._around.variables
         missing = [[name for name in _REFERENCE.findall(choice) if name not in variables] for choice in choices]
         chosen = next((index for index, names in enumerate(missing) if not names), None)
         if chosen is None:
             if self._around.known:
                 self._faults.append(f"{where}.url: {' and '.join(missing[-1])} is not set, in the environment or .env")
-            return choices[-1]
+            return choices[-1], ""
         url = self._expanded(choices[chosen])
+        variable = _REFERENCE.fullmatch(choices[chosen])
         if url and not is_base_url(url):
-            variable = _REFERENCE.fullmatch(choices[chosen])
             subject = variable.group(1) if variable else f"{where}.url"
             self._faults.append(f"{subject} is {_shown(url)}, but wants {URL_WANTS}")
-        return url
+        return url, "" if variable or url == choices[chosen] else choices[chosen]
 
     def _header(self, where: str, value: str | Mapping[str, str]) -> str:
         content = self._expanded(value, where) if isinstance(value, str) else self._expanded(value.get("prefix", ""), where)

@@ -7,11 +7,12 @@ import contextlib
 import getpass
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.commands.arguments import env_file, words
 from ops_worker.core.answer import one_line
 from ops_worker.core.report import columns
+from ops_worker.core.series import OPS_WORKER
 from ops_worker.errors import DONE, DatabaseError
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ MAX_ID = 2**63 - 1
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list those that are open or acknowledged")
     listing.add_argument("--all", action="store_true", help="also the last hundred that are closed")
     listing.add_argument("--output", choices=["json", "table"], default="table", help="a table for people (the default), or one document")
     ack = actions.add_parser("ack", help="acknowledge one: it stays until its service is healthy again")
     ack.add_argument("id", type=_number, metavar="ID")
-    ack.add_argument("--by", default="", metavar="NAME", help="who acknowledges it; else the user who runs this")
+    ack.add_argument("--by", type=words, default="", metavar="NAME", help="who acknowledges it; else the user who runs this")
     close = actions.add_parser("close", help="close one; a service that is still unhealthy has a new one after the next pass")
     close.add_argument("id", type=_number, metavar="ID")
     prune = actions.add_parser("prune", help="remove the rows of services that are no longer watched, and close their alerts")
@@ -64,13 +65,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             row = within(lambda transaction: people.close(transaction, options.id))
             print(f"alert {row['id']} of {row['service']} is closed; if the service is still unhealthy, the next pass opens a new one")
         else:
-            watched = [target.name for target in settings.catalogue.targets]
+            own = [OPS_WORKER] if settings.record_own_metrics else []  # else nobody closes the worker's own alert
+            watched = [*(target.name for target in settings.catalogue.targets), *own]
             rows = within(
                 lambda transaction: people.prune(transaction, watched, dry_run=options.dry_run), health=True, dry_run=options.dry_run
             )
             for row in rows:
                 _say(row, dry_run=options.dry_run)
-            print(f"alerts prune: {len(rows)} service{'s' * (len(rows) != 1)} {'would be' if options.dry_run else 'were'} removed")
+            number, verb = ("1 service", "was") if len(rows) == 1 else (f"{len(rows)} services", "were")
+            print(f"alerts prune: {number} {'would be' if options.dry_run else verb} removed")
     return DONE
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.answer import without_password
+from ops_worker.commands.arguments import env_file
+from ops_worker.core.answer import shown_url
 from ops_worker.core.report import columns
 from ops_worker.errors import DONE, UNHEALTHY, SettingsError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser("check", help="tell everything that is wrong with a catalogue")
     check.add_argument("file", nargs="?", metavar="FILE", help="the TOML file; else the one that OPS_WORKER_CATALOGUE names")
@@ -81,8 +81,7 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
 
 def _table(found: Catalogue, path: str) -> str:
     services = [
-        (target.name, target.series, without_password(target.url), _origin(found, f"services.{target.name}", path))
-        for target in found.targets
+        (target.name, target.series, shown_url(target), _origin(found, f"services.{target.name}", path)) for target in found.targets
     ]
     services += [(name, "-", "not watched: its URL is empty", _origin(found, f"services.{name}", path)) for name in found.unwatched]
     figures = [
@@ -107,7 +106,10 @@ def _document(found: Catalogue, path: str) -> dict[str, Any]:
 
 def _service(target: Target) -> dict[str, Any]:
     """Describe a service; of its headers, only the names."""
-    shown = target._asdict() | {"url": without_password(target.url), "headers": [name for name, _ in target.headers]}
+    shown = {key: value for key, value in target._asdict().items() if key != "written"} | {
+        "url": shown_url(target),
+        "headers": [name for name, _ in target.headers],
+    }
     shown["counters"] = "*" if target.counters is None else [one._asdict() for one in target.counters]
     return shown | {"tls": target.tls._asdict(), "conditions": [one._asdict() for one in target.conditions], "tags": dict(target.tags)}
 

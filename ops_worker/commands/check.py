@@ -6,15 +6,16 @@ import contextlib
 import json
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.commands.arguments import env_file
 from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, lines, of_server, of_services, of_tables, worst
 from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ops_worker.edges.store import Transaction
     from ops_worker.settings import Settings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
     parser.add_argument("--output", choices=["json", "text"], default="text", help="a checklist (text, the default), or one document")
 
 
@@ -39,6 +40,9 @@ def run(options: argparse.Namespace) -> int:
         code = error.exit_code
     else:
         findings += _settings(options.env_file)
+        if not found.system_alert_enabled:
+            told = "off: the health pass does nothing, and no alert opens"
+            findings.append(Finding("SYSTEM_ALERT_ENABLED", WARNING, told, "set it to true, unless that is meant"))
         findings += [*_database(found), *_services(found), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
     if options.output == "json":
@@ -91,7 +95,9 @@ def _database(found: Settings) -> Iterator[Finding]:
 def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
     """Put a figure's statement to the database, which does not run it."""
     if all(table in transaction.present | present for table in figure.tables) and (problem := transaction.prepare(figure)):
-        yield Finding(f"figure {figure.name}", FAULT, problem, "set its `sql` right in the catalogue")
+        denied = problem.startswith("permission denied")
+        remedy = "grant SELECT on it to this role, or set PG_ROLE" if denied else "set its `sql` right in the catalogue"
+        yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
 def _services(found: Settings) -> Iterator[Finding]:
@@ -103,6 +109,8 @@ def _services(found: Settings) -> Iterator[Finding]:
     yield from of_services(verdicts)
     for name in not_among(verdicts, found.targets):
         yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
+    if not found.targets:
+        yield Finding("services", WARNING, "none is watched", "set their URLs, or name services of your own in a catalogue")
     for name in found.catalogue.unwatched:
         yield Finding(f"service {name}", OK, "not watched: its URL is empty")
 

@@ -7,10 +7,10 @@ import contextlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ops_worker.commands.status import draw, since
+from ops_worker.commands.arguments import env_file, since, words
+from ops_worker.commands.status import draw
 from ops_worker.core.answer import one_line
 from ops_worker.errors import DONE, SettingsError
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
-    parser.add_argument("service", metavar="SERVICE", help="a service that is watched, postgres, ops_worker, or one that was watched once")
+    env_file(parser)
+    parser.add_argument(
+        "service", type=words, metavar="SERVICE", help="a service that is watched, postgres, ops_worker, or one that was watched once"
+    )
     parser.add_argument(
         "--at", type=moment, metavar="TIME", help="a time, UTC unless it says otherwise (2026-03-01T03:10), or so long ago (90m); else now"
     )

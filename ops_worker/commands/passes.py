@@ -9,9 +9,9 @@ import math
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ops_worker.commands.arguments import env_file
 from ops_worker.commands.heartbeat import heartbeat
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
@@ -29,6 +29,8 @@ _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 MAX_SHARDS = 1000
+OTHER = {"health": "metrics", "metrics": "health"}
+"""Whom each pass watches."""
 PROGRESS_AFTER_S, PROGRESS_EACH_S = 2.0, 0.2
 ANNOUNCE_RESERVE_S = 1.0
 """Seconds of a pass that Events and the heartbeat must leave: it is recorded by then, and its deadline must not make a failure of it."""
@@ -46,9 +48,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     end = options.begun + settings.pass_deadline - ANNOUNCE_RESERVE_S
     with heartbeat(beat, end), contextlib.closing(_store(settings, options.command)) as database:
         observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
-        outcome = PASSES[options.command](Context(settings, observe, database, time.monotonic, options.dry_run))
-    outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
-    code = _tell(options, outcome)
+        context = Context(settings, observe, database, time.monotonic, options.dry_run, period_s=settings.pass_period)
+        outcome = PASSES[options.command](context)
+        outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+        code = _tell(options, outcome)
     termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))
     if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
         left = settings.pass_deadline - (time.monotonic() - options.begun)
@@ -114,7 +117,7 @@ def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
     from ops_worker.edges.cluster import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    told = [(name, reasons.get(name, "the metrics pass stopped")) for name in outcome.opened]
+    told = [(name, reasons.get(name, f"the {OTHER[outcome.name]} pass stopped")) for name in outcome.opened]
     transitions = told + [(name, "") for name in outcome.closed]
     for warning in announce(job, transitions, deadline_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
@@ -208,7 +211,7 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
             _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
     for service in () if options.dry_run else sorted(changed - {update.verdict.target.name for update in outcome.updates}):
         action = "alert opened" if service in outcome.opened else "alert closed"
-        _log.warning(action, extra={"action": action, "service": service, "reason": "the other pass"})
+        _log.warning(action, extra={"action": action, "service": service, "reason": f"the {OTHER[outcome.name]} pass"})
     for warning in outcome.warnings:
         _log.warning("the sample", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
@@ -243,7 +246,7 @@ def init_db(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
 
 
 def pass_options(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ops_worker.commands.status import since
-from ops_worker.errors import DONE, SettingsError
+from ops_worker.commands.arguments import env_file, since
+from ops_worker.errors import DONE, FULL, SettingsError
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
     parser.add_argument("-o", dest="file", required=True, metavar="FILE.html", help="where to write the page; - is the standard output")
     parser.add_argument("--since", type=since, default=86_400.0, metavar="TIME", help="how far back it goes: 2h, 24h (the default), 7d")
 
@@ -76,4 +76,6 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         if beside is not None:
             beside.unlink(missing_ok=True)
+        if error.errno in FULL:
+            raise
         raise SettingsError([f"-o {path}: {error.strerror or error}"]) from None

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import re
+import shutil
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.commands.arguments import env_file, since
 from ops_worker.core.report import columns
 from ops_worker.errors import DONE
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from ops_worker.core.status import Table
     from ops_worker.settings import Settings
 
-MAX_SINCE_S = 31 * 86_400.0
-UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env; the environment wins")
+    env_file(parser)
     parser.add_argument(
         "--since", type=since, default=3600.0, metavar="TIME", help="how far back the history goes: 30m, 1h (the default), 7d"
     )
@@ -36,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Show it once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError."""
-    from ops_worker.core.status import tables
+    from ops_worker.core.status import fitting, tables
 
     for document in _documents(options, settings):
         if options.output == "json":
@@ -44,7 +41,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         else:
             found = tables(document)
             known = any(one.rows for one in found)
-            draw([one for one in found if one.rows or (one.none and known)], clear=options.watch is not None)
+            shown = [one for one in found if one.rows or (one.none and known)]
+            if options.watch is not None and sys.stdout.isatty():
+                shown = fitting(shown, shutil.get_terminal_size().lines)
+            draw(shown, clear=options.watch is not None)
     return DONE
 
 
@@ -66,7 +66,7 @@ def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict
                 dry_run=True,
             )
             assert facts is not None, "who only looks takes no lock"
-            yield build(facts, series_of)
+            yield build(facts, series_of, settings.maintenance_until)
             if options.watch is None:
                 return
             time.sleep(options.watch)
@@ -82,12 +82,3 @@ def draw(tables: Sequence[Table], *, clear: bool = False) -> None:
             return
     parts = (f"{one.title}\n{columns(one.head, one.rows) if one.rows else one.none}" for one in tables)
     print("\n\n".join(parts) or "no pass has recorded anything yet", flush=True)
-
-
-def since(text: str) -> float:
-    """Read a time, 30m say, as seconds."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text)
-    seconds = float(found.group(1)) * UNITS[found.group(2) or "s"] if found else 0.0
-    if not 1 <= seconds <= MAX_SINCE_S:
-        raise argparse.ArgumentTypeError(f"{text} is no time from 1s to 31d: 30m, 1h, 7d")
-    return seconds

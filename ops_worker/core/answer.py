@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ops_worker.core.model import Target
+
 MAX_INT_DIGITS = 4_000
 """Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
 
@@ -73,8 +75,10 @@ def moment_of(text: Any) -> datetime | None:
         return None
 
 
-def labelled(tags: Mapping[str, Any] | None) -> str:
+def labelled(tags: Mapping[str, Any] | Any) -> str:
     """Write tags as Prometheus does its labels; nothing where there are none."""
+    if tags and not isinstance(tags, dict):  # jsonb holds anything
+        return one_line("{" + json.dumps(tags) + "}")
     return "{" + ",".join(f"{one_line(str(name))}={one_line(str(value))}" for name, value in sorted(tags.items())) + "}" if tags else ""
 
 
@@ -108,6 +112,11 @@ def lasted(seconds: float) -> str:
 def stopped(name: str, age_s: float, period_s: float) -> str:
     """Say that a pass has stopped: the reason of the worker's own alert."""
     return f"no {name} pass was recorded for {ago(age_s)}; one is due each {ago(period_s)}"
+
+
+def shown_url(target: Target) -> str:
+    """Give the URL of a service as it may be shown."""
+    return without_password(target.written or target.url)
 
 
 def without_password(url: str) -> str:

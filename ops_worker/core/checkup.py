@@ -47,6 +47,7 @@ TABLES = (
     Table("tenants", ("SELECT", "INSERT"), ("tenant_id", "name", "status", "metadata"), FAULT, PLATFORM),
     Table("device_state", ("SELECT",), ("status",), OK, "its figures are left out"),
     Table("delivery_jobs", ("SELECT",), ("status",), OK, "its figure is left out"),
+    Table("ops_worker_maintenance", ("SELECT",), ("until", "started_by", "reason"), OK, "`ops-worker maintenance start` makes it"),
 )  # fmt: skip
 """The tables, as the contract with the platform has them."""
 

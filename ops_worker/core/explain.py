@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.answer import ago, lasted, moment_of, one_line, without_password
+from ops_worker.core.answer import ago, lasted, moment_of, one_line, shown_url
 from ops_worker.core.conditions import wanted
+from ops_worker.core.patience import LEAST_PATIENCE_S, STALE_PERIODS, late, longest_silent, patience_s, period_of
 from ops_worker.core.series import HEALTHY, OPS_WORKER, POSTGRES
-from ops_worker.core.status import STALE_PERIODS, Table, period_of
+from ops_worker.core.status import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +60,12 @@ def build(found: Findings, rule: Rule) -> dict[str, Any]:
         "rule": _rule(found.service, rule),
         "alerts": alerts,
         "passes": [
-            {"pass": row["pass"], "recorded": _utc(row["time"]), "age_s": (found.at - row["time"]).total_seconds()} for row in found.passes
+            {
+                "pass": one_line(f"{row['pass']} {row['shard']}" if row["shard"] else row["pass"]),
+                "recorded": _utc(row["time"]),
+                "age_s": (found.at - row["time"]).total_seconds(),
+            }
+            for row in found.passes
         ],
     }
 
@@ -72,7 +78,7 @@ def known(found: Findings) -> bool:
 def sentences(document: Mapping[str, Any]) -> list[str]:
     """Say in two lines what was so, and what came of it."""
     state, since, at = document["state"], document["since"], document["at"]
-    if state == "unknown":
+    if not document["seen_by"]:
         what = f"nothing is known of {document['service']}: no pass has looked{f' since {_time(since)}' if since else ''}"
     else:
         held = f" since {_time(since)}" if since else ""
@@ -99,11 +105,16 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     newest = next((one for one in document["alerts"] if one["evidence"]), None)
     evidence = tuple((name, one_line(str(value))) for name, value in newest["evidence"].items()) if newest else ()
     passes = tuple((one["pass"], _time(one["recorded"]), ago(one["age_s"])) for one in document["passes"])
+    looked = document["service"] != OPS_WORKER  # whose passes are all there is to see
     return [
         Table(
-            f"Up and down by the metrics pass, the {ago(LOOKS_BACK_S)} before", ("STATE", "FROM", "TO", "FOR"), turns, 0, "no pass looked"
+            f"Up and down by the metrics pass, the {ago(LOOKS_BACK_S)} before",
+            ("STATE", "FROM", "TO", "FOR"),
+            turns,
+            0,
+            "no pass looked" if looked else "",
         ),
-        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, "no pass has recorded anything of it"),
+        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, "no pass has recorded anything of it" if looked else ""),
         Table("The rule", ("WHAT", "IS"), tuple(document["rule"].items())),
         Table("Its last alerts", ("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"), alerts, 1, "none"),
         Table(f"What opened alert {newest['id'] if newest else ''}", ("WHAT", "WAS"), evidence),
@@ -118,10 +129,10 @@ def _state(found: Findings) -> dict[str, Any]:
     since = (moment_of(details.get("since")) or row["checked_at"]) if row else None
     spoken_of = since is not None and since <= found.at
     now = spoken_of and row["checked_at"] <= found.at
-    recorded = {one["pass"]: one["time"] for one in found.passes}
-    looked_at = row["checked_at"] if now else recorded.get("health")
+    last = longest_silent(found.passes, "health")  # of whichever shard the service is
+    looked_at = row["checked_at"] if now else last["time"] if last else None
     state = str((details.get("status") if now else None) or row.get("status"))
-    if spoken_of and looked_at and (found.at - looked_at).total_seconds() <= STALE_PERIODS * health_s:
+    if spoken_of and looked_at and (found.at - looked_at).total_seconds() <= patience_s(health_s):
         answer = f"http {details['http_status']}" if "http_status" in details else ""
         reason = details.get("error") or details.get("reason") or answer  # what was last seen, and so not what was seen then
         return _told(state, since, reason if now else "", "the health pass", details.get("streak") if now else None)
@@ -131,10 +142,9 @@ def _state(found: Findings) -> dict[str, Any]:
             "healthy" if run.up else "unhealthy", run.begun, opened["summary"] if opened and not run.up else "", "the metrics pass"
         )
     if found.service == OPS_WORKER and found.passes:
-        ages = {row["pass"]: (found.at - row["time"]).total_seconds() for row in found.passes}
-        late = [name for name, age_s in ages.items() if age_s > STALE_PERIODS * period_of(found.passes, name)]
-        reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(late)}" if late else ""
-        return _told("stale" if late else "healthy", None, reason, "its passes")
+        gone = [name for name in sorted({row["pass"] for row in found.passes}) if late(found.passes, name, found.at)]
+        reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(gone)}" if gone else ""
+        return _told("stale" if gone else "healthy", None, reason, "its passes")
     if spoken_of:
         return _told("stale", looked_at, f"no pass has looked since; it was {state}", "the health pass")
     return _told("unknown", found.runs[-1].ended if found.runs else None, "no pass looked")
@@ -150,7 +160,7 @@ def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: 
         acknowledged = opened["acknowledged_at"] if opened["acknowledged_in_time"] else None
         by = f"acknowledged by {opened['acknowledged_by']} at {_time(acknowledged)}" if acknowledged else "acknowledged by nobody"
         return f"alert {opened['id']} is open since {_time(opened['opened'])}, {by}"
-    if state["state"] in {"healthy", "stale", "unknown"}:
+    if state["state"] in {"healthy", "stale"} or not state["seen_by"]:
         return "no alert is open"
     if not rule.alerts:
         return "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
@@ -206,9 +216,8 @@ def _rule(service: str, rule: Rule) -> dict[str, str]:
     target = rule.target
     if target is None:
         if service == OPS_WORKER:
-            return {
-                "an alert opens when": f"a pass that once ran was not recorded for {STALE_PERIODS} of its periods; the other pass sees that"
-            }
+            silent = f"{STALE_PERIODS} of its periods, at least {LEAST_PATIENCE_S:g} s"
+            return {"an alert opens when": f"a pass that once ran was not recorded for {silent}; the other pass sees that"}
         if service == POSTGRES:
             return {"healthy when": "it answers at least one figure of the metrics pass", "an alert opens": "never"}
         return {"watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"}
@@ -217,7 +226,7 @@ def _rule(service: str, rule: Rule) -> dict[str, str]:
     body += wanted(target.conditions)
     body += [f"latency at most {target.max_latency_ms} ms"] if target.max_latency_ms is not None else []
     return {
-        "asked": without_password(target.url),
+        "asked": shown_url(target),
         "answers within": f"{target.deadline_s:g} s",
         "healthy when": "; ".join([f"http {statuses}", *body]),
         "an alert opens after": _passes(rule.damping.alert_after, "unhealthy"),

@@ -86,7 +86,7 @@ class Target(NamedTuple):
     ``counters`` are those to record, or None for every finite number of its answer; ``counters_at`` is the pointer to where
     they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
     latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
-    Header values are secrets.
+    Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
     """
 
     name: str
@@ -104,6 +104,7 @@ class Target(NamedTuple):
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
+    written: str = ""
 
 
 class Failure(enum.Enum):

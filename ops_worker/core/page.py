@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import labelled, one_line
 from ops_worker.core.past import Key, Run
+from ops_worker.core.patience import DEFAULT_PERIOD_S, PASSES, patience_s, period_of
 from ops_worker.core.series import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.status import DEFAULT_PERIOD_S, PASSES, STALE_PERIODS, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +79,7 @@ class Chart(NamedTuple):
     service: str
     metric: str
     unit: str
-    latest: float
+    latest: float | None
     times: Sequence[datetime]
     means: Sequence[float | None]
     peaks: Sequence[float | None] | None
@@ -137,7 +137,7 @@ def lasting(chosen: Sequence[tuple[Key, str]], runs: Sequence[Sequence[Run]], ta
     """Name each of the services, also those of which nothing is known."""
     named, told = _names(targets), list(zip(chosen, runs, strict=True))
     services = [(_name(key.service, named) + labelled(key.tags), some) for (key, _), some in told if key.metric == HEALTHY]
-    return Lasting(services, _merged(one for (key, _), some in told if key.metric == MAINTENANCE for one in some))
+    return Lasting(services, _merged(one for (key, _), some in told if key.metric == MAINTENANCE for one in some if one.up))
 
 
 def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> Page:
@@ -225,15 +225,18 @@ def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[st
 
 
 def _passes(facts: Facts) -> list[PassRow]:
-    """List each pass, or shard of one; also a pass that was not recorded in this time."""
+    """List each pass, or shard of one, that was recorded in this time or should have been; of other shards than now none has stopped."""
+    each_s = {(one["pass"], one["shard"]): period_of([one], one["pass"]) for one in facts.passes}
     rows = []
     for one in facts.ran:
         name = one_line(f"{one['pass']} {one['shard']}" if one["shard"] else one["pass"])
-        each_s, stopped_s = period_of(facts.passes, one["pass"]), (facts.now - one["last"]).total_seconds()
-        stopped_s = stopped_s if stopped_s > STALE_PERIODS * each_s else 0.0
-        rows.append(PassRow(name, each_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s))
-    absent = PASSES - {one["pass"] for one in facts.ran}
-    return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(absent)]
+        now_s, stopped_s = each_s.pop((one["pass"], one["shard"]), None), (facts.now - one["last"]).total_seconds()
+        stopped_s = stopped_s if now_s and stopped_s > patience_s(now_s) else 0.0
+        rows.append(PassRow(name, now_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s))
+    if not (facts.ran or facts.passes):
+        return []  # nothing is recorded of any: they do not run, or are told not to tell
+    gone = {f"{name} {shard}" if shard else name for name, shard in each_s} | (PASSES - {one["pass"] for one in facts.ran})
+    return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(gone)]
 
 
 def _is_drawn(one: Series) -> bool:

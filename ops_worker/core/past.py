@@ -49,7 +49,7 @@ class Series(NamedTuple):
     first: datetime
     last: datetime
     counts: bool
-    latest: float = 0.0
+    latest: float | None = None
     growth: Mapping[int, Growth] = {}
 
     @property

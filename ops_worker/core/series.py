@@ -22,7 +22,7 @@ OPS_WORKER = "ops_worker"
 PROBE_LATENCY_MS = "probe_latency_ms"
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
-"""1 from each health pass in a maintenance, and no row otherwise: so that one can be told from the past as well."""
+"""From each health pass, 1 in a maintenance and else 0: so that one can be told from the past as well."""
 MAX_COUNTERS = 200
 """Counters that are recorded of a service that is not asked for some by name: a service must not fill the table."""
 MAX_ROWS = 1000
@@ -114,7 +114,7 @@ def _sample(figure: Figure, row: Mapping[str, Any]) -> Sample:
 
 
 def own_samples(
-    name: str, verdicts: Sequence[Verdict], duration_s: float, tags: Mapping[str, str], *, maintenance: bool = False
+    name: str, verdicts: Sequence[Verdict], duration_s: float, tags: Mapping[str, str], *, maintenance: bool | None = None
 ) -> list[Sample]:
     """Take the worker's own figures of a pass that is being recorded; one that fails leaves none, and that tells.
 
@@ -124,7 +124,7 @@ def own_samples(
         "pass_duration_ms": duration_s * 1000,
         PASS_SUCCESS: 1.0,
         "services_unhealthy": float(sum(not verdict.healthy for verdict in verdicts)),
-    } | ({MAINTENANCE: 1.0} if maintenance else {})
+    } | ({} if maintenance is None else {MAINTENANCE: float(maintenance)})
     return [Sample(OPS_WORKER, metric, value, {"pass": name, **tags}) for metric, value in figures.items()]
 
 

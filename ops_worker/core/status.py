@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.answer import ago, labelled, one_line, short
+from ops_worker.core.answer import ago, labelled, moment_of, one_line, short
+from ops_worker.core.patience import PASSES, patience_s, period_of
 from ops_worker.core.series import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.past import Series
 
 BUCKETS = 24
 """Points of a sparkline."""
-STALE_PERIODS = 3
-"""Periods of its pass after which a row is not believed any more."""
-DEFAULT_PERIOD_S = 60.0
-"""The period of a pass that never told its own: that of the shortest CronJob."""
-PASSES = frozenset({"health", "metrics"})
-"""The passes that there should be."""
 BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"
 """Where no pass looked."""
@@ -49,14 +44,10 @@ class Table(NamedTuple):
     none: str = ""  # what is said where there are no rows; nothing: it is left out
 
 
-def period_of(passes: Iterable[Mapping[str, Any]], name: str) -> float:
-    """Give how long a pass said that it is to the next one, in seconds."""
-    return next((row["period_s"] for row in passes if row["pass"] == name), None) or DEFAULT_PERIOD_S
-
-
-def build(facts: Facts, series_of: Mapping[str, str]) -> dict[str, Any]:
-    """Build the document. ``series_of`` gives a service's name in ``system_metrics``."""
-    series = [_series(one, facts.now) for one in facts.series]
+def build(facts: Facts, series_of: Mapping[str, str], maintenance_until: datetime | None = None) -> dict[str, Any]:
+    """Build the document. ``series_of`` gives a service's name in ``system_metrics``; the settings may tell of a maintenance as well."""
+    metrics_s = period_of(facts.passes, "metrics")
+    series = [_series(one, facts.now, metrics_s) for one in facts.series]
     latencies = {one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS}
     health_s = period_of(facts.passes, "health")
     named = {row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services}
@@ -65,7 +56,7 @@ def build(facts: Facts, series_of: Mapping[str, str]) -> dict[str, Any]:
         "since_s": facts.since_s,
         "services": [_service(row, facts.now, health_s, latencies.get(named[row["service"]])) for row in facts.services],
         "alerts": [_alert(row, facts.now) for row in facts.alerts],
-        "maintenance": _maintenance(facts.maintenance),
+        "maintenance": _maintenance(facts, maintenance_until),
         "passes": [_pass(row, facts) for row in facts.passes],
         "series": [one for one in series if one["metric"] != PROBE_LATENCY_MS and one["service"] != OPS_WORKER],
     }
@@ -90,13 +81,13 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         for one in document["alerts"]
     )
     ran = tuple(
-        (one["pass"], "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"]), str(one["missed"]))
+        (_labelled(one), "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"]), str(one["missed"]))
         for one in document["passes"]
     )
     never = (PASSES - {one["pass"] for one in document["passes"]}) if ran else ()
     ran += tuple((name, "never", "-", "-", "-") for name in sorted(never))
     series = tuple(
-        (one["service"], one["metric"] + labelled(one["tags"]), short(one["value"]), _rate(one["rate_per_s"]), _drawn(one))
+        (one["service"], one["metric"] + labelled(one["tags"]), _now(one), _rate(one["rate_per_s"]), _drawn(one))
         for one in document["series"]
     )
     lasting = document["maintenance"]
@@ -110,6 +101,15 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def fitting(shown: Sequence[Table], lines: int) -> list[Table]:
+    """Cut the last table so that all fits on a screen of so many lines; it then says how much is left out."""
+    *first, last = shown or [Table("", (), ())]
+    left = max(1, lines - sum(len(one.rows) + 3 if one.rows else 2 for one in first) - 5)
+    if len(last.rows) <= left:
+        return list(shown)
+    return [*first, last._replace(title=f"{last.title}, {left} of {len(last.rows)}: the rest is on a higher screen", rows=last.rows[:left])]
+
+
 def sparkline(values: Sequence[float | None] | None, scale: tuple[float, float] | None = None) -> str:
     """Draw a bar for each value, from the least to the most or on a given scale; a gap where there is none."""
     known = [value for value in values or () if value is not None]
@@ -119,20 +119,21 @@ def sparkline(values: Sequence[float | None] | None, scale: tuple[float, float] 
     if low == high:  # nothing moved: half way up, unless there is nothing
         low, high = low - abs(low), high + abs(high)
     step = (high - low) / (len(BARS) - 1) or 1.0
-    return "".join(GAP if value is None else BARS[round((value - low) / step)] for value in values or ())
+    return "".join(GAP if value is None else BARS[min(len(BARS) - 1, max(0, round((value - low) / step)))] for value in values or ())
 
 
 def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Sequence[float | None] | None) -> dict[str, Any]:
     age_s = (now - row["checked_at"]).total_seconds()
-    stale = age_s > STALE_PERIODS * period_s
+    since = moment_of(row["since"])
+    stale = not -period_s <= age_s <= patience_s(period_s)  # also of a time that is not yet: a clock was set back
     reason = one_line(row["reason"] or "")
     return {
         "service": one_line(row["service"]),
         "state": "stale" if stale else row["state"] or row["status"],
         "stale": stale,
         "last_state": row["state"] or row["status"],
-        "since": row["since"],
-        "since_s": row["since_s"],
+        "since": since.isoformat() if since else None,
+        "since_s": (now - since).total_seconds() if since else None,
         "latency_ms": row["latency_ms"],
         "latency_history": list(history or ()),
         "checked_at": row["checked_at"].isoformat(),
@@ -149,12 +150,15 @@ def _alert(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         "summary": one_line(row["summary"]),
         "created_at": row["created_at"].isoformat(),
         "age_s": (now - row["created_at"]).total_seconds(),
-        "acknowledged_by": row["acknowledged_by"],
+        "acknowledged_by": one_line(row["acknowledged_by"] or "") or None,
         "acknowledged_at": row["acknowledged_at"].isoformat() if row["acknowledged_at"] else None,
     }
 
 
-def _maintenance(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _maintenance(facts: Facts, told: datetime | None) -> dict[str, Any] | None:
+    row = facts.maintenance
+    if told is not None and told > (row["until"] if row else facts.now):
+        row = {"until": told, "left_s": (told - facts.now).total_seconds(), "started_by": "MAINTENANCE_UNTIL", "reason": ""}
     if not row:
         return None
     return {
@@ -166,28 +170,41 @@ def _maintenance(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _pass(row: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    age_s, period_s = (facts.now - row["time"]).total_seconds(), row["period_s"] or DEFAULT_PERIOD_S
+    age_s, period_s = (facts.now - row["time"]).total_seconds(), period_of([row], row["pass"])
     return {
         "pass": row["pass"],
+        "shard": row["shard"],
         "last_success": row["time"].isoformat(),
         "age_s": age_s,
         "period_s": period_s,
-        "missed": sum(one["missed"] for one in facts.ran if one["pass"] == row["pass"]),
-        "stale": age_s > STALE_PERIODS * period_s,
+        "missed": sum(one["missed"] for one in facts.ran if (one["pass"], one["shard"]) == (row["pass"], row["shard"])),
+        "stale": age_s > patience_s(period_s),
     }
 
 
-def _series(one: Series, now: datetime) -> dict[str, Any]:
+def _series(one: Series, now: datetime, period_s: float) -> dict[str, Any]:
+    age_s = (now - one.last).total_seconds()
     return {
         "service": one_line(one.service or ""),
         "metric": one_line(one.metric),
         "tags": one.tags or {},
         "value": one.latest,
         "time": one.last.isoformat(),
-        "age_s": (now - one.last).total_seconds(),
+        "age_s": age_s,
+        "stale": age_s > patience_s(period_s),
         "rate_per_s": one.rate_per_s,
         "history": [one.buckets[bucket].mean if bucket in one.buckets else None for bucket in range(1, BUCKETS + 1)],
     }
+
+
+def _labelled(told: Mapping[str, Any]) -> str:
+    return one_line(f"{told['pass']} {told['shard']}" if told["shard"] else told["pass"])
+
+
+def _now(series: Mapping[str, Any]) -> str:
+    """Write the newest value, with its age where it is not of now."""
+    value = "-" if series["value"] is None else short(series["value"])
+    return f"{value} ({ago(series['age_s'])} ago)" if series["stale"] else value
 
 
 def _drawn(series: Mapping[str, Any]) -> str:

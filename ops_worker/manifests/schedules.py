@@ -64,6 +64,22 @@ def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Foun
         yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be below the period ({period})"
 
 
+def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
+    """A single pass knows how long it is to the next one; after three times that the other pass would say that it has stopped."""
+    if worker.command not in {"health", "metrics"} or "--every" in worker.options:
+        return
+    try:
+        period = cron.period(text(at(document.content, "spec").get("schedule")))
+    except ValueError:
+        return
+    told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
+    if told is not None and told < period:
+        yield (
+            "spec.schedule",
+            f"is each {period:g} s, but PASS_PERIOD is {told:g}: set it to {period:g}, or the other pass opens an alert when none is due",
+        )
+
+
 def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
     """Retries agree with the exit codes: one for 1, none for 2 and 3, and an eviction is none of the worker's."""
     path = "spec.jobTemplate.spec"
@@ -144,5 +160,5 @@ def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
     return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
 
 
-RULES = (schedule, deadlines, retries, history, shards, name)
+RULES = (schedule, deadlines, told_period, retries, history, shards, name)
 """The rules of a CronJob. Each gives fields and what is wrong with them."""

@@ -10,6 +10,7 @@ from ops_worker.core.series import latency_samples, own_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from ops_worker.core.backlog import Backlog
     from ops_worker.core.model import Observation, Sample, Target, Verdict
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Context(NamedTuple):
     """The settings, the two edges, the monotonic clock in seconds, and whether nothing may be written.
 
-    ``period_s`` is the time from one pass to the next: a loop's interval, else that of the shortest CronJob. A loop also
-    gives the metrics pass a backlog, where samples wait while the database is away.
+    ``period_s`` is the time from one pass to the next: a loop's interval, else PASS_PERIOD. A loop also gives the metrics pass a
+    backlog, where samples wait while the database is away.
     """
 
     settings: Settings
@@ -38,14 +39,13 @@ class Context(NamedTuple):
         names = {"job": self.settings.job_name, "pod": self.settings.hostname, "version": __version__}
         return {key: name for key, name in names.items() if name}
 
-    def watch(self, transaction: Transaction, other: str) -> Recorded:
-        """Look after the other pass, by the worker's own figures, where these and alerts are wanted."""
+    def watch(self, transaction: Transaction, name: str, other: str, begun: float, until: datetime | None) -> Recorded:
+        """Look after the other pass, by the worker's own figures, where these and alerts are wanted; in a maintenance none opens."""
         if not (self.settings.record_own_metrics and self.settings.system_alert_enabled):
             return Recorded((), (), ())
-        until = transaction.maintenance_until(self.settings.maintenance_until)
-        return transaction.watch(other, may_open=until is None)
+        return transaction.watch(name, other, begun, self.origin, may_open=until is None)
 
-    def own(self, name: str, verdicts: Sequence[Verdict], begun: float, *, maintenance: bool = False) -> list[Sample]:
+    def own(self, name: str, verdicts: Sequence[Verdict], begun: float, *, maintenance: bool | None = None) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""
         if not self.settings.record_own_metrics:
             return []

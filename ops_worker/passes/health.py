@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.core.health import alerted, judge, not_among, plan, planned, quiet
 from ops_worker.core.model import Outcome, Recorded, Result
+from ops_worker.core.series import OPS_WORKER
 from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ def run(context: Context) -> Outcome:
     targets = context.settings.targets
     verdicts = tuple(judge(seen) for seen in context.observe(targets))
     before: Mapping[str, Remembered] = {}
-    problem = ""
+    warnings: list[str] = []
     until: datetime | None = None
 
     def keep(transaction: Transaction) -> Recorded:
-        nonlocal before, problem, until
+        nonlocal before, warnings, until
+        warnings = transaction.warnings
         until = transaction.maintenance_until(context.settings.maintenance_until)
-        before = transaction.remembered([verdict.target.name for verdict in verdicts])
+        before = transaction.remembered([*(verdict.target.name for verdict in verdicts), OPS_WORKER])
         updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
         if until is not None:
             updates = quiet(updates)
@@ -42,8 +44,8 @@ def run(context: Context) -> Outcome:
             return planned(updates)
         recorded = transaction.record_health(updates, context.origin)
         own = [*context.own("health", verdicts, begun, maintenance=until is not None), *context.latencies(verdicts)]
-        problem = transaction.record_own(begun, own)
-        other = context.watch(transaction, "metrics")
+        transaction.record_own(begun, own)
+        other = context.watch(transaction, "health", "metrics", begun, until)
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)
@@ -62,7 +64,7 @@ def run(context: Context) -> Outcome:
         kept.opened,
         kept.closed,
         alerted(before, kept),
-        warnings=(problem,) if problem else (),
+        warnings=tuple(warnings),
         unprobed=unprobed,
         maintenance_until=until,
     )

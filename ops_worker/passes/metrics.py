@@ -29,7 +29,7 @@ def run(context: Context) -> Outcome:
     by the next pass that can. Raises DatabaseError or SchemaError when what was seen could not be recorded.
     """
     begun = context.clock()
-    until = begun + context.settings.pass_deadline - RESERVE_S
+    end = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
     verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
@@ -42,20 +42,21 @@ def run(context: Context) -> Outcome:
 
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample, other
-        readings = transaction.figures(figures, begun, until) if first else None
+        readings = transaction.figures(figures, begun, end) if first else None
         parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
             with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
             transaction.record_samples([*_waiting(context, transaction), with_own])
-            other = context.watch(transaction, "health")
-        return [warning for _, warned in parts for warning in warned]
+            until = transaction.maintenance_until(context.settings.maintenance_until)
+            other = context.watch(transaction, "metrics", "health", begun, until)
+        return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
     try:
         tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
         kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
     except DatabaseError as error:
-        _wait(context, sample, error)
+        _wait(context, sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun))), error)
         raise
     if kept is None:
         return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)

@@ -95,7 +95,8 @@ RETURNING s.name AS service
 -- Inside a savepoint: both settings end with it.
 SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
 
--- name: own_limits
+-- name: spared_limits
+-- For what is worth no pass, and no wait. Inside a savepoint: a ROLLBACK TO it takes them back, a RELEASE does not.
 SELECT set_config('lock_timeout', '500', true), set_config('statement_timeout', '2000', true)
 
 -- name: insert_samples
@@ -118,8 +119,8 @@ SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclas
 FROM pg_class WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE')
 
 -- name: table_and_index
--- How many rows a table has by the statistics (NULL: no table), and whether an index is there and finished (NULL: it is not there).
-SELECT (SELECT greatest(c.reltuples, 0) FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s::text)) AS rows,
+-- How many rows a table has by the statistics (NULL: no table; -1: nobody has looked), and whether an index is there and finished (NULL: it is not there).
+SELECT (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s::text)) AS rows,
        (SELECT i.indisvalid FROM pg_index AS i WHERE i.indexrelid = to_regclass(nullif(%(index)s::text, ''))) AS valid
 
 -- name: partial_indexes
@@ -128,7 +129,6 @@ WHERE c.relname = ANY(%(names)s::text[]) AND i.indpred IS NOT NULL ORDER BY 1
 
 -- name: services_now
 SELECT service, status, latency_ms, details ->> 'status' AS state, details ->> 'since' AS since, checked_at,
-       CASE WHEN details ->> 'since' ~ '^\d{4}-\d\d-\d\dT' THEN extract(epoch FROM %(now)s::timestamptz - (details ->> 'since')::timestamptz)::float8 END AS since_s,
        coalesce(details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')) AS reason
 FROM service_health ORDER BY service
 
@@ -139,20 +139,28 @@ WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts
 ORDER BY created_at, id
 
 -- name: passes_now
--- The last time that each pass was recorded, and how long it said it would be to the next.
-SELECT p.pass, m.time, nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s
-FROM unnest(ARRAY['health', 'metrics']) AS p (pass)
+-- When each of these passes was last recorded before a time: each shard for itself, if there are any now. How long it is to the next one is
+-- the longest that its last five said: one that a person ran beside them changes nothing.
+SELECT p.pass, s.shard, m.time, m.period_s
+FROM jsonb_array_elements_text(%(passes)s::jsonb) AS p (pass)
 CROSS JOIN LATERAL (
-    SELECT time, tags FROM system_metrics
-    WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass AND time <= %(now)s
-    ORDER BY time DESC LIMIT 1) AS m
+    SELECT substring(tags ->> 'shard' FROM '^\d{1,4}/(\d{1,4})$')::integer AS shards FROM system_metrics
+    WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass
+      AND time <= %(at)s AND time > %(at)s::timestamptz - make_interval(days => %(days)s)
+    ORDER BY time DESC LIMIT 1) AS newest
+CROSS JOIN LATERAL (SELECT i || '/' || newest.shards AS shard FROM generate_series(0, coalesce(newest.shards, 1) - 1) AS i) AS s
+CROSS JOIN LATERAL (
+    SELECT max(time) AS time, max(period_s) AS period_s FROM (
+        SELECT time, nullif(substring(tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s FROM system_metrics
+        WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass AND tags ->> 'shard' IS NOT DISTINCT FROM s.shard
+          AND time <= %(at)s AND time > %(at)s::timestamptz - make_interval(days => %(days)s)
+        ORDER BY time DESC LIMIT 5) AS last) AS m
+WHERE m.time IS NOT NULL
+ORDER BY p.pass, m.time
 
--- name: other_pass
--- When the other pass was last recorded, by its own rows, and whether that was more than three of its periods ago.
-SELECT m.time, p.period_s, now() - m.time > make_interval(secs => 3 * p.period_s) AS stopped
-FROM system_metrics AS m, LATERAL (SELECT coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s) AS p
-WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = %(name)s AND m.time <= now()
-ORDER BY m.time DESC LIMIT 1
+-- name: alerts_can_open
+-- Whether there is a table for them (NULL: there is none), and no row level security that hides it.
+SELECT NOT row_security_active(to_regclass('fleet_alert')) AS can
 
 -- name: look_back
 -- Sorts of a week's rows stay in memory: it is one connection of one person.
@@ -181,7 +189,8 @@ CROSS JOIN LATERAL (
 
 -- name: growth
 -- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0. Left out is a row that lies
--- outside of its neighbours, of which the later is no lower than the earlier: it was written while a clock was wrong.
+-- outside of its neighbours, of which the later is no lower than the earlier and comes within a period and a half: it stands between them
+-- because it was written while a clock was wrong. Where nothing was squeezed in, it is two periods, and the counter was reset twice.
 SELECT n.place, s.bucket, sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase, sum(s.seconds)::float8 AS seconds
 FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb)
 CROSS JOIN LATERAL (
@@ -190,22 +199,24 @@ CROSS JOIN LATERAL (
                               date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
                               date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket
     FROM (
-        SELECT m.time, m.value, lag(m.value) OVER around AS before, lead(m.value) OVER around AS after
+        SELECT m.time, m.value, lag(m.value) OVER around AS before, lead(m.value) OVER around AS after,
+               lead(m.time) OVER around - lag(m.time) OVER around AS apart
         FROM system_metrics AS m
         WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
           AND m.tags IS NOT DISTINCT FROM n.tags
           AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s AND m.value BETWEEN -1e150 AND 1e150
         WINDOW around AS (ORDER BY m.time)) AS r
-    WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after) IS NOT TRUE
+    WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after AND r.apart < make_interval(secs => 1.5 * %(period_s)s::float8)) IS NOT TRUE
     WINDOW past AS (ORDER BY r.time)) AS s
 WHERE s.step IS NOT NULL
 GROUP BY 1, 2
 
 -- name: ran
--- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap.
+-- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap;
+-- where two of them say otherwise, of the longer.
 SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
 FROM (
-    SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / lag(p.period_s) OVER past) - 1) AS missed
+    SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / greatest(lag(p.period_s) OVER past, p.period_s)) - 1) AS missed
     FROM (
         SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s
         FROM system_metrics AS m
@@ -215,13 +226,13 @@ FROM (
 GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: runs
--- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods;
--- otherwise for one period, and nobody knows what was after that. Its period is what the pass told that wrote it, at the same time.
+-- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods, or the least
+-- patience; otherwise for one period, and nobody knows what was after that. Its period is what the pass told that wrote it, at the same time.
 WITH cadence AS MATERIALIZED (
     SELECT m.tags ->> 'pass' AS pass, m.time, max(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0)) AS period_s
     FROM system_metrics AS m
     WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.time <= %(now)s
-      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)
+      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
     GROUP BY 1, 2
 )
 SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun,
@@ -237,11 +248,11 @@ FROM (
                    CASE WHEN v.begun <= lag(v.awaited) OVER past THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended
             FROM (
                 SELECT m.value = 1 AS up, m.time AS begun, m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
-                       m.time + make_interval(secs => 3 * coalesce(c.period_s, 60)) AS awaited
+                       m.time + make_interval(secs => greatest(3 * coalesce(c.period_s, 60), %(least_s)s::float8)) AS awaited
                 FROM system_metrics AS m LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time
                 WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
                   AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
-                  AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + 3 * %(longest_s)s::float8)) AS v
+                  AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)) AS v
             WINDOW past AS (ORDER BY v.begun)) AS s
         WHERE s.turns OR s.ends) AS t) AS r
 WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
@@ -272,11 +283,11 @@ WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s
 ORDER BY created_at DESC, id DESC LIMIT 5
 
 -- name: maintained
--- Whether a health pass of that time told of a maintenance.
-SELECT time FROM system_metrics
+-- What the last health pass of that time told of a maintenance.
+SELECT value FROM system_metrics
 WHERE metric_name = 'maintenance' AND service = 'ops_worker' AND time <= %(at)s
-  AND time > %(at)s::timestamptz - make_interval(secs => %(health_s)s::float8)
-LIMIT 1
+  AND time > %(at)s::timestamptz - make_interval(secs => %(patience_s)s::float8)
+ORDER BY time DESC LIMIT 1
 
 -- name: inspect_server
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,
@@ -317,14 +328,13 @@ WHERE id = %(id)s AND status IN ('OPEN', 'ACKNOWLEDGED') AND tenant_id = '__syst
 RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service
 
 -- name: unwatched
--- What is left of services that are not watched; the worker's own alert is none of them.
+-- What is left of services that are not watched.
 SELECT coalesce(h.service, a.service) AS service, h.checked_at, a.id AS alert
 FROM service_health AS h
 FULL JOIN (SELECT id, substr(fingerprint, length('system-health:') + 1) AS service FROM fleet_alert
            WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')) AS a
        ON a.service = h.service
-WHERE coalesce(h.service, a.service) <> 'ops_worker'
-  AND coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(watched)s::jsonb))
+WHERE coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(watched)s::jsonb))
 ORDER BY 1
 
 -- name: forget_services
@@ -340,4 +350,5 @@ RETURNING until
 DELETE FROM ops_worker_maintenance
 
 -- name: maintenance
-SELECT until, started_by, reason, extract(epoch FROM until - now())::float8 AS left_s FROM ops_worker_maintenance WHERE until > now()
+SELECT m.until, m.started_by, m.reason, extract(epoch FROM m.until - now())::float8 AS left_s
+FROM (SELECT least(until, now() + interval '10 years') AS until, started_by, reason FROM ops_worker_maintenance WHERE until > now()) AS m

@@ -1,12 +1,14 @@
--- service_health_current: service_health as it may be believed now: a row older than three periods of the health pass is stale.
+-- service_health_current: service_health as it may be believed now: a row older than three periods of the health pass (and than 90 s) is
+-- stale, and so is one from a time that is not yet, after a clock was set back.
 CREATE VIEW service_health_current AS
 SELECT h.service,
-       CASE WHEN now() - h.checked_at > 3 * p.period THEN 'stale' ELSE h.status END AS status,
+       CASE WHEN h.checked_at BETWEEN now() - greatest(3 * p.period, interval '90 seconds') AND now() + p.period THEN h.status ELSE 'stale' END AS status,
        h.latency_ms, h.details, h.checked_at
 FROM service_health AS h
 CROSS JOIN (
-    SELECT make_interval(secs => coalesce(
-               (SELECT nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::double precision, 0) FROM system_metrics AS m
-                WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = 'health'
-                ORDER BY m.time DESC LIMIT 1), 60)) AS period
+    SELECT make_interval(secs => coalesce(max(last.period_s), 60)) AS period FROM (
+        SELECT nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::double precision, 0) AS period_s FROM system_metrics AS m
+        WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = 'health'
+          AND m.time > now() - interval '31 days' AND m.time <= now()
+        ORDER BY m.time DESC LIMIT 5) AS last
 ) AS p;

@@ -36,6 +36,14 @@ def test_full(worker: Worker, arguments: str) -> None:
 
 
 @full
+def test_full_file(worker: Worker) -> None:
+    """A page that has no room is as good as an output that has none; a place that is none is a fault of the command line."""
+    assert worker("report", "-o", FULL).stderr == "ops-worker report: the output could not be written: No space left on device\n"
+    assert worker("report", "-o", FULL).returncode == 1
+    assert worker("report", "-o", "/nowhere/r.html").returncode == 2
+
+
+@full
 def test_full_errors(worker: Worker) -> None:
     """The exit code of a failure tells what it is, also where nothing else can."""
     assert shell(worker, "health", f">{FULL} 2>&1", DATABASE_URL="").returncode == 2

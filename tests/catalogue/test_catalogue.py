@@ -100,6 +100,7 @@ def test_everything(tmp_path: Path) -> None:
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
+            written="https://${HOST}:8443/shop/status?full=1",
         ),
     )
     assert found.figures == (Figure("orders", "open", "SELECT count(*) AS value FROM orders", ("orders",), 0.5, 60.0, {"kind": "x"}),)

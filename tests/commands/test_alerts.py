@@ -96,3 +96,12 @@ def test_prune(opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().out.endswith("alerts prune: 2 services were removed\n")
     assert sorted(opened.health()) == ["delivery_worker", "dispatcher"]
     assert {alert["details"]["service"]: alert["status"] for alert in opened.alerts()} == {"evaluator": "CLOSED", "dispatcher": "OPEN"}
+    opened.rows("UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    assert main(["alerts", "prune", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", "the passes close it themselves"
+    monkeypatch.setenv("RECORD_OWN_METRICS", "off")
+    opened.rows("DROP TABLE service_health CASCADE")
+    assert main(["alerts", "prune", "--dry-run"]) == main(["alerts", "prune"]) == 0
+    out = capsys.readouterr().out
+    assert "alerts prune: 1 service would be removed\n" in out and out.endswith("alerts prune: 1 service was removed\n")
+    assert {alert["status"] for alert in opened.alerts()} == {"CLOSED"}

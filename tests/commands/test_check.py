@@ -104,6 +104,30 @@ def test_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
     assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
 
 
+def test_nothing_to_do(told: Database, capsys: pytest.CaptureFixture[str], stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That nothing is watched, or no alert can open, may be meant, but is told."""
+    for name in stubs.env:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "flase")
+    assert told.url
+    found = check(capsys)
+    assert found["services"][0] == found["SYSTEM_ALERT_ENABLED"][0] == WARNING
+
+
+def test_not_permitted(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right that is missing is to be granted: nothing is wrong with the statement of the platform's own figure."""
+    told.rows("CREATE ROLE ops_checked LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_checked"))
+    found = check(capsys, code=3)
+    assert found["figure platform.devices_online"] == (
+        FAULT, "permission denied for table device_state | grant SELECT on it to this role, or set PG_ROLE"
+    )  # fmt: skip
+    monkeypatch.setenv("PG_ROLE", "pulse_operator")
+    state, said = check(capsys, code=3)["database"]
+    assert state == FAULT and "| grant that to the login role, or set PG_ROLE to a role that has it" in said
+    told.rows("DROP ROLE ops_checked")
+
+
 def test_away(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is away is a fault, and the rest is looked at all the same."""
     assert told.url

@@ -114,7 +114,50 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert explained("evaluator")["alert"] == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
     assert main(["maintenance", "end"]) == main(["health"]) == 0
-    assert looked.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'maintenance' AND time > now() - interval '1 minute'") == 1
+    assert (
+        looked.value(
+            "SELECT count(*) FROM system_metrics WHERE metric_name = 'maintenance' AND value = 1 AND time > now() - interval '1 minute'"
+        )
+        == 1
+    )
+    monkeypatch.delenv("MAINTENANCE_UNTIL")
+    assert main(["health"]) == 0
+    looked.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    assert explained("evaluator")["alert"].startswith("no alert is open: it opens with the next health pass"), "the maintenance is over"
+
+
+def test_unknown_is_no_ignorance(looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A service whose answer made no sense was looked at: that it is unknown what it is, is what the pass found."""
+    stubs["ingest"].mode = "bad-json"
+    assert looked.url and main(["health"]) == 0
+    told = explained("ingest")
+    assert (told["state"], told["seen_by"]) == ("unknown", "the health pass") and told["alert"].startswith("alert ")
+    assert main(["explain", "ingest"]) == 0
+    assert re.search(r" UTC: ingest is unknown since [\d :-]+: bad JSON: ", capsys.readouterr().out)
+
+
+def test_slow_samples_of_a_fast_loop(looked: Database, explained: Any) -> None:
+    """While a service hangs, the samples of a fast loop come further apart than three of its periods: it is down all the time."""
+    looked.rows("DELETE FROM system_metrics WHERE time > now() - interval '20 minutes'")
+    looked.rows(
+        """INSERT INTO system_metrics (time, metric_name, service, value, tags)
+           SELECT now() - make_interval(secs => 16 * n), x.metric, x.service, x.value, x.tags::jsonb FROM generate_series(1, 50) AS n,
+           LATERAL (VALUES ('healthy', 'ingest', 0, '{}'), ('pass_success', 'ops_worker', 1, '{"pass": "metrics", "period_s": "5"}')) AS x (metric, service, value, tags)"""
+    )
+    *_, gap, down, now = explained("ingest")["turns"]
+    assert (gap["state"], down["state"], now["state"]) == ("unknown", "unhealthy", "unknown")
+    assert down["seconds"] == pytest.approx(49 * 16 + 5)
+
+
+def test_secret_in_a_url(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable that is part of a URL is shown by its name."""
+    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://u:${P}@localhost/${TOKEN}"\n', encoding="utf-8")
+    for name, value in (("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")), ("TOKEN", "s3cret"), ("P", "hush")):
+        monkeypatch.setenv(name, value)
+    assert looked.url
+    assert main(["explain", "gate"]) == main(["catalogue", "show"]) == main(["catalogue", "show", "--output", "json"]) == 0
+    out = capsys.readouterr().out
+    assert "s3cret" not in out and "hush" not in out and out.count("http://***@localhost/${TOKEN}/health") == 3
 
 
 def test_stale(looked: Database, explained: Any) -> None:

@@ -6,9 +6,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from ops_worker.cli import main
+from ops_worker.edges.store.purposes import LOCK_SPACE, MAINTENANCE
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -32,7 +34,7 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
     assert [(alert["details"]["service"], alert["status"]) for alert in told.alerts()] == [("ingest", "CLOSED")]
     assert (told.health()["evaluator"]["status"], told.health()["evaluator"]["details"]["streak"]) == ("unhealthy", 2)
     assert main(["maintenance", "end"]) == 0
-    assert capsys.readouterr().out == "no maintenance: alerts open\n"
+    assert capsys.readouterr().out == "the maintenance is over; no maintenance: what is unhealthy has an alert\n"
     assert main(["health"]) == 0
     assert {alert["details"]["service"] for alert in told.alerts() if alert["status"] == "OPEN"} == {"evaluator", "ops_worker"}
 
@@ -40,13 +42,32 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
 def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
     """One whose time is over is none; a second start has the last word."""
     assert main(["maintenance", "status"]) == main(["maintenance", "end"]) == 0
-    assert capsys.readouterr().out == "no maintenance: alerts open\n" * 2
+    assert capsys.readouterr().out == "no maintenance: what is unhealthy has an alert\n" * 2
     assert main(["maintenance", "start", "--for", "2d"]) == main(["maintenance", "start", "--for", "1h"]) == 0
     assert "(60 min left)" in capsys.readouterr().out.splitlines()[-1]
     told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
     stubs["ingest"].mode = "down"
     assert main(["health"]) == main(["maintenance", "status"]) == 0
     assert len(told.alerts()) == 1
+
+
+def test_somebody_else_is_at_it(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """What could not be done for somebody else's being at it, is no success."""
+    assert main(["maintenance", "start"]) == 0
+    with psycopg.connect(told.url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, MAINTENANCE.lock))
+        assert main(["maintenance", "end"]) == main(["maintenance", "start", "--for", "1h"]) == 1
+    assert "another one is at it at this moment: try again" in capsys.readouterr().err
+    assert told.value("SELECT count(*) FROM ops_worker_maintenance") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["maintenance", "start", "--by", "\udcff"], ["alerts", "ack", "1", "--by", "\udcff"], ["explain", "\udcff"]]
+)
+def test_no_text(told: Database, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    """Bytes that are no UTF-8 are refused before the database would."""
+    assert told.url and main(command) == 2
+    assert "it is not UTF-8" in capsys.readouterr().err
 
 
 def test_made_by_somebody_else(told: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,11 +92,16 @@ def test_setting(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     stubs["ingest"].mode = "down"
     monkeypatch.setenv("MAINTENANCE_UNTIL", (datetime.now(UTC) + timedelta(minutes=5)).isoformat())
     assert main(["health"]) == main(["metrics"]) == main(["maintenance", "status"]) == 0
-    assert "MAINTENANCE_UNTIL, where it is set, says until" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"^MAINTENANCE_UNTIL, where it is set, says until [\d: -]+ UTC$", said, re.MULTILINE) and "no maintenance" not in said
+    assert main(["status"]) == 0
+    assert re.search(r"^Maintenance: no alert opens\nENDS IN .*\n5 min +MAINTENANCE_UNTIL +-$", capsys.readouterr().out, re.MULTILINE)
     assert told.alerts() == []
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2020-01-01T00:00:00Z")
     assert main(["health"]) == 0
     assert len(told.alerts()) == 1
+    assert main(["maintenance", "status"]) == 0
+    assert "says until 2020-01-01 00:00:00 UTC, which is past" in capsys.readouterr().out
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2030-01-01T00:00:00")
     assert main(["health"]) == 2
     assert "MAINTENANCE_UNTIL is '2030-01-01T00:00:00', but wants a time with its zone" in capsys.readouterr().err

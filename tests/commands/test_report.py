@@ -31,7 +31,9 @@ def test_what_is_not_known_is_not_green(looked: Database, capsys: pytest.Capture
     capsys.readouterr()
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
-    assert re.search(r"<strong>The health pass has not been recorded for 2[01] min [\d s]+, and no alert could open\.</strong>", page)
+    assert re.search(
+        r"<strong>The health pass has not been recorded for 2[01] min [\d s]+: while it does not run, no alert opens\.</strong>", page
+    )
     assert "still" not in page, "an alert that is closed is not open, though nobody wrote when"
     assert re.search(r"disk_0 free_bytes<small>bytes; now ", page)
     looked.rows("DELETE FROM system_metrics WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health'")

@@ -12,7 +12,7 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.core.answer import ago
-from ops_worker.core.status import sparkline
+from ops_worker.core.status import Table, fitting, sparkline
 from ops_worker.edges import screen
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     for one in found["passes"]:
         own = [row for row in rows if row["pass"] == one["pass"]]
-        gaps = [round((b["time"] - a["time"]).total_seconds() / a["period_s"]) - 1 for a, b in pairwise(own)]
+        gaps = [round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1 for a, b in pairwise(own)]
         assert one["missed"] == sum(max(0, gap) for gap in gaps) > 10, "nobody looked for a quarter of an hour"
 
 
@@ -167,6 +167,75 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         == 0
     )
     assert {row["status"] for row in looked.rows("SELECT status FROM service_health_current")} == {"healthy", "unhealthy"}
+
+
+@pytest.mark.integration
+def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a person or another program left in a row spoils that row, and no other."""
+    looked.rows("UPDATE service_health SET details = details || '{\"since\": \"2026-13-45T00:00:00\"}' WHERE service = 'ingest'")
+    looked.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
+        "(now(), 'odd', 'c', 7, 'null'), (now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), (now(), 'healthy', 'dispatcher', 2, '{}'), "
+        "('-infinity', 'pass_success', 'ops_worker', 1, '{\"pass\": \"health\"}')"
+    )
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
+    found = document(capsys)
+    services = {one["service"]: (one["state"], one["since"]) for one in found["services"]}
+    assert services["ingest"] == ("healthy", None)
+    assert [one["acknowledged_by"] for one in found["alerts"]] == ["k [31m im"]
+    assert {one["service"]: one["value"] for one in found["series"] if one["metric"] == "odd"} == {"a": 7, "b": 7, "c": None, "d": None}
+    assert main(["status"]) == main(["report", "-o", "-"]) == main(["explain", "ingest"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE) and re.search(r"^c +odd +- ", out, re.MULTILINE)
+
+
+@pytest.mark.integration
+def test_not_of_now(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row from a time that is not yet is stale: a clock was set back. A value that is old says how old it is."""
+    looked.rows("UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'")
+    assert next(one["state"] for one in document(capsys)["services"] if one["service"] == "ingest") == "stale"
+    assert looked.value("SELECT status FROM service_health_current WHERE service = 'ingest'") == "stale"
+    looked.rows("DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' AND time > now() - interval '50 minutes'")
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ingest +healthy +1 \(5[01] min ago\) ", out, re.MULTILINE)
+    assert re.search(r"^dispatcher +healthy +1 +[▁▂▃▄▅▆▇█·]{24}$", out, re.MULTILINE)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("values", "grown"),
+    [
+        ([6000, 600, 6600], 600 + 6000),  # two resets, a minute apart
+        ([100, 6000, 600], 5900 + 600),
+        ([6000, 4000, 2000, 8000, 6000], 4000 + 2000 + 6000 + 6000),
+    ],
+)
+def test_resets(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], values: list[int], grown: int
+) -> None:
+    """A counter that falls began anew, however often: every fall is a reset, as the dashboard has it."""
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    for place, value in enumerate(reversed(values)):
+        database.rows(
+            "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - make_interval(mins => %s), 'messages_received', 'ingest', %s)",
+            place, value,
+        )  # fmt: skip
+    (one,) = document(capsys)["series"]
+    assert one["rate_per_s"] == pytest.approx(grown / (60 * (len(values) - 1)), rel=1e-3)
+
+
+@pytest.mark.unit
+def test_fitting() -> None:
+    """On a screen that shows it again and again, the last table is cut so that the rest can be seen; what is left out is counted."""
+    rows = tuple(("a",) for _ in range(40))
+    first, last = Table("Services", ("S",), rows[:4]), Table("Last 1 h", ("S",), rows)
+    shown = fitting([first, last], 24)
+    assert shown[0] == first and shown[1].title == "Last 1 h, 12 of 40: the rest is on a higher screen"
+    assert sum(len(one.rows) + 3 for one in shown) < 24
+    assert fitting([first, last], 99) == [first, last] and fitting([], 24) == []
 
 
 @pytest.mark.integration

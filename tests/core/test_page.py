@@ -86,15 +86,30 @@ def test_shards_and_many_series() -> None:
     def at(minute: float) -> datetime:
         return BEGUN + timedelta(minutes=minute)
 
-    lasts = lasting(chosen, [[], [Run(True, at(1), at(3)), Run(True, at(8), at(9))], [Run(True, at(2), at(4))]], targets)
+    lasts = lasting(
+        chosen, [[], [Run(True, at(1), at(3)), Run(False, at(4), at(8)), Run(True, at(8), at(9))], [Run(True, at(2), at(4))]], targets
+    )
     assert [*lasts] == [[("database", [])], [Run(True, at(1), at(4)), Run(True, at(8), at(9))]]
     ran = {"pass": "health", "shard": "0/2", "first": at(0), "recorded": 2, "missed": 3}
     page = build(
-        Facts(at(10), 600, [], [], [], [ran | {"last": at(8)}, ran | {"shard": "1/2", "last": at(5)}], found, {}), 5, lasts, [], targets
+        Facts(
+            at(10),
+            600,
+            [],
+            [],
+            [{"pass": "health", "shard": f"{number}/2", "time": at(8), "period_s": 60} for number in (0, 1)],
+            [ran | {"last": at(8)}, ran | {"shard": "1/2", "last": at(5)}, ran | {"shard": None, "last": at(1)}],
+            found,
+            {},
+        ),
+        5,
+        lasts,
+        [],
+        targets,
     )
     assert [(one.name, one.recorded, one.missed, one.stopped_s) for one in page.passes] == [
-        ("health 0/2", 2, 3, 0), ("health 1/2", 2, 3, 300), ("metrics", 0, 0, 600)
-    ]  # fmt: skip
+        ("health 0/2", 2, 3, 0), ("health 1/2", 2, 3, 300), ("health", 2, 3, 0), ("metrics", 0, 0, 600)
+    ], "nobody waits for one that is no shard now"  # fmt: skip
     assert (len(page.charts), page.left_out, page.charts[0].unit, page.charts[0].means) == (
         MAX_CHARTS,
         4,

@@ -379,7 +379,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
 
 def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that somebody locks costs a bounded wait, and the message says so."""
-    monkeypatch.setattr("ops_worker.edges.store.connection.LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("ops_worker.edges.store.purposes.LOCK_TIMEOUT_MS", 100)
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         with pytest.raises(DatabaseError, match="lock"):

@@ -64,6 +64,12 @@ def test_good() -> None:
 HEALTH = "40-cronjob-health.yaml"
 ENV = f"{BOX}.env[0]"
 ROWS: list[tuple[str, object, str, str]] = [
+    (
+        "spec.schedule",
+        "*/5 * * * *",
+        "spec.schedule",
+        "is each 300 s, but PASS_PERIOD is 60: set it to 300, or the other pass opens an alert when none is due",
+    ),
     ("spec.schedule", "* * * *", "spec.schedule", "'* * * *' is no cron schedule: it has 4 fields and not 5"),
     ("spec.schedule", "0 * * * * *", "spec.schedule", "'0 * * * * *' is no cron schedule: it has 6 fields and not 5"),
     ("spec.schedule", "60 * * * *", "spec.schedule", "'60 * * * *' is no cron schedule: minute '60' is not one of 0 to 59"),

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from ops_worker import __version__, cli, settings
+from ops_worker.cli import main
 from ops_worker.core.model import Observation, Outcome, Result, Target
 from ops_worker.core.report import text
 from ops_worker.edges import probes
@@ -492,7 +493,7 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
     for row in own_rows(database):
         (durations if row[0] == "pass_duration_ms" else rest).append(row)
     assert rest == [
-        ("pass_success", "health", 1.0, "60"), ("services_unhealthy", "health", 2.0, "60"),
+        ("maintenance", "health", 0.0, "60"), ("pass_success", "health", 1.0, "60"), ("services_unhealthy", "health", 2.0, "60"),
         ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
     ]  # fmt: skip
     assert all(0 < row[2] < 5000 for row in durations) and len(durations) == 2
@@ -528,39 +529,155 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         begun = time.monotonic()
-        (warning,) = run("health").warnings
-        assert time.monotonic() - begun < 2
+        warning, watching = run("health").warnings
+        assert time.monotonic() - begun < 2.5
+    assert watching == "nobody watches the metrics pass: canceling statement due to lock timeout"
     assert warning == (
         "the worker's own figures not recorded: canceling statement due to lock timeout; RECORD_OWN_METRICS=false leaves them out"
     )
     assert len(database.health()) == 4
+    database.rows("ALTER TABLE system_metrics RENAME COLUMN tags TO labels")
+    first, second = run("health").warnings
+    assert first.startswith('the worker\'s own figures not recorded: column "tags" of relation')
+    assert second == 'nobody watches the metrics pass: column "tags" does not exist'
     database.rows("DROP TABLE system_metrics CASCADE")
     assert run("health").warnings == ()
 
 
-@pytest.mark.parametrize(("name", "other", "period_s"), [("health", "metrics", 5), ("metrics", "health", 60)])
-def test_watching_the_other_pass(run: Passes, database: Database, name: str, other: str, period_s: int) -> None:
+ROW = """INSERT INTO system_metrics (time, metric_name, service, value, tags)
+         SELECT now() - make_interval(secs => %s), 'pass_success', 'ops_worker', 1, %s::jsonb"""
+
+
+def told(database: Database, name: str, age_s: float, **tags: str) -> None:
+    """Write the row of a pass that was recorded so many seconds ago."""
+    database.rows(ROW, age_s, json.dumps({"pass": name, "period_s": "60"} | tags))
+
+
+@pytest.mark.parametrize(("name", "other", "period_s", "patience_s"), [("health", "metrics", 5, 90), ("metrics", "health", 60, 180)])
+def test_watching_the_other_pass(run: Passes, database: Database, name: str, other: str, period_s: int, patience_s: int) -> None:
     """A pass opens the worker's own alert when the other one stopped for three of its periods, and closes it when that runs again."""
     assert run(name).opened == ()  # one that never ran is not missed
-    row = f"""INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES
-              (now() - interval '%s seconds', 'pass_success', 'ops_worker', 1, '{{"pass": "{other}", "period_s": "{period_s}"}}')"""
-    database.rows(row % (3 * period_s - 2))
+    told(database, other, patience_s - 2, period_s=str(period_s))
     assert run(name).opened == ()
-    database.rows("DELETE FROM system_metrics")
-    database.rows(row % (3 * period_s + 2))
+    database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
+    told(database, other, patience_s + 2, period_s=str(period_s))
+    run.env.setenv("JOB_NAME", "job-1")
     assert run(name).opened == ("ops_worker",)
     assert run(name).opened == ()
     (alert,) = database.alerts()
-    due = "5 s" if period_s == 5 else "1 min"
-    age = "17 s" if period_s == 5 else "3 min"
-    assert (alert["fingerprint"], alert["summary"]) == (
-        "system-health:ops_worker",
-        f"Service unhealthy: ops_worker (no {other} pass was recorded for {age}; one is due each {due})",
-    )
+    due, age = ("5 s", "2 min") if period_s == 5 else ("1 min", "3 min")
+    reason = f"no {other} pass was recorded for {age}; one is due each {due}"
+    assert (alert["fingerprint"], alert["summary"]) == ("system-health:ops_worker", f"Service unhealthy: ops_worker ({reason})")
+    seen = alert["details"]["evidence"]
+    assert (seen["reason"], seen["seen_by"], seen["job"]) == (reason, f"{name} pass", "job-1") and seen["version"]
+    last = database.value("SELECT max(time) FROM system_metrics WHERE tags ->> 'pass' = %s", other)
+    assert datetime.fromisoformat(seen["last_recorded"]) == last
+    assert name == "metrics" or run(name).alerted == ("ops_worker",)
     database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
     run(other)
     assert database.alerts()[0]["status"] == "CLOSED"
     assert run(name).closed == ()
+
+
+def test_watching_with_patience(run: Passes, database: Database) -> None:
+    """No alert opens for a fast loop whose passes wait for a service, after a pass by hand, by one that was away itself, or by a schedule of its own."""
+    run("health")
+    told(database, "metrics", 26, period_s="5")
+    assert run("health").opened == ()
+    for age_s in (250, 550, 850):
+        told(database, "metrics", age_s, period_s="300")
+    told(database, "metrics", 200)
+    database.rows("DELETE FROM system_metrics WHERE tags ->> 'period_s' = '5'")
+    assert run("health").opened == ()
+    database.rows("UPDATE system_metrics SET time = time - interval '1 hour'")
+    assert run("health").opened == ()
+    assert run("health").opened == ("ops_worker",)
+    database.rows("DELETE FROM system_metrics")
+    run.env.setenv("PASS_PERIOD", "300")
+    assert main(["metrics"]) == 0
+    assert database.value("SELECT tags ->> 'period_s' FROM system_metrics WHERE metric_name = 'pass_success'") == "300"
+
+
+def test_watching_shards(run: Passes, database: Database) -> None:
+    """A shard that stopped is told, though the others go on; shards of an earlier division are not missed, nor is one run by hand."""
+    run("health")
+    for number in range(4):
+        told(database, "metrics", 600, shard=f"{number}/4")
+    for number in range(2):
+        told(database, "metrics", 10, shard=f"{number}/2")
+    assert run("health").opened == ()
+    database.rows("UPDATE system_metrics SET time = time - interval '10 minutes' WHERE tags ->> 'shard' = '1/2'")
+    assert run("health").opened == ("ops_worker",)
+    told(database, "metrics", 5, shard="1/2")
+    assert run("health").closed == ("ops_worker",)
+
+
+def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_path: Path) -> None:
+    """A catalogue that counts no alerts has the other pass watched as well; where it cannot be, that is a warning."""
+    (tmp_path / "own.toml").write_text("builtin = false\n", encoding="utf-8")
+    run.env.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
+    run("metrics")
+    told(database, "health", 600)
+    assert run("metrics").opened == ("ops_worker",)
+    database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
+    database.rows("ALTER TABLE fleet_alert RENAME COLUMN confidence TO certainty")
+    outcome = run("metrics")
+    assert (outcome.opened, len(outcome.warnings)) == ((), 1)
+    assert outcome.warnings[0].startswith("nobody watches the health pass: column ")
+    database.rows("DROP TABLE fleet_alert CASCADE")
+    assert run("metrics").warnings == ()
+
+
+def test_watching_under_row_level_security(run: Passes, database: Database, tmp_path: Path) -> None:
+    """Where the alerts are hidden, a metrics pass that does not count them goes on, and says that nobody is watched."""
+    (tmp_path / "own.toml").write_text("builtin = false\n", encoding="utf-8")
+    run.env.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
+    database.rows("DROP ROLE IF EXISTS ops_hidden")
+    database.rows("CREATE ROLE ops_hidden LOGIN PASSWORD 'x' IN ROLE pulse_operator")
+    run.env.setenv("DATABASE_URL", database.as_user("ops_hidden"))
+    assert run("metrics").warnings == ("nobody watches the health pass: row level security hides fleet_alert; set PG_ROLE",)
+    database.rows("DROP OWNED BY ops_hidden")
+    database.rows("DROP ROLE ops_hidden")
+
+
+def test_what_is_spared_leaves_no_limits(run: Passes, database: Database) -> None:
+    """The short limits of what is worth no pass end with it: the COMMIT, which may wait for others' notifications, has its own."""
+    limits: list[tuple[str, str]] = []
+    commit = Store._commit
+
+    def look(store: Store, connection: Any, xid: str | None) -> None:
+        row = connection.execute(
+            "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') AS statement"
+        ).fetchone()
+        limits.append((row["lock"], row["statement"]))
+        commit(store, connection, xid)
+
+    run.env.setattr(Store, "_commit", look)
+    told(database, "metrics", 10)
+    run("health")
+    run("metrics")
+    assert limits == [("5s", "10s")] * 2
+
+
+@pytest.mark.parametrize("until", ["infinity", "2999-01-01"])
+def test_maintenance_without_end(run: Passes, database: Database, stubs: Stubs, until: str) -> None:
+    """However far its end lies, no alert opens."""
+    assert main(["init-db"]) == 0
+    database.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (%s, 'kim', '')", until)
+    stubs["ingest"].mode = "down"
+    assert (run("health").opened, run("metrics").warnings) == ((), ())
+    assert main(["status"]) == main(["maintenance", "status"]) == 0
+
+
+def test_maintenance_that_cannot_be_read(run: Passes, database: Database, stubs: Stubs) -> None:
+    """It is worth no pass: alerts open then, and a warning says why."""
+    assert main(["init-db"]) == 0
+    database.rows("ALTER TABLE ops_worker_maintenance RENAME COLUMN until TO till")
+    stubs["ingest"].mode = "down"
+    outcome = run("health")
+    assert outcome.opened == ("ingest",)
+    assert outcome.warnings == ('no maintenance could be looked for, so that alerts open: column "until" does not exist',)
+    assert len(run("metrics").warnings) == 1
 
 
 def test_not_watching(run: Passes, database: Database) -> None:

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
 from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, told, worth_a_retry
-from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience
+from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience, limits
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
 from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
 from ops_worker.sql import script
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 10_000
-LOCK_TIMEOUT_MS = 5_000
-"""Longest wait for a row or table that somebody else holds. (The pass's own lock is never waited for.)"""
-IDLE_TIMEOUT_MS = 15_000
-"""The server ends a transaction whose process was stopped in the middle of it."""
 SETTLE_S = 5.0
 """How long to ask what became of a COMMIT whose answer was lost."""
 
@@ -115,7 +110,7 @@ class Store:
             with self._rolled_back_on_error(connection):
                 with connection.pipeline():
                     connection.execute(SQL["begin"])
-                    connection.execute(SQL["set_limits"], _limits())
+                    connection.execute(SQL["set_limits"], limits())
                     connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
                     allowed = connection.execute(SQL["may_create"])
                     survey = connection.execute(SQL["survey"], {"tables": list(tables)})
@@ -183,7 +178,7 @@ class Store:
             connection.execute(SQL["begin_read_only" if dry_run else "begin"])
             if self._role:
                 connection.execute(SQL["set_role"], {"role": self._role})
-            connection.execute(SQL["set_limits"], _limits())
+            connection.execute(SQL["set_limits"], limits())
             key = {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)}
             lock = None if dry_run else connection.execute(SQL["try_lock"], key)
             survey = connection.execute(SQL["survey"], {"tables": list(tables)})
@@ -292,7 +287,3 @@ def _cut(sock: socket.socket) -> None:
 def backoff(failures: int, chance: float) -> float:
     """Give the seconds to wait after so many failures in a row: doubling from 0.5 to 15, less up to half by ``chance``."""
     return float(min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10)) * (1 - chance / 2))
-
-
-def _limits() -> dict[str, str]:
-    return {"statement_ms": str(STATEMENT_TIMEOUT_MS), "lock_ms": str(LOCK_TIMEOUT_MS), "idle_ms": str(IDLE_TIMEOUT_MS)}

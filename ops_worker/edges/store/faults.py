@@ -29,7 +29,7 @@ MEANINGS = (
     Meaning(
         (pg.InsufficientPrivilege,),
         SchemaError,
-        "grant that to the login role, or set PG_ROLE to a role that has it; `ops-worker init-db`, run by the owner, makes tables",
+        "grant that to the login role, or set PG_ROLE to a role that has it (`ops-worker init-db`, run by the owner, makes tables)",
     ),
     Meaning(
         (pg.InvalidSchemaName,),

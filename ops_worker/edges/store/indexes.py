@@ -54,7 +54,9 @@ def propose(connection: Connection) -> Iterator[Proposal]:
     """Look at each figure's plan, without running it, and say what would make it cheap."""
     for candidate in CANDIDATES:
         found = one(connection.execute(SQL["table_and_index"], {"table": candidate.table, "index": candidate.name}))
-        subject = f"{candidate.figure} ({candidate.table}, about {max(0, round(found['rows'] or 0))} rows)"
+        rows = found["rows"] or 0
+        size = f"about {round(rows)} rows" if rows >= 0 else "never analysed, so that nobody knows how many rows it has"
+        subject = f"{candidate.figure} ({candidate.table}, {size})"
         if found["rows"] is None:
             yield Proposal(f"{candidate.figure}: no table {candidate.table}")
         elif found["valid"] is False:
@@ -75,7 +77,11 @@ def propose(connection: Connection) -> Iterator[Proposal]:
 def create(connection: Connection, statement: str) -> None:
     """Make an index without blocking anybody who writes; that takes as long as it takes."""
     connection.execute("SET statement_timeout = 0")
-    connection.execute(statement.encode())
+    try:
+        connection.execute(statement.encode())
+    finally:
+        if not connection.closed:  # behind a pooler the session is somebody else's next
+            connection.execute("RESET statement_timeout")
 
 
 def _partial(connection: Connection, candidate: Candidate) -> str:

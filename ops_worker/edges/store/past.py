@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.explain import LOOKS_BACK_S, Findings
 from ops_worker.core.past import Growth, Key, Run, gathered
+from ops_worker.core.patience import LEAST_PATIENCE_S, PASSES, patience_s, period_of
 from ops_worker.core.series import HEALTHY
-from ops_worker.core.status import Facts, period_of
+from ops_worker.core.status import Facts
 from ops_worker.edges.store.people import maintenance
 from ops_worker.edges.store.statements import SQL
 from ops_worker.errors import SettingsError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ops_worker.edges.store.statements import Transaction
 
 Row = dict[str, Any]
+LOOKS_FOR_DAYS = 400
+"""How far back the last row of a pass is looked for."""
 
 
 def facts(transaction: Transaction, since_s: float, buckets: int, counts: Callable[[str, str], bool]) -> Facts:
@@ -32,21 +35,25 @@ def facts(transaction: Transaction, since_s: float, buckets: int, counts: Callab
         execute(SQL["look_back"])
         services = execute(SQL["services_now"], given) if "service_health" in transaction.present else None
         alerts = execute(SQL["alerts_now"])
-    ran = execute(SQL["ran"], given | {"since_s": since_s}).fetchall()
-    found = series(transaction, since_s, buckets, counts)
+    ran, told = execute(SQL["ran"], given | {"since_s": since_s}).fetchall(), passes(transaction)
+    found = series(transaction, since_s, buckets, counts, period_of(told, "metrics"))
     lasting = maintenance(transaction)
     rows = services.fetchall() if services else []
-    return Facts(transaction.now, since_s, rows, alerts.fetchall(), passes(transaction), ran, found, lasting)
+    return Facts(transaction.now, since_s, rows, alerts.fetchall(), told, ran, found, lasting)
 
 
 def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
     """Read when each pass was last recorded, now or at that time, and how long it said that it is to the next one."""
-    return transaction.connection.execute(SQL["passes_now"], {"now": at or transaction.now}).fetchall()
+    given = {"passes": json.dumps(sorted(PASSES)), "at": at or transaction.now, "days": LOOKS_FOR_DAYS}
+    return transaction.connection.execute(SQL["passes_now"], given).fetchall()
 
 
-def series(transaction: Transaction, since_s: float, buckets: int, counts: Callable[[str, str], bool]) -> list[Series]:
-    """Read the last so many seconds of every series; of what ``counts``, by series and metric, also the growth."""
-    given = {"now": transaction.now, "since_s": since_s, "buckets": buckets}
+def series(transaction: Transaction, since_s: float, buckets: int, counts: Callable[[str, str], bool], period_s: float) -> list[Series]:
+    """Read the last so many seconds of every series; of what ``counts``, by series and metric, also the growth.
+
+    ``period_s`` is the time from one sample to the next, in seconds.
+    """
+    given = {"now": transaction.now, "since_s": since_s, "buckets": buckets, "period_s": period_s}
     execute = transaction.connection.execute
     found = gathered(execute(SQL["history"], given), counts)
     named = [_named(place, one.key) | {"last": one.last.isoformat()} for place, one in enumerate(found)]
@@ -58,7 +65,7 @@ def series(transaction: Transaction, since_s: float, buckets: int, counts: Calla
     grown: dict[int, dict[int, Growth]] = {}
     for row in growth:
         grown.setdefault(row["place"], {})[row["bucket"]] = Growth(row["increase"], row["seconds"])
-    return [one._replace(latest=latest.get(place, 0.0), growth=grown.get(place, {})) for place, one in enumerate(found)]
+    return [one._replace(latest=latest.get(place), growth=grown.get(place, {})) for place, one in enumerate(found)]
 
 
 def runs(transaction: Transaction, until: datetime, since_s: float, wanted: Sequence[tuple[Key, str]], longest_s: float) -> list[list[Run]]:
@@ -67,7 +74,13 @@ def runs(transaction: Transaction, until: datetime, since_s: float, wanted: Sequ
     With each of them comes the pass that writes it; ``longest_s`` is the longest time from one pass to the next, in seconds.
     """
     named = [_named(place, key) | {"pass": name} for place, (key, name) in enumerate(wanted)]
-    given = {"now": until, "since_s": since_s, "longest_s": longest_s, "series": json.dumps(named)}
+    given = {
+        "now": until,
+        "since_s": since_s,
+        "patience_s": patience_s(longest_s),
+        "least_s": LEAST_PATIENCE_S,
+        "series": json.dumps(named),
+    }
     found: list[list[Run]] = [[] for _ in wanted]
     for row in transaction.connection.execute(SQL["runs"], given):
         found[row["place"]].append(Run(row["up"], row["begun"], row["ended"]))
@@ -86,12 +99,13 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
         raise SettingsError([f"--at {at.isoformat()}: that is not yet; the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"])
     key = Key(target.series if target else service, HEALTHY, dict(target.tags) if target else {})
     told = passes(transaction, at)
-    given = {"service": service, "series": key.service, "at": at, "health_s": period_of(told, "health")}
+    given = {"service": service, "series": key.service, "at": at, "patience_s": patience_s(period_of(told, "health"))}
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         row = execute(SQL["service_row"], given) if "service_health" in transaction.present else None
         seen, alerts, maintained = [execute(one, given) for one in (SQL["observations"], SQL["alerts_of"], SQL["maintained"])]
     (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, "metrics")], period_of(told, "metrics"))
+    told_of = maintained.fetchone()
     lasting = maintenance(transaction) if at == now else {}
     return Findings(
         service,
@@ -102,7 +116,7 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
         seen.fetchall(),
         alerts.fetchall(),
         told,
-        maintained.fetchone() is not None,
+        bool(told_of and told_of["value"] == 1),
         lasting.get("until"),
     )
 

@@ -48,9 +48,11 @@ def close(transaction: Transaction, number: int) -> Row:
 def prune(transaction: Transaction, watched: Sequence[str], *, dry_run: bool) -> list[Row]:
     """Remove the rows of services that are not watched, and close their alerts; give each with its row and its alert."""
     execute = transaction.connection.execute
-    if "service_health" not in transaction.present:
-        return []
-    found = execute(SQL["unwatched"], {"watched": json.dumps(watched)}).fetchall()
+    if "service_health" in transaction.present:
+        found = execute(SQL["unwatched"], {"watched": json.dumps(watched)}).fetchall()
+    else:
+        left = [row for row in alerts(transaction, closed=False) if row["service"] not in watched]
+        found = [{"service": row["service"], "checked_at": None, "alert": row["id"]} for row in left]
     if found and not dry_run:
         names = {"services": json.dumps([row["service"] for row in found])}
         with transaction.connection.pipeline():
@@ -66,10 +68,11 @@ def start(transaction: Transaction, seconds: float, by: str, reason: str) -> Row
 
 
 def end(transaction: Transaction) -> bool:
-    """End the maintenance, if there is one."""
+    """End the maintenance; say whether there was one."""
+    lasts = bool(maintenance(transaction))
     if MAINTENANCE_TABLE in transaction.present:
         transaction.connection.execute(SQL["end_maintenance"])
-    return True
+    return lasts
 
 
 def maintenance(transaction: Transaction) -> Row:

@@ -12,6 +12,18 @@ STANDALONE_TABLES = ("tenants", "fleet_alert")
 """Tables of the platform that only ``init-db --standalone`` makes."""
 
 
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 5_000
+"""Longest wait for a row or table that somebody else holds. (The pass's own lock is never waited for.)"""
+IDLE_TIMEOUT_MS = 15_000
+"""The server ends a transaction whose process was stopped in the middle of it."""
+
+
+def limits() -> dict[str, str]:
+    """Give the limits of a transaction, as its statement takes them."""
+    return {"statement_ms": str(STATEMENT_TIMEOUT_MS), "lock_ms": str(LOCK_TIMEOUT_MS), "idle_ms": str(IDLE_TIMEOUT_MS)}
+
+
 RESERVE_S = 2.0
 """Seconds of a pass that its figures leave, to write them."""
 

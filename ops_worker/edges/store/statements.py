@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,13 @@ from ops_worker.core.answer import moment_of, one_line, stopped
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, evidence, summary
 from ops_worker.core.model import NO_TAGS, Reading, Recorded, Remembered
+from ops_worker.core.patience import DEFAULT_PERIOD_S, awake, late
 from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
-from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
+from ops_worker.edges.store.purposes import MAINTENANCE_TABLE, limits
 from ops_worker.sql import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ops_worker.core.model import Figure, Sample, Update
 
@@ -26,10 +28,14 @@ Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
 
 SQL = queries()
+WATCH_DAYS = 7
+"""How far back the other pass is looked for: as long as the platform keeps rows where it drops any."""
 
 
 class Transaction:
     """An open transaction that holds its pass's lock. Made by the store; ``now`` is the database's clock when it began.
+
+    ``warnings`` gathers what was spared the pass.
 
     What people's commands do in one is in ``people``, which a pass does not import.
     """
@@ -41,6 +47,7 @@ class Transaction:
         self.now: datetime = survey["now"].astimezone(UTC)
         self.present = frozenset[str](survey["present"])
         self.hidden = frozenset[str](survey["hidden"])
+        self.warnings: list[str] = []
 
     def time_of(self, moment: float) -> datetime:
         """Give a moment of the monotonic clock (seconds) as the database's clock would have told it."""
@@ -61,7 +68,8 @@ class Transaction:
         """Give until when no alert is to open: by a person's word in the database or in the settings, whichever is later."""
         found = [told] if told is not None and told > self.now else []
         if MAINTENANCE_TABLE in self.present:
-            found += [row["until"] for row in self.connection.execute(SQL["maintenance"]).fetchall()]
+            with self._spared("no maintenance could be looked for, so that alerts open"):
+                found += [row["until"] for row in self.connection.execute(SQL["maintenance"]).fetchall()]
         return max(found, default=None)
 
     def record_health(self, updates: Sequence[Update], origin: Mapping[str, str] = NO_TAGS) -> Recorded:
@@ -106,56 +114,56 @@ class Transaction:
         ]
         self.connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
 
-    def record_own(self, moment: float, samples: Sequence[Sample]) -> str:
-        """Append the worker's own figures, or give what kept it from that: they are worth no pass, and no wait."""
-        if "system_metrics" not in self.present or not samples:
-            return ""
+    def record_own(self, moment: float, samples: Sequence[Sample]) -> None:
+        """Append the worker's own figures; what keeps it from that is a warning."""
+        if "system_metrics" in self.present and samples:
+            with self._spared("the worker's own figures not recorded", "; RECORD_OWN_METRICS=false leaves them out"):
+                self.record_samples([Pending(moment, tuple(samples))])
+
+    def watch(self, name: str, other: str, begun: float, origin: Mapping[str, str] = NO_TAGS, *, may_open: bool = True) -> Recorded:
+        """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
+
+        Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed, and nobody is by a
+        pass that was away itself: what kept it may have kept the other, which has its turn first. In a maintenance it may only
+        close. ``begun`` is the moment at which this pass began; what keeps it from looking is a warning.
+        """
+        nothing = done = Recorded((), (), ())
+        if "system_metrics" not in self.present:
+            return nothing
+        execute = self.connection.execute
+        before = self.time_of(begun) - timedelta(microseconds=1)  # not the row that this pass has just written
+        with self._spared(f"nobody watches the {other} pass"):
+            can = one(execute(SQL["alerts_can_open"]))["can"]
+            found = execute(SQL["passes_now"], {"passes": json.dumps([name, other]), "at": before, "days": WATCH_DAYS}).fetchall()
+            gone = late(found, other, self.now)
+            if can is False:
+                self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
+            elif can and gone and may_open and awake(found, name, self.now):
+                reason = stopped(other, (self.now - gone["time"]).total_seconds(), gone["period_s"] or DEFAULT_PERIOD_S)
+                seen = {**origin, "seen_by": f"{name} pass", "reason": reason, "last_recorded": gone["time"].astimezone(UTC).isoformat()}
+                alert = {"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})", "evidence": seen}
+                execute(SQL["ensure_system_tenant"])
+                done = nothing._replace(opened=_services(execute(SQL["open_alerts"], {"alerts": json.dumps([alert])})))
+            elif can and not gone and any(row["pass"] == other for row in found):
+                done = nothing._replace(closed=_services(execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})))
+        return done
+
+    @contextlib.contextmanager
+    def _spared(self, what: str, remedy: str = "") -> Iterator[None]:
+        """Do inside what is worth no pass, and no wait: what fails there is a warning, and is as if it had not been tried."""
         execute = self.connection.execute
         try:
             with self.connection.pipeline():
-                execute("SAVEPOINT own")
-                execute(SQL["own_limits"])
-                self.record_samples([Pending(moment, tuple(samples))])
-                execute("RELEASE SAVEPOINT own")
+                execute("SAVEPOINT spared")
+                execute(SQL["spared_limits"])
+                yield
+                execute("RELEASE SAVEPOINT spared")
+                execute(SQL["set_limits"], limits())
         except psycopg.Error as error:
             if self.connection.closed:
                 raise
-            execute("ROLLBACK TO SAVEPOINT own")
-            reason = one_line(error.diag.message_primary or str(error))
-            return f"the worker's own figures not recorded: {reason}; RECORD_OWN_METRICS=false leaves them out"
-        return ""
-
-    def watch(self, other: str, *, may_open: bool = True) -> Recorded:
-        """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
-
-        Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed. What keeps it
-        from looking costs the pass nothing. In a maintenance it may only close.
-        """
-        nothing = Recorded((), (), ())
-        if not {"system_metrics", "fleet_alert"} <= self.present:
-            return nothing
-        execute = self.connection.execute
-        try:
-            with self.connection.pipeline():
-                execute("SAVEPOINT watch")
-                execute(SQL["own_limits"])
-                last = execute(SQL["other_pass"], {"name": other})
-            found = last.fetchone()
-            opened = closed = None
-            if found and found["stopped"] and may_open:
-                reason = stopped(other, (self.now - found["time"]).total_seconds(), found["period_s"])
-                alerts = [{"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})"}]
-                execute(SQL["ensure_system_tenant"])
-                opened = execute(SQL["open_alerts"], {"alerts": json.dumps(alerts)})
-            elif found and not found["stopped"]:
-                closed = execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})
-            execute("RELEASE SAVEPOINT watch")
-        except psycopg.Error:
-            if self.connection.closed:
-                raise
-            execute("ROLLBACK TO SAVEPOINT watch")
-            return nothing
-        return Recorded((), _services(opened), _services(closed))
+            execute("ROLLBACK TO SAVEPOINT spared")
+            self.warnings.append(f"{what}: {one_line(error.diag.message_primary or str(error))}{remedy}")
 
     def was_committed(self, xid: str) -> bool:
         """Say whether an earlier transaction, which is over, was committed; where nobody knows any more, that it was.

@@ -1,0 +1,43 @@
+"""How long a pass may be silent: after that nobody believes what it recorded, and the other pass says that it has stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+PASSES = frozenset({"health", "metrics"})
+"""The passes that there should be."""
+DEFAULT_PERIOD_S = 60.0
+"""The period of a pass that never told its own: that of the shortest CronJob."""
+STALE_PERIODS = 3
+LEAST_PATIENCE_S = 90.0
+"""Below which no silence is told: rows bear the time at which their pass began and can be seen when it ends, up to PASS_DEADLINE (40 s)
+later; so, of a loop with a short interval and a service that hangs, the newest one may be twice that old, and a tick."""
+
+
+def patience_s(period_s: float | None) -> float:
+    """Give how long a pass of this period may be silent, in seconds: three periods, but no less than 90 s."""
+    return max(STALE_PERIODS * (period_s or DEFAULT_PERIOD_S), LEAST_PATIENCE_S)
+
+
+def period_of(told: Iterable[Mapping[str, Any]], name: str) -> float:
+    """Give how long a pass said that it is to the next one, in seconds: the longest that any of its shards said."""
+    return max((row["period_s"] or DEFAULT_PERIOD_S for row in told if row["pass"] == name), default=DEFAULT_PERIOD_S)
+
+
+def longest_silent(told: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    """Give the last row of a pass; of its shards, that of the one that was silent for longest."""
+    return min((row for row in told if row["pass"] == name), key=lambda row: row["time"], default=None)
+
+
+def late(told: Iterable[Mapping[str, Any]], name: str, at: datetime) -> Mapping[str, Any] | None:
+    """Give the last row of a pass, or of its shard, that was silent for too long at that time."""
+    return longest_silent([row for row in told if (at - row["time"]).total_seconds() > patience_s(row["period_s"])], name)
+
+
+def awake(told: Sequence[Mapping[str, Any]], name: str, at: datetime) -> bool:
+    """Say whether a pass, or a shard of it, was recorded lately. One that was not has missed nothing: it was away itself."""
+    return any((at - row["time"]).total_seconds() <= patience_s(row["period_s"]) for row in told if row["pass"] == name)
