@@ -133,8 +133,9 @@ class Transaction:
         execute = self.connection.execute
         before = self.time_of(begun) - timedelta(microseconds=1)  # not the row that this pass has just written
         with self._spared(f"nobody watches the {other} pass"):
-            can = one(execute(SQL["alerts_can_open"]))["can"]
-            found = execute(SQL["passes_now"], {"passes": json.dumps([name, other]), "at": before, "days": WATCH_DAYS}).fetchall()
+            permitted = execute(SQL["alerts_can_open"])
+            told = execute(SQL["passes_now"], {"passes": json.dumps([name, other]), "at": before, "days": WATCH_DAYS})
+            can, found = one(permitted)["can"], told.fetchall()
             gone = late(found, other, self.now)
             if can is False:
                 self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
