@@ -15,7 +15,7 @@ from ops_worker.errors import CommitUnknownError, DatabaseError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ops_worker.core.model import Sample
+    from ops_worker.core.model import Sample, Verdict
     from ops_worker.edges.store import Transaction
     from ops_worker.passes.context import Context
 
@@ -37,7 +37,6 @@ def run(context: Context) -> Outcome:
     taken = [service_samples(verdict) for verdict in verdicts]
 
     sample = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])  # should the database not be there to be asked
-
     other = Recorded((), (), ())
 
     def keep(transaction: Transaction) -> list[str]:
@@ -46,8 +45,7 @@ def run(context: Context) -> Outcome:
         parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
         sample = _pending(begun, parts)
         if not context.dry_run:
-            with_own = sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun)))
-            transaction.record_samples([*_waiting(context, transaction), with_own])
+            transaction.record_samples([*_waiting(context, transaction), _with_own(context, sample, verdicts)])
             until = transaction.maintenance_until(context.settings.maintenance_until)
             other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
@@ -56,7 +54,7 @@ def run(context: Context) -> Outcome:
         tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
         kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
     except DatabaseError as error:
-        _wait(context, sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, begun))), error)
+        _wait(context, _with_own(context, sample, verdicts), error)
         raise
     if kept is None:
         return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
@@ -93,6 +91,11 @@ def flush(context: Context) -> int:
 
 def _pending(moment: float, parts: Sequence[tuple[list[Sample], list[str]]]) -> Pending:
     return Pending(moment, tuple(sample for found, _ in parts for sample in found))
+
+
+def _with_own(context: Context, sample: Pending, verdicts: Sequence[Verdict]) -> Pending:
+    """Give a sample with what the pass says of itself; also one that has to wait, of which readers want to know the period."""
+    return sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, sample.moment)))
 
 
 def _waiting(context: Context, transaction: Transaction) -> tuple[Pending, ...]:

@@ -62,6 +62,10 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
     rows = database.rows("SELECT time, value FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time")
     assert [row["value"] for row in rows] == [0.0, 0.0, 1.0]
     assert len({row["time"] for row in rows}) == 3
+    told = database.rows(
+        "SELECT time, tags ->> 'period_s' AS period_s FROM system_metrics WHERE metric_name = 'pass_success' ORDER BY time"
+    )
+    assert [(row["time"], row["period_s"]) for row in told] == [(row["time"], "60") for row in rows], "each with its period"
 
 
 def test_permanent(database: Database) -> None:
