@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from ops_worker.core.patience import LEAST_PATIENCE_S, patience_s
 from ops_worker.sql import queries
 from tests.bench.tools import measure
 from tests.history import seed
@@ -70,7 +71,8 @@ def _plans(url: str) -> list[str]:
                 {"place": place, "service": service, "metric": metric, "tags": {}, "pass": "metrics"}
                 for place, (service, metric) in enumerate(series)
             ]
-            given = {"since_s": SPANS["7d"], "buckets": 144, "longest_s": 60, "series": json.dumps(listed)}
+            given: dict[str, Any] = {"since_s": SPANS["7d"], "buckets": 144, "series": json.dumps(listed)}
+            given |= {"period_s": 5, "patience_s": patience_s(60), "least_s": LEAST_PATIENCE_S}
             statement = named[name].replace("%(now)s", "now()")
             plan = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {statement}".encode(), given)
             plans.append(f"{name}, 7d:\n" + "\n".join(f"    {row[0]}" for row in plan))
