@@ -44,7 +44,7 @@ SELECT at, x.metric, x.service, x.value, x.tags::jsonb
 FROM ticks, LATERAL (VALUES
     ('ops_worker', 'pass_success', 1, '{"pass": "health", "period_s": "60"}'),
     ('ops_worker', 'pass_duration_ms', 45 + 9 * cos(s), '{"pass": "health", "period_s": "60"}'),
-    ('ops_worker', 'maintenance', CASE WHEN ago BETWEEN interval '90 minutes' AND interval '100 minutes' THEN 1 END,
+    ('ops_worker', 'maintenance', (ago BETWEEN interval '90 minutes' AND interval '100 minutes')::integer,
      '{"pass": "health", "period_s": "60"}'),
     ('ingest', 'probe_latency_ms', round(8 + 4 * sin(s / 700)), '{}'),
     ('evaluator', 'probe_latency_ms', round(12 + 2 * cos(s / 500)), '{}'),

@@ -235,7 +235,7 @@ def _passes(facts: Facts) -> list[PassRow]:
         rows.append(PassRow(name, now_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s))
     if not (facts.ran or facts.passes):
         return []  # nothing is recorded of any: they do not run, or are told not to tell
-    gone = {f"{name} {shard}" if shard else name for name, shard in each_s} | (PASSES - {one["pass"] for one in facts.ran})
+    gone = {f"{name} {shard}" if shard else name for name, shard in each_s} | (PASSES.keys() - {one["pass"] for one in facts.ran})
     return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(gone)]
 
 

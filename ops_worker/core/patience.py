@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.core.series import MAINTENANCE, PASS_SUCCESS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-PASSES = frozenset({"health", "metrics"})
-"""The passes that there should be."""
+PASSES = {"health": MAINTENANCE, "metrics": PASS_SUCCESS}
+"""The passes that there should be, and the metric by which each is found in ``system_metrics``. That of the health pass is written by no
+other, so that nobody walks past the many rows of the metrics pass to find that there is none."""
 DEFAULT_PERIOD_S = 60.0
 """The period of a pass that never told its own: that of the shortest CronJob."""
 STALE_PERIODS = 3

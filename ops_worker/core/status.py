@@ -84,7 +84,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (_labelled(one), "stale" if one["stale"] else "on time", ago(one["age_s"]), ago(one["period_s"]), str(one["missed"]))
         for one in document["passes"]
     )
-    never = (PASSES - {one["pass"] for one in document["passes"]}) if ran else ()
+    never = (PASSES.keys() - {one["pass"] for one in document["passes"]}) if ran else ()
     ran += tuple((name, "never", "-", "-", "-") for name in sorted(never))
     series = tuple(
         (one["service"], one["metric"] + labelled(one["tags"]), _now(one), _rate(one["rate_per_s"]), _drawn(one))

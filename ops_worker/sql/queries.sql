@@ -139,23 +139,28 @@ WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts
 ORDER BY created_at, id
 
 -- name: passes_now
--- When each of these passes was last recorded before a time: each shard for itself, if there are any now. How long it is to the next one is
--- the longest that its last five said: one that a person ran beside them changes nothing.
+-- When each of these passes was last recorded before a time: each shard for itself, if there are any now, and NULL for one that is not
+-- found. How long it is to the next one is the longest that its last five said: one that a person ran beside them changes nothing. It
+-- walks an index from the newest row back, no more than so many rows or 400 days. Each CASE is for the planner, which takes it for true of every
+-- second row; of what is inside it expects to find next to none, and sorts all rows that there are instead.
 SELECT p.pass, s.shard, m.time, m.period_s
-FROM jsonb_array_elements_text(%(passes)s::jsonb) AS p (pass)
+FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
 CROSS JOIN LATERAL (
-    SELECT substring(tags ->> 'shard' FROM '^\d{1,4}/(\d{1,4})$')::integer AS shards FROM system_metrics
-    WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass
-      AND time <= %(at)s AND time > %(at)s::timestamptz - make_interval(days => %(days)s)
-    ORDER BY time DESC LIMIT 1) AS newest
+    SELECT substring(r.tags ->> 'shard' FROM '^\d{1,4}/(\d{1,4})$')::integer AS shards
+    FROM (SELECT time, tags FROM system_metrics
+          WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
+          ORDER BY time DESC LIMIT %(rows)s) AS r
+    WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
+    ORDER BY r.time DESC LIMIT 1) AS newest
 CROSS JOIN LATERAL (SELECT i || '/' || newest.shards AS shard FROM generate_series(0, coalesce(newest.shards, 1) - 1) AS i) AS s
 CROSS JOIN LATERAL (
     SELECT max(time) AS time, max(period_s) AS period_s FROM (
-        SELECT time, nullif(substring(tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s FROM system_metrics
-        WHERE metric_name = 'pass_success' AND service = 'ops_worker' AND tags ->> 'pass' = p.pass AND tags ->> 'shard' IS NOT DISTINCT FROM s.shard
-          AND time <= %(at)s AND time > %(at)s::timestamptz - make_interval(days => %(days)s)
-        ORDER BY time DESC LIMIT 5) AS last) AS m
-WHERE m.time IS NOT NULL
+        SELECT r.time, nullif(substring(r.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s
+        FROM (SELECT time, tags FROM system_metrics
+              WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
+              ORDER BY time DESC LIMIT %(rows)s) AS r
+        WHERE CASE WHEN r.tags ->> 'pass' = p.pass AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard THEN true END
+        ORDER BY r.time DESC LIMIT 5) AS last) AS m
 ORDER BY p.pass, m.time
 
 -- name: alerts_can_open
@@ -163,8 +168,8 @@ ORDER BY p.pass, m.time
 SELECT NOT row_security_active(to_regclass('fleet_alert')) AS can
 
 -- name: look_back
--- Sorts of a week's rows stay in memory: it is one connection of one person.
-SELECT set_config('work_mem', '64MB', true)
+-- Sorts of a week's rows stay in memory: it is one connection of one person. Nothing is compiled: each statement runs once.
+SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)
 
 -- name: history
 -- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it. The squares of

@@ -187,11 +187,11 @@ def test_others(looked: Database, explained: Any) -> None:
     told = explained("ops_worker")
     assert (told["state"], told["seen_by"]) == ("healthy", "its passes")
     looked.rows(
-        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'metrics'"
+        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
     )
     told = explained("ops_worker")
     assert (told["state"], told["reason"]) == ("stale", "not recorded for 3 periods: metrics")
-    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'pass_success'")
+    looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
     assert explained("ops_worker")["state"] == "unknown"
     looked.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
     told = explained("gone")
@@ -211,7 +211,7 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
     found = explained("ingest", "--at", "70m")
     assert (found["state"], found["reason"]) == ("stale", "no pass has looked since; it was healthy")
     looked.rows(
-        "DELETE FROM system_metrics WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health' AND time < now() - interval '1 minute'"
+        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time < now() - interval '1 minute'"
     )
     assert explained("ingest", "--at", "50m")["state"] == "stale"
 

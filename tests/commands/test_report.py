@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def test_what_is_not_known_is_not_green(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A pass that stopped is told at the top; a slower pass between fast ones hides no gap; no gauge is a counter."""
     looked.rows(
-        "DELETE FROM system_metrics WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health' AND time > now() - interval '20 minutes'"
+        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time > now() - interval '20 minutes'"
     )
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) SELECT now() - make_interval(mins => n), 'free_bytes', 'disk_0', 100 - n FROM generate_series(1, 90) AS n"
@@ -36,7 +36,7 @@ def test_what_is_not_known_is_not_green(looked: Database, capsys: pytest.Capture
     )
     assert "still" not in page, "an alert that is closed is not open, though nobody wrote when"
     assert re.search(r"disk_0 free_bytes<small>bytes; now ", page)
-    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health'")
+    looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
     assert "The health pass has not been recorded for 2 h" in page and "not in this time" in page

@@ -119,7 +119,7 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
     assert alert["summary"] == "Service unhealthy: evaluator (Connection refused)" and 0 <= alert["age_s"] < 60
     assert [(one["pass"], one["period_s"], one["stale"]) for one in found["passes"]] == [("health", 60, False), ("metrics", 60, False)]
     looked.rows(
-        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE metric_name = 'pass_success' AND tags ->> 'pass' = 'health'"
+        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     assert [one["stale"] for one in document(capsys)["passes"]] == [True, False]
 
@@ -151,7 +151,7 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now(), 'healthy', NULL, 'NaN'), (now(), 'messages_received', 'ingest', 1.7e308)"
     )
     looked.rows(
-        "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) WHERE metric_name = 'pass_success' AND time > now() - interval '1 minute'",
+        "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) WHERE service = 'ops_worker' AND time > now() - interval '1 minute'",
         period,
     )
     found = document(capsys, "--since", "2h")
@@ -176,7 +176,7 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
         "(now(), 'odd', 'c', 7, 'null'), (now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), (now(), 'healthy', 'dispatcher', 2, '{}'), "
-        "('-infinity', 'pass_success', 'ops_worker', 1, '{\"pass\": \"health\"}')"
+        "('-infinity', 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), ('-infinity', 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')"
     )
     looked.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' WHERE status = 'OPEN' AND tenant_id = '__system__'"

@@ -19,7 +19,9 @@ from ops_worker.core.model import Observation, Outcome, Result, Target
 from ops_worker.core.report import text
 from ops_worker.edges import probes
 from ops_worker.edges.store import Store
+from ops_worker.edges.store.statements import SQL, WATCH_ROWS, passes_given
 from ops_worker.passes import PASSES, Context
+from tests.history import seed
 from tests.stubs import Behaviour, Stub, Stubs, reply
 
 if TYPE_CHECKING:
@@ -545,7 +547,8 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
 
 
 ROW = """INSERT INTO system_metrics (time, metric_name, service, value, tags)
-         SELECT now() - make_interval(secs => %s), 'pass_success', 'ops_worker', 1, %s::jsonb"""
+         SELECT now() - make_interval(secs => %s), metric, 'ops_worker', 1, %s::jsonb
+         FROM unnest(ARRAY['pass_success', 'maintenance']) AS metric"""
 
 
 def told(database: Database, name: str, age_s: float, **tags: str) -> None:
@@ -610,6 +613,43 @@ def test_watching_shards(run: Passes, database: Database) -> None:
     assert run("health").opened == ("ops_worker",)
     told(database, "metrics", 5, shard="1/2")
     assert run("health").closed == ("ops_worker",)
+
+
+def test_watching_what_is_long_gone(run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass does not look for ever: a shard that it finds no more leaves the alert open that it opened, until that is there again."""
+    monkeypatch.setattr("ops_worker.edges.store.statements.WATCH_ROWS", 8)
+    run("health")
+    for number in range(2):
+        told(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
+    assert run("health").opened == ("ops_worker",)
+    for age_s in range(8):
+        told(database, "metrics", age_s, shard="1/2")
+    assert run("health").closed == ()
+    told(database, "metrics", 0, shard="0/2")
+    assert run("health").closed == ("ops_worker",)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_watching_costs_no_pass(database: Database, there: bool) -> None:
+    """Each pass looks for the other: in a day of samples, of which a scan would read tens of thousands, it reads a few."""
+    seed(database.url, 24)
+    if not there:
+        database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = 'health'")
+    database.rows("ANALYZE system_metrics")
+    with psycopg.connect(database.url) as connection:
+        now = datetime.now(UTC)
+        plan = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {SQL['passes_now']}".encode(), passes_given(now, WATCH_ROWS)).fetchone()
+    assert plan is not None
+    scans = [node for node in _nodes(plan[0][0]["Plan"]) if node.get("Relation Name") == "system_metrics"]
+    read = [node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) for node in scans]
+    assert len(scans) == 2 and {node["Node Type"] for node in scans} == {"Index Scan"} and 2 <= sum(read) < 200
+    assert plan[0][0]["Plan"]["Total Cost"] < 100_000, "from there on PostgreSQL compiles a statement, which takes longer than a pass"
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
 
 
 def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_path: Path) -> None:

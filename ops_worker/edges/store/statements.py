@@ -14,7 +14,7 @@ from ops_worker.core.answer import moment_of, one_line, stopped
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import details, evidence, summary
 from ops_worker.core.model import NO_TAGS, Reading, Recorded, Remembered
-from ops_worker.core.patience import DEFAULT_PERIOD_S, awake, late
+from ops_worker.core.patience import DEFAULT_PERIOD_S, PASSES, awake, late
 from ops_worker.core.series import MAX_ROWS, OPS_WORKER, samples_of, shape_fault
 from ops_worker.edges.store.purposes import MAINTENANCE_TABLE, limits
 from ops_worker.sql import queries
@@ -28,8 +28,8 @@ Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
 
 SQL = queries()
-WATCH_DAYS = 7
-"""How far back the other pass is looked for: as long as the platform keeps rows where it drops any."""
+WATCH_ROWS = 10_000
+"""How many rows a pass looks at to find the other, or a shard of it: a week of a pass each 60 s, in some milliseconds."""
 
 
 class Transaction:
@@ -134,8 +134,8 @@ class Transaction:
         before = self.time_of(begun) - timedelta(microseconds=1)  # not the row that this pass has just written
         with self._spared(f"nobody watches the {other} pass"):
             permitted = execute(SQL["alerts_can_open"])
-            told = execute(SQL["passes_now"], {"passes": json.dumps([name, other]), "at": before, "days": WATCH_DAYS})
-            can, found = one(permitted)["can"], told.fetchall()
+            told = execute(SQL["passes_now"], passes_given(before, WATCH_ROWS)).fetchall()
+            can, found = one(permitted)["can"], [row for row in told if row["time"]]
             gone = late(found, other, self.now)
             if can is False:
                 self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
@@ -145,7 +145,7 @@ class Transaction:
                 alert = {"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})", "evidence": seen}
                 execute(SQL["ensure_system_tenant"])
                 done = nothing._replace(opened=_services(execute(SQL["open_alerts"], {"alerts": json.dumps([alert])})))
-            elif can and not gone and any(row["pass"] == other for row in found):
+            elif can and not gone and {bool(row["time"]) for row in told if row["pass"] == other} == {True}:
                 done = nothing._replace(closed=_services(execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})))
         return done
 
@@ -218,6 +218,11 @@ class Transaction:
             slow = isinstance(error, psycopg.errors.QueryCanceled)
             return None, f"took more than {timeout_s * 1000:.0f} ms" if slow else one_line(error.diag.message_primary or str(error))
         return found, ""
+
+
+def passes_given(at: datetime, rows: int) -> dict[str, Any]:
+    """Give what the statement wants that looks for the passes before that time, in no more than so many rows of each."""
+    return {"passes": list(PASSES), "metrics": list(PASSES.values()), "at": at, "rows": rows}
 
 
 def one(cursor: Cursor) -> dict[str, Any]:
