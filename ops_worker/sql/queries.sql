@@ -218,7 +218,7 @@ GROUP BY 1, 2
 
 -- name: ran
 -- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap;
--- where two of them say otherwise, of the longer.
+-- where two of them say otherwise, of the longer. OFFSET 0: what a row says of it is looked at once.
 SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
 FROM (
     SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / greatest(lag(p.period_s) OVER past, p.period_s)) - 1) AS missed
@@ -226,7 +226,7 @@ FROM (
         SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s
         FROM system_metrics AS m
         WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' IS NOT NULL AND m.time <= %(now)s
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS p
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) OFFSET 0) AS p
     WINDOW past AS (PARTITION BY p.pass, p.shard ORDER BY p.time)) AS r
 GROUP BY 1, 2 ORDER BY 1, 2
 
