@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.acceptance
 
 FULL = bool(os.environ.get("OPS_TEST_FULL"))
-CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 60)
+CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 40)
 # How far each sample lies from the whole second, in ms, oldest first, without the first one, which is at once.
 LATENESS = """SELECT round(1000 * abs(((extract(epoch FROM time) + 0.5) % 1) - 0.5))::int AS late
               FROM (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time OFFSET 1) AS t ORDER BY time"""

@@ -491,7 +491,7 @@ WEIRD = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_it_holds(data: st.DataObject) -> None:
     """Any value anywhere gives faults or none, and never an exception."""

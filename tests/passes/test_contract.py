@@ -631,8 +631,8 @@ def test_watching_what_is_long_gone(run: Passes, database: Database, monkeypatch
 
 @pytest.mark.parametrize("there", [True, False])
 def test_watching_costs_no_pass(database: Database, there: bool) -> None:
-    """Each pass looks for the other: in a day of samples, of which a scan would read tens of thousands, it reads a few."""
-    seed(database.url, 24)
+    """Each pass looks for the other: in hours of samples, of which a scan would read thousands, it reads a few."""
+    seed(database.url, 8)
     if not there:
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = 'health'")
     database.rows("ANALYZE system_metrics")
