@@ -25,11 +25,11 @@ test: $(READY) ## every test; all branches of the core and the passes are taken
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
-lowest: ## the tests that need no process of their own, with the oldest dependencies that pyproject.toml allows
+lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,dev]'
-	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration'
+	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
 
 lint: $(READY) ## format, style, types and layers
 	$(BIN)/ruff format --check

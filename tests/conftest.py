@@ -141,6 +141,12 @@ def database(dsn: str, template: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def another(dsn: str, template: str) -> Iterator[Database]:
+    """A second one beside it."""
+    yield from _database(dsn, template)
+
+
+@pytest.fixture
 def stubs() -> Iterator[Stubs]:
     """The platform's services, all well."""
     with Stubs() as running:
