@@ -141,8 +141,8 @@ ORDER BY created_at, id
 -- name: passes_now
 -- When each of these passes was last recorded before a time: each shard for itself, if there are any now, and NULL for one that is not
 -- found. How long it is to the next one is the longest that its last five said: one that a person ran beside them changes nothing. It
--- walks an index from the newest row back, no more than so many rows or 400 days. Each CASE is for the planner, which takes it for true of every
--- second row; of what is inside it expects to find next to none, and sorts all rows that there are instead.
+-- walks an index from the newest row back, no more than so many rows or 400 days. Each CASE is for the planner, which takes it to be
+-- true of every second row; without it, it expects next to none to be found, and reads and sorts all rows that there are instead.
 SELECT p.pass, s.shard, m.time, m.period_s
 FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
 CROSS JOIN LATERAL (

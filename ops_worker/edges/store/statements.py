@@ -136,6 +136,7 @@ class Transaction:
             permitted = execute(SQL["alerts_can_open"])
             told = execute(SQL["passes_now"], passes_given(before, WATCH_ROWS)).fetchall()
             can, found = one(permitted)["can"], [row for row in told if row["time"]]
+            others = [row["time"] for row in told if row["pass"] == other]  # None: a shard that is not found
             gone = late(found, other, self.now)
             if can is False:
                 self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
@@ -145,7 +146,7 @@ class Transaction:
                 alert = {"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})", "evidence": seen}
                 execute(SQL["ensure_system_tenant"])
                 done = nothing._replace(opened=_services(execute(SQL["open_alerts"], {"alerts": json.dumps([alert])})))
-            elif can and not gone and {bool(row["time"]) for row in told if row["pass"] == other} == {True}:
+            elif can and not gone and others and all(others):
                 done = nothing._replace(closed=_services(execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})))
         return done
 
