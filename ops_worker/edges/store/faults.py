@@ -41,6 +41,7 @@ MEANINGS = (
         SchemaError,
         "the tables are not as the worker knows them: run the platform's migrations, or `ops-worker init-db`",
     ),
+    Meaning((pg.CheckViolation,), SchemaError, "the table refuses the row: look at its constraints and partitions"),
     Meaning((pg.ReadOnlySqlTransaction,), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
     Meaning((pg.LockNotAvailable,), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
     Meaning((pg.QueryCanceled,), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
