@@ -8,6 +8,7 @@ from ops_worker.core.health import alerted, judge, not_among, plan, planned, qui
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import OPS_WORKER
 from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
+from ops_worker.errors import StillRecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,11 @@ def run(context: Context) -> Outcome:
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)
-    with context.recording():
-        kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    try:
+        with context.recording():
+            kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    except StillRecordingError:
+        return Outcome("health", Result.WAITING, verdicts, unprobed=unprobed)
     if kept is None:
         context.require_live_holder("health")
         return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)

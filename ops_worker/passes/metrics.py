@@ -16,10 +16,11 @@ from ops_worker.errors import (
     DatabaseError,
     SchemaError,
     StatementTimeoutError,
+    StillRecordingError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ops_worker.core.backlog import Backlog, Packed
     from ops_worker.core.model import Sample, Verdict
@@ -68,24 +69,11 @@ def run(context: Context) -> Outcome:
     waiting = _with_own(context, without_figures, verdicts)
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
-        with context.recording():
-            kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
-            if kept is not None and context.backlog is not None:
-                _write_waiting(context, context.backlog, context.clock() + context.period_s / 2)
-        if kept is None:
-            context.require_live_holder("metrics")
-    except CommitUnknownError as error:
-        _doubt(context, error, waiting)
-        raise
-    except DatabaseError:
+        kept = _record(context, keep, tables, waiting)
+    except StillRecordingError:
         _let_wait(context, waiting)
-        raise
-    except SchemaError as error:
-        if context.backlog is not None:
-            _set_apart(context, context.backlog, [pack(waiting)], error)
-        raise
+        return Outcome("metrics", Result.WAITING, verdicts, unprobed=unprobed)
     if kept is None:
-        _leave_to_holder(context, waiting)
         return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
     return Outcome(
@@ -98,6 +86,38 @@ def run(context: Context) -> Outcome:
         samples=sample.samples,
         warnings=tuple(kept),
     )
+
+
+def _record(
+    context: Context,
+    keep: Callable[[Transaction], list[str]],
+    tables: Sequence[str],
+    sample: Pending,
+) -> list[str] | None:
+    """Write a sample, then earlier ones that wait; return the warnings, or None when skipped.
+
+    ``sample`` is what waits in the backlog, without the database's figures, if this fails.
+    """
+    try:
+        with context.recording():
+            kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
+            if kept is not None and context.backlog is not None:
+                _write_waiting(context, context.backlog, context.clock() + context.period_s / 2)
+        if kept is None:
+            context.require_live_holder("metrics")
+            _leave_to_holder(context, sample)
+    except CommitUnknownError as error:
+        if context.backlog is not None:
+            context.backlog.doubt(error.xid, [pack(sample)])
+        raise
+    except DatabaseError:
+        _let_wait(context, sample)
+        raise
+    except SchemaError as error:
+        if context.backlog is not None:
+            _set_apart(context, context.backlog, [pack(sample)], error)
+        raise
+    return kept
 
 
 def flush(context: Context, until: float) -> int:
@@ -130,11 +150,6 @@ def _let_wait(context: Context, sample: Pending) -> None:
     context.backlog.add(sample)
     if lost := context.backlog.dropped - before:
         _log.warning("samples dropped: the backlog is full", extra={"action": "samples dropped", "count": lost})
-
-
-def _doubt(context: Context, error: CommitUnknownError, sample: Pending) -> None:
-    if context.backlog is not None:
-        context.backlog.doubt(error.xid, [pack(sample)])
 
 
 def _leave_to_holder(context: Context, sample: Pending) -> None:
