@@ -94,8 +94,10 @@ def _database(found: Settings) -> Iterator[Finding]:
 
 def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
     """Put a figure's statement to the database, which does not run it."""
-    if all(table in transaction.present | present for table in figure.tables) and (problem := transaction.prepare(figure)):
-        denied = problem.startswith("permission denied")
+    if not all(table in transaction.present | present for table in figure.tables):
+        return
+    problem, denied = transaction.prepare(figure)
+    if problem:
         remedy = "grant SELECT on it to this role, or set PG_ROLE" if denied else "set its `sql` right in the catalogue"
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 

@@ -11,13 +11,15 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
-from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, told, worth_a_retry
+from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, refused_parameters, told, worth_a_retry
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience, limits
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
+from ops_worker.edges.store.values import register
 from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
 from ops_worker.sql import script
 
@@ -66,7 +68,8 @@ class Store:
         except psycopg.ProgrammingError:
             raise SettingsError(["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]) from None
         defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": application, "tcp_user_timeout": 10_000}
-        self._conninfo = make_conninfo(**(defaults | given))  # type: ignore[arg-type]
+        always = {"client_encoding": "utf8"}  # beats the environment's, the role's and the server's; poolers keep it
+        self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
         self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         self._user = str(given.get("user") or "")
         self._role = role
@@ -136,7 +139,13 @@ class Store:
 
         try:
             connection = self._connected()
-            for proposal in indexes.propose(connection):
+            with self._rolled_back_on_error(connection):
+                with connection.pipeline():
+                    connection.execute(SQL["begin_read_only"])
+                    connection.execute(SQL["set_limits"], limits())
+                proposals = list(indexes.propose(connection))
+                connection.execute(SQL["rollback"])
+            for proposal in proposals:
                 if make and proposal.statement:
                     indexes.create(connection, proposal.statement)
                 yield proposal
@@ -174,6 +183,13 @@ class Store:
         self.create([purpose.makes])
 
     def _begin(self, connection: Connection, purpose: Purpose, tables: Iterable[str], *, dry_run: bool) -> tuple[dict[str, Any], bool]:
+        try:
+            return self._begun(connection, purpose, tables, dry_run=dry_run)
+        except pg.FeatureNotSupported:  # a standby, which refuses to begin what may write
+            connection.execute(SQL["rollback"])
+            return self._begun(connection, purpose, tables, dry_run=True)
+
+    def _begun(self, connection: Connection, purpose: Purpose, tables: Iterable[str], *, dry_run: bool) -> tuple[dict[str, Any], bool]:
         with connection.pipeline():
             connection.execute(SQL["begin_read_only" if dry_run else "begin"])
             if self._role:
@@ -193,8 +209,13 @@ class Store:
             )
         if missing := [table for table in purpose.needs if table not in survey["present"]]:
             platforms = any(table in STANDALONE_TABLES for table in missing)
-            remedy = "the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`"
-            raise SchemaError(f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: run {remedy}")
+            remedy = "run " + ("the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`")
+            if elsewhere := [name for name in survey["elsewhere"] if name.rpartition(".")[2].strip('"') in missing]:
+                remedy = (
+                    f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does not reach: "
+                    f"ALTER ROLE ... SET search_path, or else {remedy}"
+                )
+            raise SchemaError(f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: {remedy}")
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
                 f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to a role that bypasses it "
@@ -215,11 +236,22 @@ class Store:
             time.sleep(RECONNECT_PAUSE_S)
             self._connection = None
             with contextlib.suppress(OpsWorkerError, psycopg.Error):  # the server may come and go meanwhile
-                status = one(self._connected().execute(SQL["xact_status"], {"xid": xid}))["status"]
+                status = self._status_of(xid)
                 if status in {"committed", "aborted"}:
                     return bool(status == "committed")
             if time.monotonic() > end:
                 raise CommitUnknownError(xid)
+
+    def _status_of(self, xid: str) -> str | None:
+        connection = self._connected()
+        with self._rolled_back_on_error(connection):
+            with connection.pipeline():
+                connection.execute(SQL["begin"])
+                connection.execute(SQL["set_limits"], limits())
+                found = connection.execute(SQL["xact_status"], {"xid": xid})
+                connection.execute(SQL["rollback"])
+            status: str | None = one(found)["status"]
+        return status
 
     def _grants(self, connection: Connection, table: str) -> list[str]:
         if not self._role:
@@ -234,6 +266,8 @@ class Store:
             try:
                 self._connection = self._connect()
             except psycopg.Error as error:
+                if refused := refused_parameters(self._conninfo):
+                    raise SettingsError([f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"]) from None
                 self._failures += 1
                 self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
                 raise DatabaseError(
@@ -247,10 +281,15 @@ class Store:
         left = 0 if self._deadline_s else self._again.times
         while True:
             try:
-                return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
-            except psycopg.Error as error:
-                if not left or "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
+                connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+            except psycopg.OperationalError:
+                # libpq gives no SQLSTATE of a connection that failed, and the server's words may be
+                # in any language: "starting up" and "too many connections" pass, so all are tried.
+                if not left:
                     raise
+            else:
+                register(connection)
+                return connection
             left -= 1
             time.sleep(self._again.delay_s)
 
