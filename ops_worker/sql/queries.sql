@@ -124,7 +124,9 @@ FROM jsonb_to_recordset(%(figures)s::jsonb) AS f (name text, metric text, since 
 WHERE EXISTS (SELECT FROM system_metrics AS m WHERE m.metric_name = f.metric AND m.time >= f.since AND m.time <= f.until)
 
 -- name: may_create
-SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed
+-- Where pg_temp comes first, what is made is temporary and goes with the connection.
+SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed, current_setting('search_path') AS search_path,
+       starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary
 
 -- name: grants_to_role
 -- The one statement that cannot take its names as parameters; none where the table is somebody else's.

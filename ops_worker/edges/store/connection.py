@@ -117,8 +117,13 @@ class Store:
                     connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
                     allowed = connection.execute(SQL["may_create"])
                     survey = connection.execute(SQL["survey"], {"tables": list(tables)})
-                present = one(survey)["present"]
-                if self._role and not one(allowed)["allowed"]:
+                present, may = one(survey)["present"], one(allowed)
+                if may["temporary"] and not set(tables).issubset(present):
+                    raise SchemaError(
+                        f"no table can be made in database {self._place}: search_path ({may['search_path']!r}) begins "
+                        "with pg_temp, which makes it temporary: ALTER ROLE ... SET search_path"
+                    )
+                if self._role and not may["allowed"]:
                     connection.execute(SQL["set_role"], {"role": self._role})
                 for table in tables:
                     if table not in present:
