@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -31,7 +31,8 @@ COMMANDS = (
     "metrics --dry-run",
     "health",
     "metrics",
-    "metrics --every 0.1 --for 0.3",
+    "metrics --every 0.1 --for 0.2",
+    "metrics",
     "status",
     "status --output json",
     "explain evaluator",
@@ -110,7 +111,7 @@ def worker(
 ) -> Worker:
     """The worker, told of the test's database and services."""
     stubs["evaluator"].mode = "down"
-    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+    for name, value in (stubs.env | {"DATABASE_URL": database.url, "PASS_PERIOD": "300"}).items():
         monkeypatch.setenv(name, value)
     return Worker(database, capsys)
 
@@ -181,8 +182,7 @@ def claim_rows(database: Database) -> None:
     assert (first["status"], first["acknowledged_by"]) == ("CLOSED", "Zoë")
     resolved = datetime.fromisoformat(first["details"]["resolved_at"])
     assert resolved == first["closed_at"]
-    period = "SELECT DISTINCT tags ->> 'period_s' FROM system_metrics WHERE metric_name = 'maintenance'"
-    assert database.value(period) == "60"
+    database.rows("UPDATE service_health SET checked_at = now() - interval '10 minutes'")
     current = database.rows("SELECT service, status FROM service_health_current")
     assert {row["service"]: row["status"] for row in current} == {
         "ingest": "healthy",
@@ -195,7 +195,9 @@ def claim_rows(database: Database) -> None:
 def claim_screens(done: Sequence[Ran]) -> None:
     """Claim that the commands said what they say in any database."""
     said = {one.command: one.out for one in done}
-    states = {one["service"]: one["state"] for one in json.loads(said["status --output json"])["services"]}
+    status = json.loads(said["status --output json"])
+    assert {one["period_s"] for one in status["passes"]} == {300.0}
+    states = {one["service"]: one["state"] for one in status["services"]}
     assert states == {
         "ingest": "healthy",
         "evaluator": "down",
@@ -297,8 +299,8 @@ DOCUMENTS = (
     '{"status": "a\\nb", "since": "infinity", "streak": -9, "error": {"a": 1}}',
     '{"status": "down", "since": "9999-12-31T23:59:59+00:00", "streak": 1e400, "error": 1e400}',
     '{"status": null, "since": "0001-01-01T00:00:00+14:00", "streak": true, "error": null}',
-    '{"status": "down", "streak": %s}' % ("9" * 5000),
-    '{"deep": %s1%s}' % ("[" * 3000, "]" * 3000),
+    f'{{"status": "down", "streak": {"9" * 5000}}}',
+    f'{{"deep": {"[" * 3000}1{"]" * 3000}}}',
 )
 WITH_TIME = """
 UPDATE service_health SET checked_at = {0}, details = jsonb_set(details, '{{since}}', to_jsonb({0}::text));
@@ -321,6 +323,9 @@ UPDATE system_metrics SET tags = {0} WHERE service = 'ingest'
 """
 """A JSON value, wherever there may be one."""
 STATEMENTS = {
+    "times without a zone": """DROP VIEW service_health_current; ALTER TABLE service_health ALTER checked_at TYPE timestamp;
+        ALTER TABLE fleet_alert ALTER created_at TYPE timestamp, ALTER closed_at TYPE timestamp;
+        ALTER TABLE ops_worker_maintenance ALTER until TYPE timestamp""",
     "no values": "UPDATE service_health SET latency_ms = NULL; UPDATE system_metrics SET service = NULL, tags = NULL WHERE service <> 'postgres'",
     "odd values": """INSERT INTO system_metrics SELECT time - interval '1 ms', metric_name, service, tags, v
         FROM system_metrics, unnest('{NaN,Infinity,-Infinity,1e308,-1e308,5e-324}'::float8[]) AS v""",
@@ -391,7 +396,8 @@ def test_rows(worker: Worker, statements: str) -> None:
     rows = database.health()
     assert {name for name, row in rows.items() if row["status"] == "healthy"} == {"ingest", "dispatcher", "delivery_worker"}
     for row in rows.values():
-        assert now - timedelta(minutes=10) < row["checked_at"] <= now + timedelta(minutes=1)
+        checked_at = row["checked_at"].replace(tzinfo=UTC)
+        assert now - timedelta(minutes=10) < checked_at <= now + timedelta(minutes=1)
         assert datetime.fromisoformat(row["details"]["since"]) <= now + timedelta(minutes=1)
     left = database.rows("SELECT fingerprint FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'")
     assert left == [{"fingerprint": "system-health:evaluator"}]

@@ -74,6 +74,7 @@ def _samples(transaction: Transaction) -> bool:
     samples = (
         Sample(OPS_WORKER, PASS_SUCCESS, 1.0, {"pass": NAME}),
         Sample(NAME, HEALTHY, 1.0),
+        Sample(NAME, "db_size_bytes", 1e12),
     )
     transaction.record_samples([Pending(time.monotonic(), samples)])
     return True

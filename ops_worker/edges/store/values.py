@@ -20,7 +20,7 @@ LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class _Moment(Loader):
-    """Load a ``timestamptz`` as a UTC datetime.
+    """Load a time as a UTC datetime; one without a zone was written in a session of UTC.
 
     Infinity and years that Python does not know become the last or the first moment that it does.
     """
@@ -29,12 +29,14 @@ class _Moment(Loader):
         """Read the text that the server writes with DateStyle ISO."""
         text = bytes(data).decode()
         try:
-            return datetime.fromisoformat(text).astimezone(UTC)
+            moment = datetime.fromisoformat(text)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         except (ValueError, OverflowError):  # "-infinity", "0044-03-15 ... BC", "294276-12-31 ...", or a zone away from the end
             return FIRST if text.startswith(("-", "000")) or text.endswith("BC") else LAST
 
 
 def register(connection: Connection) -> None:
     """Have a connection load any time and any JSON."""
-    connection.adapters.register_loader("timestamptz", _Moment)
+    for kind in ("timestamptz", "timestamp"):
+        connection.adapters.register_loader(kind, _Moment)
     set_json_loads(loaded, connection)
