@@ -111,21 +111,25 @@ def refused_parameters(conninfo: str) -> list[str]:
     language and may hold a password; what tells is whether it came as far as to look for that place.
     """
     given = conninfo_to_dict(conninfo)
-    wrong = [name for name in NUMBERS if not _is_number(given.get(name, 0))]
-    rest = {name: value for name, value in given.items() if name not in wrong}
-    if _accepted(rest):
-        return wrong
-    return wrong + [name for name in rest if _accepted({key: value for key, value in rest.items() if key != name})]
+    places = [str(given.pop(name)).count(",") for name in ("host", "hostaddr") if given.get(name)]
+    if len(set(places)) > 1:
+        return ["host and hostaddr, of which there are not as many"]
+    hosts = max(places, default=0) + 1
+    if _accepted(given, hosts):
+        return [name for name in NUMBERS if not _is_number(given.get(name, 0))]
+    if not _accepted({}, hosts):
+        return ["a variable of the environment that libpq reads (PGPORT, PGSSLMODE ...)"]
+    alone = [name for name, value in given.items() if not _accepted({name: value}, hosts)]
+    return alone or ["some of its parameters, which exclude each other"]
 
 
 def _is_number(value: object) -> bool:
     return str(value).strip().removeprefix("-").isdecimal()
 
 
-def _accepted(given: Mapping[str, Any]) -> bool:
-    hosts = str(given.get("host") or given.get("hostaddr") or "").count(",") + 1
-    elsewhere = {key: value for key, value in given.items() if key not in {"host", "hostaddr"}}
-    attempt = pq.PGconn.connect_start(make_conninfo(**elsewhere, host=",".join([NOWHERE] * hosts)).encode())
+def _accepted(given: Mapping[str, Any], hosts: int) -> bool:
+    nowhere = make_conninfo(**given, host=",".join([NOWHERE] * hosts))
+    attempt = pq.PGconn.connect_start(nowhere.encode())
     tried = attempt.error_message.count(NOWHERE.encode())
     attempt.finish()
     return tried == hosts
