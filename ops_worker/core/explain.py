@@ -133,7 +133,7 @@ def _state(found: Findings) -> dict[str, Any]:
     ahead = found.at == found.now and age_s < -health_s  # a clock was set back: nobody believes that row
     last = longest_silent(found.passes, "health")  # of whichever shard the service is
     looked_at = row["checked_at"] if now else last["time"] if last else None
-    state = str((details.get("status") if now else None) or row.get("status"))
+    state = one_line(str((details.get("status") if now else None) or row.get("status")))
     if spoken_of and not ahead and looked_at and (found.at - looked_at).total_seconds() <= patience_s(health_s):
         answer = f"http {details['http_status']}" if "http_status" in details else ""
         reason = str(details.get("error") or details.get("reason") or answer)  # what was last seen, and so not what was seen then
