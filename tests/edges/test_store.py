@@ -24,7 +24,15 @@ from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Targ
 from ops_worker.edges.store import CHECK, HEALTH, METRICS, Patience, Store
 from ops_worker.edges.store.connection import backoff
 from ops_worker.edges.store.values import FIRST, LAST
-from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
+from ops_worker.errors import (
+    CommitUnknownError,
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+    StatementTimeoutError,
+)
 from tests.postgres import PASSWORD, Postgres
 from tests.proxy import Proxy
 
@@ -170,7 +178,7 @@ STATES: list[tuple[str, type[OpsWorkerError], str]] = [
     ("23503", SchemaError, "foreign key"),
     ("23505", SchemaError, "unique or exclusion constraint"),
     ("23514", SchemaError, "make the partition for now"),
-    ("25006", DatabaseError, "at the primary"),
+    ("25006", NotWritableError, "at the primary"),
     ("28P01", DatabaseError, "check PG_USER, PG_PASS or DATABASE_URL"),
     ("3D000", DatabaseError, "check PG_DB or DATABASE_URL"),
     ("3F000", SchemaError, "search_path"),
@@ -187,7 +195,7 @@ STATES: list[tuple[str, type[OpsWorkerError], str]] = [
     ("54000", SchemaError, "too large"),
     ("55000", SchemaError, "no view, and no generated column"),
     ("55P03", DatabaseError, "look at pg_locks"),
-    ("57014", DatabaseError, "look at pg_stat_activity"),
+    ("57014", StatementTimeoutError, "look at pg_stat_activity"),
     ("58030", DatabaseError, "look at its log"),
     ("0A000", SchemaError, "use an ordinary table"),
     ("HV000", SchemaError, "foreign table"),
@@ -683,6 +691,8 @@ def test_standby(server: Postgres) -> None:
         store = Store({"conninfo": standby.url()})
         with pytest.raises(DatabaseError, match=r"is read-only \(a standby\?\): point DATABASE_URL or PG_HOST at the primary"):
             store.transact(METRICS, lambda _: None)
+        with pytest.raises(DatabaseError, match="is read-only"):
+            store.create(["service_health"])
         assert store.transact(CHECK, lambda transaction: transaction.now, dry_run=True) is not None
         store.close()
     assert PASSWORD not in str(store._place)

@@ -10,7 +10,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ops_worker.core.answer import one_line
-from ops_worker.errors import DatabaseError, OpsWorkerError, SchemaError
+from ops_worker.errors import DatabaseError, NotWritableError, OpsWorkerError, SchemaError, StatementTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,9 +66,9 @@ MEANINGS = (
     Meaning(("54",), SchemaError, "a row is too large for a limit of the server: drop the index or the columns that make it so"),
     Meaning(("0A",), SchemaError, "use an ordinary table on a PostgreSQL server: this table, extension or server cannot do that"),
     Meaning(("HV",), SchemaError, "let the worker write to an ordinary table: look at the foreign table, its server and its user mapping"),
-    Meaning(("57014",), DatabaseError, "it took too long: look at pg_stat_activity"),
+    Meaning(("57014",), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
     Meaning(("55P03",), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
-    Meaning(("25006",), DatabaseError, "point DATABASE_URL or PG_HOST at the primary"),
+    Meaning(("25006",), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
     # What passes, or somebody is to make pass.
     Meaning(("28",), DatabaseError, "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf"),
     Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker makes no database"),
