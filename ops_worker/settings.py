@@ -65,8 +65,8 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
     before, _, query = rest.partition("?")
     authority, slash, path = before.partition("/")
     misplaced = authority.count("@") > 1 or "@" in path
-    if "@" in query and not slash and "@" not in authority:  # libpq would take all before it for a user
-        misplaced = True
+    if "@" in query and not slash and "@" not in authority:
+        misplaced = True  # libpq would take all before it for a user
     if scheme not in {"postgresql", "postgres"} or misplaced:
         raise ValueError("no connection URI")
     return value

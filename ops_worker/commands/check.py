@@ -1,4 +1,7 @@
-"""``ops-worker check``: look at everything that a pass needs, and change nothing: what it writes to try is rolled back."""
+"""``ops-worker check``: look at everything that a pass needs, and change nothing.
+
+What it writes to find out whether a pass could write is rolled back.
+"""
 
 from __future__ import annotations
 

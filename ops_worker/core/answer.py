@@ -48,7 +48,7 @@ def decode(body: bytes) -> dict[str, Any]:
 def loaded(text: str | bytes) -> Any:
     """Read a value that ``jsonb`` holds, whoever wrote it.
 
-    A number beyond a double, one with too many digits, and what is nested deeper than MAX_DEPTH become null.
+    A number beyond a double or of too many digits, and what is nested too deep, become null.
     """
     try:
         found = json.loads(text, parse_float=_finite, parse_int=_integer)

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """What the database has against a row that a pass writes: the table, its words, and what helps."""
+    """A row that a pass writes and the database refuses: the table, its words, and what helps."""
 
     table: str
     said: str

@@ -130,13 +130,14 @@ def _state(found: Findings) -> dict[str, Any]:
     spoken_of = since is not None and since <= found.at
     now = spoken_of and row["checked_at"] <= found.at
     age_s = (found.at - row["checked_at"]).total_seconds() if row else 0.0
-    ahead = found.at == found.now and age_s < -health_s  # a clock was set back: nobody believes that row
+    ahead = found.at == found.now and age_s < -health_s  # a clock was set back: not to be believed
     last = longest_silent(found.passes, "health")  # of whichever shard the service is
     looked_at = row["checked_at"] if now else last["time"] if last else None
     state = one_line(str((details.get("status") if now else None) or row.get("status")))
     if spoken_of and not ahead and looked_at and (found.at - looked_at).total_seconds() <= patience_s(health_s):
         answer = f"http {details['http_status']}" if "http_status" in details else ""
-        reason = str(details.get("error") or details.get("reason") or answer)  # what was last seen, and so not what was seen then
+        # What was last seen, and so not what was seen then.
+        reason = str(details.get("error") or details.get("reason") or answer)
         streak = details.get("streak") if now else None
         return _told(state, since, reason if now else "", "the health pass", streak if isinstance(streak, int) else None)
     opened = next((row for row in found.alerts if _open(row, found)), None)
@@ -217,7 +218,7 @@ def _alert(row: Mapping[str, Any], found: Findings) -> dict[str, Any]:
 
 
 def _open(row: Mapping[str, Any], found: Findings) -> bool:
-    """Say whether an alert was open at that time; now, by its status alone, as everybody else sees it."""
+    """Return whether an alert was open at that time. Now its status alone decides."""
     if found.at == found.now:
         return bool(row["status"] != "CLOSED")
     closed = row["status"] == "CLOSED" and (row["closed_at"] is None or row["closed_at"] <= found.at)

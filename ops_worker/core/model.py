@@ -221,7 +221,7 @@ class Reading(NamedTuple):
     """A figure as the database answered it: its samples, or the problem that kept it from any.
 
     A figure whose table does not exist is ``absent``: that is how newer platforms are, and nothing to warn of.
-    ``took_s`` is how long the database took. ``faults`` names the rows that are no samples, each with why.
+    ``took_s`` is how long the database took. ``faults`` names each bad row and what is wrong.
     """
 
     figure: Figure

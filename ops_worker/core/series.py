@@ -98,10 +98,10 @@ def shape_fault(columns: Sequence[str]) -> str:
 
 
 def samples_of(figure: Figure, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Take a figure's samples from what its statement returned, and what is wrong with each row that is none.
+    """Return a figure's samples from the rows of its statement, and a fault for each bad row.
 
-    A row of its own `service` that is no sample costs that row and no other. Raises ValueError with what is wrong with
-    the whole.
+    A bad row costs itself where rows have a `service`. Raises ValueError with what is wrong with
+    all of them.
     """
     if wrong := shape_fault(columns):
         raise ValueError(wrong)

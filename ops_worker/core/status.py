@@ -199,7 +199,7 @@ def _series(one: Series, now: datetime, period_s: float) -> dict[str, Any]:
 
 
 def _age(seconds: float) -> str:
-    """Write how long ago a time was. One that is not yet was written before a clock was set back, or by a person."""
+    """Write how long ago a time was. A row of a time to come was written by a wrong clock."""
     return ago(seconds) if seconds > -1 else "in the future"
 
 

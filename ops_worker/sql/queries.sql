@@ -2,8 +2,8 @@
 -- reads; then what it writes; then COMMIT. Lists travel as one jsonb parameter, unpacked by jsonb_to_recordset.
 
 -- name: begin
--- READ COMMITTED and READ WRITE by name, whatever the role's defaults: a statement after the lock must see what was committed
--- before it. A standby refuses READ WRITE with feature_not_supported.
+-- READ COMMITTED and READ WRITE by name, whatever the role's defaults: a statement after the lock
+-- must see what was committed before it. A standby refuses READ WRITE: feature_not_supported.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 
 -- name: begin_read_only
@@ -14,16 +14,18 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY
 SELECT set_config('role', %(role)s, true)
 
 -- name: set_limits
--- The one place that makes a session what the program expects, whatever the role, the database or the server sets: limits,
--- formats of times and numbers, and strings in which a backslash is a backslash. SET LOCAL, all of it: behind a connection
--- pooler a session is not ours to configure. client_encoding is a parameter of the connection, which poolers keep.
--- transaction_timeout is there since PostgreSQL 17.
+-- The one place that makes a session what the program expects, whatever the role, the database or
+-- the server sets: limits, formats of times and numbers, and strings in which a backslash is one.
+-- SET LOCAL, all of it: behind a connection pooler a session is not ours to configure.
+-- client_encoding is a parameter of the connection, which poolers keep. transaction_timeout is there
+-- since PostgreSQL 17.
 -- A COMMIT does not wait for a standby: with synchronous replication and no standby left it would wait for ever, with the
 -- pass's lock held, and nobody would be told. A failover may lose the last rows; the next pass writes them again.
 SELECT set_config('statement_timeout', %(statement_ms)s, true),
        set_config('lock_timeout', %(lock_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
-       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', true) END,
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', true) END,
        set_config('standard_conforming_strings', 'on', true),
        set_config('DateStyle', 'ISO, YMD', true),
        set_config('IntervalStyle', 'postgres', true),
@@ -61,7 +63,8 @@ SELECT clock_timestamp() AS now,
        current_setting('search_path') AS search_path,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE to_regclass(t) IS NOT NULL) AS present,
        ARRAY(SELECT c.oid::regclass::text FROM pg_class AS c
-             WHERE c.relname = ANY(%(tables)s::text[]) AND c.relkind = ANY('{r,p,v,f,m}') AND NOT pg_table_is_visible(c.oid)) AS elsewhere,
+             WHERE c.relname = ANY(%(tables)s::text[]) AND to_regclass(c.relname::text) IS NULL
+               AND c.relkind = ANY('{r,p,v,f,m}')) AS elsewhere,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE row_security_active(to_regclass(t))) AS hidden
 
 -- name: commit
@@ -119,7 +122,8 @@ WHERE f.tenant_id = '__system__' AND f.fingerprint = 'system-health:' || s.name 
 RETURNING s.name AS service
 
 -- name: figure_limits
--- Inside a savepoint: both settings end with it. The time zone, by which a figure knows today, is that of the role again.
+-- Inside a savepoint: both settings end with it. After it comes SET LOCAL TimeZone TO DEFAULT: the
+-- time zone in which a figure's statement knows "today" is that of the role.
 SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
 
 -- name: spared_limits
@@ -304,7 +308,8 @@ WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since
 ORDER BY 1, r.begun
 
 -- name: incidents
--- The system alerts that were open at some time of the last so many seconds; those that are open now with any time.
+-- The system alerts that were open at some time of the last so many seconds; those that are open
+-- now, whatever their time.
 SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at
 FROM fleet_alert
 WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
@@ -322,7 +327,8 @@ WHERE service = %(series)s AND metric_name IN ('healthy', 'probe_latency_ms') AN
 ORDER BY time DESC LIMIT 10
 
 -- name: alerts_of
--- The last alerts of a service that had opened by then. One that is open now is open, also with a time that is not yet.
+-- The last alerts of a service that had opened by then; now also those that are open, whatever
+-- their time.
 SELECT id, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at, details -> 'evidence' AS evidence
 FROM fleet_alert
 WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s

@@ -31,7 +31,7 @@ COMMANDS = (
     "metrics --dry-run",
     "health",
     "metrics",
-    "metrics --every 0.1 --for 0.2",
+    "metrics --every 3600 --for 1",
     "metrics",
     "status",
     "status --output json",
@@ -196,7 +196,7 @@ def claim_screens(done: Sequence[Ran]) -> None:
     """Claim that the commands said what they say in any database."""
     said = {one.command: one.out for one in done}
     status = json.loads(said["status --output json"])
-    assert {one["period_s"] for one in status["passes"]} == {300.0}
+    assert [one["period_s"] for one in status["passes"] if one["pass"] == "health"] == [300.0]
     states = {one["service"]: one["state"] for one in status["services"]}
     assert states == {
         "ingest": "healthy",
@@ -365,7 +365,7 @@ LOOKING = (
 )
 WRITING = (
     "metrics",
-    "metrics --every 0.1 --for 0.2",
+    "metrics --every 3600 --for 1",
     "health --output json",
     "alerts ack ID",
     "alerts close ID",

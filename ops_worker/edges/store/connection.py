@@ -69,7 +69,8 @@ class Store:
         except psycopg.ProgrammingError:
             raise SettingsError(["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]) from None
         defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": application, "tcp_user_timeout": 10_000}
-        always = {"client_encoding": "utf8"}  # beats the environment's, the role's and the server's; poolers keep it
+        # Beats the client_encoding of the environment, the role and the server; a pooler keeps it.
+        always = {"client_encoding": "utf8"}
         self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
         self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         self._user = str(given.get("user") or "")
@@ -260,8 +261,10 @@ class Store:
             )
         if missing := [table for table in purpose.needs if table not in survey["present"]]:
             platforms = any(table in STANDALONE_TABLES for table in missing)
-            remedy = "run " + ("the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`")
-            if elsewhere := [name for name in survey["elsewhere"] if name.rpartition(".")[2].strip('"') in missing]:
+            remedy = "run `ops-worker init-db`"
+            if platforms:
+                remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
+            if elsewhere := survey["elsewhere"]:
                 remedy = (
                     f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does not reach: "
                     f"ALTER ROLE ... SET search_path, or else {remedy}"
@@ -318,7 +321,8 @@ class Store:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
                 if refused := refused_parameters(self._conninfo):
-                    raise SettingsError([f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"]) from None
+                    fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
+                    raise SettingsError([fault]) from None
                 self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "

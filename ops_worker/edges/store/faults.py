@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 CONNECTION_LOST = ("08", "53300", "57P", "25P03", "25P04")
 """SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
 RECONNECT_PAUSE_S = 0.5
-NUMBERS = ("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
 """Parameters of a connection that libpq reads as numbers only once it has connected by TCP."""
 NOWHERE = "/nonexistent-folder-of-ops-worker"
 
@@ -46,7 +53,7 @@ MEANINGS = (
     Meaning(
         ("23514",),
         SchemaError,
-        "make the partition for now (and let a job make the next ones), or change the CHECK constraint that refuses the row",
+        "make the partition for now, and let a job make the next ones; or change the CHECK constraint",
     ),
     Meaning(
         ("42P10",),
@@ -54,18 +61,16 @@ MEANINGS = (
         "add the unique key by which the worker looks rows up, as in the table that `ops-worker init-db` makes",
     ),
     Meaning(("23503",), SchemaError, "add the row that the foreign key refers to, or drop the foreign key"),
-    Meaning(
-        ("23505", "23P01", "21000"), SchemaError, "drop the unique or exclusion constraint, or make it one that the worker's rows fulfil"
-    ),
+    Meaning(("23505", "23P01", "21000"), SchemaError, "drop the unique or exclusion constraint, or widen it"),
     Meaning(
         ("428C9", "55000"),
         SchemaError,
-        "let the worker write to the table itself: no view, and no generated column among those that it writes",
+        "let the worker write to a table, no view, and no generated column",
     ),
-    Meaning(("P0", "09", "27", "38", "39", "44"), SchemaError, "a trigger, rule or function of the database refuses the row: change it"),
-    Meaning(("54",), SchemaError, "a row is too large for a limit of the server: drop the index or the columns that make it so"),
-    Meaning(("0A",), SchemaError, "use an ordinary table on a PostgreSQL server: this table, extension or server cannot do that"),
-    Meaning(("HV",), SchemaError, "let the worker write to an ordinary table: look at the foreign table, its server and its user mapping"),
+    Meaning(("P0", "09", "27", "38", "39", "44"), SchemaError, "a trigger, rule or function refuses the row: change it"),
+    Meaning(("54",), SchemaError, "a row is too large for an index or the server: drop that index"),
+    Meaning(("0A",), SchemaError, "use an ordinary table: this one, or the server, cannot do that"),
+    Meaning(("HV",), SchemaError, "look at the foreign table, its server and its user mapping"),
     Meaning(("57014",), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
     Meaning(("55P03",), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
     Meaning(("25006",), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
@@ -73,8 +78,8 @@ MEANINGS = (
     Meaning(("28",), DatabaseError, "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf"),
     Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker makes no database"),
     Meaning(("53100",), DatabaseError, "free disk space on the server"),
-    Meaning(("53200",), DatabaseError, "the server has no memory left: look at its settings and its other sessions"),
-    Meaning(("53300",), DatabaseError, "all connections are taken: raise max_connections or the role's limit, or put a pooler in between"),
+    Meaning(("53200",), DatabaseError, "the server has no memory left: look at its other sessions"),
+    Meaning(("53300",), DatabaseError, "raise max_connections or the role's limit, or use a pooler"),
     Meaning(("53",), DatabaseError, "the server has reached a limit of its own: look at its log"),
     Meaning(("XX001", "XX002"), SchemaError, "the server's data is damaged: REINDEX, or restore a backup"),
     Meaning(("58", "F0", "XX"), DatabaseError, "the server reports damage or a bug of its own: look at its log"),
@@ -98,17 +103,18 @@ def meaning(error: Error) -> Meaning | None:
 
 
 def words(error: Error) -> str:
-    """Give what the database says, on one line; with the constraint or column where that is not in it."""
+    """Return what the database says, on one line, with the constraint or column that it names."""
     said = one_line(error.diag.message_primary or str(error))
     named = error.diag.constraint_name or error.diag.column_name
     return said if not named or named in said else f"{said} ({one_line(named)})"
 
 
 def refused_parameters(conninfo: str) -> list[str]:
-    """Name the parameters of a connection that libpq refuses, whatever is at the other end. Nothing is contacted.
+    """Name the parameters of a connection whose values libpq refuses. Nothing is contacted.
 
-    libpq looks at most of them when it connects; so it is told to, at a place that is not there. Its words are in any
-    language and may hold a password; what tells is whether it came as far as to look for that place.
+    libpq checks most of them only when it connects. So it is told to connect to a place that is not
+    there. Its message may hold a password, in any language, and is not shown: a message that names
+    that place means that the parameters were accepted.
     """
     given = conninfo_to_dict(conninfo)
     places = [str(given.pop(name)).count(",") for name in ("host", "hostaddr") if given.get(name)]

@@ -76,7 +76,8 @@ def propose(connection: Connection) -> Iterator[Proposal]:
 
 def create(connection: Connection, statement: str) -> None:
     """Make an index without blocking anybody who writes; that takes as long as it takes."""
-    changed = [name for name, value in one(connection.execute(SQL["index_session"])).items() if value is not None]
+    session = one(connection.execute(SQL["index_session"]))
+    changed = [name for name, value in session.items() if value is not None]
     try:
         connection.execute(statement.encode())
     finally:

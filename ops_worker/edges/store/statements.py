@@ -103,7 +103,10 @@ class Transaction:
         return [Reading(figure) if figure.name in waits else self._reading(figure, until) for figure in figures]
 
     def prepare(self, figure: Figure) -> tuple[str, bool]:
-        """Give what the database has to say against a figure's statement, without running it; and whether a right is missing."""
+        """Ask the database about a figure's statement, without running it.
+
+        Return what is wrong with it, if anything, and whether that is a privilege that is missing.
+        """
         found, error = self._tried(figure, 0, figure.timeout_s)
         problem = _problem(error, figure.timeout_s) or shape_fault(_columns(found))
         return problem, isinstance(error, psycopg.errors.InsufficientPrivilege)
@@ -216,7 +219,7 @@ class Transaction:
             return Reading(figure, problem=_problem(refused, timeout_s), took_s=took_s)
         try:
             samples, faults = samples_of(figure, _columns(found), found.fetchall())
-        except (ValueError, psycopg.Error) as error:  # psycopg's: a value for which Python has no room, a date of `infinity` say
+        except (ValueError, psycopg.Error) as error:  # psycopg's: a date of `infinity`, for example
             return Reading(figure, problem=one_line(str(error)), took_s=took_s)
         return Reading(figure, samples, took_s=took_s, faults=faults)
 

@@ -31,7 +31,7 @@ class _Moment(Loader):
         try:
             moment = datetime.fromisoformat(text)
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):  # "-infinity", "0044-03-15 ... BC", "294276-12-31 ...", or a zone away from the end
+        except (ValueError, OverflowError):  # "-infinity", "0044-03-15 ... BC", "294276-12-31 ..."
             return FIRST if text.startswith(("-", "000")) or text.endswith("BC") else LAST
 
 
