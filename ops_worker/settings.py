@@ -7,7 +7,6 @@ against these (see ``variables``), so that there is one place to add one. The se
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,8 +62,11 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
         return value
     scheme, _, rest = value.get_secret_value().partition("://")
     # Any other @ is part of a password that was not escaped, of which libpq would take the rest for a host, and print it.
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    misplaced = rest.count("@") > min(1, authority.count("@"))
+    before, _, query = rest.partition("?")
+    authority, slash, path = before.partition("/")
+    misplaced = authority.count("@") > 1 or "@" in path
+    if "@" in query and not slash and "@" not in authority:
+        misplaced = True  # libpq would take all before it for a user
     if scheme not in {"postgresql", "postgres"} or misplaced:
         raise ValueError("no connection URI")
     return value

@@ -36,6 +36,13 @@ ACCEPTED = [
     ({"DATABASE_URL": "", "PG_USER": "u", "PG_DB": "d", "PG_HOST": "h", "PG_PORT": "1"}, "connection",
      {"host": "h", "port": 1, "dbname": "d", "user": "u", "password": "secret"}),
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PORT": "tcp://10.0.0.1:5432"}, "connection", {"conninfo": "postgres://u:p@h/d"}),
+    *[
+        ({"DATABASE_URL": url}, "connection", {"conninfo": url})
+        for url in (
+            "postgresql://u:p@h/d?application_name=a@b", "postgresql://u:p@h?application_name=a@b", "postgresql://h/d?user=a%40b&application_name=a@b",
+            "postgresql://u%40v:p@h/d", "postgresql:///d?host=/run&application_name=a@b", "postgresql://u:a#b@h/d",
+        )
+    ],
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
 ]  # fmt: skip
 
@@ -57,7 +64,7 @@ REFUSED = [
     ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
     ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
     ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"),
-    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://h/d?x=a@b", "iot:a@h")],
+    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h")],
 ]  # fmt: skip
 BAD_URLS = [
     "x",

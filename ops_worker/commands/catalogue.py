@@ -67,7 +67,7 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
         for figure in figures:
             if missing := [table for table in figure.tables if table not in transaction.present]:
                 notes.append(f"figures.{figure.name} is absent: no table {', '.join(missing)}")
-            elif problem := transaction.prepare(figure):
+            elif problem := transaction.prepare(figure)[0]:
                 faults.append(f"{path or 'built-in catalogue'}: figures.{figure.name}.sql: {problem}")
         return faults
 

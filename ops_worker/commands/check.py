@@ -1,4 +1,7 @@
-"""``ops-worker check``: look at everything that a pass needs, and change nothing."""
+"""``ops-worker check``: look at everything that a pass needs, and change nothing.
+
+What it writes to find out whether a pass could write is rolled back.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.commands.arguments import env_file
-from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, lines, of_server, of_services, of_tables, worst
+from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, Refusal, lines, of_server, of_services, of_tables, worst
 from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ops_worker.edges.store import Transaction
+    from ops_worker.edges.store import Store, Transaction
     from ops_worker.settings import Settings
 
 
@@ -75,27 +78,50 @@ def _database(found: Settings) -> Iterator[Finding]:
 
     begun = time.monotonic()
 
-    def look(transaction: Transaction) -> list[Finding]:
+    def look(transaction: Transaction) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
         facts, tables = people.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
         skew_s = time.time() - facts["now"].timestamp()
-        findings = [*of_server(facts | {"connected_ms": connected_ms, "skew_s": skew_s}), *of_tables(tables)]
         present = {row["name"] for row in tables if row["present"]}
-        return findings + [one for figure in found.catalogue.figures for one in _figure(transaction, figure, present)]
+        findings = list(of_tables(tables))
+        for figure in found.catalogue.figures:
+            findings += _figure(transaction, figure, present)
+        return facts | {"connected_ms": connected_ms, "skew_s": skew_s}, tables, findings
 
     with contextlib.closing(store.Store(found.connection, role=found.pg_role, application="ops-worker check")) as database:
         try:
             needed = [table for figure in found.catalogue.figures for table in figure.tables]
-            yield from database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True) or ()
+            looked = database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True)
+            assert looked is not None, "who only looks takes no lock"
+            facts, tables, findings = looked
+            refusals = [] if facts["standby"] else _refusals(database, tables)
+            yield from of_server(facts | {"refusals": refusals})
+            yield from findings
         except OpsWorkerError as error:
             what, _, remedy = str(error).rpartition("; " if "; " in str(error) else ": ")
             yield Finding("database", FAULT, what, remedy)
 
 
+def _refusals(database: Store, rows: list[dict[str, Any]]) -> list[Refusal] | None:
+    """Try to write what a pass writes. None where another check does so at this moment."""
+    from ops_worker.edges import store
+    from ops_worker.edges.store import rehearsal
+
+    def write(transaction: Transaction) -> list[Refusal]:
+        return rehearsal.refusals(transaction, rows)
+
+    try:
+        return database.transact(store.CHECK, write, reads=rehearsal.tables(rows))
+    except OpsWorkerError as error:
+        return [Refusal("all tables", str(error), "make the database writable")]
+
+
 def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
     """Put a figure's statement to the database, which does not run it."""
-    if all(table in transaction.present | present for table in figure.tables) and (problem := transaction.prepare(figure)):
-        denied = problem.startswith("permission denied")
+    if not all(table in transaction.present | present for table in figure.tables):
+        return
+    problem, denied = transaction.prepare(figure)
+    if problem:
         remedy = "grant SELECT on it to this role, or set PG_ROLE" if denied else "set its `sql` right in the catalogue"
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 

@@ -45,6 +45,19 @@ def decode(body: bytes) -> dict[str, Any]:
     raise ValueError(f"not a JSON object but {_KINDS[type(found)]}")
 
 
+def loaded(text: str | bytes) -> Any:
+    """Read a value that ``jsonb`` holds, whoever wrote it.
+
+    A number beyond a double or of too many digits, and what is nested too deep, become null.
+    """
+    try:
+        found = json.loads(text, parse_float=_finite, parse_int=_integer)
+    except RecursionError:
+        return None
+    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    return storable(found) if sum(map(text.count, opening)) > MAX_DEPTH else found  # type: ignore[arg-type]
+
+
 def storable(value: Any, depth: int = 1) -> Any:
     """Copy a decoded value so that ``jsonb`` has nothing to refuse.
 

@@ -27,6 +27,14 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+class Refusal(NamedTuple):
+    """A row that a pass writes and the database refuses: the table, its words, and what helps."""
+
+    table: str
+    said: str
+    remedy: str = ""
+
+
 class Table(NamedTuple):
     """What a pass needs of a table. ``absent`` is how it is when the table is not there, and ``remedy`` what then helps."""
 
@@ -58,13 +66,7 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("connection", OK, f"database {facts['database']} as {as_role}, in {facts['connected_ms']:.0f} ms")
     old = facts["version_number"] < OLDEST
     yield Finding("version", WARNING if old else OK, f"PostgreSQL {facts['version']}", "the worker is tried on 14 and newer" if old else "")
-    standby = facts["standby"]
-    yield Finding(
-        "writable",
-        FAULT if standby else OK,
-        "a standby" if standby else "yes",
-        "point DATABASE_URL or PG_HOST at the primary" if standby else "",
-    )
+    yield _writable(standby=facts["standby"], refusals=facts["refusals"])
     skew = facts["skew_s"]
     if abs(skew) > MAX_SKEW_S:
         yield Finding(
@@ -79,6 +81,19 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
         "TimescaleDB", OK, facts["timescaledb"] or "not installed: system_metrics is an ordinary table, and nothing deletes old rows"
     )
     yield Finding("pooler", OK, "a pooler stands in between, which is fine in transaction mode" if facts["pooled"] else "none in between")
+
+
+def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
+    """Judge whether a pass could write. ``refusals`` is None where that could not be tried."""
+    if standby:
+        return Finding("writable", FAULT, "a standby", "point DATABASE_URL or PG_HOST at the primary")
+    if refusals is None:
+        return Finding("writable", WARNING, "not tried: another `ops-worker check` is under way", "run it again")
+    if not refusals:
+        return Finding("writable", OK, "yes: a row of each table was written and rolled back")
+    said = "; ".join(f"{one.table}: {one.said}" for one in refusals)
+    remedies = dict.fromkeys(one.remedy or f"see table {one.table} below" for one in refusals)
+    return Finding("writable", FAULT, said, "; ".join(remedies))
 
 
 def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ class Rule(NamedTuple):
 def build(found: Findings, rule: Rule) -> dict[str, Any]:
     """Build the document: what was so, why, and what the alert did."""
     state = _state(found)
-    alerts = [_alert(row, found.at) for row in found.alerts]
+    alerts = [_alert(row, found) for row in found.alerts]
     return {
         "service": one_line(found.service),
         "at": _utc(found.at),
@@ -129,14 +129,18 @@ def _state(found: Findings) -> dict[str, Any]:
     since = (moment_of(details.get("since")) or row["checked_at"]) if row else None
     spoken_of = since is not None and since <= found.at
     now = spoken_of and row["checked_at"] <= found.at
+    age_s = (found.at - row["checked_at"]).total_seconds() if row else 0.0
+    ahead = found.at == found.now and age_s < -health_s  # a clock was set back: not to be believed
     last = longest_silent(found.passes, "health")  # of whichever shard the service is
     looked_at = row["checked_at"] if now else last["time"] if last else None
-    state = str((details.get("status") if now else None) or row.get("status"))
-    if spoken_of and looked_at and (found.at - looked_at).total_seconds() <= patience_s(health_s):
+    state = one_line(str((details.get("status") if now else None) or row.get("status")))
+    if spoken_of and not ahead and looked_at and (found.at - looked_at).total_seconds() <= patience_s(health_s):
         answer = f"http {details['http_status']}" if "http_status" in details else ""
-        reason = details.get("error") or details.get("reason") or answer  # what was last seen, and so not what was seen then
-        return _told(state, since, reason if now else "", "the health pass", details.get("streak") if now else None)
-    opened = next((row for row in found.alerts if _open(row, found.at)), None)
+        # What was last seen, and so not what was seen then.
+        reason = str(details.get("error") or details.get("reason") or answer)
+        streak = details.get("streak") if now else None
+        return _told(state, since, reason if now else "", "the health pass", streak if isinstance(streak, int) else None)
+    opened = next((row for row in found.alerts if _open(row, found)), None)
     if run := next((one for one in reversed(found.runs) if one.begun <= found.at <= one.ended), None):
         return _told(
             "healthy" if run.up else "unhealthy", run.begun, opened["summary"] if opened and not run.up else "", "the metrics pass"
@@ -145,7 +149,7 @@ def _state(found: Findings) -> dict[str, Any]:
         gone = [name for name in sorted({row["pass"] for row in found.passes}) if late(found.passes, name, found.at)]
         reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(gone)}" if gone else ""
         return _told("stale" if gone else "healthy", None, reason, "its passes")
-    if spoken_of:
+    if spoken_of or ahead:
         return _told("stale", looked_at, f"no pass has looked since; it was {state}", "the health pass")
     return _told("unknown", found.runs[-1].ended if found.runs else None, "no pass looked")
 
@@ -159,7 +163,10 @@ def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: 
     if opened := next((one for one in alerts if one["open"]), None):
         acknowledged = opened["acknowledged_at"] if opened["acknowledged_in_time"] else None
         by = f"acknowledged by {opened['acknowledged_by']} at {_time(acknowledged)}" if acknowledged else "acknowledged by nobody"
-        return f"alert {opened['id']} is open since {_time(opened['opened'])}, {by}"
+        since = f"since {_time(opened['opened'])}"
+        if opened["ahead"]:
+            since = f"with a time that is not yet, {_time(opened['opened'])}"
+        return f"alert {opened['id']} is open {since}, {by}"
     if state["state"] in {"healthy", "stale"} or not state["seen_by"]:
         return "no alert is open"
     if not rule.alerts:
@@ -193,23 +200,29 @@ def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"time": _utc(row["time"]), "pass": "metrics" if healthy else "health", "found": found}
 
 
-def _alert(row: Mapping[str, Any], at: datetime) -> dict[str, Any]:
+def _alert(row: Mapping[str, Any], found: Findings) -> dict[str, Any]:
+    acknowledged = row["acknowledged_at"]
     return {
         "id": row["id"],
         "status": row["status"],
-        "open": _open(row, at),
+        "open": _open(row, found),
+        "ahead": row["created_at"] > found.at,
         "opened": _utc(row["created_at"]),
         "closed": _utc(row["closed_at"]),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
-        "acknowledged_in_time": bool(row["acknowledged_at"] and row["acknowledged_at"] <= at),
-        "acknowledged_at": _utc(row["acknowledged_at"]),
+        "acknowledged_in_time": bool(acknowledged and (acknowledged <= found.at or found.at == found.now)),
+        "acknowledged_at": _utc(acknowledged),
         "summary": one_line(row["summary"]),
         "evidence": row["evidence"] if isinstance(row["evidence"], dict) else {},
     }
 
 
-def _open(row: Mapping[str, Any], at: datetime) -> bool:
-    return bool(row["created_at"] <= at and (row["status"] != "CLOSED" or (row["closed_at"] and row["closed_at"] > at)))
+def _open(row: Mapping[str, Any], found: Findings) -> bool:
+    """Return whether an alert was open at that time. Now its status alone decides."""
+    if found.at == found.now:
+        return bool(row["status"] != "CLOSED")
+    closed = row["status"] == "CLOSED" and (row["closed_at"] is None or row["closed_at"] <= found.at)
+    return bool(row["created_at"] <= found.at and not closed)
 
 
 def _rule(service: str, rule: Rule) -> dict[str, str]:

@@ -221,7 +221,7 @@ class Reading(NamedTuple):
     """A figure as the database answered it: its samples, or the problem that kept it from any.
 
     A figure whose table does not exist is ``absent``: that is how newer platforms are, and nothing to warn of.
-    ``took_s`` is how long the database took.
+    ``took_s`` is how long the database took. ``faults`` names each bad row and what is wrong.
     """
 
     figure: Figure
@@ -229,6 +229,7 @@ class Reading(NamedTuple):
     problem: str = ""
     absent: bool = False
     took_s: float = 0.0
+    faults: tuple[str, ...] = ()
 
 
 class Tick(NamedTuple):

@@ -214,13 +214,15 @@ def _availability(service: str, runs: Sequence[Run], maintenance: Sequence[Run],
 
 
 def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[str, Any]:
+    closed_at = row["closed_at"] if row["status"] == "CLOSED" else None
     return {
         **row,
+        "closed_at": closed_at,
         "service": one_line(row["service"]),
         "summary": one_line(row["summary"]),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
         "before": row["created_at"] < begun,
-        "seconds": ((row["closed_at"] or now) - row["created_at"]).total_seconds(),
+        "seconds": max(0.0, ((closed_at or now) - row["created_at"]).total_seconds()),
     }
 
 

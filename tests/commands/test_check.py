@@ -156,7 +156,7 @@ def test_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 SERVER = {"database": "d", "role": "r", "login": "l", "connected_ms": 5, "version": "13.1", "version_number": 130001, "standby": True,
-          "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
+          "refusals": [], "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
 
 
 @pytest.mark.unit

@@ -99,7 +99,13 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
         raise SettingsError([f"--at {at.isoformat()}: that is not yet; the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"])
     key = Key(target.series if target else service, HEALTHY, dict(target.tags) if target else {})
     told = passes(transaction, at)
-    given = {"service": service, "series": key.service, "at": at, "patience_s": patience_s(period_of(told, "health"))}
+    given = {
+        "service": service,
+        "series": key.service,
+        "at": at,
+        "now": at == now,
+        "patience_s": patience_s(period_of(told, "health")),
+    }
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         row = execute(SQL["service_row"], given) if "service_health" in transaction.present else None
