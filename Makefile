@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+DEMO   := $(VENV)/demo
 READY  := $(VENV)/ready
 SOAK   ?= 600
 
@@ -10,14 +11,24 @@ SOAK   ?= 600
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster,sidecar,view,report,dev]'
+# What pip keeps for the time of an installation lies in the environment, so that one that is interrupted leaves nothing elsewhere.
+INSTALL = mkdir -p $(VENV)/tmp && TMPDIR=$(abspath $(VENV)/tmp) $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(DEMO): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
+	@echo "Installing the demo's packages, about 40 of them and 300 MB, into $(VENV), once ..."
+	@rm -rf $(VENV)/tmp && $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --editable '.[demo]'
 	@touch $@
 
-run: $(READY) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
-	$(BIN)/python -m tests.demo
+$(READY): $(DEMO)
+	@echo "Installing the developers' tools as well, about 90 packages and 850 MB in all, into $(VENV), once ..."
+	@rm -rf $(VENV)/tmp
+	@$(INSTALL) --editable '.[cluster,sidecar,demo,dev]'
+	@touch $@
+
+run: $(DEMO) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
+	@$(BIN)/python -m tests.demo
 
 test: $(READY) ## every test; all branches of the core and the passes are taken
 	$(BIN)/python -m pytest --cov=ops_worker.core --cov=ops_worker.passes --cov-report=term-missing:skip-covered --cov-fail-under=100
@@ -28,7 +39,7 @@ unit: $(READY) ## the fast tests, which need no server
 lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,dev]'
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
 
 lint: $(READY) ## format, style, types and layers

@@ -97,8 +97,8 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         if guarded and endless and not loops:
             guard.release_signals()
         if guarded and not endless:
-            left = found.pass_deadline - (time.monotonic() - options.begun)
-            guard.watch(left, lambda why: _fail(options, OpsWorkerError(why)))
+            spent_s = time.monotonic() - options.begun
+            guard.watch(found.pass_deadline, lambda why: _fail(options, OpsWorkerError(why)), spent_s=spent_s)
         code = command.run(options, found)
     else:
         log.setup("INFO")

@@ -31,8 +31,11 @@ def release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def watch(deadline_s: float, end: Callable[[str], int]) -> None:
-    """End the process on a signal or after ``deadline_s`` seconds; ``end`` is told why and gives the exit code."""
+def watch(deadline_s: float, end: Callable[[str], int], *, spent_s: float = 0.0) -> None:
+    """End the process on a signal or after ``deadline_s`` seconds, ``spent_s`` of which are over.
+
+    ``end`` is told why and gives the exit code.
+    """
 
     def wait() -> None:
         finish(end(f"stopped by {signal.Signals(signal.sigwait(SIGNALS)).name}"))
@@ -40,7 +43,7 @@ def watch(deadline_s: float, end: Callable[[str], int]) -> None:
     def expire() -> None:
         finish(end(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
 
-    timer = threading.Timer(deadline_s, expire)
+    timer = threading.Timer(deadline_s - spent_s, expire)
     timer.daemon = True
     timer.start()
     threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -21,6 +21,7 @@ from tests.stubs import Stubs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from types import TracebackType
 
 _numbers = itertools.count()
 
@@ -61,6 +62,15 @@ class Database(NamedTuple):
         return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
 
 
+class Process(subprocess.Popen[str]):
+    """A process that a test which fails does not wait for."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 class Worker:
     """Runs ``ops-worker`` as a process, in an environment that holds nothing of the worker's but what is given."""
 
@@ -71,7 +81,7 @@ class Worker:
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start it and do not wait."""
         command = [sys.executable, "-m", "ops_worker", *arguments]
-        return subprocess.Popen(
+        return Process(
             command,
             cwd=self.folder,
             env=self.env | env,

@@ -10,14 +10,19 @@ their time says.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import psycopg
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 TICKS = """
 CREATE TEMPORARY TABLE ticks AS
-SELECT at, extract(epoch FROM at - (now() - make_interval(hours => HOURS)))::float8 AS s, now() - at AS ago,
+SELECT at, extract(epoch FROM at - (UNTIL - make_interval(hours => HOURS)))::float8 AS s, UNTIL - at AS ago,
        extract(epoch FROM at)::bigint % 60 < 5 AS minute
-FROM generate_series(date_trunc('minute', now()) - make_interval(hours => HOURS), now() - interval '5 seconds', '5 seconds') AS at
-WHERE NOT now() - at BETWEEN interval '62 minutes' AND interval '77 minutes';
+FROM generate_series(date_trunc('minute', UNTIL) - make_interval(hours => HOURS), UNTIL - interval '5 seconds', '5 seconds') AS at
+WHERE NOT UNTIL - at BETWEEN interval '62 minutes' AND interval '77 minutes';
 INSERT INTO system_metrics (time, metric_name, service, value, tags)
 SELECT CASE WHEN MOVED AND ago BETWEEN interval '20 minutes' AND interval '21 minutes' THEN at - interval '1 hour 2 seconds' ELSE at END,
        x.metric, x.service, x.value, x.tags::jsonb
@@ -57,13 +62,14 @@ INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint,
                          acknowledged_by, acknowledged_at)
 VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:dispatcher', 'CLOSED', 5, 1.0,
         'Service unhealthy: dispatcher (Connection refused)', '{"service": "dispatcher", "kind": "system_health"}',
-        now() - interval '45 minutes', now() - interval '38 minutes', 'alex', now() - interval '42 minutes');
+        UNTIL - interval '45 minutes', UNTIL - interval '38 minutes', 'alex', UNTIL - interval '42 minutes');
 DROP TABLE ticks
 """
 
 
-def seed(url: str, hours: int = 2, *, moved_clock: bool = False) -> None:
-    """Write so many hours of history before now."""
+def seed(url: str, hours: int = 2, *, moved_clock: bool = False, until: datetime | None = None) -> None:
+    """Write so many hours of history before ``until``, or else before now."""
+    end = f"timestamptz '{until.isoformat()}'" if until else "now()"
     with psycopg.connect(url) as connection:
-        for statement in TICKS.replace("HOURS", str(hours)).replace("MOVED", str(moved_clock)).split(";\n"):
+        for statement in TICKS.replace("HOURS", str(hours)).replace("MOVED", str(moved_clock)).replace("UNTIL", end).split(";\n"):
             connection.execute(statement.encode())

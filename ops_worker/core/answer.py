@@ -112,7 +112,7 @@ def ago(seconds: float) -> str:
 
 
 def lasted(seconds: float) -> str:
-    """Tell a time in its two largest units, to the second: 7 min, 1 h 12 min, 2 d 3 h."""
+    """Tell a time in its two largest units: 7 min, 1 h 12 min, 2 d 3 h. Less than one of the smaller unit is left out."""
     left = round(seconds)
     parts: list[tuple[int, str]] = []
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):

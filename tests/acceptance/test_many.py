@@ -23,15 +23,21 @@ pytestmark = pytest.mark.acceptance
 
 
 def test_all_recorded(worker: Worker, database: Database, tmp_path: Path) -> None:
-    """2,000 services that answer are recorded by one pass of each kind, and their latency is theirs, not the worker's queue."""
+    """2,000 services that answer are recorded by one pass of each kind, and their latency is theirs, not the worker's queue.
+
+    Of 128 probes at once, the latencies together are at most 128 times what the pass took, however slow the machine
+    is; with the time in the queue, they would be about 1,000 times that. How exact they are, ``make bench`` measures.
+    """
     with fast_server(wait_ms=50) as port:
         path = catalogue(tmp_path, 2000, port)
+        begun = time.monotonic()
         assert worker("health", OPS_WORKER_CATALOGUE=path).stdout.startswith("health: 2000 services, 2000 healthy (")
+        took_ms = 1000 * (time.monotonic() - begun)
         assert worker("metrics", OPS_WORKER_CATALOGUE=path).returncode == 0
     assert database.value("SELECT count(*) FROM service_health WHERE status = 'healthy'") == 2000
     assert len(database.samples()) == 3 * 2000 + 1
-    p99 = database.value("SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) FROM service_health")
-    assert 50 <= p99 < 150  # an honest one is 51; that of a queue of 128 on a busy machine would be hundreds
+    (row,) = database.rows("SELECT min(latency_ms) AS least, sum(latency_ms - 1) AS total FROM service_health")
+    assert row["least"] >= 50 and row["total"] <= 128 * took_ms
 
 
 def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
@@ -40,13 +46,12 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
         path = catalogue(tmp_path, 1000, port)
         text = (tmp_path / path).read_text().replace('counters = ["a", "b"]', "deadline = 1")
         (tmp_path / path).write_text(text)
-        begun = time.monotonic()
-        done = worker("health", "--output", "json", OPS_WORKER_CATALOGUE=path, PASS_DEADLINE="9", CONFIRM_FAILURES="1")
-    assert time.monotonic() - begun < 9
-    assert done.returncode == 0
+        env = {"PASS_DEADLINE": "9", "PROBE_CONCURRENCY": "32", "CONFIRM_FAILURES": "1"}
+        done = worker("health", "--output", "json", OPS_WORKER_CATALOGUE=path, **env)
+    assert done.returncode == 0, "the budget is kept: a pass that takes more than PASS_DEADLINE ends with 1"
     document = json.loads(done.stdout)
     asked = {one["service"] for one in document["services"]}
-    assert 128 <= len(asked) < 1000
+    assert 32 <= len(asked) <= 32 * 9
     assert {(one["state"], one["reason"]) for one in document["services"]} == {("unknown", "timeout after 1 s")}
     assert len(document["not_probed"]) == 1000 - len(asked) and asked.isdisjoint(document["not_probed"])
     recorded = database.rows("SELECT service, details ->> 'status' AS state FROM service_health")

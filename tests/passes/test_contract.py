@@ -22,9 +22,10 @@ from ops_worker.edges.store import Store
 from ops_worker.edges.store.statements import SQL, WATCH_ROWS, passes_given
 from ops_worker.passes import PASSES, Context
 from tests.history import seed
-from tests.stubs import Behaviour, Stub, Stubs, reply
+from tests.stubs import Behaviour, Stub, Stubs, hang, reply
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -93,9 +94,7 @@ def test_outcome(
     """One service's outcome costs exactly what the contract says, in both passes, and touches no other service's rows."""
     stubs["dispatcher"].mode = mode
     stubs["dispatcher"].counters = {"x": 1}
-    begun = time.monotonic()
     outcome = run("health")
-    assert time.monotonic() - begun < 5.5
     assert (outcome.result, outcome.unhealthy) == (Result.RECORDED, ("dispatcher",) if reason else ()), what
 
     rows = database.health()
@@ -290,21 +289,31 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
 
 def test_wrong_clock(run: Passes, database: Database) -> None:
     """Times are the database's, less the age of what was seen: this machine's calendar is not asked."""
-    found = settings.load()
+    found, before = settings.load(), database.value("SELECT now()")
     with contextlib.closing(Store(found.connection)) as store:
         PASSES["metrics"](Context(found.model_copy(update={"pass_deadline": 200.0}), probes.observe, store, lambda: time.monotonic() - 90))
-    age = database.value("SELECT now() - max(time) FROM system_metrics")
-    assert timedelta(seconds=90) <= age < timedelta(seconds=95)
+    assert before <= database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90) <= database.value("SELECT now()")
+    before = database.value("SELECT now()")
     run("health")
-    assert abs(database.health()["ingest"]["checked_at"] - datetime.now(UTC)) < timedelta(seconds=5)
+    assert before <= database.health()["ingest"]["checked_at"] <= database.value("SELECT now()")
 
 
 def test_two_hang(run: Passes, stubs: Stubs) -> None:
-    """Two services that hang cost one deadline, not two."""
-    stubs["ingest"].mode = stubs["evaluator"].mode = "hang"
-    begun = time.monotonic()
+    """Two services that hang cost one deadline, not two: neither is given up before both were asked."""
+    asked, given_up = [], []
+
+    def hangs(stub: Stub, connection: socket.socket) -> None:
+        asked.append(stub.name)
+        hang(stub, connection)
+        given_up.append(len(asked))
+
+    stubs["ingest"].mode = stubs["evaluator"].mode = hangs
     assert run("health").unhealthy == ("ingest", "evaluator")
-    assert 5.0 <= time.monotonic() - begun < 5.5
+    end = time.monotonic() + 20
+    while len(given_up) < 2:  # the service's own threads see it a little later
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert given_up == [2, 2]
 
 
 def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
@@ -498,7 +507,7 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
         ("maintenance", "health", 0.0, "60"), ("pass_success", "health", 1.0, "60"), ("services_unhealthy", "health", 2.0, "60"),
         ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
     ]  # fmt: skip
-    assert all(0 < row[2] < 5000 for row in durations) and len(durations) == 2
+    assert all(row[2] > 0 for row in durations) and len(durations) == 2
     latencies = database.rows("SELECT service, value FROM system_metrics WHERE metric_name = 'probe_latency_ms' ORDER BY 1")
     health = database.health()
     assert latencies == [
@@ -530,9 +539,7 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
     """What keeps the health pass from its own figures costs it nothing else: no table, no permission, somebody's lock."""
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
-        begun = time.monotonic()
-        warning, watching = run("health").warnings
-        assert time.monotonic() - begun < 2.5
+        warning, watching = run("health").warnings  # while the lock is held
     assert watching == "nobody watches the metrics pass: canceling statement due to lock timeout"
     assert warning == (
         "the worker's own figures not recorded: canceling statement due to lock timeout; RECORD_OWN_METRICS=false leaves them out"
