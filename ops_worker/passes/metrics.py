@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ops_worker.core.backlog import Pending
-from ops_worker.core.health import judge, not_among
+from ops_worker.core.health import judge_all, not_among, why_not_among
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import figure_samples, service_samples
 from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
@@ -32,8 +32,10 @@ def run(context: Context) -> Outcome:
     end = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
-    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
+    seen = context.observe(context.settings.targets)
+    verdicts = judge_all(seen)
     unprobed = not_among(verdicts, context.settings.targets)
+    because = why_not_among(seen, context.settings.targets)
     taken = [service_samples(verdict) for verdict in verdicts]
 
     sample = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])  # should the database not be there to be asked
@@ -57,7 +59,7 @@ def run(context: Context) -> Outcome:
         _wait(context, _with_own(context, sample, verdicts), error)
         raise
     if kept is None:
-        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
+        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed, unprobed_because=because)
     if context.backlog is not None:
         context.backlog.replace(())
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
@@ -66,6 +68,7 @@ def run(context: Context) -> Outcome:
         result,
         verdicts,
         unprobed=unprobed,
+        unprobed_because=because,
         opened=other.opened,
         closed=other.closed,
         samples=sample.samples,
