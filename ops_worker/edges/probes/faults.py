@@ -124,7 +124,7 @@ def _words(error: Exception, deadline_s: float) -> str:
 def _tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: certificate verify failed: {error.verify_message}"
-    name = error.reason or ""
+    name = getattr(error, "reason", "") or ""
     if name in _TLS:
         return f"TLS: {_TLS[name]}"
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
