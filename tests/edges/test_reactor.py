@@ -108,6 +108,31 @@ def test_a_limit_on_the_way(many: list[Target], monkeypatch: pytest.MonkeyPatch)
     assert [one.http_status for one in seen] == [200] * 100
 
 
+def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that was met once does not slow the rest of a long round: with each probe that ends, one more is begun."""
+    begin = exchange._begin
+    attempts: list[int] = []
+    at_once: list[int] = []
+    go_on = reactor.Reactor._begin
+
+    def limited(*entry: Any) -> socket.socket:
+        attempts.append(1)
+        if len(attempts) == 2:
+            raise OSError(errno.ENOBUFS, "x")
+        return begin(*entry)
+
+    def watched(self: Any, job: Any, ended: Any) -> None:
+        at_once.append(self._concurrency)
+        go_on(self, job, ended)
+
+    monkeypatch.setattr(exchange, "_begin", limited)
+    monkeypatch.setattr(reactor.Reactor, "_begin", watched)
+    seen = observe(many, concurrency=20)
+    assert [one.http_status for one in seen] == [200] * 100
+    assert at_once[2] == 2  # one was under way, and has ended
+    assert at_once[-1] == 20 and len(at_once) == 101
+
+
 def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What met a limit and has no time for another attempt is told as not probed for that limit."""
     begin = exchange._begin

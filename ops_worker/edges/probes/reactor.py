@@ -85,7 +85,7 @@ class Reactor:
     """Runs exchanges, at most ``concurrency`` at once. Raises OSError where not even the selector can be made."""
 
     def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
+        self._most = self._concurrency = concurrency
         self._names = _Names(min(max(MIN_RESOLVERS, 2 * concurrency), MAX_RESOLVERS))
         try:
             self._selector = selectors.DefaultSelector()
@@ -100,7 +100,8 @@ class Reactor:
         """Give each exchange's task as it ends. ``begin`` gives a key, what makes the exchange, and its seconds.
 
         The first ones begin at once; of the others only those that can still end before ``last_start``. One that ends
-        because of a limit of this process begins again, when others have ended and given back what they held.
+        because of a limit of this process begins again, when others have ended and given back what they held: until then
+        no more are begun, and then one more for each that ends without it.
         """
         self._selector.register(self._names.wake, READ, self._names)
         queue = deque(Job(*one) for one in begin)
@@ -126,6 +127,7 @@ class Reactor:
                         self._concurrency = active
                         queue.append(task.job._replace(limit=task.result.with_traceback(None)))
                     else:
+                        self._concurrency = min(self._concurrency + 1, self._most)
                         yield task
                     task.forget()
         finally:
