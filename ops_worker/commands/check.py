@@ -107,9 +107,10 @@ def _services(found: Settings) -> Iterator[Finding]:
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
     verdicts = judge_all(seen)
     yield from of_services(verdicts)
-    because = why_not_among(seen, found.targets)
+    reasons = why_not_among(seen, found.targets)
     for name in not_among(verdicts, found.targets):
-        yield Finding(f"service {name}", WARNING, f"not probed: {', '.join(because)}", remedy(because))
+        because = f"not probed: {', '.join(reasons)}"
+        yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:
         yield Finding("services", WARNING, "none is watched", "set their URLs, or name services of your own in a catalogue")
     for name in found.catalogue.unwatched:

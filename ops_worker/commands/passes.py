@@ -71,10 +71,11 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
-    wanted = settings.probe_concurrency
-    if "probe_concurrency" in settings.model_fields_set and (fits := probes.fitting(wanted)) < wanted:
-        what = f"PROBE_CONCURRENCY is {wanted}, but the limit of open files has room for {fits} probes at once"
-        _log.warning("fewer probes at once", extra={"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"})
+    wanted, fits = settings.probe_concurrency, probes.fitting(settings.probe_concurrency)
+    if fits < wanted and "probe_concurrency" in settings.model_fields_set:
+        what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
+        facts = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
+        _log.warning("fewer probes at once", extra=facts)
     look = partial(
         probes.confirm,
         times=settings.confirm_failures,

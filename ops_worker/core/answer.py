@@ -61,7 +61,8 @@ def _unparsable(error: json.JSONDecodeError) -> str:
     if not text:
         return f"the body is empty, not JSON {_SET_JSON}"
     if text.startswith("<"):
-        markup = "HTML" if re.match(r"<(!doctype\s+)?html\b", text, flags=re.IGNORECASE) else "XML or HTML"
+        html = re.match(r"<(!doctype\s+)?html\b", text, flags=re.IGNORECASE)
+        markup = "HTML" if html else "XML or HTML"
         return f"the body is {markup}, not JSON {_SET_JSON}"
     if text[0] not in "{[":
         return f"the body is text, not JSON {_SET_JSON}"

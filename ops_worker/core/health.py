@@ -73,7 +73,7 @@ def remedy(reasons: Sequence[str]) -> str:
     """Return what to do about these reasons why services were not probed."""
     if TIME_UP in reasons:
         return "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
-    return "raise the limit that is named, or lower PROBE_CONCURRENCY, or divide the services among shards"
+    return "raise the limit that is named, or divide the services among shards"
 
 
 def decide(verdict: Verdict, observed_at: datetime, before: Remembered, damping: Damping, now: datetime) -> Update | None:

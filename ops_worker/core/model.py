@@ -120,8 +120,9 @@ class Observation(NamedTuple):
 
     ``taken_at`` is the moment of the result in seconds of the process's monotonic clock, so that an age can be told.
     Either ``http_status`` and ``latency_ms`` are set, and ``body`` too when the status is 200; or ``failure`` and
-    ``error`` are. With another status than an expected one, ``error`` may be a hint at the cause, made of fixed words.
-    ``attempts`` is how many probes were made: more than one where an earlier one had no HTTP answer.
+    ``error`` are. With another status than an expected one, ``error`` may be a hint at the cause, made
+    of fixed words. ``attempts`` is how many probes were made: more than one where an earlier one had
+    no HTTP answer.
     """
 
     target: Target

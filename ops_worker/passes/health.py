@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.core.health import alerted, judge_all, not_among, plan, planned, quiet, why_not_among
+from ops_worker.core.health import (
+    alerted,
+    judge_all,
+    not_among,
+    plan,
+    planned,
+    quiet,
+    why_not_among,
+)
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import OPS_WORKER
 from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
@@ -52,7 +60,8 @@ def run(context: Context) -> Outcome:
     unprobed, because = not_among(verdicts, targets), why_not_among(seen, targets)
     kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
     if kept is None:
-        return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed, unprobed_because=because)
+        skipped = Outcome("health", Result.SKIPPED, verdicts)
+        return skipped._replace(unprobed=unprobed, unprobed_because=because)
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED

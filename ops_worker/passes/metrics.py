@@ -59,7 +59,8 @@ def run(context: Context) -> Outcome:
         _wait(context, _with_own(context, sample, verdicts), error)
         raise
     if kept is None:
-        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed, unprobed_because=because)
+        skipped = Outcome("metrics", Result.SKIPPED, verdicts)
+        return skipped._replace(unprobed=unprobed, unprobed_because=because)
     if context.backlog is not None:
         context.backlog.replace(())
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import h11
 import httpx
 import pytest
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +31,8 @@ from tests.stubs import Behaviour, Stub, raw, reply
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import trustme
+
 pytestmark = pytest.mark.integration
 
 OBJECT = b'{"counters": {"a": 1}}'
@@ -40,14 +42,6 @@ NO_WORDS = re.compile(
     r"|event type|0x[0-9a-f]{6}|Traceback"
 )
 """What no reason may hold: Python's way of writing a value, names of classes and enums, a parser's or OpenSSL's state."""
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    """One service that is well."""
-    running = Stub("ingest")
-    yield running
-    running.close()
 
 
 def look(url: str, **more: Any) -> Observation:
@@ -284,15 +278,6 @@ def test_openssl_words() -> None:
     assert failure_of(error, 5.0) == (Failure.NO_CONNECTION, "TLS: tlsv1 alert internal error")
 
 
-@pytest.fixture
-def authority(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority that the worker trusts."""
-    made = trustme.CA()
-    made.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    return made
-
-
 def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
     """Make a server's context."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -383,11 +368,10 @@ def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
-            for _ in range(2):
-                connection, _address = listener.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
         seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trustme
@@ -23,22 +23,10 @@ from ops_worker.edges.probes import MAX_BODY, exchange, observe
 from ops_worker.errors import SettingsError
 from tests.stubs import Behaviour, Stub, Stubs, raw, reply
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 pytestmark = pytest.mark.integration
 
 SHORT_S = 0.3
 OBJECT = json.dumps({"counters": {"a": 1}})
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    """One service that is well."""
-    running = Stub("ingest")
-    yield running
-    running.close()
 
 
 def look(url: str, deadline_s: float = 5.0) -> Observation:
@@ -288,15 +276,6 @@ def test_names_are_resolved_once(stub: Stub, monkeypatch: pytest.MonkeyPatch) ->
     seen = observe([Target(f"s{n}", f"http://one.example:{stub.port}/health", "", ()) for n in range(9)], concurrency=3)
     assert [one.http_status for one in seen] == [200] * 9
     assert asked == [b"one.example"]
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority that the worker trusts."""
-    made = trustme.CA()
-    made.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    return made
 
 
 def served(certificate: trustme.LeafCert) -> Stub:

@@ -30,14 +30,6 @@ SHORT_S = 0.3
 
 
 @pytest.fixture
-def stub() -> Iterator[Stub]:
-    """One service that is well."""
-    running = Stub("ingest")
-    yield running
-    running.close()
-
-
-@pytest.fixture
 def many() -> Iterator[list[Target]]:
     """A hundred services of another process, which has files of its own."""
     with fast_server() as port:
@@ -139,7 +131,7 @@ def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     attempts: list[int] = []
 
     def limited(*entry: Any) -> socket.socket:
-        attempts.append(entry[4][1])
+        attempts.append(entry[1][1])
         if len(attempts) == 2:
             raise OSError(errno.ENOBUFS, "x")
         return begin(*entry)

@@ -44,11 +44,12 @@ def observe(
 ) -> list[Observation]:
     """Probe the targets, at most ``concurrency`` at once, and give one observation each, in the order of the targets.
 
-    Never raises for what a service does, nor for a limit of this process: fewer are probed at once where files are
-    few, and what could not be probed even so has an observation whose failure is NOT_PROBED. The first ones are probed
-    whatever the time; of the others those whose deadline still ends within ``budget_s`` seconds. The rest has no
-    observation: nobody looked. Which ones that are is left to chance, so that in every pass others are looked at.
-    ``told`` is given how many are done, after each.
+    Never raises for what a service does, nor for a limit of this process: fewer are probed at once
+    where files are few, and what could not be probed even so has an observation whose failure is
+    NOT_PROBED. The first ones are probed whatever the time; of the others those whose deadline
+    still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones
+    that are is left to chance, so that in every pass others are looked at. ``told`` is given how
+    many are done, after each.
 
     Raises SettingsError for certificates that cannot be loaded.
     """
@@ -91,7 +92,8 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
     end = time.monotonic() + budget_s
     seen = observe(targets, concurrency=concurrency, budget_s=budget_s, told=told)
     for attempt in range(2, times + 2):
-        again = [one.target for one in seen if one.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}]
+        unanswered = {Failure.NO_CONNECTION, Failure.NO_ANSWER}
+        again = [one.target for one in seen if one.failure in unanswered]
         rounds = -(-len(again) // fitting(concurrency))
         longest = max((target.deadline_s for target in again), default=0.0)
         if not again or time.monotonic() + delay_s + rounds * longest > end:

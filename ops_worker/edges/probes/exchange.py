@@ -49,7 +49,9 @@ MAX_HEAD = 1 << 16
 MAX_CODINGS = 5
 """Content codings on top of each other."""
 STAGGER_S = 0.25
-"""Seconds after which the next address is tried beside one that does not answer (RFC 8305, section 5)."""
+"""Seconds after which the next address is tried beside one that does not answer (RFC 8305, section
+5).
+"""
 
 _RECEIVE = 1 << 16
 _COMPRESSED_SLICE = 1 << 10
@@ -62,8 +64,8 @@ _PORTS = {"http": 80, "https": 443}
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     """Ask one target; return its observation.
 
-    Its latency runs from the beginning of the connection that was made, after the name was resolved, to the arrival of
-    the last byte. Raises whatever ``failed`` takes.
+    Its latency runs from the beginning of the connection that was made, after the name was
+    resolved, to the arrival of the last byte. Raises whatever ``failed`` takes.
     """
     request = _request(target)
     host, certified = _host(request.url.raw_host)
@@ -74,7 +76,11 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     sock, started = yield from _connect(addresses)
     try:
         if request.url.scheme == "https":
-            sock = contexts[target.tls].wrap_socket(sock, server_hostname=certified, do_handshake_on_connect=False)
+            sock = contexts[target.tls].wrap_socket(
+                sock,
+                server_hostname=certified,
+                do_handshake_on_connect=False,
+            )
             yield from _handshake(sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
@@ -86,7 +92,8 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     if response.status_code in target.expect:
         body = _decoded(response, body)
     else:
-        if request.url.scheme == "http" and response.status_code == httpx.codes.BAD_REQUEST and wants_tls(body):
+        refused = response.status_code == httpx.codes.BAD_REQUEST and request.url.scheme == "http"
+        if refused and wants_tls(body):
             hint = SPEAKS_TLS
         body = b""
     return Observation(
@@ -117,11 +124,11 @@ def _request(target: Target) -> httpx.Request:
 
 
 def _host(host: bytes) -> tuple[bytes, str]:
-    """Return the name to resolve, and the name that the certificate must have, which is also the one for SNI.
+    """Return the name to resolve, and the one for SNI, which the certificate must have.
 
-    The dot at the end of ``name.`` is for the resolver, and the zone of ``fe80::1%25eth0`` for this machine: neither is
-    in a certificate, or allowed in SNI (RFC 6066, section 3). The Host header keeps the dot, as RFC 9110, section 7.2
-    has it: it is the URL's authority.
+    The dot at the end of ``name.`` is for the resolver, and the zone of ``fe80::1%25eth0`` for this
+    machine: neither is in a certificate, or allowed in SNI (RFC 6066, section 3). The Host header
+    keeps the dot, as RFC 9110, section 7.2 has it: it is the URL's authority.
     """
     if b":" not in host:
         return host, host.removesuffix(b".").decode("ascii")
@@ -142,21 +149,25 @@ def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
     try:
         return (yield Lookup(host, port))
     except TimeoutError as error:
-        raise UnreachableError(f"name resolution failed: no answer within {deadline_s:g} s") from error
+        words = f"no answer within {deadline_s:g} s"
+        raise UnreachableError(f"name resolution failed: {words}") from error
     except OSError as error:
         if own_limit(error):
             raise
-        words = error.strerror if isinstance(error, socket.gaierror) else system_words(error)
+        words = error.strerror or ""
+        if not isinstance(error, socket.gaierror):
+            words = system_words(error)
         raise UnreachableError(f"name resolution failed: {words}") from error
 
 
 def _connect(addresses: Sequence[Address]) -> Steps:
-    """Race the addresses (RFC 8305); return the first socket that is connected, and when its attempt began.
+    """Race the addresses (RFC 8305); return the first connected socket and when its attempt began.
 
-    An attempt begins as soon as one has failed, or when the last one had STAGGER_S seconds without an answer. So an
-    address family that swallows packets costs a quarter of a second, which is no part of the service's latency.
+    An attempt begins as soon as one has failed, or when the last one had STAGGER_S seconds without
+    an answer. So an address family that swallows packets costs a quarter of a second, which is no
+    part of the service's latency.
     """
-    left = deque(_alternating(addresses))
+    left = deque((family, address) for family, *_, address in _alternating(addresses))
     racing: dict[int, tuple[socket.socket, float]] = {}
     errors: list[OSError] = []
     due = 0.0
@@ -190,18 +201,19 @@ def _connect(addresses: Sequence[Address]) -> Steps:
     try:
         raise _telling(errors)
     finally:
-        errors.clear()  # an error that its own frame holds is a cycle, and a pass runs without the collector of those
+        # An error that its own frame holds is a cycle, and a pass runs without their collector.
+        errors.clear()
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """Order the addresses so that the families take turns, beginning with the one that the system prefers."""
+    """Order the addresses so that the families take turns, the system's choice first."""
     preferred = [one for one in addresses if one[0] == addresses[0][0]]
     others = [one for one in addresses if one[0] != addresses[0][0]]
     return [one for pair in zip_longest(preferred, others) for one in pair if one is not None]
 
 
-def _begin(family: int, _type: int, _protocol: int, _name: str, address: tuple[Any, ...]) -> socket.socket:
-    """Begin to connect; return the socket, which can be written once that has ended well or badly."""
+def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """Begin to connect; return the socket. It can be written once that has ended, well or badly."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's
@@ -220,7 +232,8 @@ def _begin(family: int, _type: int, _protocol: int, _name: str, address: tuple[A
 def _has_source(family: int, address: tuple[Any, ...]) -> bool:
     """Tell whether this machine has an address from which it could reach that one.
 
-    Without any, as without IPv6, connecting fails with the error that also means: all local ports are taken.
+    Without any, as without IPv6, connecting fails with the error that also means: all local ports
+    are taken.
     """
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         return sock.connect_ex(address) != errno.EADDRNOTAVAIL
@@ -229,7 +242,8 @@ def _has_source(family: int, address: tuple[Any, ...]) -> bool:
 def _telling(errors: Sequence[OSError]) -> Exception:
     """Return the error that says most about addresses of which none could be connected to.
 
-    Our own limit hides an address that may be well. A refusal says more than silence: a machine is there, and nothing listens.
+    Our own limit hides an address that may be well. A refusal says more than silence: a machine is
+    there, and nothing listens.
     """
     limits = [error for error in errors if own_limit(error)]
     refusals = [error for error in errors if isinstance(error, ConnectionRefusedError)]
@@ -253,7 +267,10 @@ def _handshake(sock: ssl.SSLSocket) -> Steps:
 
 
 def _send(sock: socket.socket, data: bytes) -> Steps:
-    """Send the request. A server that closes before it has read it may have answered first: reading tells."""
+    """Send the request.
+
+    A server that closes before it has read it may have answered first: reading tells.
+    """
     while data:
         try:
             data = data[sock.send(data) :]
@@ -268,7 +285,8 @@ def _send(sock: socket.socket, data: bytes) -> Steps:
 def _answer(sock: socket.socket, http: h11.Connection, expect: Sequence[int]) -> Steps:
     """Read the answer; return its head, its raw body, and when its last bytes came.
 
-    Of a status that is not expected, the body is what came together with the head: nobody waits for more.
+    Of a status that is not expected, the body is what came together with the head: nobody waits for
+    more.
     """
     response, body, received = None, bytearray(), 0.0
     while True:
@@ -324,12 +342,15 @@ def _receive(sock: socket.socket) -> Steps:
 
 
 def _decoded(response: h11.Response, body: bytes) -> bytes:
-    """Undo the content codings (RFC 9110, section 8.4), the last one first; each result is bounded as a body is."""
+    """Undo the content codings (RFC 9110, section 8.4), the last one first.
+
+    Each result is bounded as a body is.
+    """
     if not body:
         return body
-    lists = [value.decode("latin-1") for name, value in response.headers if name == b"content-encoding"]
-    codings = [coding.strip().lower() for coding in ",".join(lists).split(",")]
-    codings = [coding for coding in codings if coding not in {"", "identity"}]  # empty elements count for nothing
+    lists = [value for name, value in response.headers if name == b"content-encoding"]
+    elements = [one.strip().lower() for one in b",".join(lists).decode("latin-1").split(",")]
+    codings = [one for one in elements if one not in {"", "identity"}]  # empty ones are ignored
     if unknown := [coding for coding in codings if coding not in {"gzip", "x-gzip", "deflate"}]:
         raise NoAnswerError(f"bad content encoding: {', '.join(unknown)} was not asked for")
     if len(codings) > MAX_CODINGS:
@@ -338,14 +359,19 @@ def _decoded(response: h11.Response, body: bytes) -> bytes:
         try:
             body = _inflated(body) if coding == "deflate" else _gunzipped(body)
         except zlib.error as error:
-            raise NoAnswerError(f"bad content encoding: the body is no {coding}, or damaged") from error
+            words = f"the body is no {coding}, or damaged"
+            raise NoAnswerError(f"bad content encoding: {words}") from error
         except EOFError as error:
-            raise NoAnswerError(f"bad content encoding: the {coding} body is cut off") from error
+            words = f"the {coding} body is cut off"
+            raise NoAnswerError(f"bad content encoding: {words}") from error
     return body
 
 
 def _inflated(body: bytes) -> bytes:
-    """Undo ``deflate``: the zlib format (RFC 9110, section 8.4.1.2), or without its header, as some servers send it."""
+    """Undo ``deflate``: the zlib format (RFC 9110, section 8.4.1.2).
+
+    Some servers send it without its header.
+    """
     try:
         return _member(body, 0, zlib.MAX_WBITS, MAX_BODY)[0]
     except zlib.error:
@@ -353,7 +379,10 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _gunzipped(body: bytes) -> bytes:
-    """Undo ``gzip``: one member after the other. What follows them and is none is ignored, as gzip itself does."""
+    """Undo ``gzip``: one member after the other.
+
+    What follows them and is none is ignored, as gzip itself does.
+    """
     whole = bytearray()
     start = 0
     while start == 0 or body.startswith(b"\x1f\x8b", start):
@@ -363,9 +392,10 @@ def _gunzipped(body: bytes) -> bytes:
 
 
 def _member(body: bytes, start: int, wbits: int, room: int) -> tuple[bytes, int]:
-    """Decompress the member that begins at ``start``, to at most ``room`` bytes; return it and where it ends.
+    """Decompress the member at ``start``, to at most ``room`` bytes; return it and its end.
 
-    Raises EOFError when it is cut off. It is read in slices, because what follows a member is copied at its end.
+    Raises EOFError when it is cut off. It is read in slices, because what follows a member is
+    copied at its end.
     """
     inflater = zlib.decompressobj(wbits)
     whole = bytearray()

@@ -1,7 +1,8 @@
-"""Causes to words: every reason that an operator can see of a probe without an answer, in one place.
+"""Causes to words: every reason of a probe without an answer that an operator can see.
 
-No text of a library is passed on: it may hold a parser's state, or a secret. What is shown is a fixed phrase, or the
-text that the system (``strerror``) or OpenSSL has for the error, by which a user can search.
+No text of a library is passed on: it may hold a parser's state, or a secret. What is shown is a
+fixed phrase, or the text that the system (``strerror``) or OpenSSL has for the error, by which a
+user can search.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ class NoAnswerError(Exception):
 
 
 class UnreachableError(NoAnswerError):
-    """No connection could be made, and a new one would meet the same: refused, unresolved, no route, TLS."""
+    """No connection could be made: refused, unresolved, no route, TLS.
+
+    A new one would meet the same.
+    """
 
 
 CLOSED = "closed the connection without an answer"
@@ -40,20 +44,24 @@ _HTTP2_SETTINGS = 4
 """Type of the frame that an HTTP/2 server begins with; it is the fourth byte."""
 
 _NO_TLS = "speaks no TLS on this port: use http://, or another port"
+_NO_CERTIFICATE = "the server requires a client certificate (tlsv13 alert certificate required)"
+_NO_AGREEMENT = "the server refused the handshake (sslv3 alert handshake failure): it requires a client certificate, or no cipher is common"
+_NO_TRUST = "the server does not trust the client certificate's CA (tlsv1 alert unknown ca)"
 _TLS = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
     "RECORD_LAYER_FAILURE": _NO_TLS,  # the same, as OpenSSL 3.2 and newer have it
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
     "UNKNOWN_PROTOCOL": _NO_TLS,
     "HTTP_REQUEST": _NO_TLS,
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate (tlsv13 alert certificate required)",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server refused the handshake (sslv3 alert handshake failure): "
-    "it requires a client certificate, or no cipher is common",
-    "TLSV1_ALERT_UNKNOWN_CA": "the server does not trust the client certificate's CA (tlsv1 alert unknown ca)",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _NO_CERTIFICATE,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NO_AGREEMENT,
+    "TLSV1_ALERT_UNKNOWN_CA": _NO_TRUST,
     "TLSV1_ALERT_PROTOCOL_VERSION": "no common TLS version (tlsv1 alert protocol version)",
     "UNSUPPORTED_PROTOCOL": "no common TLS version (unsupported protocol)",
 }
-"""By OpenSSL's name of the error. What is not here is told in OpenSSL's own words, which are its name in small letters."""
+"""By OpenSSL's name of the error. What is not here is told in OpenSSL's own words, which are its
+name in small letters.
+"""
 
 _PROTOCOL = (
     ("complete message body", "closed the connection before the end of the body"),
@@ -74,7 +82,7 @@ _URL = (("port", "invalid port"), ("address", "invalid address"), ("IDNA", "inva
 
 
 def failure_of(error: Exception, deadline_s: float) -> tuple[Failure, str]:
-    """Return what an error means for a probe that had ``deadline_s`` seconds, and the reason in words."""
+    """Return what an error means for a probe of ``deadline_s`` seconds, and the reason."""
     if limit := own_limit(error):
         return Failure.NOT_PROBED, limit
     if isinstance(error, UnreachableError):
@@ -85,7 +93,7 @@ def failure_of(error: Exception, deadline_s: float) -> tuple[Failure, str]:
 
 
 def foreign(begin: bytes) -> str:
-    """Return what is spoken on a port whose answer begins so, in words; empty if that may be HTTP/1."""
+    """Return what an answer that begins so speaks, in words; empty if it may be HTTP/1."""
     if begin[:5] == b"HTTP/"[: len(begin)]:
         return ""
     for start, words in _FOREIGN:
@@ -97,7 +105,7 @@ def foreign(begin: bytes) -> str:
 
 
 def wants_tls(body: bytes) -> bool:
-    """Tell whether the body of a 400 is what nginx, Apache or Go answer to plain HTTP on a port for TLS."""
+    """Tell whether the body of a 400 is that of nginx, Apache or Go to HTTP on a TLS port."""
     text = body.lower()
     return b"plain http" in text or b"http request to an https server" in text
 

@@ -12,7 +12,9 @@ import socket
 import ssl
 
 FILES_PER_PROBE = 3
-"""File descriptors of one probe at most, as a rule: two sockets in a race, or what the resolver opens for a name."""
+"""File descriptors of one probe at most, as a rule: two sockets in a race, or what the resolver
+opens for a name.
+"""
 FILES_RESERVE = 10
 """File descriptors left for the database, its name, a log file, and the selector and its bell."""
 
@@ -45,22 +47,28 @@ def own_limit(result: object) -> str:
 
 
 def fitting(concurrency: int) -> int:
-    """Return how many of so many probes at once the limit of open files (``ulimit -n``) has room for; at least one."""
+    """Return for how many of so many probes at once there are file descriptors; at least one.
+
+    The limit is that of open files (``ulimit -n``).
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return concurrency
     try:
-        taken = sum(int(number) < limit for number in os.listdir("/dev/fd"))  # noqa: PTH208 - names only, and none is opened
+        numbers = os.listdir("/dev/fd")  # noqa: PTH208 - names only, and none is opened
     except OSError as error:
         # Without /dev/fd nobody can count them: a process begins with its three streams.
         taken = limit if own_limit(error) else 3
+    else:
+        taken = sum(int(number) < limit for number in numbers)
     return max(1, min(concurrency, (limit - taken - FILES_RESERVE) // FILES_PER_PROBE))
 
 
 def no_descriptor() -> OSError | None:
     """Return the error of opening a file descriptor now; None while one is free.
 
-    The system's resolver does not tell this: without a descriptor it says that a name does not exist.
+    The system's resolver does not tell this: without a descriptor it says that a name does not
+    exist.
     """
     try:
         socket.socket().close()

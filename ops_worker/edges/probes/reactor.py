@@ -1,9 +1,10 @@
 """Many exchanges at once in one thread: what waits for a socket, for a name or for its turn, each under its own deadline.
 
-An exchange is a generator. It yields what it waits for: a ``Wait`` for its sockets, a ``Lookup`` of a name, or None to let
-the others go first. One thread with a selector costs a fifth of a thread a probe, and sees the bytes when they come: a
-turn of the loop begins or goes on with one exchange only, then looks at the sockets again, so that no answer waits
-long to be timed behind the work of others.
+An exchange is a generator. It yields what it waits for: a ``Wait`` for its sockets, a ``Lookup`` of
+a name, or None to let the others go first. One thread with a selector costs a fifth of a thread a
+probe, and sees the bytes when they come: a turn of the loop begins or goes on with one exchange
+only, then looks at the sockets again, so that no answer waits long to be timed behind the work of
+others.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 MIN_RESOLVERS, MAX_RESOLVERS = 16, 256
-"""Threads for names: twice as many as probes at once, within these bounds. Those that hang in the system's resolver
-are left behind, and must not use up all.
+"""Threads for names: twice as many as probes at once, within these bounds. Those that hang in the
+system's resolver are left behind, and must not use up all.
 """
 
 
 class Wait(NamedTuple):
-    """Until one of the sockets can be read or written, whose number is sent; or None at a moment of the monotonic clock."""
+    """Until a socket can be read or written, whose number is sent, or a moment comes: None is sent.
+
+    The moment is one of the monotonic clock.
+    """
 
     fds: tuple[int, ...]
     events: int
@@ -47,10 +51,11 @@ class Lookup(NamedTuple):
 
 if TYPE_CHECKING:
     Exchange = Generator[Wait | Lookup | None, Any, Any]
+    Beginning = tuple[int, Callable[[], Exchange], float]
 
 
 class Job(NamedTuple):
-    """An exchange to begin: its key, what makes it, its seconds, and which of our limits it met before."""
+    """An exchange to begin: its key, its maker, its seconds, and the limit of ours that it met."""
 
     key: int
     make: Callable[[], Exchange]
@@ -59,7 +64,10 @@ class Job(NamedTuple):
 
 
 class Task:
-    """An exchange under way. ``result`` is what it returned, or the exception that ended it; TimeoutError at its deadline."""
+    """An exchange under way.
+
+    ``result`` is what it returned, or the exception that ended it; TimeoutError at its deadline.
+    """
 
     def __init__(self, job: Job, exchange: Exchange, deadline: float) -> None:
         self.job = job
@@ -82,7 +90,10 @@ class Task:
 
 
 class Reactor:
-    """Runs exchanges, at most ``concurrency`` at once. Raises OSError where not even the selector can be made."""
+    """Runs exchanges, at most ``concurrency`` at once.
+
+    Raises OSError where not even the selector can be made.
+    """
 
     def __init__(self, concurrency: int) -> None:
         self._most = self._concurrency = concurrency
@@ -96,12 +107,15 @@ class Reactor:
         self._turn: deque[tuple[Task, Any]] = deque()
         self._pushed = 0
 
-    def run(self, begin: Iterable[tuple[int, Callable[[], Exchange], float]], last_start: float) -> Iterator[Task]:
-        """Give each exchange's task as it ends. ``begin`` gives a key, what makes the exchange, and its seconds.
+    def run(self, begin: Iterable[Beginning], last_start: float) -> Iterator[Task]:
+        """Give each exchange's task as it ends.
 
-        The first ones begin at once; of the others only those that can still end before ``last_start``. One that ends
-        because of a limit of this process begins again, when others have ended and given back what they held: until then
-        no more are begun, and then one more for each that ends without it.
+        ``begin`` gives a key, what makes the exchange, and its seconds.
+
+        The first ones begin at once; of the others only those that can still end before
+        ``last_start``. One that ends because of a limit of this process begins again, when others
+        have ended and given back what they held: until then no more are begun, and then one more
+        for each that ends without it.
         """
         self._selector.register(self._names.wake, READ, self._names)
         queue = deque(Job(*one) for one in begin)
@@ -175,7 +189,8 @@ class Reactor:
             return
         self._release(task)
         if isinstance(wait, Lookup) and self._names.is_queued(wait):
-            self._stop(task, OwnLimitError("no thread was free to resolve its name: those of other names hang"), ended)
+            words = "no thread was free to resolve its name: those of other names hang"
+            self._stop(task, OwnLimitError(words), ended)
         else:
             self._stop(task, TimeoutError(), ended)
 
@@ -192,7 +207,7 @@ class Reactor:
         else:
             try:
                 self._await(task, wait)
-            except Exception as error:  # noqa: BLE001 - that too is its own affair: no memory, no thread, no watch is left
+            except Exception as error:  # noqa: BLE001 - no memory, thread or watch is left for it
                 self._release(task)
                 self._stop(task, error, ended)
 
@@ -226,7 +241,8 @@ class Reactor:
             task.exchange.close()
             self._end(task, error, ended)
         finally:
-            del error  # an error that its own frame holds is a cycle, and a pass runs without the collector of those
+            # An error that its own frame holds is a cycle, and a pass runs without their collector.
+            del error
 
     def _push(self, due: float, task: Task) -> None:
         self._pushed += 1
@@ -239,7 +255,10 @@ class Reactor:
 
 
 class _Names:
-    """The system's resolver, which knows no deadline: asked in threads, each name once, and never waited for at the end."""
+    """The system's resolver, which knows no deadline: asked in threads, each name once.
+
+    Nobody waits for them at the end.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -252,7 +271,10 @@ class _Names:
         self.wake, self._bell = socket.socketpair()
 
     def ask(self, name: Lookup, task: Task) -> None:
-        """Ask for a name, of which the task is told later. Raises OwnLimitError where there is no thread to do it."""
+        """Ask for a name, of which the task is told later.
+
+        Raises OwnLimitError where there is no thread to do it.
+        """
         if name in self._asked:
             self._asked[name].append(task)
             if name in self._known:
@@ -264,7 +286,8 @@ class _Names:
             start = self._running < self._threads
             self._running += start
         if start and not self._started():
-            raise OwnLimitError("this process can start no thread to resolve its name (can't start new thread)")
+            words = "this process can start no thread to resolve its name (can't start new thread)"
+            raise OwnLimitError(words)
         self._asked[name] = [task]
 
     def is_queued(self, name: Lookup) -> bool:
@@ -290,7 +313,10 @@ class _Names:
         self._bell.close()
 
     def _started(self) -> bool:
-        """Start a thread for the queue. Where that fails others may be running, which see to it; else it is emptied."""
+        """Start a thread for the queue.
+
+        Where that fails others may be running, which see to it; else it is emptied.
+        """
         try:
             threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
         except (RuntimeError, MemoryError):
