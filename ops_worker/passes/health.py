@@ -58,8 +58,10 @@ def run(context: Context) -> Outcome:
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed, because = not_among(verdicts, targets), why_not_among(seen, targets)
-    kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    with context.recording():
+        kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
     if kept is None:
+        context.require_live_holder("health")
         skipped = Outcome("health", Result.SKIPPED, verdicts)
         return skipped._replace(unprobed=unprobed, unprobed_because=because)
     fresh = {update.verdict.target.name for update in kept.updates}
