@@ -72,7 +72,7 @@ def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]]
     from ops_worker.edges import probes
 
     wanted, fits = settings.probe_concurrency, probes.fitting(settings.probe_concurrency)
-    if fits < wanted and "probe_concurrency" in settings.model_fields_set:
+    if fits < wanted and wanted != probes.CONCURRENCY:  # the default adapts silently
         what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
         facts = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
         _log.warning("fewer probes at once", extra=facts)
