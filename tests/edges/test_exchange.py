@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from ops_worker.core.health import judge
 from ops_worker.core.model import Failure, Observation, State, Target
 from ops_worker.edges.probes import MAX_BODY, exchange, observe
-from ops_worker.edges.probes.faults import UnreachableError, failure_of
 from ops_worker.edges.probes.limits import own_limit
+from ops_worker.edges.probes.reasons import UnreachableError, failure_of
 from tests.stubs import Behaviour, Stub, raw, reply
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ A probe is one connection that carries one request, under one deadline from the 
 own transports keep a pool for the next request, scan it for each, and have a timeout for each read; here there is no next
 request, there may be thousands at once, and a body that trickles in one byte at a time must not outlive its
 deadline. So httpx has the URL and the request; h11 is the parser (``exchange``); one thread with a selector
-runs all of them, with the clock read at the socket (``reactor``). ``faults`` has the words for what goes wrong,
+runs all of them, with the clock read at the socket (``reactor``). ``reasons`` has the words for what goes wrong,
 ``limits`` what this process can do at once.
 """
 

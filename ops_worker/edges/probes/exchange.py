@@ -19,7 +19,9 @@ import httpx
 
 from ops_worker import __version__
 from ops_worker.core.model import Observation
-from ops_worker.edges.probes.faults import (
+from ops_worker.edges.probes.limits import own_limit
+from ops_worker.edges.probes.reactor import READ, WRITE, Lookup, Wait
+from ops_worker.edges.probes.reasons import (
     CLOSED,
     CLOSED_IN_HEAD,
     SPEAKS_TLS,
@@ -31,8 +33,6 @@ from ops_worker.edges.probes.faults import (
     system_words,
     wants_tls,
 )
-from ops_worker.edges.probes.limits import own_limit
-from ops_worker.edges.probes.reactor import READ, WRITE, Lookup, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
