@@ -8,13 +8,14 @@ import os
 import resource
 import selectors
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops_worker.core.model import Failure, Observation, Target
+from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.edges import probes
 from ops_worker.edges.probes import exchange, limits, observe, reactor
 from tests.bench.tools import fast_server, urls
@@ -357,3 +358,14 @@ def test_no_descriptor() -> None:
     with files(0):
         error = limits.no_descriptor()
     assert error is not None and error.errno == errno.EMFILE
+
+
+def test_no_file_for_certificates(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a certificate's file cannot be opened for want of files, that is no fault of the service's."""
+
+    def fail(**_: object) -> None:
+        raise OSError(errno.EMFILE, "x")
+
+    monkeypatch.setattr(ssl, "create_default_context", fail)
+    target = Target("a", stub.url.replace("http:", "https:") + "/health", "", (), tls=Tls("/some.pem"))
+    assert [one.failure for one in observe([target])] == [Failure.NOT_PROBED]

@@ -55,19 +55,19 @@ def observe(
     Raises SettingsError for certificates that cannot be loaded.
     """
     last_start = time.monotonic() + budget_s
-    contexts = {tls: _tls_context(tls) for tls in {target.tls for target in targets if target.url.lower().startswith("https:")}}
-    concurrency = fitting(concurrency)
+    certificates = {target.tls for target in targets if target.url.lower().startswith("https:")}
+    try:
+        contexts = {tls: _tls_context(tls) for tls in certificates}
+        reactor = Reactor(concurrency := fitting(concurrency))
+    except (OSError, MemoryError) as error:
+        if not own_limit(error):
+            raise
+        return [failed(target, error) for target in targets]
     order = list(range(len(targets)))
     if len(order) > concurrency:
         random.shuffle(order)
     begin = ((index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s) for index in order)
     seen: dict[int, Observation] = {}
-    try:
-        reactor = Reactor(concurrency)
-    except OSError as error:
-        if not own_limit(error):
-            raise
-        return [failed(target, error) for target in targets]
     for task in reactor.run(begin, last_start):
         result = task.result
         seen[task.key] = result if isinstance(result, Observation) else failed(targets[task.key], result)
@@ -118,6 +118,8 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
             what = f"{tls.certificate} or {tls.key or 'its key'}"
             context.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
+        if own_limit(error):
+            raise
         raise SettingsError([f"{what} cannot be loaded: {error}"]) from None
     return context
 
