@@ -46,8 +46,8 @@ class NotWritableError(DatabaseError):
     """The server accepts no writes, for example a standby; a new connection may lead to the primary."""
 
 
-class StillRecordingError(DatabaseError):
-    """An earlier pass of this loop is still being recorded: the database does not answer it."""
+class StillRecordingError(OpsWorkerError):
+    """An earlier pass of this loop is still being recorded."""
 
 
 class StatementTimeoutError(DatabaseError):

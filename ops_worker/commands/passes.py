@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Observation, Outcome, Target, Tick
     from ops_worker.edges.store import Store
+    from ops_worker.loop import Loop
     from ops_worker.passes import Context
     from ops_worker.settings import Settings
 
@@ -134,7 +135,7 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
     from threading import Event
 
     from ops_worker import loop, termination
-    from ops_worker.passes import PASSES, metrics
+    from ops_worker.passes import PASSES
 
     intervals = intervals_of(options, settings)
     telemetry = None
@@ -165,21 +166,34 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         for name, interval_s in intervals.items()
     ]
 
-    def last(end: float) -> None:
-        for one in (ended for ended in loops if ended.finished):
-            with contextlib.suppress(OpsWorkerError):
-                if written := metrics.flush(one.context, end):
-                    _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
-            one.context.store.close()
+    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=partial(_close, loops))
+    if _lost(loops) and code == DONE and options.seconds != math.inf:
+        return OpsWorkerError.exit_code
+    return code
 
-    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+
+def _close(loops: Sequence[Loop], end: float) -> None:
+    """Write the samples that wait, until the moment ``end``, and close the connections."""
+    from ops_worker.passes import metrics
+
+    for one in (ended for ended in loops if ended.finished):
+        with contextlib.suppress(OpsWorkerError):
+            if written := metrics.flush(one.context, end):
+                _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
+        one.context.store.close()
+
+
+def _lost(loops: Sequence[Loop]) -> int:
+    """Count and report the samples that are lost, because the database did not take them in time."""
+    lost = 0
     for one in loops:
         if one.context.backlog is not None and (left := one.context.backlog.unwritten):
+            lost += left
             _log.warning(
                 "samples lost: the database did not take them before the end",
                 extra={"action": "samples lost", "loop": one.name, "count": left},
             )
-    return code
+    return lost
 
 
 def _looped(options: argparse.Namespace, settings: Settings, name: str, interval_s: float) -> Context:

@@ -277,6 +277,7 @@ class Result(enum.StrEnum):
     RECORDED = "recorded"
     DRY_RUN = "dry run"
     SKIPPED = "skipped"  # another pass held the lock
+    WAITING = "waiting"  # in a loop: an earlier pass is still being recorded
     OFF = "off"  # SYSTEM_ALERT_ENABLED is off
 
 

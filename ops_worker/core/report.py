@@ -104,6 +104,8 @@ RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json,
 def _body(outcome: Outcome) -> str:
     if outcome.result is Result.OFF:
         return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
+    if outcome.result is Result.WAITING:
+        return f"waiting: an earlier {outcome.name} pass is still being recorded; {_services(outcome.verdicts)}"
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry = outcome.result is Result.DRY_RUN

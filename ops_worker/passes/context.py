@@ -30,7 +30,7 @@ class Context(NamedTuple):
     backlog, where samples wait while the database is away.
 
     A pass enters ``recording()`` after the network is done and before it asks the database. In a
-    loop this raises DatabaseError while an earlier pass is still in there, so that the next
+    loop this raises StillRecordingError while an earlier pass is still in there, so that the next
     probes start on time whatever the database does.
     """
 

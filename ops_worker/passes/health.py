@@ -16,6 +16,7 @@ from ops_worker.core.health import (
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import OPS_WORKER
 from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
+from ops_worker.errors import StillRecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,27 +58,31 @@ def run(context: Context) -> Outcome:
         other = context.watch(transaction, "health", "metrics", begun, until)
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
-    unprobed, because = not_among(verdicts, targets), why_not_among(seen, targets)
-    with context.recording():
-        kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    skipped = Outcome(
+        "health",
+        Result.SKIPPED,
+        verdicts,
+        unprobed=not_among(verdicts, targets),
+        unprobed_because=why_not_among(seen, targets),
+    )
+    try:
+        with context.recording():
+            kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    except StillRecordingError:
+        return skipped._replace(result=Result.WAITING)
     if kept is None:
         context.require_live_holder("health")
-        skipped = Outcome("health", Result.SKIPPED, verdicts)
-        return skipped._replace(unprobed=unprobed, unprobed_because=because)
+        return skipped
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome(
-        "health",
-        result,
-        verdicts,
-        kept.updates,
-        stale,
-        kept.opened,
-        kept.closed,
-        alerted(before, kept),
+    return skipped._replace(
+        result=result,
+        updates=kept.updates,
+        stale=stale,
+        opened=kept.opened,
+        closed=kept.closed,
+        alerted=alerted(before, kept),
         warnings=tuple(warnings),
-        unprobed=unprobed,
-        unprobed_because=because,
         maintenance_until=until,
     )

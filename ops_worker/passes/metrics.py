@@ -16,10 +16,11 @@ from ops_worker.errors import (
     DatabaseError,
     SchemaError,
     StatementTimeoutError,
+    StillRecordingError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ops_worker.core.backlog import Backlog, Packed
     from ops_worker.core.model import Sample, Verdict
@@ -46,10 +47,16 @@ def run(context: Context) -> Outcome:
     end = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
-    seen = context.observe(context.settings.targets)
+    targets = context.settings.targets
+    seen = context.observe(targets)
     verdicts = judge_all(seen)
-    unprobed = not_among(verdicts, context.settings.targets)
-    because = why_not_among(seen, context.settings.targets)
+    skipped = Outcome(
+        "metrics",
+        Result.SKIPPED,
+        verdicts,
+        unprobed=not_among(verdicts, targets),
+        unprobed_because=why_not_among(seen, targets),
+    )
     taken = [service_samples(verdict) for verdict in verdicts]
     sample = Pending(begun, ())
     other = Recorded((), (), ())
@@ -70,38 +77,52 @@ def run(context: Context) -> Outcome:
     waiting = _with_own(context, without_figures, verdicts)
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
+        kept = _record(context, keep, tables, waiting)
+    except StillRecordingError:
+        _let_wait(context, waiting)
+        return skipped._replace(result=Result.WAITING)
+    if kept is None:
+        return skipped
+    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
+    return skipped._replace(
+        result=result,
+        opened=other.opened,
+        closed=other.closed,
+        samples=sample.samples,
+        warnings=tuple(kept),
+    )
+
+
+def _record(
+    context: Context,
+    keep: Callable[[Transaction], list[str]],
+    tables: Sequence[str],
+    sample: Pending,
+) -> list[str] | None:
+    """Write a sample, then earlier ones that wait; return the warnings, or None when skipped.
+
+    ``sample`` is what waits in the backlog, without the database's figures, if this fails.
+    """
+    try:
         with context.recording():
             kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
             if kept is not None and context.backlog is not None:
                 _write_waiting(context, context.backlog, context.clock() + context.period_s / 2)
         if kept is None:
             context.require_live_holder("metrics")
+            _leave_to_holder(context, sample)
     except CommitUnknownError as error:
-        _doubt(context, error, waiting)
+        if context.backlog is not None:
+            context.backlog.doubt(error.xid, [pack(sample)])
         raise
     except DatabaseError:
-        _let_wait(context, waiting)
+        _let_wait(context, sample)
         raise
     except SchemaError as error:
         if context.backlog is not None:
-            _set_apart(context, context.backlog, [pack(waiting)], error)
+            _set_apart(context, context.backlog, [pack(sample)], error)
         raise
-    if kept is None:
-        _leave_to_holder(context, waiting)
-        skipped = Outcome("metrics", Result.SKIPPED, verdicts)
-        return skipped._replace(unprobed=unprobed, unprobed_because=because)
-    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome(
-        "metrics",
-        result,
-        verdicts,
-        unprobed=unprobed,
-        unprobed_because=because,
-        opened=other.opened,
-        closed=other.closed,
-        samples=sample.samples,
-        warnings=tuple(kept),
-    )
+    return kept
 
 
 def flush(context: Context, until: float) -> int:
@@ -134,11 +155,6 @@ def _let_wait(context: Context, sample: Pending) -> None:
     context.backlog.add(sample)
     if lost := context.backlog.dropped - before:
         _log.warning("samples dropped: the backlog is full", extra={"action": "samples dropped", "count": lost})
-
-
-def _doubt(context: Context, error: CommitUnknownError, sample: Pending) -> None:
-    if context.backlog is not None:
-        context.backlog.doubt(error.xid, [pack(sample)])
 
 
 def _leave_to_holder(context: Context, sample: Pending) -> None:

@@ -67,7 +67,7 @@ def test_metrics() -> None:
     telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)
     server = telemetry.serve("127.0.0.1", 0)
     telemetry.tell(Tick("health", 0.3, outcome=HEALTH))
-    telemetry.tell(Tick("metrics", 0.2, skipped=3, error=DatabaseError("away"), buffered=7, dropped=2))
+    telemetry.tell(Tick("metrics", 0.2, skipped=3, error=DatabaseError("away"), buffered=7, dropped=2, set_apart=4))
     telemetry.tell(Tick("metrics", 0.2, error=RuntimeError("boom")))
     base = f"http://127.0.0.1:{server.server_address[1]}"
     status, text = get(f"{base}/metrics")
