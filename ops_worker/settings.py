@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     record_own_metrics: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
     """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
     probe_concurrency: Integer = setting(128, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
-    """Probes under way at once."""
+    """Probes under way at once; fewer where the limit of open files (`ulimit -n`) has no room for them, at three files a probe."""
     shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)
     """Shards that the services are divided among, by name; each pass has those of one."""
     job_completion_index: Integer = setting(

@@ -127,14 +127,16 @@ def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterato
 
 
 def _services(found: Settings) -> Iterator[Finding]:
-    from ops_worker.core.health import judge, not_among
+    from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
     from ops_worker.edges import probes
 
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
-    verdicts = [judge(one) for one in seen]
+    verdicts = judge_all(seen)
     yield from of_services(verdicts)
+    reasons = why_not_among(seen, found.targets)
     for name in not_among(verdicts, found.targets):
-        yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
+        because = f"not probed: {', '.join(reasons)}"
+        yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:
         yield Finding("services", WARNING, "none is watched", "set their URLs, or name services of your own in a catalogue")
     for name in found.catalogue.unwatched:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from ops_worker.commands.arguments import env_file
 from ops_worker.commands.heartbeat import heartbeat
+from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
@@ -71,6 +72,11 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
+    wanted, fits = settings.probe_concurrency, probes.fitting(settings.probe_concurrency)
+    if fits < wanted and wanted != probes.CONCURRENCY:  # the default adapts silently
+        what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
+        facts = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
+        _log.warning("fewer probes at once", extra=facts)
     look = partial(
         probes.confirm,
         times=settings.confirm_failures,
@@ -241,9 +247,13 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
     for warning in outcome.warnings:
         _log.warning("the sample", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
-        names = " ".join(outcome.unprobed[:10])
-        remedy = "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
-        _log.warning("not probed", extra={"action": "not probed", "count": len(outcome.unprobed), "first": names, "remedy": remedy})
+        facts = {
+            "count": len(outcome.unprobed),
+            "first": " ".join(outcome.unprobed[:10]),
+            "because": ", ".join(outcome.unprobed_because),
+            "remedy": remedy(outcome.unprobed_because),
+        }
+        _log.warning("not probed", extra={"action": "not probed", **facts})
     with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
         sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
         sys.stdout.flush()

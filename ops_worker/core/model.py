@@ -112,6 +112,7 @@ class Failure(enum.Enum):
 
     NO_CONNECTION = "no connection"  # refused, name not resolved, no route, TLS
     NO_ANSWER = "no answer"  # timeout, reset, protocol, bad URL, body too large
+    NOT_PROBED = "not probed"  # a limit of this process: that says nothing about the service
 
 
 class Observation(NamedTuple):
@@ -119,7 +120,9 @@ class Observation(NamedTuple):
 
     ``taken_at`` is the moment of the result in seconds of the process's monotonic clock, so that an age can be told.
     Either ``http_status`` and ``latency_ms`` are set, and ``body`` too when the status is 200; or ``failure`` and
-    ``error`` are. ``attempts`` is how many probes were made: more than one where an earlier one had no HTTP answer.
+    ``error`` are. With another status than an expected one, ``error`` may be a hint at the cause, made
+    of fixed words. ``attempts`` is how many probes were made: more than one where an earlier one had
+    no HTTP answer.
     """
 
     target: Target
@@ -293,7 +296,8 @@ class Outcome(NamedTuple):
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
-    unprobed: tuple[str, ...] = ()  # services that nobody looked at: the pass's time was up
+    unprobed: tuple[str, ...] = ()  # services that nobody looked at
+    unprobed_because: tuple[str, ...] = ()  # why: the pass's time was up, or limits of this process
     maintenance_until: datetime | None = None  # no alert opens until then
 
     @property

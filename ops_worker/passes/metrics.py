@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.core.backlog import Pending, pack
-from ops_worker.core.health import judge, not_among
+from ops_worker.core.health import judge_all, not_among, why_not_among
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import figure_samples, service_samples
 from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
@@ -47,8 +47,16 @@ def run(context: Context) -> Outcome:
     end = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
-    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
-    unprobed = not_among(verdicts, context.settings.targets)
+    targets = context.settings.targets
+    seen = context.observe(targets)
+    verdicts = judge_all(seen)
+    skipped = Outcome(
+        "metrics",
+        Result.SKIPPED,
+        verdicts,
+        unprobed=not_among(verdicts, targets),
+        unprobed_because=why_not_among(seen, targets),
+    )
     taken = [service_samples(verdict) for verdict in verdicts]
     sample = Pending(begun, ())
     other = Recorded((), (), ())
@@ -72,15 +80,12 @@ def run(context: Context) -> Outcome:
         kept = _record(context, keep, tables, waiting)
     except StillRecordingError:
         _let_wait(context, waiting)
-        return Outcome("metrics", Result.WAITING, verdicts, unprobed=unprobed)
+        return skipped._replace(result=Result.WAITING)
     if kept is None:
-        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
+        return skipped
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome(
-        "metrics",
-        result,
-        verdicts,
-        unprobed=unprobed,
+    return skipped._replace(
+        result=result,
         opened=other.opened,
         closed=other.closed,
         samples=sample.samples,

@@ -11,11 +11,14 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.core.checkup import FAULT, OK, WARNING, of_server, worst
-from ops_worker.edges import cluster
+from ops_worker.core.model import Failure, Observation
+from ops_worker.edges import cluster, probes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from ops_worker.core.model import Target
     from tests.conftest import Database
     from tests.stubs import Stubs
 
@@ -102,6 +105,19 @@ def test_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
     assert found["service ingest"] == (WARNING, "down: Connection refused | check its URL, its name, the NetworkPolicy, and that it runs")
     assert found["service evaluator"] == (WARNING, "degraded: http 503 | it answers: its log says more")
     assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
+
+
+def test_own_limits(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of this process is told as such, with what helps."""
+    assert told.url
+
+    def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
+        return [Observation(target, 0.0, failure=Failure.NOT_PROBED, error="no files") for target in targets]
+
+    monkeypatch.setattr(probes, "observe", limited)
+    state, said = check(capsys)["service ingest"]
+    assert state == WARNING
+    assert said.startswith("not probed: no files | raise the limit that is named")
 
 
 def test_nothing_to_do(told: Database, capsys: pytest.CaptureFixture[str], stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ops_worker import __version__, cli, settings
 from ops_worker.cli import main
-from ops_worker.core.model import Observation, Outcome, Result, Target
+from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
 from ops_worker.core.report import text
 from ops_worker.edges import probes
 from ops_worker.edges.store import Store
@@ -473,6 +473,28 @@ def test_not_probed(run: Passes, database: Database) -> None:
     assert database.health()["ingest"] == before
     assert ("ingest", "healthy") not in database.samples() and ("evaluator", "healthy") in database.samples()
     assert text(health).startswith("health: 3 services, 3 healthy; 1 not probed: the pass's time was up (")
+
+
+@pytest.mark.usefixtures("run")
+def test_own_limits(database: Database) -> None:
+    """What a limit of this process kept from being probed has no row, no alert and no sample; the reason is told."""
+    words = "this process is out of file descriptors (too many open files)"
+    found = settings.load()
+
+    def limited(targets: Sequence[Target]) -> list[Observation]:
+        first = Observation(targets[0], time.monotonic(), failure=Failure.NOT_PROBED, error=words)
+        return [first, *probes.observe(targets[2:])]
+
+    with contextlib.closing(Store(found.connection)) as store:
+        context = Context(found, limited, store, time.monotonic)
+        health, metrics = (PASSES[name](context) for name in ("health", "metrics"))
+        dry = PASSES["health"](context._replace(dry_run=True))
+    assert health.unprobed == metrics.unprobed == dry.unprobed == ("ingest", "evaluator")
+    assert health.unprobed_because == metrics.unprobed_because == ("the pass's time was up", words)
+    assert {*database.health()} == {"dispatcher", "delivery_worker"}
+    assert database.alerts() == []
+    assert ("ingest", "healthy") not in database.samples() and ("dispatcher", "healthy") in database.samples()
+    assert f"; 2 not probed: the pass's time was up, {words}" in text(health)
 
 
 @pytest.mark.usefixtures("run")

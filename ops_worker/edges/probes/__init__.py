@@ -3,8 +3,9 @@
 A probe is one connection that carries one request, under one deadline from the first packet to the last byte. httpx's
 own transports keep a pool for the next request, scan it for each, and have a timeout for each read; here there is no next
 request, there may be thousands at once, and a body that trickles in one byte at a time must not outlive its
-deadline. So httpx has the URL, the request and the decoding; h11 is the parser (``exchange``); one thread with a selector
-runs all of them, with the clock read at the socket (``reactor``).
+deadline. So httpx has the URL and the request; h11 is the parser (``exchange``); one thread with a selector
+runs all of them, with the clock read at the socket (``reactor``). ``reasons`` has the words for what goes wrong,
+``limits`` what this process can do at once.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from ops_worker.core.model import Observation, Target, Tls
+from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.edges.probes.exchange import MAX_BODY, ask, failed
+from ops_worker.edges.probes.limits import fitting, own_limit
 from ops_worker.edges.probes.reactor import Reactor
 from ops_worker.errors import SettingsError
 
@@ -31,7 +33,7 @@ CONCURRENCY = 128
 RESERVE_S = 5.0
 """Seconds of a pass that are kept for the database."""
 
-__all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "observe"]
+__all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "fitting", "observe"]
 
 
 def observe(
@@ -43,20 +45,30 @@ def observe(
 ) -> list[Observation]:
     """Probe the targets, at most ``concurrency`` at once, and give one observation each, in the order of the targets.
 
-    Never raises for what a service does. The first ones are probed whatever the time; of the others those whose
-    deadline still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones that are is
-    left to chance, so that in every pass others are looked at. ``told`` is given how many are done, after each.
+    Never raises for what a service does, nor for a limit of this process: fewer are probed at once
+    where files are few, and what could not be probed even so has an observation whose failure is
+    NOT_PROBED. The first ones are probed whatever the time; of the others those whose deadline
+    still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones
+    that are is left to chance, so that in every pass others are looked at. ``told`` is given how
+    many are done, after each.
 
     Raises SettingsError for certificates that cannot be loaded.
     """
     last_start = time.monotonic() + budget_s
-    contexts = {tls: _tls_context(tls) for tls in {target.tls for target in targets if target.url.lower().startswith("https:")}}
+    certificates = {target.tls for target in targets if target.url.lower().startswith("https:")}
+    try:
+        contexts = {tls: _tls_context(tls) for tls in certificates}
+        reactor = Reactor(concurrency := fitting(concurrency))
+    except (OSError, MemoryError) as error:
+        if not own_limit(error):
+            raise
+        return [failed(target, error) for target in targets]
     order = list(range(len(targets)))
     if len(order) > concurrency:
         random.shuffle(order)
     begin = ((index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s) for index in order)
     seen: dict[int, Observation] = {}
-    for task in Reactor(concurrency).run(begin, last_start):
+    for task in reactor.run(begin, last_start):
         result = task.result
         seen[task.key] = result if isinstance(result, Observation) else failed(targets[task.key], result)
         if told is not None:
@@ -81,15 +93,19 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
     end = time.monotonic() + budget_s
     seen = observe(targets, concurrency=concurrency, budget_s=budget_s, told=told)
     for attempt in range(2, times + 2):
-        again = [index for index, one in enumerate(seen) if one.failure is not None]
-        rounds = -(-len(again) // concurrency)
-        longest = max((seen[index].target.deadline_s for index in again), default=0.0)
+        unanswered = {Failure.NO_CONNECTION, Failure.NO_ANSWER}
+        again = [one.target for one in seen if one.failure in unanswered]
+        rounds = -(-len(again) // fitting(concurrency))
+        longest = max((target.deadline_s for target in again), default=0.0)
         if not again or time.monotonic() + delay_s + rounds * longest > end:
             break
         time.sleep(delay_s)
-        second = observe([seen[index].target for index in again], concurrency=concurrency)
-        for index, one in zip(again, second, strict=True):
-            seen[index] = one._replace(attempts=attempt)
+        later = {
+            one.target.name: one._replace(attempts=attempt)
+            for one in observe(again, concurrency=concurrency)
+            if one.failure is not Failure.NOT_PROBED
+        }
+        seen = [later.get(one.target.name, one) for one in seen]
     return seen
 
 
@@ -102,6 +118,8 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
             what = f"{tls.certificate} or {tls.key or 'its key'}"
             context.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
+        if own_limit(error):
+            raise
         raise SettingsError([f"{what} cannot be loaded: {error}"]) from None
     return context
 
