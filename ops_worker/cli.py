@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker import __version__
 from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
-from ops_worker.errors import FULL, OpsWorkerError, SettingsError
+from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         if isinstance(error, OSError) and error.errno in FULL:
             return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
         _log.exception("this is a bug in ops-worker")
-        return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
+        return _fail(options, OpsWorkerError(shown(error)))
 
 
 def _check(options: argparse.Namespace) -> None:

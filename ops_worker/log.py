@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TextIO
 
+from ops_worker.redact import starred
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -34,10 +36,11 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        message = starred(record.getMessage())
+        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": message}
         line |= _extras(record)
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = starred(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 
@@ -47,9 +50,10 @@ class Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{record.levelname}: {record.getMessage()}{extras}{trace}"
+        trace = f"\n{starred(self.formatException(record.exc_info))}" if record.exc_info else ""
+        return f"{record.levelname}: {starred(record.getMessage())}{extras}{trace}"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return {key: starred(value) if isinstance(value, str) else value for key, value in given.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
             findings.append(Finding("SYSTEM_ALERT_ENABLED", WARNING, told, "set it to true, unless that is meant"))
         findings += [*_database(found), *_services(found), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
+        if unusable := [*_unusable(found)]:
+            findings += unusable
+            code = SettingsError.exit_code
     if options.output == "json":
         print(json.dumps({"state": worst(findings), "exit_code": code, "findings": [one._asdict() for one in findings]}))
     else:
@@ -63,7 +67,8 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         name = next((one for one in variable.names if one in given), None)
         if name is None:
             continue
-        value = "(not shown)" if name in settings.SECRETS else repr(without_password(given[name]))
+        shown = re.sub(r"([?#]).+", r"\1***", without_password(given[name]), flags=re.DOTALL)  # of a URL, which may be no base URL
+        value = "(not shown)" if name in settings.SECRETS else repr(shown)
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")
@@ -100,13 +105,21 @@ def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterato
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
+def _unusable(found: Settings) -> Iterator[Finding]:
+    """Report each value that a service needs and that is missing or unusable: a pass finds that service unknown."""
+    from ops_worker.edges import probes
+
+    for name, fault in probes.faults(found.targets):
+        yield Finding(f"service {name}", FAULT, fault, "set it right in the environment, .env, the catalogue or the file")
+
+
 def _services(found: Settings) -> Iterator[Finding]:
     from ops_worker.core.health import judge, not_among
     from ops_worker.edges import probes
 
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
     verdicts = [judge(one) for one in seen]
-    yield from of_services(verdicts)
+    yield from of_services([one for one in verdicts if not one.target.faults])  # the others are told of as faults
     for name in not_among(verdicts, found.targets):
         yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
     if not found.targets:

@@ -19,7 +19,13 @@ POSTGRES = "postgres"
 """The series of the database itself; it gets a ``healthy`` row as the services do."""
 OPS_WORKER = "ops_worker"
 """The series of the worker itself."""
+PLATFORM = "platform"
+"""The series of the platform's own figures."""
+RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
+"""Names that no service may have, and no series of a service: the worker writes these itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
+OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
+"""Metrics that the worker itself records of each service; no counter and no figure of a service may have their names."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
 """From each health pass, 1 in a maintenance and else 0: so that one can be told from the past as well."""
@@ -149,8 +155,12 @@ def number(value: Any) -> float | None:
 
 
 def _all(reported: dict[str, Any], warnings: list[str], series: str) -> list[Counter]:
-    """Name every finite number that a service reported, bounded."""
-    found = [Counter(one_line(key), (key,)) for key, value in reported.items() if number(value) is not None and key != HEALTHY]
+    """Name every finite number that a service reported, each name once, bounded."""
+    keys: dict[str, str] = {}
+    for key, value in reported.items():
+        if number(value) is not None:
+            keys.setdefault(one_line(key), key)
+    found = [Counter(name, (key,)) for name, key in keys.items() if name not in OWN_METRICS]
     if len(found) > MAX_COUNTERS:
         warnings.append(f"{series}: {len(found)} counters reported, the first {MAX_COUNTERS} recorded: name those that you want")
     return found[:MAX_COUNTERS]

@@ -14,24 +14,24 @@ import random
 import ssl
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
-from ops_worker.core.model import Observation, Target, Tls
-from ops_worker.edges.probes.exchange import MAX_BODY, ask, failed
+from ops_worker.core.model import Failure, Observation, Target, Tls
+from ops_worker.edges.probes.exchange import MAX_BODY, UnusableError, ask, failed, refused
 from ops_worker.edges.probes.reactor import Reactor
-from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 CONCURRENCY = 128
 """Probes under way at once; the platform's four all are."""
 RESERVE_S = 5.0
 """Seconds of a pass that are kept for the database."""
 
-__all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "observe"]
+__all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "faults", "observe"]
 
 
 def observe(
@@ -47,18 +47,23 @@ def observe(
     deadline still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones that are is
     left to chance, so that in every pass others are looked at. ``told`` is given how many are done, after each.
 
-    Raises SettingsError for certificates that cannot be loaded.
+    A target that has faults, or whose certificates cannot be loaded, is not asked: its observation says why, and its ``target`` has the
+    faults that were found.
     """
     last_start = time.monotonic() + budget_s
-    contexts = {tls: _tls_context(tls) for tls in {target.tls for target in targets if target.url.lower().startswith("https:")}}
-    order = list(range(len(targets)))
+    contexts, broken = _tls_contexts(targets)
+    targets = [_with_faults(target, broken) for target in targets]
+    order = [index for index, target in enumerate(targets) if not target.faults]
     if len(order) > concurrency:
         random.shuffle(order)
     begin = ((index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s) for index in order)
-    seen: dict[int, Observation] = {}
+    seen = {index: _unasked(target) for index, target in enumerate(targets) if target.faults}
     for task in Reactor(concurrency).run(begin, last_start):
-        result = task.result
-        seen[task.key] = result if isinstance(result, Observation) else failed(targets[task.key], result)
+        result, target = task.result, targets[task.key]
+        if isinstance(result, UnusableError):
+            seen[task.key] = _unasked(target._replace(faults=(str(result),)))
+        else:
+            seen[task.key] = result if isinstance(result, Observation) else failed(target, result)
         if told is not None:
             told(len(seen))
     return [seen[index] for index in sorted(seen)]
@@ -81,7 +86,7 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
     end = time.monotonic() + budget_s
     seen = observe(targets, concurrency=concurrency, budget_s=budget_s, told=told)
     for attempt in range(2, times + 2):
-        again = [index for index, one in enumerate(seen) if one.failure is not None]
+        again = [index for index, one in enumerate(seen) if one.failure is not None and not one.target.faults]
         rounds = -(-len(again) // concurrency)
         longest = max((seen[index].target.deadline_s for index in again), default=0.0)
         if not again or time.monotonic() + delay_s + rounds * longest > end:
@@ -93,19 +98,94 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
     return seen
 
 
+def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
+    """Give every fault of the targets' own values by the service's name, without asking any of them.
+
+    That is what the catalogue found, and what only the libraries know that make the request and load the certificates.
+    """
+    targets = tuple(targets)
+    broken = _tls_contexts(targets)[1]
+    for target in targets:
+        found = [*_with_faults(target, broken).faults]
+        if target.url and not target.faults and (problem := refused(target)):
+            found.append(problem)
+        for fault in found:
+            yield target.name, fault
+
+
+def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
+    """Load the certificates of the targets that need them, each set once: what was loaded, and why the others could not be."""
+    contexts, broken = {}, {}
+    for tls in {target.tls for target in targets if _is_https(target)}:
+        try:
+            contexts[tls] = _tls_context(tls)
+        except UnusableError as error:
+            broken[tls] = str(error)
+    return contexts, broken
+
+
+def _is_https(target: Target) -> bool:
+    return target.url.lower().startswith("https:")
+
+
+def _with_faults(target: Target, broken: dict[Tls, str]) -> Target:
+    if _is_https(target) and target.tls in broken:
+        return target._replace(faults=(*target.faults, broken[target.tls]))
+    return target
+
+
+def _unasked(target: Target) -> Observation:
+    return Observation(target, time.monotonic(), failure=Failure.NO_ANSWER, error="; ".join(target.faults))
+
+
 def _tls_context(tls: Tls) -> ssl.SSLContext:
-    """Make a context: with the authorities and the certificate that are named, else certifi's or SSL_CERT_FILE's."""
-    what = tls.ca or "SSL_CERT_FILE or SSL_CERT_DIR"
+    """Make a context: with the authorities and the certificate that are named, else certifi's or SSL_CERT_FILE's.
+
+    Raises UnusableError. What OpenSSL says is replaced by words of ours, which name the key and the file.
+    """
     try:
         context = ssl.create_default_context(cafile=tls.ca) if tls.ca else httpx.create_ssl_context()
-        if tls.certificate:
-            what = f"{tls.certificate} or {tls.key or 'its key'}"
+    except (OSError, ValueError) as error:
+        what = f"ca: {tls.ca}" if tls.ca else "SSL_CERT_FILE or SSL_CERT_DIR"
+        raise UnusableError(f"{what} cannot be loaded: {_tls_problem(error, 'it holds no PEM certificate')}") from None
+    if tls.certificate:
+        try:
             context.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise SettingsError([f"{what} cannot be loaded: {error}"]) from None
+        except (OSError, ValueError) as error:
+            raise UnusableError(_certificate_problem(tls, error)) from None
     return context
+
+
+def _certificate_problem(tls: Tls, error: Exception) -> str:
+    """Say which of a client's certificate and key cannot be loaded, and why."""
+    certificate, key = f"certificate: {tls.certificate}", f"key: {tls.key or tls.certificate}"
+    if isinstance(error, _PasswordError):
+        return f"{key} has a password; leave it without one"
+    if isinstance(error, ssl.SSLError) and not error.reason:
+        try:
+            if b"CERTIFICATE-----" not in Path(tls.certificate).read_bytes():
+                return f"{certificate} holds no PEM certificate"
+            if b"PRIVATE KEY-----" not in Path(tls.key or tls.certificate).read_bytes():
+                return f"{key} holds no PEM key"
+        except OSError as unreadable:  # it went away meanwhile
+            error = unreadable
+    return f"{certificate} and {key} cannot be loaded: {_tls_problem(error, 'they are damaged')}"
+
+
+def _tls_problem(error: Exception, otherwise: str) -> str:
+    """Say what is wrong with a PEM file: the system's words, or OpenSSL's name for it, neither of which quotes the file."""
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "").replace("_", " ").lower()
+        known = {"": otherwise, "no certificate or crl found": otherwise}
+        known["key values mismatch"] = known["key type mismatch"] = "the key is not the certificate's"
+        return known.get(reason, reason)
+    return (error.strerror if isinstance(error, OSError) else "") or "it is no path"
+
+
+class _PasswordError(ValueError):
+    """A key has a password."""
 
 
 def _no_password() -> str:
     """Stand for the password of a key, which OpenSSL would otherwise ask the terminal for, and wait."""
-    raise ValueError("the key has a password")
+    raise _PasswordError
