@@ -32,8 +32,6 @@ MAX_SECRET = 16 << 10
 BUILTIN_FILE = "built-in catalogue"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_FIELD_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
-"""A header's value as every HTTP library takes it (RFC 9110, field-value, without obs-text)."""
 _PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
 
 
@@ -234,7 +232,7 @@ class _Resolver:
         content = content.strip()
         if not content and not self._around.known:
             return ""
-        if len(self._faults) == before and not _FIELD_VALUE.fullmatch(content):
+        if len(self._faults) == before and not is_header_value(content):
             what = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
             self._faults.append(f"{where}{_origin(value)} {what if content else 'is empty'}")
         return content
@@ -323,6 +321,11 @@ def _shown_path(written: str) -> str:
     Else the secret itself may stand where its file's path should.
     """
     return written if _REFERENCE.search(written) or _PATH.fullmatch(written) else "its file"
+
+
+def is_header_value(text: str) -> bool:
+    """Return whether a header can have this value: printable ASCII without blanks around it (RFC 9110, section 5.5)."""
+    return bool(re.fullmatch(r"[!-~]([\t -~]*[!-~])?", text))
 
 
 def url_problem(url: str, *, query: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ops_worker.core.model import Figure
+
+    Part = tuple[list[Sample], list[str]]
 
 HEALTHY = "healthy"
 POSTGRES = "postgres"
@@ -86,6 +89,34 @@ def figure_samples(readings: Iterable[Reading] | None, period_s: float = math.in
     healthy = readings is not None and (not answers or any(answers))
     samples.append(Sample(POSTGRES, HEALTHY, float(healthy)))
     return samples, warnings
+
+
+def distinct(parts: Iterable[Part]) -> list[Part]:
+    """Leave out rows of a series that an earlier row of the same sample has, with a warning.
+
+    Two rows with one time are two values at once, of which readers take either. Only a figure's
+    statement can return such rows, or one of the worker's own series.
+    """
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    for samples, warnings in parts:
+        kept: list[Sample] = []
+        lost: dict[str, list[str]] = {}
+        for sample in samples:
+            tags = json.dumps(dict(sample.tags), sort_keys=True) if sample.tags else ""
+            key = (sample.service, sample.metric, tags)
+            if key in seen or sample.service == OPS_WORKER:
+                lost.setdefault(sample.metric, []).append(sample.service)
+            else:
+                seen.add(key)
+                kept.append(sample)
+        told = (
+            f"{one_line(services[0])}.{metric} not recorded ({len(services)} such rows): "
+            "the series is the worker's own, or another row of the sample has it"
+            for metric, services in lost.items()
+        )
+        found.append((kept, [*warnings, *told]))
+    return found
 
 
 def shape_fault(columns: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import judge, not_among
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.series import figure_samples, service_samples
+from ops_worker.core.series import distinct, figure_samples, service_samples
 from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
 from ops_worker.errors import CommitUnknownError, DatabaseError
 
@@ -42,7 +42,7 @@ def run(context: Context) -> Outcome:
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample, other
         readings = transaction.figures(figures, begun, end) if first else None
-        parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
+        parts = distinct([*taken, *([figure_samples(readings, context.period_s)] if first else [])])
         sample = _pending(begun, parts)
         if not context.dry_run:
             transaction.record_samples([*_waiting(context, transaction), _with_own(context, sample, verdicts)])

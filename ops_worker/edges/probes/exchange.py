@@ -13,6 +13,7 @@ import h11
 import httpx
 
 from ops_worker import __version__
+from ops_worker.catalogue import is_header_value
 from ops_worker.core.model import Failure, Observation
 from ops_worker.edges.probes.reactor import READ, WRITE, Lookup, Wait
 
@@ -53,7 +54,7 @@ def ask(target: Target, deadline: float, contexts: Mapping[Tls, ssl.SSLContext])
     Its latency runs from the beginning of the connection, after the name was resolved, to the arrival of the last byte.
     Raises Unreachable, TimeoutError, OSError, h11.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL, ValueError.
     """
-    request, head = _request(target)
+    request = _request(target)
     host, port = request.url.raw_host, request.url.port or _PORTS[request.url.scheme]
     addresses = _numeric(host, port) or (yield from _resolved(host, port))
     started = time.monotonic()
@@ -63,6 +64,7 @@ def ask(target: Target, deadline: float, contexts: Mapping[Tls, ssl.SSLContext])
             sock = contexts[target.tls].wrap_socket(sock, server_hostname=host.decode("ascii"), do_handshake_on_connect=False)
             yield from _handshake(sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
         yield from _send(sock, (http.send(head) or b"") + (http.send(h11.EndOfMessage()) or b""))
         response, body, ended = yield from _answer(sock, http, target.expect)
     finally:
@@ -79,30 +81,21 @@ def failed(target: Target, error: Exception) -> Observation:
     return Observation(target, time.monotonic(), failure=failure, error=text)
 
 
-def _request(target: Target) -> tuple[httpx.Request, h11.Request]:
-    """Make the request: for its URL, and as it is sent. Raises UnusableError, without the libraries' texts, which quote values."""
+def _request(target: Target) -> httpx.Request:
+    """Make the request. Raises UnusableError, whose text is our own: the libraries quote the values that they refuse."""
+    headers = _HEADERS
+    if target.headers:
+        if refused := next((name for name, value in target.headers if not is_header_value(value)), ""):
+            raise UnusableError(f"headers.{refused} holds what no header can")
+        headers = httpx.Headers(_HEADERS)
+        headers.update(target.headers)
     try:
-        headers = _HEADERS
-        if target.headers:
-            headers = httpx.Headers(_HEADERS)
-            headers.update(target.headers)
         request = httpx.Request("GET", target.url, headers=headers)
         if request.url.userinfo:
-            request = next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
-        head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
-    except (httpx.InvalidURL, h11.LocalProtocolError, ValueError):
-        name = next((name for name, value in target.headers if not _is_header(name, value)), "")
-        problem = f"headers.{name} holds what no header can" if name else "bad URL: its host is no name or address, or it is too long"
-        raise UnusableError(problem) from None
-    return request, head
-
-
-def _is_header(name: str, value: str) -> bool:
-    try:
-        h11.Request(method="GET", target="/", headers=[(b"Host", b""), (name.encode("ascii"), value.encode("ascii"))])
-    except (h11.LocalProtocolError, UnicodeError):
-        return False
-    return True
+            return next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
+    except (httpx.InvalidURL, ValueError):
+        raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
+    return request
 
 
 def refused(target: Target) -> str:
