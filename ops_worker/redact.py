@@ -6,15 +6,39 @@ traceback shows it. Only whole values are found, as they stand: a part of one, o
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from ops_worker.core.model import Target
 
 SHORTEST = 8
 """Characters of a secret that is starred: a shorter one would star parts of ordinary words, and so tell what it is."""
 
 _known: set[str] = set()
+
+
+def of_url(url: str) -> Iterator[str]:
+    """Give what is secret in a URL's user information: as it is written, as it is meant, and as Basic authentication has it."""
+    login = url.partition("://")[2].rpartition("@")[0]
+    if login:
+        yield from {login, unquote(login), base64.b64encode(unquote(login).encode(errors="replace")).decode()}
+        yield from {login.partition(":")[2], unquote(login.partition(":")[2])}
+
+
+def of_target(target: Target) -> Iterator[str]:
+    """Give the secrets with which a service is asked: its headers' values, whole and word by word, and those of its URL."""
+    for _, value in target.headers:
+        yield from {value, *value.split()}
+    yield from of_url(target.url)
+
+
+def known_of(target: Target) -> list[str]:
+    """List the secrets of a service that are long enough to be starred, the longest first."""
+    return sorted({secret for secret in of_target(target) if len(secret) >= SHORTEST}, key=len, reverse=True)
 
 
 def know(secrets: Iterable[str]) -> None:

@@ -79,6 +79,22 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _with_ports(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a URI whose port is no number: without a host it is the password, which libpq would print."""
+    if value is not None:
+        authority = re.split(r"[/?]", value.get_secret_value().partition("://")[2], maxsplit=1)[0]
+        for host in authority.rpartition("@")[2].split(","):
+            if not re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", host):
+                raise ValueError("no port")
+    return value
+
+
+def _utf8(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        value.get_secret_value().encode()  # raises a ValueError for bytes of the environment that are no UTF-8
+    return value
+
+
 def _http_url(value: SecretStr | None) -> SecretStr | None:
     if value is not None and catalogue.url_problem(value.get_secret_value(), query=True):
         raise ValueError("no URL")
@@ -92,8 +108,15 @@ HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeVali
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
-DatabaseUrl = Annotated[SecretStr | None, AfterValidator(_database_url), BeforeValidator(_default_when_empty), BeforeValidator(_trimmed)]
-Password = Annotated[SecretStr, BeforeValidator(_without_line_end)]
+DatabaseUrl = Annotated[
+    SecretStr | None,
+    AfterValidator(_database_url),
+    AfterValidator(_with_ports),
+    AfterValidator(_utf8),
+    BeforeValidator(_default_when_empty),
+    BeforeValidator(_trimmed),
+]
+Password = Annotated[SecretStr, AfterValidator(_utf8), BeforeValidator(_without_line_end)]
 
 
 class Settings(BaseSettings):
@@ -118,7 +141,7 @@ class Settings(BaseSettings):
     """Name of the database."""
     pg_user: Text = setting("iot", wants="the name of a login role")
     """Login role."""
-    pg_pass: Password = setting("", wants="a password", validate_default=True)
+    pg_pass: Password = setting("", wants="a password in UTF-8", validate_default=True)
     """Password of the login role; required when DATABASE_URL is empty, and only then."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
@@ -294,15 +317,12 @@ def named(path: str) -> tuple[Source | None, str]:
 def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
     """Give every secret of the settings and the services, whole and in the parts that may be quoted alone."""
     yield from (variables.get(name, "").strip() for name in SECRETS)
-    for url in (*(variables.get(name, "") for name in SECRETS), *(target.url for target in targets)):
-        authority = url.partition("://")[2].rpartition("@")[0]
-        password = authority.partition(":")[2]
-        yield from (authority, password, unquote(password))
-        for found in re.findall(r"[?&](?:ssl)?password=([^&#]*)", url):
-            yield from (found, unquote(found))
+    for name in ("DATABASE_URL", "HEARTBEAT_URL"):
+        yield from redact.of_url(variables.get(name, ""))
+    for found in re.findall(r"[?&](?:ssl)?password=([^&#]*)", variables.get("DATABASE_URL", "")):
+        yield from (found, unquote(found))
     for target in targets:
-        for _, value in target.headers:
-            yield from (value, *value.split())
+        yield from redact.of_target(target)
 
 
 def _fault(fault: Mapping[str, Any]) -> str:

@@ -218,7 +218,7 @@ class _Resolver:
         if problem:
             subject = f"url: {variable.group(1)}" if variable else "url"
             self._faults.append(f"{subject} is no base URL: {problem}")
-            return "", re.sub(r"[?#].*", "", without_password(written), flags=re.DOTALL)
+            return "", re.sub(r"(://[^/:?#]*).*", r"\1", without_password(written), flags=re.DOTALL)
         return url, "" if variable or url == written else written
 
     def _header(self, header: str, value: str | Mapping[str, str]) -> str:

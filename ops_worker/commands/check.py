@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
 def _settings(env_file: Path | None) -> Iterator[Finding]:
     """Say where each setting that is set comes from, and its value unless it is a secret."""
     from ops_worker import settings
+    from ops_worker.catalogue import url_problem
     from ops_worker.core.answer import without_password
     from ops_worker.variables import variables
 
@@ -67,8 +67,8 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         name = next((one for one in variable.names if one in given), None)
         if name is None:
             continue
-        shown = re.sub(r"([?#]).+", r"\1***", without_password(given[name]), flags=re.DOTALL)  # of a URL, which may be no base URL
-        value = "(not shown)" if name in settings.SECRETS else repr(shown)
+        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())  # whose parts may be anything
+        value = "(not shown)" if name in settings.SECRETS or no_url else repr(without_password(given[name]))
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")

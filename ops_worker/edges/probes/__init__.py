@@ -22,6 +22,7 @@ import httpx
 from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.edges.probes.exchange import MAX_BODY, UnusableError, ask, failed, refused
 from ops_worker.edges.probes.reactor import Reactor
+from ops_worker.redact import known_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ def observe(
         if isinstance(result, UnusableError):
             seen[task.key] = _unasked(target._replace(faults=(str(result),)))
         else:
-            seen[task.key] = result if isinstance(result, Observation) else failed(target, result)
+            seen[task.key] = _without_secrets(result if isinstance(result, Observation) else failed(target, result))
         if told is not None:
             told(len(seen))
     return [seen[index] for index in sorted(seen)]
@@ -132,6 +133,22 @@ def _with_faults(target: Target, broken: dict[Tls, str]) -> Target:
     if _is_https(target) and target.tls in broken:
         return target._replace(faults=(*target.faults, broken[target.tls]))
     return target
+
+
+def _without_secrets(seen: Observation) -> Observation:
+    """Star the service's own secrets where it sends them back: in what is said of its answer, and in the answer itself.
+
+    One of digits only is left in the answer, where it may well be a number.
+    """
+    target = seen.target
+    if not target.headers and "@" not in target.url:
+        return seen
+    error, body = seen.error, seen.body
+    for secret in known_of(target):
+        error = error.replace(secret, "***")
+        if not secret.isdigit():
+            body = body.replace(secret.encode(errors="replace"), b"***")
+    return seen._replace(error=error, body=body)
 
 
 def _unasked(target: Target) -> Observation:
