@@ -31,7 +31,7 @@ exit codes:
   0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock;
      or off: SYSTEM_ALERT_ENABLED
   1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may help
-  2  usage or settings: the message names the variable and what it wants
+  2  usage or settings: the message names the variable and what it wants; check where a service lacks a value
   3  schema or permission: the message says what to run or to set; check with a fault that is none of the settings
   4  only with --fail-on-unhealthy: done and recorded (or, dry, shown), and a service is unhealthy; and where there are
      faults (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)

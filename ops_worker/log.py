@@ -17,10 +17,16 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again."""
+    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again.
+
+    What other libraries log goes nowhere: it may quote a secret, and the worker reports their errors itself.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if stream.isatty() else Json())
+    root = logging.getLogger()
+    if not root.handlers:  # else `logging.error`, as a library may call it, would set up one that prints
+        root.addHandler(logging.NullHandler())
     for name, threshold in (("ops_worker", level), ("psycopg", level if level == "DEBUG" else "CRITICAL")):
         logger = logging.getLogger(name)  # psycopg's warnings are of errors that the worker reports itself
         logger.handlers[:] = [handler]
@@ -36,8 +42,7 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        message = starred(record.getMessage())
-        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": message}
+        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": _message(record)}
         line |= _extras(record)
         if record.exc_info:
             line["traceback"] = starred(self.formatException(record.exc_info))
@@ -51,9 +56,14 @@ class Text(logging.Formatter):
         """Render the record."""
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
         trace = f"\n{starred(self.formatException(record.exc_info))}" if record.exc_info else ""
-        return f"{record.levelname}: {starred(record.getMessage())}{extras}{trace}"
+        return f"{record.levelname}: {_message(record)}{extras}{trace}"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-    return {key: starred(value) if isinstance(value, str) else value for key, value in given.items()}
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return a record's message; that of another library, psycopg, without the secrets that are known."""
+    message = record.getMessage()
+    return message if record.name.startswith("ops_worker") else starred(message)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -225,16 +224,20 @@ class _Resolver:
         """Return a header's value, without the blanks around it, which belong to no value."""
         where = f"headers.{header}"
         before = len(self._faults)
-        if isinstance(value, str):
-            content = self._expanded(value, where)
-        else:
-            content = self._expanded(value.get("prefix", ""), where) + self._content(where, value["file"])
+        written = value if isinstance(value, str) else value.get("prefix", "")
+        names = dict.fromkeys(_REFERENCE.findall(written))
+        self._faults += [f"{where}: {name} is empty" for name in names if not self._around.variables.get(name, name).strip()]
+        content = self._expanded(written, where)
+        origins = [*names]
+        if not isinstance(value, str):
+            content += self._content(where, value["file"])
+            origins.append(_shown_path(value["file"]))
         content = content.strip()
-        if not content and not self._around.known:
-            return ""
-        if len(self._faults) == before and not is_header_value(content):
-            what = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
-            self._faults.append(f"{where}{_origin(value)} {what if content else 'is empty'}")
+        if len(self._faults) > before or is_header_value(content) or not (content or self._around.known):
+            return content
+        problem = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
+        subject = f"{where}: {' and '.join(origins)}" if origins else where
+        self._faults.append(f"{subject} {problem if content else 'is empty'}")
         return content
 
     def _content(self, where: str, written: str) -> str:
@@ -307,14 +310,6 @@ def _not_set(names: Sequence[str]) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set, in the environment or .env"
 
 
-def _origin(value: str | Mapping[str, str]) -> str:
-    """Say where a header's value comes from: the variables and the file that its entry names."""
-    texts = [value] if isinstance(value, str) else [value.get("prefix", "")]
-    names = dict.fromkeys(_REFERENCE.findall(" ".join(texts)))
-    origins = [*names] if isinstance(value, str) else [*names, _shown_path(value["file"])]
-    return f": {' and '.join(origins)}" if origins else ""
-
-
 def _shown_path(written: str) -> str:
     """Return a path as it may be shown: as it is written, if it is one that a person would recognise.
 
@@ -356,14 +351,12 @@ def _has_port(parts: SplitResult) -> bool:
 
 def _is_host(host: str) -> bool:
     """Return whether a host can be a name or an address. What has the form of an IPv4 address has to be one."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+        return all(re.fullmatch(r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]", part) for part in host.split("."))
     try:
-        if re.fullmatch(r"\d+\.\d+\.\d+\.\d+", host):
-            ipaddress.IPv4Address(host)
-        elif not host.isascii():
-            host.encode("idna")
-    except ValueError:
+        return host.isascii() or bool(host.encode("idna"))
+    except UnicodeError:
         return False
-    return True
 
 
 def _figure(group: str, name: str, entry: FigureEntry) -> Figure:

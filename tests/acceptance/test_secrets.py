@@ -19,7 +19,7 @@ from tests.stubs import Stub, raw, reply
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tests.conftest import Database
+    from tests.conftest import Database, Worker
     from tests.stubs import Behaviour, Stubs
 
 pytestmark = pytest.mark.acceptance
@@ -438,6 +438,16 @@ def test_kubeconfig(program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPa
         for arguments in CLUSTER:
             program(*arguments)
     assert "this is a bug" not in "".join(program.said)
+
+
+def test_what_libraries_log(worker: Worker) -> None:
+    """In a process of its own, where nobody else listens to a library's log, that is not printed either."""
+    user = json.dumps(KUBE_USERS["plugin"])
+    config = f"""{{"clusters": [{{"name": "c", "cluster": {{"server": "http://{NOWHERE}"}}}}], "users": [{{"name": "u", "user": {user}}}],
+                   "contexts": [{{"name": "t", "context": {{"cluster": "c", "user": "u"}}}}], "current-context": "t"}}"""
+    done = worker("cluster", KUBECONFIG=written(worker.folder, "kubeconfig", config))
+    assert done.returncode == 1
+    assert not leaks(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("text", [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"])
