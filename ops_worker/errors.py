@@ -30,7 +30,10 @@ class OpsWorkerError(Exception):
 
 
 def shown(error: Exception) -> str:
-    """Return what may be shown of an error. Another library's text may quote a secret, so that only its kind is shown."""
+    """Return what may be shown of an error.
+
+    Another library's text may quote a secret: only the kind of such an error is shown.
+    """
     if isinstance(error, OpsWorkerError):
         return str(error)
     return f"a bug in ops-worker: {type(error).__name__}; the log has the traceback"

@@ -19,13 +19,14 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 def setup(level: str, stream: TextIO | None = None) -> None:
     """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again.
 
-    What other libraries log goes nowhere: it may quote a secret, and the worker reports their errors itself.
+    What other libraries than psycopg log goes nowhere: it may quote a secret, and the worker
+    reports their errors itself.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if stream.isatty() else Json())
     root = logging.getLogger()
-    if not root.handlers:  # else `logging.error`, as a library may call it, would set up one that prints
+    if not root.handlers:  # else `logging.error`, as libraries call it, adds one that prints
         root.addHandler(logging.NullHandler())
     for name, threshold in (("ops_worker", level), ("psycopg", level if level == "DEBUG" else "CRITICAL")):
         logger = logging.getLogger(name)  # psycopg's warnings are of errors that the worker reports itself
@@ -64,6 +65,6 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return a record's message; that of another library, psycopg, without the secrets that are known."""
+    """Return a record's message; that of another library without the secrets that are known."""
     message = record.getMessage()
     return message if record.name.startswith("ops_worker") else starred(message)

@@ -1,7 +1,8 @@
-"""The last line of defence: the secrets that this process knows are starred in tracebacks and in what other libraries say.
+"""The last line of defence: stars for known secrets in tracebacks, libraries' logs and answers.
 
-The messages of the worker itself quote no secret. What a library says in an exception or in its own log is beyond its control, and a
-traceback shows it. Only whole values are found, as they stand: a part of one, or one that was escaped, is not.
+The messages of the worker itself quote no secret. What a library says in an exception or in its own
+log is beyond its control, and a traceback shows it; so is what a service sends back. Only whole
+values are found, as they stand: a part of one, or one that was escaped, is not.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
 
 SHORTEST = 8
-"""Characters of a secret that is starred: a shorter one would star parts of ordinary words, and so tell what it is."""
+"""Characters of a secret that is starred. A shorter one would star ordinary words, and so tell it."""
 
 _known: set[str] = set()
 
 
 def of_url(url: str) -> Iterator[str]:
-    """Give what is secret in a URL's user information: as it is written, as it is meant, and as Basic authentication has it."""
+    """Yield what is secret in a URL's user information.
+
+    As it is written, as it is meant, and as Basic authentication has it.
+    """
     login = url.partition("://")[2].rpartition("@")[0]
     if login:
-        yield from {login, unquote(login), base64.b64encode(unquote(login).encode(errors="replace")).decode()}
-        yield from {login.partition(":")[2], unquote(login.partition(":")[2])}
+        meant = unquote(login)
+        yield from (login, meant, base64.b64encode(meant.encode(errors="replace")).decode())
+        yield from (login.partition(":")[2], meant.partition(":")[2])
 
 
 def of_target(target: Target) -> Iterator[str]:
-    """Give the secrets with which a service is asked: its headers' values, whole and word by word, and those of its URL."""
+    """Yield a service's secrets: its headers' values, whole and word by word, and its URL's."""
     for _, value in target.headers:
         yield from {value, *value.split()}
     yield from of_url(target.url)
@@ -38,7 +43,8 @@ def of_target(target: Target) -> Iterator[str]:
 
 def known_of(target: Target) -> list[str]:
     """List the secrets of a service that are long enough to be starred, the longest first."""
-    return sorted({secret for secret in of_target(target) if len(secret) >= SHORTEST}, key=len, reverse=True)
+    found = {secret for secret in of_target(target) if len(secret) >= SHORTEST}
+    return sorted(found, key=len, reverse=True)
 
 
 def know(secrets: Iterable[str]) -> None:

@@ -59,7 +59,8 @@ def _trimmed(value: Any) -> Any:
 
 
 def _without_line_end(value: Any) -> Any:
-    return value.rstrip("\r\n") if isinstance(value, str) else value  # blanks may be part of a password
+    # Blanks may be part of a password.
+    return value.rstrip("\r\n") if isinstance(value, str) else value
 
 
 def _level(value: Any) -> str:
@@ -80,7 +81,7 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
 
 
 def _with_ports(value: SecretStr | None) -> SecretStr | None:
-    """Refuse a URI whose port is no number: without a host it is the password, which libpq would print."""
+    """Refuse a URI whose port is no number: without a host it is the password, which libpq prints."""
     if value is not None:
         authority = re.split(r"[/?]", value.get_secret_value().partition("://")[2], maxsplit=1)[0]
         for host in authority.rpartition("@")[2].split(","):
@@ -91,7 +92,7 @@ def _with_ports(value: SecretStr | None) -> SecretStr | None:
 
 def _utf8(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
-        value.get_secret_value().encode()  # raises a ValueError for bytes of the environment that are no UTF-8
+        value.get_secret_value().encode()  # raises a ValueError for what is no UTF-8
     return value
 
 
@@ -192,8 +193,8 @@ class Settings(BaseSettings):
     pass_period: Seconds = setting(60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999)
     """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="health metrics")
-    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as healthchecks.io has them; a query stays
-    behind these; empty: nobody."""
+    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as
+    healthchecks.io has them; a query stays behind these; empty: nobody."""
     shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
@@ -278,8 +279,9 @@ def termination() -> tuple[str, str]:
 def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     """Read the environment, under it the ``.env`` file where there is one, and the catalogue at ``path`` or that they name.
 
-    Raises SettingsError with every fault of their shape: the variable or the entry, its value (never a secret's) and what it wants. A
-    value that one service needs and that is unusable is among the ``faults`` of its target instead, and costs no other service anything.
+    Raises SettingsError with every fault of their shape: the variable or the entry, its value (never
+    a secret's) and what it wants. A value that one service needs and that is unusable is among the
+    ``faults`` of its target instead, and costs no other service anything.
     """
     if env_file is not None and not env_file.is_file():
         raise SettingsError([f"--env-file {env_file}: no such file"])
@@ -315,7 +317,7 @@ def named(path: str) -> tuple[Source | None, str]:
 
 
 def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
-    """Give every secret of the settings and the services, whole and in the parts that may be quoted alone."""
+    """Yield every secret of the settings and the services, and the parts that may be quoted alone."""
     yield from (variables.get(name, "").strip() for name in SECRETS)
     for name in ("DATABASE_URL", "HEARTBEAT_URL"):
         yield from redact.of_url(variables.get(name, ""))

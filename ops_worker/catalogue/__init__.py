@@ -29,6 +29,7 @@ MAX_BYTES = 8 << 20
 MAX_SECRET = 16 << 10
 """Bytes of a file with the value of a header."""
 BUILTIN_FILE = "built-in catalogue"
+NO_HEADER = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
@@ -81,7 +82,8 @@ def read(path: Path) -> Source:
 def load(source: Source | None, around: Surroundings) -> tuple[Catalogue, list[str]]:
     """Return what is in force with a user's catalogue, or without; and every fault of its shape.
 
-    A value that one service needs and that is missing or unusable is no fault of the shape: it is one of its target's ``faults``.
+    A value that one service needs and that is missing or unusable is no fault of the shape: it is
+    one of its target's ``faults``.
     """
     builtin, faults = _entries(Source(BUILTIN_FILE, BUILTIN.read_text(encoding="utf-8")))
     mine, wrong = _entries(source) if source is not None else (None, [])
@@ -90,7 +92,10 @@ def load(source: Source | None, around: Surroundings) -> tuple[Catalogue, list[s
     layers = [builtin] if mine is None or mine.builtin else []
     layers += [mine] if mine is not None else []
     services = {name: entry for layer in layers for name, entry in layer.services.items()}
-    figures = {(group, name): entry for layer in layers for group, found in layer.figures.items() for name, entry in found.items()}
+    figures: dict[tuple[str, str], FigureEntry] = {}
+    for layer in layers:
+        for group, found in layer.figures.items():
+            figures |= {(group, name): entry for name, entry in found.items()}
     file = source.file if source is not None else BUILTIN_FILE
     targets, unwatched = [], []
     for name, service in services.items():
@@ -167,7 +172,10 @@ def _plain(value: Any) -> str:
 
 
 class _Resolver:
-    """Puts the values of variables and files where a service's entry refers to them, and gathers what is wrong with these."""
+    """Puts the values of variables and files where a service's entry refers to them.
+
+    Gathers what is wrong with these values.
+    """
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
@@ -178,6 +186,7 @@ class _Resolver:
         url, written = self._url(entry.url)
         if not url and not self._faults:
             return None
+        headers = [(header, self._header(header, value)) for header, value in entry.headers.items()]
         return Target(
             name=name,
             url=url and url.rstrip("/") + entry.path,
@@ -187,7 +196,7 @@ class _Resolver:
             expect=entry.expect,
             deadline_s=entry.deadline,
             json=entry.json_body,
-            headers=tuple((header, self._header(header, value)) for header, value in entry.headers.items()),
+            headers=tuple(headers),
             tls=self._tls(entry),
             conditions=entry.conditions,
             max_latency_ms=entry.max_latency_ms,
@@ -199,9 +208,10 @@ class _Resolver:
         )
 
     def _url(self, choices: Sequence[str]) -> tuple[str, str]:
-        """Return the first URL whose variables are all set, and how it is written where its value must not be shown.
+        """Return the first URL whose variables are all set, and what to show in its place.
 
-        That is so where variables are parts of it, which may be secret, and where it is none: then there is no URL.
+        Something else is shown where variables are parts of it, which may be secret, and where it
+        is no URL: then the URL is empty.
         """
         variables = self._around.variables
         missing = [[name for name in _REFERENCE.findall(choice) if name not in variables] for choice in choices]
@@ -226,35 +236,40 @@ class _Resolver:
         before = len(self._faults)
         written = value if isinstance(value, str) else value.get("prefix", "")
         names = dict.fromkeys(_REFERENCE.findall(written))
-        self._faults += [f"{where}: {name} is empty" for name in names if not self._around.variables.get(name, name).strip()]
+        for name in names:
+            if not self._around.variables.get(name, name).strip():
+                self._faults.append(f"{where}: {name} is empty")
         content = self._expanded(written, where)
         origins = [*names]
         if not isinstance(value, str):
             content += self._content(where, value["file"])
             origins.append(_shown_path(value["file"]))
         content = content.strip()
-        if len(self._faults) > before or is_header_value(content) or not (content or self._around.known):
+        if len(self._faults) > before or is_header_value(content):
             return content
-        problem = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
         subject = f"{where}: {' and '.join(origins)}" if origins else where
-        self._faults.append(f"{subject} {problem if content else 'is empty'}")
+        if content:
+            self._faults.append(f"{subject} {NO_HEADER}")
+        elif self._around.known:
+            self._faults.append(f"{subject} is empty")
         return content
 
     def _content(self, where: str, written: str) -> str:
-        """Return what a secret's file holds, without the blanks, line ends and byte order mark around it."""
+        """Return what a secret's file holds, without blanks, line ends and a byte order mark around."""
         data = self._read(where, written, MAX_SECRET + 1)
+        file = _shown_path(written)
         if len(data) > MAX_SECRET:
-            self._faults.append(f"{where}: {_shown_path(written)} cannot be read: larger than 16 KiB")
+            self._faults.append(f"{where}: {file} cannot be read: larger than 16 KiB")
             return ""
         content = data.decode("utf-8-sig", errors="replace").strip()
         if data and not content:
-            self._faults.append(f"{where}: {_shown_path(written)} is empty")
+            self._faults.append(f"{where}: {file} is empty")
         return content
 
     def _read(self, where: str, written: str, limit: int) -> bytes:
         """Return the beginning of a file; nothing, with a fault, where there is none to read.
 
-        What a variable holds that should have been a path is not shown: it may be the secret itself.
+        What a variable holds that should have been a path is not shown: it may be the secret.
         """
         before = len(self._faults)
         path = self._expanded(written, where)
@@ -307,24 +322,28 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _not_set(names: Sequence[str]) -> str:
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set, in the environment or .env"
+    verb = "is" if len(names) == 1 else "are"
+    return f"{' and '.join(names)} {verb} not set, in the environment or .env"
 
 
 def _shown_path(written: str) -> str:
-    """Return a path as it may be shown: as it is written, if it is one that a person would recognise.
-
-    Else the secret itself may stand where its file's path should.
-    """
+    """Return a path as it is written, if it looks like one: else it may be the secret itself."""
     return written if _REFERENCE.search(written) or _PATH.fullmatch(written) else "its file"
 
 
 def is_header_value(text: str) -> bool:
-    """Return whether a header can have this value: printable ASCII without blanks around it (RFC 9110, section 5.5)."""
+    """Return whether a header can have this value.
+
+    That is printable ASCII without blanks around it (RFC 9110, section 5.5, without obs-text).
+    """
     return bool(re.fullmatch(r"[!-~]([\t -~]*[!-~])?", text))
 
 
 def url_problem(url: str, *, query: bool = False) -> str:
-    """Return why this is no http or https URL to which a path can be added; nothing where it is one. Quotes no part of it."""
+    """Return why this is no http or https URL to which a path can be added; nothing where it is one.
+
+    No part of it is quoted: whatever is no URL may be a secret.
+    """
     bad_host = "its host is no name or address"
     try:
         parts = urlsplit(url)
@@ -350,9 +369,10 @@ def _has_port(parts: SplitResult) -> bool:
 
 
 def _is_host(host: str) -> bool:
-    """Return whether a host can be a name or an address. What has the form of an IPv4 address has to be one."""
+    """Return whether a host can be a name or an address. What looks like IPv4 has to be one."""
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
-        return all(re.fullmatch(r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]", part) for part in host.split("."))
+        byte = r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]"
+        return all(re.fullmatch(byte, part) for part in host.split("."))
     try:
         return host.isascii() or bool(host.encode("idna"))
     except UnicodeError:
@@ -371,7 +391,7 @@ def _names(mine: Entries | None) -> frozenset[str]:
 
 
 def _together(services: Mapping[str, ServiceEntry], targets: Sequence[Target], figures: Sequence[Figure], file: str) -> Iterator[str]:
-    """Report what no entry can know alone: names that are taken, and rows that would be written twice."""
+    """Report what no entry can know alone: names that are taken, rows that would be written twice."""
     yield from _taken(services, targets, file)
     owners = {target.series: target for target in reversed(targets)}
     for figure in figures:
@@ -394,16 +414,21 @@ def _taken(services: Iterable[str], targets: Sequence[Target], file: str) -> Ite
         if target.series in RESERVED and target.name not in RESERVED:
             yield f"{where} is the worker's own; give it another `series`"
         elif target.series in owners:
-            yield f"{where} is that of services.{owners[target.series].name} as well; give it another `series`"
+            owner = owners[target.series]
+            yield f"{where} is that of services.{owner.name} as well; give it another `series`"
         owners.setdefault(target.series, target)
     for target in targets:
         owner = owners.get(target.name, target)
-        if target.name not in {owner.name, target.series}:  # else the series itself has been reported
-            yield f"{file}: services.{target.name}: the name is the series of services.{owner.name}; give it another"
+        if target.name not in {owner.name, target.series}:  # else the series has been reported
+            where = f"{file}: services.{target.name}: the name"
+            yield f"{where} is the series of services.{owner.name}; give it another"
 
 
 def _clash(figure: Figure, owners: Mapping[str, Target]) -> str:
-    """Return whose rows a figure would write; nothing where they are its own. ``owners`` are the services by their series."""
+    """Return whose rows a figure would write; nothing where they are its own.
+
+    ``owners`` are the services by their series.
+    """
     if figure.series == OPS_WORKER:
         return f"the service {OPS_WORKER} is the worker itself; give it another"
     owner = owners.get(figure.series)

@@ -31,7 +31,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check or show a catalogue; ``check`` gives 4 when there are faults, ``show`` raises SettingsError for one of the shape."""
+    """Check or show a catalogue; return 4 where ``check`` finds faults.
+
+    ``show`` raises SettingsError for faults of the shape.
+    """
     from ops_worker import catalogue, settings
 
     variables = settings.read_variables(options.env_file)
@@ -57,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _unusable(found: Catalogue) -> list[str]:
-    """Give the faults of single services: values that are missing or unusable, certificates and keys that cannot be loaded."""
+    """List the faults of single services: values, certificates and keys that cannot be used."""
     from ops_worker.edges import probes
 
     return [found.located(name, fault) for name, fault in probes.faults(found.targets)]

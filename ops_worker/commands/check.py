@@ -67,8 +67,10 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         name = next((one for one in variable.names if one in given), None)
         if name is None:
             continue
-        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())  # whose parts may be anything
-        value = "(not shown)" if name in settings.SECRETS or no_url else repr(without_password(given[name]))
+        value = repr(without_password(given[name]))
+        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())
+        if name in settings.SECRETS or no_url:  # of what is no URL, any part may be a secret
+            value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")
@@ -106,11 +108,15 @@ def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterato
 
 
 def _unusable(found: Settings) -> Iterator[Finding]:
-    """Report each value that a service needs and that is missing or unusable: a pass finds that service unknown."""
+    """Report each value that a service needs and that is missing or unusable.
+
+    A pass finds such a service unknown.
+    """
     from ops_worker.edges import probes
 
+    remedy = "set it right in the environment, .env, the catalogue or the file"
     for name, fault in probes.faults(found.targets):
-        yield Finding(f"service {name}", FAULT, fault, "set it right in the environment, .env, the catalogue or the file")
+        yield Finding(f"service {name}", FAULT, fault, remedy)
 
 
 def _services(found: Settings) -> Iterator[Finding]:
@@ -119,7 +125,8 @@ def _services(found: Settings) -> Iterator[Finding]:
 
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
     verdicts = [judge(one) for one in seen]
-    yield from of_services([one for one in verdicts if not one.target.faults])  # the others are told of as faults
+    # Those with faults of their own have been reported.
+    yield from of_services([one for one in verdicts if not one.target.faults])
     for name in not_among(verdicts, found.targets):
         yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
     if not found.targets:

@@ -87,7 +87,8 @@ class Target(NamedTuple):
     they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
     latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
     Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
-    ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but never a value.
+    ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but
+    never a value.
     """
 
     name: str

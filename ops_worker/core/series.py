@@ -28,7 +28,7 @@ RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
 """Names that no service may have, and no series of a service: the worker writes these itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
 OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
-"""Metrics that the worker itself records of each service; no counter and no figure of a service may have their names."""
+"""Metrics that the worker itself records of each service: names for no counter or figure of one."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
 """From each health pass, 1 in a maintenance and else 0: so that one can be told from the past as well."""

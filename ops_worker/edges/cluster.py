@@ -154,8 +154,9 @@ class Cluster:
             answer = pool.request(method, url, headers=headers, body=sent, timeout=timeout, retries=False, redirect=False)
             data: bytes = answer.data
         except (HTTPError, OSError, ValueError) as error:
-            # What is said of a header or URL that is none quotes it, with the token.
-            why = "its URL or token is none that can be sent" if isinstance(error, ValueError) else one_line(str(error))
+            why = one_line(str(error))
+            if isinstance(error, ValueError):  # a header or URL that is none, which it quotes
+                why = "its URL or token is none that can be sent"
             said = f"no answer from {self.place}: {why}; check that it runs, and that this is the cluster meant"
             raise ClusterError(said) from None
         if answer.status >= REFUSED:
@@ -239,7 +240,7 @@ def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
 
 
 def _kubeconfig_problem(error: Exception) -> str:
-    """Return what is wrong with a kubeconfig, without what the parsers or a credential plugin quote of it."""
+    """Return what is wrong with a kubeconfig, without what parsers or a credential plugin quote."""
     said = str(error)
     if said.startswith("Invalid kube-config"):
         return one_line(said)

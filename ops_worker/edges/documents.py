@@ -40,7 +40,8 @@ def read(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
         try:
             objects = list(yaml.load_all(text, Loader=Loader))
         except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
-            problem = str(error) if type(error) is yaml.YAMLError else yaml_problem(error)  # the former is the Loader's own
+            # The Loader's own error has the base class.
+            problem = str(error) if type(error) is yaml.YAMLError else yaml_problem(error)
             raise SettingsError([f"{path} is no YAML: {problem}"]) from None
         for one in objects:
             listed = one.get("items") if isinstance(one, dict) and str(one.get("kind")).endswith("List") else [one]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -268,7 +269,36 @@ def test_elsewhere() -> None:
     text = service('ca = "/x"\nheaders = { a = "${T}", b = { file = "/x" } }') + '[services.b]\nurl = "http://${HOST}"\n'
     found, faults = read(text, known=False)
     assert not faults
+    assert not found.faults
     assert [target.url for target in found.targets[4:]] == ["http://a/health", "http://${HOST}/health"]
+    found, faults = read(service('headers = { a = "hush\\r\\nX: y" }'), known=False, INGEST_URL="ftp://hush")
+    assert not faults
+    assert [fault.split(" ", 2)[:2] for fault in found.faults] == [["built-in", "catalogue:"], ["c.toml:", "services.a.headers.a"]]
+    assert "hush" not in str(found.faults)
+
+
+def test_names_are_told_apart() -> None:
+    """Names that differ only by case are two services, as they are two rows, series and alerts to the database."""
+    found, faults = read('[services.A]\nurl = "http://a"\n[services.a]\nurl = "http://a"\n[services."a."]\nurl = "http://a"\n')
+    assert not faults
+    assert [target.series for target in found.targets[4:]] == ["A", "a", "a."]
+
+
+@pytest.mark.parametrize("content", ["s3cret", " s3cret\r\n", "\ufeffs3cret\n\n"])
+def test_what_is_around_a_secret(tmp_path: Path, content: str) -> None:
+    """Blanks, line ends and a byte order mark around a secret are not part of it, wherever it comes from."""
+    (tmp_path / "key").write_text(content)
+    text = f'headers = {{ A = "${{V}}", B = "Bearer ${{V}}", C = {{ file = "{tmp_path}/key", prefix = "Bearer " }}, D = " s3cret " }}'
+    found, faults = read(service(text), V=content.strip("\ufeff"))
+    assert not faults + found.faults
+    assert [value for _, value in found.targets[4].headers] == ["s3cret", "Bearer s3cret", "Bearer s3cret", "s3cret"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A file that is a pipe into which nobody writes does not hold up everything."""
+    os.mkfifo(tmp_path / "pipe")
+    found, _ = read(service(f'ca = "{tmp_path}/pipe"\nheaders = {{ A = {{ file = "{tmp_path}/pipe" }} }}'))
+    assert len(found.targets[4].faults) == 2
 
 
 @given(st.recursive(

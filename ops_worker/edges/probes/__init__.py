@@ -48,8 +48,8 @@ def observe(
     deadline still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones that are is
     left to chance, so that in every pass others are looked at. ``told`` is given how many are done, after each.
 
-    A target that has faults, or whose certificates cannot be loaded, is not asked: its observation says why, and its ``target`` has the
-    faults that were found.
+    A target that has faults, or whose certificates cannot be loaded, is not asked: its observation
+    says why, and its ``target`` has the faults that were found.
     """
     last_start = time.monotonic() + budget_s
     contexts, broken = _tls_contexts(targets)
@@ -64,7 +64,8 @@ def observe(
         if isinstance(result, UnusableError):
             seen[task.key] = _unasked(target._replace(faults=(str(result),)))
         else:
-            seen[task.key] = _without_secrets(result if isinstance(result, Observation) else failed(target, result))
+            one = result if isinstance(result, Observation) else failed(target, result)
+            seen[task.key] = _without_secrets(one)
         if told is not None:
             told(len(seen))
     return [seen[index] for index in sorted(seen)]
@@ -87,7 +88,7 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
     end = time.monotonic() + budget_s
     seen = observe(targets, concurrency=concurrency, budget_s=budget_s, told=told)
     for attempt in range(2, times + 2):
-        again = [index for index, one in enumerate(seen) if one.failure is not None and not one.target.faults]
+        again = [index for index, one in enumerate(seen) if one.failure and not one.target.faults]
         rounds = -(-len(again) // concurrency)
         longest = max((seen[index].target.deadline_s for index in again), default=0.0)
         if not again or time.monotonic() + delay_s + rounds * longest > end:
@@ -100,9 +101,10 @@ def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
 
 
 def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
-    """Give every fault of the targets' own values by the service's name, without asking any of them.
+    """Yield every fault of the targets' own values with the service's name; ask none of them.
 
-    That is what the catalogue found, and what only the libraries know that make the request and load the certificates.
+    These are what the catalogue found, and what only those libraries know that make the request
+    and load the certificates.
     """
     targets = tuple(targets)
     broken = _tls_contexts(targets)[1]
@@ -115,7 +117,10 @@ def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
 
 
 def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
-    """Load the certificates of the targets that need them, each set once: what was loaded, and why the others could not be."""
+    """Load the certificates of the targets that need them, each set once.
+
+    Returns what was loaded, and why the others could not be.
+    """
     contexts, broken = {}, {}
     for tls in {target.tls for target in targets if _is_https(target)}:
         try:
@@ -136,7 +141,7 @@ def _with_faults(target: Target, broken: dict[Tls, str]) -> Target:
 
 
 def _without_secrets(seen: Observation) -> Observation:
-    """Star the service's own secrets where it sends them back: in what is said of its answer, and in the answer itself.
+    """Star the service's own secrets where it sends them back: in the error, and in the body.
 
     One of digits only is left in the answer, where it may well be a number.
     """
@@ -152,19 +157,21 @@ def _without_secrets(seen: Observation) -> Observation:
 
 
 def _unasked(target: Target) -> Observation:
-    return Observation(target, time.monotonic(), failure=Failure.NO_ANSWER, error="; ".join(target.faults))
+    error = "; ".join(target.faults)
+    return Observation(target, time.monotonic(), failure=Failure.NO_ANSWER, error=error)
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
-    """Make a context: with the authorities and the certificate that are named, else certifi's or SSL_CERT_FILE's.
+    """Make a context: with the files that are named, else certifi's or SSL_CERT_FILE's.
 
-    Raises UnusableError. What OpenSSL says is replaced by words of ours, which name the key and the file.
+    Raises UnusableError, in words of our own that name the key and the file.
     """
     try:
         context = ssl.create_default_context(cafile=tls.ca) if tls.ca else httpx.create_ssl_context()
     except (OSError, ValueError) as error:
         what = f"ca: {tls.ca}" if tls.ca else "SSL_CERT_FILE or SSL_CERT_DIR"
-        raise UnusableError(f"{what} cannot be loaded: {_tls_problem(error, 'it holds no PEM certificate')}") from None
+        problem = _tls_problem(error, "it holds no PEM certificate")
+        raise UnusableError(f"{what} cannot be loaded: {problem}") from None
     if tls.certificate:
         try:
             context.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
@@ -190,12 +197,15 @@ def _certificate_problem(tls: Tls, error: Exception) -> str:
 
 
 def _tls_problem(error: Exception, otherwise: str) -> str:
-    """Say what is wrong with a PEM file: the system's words, or OpenSSL's name for it, neither of which quotes the file."""
+    """Return what is wrong with a PEM file: the system's words, or OpenSSL's name for it.
+
+    Neither quotes the file. ``otherwise`` is for an error that OpenSSL has no name for.
+    """
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or "").replace("_", " ").lower()
-        known = {"": otherwise, "no certificate or crl found": otherwise}
-        known["key values mismatch"] = known["key type mismatch"] = "the key is not the certificate's"
-        return known.get(reason, reason)
+        if reason in {"key values mismatch", "key type mismatch"}:
+            return "the key is not the certificate's"
+        return otherwise if reason in {"", "no certificate or crl found"} else reason
     return (error.strerror if isinstance(error, OSError) else "") or "it is no path"
 
 

@@ -13,7 +13,7 @@ import h11
 import httpx
 
 from ops_worker import __version__
-from ops_worker.catalogue import is_header_value
+from ops_worker.catalogue import NO_HEADER, is_header_value
 from ops_worker.core.model import Failure, Observation
 from ops_worker.edges.probes.reactor import READ, WRITE, Lookup, Wait
 
@@ -41,7 +41,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class UnusableError(ValueError):
-    """What the catalogue says of a service makes no request. The message names the key, never a value."""
+    """No request can be made of what the catalogue says. The message names a key, never a value."""
 
 
 class Unreachable(httpx.ConnectError):
@@ -82,11 +82,15 @@ def failed(target: Target, error: Exception) -> Observation:
 
 
 def _request(target: Target) -> httpx.Request:
-    """Make the request. Raises UnusableError, whose text is our own: the libraries quote the values that they refuse."""
+    """Make the request.
+
+    Raises UnusableError, whose text is our own: the libraries quote the values that they refuse.
+    """
     headers = _HEADERS
     if target.headers:
-        if refused := next((name for name, value in target.headers if not is_header_value(value)), ""):
-            raise UnusableError(f"headers.{refused} holds what no header can")
+        for name, value in target.headers:
+            if not is_header_value(value):
+                raise UnusableError(f"headers.{name} {NO_HEADER}")
         headers = httpx.Headers(_HEADERS)
         headers.update(target.headers)
     try:
