@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker import __version__
 from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
-from ops_worker.errors import FULL, OpsWorkerError, SettingsError
+from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ exit codes:
   0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock;
      or off: SYSTEM_ALERT_ENABLED
   1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may help
-  2  usage or settings: the message names the variable and what it wants
+  2  usage or settings: the message names the variable and what it wants; check where a service lacks a value
   3  schema or permission: the message says what to run or to set; check with a fault that is none of the settings
   4  only with --fail-on-unhealthy: done and recorded (or, dry, shown), and a service is unhealthy; and where there are
      faults (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         if isinstance(error, OSError) and error.errno in FULL:
             return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
         _log.exception("this is a bug in ops-worker")
-        return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
+        return _fail(options, OpsWorkerError(shown(error)))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -48,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
             findings.append(Finding("SYSTEM_ALERT_ENABLED", WARNING, told, "set it to true, unless that is meant"))
         findings += [*_database(found), *_services(found), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
+        if unusable := [*_unusable(found)]:
+            findings += unusable
+            code = SettingsError.exit_code
     if options.output == "json":
         print(json.dumps({"state": worst(findings), "exit_code": code, "findings": [one._asdict() for one in findings]}))
     else:
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
 def _settings(env_file: Path | None) -> Iterator[Finding]:
     """Say where each setting that is set comes from, and its value unless it is a secret."""
     from ops_worker import settings
+    from ops_worker.catalogue import url_problem
     from ops_worker.core.answer import without_password
     from ops_worker.variables import variables
 
@@ -66,7 +70,10 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         name = next((one for one in variable.names if one in given), None)
         if name is None:
             continue
-        value = "(not shown)" if name in settings.SECRETS else repr(without_password(given[name]))
+        value = repr(without_password(given[name]))
+        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())
+        if name in settings.SECRETS or no_url:  # of what is no URL, any part may be a secret
+            value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")
@@ -126,13 +133,26 @@ def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterato
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
+def _unusable(found: Settings) -> Iterator[Finding]:
+    """Report each value that a service needs and that is missing or unusable.
+
+    A pass finds such a service unknown.
+    """
+    from ops_worker.edges import probes
+
+    remedy = "set it right in the environment, .env, the catalogue or the file"
+    for name, fault in probes.faults(found.targets):
+        yield Finding(f"service {name}", FAULT, fault, remedy)
+
+
 def _services(found: Settings) -> Iterator[Finding]:
     from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
     from ops_worker.edges import probes
 
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
     verdicts = judge_all(seen)
-    yield from of_services(verdicts)
+    # Those with faults of their own have been reported.
+    yield from of_services([one for one in verdicts if not one.target.faults])
     reasons = why_not_among(seen, found.targets)
     for name in not_among(verdicts, found.targets):
         because = f"not probed: {', '.join(reasons)}"

@@ -154,7 +154,7 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         loop.log_tick(tick)
         code = tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
         job = settings.job_name
-        found = failed(tick.loop, str(tick.error), code, job) if tick.outcome is None else summary(tick.outcome, code, job)
+        found = failed(tick.loop, tick.problem, code, job) if tick.outcome is None else summary(tick.outcome, code, job)
         worst = max(worst, code, key=loop.SEVERITY.index)
         if code == worst:  # the exit code will be that of the worst pass: so is the message
             termination.leave(settings.termination_message_path, message(found))

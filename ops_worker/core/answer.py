@@ -106,6 +106,21 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
+def yaml_problem(error: Exception) -> str:
+    """Return why a text is no YAML, and where.
+
+    The parser's own text quotes the line, which may hold a secret, and tags and anchors, which a
+    secret that begins with ``!``, ``&`` or ``*`` is taken for.
+    """
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return f"it holds a value that cannot be read ({type(error).__name__})"
+    unquoted = re.sub(r"\b(alias|anchor|tag|handle) .*", r"\1", str(problem), flags=re.DOTALL)
+    return f"{unquoted} at line {mark.line + 1}, column {mark.column + 1}"
+
+
 def moment_of(text: Any) -> datetime | None:
     """Read a time as it is kept in ``details``; None where there is none, or what a person or another program left there."""
     try:

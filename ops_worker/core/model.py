@@ -10,7 +10,7 @@ import enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.errors import DONE, OpsWorkerError
+from ops_worker.errors import DONE, OpsWorkerError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +87,8 @@ class Target(NamedTuple):
     they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
     latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
     Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
+    ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but
+    never a value.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Target(NamedTuple):
     alert_after: int | None = None
     resolve_after: int | None = None
     written: str = ""
+    faults: tuple[str, ...] = ()
 
 
 class Failure(enum.Enum):
@@ -259,6 +262,11 @@ class Tick(NamedTuple):
         if self.outcome is not None:
             return self.outcome.result.value
         return "failed" if isinstance(self.error, OpsWorkerError) else "crashed"
+
+    @property
+    def problem(self) -> str:
+        """What may be shown of the error; nothing where there is none."""
+        return "" if self.error is None else shown(self.error)
 
     @property
     def exit_code(self) -> int:

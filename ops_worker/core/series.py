@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Figure
 
+    Part = tuple[list[Sample], list[str]]
+
 HEALTHY = "healthy"
 POSTGRES = "postgres"
 """The series of the database itself; it gets a ``healthy`` row as the services do."""
 OPS_WORKER = "ops_worker"
 """The series of the worker itself."""
+PLATFORM = "platform"
+"""The series of the platform's own figures."""
+RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
+"""Names that no service may have, and no series of a service: the worker writes these itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
+OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
+"""Metrics that the worker itself records of each service: names for no counter or figure of one."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
 """From each health pass, 1 in a maintenance and else 0: so that one can be told from the past as well."""
@@ -87,6 +95,34 @@ def figure_samples(readings: Iterable[Reading] | None, period_s: float = math.in
     healthy = readings is not None and (not answers or any(answers))
     samples.append(Sample(POSTGRES, HEALTHY, float(healthy)))
     return samples, warnings
+
+
+def distinct(parts: Iterable[Part]) -> list[Part]:
+    """Leave out rows of a series that an earlier row of the same sample has, with a warning.
+
+    Two rows with one time are two values at once, of which readers take either. Only a figure's
+    statement can return such rows, or one of the worker's own series.
+    """
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    for samples, warnings in parts:
+        kept: list[Sample] = []
+        lost: dict[str, list[str]] = {}
+        for sample in samples:
+            tags = json.dumps(dict(sample.tags), sort_keys=True) if sample.tags else ""
+            key = (sample.service, sample.metric, tags)
+            if key in seen or sample.service == OPS_WORKER:
+                lost.setdefault(sample.metric, []).append(sample.service)
+            else:
+                seen.add(key)
+                kept.append(sample)
+        told = (
+            f"{one_line(services[0])}.{metric} not recorded ({len(services)} such rows): "
+            "the series is the worker's own, or another row of the sample has it"
+            for metric, services in lost.items()
+        )
+        found.append((kept, [*warnings, *told]))
+    return found
 
 
 def shape_fault(columns: Sequence[str]) -> str:
@@ -177,8 +213,12 @@ def number(value: Any) -> float | None:
 
 
 def _all(reported: dict[str, Any], warnings: list[str], series: str) -> list[Counter]:
-    """Name every finite number that a service reported, bounded."""
-    found = [Counter(one_line(key), (key,)) for key, value in reported.items() if number(value) is not None and key != HEALTHY]
+    """Name every finite number that a service reported, each name once, bounded."""
+    keys: dict[str, str] = {}
+    for key, value in reported.items():
+        if number(value) is not None:
+            keys.setdefault(one_line(key), key)
+    found = [Counter(name, (key,)) for name, key in keys.items() if name not in OWN_METRICS]
     if len(found) > MAX_COUNTERS:
         warnings.append(f"{series}: {len(found)} counters reported, the first {MAX_COUNTERS} recorded: name those that you want")
     return found[:MAX_COUNTERS]

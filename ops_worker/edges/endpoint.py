@@ -75,7 +75,7 @@ class Telemetry:
             self._seen[tick.loop] = _Seen(
                 self._clock() if completed else before.completed,
                 before.answered or (outcome is not None and outcome.result is not Result.WAITING),
-                "" if tick.error is None else f"{type(tick.error).__name__}: {tick.error}",
+                tick.problem,
             )
         self._passes.labels(tick.loop, tick.result).inc()
         self._duration.labels(tick.loop).observe(tick.duration_s)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.health import judge_all, not_among, why_not_among
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.series import figure_samples, service_samples
+from ops_worker.core.series import distinct, figure_samples, service_samples
 from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
 from ops_worker.errors import (
     CommitUnknownError,
@@ -64,7 +64,7 @@ def run(context: Context) -> Outcome:
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample, other
         readings = transaction.figures(figures, begun, end) if first else None
-        parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
+        parts = distinct([*taken, *([figure_samples(readings, context.period_s)] if first else [])])
         sample = _pending(begun, parts)
         if not context.dry_run:
             _settle(context, transaction)

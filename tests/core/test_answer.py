@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.answer import MAX_DEPTH, MAX_INT_DIGITS, MAX_REASON, decode, one_line, storable
+from ops_worker.core.answer import MAX_DEPTH, MAX_INT_DIGITS, MAX_REASON, decode, one_line, storable, yaml_problem
 
 pytestmark = pytest.mark.unit
 
@@ -115,3 +115,35 @@ def test_decode_is_total(body: bytes) -> None:
 def test_one_line(text: str, expected: str) -> None:
     """No text can break a line, move a cursor, or grow without bound."""
     assert expected == one_line(text)
+
+
+class Mark:
+    """Where a YAML parser stopped."""
+
+    line, column = 4, 0
+
+
+class ParserError(Exception):
+    """An error as PyYAML's are."""
+
+    problem_mark = Mark()
+
+    def __init__(self, problem: str | None) -> None:
+        super().__init__(f"{problem}: token: hush")
+        self.problem = problem
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ParserError("expected ',' or ']'"), "expected ',' or ']' at line 5, column 1"),
+        (ParserError("could not determine a constructor for the tag '!hush'"), "could not determine a constructor for the tag at line 5, column 1"),
+        (ParserError("found undefined alias 'hush'"), "found undefined alias at line 5, column 1"),
+        (ParserError(None), "it holds a value that cannot be read (ParserError)"),
+        (ValueError("invalid literal for int(): 'hush'"), "it holds a value that cannot be read (ValueError)"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_yaml_problem(error: Exception, told: str) -> None:
+    """What is wrong with a text is told by its place, never by quoting it."""
+    assert yaml_problem(error) == told

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops_worker.core.model import Counter, Figure, Reading, Sample, State, Target, Verdict
-from ops_worker.core.series import figure_samples, number, samples_of, service_samples
+from ops_worker.core.series import distinct, figure_samples, number, samples_of, service_samples
 
 pytestmark = pytest.mark.unit
 
@@ -107,6 +107,31 @@ def test_degraded_keeps_its_counters() -> None:
     samples, warnings = service_samples(Verdict(TARGET, 0.0, State.DEGRADED, "x", 1, 200, {"sent": 4}))
     assert [(one.metric, one.value) for one in samples] == [("depth", 0.0), ("sent", 4.0), ("healthy", 0.0)]
     assert not warnings
+
+
+def test_distinct() -> None:
+    """Of the rows of one series in a sample the first is kept, and none of the worker's own; the others are a warning."""
+    ours, twice = Sample("ops_worker", "pass_success", 1.0), Sample("ingest", "healthy", 0.0)
+    tagged = [Sample("ingest", "healthy", 0.0, {"zone": [zone]}) for zone in ("a", "b", "a")]
+    parts = [([Sample("ingest", "healthy", 1.0)], ["before"]), ([ours, twice, twice, *tagged, Sample("x", "y", 2.0)], [])]
+    because = "the series is the worker's own, or another row of the sample has it"
+    assert distinct(parts) == [
+        ([Sample("ingest", "healthy", 1.0)], ["before"]),
+        (
+            [*tagged[:2], Sample("x", "y", 2.0)],
+            [
+                f"ops_worker.pass_success not recorded (1 such rows): {because}",
+                f"ingest.healthy not recorded (3 such rows): {because}",
+            ],
+        ),
+    ]
+
+
+def test_all_counters_have_names_of_their_own() -> None:
+    """Two keys that come to one name are one counter, and none takes the name of what the worker records."""
+    reported = {"a": 1, "a\n": 2, "healthy\n": 0, "probe_latency_ms": 9}
+    samples, _ = service_samples(Verdict(TARGET._replace(counters=None), 0.0, State.HEALTHY, counters=reported))
+    assert [(one.metric, one.value) for one in samples] == [("a", 1.0), ("healthy", 1.0)]
 
 
 def test_figure_costs() -> None:

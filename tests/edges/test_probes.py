@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import trustme
 
+from ops_worker.catalogue import NO_HEADER
 from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.edges import probes
 from ops_worker.edges.probes import MAX_BODY, exchange, observe
-from ops_worker.errors import SettingsError
 from tests.stubs import Behaviour, Stub, Stubs, healthy, raw, reply
 
 pytestmark = pytest.mark.integration
@@ -316,7 +316,7 @@ def test_tls_bad(authority: trustme.CA, case: str) -> None:
 
 
 def test_tls_of_a_service(tmp_path: Path) -> None:
-    """A service's own authorities and client certificate are used, and what cannot be loaded is a fault of the settings."""
+    """A service's own authorities and client certificate are used."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "own.pem")
     client = authority.issue_cert("client.example")
@@ -332,9 +332,89 @@ def test_tls_of_a_service(tmp_path: Path) -> None:
     assert [one.http_status for one in seen] == [None, 200, None]
     assert seen[2].error.startswith("TLS: certificate verify failed")
     stub.close()
-    for tls in (Tls("/no/such"), Tls("", f"{tmp_path}/own.pem"), Tls("", "/no/such", "/no/key")):
-        with pytest.raises(SettingsError, match="cannot be loaded"):
-            observe([Target("a", "https://127.0.0.1:9/health", "", (), tls=tls)])
+
+
+LOCKED = b"""-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIH0MF8GCSqGSIb3DQEFDTBSMDEGCSqGSIb3DQEFDDAkBBCLPow7O5EccqVHKA6B
+1hwSAgIIADAMBggqhkiG9w0CCQUAMB0GCWCGSAFlAwQBKgQQhK6s1wGAtP1YytB0
+sO/s5ASBkP/KAte4dNvShsFexFdzZoROFi7YOSLc0hm6fCHrsZrTxlU7Nu0Nx86O
+gM3Xf6h026bbEeEFzgxP+thRN3cr33/F/EG1NL2ydQnOKDgea/GfEEyxnIAg9FJA
+hFrrQpmzXW9auAjyWlQEGnmVGUMZ4PT/gE5aGCe4XEzhv23JgkKFe4+9C1hEAchL
+EzjreYRvnA==
+-----END ENCRYPTED PRIVATE KEY-----
+"""
+PEM = {"junk": b"hush\n", "empty": b"", "damaged": b"-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----\n", "locked": LOCKED}
+# the authorities, the certificate and the key, each a file of ``pem_files``; and what is told of them
+UNUSABLE = [
+    (("none", "", ""), "ca: {none} cannot be loaded: No such file or directory"),
+    (("empty", "", ""), "ca: {empty} cannot be loaded: it holds no PEM certificate"),
+    (("junk", "", ""), "ca: {junk} cannot be loaded: it holds no PEM certificate"),
+    (("damaged", "", ""), "ca: {damaged} cannot be loaded: it holds no PEM certificate"),
+    (("own", "none", "key"), "certificate: {none} and key: {key} cannot be loaded: No such file or directory"),
+    (("own", "junk", "key"), "certificate: {junk} holds no PEM certificate"),
+    (("own", "certificate", "junk"), "key: {junk} holds no PEM key"),
+    (("own", "certificate", ""), "key: {certificate} holds no PEM key"),
+    (("own", "damaged", "key"), "certificate: {damaged} and key: {key} cannot be loaded: they are damaged"),
+    (("own", "certificate", "locked"), "key: {locked} has a password; leave it without one"),
+    (("own", "certificate", "other"), "certificate: {certificate} and key: {other} cannot be loaded: the key is not the certificate's"),
+]
+
+
+@pytest.fixture(scope="module")
+def pem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of a client's certificate: right ones, and some that are wrong in every way; their paths by name."""
+    folder = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    issued, another = authority.issue_cert("client.example"), authority.issue_cert("another.example")
+    contents = PEM | {
+        "own": authority.cert_pem.bytes(),
+        "certificate": issued.cert_chain_pems[0].bytes(),
+        "key": issued.private_key_pem.bytes(),
+        "other": another.private_key_pem.bytes(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: str(folder / name) for name in (*contents, "none")}
+
+
+@pytest.mark.parametrize(("names", "fault"), UNUSABLE)
+def test_tls_unusable(stub: Stub, pem_files: dict[str, str], names: tuple[str, ...], fault: str) -> None:
+    """What cannot be loaded costs the services that need it, and no other; it is told by the file's name, also by those who only check."""
+    tls = Tls(*(pem_files.get(name, "") for name in names))
+    targets = [Target("a", "https://127.0.0.1:9/health", "a", (), tls=tls), Target("b", f"{stub.url}/health", "b", (), tls=tls)]
+    told = fault.format(**pem_files)
+    broken, well = observe(targets)
+    assert (broken.failure, broken.error, broken.target.faults) == (Failure.NO_ANSWER, told, (told,))
+    assert (well.http_status, well.target.faults) == (200, ())
+    assert [*probes.faults(targets)] == [("a", told)]
+
+
+REFUSED = [
+    (("X-Key", "hush "), f"headers.X-Key {NO_HEADER}"),
+    (("X-Key", "hush\u00e9"), f"headers.X-Key {NO_HEADER}"),
+    (("X-Key", "hush\r\nX: y"), f"headers.X-Key {NO_HEADER}"),
+]
+
+
+@pytest.mark.parametrize(("header", "fault"), REFUSED)
+def test_header_refused(stub: Stub, header: tuple[str, str], fault: str) -> None:
+    """A header that the libraries refuse is told by its name, never by its value; the service is not asked, nor asked again."""
+    target = Target("a", f"{stub.url}/health", "a", (), headers=(("X-Fine", "fine"), header))
+    (seen,) = probes.confirm([target], times=3, delay_s=0.01, budget_s=40)
+    assert (seen.failure, seen.error, seen.attempts, seen.target.faults) == (Failure.NO_ANSWER, fault, 1, (fault,))
+    assert [*probes.faults([target])] == [("a", fault)]
+    assert stub.requests == []
+
+
+def test_faults_of_the_catalogue(stub: Stub) -> None:
+    """A service that the catalogue found at fault is not asked; every fault is told."""
+    faults = ("headers.A: TOKEN is not set", "ca: /none cannot be read")
+    target = Target("a", f"{stub.url}/health", "a", (), faults=faults)
+    told: list[int] = []
+    seen = observe([target, Target("b", f"{stub.url}/health", "b", ())], told=told.append)
+    assert [(one.failure, one.error) for one in seen] == [(Failure.NO_ANSWER, "; ".join(faults)), (None, "")]
+    assert told == [2] and len(stub.requests) == 1
+    assert [*probes.faults([target])] == [("a", fault) for fault in faults]
 
 
 def test_tls_none() -> None:
@@ -353,12 +433,14 @@ def test_tls_none() -> None:
     assert seen.error.startswith("TLS: ")
 
 
-def test_tls_context(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    """A bundle that cannot be loaded is a fault of the settings; it is only looked for where a target is https."""
+def test_tls_context(monkeypatch: pytest.MonkeyPatch, stub: Stub, pem_files: dict[str, str]) -> None:
+    """A bundle that cannot be loaded costs the services that need it: those of https without authorities of their own."""
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     assert look(stub.url).http_status == 200
-    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
-        look("https://127.0.0.1:9")
+    own = Target("own", "https://127.0.0.1:9/health", "own", (), tls=Tls(pem_files["own"]))
+    without, other = observe([Target("without", "https://127.0.0.1:9/health", "without", ()), own])
+    assert without.error == "SSL_CERT_FILE or SSL_CERT_DIR cannot be loaded: No such file or directory"
+    assert other.error == "Connection refused"
 
 
 def test_a_fault_of_ours_stays_in_its_probe(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import h11
 import httpx
 
 from ops_worker import __version__
+from ops_worker.catalogue import NO_HEADER, is_header_value
 from ops_worker.core.model import Observation
 from ops_worker.edges.probes.limits import own_limit
 from ops_worker.edges.probes.reactor import READ, WRITE, Lookup, Wait
@@ -59,6 +60,10 @@ _HEADERS = httpx.Headers(
     {"User-Agent": f"ops-worker/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate", "Connection": "close"}
 )
 _PORTS = {"http": 80, "https": 443}
+
+
+class UnusableError(ValueError):
+    """No request can be made of what the catalogue says. The message names a key, never a value."""
 
 
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
@@ -113,14 +118,33 @@ def failed(target: Target, error: Exception) -> Observation:
 
 
 def _request(target: Target) -> httpx.Request:
+    """Make the request.
+
+    Raises UnusableError, whose text is our own: the libraries quote the values that they refuse.
+    """
     headers = _HEADERS
     if target.headers:
+        for name, value in target.headers:
+            if not is_header_value(value):
+                raise UnusableError(f"headers.{name} {NO_HEADER}")
         headers = httpx.Headers(_HEADERS)
         headers.update(target.headers)
-    request = httpx.Request("GET", target.url, headers=headers)
-    if request.url.userinfo:
-        return next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
+    try:
+        request = httpx.Request("GET", target.url, headers=headers)
+        if request.url.userinfo:
+            return next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
+    except (httpx.InvalidURL, ValueError):
+        raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
     return request
+
+
+def refused(target: Target) -> str:
+    """Say why no request can be made of a target; nothing where one can."""
+    try:
+        _request(target)
+    except UnusableError as error:
+        return str(error)
+    return ""
 
 
 def _host(host: bytes) -> tuple[bytes, str]:
