@@ -55,7 +55,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if settings.maintenance_until is not None and options.at is None and settings.maintenance_until > found.now:
         found = found._replace(maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now))
     damping = damping_of(target, settings.damping) if target else settings.damping
-    document = build(found, Rule(target, damping, alerts=settings.system_alert_enabled))
+    rule = Rule(
+        target,
+        damping,
+        alerts=settings.system_alert_enabled,
+        own=settings.record_own_metrics,
+    )
+    document = build(found, rule)
     if options.output == "json":
         print(json.dumps(document))
     else:

@@ -46,8 +46,8 @@ def run(context: Context) -> Outcome:
         sample = _pending(begun, parts)
         if not context.dry_run:
             transaction.record_samples([*_waiting(context, transaction), _with_own(context, sample, verdicts)])
-            until = transaction.maintenance_until(context.settings.maintenance_until)
-            other = context.watch(transaction, "metrics", "health", begun, until)
+        until = transaction.maintenance_until(context.settings.maintenance_until)
+        other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
     try:
