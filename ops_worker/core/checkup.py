@@ -39,6 +39,7 @@ class Table(NamedTuple):
 
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
 ALERT = ("tenant_id", "site_id", "device_id", "alert_type", "fingerprint", "status", "severity", "confidence", "summary", "details")
+LOGGED = ("started_at", "until", "ended_at", "started_by", "ended_by", "reason")
 TABLES = (
     Table("service_health", ("SELECT", "INSERT", "UPDATE"), ("service", "status", "latency_ms", "details", "checked_at"), WARNING,
           "the first health pass makes it where its role may; else the owner runs `ops-worker init-db`"),
@@ -48,6 +49,8 @@ TABLES = (
     Table("device_state", ("SELECT",), ("status",), OK, "its figures are left out"),
     Table("delivery_jobs", ("SELECT",), ("status",), OK, "its figure is left out"),
     Table("ops_worker_maintenance", ("SELECT",), ("until", "started_by", "reason"), OK, "`ops-worker maintenance start` makes it"),
+    Table("ops_worker_maintenance_log", ("SELECT",), LOGGED, OK,
+          "`ops-worker maintenance start` makes it"),
 )  # fmt: skip
 """The tables, as the contract with the platform has them."""
 

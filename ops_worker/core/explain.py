@@ -259,7 +259,7 @@ def _maintained(found: Findings) -> str:
     """Say that there is maintenance; where only the last health pass told of it, it may be over."""
     if found.maintenance_until:
         return f"there is maintenance until {_time(_utc(found.maintenance_until))}"
-    if not found.maintained:
+    if not (found.maintained or found.maintenances):
         return ""
     if found.at < found.now:
         return "there is maintenance"
