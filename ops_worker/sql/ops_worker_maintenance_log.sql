@@ -1,4 +1,5 @@
--- ops_worker_maintenance_log: every maintenance that was started, by whom and what for; written by `ops-worker maintenance`, never by a pass.
+-- ops_worker_maintenance_log: every maintenance that was started, by whom and what for; written by
+-- `ops-worker maintenance`, never by a pass.
 CREATE TABLE ops_worker_maintenance_log (
     started_at timestamptz PRIMARY KEY DEFAULT now(),
     until      timestamptz NOT NULL,
