@@ -268,6 +268,14 @@ def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == (
         "ops-worker explain: no service nobody is watched, and nothing is recorded of one: there are ingest, evaluator, dispatcher, delivery_worker\n"
     )
+    for word, meant in (
+        ("ingset", "ingest"),
+        ("delivery-worker", "delivery_worker"),
+        ("postgresql", "postgres"),
+        ("opsworker", "ops_worker"),
+    ):
+        assert main(["explain", word]) == 2
+        assert capsys.readouterr().err.endswith(f"no service {word} is watched, and nothing is recorded of one; did you mean {meant}?\n")
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
         r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n", capsys.readouterr().err
