@@ -109,11 +109,6 @@ class Announced(NamedTuple):
     ended_by: str
     reason: str
 
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return (self.ended - self.begun).total_seconds()
-
 
 class Page(NamedTuple):
     """Everything that is on the page, at one moment of the database's clock."""
