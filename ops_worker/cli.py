@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         options.left_at, options.job = found.termination_message_path, found.job_name
         log.setup(found.log_level)
         for name, doubt in found.doubts.items() if options.command in PASSES else ():
-            extra = {"action": "setting", "setting": name, "what": doubt.taken, "remedy": doubt.remedy}
+            extra = {"action": "setting", "setting": name, **doubt._asdict()}
             _log.warning("a setting has a word that it does not know", extra=extra)
         loops = passes.intervals_of(options, found)  # which wait for signals themselves
         endless = loops or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)

@@ -286,7 +286,8 @@ def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
             found[field.upper()] = Doubt(taken, "set it to true or false")
     level = variables.get("LOG_LEVEL", "")
     if level and level.strip().upper() not in LEVELS:
-        found["LOG_LEVEL"] = Doubt(f"{level!r} is no level; INFO is taken", f"set it to {', '.join(LEVELS)}")
+        taken = f"{level!r} is no level; INFO is taken"
+        found["LOG_LEVEL"] = Doubt(taken, f"set it to {', '.join(LEVELS)}")
     return found
 
 
