@@ -42,6 +42,18 @@ class CommitUnknownError(DatabaseError):
         self.xid = xid
 
 
+class NotWritableError(DatabaseError):
+    """The server accepts no writes, for example a standby; a new connection may lead to the primary."""
+
+
+class StillRecordingError(DatabaseError):
+    """An earlier pass of this loop is still being recorded: the database does not answer it."""
+
+
+class StatementTimeoutError(DatabaseError):
+    """A statement took longer than its limit; one with fewer rows may succeed."""
+
+
 class SettingsError(OpsWorkerError):
     """The settings or the command line are wrong: no retry helps. Holds every fault found, not only the first."""
 

@@ -2,25 +2,30 @@
 
 Each loop has a thread, a context and a connection of its own. Nothing that one of them does or suffers reaches
 another: a pass that raises costs its tick, a thread that dies is started again, a wait is waited by its own thread.
+
+Each tick runs its pass in a thread of its own. The loop waits for it until the probes are done, not until the database has
+answered: so the next probes begin on time whatever the database does. Only one pass of a loop is being recorded at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.core.cadence import Cadence
 from ops_worker.core.model import Tick
-from ops_worker.errors import DONE, OpsWorkerError
+from ops_worker.errors import DONE, OpsWorkerError, StillRecordingError
 from ops_worker.guard import SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ops_worker.core.model import Outcome
     from ops_worker.passes import Context
@@ -29,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 REVIVE_S = 0.5
 """How often it is looked whether a loop's thread died, and how long a new one waits."""
+LEAST_CLOSING_S = 1.0
+"""The least time to write the samples that wait, when the loops have ended."""
 SEVERITY = (DONE, 4, 1, 3, 2)
 """Exit codes from best to worst: a CronJob that samples for a minute ends with the worst of its passes."""
 
@@ -58,12 +65,58 @@ class Loop:
         self._stop = stop
         self._until = until
         self._slot: int | None = None
+        self._latest: threading.Thread | None = None
+        self._recorder: threading.Thread | None = None
+        self._recording_since = 0.0
+        self._record_lock = threading.Lock()
+        self._told_lock = threading.Lock()
+        self._dropped_told = 0
+        self._fault: BaseException | None = None
 
     def run(self) -> None:
         """Tick until told to stop. The first tick is at once; it takes the slot that is under way."""
         while (skipped := self._await_slot()) is not None:
-            self._tick(skipped)
+            self._start_tick(skipped)
+        for thread in (self._recorder, self._latest):
+            if thread is not None:
+                thread.join()
         self.finished = True
+
+    def take_fault(self) -> BaseException | None:
+        """Return what ended a tick's thread since the last call, if anything did."""
+        fault, self._fault = self._fault, None
+        return fault
+
+    def _start_tick(self, skipped: int) -> None:
+        """Run a tick in a thread of its own; return when its probes are done."""
+        observed = threading.Event()
+        self._latest = threading.Thread(target=self._run_tick, args=(skipped, observed), name=f"{self.name} pass", daemon=True)
+        self._latest.start()
+        observed.wait()
+
+    def _run_tick(self, skipped: int, observed: threading.Event) -> None:
+        try:
+            self._tick(skipped, observed)
+        except BaseException as fault:  # noqa: BLE001 - the main thread reports it
+            self._fault = fault
+        finally:
+            observed.set()
+
+    @contextlib.contextmanager
+    def _recording(self, observed: threading.Event) -> Iterator[None]:
+        """Let one pass at a time be recorded. Raises StillRecordingError while another one is."""
+        if not self._record_lock.acquire(blocking=False):
+            raise StillRecordingError(
+                f"an earlier {self.name} pass is still being recorded, for "
+                f"{time.monotonic() - self._recording_since:.1f} s: the database does not answer"
+            )
+        try:
+            self._recording_since = time.monotonic()
+            self._recorder = threading.current_thread()
+            observed.set()
+            yield
+        finally:
+            self._record_lock.release()
 
     def _await_slot(self) -> int | None:
         """Wait for the slot that is due and give how many were passed over for it, or None when there is none any more."""
@@ -81,29 +134,47 @@ class Loop:
                 return slot - last - 1
             # The process was stopped meanwhile, and for long: this slot is over as well.
 
-    def _tick(self, skipped: int) -> None:
-        backlog = self.context.backlog
-        lost = backlog.dropped if backlog is not None else 0
+    def _tick(self, skipped: int, observed: threading.Event) -> None:
         begun = time.monotonic()
         late_s = begun - self.cadence.start_of(self._slot or 0)
         outcome, error = None, None
         try:
-            outcome = self.work(self.context)
+            context = self.context._replace(recording=partial(self._recording, observed))
+            outcome = self.work(context)
         except Exception as raised:  # noqa: BLE001 - whatever it is, it is told, counted, and tried again
             error = raised
         took = time.monotonic() - begun
         if outcome is not None:
             outcome = outcome._replace(duration_s=took)
-        waiting, dropped = (len(backlog), backlog.dropped - lost) if backlog is not None else (0, 0)
-        code = self._told(Tick(self.name, took, late_s, skipped, outcome, error, waiting, dropped))
-        self.exit_code = max(self.exit_code, code, key=SEVERITY.index)
+        tick = Tick(
+            loop=self.name,
+            duration_s=took,
+            late_s=late_s,
+            skipped=skipped,
+            outcome=outcome,
+            error=error,
+        )
+        code = self._told(self._with_backlog(tick))
+        with self._told_lock:
+            self.exit_code = max(self.exit_code, code, key=SEVERITY.index)
+
+    def _with_backlog(self, tick: Tick) -> Tick:
+        """Add what waits for the database, and what was lost since the last tick."""
+        backlog = self.context.backlog
+        if backlog is None:
+            return tick
+        with self._told_lock:
+            dropped = backlog.dropped - self._dropped_told
+            self._dropped_told += dropped
+        return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
 
 
-def run(loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: Callable[[], None]) -> int:
+def run(loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: Callable[[float], None]) -> int:
     """Run the loops until all have finished, or until SIGTERM or SIGINT; give the exit code.
 
-    On the first signal: no new tick, ``grace_s`` seconds for passes that are under way, then ``last`` is called, and
-    the code is 0. A second signal ends the process at once. ``guard.hold_signals`` must have been called.
+    On the first signal no new tick begins. Passes that are under way and ``last`` get ``grace_s``
+    seconds; ``last`` is given the moment at which these are over. The code is then 0. A second
+    signal ends the process at once. ``guard.hold_signals`` must have been called.
     """
     gc.enable()  # a process that stays may make garbage worth collecting
     gc.freeze()
@@ -112,16 +183,24 @@ def run(loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: C
     threads = {loop.name: _start(loop) for loop in loops}
     while not stop.wait(REVIVE_S) and not all(loop.finished for loop in loops):
         for loop in loops:
-            if not threads[loop.name].is_alive() and not loop.finished:
-                _log.error("a loop's thread died and is started again", extra={"action": "loop revived", "loop": loop.name})
+            fault = loop.take_fault()
+            died = not threads[loop.name].is_alive() and not loop.finished
+            if fault is not None or died:
+                _log.error(
+                    "a loop's thread died and is started again",
+                    extra={"action": "loop revived", "loop": loop.name},
+                    exc_info=fault,
+                )
+            if died:
                 threads[loop.name] = _start(loop)
     end = time.monotonic() + grace_s
     for thread in threads.values():
         thread.join(max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread in threads.values()):
         _log.warning("a pass did not end in time and is given up", extra={"action": "pass given up"})
-    else:
-        last()
+    closing = threading.Thread(target=last, args=(end,), name="last", daemon=True)
+    closing.start()
+    closing.join(max(LEAST_CLOSING_S, end - time.monotonic()))
     return DONE if signalled.is_set() else max((loop.exit_code for loop in loops), key=SEVERITY.index)
 
 

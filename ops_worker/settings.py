@@ -138,6 +138,8 @@ class Settings(BaseSettings):
     """Period of the sidecar's metrics loop, in seconds, at least 1."""
     metrics_buffer_samples: Integer = setting(0, wants="a whole number of samples, 0 or more", only="metrics sidecar", ge=0, le=1_000_000)
     """Samples that may wait in memory while the database is away, in a loop; 0: one hour's worth."""
+    metrics_buffer_mib: Integer = setting(32, wants="a whole number of MiB, 1 to 65536", only="metrics sidecar", ge=1, le=65536)
+    """Memory in MiB that these samples may take, compressed; when it is full, the oldest sample is dropped."""
     sidecar_host: Text = setting("127.0.0.1", wants="an address of this machine", only="sidecar")
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
     sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)

@@ -66,3 +66,46 @@ def _end(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
+
+
+class Switchboard:
+    """Listens on 127.0.0.1 and passes on to ``target``, a port there that may change.
+
+    A connection stays with the target that it was made to. While ``silent`` is set, bytes are
+    swallowed in both directions and nothing is closed: a server that takes connections and does
+    not answer, or a line that is dead without anybody having been told.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.silent = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    client.close()
+                    continue
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        dead = False
+        with contextlib.suppress(OSError):
+            while piece := source.recv(1 << 20):
+                dead = dead or self.silent.is_set()
+                if not dead:
+                    sink.sendall(piece)
+        _end(sink)

@@ -159,24 +159,36 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         for name, interval_s in intervals.items()
     ]
 
-    def last() -> None:
-        for one in loops:
+    def last(end: float) -> None:
+        for one in (ended for ended in loops if ended.finished):
             with contextlib.suppress(OpsWorkerError):
-                if written := metrics.flush(one.context):
+                if written := metrics.flush(one.context, end):
                     _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
             one.context.store.close()
 
-    return loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+    for one in loops:
+        if one.context.backlog is not None and (left := one.context.backlog.unwritten):
+            _log.warning(
+                "samples lost: the database did not take them before the end",
+                extra={"action": "samples lost", "loop": one.name, "count": left},
+            )
+    return code
 
 
 def _looped(options: argparse.Namespace, settings: Settings, name: str, interval_s: float) -> Context:
     """Give a loop's pass what it needs: a connection of its own, and for the metrics a place where samples wait."""
-    from ops_worker.core.backlog import Backlog
+    from ops_worker.core.backlog import MEBIBYTE, Backlog
     from ops_worker.passes import Context
 
     database = _store(settings, name, loop_deadline_s=settings.pass_deadline)
     keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
-    waiting = Backlog(settings.metrics_buffer_samples or math.ceil(3600 / interval_s)) if keeps else None
+    waiting = None
+    if keeps:
+        waiting = Backlog(
+            settings.metrics_buffer_samples or math.ceil(3600 / interval_s),
+            settings.metrics_buffer_mib * MEBIBYTE,
+        )
     observe = _observe(settings, settings.pass_deadline)
     return Context(settings, observe, database, time.monotonic, options.dry_run, waiting, interval_s)
 

@@ -1,56 +1,218 @@
-"""Samples that could not be written yet: bounded, oldest first, each with the moment at which it was taken."""
+"""Samples that could not be written yet: compressed, bounded in number and in bytes, oldest first."""
 
 from __future__ import annotations
 
+import json
+import threading
+import zlib
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ops_worker.core.model import Sample
 
+ROWS_PER_DOCUMENT = 20_000
+"""Rows of a JSON document: about 2 MB. PostgreSQL refuses a ``jsonb`` of more than 256 MB."""
+MEBIBYTE = 1 << 20
+SLICE_ENTRIES = 64
+SLICE_ROWS = 40_000
+"""Entries and rows that one transaction writes: about a second's work at most."""
+ENTRY_BYTES = 200
+"""Memory that an entry takes besides its compressed rows."""
+
 
 class Pending(NamedTuple):
-    """One pass's samples and the moment at which it began, in seconds of the monotonic clock."""
+    """The samples of one pass, and the moment at which it began (seconds, monotonic clock)."""
 
     moment: float
     samples: tuple[Sample, ...]
 
+    @property
+    def documents(self) -> Iterator[str]:
+        """Yield the samples as JSON arrays of at most ROWS_PER_DOCUMENT rows."""
+        for start in range(0, len(self.samples), ROWS_PER_DOCUMENT):
+            rows = [
+                {
+                    "service": sample.service,
+                    "metric": sample.metric,
+                    "value": sample.value,
+                    "tags": dict(sample.tags),
+                }
+                for sample in self.samples[start : start + ROWS_PER_DOCUMENT]
+            ]
+            yield json.dumps(rows, allow_nan=False)
+
+
+class Packed(NamedTuple):
+    """The samples of one pass as they wait: JSON documents, compressed to about a twentieth."""
+
+    moment: float
+    rows: int
+    data: tuple[bytes, ...]
+
+    @property
+    def documents(self) -> Iterator[str]:
+        """Yield the documents that ``Pending`` made."""
+        for part in self.data:
+            yield zlib.decompress(part).decode()
+
+    @property
+    def size(self) -> int:
+        """The memory that it takes, in bytes."""
+        return ENTRY_BYTES + sum(map(len, self.data))
+
+
+def pack(pending: Pending) -> Packed:
+    """Compress the samples of a pass."""
+    data = tuple(zlib.compress(document.encode(), 1) for document in pending.documents)
+    return Packed(pending.moment, len(pending.samples), data)
+
 
 class Backlog:
-    """What waits for the database. On overflow the oldest goes; ``dropped`` counts those that went.
+    """Samples in memory until the database has them. Safe to use from several threads.
 
-    ``in_doubt`` holds the identity of a transaction of which nobody could say yet whether it was committed, with what
-    it carried; once that is known, ``settle`` either forgets these samples or takes them back.
+    - *Waiting* entries are written as soon as the database answers.
+    - Entries *set apart* were refused by the database for a reason that no retry removes, for
+      example a partition that no longer exists. They never hold up the others.
+    - Entries *in doubt* belong to a transaction whose COMMIT got no answer. ``settle`` either
+      forgets them or lets them wait again.
+
+    When the limits are exceeded, the oldest entry is dropped, those set apart first. ``dropped``
+    counts the entries that were dropped.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Take how many passes' samples it may hold."""
-        self._waiting: deque[Pending] = deque()
+    def __init__(self, limit: int, limit_bytes: int = 32 * MEBIBYTE) -> None:
+        """Set the limits: ``limit`` passes, and ``limit_bytes`` bytes of compressed samples."""
+        self._lock = threading.Lock()
+        self._waiting: deque[Packed] = deque()
+        self._apart: deque[Packed] = deque()
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._slice = SLICE_ENTRIES
+        self._retry_at = 0.0
+        self.in_doubt: tuple[str, tuple[Packed, ...]] | None = None
         self.dropped = 0
-        self.in_doubt: tuple[str, tuple[Pending, ...]] | None = None
 
     def __len__(self) -> int:
-        """Count the passes whose samples wait."""
+        """Count the passes whose samples wait, without those set apart or in doubt."""
         return len(self._waiting)
 
-    def waiting(self) -> tuple[Pending, ...]:
-        """Give what waits, oldest first."""
-        return tuple(self._waiting)
+    @property
+    def apart(self) -> int:
+        """Count the passes whose samples are set apart."""
+        return len(self._apart)
 
-    def replace(self, pending: Sequence[Pending]) -> int:
-        """Hold exactly these, less the oldest that are too many; give how many those were."""
-        over = max(0, len(pending) - self._limit)
-        self._waiting = deque(pending[over:])
-        self.dropped += over
-        return over
+    @property
+    def unwritten(self) -> int:
+        """Count the passes whose samples the database may not have: waiting, apart, in doubt."""
+        with self._lock:
+            doubtful = len(self.in_doubt[1]) if self.in_doubt else 0
+            return len(self._waiting) + len(self._apart) + doubtful
+
+    @property
+    def size(self) -> int:
+        """The memory that all entries take, in bytes."""
+        with self._lock:
+            return self._size()
+
+    def add(self, pending: Pending) -> Packed:
+        """Let the samples of a pass wait, and return their entry."""
+        entry = pack(pending)
+        with self._lock:
+            self._waiting.append(entry)
+            self._drop_excess()
+        return entry
+
+    def next_slice(self) -> tuple[Packed, ...]:
+        """Return the oldest waiting entries, as many as one transaction should write."""
+        found: list[Packed] = []
+        rows = 0
+        with self._lock:
+            for entry in self._waiting:
+                rows += entry.rows
+                if found and (len(found) >= self._slice or rows > SLICE_ROWS):
+                    break
+                found.append(entry)
+        return tuple(found)
+
+    def shrink_slice(self, failed: int) -> None:
+        """Halve the size of a slice, after the database refused one of ``failed`` entries."""
+        self._slice = max(1, failed // 2)
+
+    def grow_slice(self) -> None:
+        """Double the size of a slice up to SLICE_ENTRIES, after one was written."""
+        self._slice = min(SLICE_ENTRIES, 2 * self._slice)
+
+    def discard(self, entries: Sequence[Packed]) -> None:
+        """Remove entries that the database has, or that nobody needs."""
+        with self._lock:
+            self._remove(entries)
+
+    def set_apart(self, entries: Sequence[Packed], retry_at: float) -> None:
+        """Keep entries that the database refuses, without holding up the others.
+
+        None of those set apart is tried again before ``retry_at`` (seconds, monotonic clock).
+        """
+        with self._lock:
+            self._remove(entries)
+            self._apart.extend(entries)
+            self._retry_at = retry_at
+            self._drop_excess()
+
+    def take_due_apart(self, now: float) -> tuple[Packed, ...]:
+        """Let one entry that is set apart wait again, if it is time to try one; return it.
+
+        Each time it is another one: what ``set_apart`` gets is tried last.
+        """
+        with self._lock:
+            if not self._apart or now < self._retry_at:
+                return ()
+            entry = self._apart.popleft()
+            self._waiting.append(entry)
+            return (entry,)
+
+    def readmit_apart(self) -> None:
+        """Let all entries that are set apart wait again, after the database accepted one."""
+        with self._lock:
+            self._waiting = deque(sorted([*self._apart, *self._waiting], key=_moment))
+            self._apart.clear()
+
+    def doubt(self, xid: str, entries: Sequence[Packed]) -> None:
+        """Keep entries whose transaction ``xid`` may have been committed."""
+        with self._lock:
+            self._remove(entries)
+            self.in_doubt = (xid, tuple(entries))
 
     def settle(self, *, committed: bool) -> None:
-        """Say what became of the transaction in doubt."""
+        """Decide the transaction in doubt: forget its entries, or let them wait again."""
         assert self.in_doubt is not None
-        _, carried = self.in_doubt
-        self.in_doubt = None
-        if not committed:
-            self.replace([*carried, *self._waiting])
+        with self._lock:
+            _, entries = self.in_doubt
+            self.in_doubt = None
+            if not committed:
+                self._waiting.extendleft(reversed(entries))
+                self._drop_excess()
+
+    def _remove(self, entries: Sequence[Packed]) -> None:
+        """Remove entries from those that wait. One that was dropped meanwhile is no error."""
+        gone = {id(entry) for entry in entries}
+        self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
+
+    def _drop_excess(self) -> None:
+        while self._exceeded():
+            (self._apart or self._waiting).popleft()
+            self.dropped += 1
+
+    def _exceeded(self) -> bool:
+        count = len(self._apart) + len(self._waiting)
+        return count > self._limit or (count > 1 and self._size() > self._limit_bytes)
+
+    def _size(self) -> int:
+        doubtful: Sequence[Packed] = self.in_doubt[1] if self.in_doubt else ()
+        return sum(entry.size for part in (self._apart, self._waiting, doubtful) for entry in part)
+
+
+def _moment(entry: Packed) -> float:
+    return entry.moment

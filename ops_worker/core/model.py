@@ -188,6 +188,18 @@ class Update(NamedTuple):
     closes: bool = False
 
 
+class LockHolder(NamedTuple):
+    """The process that holds a pass's lock: its backend, its name, and what it waits for.
+
+    ``held_s`` is the age of its transaction in seconds, or None where this role may not see it.
+    """
+
+    pid: int | None
+    application: str | None
+    wait_event: str | None
+    held_s: float | None
+
+
 class Recorded(NamedTuple):
     """What a health pass wrote: the rows, and the services whose alerts it opened and closed."""
 
@@ -223,7 +235,8 @@ class Tick(NamedTuple):
     """One tick of a loop: its outcome, or the error that kept it from one.
 
     ``skipped`` counts the slots that were passed over before it, ``late_s`` is how long after the beginning of its
-    slot it began. ``buffered`` counts the passes whose samples wait for the database, ``dropped`` those that this tick lost.
+    slot it began. ``buffered`` counts the passes whose samples wait for the database, ``dropped`` those that this tick lost,
+    ``set_apart`` those whose samples the database refuses.
     """
 
     loop: str
@@ -234,6 +247,7 @@ class Tick(NamedTuple):
     error: Exception | None = None
     buffered: int = 0
     dropped: int = 0
+    set_apart: int = 0
 
     @property
     def result(self) -> str:

@@ -56,12 +56,14 @@ class Telemetry:
         self._skipped = Counter("ticks_skipped", "Slots of the cadence that were passed over.", ["loop"], **make)
         self._buffered = Gauge("buffered_samples", "Passes whose samples wait for the database.", ["loop"], **make)
         self._dropped = Counter("samples_dropped", "Passes whose samples were lost because the buffer was full.", ["loop"], **make)
+        self._apart = Gauge("set_apart_samples", "Passes whose samples the database refuses.", ["loop"], **make)
         self._alerts = Gauge("alerts_open", "Services of the last health pass that have an alert.", **make)
         self._state = Gauge("service_state", "1 for the state that the service is in.", ["service", "state"], **make)
         self._latency = Gauge("service_latency_seconds", "Latency of the last answer; NaN without one.", ["service"], **make)
         for name in intervals_s:
             self._skipped.labels(name)
             self._buffered.labels(name)
+            self._apart.labels(name)
             self._dropped.labels(name)
 
     def tell(self, tick: Tick) -> None:
@@ -80,6 +82,7 @@ class Telemetry:
         self._skipped.labels(tick.loop).inc(tick.skipped)
         self._buffered.labels(tick.loop).set(tick.buffered)
         self._dropped.labels(tick.loop).inc(tick.dropped)
+        self._apart.labels(tick.loop).set(tick.set_apart)
         if outcome is None:
             return
         self._success.labels(tick.loop).set_to_current_time()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker import __version__
+from ops_worker.core.answer import ago
 from ops_worker.core.model import Recorded
+from ops_worker.core.patience import patience_s
 from ops_worker.core.series import latency_samples, own_samples
+from ops_worker.errors import DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from ops_worker.core.backlog import Backlog
@@ -23,6 +28,10 @@ class Context(NamedTuple):
 
     ``period_s`` is the time from one pass to the next: a loop's interval, else PASS_PERIOD. A loop also gives the metrics pass a
     backlog, where samples wait while the database is away.
+
+    A pass enters ``recording()`` after the network is done and before it asks the database. In a
+    loop this raises DatabaseError while an earlier pass is still in there, so that the next
+    probes start on time whatever the database does.
     """
 
     settings: Settings
@@ -32,12 +41,30 @@ class Context(NamedTuple):
     dry_run: bool = False
     backlog: Backlog | None = None
     period_s: float = 60.0
+    recording: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def origin(self) -> dict[str, str]:
         """What names this pass to a person who asks later: its job and pod, where it has them, and the version."""
         names = {"job": self.settings.job_name, "pod": self.settings.hostname, "version": __version__}
         return {key: name for key, name in names.items() if name}
+
+    def require_live_holder(self, name: str) -> None:
+        """Raise DatabaseError where the process that holds the lock of this pass seems to hang.
+
+        A pass that finds the lock held is skipped, because another process does its work. A
+        transaction that is older than the patience with a pass (three periods, at least 90 s) does
+        no work any more, and all later passes would be skipped.
+        """
+        holder = self.store.lock_holder
+        if holder is None or holder.held_s is None or holder.held_s <= patience_s(self.period_s):
+            return
+        waits = f", which waits for {holder.wait_event}" if holder.wait_event else ""
+        raise DatabaseError(
+            f"the {name} pass was skipped for too long: database process {holder.pid} "
+            f"({holder.application}{waits}) has held its lock for {ago(holder.held_s)}; look at it in "
+            f"pg_stat_activity, and end it with SELECT pg_terminate_backend({holder.pid})"
+        )
 
     def watch(self, transaction: Transaction, name: str, other: str, begun: float, until: datetime | None) -> Recorded:
         """Look after the other pass, by the worker's own figures, where both are wanted.

@@ -50,8 +50,10 @@ def run(context: Context) -> Outcome:
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
     unprobed = not_among(verdicts, targets)
-    kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    with context.recording():
+        kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
     if kept is None:
+        context.require_live_holder("health")
         return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)

@@ -14,14 +14,28 @@ SELECT set_config('role', %(role)s, true)
 
 -- name: set_limits
 -- SET LOCAL, all of it: behind a connection pooler a session is not ours to configure.
+-- A COMMIT does not wait for a standby: with synchronous replication and no standby left it would wait for ever, with the
+-- pass's lock held, and nobody would be told. A failover may lose the last rows; the next pass writes them again.
 SELECT set_config('statement_timeout', %(statement_ms)s, true),
        set_config('lock_timeout', %(lock_ms)s, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
+       set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 
 -- name: try_lock
 -- A statement of its own, before any that reads: the snapshot of the next one is then younger than the commit of
 -- the pass that held the lock before.
 SELECT pg_try_advisory_xact_lock(%(space)s::integer, %(lock)s::integer) AS locked
+
+-- name: lock_holder
+-- Who holds the lock of a pass, for how long, and what its process waits for. The time is NULL where
+-- this role may not see it. An advisory lock of two integers has objsubid 2.
+SELECT l.pid, a.application_name AS application, a.wait_event,
+       date_part('epoch', clock_timestamp() - a.xact_start) AS held_s
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+  AND l.classid = %(space)s::integer::oid AND l.objid = %(lock)s::integer::oid
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: wait_for_lock
 SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer)
@@ -100,9 +114,12 @@ SELECT set_config('transaction_read_only', 'on', true), set_config('statement_ti
 SELECT set_config('lock_timeout', '500', true), set_config('statement_timeout', '2000', true)
 
 -- name: insert_samples
+-- One document for each pass: its time, and the rows that all have this time.
 INSERT INTO system_metrics (time, metric_name, service, tags, value)
-SELECT s.time, s.metric, s.service, s.tags, s.value
-FROM jsonb_to_recordset(%(samples)s::jsonb) AS s (time timestamptz, metric text, service text, tags jsonb, value double precision)
+SELECT p.time, s.metric, s.service, s.tags, s.value
+FROM jsonb_to_recordset(%(passes)s::jsonb) AS p (time timestamptz, samples jsonb)
+CROSS JOIN LATERAL jsonb_to_recordset(p.samples)
+     AS s (metric text, service text, tags jsonb, value double precision)
 
 -- name: already_taken
 -- The figures with an interval of their own of which the slot that began `since` has a sample already.

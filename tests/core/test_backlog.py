@@ -1,30 +1,166 @@
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
 
-from ops_worker.core.backlog import Backlog, Pending
+from ops_worker.core.backlog import MEBIBYTE, Backlog, Packed, Pending, pack
+from ops_worker.core.model import Sample
 
 pytestmark = pytest.mark.unit
 
-A, B, C, D = (Pending(float(n), ()) for n in range(4))
+
+def pending(number: int, rows: int = 1) -> Pending:
+    """A pass that began at this moment, with so many rows."""
+    return Pending(float(number), tuple(Sample("a", f"m{row}", float(row)) for row in range(rows)))
 
 
-def test_overflow() -> None:
-    """What waits is bounded: the oldest goes, and is counted."""
-    backlog = Backlog(2)
-    assert backlog.replace([A]) == 0
-    assert backlog.replace([A, B, C, D]) == 2
-    assert (backlog.waiting(), len(backlog), backlog.dropped) == ((C, D), 2, 2)
-    assert backlog.replace(()) == 0
-    assert len(backlog) == 0
+def moments(entries: tuple[Packed, ...]) -> list[float]:
+    """Give the moments of entries."""
+    return [entry.moment for entry in entries]
 
 
-@pytest.mark.parametrize(("committed", "expected"), [(True, (C,)), (False, (A, B, C))])
-def test_settle(committed: bool, expected: tuple[Pending, ...]) -> None:
-    """Samples in doubt are forgotten if they were committed, else they wait again, before the newer ones."""
-    backlog = Backlog(10)
-    backlog.in_doubt = ("42", (A, B))
-    backlog.replace([C])
+def filled(count: int, limit: int = 100) -> tuple[Backlog, list[Packed]]:
+    """A backlog in which so many passes wait."""
+    backlog = Backlog(limit)
+    return backlog, [backlog.add(pending(number)) for number in range(count)]
+
+
+def test_packed_is_the_same() -> None:
+    """Compressing loses nothing: the documents are those of the samples, with tags."""
+    one = Pending(1.0, (Sample("a", "b", 1.5, {"x": 1}), Sample("a", "é", -0.1)))
+    packed = pack(one)
+    assert [json.loads(text) for text in packed.documents] == [
+        [
+            {"service": "a", "metric": "b", "value": 1.5, "tags": {"x": 1}},
+            {"service": "a", "metric": "é", "value": -0.1, "tags": {}},
+        ]
+    ]
+    assert list(packed.documents) == list(one.documents)
+    assert (packed.moment, packed.rows) == (1.0, 2)
+
+
+def test_documents_are_bounded() -> None:
+    """A pass with very many rows makes several documents, in order."""
+    documents = [json.loads(text) for text in pending(0, 45_000).documents]
+    assert [len(rows) for rows in documents] == [20_000, 20_000, 5_000]
+    assert [row["value"] for rows in documents for row in rows] == list(range(45_000))
+
+
+def test_limit_of_passes() -> None:
+    """On overflow the oldest entry goes, and is counted."""
+    backlog, entries = filled(4, limit=2)
+    assert backlog.next_slice() == (entries[2], entries[3])
+    assert (len(backlog), backlog.dropped) == (2, 2)
+
+
+def test_limit_of_bytes() -> None:
+    """The memory of what waits is bounded in bytes; the newest sample is always kept."""
+    chance = random.Random(1)
+    noise = tuple(Sample("a", f"m{row}", chance.random()) for row in range(2_000))
+    backlog = Backlog(1_000, limit_bytes=MEBIBYTE)
+    for number in range(100):
+        backlog.add(Pending(float(number), noise))
+        assert backlog.size <= MEBIBYTE
+    assert backlog.dropped == 100 - len(backlog) > 0
+    assert moments(backlog.next_slice())[0] == float(backlog.dropped), "the newest are kept"
+    tiny = Backlog(1_000, limit_bytes=1)
+    tiny.add(pending(0))
+    tiny.add(pending(1))
+    assert moments(tiny.next_slice()) == [1.0]
+
+
+def test_a_day_of_counters_fits() -> None:
+    """100 services of 200 counters are compressed so far that 90 samples fit into the default."""
+    chance = random.Random(2)
+    backlog = Backlog(3_600)
+    values = [chance.randrange(10**7) for _ in range(20_000)]
+    for second in range(2):
+        rows = tuple(
+            Sample(f"service-{row // 200}", f"counter_{row % 200}", float(value + 17 * second)) for row, value in enumerate(values)
+        )
+        backlog.add(Pending(float(second), rows))
+    assert backlog.size / 2 * 90 < 32 * MEBIBYTE
+
+
+def test_slices_are_bounded() -> None:
+    """A slice has at most 64 entries and 40,000 rows, but always one entry."""
+    backlog, entries = filled(70)
+    assert backlog.next_slice() == tuple(entries[:64])
+    large = Backlog(100)
+    for number in range(3):
+        large.add(pending(number, 30_000))
+    assert moments(large.next_slice()) == [0.0]
+
+
+def test_slices_shrink_and_grow() -> None:
+    """A slice that was refused is halved; each one that was written doubles the next."""
+    backlog, _ = filled(70)
+    sizes = []
+    for failed in (64, 32, 16, 8, 4, 2):
+        backlog.shrink_slice(failed)
+        sizes.append(len(backlog.next_slice()))
+    for _ in range(7):
+        backlog.grow_slice()
+        sizes.append(len(backlog.next_slice()))
+    assert sizes == [32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64, 64]
+
+
+def test_discard() -> None:
+    """What the database has is removed; an entry that was dropped meanwhile is no error."""
+    backlog, entries = filled(3)
+    backlog.discard([entries[0], pack(pending(9))])
+    assert backlog.next_slice() == tuple(entries[1:])
+
+
+def test_set_apart() -> None:
+    """An entry that the database refuses does not wait any more, but is kept and counted."""
+    backlog, entries = filled(3)
+    backlog.set_apart([entries[1]], retry_at=60.0)
+    assert backlog.next_slice() == (entries[0], entries[2])
+    assert (len(backlog), backlog.apart, backlog.unwritten) == (2, 1, 3)
+
+
+def test_apart_goes_first() -> None:
+    """On overflow, what the database refuses is dropped before what it may still take."""
+    backlog, entries = filled(3, limit=3)
+    backlog.set_apart([entries[2]], retry_at=60.0)
+    backlog.add(pending(3))
+    assert (backlog.apart, moments(backlog.next_slice())) == (0, [0.0, 1.0, 3.0])
+
+
+def test_apart_is_tried_again() -> None:
+    """After its time one entry is tried again, each time another one."""
+    backlog, entries = filled(2)
+    backlog.set_apart(entries, retry_at=60.0)
+    tried = []
+    for now in (59.0, 60.0, 120.0, 180.0):
+        found = backlog.take_due_apart(now)
+        tried.append(moments(found))
+        if found:
+            backlog.set_apart(found, retry_at=now + 60.0)
+    assert tried == [[], [0.0], [1.0], [0.0]]
+    assert backlog.apart == 2
+
+
+def test_readmit() -> None:
+    """When the database accepts one again, all wait again, oldest first."""
+    backlog, entries = filled(4)
+    backlog.set_apart(entries[:3], retry_at=0.0)
+    (accepted,) = backlog.take_due_apart(1.0)
+    backlog.discard([accepted])
+    backlog.readmit_apart()
+    assert moments(backlog.next_slice()) == [1.0, 2.0, 3.0]
+    assert backlog.apart == 0
+
+
+@pytest.mark.parametrize(("committed", "expected"), [(True, [2.0]), (False, [0.0, 1.0, 2.0])])
+def test_settle(committed: bool, expected: list[float]) -> None:
+    """Samples in doubt are forgotten if they were committed, else they wait again, before newer ones."""
+    backlog, entries = filled(3)
+    backlog.doubt("42", entries[:2])
+    assert (len(backlog), backlog.unwritten) == (1, 3)
     backlog.settle(committed=committed)
-    assert expected == backlog.waiting()
+    assert moments(backlog.next_slice()) == expected
     assert backlog.in_doubt is None

@@ -8,18 +8,22 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from ops_worker import settings
 from ops_worker.core.backlog import Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample, Tick
 from ops_worker.edges import probes
-from ops_worker.edges.store import METRICS, Store
-from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError
-from ops_worker.passes import Context, metrics
+from ops_worker.edges.store import HEALTH, METRICS, Store
+from ops_worker.edges.store.purposes import LOCK_SPACE
+from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, StillRecordingError
+from ops_worker.passes import PASSES, Context, metrics
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from tests.conftest import Database
 
 pytestmark = pytest.mark.integration
@@ -45,7 +49,8 @@ def sample(url: str, backlog: Backlog | None) -> Outcome:
 def flush(url: str, backlog: Backlog | None) -> int:
     """Write what waits."""
     with contextlib.closing(Store({"conninfo": url})) as store:
-        return metrics.flush(Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog))
+        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog)
+        return metrics.flush(context, time.monotonic() + 60)
 
 
 def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,12 +74,12 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_permanent(database: Database) -> None:
-    """What no retry helps does not wait; without a backlog nothing does."""
+    """What no retry helps is set apart and does not wait; without a backlog nothing does."""
     database.rows("DROP TABLE system_metrics CASCADE")
     backlog = Backlog(10)
     with pytest.raises(SchemaError):
         sample(database.url, backlog)
-    assert len(backlog) == 0
+    assert (len(backlog), backlog.apart) == (0, 1)
     with pytest.raises(DatabaseError):
         sample(AWAY, None)
 
@@ -84,7 +89,7 @@ def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_w
     """Samples of which nobody knows whether they were written are asked about by the next pass, and written once."""
     monkeypatch.setattr("ops_worker.edges.store.connection.SETTLE_S", 0.0)
     backlog = Backlog(10)
-    backlog.replace([ONE])
+    backlog.add(ONE)
     cut: list[str] = []
 
     def watch(_: int, data: bytes) -> str:
@@ -96,7 +101,7 @@ def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_w
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy, pytest.raises(CommitUnknownError):
         sample(re.sub(r":\d+/", f":{proxy.port}/", database.url), backlog)
     assert backlog.in_doubt is not None
-    assert (len(backlog.in_doubt[1]), len(backlog)) == (2, 0)
+    assert (len(backlog.in_doubt[1]), len(backlog)) == (1, 1)
     while database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
         time.sleep(0.01)
     sample(database.url, backlog)
@@ -106,11 +111,142 @@ def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_w
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'healthy'") == 2
 
 
+PARTITIONED = """
+    ALTER TABLE system_metrics RENAME TO former;
+    CREATE TABLE system_metrics (LIKE former INCLUDING DEFAULTS) PARTITION BY RANGE (time);
+    CREATE TABLE now PARTITION OF system_metrics
+        FOR VALUES FROM (now() - interval '1 minute') TO ('infinity')
+"""
+FORMER = "CREATE TABLE before PARTITION OF system_metrics FOR VALUES FROM (MINVALUE) TO (%s)"
+SLOW = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$;
+    CREATE TRIGGER slow BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION slow()
+"""
+
+
+def waiting(ages_s: Sequence[float]) -> Backlog:
+    """A backlog of samples that were taken so many seconds ago, one row each."""
+    backlog = Backlog(100)
+    for number, age_s in enumerate(ages_s):
+        row = Sample("old", f"m{number}", float(number))
+        backlog.add(Pending(time.monotonic() - age_s, (row,)))
+    return backlog
+
+
+def old_rows(database: Database) -> list[str]:
+    """Name the old samples that the database has, each as often as it has it."""
+    found = database.rows("SELECT metric_name FROM system_metrics WHERE service = 'old' ORDER BY 1")
+    return [row["metric_name"] for row in found]
+
+
+def test_a_refused_sample_holds_up_no_other(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """One that has no place any more is set apart; the others, and the new one, are written once."""
+    database.rows(PARTITIONED)
+    backlog = waiting([30, 7200, 20, 10])
+    assert sample(database.url, backlog).result is Result.RECORDED
+    assert (len(backlog), backlog.apart, backlog.dropped) == (0, 1, 0)
+    assert old_rows(database) == ["m0", "m2", "m3"]
+    apart = [record for record in caplog.records if getattr(record, "action", "") == "samples set apart"]
+    assert len(apart) == 1
+    assert "partition" in vars(apart[0])["error"]
+    assert sample(database.url, backlog).result is Result.RECORDED, "new samples flow"
+    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'healthy'") == 2
+
+
+def test_a_refused_sample_is_tried_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has a place again, what was set apart is written; until then it is tried in vain."""
+    monkeypatch.setattr("ops_worker.passes.metrics.APART_RETRY_S", 0.0)
+    database.rows(PARTITIONED)
+    backlog = waiting([7300, 7200])
+    for _ in range(3):
+        sample(database.url, backlog)
+        assert backlog.apart == 2
+    start = database.value("SELECT date_trunc('second', now() - interval '1 hour')")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute(FORMER.replace("%s", f"'{start}'"))
+    sample(database.url, backlog)
+    assert (len(backlog), backlog.apart) == (0, 0)
+    assert old_rows(database) == ["m0", "m1"]
+
+
+def test_slices_that_are_too_slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice that takes longer than a statement may is halved until it fits; nothing is lost."""
+    monkeypatch.setattr("ops_worker.edges.store.purposes.STATEMENT_TIMEOUT_MS", 1_000)
+    database.rows(SLOW)
+    backlog = waiting([60.0 - number for number in range(40)])
+    assert flush(database.url, backlog) == 40
+    assert (len(backlog), backlog.apart) == (0, 0)
+    assert len(old_rows(database)) == len({*old_rows(database)}) == 40
+
+
+def test_a_sample_that_is_always_too_slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes too long even alone is set apart."""
+    monkeypatch.setattr("ops_worker.edges.store.purposes.STATEMENT_TIMEOUT_MS", 10)
+    database.rows(SLOW)
+    backlog = waiting([1])
+    assert flush(database.url, backlog) == 0
+    assert (len(backlog), backlog.apart) == (0, 1)
+
+
+@contextlib.contextmanager
+def holding(database: Database, lock: int) -> Iterator[None]:
+    """Hold the lock of a pass in a transaction that is more than a tenth of a second old."""
+    with psycopg.connect(database.url) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s), pg_sleep(0.1)", [LOCK_SPACE, lock])
+        yield
+
+
+def test_skipped(database: Database) -> None:
+    """A pass whose lock another one holds is skipped, and its sample does not wait."""
+    backlog = Backlog(10)
+    with holding(database, METRICS.lock):
+        assert sample(database.url, backlog).result is Result.SKIPPED
+    assert len(backlog) == 0
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_skipped_for_too_long(database: Database, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A lock that is held for longer than the patience is a failure, which names who holds it."""
+    monkeypatch.setattr("ops_worker.core.patience.LEAST_PATIENCE_S", 0.0)
+    backlog = Backlog(10)
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog, period_s=0.01)
+        with holding(database, {"health": HEALTH, "metrics": METRICS}[name].lock):
+            holder = database.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+            with pytest.raises(DatabaseError, match=rf"{name} pass was skipped.*terminate.*\({holder}\)"):
+                PASSES[name](context)
+    assert len(backlog) == (1 if name == "metrics" else 0), "the sample waits"
+
+
+def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that holds the lock for long takes no samples: they wait."""
+    monkeypatch.setattr("ops_worker.passes.metrics.LIVE_HOLDER_S", 0.0)
+    backlog = Backlog(10)
+    with holding(database, METRICS.lock):
+        assert sample(database.url, backlog).result is Result.SKIPPED
+    assert len(backlog) == 1
+
+
+def test_still_recording(database: Database) -> None:
+    """While an earlier pass of the loop is being recorded, the sample of this one waits."""
+
+    def busy() -> contextlib.AbstractContextManager[None]:
+        raise StillRecordingError
+
+    backlog = Backlog(10)
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog, recording=busy)
+        with pytest.raises(StillRecordingError):
+            metrics.run(context)
+    assert len(backlog) == 1
+
+
 def test_flush(database: Database) -> None:
     """What waits can be written without a new sample; not while another pass holds the lock."""
     backlog = Backlog(10)
     assert flush(AWAY, None) == flush(AWAY, backlog) == 0
-    backlog.replace([ONE])
+    backlog.add(ONE)
     with contextlib.closing(Store({"conninfo": database.url})) as other:
         assert other.transact(METRICS, lambda _: flush(database.url, backlog)) == 0
     assert len(backlog) == 1

@@ -15,10 +15,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
+from ops_worker.core.model import LockHolder
 from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, told, worth_a_retry
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience, limits
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
-from ops_worker.errors import CommitUnknownError, DatabaseError, OpsWorkerError, SchemaError, SettingsError
+from ops_worker.errors import CommitUnknownError, DatabaseError, NotWritableError, OpsWorkerError, SchemaError, SettingsError
 from ops_worker.sql import script
 
 if TYPE_CHECKING:
@@ -76,28 +77,40 @@ class Store:
         self._shard = shard
         self._failures = 0
         self._not_before = 0.0
+        self._several_hosts = "," in str(given.get("host") or given.get("hostaddr") or "")
+        self._chosen_server = "target_session_attrs" in given
+        self.lock_holder: LockHolder | None = None
+        """Who held the lock when ``transact`` last returned None."""
 
     def transact(self, purpose: Purpose, work: Callable[[Transaction], T], *, reads: Sequence[str] = (), dry_run: bool = False) -> T | None:
         """Do the work in one transaction and give what it returns, or None where another pass holds the lock.
 
         ``reads`` names tables that the work can do without; ``Transaction.present`` tells which are there. A dry run
         takes no lock, so that it never makes a real pass skip, and cannot write. A lost connection, a deadlock or a
-        serialization failure is retried once. Raises DatabaseError or SchemaError.
+        serialization failure is retried once; so is a connection of an earlier pass that leads to
+        a server which became read-only: a new one may lead to the new primary. Raises
+        DatabaseError or SchemaError.
         """
+        reused = self._connection is not None
         try:
             return self._attempt(purpose, work, reads, dry_run=dry_run)
         except _LockHeldError:
+            self.lock_holder = self._find_lock_holder(purpose)
             return None
-        except psycopg.Error as error:
-            if not worth_a_retry(error):
-                raise told(error, self._place) from error
-            first = error
+        except (psycopg.Error, NotWritableError) as error:
+            first = self._ours(error)
+            if isinstance(first, NotWritableError):
+                if not reused:
+                    raise self._leave_read_only(first) from error
+                self.close()
+            elif not (isinstance(error, psycopg.Error) and worth_a_retry(error)):
+                raise first from error
         try:
             return self._attempt(purpose, work, reads, dry_run=dry_run)
         except _LockHeldError:  # most likely by the connection that was just lost: nothing was recorded, so it did not go well
-            raise told(first, self._place) from first
-        except psycopg.Error as error:
-            raise told(error, self._place) from error
+            raise first from None
+        except (psycopg.Error, NotWritableError) as error:
+            raise self._leave_read_only(self._ours(error)) from error
 
     def create(self, tables: Sequence[str]) -> dict[str, bool]:
         """Make those of the worker's tables that are not there; tell for each whether it was made.
@@ -149,8 +162,38 @@ class Store:
             self._connection.close()
             self._connection = None
 
+    def _ours(self, error: psycopg.Error | OpsWorkerError) -> OpsWorkerError:
+        return told(error, self._place) if isinstance(error, psycopg.Error) else error
+
+    def _leave_read_only(self, error: OpsWorkerError) -> OpsWorkerError:
+        """Close the connection to a server that accepts no writes, and return the error.
+
+        After the pause for a failed connection a loop makes a new one: by then the host name may
+        lead to another server, or the server may be the primary again.
+        """
+        if isinstance(error, NotWritableError):
+            self.close()
+            self._pause()
+        return error
+
+    def _pause(self) -> None:
+        """Let a loop wait before its next connection: longer after each failure."""
+        self._failures += 1
+        self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
+
+    def _find_lock_holder(self, purpose: Purpose) -> LockHolder | None:
+        """Look up who holds the lock, as the login role: it may see its own processes."""
+        with contextlib.suppress(psycopg.Error, OpsWorkerError):
+            key = self._lock_key(purpose)
+            row = self._connected().execute(SQL["lock_holder"], key).fetchone()
+            return LockHolder(**row) if row else None
+        return None
+
+    def _lock_key(self, purpose: Purpose) -> dict[str, int]:
+        return {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)}
+
     def _attempt(self, purpose: Purpose, work: Callable[[Transaction], T], reads: Sequence[str], *, dry_run: bool, first: bool = True) -> T:
-        connection = self._connected()
+        connection = self._connected(writes=not dry_run)
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             tables = dict.fromkeys((*purpose.needs, *filter(None, [purpose.makes]), *reads))
             survey, locked = self._begin(connection, purpose, tables, dry_run=dry_run)
@@ -163,6 +206,7 @@ class Store:
                 return self._attempt(purpose, work, reads, dry_run=dry_run, first=False)
             done = work(Transaction(connection, survey))
             self._commit(connection, survey["xid"])
+        self._failures = 0
         return done
 
     def _make(self, purpose: Purpose, role: str, *, first: bool) -> None:
@@ -179,14 +223,13 @@ class Store:
             if self._role:
                 connection.execute(SQL["set_role"], {"role": self._role})
             connection.execute(SQL["set_limits"], limits())
-            key = {"space": LOCK_SPACE, "lock": purpose.lock + (self._shard << 8)}
-            lock = None if dry_run else connection.execute(SQL["try_lock"], key)
+            lock = None if dry_run else connection.execute(SQL["try_lock"], self._lock_key(purpose))
             survey = connection.execute(SQL["survey"], {"tables": list(tables)})
         return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
 
     def _check(self, purpose: Purpose, survey: Mapping[str, Any], *, dry_run: bool) -> None:
         if survey["read_only"] and not dry_run:
-            raise DatabaseError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
+            raise NotWritableError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
         if survey["encoding"] != "UTF8":
             raise SchemaError(
                 f"database {self._place} is encoded in {survey['encoding']}, which cannot hold every answer: it has to be UTF8"
@@ -227,27 +270,41 @@ class Store:
         found = connection.execute(SQL["grants_to_role"], {"table": table, "role": self._role})
         return [row["statement"] for row in found]
 
-    def _connected(self) -> Connection:
+    def _connected(self, *, writes: bool = True) -> Connection:
         if self._connection is None or self._connection.closed:
             if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
                 raise DatabaseError(f"no connection to database {self._place}; the next attempt is due in {pause:.1f} s")
             try:
-                self._connection = self._connect()
+                self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
-                self._failures += 1
-                self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
+                self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
                     "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
                 ) from error
-            self._failures = 0
         return self._connection
 
-    def _connect(self) -> Connection:
+    def _server_for(self, *, writes: bool) -> dict[str, str]:
+        """Return libpq's parameters that choose a server.
+
+        Of several hosts, a pass takes the primary; without that, libpq takes the first one that
+        answers, which may be a standby for ever. A reader takes any.
+        """
+        if writes and self._several_hosts and not self._chosen_server:
+            return {"target_session_attrs": "primary"}
+        return {}
+
+    def _connect(self, server: Mapping[str, str]) -> Connection:
         left = 0 if self._deadline_s else self._again.times
         while True:
             try:
-                return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+                return psycopg.connect(
+                    self._conninfo,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    row_factory=dict_row,
+                    **server,  # type: ignore[arg-type]  # libpq's parameters, by name
+                )
             except psycopg.Error as error:
                 if not left or "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
                     raise

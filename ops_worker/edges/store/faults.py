@@ -9,7 +9,7 @@ from psycopg import Error
 from psycopg import errors as pg
 
 from ops_worker.core.answer import one_line
-from ops_worker.errors import DatabaseError, OpsWorkerError, SchemaError
+from ops_worker.errors import DatabaseError, NotWritableError, OpsWorkerError, SchemaError, StatementTimeoutError
 
 CONNECTION_LOST = ("08", "57P", "25P03")
 """SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
@@ -41,9 +41,10 @@ MEANINGS = (
         SchemaError,
         "the tables are not as the worker knows them: run the platform's migrations, or `ops-worker init-db`",
     ),
-    Meaning((pg.ReadOnlySqlTransaction,), DatabaseError, "point DATABASE_URL or PG_HOST at the primary"),
+    Meaning((pg.CheckViolation,), SchemaError, "the table refuses the row: look at its constraints and partitions"),
+    Meaning((pg.ReadOnlySqlTransaction,), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
     Meaning((pg.LockNotAvailable,), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
-    Meaning((pg.QueryCanceled,), DatabaseError, "it took too long: look at pg_stat_activity"),
+    Meaning((pg.QueryCanceled,), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
 )
 
 

@@ -22,12 +22,15 @@ from ops_worker.sql import queries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ops_worker.core.backlog import Packed
     from ops_worker.core.model import Figure, Sample, Update
 
 Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
 
 SQL = queries()
+STATEMENT_CHARACTERS = 4_000_000
+"""Characters of JSON that one statement inserts: about 40,000 rows."""
 WATCH_ROWS = 10_000
 """How many rows a pass looks at to find the other, or a shard of it: a week of a pass each 60 s, in some milliseconds."""
 
@@ -104,15 +107,27 @@ class Transaction:
         found, problem = self._tried(figure, 0, figure.timeout_s)
         return problem or shape_fault(_columns(found))
 
-    def record_samples(self, passes: Sequence[Pending]) -> None:
-        """Append the samples of these passes in one statement, those of a pass all with the time of its moment."""
-        times = [(self.time_of(pending.moment).isoformat(), pending.samples) for pending in passes]
-        rows = [
-            {"time": time, "service": one.service, "metric": one.metric, "value": one.value, "tags": dict(one.tags)}
-            for time, samples in times
-            for one in samples
-        ]
-        self.connection.execute(SQL["insert_samples"], {"samples": json.dumps(rows, allow_nan=False)})
+    def record_samples(self, passes: Sequence[Pending | Packed]) -> None:
+        """Append the samples of these passes, all rows of a pass with the time of its moment.
+
+        Usually this is one statement. No statement gets more than STATEMENT_CHARACTERS of JSON,
+        or one document: PostgreSQL limits the size of a value and the time of a statement.
+        """
+        batch: list[str] = []
+        size = 0
+        for entry in passes:
+            time = self.time_of(entry.moment).isoformat()
+            for document in entry.documents:
+                if batch and size + len(document) > STATEMENT_CHARACTERS:
+                    self._insert_samples(batch)
+                    batch, size = [], 0
+                batch.append(f'{{"time": "{time}", "samples": {document}}}')
+                size += len(document)
+        if batch:
+            self._insert_samples(batch)
+
+    def _insert_samples(self, batch: Sequence[str]) -> None:
+        self.connection.execute(SQL["insert_samples"], {"passes": f"[{', '.join(batch)}]"})
 
     def record_own(self, moment: float, samples: Sequence[Sample]) -> None:
         """Append the worker's own figures; what keeps it from that is a warning."""
