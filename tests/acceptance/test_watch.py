@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from tests.postgres import Postgres, load_platform
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -71,3 +73,23 @@ def test_never_connected(worker: Worker) -> None:
     """A database that was not there from the beginning is more likely a wrong setting: it ends."""
     done = worker("status", "--watch", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d")
     assert done.returncode == 1 and "check that it runs" in done.stderr
+
+
+def test_failover(worker: Worker) -> None:
+    """It goes on with a standby where the primary is gone, says so when nobody is left, and goes on when one is back."""
+    with Postgres() as primary:
+        load_platform(primary.url())
+        with primary.standby() as standby:
+            url = primary.url().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+            with worker.start("status", "--watch", "1", "--output", "json", DATABASE_URL=url) as process:
+                first = documents(process, "services")
+                primary.stop()
+                while (found := documents(process, "services"))["at"] <= first["at"]:
+                    pass
+                standby.stop()
+                assert documents(process, "error")["at"] >= found["at"]
+                standby.start()
+                assert documents(process, "services")["at"] > found["at"]
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=5)
+    assert (process.returncode, err) == (-signal.SIGINT, "")
