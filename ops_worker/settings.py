@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import (
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 SECRETS = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
-ON = frozenset({"1", "true", "yes", "on"})
+ON, OFF = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
@@ -65,7 +66,7 @@ def _without_line_end(value: Any) -> Any:
 
 def _level(value: Any) -> str:
     word = str(value).strip().upper()
-    return word if word in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"} else "INFO"
+    return word if word in LEVELS else "INFO"
 
 
 def _database_url(value: SecretStr | None) -> SecretStr | None:
@@ -121,6 +122,13 @@ DatabaseUrl = Annotated[
     BeforeValidator(_trimmed),
 ]
 Password = Annotated[SecretStr, AfterValidator(_utf8), BeforeValidator(_without_line_end)]
+
+
+class Doubt(NamedTuple):
+    """What a value is taken for that can hardly be meant, and what to set instead."""
+
+    taken: str
+    remedy: str
 
 
 class Settings(BaseSettings):
@@ -208,6 +216,7 @@ class Settings(BaseSettings):
     """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
 
     _catalogue: Catalogue = PrivateAttr(Catalogue())
+    _doubts: dict[str, Doubt] = PrivateAttr({})
 
     @field_validator("pg_port", mode="wrap")
     @classmethod
@@ -235,6 +244,11 @@ class Settings(BaseSettings):
     def catalogue(self) -> Catalogue:
         """The services and figures that are in force."""
         return self._catalogue
+
+    @property
+    def doubts(self) -> dict[str, Doubt]:
+        """The values that are accepted, though they can hardly be meant, by variable."""
+        return self._doubts
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -301,16 +315,37 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     if more:
         raise SettingsError(more)
     settings._catalogue = found  # noqa: SLF001 - no field, which the environment could set
+    settings._doubts = _doubts(variables)  # noqa: SLF001
     return settings
+
+
+def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
+    """Find words that a switch or LOG_LEVEL does not know, and what each is taken for."""
+    found: dict[str, Doubt] = {}
+    for field, one in Settings.model_fields.items():
+        word = variables.get(field.upper(), "")
+        if one.annotation is bool and word.strip().lower() not in ON | OFF:
+            taken = f"{word!r} is neither on nor off, and counts as off"
+            found[field.upper()] = Doubt(taken, "set it to true or false")
+    level = variables.get("LOG_LEVEL", "")
+    if level and level.strip().upper() not in LEVELS:
+        taken = f"{level!r} is no level; INFO is taken"
+        found["LOG_LEVEL"] = Doubt(taken, f"set it to {', '.join(LEVELS)}")
+    return found
 
 
 def read_variables(env_file: Path | None = None) -> dict[str, str]:
     """Give the environment, over what the ``.env`` file holds. Raises SettingsError when that cannot be read."""
+    return read_file(env_file) | dict(os.environ)
+
+
+def read_file(env_file: Path | None = None) -> dict[str, str]:
+    """Give what the ``.env`` file holds; nothing where there is none. Raises SettingsError."""
     try:
         file = DotEnvSettingsSource(Settings, env_file=env_file or ".env", case_sensitive=True).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
-    return {name: value for name, value in file.items() if value is not None} | dict(os.environ)
+    return {name: value for name, value in file.items() if value is not None}
 
 
 def named(path: str) -> tuple[Source | None, str]:

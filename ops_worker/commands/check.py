@@ -8,17 +8,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.commands.arguments import env_file
-from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, Refusal, lines, of_server, of_services, of_tables, worst
+from ops_worker.core.answer import one_line
+from ops_worker.core.checkup import (
+    FAULT,
+    OK,
+    WARNING,
+    Finding,
+    Refusal,
+    lines,
+    of_keys,
+    of_server,
+    of_services,
+    of_tables,
+    worst,
+)
 from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ops_worker.edges.store import Store, Transaction
     from ops_worker.settings import Settings
@@ -36,16 +50,17 @@ def run(options: argparse.Namespace) -> int:
 
     findings: list[Finding] = []
     code = DONE
+    unread = list(_unread(options.env_file))
     try:
         found = settings.load(options.env_file)
     except SettingsError as error:
         findings += [Finding("settings", FAULT, fault, "set it right, in the environment or .env") for fault in error.faults]
+        findings += unread
         code = error.exit_code
     else:
         findings += _settings(options.env_file)
-        if not found.system_alert_enabled:
-            told = "off: the health pass does nothing, and no alert opens"
-            findings.append(Finding("SYSTEM_ALERT_ENABLED", WARNING, told, "set it to true, unless that is meant"))
+        findings += unread
+        findings += _doubts(found)
         findings += [*_database(found), *_services(found), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
         if unusable := [*_unusable(found)]:
@@ -56,6 +71,19 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(lines(findings))
     return code
+
+
+def _doubts(found: Settings) -> Iterator[Finding]:
+    """Warn of values that are accepted, though they can hardly be meant."""
+    off, remedy = "off", "set it to true, unless that is meant"
+    for name, doubt in found.doubts.items():
+        if name == "SYSTEM_ALERT_ENABLED":
+            off, remedy = doubt
+        else:
+            yield Finding(name, WARNING, doubt.taken, doubt.remedy)
+    if not found.system_alert_enabled:
+        told = f"{off}: the health pass does nothing, and no alert opens"
+        yield Finding("SYSTEM_ALERT_ENABLED", WARNING, told, remedy)
 
 
 def _settings(env_file: Path | None) -> Iterator[Finding]:
@@ -77,6 +105,54 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")
+
+
+class _Names(NamedTuple):
+    """The keys of the ``.env`` file, the settings' variables, and what else is referred to."""
+
+    keys: tuple[str, ...]
+    settings: frozenset[str]
+    references: frozenset[str]
+
+
+def _names(env_file: Path | None) -> _Names:
+    """Read which names there are. Raises SettingsError where the ``.env`` file cannot be read."""
+    from ops_worker import catalogue, settings
+    from ops_worker.variables import variables
+
+    given = settings.read_variables(env_file)
+    keys = tuple(settings.read_file(env_file))
+    source, wrong = settings.named(given.get("OPS_WORKER_CATALOGUE", ""))
+    references = set(catalogue.references(source.text)) if source else set()
+    if keys:
+        text = (env_file or Path(".env")).read_text(encoding="utf-8")
+        references.update(re.findall(r"\$\{(\w+)", text))  # one line of it may refer to another
+    known = frozenset(name for one in variables() for name in one.names)
+    return _Names(() if wrong else keys, known, frozenset(references))
+
+
+def _unread(env_file: Path | None) -> Iterator[Finding]:
+    """Find what is set and never read: misspelled variables, and keys of the ``.env`` file."""
+    for name, question in near_misses(env_file):
+        yield Finding(f"variable {name}", WARNING, "nothing reads it", question)
+    with contextlib.suppress(SettingsError):  # which the settings tell
+        names = _names(env_file)
+        keys = [key for key in names.keys if key not in names.settings | names.references]
+        yield from of_keys(keys, names.settings, str(env_file or ".env"))
+
+
+def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
+    """List variables that nearly are ones that are read, each with a question."""
+    from ops_worker.core.suggest import variable
+
+    try:
+        names = _names(env_file)
+    except SettingsError:
+        return []
+    meant = names.settings | {name for name in names.references if name not in os.environ}
+    foreign = {name: value for name, value in os.environ.items() if name not in names.references}
+    near = {name: variable(name, value, meant) for name, value in sorted(foreign.items())}
+    return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
 
 
 def _database(found: Settings) -> Iterator[Finding]:

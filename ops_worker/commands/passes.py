@@ -271,7 +271,8 @@ def init_db(options: argparse.Namespace, settings: Settings) -> int:
             for proposal in database.indexes(make=options.indexes == "create"):
                 print(f"-- {proposal.said}", *([f"{proposal.statement};"] if proposal.statement else []), sep="\n", flush=True)
         return DONE
-    own = ("system_metrics", "service_health", "service_health_current", store.MAINTENANCE_TABLE)
+    maintenance = (store.MAINTENANCE_TABLE, store.MAINTENANCE_LOG)
+    own = ("system_metrics", "service_health", "service_health_current", *maintenance)
     try:
         made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
     finally:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.answer import one_line
 from ops_worker.core.model import State
+from ops_worker.core.suggest import meant, variable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.core.model import Verdict
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
+KEY_LIKE = 0.75
+"""How like a setting's name an unknown key has to be, from 0 to 1, to be taken for it."""
 MAX_SKEW_S = 2.0
 """Seconds by which two clocks may differ before it is worth a word."""
 OLDEST = 140000
@@ -47,6 +51,7 @@ class Table(NamedTuple):
 
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
 ALERT = ("tenant_id", "site_id", "device_id", "alert_type", "fingerprint", "status", "severity", "confidence", "summary", "details")
+LOGGED = ("started_at", "until", "ended_at", "started_by", "ended_by", "reason")
 TABLES = (
     Table("service_health", ("SELECT", "INSERT", "UPDATE"), ("service", "status", "latency_ms", "details", "checked_at"), WARNING,
           "the first health pass makes it where its role may; else the owner runs `ops-worker init-db`"),
@@ -56,8 +61,20 @@ TABLES = (
     Table("device_state", ("SELECT",), ("status",), OK, "its figures are left out"),
     Table("delivery_jobs", ("SELECT",), ("status",), OK, "its figure is left out"),
     Table("ops_worker_maintenance", ("SELECT",), ("until", "started_by", "reason"), OK, "`ops-worker maintenance start` makes it"),
+    Table("ops_worker_maintenance_log", ("SELECT",), LOGGED, OK,
+          "`ops-worker maintenance start` makes it"),
 )  # fmt: skip
 """The tables, as the contract with the platform has them."""
+
+
+def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
+    """Warn of the keys of a ``.env`` file that are never read; ``known`` are the settings."""
+    for key in keys:
+        near = variable(key, "", known) or meant(key, known, KEY_LIKE)
+        remedy = "remove it; `ops-worker sidecar --help` lists the names that are read"
+        if near:
+            remedy = f"did you mean {near}?"
+        yield Finding(f"{file}: {one_line(key)}", WARNING, "nothing reads this key", remedy)
 
 
 def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:

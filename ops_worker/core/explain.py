@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.answer import ago, lasted, moment_of, one_line, shown_url
 from ops_worker.core.conditions import wanted
-from ops_worker.core.patience import LEAST_PATIENCE_S, STALE_PERIODS, late, longest_silent, patience_s, period_of
+from ops_worker.core.patience import (
+    LEAST_PATIENCE_S,
+    PASSES,
+    STALE_PERIODS,
+    awake,
+    late,
+    longest_silent,
+    patience_s,
+    period_of,
+)
 from ops_worker.core.series import HEALTHY, OPS_WORKER, POSTGRES
 from ops_worker.core.status import Table
 
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 LOOKS_BACK_S = 86_400.0
 """Seconds before the time in question of which the ups and downs are told."""
 MAX_TURNS = 8
+NOBODY = "no pass looked"
 
 
 class Findings(NamedTuple):
@@ -36,19 +46,25 @@ class Findings(NamedTuple):
     passes: Sequence[Mapping[str, Any]]
     maintained: bool
     maintenance_until: datetime | None
+    maintenances: Sequence[Mapping[str, Any]] = ()
 
 
 class Rule(NamedTuple):
-    """What a service is judged by: its target (None where it is not watched), the damping, and whether alerts open at all."""
+    """What a service is judged by: its target (None where it is not watched), the damping.
+
+    ``alerts`` is whether alerts open at all; ``own`` is whether the passes record themselves,
+    without which nobody can tell that one of them has stopped.
+    """
 
     target: Target | None
     damping: Damping
     alerts: bool = True
+    own: bool = True
 
 
 def build(found: Findings, rule: Rule) -> dict[str, Any]:
     """Build the document: what was so, why, and what the alert did."""
-    state = _state(found)
+    state = _state(found, rule)
     alerts = [_alert(row, found) for row in found.alerts]
     return {
         "service": one_line(found.service),
@@ -67,19 +83,27 @@ def build(found: Findings, rule: Rule) -> dict[str, Any]:
             }
             for row in found.passes
         ],
+        "maintenances": [_maintenance(row) for row in found.maintenances],
     }
 
 
 def known(found: Findings) -> bool:
-    """Say whether anything is known of the service: a row, a sample or an alert; of the worker itself, that is always so."""
-    return bool(found.service == OPS_WORKER or found.row or found.runs or found.observations or found.alerts)
+    """Say whether anything is known of the service: a row, a sample or an alert.
+
+    The worker and its database always are.
+    """
+    always = found.service in {OPS_WORKER, POSTGRES}
+    return bool(always or found.row or found.runs or found.observations or found.alerts)
 
 
 def sentences(document: Mapping[str, Any]) -> list[str]:
     """Say in two lines what was so, and what came of it."""
     state, since, at = document["state"], document["since"], document["at"]
     if not document["seen_by"]:
-        what = f"nothing is known of {document['service']}: no pass has looked{f' since {_time(since)}' if since else ''}"
+        held = f" since {_time(since)}" if since else ""
+        what = f"nothing is known of {document['service']}{held}: {document['reason']}"
+        if document["reason"] == NOBODY:
+            what = f"nothing is known of {document['service']}: no pass has looked{held}"
     else:
         held = f" since {_time(since)}" if since else ""
         what = f"{document['service']} is {state}{held}{': ' if document['reason'] else ''}{document['reason']}"
@@ -106,23 +130,38 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     evidence = tuple((name, one_line(str(value))) for name, value in newest["evidence"].items()) if newest else ()
     passes = tuple((one["pass"], _time(one["recorded"]), ago(one["age_s"])) for one in document["passes"])
     looked = document["service"] != OPS_WORKER  # whose passes are all there is to see
+    no_turns, no_samples = NOBODY, "no pass has recorded anything of it"
+    if document["passes"]:
+        no_turns = "the metrics pass has recorded nothing of it"
+    if document["seen_by"]:
+        no_samples = "no sample of it is recorded"
+    maintenances = tuple(
+        (
+            _time(one["from"]),
+            _time(one["to"]),
+            one["started_by"],
+            one["reason"] or "-",
+        )
+        for one in document["maintenances"]
+    )
     return [
         Table(
             f"Up and down by the metrics pass, the {ago(LOOKS_BACK_S)} before",
             ("STATE", "FROM", "TO", "FOR"),
             turns,
             0,
-            "no pass looked" if looked else "",
+            no_turns if looked else "",
         ),
-        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, "no pass has recorded anything of it" if looked else ""),
+        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, no_samples if looked else ""),
         Table("The rule", ("WHAT", "IS"), tuple(document["rule"].items())),
         Table("Its last alerts", ("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"), alerts, 1, "none"),
         Table(f"What opened alert {newest['id'] if newest else ''}", ("WHAT", "WAS"), evidence),
+        Table("Maintenance at that time", ("FROM", "TO", "STARTED BY", "REASON"), maintenances),
         Table("Passes, the last before it", ("PASS", "RECORDED", "AGE"), passes, None, "none was recorded, or RECORD_OWN_METRICS is off"),
     ]
 
 
-def _state(found: Findings) -> dict[str, Any]:
+def _state(found: Findings, rule: Rule) -> dict[str, Any]:
     """Say what the service was: by its row where that speaks of the time, else by the samples, else nobody knows."""
     row, health_s = found.row or {}, period_of(found.passes, "health")
     details = row["details"] if row and isinstance(row["details"], dict) else {}
@@ -151,7 +190,21 @@ def _state(found: Findings) -> dict[str, Any]:
         return _told("stale" if gone else "healthy", None, reason, "its passes")
     if spoken_of or ahead:
         return _told("stale", looked_at, f"no pass has looked since; it was {state}", "the health pass")
-    return _told("unknown", found.runs[-1].ended if found.runs else None, "no pass looked")
+    return _told("unknown", found.runs[-1].ended if found.runs else None, _unseen(found, rule))
+
+
+def _unseen(found: Findings, rule: Rule) -> str:
+    """Say why nothing is known of a service at that time; passes that ran are not denied."""
+    if found.service == OPS_WORKER:
+        return "no pass was recorded, or RECORD_OWN_METRICS is off"
+    ran = [name for name in PASSES if awake(found.passes, name, found.at)]
+    if not ran or found.service == POSTGRES:
+        return NOBODY
+    what = f"the last {' and '.join(ran)} pass{'es' if len(ran) > 1 else ''} did not probe it"
+    if rule.target is None:
+        return what
+    they = "they" if len(ran) > 1 else "it"
+    return f"{what}: it was not in the catalogue then, or {they} had no time left for it"
 
 
 def _told(state: str, since: datetime | None, reason: str, by: str = "", streak: int | None = None) -> dict[str, Any]:
@@ -167,17 +220,75 @@ def _about_alert(found: Findings, rule: Rule, state: Mapping[str, Any], alerts: 
         if opened["ahead"]:
             since = f"with a time that is not yet, {_time(opened['opened'])}"
         return f"alert {opened['id']} is open {since}, {by}"
-    if state["state"] in {"healthy", "stale"} or not state["seen_by"]:
+    nothing_wrong = {"healthy"} if found.service == OPS_WORKER else {"healthy", "stale"}
+    if not state["seen_by"] or state["state"] in nothing_wrong:
         return "no alert is open"
-    if not rule.alerts:
-        return "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
-    if found.maintained or found.maintenance_until:
-        until = f" until {_time(_utc(found.maintenance_until))}" if found.maintenance_until else ""
-        return f"no alert is open: there is maintenance{until}"
+    return f"no alert is open{_why_none(found, rule, state, alerts)}"
+
+
+def _why_none(
+    found: Findings,
+    rule: Rule,
+    state: Mapping[str, Any],
+    alerts: Sequence[Mapping[str, Any]],
+) -> str:
+    """Say why no alert is open of what is not healthy."""
+    if why := _ruled_out(found, rule) or _maintained(found):
+        return f": {why}"
+    if found.service == OPS_WORKER:
+        return f": {_watcher(found)}"
     after, streak = rule.damping.alert_after, state["streak"]
     if streak is not None and streak < after:
-        return f"no alert is open yet: {streak} of {after} passes in a row found it so"
-    return "no alert is open: it opens with the next health pass that finds it so, or a person has closed it since"
+        return f" yet: {streak} of {after} passes in a row found it so"
+    opens = "it opens with the next health pass that finds it so"
+    if after > 1 and streak is None:
+        opens = f"it opens once {after} health passes in a row find it so"
+    since = state["since"]
+    closed_since = any(one["closed"] and since and one["closed"] >= since for one in alerts)
+    return f": {opens}{', or a person has closed it since' if closed_since else ''}"
+
+
+def _ruled_out(found: Findings, rule: Rule) -> str:
+    """Say why no alert of this service can open at all; nothing where one can."""
+    is_worker = found.service == OPS_WORKER
+    if found.service == POSTGRES:
+        return "none ever opens for postgres"
+    if rule.target is None and not is_worker:
+        return "no pass watches it any more"
+    if not rule.alerts:
+        return "SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    if is_worker and not rule.own:
+        return "RECORD_OWN_METRICS is off, so that no pass can tell that the other one stopped"
+    return ""
+
+
+def _maintained(found: Findings) -> str:
+    """Say that there is maintenance; where only the last health pass told of it, it may be over."""
+    if found.maintenance_until:
+        return f"there is maintenance until {_time(_utc(found.maintenance_until))}"
+    if not (found.maintained or found.maintenances):
+        return ""
+    if found.at < found.now:
+        return "there is maintenance"
+    then = "if that is over, the next one that finds it so opens an alert"
+    return f"at the last health pass there was maintenance; {then}"
+
+
+def _watcher(found: Findings) -> str:
+    """Say which pass opens the worker's own alert, of a pass that stopped."""
+    for name in PASSES:
+        if awake(found.passes, name, found.at) and not late(found.passes, name, found.at):
+            return f"the {name} pass opens one with its next turn"
+    return "no pass runs that could open one"
+
+
+def _maintenance(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "from": _utc(row["begun"]),
+        "to": _utc(row["ended"]),
+        "started_by": one_line(row["started_by"]),
+        "reason": one_line(row["reason"]),
+    }
 
 
 def _turns(found: Findings) -> list[dict[str, Any]]:
@@ -227,8 +338,11 @@ def _open(row: Mapping[str, Any], found: Findings) -> bool:
 
 def _rule(service: str, rule: Rule) -> dict[str, str]:
     target = rule.target
+    off = "SYSTEM_ALERT_ENABLED is off" if not rule.alerts else ""
     if target is None:
         if service == OPS_WORKER:
+            if off or not rule.own:
+                return {"an alert opens": f"never: {off or 'RECORD_OWN_METRICS is off'}"}
             silent = f"{STALE_PERIODS} of its periods, at least {LEAST_PATIENCE_S:g} s"
             return {"an alert opens when": f"a pass that once ran was not recorded for {silent}; the other pass sees that"}
         if service == POSTGRES:
@@ -238,11 +352,14 @@ def _rule(service: str, rule: Rule) -> dict[str, str]:
     body = ["a JSON object"] if target.json else []
     body += wanted(target.conditions)
     body += [f"latency at most {target.max_latency_ms} ms"] if target.max_latency_ms is not None else []
+    opens_after = _passes(rule.damping.alert_after, "unhealthy")
+    if off:
+        opens_after = f"never: {off}"
     return {
         "asked": shown_url(target),
         "answers within": f"{target.deadline_s:g} s",
         "healthy when": "; ".join([f"http {statuses}", *body]),
-        "an alert opens after": _passes(rule.damping.alert_after, "unhealthy"),
+        "an alert opens after": opens_after,
         "it closes after": _passes(rule.damping.resolve_after, "healthy"),
     }
 

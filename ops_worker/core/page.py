@@ -100,6 +100,16 @@ class PassRow(NamedTuple):
     stopped_s: float
 
 
+class Announced(NamedTuple):
+    """A maintenance as people started and ended it; ``ended`` may lie ahead."""
+
+    begun: datetime
+    ended: datetime
+    started_by: str
+    ended_by: str
+    reason: str
+
+
 class Page(NamedTuple):
     """Everything that is on the page, at one moment of the database's clock."""
 
@@ -112,6 +122,7 @@ class Page(NamedTuple):
     charts: Sequence[Chart]
     buckets: int
     left_out: int
+    announced: Sequence[Announced] = ()
 
 
 def longest_s(told: Iterable[Mapping[str, Any]]) -> float:
@@ -162,6 +173,26 @@ def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[s
         points,
         len(worth) - len(drawn[:MAX_CHARTS]),
     )
+
+
+def announced(rows: Iterable[Mapping[str, Any]]) -> list[Announced]:
+    """List the maintenances that people started, in the order of time; repeats of one are one."""
+    found: list[Announced] = []
+    for row in rows:
+        one = Announced(
+            row["begun"],
+            row["ended"],
+            started_by=one_line(row["started_by"]),
+            ended_by=one_line(row["ended_by"] or ""),
+            reason=one_line(row["reason"]),
+        )
+        same = (one.started_by, one.reason)
+        repeats = [last for last in found[-1:] if (last.started_by, last.reason) == same]
+        if repeats and repeats[0].ended >= one.begun:
+            found[-1] = one._replace(begun=repeats[0].begun)
+        else:
+            found.append(one)
+    return found
 
 
 def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:

@@ -101,6 +101,12 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def outdated(age_s: float, error: str) -> Table:
+    """Say that what follows is old, and why there is nothing newer."""
+    title = f"No new picture for {ago(age_s)}"
+    return Table(title, (), (), none=f"{error}; trying again")
+
+
 def fitting(shown: Sequence[Table], lines: int) -> list[Table]:
     """Cut the last table so that all fits on a screen of so many lines; it then says how much is left out."""
     *first, last = shown or [Table("", (), ())]

@@ -51,10 +51,11 @@ def run(context: Context) -> Outcome:
         if until is not None:
             updates = quiet(updates)
         if context.dry_run:
-            return planned(updates)
-        recorded = transaction.record_health(updates, context.origin)
-        own = [*context.own("health", verdicts, begun, maintenance=until is not None), *context.latencies(verdicts)]
-        transaction.record_own(begun, own)
+            recorded = planned(updates)
+        else:
+            recorded = transaction.record_health(updates, context.origin)
+            own = context.own("health", verdicts, begun, maintenance=until is not None)
+            transaction.record_own(begun, [*own, *context.latencies(verdicts)])
         other = context.watch(transaction, "health", "metrics", begun, until)
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 

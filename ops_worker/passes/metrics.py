@@ -69,8 +69,8 @@ def run(context: Context) -> Outcome:
         if not context.dry_run:
             _settle(context, transaction)
             transaction.record_samples([_with_own(context, sample, verdicts)])
-            until = transaction.maintenance_until(context.settings.maintenance_until)
-            other = context.watch(transaction, "metrics", "health", begun, until)
+        until = transaction.maintenance_until(context.settings.maintenance_until)
+        other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
     without_figures = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])

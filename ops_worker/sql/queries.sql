@@ -394,13 +394,46 @@ ORDER BY 1
 DELETE FROM service_health WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
 
 -- name: start_maintenance
+-- No row: another one is running, and stays. A repeat, the same in all that was given, begins it
+-- anew.
 INSERT INTO ops_worker_maintenance AS m (until, started_by, reason)
 VALUES (now() + make_interval(secs => %(seconds)s::float8), %(by)s, %(reason)s)
 ON CONFLICT (single) DO UPDATE SET until = excluded.until, started_at = now(), started_by = excluded.started_by, reason = excluded.reason
+WHERE %(replace)s::boolean OR m.until <= now()
+   OR (m.started_by = excluded.started_by AND m.reason = excluded.reason
+       AND m.until = m.started_at + make_interval(secs => %(seconds)s::float8))
 RETURNING until
 
 -- name: end_maintenance
 DELETE FROM ops_worker_maintenance
+
+-- name: log_maintenance
+-- Enter the maintenance that is there, unless it is entered.
+INSERT INTO ops_worker_maintenance_log (started_at, until, started_by, reason)
+SELECT started_at, until, started_by, reason FROM ops_worker_maintenance
+ON CONFLICT (started_at) DO NOTHING
+
+-- name: log_maintenance_end
+UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
+WHERE ended_at IS NULL AND until > now()
+
+-- name: maintenances_logged
+-- Those that lasted at some time from one moment to another; infinite times are brought into the
+-- calendar.
+SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+       least(coalesce(ended_at, until), %(until)s::timestamptz + interval '10 years') AS ended,
+       started_by, ended_by, reason
+FROM ops_worker_maintenance_log
+WHERE started_at <= %(until)s AND coalesce(ended_at, until) > %(since)s
+ORDER BY started_at
+
+-- name: maintenances_kept
+-- The same of the one that is there, for where nobody has entered it.
+SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+       least(until, %(until)s::timestamptz + interval '10 years') AS ended,
+       started_by, NULL AS ended_by, reason
+FROM ops_worker_maintenance
+WHERE started_at <= %(until)s AND until > %(since)s
 
 -- name: maintenance
 SELECT m.until, m.started_by, m.reason, extract(epoch FROM m.until - now())::float8 AS left_s

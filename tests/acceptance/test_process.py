@@ -120,7 +120,7 @@ def test_schema_without_create(worker: Worker, database: Database, someone: str)
     one_line(worker("health", **env), 3, "permission denied for schema public", "init-db")
     assert (
         worker("init-db").stdout
-        == "system_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\n"
+        == "system_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\nops_worker_maintenance_log: created\n"
     )
     assert worker("health", **env).returncode == 0
     assert len(database.health()) == 4
@@ -134,7 +134,7 @@ def test_init_db_role(worker: Worker, database: Database) -> None:
     assert worker("health", PG_ROLE="pulse_operator").returncode == 3
     assert (
         worker("init-db", PG_ROLE="pulse_operator").stdout
-        == "system_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\n"
+        == "system_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\nops_worker_maintenance_log: already there\n"
     )
     assert worker("health", PG_ROLE="pulse_operator").returncode == 0
 
@@ -166,7 +166,15 @@ def test_first_pass_grants(worker: Worker, database: Database) -> None:
 
 def test_standalone(worker: Worker, empty: Database) -> None:
     """Without a platform, init-db --standalone is all it takes; a second time changes nothing."""
-    made = ["tenants", "fleet_alert", "system_metrics", "service_health", "service_health_current", "ops_worker_maintenance"]
+    made = [
+        "tenants",
+        "fleet_alert",
+        "system_metrics",
+        "service_health",
+        "service_health_current",
+        "ops_worker_maintenance",
+        "ops_worker_maintenance_log",
+    ]
     first, second = (worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines() for _ in range(2))
     assert [f"{table}: created" for table in made] == first
     assert [f"{table}: already there" for table in made] == second

@@ -134,9 +134,9 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         ["helth"],
         f"{BOX}.args",
-        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))})",
+        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))}); did you mean health?",
     ),
-    (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
+    (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5; did you mean --every instead of --evry?"),
     (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
     (f"{BOX}.args", ["health", "--for=55"], f"{BOX}.args", "--for wants --every as well"),
     (

@@ -760,3 +760,44 @@ def test_not_watching(run: Passes, database: Database) -> None:
     run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
     run("metrics")
     assert database.alerts() == []
+
+
+@pytest.mark.parametrize(("name", "other"), [("health", "metrics"), ("metrics", "health")])
+def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other: str) -> None:
+    """A dry run shows that the worker's own alert would open, or close, as the pass that follows does it; it writes nothing."""
+    assert run(name, dry_run=True).opened == ()
+    run(name)
+    told(database, other, 600)
+    assert run(name, dry_run=True).opened == ("ops_worker",)
+    assert database.alerts() == []
+    for setting in ("SYSTEM_ALERT_ENABLED", "RECORD_OWN_METRICS"):
+        run.env.setenv(setting, "off")
+        assert run(name, dry_run=True).opened == ()
+        run.env.delenv(setting)
+    run.env.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert run(name, dry_run=True).opened == ()
+    run.env.delenv("MAINTENANCE_UNTIL")
+    assert run(name).opened == ("ops_worker",)
+    assert run(name, dry_run=True).opened == ()
+    told(database, other, 1)
+    database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
+    before = database.alerts()
+    assert run(name, dry_run=True).closed == ("ops_worker",)
+    assert database.alerts() == before
+    assert run(name).closed == ("ops_worker",)
+    assert run(name, dry_run=True).closed == ()
+
+
+def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
+    run: Passes, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The closing line of both commands names it."""
+    run("health")
+    run("metrics")
+    for name, other in (("health", "metrics"), ("metrics", "health")):
+        database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
+        told(database, other, 600)
+        assert main([name, "--dry-run"]) == 0
+        assert "1 alert would open: ops_worker; dry run, nothing was written" in capsys.readouterr().out
+        told(database, other, 1)
+    assert database.alerts() == []

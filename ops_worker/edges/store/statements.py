@@ -139,12 +139,22 @@ class Transaction:
             with self._spared("the worker's own figures not recorded", "; RECORD_OWN_METRICS=false leaves them out"):
                 self.record_samples([Pending(moment, tuple(samples))])
 
-    def watch(self, name: str, other: str, begun: float, origin: Mapping[str, str] = NO_TAGS, *, may_open: bool = True) -> Recorded:
+    def watch(  # noqa: PLR0913 - who watches whom since when, and what it may do about it
+        self,
+        name: str,
+        other: str,
+        begun: float,
+        origin: Mapping[str, str] = NO_TAGS,
+        *,
+        may_open: bool = True,
+        dry_run: bool = False,
+    ) -> Recorded:
         """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
 
         Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed, and nobody is by a
         pass that was away itself: what kept it may have kept the other, which has its turn first. In a maintenance it may only
         close. ``begun`` is the moment at which this pass began; what keeps it from looking is a warning.
+        A dry run looks and decides in the same way, and gives what it would open or close.
         """
         nothing = done = Recorded((), (), ())
         if "system_metrics" not in self.present:
@@ -157,15 +167,23 @@ class Transaction:
             can, found = one(permitted)["can"], [row for row in told if row["time"]]
             others = [row["time"] for row in told if row["pass"] == other]  # None: a shard that is not found
             gone = late(found, other, self.now)
+            opens = bool(can and gone and may_open and awake(found, name, self.now))
+            closes = bool(can and not gone and others and all(others))
             if can is False:
                 self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
-            elif can and gone and may_open and awake(found, name, self.now):
+            elif dry_run and (opens or closes):
+                is_open = OPS_WORKER in {row["service"] for row in execute(SQL["alerted"])}
+                if opens and not is_open:
+                    done = nothing._replace(opened=(OPS_WORKER,))
+                if closes and is_open:
+                    done = nothing._replace(closed=(OPS_WORKER,))
+            elif opens and gone:
                 reason = stopped(other, (self.now - gone["time"]).total_seconds(), gone["period_s"] or DEFAULT_PERIOD_S)
                 seen = {**origin, "seen_by": f"{name} pass", "reason": reason, "last_recorded": gone["time"].astimezone(UTC).isoformat()}
                 alert = {"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})", "evidence": seen}
                 execute(SQL["ensure_system_tenant"])
                 done = nothing._replace(opened=_services(execute(SQL["open_alerts"], {"alerts": json.dumps([alert])})))
-            elif can and not gone and others and all(others):
+            elif closes:
                 done = nothing._replace(closed=_services(execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})))
         return done
 
