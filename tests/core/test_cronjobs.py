@@ -15,6 +15,11 @@ JOB = {"metadata": {"name": "job-1", "ownerReferences": [{"uid": "u"}]}}
 FOREIGN = {"metadata": {"name": "job-2"}}
 
 
+def minutely(since: datetime) -> int:
+    """Count the full minutes since a time."""
+    return int(NOW.timestamp() // 60 - since.timestamp() // 60)
+
+
 def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) -> dict[str, Any]:
     """Give a CronJob as the API server does."""
     metadata = {"name": "ops-worker-health", "uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z"}
@@ -35,7 +40,7 @@ def test_all_is_well() -> None:
     """The newest pod that ended gives exit code and summary."""
     pods = [ended(1, "old", "2026-03-01T12:08:00Z"), ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z")]
     status = {"lastScheduleTime": "2026-03-01T12:09:00Z", "lastSuccessfulTime": "2026-03-01T12:09:05Z", "active": [{}]}
-    found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, 60)
+    found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, minutely)
     assert found._replace(warnings=()) == found
     assert (found.exit_code, found.summary, found.running, found.missed) == (0, "health: 4 services", 1, 1)
     assert table([found]).splitlines() == [
@@ -55,17 +60,17 @@ def test_all_is_well() -> None:
 )
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
     """It is told, with what to do; a suspended CronJob, or one whose period is not known, is not late."""
-    (warning,) = row(cronjob(status), [], [], NOW, 60).warnings
+    (warning,) = row(cronjob(status), [], [], NOW, minutely).warnings
     remedy = "see the warnings here, `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger --wait`"
     assert warning == f"ops-worker-health: no success {since}: {remedy}"
-    assert row(cronjob(status, suspended=True), [], [], NOW, 60).warnings == ()
-    assert row(cronjob(status), [], [], NOW, None).warnings == ()
-    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, 60).warnings == ()
+    assert row(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
+    assert row(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
+    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, minutely).warnings == ()
 
 
 def test_failed() -> None:
     """The exit code and the reason of the last pass that failed; and below the table, a line."""
-    found = row(cronjob(suspended=True), [JOB], [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")], NOW, 60)
+    found = row(cronjob(suspended=True), [JOB], [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")], NOW, minutely)
     assert found.warnings == ("ops-worker-health: the last pass failed with exit code 3: no table tenants",)
     assert table([found]).endswith(
         "no table tenants\n\nwarning: ops-worker-health: the last pass failed with exit code 3: no table tenants"
@@ -76,7 +81,7 @@ def test_missing_status() -> None:
     """What has just been created has neither status nor pods with labels."""
     new = cronjob(suspended=True)
     del new["status"]
-    found = row(new, [JOB], [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}], NOW, 60)
+    found = row(new, [JOB], [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}], NOW, minutely)
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
 
 
