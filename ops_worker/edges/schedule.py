@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 LIMIT = 10_000
 """The most slots that are looked at; whoever missed as many knows enough."""
 FIRST = datetime(2024, 1, 1)  # noqa: DTZ001 - the calendar has no zone
-CYCLE = timedelta(days=28 * 365 + 7)
+CYCLE = timedelta(days=28 * 365 + 8)
 """28 years, after which weekdays and leap years repeat."""
+LEAP_YEARS = timedelta(days=5 * 365 + 2)
+"""Enough where no weekday is asked for: from one leap year to the next, and a year."""
 FORTNIGHT = timedelta(days=15)
 """Enough where neither the day of the month nor the month is restricted."""
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
@@ -135,7 +137,11 @@ class Schedule:
     def _days(self) -> list[datetime]:
         """The days on which it is due, in as many years as it takes until they repeat."""
         _, _, *date = self._fields
-        span = FORTNIGHT if date[:2] == ["*", "*"] else CYCLE + DAY
+        span = CYCLE
+        if date[2] == "*":
+            span = LEAP_YEARS
+        if date[:2] == ["*", "*"]:
+            span = FORTNIGHT
         return list(_walls(("0", "0", *date), FIRST - SECOND, FIRST + span))
 
     def _changed(self, longest: timedelta) -> list[timedelta]:

@@ -207,7 +207,7 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
 
 
 def serves(box: pods.Container) -> bool:
-    """Tell whether a container looks like one that never ends by itself: it has probes, a server's name, or waits for ever."""
+    """Tell whether a container looks like one that never ends by itself: it has a server's name, or tells when it is ready, or waits."""
     container = box.content
     words = [str(one) for field in ("command", "args") for one in items(container.get(field))]
     script = " ".join(words)
@@ -216,7 +216,7 @@ def serves(box: pods.Container) -> bool:
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
         return False  # nobody here knows what a script does
     names = f"{box.name} {pods.image_name(container)}".lower()
-    return bool(SERVERS.search(names) or at(container, "livenessProbe") or at(container, "readinessProbe"))
+    return bool(SERVERS.search(names) or at(container, "readinessProbe"))
 
 
 def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:

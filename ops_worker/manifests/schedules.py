@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from ops_worker.core.patience import STALE_PERIODS
 from ops_worker.core.pods import at, containers, items, mapping, text
 from ops_worker.edges.schedule import Gaps, NeverError, read
 from ops_worker.manifests.parts import Worker, number
@@ -23,6 +24,8 @@ LATE = (
 )
 MINUTE_S = 60
 """The controller names a Job by the minute for which it is due, so that there is one in a minute at most."""
+MAX_PERIOD_S = 999_999
+"""The most that PASS_PERIOD can say."""
 MAX_NAME = 52
 """The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
 NO_RETRY = {2, 3}
@@ -78,14 +81,16 @@ def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Fo
     if worker.command not in {"health", "metrics"} or "--every" in worker.options:
         return
     gaps = _gaps(document)
-    told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
-    if gaps is None or told is None or "PASS_PERIOD" in worker.variables.hidden or told >= gaps.longest:
+    if gaps is None:
         return
+    told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
+    wanted = min(gaps.longest, MAX_PERIOD_S)
     each = f"is each {gaps.longest} s" if gaps.shortest == gaps.longest else f"leaves up to {gaps.longest} s between two runs"
-    yield (
-        "spec.schedule",
-        f"{each}, but PASS_PERIOD is {told:g}: set it to {gaps.longest}, or the other pass opens an alert when none is due",
-    )
+    if gaps.longest > STALE_PERIODS * MAX_PERIOD_S:
+        yield "spec.schedule", f"{each}, but the other pass opens an alert after {STALE_PERIODS * MAX_PERIOD_S} s; run it each month"
+    elif told is not None and told < wanted and "PASS_PERIOD" not in worker.variables.hidden:
+        said = f"PASS_PERIOD is {told:g}: set it to {wanted}"
+        yield "spec.schedule", f"{each}, but {said}, or the other pass opens an alert when none is due"
 
 
 def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:

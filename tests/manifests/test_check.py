@@ -481,7 +481,9 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     )
 
 
-LAUGHS = "\n".join(["a: &a {x: 1}", "b: &b [*a, *a]", *(f"{chr(n)}: &{chr(n)} [{', '.join([f'*{chr(n - 1)}'] * 9)}]" for n in range(99, 110))])
+LAUGHS = "\n".join(
+    ["a: &a {x: 1}", "b: &b [*a, *a]", *(f"{chr(n)}: &{chr(n)} [{', '.join([f'*{chr(n - 1)}'] * 9)}]" for n in range(99, 110))]
+)
 """A text of five hundred characters that would have 9**11 values."""
 
 
