@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ NAME_LABEL = "app.kubernetes.io/name"
 PASSES = frozenset({"health", "metrics", "init-db", "sidecar"})
 """The commands that a pod is made for; whoever runs another in a pod calls the container or its image by its name."""
 NAMES = frozenset({OURS, *(f"{OURS}-{command}" for command in PASSES)})
+SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
 """Programs that become another one, which follows."""
 _ARGUMENTS = r"((?:[ \t]+[^\s;&|<>()]+)*)"
@@ -125,8 +127,10 @@ def invocation(container: Mapping[str, Any]) -> Invocation | None:
         return Invocation(words) if named is None else Invocation(named)
     if (arguments := _program(words)) is not None:
         return Invocation(arguments)
-    found = next((match for word in words[1:] if (match := _SCRIPT.search(word))), None)
-    return Invocation(tuple(found[1].split()), _base(words[0])) if found else None
+    shell = next((_base(word) for word in words if _base(word) in SHELLS), "")
+    scripts = [word for option, word in pairwise(words) if shell and re.fullmatch(r"-[a-z]*c", option)]
+    found = next((match for script in scripts if (match := _SCRIPT.search(script))), None)
+    return Invocation(tuple(found[1].split()), shell) if found else None
 
 
 def _words(container: Mapping[str, Any]) -> tuple[str, ...]:

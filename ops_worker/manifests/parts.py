@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core import pods
-from ops_worker.core.pods import NAME_LABEL, OURS, at, items, mapping, text
+from ops_worker.core.pods import NAME_LABEL, OURS, SHELLS, at, items, mapping, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,6 @@ REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 """``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign."""
 SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)")
 """Variables that Kubernetes sets for each Service."""
-SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 SERVERS = re.compile(
     r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy|memcached|nginx|otelcol"
     r"|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale|telegraf|traefik|tunnel|vector)(?![a-z0-9])"
