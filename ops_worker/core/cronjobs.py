@@ -169,7 +169,7 @@ def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
         return ""
     name = at(job, "metadata").get("name", "?")
     if not reason.startswith("DeadlineExceeded"):
-        return f"Job {name} failed, and no pod of it is left: {reason}"
+        return f"Job {name} failed, and no pod tells why: {reason}"
     limit = at(job, "spec").get("activeDeadlineSeconds", "?")
     return (
         f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone with it: see "

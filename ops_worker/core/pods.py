@@ -99,10 +99,7 @@ def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Containe
     all_of_them = containers(spec)
     if sure := [one for one in all_of_them if recognised(one.content)]:
         return sure
-    if labels.get(NAME_LABEL) != OURS:
-        return []
-    mains = [one for one in all_of_them if one.main]
-    return mains if len(mains) == 1 else [one for one in all_of_them if _pass(one.content)]
+    return [one for one in all_of_them if _pass(one.content)] if labels.get(NAME_LABEL) == OURS else []
 
 
 def recognised(container: Mapping[str, Any]) -> bool:

@@ -28,11 +28,10 @@ def read(paths: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[t
     faults: list[tuple[str, str]] = []
     for path, text in _texts(paths, faults):
         for one in _parsed(loaded(text), path, faults):
-            listed = one.get("items") if isinstance(one, dict) and str(one.get("kind")).endswith("List") else [one]
-            for part in listed if isinstance(listed, list) else []:
+            for part in _listed(one):
                 if isinstance(part, dict) and isinstance(part.get("kind"), str):
                     found.append((path, part))
-                elif part is not None:
+                else:
                     faults.append((path, "holds something that is no Kubernetes object: it has no kind"))
     if not found:
         raise SettingsError([f"{path} {fault}" for path, fault in dict.fromkeys(faults)] or [f"no object in {', '.join(paths)}"])
@@ -64,6 +63,14 @@ def _parsed(documents: Iterator[Any], path: str, faults: list[tuple[str, str]]) 
         yield from documents
     except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
         faults.append((path, f"is no YAML: {' '.join(str(error).split())}"))
+
+
+def _listed(one: Any) -> list[Any]:
+    """Give the objects of a List; anything else is one object. Nothing is none."""
+    inside = one.get("items") if isinstance(one, dict) else None
+    if isinstance(inside, list) and str(one.get("kind")).endswith("List"):
+        return inside
+    return [] if one is None or (isinstance(one, dict) and one.get("kind") == "List") else [one]
 
 
 def _size(node: Any, own: dict[int, int], whole: dict[int, int]) -> int:

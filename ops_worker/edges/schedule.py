@@ -80,7 +80,7 @@ class Schedule:
         """Read what stands in ``spec.schedule``. Raises ValueError, which says what is wrong, also where no run ever comes."""
         if "TZ" in text:
             raise ValueError("the zone belongs in spec.timeZone")
-        self._zone = ZoneInfo(zone)
+        self._zone = UTC if zone == "UTC" else ZoneInfo(zone)  # the first wants no file of zones
         self._every = _duration(text.removeprefix(_EVERY)) if text.startswith(_EVERY) else 0
         if not self._every:
             self._fields = _fields(text)

@@ -17,7 +17,7 @@ SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(
 """Variables that Kubernetes sets for each Service."""
 SERVERS = re.compile(
     r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy|memcached|nginx|otelcol"
-    r"|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale|telegraf|traefik|tunnel|vector)(?![a-z0-9])"
+    r"|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale|telegraf|traefik|tunnel|vector)(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
 )
 """Words in the names of containers and images that run until somebody stops them."""
 WAITS = re.compile(r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)")
@@ -214,7 +214,8 @@ def serves(box: pods.Container) -> bool:
         return not LEAVES.search(script)
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
         return False  # nobody here knows what a script does
-    names = f"{box.name} {pods.image_name(container)}".lower()
+    program = words[0].rpartition("/")[2] if items(container.get("command")) else pods.image_name(container)
+    names = f"{box.name} {program}".lower()
     return bool(SERVERS.search(names) or at(container, "readinessProbe"))
 
 

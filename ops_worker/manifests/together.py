@@ -76,7 +76,8 @@ def none_found(documents: Sequence[Document], workers: Sequence[Worker]) -> Iter
 
 def _ours(one: Document) -> bool:
     """Whether an object is the worker's by its name or label."""
-    return one.name == OURS or one.name.startswith(f"{OURS}-") or at(one.content, "metadata", "labels").get(NAME_LABEL) == OURS
+    named = re.search(rf"(^|-){OURS}(-|$)", one.name)
+    return bool(named) or at(one.content, "metadata", "labels").get(NAME_LABEL) == OURS
 
 
 def _references(worker: Worker) -> Iterator[tuple[str, str]]:

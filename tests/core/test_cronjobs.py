@@ -272,7 +272,7 @@ def test_lost() -> None:
     )
     assert lost(gone, []) == message
     assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (f"ops-worker-health: {message}",)
-    assert lost(over("BackoffLimitExceeded"), []) == "Job job-1 failed, and no pod of it is left: BackoffLimitExceeded: no more"
+    assert lost(over("BackoffLimitExceeded"), []) == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
     assert lost(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
     assert lost(gone, [shared("Running", {"worker": RUNNING})]) == message
     assert lost(JOB, []) == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, []) == ""

@@ -66,6 +66,8 @@ def test_neither_command_nor_args() -> None:
         ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b"}])], []),
         ([(f"{POD}.containers", [OURS, {"name": "envoy", "image": "b", "command": ["sh", "-c", "./envoy & wait-for-done; kill $!"]}])], []),
         ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b", "command": ["sh", "-c", "while true; do test -f /d && exit; done"]}])], []),
+        ([(f"{POD}.containers", [OURS, {"name": "flush", "image": "redis:7", "command": ["redis-cli", "flushall"]}])], []),
+        ([(f"{POD}.containers", [OURS, {"name": "db", "image": "x", "command": ["/cloud_sql_proxy", "-instances=a"]}])], [f"{POD}.containers[1]: db {HELD}"]),
         # what another container has a use for is none of the worker's faults
         ([(f"{POD}.initContainers", [WAIT]), (f"{POD}.automountServiceAccountToken", GONE)], []),
         ([(f"{POD}.initContainers", [WAIT]), (f"{POD}.volumes[0]", {"name": "tmp", "hostPath": {"path": "/x"}})], []),
@@ -84,7 +86,7 @@ def test_neither_command_nor_args() -> None:
         ([(f"{POD}.initContainers", [WAIT]), (f"{JOB}.podFailurePolicy.rules[1]", {"action": "Count", "onExitCodes": {"containerName": "wait", "operator": "In", "values": [1]}})], [f"{JOB}.podFailurePolicy.rules: has no Ignore on DisruptionTarget: a drained node would count as a failure"]),
         ([(f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName", GONE)], []),
     ],
-    ids=range(17),
+    ids=range(19),
 )  # fmt: skip
 def test_pods(changes: list[tuple[str, object]], faults: list[str]) -> None:
     """The worker is found among other containers, and they are left alone, but for one that keeps the Job from completing."""
@@ -248,6 +250,7 @@ def test_removed(version: str, kind: str, since: str, instead: str) -> None:
         ("Service", {"name": "theirs", "labels": {"app.kubernetes.io/name": "theirs"}}, False),
         ("Service", {"name": "ops-worker"}, True),
         ("Service", {"name": "ops-worker-x"}, True),
+        ("Service", {"name": "acme-ops-worker"}, True),
         ("Service", {"name": "ops-workers"}, False),
         ("Service", {"name": "x", "labels": {"app.kubernetes.io/name": "ops-worker"}}, True),
         ("ConfigMap", {"name": "extra"}, True),
@@ -292,6 +295,26 @@ def test_an_overlay() -> None:
     assert told(renamed(name="watcher")) == []  # by OPS_WORKER_CATALOGUE and the pass that it runs
     (fault,) = told(renamed(name="watcher", env=[]))
     assert fault.startswith(f"{HEALTH}: CronJob/ops-worker-health: {POD}: no ops-worker container found: a container is the worker's when ")
+
+
+def test_labels_for_everybody() -> None:
+    """A label that an overlay gives to all objects makes nobody else's CronJob one of ours."""
+    theirs = copy.deepcopy(dict(GOOD)[HEALTH])
+    theirs["metadata"]["name"] = "backup"
+    box = {"name": "dump", "image": "postgres:15", "command": ["pg_dump"]}
+    theirs["spec"] = {"schedule": "@daily", "jobTemplate": theirs["spec"]["jobTemplate"]}
+    theirs["spec"]["jobTemplate"]["spec"]["template"]["spec"] = {"containers": [box]}
+    assert told([*GOOD, ("x.yaml", theirs)]) == []
+
+
+def test_lists() -> None:
+    """A List is taken apart, an object whose kind ends so is not, and an empty List is nothing."""
+    from ops_worker.edges.documents import _listed
+
+    assert _listed({"kind": "CronJobList", "items": [1, 2]}) == [1, 2]
+    assert _listed({"kind": "AllowList"}) == [{"kind": "AllowList"}]
+    assert _listed({"kind": "List"}) == _listed(None) == []
+    assert _listed(5) == [5]
 
 
 def test_a_kind_of_others() -> None:
