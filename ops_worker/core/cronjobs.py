@@ -159,7 +159,8 @@ def held(pod: Mapping[str, Any], now: datetime | None = None) -> str:
     if not going:
         return ""
     name = pod["metadata"]["name"]
-    return f"the pass in pod {name} has ended with exit code {ended['exitCode']}, but container {going[0]} goes on; {NATIVE}"
+    ended_with = f"the pass in pod {name} has ended with exit code {ended['exitCode']}"
+    return f"{ended_with}, but container {going[0]} goes on, and the Job with it; if it is a sidecar, {NATIVE}"
 
 
 def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:

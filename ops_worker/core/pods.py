@@ -19,7 +19,7 @@ WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
 """Programs that become another one, which follows."""
 _ARGUMENTS = r"((?:[ \t]+[^\s;&|<>()]+)*)"
 _SCRIPT = re.compile(
-    rf"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*(?:(?:\S*/)?{OURS}|\S*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
+    rf"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
 )
 """The worker where a shell's script has a command."""
 RECOGNISED = (

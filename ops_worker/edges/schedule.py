@@ -84,7 +84,7 @@ class Schedule:
         self._every = _duration(text.removeprefix(_EVERY)) if text.startswith(_EVERY) else 0
         if not self._every:
             self._fields = _fields(text)
-            if not self._days or not self._times:
+            if next(_walls(self._fields, FIRST, FIRST + CYCLE), None) is None:
                 raise NeverError("it names no moment that ever comes")
 
     def slots(self, after: datetime, until: datetime, limit: int = LIMIT) -> list[datetime]:

@@ -19,7 +19,7 @@ Found = tuple[str, str]
 SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
 FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
-PASSWORD = re.compile(r"//[^/@]*?:([^/@]*)@")
+PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")

@@ -230,7 +230,7 @@ def test_held() -> None:
     """A sidecar that Kubernetes does not know as one keeps the Job from completing; one may end a little later."""
     pod = shared("Running", {"a-mesh": RUNNING, "worker": DONE}, {"proxy": RUNNING, "wait": DONE})
     message = (
-        "the pass in pod p has ended with exit code 0, but container a-mesh goes on; "
+        "the pass in pod p has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, "
         "make it an init container with restartPolicy: Always, which a Job does not wait for"
     )
     assert held(pod) == held(pod, NOW) == message

@@ -229,7 +229,7 @@ def test_wait_beside_others(server: Server, capsys: pytest.CaptureFixture[str]) 
     assert [path for _, path, _ in server.asked if "/log" in path] == [f"{CORE}/pods/a-pod/log?tailLines=1000&container=ops-worker"]
     assert err.splitlines()[2:] == [
         "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster may pull it",
-        "a-job: the pass in pod a-pod has ended with exit code 0, but container a-mesh goes on; make it an init container with restartPolicy: Always, which a Job does not wait for",
+        "a-job: the pass in pod a-pod has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, make it an init container with restartPolicy: Always, which a Job does not wait for",
         "a-job: Failed: BackoffLimitExceeded: too long",
     ]
 
