@@ -12,6 +12,8 @@ from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from ops_worker.core.cronjobs import Row
     from ops_worker.edges.cluster import Cluster
@@ -54,11 +56,29 @@ def rows(where: Cluster) -> list[Row]:
     from ops_worker.core import cronjobs
     from ops_worker.edges.cluster import NotFoundError
 
-    found = where.cronjobs()
+    found, jobs, pods = where.worker_objects()
     if not found:
         raise NotFoundError(where.missing())
-    jobs, pods, now = where.jobs(), where.pods(), datetime.now(UTC)
-    return [cronjobs.row(one, jobs, pods, now, _period(one["spec"]["schedule"])) for one in found]
+    now = datetime.now(UTC)
+    return [cronjobs.row(one, jobs, pods, now, due(one, now)) for one in found]
+
+
+def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int | None]:
+    """Give what counts the runs that a CronJob has had due since a time, or gives None where its schedule cannot be read.
+
+    Without a time zone the controller's own counts. It is UTC unless the last run says otherwise: then as many are counted as
+    there were at least, by the longest time between two runs.
+    """
+    from ops_worker.edges import schedule
+
+    spec, last = cronjob["spec"], cronjob.get("status", {}).get("lastScheduleTime")
+    try:
+        found = schedule.read(spec["schedule"], spec.get("timeZone") or "UTC")
+    except (ValueError, KeyError, OSError):  # a zone that this machine does not know raises a KeyError
+        return lambda _: None
+    if spec.get("timeZone") or not last or found.names(datetime.fromisoformat(last)):
+        return lambda since: len(found.slots(since, now))
+    return lambda since: int((now - since).total_seconds() // found.gaps.longest)
 
 
 def trigger(options: argparse.Namespace) -> int:
@@ -77,7 +97,8 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
 
     end, shown = time.monotonic() + timeout_s, ""
     while True:
-        done = cronjobs.finished(where.job(job))
+        found = where.job(job)
+        done = cronjobs.finished(found)
         pods = where.pods(job)
         if done is not None:
             break
@@ -89,24 +110,43 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
                 f"{job} has not ended within {timeout_s:g} s: {state}; see `kubectl -n {where.namespace} describe job {job}`"
             )
         time.sleep(POLL_S)
-    ended = cronjobs.terminated(pods[-1]) if pods else None
-    if ended is not None:
-        print(where.log(pods[-1]["metadata"]["name"]), end="")
+    tries = cronjobs.last_tries(pods)
+    for pod in tries:
+        _show_log(where, pod)
     kind, reason = done
     print(f"{job}: {kind}{': ' + reason if kind == 'Failed' and reason else ''}", file=sys.stderr)
-    if ended is None:
-        return DONE if kind == "Complete" else OpsWorkerError.exit_code
-    return int(ended["exitCode"])
+    for problem in (*map(cronjobs.other_failure, tries), cronjobs.lost(found, tries)):
+        if problem:
+            print(f"{job}: {problem}", file=sys.stderr)
+    ended = [cronjobs.terminated(pod) for pod in tries]
+    codes = [int(state["exitCode"]) for state in ended if state is not None]
+    if kind == "Failed" and (not ended or None in ended):
+        codes.append(OpsWorkerError.exit_code)
+    return max(codes, key=cronjobs.severity, default=DONE)
 
 
-def _state(pods: list[dict[str, object]]) -> str:
-    from ops_worker.core.cronjobs import stuck
+def _show_log(where: Cluster, pod: Mapping[str, Any]) -> None:
+    """Print what the worker's containers printed, as far as it is still there."""
+    from ops_worker.core.cronjobs import terminated, worker_names
+
+    if terminated(pod) is None:
+        return
+    for container in worker_names(pod):
+        try:
+            print(where.log(pod["metadata"]["name"], container), end="")
+        except OpsWorkerError as error:  # which does not change what the pass has done
+            print(f"no log of pod {pod['metadata']['name']}: {error}", file=sys.stderr)
+
+
+def _state(pods: list[dict[str, Any]]) -> str:
+    from ops_worker.core.cronjobs import held, last_tries, stuck
 
     if not pods:
         return "waiting for a pod"
     status = pods[-1].get("status")
     phase = str(status.get("phase", "Pending")).lower() if isinstance(status, dict) else "pending"
-    return stuck(pods[-1]) or f"{phase}{f', attempt {len(pods)}' if len(pods) > 1 else ''}"
+    attempt = 1 + len(pods) - len(last_tries(pods))
+    return stuck(pods[-1]) or held(pods[-1]) or f"{phase}{f', attempt {attempt}' if attempt > 1 else ''}"
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:
@@ -123,15 +163,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--kubeconfig", default="", metavar="FILE", help="the kubeconfig; else KUBECONFIG, the service account, ~/.kube/config"
     )
     parser.add_argument("--context", default="", metavar="NAME", help="the context of the kubeconfig; else its current one")
-
-
-def _period(schedule: str) -> int | None:
-    from ops_worker.manifests.cron import period
-
-    try:
-        return period(schedule)
-    except ValueError:
-        return None
 
 
 def _suffix() -> str:

@@ -24,19 +24,21 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each fault and one that counts them; give 0, or 4 when there are any."""
+    """Print a line for each fault and one that counts them; give 0, or 4 when there are any, also in a file that cannot be read."""
     from ops_worker import settings
     from ops_worker.edges import documents
     from ops_worker.manifests import Document, Facts, check
     from ops_worker.variables import variables
 
-    found = [Document(path, content) for path, content in documents.read(options.paths)]
+    objects, unread = documents.read(options.paths)
+    found = [Document(path, content) for path, content in objects]
     defaults = {name: variable.default for variable in variables() for name in variable.names}
     faults = check(found, Facts(_parsed(options.parser), defaults, settings.faults))
-    for fault in faults:
-        print(fault)
-    print(f"manifests: {len(found)} object{'s' * (len(found) != 1)} checked, {len(faults)} fault{'s' * (len(faults) != 1)}")
-    return UNHEALTHY if faults else DONE
+    lines = [*(f"{path}: {fault}" for path, fault in unread), *map(str, faults)]
+    for line in lines:
+        print(line)
+    print(f"manifests: {len(found)} object{'s' * (len(found) != 1)} checked, {len(lines)} fault{'s' * (len(lines) != 1)}")
+    return UNHEALTHY if lines else DONE
 
 
 def _parsed(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.pods import at, containers, items, mapping, text, workers
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 HEAD = ("CRONJOB", "SCHEDULE", "SUSPENDED", "LAST RUN", "LAST SUCCESS", "RUNNING", "MISSED", "EXIT", "SUMMARY")
 TOLERATED = 3
-"""Periods without a success after which something is wrong."""
+"""Runs that may be due without a success; with one more something is wrong."""
+HELD_S = 60.0
+"""Seconds after the end of a pass in which the other containers of its pod may end."""
+NATIVE = "make it an init container with restartPolicy: Always, which a Job does not wait for"
+INDEX = "batch.kubernetes.io/job-completion-index"
 REMEDIES = {
     "ErrImagePull": "check the image's name, and that the cluster may pull it",
     "ImagePullBackOff": "check the image's name, and that the cluster may pull it",
@@ -27,7 +32,10 @@ REMEDIES = {
 
 
 class Row(NamedTuple):
-    """A CronJob as it stands: ages in seconds, ``missed`` None where its period is not known, ``exit_code`` where no pod ended yet."""
+    """A CronJob as it stands: ages in seconds, ``missed`` runs, ``exit_code`` of the last pass that ended.
+
+    ``missed`` is None when it is suspended, has never run, or its schedule cannot be read; ``exit_code`` when no pod ended yet.
+    """
 
     name: str
     schedule: str
@@ -42,27 +50,50 @@ class Row(NamedTuple):
 
 
 def row(
-    cronjob: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]], now: datetime, period_s: int | None
+    cronjob: Mapping[str, Any],
+    jobs: Sequence[Mapping[str, Any]],
+    pods: Sequence[Mapping[str, Any]],
+    now: datetime,
+    due: Callable[[datetime], int | None],
 ) -> Row:
-    """Bring together what is known of a CronJob; ``jobs`` and ``pods`` may be of others as well."""
+    """Bring together what is known of a CronJob; ``jobs`` and ``pods`` may be of others as well.
+
+    ``due`` counts the runs that its schedule has had since a time, or gives None where that is not known.
+    """
     spec, status, name = cronjob["spec"], cronjob.get("status", {}), cronjob["metadata"]["name"]
-    own = {job["metadata"]["name"] for job in jobs if any(owner.get("uid") == cronjob["metadata"]["uid"] for owner in _owners(job))}
-    mine = [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") in own]
+    own = [job for job in jobs if any(owner.get("uid") == cronjob["metadata"]["uid"] for owner in _owners(job))]
+    named = {job["metadata"]["name"] for job in own}
+    mine = sorted((pod for pod in pods if _job_name(pod) in named), key=_created)
     ended = sorted((found for pod in mine if (found := terminated(pod))), key=lambda found: str(found.get("finishedAt")))
     exit_code, summary = (ended[-1]["exitCode"], told(ended[-1])) if ended else (None, "")
-    last_run, success = _age(status.get("lastScheduleTime"), now), _age(status.get("lastSuccessfulTime"), now)
+    last_run, success = _time(status.get("lastScheduleTime")), _time(status.get("lastSuccessfulTime"))
     suspended = bool(spec.get("suspend"))
-    missed = None if suspended or period_s is None or last_run is None else max(0, math.floor(last_run / period_s))
-    warnings = [problem for pod in mine if (problem := stuck(pod))]
+    warnings = [problem for pod in mine if (problem := stuck(pod) or held(pod, now))]
     if ended and exit_code:
         warnings.append(f"the last pass failed with exit code {exit_code}: {summary}")
-    age = success if success is not None else _age(cronjob["metadata"].get("creationTimestamp"), now)
-    if not suspended and period_s is not None and age is not None and age > TOLERATED * period_s:
-        since = f"since {_short(age)}" if success is not None else f"ever, in {_short(age)}"
-        warnings.append(f"no success {since}: see the warnings here, `kubectl describe cronjob {name}`, or run `ops-worker trigger --wait`")
-    running = len(status.get("active") or ())
-    told_of = tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings))
-    return Row(name, spec["schedule"], suspended, last_run, success, running, missed, exit_code, summary, told_of)
+    warnings += [problem for pod in mine[-1:] if (problem := other_failure(pod))]
+    if over := sorted((job for job in own if finished(job)), key=_created)[-1:]:
+        tries = [pod for pod in mine if _job_name(pod) == over[0]["metadata"]["name"]]
+        warnings += [problem for problem in [lost(over[0], tries)] if problem]
+    since = success or _time(cronjob["metadata"].get("creationTimestamp"))
+    late = None if suspended or since is None else due(since)
+    if since is not None and late is not None and late > TOLERATED:
+        age = _short((now - since).total_seconds())
+        told_since = f"since {age}" if success else f"ever, in {age}"
+        remedy = f"see the warnings here, `kubectl describe cronjob {name}`, or run `ops-worker trigger --wait`"
+        warnings.append(f"no success {told_since}: {remedy}")
+    return Row(
+        name=name,
+        schedule=spec["schedule"],
+        suspended=suspended,
+        last_run_s=_age(last_run, now),
+        last_success_s=_age(success, now),
+        running=len(status.get("active") or ()),
+        missed=None if suspended or last_run is None else due(last_run),
+        exit_code=exit_code,
+        summary=summary,
+        warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -74,11 +105,82 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *([""] if warnings else []), *warnings])
 
 
+def worker_names(pod: Mapping[str, Any]) -> list[str]:
+    """Give the names of the containers that run the worker; in a pod where none is recognised, that of the first container."""
+    spec = at(pod, "spec")
+    found = workers(spec, at(pod, "metadata", "labels"))
+    mains = [one.name for one in found if one.main] or [one.name for one in found]
+    first = [one.name for one in containers(spec) if one.main] or list(_states(pod))
+    return mains or first[:1]
+
+
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give the state in which the pod's first container ended, or None while it has not."""
-    containers = pod.get("status", {}).get("containerStatuses") or [{}]
-    found: dict[str, Any] | None = containers[0].get("state", {}).get("terminated")
-    return found
+    """Give the state in which the worker's container ended, or None while it has not; of several containers the worst."""
+    states = _states(pod)
+    ended = [at(states.get(name), "terminated") for name in worker_names(pod)]
+    return dict(max(ended, key=lambda state: severity(state["exitCode"]))) if ended and all(ended) else None
+
+
+def severity(code: int) -> tuple[bool, bool, int]:
+    """Order exit codes by how bad they are: 0, 4 (done, and a service is unhealthy), all others."""
+    return code != 0, code != 4, code  # noqa: PLR2004 - README, "Exit codes"
+
+
+def other_failure(pod: Mapping[str, Any]) -> str:
+    """Say which container that is not the worker's has failed; nothing when none has."""
+    names = worker_names(pod)
+    if text(at(pod, "status").get("phase")) == "Running":
+        return ""
+    native = {one.name for one in containers(at(pod, "spec")) if one.native}  # whose exit codes nobody looks at
+    for name, state in _states(pod).items():
+        ended = at(state, "terminated")
+        if ended.get("exitCode") and name not in names and name not in native:
+            pod_name = pod["metadata"]["name"]
+            return (
+                f"{_called(pod, name)} of pod {pod_name} ended with exit code {ended['exitCode']}: {told(ended)}; "
+                f"see `kubectl logs {pod_name} -c {name}`"
+            )
+    return ""
+
+
+def held(pod: Mapping[str, Any], now: datetime | None = None) -> str:
+    """Say which container keeps a Job from completing after the pass has ended: a sidecar that is none to Kubernetes.
+
+    With ``now`` it has to go on for a minute.
+    """
+    ended = terminated(pod)
+    if ended is None or at(pod, "status").get("phase") != "Running":
+        return ""
+    finished_at = _time(ended.get("finishedAt"))
+    if now is not None and (finished_at is None or (now - finished_at).total_seconds() < HELD_S):
+        return ""
+    states = _states(pod)
+    going = [one.name for one in containers(at(pod, "spec")) if one.main and "running" in mapping(states.get(one.name))]
+    if not going:
+        return ""
+    name = pod["metadata"]["name"]
+    ended_with = f"the pass in pod {name} has ended with exit code {ended['exitCode']}"
+    return f"{ended_with}, but container {going[0]} goes on, and the Job with it; if it is a sidecar, {NATIVE}"
+
+
+def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
+    """Say what became of a Job that failed without a pod left that would tell; nothing for any other."""
+    kind, reason = finished(job) or ("", "")
+    if kind != "Failed" or any(terminated(pod) or other_failure(pod) for pod in pods):
+        return ""
+    name = at(job, "metadata").get("name", "?")
+    if not reason.startswith("DeadlineExceeded"):
+        return f"Job {name} failed, and no pod tells why: {reason}"
+    limit = at(job, "spec").get("activeDeadlineSeconds", "?")
+    return (
+        f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone with it: see "
+        "`kubectl get events` for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+    )
+
+
+def last_tries(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Give the newest pod of each index of a Job, from its pods, oldest first; a Job without indexes has one."""
+    return list({at(pod, "metadata", "annotations").get(INDEX): pod for pod in pods}.values())
 
 
 def told(ended: Mapping[str, Any]) -> str:
@@ -95,14 +197,15 @@ def told(ended: Mapping[str, Any]) -> str:
 def stuck(pod: Mapping[str, Any]) -> str:
     """Say what keeps a pod from starting, and what to do; nothing when it is on its way."""
     status = pod.get("status", {})
-    waiting = [one.get("state", {}).get("waiting") or {} for one in status.get("containerStatuses") or ()]
+    waiting = [(name, at(state, "waiting")) for name, state in _states(pod).items()]
     unschedulable = [
-        one for one in status.get("conditions") or () if one.get("reason") == "Unschedulable" and status.get("phase") == "Pending"
+        ("", one) for one in status.get("conditions") or () if one.get("reason") == "Unschedulable" and status.get("phase") == "Pending"
     ]
-    for one in (*waiting, *unschedulable):
+    for name, one in (*waiting, *unschedulable):
         if remedy := REMEDIES.get(one.get("reason", "")):
+            what = "" if not name or name in worker_names(pod) else f"{_called(pod, name)}: "
             said = " ".join(str(one.get("message") or "").split())[:200]
-            return f"pod {pod['metadata']['name']} cannot start: {one['reason']}{': ' + said if said else ''}; {remedy}"
+            return f"pod {pod['metadata']['name']} cannot start: {what}{one['reason']}{': ' + said if said else ''}; {remedy}"
     return ""
 
 
@@ -152,8 +255,32 @@ def _owners(job: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _age(stamp: str | None, now: datetime) -> float | None:
-    return None if not stamp else (now - datetime.fromisoformat(stamp)).total_seconds()
+def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Give the state of each container by its name, in the order in which they start."""
+    status = at(pod, "status")
+    found = [mapping(one) for field in ("initContainerStatuses", "containerStatuses") for one in items(status.get(field))]
+    return {text(one.get("name")): at(one, "state") for one in found}
+
+
+def _called(pod: Mapping[str, Any], name: str) -> str:
+    main = any(one.name == name and one.main for one in containers(at(pod, "spec")))
+    return f"container {name}" if main else f"init container {name}"
+
+
+def _job_name(pod: Mapping[str, Any]) -> Any:
+    return at(pod, "metadata", "labels").get("batch.kubernetes.io/job-name")
+
+
+def _created(one: Mapping[str, Any]) -> str:
+    return str(at(one, "metadata").get("creationTimestamp"))
+
+
+def _time(stamp: str | None) -> datetime | None:
+    return datetime.fromisoformat(stamp) if stamp else None
+
+
+def _age(since: datetime | None, now: datetime) -> float | None:
+    return None if since is None else (now - since).total_seconds()
 
 
 def _short(seconds: float) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from ops_worker.core.answer import one_line, without_password, yaml_problem
 from ops_worker.core.cronjobs import event_of
+from ops_worker.core.pods import at, workers
 from ops_worker.errors import OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ EVENTS_S = 5.0
 PAGE = 500
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 SELECTOR = "app.kubernetes.io/name=ops-worker"
+OF_JOBS = "batch.kubernetes.io/job-name"
 REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
 
@@ -65,17 +67,25 @@ class Cluster:
             raise NotFoundError(f"no CronJob {name} in namespace {self.namespace}: {what}") from None
 
     def cronjobs(self, selector: str = SELECTOR) -> list[dict[str, Any]]:
-        """List the CronJobs, those of the worker unless told otherwise."""
+        """List the CronJobs with a label."""
         return list(self._list("batch", "cronjobs", selector))
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """List the worker's Jobs."""
-        return list(self._list("batch", "jobs", SELECTOR))
+    def worker_objects(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """List the worker's CronJobs, and the Jobs and pods among which theirs are.
 
-    def pods(self, job: str = "") -> list[dict[str, Any]]:
-        """List the pods of a Job, oldest first, or those of the worker."""
-        found = self._list("", "pods", f"batch.kubernetes.io/job-name={job}" if job else SELECTOR)
-        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        An overlay may have given them other labels: then those that run a container of the worker's are meant.
+        """
+        if found := self.cronjobs():
+            return found, list(self._list("batch", "jobs", SELECTOR)), self._pods(SELECTOR)
+        found = [one for one in self.cronjobs(selector="") if _runs_worker(one)]
+        return found, list(self._list("batch", "jobs", "")) if found else [], self._pods(OF_JOBS) if found else []
+
+    def pods(self, job: str) -> list[dict[str, Any]]:
+        """List the pods of a Job, oldest first."""
+        return self._pods(f"{OF_JOBS}={job}")
+
+    def _pods(self, selector: str) -> list[dict[str, Any]]:
+        return sorted(self._list("", "pods", selector), key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
 
     def job(self, name: str) -> dict[str, Any]:
         """Get a Job."""
@@ -89,9 +99,10 @@ class Cluster:
         """Create an Event."""
         self._call("POST", "", "events", body=event, deadline_s=deadline_s)
 
-    def log(self, pod: str) -> str:
-        """Give the last thousand lines that a pod's container printed."""
-        return self._text("GET", f"{self._path('', 'pods', pod)}/log", "pods/log", {"tailLines": 1000}).decode("utf-8", "replace")
+    def log(self, pod: str, container: str) -> str:
+        """Give the last thousand lines that a container of a pod printed; without a name, the only container."""
+        query = {"tailLines": 1000} | ({"container": container} if container else {})
+        return self._text("GET", f"{self._path('', 'pods', pod)}/log", "pods/log", query, name=pod).decode("utf-8", "replace")
 
     def missing(self) -> str:
         """Say why there is nothing to show."""
@@ -212,6 +223,11 @@ def announce(job: str, transitions: Sequence[tuple[str, str]], deadline_s: float
 def may_ask() -> bool:
     """Say whether there is anything in this pod to ask a cluster with: a service account's token, or a kubeconfig that is named."""
     return bool(os.environ.get("KUBECONFIG")) or TOKEN.is_file()
+
+
+def _runs_worker(cronjob: Mapping[str, Any]) -> bool:
+    template = at(cronjob, "spec", "jobTemplate", "spec", "template")
+    return bool(workers(at(template, "spec"), at(template, "metadata", "labels")))
 
 
 def _left(end: float) -> float:

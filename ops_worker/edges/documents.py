@@ -10,67 +10,112 @@ from ops_worker.core.answer import yaml_problem
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 MAX_BYTES = 10 << 20
-MAX_DEPTH = 100
+MAX_REPEATED = 1 << 20
+"""What aliases may repeat in a document, in characters: without a limit a small file becomes one without end."""
 _SUFFIXES = {".yaml", ".yml", ".json"}
 
 
-def read(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Give every object with the file that it stands in, lists taken apart; a folder is read as `kubectl apply -f` does.
+def read(paths: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]]]:
+    """Give every object with the file that it stands in, lists taken apart, and the faults of what cannot be read, by file.
 
-    Raises SettingsError for what cannot be read, and when there is no object at all.
+    A folder is read as `kubectl apply -f` does. A bad file or document hides no other. Raises SettingsError when nothing can
+    be read, with all faults, and when there is no object at all.
     """
+    loaded = _loader()
+    found: list[tuple[str, dict[str, Any]]] = []
+    faults: list[tuple[str, str]] = []
+    for path, text in _texts(paths, faults):
+        for one in _parsed(loaded(text), path, faults):
+            for part in _listed(one):
+                if isinstance(part, dict) and isinstance(part.get("kind"), str):
+                    found.append((path, part))
+                else:
+                    faults.append((path, "holds something that is no Kubernetes object: it has no kind"))
+    if not found:
+        raise SettingsError([f"{path} {fault}" for path, fault in dict.fromkeys(faults)] or [f"no object in {', '.join(paths)}"])
+    return found, list(dict.fromkeys(faults))
+
+
+def _loader() -> Callable[[str], Iterator[Any]]:
+    """Give what reads the documents of a text, one after the other."""
     try:
         import yaml
     except ImportError:
         raise SettingsError(["manifests wants the extra: pip install 'ops-worker[cluster]'"]) from None
 
     class Loader(yaml.SafeLoader):
-        """YAML without aliases, with which a small file grows without end."""
+        """YAML whose aliases repeat only so much."""
 
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                raise yaml.YAMLError("an alias (*) stands there, which is not read")
-            return super().compose_node(parent, index)
+        def construct_document(self, node: Any) -> Any:
+            own: dict[int, int] = {}
+            if _size(node, own, {}) - sum(own.values()) > MAX_REPEATED:
+                raise _AliasError("its aliases (*) repeat more than 1 MiB")
+            return super().construct_document(node)
 
-    found = []
-    for path, text in _texts(paths):
-        try:
-            objects = list(yaml.load_all(text, Loader=Loader))
-        except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
-            # The Loader's own error has the base class.
-            problem = str(error) if type(error) is yaml.YAMLError else yaml_problem(error)
-            raise SettingsError([f"{path} is no YAML: {problem}"]) from None
-        for one in objects:
-            listed = one.get("items") if isinstance(one, dict) and str(one.get("kind")).endswith("List") else [one]
-            found += [(path, part) for part in (listed if isinstance(listed, list) else []) if part is not None]
-    for path, one in found:
-        if not (isinstance(one, dict) and isinstance(one.get("kind"), str)):
-            raise SettingsError([f"{path} holds something that is no Kubernetes object: it has no kind"])
-    if not found:
-        raise SettingsError([f"no object in {', '.join(paths)}"])
-    return found
+    return lambda text: yaml.load_all(text, Loader=Loader)
 
 
-def _texts(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+class _AliasError(ValueError):
+    """Aliases are used in a way that is not read; the message quotes nothing of the file."""
+
+
+def _parsed(documents: Iterator[Any], path: str, faults: list[tuple[str, str]]) -> Iterator[Any]:
+    """Give the documents of a file, up to the first that is no YAML, whose fault is told."""
+    try:
+        yield from documents
+    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
+        problem = str(error) if isinstance(error, _AliasError) else yaml_problem(error)
+        faults.append((path, f"is no YAML: {problem}"))
+
+
+def _listed(one: Any) -> list[Any]:
+    """Give the objects of a List; anything else is one object. Nothing is none."""
+    inside = one.get("items") if isinstance(one, dict) else None
+    if isinstance(inside, list) and str(one.get("kind")).endswith("List"):
+        return inside
+    return [] if one is None or (isinstance(one, dict) and one.get("kind") == "List") else [one]
+
+
+def _size(node: Any, own: dict[int, int], whole: dict[int, int]) -> int:
+    """Give the size of a node with everything in it, as often as it stands there; ``own`` gets the size of each node by itself."""
+    if id(node) not in whole:
+        if id(node) in own:
+            raise _AliasError("an anchor (&) holds an alias (*) of itself")
+        inner = [] if isinstance(node.value, str) else node.value
+        own[id(node)] = 1 + len(node.value) - len(inner)
+        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+        whole[id(node)] = own[id(node)] + sum(_size(part, own, whole) for part in parts)
+    return whole[id(node)]
+
+
+def _texts(paths: Sequence[str], faults: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for path in paths:
+        if path == "-":
+            yield from _text(path, sys.stdin.buffer, faults)
+            continue
         place = Path(path)
         try:
-            if path == "-":
-                yield "-", _bounded(sys.stdin.buffer, "standard input")
-                continue
             inside = sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES) if place.is_dir() else [place]
-            for file in inside:
+        except OSError as error:
+            faults.append((path, f"cannot be read: {error.strerror}"))
+            continue
+        for file in inside:
+            try:
                 with file.open("rb") as opened:
-                    yield str(file), _bounded(opened, str(file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError([f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"]) from None
+                    yield from _text(str(file), opened, faults)
+            except OSError as error:
+                faults.append((str(file), f"cannot be read: {error.strerror}"))
 
 
-def _bounded(file: BinaryIO, name: str) -> str:
+def _text(path: str, file: BinaryIO, faults: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise SettingsError([f"{name} is larger than 10 MiB"])
-    return data.decode("utf-8")
+        faults.append((path, "is larger than 10 MiB"))
+        return
+    try:
+        yield path, data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        faults.append((path, "cannot be read: it is not UTF-8"))

@@ -18,14 +18,17 @@ __all__ = ["Document", "Facts", "Fault", "check"]
 
 
 def check(documents: Sequence[Document], facts: Facts) -> list[Fault]:
-    """Give every fault of the objects, in the order of the files; objects that have nothing to do with the worker have none."""
+    """Give every fault of the objects, in the order of the files.
+
+    Objects that have nothing to do with the worker have none; but that there is nothing else is one.
+    """
     found = list(workers(documents))
-    faults = [*together.files(documents), *together.one_image(found)]
+    faults = [*together.files(documents, found), *together.none_found(documents, found), *together.one_image(found)]
     faults += [*together.network(documents, found, facts), *together.rights(documents, found)]
     for worker in found:
         one = worker.document
         wrong = [pair for rule in containers.RULES for pair in rule(worker, facts)]
-        if one.kind == "CronJob":
+        if worker.scheduled:
             wrong += [pair for scheduled in schedules.RULES for pair in scheduled(one, worker, facts)]
         faults += [Fault(one.file, f"{one.kind}/{one.name}", field, message) for field, message in wrong]
     order = {document.file: place for place, document in enumerate(reversed(documents))}

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
-from ops_worker.manifests.parts import NEEDS_PASSWORD, OURS, at, items, mapping, number, text
+from ops_worker.core.cronjobs import NATIVE
+from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
+from ops_worker.manifests.parts import JOBS, NEEDS_PASSWORD, REFERENCE, number, serves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +19,8 @@ Found = tuple[str, str]
 SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
 FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
+PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
+"""The password of a URL."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
 TAKES_CATALOGUE = NEEDS_PASSWORD - {"init-db"}
@@ -24,27 +28,42 @@ ON = ("1", "true", "yes", "on")
 
 
 def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """The arguments are a command of the program, with options that it has."""
-    if "command" in worker.container:
-        yield f"{worker.where}.command", "is set; leave it out: the image's entrypoint is ops-worker"
-    elif problem := facts.parse(worker.arguments):
-        yield f"{worker.where}.args", problem
-    elif worker.document.kind == "CronJob" and (
-        worker.command == "sidecar" or ("--every" in worker.options and "--for" not in worker.options)
-    ):
-        yield f"{worker.where}.args", "never ends by itself: a CronJob wants a pass, or --every with --for"
-    elif worker.document.kind not in {"CronJob", "Job", "Pod"} and worker.command != "sidecar" and "--every" not in worker.options:
-        yield f"{worker.where}.args", "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
+    """The arguments are a command of the program, with options that it has, and it ends where it has to."""
+    field = "args" if "args" in worker.container or "command" not in worker.container else "command"
+    if worker.run is None or worker.run.shell:
+        first = next(iter(items(worker.container.get("command"))), "")
+        yield f"{worker.where}.command", f"is {first}; leave it out: the image's entrypoint is ops-worker"
+    elif worker.known and (problem := facts.parse(worker.arguments)):
+        yield f"{worker.where}.{field}", problem
+    elif worker.box.first and worker.endless:
+        yield f"{worker.where}.{field}", "never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"
+    elif worker.box.main and worker.document.kind in JOBS and worker.endless:
+        yield f"{worker.where}.{field}", "never ends by itself: a CronJob wants a pass, or --every with --for"
+    elif not worker.endless and (worker.box.native or (worker.box.main and worker.document.kind not in {*JOBS, "Pod"})):
+        yield f"{worker.where}.{field}", "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
+
+
+def neighbours(worker: Worker, _: Facts) -> Iterator[Found]:
+    """What runs beside a pass ends with it: a Job waits for every container that is no native sidecar."""
+    if worker.document.kind not in JOBS or not worker.box.main or worker.pod.get("shareProcessNamespace") is True:
+        return
+    names = {one.name for one in workers(worker.pod, worker.labels)}
+    for box in containers(worker.pod):
+        if box.main and box.name not in names and serves(box):
+            message = f"{box.name} goes on after the pass, so the Job never completes; {NATIVE}"
+            yield f"{worker.pod_path}.containers[{box.place}]", message
 
 
 def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
     """Every variable is a setting with a valid value, and what is required is there."""
     source = written(worker)
     known = {*facts.defaults, *(references(source.text) if source else ())}
-    for variable in sorted({*worker.env, *worker.hidden} - known):
+    for variable in sorted({*worker.env, *worker.variables.hidden} - known - worker.variables.used):
         if not FOREIGN.fullmatch(variable):
             yield f"{worker.where}.env", f"{variable} is no setting; `ops-worker health --help` lists them"
-    for missing in worker.missing:
+    for variable, name in worker.variables.undefined:
+        yield f"{worker.where}.env", f"{variable} refers to $({name}), which no variable before it is called: it stays as it is"
+    for missing in worker.variables.missing:
         yield f"{worker.where}.envFrom", f"ConfigMap {missing} is not among the files of namespace {worker.document.namespace or 'default'}"
     told = {variable: value for variable, value in worker.env.items() if variable in known and variable not in SECRETS}
     for fault in facts.faults({name: value for name, value in told.items() if name in facts.defaults} | {"PG_PASS": "set"}):
@@ -54,7 +73,7 @@ def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
         yield f"{worker.where}.env", f"OPS_WORKER_CATALOGUE is {path}, where no ConfigMap among the files puts a file"
     for fault in catalogued(worker)[1]:
         yield f"{worker.where}.env", fault
-    if worker.command in NEEDS_PASSWORD and not worker.secrets:
+    if worker.command in NEEDS_PASSWORD and not worker.variables.secrets:
         yield f"{worker.where}.env", "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef"
 
 
@@ -83,10 +102,12 @@ def catalogued(worker: Worker) -> tuple[Catalogue, list[str]]:
 def plain_secrets(worker: Worker, _: Facts) -> Iterator[Found]:
     """Secrets are referenced, never written down."""
     for variable in SECRETS:
-        if worker.env.get(variable):
+        written = worker.variables.partly.get(variable, "")
+        part = PASSWORD.search(written) if variable == "DATABASE_URL" else re.match("(.*)", written, re.DOTALL)
+        if worker.env.get(variable) or (part and REFERENCE.sub("", part[1])):
             yield f"{worker.where}.env", f"{variable} stands there in plain text; take it from a Secret"
-    for variable, value in worker.env.items():
-        if variable not in SECRETS and re.search(r"//[^/@]*:[^/@]*@", value):
+    for variable, value in {**worker.env, **worker.variables.partly}.items():
+        if variable not in SECRETS and any(REFERENCE.sub("", part[1]) for part in PASSWORD.finditer(value)):
             yield f"{worker.where}.env", f"{variable} holds a password in plain text; take it from a Secret"
 
 
@@ -119,7 +140,7 @@ def hardening(worker: Worker, _: Facts) -> Iterator[Found]:
         if worker.pod.get(field):
             yield f"{worker.pod_path}.{field}", "has to be false"
     for volume in map(mapping, items(worker.pod.get("volumes"))):
-        if "hostPath" in volume:
+        if worker.alone and "hostPath" in volume:
             yield f"{worker.pod_path}.volumes", f"{volume.get('name')} is a hostPath; the worker needs an emptyDir at /tmp, nothing else"
 
 
@@ -138,7 +159,8 @@ def pod(worker: Worker, facts: Facts) -> Iterator[Found]:
     if not worker.sole:
         return
     asks = worker.command in ASKS_CLUSTER or events(worker)
-    if (worker.pod.get("automountServiceAccountToken") is not False) != asks:
+    mounted = worker.pod.get("automountServiceAccountToken") is not False
+    if mounted != asks and (asks or worker.alone):  # another container may have a use for it
         reason = "the command asks the cluster" if asks else "the command does not ask the cluster"
         yield f"{worker.pod_path}.automountServiceAccountToken", f"has to be {str(asks).lower()}: {reason}"
     if worker.pod.get("enableServiceLinks") is not False:
@@ -193,5 +215,5 @@ def events(worker: Worker) -> bool:
     return worker.env.get("KUBERNETES_EVENTS", "").strip().lower() in ON
 
 
-RULES = (arguments, variables, plain_secrets, hardening, resources, pod, probes, labels, image)
+RULES = (arguments, neighbours, variables, plain_secrets, hardening, resources, pod, probes, labels, image)
 """The rules of a container of ours. Each gives fields and what is wrong with them."""

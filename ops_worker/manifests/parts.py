@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core import pods
+from ops_worker.core.pods import NAME_LABEL, OURS, SHELLS, at, items, mapping, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-OURS = "ops-worker"
-NAME_LABEL = "app.kubernetes.io/name"
+REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
+"""``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign."""
+SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)")
+"""Variables that Kubernetes sets for each Service."""
+SERVERS = re.compile(
+    r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy|memcached|nginx|otelcol"
+    r"|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale|telegraf|traefik|tunnel|vector)(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
+)
+"""Words in the names of containers and images that run until somebody stops them."""
+WAITS = re.compile(r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)")
+LEAVES = re.compile(r"\b(break|exit|kill|pkill|killall|timeout)\b|--pid")
 NEEDS_PASSWORD = frozenset({"health", "metrics", "sidecar", "init-db"})
 
 
@@ -58,53 +71,82 @@ class Facts(NamedTuple):
     faults: Callable[[Mapping[str, str]], Sequence[str]]
 
 
+class Environment(NamedTuple):
+    """The variables of a container, as far as the files tell.
+
+    ``told`` holds what is known, with ``$(NAME)`` put in as Kubernetes does; ``partly`` values that refer to what comes from
+    elsewhere, with the reference in them; ``hidden`` the names of what comes from elsewhere, those in ``partly`` among them.
+    ``used`` are the names that others refer to, ``undefined`` the references that stay as they are: pairs of variable and name.
+    ``secrets`` tells whether the password comes from a Secret; ``missing`` are the ConfigMaps that are not among the files;
+    ``more`` tells whether there may be variables whose names are not known here.
+    """
+
+    told: Mapping[str, str]
+    partly: Mapping[str, str]
+    hidden: frozenset[str]
+    used: frozenset[str]
+    undefined: tuple[tuple[str, str], ...]
+    secrets: bool
+    missing: tuple[str, ...]
+    more: bool
+
+
 class Worker(NamedTuple):
     """A container of ours and what it stands in: its pod's spec and labels, the paths of both, its arguments and variables.
 
-    ``env`` holds what is told in plain text; ``hidden`` what comes from elsewhere; ``secrets`` whether the password comes
-    from a Secret; ``missing`` the ConfigMaps that are not among the files. ``files`` holds what ConfigMaps put into its file
-    system, by path. ``sole`` is false in a pod that is somebody else's.
+    ``run`` is None when its command is something else's. ``known`` is false when its arguments refer to what comes from
+    elsewhere. ``files`` holds what ConfigMaps put into its file system, by path. ``sole`` is false in a pod that is somebody
+    else's, ``alone`` also when other containers are beside it.
     """
 
     document: Document
-    container: Mapping[str, Any]
+    box: pods.Container
     where: str
     pod: Mapping[str, Any]
     pod_path: str
     labels: Mapping[str, Any]
-    arguments: tuple[str, ...]
-    env: Mapping[str, str]
-    hidden: frozenset[str]
-    secrets: bool
-    missing: tuple[str, ...]
+    run: pods.Invocation | None
+    known: bool
+    variables: Environment
     files: Mapping[str, str]
     sole: bool
+    alone: bool
+
+    @property
+    def container(self) -> Mapping[str, Any]:
+        """The container itself."""
+        return self.box.content
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Its variables whose values are known."""
+        return self.variables.told
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Its command line, after the program's name."""
+        return self.run.arguments if self.run else ()
 
     @property
     def options(self) -> Mapping[str, str]:
         """Its options with their values, however they are written."""
         words = " ".join(self.arguments).replace("=", " ").split()
-        return {word: after for word, after in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")}
+        return {word: after for word, after in zip(words, [*words[1:], ""], strict=False) if word.startswith("--")}
 
     @property
     def command(self) -> str:
         """The subcommand that it runs."""
         return self.arguments[0] if self.arguments else ""
 
+    @property
+    def endless(self) -> bool:
+        """Whether it never ends by itself."""
+        return self.command == "sidecar" or ("--every" in self.options and "--for" not in self.options)
 
-def mapping(node: Any) -> Mapping[str, Any]:
-    """Give a mapping, or an empty one for anything else."""
-    return node if isinstance(node, dict) else {}
-
-
-def items(node: Any) -> list[Any]:
-    """Give a list, or an empty one for anything else."""
-    return node if isinstance(node, list) else []
-
-
-def text(node: Any) -> str:
-    """Give a string, or an empty one for anything else."""
-    return node if isinstance(node, str) else ""
+    @property
+    def scheduled(self) -> bool:
+        """Whether its passes are the runs of a CronJob."""
+        return self.document.kind == "CronJob" and self.box.main
 
 
 def number(node: Any) -> float | None:
@@ -115,84 +157,149 @@ def number(node: Any) -> float | None:
         return None
 
 
-def at(node: Any, *path: str) -> Mapping[str, Any]:
-    """Follow the keys to a mapping; an empty one where the way ends."""
-    for key in path:
-        node = mapping(node).get(key)
-    return mapping(node)
-
-
+JOBS = frozenset({"CronJob", "Job"})
 POD_PATHS = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
-    "Job": ("spec", "template"),
-    "Deployment": ("spec", "template"),
-    "StatefulSet": ("spec", "template"),
-    "DaemonSet": ("spec", "template"),
     "Pod": (),
+    "PodTemplate": ("template",),
 }
+TEMPLATE = ("spec", "template")
+"""Where a Job, a Deployment and nearly every other kind, also of others than Kubernetes, has its pod."""
+
+
+def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """Give where an object's pod stands, and the pod with its metadata; it is empty in an object that makes no pods."""
+    path = POD_PATHS.get(document.kind, TEMPLATE)
+    template = at(document.content, *path)
+    return path, template if items(at(template, "spec").get("containers")) else {}
 
 
 def workers(documents: Sequence[Document]) -> Iterator[Worker]:
     """Find the containers that run ops-worker."""
     maps = {(one.namespace, one.name): mapping(one.content.get("data")) for one in documents if one.kind == "ConfigMap"}
     for document in documents:
-        path = POD_PATHS.get(document.kind)
-        if path is None:
-            continue
-        template = at(document.content, *path)
+        path, template = pod_template(document)
         labels, pod = at(template, "metadata", "labels"), at(template, "spec")
-        boxes = [mapping(one) for one in items(pod.get("containers"))]
-        sole = labels.get(NAME_LABEL) == OURS or bool(boxes and all(_image(one) == OURS for one in boxes))
+        found = pods.workers(pod, labels)
+        others = [one for one in pods.containers(pod) if one not in found]
+        apps = [one for one in others if one.main and not (document.kind in JOBS and serves(one))]
+        sole = labels.get(NAME_LABEL) == OURS or (any(one.main for one in found) and not apps)
         pod_path = ".".join((*path, "spec"))
-        for field in ("initContainers", "containers"):
-            for index, container in enumerate(map(mapping, items(pod.get(field)))):
-                if sole or _image(container) == OURS:
-                    where = f"{pod_path}.{field}[{index}]"
-                    yield _worker(document, container, where, pod, pod_path, labels, maps, sole=sole)
+        for box in found:
+            variables = _environment(box.content, document.namespace, maps)
+            run = pods.invocation(box.content)
+            told = [_expanded(word, variables.told) for word in (run.arguments if run else ())]
+            yield Worker(
+                document=document,
+                box=box,
+                where=f"{pod_path}.{box.field}[{box.place}]",
+                pod=pod,
+                pod_path=pod_path,
+                labels=labels,
+                run=run and run._replace(arguments=tuple(expanded for expanded, _ in told)),
+                known=not any(left and (variables.more or variables.hidden & set(left)) for _, left in told),
+                variables=variables,
+                files=dict(_files(pod, box.content, document.namespace, maps)),
+                sole=sole,
+                alone=sole and not others,
+            )
 
 
-def _image(container: Mapping[str, Any]) -> str:
-    return text(container.get("image")).rpartition("/")[2].partition("@")[0].partition(":")[0]
+def serves(box: pods.Container) -> bool:
+    """Tell whether a container looks like one that never ends by itself: it has a server's name, or tells when it is ready, or waits."""
+    container = box.content
+    words = [str(one) for field in ("command", "args") for one in items(container.get(field))]
+    script = " ".join(words)
+    if WAITS.search(script):
+        return not LEAVES.search(script)
+    if words[1:] and words[0].rpartition("/")[2] in SHELLS:
+        return False  # nobody here knows what a script does
+    program = words[0].rpartition("/")[2] if items(container.get("command")) else pods.image_name(container)
+    names = f"{box.name} {program}".lower()
+    return bool(SERVERS.search(names) or at(container, "readinessProbe"))
 
 
-def _worker(  # noqa: PLR0913, PLR0917 - what is known at that point
-    document: Document,
-    container: Mapping[str, Any],
-    where: str,
-    pod: Mapping[str, Any],
-    pod_path: str,
-    labels: Mapping[str, Any],
-    maps: Mapping[tuple[str, str], Mapping[str, Any]],
-    *,
-    sole: bool,
-) -> Worker:
-    env: dict[str, str] = {}
+def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Put known variables in for ``$(NAME)``; give the text, and the names of the references that are left in it."""
+    left = []
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] == "$":
+            return "$"
+        if match[2] not in known:
+            left.append(match[2])
+        return known.get(match[2], match[0])
+
+    return REFERENCE.sub(one, value), left
+
+
+def _environment(container: Mapping[str, Any], namespace: str, maps: Mapping[tuple[str, str], Mapping[str, Any]]) -> Environment:
+    """Read a container's variables in the order in which Kubernetes does: what comes later sees what came before."""
+    told, missing, more, from_secret = _sources(container, namespace, maps)
+    words = [*items(container.get("command")), *items(container.get("args"))]
+    used = {match[2] for word in words for match in REFERENCE.finditer(str(word))}
+    partly: dict[str, str] = {}
     hidden: set[str] = set()
-    missing: list[str] = []
-    secrets = False
-    for source in map(mapping, items(container.get("envFrom"))):
-        secrets = secrets or "secretRef" in source
-        if name := text(at(source, "configMapRef").get("name")):
-            found = maps.get((document.namespace, name))
-            if found is None and not at(source, "configMapRef").get("optional"):
-                missing.append(name)
-            env |= {text(source.get("prefix")) + str(key): str(value) for key, value in (found or {}).items()}
+    secret: set[str] = set()
+    undefined: list[tuple[str, str]] = []
     for variable in map(mapping, items(container.get("env"))):
-        name, reference = text(variable.get("name")), at(variable, "valueFrom", "configMapKeyRef")
-        env.pop(name, None)
-        data = maps.get((document.namespace, text(reference.get("name"))), {})
-        if "valueFrom" not in variable:
-            env[name] = str(variable.get("value") or "")
-        elif text(reference.get("key")) in data:
-            env[name] = str(data[text(reference.get("key"))])
-        else:
+        name, origin = text(variable.get("name")), at(variable, "valueFrom")
+        written = str(variable.get("value") or "")
+        value, left = _expanded(written, told)
+        elsewhere = [one for one in left if more or one in hidden or SERVICE.fullmatch(one)]
+        undefined += [(name, one) for one in left if one not in elsewhere]
+        used |= {match[2] for match in REFERENCE.finditer(written)}
+        chosen = at(origin, "configMapKeyRef")
+        data = maps.get((namespace, text(chosen.get("name"))), {})
+        comes_from_secret = "secretKeyRef" in origin or bool(elsewhere and (from_secret or secret & set(elsewhere)))
+        _forget(name, told, partly, hidden, secret)
+        if elsewhere:
+            partly[name] = value
+        elif "valueFrom" not in variable:
+            told[name] = value
+        elif text(chosen.get("key")) in data:
+            told[name] = str(data[text(chosen.get("key"))])
+        if name not in told:
             hidden.add(name)
-            secrets = secrets or (name in {"DATABASE_URL", "PG_PASS"} and bool(at(variable, "valueFrom", "secretKeyRef")))
-    arguments = tuple(str(one) for one in items(container.get("args")))
-    files = dict(_files(pod, container, document.namespace, maps))
-    return Worker(
-        document, container, where, pod, pod_path, labels, arguments, env, frozenset(hidden), secrets, tuple(missing), files, sole
+        if comes_from_secret:
+            secret.add(name)
+    return Environment(
+        told=told,
+        partly=partly,
+        hidden=frozenset(hidden),
+        used=frozenset(used),
+        undefined=tuple(undefined),
+        secrets=from_secret or bool(secret & {"DATABASE_URL", "PG_PASS"}),
+        missing=tuple(missing),
+        more=more,
     )
+
+
+def _sources(
+    container: Mapping[str, Any], namespace: str, maps: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> tuple[dict[str, str], list[str], bool, bool]:
+    """Give what ``envFrom`` brings, the ConfigMaps that are missing, and whether more comes from elsewhere, and from a Secret."""
+    told: dict[str, str] = {}
+    missing: list[str] = []
+    more = from_secret = False
+    for source in map(mapping, items(container.get("envFrom"))):
+        from_secret = from_secret or "secretRef" in source
+        name = text(at(source, "configMapRef").get("name"))
+        found = maps.get((namespace, name))
+        more = more or found is None
+        if name and found is None and not at(source, "configMapRef").get("optional"):
+            missing.append(name)
+        told |= {text(source.get("prefix")) + str(key): str(value) for key, value in (found or {}).items()}
+    return told, missing, more, from_secret
+
+
+def _forget(name: str, *groups: dict[str, str] | set[str]) -> None:
+    """Take out what an earlier variable of the same name left."""
+    for group in groups:
+        if isinstance(group, set):
+            group.discard(name)
+        else:
+            group.pop(name, None)
 
 
 def _files(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from ops_worker.manifests import cron
-from ops_worker.manifests.parts import Worker, at, items, mapping, number, text
+from ops_worker.core.patience import STALE_PERIODS
+from ops_worker.core.pods import at, containers, items, mapping, text
+from ops_worker.edges.schedule import Gaps, NeverError, read
+from ops_worker.manifests.parts import Worker, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 Found = tuple[str, str]
 MIN_STARTING_S = 10
 """The controller looks every 10 s: below that a run may never start (kubernetes.io, "CronJob", limitations)."""
+LATE = (
+    "is not set: a run that could not start in time starts however late it is, one for all that were missed "
+    "(TooManyMissedTimes warns of more than a hundred); set 20 to 30"
+)
+MINUTE_S = 60
+"""The controller names a Job by the minute for which it is due, so that there is one in a minute at most."""
+MAX_PERIOD_S = 999_999
+"""The most that PASS_PERIOD can say."""
 MAX_NAME = 52
 """The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
 NO_RETRY = {2, 3}
@@ -25,11 +35,15 @@ NO_RETRY = {2, 3}
 def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """The schedule can be read, in a zone that exists; without one it is the controller's own."""
     spec = at(document.content, "spec")
-    try:
-        cron.period(text(spec.get("schedule")))
-    except ValueError as error:
-        yield "spec.schedule", f"{text(spec.get('schedule'))!r} is no cron schedule: {error}"
     zone = spec.get("timeZone")
+    try:
+        gaps = read(text(spec.get("schedule"))).gaps
+    except ValueError as error:
+        if not (isinstance(error, NeverError) and spec.get("suspend") is True):  # which is run by hand only
+            yield "spec.schedule", f"{text(spec.get('schedule'))!r} is no cron schedule: {error}"
+    else:
+        if gaps.shortest < MINUTE_S:
+            yield "spec.schedule", f"is each {gaps.shortest} s, but Kubernetes starts one Job a minute; use --every, with --for"
     if zone is None:
         yield "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"
     elif not _is_zone(text(zone)):
@@ -49,35 +63,34 @@ def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Foun
     elif budget is not None and active <= budget:
         yield active_path, f"is {active:g}; it has to be above {source} ({budget:g}), so that the pass can say what held it up"
     if starting is None:
-        yield "spec.startingDeadlineSeconds", "is not set: after a hundred missed runs none would start; set 20 to 30"
+        yield "spec.startingDeadlineSeconds", LATE
     elif starting <= MIN_STARTING_S:
         yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be above 10, or no run might ever start"
-    if spec.get("suspend") is True:
+    gaps = _gaps(document)
+    if spec.get("suspend") is True or gaps is None:
         return
-    try:
-        period = cron.period(text(spec.get("schedule")))
-    except ValueError:
-        return
-    if active is not None and active >= period:
-        yield active_path, f"is {active:g}; it has to be below the period ({period})"
-    if starting is not None and starting >= period:
-        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be below the period ({period})"
+    called = "period" if gaps.shortest == gaps.longest else "shortest time between two runs"
+    if active is not None and active >= gaps.shortest:
+        yield active_path, f"is {active:g}; it has to be below the {called} ({gaps.shortest})"
+    if starting is not None and starting >= gaps.shortest:
+        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be below the {called} ({gaps.shortest})"
 
 
 def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
-    """A single pass knows how long it is to the next one; after three times that the other pass would say that it has stopped."""
+    """A single pass knows how long it is to the next one at most; after three times that the other pass would say that it has stopped."""
     if worker.command not in {"health", "metrics"} or "--every" in worker.options:
         return
-    try:
-        period = cron.period(text(at(document.content, "spec").get("schedule")))
-    except ValueError:
+    gaps = _gaps(document)
+    if gaps is None:
         return
     told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
-    if told is not None and told < period:
-        yield (
-            "spec.schedule",
-            f"is each {period:g} s, but PASS_PERIOD is {told:g}: set it to {period:g}, or the other pass opens an alert when none is due",
-        )
+    wanted = min(gaps.longest, MAX_PERIOD_S)
+    each = f"is each {gaps.longest} s" if gaps.shortest == gaps.longest else f"leaves up to {gaps.longest} s between two runs"
+    if gaps.longest > STALE_PERIODS * MAX_PERIOD_S:
+        yield "spec.schedule", f"{each}, but the other pass opens an alert after {STALE_PERIODS * MAX_PERIOD_S} s; run it each month"
+    elif told is not None and told < wanted and "PASS_PERIOD" not in worker.variables.hidden:
+        said = f"PASS_PERIOD is {told:g}: set it to {wanted}"
+        yield "spec.schedule", f"{each}, but {said}, or the other pass opens an alert when none is due"
 
 
 def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
@@ -94,16 +107,21 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
         yield f"{path}.backoffLimit", f"is {job.get('backoffLimit', 'not set')}; set 1 (0 to 3): the next run comes anyway"
     rules = [mapping(rule) for rule in items(at(job, "podFailurePolicy").get("rules"))]
     where = f"{path}.podFailurePolicy.rules"
+    own = text(worker.container.get("name"))
+    others = {box.name for box in containers(worker.pod)} - {own}
     failing: set[Any] = set()
     for index, rule in enumerate(rules):
         codes = at(rule, "onExitCodes")
-        ours = text(codes.get("containerName")) in {"", text(worker.container.get("name"))}
+        named = text(codes.get("containerName"))
+        if named in others:
+            continue
+        ours = named in {"", own}
         if rule.get("action") == "FailJob" and codes.get("operator") == "In" and ours:
             failing |= {code for code in items(codes.get("values")) if isinstance(code, int)}
         elif codes:
             yield (
                 f"{where}[{index}]",
-                f"is no FailJob on codes of this container; leave one, on 2, 3, in container {worker.container.get('name')}",
+                f"is no FailJob on codes of this container; leave one, on 2, 3, in container {own}",
             )
     if failing != NO_RETRY:
         told = ", ".join(map(str, sorted(failing))) or "nothing"
@@ -144,6 +162,16 @@ def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """The name leaves room for what the controller appends."""
     if len(document.name) > MAX_NAME:
         yield "metadata.name", f"has {len(document.name)} characters; the controller appends 11 to at most 52"
+
+
+def _gaps(document: Document) -> Gaps | None:
+    """Give the times between runs, or None where another rule tells what is wrong with the schedule."""
+    spec = at(document.content, "spec")
+    zone = text(spec.get("timeZone"))
+    try:
+        return read(text(spec.get("schedule")), zone if _is_zone(zone) else "UTC").gaps
+    except ValueError:
+        return None
 
 
 def _is_zone(zone: str) -> bool:

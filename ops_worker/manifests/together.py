@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
 from ops_worker.manifests.containers import catalogued, events
-from ops_worker.manifests.parts import NAME_LABEL, NEEDS_PASSWORD, OURS, Fault, at, items, mapping, text
+from ops_worker.manifests.parts import NEEDS_PASSWORD, Fault, pod_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ops_worker.manifests.parts import Document, Facts, Worker
 
-CLUSTER_SCOPED = frozenset(
-    {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "CustomResourceDefinition", "StorageClass"}
+CLUSTER_SCOPED = re.compile(
+    r"APIService|CSI(Driver|Node)|CertificateSigningRequest|Cluster(Role|RoleBinding|TrustBundle)|ComponentStatus"
+    r"|CustomResourceDefinition|DeviceClass|FlowSchema|IPAddress|IngressClass|(Mutating|Validating)(AdmissionPolicy(Binding)?"
+    r"|WebhookConfiguration)|Namespace|Node|PersistentVolume|PodSecurityPolicy|PriorityClass|PriorityLevelConfiguration"
+    r"|ResourceSlice|RuntimeClass|ServiceCIDR|StorageClass|StorageVersion|VolumeAttachment|VolumeAttributesClass"
 )
+"""Kinds without a namespace (`kubectl api-resources --namespaced=false`), as far as files hold them."""
+_APPS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"}
+_RBAC = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+REMOVED = (
+    ("batch/v2alpha1", {"CronJob"}, "1.21", "batch/v1"),
+    ("batch/v1beta1", {"CronJob"}, "1.25", "batch/v1"),
+    ("extensions/v1beta1", {*_APPS, "NetworkPolicy"}, "1.16", ""),
+    ("apps/v1beta1", _APPS, "1.16", "apps/v1"),
+    ("apps/v1beta2", _APPS, "1.16", "apps/v1"),
+    ("rbac.authorization.k8s.io/v1alpha1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
+    ("rbac.authorization.k8s.io/v1beta1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
+)
+"""apiVersions that are gone, of which kinds, since which Kubernetes; what to write (kubernetes.io, "API Migration Guide")."""
 MAX_DIGITS = 5
 USED = {
     ("", "events"): {"create", "list"},
@@ -29,16 +47,49 @@ USED = {
 """The verbs that `trigger`, `cluster` and KUBERNETES_EVENTS use."""
 
 
-def files(documents: Sequence[Document]) -> Iterator[Fault]:
+def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
     """What `kubectl apply -f` cannot apply, what must not stand in a file, and what would land in the wrong namespace."""
+    referenced = {reference for worker in workers for reference in _references(worker)}
+    running = [worker.document for worker in workers]
     for one in documents:
         subject = f"{one.kind}/{one.name}"
+        own = one in running or (one.kind, one.name) in referenced or _ours(one)
         if one.kind in {"Kustomization", "Component"}:
             yield Fault(one.file, subject, "kind", "`kubectl apply -f` fails on it; keep it in a folder of its own, for `kubectl apply -k`")
         elif one.kind == "Secret" and (one.content.get("data") or one.content.get("stringData")):
             yield Fault(one.file, subject, "data", "a Secret is stored in a file; create it in the cluster, and reference it")
-        elif not one.namespace and one.kind not in CLUSTER_SCOPED:
+        elif own and not one.namespace and not CLUSTER_SCOPED.fullmatch(one.kind):
             yield Fault(one.file, subject, "metadata.namespace", "is not set: it would land in whatever namespace is current")
+        for version, kinds, since, instead in REMOVED:
+            if own and one.kind in kinds and one.content.get("apiVersion") == version:
+                told = instead or ("networking.k8s.io/v1" if one.kind == "NetworkPolicy" else "apps/v1")
+                yield Fault(one.file, subject, "apiVersion", f"{version} is gone since Kubernetes {since}; write {told}")
+
+
+def none_found(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
+    """Among what makes pods there is the worker; if not, nothing was checked, which must not look like no fault."""
+    makers = [(one, path) for one in documents for path, template in [pod_template(one)] if template]
+    if makers and not workers:
+        one, path = makers[0]
+        yield Fault(one.file, f"{one.kind}/{one.name}", ".".join((*path, "spec")), f"no ops-worker container found: {RECOGNISED}")
+
+
+def _ours(one: Document) -> bool:
+    """Whether an object is the worker's by its name or label."""
+    named = re.search(rf"(^|-){OURS}(-|$)", one.name)
+    return bool(named) or at(one.content, "metadata", "labels").get(NAME_LABEL) == OURS
+
+
+def _references(worker: Worker) -> Iterator[tuple[str, str]]:
+    """Give kind and name of what a worker needs by name."""
+    yield "ServiceAccount", text(worker.pod.get("serviceAccountName"))
+    for source in map(mapping, items(worker.container.get("envFrom"))):
+        yield "ConfigMap", text(at(source, "configMapRef").get("name"))
+    for variable in map(mapping, items(worker.container.get("env"))):
+        yield "ConfigMap", text(at(variable, "valueFrom", "configMapKeyRef").get("name"))
+    for volume in map(mapping, items(worker.pod.get("volumes"))):
+        yield "ConfigMap", text(at(volume, "configMap").get("name"))
+        yield "PersistentVolumeClaim", text(at(volume, "persistentVolumeClaim").get("claimName"))
 
 
 def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:

@@ -5,7 +5,22 @@ from typing import Any
 
 import pytest
 
-from ops_worker.core.cronjobs import event_of, finished, job_of, row, stuck, table, told
+from ops_worker.core.cronjobs import (
+    event_of,
+    finished,
+    held,
+    job_of,
+    last_tries,
+    lost,
+    other_failure,
+    row,
+    severity,
+    stuck,
+    table,
+    terminated,
+    told,
+    worker_names,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -13,6 +28,11 @@ NOW = datetime(2026, 3, 1, 12, 10, 0, tzinfo=UTC)
 POD_LABELS = {"batch.kubernetes.io/job-name": "job-1"}
 JOB = {"metadata": {"name": "job-1", "ownerReferences": [{"uid": "u"}]}}
 FOREIGN = {"metadata": {"name": "job-2"}}
+
+
+def minutely(since: datetime) -> int:
+    """Count the full minutes since a time."""
+    return int(NOW.timestamp() // 60 - since.timestamp() // 60)
 
 
 def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) -> dict[str, Any]:
@@ -35,7 +55,7 @@ def test_all_is_well() -> None:
     """The newest pod that ended gives exit code and summary."""
     pods = [ended(1, "old", "2026-03-01T12:08:00Z"), ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z")]
     status = {"lastScheduleTime": "2026-03-01T12:09:00Z", "lastSuccessfulTime": "2026-03-01T12:09:05Z", "active": [{}]}
-    found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, 60)
+    found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, minutely)
     assert found._replace(warnings=()) == found
     assert (found.exit_code, found.summary, found.running, found.missed) == (0, "health: 4 services", 1, 1)
     assert table([found]).splitlines() == [
@@ -55,17 +75,17 @@ def test_all_is_well() -> None:
 )
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
     """It is told, with what to do; a suspended CronJob, or one whose period is not known, is not late."""
-    (warning,) = row(cronjob(status), [], [], NOW, 60).warnings
+    (warning,) = row(cronjob(status), [], [], NOW, minutely).warnings
     remedy = "see the warnings here, `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger --wait`"
     assert warning == f"ops-worker-health: no success {since}: {remedy}"
-    assert row(cronjob(status, suspended=True), [], [], NOW, 60).warnings == ()
-    assert row(cronjob(status), [], [], NOW, None).warnings == ()
-    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, 60).warnings == ()
+    assert row(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
+    assert row(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
+    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, minutely).warnings == ()
 
 
 def test_failed() -> None:
     """The exit code and the reason of the last pass that failed; and below the table, a line."""
-    found = row(cronjob(suspended=True), [JOB], [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")], NOW, 60)
+    found = row(cronjob(suspended=True), [JOB], [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")], NOW, minutely)
     assert found.warnings == ("ops-worker-health: the last pass failed with exit code 3: no table tenants",)
     assert table([found]).endswith(
         "no table tenants\n\nwarning: ops-worker-health: the last pass failed with exit code 3: no table tenants"
@@ -76,7 +96,7 @@ def test_missing_status() -> None:
     """What has just been created has neither status nor pods with labels."""
     new = cronjob(suspended=True)
     del new["status"]
-    found = row(new, [JOB], [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}], NOW, 60)
+    found = row(new, [JOB], [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}], NOW, minutely)
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
 
 
@@ -142,3 +162,130 @@ def test_event() -> None:
     found = event_of({"name": "ops-worker-health", "uid": "u"}, "ops", "ingest", "http 503", NOW)
     assert (found["type"], found["message"], found["lastTimestamp"]) == ("Warning", "ingest is unhealthy: http 503", "2026-03-01T12:10:00Z")
     assert event_of({"name": "ops-worker-health"}, "ops", "ingest", "", NOW)["reason"] == "ServiceRecovered"
+
+
+DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": "2026-03-01T12:08:00Z"}}
+RUNNING: dict[str, Any] = {"running": {}}
+MESH = [{"name": "a-mesh", "image": "envoy"}, {"name": "worker", "image": "reg/ops-worker:1"}]
+NATIVE = [{"name": "proxy", "image": "proxy", "restartPolicy": "Always"}, {"name": "wait", "image": "busybox"}]
+
+
+def failed(code: int, message: str = "") -> dict[str, Any]:
+    """Give the state of a container that has failed."""
+    return {"terminated": {"exitCode": code, "reason": "Error", "message": message, "finishedAt": "2026-03-01T12:08:00Z"}}
+
+
+def shared(phase: str, mains: dict[str, Any], first: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Give a pod in which other containers are beside the worker's; Kubernetes sorts their states by name."""
+    return {
+        "metadata": {"name": "p", "labels": POD_LABELS},
+        "spec": {"containers": MESH, "initContainers": NATIVE},
+        "status": {
+            "phase": phase,
+            "initContainerStatuses": [{"name": name, "state": state} for name, state in (first or {}).items()],
+            "containerStatuses": [{"name": name, "state": state} for name, state in sorted(mains.items())],
+        },
+    }
+
+
+def test_the_workers_own_end() -> None:
+    """Exit code and summary are those of the worker's container, whatever stands before it."""
+    pod = shared("Failed", {"a-mesh": failed(137), "worker": failed(3, '{"error": "no table"}')}, {"proxy": failed(143), "wait": DONE})
+    assert worker_names(pod) == ["worker"]
+    found = row(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert (found.exit_code, found.summary) == (3, "no table")
+    assert terminated(shared("Running", {"a-mesh": failed(137), "worker": RUNNING})) is None
+    two = {"metadata": {}, "spec": {"containers": [{"name": "ops-worker-health"}, {"name": "ops-worker-metrics"}]}}
+    states = {"ops-worker-health": failed(1), "ops-worker-metrics": DONE}
+    both = two | {"status": {"containerStatuses": [{"name": name, "state": state} for name, state in states.items()]}}
+    assert (terminated(both) or {})["exitCode"] == 1
+    assert worker_names({"spec": {"initContainers": [{"name": "ops-worker"}], "containers": [{"name": "a"}]}}) == ["ops-worker"]
+    assert worker_names({"spec": {"containers": [{"name": "b"}, {"name": "a"}]}}) == ["b"]
+    assert worker_names({"status": {}}) == [] and terminated({"status": {}}) is None
+
+
+def test_severity() -> None:
+    """From done to killed."""
+    assert sorted([137, 3, 0, 4, 1, 2], key=severity) == [0, 4, 1, 2, 3, 137]
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        (shared("Failed", {}, {"proxy": failed(143), "wait": failed(1, "no such host\n")}), "init container wait of pod p ended with exit code 1: no such host; see `kubectl logs p -c wait`"),
+        (shared("Failed", {"a-mesh": failed(2), "worker": DONE}), "container a-mesh of pod p ended with exit code 2: Error; see `kubectl logs p -c a-mesh`"),
+        (shared("Failed", {"a-mesh": DONE, "worker": failed(2)}), ""),
+        (shared("Succeeded", {"worker": DONE}, {"proxy": failed(143), "wait": DONE}), ""),
+        (shared("Running", {"a-mesh": failed(2), "worker": RUNNING}), ""),
+    ],
+)  # fmt: skip
+def test_other_failure(pod: dict[str, Any], expected: str) -> None:
+    """Another container that fails is named; a native sidecar's exit code says nothing."""
+    assert other_failure(pod) == expected
+    found = row(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert (f"ops-worker-health: {expected}" in found.warnings) == bool(expected)
+
+
+def test_held() -> None:
+    """A sidecar that Kubernetes does not know as one keeps the Job from completing; one may end a little later."""
+    pod = shared("Running", {"a-mesh": RUNNING, "worker": DONE}, {"proxy": RUNNING, "wait": DONE})
+    message = (
+        "the pass in pod p has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, "
+        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    )
+    assert held(pod) == held(pod, NOW) == message
+    assert row(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (f"ops-worker-health: {message}",)
+    assert held(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
+    assert held(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
+    assert held(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
+    assert held(shared("Succeeded", {"a-mesh": DONE, "worker": DONE})) == ""
+    unknown = shared("Running", {"a-mesh": RUNNING, "worker": {"terminated": {"exitCode": 0}}})
+    assert held(unknown) and held(unknown, NOW) == ""
+
+
+def test_stuck_before() -> None:
+    """An init container that cannot start is named, as is another main container."""
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
+    remedy = "check the image's name, and that the cluster may pull it"
+    pod = shared("Pending", {"worker": {"waiting": {"reason": "PodInitializing"}}}, {"proxy": RUNNING, "wait": waiting})
+    assert stuck(pod) == f"pod p cannot start: init container wait: ImagePullBackOff: Back-off; {remedy}"
+    assert (
+        stuck(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
+        == f"pod p cannot start: container a-mesh: ImagePullBackOff: Back-off; {remedy}"
+    )
+    assert stuck(shared("Pending", {"a-mesh": RUNNING, "worker": waiting})) == f"pod p cannot start: ImagePullBackOff: Back-off; {remedy}"
+
+
+def over(reason: str, created: str = "2026-03-01T12:09:00Z", **spec: Any) -> dict[str, Any]:
+    """Give a Job of the CronJob that has failed."""
+    condition = {"type": "Failed", "status": "True", "reason": reason, "message": "no more"}
+    about = JOB["metadata"] | {"creationTimestamp": created}
+    return {"metadata": about, "spec": spec, "status": {"conditions": [condition]}}
+
+
+def test_lost() -> None:
+    """A Job that was ended, and whose pod is gone with it, is told with what to do; one with a pod speaks through that."""
+    gone = over("DeadlineExceeded", activeDeadlineSeconds=50)
+    message = (
+        "Job job-1 was ended by activeDeadlineSeconds (50 s), and its pod and log are gone with it: see `kubectl get events` "
+        "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+    )
+    assert lost(gone, []) == message
+    assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (f"ops-worker-health: {message}",)
+    assert lost(over("BackoffLimitExceeded"), []) == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
+    assert lost(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
+    assert lost(gone, [shared("Running", {"worker": RUNNING})]) == message
+    assert lost(JOB, []) == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, []) == ""
+    newer = {"metadata": {"name": "job-2", "creationTimestamp": "2026-03-01T12:09:30Z", "ownerReferences": [{"uid": "u"}]}}
+    done = newer | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    assert row(cronjob(suspended=True), [done, gone], [], NOW, minutely).warnings == ()
+
+
+def test_last_tries() -> None:
+    """The newest pod of each index counts."""
+    pods = [
+        {"metadata": {"name": name, "annotations": {"batch.kubernetes.io/job-completion-index": index}}}
+        for name, index in ("a0", "b1", "c0")
+    ]
+    assert [pod["metadata"]["name"] for pod in last_tries(pods)] == ["c", "b"]
+    assert last_tries([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [{"metadata": {"name": "y"}}]

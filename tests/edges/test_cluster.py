@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,140 @@ def test_wait_without_a_pod(server: Server) -> None:
         {"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}},
     )
     assert main(["trigger", "health", "--wait"]) == 1
+
+
+BOXES = {"initContainers": [{"name": "proxy", "restartPolicy": "Always"}], "containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
+COMPLETE: dict[str, Any] = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+ENDED = {"terminated": {"exitCode": 0, "finishedAt": "2026-03-01T12:00:02Z"}}
+
+
+def shared(phase: str, **states: object) -> dict[str, Any]:
+    """Give a pod in which others' containers are beside the worker's; of each the state, the worker's is ``ours``."""
+    named = {"ours": "ops-worker", "mesh": "a-mesh", "proxy": "proxy"}
+    told = {
+        field: [{"name": named[name], "state": state} for name, state in sorted(states.items()) if (name == "proxy") == (field[0] == "i")]
+        for field in ("initContainerStatuses", "containerStatuses")
+    }
+    return pod() | {"spec": BOXES, "status": {"phase": phase} | told}
+
+
+def over(kind: str, reason: str = "") -> dict[str, Any]:
+    """Give a Job that has ended."""
+    condition = {"type": kind, "status": "True", "reason": reason, "message": "too long"}
+    return {"metadata": {"name": "a-job"}, "spec": {"activeDeadlineSeconds": 50}, "status": {"conditions": [condition]}}
+
+
+def test_wait_beside_others(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log and the exit code are those of the worker's container, in a pod with a mesh and a native sidecar."""
+    pulling = {"waiting": {"reason": "ErrImagePull"}}
+    going = shared("Running", ours=ENDED, mesh={"running": {}}, proxy={"running": {}})
+    ended = shared("Failed", ours={"terminated": {"exitCode": 3}}, mesh=ENDED, proxy={"terminated": {"exitCode": 143}})
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, over("Failed", "BackoffLimitExceeded"))],
+        f"GET {CORE}/pods": [(200, {"items": [one]}) for one in (shared("Pending", proxy=pulling), going, ended)],
+        f"GET {CORE}/pods/a-pod/log": (200, "no table\n"),
+    }
+    assert main(["trigger", "health", "--wait"]) == 3
+    out, err = capsys.readouterr()
+    assert out == "no table\n"
+    assert [path for _, path, _ in server.asked if "/log" in path] == [f"{CORE}/pods/a-pod/log?tailLines=1000&container=ops-worker"]
+    assert err.splitlines()[2:] == [
+        "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster may pull it",
+        "a-job: the pass in pod a-pod has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, make it an init container with restartPolicy: Always, which a Job does not wait for",
+        "a-job: Failed: BackoffLimitExceeded: too long",
+    ]
+
+
+def test_wait_first_container_fails(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass that never began because another container failed is exit code 1, and that container is named."""
+    broken = shared("Failed", ours={"waiting": {"reason": "PodInitializing"}}, mesh={"terminated": {"exitCode": 7, "reason": "Error"}})
+    server.answers |= {f"GET {BATCH}/jobs/a-job": (200, over("Failed")), f"GET {CORE}/pods": (200, {"items": [broken]})}
+    assert main(["trigger", "health", "--wait"]) == 1
+    assert told(capsys) == "a-job: container a-mesh of pod a-pod ended with exit code 7: Error; see `kubectl logs a-pod -c a-mesh`"
+    assert not any("/log" in path for _, path, _ in server.asked)
+
+
+@pytest.mark.parametrize("left", [[], [shared("Running", ours={"running": {}})]])
+def test_wait_deadline(server: Server, capsys: pytest.CaptureFixture[str], left: list[dict[str, Any]]) -> None:
+    """A Job that was ended by its deadline has no pod any more: that is told, and what to do."""
+    server.answers |= {f"GET {BATCH}/jobs/a-job": (200, over("Failed", "DeadlineExceeded")), f"GET {CORE}/pods": (200, {"items": left})}
+    assert main(["trigger", "health", "--wait"]) == 1
+    assert told(capsys) == (
+        "a-job: Job a-job was ended by activeDeadlineSeconds (50 s), and its pod and log are gone with it: see `kubectl get events` "
+        "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+    )
+
+
+def test_wait_log_gone(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log that is not there any more changes nothing of what the pass has done."""
+    server.answers |= {f"GET {BATCH}/jobs/a-job": (200, COMPLETE), f"GET {CORE}/pods": (200, {"items": [pod(0)]})}
+    assert main(["trigger", "health", "--wait"]) == 0
+    assert "no log of pod a-pod: no pods/log a-pod in namespace ops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind", "code"),
+    [([0, 0], "Complete", 0), ([0, 4], "Complete", 4), ([1, 4], "Failed", 1), ([3, 0], "Failed", 3), ([0, None], "Failed", 1)],
+)
+def test_wait_shards(server: Server, codes: list[int | None], kind: str, code: int) -> None:
+    """Of a Job with indexes the worst counts, of each index its newest pod; one that never ended is not done."""
+    pods = [pod(2), *map(pod, codes)]
+    for index, one in zip(("1", "0", "1"), pods, strict=True):
+        one["metadata"] = one["metadata"] | {
+            "annotations": {"batch.kubernetes.io/job-completion-index": index},
+            "creationTimestamp": f"2026-03-0{pods.index(one) + 1}",
+        }
+    server.answers |= {f"GET {BATCH}/jobs/a-job": (200, over(kind)), f"GET {CORE}/pods": (200, {"items": pods})}
+    server.answers[f"GET {CORE}/pods/a-pod/log"] = (200, "")
+    assert main(["trigger", "health", "--wait"]) == code
+
+
+def test_other_labels(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """CronJobs to which an overlay gave other labels are found by what their containers run; nobody else's are."""
+    ours, other = cronjob("acme-ops-worker-health"), cronjob("backup")
+    ours["spec"]["jobTemplate"]["spec"] = {
+        "template": {"spec": {"containers": [{"name": "mesh"}, {"name": "x", "command": ["ops-worker", "health"]}]}}
+    }
+    job = {"metadata": {"name": "a-job", "ownerReferences": [{"uid": "uid-acme-ops-worker-health"}]}}
+    ended = pod(3, '{"error": "no table"}') | {"spec": {"containers": [{"name": "x", "command": ["ops-worker"]}]}}
+    ended["status"]["containerStatuses"][0]["name"] = "x"
+    server.answers |= {
+        f"GET {BATCH}/cronjobs": [(200, {"items": []}), (200, {"items": [ours, other]})],
+        f"GET {BATCH}/jobs": (200, {"items": [job]}),
+        f"GET {CORE}/pods": (200, {"items": [ended]}),
+    }
+    assert main(["cluster", "--output", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["cronjobs"]
+    assert (row["name"], row["exit_code"], row["summary"]) == ("acme-ops-worker-health", 3, "no table")
+    assert "labelSelector=batch.kubernetes.io%2Fjob-name" in server.asked[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "last", "since", "now", "runs"),
+    [
+        ("* * * * *", "Etc/UTC", "", "2026-03-02T12:00:00Z", "2026-03-02T12:04:59Z", 4),
+        ("@weekly", "Etc/UTC", "", "2026-03-01T00:00:00Z", "2026-03-07T23:59:59Z", 0),
+        ("@weekly", "Etc/UTC", "", "2026-03-01T00:00:00Z", "2026-03-08T00:00:00Z", 1),
+        ("@monthly", "Etc/UTC", "", "2026-03-01T00:00:00Z", "2026-03-31T12:00:00Z", 0),
+        ("*/5 9-17 * * 1-5", "Etc/UTC", "", "2026-02-27T17:55:00Z", "2026-03-02T08:59:59Z", 0),
+        ("*/5 9-17 * * 1-5", "Etc/UTC", "", "2026-02-27T17:50:00Z", "2026-03-02T09:05:00Z", 3),
+        ("0 6 * * *", "Europe/Berlin", "", "2026-03-28T05:00:00Z", "2026-03-29T04:00:00Z", 1),
+        ("@every 90s", "", "", "2026-03-02T12:00:30Z", "2026-03-02T12:03:29Z", 1),
+        ("0 0 31 2 *", "Etc/UTC", "", "2026-03-02T12:00:00Z", "2027-03-02T12:00:00Z", None),
+        ("0 0 * * *", "Mars/Olympus", "", "2026-03-02T12:00:00Z", "2027-03-02T12:00:00Z", None),
+        # no zone is UTC
+        ("0 6 * * *", "", "2026-03-02T06:00:00Z", "2026-03-02T06:00:00Z", "2026-03-03T06:30:00Z", 1),
+        # unless the last run says otherwise: then as many as there were at least
+        ("0 6 * * *", "", "2026-03-02T04:00:00Z", "2026-03-02T04:00:00Z", "2026-03-02T06:30:00Z", 0),
+        ("*/5 9-17 * * 1-5", "", "2026-03-02T03:00:00Z", "2026-03-02T03:00:00Z", "2026-03-06T12:00:00Z", 1),
+        ("* * * * *", "Etc/UTC", "", "2025-03-02T12:00:00Z", "2026-03-02T12:04:59Z", 10_000),
+    ],
+)
+def test_due(schedule: str, zone: str, last: str, since: str, now: str, runs: int | None) -> None:
+    """The runs that a schedule really had since a time, in its zone."""
+    spec = {"schedule": schedule, **({"timeZone": zone} if zone else {})}
+    counted = commands.due({"spec": spec, "status": {"lastScheduleTime": last} if last else {}}, datetime.fromisoformat(now))
+    assert counted(datetime.fromisoformat(since)) == runs
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
