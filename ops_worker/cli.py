@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import math
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ops_worker import __version__
 from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
-from ops_worker.errors import FULL, OpsWorkerError, SettingsError
+from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ exit codes:
   0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock;
      or off: SYSTEM_ALERT_ENABLED
   1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may help
-  2  usage or settings: the message names the variable and what it wants
+  2  usage or settings: the message names the variable and what it wants; check where a service lacks a value
   3  schema or permission: the message says what to run or to set; check with a fault that is none of the settings
   4  only with --fail-on-unhealthy: done and recorded (or, dry, shown), and a service is unhealthy; and where there are
      faults (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
@@ -71,14 +72,17 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         if isinstance(error, OSError) and error.errno in FULL:
             return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
         _log.exception("this is a bug in ops-worker")
-        return _fail(options, OpsWorkerError(f"{type(error).__name__}: {error}"))
+        return _fail(options, OpsWorkerError(shown(error)))
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what the parser cannot: raises SettingsError."""
     unknown = [name for name in getattr(options, "passes", ()) if name not in {"health", "metrics"}]
     if unknown:
-        raise SettingsError([f"no pass {', '.join(unknown)}: there are health and metrics"])
+        from ops_worker.core.suggest import did_you_mean
+
+        told = "".join(did_you_mean(name, ["health", "metrics"]) for name in unknown[:1])
+        raise SettingsError([f"no pass {', '.join(unknown)}: there are health and metrics{told}"])
     if getattr(options, "every", 0) is None and options.seconds != math.inf:
         raise SettingsError(["--for wants --every as well"])
 
@@ -89,9 +93,17 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     command = COMMANDS[options.command]
     if command.has_settings:
         options.left_at, options.job = settings.termination()
-        found = settings.load(options.env_file)
+        try:
+            found = settings.load(options.env_file)
+        except SettingsError as error:  # perhaps what is missing is there by another name
+            near = check.near_misses(options.env_file)
+            unread = [f"{name} is set, but nothing reads it; {question}" for name, question in near]
+            raise SettingsError([*error.faults, *unread]) from None
         options.left_at, options.job = found.termination_message_path, found.job_name
         log.setup(found.log_level)
+        for name, doubt in found.doubts.items() if options.command in PASSES else ():
+            extra = {"action": "setting", "setting": name, **doubt._asdict()}
+            _log.warning("a setting has a word that it does not know", extra=extra)
         loops = passes.intervals_of(options, found)  # which wait for signals themselves
         endless = loops or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
         if guarded and endless and not loops:
@@ -159,10 +171,48 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose epilog is made when somebody asks for help, not at the start of every pass; its lines stay as they are."""
+    """A parser that suggests what was meant. Its epilog is made when somebody asks for help.
+
+    ``suggest_on_error`` of Python 3.14 knows choices only; this one knows options as well, on every
+    version. The lines of a help stay as they are.
+    """
+
+    _given: Sequence[str] = ()
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all of it: what is not known is an error of the command to which it was given."""
+        self._given = sys.argv[1:] if args is None else [*args]
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """End with a message, to which is added what a misspelled option may have been."""
+        from ops_worker.core.suggest import meant
+
+        known = [*self._option_string_actions]
+        words = [word.partition("=")[0] for word in self._given]
+        if self._subparsers:  # what follows a command is the command's
+            words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+        for word in dict.fromkeys(words):
+            misspelled = word.startswith("--") and not any(one.startswith(word) for one in known)
+            if misspelled and (name := meant(word, known)):
+                message += f"; did you mean {name} instead of {word}?"
+        super().error(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            from ops_worker.core.suggest import did_you_mean
+
+            options = self._option_string_actions if action.nargs == argparse.PARSER else ()
+            error.message += did_you_mean(str(value), [*(action.choices or ()), *options])
+            raise
 
     def format_help(self) -> str:
         command = self.prog.partition(" ")[2]

@@ -29,6 +29,16 @@ class OpsWorkerError(Exception):
         super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
 
 
+def shown(error: Exception) -> str:
+    """Return what may be shown of an error.
+
+    Another library's text may quote a secret: only the kind of such an error is shown.
+    """
+    if isinstance(error, OpsWorkerError):
+        return str(error)
+    return f"a bug in ops-worker: {type(error).__name__}; the log has the traceback"
+
+
 class DatabaseError(OpsWorkerError):
     """The database did not do its part; a retry may help."""
 
@@ -46,8 +56,8 @@ class NotWritableError(DatabaseError):
     """The server accepts no writes, for example a standby; a new connection may lead to the primary."""
 
 
-class StillRecordingError(DatabaseError):
-    """An earlier pass of this loop is still being recorded: the database does not answer it."""
+class StillRecordingError(OpsWorkerError):
+    """An earlier pass of this loop is still being recorded."""
 
 
 class StatementTimeoutError(DatabaseError):

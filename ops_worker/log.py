@@ -11,14 +11,23 @@ import sys
 import time
 from typing import TextIO
 
+from ops_worker.redact import starred
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again."""
+    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again.
+
+    What other libraries than psycopg log goes nowhere: it may quote a secret, and the worker
+    reports their errors itself.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if stream.isatty() else Json())
+    root = logging.getLogger()
+    if not root.handlers:  # else `logging.error`, as libraries call it, adds one that prints
+        root.addHandler(logging.NullHandler())
     for name, threshold in (("ops_worker", level), ("psycopg", level if level == "DEBUG" else "CRITICAL")):
         logger = logging.getLogger(name)  # psycopg's warnings are of errors that the worker reports itself
         logger.handlers[:] = [handler]
@@ -34,10 +43,10 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": _message(record)}
         line |= _extras(record)
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = starred(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 
@@ -47,9 +56,15 @@ class Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{record.levelname}: {record.getMessage()}{extras}{trace}"
+        trace = f"\n{starred(self.formatException(record.exc_info))}" if record.exc_info else ""
+        return f"{record.levelname}: {_message(record)}{extras}{trace}"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return a record's message; that of another library without the secrets that are known."""
+    message = record.getMessage()
+    return message if record.name.startswith("ops_worker") else starred(message)

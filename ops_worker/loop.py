@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 REVIVE_S = 0.5
 """How often it is looked whether a loop's thread died, and how long a new one waits."""
+STALLED_S = 5.0
+"""Seconds that recording a pass may take before it is worth a warning at each tick."""
 LEAST_CLOSING_S = 1.0
 """The least time to write the samples that wait, when the loops have ended."""
 SEVERITY = (DONE, 4, 1, 3, 2)
@@ -106,10 +108,13 @@ class Loop:
     def _recording(self, observed: threading.Event) -> Iterator[None]:
         """Let one pass at a time be recorded. Raises StillRecordingError while another one is."""
         if not self._record_lock.acquire(blocking=False):
-            raise StillRecordingError(
-                f"an earlier {self.name} pass is still being recorded, for "
-                f"{time.monotonic() - self._recording_since:.1f} s: the database does not answer"
-            )
+            waited_s = time.monotonic() - self._recording_since
+            if waited_s > STALLED_S:
+                _log.warning(
+                    "the database does not answer an earlier pass",
+                    extra={"action": "still recording", "loop": self.name, "seconds": round(waited_s, 1)},
+                )
+            raise StillRecordingError
         try:
             self._recording_since = time.monotonic()
             self._recorder = threading.current_thread()

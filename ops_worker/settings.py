@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -26,20 +27,21 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticUseDefault
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from ops_worker import catalogue
+from ops_worker import catalogue, redact
 from ops_worker.catalogue import Catalogue, Source, Surroundings
 from ops_worker.core.answer import without_password
 from ops_worker.core.model import Damping
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ops_worker.core.model import Target
 
 SECRETS = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
-ON = frozenset({"1", "true", "yes", "on"})
+ON, OFF = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
@@ -53,9 +55,18 @@ def _default_when_empty(value: Any) -> Any:
     return value
 
 
+def _trimmed(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _without_line_end(value: Any) -> Any:
+    # Blanks may be part of a password.
+    return value.rstrip("\r\n") if isinstance(value, str) else value
+
+
 def _level(value: Any) -> str:
     word = str(value).strip().upper()
-    return word if word in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"} else "INFO"
+    return word if word in LEVELS else "INFO"
 
 
 def _database_url(value: SecretStr | None) -> SecretStr | None:
@@ -63,15 +74,34 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
         return value
     scheme, _, rest = value.get_secret_value().partition("://")
     # Any other @ is part of a password that was not escaped, of which libpq would take the rest for a host, and print it.
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    misplaced = rest.count("@") > min(1, authority.count("@"))
+    before, _, query = rest.partition("?")
+    authority, slash, path = before.partition("/")
+    misplaced = authority.count("@") > 1 or "@" in path
+    if "@" in query and not slash and "@" not in authority:
+        misplaced = True  # libpq would take all before it for a user
     if scheme not in {"postgresql", "postgres"} or misplaced:
         raise ValueError("no connection URI")
     return value
 
 
+def _with_ports(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a URI whose port is no number: without a host it is the password, which libpq prints."""
+    if value is not None:
+        authority = re.split(r"[/?]", value.get_secret_value().partition("://")[2], maxsplit=1)[0]
+        for host in authority.rpartition("@")[2].split(","):
+            if not re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", host):
+                raise ValueError("no port")
+    return value
+
+
+def _utf8(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        value.get_secret_value().encode()  # raises a ValueError for what is no UTF-8
+    return value
+
+
 def _http_url(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not catalogue.is_base_url(value.get_secret_value()):
+    if value is not None and catalogue.url_problem(value.get_secret_value(), query=True):
         raise ValueError("no URL")
     return value
 
@@ -79,11 +109,26 @@ def _http_url(value: SecretStr | None) -> SecretStr | None:
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
-HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeValidator(_default_when_empty)]
+HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeValidator(_default_when_empty), BeforeValidator(_trimmed)]
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
-DatabaseUrl = Annotated[SecretStr | None, AfterValidator(_database_url), BeforeValidator(_default_when_empty)]
+DatabaseUrl = Annotated[
+    SecretStr | None,
+    AfterValidator(_database_url),
+    AfterValidator(_with_ports),
+    AfterValidator(_utf8),
+    BeforeValidator(_default_when_empty),
+    BeforeValidator(_trimmed),
+]
+Password = Annotated[SecretStr, AfterValidator(_utf8), BeforeValidator(_without_line_end)]
+
+
+class Doubt(NamedTuple):
+    """What a value is taken for that can hardly be meant, and what to set instead."""
+
+    taken: str
+    remedy: str
 
 
 class Settings(BaseSettings):
@@ -108,7 +153,7 @@ class Settings(BaseSettings):
     """Name of the database."""
     pg_user: Text = setting("iot", wants="the name of a login role")
     """Login role."""
-    pg_pass: SecretStr = setting("", wants="a password", validate_default=True)
+    pg_pass: Password = setting("", wants="a password in UTF-8", validate_default=True)
     """Password of the login role; required when DATABASE_URL is empty, and only then."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
@@ -139,7 +184,7 @@ class Settings(BaseSettings):
     record_own_metrics: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
     """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
     probe_concurrency: Integer = setting(128, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
-    """Probes under way at once."""
+    """Probes under way at once; fewer where the limit of open files (`ulimit -n`) has no room for them, at three files a probe."""
     shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)
     """Shards that the services are divided among, by name; each pass has those of one."""
     job_completion_index: Integer = setting(
@@ -160,8 +205,9 @@ class Settings(BaseSettings):
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
     pass_period: Seconds = setting(60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999)
     """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
-    heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL without query", only="health metrics")
-    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as healthchecks.io has them; empty: nobody."""
+    heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="health metrics")
+    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as
+    healthchecks.io has them; a query stays behind these; empty: nobody."""
     shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
@@ -170,6 +216,7 @@ class Settings(BaseSettings):
     """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
 
     _catalogue: Catalogue = PrivateAttr(Catalogue())
+    _doubts: dict[str, Doubt] = PrivateAttr({})
 
     @field_validator("pg_port", mode="wrap")
     @classmethod
@@ -197,6 +244,11 @@ class Settings(BaseSettings):
     def catalogue(self) -> Catalogue:
         """The services and figures that are in force."""
         return self._catalogue
+
+    @property
+    def doubts(self) -> dict[str, Doubt]:
+        """The values that are accepted, though they can hardly be meant, by variable."""
+        return self._doubts
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -246,13 +298,16 @@ def termination() -> tuple[str, str]:
 def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     """Read the environment, under it the ``.env`` file where there is one, and the catalogue at ``path`` or that they name.
 
-    Raises SettingsError with every fault there is: the variable or the entry, its value (never a secret's) and what it wants.
+    Raises SettingsError with every fault of their shape: the variable or the entry, its value (never
+    a secret's) and what it wants. A value that one service needs and that is unusable is among the
+    ``faults`` of its target instead, and costs no other service anything.
     """
     if env_file is not None and not env_file.is_file():
         raise SettingsError([f"--env-file {env_file}: no such file"])
     variables = read_variables(env_file)
     source, wrong = named(variables.get("OPS_WORKER_CATALOGUE", "") if path is None else path)
     found, more = (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
+    redact.know(_secrets(variables, found.targets))
     try:
         settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:
@@ -260,16 +315,37 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     if more:
         raise SettingsError(more)
     settings._catalogue = found  # noqa: SLF001 - no field, which the environment could set
+    settings._doubts = _doubts(variables)  # noqa: SLF001
     return settings
+
+
+def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
+    """Find words that a switch or LOG_LEVEL does not know, and what each is taken for."""
+    found: dict[str, Doubt] = {}
+    for field, one in Settings.model_fields.items():
+        word = variables.get(field.upper(), "")
+        if one.annotation is bool and word.strip().lower() not in ON | OFF:
+            taken = f"{word!r} is neither on nor off, and counts as off"
+            found[field.upper()] = Doubt(taken, "set it to true or false")
+    level = variables.get("LOG_LEVEL", "")
+    if level and level.strip().upper() not in LEVELS:
+        taken = f"{level!r} is no level; INFO is taken"
+        found["LOG_LEVEL"] = Doubt(taken, f"set it to {', '.join(LEVELS)}")
+    return found
 
 
 def read_variables(env_file: Path | None = None) -> dict[str, str]:
     """Give the environment, over what the ``.env`` file holds. Raises SettingsError when that cannot be read."""
+    return read_file(env_file) | dict(os.environ)
+
+
+def read_file(env_file: Path | None = None) -> dict[str, str]:
+    """Give what the ``.env`` file holds; nothing where there is none. Raises SettingsError."""
     try:
         file = DotEnvSettingsSource(Settings, env_file=env_file or ".env", case_sensitive=True).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
-    return {name: value for name, value in file.items() if value is not None} | dict(os.environ)
+    return {name: value for name, value in file.items() if value is not None}
 
 
 def named(path: str) -> tuple[Source | None, str]:
@@ -278,6 +354,17 @@ def named(path: str) -> tuple[Source | None, str]:
         return (catalogue.read(Path(path)) if path else None), ""
     except (OSError, ValueError) as error:
         return None, f"catalogue {path} cannot be read: {(error.strerror if isinstance(error, OSError) else '') or error}"
+
+
+def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
+    """Yield every secret of the settings and the services, and the parts that may be quoted alone."""
+    yield from (variables.get(name, "").strip() for name in SECRETS)
+    for name in ("DATABASE_URL", "HEARTBEAT_URL"):
+        yield from redact.of_url(variables.get(name, ""))
+    for found in re.findall(r"[?&](?:ssl)?password=([^&#]*)", variables.get("DATABASE_URL", "")):
+        yield from (found, unquote(found))
+    for target in targets:
+        yield from redact.of_target(target)
 
 
 def _fault(fault: Mapping[str, Any]) -> str:

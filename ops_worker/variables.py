@@ -54,4 +54,4 @@ def _variable(node: ast.AnnAssign, meaning: str) -> Variable:
         default = str(default).lower()
     elif isinstance(default, float):
         default = f"{default:g}"
-    return Variable((node.target.id.upper(),), "" if default is None else str(default), meaning, only)
+    return Variable((node.target.id.upper(),), "" if default is None else str(default), " ".join(meaning.split()), only)

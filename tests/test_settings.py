@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker import settings
-from ops_worker.core.answer import without_password
+from ops_worker.core.answer import shown_url, without_password
 from ops_worker.core.model import Damping
 from ops_worker.errors import SettingsError
 
@@ -36,6 +36,13 @@ ACCEPTED = [
     ({"DATABASE_URL": "", "PG_USER": "u", "PG_DB": "d", "PG_HOST": "h", "PG_PORT": "1"}, "connection",
      {"host": "h", "port": 1, "dbname": "d", "user": "u", "password": "secret"}),
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PORT": "tcp://10.0.0.1:5432"}, "connection", {"conninfo": "postgres://u:p@h/d"}),
+    *[
+        ({"DATABASE_URL": url}, "connection", {"conninfo": url})
+        for url in (
+            "postgresql://u:p@h/d?application_name=a@b", "postgresql://u:p@h?application_name=a@b", "postgresql://h/d?user=a%40b&application_name=a@b",
+            "postgresql://u%40v:p@h/d", "postgresql:///d?host=/run&application_name=a@b", "postgresql://u:a#b@h/d",
+        )
+    ],
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
 ]  # fmt: skip
 
@@ -57,25 +64,26 @@ REFUSED = [
     ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
     ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
     ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"),
-    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://h/d?x=a@b", "iot:a@h")],
+    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h")],
 ]  # fmt: skip
+SCHEME, PORT, HOST = "it has to begin with http:// or https://", "its port has to be 1 to 65535", "its host is no name or address"
 BAD_URLS = [
-    "x",
-    "ftp://h",
-    "http://",
-    "http://h:0",
-    "http://h:65536",
-    "http://h:x",
-    "http://h h",
-    "http://[::1",
-    "http://h/?q=1",
-    "http://h#f",
-    "http://h\n",
+    ("x", SCHEME),
+    ("ftp://u:hush@h", SCHEME),
+    ("http://", "it names no host"),
+    ("http://h:0", PORT),
+    ("http://h:65536", PORT),
+    ("http://h:x", PORT),
+    ("http://h h", "it holds a blank or a control character"),
+    ("http://[::1", HOST),
+    ("http://256.1.1.1", HOST),
+    ("http://exa\u2100mple..", HOST),
+    ("http://h/?q=hush", "it has a query or a fragment"),
+    ("http://h#f", "it has a query or a fragment"),
 ]
-WANTED = "but wants an http:// or https:// base URL, or nothing: not watched"
 
 
-@pytest.mark.parametrize(("env", "fault"), [*REFUSED, *(({"INGEST_URL": url}, f"INGEST_URL is {url!r}, {WANTED}") for url in BAD_URLS)])
+@pytest.mark.parametrize(("env", "fault"), REFUSED)
 def test_load_bad(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], fault: str) -> None:
     """Each fault names the variable that was set, its value and what it wants."""
     with pytest.raises(SettingsError) as caught:
@@ -86,10 +94,34 @@ def test_load_bad(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], fault: s
 def test_load_tells_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fault is told at once, and no password in any of them."""
     with pytest.raises(SettingsError) as caught:
-        load(monkeypatch, PG_PORT="x", PG_PASS="", DELIVERY_URL="ftp://user:secret@h", PASS_DEADLINE="1")
-    assert [fault.split()[0] for fault in caught.value.faults] == ["PG_PORT", "PG_PASS", "PASS_DEADLINE", "DELIVERY_URL"]
+        load(monkeypatch, PG_PORT="x", PG_PASS="", PASS_DEADLINE="1", HEARTBEAT_URL="ftp://user:secret@h", MAINTENANCE_UNTIL="then")
+    assert [fault.split()[0] for fault in caught.value.faults] == [
+        "PG_PORT",
+        "PG_PASS",
+        "MAINTENANCE_UNTIL",
+        "HEARTBEAT_URL",
+        "PASS_DEADLINE",
+    ]
     assert "secret" not in str(caught.value)
-    assert "ftp://***@h" in str(caught.value)
+
+
+@pytest.mark.parametrize(("url", "problem"), BAD_URLS)
+def test_bad_url_is_its_services_fault(monkeypatch: pytest.MonkeyPatch, url: str, problem: str) -> None:
+    """A URL that is none is a fault of that service alone; it names the variable, and shows nothing of its value."""
+    first, *others = load(monkeypatch, INGEST_URL=url).targets
+    assert (first.name, first.url, first.faults) == ("ingest", "", (f"url: INGEST_URL is no base URL: {problem}",))
+    assert shown_url(first) == "${INGEST_URL}/health"
+    assert [target.faults for target in others] == [()] * 3
+
+
+def test_blanks_around_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line ends and blanks around a value do not belong to it; a password keeps its blanks."""
+    found = load(monkeypatch, INGEST_URL=" http://h\n", PG_PASS=" a b \r\n", HEARTBEAT_URL="http://h/ping \n")
+    assert (found.targets[0].url, found.targets[0].faults) == ("http://h/health", ())
+    assert found.pg_pass.get_secret_value() == " a b "
+    assert found.heartbeat_url is not None and found.heartbeat_url.get_secret_value() == "http://h/ping"
+    found = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d\n")
+    assert found.connection == {"conninfo": "postgresql://u:p@h/d"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from ops_worker.core.conditions import RELATIONS
 from ops_worker.core.model import PROBE_DEADLINE_S, Condition, Counter
-from ops_worker.core.series import HEALTHY
+from ops_worker.core.series import OWN_METRICS
 
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
@@ -81,7 +81,7 @@ def _counters(value: Any) -> tuple[Counter, ...] | None:
         raise ValueError("no counters")  # noqa: TRY004 - pydantic wants a ValueError
     found = [Counter(one) if isinstance(one, str) else _counter(one) for one in value]
     names = [counter.name for counter in found]
-    if len({*names}) < len(names) or not all(re.fullmatch(NAME, name) and name != HEALTHY for name in names):
+    if len({*names}) < len(names) or not all(re.fullmatch(NAME, name) and name not in OWN_METRICS for name in names):
         raise ValueError("no names")
     return tuple(found)
 
@@ -178,7 +178,7 @@ class ServiceEntry(Entry):
     """The longest latency; a longer one makes the service degraded."""
     counters: Annotated[tuple[Counter, ...] | None, PlainValidator(_counters)] = field(
         (),
-        wants=f'"*" for every finite number, or a list of different names (none of them {HEALTHY}) and of tables '
+        wants=f'"*" for every finite number, or a list of different names (none of them {" or ".join(sorted(OWN_METRICS))}) and of tables '
         '{ name = "depth", from = ["queue_depth", "older_key"], gauge = true }',
     )
     """The counters to record."""

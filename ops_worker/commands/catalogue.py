@@ -31,7 +31,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check or show a catalogue; ``check`` gives 4 when there are faults, ``show`` raises SettingsError."""
+    """Check or show a catalogue; return 4 where ``check`` finds faults.
+
+    ``show`` raises SettingsError for faults of the shape.
+    """
     from ops_worker import catalogue, settings
 
     variables = settings.read_variables(options.env_file)
@@ -43,14 +46,24 @@ def run(options: argparse.Namespace) -> int:
             raise SettingsError(faults)
         print(json.dumps(_document(found, path)) if options.output == "json" else _table(found, path))
         return DONE
-    if options.prepare and not faults:
-        faults, notes = _prepared(options, path)
+    prepared = options.prepare and not faults
+    faults += _unusable(found)
+    if prepared:
+        more, notes = _prepared(options, path)
+        faults += more
         for note in notes:
             print(f"note: {note}")
     for fault in faults:
         print(fault)
     print(f"catalogue: {len(found.targets)} services watched, {len(found.figures)} figures, {len(faults)} fault{'s' * (len(faults) != 1)}")
     return UNHEALTHY if faults else DONE
+
+
+def _unusable(found: Catalogue) -> list[str]:
+    """List the faults of single services: values, certificates and keys that cannot be used."""
+    from ops_worker.edges import probes
+
+    return [found.located(name, fault) for name, fault in probes.faults(found.targets)]
 
 
 def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:
@@ -67,7 +80,7 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
         for figure in figures:
             if missing := [table for table in figure.tables if table not in transaction.present]:
                 notes.append(f"figures.{figure.name} is absent: no table {', '.join(missing)}")
-            elif problem := transaction.prepare(figure):
+            elif problem := transaction.prepare(figure)[0]:
                 faults.append(f"{path or 'built-in catalogue'}: figures.{figure.name}.sql: {problem}")
         return faults
 
@@ -80,9 +93,7 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
 
 
 def _table(found: Catalogue, path: str) -> str:
-    services = [
-        (target.name, target.series, shown_url(target), _origin(found, f"services.{target.name}", path)) for target in found.targets
-    ]
+    services = [(target.name, target.series, _shown(target), _origin(found, f"services.{target.name}", path)) for target in found.targets]
     services += [(name, "-", "not watched: its URL is empty", _origin(found, f"services.{name}", path)) for name in found.unwatched]
     figures = [
         (
@@ -94,6 +105,10 @@ def _table(found: Catalogue, path: str) -> str:
         for figure in found.figures
     ]
     return columns(("SERVICE", "SERIES", "URL", "FROM"), services) + "\n\n" + columns(("FIGURE", "EVERY", "TIMEOUT", "FROM"), figures)
+
+
+def _shown(target: Target) -> str:
+    return f"not probed: {'; '.join(target.faults)}" if target.faults else shown_url(target)
 
 
 def _document(found: Catalogue, path: str) -> dict[str, Any]:

@@ -1,23 +1,40 @@
-"""``ops-worker check``: look at everything that a pass needs, and change nothing."""
+"""``ops-worker check``: look at everything that a pass needs, and change nothing.
+
+What it writes to find out whether a pass could write is rolled back.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.commands.arguments import env_file
-from ops_worker.core.checkup import FAULT, OK, WARNING, Finding, lines, of_server, of_services, of_tables, worst
+from ops_worker.core.answer import one_line
+from ops_worker.core.checkup import (
+    FAULT,
+    OK,
+    WARNING,
+    Finding,
+    Refusal,
+    lines,
+    of_keys,
+    of_server,
+    of_services,
+    of_tables,
+    worst,
+)
 from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from ops_worker.edges.store import Transaction
+    from ops_worker.edges.store import Store, Transaction
     from ops_worker.settings import Settings
 
 
@@ -33,18 +50,22 @@ def run(options: argparse.Namespace) -> int:
 
     findings: list[Finding] = []
     code = DONE
+    unread = list(_unread(options.env_file))
     try:
         found = settings.load(options.env_file)
     except SettingsError as error:
         findings += [Finding("settings", FAULT, fault, "set it right, in the environment or .env") for fault in error.faults]
+        findings += unread
         code = error.exit_code
     else:
         findings += _settings(options.env_file)
-        if not found.system_alert_enabled:
-            told = "off: the health pass does nothing, and no alert opens"
-            findings.append(Finding("SYSTEM_ALERT_ENABLED", WARNING, told, "set it to true, unless that is meant"))
+        findings += unread
+        findings += _doubts(found)
         findings += [*_database(found), *_services(found), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
+        if unusable := [*_unusable(found)]:
+            findings += unusable
+            code = SettingsError.exit_code
     if options.output == "json":
         print(json.dumps({"state": worst(findings), "exit_code": code, "findings": [one._asdict() for one in findings]}))
     else:
@@ -52,9 +73,23 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
+def _doubts(found: Settings) -> Iterator[Finding]:
+    """Warn of values that are accepted, though they can hardly be meant."""
+    off, remedy = "off", "set it to true, unless that is meant"
+    for name, doubt in found.doubts.items():
+        if name == "SYSTEM_ALERT_ENABLED":
+            off, remedy = doubt
+        else:
+            yield Finding(name, WARNING, doubt.taken, doubt.remedy)
+    if not found.system_alert_enabled:
+        told = f"{off}: the health pass does nothing, and no alert opens"
+        yield Finding("SYSTEM_ALERT_ENABLED", WARNING, told, remedy)
+
+
 def _settings(env_file: Path | None) -> Iterator[Finding]:
     """Say where each setting that is set comes from, and its value unless it is a secret."""
     from ops_worker import settings
+    from ops_worker.catalogue import url_problem
     from ops_worker.core.answer import without_password
     from ops_worker.variables import variables
 
@@ -63,10 +98,61 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         name = next((one for one in variable.names if one in given), None)
         if name is None:
             continue
-        value = "(not shown)" if name in settings.SECRETS else repr(without_password(given[name]))
+        value = repr(without_password(given[name]))
+        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())
+        if name in settings.SECRETS or no_url:  # of what is no URL, any part may be a secret
+            value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
     yield Finding("settings", OK, "every other one is its default")
+
+
+class _Names(NamedTuple):
+    """The keys of the ``.env`` file, the settings' variables, and what else is referred to."""
+
+    keys: tuple[str, ...]
+    settings: frozenset[str]
+    references: frozenset[str]
+
+
+def _names(env_file: Path | None) -> _Names:
+    """Read which names there are. Raises SettingsError where the ``.env`` file cannot be read."""
+    from ops_worker import catalogue, settings
+    from ops_worker.variables import variables
+
+    given = settings.read_variables(env_file)
+    keys = tuple(settings.read_file(env_file))
+    source, wrong = settings.named(given.get("OPS_WORKER_CATALOGUE", ""))
+    references = set(catalogue.references(source.text)) if source else set()
+    if keys:
+        text = (env_file or Path(".env")).read_text(encoding="utf-8")
+        references.update(re.findall(r"\$\{(\w+)", text))  # one line of it may refer to another
+    known = frozenset(name for one in variables() for name in one.names)
+    return _Names(() if wrong else keys, known, frozenset(references))
+
+
+def _unread(env_file: Path | None) -> Iterator[Finding]:
+    """Find what is set and never read: misspelled variables, and keys of the ``.env`` file."""
+    for name, question in near_misses(env_file):
+        yield Finding(f"variable {name}", WARNING, "nothing reads it", question)
+    with contextlib.suppress(SettingsError):  # which the settings tell
+        names = _names(env_file)
+        keys = [key for key in names.keys if key not in names.settings | names.references]
+        yield from of_keys(keys, names.settings, str(env_file or ".env"))
+
+
+def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
+    """List variables that nearly are ones that are read, each with a question."""
+    from ops_worker.core.suggest import variable
+
+    try:
+        names = _names(env_file)
+    except SettingsError:
+        return []
+    meant = names.settings | {name for name in names.references if name not in os.environ}
+    foreign = {name: value for name, value in os.environ.items() if name not in names.references}
+    near = {name: variable(name, value, meant) for name, value in sorted(foreign.items())}
+    return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
 
 
 def _database(found: Settings) -> Iterator[Finding]:
@@ -75,40 +161,78 @@ def _database(found: Settings) -> Iterator[Finding]:
 
     begun = time.monotonic()
 
-    def look(transaction: Transaction) -> list[Finding]:
+    def look(transaction: Transaction) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
         facts, tables = people.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
         skew_s = time.time() - facts["now"].timestamp()
-        findings = [*of_server(facts | {"connected_ms": connected_ms, "skew_s": skew_s}), *of_tables(tables)]
         present = {row["name"] for row in tables if row["present"]}
-        return findings + [one for figure in found.catalogue.figures for one in _figure(transaction, figure, present)]
+        findings = list(of_tables(tables))
+        for figure in found.catalogue.figures:
+            findings += _figure(transaction, figure, present)
+        return facts | {"connected_ms": connected_ms, "skew_s": skew_s}, tables, findings
 
     with contextlib.closing(store.Store(found.connection, role=found.pg_role, application="ops-worker check")) as database:
         try:
             needed = [table for figure in found.catalogue.figures for table in figure.tables]
-            yield from database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True) or ()
+            looked = database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True)
+            assert looked is not None, "who only looks takes no lock"
+            facts, tables, findings = looked
+            refusals = [] if facts["standby"] else _refusals(database, tables)
+            yield from of_server(facts | {"refusals": refusals})
+            yield from findings
         except OpsWorkerError as error:
             what, _, remedy = str(error).rpartition("; " if "; " in str(error) else ": ")
             yield Finding("database", FAULT, what, remedy)
 
 
+def _refusals(database: Store, rows: list[dict[str, Any]]) -> list[Refusal] | None:
+    """Try to write what a pass writes. None where another check does so at this moment."""
+    from ops_worker.edges import store
+    from ops_worker.edges.store import rehearsal
+
+    def write(transaction: Transaction) -> list[Refusal]:
+        return rehearsal.refusals(transaction, rows)
+
+    try:
+        return database.transact(store.CHECK, write, reads=rehearsal.tables(rows))
+    except OpsWorkerError as error:
+        return [Refusal("all tables", str(error), "make the database writable")]
+
+
 def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
     """Put a figure's statement to the database, which does not run it."""
-    if all(table in transaction.present | present for table in figure.tables) and (problem := transaction.prepare(figure)):
-        denied = problem.startswith("permission denied")
+    if not all(table in transaction.present | present for table in figure.tables):
+        return
+    problem, denied = transaction.prepare(figure)
+    if problem:
         remedy = "grant SELECT on it to this role, or set PG_ROLE" if denied else "set its `sql` right in the catalogue"
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
+def _unusable(found: Settings) -> Iterator[Finding]:
+    """Report each value that a service needs and that is missing or unusable.
+
+    A pass finds such a service unknown.
+    """
+    from ops_worker.edges import probes
+
+    remedy = "set it right in the environment, .env, the catalogue or the file"
+    for name, fault in probes.faults(found.targets):
+        yield Finding(f"service {name}", FAULT, fault, remedy)
+
+
 def _services(found: Settings) -> Iterator[Finding]:
-    from ops_worker.core.health import judge, not_among
+    from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
     from ops_worker.edges import probes
 
     seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
-    verdicts = [judge(one) for one in seen]
-    yield from of_services(verdicts)
+    verdicts = judge_all(seen)
+    # Those with faults of their own have been reported.
+    yield from of_services([one for one in verdicts if not one.target.faults])
+    reasons = why_not_among(seen, found.targets)
     for name in not_among(verdicts, found.targets):
-        yield Finding(f"service {name}", WARNING, "not probed: the time was up", "raise PROBE_CONCURRENCY or PASS_DEADLINE")
+        because = f"not probed: {', '.join(reasons)}"
+        yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:
         yield Finding("services", WARNING, "none is watched", "set their URLs, or name services of your own in a catalogue")
     for name in found.catalogue.unwatched:

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 from ops_worker.commands.arguments import env_file, since, words
 from ops_worker.commands.status import draw
 from ops_worker.core.answer import one_line
+from ops_worker.core.report import MAX_LISTED
+from ops_worker.core.series import OPS_WORKER, POSTGRES
 from ops_worker.errors import DONE, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ops_worker.core.model import Target
     from ops_worker.settings import Settings
 
 
@@ -49,19 +54,34 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         )
     assert found is not None, "who only looks takes no lock"
     if target is None and not known(found):
-        raise SettingsError(
-            [f"no service {one_line(service)} is watched, and nothing is recorded of one: there are {', '.join(watched) or 'none'}"]
-        )
+        raise SettingsError([_unknown(one_line(service), watched)])
     if settings.maintenance_until is not None and options.at is None and settings.maintenance_until > found.now:
         found = found._replace(maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now))
     damping = damping_of(target, settings.damping) if target else settings.damping
-    document = build(found, Rule(target, damping, alerts=settings.system_alert_enabled))
+    rule = Rule(
+        target,
+        damping,
+        alerts=settings.system_alert_enabled,
+        own=settings.record_own_metrics,
+    )
+    document = build(found, rule)
     if options.output == "json":
         print(json.dumps(document))
     else:
         print("\n".join(sentences(document)), end="\n\n", flush=True)
         draw([one for one in tables(document) if one.rows or one.none])
     return DONE
+
+
+def _unknown(service: str, watched: Mapping[str, Target]) -> str:
+    """Say that there is no such service, and which one may be meant."""
+    from ops_worker.core.suggest import did_you_mean
+
+    names = [*watched, *(target.series for target in watched.values()), POSTGRES, OPS_WORKER]
+    question = did_you_mean(service, names)
+    listed = ", ".join([*watched][:MAX_LISTED]) + (", ..." if len(watched) > MAX_LISTED else "")
+    there_are = question or f": there are {listed or 'none'}"
+    return f"no service {service} is watched, and nothing is recorded of one{there_are}"
 
 
 def moment(text: str) -> datetime:

@@ -24,22 +24,27 @@ _log = logging.getLogger("ops_worker")
 def heartbeat(url: str, end: float) -> Iterator[None]:
     """Tell ``url`` that the pass inside begins, and how it ended: ``/start``, then nothing more or ``/fail``. Empty: tell nobody.
 
+    Both are added to its path; its query stays behind them.
     Nothing of it goes on after ``end``, a moment of the monotonic clock: a pass that is recorded must not miss its deadline for it.
     """
     if not url:
         yield
         return
-    url = url.rstrip("/")
-    start = threading.Thread(target=_ping, args=(f"{url}/start", end), name="heartbeat", daemon=True)
+    start = threading.Thread(target=_ping, args=(_of(url, "/start"), end), name="heartbeat", daemon=True)
     start.start()
     try:
         yield
     except BaseException:
         start.join(_left(end))  # in this order, or it would seem to run still
-        _ping(f"{url}/fail", end)
+        _ping(_of(url, "/fail"), end)
         raise
     start.join(_left(end))
-    _ping(url, end)
+    _ping(_of(url), end)
+
+
+def _of(url: str, what: str = "") -> str:
+    base, mark, query = url.partition("?")
+    return f"{base.rstrip('/')}{what}{mark}{query}"
 
 
 def _left(end: float) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from ops_worker.commands.arguments import env_file
 from ops_worker.commands.heartbeat import heartbeat
+from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.report import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Observation, Outcome, Target, Tick
     from ops_worker.edges.store import Store
+    from ops_worker.loop import Loop
     from ops_worker.passes import Context
     from ops_worker.settings import Settings
 
@@ -70,6 +72,11 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
     from ops_worker.edges import probes
 
+    wanted, fits = settings.probe_concurrency, probes.fitting(settings.probe_concurrency)
+    if fits < wanted and wanted != probes.CONCURRENCY:  # the default adapts silently
+        what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
+        facts = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
+        _log.warning("fewer probes at once", extra=facts)
     look = partial(
         probes.confirm,
         times=settings.confirm_failures,
@@ -128,7 +135,7 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
     from threading import Event
 
     from ops_worker import loop, termination
-    from ops_worker.passes import PASSES, metrics
+    from ops_worker.passes import PASSES
 
     intervals = intervals_of(options, settings)
     telemetry = None
@@ -147,7 +154,7 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         loop.log_tick(tick)
         code = tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
         job = settings.job_name
-        found = failed(tick.loop, str(tick.error), code, job) if tick.outcome is None else summary(tick.outcome, code, job)
+        found = failed(tick.loop, tick.problem, code, job) if tick.outcome is None else summary(tick.outcome, code, job)
         worst = max(worst, code, key=loop.SEVERITY.index)
         if code == worst:  # the exit code will be that of the worst pass: so is the message
             termination.leave(settings.termination_message_path, message(found))
@@ -159,21 +166,34 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         for name, interval_s in intervals.items()
     ]
 
-    def last(end: float) -> None:
-        for one in (ended for ended in loops if ended.finished):
-            with contextlib.suppress(OpsWorkerError):
-                if written := metrics.flush(one.context, end):
-                    _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
-            one.context.store.close()
+    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=partial(_close, loops))
+    if _lost(loops) and code == DONE and options.seconds != math.inf:
+        return OpsWorkerError.exit_code
+    return code
 
-    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=last)
+
+def _close(loops: Sequence[Loop], end: float) -> None:
+    """Write the samples that wait, until the moment ``end``, and close the connections."""
+    from ops_worker.passes import metrics
+
+    for one in (ended for ended in loops if ended.finished):
+        with contextlib.suppress(OpsWorkerError):
+            if written := metrics.flush(one.context, end):
+                _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
+        one.context.store.close()
+
+
+def _lost(loops: Sequence[Loop]) -> int:
+    """Count and report the samples that are lost, because the database did not take them in time."""
+    lost = 0
     for one in loops:
         if one.context.backlog is not None and (left := one.context.backlog.unwritten):
+            lost += left
             _log.warning(
                 "samples lost: the database did not take them before the end",
                 extra={"action": "samples lost", "loop": one.name, "count": left},
             )
-    return code
+    return lost
 
 
 def _looped(options: argparse.Namespace, settings: Settings, name: str, interval_s: float) -> Context:
@@ -227,9 +247,13 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
     for warning in outcome.warnings:
         _log.warning("the sample", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
-        names = " ".join(outcome.unprobed[:10])
-        remedy = "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
-        _log.warning("not probed", extra={"action": "not probed", "count": len(outcome.unprobed), "first": names, "remedy": remedy})
+        facts = {
+            "count": len(outcome.unprobed),
+            "first": " ".join(outcome.unprobed[:10]),
+            "because": ", ".join(outcome.unprobed_because),
+            "remedy": remedy(outcome.unprobed_because),
+        }
+        _log.warning("not probed", extra={"action": "not probed", **facts})
     with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
         sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
         sys.stdout.flush()
@@ -247,7 +271,8 @@ def init_db(options: argparse.Namespace, settings: Settings) -> int:
             for proposal in database.indexes(make=options.indexes == "create"):
                 print(f"-- {proposal.said}", *([f"{proposal.statement};"] if proposal.statement else []), sep="\n", flush=True)
         return DONE
-    own = ("system_metrics", "service_health", "service_health_current", store.MAINTENANCE_TABLE)
+    maintenance = (store.MAINTENANCE_TABLE, store.MAINTENANCE_LOG)
+    own = ("system_metrics", "service_health", "service_health_current", *maintenance)
     try:
         made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
     finally:

@@ -45,7 +45,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         facts = past.facts(transaction, options.since, points, counts)
         chosen = page.wanted(facts.series, targets)
         told = page.lasting(chosen, past.runs(transaction, transaction.now, options.since, chosen, longest_s), targets)
-        return page.page(facts, points, told, past.incidents(transaction, options.since), targets)
+        found = page.page(facts, points, told, past.incidents(transaction, options.since), targets)
+        people = past.maintenances(transaction, found.begun, found.ended)
+        return found._replace(announced=page.announced(people))
 
     with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker report")) as database:
         found = database.transact(store.LOOK, read, reads=store.LOOKS_AT, dry_run=True)

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.commands.arguments import env_file, since
 from ops_worker.core.report import columns
-from ops_worker.errors import DONE
+from ops_worker.errors import DONE, OpsWorkerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ops_worker.core.status import Table
+    from ops_worker.edges.store import Store
     from ops_worker.settings import Settings
+
+ANSWER_S = 15.0
+"""Seconds for a picture of a watch. A statement ends after 10 s: what takes longer is stuck."""
+RETRY_PAUSE_S = 2.0
+"""Seconds between two attempts of a watch, at least, while the database cannot be asked."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -32,44 +38,85 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Show it once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError."""
-    from ops_worker.core.status import fitting, tables
+    """Show it once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError.
 
-    for document in _documents(options, settings):
-        if options.output == "json":
-            print(json.dumps(document), flush=True)
-        else:
-            found = tables(document)
-            known = any(one.rows for one in found)
-            shown = [one for one in found if one.rows or (one.none and known)]
-            if options.watch is not None and sys.stdout.isatty():
-                shown = fitting(shown, shutil.get_terminal_size().lines)
-            draw(shown, clear=options.watch is not None)
-    return DONE
+    A watch whose first picture succeeded survives what comes later: it shows what is wrong and how
+    old its last picture is, and goes on trying.
+    """
+    if options.watch is None:
+        with contextlib.closing(_store(settings)) as database:
+            _show(options, _document(database, options, settings))
+        return DONE
+    last: dict[str, Any] | None = None
+    taken = 0.0
+    while True:
+        # A new one after each failure: nothing of a lost connection, or of its pauses, is left.
+        with contextlib.closing(_store(settings, deadline_s=ANSWER_S)) as database:
+            try:
+                while True:
+                    last = _document(database, options, settings)
+                    taken = time.monotonic()
+                    _show(options, last)
+                    time.sleep(options.watch)
+            except OpsWorkerError as error:
+                if last is None:
+                    raise
+                _show(options, last, age_s=time.monotonic() - taken, error=str(error))
+        time.sleep(max(options.watch, RETRY_PAUSE_S))
 
 
-def _documents(options: argparse.Namespace, settings: Settings) -> Iterator[dict[str, Any]]:
+def _show(
+    options: argparse.Namespace,
+    document: dict[str, Any],
+    age_s: float = 0.0,
+    error: str = "",
+) -> None:
+    """Print a document; with an error, how old it is and why there is no newer one."""
+    from ops_worker.core.status import fitting, outdated, tables
+
+    if options.output == "json":
+        failure = {"error": error, "at": document["at"], "age_s": round(age_s, 1)}
+        print(json.dumps(failure if error else document), flush=True)
+        return
+    found = tables(document)
+    known = any(one.rows for one in found)
+    shown = [one for one in found if one.rows or (one.none and known)]
+    on_screen = options.watch is not None and sys.stdout.isatty()
+    if error:
+        shown = [outdated(age_s, error), *(shown if on_screen else [])]
+    if on_screen:
+        shown = fitting(shown, shutil.get_terminal_size().lines)
+    draw(shown, clear=options.watch is not None)
+
+
+def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
+    from ops_worker.edges import store
+
+    return store.Store(
+        settings.connection,
+        role=settings.pg_role,
+        application="ops-worker status",
+        loop_deadline_s=deadline_s,
+    )
+
+
+def _document(database: Store, options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     from ops_worker.core.past import counting
     from ops_worker.core.status import BUCKETS, build
     from ops_worker.edges import store
     from ops_worker.edges.store import past
 
     targets = settings.catalogue.targets
-    series_of = {target.name: target.series for target in targets}
     counts = counting(targets)
-    with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker status")) as database:
-        while True:
-            facts = database.transact(
-                store.LOOK,
-                lambda transaction: past.facts(transaction, options.since, BUCKETS, counts),
-                reads=store.LOOKS_AT,
-                dry_run=True,
-            )
-            assert facts is not None, "who only looks takes no lock"
-            yield build(facts, series_of, settings.maintenance_until)
-            if options.watch is None:
-                return
-            time.sleep(options.watch)
+    facts = database.transact(
+        store.LOOK,
+        lambda transaction: past.facts(transaction, options.since, BUCKETS, counts),
+        reads=store.LOOKS_AT,
+        dry_run=True,
+    )
+    assert facts is not None, "who only looks takes no lock"
+    series_of = {target.name: target.series for target in targets}
+    return build(facts, series_of, settings.maintenance_until)
 
 
 def draw(tables: Sequence[Table], *, clear: bool = False) -> None:

@@ -22,6 +22,9 @@ MAX_DEPTH = 200
 MAX_REASON = 300
 """Characters of a reason: long enough for any error there is, short enough for a line and a termination message."""
 
+_SET_JSON = "(set json = false)"
+"""What to do, in the service's entry of the catalogue, where the body is not meant to be JSON."""
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # in a Python string every surrogate is a lone one
 _UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -37,12 +40,48 @@ def decode(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("bad JSON: nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"bad JSON: not {error.encoding} at byte {error.start}") from None
-    except ValueError as error:
-        raise ValueError(f"bad JSON: {error}") from None
+        raise ValueError(_undecodable(body, error)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(_unparsable(error)) from None
     if isinstance(found, dict):
         return found
     raise ValueError(f"not a JSON object but {_KINDS[type(found)]}")
+
+
+def loaded(text: str | bytes) -> Any:
+    """Read a value that ``jsonb`` holds, whoever wrote it.
+
+    A number beyond a double or of too many digits, and what is nested too deep, become null.
+    """
+    try:
+        found = json.loads(text, parse_float=_finite, parse_int=_integer)
+    except RecursionError:
+        return None
+    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    return storable(found) if sum(map(text.count, opening)) > MAX_DEPTH else found  # type: ignore[arg-type]
+
+
+def _undecodable(body: bytes, error: UnicodeDecodeError) -> str:
+    """Say what a body is that is no text."""
+    if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in {b"{", b"["}:
+        return f"bad JSON: not {error.encoding.removesuffix('-sig')} at byte {error.start}"
+    return f"the body is binary, not JSON {_SET_JSON}"
+
+
+def _unparsable(error: json.JSONDecodeError) -> str:
+    """Say what a text is that is no JSON; a parser's own words would tell what it expected next."""
+    text = error.doc.strip()
+    if not text:
+        return f"the body is empty, not JSON {_SET_JSON}"
+    if text.startswith("<"):
+        html = re.match(r"<(!doctype\s+)?html\b", text, flags=re.IGNORECASE)
+        markup = "HTML" if html else "XML or HTML"
+        return f"the body is {markup}, not JSON {_SET_JSON}"
+    if text[0] not in "{[":
+        return f"the body is text, not JSON {_SET_JSON}"
+    if error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip()):
+        return f"bad JSON: it ends too early, at line {error.lineno} column {error.colno}"
+    return f"bad JSON: syntax error at line {error.lineno} column {error.colno}"
 
 
 def storable(value: Any, depth: int = 1) -> Any:
@@ -65,6 +104,21 @@ def one_line(text: str) -> str:
     """Make a text fit for a log line, a terminal and a ``text`` column: no line ends, no control characters, bounded."""
     line = _UNPRINTABLE.sub(" ", text).strip()
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return why a text is no YAML, and where.
+
+    The parser's own text quotes the line, which may hold a secret, and tags and anchors, which a
+    secret that begins with ``!``, ``&`` or ``*`` is taken for.
+    """
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return f"it holds a value that cannot be read ({type(error).__name__})"
+    unquoted = re.sub(r"\b(alias|anchor|tag|handle) .*", r"\1", str(problem), flags=re.DOTALL)
+    return f"{unquoted} at line {mark.line + 1}, column {mark.column + 1}"
 
 
 def moment_of(text: Any) -> datetime | None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.answer import one_line
 from ops_worker.core.model import State
+from ops_worker.core.suggest import meant, variable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.core.model import Verdict
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
+KEY_LIKE = 0.75
+"""How like a setting's name an unknown key has to be, from 0 to 1, to be taken for it."""
 MAX_SKEW_S = 2.0
 """Seconds by which two clocks may differ before it is worth a word."""
 OLDEST = 140000
@@ -27,6 +31,14 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+class Refusal(NamedTuple):
+    """A row that a pass writes and the database refuses: the table, its words, and what helps."""
+
+    table: str
+    said: str
+    remedy: str = ""
+
+
 class Table(NamedTuple):
     """What a pass needs of a table. ``absent`` is how it is when the table is not there, and ``remedy`` what then helps."""
 
@@ -39,6 +51,7 @@ class Table(NamedTuple):
 
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
 ALERT = ("tenant_id", "site_id", "device_id", "alert_type", "fingerprint", "status", "severity", "confidence", "summary", "details")
+LOGGED = ("started_at", "until", "ended_at", "started_by", "ended_by", "reason")
 TABLES = (
     Table("service_health", ("SELECT", "INSERT", "UPDATE"), ("service", "status", "latency_ms", "details", "checked_at"), WARNING,
           "the first health pass makes it where its role may; else the owner runs `ops-worker init-db`"),
@@ -48,8 +61,20 @@ TABLES = (
     Table("device_state", ("SELECT",), ("status",), OK, "its figures are left out"),
     Table("delivery_jobs", ("SELECT",), ("status",), OK, "its figure is left out"),
     Table("ops_worker_maintenance", ("SELECT",), ("until", "started_by", "reason"), OK, "`ops-worker maintenance start` makes it"),
+    Table("ops_worker_maintenance_log", ("SELECT",), LOGGED, OK,
+          "`ops-worker maintenance start` makes it"),
 )  # fmt: skip
 """The tables, as the contract with the platform has them."""
+
+
+def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
+    """Warn of the keys of a ``.env`` file that are never read; ``known`` are the settings."""
+    for key in keys:
+        near = variable(key, "", known) or meant(key, known, KEY_LIKE)
+        remedy = "remove it; `ops-worker sidecar --help` lists the names that are read"
+        if near:
+            remedy = f"did you mean {near}?"
+        yield Finding(f"{file}: {one_line(key)}", WARNING, "nothing reads this key", remedy)
 
 
 def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -58,13 +83,7 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("connection", OK, f"database {facts['database']} as {as_role}, in {facts['connected_ms']:.0f} ms")
     old = facts["version_number"] < OLDEST
     yield Finding("version", WARNING if old else OK, f"PostgreSQL {facts['version']}", "the worker is tried on 14 and newer" if old else "")
-    standby = facts["standby"]
-    yield Finding(
-        "writable",
-        FAULT if standby else OK,
-        "a standby" if standby else "yes",
-        "point DATABASE_URL or PG_HOST at the primary" if standby else "",
-    )
+    yield _writable(standby=facts["standby"], refusals=facts["refusals"])
     skew = facts["skew_s"]
     if abs(skew) > MAX_SKEW_S:
         yield Finding(
@@ -79,6 +98,19 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
         "TimescaleDB", OK, facts["timescaledb"] or "not installed: system_metrics is an ordinary table, and nothing deletes old rows"
     )
     yield Finding("pooler", OK, "a pooler stands in between, which is fine in transaction mode" if facts["pooled"] else "none in between")
+
+
+def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
+    """Judge whether a pass could write. ``refusals`` is None where that could not be tried."""
+    if standby:
+        return Finding("writable", FAULT, "a standby", "point DATABASE_URL or PG_HOST at the primary")
+    if refusals is None:
+        return Finding("writable", WARNING, "not tried: another `ops-worker check` is under way", "run it again")
+    if not refusals:
+        return Finding("writable", OK, "yes: a row of each table was written and rolled back")
+    said = "; ".join(f"{one.table}: {one.said}" for one in refusals)
+    remedies = dict.fromkeys(one.remedy or f"see table {one.table} below" for one in refusals)
+    return Finding("writable", FAULT, said, "; ".join(remedies))
 
 
 def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

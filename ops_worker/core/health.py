@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
 
 
+TIME_UP = "the pass's time was up"
+"""Why a service was not probed, unless a limit of this process kept it from that."""
+
+
+def judge_all(seen: Iterable[Observation]) -> tuple[Verdict, ...]:
+    """Judge what was seen. There is no verdict on a service that was not probed."""
+    return tuple(judge(one) for one in seen if one.failure is not Failure.NOT_PROBED)
+
+
 def judge(seen: Observation) -> Verdict:
     """Say what an observation means. Total: any observation has a verdict, and every unhealthy one has a reason."""
     return _judged(seen)._replace(attempts=seen.attempts)
@@ -26,7 +35,8 @@ def _judged(seen: Observation) -> Verdict:
         return Verdict(seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value)
     target = seen.target
     if seen.http_status not in target.expect:
-        reason = f"http {seen.http_status}"
+        hint = f": {seen.error}" if seen.error else ""
+        reason = one_line(f"http {seen.http_status}{hint}")
         return Verdict(target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status)
     try:
         answer = decode(seen.body) if target.json else {}
@@ -51,6 +61,19 @@ def not_among(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[s
     """Name the services of which there is no verdict: nobody looked at them, so nothing is known of them."""
     judged = {verdict.target.name for verdict in verdicts}
     return tuple(target.name for target in targets if target.name not in judged) if len(judged) < len(targets) else ()
+
+
+def why_not_among(seen: Sequence[Observation], targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return every reason why there are services without a verdict, once."""
+    limits = {one_line(one.error): None for one in seen if one.failure is Failure.NOT_PROBED}
+    return (*([TIME_UP] if len(seen) < len(targets) else []), *limits)
+
+
+def remedy(reasons: Sequence[str]) -> str:
+    """Return what to do about these reasons why services were not probed."""
+    if TIME_UP in reasons:
+        return "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
+    return "raise the limit that is named, or divide the services among shards"
 
 
 def decide(verdict: Verdict, observed_at: datetime, before: Remembered, damping: Damping, now: datetime) -> Update | None:

@@ -10,7 +10,7 @@ import enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.errors import DONE, OpsWorkerError
+from ops_worker.errors import DONE, OpsWorkerError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +87,8 @@ class Target(NamedTuple):
     they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
     latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
     Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
+    ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but
+    never a value.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Target(NamedTuple):
     alert_after: int | None = None
     resolve_after: int | None = None
     written: str = ""
+    faults: tuple[str, ...] = ()
 
 
 class Failure(enum.Enum):
@@ -112,6 +115,7 @@ class Failure(enum.Enum):
 
     NO_CONNECTION = "no connection"  # refused, name not resolved, no route, TLS
     NO_ANSWER = "no answer"  # timeout, reset, protocol, bad URL, body too large
+    NOT_PROBED = "not probed"  # a limit of this process: that says nothing about the service
 
 
 class Observation(NamedTuple):
@@ -119,7 +123,9 @@ class Observation(NamedTuple):
 
     ``taken_at`` is the moment of the result in seconds of the process's monotonic clock, so that an age can be told.
     Either ``http_status`` and ``latency_ms`` are set, and ``body`` too when the status is 200; or ``failure`` and
-    ``error`` are. ``attempts`` is how many probes were made: more than one where an earlier one had no HTTP answer.
+    ``error`` are. With another status than an expected one, ``error`` may be a hint at the cause, made
+    of fixed words. ``attempts`` is how many probes were made: more than one where an earlier one had
+    no HTTP answer.
     """
 
     target: Target
@@ -221,7 +227,7 @@ class Reading(NamedTuple):
     """A figure as the database answered it: its samples, or the problem that kept it from any.
 
     A figure whose table does not exist is ``absent``: that is how newer platforms are, and nothing to warn of.
-    ``took_s`` is how long the database took.
+    ``took_s`` is how long the database took. ``faults`` names each bad row and what is wrong.
     """
 
     figure: Figure
@@ -229,6 +235,7 @@ class Reading(NamedTuple):
     problem: str = ""
     absent: bool = False
     took_s: float = 0.0
+    faults: tuple[str, ...] = ()
 
 
 class Tick(NamedTuple):
@@ -257,6 +264,11 @@ class Tick(NamedTuple):
         return "failed" if isinstance(self.error, OpsWorkerError) else "crashed"
 
     @property
+    def problem(self) -> str:
+        """What may be shown of the error; nothing where there is none."""
+        return "" if self.error is None else shown(self.error)
+
+    @property
     def exit_code(self) -> int:
         """The exit code that a process of this one pass would have ended with."""
         return (
@@ -274,6 +286,7 @@ class Result(enum.StrEnum):
     RECORDED = "recorded"
     DRY_RUN = "dry run"
     SKIPPED = "skipped"  # another pass held the lock
+    WAITING = "waiting"  # in a loop: an earlier pass is still being recorded
     OFF = "off"  # SYSTEM_ALERT_ENABLED is off
 
 
@@ -291,7 +304,8 @@ class Outcome(NamedTuple):
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
-    unprobed: tuple[str, ...] = ()  # services that nobody looked at: the pass's time was up
+    unprobed: tuple[str, ...] = ()  # services that nobody looked at
+    unprobed_because: tuple[str, ...] = ()  # why: the pass's time was up, or limits of this process
     maintenance_until: datetime | None = None  # no alert opens until then
 
     @property

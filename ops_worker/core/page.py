@@ -100,6 +100,16 @@ class PassRow(NamedTuple):
     stopped_s: float
 
 
+class Announced(NamedTuple):
+    """A maintenance as people started and ended it; ``ended`` may lie ahead."""
+
+    begun: datetime
+    ended: datetime
+    started_by: str
+    ended_by: str
+    reason: str
+
+
 class Page(NamedTuple):
     """Everything that is on the page, at one moment of the database's clock."""
 
@@ -112,6 +122,7 @@ class Page(NamedTuple):
     charts: Sequence[Chart]
     buckets: int
     left_out: int
+    announced: Sequence[Announced] = ()
 
 
 def longest_s(told: Iterable[Mapping[str, Any]]) -> float:
@@ -164,6 +175,26 @@ def page(facts: Facts, points: int, told: Lasting, incidents: Sequence[Mapping[s
     )
 
 
+def announced(rows: Iterable[Mapping[str, Any]]) -> list[Announced]:
+    """List the maintenances that people started, in the order of time; repeats of one are one."""
+    found: list[Announced] = []
+    for row in rows:
+        one = Announced(
+            row["begun"],
+            row["ended"],
+            started_by=one_line(row["started_by"]),
+            ended_by=one_line(row["ended_by"] or ""),
+            reason=one_line(row["reason"]),
+        )
+        same = (one.started_by, one.reason)
+        repeats = [last for last in found[-1:] if (last.started_by, last.reason) == same]
+        if repeats and repeats[0].ended >= one.begun:
+            found[-1] = one._replace(begun=repeats[0].begun)
+        else:
+            found.append(one)
+    return found
+
+
 def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
     """Lay runs out on a timeline of so many cells: the worst that was in a cell at any time is what it shows."""
     cell_s = (ended - begun).total_seconds() / cells
@@ -214,13 +245,15 @@ def _availability(service: str, runs: Sequence[Run], maintenance: Sequence[Run],
 
 
 def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[str, Any]:
+    closed_at = row["closed_at"] if row["status"] == "CLOSED" else None
     return {
         **row,
+        "closed_at": closed_at,
         "service": one_line(row["service"]),
         "summary": one_line(row["summary"]),
         "acknowledged_by": one_line(row["acknowledged_by"] or ""),
         "before": row["created_at"] < begun,
-        "seconds": ((row["closed_at"] or now) - row["created_at"]).total_seconds(),
+        "seconds": max(0.0, ((closed_at or now) - row["created_at"]).total_seconds()),
     }
 
 

@@ -44,6 +44,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "alerts": {"opened": list(outcome.opened), "closed": list(outcome.closed), "open": list(outcome.alerted)},
         "maintenance_until": outcome.maintenance_until.isoformat() if outcome.maintenance_until else None,
         "not_probed": list(outcome.unprobed),
+        "not_probed_because": list(outcome.unprobed_because),
         "stale": list(outcome.stale),
         "samples": [_sample(sample) for sample in outcome.samples],
         "warnings": list(outcome.warnings),
@@ -103,6 +104,8 @@ RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json,
 def _body(outcome: Outcome) -> str:
     if outcome.result is Result.OFF:
         return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
+    if outcome.result is Result.WAITING:
+        return f"waiting: an earlier {outcome.name} pass is still being recorded; {_services(outcome.verdicts)}"
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry = outcome.result is Result.DRY_RUN
@@ -121,7 +124,7 @@ def _remarks(outcome: Outcome, *, dry: bool) -> Iterator[str]:
     if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
         yield f"{len(again)} asked again, {sum(not verdict.healthy for verdict in again)} confirmed"
     if outcome.unprobed:
-        yield f"{len(outcome.unprobed)} not probed: the pass's time was up"
+        yield f"{len(outcome.unprobed)} not probed: {', '.join(outcome.unprobed_because)}"
     if outcome.samples:
         yield f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written"
     if outcome.stale:

@@ -68,16 +68,16 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         (
             one["service"],
             one["state"],
-            "-" if one["since_s"] is None else ago(one["since_s"]),
+            "-" if one["since_s"] is None else _age(one["since_s"]),
             "-" if one["latency_ms"] is None else f"{one['latency_ms']} ms",
             sparkline(one["latency_history"]),
-            ago(one["age_s"]),
+            _age(one["age_s"]),
             one["reason"] or "-",
         )
         for one in document["services"]
     )
     alerts = tuple(
-        (str(one["id"]), one["service"], one["status"], ago(one["age_s"]), one["acknowledged_by"] or "-", one["summary"])
+        (str(one["id"]), one["service"], one["status"], _age(one["age_s"]), one["acknowledged_by"] or "-", one["summary"])
         for one in document["alerts"]
     )
     ran = tuple(
@@ -99,6 +99,12 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         Table("Passes", ("PASS", "STATE", "LAST SUCCESS", "EACH", "MISSED"), ran, 1, "none was recorded, or RECORD_OWN_METRICS is off"),
         Table(f"Last {ago(document['since_s'])}", ("SERIES", "METRIC", "NOW", "RATE", "HISTORY"), series),
     ]
+
+
+def outdated(age_s: float, error: str) -> Table:
+    """Say that what follows is old, and why there is nothing newer."""
+    title = f"No new picture for {ago(age_s)}"
+    return Table(title, (), (), none=f"{error}; trying again")
 
 
 def fitting(shown: Sequence[Table], lines: int) -> list[Table]:
@@ -127,18 +133,19 @@ def _service(row: Mapping[str, Any], now: datetime, period_s: float, history: Se
     since = moment_of(row["since"])
     stale = not -period_s <= age_s <= patience_s(period_s)  # also of a time that is not yet: a clock was set back
     reason = one_line(row["reason"] or "")
+    last_state = one_line(row["state"] or row["status"])
     return {
         "service": one_line(row["service"]),
-        "state": "stale" if stale else row["state"] or row["status"],
+        "state": "stale" if stale else last_state,
         "stale": stale,
-        "last_state": row["state"] or row["status"],
+        "last_state": last_state,
         "since": since.isoformat() if since else None,
         "since_s": (now - since).total_seconds() if since else None,
         "latency_ms": row["latency_ms"],
         "latency_history": list(history or ()),
         "checked_at": row["checked_at"].isoformat(),
         "age_s": age_s,
-        "reason": f"no pass has looked since; it was {row['state'] or row['status']}" if stale else reason,
+        "reason": f"no pass has looked since; it was {last_state}" if stale else reason,
     }
 
 
@@ -195,6 +202,11 @@ def _series(one: Series, now: datetime, period_s: float) -> dict[str, Any]:
         "rate_per_s": one.rate_per_s,
         "history": [one.buckets[bucket].mean if bucket in one.buckets else None for bucket in range(1, BUCKETS + 1)],
     }
+
+
+def _age(seconds: float) -> str:
+    """Write how long ago a time was. A row of a time to come was written by a wrong clock."""
+    return ago(seconds) if seconds > -1 else "in the future"
 
 
 def _labelled(told: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from ops_worker.core.answer import one_line
+from ops_worker.core.answer import one_line, without_password, yaml_problem
 from ops_worker.core.cronjobs import event_of
 from ops_worker.errors import OpsWorkerError, SettingsError
 
@@ -154,7 +154,10 @@ class Cluster:
             answer = pool.request(method, url, headers=headers, body=sent, timeout=timeout, retries=False, redirect=False)
             data: bytes = answer.data
         except (HTTPError, OSError, ValueError) as error:
-            said = f"no answer from {self.place}: {one_line(str(error))}; check that it runs, and that this is the cluster meant"
+            why = one_line(str(error))
+            if isinstance(error, ValueError):  # a header or URL that is none, which it quotes
+                why = "its URL or token is none that can be sent"
+            said = f"no answer from {self.place}: {why}; check that it runs, and that this is the cluster meant"
             raise ClusterError(said) from None
         if answer.status >= REFUSED:
             raise self._refused(answer.status, method, resource, name, data.decode("utf-8", "replace"))
@@ -232,8 +235,18 @@ def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
     except SettingsError:
         raise
     except Exception as error:  # noqa: BLE001 - the client raises whatever the YAML parser, the file system and itself do
-        raise SettingsError([f"the kubeconfig cannot be used: {one_line(str(error))}"]) from None
-    return client.ApiClient(settings), f"{settings.host} ({whose})", namespace
+        raise SettingsError([f"the kubeconfig cannot be used: {_kubeconfig_problem(error)}"]) from None
+    return client.ApiClient(settings), f"{without_password(settings.host)} ({whose})", namespace
+
+
+def _kubeconfig_problem(error: Exception) -> str:
+    """Return what is wrong with a kubeconfig, without what parsers or a credential plugin quote."""
+    said = str(error)
+    if said.startswith("Invalid kube-config"):
+        return one_line(said)
+    if said.startswith("exec: "):
+        return one_line(said.partition(". ")[0])
+    return yaml_problem(error)
 
 
 def _inside(config: Any, settings: Any) -> tuple[str, str]:

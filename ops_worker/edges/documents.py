@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ops_worker.core.answer import yaml_problem
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def read(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
         try:
             objects = list(yaml.load_all(text, Loader=Loader))
         except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
-            raise SettingsError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from None
+            # The Loader's own error has the base class.
+            problem = str(error) if type(error) is yaml.YAMLError else yaml_problem(error)
+            raise SettingsError([f"{path} is no YAML: {problem}"]) from None
         for one in objects:
             listed = one.get("items") if isinstance(one, dict) and str(one.get("kind")).endswith("List") else [one]
             found += [(path, part) for part in (listed if isinstance(listed, list) else []) if part is not None]

@@ -74,8 +74,8 @@ class Telemetry:
             completed = outcome is not None or isinstance(tick.error, OpsWorkerError)
             self._seen[tick.loop] = _Seen(
                 self._clock() if completed else before.completed,
-                before.answered or outcome is not None,
-                "" if tick.error is None else f"{type(tick.error).__name__}: {tick.error}",
+                before.answered or (outcome is not None and outcome.result is not Result.WAITING),
+                tick.problem,
             )
         self._passes.labels(tick.loop, tick.result).inc()
         self._duration.labels(tick.loop).observe(tick.duration_s)
@@ -85,7 +85,8 @@ class Telemetry:
         self._apart.labels(tick.loop).set(tick.set_apart)
         if outcome is None:
             return
-        self._success.labels(tick.loop).set_to_current_time()
+        if outcome.result is not Result.WAITING:
+            self._success.labels(tick.loop).set_to_current_time()
         if outcome.name == "health" and outcome.result is Result.RECORDED:
             self._alerts.set(len(outcome.alerted))
         for verdict in outcome.verdicts:

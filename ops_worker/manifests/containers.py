@@ -74,7 +74,10 @@ def _from_elsewhere(worker: Worker, path: str) -> bool:
 
 def catalogued(worker: Worker) -> tuple[Catalogue, list[str]]:
     """Give the catalogue that is in force for a worker, as far as its variables are known, and its faults."""
-    return load(written(worker), Surroundings(worker.env, known=False)) if worker.command in TAKES_CATALOGUE else (Catalogue(), [])
+    if worker.command not in TAKES_CATALOGUE:
+        return Catalogue(), []
+    found, faults = load(written(worker), Surroundings(worker.env, known=False))
+    return found, [*faults, *found.faults]
 
 
 def plain_secrets(worker: Worker, _: Facts) -> Iterator[Found]:

@@ -30,7 +30,7 @@ class Context(NamedTuple):
     backlog, where samples wait while the database is away.
 
     A pass enters ``recording()`` after the network is done and before it asks the database. In a
-    loop this raises DatabaseError while an earlier pass is still in there, so that the next
+    loop this raises StillRecordingError while an earlier pass is still in there, so that the next
     probes start on time whatever the database does.
     """
 
@@ -67,10 +67,14 @@ class Context(NamedTuple):
         )
 
     def watch(self, transaction: Transaction, name: str, other: str, begun: float, until: datetime | None) -> Recorded:
-        """Look after the other pass, by the worker's own figures, where these and alerts are wanted; in a maintenance none opens."""
+        """Look after the other pass, by the worker's own figures, where both are wanted.
+
+        In a maintenance none opens. A dry run gives what would be opened or closed.
+        """
         if not (self.settings.record_own_metrics and self.settings.system_alert_enabled):
             return Recorded((), (), ())
-        return transaction.watch(name, other, begun, self.origin, may_open=until is None)
+        switches = {"may_open": until is None, "dry_run": self.dry_run}
+        return transaction.watch(name, other, begun, self.origin, **switches)
 
     def own(self, name: str, verdicts: Sequence[Verdict], begun: float, *, maintenance: bool | None = None) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.core.health import alerted, judge, not_among, plan, planned, quiet
+from ops_worker.core.health import (
+    alerted,
+    judge_all,
+    not_among,
+    plan,
+    planned,
+    quiet,
+    why_not_among,
+)
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.series import OPS_WORKER
 from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
+from ops_worker.errors import StillRecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +36,8 @@ def run(context: Context) -> Outcome:
         return Outcome("health", Result.OFF)
     begun = context.clock()
     targets = context.settings.targets
-    verdicts = tuple(judge(seen) for seen in context.observe(targets))
+    seen = context.observe(targets)
+    verdicts = judge_all(seen)
     before: Mapping[str, Remembered] = {}
     warnings: list[str] = []
     until: datetime | None = None
@@ -41,32 +51,39 @@ def run(context: Context) -> Outcome:
         if until is not None:
             updates = quiet(updates)
         if context.dry_run:
-            return planned(updates)
-        recorded = transaction.record_health(updates, context.origin)
-        own = [*context.own("health", verdicts, begun, maintenance=until is not None), *context.latencies(verdicts)]
-        transaction.record_own(begun, own)
+            recorded = planned(updates)
+        else:
+            recorded = transaction.record_health(updates, context.origin)
+            own = context.own("health", verdicts, begun, maintenance=until is not None)
+            transaction.record_own(begun, [*own, *context.latencies(verdicts)])
         other = context.watch(transaction, "health", "metrics", begun, until)
         return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
 
-    unprobed = not_among(verdicts, targets)
-    with context.recording():
-        kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    skipped = Outcome(
+        "health",
+        Result.SKIPPED,
+        verdicts,
+        unprobed=not_among(verdicts, targets),
+        unprobed_because=why_not_among(seen, targets),
+    )
+    try:
+        with context.recording():
+            kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+    except StillRecordingError:
+        return skipped._replace(result=Result.WAITING)
     if kept is None:
         context.require_live_holder("health")
-        return Outcome("health", Result.SKIPPED, verdicts, unprobed=unprobed)
+        return skipped
     fresh = {update.verdict.target.name for update in kept.updates}
     stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
     result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome(
-        "health",
-        result,
-        verdicts,
-        kept.updates,
-        stale,
-        kept.opened,
-        kept.closed,
-        alerted(before, kept),
+    return skipped._replace(
+        result=result,
+        updates=kept.updates,
+        stale=stale,
+        opened=kept.opened,
+        closed=kept.closed,
+        alerted=alerted(before, kept),
         warnings=tuple(warnings),
-        unprobed=unprobed,
         maintenance_until=until,
     )

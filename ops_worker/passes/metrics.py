@@ -7,19 +7,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.core.backlog import Pending, pack
-from ops_worker.core.health import judge, not_among
+from ops_worker.core.health import judge_all, not_among, why_not_among
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.series import figure_samples, service_samples
+from ops_worker.core.series import distinct, figure_samples, service_samples
 from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
     SchemaError,
     StatementTimeoutError,
+    StillRecordingError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ops_worker.core.backlog import Backlog, Packed
     from ops_worker.core.model import Sample, Verdict
@@ -46,8 +47,16 @@ def run(context: Context) -> Outcome:
     end = begun + context.settings.pass_deadline - RESERVE_S
     first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
-    verdicts = tuple(judge(seen) for seen in context.observe(context.settings.targets))
-    unprobed = not_among(verdicts, context.settings.targets)
+    targets = context.settings.targets
+    seen = context.observe(targets)
+    verdicts = judge_all(seen)
+    skipped = Outcome(
+        "metrics",
+        Result.SKIPPED,
+        verdicts,
+        unprobed=not_among(verdicts, targets),
+        unprobed_because=why_not_among(seen, targets),
+    )
     taken = [service_samples(verdict) for verdict in verdicts]
     sample = Pending(begun, ())
     other = Recorded((), (), ())
@@ -55,18 +64,45 @@ def run(context: Context) -> Outcome:
     def keep(transaction: Transaction) -> list[str]:
         nonlocal sample, other
         readings = transaction.figures(figures, begun, end) if first else None
-        parts = [*taken, *([figure_samples(readings, context.period_s)] if first else [])]
+        parts = distinct([*taken, *([figure_samples(readings, context.period_s)] if first else [])])
         sample = _pending(begun, parts)
         if not context.dry_run:
             _settle(context, transaction)
             transaction.record_samples([_with_own(context, sample, verdicts)])
-            until = transaction.maintenance_until(context.settings.maintenance_until)
-            other = context.watch(transaction, "metrics", "health", begun, until)
+        until = transaction.maintenance_until(context.settings.maintenance_until)
+        other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
     without_figures = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])
     waiting = _with_own(context, without_figures, verdicts)
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
+    try:
+        kept = _record(context, keep, tables, waiting)
+    except StillRecordingError:
+        _let_wait(context, waiting)
+        return skipped._replace(result=Result.WAITING)
+    if kept is None:
+        return skipped
+    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
+    return skipped._replace(
+        result=result,
+        opened=other.opened,
+        closed=other.closed,
+        samples=sample.samples,
+        warnings=tuple(kept),
+    )
+
+
+def _record(
+    context: Context,
+    keep: Callable[[Transaction], list[str]],
+    tables: Sequence[str],
+    sample: Pending,
+) -> list[str] | None:
+    """Write a sample, then earlier ones that wait; return the warnings, or None when skipped.
+
+    ``sample`` is what waits in the backlog, without the database's figures, if this fails.
+    """
     try:
         with context.recording():
             kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
@@ -74,30 +110,19 @@ def run(context: Context) -> Outcome:
                 _write_waiting(context, context.backlog, context.clock() + context.period_s / 2)
         if kept is None:
             context.require_live_holder("metrics")
+            _leave_to_holder(context, sample)
     except CommitUnknownError as error:
-        _doubt(context, error, waiting)
+        if context.backlog is not None:
+            context.backlog.doubt(error.xid, [pack(sample)])
         raise
     except DatabaseError:
-        _let_wait(context, waiting)
+        _let_wait(context, sample)
         raise
     except SchemaError as error:
         if context.backlog is not None:
-            _set_apart(context, context.backlog, [pack(waiting)], error)
+            _set_apart(context, context.backlog, [pack(sample)], error)
         raise
-    if kept is None:
-        _leave_to_holder(context, waiting)
-        return Outcome("metrics", Result.SKIPPED, verdicts, unprobed=unprobed)
-    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return Outcome(
-        "metrics",
-        result,
-        verdicts,
-        unprobed=unprobed,
-        opened=other.opened,
-        closed=other.closed,
-        samples=sample.samples,
-        warnings=tuple(kept),
-    )
+    return kept
 
 
 def flush(context: Context, until: float) -> int:
@@ -130,11 +155,6 @@ def _let_wait(context: Context, sample: Pending) -> None:
     context.backlog.add(sample)
     if lost := context.backlog.dropped - before:
         _log.warning("samples dropped: the backlog is full", extra={"action": "samples dropped", "count": lost})
-
-
-def _doubt(context: Context, error: CommitUnknownError, sample: Pending) -> None:
-    if context.backlog is not None:
-        context.backlog.doubt(error.xid, [pack(sample)])
 
 
 def _leave_to_holder(context: Context, sample: Pending) -> None:

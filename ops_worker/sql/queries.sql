@@ -2,8 +2,9 @@
 -- reads; then what it writes; then COMMIT. Lists travel as one jsonb parameter, unpacked by jsonb_to_recordset.
 
 -- name: begin
--- READ COMMITTED by name, whatever the role's default: a statement after the lock must see what was committed before it.
-BEGIN ISOLATION LEVEL READ COMMITTED
+-- READ COMMITTED and READ WRITE by name, whatever the role's defaults: a statement after the lock
+-- must see what was committed before it. A standby refuses READ WRITE: feature_not_supported.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 
 -- name: begin_read_only
 BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY
@@ -13,12 +14,23 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY
 SELECT set_config('role', %(role)s, true)
 
 -- name: set_limits
+-- The one place that makes a session what the program expects, whatever the role, the database or
+-- the server sets: limits, formats of times and numbers, and strings in which a backslash is one.
 -- SET LOCAL, all of it: behind a connection pooler a session is not ours to configure.
+-- client_encoding is a parameter of the connection, which poolers keep. transaction_timeout is there
+-- since PostgreSQL 17.
 -- A COMMIT does not wait for a standby: with synchronous replication and no standby left it would wait for ever, with the
 -- pass's lock held, and nobody would be told. A failover may lose the last rows; the next pass writes them again.
 SELECT set_config('statement_timeout', %(statement_ms)s, true),
        set_config('lock_timeout', %(lock_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', true) END,
+       set_config('standard_conforming_strings', 'on', true),
+       set_config('DateStyle', 'ISO, YMD', true),
+       set_config('IntervalStyle', 'postgres', true),
+       set_config('TimeZone', 'UTC', true),
+       set_config('extra_float_digits', '1', true),
        set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 
@@ -48,7 +60,11 @@ SELECT clock_timestamp() AS now,
             ELSE pg_current_xact_id()::text END AS xid,
        current_user::text AS role,
        current_setting('server_encoding') AS encoding,
+       current_setting('search_path') AS search_path,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE to_regclass(t) IS NOT NULL) AS present,
+       ARRAY(SELECT c.oid::regclass::text FROM pg_class AS c
+             WHERE c.relname = ANY(%(tables)s::text[]) AND to_regclass(c.relname::text) IS NULL
+               AND c.relkind = ANY('{r,p,v,f,m}')) AS elsewhere,
        ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE row_security_active(to_regclass(t))) AS hidden
 
 -- name: commit
@@ -106,7 +122,8 @@ WHERE f.tenant_id = '__system__' AND f.fingerprint = 'system-health:' || s.name 
 RETURNING s.name AS service
 
 -- name: figure_limits
--- Inside a savepoint: both settings end with it.
+-- Inside a savepoint: both settings end with it. After it comes SET LOCAL TimeZone TO DEFAULT: the
+-- time zone in which a figure's statement knows "today" is that of the role.
 SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
 
 -- name: spared_limits
@@ -128,12 +145,22 @@ FROM jsonb_to_recordset(%(figures)s::jsonb) AS f (name text, metric text, since 
 WHERE EXISTS (SELECT FROM system_metrics AS m WHERE m.metric_name = f.metric AND m.time >= f.since AND m.time <= f.until)
 
 -- name: may_create
-SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed
+-- Where pg_temp comes first, what is made is temporary and goes with the connection.
+SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed, current_setting('search_path') AS search_path,
+       starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary
 
 -- name: grants_to_role
 -- The one statement that cannot take its names as parameters; none where the table is somebody else's.
 SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s::text) AS statement
 FROM pg_class WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE')
+
+-- name: index_session
+-- For the session: CREATE INDEX CONCURRENTLY cannot run inside a transaction, and takes as long as it takes.
+SELECT set_config('statement_timeout', '0', false) AS statement_timeout,
+       set_config('lock_timeout', '0', false) AS lock_timeout,
+       set_config('default_transaction_read_only', 'off', false) AS default_transaction_read_only,
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', false) END
+           AS transaction_timeout
 
 -- name: table_and_index
 -- How many rows a table has by the statistics (NULL: no table; -1: nobody has looked), and whether an index is there and finished (NULL: it is not there).
@@ -163,7 +190,7 @@ ORDER BY created_at, id
 SELECT p.pass, s.shard, m.time, m.period_s
 FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
 CROSS JOIN LATERAL (
-    SELECT substring(r.tags ->> 'shard' FROM '^\d{1,4}/(\d{1,4})$')::integer AS shards
+    SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards
     FROM (SELECT time, tags FROM system_metrics
           WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
           ORDER BY time DESC LIMIT %(rows)s) AS r
@@ -172,7 +199,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (SELECT i || '/' || newest.shards AS shard FROM generate_series(0, coalesce(newest.shards, 1) - 1) AS i) AS s
 CROSS JOIN LATERAL (
     SELECT max(time) AS time, max(period_s) AS period_s FROM (
-        SELECT r.time, nullif(substring(r.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0) AS period_s
+        SELECT r.time, nullif(substring(r.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0) AS period_s
         FROM (SELECT time, tags FROM system_metrics
               WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
               ORDER BY time DESC LIMIT %(rows)s) AS r
@@ -240,7 +267,7 @@ SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS r
 FROM (
     SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / greatest(lag(p.period_s) OVER past, p.period_s)) - 1) AS missed
     FROM (
-        SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0), 60) AS period_s
+        SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0), 60) AS period_s
         FROM system_metrics AS m
         WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' IS NOT NULL AND m.time <= %(now)s
           AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) OFFSET 0) AS p
@@ -251,7 +278,7 @@ GROUP BY 1, 2 ORDER BY 1, 2
 -- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods, or the least
 -- patience; otherwise for one period, and nobody knows what was after that. Its period is what the pass told that wrote it, at the same time.
 WITH cadence AS MATERIALIZED (
-    SELECT m.tags ->> 'pass' AS pass, m.time, max(nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::float8, 0)) AS period_s
+    SELECT m.tags ->> 'pass' AS pass, m.time, max(nullif(substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0)) AS period_s
     FROM system_metrics AS m
     WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.time <= %(now)s
       AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
@@ -281,11 +308,13 @@ WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since
 ORDER BY 1, r.begun
 
 -- name: incidents
--- The system alerts that were open at some time of the last so many seconds.
+-- The system alerts that were open at some time of the last so many seconds; those that are open
+-- now, whatever their time.
 SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AND created_at <= %(now)s
-  AND (closed_at IS NULL AND status <> 'CLOSED' OR closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
+WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
+  AND (status <> 'CLOSED'
+       OR created_at <= %(now)s AND closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
 ORDER BY created_at, id
 
 -- name: service_row
@@ -298,11 +327,13 @@ WHERE service = %(series)s AND metric_name IN ('healthy', 'probe_latency_ms') AN
 ORDER BY time DESC LIMIT 10
 
 -- name: alerts_of
--- The last alerts of a service that had opened by then.
+-- The last alerts of a service that had opened by then; now also those that are open, whatever
+-- their time.
 SELECT id, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at, details -> 'evidence' AS evidence
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s AND created_at <= %(at)s
-ORDER BY created_at DESC, id DESC LIMIT 5
+WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s
+  AND (created_at <= %(at)s OR %(now)s::boolean AND status <> 'CLOSED')
+ORDER BY %(now)s::boolean AND status <> 'CLOSED' DESC, created_at DESC, id DESC LIMIT 5
 
 -- name: maintained
 -- What the last health pass of that time told of a maintenance.
@@ -363,13 +394,46 @@ ORDER BY 1
 DELETE FROM service_health WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
 
 -- name: start_maintenance
+-- No row: another one is running, and stays. A repeat, the same in all that was given, begins it
+-- anew.
 INSERT INTO ops_worker_maintenance AS m (until, started_by, reason)
 VALUES (now() + make_interval(secs => %(seconds)s::float8), %(by)s, %(reason)s)
 ON CONFLICT (single) DO UPDATE SET until = excluded.until, started_at = now(), started_by = excluded.started_by, reason = excluded.reason
+WHERE %(replace)s::boolean OR m.until <= now()
+   OR (m.started_by = excluded.started_by AND m.reason = excluded.reason
+       AND m.until = m.started_at + make_interval(secs => %(seconds)s::float8))
 RETURNING until
 
 -- name: end_maintenance
 DELETE FROM ops_worker_maintenance
+
+-- name: log_maintenance
+-- Enter the maintenance that is there, unless it is entered.
+INSERT INTO ops_worker_maintenance_log (started_at, until, started_by, reason)
+SELECT started_at, until, started_by, reason FROM ops_worker_maintenance
+ON CONFLICT (started_at) DO NOTHING
+
+-- name: log_maintenance_end
+UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
+WHERE ended_at IS NULL AND until > now()
+
+-- name: maintenances_logged
+-- Those that lasted at some time from one moment to another; infinite times are brought into the
+-- calendar.
+SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+       least(coalesce(ended_at, until), %(until)s::timestamptz + interval '10 years') AS ended,
+       started_by, ended_by, reason
+FROM ops_worker_maintenance_log
+WHERE started_at <= %(until)s AND coalesce(ended_at, until) > %(since)s
+ORDER BY started_at
+
+-- name: maintenances_kept
+-- The same of the one that is there, for where nobody has entered it.
+SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+       least(until, %(until)s::timestamptz + interval '10 years') AS ended,
+       started_by, NULL AS ended_by, reason
+FROM ops_worker_maintenance
+WHERE started_at <= %(until)s AND until > %(since)s
 
 -- name: maintenance
 SELECT m.until, m.started_by, m.reason, extract(epoch FROM m.until - now())::float8 AS left_s

@@ -7,7 +7,7 @@ SELECT h.service,
 FROM service_health AS h
 CROSS JOIN (
     SELECT make_interval(secs => coalesce(max(last.period_s), 60)) AS period FROM (
-        SELECT nullif(substring(m.tags ->> 'period_s' FROM '^\d{1,6}(?:\.\d{1,6})?$')::double precision, 0) AS period_s FROM system_metrics AS m
+        SELECT nullif(substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::double precision, 0) AS period_s FROM system_metrics AS m
         WHERE m.metric_name = 'maintenance' AND m.service = 'ops_worker' AND m.tags ->> 'pass' = 'health'
           AND m.time > now() - interval '31 days' AND m.time <= now()
         ORDER BY m.time DESC LIMIT 5) AS last

@@ -61,6 +61,20 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
     assert line["count"] == 1000 - len(asked) and "PROBE_CONCURRENCY" in line["remedy"]
 
 
+@pytest.mark.parametrize("concurrency", ["", "500"])
+def test_few_files(worker: Worker, database: Database, tmp_path: Path, concurrency: str) -> None:
+    """A process that may open 40 files probes and records 100 services, only slower; a number that was asked for is said to be lower."""
+    with fast_server(wait_ms=5) as port:
+        env = worker.env | {"OPS_WORKER_CATALOGUE": catalogue(tmp_path, 100, port), "PROBE_CONCURRENCY": concurrency}
+        command = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "-m", "ops_worker", "health"]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.partition(" (")[0]) == (0, "health: 100 services, 100 healthy")
+    assert database.value("SELECT count(*) FROM service_health WHERE status = 'healthy'") == 100
+    warnings = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] == "WARNING"]
+    assert [line["message"] for line in warnings] == (["fewer probes at once"] if concurrency else [])
+    assert all("PROBE_CONCURRENCY is 500" in line["what"] and "ulimit -n" in line["remedy"] for line in warnings)
+
+
 def test_progress(worker: Worker, tmp_path: Path) -> None:
     """A round of more than two seconds shows how far it is on a terminal, and leaves nothing of that behind."""
     primary, secondary = pty.openpty()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from tests.pooler import pooler
 from tests.postgres import PASSWORD, Postgres
 from tests.proxy import Proxy
 
@@ -121,7 +120,7 @@ def test_schema_without_create(worker: Worker, database: Database, someone: str)
     one_line(worker("health", **env), 3, "permission denied for schema public", "init-db")
     assert (
         worker("init-db").stdout
-        == "system_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\n"
+        == "system_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\nops_worker_maintenance_log: created\n"
     )
     assert worker("health", **env).returncode == 0
     assert len(database.health()) == 4
@@ -135,7 +134,7 @@ def test_init_db_role(worker: Worker, database: Database) -> None:
     assert worker("health", PG_ROLE="pulse_operator").returncode == 3
     assert (
         worker("init-db", PG_ROLE="pulse_operator").stdout
-        == "system_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\n"
+        == "system_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\nops_worker_maintenance_log: already there\n"
     )
     assert worker("health", PG_ROLE="pulse_operator").returncode == 0
 
@@ -167,7 +166,15 @@ def test_first_pass_grants(worker: Worker, database: Database) -> None:
 
 def test_standalone(worker: Worker, empty: Database) -> None:
     """Without a platform, init-db --standalone is all it takes; a second time changes nothing."""
-    made = ["tenants", "fleet_alert", "system_metrics", "service_health", "service_health_current", "ops_worker_maintenance"]
+    made = [
+        "tenants",
+        "fleet_alert",
+        "system_metrics",
+        "service_health",
+        "service_health_current",
+        "ops_worker_maintenance",
+        "ops_worker_maintenance_log",
+    ]
     first, second = (worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines() for _ in range(2))
     assert [f"{table}: created" for table in made] == first
     assert [f"{table}: already there" for table in made] == second
@@ -373,37 +380,8 @@ def test_help(worker: Worker) -> None:
 @pytest.fixture
 def pooled(database: Database, tmp_path: Path) -> Iterator[str]:
     """The test's database behind a PgBouncer in transaction mode with a single server connection."""
-    program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("no pgbouncer on this machine; Debian's package pgbouncer has one")
-    parts = urlsplit(database.url)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    folder = tmp_path / "bouncer"
-    folder.mkdir()
-    (folder / "users.txt").write_text(f'"postgres" "{PASSWORD}"\n')
-    (folder / "bouncer.ini").write_text(
-        f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = plain\nauth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 1\n"
-    )
-    user = []
-    if getpass.getuser() == "root":
-        for path in (*tmp_path.parents, tmp_path, folder, *folder.iterdir()):
-            if path.is_relative_to(tmp_path.parent.parent):
-                path.chmod(0o755)
-        user = ["-u", "nobody"]
-    process = subprocess.Popen([program, "-q", *user, str(folder / "bouncer.ini")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        for _ in range(100):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield re.sub(r":\d+/", f":{port}/", database.url)
-    finally:
-        process.terminate()
-        process.communicate()
+    with pooler(database.url, tmp_path) as url:
+        yield url
 
 
 def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, pooled: str) -> None:

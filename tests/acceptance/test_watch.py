@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
+from tests.postgres import Postgres, load_platform
+
 if TYPE_CHECKING:
-    from tests.conftest import Worker
+    import subprocess
+
+    from tests.conftest import Database, Worker
 
 pytestmark = pytest.mark.acceptance
 
@@ -28,3 +33,61 @@ def test_watch(worker: Worker, number: signal.Signals) -> None:
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (-number, "")
+
+
+def documents(process: subprocess.Popen[str], key: str) -> dict[str, Any]:
+    """Read documents until one has this key."""
+    assert process.stdout is not None
+    end = time.monotonic() + 50
+    while time.monotonic() < end:
+        found: dict[str, Any] = json.loads(process.stdout.readline())
+        if key in found:
+            return found
+    raise AssertionError(f"no document with {key}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_lost_connection(worker: Worker, database: Database, dsn: str, number: signal.Signals) -> None:
+    """While the database takes no connections it says why, and how old its last picture is; it ends at once all the same, or goes on."""
+    name = database.value("SELECT current_database()::text")
+    with psycopg.connect(dsn, autocommit=True) as server, worker.start("status", "--watch", "1", "--output", "json") as process:
+        first = documents(process, "services")
+        server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        lost = documents(process, "error")
+        assert "is not currently accepting connections" in lost["error"] and lost["at"] >= first["at"]
+        later = documents(process, "error")
+        assert later["age_s"] > lost["age_s"] > 0 and later["at"] == lost["at"]
+        if number == signal.SIGINT:
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            assert documents(process, "services")["at"] > lost["at"]
+        process.send_signal(number)
+        _, err = process.communicate(timeout=5)
+        assert (process.returncode, err) == (-number, "")
+        server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
+def test_never_connected(worker: Worker) -> None:
+    """A database that was not there from the beginning is more likely a wrong setting: it ends."""
+    done = worker("status", "--watch", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d")
+    assert done.returncode == 1 and "check that it runs" in done.stderr
+
+
+def test_failover(worker: Worker) -> None:
+    """It goes on with a standby where the primary is gone, says so when nobody is left, and goes on when one is back."""
+    with Postgres() as primary:
+        load_platform(primary.url())
+        with primary.standby() as standby:
+            url = primary.url().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+            with worker.start("status", "--watch", "1", "--output", "json", DATABASE_URL=url) as process:
+                first = documents(process, "services")
+                primary.stop()
+                while (found := documents(process, "services"))["at"] <= first["at"]:
+                    pass
+                standby.stop()
+                assert documents(process, "error")["at"] >= found["at"]
+                standby.start()
+                assert documents(process, "services")["at"] > found["at"]
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=5)
+    assert (process.returncode, err) == (-signal.SIGINT, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -149,10 +150,14 @@ BAD = [
     ("[services.a]", f"{S}.url is missing; it wants {URL}"),
     ("[services.a]\nurl = 5", f"{S}.url is 5, but wants {URL}"),
     ("[services.a]\nurl = []", f"{S}.url is [], but wants {URL}"),
-    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is 'ftp://***@h', but wants an http:// or https:// base URL, or nothing: not watched"),
-    ('[services.a]\nurl = "http://[::1"', f"{S}.url is 'http://[::1', but wants"),
+    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is no base URL: it has to begin with http:// or https://"),
+    ('[services.a]\nurl = "http://[::1"', f"{S}.url is no base URL: its host is no name or address"),
+    ('[services.a]\nurl = "http://256.1.1.1"', f"{S}.url is no base URL: its host is no name or address"),
+    ('[services.a]\nurl = "http://h?token=hush"', f"{S}.url is no base URL: it has a query or a fragment"),
+    ('[services.a]\nurl = "http://u:hu sh@h"', f"{S}.url is no base URL: it holds a blank or a control character"),
+    ('[services.a]\nurl = ["http://u:hu sh@h", 5]', f"{S}.url is ['http://***@h', 5], but wants"),
     ('[services.a]\nurl = "${HOST}"', f"{S}.url: HOST is not set, in the environment or .env"),
-    ('[services.a]\nurl = ["${A}", "http://${HOST}:${PORT}"]', f"{S}.url: HOST and PORT is not set, in the environment or .env"),
+    ('[services.a]\nurl = ["${A}", "http://${HOST}:${PORT}"]', f"{S}.url: HOST and PORT are not set, in the environment or .env"),
     (service("deadlin = 5"), f"{S}.deadlin: unknown key; there are url, path, series, expect, json, deadline, headers, ca, certificate, key, "),
     (service("deadline = 900"), f"{S}.deadline is 900, but wants a number of seconds, 0.1 to 60"),
     (service('deadline = "5"'), f"{S}.deadline is '5', but wants a number"),
@@ -169,11 +174,20 @@ BAD = [
     (service('headers = { "a b" = "hush" }'), f"{S}.headers is set to something (not shown), but wants"),
     (service('headers = { Content-Length = "hush" }'), f"{S}.headers is set to something (not shown), but wants"),
     (service('headers = { a = { path = "hush" } }'), f"{S}.headers is set to something (not shown), but wants"),
-    (service('headers = { a = "hush\\r\\nX: y" }'), f"{S}.headers.a is set to something (not shown) that no header can hold"),
+    (service('headers = { a = "hush\\r\\nX: y" }'), f"{S}.headers.a holds a character that no header can: a line end, a control character, or one beyond ASCII"),
     (service('headers = { a = "${TOKEN}" }'), f"{S}.headers.a: TOKEN is not set, in the environment or .env"),
+    (service('headers = { a = "hush\u00e9" }'), f"{S}.headers.a holds a character that no header can"),
+    (service('headers = { a = " " }'), f"{S}.headers.a is empty"),
+    (service('headers = { a = { file = "hush" } }'), f"{S}.headers.a: its file cannot be read: No such file or directory"),
+    (service('headers = { a = { file = "/dev/null", prefix = "Bearer " } }'), f"{S}.headers.a: /dev/null is empty"),
+    (service('headers = { a = { file = "/" } }'), f"{S}.headers.a: / cannot be read: Is a directory"),
+    (service('certificate = "-----BEGIN PRIVATE KEY-----\\nhush"'), f"{S}.certificate: its file cannot be read: No such file"),
+    (service(f'ca = "{"hush" * 2000}"'), f"{S}.ca: its file cannot be read: File name too long"),
+    (service('ca = "/hush\\u0000"'), f"{S}.ca: its file cannot be read: it is no path"),
+    (service('ca = "/dev/null"'), f"{S}.ca: /dev/null is empty"),
     (service('headers = { a = { file = "/no/such/file" } }'), f"{S}.headers.a: /no/such/file cannot be read: No such file or directory"),
     (service('headers = { a = { file = "/dev/zero" } }'), f"{S}.headers.a: /dev/zero cannot be read: larger than 16 KiB"),
-    (service('ca = "/no/such/file"'), f"{S}.ca: /no/such/file: no such file"),
+    (service('ca = "/no/such/file"'), f"{S}.ca: /no/such/file cannot be read: No such file or directory"),
     (service(f'key = "{__file__}"'), f"{S}.key wants a certificate beside it"),
     (service("conditions = [{ pointer = '/a' }]"), f"{S}.conditions.0 is {{'pointer': '/a'}}, but wants a list of tables"),
     (service("conditions = [{ pointer = 'a', equals = 1 }]"), f"{S}.conditions.0 is"),
@@ -207,7 +221,16 @@ BAD = [
     (figure("size = 1"), f"{F}.size: unknown key; there are sql, tables, timeout, every, tags"),
     (figure("every = 9") + figure("").replace("a.b", "c.b"), f"{F}: with `every` its name has to be its own; 2 figures are called b"),
     ('[services.delivery]\nurl = "http://a"', "c.toml: services.delivery: series delivery is that of services.delivery_worker as well; give it another `series`"),
-    ('[services.postgres]\nurl = "http://a"', "c.toml: services.postgres: series postgres is the worker's own; give it another `series`"),
+    ('[services.postgres]\nurl = "http://a"', "c.toml: services.postgres: the name is the worker's own; give it another"),
+    *[(f'[services.{name}]\nurl = "http://a"\nseries = "mine"', f"c.toml: services.{name}: the name is the worker's own; give it another") for name in ("ops_worker", "postgres", "platform")],
+    ('[services.ops_worker]\nurl = ""', "c.toml: services.ops_worker: the name is the worker's own; give it another"),
+    (service('series = "platform"'), f"{S}: series platform is the worker's own; give it another `series`"),
+    ('[services.delivery]\nurl = "http://a"\nseries = "mine"', "c.toml: services.delivery: the name is the series of services.delivery_worker; give it another"),
+    (service('counters = ["probe_latency_ms"]'), f"{S}.counters is ['probe_latency_ms'], but wants"),
+    ('[figures.delivery.probe_latency_ms]\nsql = "SELECT 1 AS value"', "c.toml: figures.delivery.probe_latency_ms: is recorded already, of the service"),
+    ('[figures.ops_worker.pass_success]\nsql = "SELECT 1 AS value"', "c.toml: figures.ops_worker.pass_success: the service ops_worker is the worker itself; give it another"),
+    ('[figures.ingest.messages_received]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.messages_received: is recorded already, as a counter of services.ingest"),
+    ('[services."a\\n"]\nurl = "http://a"', "c.toml: services.a\n is no name; it wants"),
     ('[figures.ingest.healthy]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.healthy: is recorded already, of the service"),
 ]  # fmt: skip
 
@@ -215,7 +238,8 @@ BAD = [
 @pytest.mark.parametrize(("text", "fault"), BAD)
 def test_bad(text: str, fault: str) -> None:
     """Whatever is wrong is told with the file, the entry, the key and what it wants; a header's value is never shown."""
-    faults = read(text)[1]
+    found, faults = read(text)
+    faults += found.faults
     assert len(faults) == 1
     assert faults[0].startswith(fault)
     assert "hush" not in faults[0] and len(faults[0]) < 600
@@ -245,7 +269,36 @@ def test_elsewhere() -> None:
     text = service('ca = "/x"\nheaders = { a = "${T}", b = { file = "/x" } }') + '[services.b]\nurl = "http://${HOST}"\n'
     found, faults = read(text, known=False)
     assert not faults
+    assert not found.faults
     assert [target.url for target in found.targets[4:]] == ["http://a/health", "http://${HOST}/health"]
+    found, faults = read(service('headers = { a = "hush\\r\\nX: y" }'), known=False, INGEST_URL="ftp://hush")
+    assert not faults
+    assert [fault.split(" ", 2)[:2] for fault in found.faults] == [["built-in", "catalogue:"], ["c.toml:", "services.a.headers.a"]]
+    assert "hush" not in str(found.faults)
+
+
+def test_names_are_told_apart() -> None:
+    """Names that differ only by case are two services, as they are two rows, series and alerts to the database."""
+    found, faults = read('[services.A]\nurl = "http://a"\n[services.a]\nurl = "http://a"\n[services."a."]\nurl = "http://a"\n')
+    assert not faults
+    assert [target.series for target in found.targets[4:]] == ["A", "a", "a."]
+
+
+@pytest.mark.parametrize("content", ["s3cret", " s3cret\r\n", "\ufeffs3cret\n\n"])
+def test_what_is_around_a_secret(tmp_path: Path, content: str) -> None:
+    """Blanks, line ends and a byte order mark around a secret are not part of it, wherever it comes from."""
+    (tmp_path / "key").write_text(content)
+    text = f'headers = {{ A = "${{V}}", B = "Bearer ${{V}}", C = {{ file = "{tmp_path}/key", prefix = "Bearer " }}, D = " s3cret " }}'
+    found, faults = read(service(text), V=content.strip("\ufeff"))
+    assert not faults + found.faults
+    assert [value for _, value in found.targets[4].headers] == ["s3cret", "Bearer s3cret", "Bearer s3cret", "s3cret"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A file that is a pipe into which nobody writes does not hold up everything."""
+    os.mkfifo(tmp_path / "pipe")
+    found, _ = read(service(f'ca = "{tmp_path}/pipe"\nheaders = {{ A = {{ file = "{tmp_path}/pipe" }} }}'))
+    assert len(found.targets[4].faults) == 2
 
 
 @given(st.recursive(
@@ -298,8 +351,10 @@ def test_check(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 def test_show(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """``show`` tells what is in force and from where, and no secret."""
-    assert main(["catalogue", "show", str(path)]) == 2
-    assert "TOKEN is not set" in capsys.readouterr().err
+    assert main(["catalogue", "show", str(path)]) == 0
+    assert re.search(
+        r"^a +a +not probed: headers.Authorization: TOKEN is not set, in the environment or .env", capsys.readouterr().out, re.MULTILINE
+    )
     monkeypatch.setenv("TOKEN", "hush")
     monkeypatch.setenv("INGEST_URL", "")
     monkeypatch.setenv("EVALUATOR_URL", "http://u:hush@e")

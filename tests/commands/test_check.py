@@ -10,11 +10,14 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.core.checkup import FAULT, OK, WARNING, of_server, worst
-from ops_worker.edges import cluster
+from ops_worker.core.model import Failure, Observation
+from ops_worker.edges import cluster, probes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from ops_worker.core.model import Target
     from tests.conftest import Database
     from tests.stubs import Stubs
 
@@ -23,6 +26,7 @@ pytestmark = pytest.mark.integration
 
 def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[str, str]]:
     """Give the findings by what was looked at: state, and what was found with what to do."""
+    capsys.readouterr()
     assert main(["check", "--output", "json"]) == code
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == code
@@ -103,6 +107,19 @@ def test_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
     assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
 
 
+def test_own_limits(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of this process is told as such, with what helps."""
+    assert told.url
+
+    def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
+        return [Observation(target, 0.0, failure=Failure.NOT_PROBED, error="no files") for target in targets]
+
+    monkeypatch.setattr(probes, "observe", limited)
+    state, said = check(capsys)["service ingest"]
+    assert state == WARNING
+    assert said.startswith("not probed: no files | raise the limit that is named")
+
+
 def test_nothing_to_do(told: Database, capsys: pytest.CaptureFixture[str], stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
     """That nothing is watched, or no alert can open, may be meant, but is told."""
     for name in stubs.env:
@@ -155,7 +172,7 @@ def test_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 SERVER = {"database": "d", "role": "r", "login": "l", "connected_ms": 5, "version": "13.1", "version_number": 130001, "standby": True,
-          "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
+          "refusals": [], "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
 
 
 @pytest.mark.unit
@@ -187,3 +204,103 @@ def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     assert state == OK and said.startswith("not looked at: this pod has no service account's token")
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
+
+
+def test_near_misses(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable that is nearly one is named, with the one that may be meant, and never its value; what others read is left alone."""
+    assert told.url and main(["init-db"]) == 0
+    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n', encoding="utf-8")
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
+    monkeypatch.setenv("GATE_TOKEN", "hush")
+    before = {subject for subject in check(capsys) if subject.startswith("variable ")}
+    for name in ("PGSSLMODE", "PGAPPNAME", "PG_PORT_5432_TCP", "KUBERNETES_PORT", "GATE_TOKENS", "NOTIFY_DATABASE_URL", "PG_MAJOR"):
+        monkeypatch.setenv(name, "prefer")
+    assert {subject for subject in check(capsys) if subject.startswith("variable ")} == before
+    for name in ("PG_PASSWORD", "INGEST_ULR", "DATABSE_URL", "LOGLEVEL", "OPS_WORKER_DATABASE_URL"):
+        monkeypatch.setenv(name, "hush")
+    found = check(capsys)
+    for name, meant in (
+        ("PG_PASSWORD", "PG_PASS"),
+        ("INGEST_ULR", "INGEST_URL"),
+        ("DATABSE_URL", "DATABASE_URL"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("OPS_WORKER_DATABASE_URL", "DATABASE_URL"),
+    ):
+        assert found[f"variable {name}"] == (WARNING, f"nothing reads it | did you mean {meant}?")
+    assert "hush" not in str(found)
+
+
+def test_missing_by_another_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where a setting is missing, the variable that was to be it is named: by check, and by the command that could not begin."""
+    monkeypatch.setenv("PG_PASSWORD", "hush")
+    assert check(capsys, 2)["variable PG_PASSWORD"] == (WARNING, "nothing reads it | did you mean PG_PASS?")
+    assert main(["health"]) == 2
+    assert capsys.readouterr().err == (
+        "ops-worker health: PG_PASS is not set, but is required when DATABASE_URL is empty\n"
+        "ops-worker health: PG_PASSWORD is set, but nothing reads it; did you mean PG_PASS?\n"
+    )
+    monkeypatch.delenv("PG_PASSWORD")
+    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "${GATE_URL}"\n', encoding="utf-8")
+    for name, value in (("PG_PASS", "x"), ("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")), ("GATE_ULR", "http://127.0.0.1:9")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PASS_DEADLINE", "1")
+    assert check(capsys, 2)["variable GATE_ULR"] == (WARNING, "nothing reads it | did you mean GATE_URL?")
+    assert main(["health", "--env-file", str(tmp_path / "none")]) == 2
+
+
+def test_keys_of_the_env_file(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each key that nothing reads is named: no setting, no reference of the catalogue, no other line of the file."""
+    assert told.url and main(["init-db"]) == 0
+    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n', encoding="utf-8")
+    (tmp_path / ".env").write_text(
+        "OPS_WORKER_CATALOGUE=own.toml\nGATE_TOKEN=hush\nBASE=/tmp\nTERMINATION_MESSAGE_PATH=${BASE}/t\n"
+        "INGEST_ULR=hush\nPGPASSWORD=hush\nCOMPOSE_FILE=hush\n"
+    )
+    found = check(capsys)
+    assert {subject: said for subject, (_, said) in found.items() if subject.startswith(".env: ")} == {
+        ".env: INGEST_ULR": "nothing reads this key | did you mean INGEST_URL?",
+        ".env: PGPASSWORD": "nothing reads this key | did you mean PG_PASS?",
+        ".env: COMPOSE_FILE": "nothing reads this key | remove it; `ops-worker sidecar --help` lists the names that are read",
+    }
+    assert "hush" not in str(found)
+    (tmp_path / "other").write_text("LOGLEVEL=DEBUG\n")
+    capsys.readouterr()
+    assert main(["check", "--env-file", str(tmp_path / "other")]) == 0
+    said = capsys.readouterr().out
+    assert "other: LOGLEVEL" in said and "COMPOSE_FILE" not in said
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", "none.toml")
+    assert [subject for subject in check(capsys, 2) if subject.startswith(".env: ")] == [], "nobody knows what it refers to"
+
+
+@pytest.mark.parametrize(("word", "is_odd"), [("maybe", True), ("flase", True), ("2", True), ("off", False), (" No ", False), ("", False)])
+def test_odd_words(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, is_odd: bool) -> None:
+    """A switch with a word that it does not know is off; check and the log of a pass say so."""
+    assert told.url and main(["init-db"]) == 0
+    monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
+    off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
+    state, said = check(capsys)["SYSTEM_ALERT_ENABLED"]
+    assert state == WARNING and said.startswith(f"{off}: the health pass does nothing, and no alert opens | set it to true")
+    assert main(["health"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("health: off") and ("is neither on nor off, and counts as off" in err) is is_odd
+    for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS", "SYSTEM_ALERT_ENABLED"):
+        monkeypatch.setenv(name, word)
+    found = check(capsys)
+    for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS"):
+        assert (found.get(name) == (WARNING, f"{off} | set it to true or false")) is is_odd
+    assert main(["metrics"]) == 0
+    assert capsys.readouterr().err.count("neither on nor off") == 3 * is_odd
+    assert main(["status"]) == 0
+    assert "neither" not in capsys.readouterr().err, "people's commands do not depend on it"
+
+
+def test_odd_level(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level that is none is INFO, which is said."""
+    assert told.url and main(["init-db"]) == 0
+    for word in ("debug", "", "Warning "):
+        monkeypatch.setenv("LOG_LEVEL", word)
+        assert "LOG_LEVEL" not in check(capsys)
+    monkeypatch.setenv("LOG_LEVEL", "verbose")
+    assert check(capsys)["LOG_LEVEL"] == (
+        WARNING, "'verbose' is no level; INFO is taken | set it to DEBUG, INFO, WARNING, ERROR, CRITICAL",
+    )  # fmt: skip

@@ -268,6 +268,14 @@ def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == (
         "ops-worker explain: no service nobody is watched, and nothing is recorded of one: there are ingest, evaluator, dispatcher, delivery_worker\n"
     )
+    for word, meant in (
+        ("ingset", "ingest"),
+        ("delivery-worker", "delivery_worker"),
+        ("postgresql", "postgres"),
+        ("opsworker", "ops_worker"),
+    ):
+        assert main(["explain", word]) == 2
+        assert capsys.readouterr().err.endswith(f"no service {word} is watched, and nothing is recorded of one; did you mean {meant}?\n")
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
         r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n", capsys.readouterr().err
@@ -281,3 +289,110 @@ def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert main(["explain", "ingest"]) == 3
     assert "permission denied" in capsys.readouterr().err
     looked.rows("DROP ROLE ops_blind")
+
+
+def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str, str]:
+    """Give both sentences, without the time in front, and what follows them."""
+    capsys.readouterr()
+    assert main(["explain", *arguments]) == 0
+    first, second, rest = capsys.readouterr().out.split("\n", 2)
+    assert re.match(r"at [\d: -]{19} UTC: ", first)
+    return first[28:], second, rest
+
+
+@pytest.fixture
+def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
+    """A service that has come into the catalogue since the last passes; nothing listens where it is said to be."""
+    (tmp_path / "own.toml").write_text('[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8")
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
+    return looked
+
+
+UNSEEN = "nothing is known of shop: the last health and metrics passes did not probe it: it was not in the catalogue then, or they had no time left for it"
+
+
+def test_new_service(new: Database, capsys: pytest.CaptureFixture[str], explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a service that no pass has probed yet it is not said that no pass has looked, while a table below lists the passes that did."""
+    first, second, rest = spoken(capsys, "shop")
+    assert (first, second) == (UNSEEN, "no alert is open")
+    assert "no pass looked" not in rest and "\nthe metrics pass has recorded nothing of it\n" in rest
+    assert "\nno pass has recorded anything of it\n" in rest and re.search(r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE)
+    told = explained("shop")
+    assert (told["state"], told["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
+    monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
+    assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
+    assert explained("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
+    monkeypatch.delenv("SYSTEM_ALERT_ENABLED")
+    monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
+    new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
+    one = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
+    assert spoken(capsys, "shop")[0] == f"nothing is known of shop: {one}"
+    new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
+    assert spoken(capsys, "shop")[0] == "nothing is known of shop: no pass has looked"
+
+
+def test_first_pass_of_a_new_service(new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first pass of either kind has seen is said, and nothing that cannot be: no person can have closed an alert that never was."""
+    assert new.url and main(["metrics"]) == 0
+    first, second, _ = spoken(capsys, "shop")
+    assert re.fullmatch(r"shop is unhealthy since [\d: -]+ \(seen by the metrics pass\)", first)
+    assert second == "no alert is open: it opens with the next health pass that finds it so"
+    monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
+    assert spoken(capsys, "shop")[1] == "no alert is open: it opens once 3 health passes in a row find it so"
+    assert main(["health"]) == 0
+    new.rows("DELETE FROM system_metrics WHERE service = 'shop'")
+    first, second, rest = spoken(capsys, "shop")
+    assert re.fullmatch(r"shop is down since [\d: -]+: Connection refused \(seen by the health pass\)", first)
+    assert second == "no alert is open yet: 1 of 3 passes in a row found it so"
+    assert "\nno sample of it is recorded\n" in rest and "no pass" not in rest
+
+
+def test_service_that_is_gone(new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a service that is watched no more, no pass will open an alert, and it is not said that they had no time."""
+    assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
+    monkeypatch.delenv("OPS_WORKER_CATALOGUE")
+    assert spoken(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
+    new.rows("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)")
+    assert re.fullmatch(
+        r"nothing is known of odd since [\d: -]+: the last health and metrics passes did not probe it", spoken(capsys, "odd")[0]
+    )
+
+
+def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that was ended since the last health pass is not told as one that lasts: `maintenance status` says that there is none."""
+    assert new.url and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
+    assert spoken(capsys, "shop")[1] == (
+        "no alert is open: at the last health pass there was maintenance; if that is over, the next one that finds it so opens an alert"
+    )
+
+
+def test_database_and_worker(told: Database, capsys: pytest.CaptureFixture[str], explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both can be asked about before the first pass; of the database no alert is promised, and of the worker only what can open."""
+    assert main(["init-db"]) == 0
+    assert spoken(capsys, "postgres")[:2] == ("nothing is known of postgres: no pass has looked", "no alert is open")
+    assert spoken(capsys, "ops_worker")[:2] == (
+        "nothing is known of ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off", "no alert is open"
+    )  # fmt: skip
+    assert main(["metrics"]) == main(["health"]) == 0
+    told.rows("UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'")
+    assert spoken(capsys, "postgres")[1] == "no alert is open: none ever opens for postgres"
+    assert spoken(capsys, "ops_worker")[:2] == ("ops_worker is healthy (seen by its passes)", "no alert is open")
+    told.rows("UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'")
+    stale = "ops_worker is stale: not recorded for 3 periods: metrics (seen by its passes)"
+    assert spoken(capsys, "ops_worker")[:2] == (stale, "no alert is open: the health pass opens one with its next turn")
+    monkeypatch.setenv("RECORD_OWN_METRICS", "off")
+    assert spoken(capsys, "ops_worker")[1].startswith(
+        "no alert is open: RECORD_OWN_METRICS is off, so that no pass can tell that the other"
+    )
+    assert explained("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
+    monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
+    assert spoken(capsys, "ops_worker")[1] == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    assert explained("ops_worker")["rule"] == {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
+    for name in ("RECORD_OWN_METRICS", "SYSTEM_ALERT_ENABLED"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert spoken(capsys, "ops_worker")[1] == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    monkeypatch.delenv("MAINTENANCE_UNTIL")
+    told.rows("UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
+    assert spoken(capsys, "ops_worker")[1] == "no alert is open: no pass runs that could open one"

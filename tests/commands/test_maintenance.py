@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,7 +14,9 @@ import psycopg
 import pytest
 
 from ops_worker.cli import main
+from ops_worker.edges.store import MAINTENANCE_LOG, MAINTENANCE_TABLE, Store, people
 from ops_worker.edges.store.purposes import LOCK_SPACE, MAINTENANCE
+from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -40,10 +46,10 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
 
 
 def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """One whose time is over is none; a second start has the last word."""
+    """One whose time is over is none; a second start has the last word where it says --replace."""
     assert main(["maintenance", "status"]) == main(["maintenance", "end"]) == 0
     assert capsys.readouterr().out == "no maintenance: what is unhealthy has an alert\n" * 2
-    assert main(["maintenance", "start", "--for", "2d"]) == main(["maintenance", "start", "--for", "1h"]) == 0
+    assert main(["maintenance", "start", "--for", "2d"]) == main(["maintenance", "start", "--for", "1h", "--replace"]) == 0
     assert "(60 min left)" in capsys.readouterr().out.splitlines()[-1]
     told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
     stubs["ingest"].mode = "down"
@@ -105,3 +111,140 @@ def test_setting(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2030-01-01T00:00:00")
     assert main(["health"]) == 2
     assert "MAINTENANCE_UNTIL is '2030-01-01T00:00:00', but wants a time with its zone" in capsys.readouterr().err
+
+
+def start(*arguments: str) -> int:
+    """Start a maintenance."""
+    return main(["maintenance", "start", *arguments])
+
+
+def logged(database: Database) -> list[tuple[str, str, str | None, bool]]:
+    """Give the history: who started each, what for, who ended it, and whether it was ended before its time."""
+    rows = database.rows("SELECT *, coalesce(ended_at < until, false) AS early FROM ops_worker_maintenance_log ORDER BY started_at")
+    return [(row["started_by"], row["reason"], row["ended_by"], row["early"]) for row in rows]
+
+
+def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is running is not replaced: whose it is, until when and why is said; --replace puts another in its place."""
+    assert start("--for", "30m", "--by", "kim", "--reason", "new\nswitch") == 0
+    before = told.rows("SELECT * FROM ops_worker_maintenance")
+    capsys.readouterr()
+    others = [["--by", "lee"], ["--by", "kim"], ["--by", "kim", "--reason", "new\nswitch", "--for", "31m"]]
+    for other in others:
+        assert start(*other) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and re.fullmatch(
+            r"ops-worker maintenance: one is running already: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
+            r"Nothing was changed; --replace puts yours in its place\n",
+            err,
+        )
+    assert told.rows("SELECT * FROM ops_worker_maintenance") == before and logged(told) == [("kim", "new\nswitch", None, False)]
+    assert start("--by", "lee", "--replace") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"replaced: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch", first)
+    assert re.fullmatch(r"maintenance until [\d: -]+ UTC \(60 min left\), started by lee", second)
+    assert logged(told) == [("kim", "new\nswitch", "lee", True), ("lee", "", None, False)]
+
+
+def test_the_same_once_more(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again, as after a lost connection, is no other maintenance: it begins anew and asks for no --replace."""
+    same = ["--for", "30m", "--by", "kim", "--reason", "racks"]
+    assert start(*same) == 0
+    told.rows("UPDATE ops_worker_maintenance SET until = until - interval '20 minutes', started_at = started_at - interval '20 minutes'")
+    assert start(*same) == start(*same) == 0
+    assert "replaced" not in capsys.readouterr().out
+    left_s = told.value("SELECT extract(epoch FROM until - now())::float8 FROM ops_worker_maintenance")
+    assert 1700 < left_s <= 1800
+    told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
+    assert start("--by", "lee", "--replace") == 0
+    assert "replaced" not in capsys.readouterr().out, "it was over"
+
+
+def test_two_at_once(told: Database) -> None:
+    """Of those that start one at the same time, one wins; each of the others learns of it, or is told to try again."""
+    names = [f"person {number}" for number in range(6)]
+    assert main(["init-db"]) == 0
+    ready = threading.Barrier(len(names))
+
+    def begin(name: str) -> object:
+        with contextlib.closing(Store({"conninfo": told.url})) as database:
+            given = {"seconds": 60.0, "by": name, "reason": ""}
+            database.transact(MAINTENANCE, people.maintenance, reads=[MAINTENANCE_TABLE], dry_run=True)
+            ready.wait(timeout=30)
+            try:
+                return database.transact(
+                    MAINTENANCE,
+                    lambda transaction: people.start(transaction, given, replace=False),
+                    reads=[MAINTENANCE_TABLE, MAINTENANCE_LOG],
+                )
+            except SettingsError as error:
+                return error
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        done = list(pool.map(begin, names))
+    (winner,) = [name for name, found in zip(names, done, strict=True) if found == {}]
+    assert logged(told) == [(winner, "", None, False)]
+    refusals = [str(found) for found in done if isinstance(found, SettingsError)]
+    assert all(f"started by {winner}" in refusal for refusal in refusals)
+    assert len(refusals) + done.count(None) == len(names) - 1
+
+
+def test_history_of_others(told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A maintenance of an older release is entered when it ends; where a role cannot enter any, it starts them all the same."""
+    assert main(["init-db"]) == 0
+    told.rows("DROP TABLE ops_worker_maintenance_log")
+    told.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')")
+    assert main(["maintenance", "end", "--by", "lee"]) == 0
+    told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x'")
+    told.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    told.rows("GRANT ALL ON ops_worker_maintenance TO ops_limited")
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_limited"))
+        capsys.readouterr()
+        assert start("--by", "max") == 0
+        assert "this maintenance is not kept in the history" in capsys.readouterr().err
+        assert main(["init-db"]) == 3
+        assert main(["maintenance", "end"]) == 0
+    told.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')")
+    assert main(["init-db"]) == main(["maintenance", "end", "--by", "lee"]) == 0
+    assert logged(told) == [("kim", "racks", "lee", True)]
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_limited"))
+        capsys.readouterr()
+        assert start("--by", "max") == main(["maintenance", "end"]) == 0
+        assert capsys.readouterr().err.count("permission denied for table ops_worker_maintenance_log") == 2
+    assert logged(told) == [("kim", "racks", "lee", True)]
+    told.rows("DROP OWNED BY ops_limited")
+    told.rows("DROP ROLE ops_limited")
+
+
+def test_person_and_reason_are_told(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is over stands in the report and in `explain --at` with person and reason, and nothing that they name is markup."""
+    reason = "<b>new</b> switch"
+    assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
+    capsys.readouterr()
+    assert main(["explain", "ingest"]) == main(["status"]) == 0
+    explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
+    assert re.search(r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  kim +<b>new</b> switch$", explained, re.MULTILINE)
+    assert re.search(r"^\d+ min +kim +<b>new</b> switch$", status, re.MULTILINE)
+    assert main(["maintenance", "end", "--by", "lee"]) == 0
+    looked.rows(
+        "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', ended_at = now() - interval '50 minutes', until = now()"
+    )
+    capsys.readouterr()
+    assert main(["explain", "ingest", "--at", "55m", "--output", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["maintenances"]
+    assert (found["started_by"], found["reason"]) == ("kim", reason)
+    assert main(["explain", "ingest"]) == 0
+    assert "Maintenance at that time" not in capsys.readouterr().out
+    looked.rows(
+        "INSERT INTO ops_worker_maintenance_log (started_at, until, started_by) VALUES "
+        "('2000-01-01', now() - interval '1 day', 'old'), ('-infinity', 'infinity', 'odd'), ('infinity', 'infinity', 'later')"
+    )
+    assert main(["explain", "ingest"]) == main(["report", "-o", "-", "--since", "2h"]) == 0
+    explained, page = capsys.readouterr().out.split("<!doctype html>")
+    assert re.search(r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE)
+    assert re.search(r"<td>kim</td><td>&lt;b&gt;new&lt;/b&gt; switch</td><td>lee</td>", page) and '<data value="900.0">' in page
+    assert "<td>odd</td>" in page and "<td>old</td>" not in page and "<td>later</td>" not in page
+    looked.rows("DROP TABLE ops_worker_maintenance_log")
+    assert main(["report", "-o", "-", "--since", "2h"]) == main(["explain", "ingest", "--at", "55m"]) == 0

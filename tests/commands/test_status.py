@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
+from ops_worker import settings
 from ops_worker.cli import main
+from ops_worker.commands import status
 from ops_worker.core.answer import ago
 from ops_worker.core.status import Table, fitting, sparkline
 from ops_worker.edges import screen
@@ -318,3 +323,39 @@ def test_bad(database: Database, empty: Database, monkeypatch: pytest.MonkeyPatc
     assert main(["status"]) == 3
     assert "permission denied" in capsys.readouterr().err
     database.rows("DROP ROLE ops_nobody")
+
+
+class EndedError(Exception):
+    """Somebody has had enough of it."""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watch_that_hangs(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A database that does not answer any more is given up for a while: above the last picture stands since when, and why."""
+    pauses: list[float] = []
+    screens: list[str] = []
+    with psycopg.connect(looked.url) as other:
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            screens.append(capsys.readouterr().out)
+            if len(pauses) == 1:
+                other.execute("LOCK TABLE system_metrics")
+            if len(pauses) == 2:
+                other.rollback()
+            if len(pauses) == 3:
+                raise EndedError
+
+        clock = iter([100.0, 142.0, 200.0])
+        monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock)))
+        monkeypatch.setattr(status, "ANSWER_S", 0.3)
+        monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+        monkeypatch.setenv("LINES", "99")
+        with pytest.raises(EndedError):
+            status.run(argparse.Namespace(watch=1.0, output="text", since=3600.0), settings.load())
+    assert pauses == [1.0, status.RETRY_PAUSE_S, 1.0]
+    first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", one).split()) for one in screens)
+    assert re.match(r"No new picture for 42 s:? database .*; trying again", lost) and str(looked.url) not in lost
+    assert "No new picture" not in first and "No new picture" not in again and "evaluator" in first and "evaluator" in again
+    assert ("evaluator" in lost) is terminal

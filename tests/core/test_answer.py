@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.answer import MAX_DEPTH, MAX_INT_DIGITS, MAX_REASON, decode, one_line, storable
+from ops_worker.core.answer import MAX_DEPTH, MAX_INT_DIGITS, MAX_REASON, decode, one_line, storable, yaml_problem
 
 pytestmark = pytest.mark.unit
 
@@ -23,10 +23,22 @@ WHOLE = [
 ]
 
 BAD = [
-    (b"", "bad JSON: Expecting value"),
-    (b"{", "bad JSON: Expecting property name"),
-    (b"<html>", "bad JSON: Expecting value"),
-    (b'{"a": "\xff"}', "bad JSON: not utf-8 at byte 7"),
+    (b"", r"^the body is empty, not JSON \(set json = false\)$"),
+    (b"\xef\xbb\xbf \n", r"^the body is empty, not JSON \(set json = false\)$"),
+    (b"{", "^bad JSON: it ends too early, at line 1 column 2$"),
+    (b'{\n"a": "x', "^bad JSON: it ends too early, at line 2 column 6$"),
+    (b'{"a": 1,]}', "^bad JSON: syntax error at line 1 column 9$"),
+    (b'{"a": 1} {}', "^bad JSON: syntax error at line 1 column 10$"),
+    (b"OK", r"^the body is text, not JSON \(set json = false\)$"),
+    (b"1 ok", r"^the body is text, not JSON \(set json = false\)$"),
+    (b"# TYPE up gauge\nup 1\n", r"^the body is text, not JSON \(set json = false\)$"),
+    (b"<html>", r"^the body is HTML, not JSON \(set json = false\)$"),
+    (b"\n<!DOCTYPE HTML>\n<title>x", r"^the body is HTML, not JSON \(set json = false\)$"),
+    (b"<!doctype html><html>", r"^the body is HTML, not JSON \(set json = false\)$"),
+    (b"<?xml version='1.0'?>", r"^the body is XML or HTML, not JSON \(set json = false\)$"),
+    (b"\x1f\x8b\x08\x00", r"^the body is binary, not JSON \(set json = false\)$"),
+    (b'{"a": "\xff"}', "^bad JSON: not utf-8 at byte 7$"),
+    (b'\xef\xbb\xbf{"a": "\xff"}', "^bad JSON: not utf-8 at byte 7$"),
     (b"[1]", "not a JSON object but an array"),
     (b'"healthy"', "not a JSON object but a string"),
     (b"1", "not a JSON object but a number"),
@@ -103,3 +115,35 @@ def test_decode_is_total(body: bytes) -> None:
 def test_one_line(text: str, expected: str) -> None:
     """No text can break a line, move a cursor, or grow without bound."""
     assert expected == one_line(text)
+
+
+class Mark:
+    """Where a YAML parser stopped."""
+
+    line, column = 4, 0
+
+
+class ParserError(Exception):
+    """An error as PyYAML's are."""
+
+    problem_mark = Mark()
+
+    def __init__(self, problem: str | None) -> None:
+        super().__init__(f"{problem}: token: hush")
+        self.problem = problem
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ParserError("expected ',' or ']'"), "expected ',' or ']' at line 5, column 1"),
+        (ParserError("could not determine a constructor for the tag '!hush'"), "could not determine a constructor for the tag at line 5, column 1"),
+        (ParserError("found undefined alias 'hush'"), "found undefined alias at line 5, column 1"),
+        (ParserError(None), "it holds a value that cannot be read (ParserError)"),
+        (ValueError("invalid literal for int(): 'hush'"), "it holds a value that cannot be read (ValueError)"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_yaml_problem(error: Exception, told: str) -> None:
+    """What is wrong with a text is told by its place, never by quoting it."""
+    assert yaml_problem(error) == told

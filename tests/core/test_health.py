@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.health import decide, details, evidence, judge, not_among, plan, planned, summary
+from ops_worker.core.health import (
+    TIME_UP,
+    decide,
+    details,
+    evidence,
+    judge,
+    judge_all,
+    not_among,
+    plan,
+    planned,
+    remedy,
+    summary,
+    why_not_among,
+)
 from ops_worker.core.model import Condition, Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
 
 pytestmark = pytest.mark.unit
@@ -29,8 +42,9 @@ JUDGED = [
     (seen(http_status=200, latency_ms=3, body=b'{"counters": null}'), State.HEALTHY, "", 3, None),
     (seen(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
     (seen(http_status=200, latency_ms=3, body=b"[]"), State.UNKNOWN, "not a JSON object but an array", None, None),
-    (seen(http_status=200, latency_ms=3, body=b""), State.UNKNOWN, "bad JSON: Expecting value: line 1 column 1 (char 0)", None, None),
+    (seen(http_status=200, latency_ms=3, body=b""), State.UNKNOWN, "the body is empty, not JSON (set json = false)", None, None),
     (seen(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
+    (seen(http_status=400, latency_ms=3, error="speaks\nTLS"), State.DEGRADED, "http 400: speaks TLS", 3, None),
     (seen(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
     (seen(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
     (seen(failure=Failure.NO_CONNECTION, error="Connection refused"), State.DOWN, "Connection refused", None, None),
@@ -99,6 +113,17 @@ def test_not_among() -> None:
     other = TARGET._replace(name="other")
     assert not_among([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
     assert not_among([verdict_of(healthy=True)], [TARGET]) == ()
+
+
+def test_not_probed() -> None:
+    """A service that a limit of this process kept from being probed has no verdict; each reason is told once."""
+    answered, limited = seen(http_status=200, latency_ms=3, body=b"{}"), seen(failure=Failure.NOT_PROBED, error="no\nfiles")
+    assert [verdict.state for verdict in judge_all([limited, answered, limited])] == [State.HEALTHY]
+    assert why_not_among([answered], [TARGET]) == ()
+    assert why_not_among([answered, limited, limited], [TARGET] * 3) == ("no files",)
+    assert why_not_among([limited], [TARGET] * 2) == (TIME_UP, "no files")
+    assert "PASS_DEADLINE" in remedy((TIME_UP, "no files"))
+    assert "raise the limit" in remedy(("no files",))
 
 
 def test_own_damping() -> None:

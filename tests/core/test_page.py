@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ops_worker.core import cronjobs
 from ops_worker.core.answer import ago, lasted
 from ops_worker.core.model import Target
-from ops_worker.core.page import MAX_BUCKETS, MAX_CHARTS, Span, buckets, lasting, longest_s, spans, wanted
+from ops_worker.core.page import MAX_BUCKETS, MAX_CHARTS, Span, announced, buckets, lasting, longest_s, spans, wanted
 from ops_worker.core.page import page as build
 from ops_worker.core.past import Bucket, Run, Series
 from ops_worker.core.status import Facts
@@ -145,3 +145,19 @@ def test_shards_and_many_series() -> None:
         [1.0, 1.0, None, None, None],
     )
     assert (page.services[0].available, page.services[0].coverage, page.services[0].unknown_s) == (None, 0, 600)
+
+
+@pytest.mark.unit
+def test_announced() -> None:
+    """A maintenance that was started again and again is one, by the same person for the same reason; another is another."""
+
+    def row(first: float, last: float, by: str, ended_by: str | None = None) -> dict[str, Any]:
+        begun, ended = (BEGUN + timedelta(minutes=minute) for minute in (first, last))
+        return {"begun": begun, "ended": ended, "started_by": by, "ended_by": ended_by, "reason": "racks\n"}
+
+    rows = [row(0, 1, "kim", "kim"), row(1, 3, "kim"), row(3, 4, "lee", "max"), row(5, 6, "lee")]
+    assert [((one.ended - one.begun).total_seconds(), *one[2:]) for one in announced(rows)] == [
+        (180, "kim", "", "racks"),
+        (60, "lee", "max", "racks"),
+        (60, "lee", "", "racks"),
+    ]

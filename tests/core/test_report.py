@@ -70,6 +70,7 @@ def test_json() -> None:
         "alerts": {"opened": ["two"], "closed": [], "open": []},
         "maintenance_until": None,
         "not_probed": [],
+        "not_probed_because": [],
         "stale": ["one"],
         "samples": [{"service": "one", "metric": "queue_depth", "value": 3.0}],
         "warnings": [],

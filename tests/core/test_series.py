@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops_worker.core.model import Counter, Figure, Reading, Sample, State, Target, Verdict
-from ops_worker.core.series import figure_samples, number, samples_of, service_samples
+from ops_worker.core.series import distinct, figure_samples, number, samples_of, service_samples
 
 pytestmark = pytest.mark.unit
 
@@ -109,6 +109,31 @@ def test_degraded_keeps_its_counters() -> None:
     assert not warnings
 
 
+def test_distinct() -> None:
+    """Of the rows of one series in a sample the first is kept, and none of the worker's own; the others are a warning."""
+    ours, twice = Sample("ops_worker", "pass_success", 1.0), Sample("ingest", "healthy", 0.0)
+    tagged = [Sample("ingest", "healthy", 0.0, {"zone": [zone]}) for zone in ("a", "b", "a")]
+    parts = [([Sample("ingest", "healthy", 1.0)], ["before"]), ([ours, twice, twice, *tagged, Sample("x", "y", 2.0)], [])]
+    because = "the series is the worker's own, or another row of the sample has it"
+    assert distinct(parts) == [
+        ([Sample("ingest", "healthy", 1.0)], ["before"]),
+        (
+            [*tagged[:2], Sample("x", "y", 2.0)],
+            [
+                f"ops_worker.pass_success not recorded (1 such rows): {because}",
+                f"ingest.healthy not recorded (3 such rows): {because}",
+            ],
+        ),
+    ]
+
+
+def test_all_counters_have_names_of_their_own() -> None:
+    """Two keys that come to one name are one counter, and none takes the name of what the worker records."""
+    reported = {"a": 1, "a\n": 2, "healthy\n": 0, "probe_latency_ms": 9}
+    samples, _ = service_samples(Verdict(TARGET._replace(counters=None), 0.0, State.HEALTHY, counters=reported))
+    assert [(one.metric, one.value) for one in samples] == [("a", 1.0), ("healthy", 1.0)]
+
+
 def test_figure_costs() -> None:
     """A figure that takes more than a tenth of its interval, or of the pass's, is told with what to do; also one that failed."""
     connections, size, online = FIGURES
@@ -135,12 +160,49 @@ def test_figures_that_are_not_due() -> None:
 def test_samples_of_rows() -> None:
     """Rows bring their own service and tags; a number of any kind becomes a double."""
     figure = FIGURES[0]._replace(tags={"a": "1"})
-    rows: list[dict[str, Any]] = [{"service": "x", "value": Decimal("1.5"), "tags": {"b": 2}}, {"service": None, "value": 7, "tags": None}]
+    rows: list[dict[str, Any]] = [{"service": "x", "value": Decimal("1.5"), "tags": {"b": 2}}, {"service": 5, "value": 7, "tags": None}]
     assert samples_of(figure, ["service", "value", "tags"], rows) == (
-        Sample("x", "connections", 1.5, {"a": "1", "b": 2}),
-        Sample("postgres", "connections", 7.0, {"a": "1"}),
+        (Sample("x", "connections", 1.5, {"a": "1", "b": 2}), Sample("5", "connections", 7.0, {"a": "1"})),
+        (),
     )
-    assert samples_of(figure, ["service", "value"], []) == ()
+    assert samples_of(figure, ["service", "value"], []) == ((), ())
+
+
+BAD_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"service": "a", "value": None}, "row 2 (a) returns null, which is no finite number"),
+    ({"service": "a", "value": float("nan"), "tags": {"t": 1}}, "row 2 (a{t=1}) returns nan, which is no finite number"),
+    ({"service": "a", "value": Decimal("NaN")}, "row 2 (a) returns nan, which is no finite number"),
+    ({"service": "a", "value": Decimal("Infinity")}, "row 2 (a) returns inf, which is no finite number"),
+    ({"service": "a", "value": float("-inf")}, "row 2 (a) returns -inf, which is no finite number"),
+    ({"service": "a", "value": 10**400}, "row 2 (a) returns 1000000000000000000000000000000000000..., which is no finite number"),
+    ({"service": "a", "value": "12"}, "row 2 (a) returns '12', which is no finite number"),
+    ({"service": "a\n", "value": 1, "tags": [1]}, "row 2 (a {[1]}) returns `tags` that are no JSON object"),
+    ({"service": "a", "value": 1, "tags": "x"}, 'row 2 (a{"x"}) returns `tags` that are no JSON object'),
+    ({"service": None, "value": 1}, "row 2 has no `service`"),
+    ({"service": "", "value": 1, "tags": {"t": 1}}, "row 2 ({t=1}) has no `service`"),
+    ({"service": "first", "value": 9, "tags": {}}, "row 2 (first) has the `service` and `tags` of an earlier row"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), BAD_ROWS, ids=[said for _, said in BAD_ROWS])
+def test_a_bad_row_costs_itself(row: dict[str, Any], said: str) -> None:
+    """One row that is no sample costs that row: the others are recorded, with one warning that names it."""
+    rows = [{"service": "first", "value": 1}, row, {"service": "last", "value": 2}]
+    samples, faults = samples_of(FIGURES[0], ["service", "value", "tags"], rows)
+    assert [(one.service, one.value) for one in samples] == [("first", 1.0), ("last", 2.0)]
+    assert faults == (said,)
+    found, warnings = figure_samples([Reading(FIGURES[0], samples, faults=faults)])
+    assert warnings == [f"postgres.connections: 1 of its rows not recorded: {said}"]
+    assert found[-1] == Sample("postgres", "healthy", 1.0)
+
+
+def test_many_bad_rows() -> None:
+    """However many rows are bad, they are told in one warning, which names the first ones."""
+    samples, faults = samples_of(FIGURES[0], ["service", "value"], [{"service": f"s{n}", "value": None} for n in range(13)])
+    assert samples == () and len(faults) == 13
+    (warning,) = figure_samples([Reading(FIGURES[0], samples, faults=faults)])[1]
+    assert warning.startswith("postgres.connections: 13 of its rows not recorded: row 1 (s0) returns null, ")
+    assert warning.endswith("row 10 (s9) returns null, which is no finite number; and 3 more")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,14 +20,23 @@ from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Target, Verdict
-from ops_worker.edges.store import HEALTH, METRICS, Store
+from ops_worker.edges.store import CHECK, HEALTH, METRICS, Patience, Store
 from ops_worker.edges.store.connection import backoff
-from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, SettingsError
+from ops_worker.edges.store.values import FIRST, LAST
+from ops_worker.errors import (
+    CommitUnknownError,
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+    StatementTimeoutError,
+)
 from tests.postgres import PASSWORD, Postgres
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ops_worker.edges.store import Transaction
     from tests.conftest import Database
@@ -80,6 +90,179 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     assert set(queries) == used
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("postgresql://iot:hush", "port"),  # user and password, without an @: libpq takes them for host and port
+        ("postgresql://iot:hush@127.0.0.1:99999/d", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9,127.0.0.1:x/d", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?port=1,2", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?sslmode=hush", "sslmode"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?port=hush&sslmode=hush", "port, sslmode"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?target_session_attrs=hush", "target_session_attrs"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?connect_timeout=hush", "connect_timeout"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?keepalives_idle=hush", "keepalives_idle"),
+        (
+            "postgresql://iot:hush@127.0.0.1:9,127.0.0.1:9,127.0.0.1:9/d?hostaddr=127.0.0.1",
+            "host and hostaddr, of which there are not as many",
+        ),
+    ],
+)
+def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
+    """A value that libpq refuses only when it connects is a fault of the settings: it is named, and never shown."""
+    with pytest.raises(SettingsError) as caught:
+        Store({"conninfo": given}).transact(METRICS, lambda _: None)
+    assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {named}")
+    assert "hush" not in str(caught.value)
+
+
+def test_variables_that_libpq_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that libpq reads itself is not taken for a fault of the URI, nor for a database that is away."""
+    monkeypatch.setenv("PGSSLMODE", "hush")
+    with pytest.raises(SettingsError, match="a variable of the environment that libpq reads") as caught:
+        Store({"conninfo": "postgresql://iot@127.0.0.1:9/d"}).transact(METRICS, lambda _: None)
+    assert "hush" not in str(caught.value)
+
+
+class Refusing:
+    """A server that refuses every connection with a SQLSTATE and words of any language, and counts them."""
+
+    def __init__(self, state: str, words: str) -> None:
+        fields = {"S": "ВАЖНО", "V": "FATAL", "C": state, "M": words}
+        body = b"".join(key.encode() + value.encode() + b"\0" for key, value in fields.items()) + b"\0"
+        self._answer = b"E" + (len(body) + 4).to_bytes(4, "big") + body
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client:
+                    client.recv(8)  # whether there is TLS: no
+                    client.sendall(b"N")
+                    client.recv(1000)
+                    self.connections += 1
+                    client.sendall(self._answer)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("57P03", "система баз данных запускается"),
+        ("53300", "извините, уже слишком много клиентов"),
+        ("08P01", "no more connections allowed (max_client_conn)"),
+    ],
+)
+def test_refused_in_any_language(state: str, words: str) -> None:
+    """A server that starts, or is full, is tried again as often as CONFIRM_FAILURES says, whatever language it speaks."""
+    with contextlib.closing(Refusing(state, words)) as server:
+        store = Store({"host": "127.0.0.1", "port": server.port, "sslmode": "disable"}, again=Patience(2, 0.0))
+        with pytest.raises(DatabaseError, match="no connection to database"):
+            store.transact(METRICS, lambda _: None)
+        assert server.connections == 3
+
+
+STATES: list[tuple[str, type[OpsWorkerError], str]] = [
+    ("22001", SchemaError, "run the platform's migrations"),
+    ("22003", SchemaError, "run the platform's migrations"),
+    ("22023", SchemaError, "set PG_ROLE to a role that exists"),
+    ("23502", SchemaError, "run the platform's migrations"),
+    ("23503", SchemaError, "foreign key"),
+    ("23505", SchemaError, "unique or exclusion constraint"),
+    ("23514", SchemaError, "make the partition for now"),
+    ("25006", NotWritableError, "at the primary"),
+    ("28P01", DatabaseError, "check PG_USER, PG_PASS or DATABASE_URL"),
+    ("3D000", DatabaseError, "check PG_DB or DATABASE_URL"),
+    ("3F000", SchemaError, "search_path"),
+    ("42501", SchemaError, "grant that to the login role"),
+    ("42703", SchemaError, "run the platform's migrations"),
+    ("42804", SchemaError, "run the platform's migrations"),
+    ("42P01", SchemaError, "run the platform's migrations"),
+    ("42P10", SchemaError, "add the unique key"),
+    ("428C9", SchemaError, "no view, and no generated column"),
+    ("44000", SchemaError, "a trigger, rule or function"),
+    ("53100", DatabaseError, "free disk space"),
+    ("53200", DatabaseError, "no memory"),
+    ("53400", DatabaseError, "a limit of its own"),
+    ("54000", SchemaError, "too large"),
+    ("55000", SchemaError, "no view, and no generated column"),
+    ("55P03", DatabaseError, "look at pg_locks"),
+    ("57014", StatementTimeoutError, "look at pg_stat_activity"),
+    ("58030", DatabaseError, "look at its log"),
+    ("0A000", SchemaError, "use an ordinary table"),
+    ("HV000", SchemaError, "foreign table"),
+    ("P0001", SchemaError, "a trigger, rule or function"),
+    ("XX000", DatabaseError, "look at its log"),
+    ("XX001", SchemaError, "restore a backup"),
+    ("25001", DatabaseError, "x"),
+]
+
+
+@pytest.mark.parametrize(("state", "kind", "said"), STATES, ids=[state for state, _, _ in STATES])
+def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str) -> None:
+    """What a SQLSTATE means, and what helps, is decided by the state: the words may be in any language."""
+
+    def work(transaction: Transaction) -> None:
+        transaction.connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$".encode())
+
+    with pytest.raises(OpsWorkerError, match=re.escape(said)) as caught:
+        store.transact(METRICS, work)
+    assert type(caught.value) is kind
+
+
+def test_elsewhere(database: Database) -> None:
+    """A table that search_path does not reach is named with its schema, and so is the setting."""
+    database.rows('CREATE SCHEMA "Odd"; ALTER TABLE fleet_alert SET SCHEMA "Odd"')
+    store = Store({"conninfo": database.url})
+    with pytest.raises(SchemaError, match=r'there is "Odd"\.fleet_alert, which search_path \(.*public.*\) does not reach'):
+        store.transact(HEALTH, lambda _: None)
+    store.close()
+
+
+ROOMLESS = {
+    "infinity": LAST,
+    "-infinity": FIRST,
+    "294276-12-31 23:59:59.999999+00": LAST,
+    "10000-01-01 00:00:00+00": LAST,
+    "0044-03-15 12:00:00+00 BC": FIRST,
+    "4713-01-01 00:00:00+00 BC": FIRST,
+    "0001-01-01 00:00:00+01": FIRST,
+    "9999-12-31 23:59:59-01": LAST,
+    "2026-03-01 12:00:00.5+05:45": datetime(2026, 3, 1, 6, 15, 0, 500_000, tzinfo=UTC),
+    "1900-01-01 00:00:00+00": datetime(1900, 1, 1, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/St_Johns"])
+def test_any_time_is_read(store: Store, zone: str) -> None:
+    """A time for which Python has no room is the first or the last one that it has, in any session's zone."""
+
+    def work(transaction: Transaction) -> list[Any]:
+        execute = transaction.connection.execute
+        execute("SELECT set_config('TimeZone', %s, true)", [zone])
+        return [execute("SELECT %s::timestamptz AS t", [text]).fetchall()[0]["t"] for text in ROOMLESS]
+
+    assert store.transact(METRICS, work) == list(ROOMLESS.values())
+
+
+def test_figures_of_odd_values(store: Store) -> None:
+    """A value for which Python has no room costs its figure; a row that is none, that row: the pass goes on."""
+    date = Figure("x", "date", "SELECT 'infinity'::date AS value")
+    rows = Figure("x", "rows", "SELECT * FROM (VALUES ('a', 1::numeric), ('b', 'NaN'), ('c', NULL), (NULL, 4)) AS t (service, value)")
+    readings = store.transact(METRICS, lambda transaction: transaction.figures([date, rows], 0.0, math.inf))
+    assert readings is not None
+    assert "date too large" in readings[0].problem and not readings[0].samples
+    assert [(one.service, one.value) for one in readings[1].samples] == [("a", 1.0)]
+    assert [fault.split(" returns")[0] for fault in readings[1].faults] == ["row 2 (b)", "row 3 (c)", "row 4 has no `service`"]
+
+
 def test_bad_uri() -> None:
     """A URI that libpq cannot read is a fault of the settings, told without the password in it."""
     with pytest.raises(SettingsError) as caught:
@@ -88,24 +271,74 @@ def test_bad_uri() -> None:
     assert "DATABASE_URL" in str(caught.value)
 
 
-def test_settings_are_local(database: Database) -> None:
+ROLE_SETS = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "700ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "1ms",
+    "transaction_timeout": "700ms",
+    "standard_conforming_strings": "off",
+    "DateStyle": "German",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "Asia/Kathmandu",
+    "extra_float_digits": "-15",
+    "client_encoding": "LATIN1",
+}
+INSIDE = {
+    "role": "pulse_operator",
+    "transaction_isolation": "read committed",
+    "transaction_read_only": "off",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "transaction_timeout": "0",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "client_encoding": "UTF8",
+}
+
+
+def test_settings_are_local(database: Database, dsn: str) -> None:
     """Everything that is set is set for the transaction only, whatever the role's own settings are."""
-    database.rows(
-        "ALTER ROLE postgres IN DATABASE " + urlsplit(database.url).path[1:] + " SET default_transaction_isolation = 'serializable'"
-    )
+    role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
+    known = {name: database.value("SELECT current_setting(%s, true)", name) for name in {**INSIDE, **ROLE_SETS}}
+    with psycopg.connect(dsn, autocommit=True) as elsewhere:
+        for name, value in ROLE_SETS.items():
+            if known[name] is not None:
+                elsewhere.execute(f"{role} SET {name} = '{value}'".encode())
     store = Store({"conninfo": database.url}, role="pulse_operator")
-    names = ("role", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_isolation")
 
-    def shown(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
-        return [next(iter((connection.execute(f"SHOW {name}").fetchone() or {}).values())) for name in names]
+    def shown(connection: psycopg.Connection[dict[str, Any]], names: Iterable[str]) -> dict[str, str]:
+        return {
+            name: next(iter((connection.execute(f"SHOW {name}").fetchone() or {}).values())) for name in names if known[name] is not None
+        }
 
-    inside = store.transact(METRICS, lambda transaction: shown(transaction.connection))
-    assert inside == ["pulse_operator", "10s", "5s", "15s", "read committed"]
+    def look(transaction: Transaction) -> tuple[dict[str, str], dict[str, str], list[Any]]:
+        connection = transaction.connection
+        inside = shown(connection, INSIDE)
+        zone = Figure("x", "zone", "SELECT 'z' AS service, (current_setting('TimeZone') = 'Asia/Kathmandu')::int AS value")
+        readings = transaction.figures([zone], 0.0, math.inf)
+        with transaction._spared("nothing"):
+            connection.execute("SELECT 1")
+        return inside, shown(connection, INSIDE), [sample.value for sample in readings[0].samples]
+
+    expected = {name: value for name, value in INSIDE.items() if known[name] is not None}
+    inside, later, zone = store.transact(METRICS, look) or ({}, {}, [])
+    assert inside == later == expected
+    assert zone == [1.0], "a figure knows the role's time zone"
     assert store._connection is not None
-    assert shown(store._connection)[:4] == ["none", "0", "0", "0"]
+    always = {"client_encoding": "UTF8"}
+    outside = {name: value for name, value in ROLE_SETS.items() if known[name] is not None} | always | {"role": "none"}
+    assert shown(store._connection, outside) == outside | {"DateStyle": "German, DMY"}
     assert store._connection.prepare_threshold is None
     store.close()
     store.close()
+    with psycopg.connect(dsn, autocommit=True) as elsewhere:
+        elsewhere.execute(f"{role} RESET ALL".encode())
 
 
 def test_constant_number_of_statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,8 +689,11 @@ def test_standby(server: Postgres) -> None:
     """A read-only standby is no place to write, and may be read by a dry run."""
     with server.standby() as standby:
         store = Store({"conninfo": standby.url()})
-        with pytest.raises((DatabaseError, SchemaError), match=r"read-only|no table"):
+        with pytest.raises(DatabaseError, match=r"is read-only \(a standby\?\): point DATABASE_URL or PG_HOST at the primary"):
             store.transact(METRICS, lambda _: None)
+        with pytest.raises(DatabaseError, match="is read-only"):
+            store.create(["service_health"])
+        assert store.transact(CHECK, lambda transaction: transaction.now, dry_run=True) is not None
         store.close()
     assert PASSWORD not in str(store._place)
 

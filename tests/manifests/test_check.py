@@ -134,9 +134,9 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         ["helth"],
         f"{BOX}.args",
-        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))})",
+        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))}); did you mean health?",
     ),
-    (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5"),
+    (f"{BOX}.args", ["health", "--evry", "5"], f"{BOX}.args", "unrecognized arguments: --evry 5; did you mean --every instead of --evry?"),
     (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
     (f"{BOX}.args", ["health", "--for=55"], f"{BOX}.args", "--for wants --every as well"),
     (
@@ -167,7 +167,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "INGEST_HEALTH_URL", "value": "ftp://x"},
         f"{BOX}.env",
-        "INGEST_HEALTH_URL is 'ftp://x', but wants an http:// or https:// base URL, or nothing: not watched",
+        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://",
     ),
     (ENV, {"name": "PG_PASS", "value": "hunter2"}, f"{BOX}.env", "PG_PASS stands there in plain text; take it from a Secret"),
     (
@@ -524,10 +524,13 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     [
         (
             "a: [",
-            "{path} is no YAML: while parsing a flow node expected the node content, but found '<stream end>' in \"<unicode string>\", line 1, column 5: a: [ ^",
+            "{path} is no YAML: expected the node content, but found '<stream end>' at line 1, column 5",
         ),
         ("a: &x [1]\nb: *x", "{path} is no YAML: an alias (*) stands there, which is not read"),
-        ("[" * 5000, "{path} is no YAML: maximum recursion depth exceeded"),
+        ("[" * 5000, "{path} is no YAML: nested too deeply"),
+        ("a: !hush b", "{path} is no YAML: could not determine a constructor for the tag at line 1, column 4"),
+        ("a: 0o9", "{path} holds something that is no Kubernetes object"),
+        ("a: 2026-13-45", "{path} is no YAML: it holds a value that cannot be read (ValueError)"),
         ("just text", "{path} holds something that is no Kubernetes object: it has no kind"),
         ("- 1", "{path} holds something that is no Kubernetes object: it has no kind"),
         ("", "no object in {path}"),

@@ -15,7 +15,7 @@ import pytest
 
 from ops_worker import __version__, cli, settings
 from ops_worker.cli import main
-from ops_worker.core.model import Observation, Outcome, Result, Target
+from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
 from ops_worker.core.report import text
 from ops_worker.edges import probes
 from ops_worker.edges.store import Store
@@ -476,6 +476,28 @@ def test_not_probed(run: Passes, database: Database) -> None:
 
 
 @pytest.mark.usefixtures("run")
+def test_own_limits(database: Database) -> None:
+    """What a limit of this process kept from being probed has no row, no alert and no sample; the reason is told."""
+    words = "this process is out of file descriptors (too many open files)"
+    found = settings.load()
+
+    def limited(targets: Sequence[Target]) -> list[Observation]:
+        first = Observation(targets[0], time.monotonic(), failure=Failure.NOT_PROBED, error=words)
+        return [first, *probes.observe(targets[2:])]
+
+    with contextlib.closing(Store(found.connection)) as store:
+        context = Context(found, limited, store, time.monotonic)
+        health, metrics = (PASSES[name](context) for name in ("health", "metrics"))
+        dry = PASSES["health"](context._replace(dry_run=True))
+    assert health.unprobed == metrics.unprobed == dry.unprobed == ("ingest", "evaluator")
+    assert health.unprobed_because == metrics.unprobed_because == ("the pass's time was up", words)
+    assert {*database.health()} == {"dispatcher", "delivery_worker"}
+    assert database.alerts() == []
+    assert ("ingest", "healthy") not in database.samples() and ("dispatcher", "healthy") in database.samples()
+    assert f"; 2 not probed: the pass's time was up, {words}" in text(health)
+
+
+@pytest.mark.usefixtures("run")
 def test_no_time_for_figures(database: Database) -> None:
     """A pass that is late leaves its figures out, and writes what it has."""
     found = settings.load()
@@ -737,4 +759,45 @@ def test_not_watching(run: Passes, database: Database) -> None:
     run.env.setenv("RECORD_OWN_METRICS", "on")
     run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
     run("metrics")
+    assert database.alerts() == []
+
+
+@pytest.mark.parametrize(("name", "other"), [("health", "metrics"), ("metrics", "health")])
+def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other: str) -> None:
+    """A dry run shows that the worker's own alert would open, or close, as the pass that follows does it; it writes nothing."""
+    assert run(name, dry_run=True).opened == ()
+    run(name)
+    told(database, other, 600)
+    assert run(name, dry_run=True).opened == ("ops_worker",)
+    assert database.alerts() == []
+    for setting in ("SYSTEM_ALERT_ENABLED", "RECORD_OWN_METRICS"):
+        run.env.setenv(setting, "off")
+        assert run(name, dry_run=True).opened == ()
+        run.env.delenv(setting)
+    run.env.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert run(name, dry_run=True).opened == ()
+    run.env.delenv("MAINTENANCE_UNTIL")
+    assert run(name).opened == ("ops_worker",)
+    assert run(name, dry_run=True).opened == ()
+    told(database, other, 1)
+    database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
+    before = database.alerts()
+    assert run(name, dry_run=True).closed == ("ops_worker",)
+    assert database.alerts() == before
+    assert run(name).closed == ("ops_worker",)
+    assert run(name, dry_run=True).closed == ()
+
+
+def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
+    run: Passes, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The closing line of both commands names it."""
+    run("health")
+    run("metrics")
+    for name, other in (("health", "metrics"), ("metrics", "health")):
+        database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
+        told(database, other, 600)
+        assert main([name, "--dry-run"]) == 0
+        assert "1 alert would open: ops_worker; dry run, nothing was written" in capsys.readouterr().out
+        told(database, other, 1)
     assert database.alerts() == []

@@ -11,14 +11,16 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from ops_worker.core.answer import one_line
 from ops_worker.core.model import LockHolder
-from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, told, worth_a_retry
+from ops_worker.edges.store.faults import RECONNECT_PAUSE_S, refused_parameters, told, worth_a_retry
 from ops_worker.edges.store.purposes import LOCK_SPACE, SCHEMA_LOCK, STANDALONE_TABLES, Patience, limits
 from ops_worker.edges.store.statements import SQL, Connection, Transaction, one
+from ops_worker.edges.store.values import register
 from ops_worker.errors import CommitUnknownError, DatabaseError, NotWritableError, OpsWorkerError, SchemaError, SettingsError
 from ops_worker.sql import script
 
@@ -67,7 +69,9 @@ class Store:
         except psycopg.ProgrammingError:
             raise SettingsError(["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]) from None
         defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": application, "tcp_user_timeout": 10_000}
-        self._conninfo = make_conninfo(**(defaults | given))  # type: ignore[arg-type]
+        # Beats the client_encoding of the environment, the role and the server; a pooler keeps it.
+        always = {"client_encoding": "utf8"}
+        self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
         self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         self._user = str(given.get("user") or "")
         self._role = role
@@ -121,14 +125,22 @@ class Store:
         try:
             connection = self._connected()
             with self._rolled_back_on_error(connection):
-                with connection.pipeline():
-                    connection.execute(SQL["begin"])
-                    connection.execute(SQL["set_limits"], limits())
-                    connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
-                    allowed = connection.execute(SQL["may_create"])
-                    survey = connection.execute(SQL["survey"], {"tables": list(tables)})
-                present = one(survey)["present"]
-                if self._role and not one(allowed)["allowed"]:
+                try:
+                    with connection.pipeline():
+                        connection.execute(SQL["begin"])
+                        connection.execute(SQL["set_limits"], limits())
+                        connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
+                        allowed = connection.execute(SQL["may_create"])
+                        survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+                except pg.FeatureNotSupported:
+                    raise self._not_writable() from None
+                present, may = one(survey)["present"], one(allowed)
+                if may["temporary"] and not set(tables).issubset(present):
+                    raise SchemaError(
+                        f"no table can be made in database {self._place}: search_path ({may['search_path']!r}) begins "
+                        "with pg_temp, which makes it temporary: ALTER ROLE ... SET search_path"
+                    )
+                if self._role and not may["allowed"]:
                     connection.execute(SQL["set_role"], {"role": self._role})
                 for table in tables:
                     if table not in present:
@@ -149,7 +161,13 @@ class Store:
 
         try:
             connection = self._connected()
-            for proposal in indexes.propose(connection):
+            with self._rolled_back_on_error(connection):
+                with connection.pipeline():
+                    connection.execute(SQL["begin_read_only"])
+                    connection.execute(SQL["set_limits"], limits())
+                proposals = list(indexes.propose(connection))
+                connection.execute(SQL["rollback"])
+            for proposal in proposals:
                 if make and proposal.statement:
                     indexes.create(connection, proposal.statement)
                 yield proposal
@@ -218,26 +236,40 @@ class Store:
         self.create([purpose.makes])
 
     def _begin(self, connection: Connection, purpose: Purpose, tables: Iterable[str], *, dry_run: bool) -> tuple[dict[str, Any], bool]:
-        with connection.pipeline():
-            connection.execute(SQL["begin_read_only" if dry_run else "begin"])
-            if self._role:
-                connection.execute(SQL["set_role"], {"role": self._role})
-            connection.execute(SQL["set_limits"], limits())
-            lock = None if dry_run else connection.execute(SQL["try_lock"], self._lock_key(purpose))
-            survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+        try:
+            with connection.pipeline():
+                connection.execute(SQL["begin_read_only" if dry_run else "begin"])
+                if self._role:
+                    connection.execute(SQL["set_role"], {"role": self._role})
+                connection.execute(SQL["set_limits"], limits())
+                lock = None if dry_run else connection.execute(SQL["try_lock"], self._lock_key(purpose))
+                survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+        except pg.FeatureNotSupported:
+            raise self._not_writable() from None
         return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
+
+    def _not_writable(self) -> NotWritableError:
+        """Make the error of a server that begins no transaction that may write, or begins it read-only."""
+        return NotWritableError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
 
     def _check(self, purpose: Purpose, survey: Mapping[str, Any], *, dry_run: bool) -> None:
         if survey["read_only"] and not dry_run:
-            raise NotWritableError(f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary")
+            raise self._not_writable()
         if survey["encoding"] != "UTF8":
             raise SchemaError(
                 f"database {self._place} is encoded in {survey['encoding']}, which cannot hold every answer: it has to be UTF8"
             )
         if missing := [table for table in purpose.needs if table not in survey["present"]]:
             platforms = any(table in STANDALONE_TABLES for table in missing)
-            remedy = "the platform's migrations, or `ops-worker init-db --standalone`" if platforms else "`ops-worker init-db`"
-            raise SchemaError(f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: run {remedy}")
+            remedy = "run `ops-worker init-db`"
+            if platforms:
+                remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
+            if elsewhere := survey["elsewhere"]:
+                remedy = (
+                    f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does not reach: "
+                    f"ALTER ROLE ... SET search_path, or else {remedy}"
+                )
+            raise SchemaError(f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: {remedy}")
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
                 f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to a role that bypasses it "
@@ -258,11 +290,22 @@ class Store:
             time.sleep(RECONNECT_PAUSE_S)
             self._connection = None
             with contextlib.suppress(OpsWorkerError, psycopg.Error):  # the server may come and go meanwhile
-                status = one(self._connected().execute(SQL["xact_status"], {"xid": xid}))["status"]
+                status = self._status_of(xid)
                 if status in {"committed", "aborted"}:
                     return bool(status == "committed")
             if time.monotonic() > end:
                 raise CommitUnknownError(xid)
+
+    def _status_of(self, xid: str) -> str | None:
+        connection = self._connected()
+        with self._rolled_back_on_error(connection):
+            with connection.pipeline():
+                connection.execute(SQL["begin"])
+                connection.execute(SQL["set_limits"], limits())
+                found = connection.execute(SQL["xact_status"], {"xid": xid})
+                connection.execute(SQL["rollback"])
+            status: str | None = one(found)["status"]
+        return status
 
     def _grants(self, connection: Connection, table: str) -> list[str]:
         if not self._role:
@@ -277,6 +320,9 @@ class Store:
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
+                if refused := refused_parameters(self._conninfo):
+                    fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
+                    raise SettingsError([fault]) from None
                 self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
@@ -298,16 +344,21 @@ class Store:
         left = 0 if self._deadline_s else self._again.times
         while True:
             try:
-                return psycopg.connect(
+                connection = psycopg.connect(
                     self._conninfo,
                     autocommit=True,
                     prepare_threshold=None,
                     row_factory=dict_row,
                     **server,  # type: ignore[arg-type]  # libpq's parameters, by name
                 )
-            except psycopg.Error as error:
-                if not left or "FATAL" in str(error):  # the server's own word: it was reached, and will say the same again
+            except psycopg.OperationalError:
+                # libpq gives no SQLSTATE of a connection that failed, and the server's words may be
+                # in any language: "starting up" and "too many connections" pass, so all are tried.
+                if not left:
                     raise
+            else:
+                register(connection)
+                return connection
             left -= 1
             time.sleep(self._again.delay_s)
 

@@ -76,12 +76,14 @@ def propose(connection: Connection) -> Iterator[Proposal]:
 
 def create(connection: Connection, statement: str) -> None:
     """Make an index without blocking anybody who writes; that takes as long as it takes."""
-    connection.execute("SET statement_timeout = 0")
+    session = one(connection.execute(SQL["index_session"]))
+    changed = [name for name, value in session.items() if value is not None]
     try:
         connection.execute(statement.encode())
     finally:
         if not connection.closed:  # behind a pooler the session is somebody else's next
-            connection.execute("RESET statement_timeout")
+            for name in changed:
+                connection.execute(f"RESET {name}".encode())
 
 
 def _partial(connection: Connection, candidate: Candidate) -> str:

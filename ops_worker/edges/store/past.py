@@ -11,6 +11,7 @@ from ops_worker.core.patience import LEAST_PATIENCE_S, patience_s, period_of
 from ops_worker.core.series import HEALTHY
 from ops_worker.core.status import Facts
 from ops_worker.edges.store.people import maintenance
+from ops_worker.edges.store.purposes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.edges.store.statements import SQL, passes_given
 from ops_worker.errors import SettingsError
 
@@ -92,6 +93,19 @@ def incidents(transaction: Transaction, since_s: float) -> list[Row]:
     return transaction.connection.execute(SQL["incidents"], {"now": transaction.now, "since_s": since_s}).fetchall()
 
 
+def maintenances(transaction: Transaction, since: datetime, until: datetime) -> list[Row]:
+    """Read the maintenances that lasted at some time between two moments, the oldest first."""
+    given, execute = {"since": since, "until": until}, transaction.connection.execute
+    found: list[Row] = []
+    if MAINTENANCE_LOG in transaction.present:
+        found += execute(SQL["maintenances_logged"], given).fetchall()
+    if MAINTENANCE_TABLE in transaction.present:
+        logged = {row["begun"] for row in found}
+        kept = execute(SQL["maintenances_kept"], given).fetchall()
+        found += [row for row in kept if row["begun"] not in logged]
+    return found
+
+
 def findings(transaction: Transaction, service: str, target: Target | None, at: datetime | None) -> Findings:
     """Read what is known of a service at a time, or now. Raises SettingsError for a time that is not yet, by the database's clock."""
     now, at = transaction.now, at or transaction.now
@@ -99,7 +113,13 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
         raise SettingsError([f"--at {at.isoformat()}: that is not yet; the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"])
     key = Key(target.series if target else service, HEALTHY, dict(target.tags) if target else {})
     told = passes(transaction, at)
-    given = {"service": service, "series": key.service, "at": at, "patience_s": patience_s(period_of(told, "health"))}
+    given = {
+        "service": service,
+        "series": key.service,
+        "at": at,
+        "now": at == now,
+        "patience_s": patience_s(period_of(told, "health")),
+    }
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
         row = execute(SQL["service_row"], given) if "service_health" in transaction.present else None
@@ -107,6 +127,7 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
     (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, "metrics")], period_of(told, "metrics"))
     told_of = maintained.fetchone()
     lasting = maintenance(transaction) if at == now else {}
+    told_by_people = maintenances(transaction, at, at)
     return Findings(
         service,
         now,
@@ -118,6 +139,7 @@ def findings(transaction: Transaction, service: str, target: Target | None, at: 
         told,
         bool(told_of and told_of["value"] == 1),
         lasting.get("until"),
+        told_by_people,
     )
 
 

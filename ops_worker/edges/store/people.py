@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from psycopg.errors import InsufficientPrivilege
+
+from ops_worker.core.answer import ago, one_line
 from ops_worker.core.checkup import TABLES
-from ops_worker.edges.store.purposes import MAINTENANCE_TABLE
+from ops_worker.edges.store.purposes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.edges.store.statements import SQL, one
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ops_worker.edges.store.statements import Transaction
 
@@ -61,18 +64,50 @@ def prune(transaction: Transaction, watched: Sequence[str], *, dry_run: bool) ->
     return found
 
 
-def start(transaction: Transaction, seconds: float, by: str, reason: str) -> Row:
-    """Begin a maintenance of so many seconds, or have the one that is there end then."""
-    given = {"seconds": seconds, "by": by, "reason": reason}
-    return one(transaction.connection.execute(SQL["start_maintenance"], given))
+def start(transaction: Transaction, given: Mapping[str, Any], *, replace: bool) -> Row:
+    """Begin a maintenance of ``seconds`` for a ``reason`` that a person names, ``by``.
+
+    Return the one in whose place it is, if there was one. A repeat of the same begins it anew.
+    Raises SettingsError where another one is running and is not to be replaced.
+    """
+    running = maintenance(transaction)
+    _log(transaction, SQL["log_maintenance"], given)
+    given = {**given, "replace": replace}
+    if not transaction.connection.execute(SQL["start_maintenance"], given).fetchone():
+        stays = described(maintenance(transaction))
+        remedy = "Nothing was changed; --replace puts yours in its place"
+        raise SettingsError([f"one is running already: {stays}. {remedy}"])
+    _log(transaction, SQL["log_maintenance_end"], given)
+    _log(transaction, SQL["log_maintenance"], given)
+    return running
 
 
-def end(transaction: Transaction) -> bool:
-    """End the maintenance; say whether there was one."""
+def end(transaction: Transaction, by: str) -> bool:
+    """End the maintenance, and say whether there was one."""
     lasts = bool(maintenance(transaction))
     if MAINTENANCE_TABLE in transaction.present:
+        _log(transaction, SQL["log_maintenance"], {})
         transaction.connection.execute(SQL["end_maintenance"])
+        _log(transaction, SQL["log_maintenance_end"], {"by": by})
     return lasts
+
+
+def described(row: Mapping[str, Any]) -> str:
+    """Say whose maintenance it is, until when, and what for."""
+    reason = f": {one_line(row['reason'])}" if row["reason"] else ""
+    until = f"{row['until']:%Y-%m-%d %H:%M:%S %Z} ({ago(row['left_s'])} left)"
+    return f"maintenance until {until}, started by {one_line(row['started_by'])}{reason}"
+
+
+def _log(transaction: Transaction, statement: str, given: Mapping[str, Any]) -> None:
+    """Write to the history, where there is one; where this role may not, that is a warning."""
+    if MAINTENANCE_LOG not in transaction.present:
+        return
+    try:
+        with transaction.connection.transaction():  # a savepoint
+            transaction.connection.execute(statement, given)
+    except InsufficientPrivilege as error:
+        transaction.warnings.append(one_line(error.diag.message_primary or str(error)))
 
 
 def maintenance(transaction: Transaction) -> Row:

@@ -49,7 +49,8 @@ METRICS = Purpose("metrics", 2, needs=("system_metrics",))
 ALERTS = Purpose("alerts", 5, needs=("fleet_alert",))
 MAINTENANCE = Purpose("maintenance", 6, needs=())
 MAINTENANCE_TABLE = "ops_worker_maintenance"
+MAINTENANCE_LOG = "ops_worker_maintenance_log"
 CHECK = Purpose("check", 4, needs=())
 LOOK = Purpose("look", 3, needs=("system_metrics", "fleet_alert"))
-LOOKS_AT = ("service_health", MAINTENANCE_TABLE)
+LOOKS_AT = ("service_health", MAINTENANCE_TABLE, MAINTENANCE_LOG)
 """What who looks back can do without: the health pass, or a person, makes these tables."""

@@ -65,7 +65,7 @@ class Transaction:
             alerts = self.connection.execute(SQL["alerted"])
         known = {row["service"]: row for row in rows.fetchall()} if rows else {}
         alerted = {row["service"] for row in alerts.fetchall()}
-        return {service: _remembered(known.get(service), alerted=service in alerted) for service in services}
+        return {service: _remembered(known.get(service), self.now, alerted=service in alerted) for service in services}
 
     def maintenance_until(self, told: datetime | None) -> datetime | None:
         """Give until when no alert is to open: by a person's word in the database or in the settings, whichever is later."""
@@ -102,10 +102,14 @@ class Transaction:
         waits = self._waiting([figure for figure in figures if figure.every_s], begun)
         return [Reading(figure) if figure.name in waits else self._reading(figure, until) for figure in figures]
 
-    def prepare(self, figure: Figure) -> str:
-        """Give what the database has to say against a figure's statement, without running it."""
-        found, problem = self._tried(figure, 0, figure.timeout_s)
-        return problem or shape_fault(_columns(found))
+    def prepare(self, figure: Figure) -> tuple[str, bool]:
+        """Ask the database about a figure's statement, without running it.
+
+        Return what is wrong with it, if anything, and whether that is a privilege that is missing.
+        """
+        found, error = self._tried(figure, 0, figure.timeout_s)
+        problem = _problem(error, figure.timeout_s) or shape_fault(_columns(found))
+        return problem, isinstance(error, psycopg.errors.InsufficientPrivilege)
 
     def record_samples(self, passes: Sequence[Pending | Packed]) -> None:
         """Append the samples of these passes, all rows of a pass with the time of its moment.
@@ -135,12 +139,22 @@ class Transaction:
             with self._spared("the worker's own figures not recorded", "; RECORD_OWN_METRICS=false leaves them out"):
                 self.record_samples([Pending(moment, tuple(samples))])
 
-    def watch(self, name: str, other: str, begun: float, origin: Mapping[str, str] = NO_TAGS, *, may_open: bool = True) -> Recorded:
+    def watch(  # noqa: PLR0913 - who watches whom since when, and what it may do about it
+        self,
+        name: str,
+        other: str,
+        begun: float,
+        origin: Mapping[str, str] = NO_TAGS,
+        *,
+        may_open: bool = True,
+        dry_run: bool = False,
+    ) -> Recorded:
         """Open the worker's own alert when the other pass has stopped, close it when that one is recorded again.
 
         Whoever calls this is alive, so that the alert is about the other. One that never ran is not missed, and nobody is by a
         pass that was away itself: what kept it may have kept the other, which has its turn first. In a maintenance it may only
         close. ``begun`` is the moment at which this pass began; what keeps it from looking is a warning.
+        A dry run looks and decides in the same way, and gives what it would open or close.
         """
         nothing = done = Recorded((), (), ())
         if "system_metrics" not in self.present:
@@ -153,15 +167,23 @@ class Transaction:
             can, found = one(permitted)["can"], [row for row in told if row["time"]]
             others = [row["time"] for row in told if row["pass"] == other]  # None: a shard that is not found
             gone = late(found, other, self.now)
+            opens = bool(can and gone and may_open and awake(found, name, self.now))
+            closes = bool(can and not gone and others and all(others))
             if can is False:
                 self.warnings.append(f"nobody watches the {other} pass: row level security hides fleet_alert; set PG_ROLE")
-            elif can and gone and may_open and awake(found, name, self.now):
+            elif dry_run and (opens or closes):
+                is_open = OPS_WORKER in {row["service"] for row in execute(SQL["alerted"])}
+                if opens and not is_open:
+                    done = nothing._replace(opened=(OPS_WORKER,))
+                if closes and is_open:
+                    done = nothing._replace(closed=(OPS_WORKER,))
+            elif opens and gone:
                 reason = stopped(other, (self.now - gone["time"]).total_seconds(), gone["period_s"] or DEFAULT_PERIOD_S)
                 seen = {**origin, "seen_by": f"{name} pass", "reason": reason, "last_recorded": gone["time"].astimezone(UTC).isoformat()}
                 alert = {"service": OPS_WORKER, "summary": f"Service unhealthy: {OPS_WORKER} ({reason})", "evidence": seen}
                 execute(SQL["ensure_system_tenant"])
                 done = nothing._replace(opened=_services(execute(SQL["open_alerts"], {"alerts": json.dumps([alert])})))
-            elif can and not gone and others and all(others):
+            elif closes:
                 done = nothing._replace(closed=_services(execute(SQL["close_alerts"], {"services": json.dumps([OPS_WORKER])})))
         return done
 
@@ -209,15 +231,17 @@ class Transaction:
         timeout_s = min(figure.timeout_s, until - begun)
         if timeout_s <= 0:
             return Reading(figure, problem="the pass had no time left for it")
-        found, problem = self._tried(figure, MAX_ROWS + 1, timeout_s)
+        found, refused = self._tried(figure, MAX_ROWS + 1, timeout_s)
         took_s = time.monotonic() - begun
+        if found is None:
+            return Reading(figure, problem=_problem(refused, timeout_s), took_s=took_s)
         try:
-            samples = () if found is None else samples_of(figure, _columns(found), found.fetchall())
-            return Reading(figure, samples, problem, took_s=took_s)
-        except ValueError as error:
-            return Reading(figure, problem=str(error), took_s=took_s)
+            samples, faults = samples_of(figure, _columns(found), found.fetchall())
+        except (ValueError, psycopg.Error) as error:  # psycopg's: a date of `infinity`, for example
+            return Reading(figure, problem=one_line(str(error)), took_s=took_s)
+        return Reading(figure, samples, took_s=took_s, faults=faults)
 
-    def _tried(self, figure: Figure, limit: int, timeout_s: float) -> tuple[Cursor | None, str]:
+    def _tried(self, figure: Figure, limit: int, timeout_s: float) -> tuple[Cursor | None, psycopg.Error | None]:
         """Run a figure's statement where it can neither write nor become two; give its cursor, or what went wrong."""
         framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608 - running it is what a figure is for
         execute = self.connection.execute
@@ -225,15 +249,15 @@ class Transaction:
             with self.connection.pipeline():
                 execute("SAVEPOINT figure")
                 execute(SQL["figure_limits"], {"statement_ms": str(max(1, round(timeout_s * 1000)))})
+                execute("SET LOCAL TimeZone TO DEFAULT")
                 found = execute(framed.encode())
                 execute("ROLLBACK TO SAVEPOINT figure")  # which takes the limits back as well
         except psycopg.Error as error:
             if self.connection.closed:
                 raise
             execute("ROLLBACK TO SAVEPOINT figure")
-            slow = isinstance(error, psycopg.errors.QueryCanceled)
-            return None, f"took more than {timeout_s * 1000:.0f} ms" if slow else one_line(error.diag.message_primary or str(error))
-        return found, ""
+            return None, error
+        return found, None
 
 
 def passes_given(at: datetime, rows: int) -> dict[str, Any]:
@@ -246,6 +270,12 @@ def one(cursor: Cursor) -> dict[str, Any]:
     row = cursor.fetchone()
     assert row is not None, "a statement that always has a row"
     return row
+
+
+def _problem(error: psycopg.Error | None, timeout_s: float) -> str:
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return f"took more than {timeout_s * 1000:.0f} ms"
+    return "" if error is None else one_line(error.diag.message_primary or str(error))
 
 
 def _columns(cursor: Cursor | None) -> list[str]:
@@ -261,11 +291,14 @@ def _services(cursor: Cursor | None) -> tuple[str, ...]:
     return tuple(row["service"] for row in cursor.fetchall()) if cursor else ()
 
 
-def _remembered(row: Mapping[str, Any] | None, *, alerted: bool) -> Remembered:
+def _remembered(row: Mapping[str, Any] | None, now: datetime, *, alerted: bool) -> Remembered:
     if row is None:
         return Remembered(alerted=alerted)
     streak = row["streak"] if isinstance(row["streak"], int) else 0  # absent in the rows of the old loops
-    return Remembered(row["status"] == "healthy", streak, moment_of(row["since"]), row["checked_at"], alerted)
+    since = moment_of(row["since"])
+    if since is not None and since > now:  # a clock was set back since, or somebody wrote it
+        since = None
+    return Remembered(row["status"] == "healthy", max(0, streak), since, row["checked_at"], alerted)
 
 
 def _row(update: Update) -> dict[str, Any]:

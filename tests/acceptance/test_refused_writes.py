@@ -1,0 +1,204 @@
+"""Tables that refuse what a pass writes: exit code 3 with the remedy, and `check` knows it before."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from ops_worker.cli import main
+from ops_worker.core.checkup import FAULT, OK, WARNING
+from ops_worker.edges.store import CHECK, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.acceptance
+
+RAISES = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '{}'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION refuse()"""
+PARTITIONED = """ALTER TABLE system_metrics RENAME TO plain;
+CREATE TABLE system_metrics (LIKE plain) PARTITION BY RANGE (time);
+CREATE TABLE last_year PARTITION OF system_metrics FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"""
+REFUSED = {
+    "check": ("ALTER TABLE system_metrics ADD CHECK (metric_name <> 'healthy')", "metrics", "change the CHECK constraint"),
+    "no partition for now": (PARTITIONED, "metrics", "make the partition for now"),
+    "no key of services": ("ALTER TABLE service_health DROP CONSTRAINT service_health_pkey", "health", "add the unique key"),
+    "no key of tenants": ("ALTER TABLE tenants DROP CONSTRAINT tenants_pkey CASCADE", "health", "add the unique key"),
+    "a trigger": (RAISES.format("P0001", "fleet_alert"), "health", "not today: a trigger, rule or function"),
+    "a foreign key": ("ALTER TABLE system_metrics ADD FOREIGN KEY (service) REFERENCES tenants", "metrics", "foreign key"),
+    "a unique index": ("CREATE UNIQUE INDEX ON system_metrics (time)", "metrics", "drop the unique or exclusion constraint"),
+    "another column": ("ALTER TABLE system_metrics ADD x int NOT NULL", "metrics", "run the platform's migrations"),
+    "a generated column": (
+        """ALTER TABLE fleet_alert DROP COLUMN severity;
+        ALTER TABLE fleet_alert ADD severity integer GENERATED ALWAYS AS (5) STORED""",
+        "health",
+        "no generated column",
+    ),
+    "out of range": (
+        "DROP VIEW system_metrics_latest, system_metrics_recent, service_health_current; ALTER TABLE system_metrics ALTER value TYPE numeric(5, 2)",
+        "metrics",
+        "run the platform's migrations",
+    ),
+    "too long": (
+        "DELETE FROM fleet_alert; ALTER TABLE fleet_alert ALTER summary TYPE varchar(9)",
+        "health",
+        "run the platform's migrations",
+    ),
+    "another type": (
+        """DROP VIEW service_health_current; ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
+        ALTER TABLE service_health ALTER checked_at TYPE integer USING 0""",
+        "health",
+        "run the platform's migrations",
+    ),
+    "a view": (
+        """ALTER TABLE system_metrics RENAME TO plain;
+        CREATE VIEW system_metrics AS SELECT DISTINCT * FROM plain""",
+        "metrics",
+        "write to the table itself: no view",
+    ),
+    "at the commit": (
+        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'too late'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON system_metrics
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()""",
+        "metrics",
+        "too late: a trigger, rule or function",
+    ),
+}
+
+
+@pytest.fixture
+def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database that the settings name, with its tables; of its services the evaluator is down."""
+    stubs["evaluator"].mode = "down"
+    for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["init-db"]) == 0
+    return database
+
+
+def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Give what `check` finds of writing: its state, and what was found with what to do."""
+    capsys.readouterr()
+    main(["check", "--output", "json"])
+    (found,) = (one for one in json.loads(capsys.readouterr().out)["findings"] if one["subject"] == "writable")
+    return found["state"], f"{found['found']}: {found['remedy']}"
+
+
+def counts(database: Database) -> list[int]:
+    """Count the rows of every table that a pass writes."""
+    names = ("system_metrics", "service_health", "fleet_alert", "tenants")
+    return [database.value(f"SELECT count(*) FROM {name}") for name in names]
+
+
+@pytest.mark.parametrize(("statements", "command", "said"), REFUSED.values(), ids=list(REFUSED))
+def test_refused(told: Database, capsys: pytest.CaptureFixture[str], statements: str, command: str, said: str) -> None:
+    """What no retry helps ends with 3 and says what does; `check` says so without a row being left."""
+    told.rows(statements)
+    before = counts(told)
+    state, found = writable(capsys)
+    assert state == FAULT and said in found
+    assert counts(told) == before
+    assert main([command]) == 3
+    assert said in capsys.readouterr().err
+    assert counts(told)[0] == before[0] or command == "health"
+
+
+def test_no_right_to_a_sequence(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right to a sequence that is missing is none to the table; the remedy is to grant it."""
+    told.rows("CREATE ROLE ops_numberless LOGIN PASSWORD 'x' BYPASSRLS")
+    told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_numberless")
+    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_numberless"))
+    state, found = writable(capsys)
+    assert state == FAULT and "fleet_alert_id_seq" in found and "grant that to the login role" in found
+    assert main(["health"]) == 3
+    assert "grant that to the login role" in capsys.readouterr().err
+    monkeypatch.undo()
+    told.rows("DROP OWNED BY ops_numberless")
+    told.rows("DROP ROLE ops_numberless")
+
+
+def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trigger that silently keeps rows away is found by `check`, which looks whether they arrive."""
+    told.rows("CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    told.rows("CREATE TRIGGER lose BEFORE INSERT ON fleet_alert FOR EACH ROW EXECUTE FUNCTION lose()")
+    assert writable(capsys) == (FAULT, "fleet_alert: a row did not arrive: a trigger or rule keeps it away: change that")
+
+
+def test_what_passes(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk passes: exit code 1, and what to do."""
+    told.rows(RAISES.format("53100", "system_metrics"))
+    assert main(["metrics"]) == 1
+    assert "free disk space on the server" in capsys.readouterr().err
+
+
+def test_check_leaves_nothing(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `check` writes to try is heard by nobody and gone afterwards, and nobody waits for it."""
+    assert main(["health"]) == 0
+    before = counts(told)
+    with psycopg.connect(told.url, autocommit=True) as listener:
+        listener.execute("LISTEN new_fleet_alert")
+        assert writable(capsys) == (OK, "yes: a row of each table was written and rolled back: ")
+        assert list(listener.notifies(timeout=0)) == []
+    assert counts(told) == before
+
+
+def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two checks at once the second does not try, and says so; a lock that somebody holds is not waited for."""
+    other = Store({"conninfo": told.url})
+
+    def inside(_: object) -> tuple[str, str]:
+        return writable(capsys)
+
+    assert other.transact(CHECK, inside) == (WARNING, "not tried: another `ops-worker check` is under way: run it again")
+    other.close()
+    with psycopg.connect(told.url) as holder:
+        holder.execute("LOCK TABLE system_metrics IN SHARE MODE")
+        state, found = writable(capsys)
+    assert state == FAULT and "look at pg_locks" in found
+
+
+def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a pass needs and is not there, or hidden, is in the way of writing."""
+    told.rows("DROP TABLE system_metrics CASCADE")
+    told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x'")
+    told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_blind")
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("DATABASE_URL", told.as_user("ops_blind"))
+        state, found = writable(capsys)
+    assert state == FAULT
+    assert "system_metrics: not there" in found and "fleet_alert: row level security hides its rows" in found
+    told.rows("DROP OWNED BY ops_blind")
+    told.rows("DROP ROLE ops_blind")
+
+
+@pytest.fixture
+def login(told: Database) -> Iterator[str]:
+    """The URL of a login role of one's own, made for its limits."""
+    told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x' CONNECTION LIMIT 0")
+    yield told.as_user("ops_limited")
+    told.rows("DROP ROLE ops_limited")
+
+
+def test_too_many_connections(told: Database, login: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CONFIRM_FAILURES a connection that the server has no room for is tried again, and then there is room."""
+    waited: list[float] = []
+
+    def make_room(seconds: float) -> None:
+        waited.append(seconds)
+        told.rows(sql.SQL("ALTER ROLE ops_limited CONNECTION LIMIT -1").as_string(None))
+
+    monkeypatch.setattr("ops_worker.edges.store.connection.time.sleep", make_room)
+    monkeypatch.setenv("DATABASE_URL", login)
+    monkeypatch.setenv("CONFIRM_FAILURES", "1")
+    monkeypatch.setenv("CONFIRM_DELAY", "0.25")
+    assert main(["metrics"]) == 3  # it is in: it may only do nothing there
+    assert waited == [0.25]

@@ -1,0 +1,483 @@
+"""No secret in any output: a marker in every secret, every command, over every failure that can be provoked."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker import redact
+from ops_worker.cli import main
+from ops_worker.edges import cluster, probes
+from tests.stubs import Stub, raw, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.conftest import Database, Worker
+    from tests.stubs import Behaviour, Stubs
+
+pytestmark = pytest.mark.acceptance
+
+MARKER = "Zq7hunter9"
+LOGIN = f"user:{MARKER}"
+ENCODED = base64.b64encode(LOGIN.encode()).decode()
+HEADER_VALUES = {
+    "blank": f"{MARKER} ",
+    "letter": f"{MARKER}\u00e9",
+    "wide": f"{MARKER}\u4e2d",
+    "line": f"{MARKER}\r\nX-Other: {MARKER}",
+    "control": f"{MARKER}\x0b{MARKER}",
+    "delete": f"{MARKER}\x7f",
+    "mark": f"\ufeff{MARKER}\n",
+}
+"""Values that an HTTP library refuses, or that have something around them that is to be trimmed."""
+
+LOOKING = [
+    ["status"],
+    ["status", "--output", "json"],
+    ["explain", "ingest"],
+    ["explain", "ingest", "--output", "json"],
+    ["explain", "s-token", "--output", "json"],
+    ["report", "-o", "page.html"],
+    ["alerts", "list", "--all", "--output", "json"],
+    ["alerts", "prune", "--dry-run"],
+    ["maintenance", "start", "--reason", "r", "--by", "b"],
+    ["maintenance", "status"],
+    ["maintenance", "end"],
+]
+PASSES = [
+    ["health", "--dry-run", "--output", "json"],
+    ["health", "--output", "json"],
+    ["health", "--output", "table"],
+    ["metrics", "--output", "json"],
+    ["metrics", "--every", "0.1", "--for", "0.1"],
+]
+CHECKING = [
+    ["check"],
+    ["check", "--output", "json"],
+    ["catalogue", "check"],
+    ["catalogue", "check", "--prepare"],
+    ["catalogue", "show"],
+    ["catalogue", "show", "--output", "json"],
+]
+EVERYTHING = [["init-db"], *PASSES, *CHECKING, *LOOKING]
+DATABASE = [["health"], ["metrics", "--output", "json"], ["check"], ["status"], ["init-db"], ["catalogue", "check", "--prepare"]]
+
+
+class Program:
+    """Runs commands in this process and keeps all that they say, write and leave."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> int:
+        """Run one command; return its exit code."""
+        code = main([*arguments])
+        said = self._capsys.readouterr()
+        found = [said.out, said.err]
+        found += [path.read_text(encoding="utf-8") for path in (self.folder / "termination", self.folder / "page.html") if path.is_file()]
+        for text in found:
+            assert not leaks(text), f"ops-worker {' '.join(arguments)}"
+        self.said += found
+        return code
+
+
+def leaks(text: str) -> list[str]:
+    """Return where a text holds the marker, as it is or as Basic authentication has it."""
+    return [found.group() for found in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)]
+
+
+def assert_nothing_kept(database: Database) -> None:
+    """No row of any table holds the marker."""
+    for table in database.rows("SELECT c.oid::regclass::text AS name FROM pg_class c WHERE relkind IN ('r', 'p', 'v') "
+                               "AND relnamespace = 'public'::regnamespace"):  # fmt: skip
+        for row in database.rows(f"SELECT t::text AS row FROM {table['name']} t"):
+            assert not leaks(row["row"]), table["name"]
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs
+) -> Program:
+    """The program on the test's database, with the most talkative log there is."""
+    told = stubs.env | {
+        "DATABASE_URL": database.url,
+        "PG_PASS": MARKER,
+        "LOG_LEVEL": "DEBUG",
+        "TERMINATION_MESSAGE_PATH": str(tmp_path / "termination"),
+        "PROBE_CONCURRENCY": "20",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return Program(tmp_path, capsys)
+
+
+def written(folder: Path, name: str, content: str | bytes) -> str:
+    """Write a file; return its path."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def service(name: str, **keys: Any) -> str:
+    """Write a service of a catalogue; JSON's strings, lists and numbers are TOML's as well."""
+    lines = [f"[services.{name}]"]
+    return "\n".join([*lines, *(f"{key} = {toml(value)}" for key, value in keys.items()), ""])
+
+
+def toml(value: Any) -> str:
+    """Write a value as TOML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
+    """Return a catalogue whose services hold the marker in every place there is, and the variables it refers to."""
+    text = ""
+    variables: dict[str, str] = {}
+    places: dict[str, dict[str, Any]]
+    for name, value in HEADER_VALUES.items():
+        variable = f"TOKEN_{name.upper()}"
+        variables[variable] = value
+        file = written(folder, f"token-{name}", value)
+        text += service(f"literal-{name}", url=url, headers={"X-Key": value})
+        text += service(f"variable-{name}", url=url, headers={"Authorization": f"Bearer ${{{variable}}}"})
+        text += service(f"file-{name}", url=url, headers={"Authorization": {"file": file}})
+        text += service(f"prefix-{name}", url=url, headers={"Authorization": {"file": file, "prefix": f"{MARKER} "}})
+    variables |= {"TOKEN": MARKER, "EMPTY": "", "SHOP_URL": f"http://{LOGIN}@h?key={MARKER}", "PART": f"h/{MARKER} x"}
+    key = written(folder, "key", f"-----BEGIN PRIVATE KEY-----\n{MARKER}\n-----END PRIVATE KEY-----\n")
+    pem = written(folder, "pem", f"-----BEGIN CERTIFICATE-----\n{MARKER}\n-----END CERTIFICATE-----\n")
+    secure = "https://127.0.0.1:9"
+    places = {
+        "s-token": {"headers": {"Authorization": "Bearer ${TOKEN}"}},
+        "s-empty": {"headers": {"Authorization": "Bearer ${EMPTY}", "X-Key": "${EMPTY}"}},
+        "s-unset": {"headers": {"Authorization": f"{MARKER} ${{NOT_SET}}"}},
+        "s-swapped": {"headers": {"Authorization": {"file": "${TOKEN}"}, "X-Key": {"file": MARKER}}},
+        "s-long": {"headers": {"Authorization": {"file": written(folder, "long", MARKER * 5000)}}},
+        "s-wide": {"headers": {"Authorization": {"file": written(folder, "utf16", MARKER.encode("utf-16"))}}},
+        "s-login": {"url": f"http://{LOGIN}@127.0.0.1:9"},
+        "s-login-unescaped": {"url": f"http://user:{MARKER} {MARKER}@127.0.0.1:9"},
+        "s-login-port": {"url": f"http://user:{MARKER}"},
+        "s-scheme": {"url": f"ftp://{LOGIN}@h"},
+        "s-query": {"url": f"http://h?key={MARKER}"},
+        "s-variable": {"url": "${SHOP_URL}"},
+        "s-part": {"url": "http://${PART}/x"},
+        "s-number": {"url": f"http://{LOGIN}@256.1.1.1"},
+        "s-name": {"url": f"http://{LOGIN}@exa\u2100mple.."},
+        "s-key": {"url": secure, "certificate": pem, "key": key},
+        "s-authority": {"url": secure, "ca": pem},
+        "s-inline": {"url": secure, "ca": f"-----BEGIN CERTIFICATE-----\n{MARKER}", "certificate": MARKER, "key": MARKER * 500},
+        "s-path": {"url": secure, "certificate": "${TOKEN}", "key": "/${TOKEN}"},
+    }
+    for name, keys in places.items():
+        text += service(name, **{"url": url} | keys)
+    return text, variables
+
+
+@pytest.mark.parametrize("confirm", ["0", "1"])
+def test_services(program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, confirm: str) -> None:
+    """Whatever is wrong with the secrets of services, they are unknown, the others are recorded, and no output has a secret."""
+    text, variables = services_with_secrets(program.folder, stubs["ingest"].url)
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
+    monkeypatch.setenv("EVALUATOR_HEALTH_URL", f"http://{LOGIN}@127.0.0.1:9/?key={MARKER}")
+    monkeypatch.setenv("DELIVERY_HEALTH_URL", f"https://{LOGIN}@127.0.0.1:9")
+    monkeypatch.setenv("DISPATCHER_URL", f"http://user:{MARKER}")
+    monkeypatch.delenv("DISPATCHER_HEALTH_URL")
+    monkeypatch.setenv("CONFIRM_FAILURES", confirm)
+    monkeypatch.setenv("CONFIRM_DELAY", "0")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    codes = {" ".join(arguments): program(*arguments) for arguments in (EVERYTHING if confirm == "0" else PASSES)}
+    assert {code for command, code in codes.items() if "check" not in command} == {0}
+    assert {code for command, code in codes.items() if command.startswith("check")} <= {2}
+    assert {code for command, code in codes.items() if command.startswith("catalogue check")} <= {4}
+    assert_nothing_kept(database)
+    rows = database.health()
+    assert len(rows) == 4 + text.count("[services.")
+    trimmed = {f"{how}-{name}" for how in ("literal", "variable", "file", "prefix") for name in ("blank", "mark")}
+    trimmed -= {"literal-mark", "variable-mark"}  # a byte order mark belongs to a file
+    assert {name for name, row in rows.items() if row["status"] == "healthy"} == {"ingest", "s-token", *trimmed}
+    assert {row["details"]["status"] for name, row in rows.items() if name.startswith(("literal", "variable", "file", "prefix"))} == {
+        "healthy",
+        "unknown",
+    }
+    assert f"authorization: bearer {MARKER}\r".encode().lower() in b"".join(stubs["ingest"].requests).lower()
+
+
+ANSWERS: dict[str, str | Behaviour] = {
+    "echo": raw(f"HTTP/1.1 200 OK\r\nAuthorization Bearer {MARKER}\r\n\r\n".encode()),
+    "status line": raw(f"GET /health Bearer {MARKER}\r\n\r\n".encode()),
+    "reason": reply("{}", status=f"401 {MARKER}"),
+    "redirect": reply("", status="302 Found", headers={"Location": f"http://{LOGIN}@h/"}),
+    "encoding": reply("{}", headers={"Content-Encoding": f"x-{MARKER}"}),
+    "text": reply(f"Bearer {MARKER}"),
+    "counters": reply(json.dumps({"counters": {"said": f"Bearer {MARKER}", MARKER: 1}, "state": MARKER})),
+    "down": "down",
+    "reset": "reset",
+    "500": "500",
+}
+"""What a service may do with a request that has secrets in it, some of which it may send back."""
+
+
+def test_answers(program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a service answers a request with secrets in it, none of them comes back out."""
+    running = {name: Stub("ingest") for name in ANSWERS}
+    text = ""
+    for name, stub in running.items():
+        stub.mode = ANSWERS[name]
+        url = stub.url.replace("://", f"://{LOGIN}@")
+        state = [{"pointer": "/state", "equals": "up"}]
+        text += service(f"s-{name.replace(' ', '-')}", url=url, headers={"X-Key": MARKER}, counters="*", conditions=state)
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
+    for arguments in (*PASSES, ["check"], ["status"], ["explain", "s-echo"], ["alerts", "list", "--output", "json"]):
+        assert program(*arguments) == 0
+    assert_nothing_kept(database)
+    assert len(database.health()) == len(stubs) + len(ANSWERS)
+    for stub in running.values():
+        stub.close()
+
+
+NOWHERE = "127.0.0.1:9"
+URIS = {
+    "refused": f"postgresql://{LOGIN}@{NOWHERE}/d",
+    "unescaped slash": f"postgresql://user:{MARKER}/{MARKER}@{NOWHERE}/d",
+    "unescaped at": f"postgresql://user:{MARKER}@{MARKER}@{NOWHERE}/d",
+    "unescaped question": f"postgresql://user:{MARKER}?{MARKER}@{NOWHERE}/d",
+    "unescaped hash": f"postgresql://user:{MARKER}#{MARKER}@{NOWHERE}/d",
+    "unescaped percent": f"postgresql://user:{MARKER}%zz{MARKER}@{NOWHERE}/d",
+    "unescaped bracket": f"postgresql://user:[{MARKER}@{NOWHERE}/d",
+    "no host": f"postgresql://user:{MARKER}",
+    "no host but a database": f"postgresql://user:{MARKER}/d",
+    "no scheme": f"{LOGIN}@{NOWHERE}/d",
+    "other scheme": f"mysql://{LOGIN}@{NOWHERE}/d",
+    "keywords": f"host=127.0.0.1 port=9 password={MARKER}",
+    "in the query": f"postgresql://{NOWHERE}/d?user=user&password={MARKER}",
+    "in the query, misspelt": f"postgresql://{NOWHERE}/d?pasword={MARKER}",
+    "bad option": f"postgresql://{LOGIN}@{NOWHERE}/d?sslmode={'x'}",
+    "several hosts": f"postgresql://{LOGIN}@{NOWHERE},127.0.0.2:9/d",
+    "no name": f"postgresql://{LOGIN}@no-such-host.invalid/d",
+    "line end": f"postgresql://{LOGIN}@{NOWHERE}/d\n",
+    "blank": f"postgresql://user:{MARKER} {MARKER}@{NOWHERE}/d",
+    "key file": f"postgresql://user@{NOWHERE}/d?sslpassword={MARKER}&sslkey=/nowhere",
+    "not UTF-8": f"postgresql://user:{MARKER}\udcff@{NOWHERE}/d",
+}
+
+
+@pytest.mark.parametrize("uri", URIS.values(), ids=URIS)
+def test_database_url(program: Program, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """However the URI of the database is wrong, nothing of its password is said."""
+    monkeypatch.setenv("DATABASE_URL", uri)
+    for arguments in DATABASE:
+        assert program(*arguments) in {1, 2, 3}
+    assert "this is a bug" not in "".join(program.said)
+
+
+def test_wrong_password(program: Program, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that the server refuses is not said, whether it comes in the URI or by itself; nor one that is none."""
+    host, port = database.url.rpartition("@")[2].partition("/")[0].split(":")
+    monkeypatch.setenv("DATABASE_URL", database.as_user("postgres", MARKER))
+    for arguments in DATABASE:
+        assert program(*arguments) in {1, 3}
+    monkeypatch.setenv("DATABASE_URL", "")
+    for name, value in {"PG_HOST": host, "PG_PORT": port, "PG_DB": "d", "PG_USER": "postgres"}.items():
+        monkeypatch.setenv(name, value)
+    for password in (MARKER, f"{MARKER}\n", f"{MARKER}'\\ x", f"{MARKER}\udcff"):
+        monkeypatch.setenv("PG_PASS", password)
+        for arguments in DATABASE:
+            assert program(*arguments) in {1, 2, 3}
+    assert "this is a bug" not in "".join(program.said)
+
+
+HEARTBEATS = [
+    f"http://{NOWHERE}/{MARKER}",
+    f"http://{LOGIN}@{NOWHERE}/{MARKER}?create=1&key={MARKER}",
+    f"http://{NOWHERE}/{MARKER}#x",
+    f"http://{MARKER}:{MARKER}/",
+    f"http://256.1.1.1/{MARKER}",
+    f"http://exa\u2100mple../{MARKER}",
+    f"http://no-such-host.invalid/{MARKER}",
+    f"http://h/{MARKER} {MARKER}",
+    f"ftp://h/{MARKER}",
+    MARKER,
+]
+
+
+@pytest.mark.parametrize("url", HEARTBEATS)
+def test_heartbeat(program: Program, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """However the URL of the heartbeat is wrong, nothing of it is said."""
+    monkeypatch.setenv("HEARTBEAT_URL", url)
+    for arguments in (["health"], ["check"], ["metrics", "--output", "json"]):
+        assert program(*arguments) in {0, 2}
+
+
+SHAPES = [
+    service("a", url="http://h", headers=f"Bearer {MARKER}"),
+    service("a", url="http://h", headers={"Authorization": 5, "X-Key": MARKER}),
+    service("a", url="http://h", headers={"Content-Length": MARKER}),
+    service("a", url="http://h", headers={"X-Key": {"file": "/x", "prefix": MARKER, "more": MARKER}}),
+    service("a", url="http://h", header={"Authorization": MARKER}),
+    service("a", url=[f"http://user:{MARKER} {MARKER}@h", 5]),
+    service("a", url={"login": f"http://{LOGIN}@h"}),
+    f'[services.a]\nurl = "http://h"\nheaders = {{ Authorization = Bearer {MARKER} }}\n',
+    f'[services.a]\nurl = "http://h"\nheaders = {{ Authorization = "{MARKER}", Authorization = "{MARKER}" }}\n',
+    f'[services.a]\nheaders = {{ Authorization = "{MARKER}\n',
+    f'[services.a]\nurl = "http://h"\nheaders.Authorization = "\\{MARKER}"\n',
+]
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_shape_of_a_catalogue(program: Program, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """However a catalogue is malformed, what it holds of a secret is not said."""
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
+    for arguments in (["health", "--output", "json"], ["status"], *CHECKING):
+        assert program(*arguments) in {2, 4}
+
+
+@pytest.mark.parametrize("text", [f"DATABASE_URL {MARKER}\nPG_PASS='{MARKER}\nA={MARKER}", b"PG_PASS=" + MARKER.encode() + b"\xff"])
+def test_env_file(program: Program, monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
+    """However a file of settings is malformed, what it holds is not said."""
+    monkeypatch.delenv("DATABASE_URL")
+    path = written(program.folder, "x.env", text)
+    for arguments in (["health", "--env-file", path], ["check", "--env-file", path], ["catalogue", "--env-file", path, "check"]):
+        program(*arguments)
+
+
+def test_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are wrong are said without the secrets that stand beside them."""
+    monkeypatch.setenv("HEARTBEAT_URL", f"http://h/{MARKER}")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
+    monkeypatch.setenv("PG_PORT", "x")
+    monkeypatch.setenv("PASS_DEADLINE", "1")
+    for arguments in (*PASSES, ["check"], ["status", "--output", "json"], ["init-db"]):
+        assert program(*arguments) == 2
+
+
+@pytest.mark.parametrize("arguments", [["health", "--output", "json"], ["metrics", "--every", "0.1", "--for", "0.1"]], ids=["once", "loop"])
+def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    """What an exception that nobody foresaw says is not passed on; its traceback is, with stars for the secrets."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
+    catalogue = service("a", url=f"http://{LOGIN}@h", headers={"Authorization": "Bearer ${TOKEN}"})
+    monkeypatch.setenv("TOKEN", f"{MARKER}-token")
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", catalogue))
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"refused: {MARKER}-token") from ValueError(f"{LOGIN} for postgresql://{LOGIN}@{NOWHERE}/d")
+
+    monkeypatch.setattr(probes, "confirm", broken)
+    assert program(*arguments) == 1
+    said = "".join(program.said)
+    assert "a bug in ops-worker: RuntimeError; the log has the traceback" in said
+    assert "RuntimeError: refused: ***" in said
+
+
+def manifests() -> Iterator[str]:
+    """Write manifests that hold secrets where they should not, some of which are no YAML."""
+    env = [
+        {"name": "PG_PASS", "value": MARKER},
+        {"name": "DATABASE_URL", "value": f"postgresql://{LOGIN}@h/d"},
+        {"name": "HEARTBEAT_URL", "value": f"ftp://h/{MARKER}"},
+        {"name": "INGEST_HEALTH_URL", "value": f"ftp://{LOGIN}@h?key={MARKER}"},
+        {"name": "EVALUATOR_HEALTH_URL", "value": f"http://{LOGIN}@h"},
+    ]
+    for arguments in (["health"], ["health", f"--env-file={MARKER}", f"--token={MARKER}"]):
+        containers = [{"name": "ops-worker", "image": "ops-worker:1", "args": arguments, "env": env}]
+        pod = {"metadata": {"labels": {"app.kubernetes.io/name": "ops-worker"}}, "spec": {"containers": containers}}
+        cronjob = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "ops-worker-health"}}
+        yield json.dumps(cronjob | {"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": pod}}}})
+    yield json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"PG_PASS": MARKER}})
+    for broken in (f"PG_PASS: [{MARKER}", f"PG_PASS: !{MARKER}", f"PG_PASS: *{MARKER}", f"PG_PASS: %{MARKER}", f"a: b: {MARKER}",
+                   f'PG_PASS: "\\{MARKER}"', f"PG_PASS: 0b{MARKER}", f"? {{{MARKER}: 1}}\n: - {MARKER}\n -"):  # fmt: skip
+        yield f"kind: Secret\n{broken}\n"
+
+
+def test_manifests(program: Program) -> None:
+    """Manifests are checked, and those that cannot be read refused, without what they hold of secrets."""
+    for number, text in enumerate(manifests()):
+        assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {2, 4}
+
+
+KUBE_USERS: dict[str, Mapping[str, Any]] = {
+    "token": {"token": MARKER},
+    "line end": {"token": f"{MARKER}\n"},
+    "line": {"token": f"{MARKER}\nx"},
+    "letter": {"token": f"{MARKER}\u4e2d"},
+    "login": {"username": "user", "password": MARKER},
+    "certificate": {"client-certificate-data": base64.b64encode(MARKER.encode()).decode(), "client-key-data": "!"},
+    "plugin": {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", f"echo {MARKER} >&2; exit 1"]}},
+    "plugin's answer": {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "echo", "args": [MARKER]}},
+}
+CLUSTER: Sequence[list[str]] = [["cluster"], ["cluster", "--output", "json"], ["trigger", "health"], ["check"]]
+
+
+@pytest.mark.parametrize("user", KUBE_USERS.values(), ids=KUBE_USERS)
+def test_kubeconfig(program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, user: Mapping[str, Any]) -> None:
+    """However the credentials of a kubeconfig are wrong, and whatever the server says to them, they are not said."""
+    stubs["ingest"].mode = reply(json.dumps({"message": "no"}), status="500 No")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    for server in (stubs["ingest"].url, f"http://{LOGIN}@{NOWHERE}", f"http://{LOGIN}@h:99999"):
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u", "namespace": "ops"}}],
+            "current-context": "test",
+        }
+        monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", json.dumps(config)))
+        for arguments in CLUSTER:
+            program(*arguments)
+    assert "this is a bug" not in "".join(program.said)
+
+
+def test_what_libraries_log(worker: Worker) -> None:
+    """In a process of its own, where nobody else listens to a library's log, that is not printed either."""
+    user = json.dumps(KUBE_USERS["plugin"])
+    config = f"""{{"clusters": [{{"name": "c", "cluster": {{"server": "http://{NOWHERE}"}}}}], "users": [{{"name": "u", "user": {user}}}],
+                   "contexts": [{{"name": "t", "context": {{"cluster": "c", "user": "u"}}}}], "current-context": "t"}}"""
+    done = worker("cluster", KUBECONFIG=written(worker.folder, "kubeconfig", config))
+    assert done.returncode == 1
+    assert not leaks(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("text", [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"])
+def test_kubeconfig_that_is_none(program: Program, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A kubeconfig that cannot be read is said to be so, without the line on which that is."""
+    monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", text))
+    for arguments in CLUSTER[:3]:
+        assert program(*arguments) == 2
+
+
+def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stubs: Stubs) -> None:
+    """A token of a service account that no header can hold is not said where Events are written."""
+    monkeypatch.setattr(cluster, "TOKEN", Path(written(program.folder, "token", f"{MARKER}\n{MARKER}")))
+    written(program.folder, "namespace", "ops")
+    monkeypatch.setenv("KUBERNETES_EVENTS", "true")
+    monkeypatch.setenv("JOB_NAME", "ops-worker-health-1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
+    stubs["ingest"].mode = "down"
+    with contextlib.suppress(ImportError):
+        from kubernetes.config import incluster_config
+
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(cluster.TOKEN))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", written(program.folder, "ca", MARKER))
+    assert program("health") == 0
+    assert program("check") == 0
+    assert "no Kubernetes Event" in "".join(program.said)
+
+
+def test_starred() -> None:
+    """Secrets that are known are starred, the longest first; a short one is left, which would star ordinary words."""
+    redact.know([f"{MARKER}-long", MARKER, "short"])
+    assert redact.starred(f"{MARKER}-long {MARKER} short") == "*** *** short"

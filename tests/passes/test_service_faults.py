@@ -1,0 +1,152 @@
+"""A fault of one service's own values costs that service, and no other."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from ops_worker.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+SECURE = "https://127.0.0.1:9"
+# the keys of a service, or a variable of the platform's; and the reason, in which {folder} is the test's folder
+SERVICES: list[tuple[str, str]] = [
+    ('url = "http://${HOST_OF_SHOP}"', "url: HOST_OF_SHOP is not set, in the environment or .env"),
+    ('url = "${BAD}"', "url: BAD is no base URL: it has to begin with http:// or https://"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }', "headers.A: TOKEN is not set, in the environment or .env"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${EMPTY}" }', "headers.A: EMPTY is empty"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }', "headers.A: ODD holds a character that no header can: a line end, a control character, or one beyond ASCII"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/none" } }', "headers.A: {folder}/none cannot be read: No such file or directory"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/empty" } }', "headers.A: {folder}/empty is empty"),
+    (f'url = "{SECURE}"\nca = "{{folder}}/none"', "ca: {folder}/none cannot be read: No such file or directory"),
+    (f'url = "{SECURE}"\nca = "{{folder}}/empty"', "ca: {folder}/empty is empty"),
+    (f'url = "{SECURE}"\nca = "{{folder}}/junk"', "ca: {folder}/junk cannot be loaded: it holds no PEM certificate"),
+    (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"', "key: {folder}/none cannot be read: No such file or directory"),
+    (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
+     "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key is not the certificate's"),
+    (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key wants a certificate beside it"),
+]  # fmt: skip
+VARIABLES = {
+    "INGEST_HEALTH_URL": ("ftp://u:hush@h", "url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://"),
+    "EVALUATOR_HEALTH_URL": ("http://256.1.1.1", "url: EVALUATOR_HEALTH_URL is no base URL: its host is no name or address"),
+    "DISPATCHER_HEALTH_URL": ("http://x:99999", "url: DISPATCHER_HEALTH_URL is no base URL: its port has to be 1 to 65535"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with files that are not what they should be."""
+    authority = trustme.CA()
+    contents = {
+        "empty": b"",
+        "junk": b"junk\n",
+        "cert": authority.issue_cert("a.example").cert_chain_pems[0].bytes(),
+        "other": authority.issue_cert("b.example").private_key_pem.bytes(),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.fixture
+def reasons(folder: Path, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Services of which each has a fault of its own, beside the platform's, of which one is well; the reason by the service."""
+    names = ("ingest", "evaluator", "dispatcher")
+    told = stubs.env | {name: value for name, (value, _) in VARIABLES.items()}
+    told |= {"DATABASE_URL": database.url, "BAD": "ftp://hush", "EMPTY": " ", "ODD": "hush\u00e9", "CONFIRM_FAILURES": "5"}
+    told |= {"CONFIRM_DELAY": "30", "OPS_WORKER_CATALOGUE": str(folder / "c.toml")}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    text = "".join(f"[services.s{number}]\n{keys}\n" for number, (keys, _) in enumerate(SERVICES))
+    (folder / "c.toml").write_text(text.replace("{folder}", str(folder)))
+    found = {f"s{number}": reason.replace("{folder}", str(folder)) for number, (_, reason) in enumerate(SERVICES)}
+    return found | dict(zip(names, (reason for _, reason in VARIABLES.values()), strict=True))
+
+
+def test_health(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is unknown and has its alert, with the reason; the others are recorded; none is asked again; the pass ends with 0."""
+    assert main(["health", "--output", "json"]) == 0  # with pauses of 30 s it would not, were one of them asked again
+    services = {one["service"]: one for one in json.loads(capsys.readouterr().out)["services"]}
+    assert {name: one["reason"] for name, one in services.items()} == reasons | {"delivery_worker": ""}
+    assert {one["attempts"] for one in services.values()} == {1}
+    rows = database.health()
+    assert rows.pop("delivery_worker")["status"] == "healthy"
+    assert {name: (row["details"]["status"], row["details"]["error"]) for name, row in rows.items()} == {
+        name: ("unknown", reason) for name, reason in reasons.items()
+    }
+    opened = {alert["details"]["service"]: alert["summary"] for alert in database.alerts()}
+    assert opened == {name: f"Service unhealthy: {name} ({reason})" for name, reason in reasons.items()}
+
+
+def test_metrics(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is recorded as not healthy, and the others as they are."""
+    assert main(["metrics"]) == 0
+    assert "hush" not in capsys.readouterr().out
+    samples = database.samples()
+    assert {samples[name, "healthy"] for name in reasons} == {0.0}
+    assert samples["delivery", "healthy"] == 1.0
+    assert ("platform", "devices_online") in samples
+
+
+def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``check`` and ``catalogue check`` report each as a fault; ``catalogue show`` and ``explain`` say why it is not asked."""
+    assert main(["check", "--output", "json"]) == 2
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    found = {one["subject"]: one["found"] for one in findings if one["state"] == "fault"}
+    assert found == {f"service {name}": reason for name, reason in reasons.items()}
+    assert not [one for one in findings if one["subject"].startswith("service ") and one["state"] == "warning"]
+    assert main(["catalogue", "check"]) == 4
+    *lines, last = capsys.readouterr().out.splitlines()
+    files = {name: str(folder / "c.toml") if name.startswith("s") else "built-in catalogue" for name in reasons}
+    assert sorted(lines) == sorted(f"{files[name]}: services.{name}.{reason}" for name, reason in reasons.items())
+    assert last == "catalogue: 17 services watched, 6 figures, 16 faults"
+    assert main(["catalogue", "show", "--output", "json"]) == 0
+    shown: dict[str, Any] = {one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]}
+    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {"s9", "s11"}  # whose files are read later
+    assert main(["health"]) == main(["explain", "ingest"]) == 0
+    assert "ingest is unknown since" in capsys.readouterr().out
+
+
+def test_explained(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """``explain`` tells the reason, and shows a URL that is none by its variable."""
+    assert main(["health"]) == 0
+    capsys.readouterr()
+    assert database.url
+    assert main(["explain", "ingest", "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["reason"] == reasons["ingest"]
+    assert document["rule"]["asked"] == "${INGEST_HEALTH_URL}/health"
+
+
+def test_figures_of_a_service(database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure whose rows are of a service, or of the worker, never stands beside what these record."""
+    path = tmp_path / "c.toml"
+    sql = "SELECT * FROM (VALUES ('ingest', 0.5), ('ops_worker', 0.5), ('mine', 0.5)) AS x (service, value)"
+    path.write_text("".join(f'[figures.mine.{name}]\nsql = "{sql}"\n' for name in ("healthy", "queue_depth", "pass_success")))
+    for name, value in (stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["metrics"]) == 0
+    samples = database.samples()
+    assert samples["ingest", "healthy"] == 1.0 and samples["ingest", "queue_depth"] != 0.5
+    assert {samples["mine", name] for name in ("healthy", "queue_depth", "pass_success")} == {0.5}
+    assert database.value("SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND value = 0.5") == 0
+
+
+def test_reserved_names(database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service with the worker's own name is a fault of the catalogue: its alert would be the worker's."""
+    path = tmp_path / "c.toml"
+    path.write_text(f'[services.ops_worker]\nurl = "{stubs["ingest"].url}"\n')
+    for name, value in (stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["health"]) == 2
+    assert database.alerts() == []
