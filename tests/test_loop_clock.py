@@ -52,6 +52,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.parametrize(("codes", "worst"), [([0, 0], 0), ([0, 4, 0], 4), ([4, 1, 0], 1), ([1, 3, 1, 4], 3), ([3, 2, 0], 2)])
+def test_worst_code(clock: Clock, codes: list[int], worst: int) -> None:
+    """The worst pass names the exit code; one that is unhealthy is better than one that was not done."""
+    left = iter(codes)
+    nothing: Any = None
+    context = Context(nothing, nothing, nothing, clock.monotonic)
+    one = loop.Loop("health", 1.0, nothing, context, told=lambda _: next(left), stop=clock, until=clock.now + len(codes) - 1)
+    one.run()
+    assert (one.exit_code, list(left)) == (worst, [])
+
+
 def ticking(clock: Clock, took: dict[int, float], seconds: float, dies_at: int = -1) -> tuple[list[float], list[Tick]]:
     """Run a loop at 1 s whose passes take 0.3 s, or what is given by number; give when each began, and what it told."""
     begun: list[float] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -197,10 +196,8 @@ def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    begun = time.monotonic()
     state, said = check(capsys)["CronJobs"]
     assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
-    assert time.monotonic() - begun < 20
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(cluster, "TOKEN", tmp_path / "token")
     state, said = check(capsys)["CronJobs"]
