@@ -55,15 +55,6 @@ def _default_when_empty(value: Any) -> Any:
     return value
 
 
-def _trimmed(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _without_line_end(value: Any) -> Any:
-    # Blanks may be part of a password.
-    return value.rstrip("\r\n") if isinstance(value, str) else value
-
-
 def _level(value: Any) -> str:
     word = str(value).strip().upper()
     return word if word in LEVELS else "INFO"
@@ -98,6 +89,15 @@ def _utf8(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
         value.get_secret_value().encode()  # raises a ValueError for what is no UTF-8
     return value
+
+
+def _trimmed(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _without_line_end(value: Any) -> Any:
+    # Blanks may be part of a password.
+    return value.rstrip("\r\n") if isinstance(value, str) else value
 
 
 def _http_url(value: SecretStr | None) -> SecretStr | None:

@@ -190,8 +190,7 @@ def test_settings(worker: Worker, stubs: Stubs) -> None:
         "DATABASE_URL": "mysql://u:secret@h/d",
         "PG_PORT": "0",
         "HEALTH_CHECK_INTERVAL": "soon",
-        "DISPATCHER_URL": "x",
-        "DISPATCHER_HEALTH_URL": "//u:pw@h",
+        "DISPATCHER_HEALTH_URL": "//u:pw@h",  # of one service, and so none of theirs
     }
     done = worker("health", **env)
     assert (done.returncode, done.stdout) == (2, "")
@@ -200,7 +199,6 @@ def test_settings(worker: Worker, stubs: Stubs) -> None:
         "postgresql://user:password@host:port/database, with any of @/?#% in the password escaped",
         "ops-worker health: PG_PORT is '0', but wants a port number, 1 to 65535",
         "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon', but wants a number of seconds, at least 5",
-        "ops-worker health: DISPATCHER_HEALTH_URL is '//***@h', but wants an http:// or https:// base URL, or nothing: not watched",
     ]
     assert not stubs["ingest"].requests
     one_line(worker("health", "--env-file", "no.env"), 2, "no.env")
