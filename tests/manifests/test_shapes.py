@@ -358,7 +358,7 @@ def test_a_bad_file_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [line.removeprefix(f"{tmp_path}/").partition(", ")[0] for line in lines] == [
         "a.yaml: is no YAML: expected the node content",
         "b.yml: holds something that is no Kubernetes object: it has no kind",
-        'b.yml: is no YAML: while constructing a mapping in "<unicode string>"',
+        "b.yml: is no YAML: found unhashable key at line 6",
         "c.json: cannot be read: it is not UTF-8",
         "e.yaml: cannot be read: No such file or directory",
         "/nowhere: cannot be read: No such file or directory",
