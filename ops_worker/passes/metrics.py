@@ -73,7 +73,7 @@ def run(context: Context) -> Outcome:
         other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
-    without_figures = _pending(begun, [*taken, *([figure_samples(None)] if first else [])])
+    without_figures = _pending(begun, distinct([*taken, *([figure_samples(None)] if first else [])]))
     waiting = _with_own(context, without_figures, verdicts)
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:

@@ -63,7 +63,7 @@ def observe(
     except (OSError, MemoryError) as error:
         if not own_limit(error):
             raise
-        return [failed(target, error) for target in targets]
+        return [_unasked(one) if one.faults else failed(one, error) for one in targets]
     targets = [_with_faults(target, broken) for target in targets]
     order = [index for index, target in enumerate(targets) if not target.faults]
     if len(order) > concurrency:
@@ -122,7 +122,10 @@ def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
     and load the certificates.
     """
     targets = tuple(targets)
-    broken = _tls_contexts(targets)[1]
+    try:
+        broken = _tls_contexts(targets)[1]
+    except (OSError, MemoryError):  # a limit of this process, which says nothing of the files
+        broken = {}
     for target in targets:
         found = [*_with_faults(target, broken).faults]
         if target.url and not target.faults and (problem := refused(target)):
