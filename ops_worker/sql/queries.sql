@@ -401,7 +401,8 @@ VALUES (now() + make_interval(secs => %(seconds)s::float8), %(by)s, %(reason)s)
 ON CONFLICT (single) DO UPDATE SET until = excluded.until, started_at = now(), started_by = excluded.started_by, reason = excluded.reason
 WHERE %(replace)s::boolean OR m.until <= now()
    OR (m.started_by = excluded.started_by AND m.reason = excluded.reason
-       AND m.until = m.started_at + make_interval(secs => %(seconds)s::float8))
+       AND CASE WHEN m.started_at <= now()  -- near the end of all times the sum is out of range
+                THEN m.until = m.started_at + make_interval(secs => %(seconds)s::float8) END)
 RETURNING until
 
 -- name: end_maintenance

@@ -310,7 +310,9 @@ VALUES ('__system__', '', '', '', 'system-health:dispatcher', 'ACKNOWLEDGED', 's
        ('__system__', '', '', '', 'system-health:ingest', 'CLOSED', 's', 'x', {0}, {0});
 INSERT INTO system_metrics SELECT {0}, metric_name, service, tags, value FROM system_metrics;
 UPDATE system_metrics SET time = {0} WHERE service = 'ingest';
-INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES ({0}, {0}, 'x')
+INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES ({0}, {0}, 'x');
+INSERT INTO ops_worker_maintenance_log (until, started_at, ended_at, started_by) VALUES ({0}, {0}, {0}, 'x'),
+       ('infinity', '2000-01-01', NULL, 'x'), ({0}, now() - interval '1 hour', NULL, 'x')
 """
 """A time, wherever there may be one."""
 WITH_JSON = """
@@ -370,7 +372,7 @@ WRITING = (
     "alerts ack ID",
     "alerts close ID",
     "alerts prune",
-    "maintenance start --for 1h",
+    "maintenance start --for 1h --replace",
     "maintenance end",
     "health",
 )
@@ -401,3 +403,14 @@ def test_rows(worker: Worker, statements: str) -> None:
         assert datetime.fromisoformat(row["details"]["since"]) <= now + timedelta(minutes=1)
     left = database.rows("SELECT fingerprint FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'")
     assert left == [{"fingerprint": "system-health:evaluator"}]
+
+
+@pytest.mark.parametrize("moment", TIMES)
+def test_a_maintenance_of_any_time(worker: Worker, moment: str) -> None:
+    """A maintenance with odd times is replaced where it is over, and is told of where it is not."""
+    worker.all(("init-db",))
+    worker.database.rows("INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES (%s, %s, 'x')", moment, moment)
+    done = worker("maintenance start --for 1h --by x")
+    is_over = moment.startswith(("-", "0")) or moment.endswith("BC")
+    assert done.code == (0 if is_over else 2), done
+    assert is_over or "one is running already" in done.err
