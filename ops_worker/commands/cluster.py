@@ -64,17 +64,17 @@ def rows(where: Cluster) -> list[Row]:
 
 
 def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int | None]:
-    """Give what counts the runs that a CronJob has had due since a time, or gives None where its schedule cannot be read.
+    """Give a function that counts the due runs since a time; it gives None for a bad schedule.
 
-    Without a time zone the controller's own counts. It is UTC unless the last run says otherwise: then as many are counted as
-    there were at least, by the longest time between two runs.
+    Without ``spec.timeZone`` the controller's zone holds. It is taken to be UTC unless the last run
+    contradicts that; then the count is a lower bound, by the longest time between two runs.
     """
     from ops_worker.edges import schedule
 
     spec, last = cronjob["spec"], cronjob.get("status", {}).get("lastScheduleTime")
     try:
         found = schedule.read(spec["schedule"], spec.get("timeZone") or "UTC")
-    except (ValueError, KeyError, OSError):  # a zone that this machine does not know raises a KeyError
+    except (ValueError, KeyError, OSError):  # KeyError: this machine does not know the zone
         return lambda _: None
     if spec.get("timeZone") or not last or found.names(datetime.fromisoformat(last)):
         return lambda since: len(found.slots(since, now))
@@ -146,7 +146,9 @@ def _state(pods: list[dict[str, Any]]) -> str:
     status = pods[-1].get("status")
     phase = str(status.get("phase", "Pending")).lower() if isinstance(status, dict) else "pending"
     attempt = 1 + len(pods) - len(last_tries(pods))
-    return stuck(pods[-1]) or held(pods[-1]) or f"{phase}{f', attempt {attempt}' if attempt > 1 else ''}"
+    if attempt > 1:
+        phase = f"{phase}, attempt {attempt}"
+    return stuck(pods[-1]) or held(pods[-1]) or phase
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:

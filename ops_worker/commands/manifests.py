@@ -24,7 +24,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each fault and one that counts them; give 0, or 4 when there are any, also in a file that cannot be read."""
+    """Print a line for each fault and one that counts them; give 0, or 4 when there are any.
+
+    A file that cannot be read is a fault.
+    """
     from ops_worker import settings
     from ops_worker.edges import documents
     from ops_worker.manifests import Document, Facts, check
@@ -37,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     lines = [*(f"{path}: {fault}" for path, fault in unread), *map(str, faults)]
     for line in lines:
         print(line)
-    print(f"manifests: {len(found)} object{'s' * (len(found) != 1)} checked, {len(lines)} fault{'s' * (len(lines) != 1)}")
+    checked = f"{len(found)} object{'s' * (len(found) != 1)} checked"
+    print(f"manifests: {checked}, {len(lines)} fault{'s' * (len(lines) != 1)}")
     return UNHEALTHY if lines else DONE
 
 

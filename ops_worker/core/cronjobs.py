@@ -32,9 +32,10 @@ REMEDIES = {
 
 
 class Row(NamedTuple):
-    """A CronJob as it stands: ages in seconds, ``missed`` runs, ``exit_code`` of the last pass that ended.
+    """A CronJob as it stands: ages in seconds, missed runs, exit code of the last pass that ended.
 
-    ``missed`` is None when it is suspended, has never run, or its schedule cannot be read; ``exit_code`` when no pod ended yet.
+    ``missed`` is None when it is suspended, has never run, or its schedule is unreadable.
+    ``exit_code`` is None when no pod has ended yet.
     """
 
     name: str
@@ -58,15 +59,17 @@ def row(
 ) -> Row:
     """Bring together what is known of a CronJob; ``jobs`` and ``pods`` may be of others as well.
 
-    ``due`` counts the runs that its schedule has had since a time, or gives None where that is not known.
+    ``due`` counts the runs that were due since a time; None if that is not known.
     """
     spec, status, name = cronjob["spec"], cronjob.get("status", {}), cronjob["metadata"]["name"]
-    own = [job for job in jobs if any(owner.get("uid") == cronjob["metadata"]["uid"] for owner in _owners(job))]
+    uid = cronjob["metadata"]["uid"]
+    own = [job for job in jobs if any(owner.get("uid") == uid for owner in _owners(job))]
     named = {job["metadata"]["name"] for job in own}
     mine = sorted((pod for pod in pods if _job_name(pod) in named), key=_created)
     ended = sorted((found for pod in mine if (found := terminated(pod))), key=lambda found: str(found.get("finishedAt")))
     exit_code, summary = (ended[-1]["exitCode"], told(ended[-1])) if ended else (None, "")
-    last_run, success = _time(status.get("lastScheduleTime")), _time(status.get("lastSuccessfulTime"))
+    last_run = _time(status.get("lastScheduleTime"))
+    success = _time(status.get("lastSuccessfulTime"))
     suspended = bool(spec.get("suspend"))
     warnings = [problem for pod in mine if (problem := stuck(pod) or held(pod, now))]
     if ended and exit_code:
@@ -80,7 +83,8 @@ def row(
     if since is not None and late is not None and late > TOLERATED:
         age = _short((now - since).total_seconds())
         told_since = f"since {age}" if success else f"ever, in {age}"
-        remedy = f"see the warnings here, `kubectl describe cronjob {name}`, or run `ops-worker trigger --wait`"
+        described = f"`kubectl describe cronjob {name}`"
+        remedy = f"see the warnings here, {described}, or run `ops-worker trigger --wait`"
         warnings.append(f"no success {told_since}: {remedy}")
     return Row(
         name=name,
@@ -106,7 +110,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def worker_names(pod: Mapping[str, Any]) -> list[str]:
-    """Give the names of the containers that run the worker; in a pod where none is recognised, that of the first container."""
+    """Give the names of the worker's containers; if none is recognised, that of the first one."""
     spec = at(pod, "spec")
     found = workers(spec, at(pod, "metadata", "labels"))
     mains = [one.name for one in found if one.main] or [one.name for one in found]
@@ -115,10 +119,15 @@ def worker_names(pod: Mapping[str, Any]) -> list[str]:
 
 
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give the state in which the worker's container ended, or None while it has not; of several containers the worst."""
+    """Give the state in which the worker's container ended, or None while it has not.
+
+    Of several containers the one with the worst exit code counts.
+    """
     states = _states(pod)
     ended = [at(states.get(name), "terminated") for name in worker_names(pod)]
-    return dict(max(ended, key=lambda state: severity(state["exitCode"]))) if ended and all(ended) else None
+    if not ended or not all(ended):
+        return None
+    return dict(max(ended, key=lambda state: severity(state["exitCode"])))
 
 
 def severity(code: int) -> tuple[bool, bool, int]:
@@ -131,22 +140,23 @@ def other_failure(pod: Mapping[str, Any]) -> str:
     names = worker_names(pod)
     if text(at(pod, "status").get("phase")) == "Running":
         return ""
-    native = {one.name for one in containers(at(pod, "spec")) if one.native}  # whose exit codes nobody looks at
+    # the exit code of a native sidecar means nothing
+    native = {one.name for one in containers(at(pod, "spec")) if one.native}
     for name, state in _states(pod).items():
         ended = at(state, "terminated")
         if ended.get("exitCode") and name not in names and name not in native:
             pod_name = pod["metadata"]["name"]
             return (
-                f"{_called(pod, name)} of pod {pod_name} ended with exit code {ended['exitCode']}: {told(ended)}; "
-                f"see `kubectl logs {pod_name} -c {name}`"
+                f"{_called(pod, name)} of pod {pod_name} ended with exit code {ended['exitCode']}: "
+                f"{told(ended)}; see `kubectl logs {pod_name} -c {name}`"
             )
     return ""
 
 
 def held(pod: Mapping[str, Any], now: datetime | None = None) -> str:
-    """Say which container keeps a Job from completing after the pass has ended: a sidecar that is none to Kubernetes.
+    """Say which container keeps a Job from completing after the pass has ended.
 
-    With ``now`` it has to go on for a minute.
+    With ``now``, only if the pass ended at least a minute ago.
     """
     ended = terminated(pod)
     if ended is None or at(pod, "status").get("phase") != "Running":
@@ -155,16 +165,18 @@ def held(pod: Mapping[str, Any], now: datetime | None = None) -> str:
     if now is not None and (finished_at is None or (now - finished_at).total_seconds() < HELD_S):
         return ""
     states = _states(pod)
-    going = [one.name for one in containers(at(pod, "spec")) if one.main and "running" in mapping(states.get(one.name))]
+    mains = [one.name for one in containers(at(pod, "spec")) if one.main]
+    going = [one for one in mains if "running" in mapping(states.get(one))]
     if not going:
         return ""
     name = pod["metadata"]["name"]
     ended_with = f"the pass in pod {name} has ended with exit code {ended['exitCode']}"
-    return f"{ended_with}, but container {going[0]} goes on, and the Job with it; if it is a sidecar, {NATIVE}"
+    goes_on = f"container {going[0]} goes on, and the Job with it"
+    return f"{ended_with}, but {goes_on}; if it is a sidecar, {NATIVE}"
 
 
 def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
-    """Say what became of a Job that failed without a pod left that would tell; nothing for any other."""
+    """Say why a Job failed if none of its pods tells; nothing for any other Job."""
     kind, reason = finished(job) or ("", "")
     if kind != "Failed" or any(terminated(pod) or other_failure(pod) for pod in pods):
         return ""
@@ -173,13 +185,14 @@ def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
         return f"Job {name} failed, and no pod tells why: {reason}"
     limit = at(job, "spec").get("activeDeadlineSeconds", "?")
     return (
-        f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone with it: see "
-        "`kubectl get events` for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+        f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone "
+        "with it: see `kubectl get events` for a pod that could not start; "
+        "else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
     )
 
 
 def last_tries(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Give the newest pod of each index of a Job, from its pods, oldest first; a Job without indexes has one."""
+    """Give the newest pod of each index of a Job; ``pods`` come oldest first."""
     return list({at(pod, "metadata", "annotations").get(INDEX): pod for pod in pods}.values())
 
 
@@ -258,8 +271,8 @@ def _owners(job: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Give the state of each container by its name, in the order in which they start."""
     status = at(pod, "status")
-    found = [mapping(one) for field in ("initContainerStatuses", "containerStatuses") for one in items(status.get(field))]
-    return {text(one.get("name")): at(one, "state") for one in found}
+    found = [*items(status.get("initContainerStatuses")), *items(status.get("containerStatuses"))]
+    return {text(mapping(one).get("name")): at(one, "state") for one in found}
 
 
 def _called(pod: Mapping[str, Any], name: str) -> str:

@@ -1,4 +1,7 @@
-"""Which containers of a pod are the worker's, in a manifest and in a cluster. What stands where something else belongs counts as absent."""
+"""Which containers of a pod are the worker's, in a manifest and in a cluster.
+
+A value of an unexpected type counts as absent.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,21 @@ if TYPE_CHECKING:
 OURS = "ops-worker"
 NAME_LABEL = "app.kubernetes.io/name"
 PASSES = frozenset({"health", "metrics", "init-db", "sidecar"})
-"""The commands that a pod is made for; whoever runs another in a pod calls the container or its image by its name."""
+"""The commands that identify a container, together with other evidence."""
 NAMES = frozenset({OURS, *(f"{OURS}-{command}" for command in PASSES)})
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
 """Programs that become another one, which follows."""
 _ARGUMENTS = r"((?:[ \t]+[^\s;&|<>()]+)*)"
 _SCRIPT = re.compile(
-    rf"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
+    r"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*"
+    rf"(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
 )
 """The worker where a shell's script has a command."""
 RECOGNISED = (
-    f"a container is the worker's when it is called {OURS}, or its image is, or it runs {OURS} or `python -m ops_worker`, "
-    f"or it runs a pass and sets OPS_WORKER_CATALOGUE or is in a pod with the label {NAME_LABEL}: {OURS}"
+    f"a container is the worker's when it is called {OURS}, or its image is, or it runs {OURS} or "
+    "`python -m ops_worker`, or it runs a pass and sets OPS_WORKER_CATALOGUE or is in a pod with "
+    f"the label {NAME_LABEL}: {OURS}"
 )
 
 
@@ -42,12 +47,12 @@ class Container(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether it has to end before the pod's main containers start: an init container that is no native sidecar."""
+        """Whether it has to end before the main containers start: a plain init container."""
         return self.field == "initContainers" and not self.native
 
     @property
     def native(self) -> bool:
-        """Whether it is a native sidecar: it runs as long as the main containers do, and does not keep a Job from completing."""
+        """Whether it is a native sidecar, which does not keep a Job from completing."""
         return self.field == "initContainers" and self.content.get("restartPolicy") == "Always"
 
     @property
@@ -57,7 +62,7 @@ class Container(NamedTuple):
 
 
 class Invocation(NamedTuple):
-    """How a container runs the worker: its arguments, and the shell that they stand in the script of, if any."""
+    """How a container runs the worker: its arguments, and the shell whose script holds them."""
 
     arguments: tuple[str, ...]
     shell: str = ""
@@ -99,7 +104,9 @@ def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Containe
     all_of_them = containers(spec)
     if sure := [one for one in all_of_them if recognised(one.content)]:
         return sure
-    return [one for one in all_of_them if _pass(one.content)] if labels.get(NAME_LABEL) == OURS else []
+    if labels.get(NAME_LABEL) != OURS:
+        return []
+    return [one for one in all_of_them if _pass(one.content)]
 
 
 def recognised(container: Mapping[str, Any]) -> bool:
@@ -108,7 +115,8 @@ def recognised(container: Mapping[str, Any]) -> bool:
         return True
     if items(container.get("command")) or _program(_words(container)) is not None:
         return invocation(container) is not None
-    return _pass(container) and any(text(mapping(one).get("name")) == "OPS_WORKER_CATALOGUE" for one in items(container.get("env")))
+    names = {text(mapping(one).get("name")) for one in items(container.get("env"))}
+    return _pass(container) and "OPS_WORKER_CATALOGUE" in names
 
 
 def image_name(container: Mapping[str, Any]) -> str:
@@ -119,13 +127,15 @@ def image_name(container: Mapping[str, Any]) -> str:
 def invocation(container: Mapping[str, Any]) -> Invocation | None:
     """Tell how a container runs the worker; None when its command is something else's."""
     words = _words(container)
-    if not items(container.get("command")):  # the image's entrypoint is the worker, or something that runs what it is told
+    if not items(container.get("command")):
+        # the image's entrypoint is the worker, or a wrapper that runs its arguments
         named = None if image_name(container) == OURS else _program(words)
         return Invocation(words) if named is None else Invocation(named)
     if (arguments := _program(words)) is not None:
         return Invocation(arguments)
     shell = next((_base(word) for word in words if _base(word) in SHELLS), "")
-    scripts = [word for option, word in pairwise(words) if shell and re.fullmatch(r"-[a-z]*c", option)]
+    after_c = [word for option, word in pairwise(words) if re.fullmatch(r"-[a-z]*c", option)]
+    scripts = after_c if shell else []
     found = next((match for script in scripts if (match := _SCRIPT.search(script))), None)
     return Invocation(tuple(found[1].split()), shell) if found else None
 
@@ -135,7 +145,7 @@ def _words(container: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _program(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Give what follows the worker's name in a command line, or None when another program is run."""
+    """Give what follows the worker's name in a command line; None for another program."""
     for place, word in enumerate(words):
         run = place == 0 or words[place - 1] == "--" or (place == 1 and _base(words[0]) in WRAPPERS)
         if run and _base(word) == OURS:

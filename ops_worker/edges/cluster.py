@@ -73,19 +73,22 @@ class Cluster:
     def worker_objects(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
         """List the worker's CronJobs, and the Jobs and pods among which theirs are.
 
-        An overlay may have given them other labels: then those that run a container of the worker's are meant.
+        If no CronJob has the label, those count that run a container of the worker's.
         """
         if found := self.cronjobs():
             return found, list(self._list("batch", "jobs", SELECTOR)), self._pods(SELECTOR)
         found = [one for one in self.cronjobs(selector="") if _runs_worker(one)]
-        return found, list(self._list("batch", "jobs", "")) if found else [], self._pods(OF_JOBS) if found else []
+        if not found:
+            return [], [], []
+        return found, list(self._list("batch", "jobs", "")), self._pods(OF_JOBS)
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """List the pods of a Job, oldest first."""
         return self._pods(f"{OF_JOBS}={job}")
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
-        return sorted(self._list("", "pods", selector), key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        found = self._list("", "pods", selector)
+        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
 
     def job(self, name: str) -> dict[str, Any]:
         """Get a Job."""
@@ -100,9 +103,10 @@ class Cluster:
         self._call("POST", "", "events", body=event, deadline_s=deadline_s)
 
     def log(self, pod: str, container: str) -> str:
-        """Give the last thousand lines that a container of a pod printed; without a name, the only container."""
+        """Give the last thousand lines of a container; without a name, of the pod's only one."""
         query = {"tailLines": 1000} | ({"container": container} if container else {})
-        return self._text("GET", f"{self._path('', 'pods', pod)}/log", "pods/log", query, name=pod).decode("utf-8", "replace")
+        path = f"{self._path('', 'pods', pod)}/log"
+        return self._text("GET", path, "pods/log", query, name=pod).decode("utf-8", "replace")
 
     def missing(self) -> str:
         """Say why there is nothing to show."""

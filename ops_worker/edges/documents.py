@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 10 << 20
 MAX_REPEATED = 1 << 20
-"""What aliases may repeat in a document, in characters: without a limit a small file becomes one without end."""
+"""Characters that aliases may repeat in a document; unbounded, a small file would explode."""
+NO_OBJECT = "holds something that is no Kubernetes object: it has no kind"
 _SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 def read(paths: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]]]:
-    """Give every object with the file that it stands in, lists taken apart, and the faults of what cannot be read, by file.
+    """Give every object with its file, lists taken apart, and what cannot be read: file and fault.
 
-    A folder is read as `kubectl apply -f` does. A bad file or document hides no other. Raises SettingsError when nothing can
-    be read, with all faults, and when there is no object at all.
+    A folder is read as `kubectl apply -f` does. A bad file or document hides no other.
+    Raises SettingsError, with all faults, when there is no object at all.
     """
     loaded = _loader()
     found: list[tuple[str, dict[str, Any]]] = []
@@ -33,9 +34,10 @@ def read(paths: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[t
                 if isinstance(part, dict) and isinstance(part.get("kind"), str):
                     found.append((path, part))
                 else:
-                    faults.append((path, "holds something that is no Kubernetes object: it has no kind"))
+                    faults.append((path, NO_OBJECT))
     if not found:
-        raise SettingsError([f"{path} {fault}" for path, fault in dict.fromkeys(faults)] or [f"no object in {', '.join(paths)}"])
+        told = [f"{path} {fault}" for path, fault in dict.fromkeys(faults)]
+        raise SettingsError(told or [f"no object in {', '.join(paths)}"])
     return found, list(dict.fromkeys(faults))
 
 
@@ -66,7 +68,7 @@ def _parsed(documents: Iterator[Any], path: str, faults: list[tuple[str, str]]) 
     """Give the documents of a file, up to the first that is no YAML, whose fault is told."""
     try:
         yield from documents
-    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
+    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise what Python raises
         problem = str(error) if isinstance(error, _AliasError) else yaml_problem(error)
         faults.append((path, f"is no YAML: {problem}"))
 
@@ -80,7 +82,7 @@ def _listed(one: Any) -> list[Any]:
 
 
 def _size(node: Any, own: dict[int, int], whole: dict[int, int]) -> int:
-    """Give the size of a node with everything in it, as often as it stands there; ``own`` gets the size of each node by itself."""
+    """Give a node's size with its aliases expanded; ``own`` gets the size of each node alone."""
     if id(node) not in whole:
         if id(node) in own:
             raise _AliasError("an anchor (&) holds an alias (*) of itself")

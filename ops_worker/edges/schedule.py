@@ -1,9 +1,10 @@
-"""Schedules of CronJobs, as Kubernetes reads them. The only importer of cronsim, which does the arithmetic of the calendar.
+"""Schedules of CronJobs, as Kubernetes reads them. The only importer of cronsim.
 
-Kubernetes reads a schedule with robfig/cron 3: five fields, a macro, or ``@every`` with a duration. cronsim speaks the dialect of
-Debian's cron, so the fields are read here, and handed over as lists of numbers that both understand alike:
+Kubernetes reads a schedule with robfig/cron 3: five fields, a macro, or ``@every`` with a duration.
+cronsim speaks the dialect of Debian's cron. So the fields are read here and handed over as lists of
+numbers, which both understand alike; cronsim does the arithmetic of the calendar. In Kubernetes:
 
-* a step of two or more takes the star away, so that ``*/2`` restricts the days as a list does; ``?`` is a star;
+* a step of two or more is no star: ``*/2`` restricts the days as a list does; ``?`` is a star;
 * Sunday is 0, never 7; there are no seconds, and no ``L``, ``W`` or ``#``;
 * a local time that the clock skips never comes, and one that it repeats comes twice.
 """
@@ -77,7 +78,7 @@ class Schedule:
     """The times at which a CronJob is due, in a time zone."""
 
     def __init__(self, text: str, zone: str = "UTC") -> None:
-        """Read what stands in ``spec.schedule``. Raises ValueError, which says what is wrong, also where no run ever comes."""
+        """Read ``spec.schedule``. Raises ValueError, or NeverError if no run ever comes."""
         if "TZ" in text:
             raise ValueError("the zone belongs in spec.timeZone")
         self._zone = UTC if zone == "UTC" else ZoneInfo(zone)  # the first wants no file of zones
@@ -88,15 +89,16 @@ class Schedule:
                 raise NeverError("it names no moment that ever comes")
 
     def slots(self, after: datetime, until: datetime, limit: int = LIMIT) -> list[datetime]:
-        """Give the times at which a run is due, after the first time and up to the second, oldest first, at most ``limit``.
+        """Give the times at which a run is due, after one time and up to another.
 
-        ``@every`` counts from the first time, as the controller does from the last run.
+        They come oldest first, at most ``limit``. ``@every`` counts from the first time, as the
+        controller does from the last run.
         """
         if self._every:
             step = timedelta(seconds=self._every)
             count = max(0, min(limit, (until - after) // step))
             return [after + step * (number + 1) for number in range(count)]
-        begin, end = (moment.astimezone(self._zone).replace(tzinfo=None) for moment in (after, until))
+        begin, end = (one.astimezone(self._zone).replace(tzinfo=None) for one in (after, until))
         found: set[datetime] = set()
         last = end + SHIFT
         for wall in _walls(self._fields, begin - SHIFT, last):
@@ -104,7 +106,7 @@ class Schedule:
                 break
             found.update(moment for moment in self._moments(wall) if after < moment <= until)
             if len(found) >= limit:
-                last = min(last, wall + SHIFT)  # where the clock is put back, what comes later may be earlier
+                last = min(last, wall + SHIFT)  # a clock put back brings earlier times later
         return sorted(found)[:limit]
 
     def names(self, moment: datetime) -> bool:
@@ -115,8 +117,8 @@ class Schedule:
     def gaps(self) -> Gaps:
         """Give the shortest and the longest time between two runs.
 
-        The shortest also counts where the clock is put forward. The longest is that of the calendar: a change of the clock
-        makes a gap at most twice as long, once a year.
+        The shortest includes gaps across a clock put forward. The longest is that of the calendar:
+        a change of the clock makes a gap at most twice as long, once a year.
         """
         if self._every:
             return Gaps(self._every, self._every)
@@ -124,14 +126,16 @@ class Schedule:
         days = [after - before + overnight for before, after in pairwise(self._days)]
         found = [*days, *(after - before for before, after in pairwise(self._times))]
         longest = max(found)
-        found += self._changed(longest) if min(found) < longest or timedelta(minutes=30) % longest else ()
+        if min(found) < longest or timedelta(minutes=30) % longest:
+            found += self._changed(longest)
         return Gaps(int(min(found).total_seconds()), int(longest.total_seconds()))
 
     @cached_property
     def _times(self) -> list[timedelta]:
         """The times of a day on which it is due."""
         minute, hour, *_ = self._fields
-        return [wall - FIRST for wall in _walls((minute, hour, "*", "*", "*"), FIRST - SECOND, FIRST + DAY - SECOND)]
+        walls = _walls((minute, hour, "*", "*", "*"), FIRST - SECOND, FIRST + DAY - SECOND)
+        return [wall - FIRST for wall in walls]
 
     @cached_property
     def _days(self) -> list[datetime]:
@@ -150,7 +154,8 @@ class Schedule:
         day = FIRST.replace(tzinfo=UTC)
         for _ in range(SHIFT_YEARS * 366):
             if self._offset(day) != self._offset(day + DAY):
-                change = next(moment for hour in range(24) if self._offset(moment := day + hour * SHIFT / 3) != self._offset(day + DAY))
+                hours = [day + timedelta(hours=hour) for hour in range(24)]
+                change = next(one for one in hours if self._offset(one) != self._offset(day + DAY))
                 near = self.slots(change - longest - SHIFT, change + longest + 2 * SHIFT)
                 found += [after - before for before, after in pairwise(near)]
             day += DAY
@@ -160,7 +165,7 @@ class Schedule:
         return moment.astimezone(self._zone).utcoffset()
 
     def _moments(self, wall: datetime) -> Iterator[datetime]:
-        """Give the moments at which a clock of the zone shows a time: one, or none where it is skipped, or two."""
+        """Give the moments at which the zone's clock shows a time: one, none if skipped, or two."""
         for fold in (0, 1):
             moment = wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
             if moment.astimezone(self._zone).replace(tzinfo=None) == wall:
@@ -169,7 +174,7 @@ class Schedule:
 
 @lru_cache(maxsize=64)
 def read(text: str, zone: str = "UTC") -> Schedule:
-    """Give a schedule; its figures are taken once. Raises ValueError, which says what is wrong with it."""
+    """Give a schedule, from a cache. Raises ValueError, which says what is wrong with it."""
     return Schedule(text, zone)
 
 
@@ -178,7 +183,8 @@ def _walls(fields: tuple[str, ...], after: datetime, until: datetime) -> Iterato
     try:
         from cronsim import CronSim, CronSimError
     except ImportError:
-        raise SettingsError(["reading a schedule wants the extra: pip install 'ops-worker[cluster]'"]) from None
+        told = "reading a schedule wants the extra: pip install 'ops-worker[cluster]'"
+        raise SettingsError([told]) from None
     try:
         for wall in CronSim(" ".join(fields), after):
             if wall > until:
@@ -239,6 +245,7 @@ def _duration(text: str) -> int:
     unsigned = text[1:] if text[:1] in {"+", "-"} else text
     amounts = _AMOUNT.findall(unsigned)
     seconds = sum(float(amount) * _UNITS[unit] for amount, unit in amounts)
-    if (unsigned != "0" and ("".join(map("".join, amounts)) != unsigned or not unsigned)) or seconds >= _MAX_S:
+    complete = bool(unsigned) and "".join(map("".join, amounts)) == unsigned
+    if (unsigned != "0" and not complete) or seconds >= _MAX_S:
         raise ValueError(f"{text!r} is no duration such as 90s or 1h30m")
     return 1 if text.startswith("-") else max(1, int(seconds))

@@ -20,10 +20,11 @@ __all__ = ["Document", "Facts", "Fault", "check"]
 def check(documents: Sequence[Document], facts: Facts) -> list[Fault]:
     """Give every fault of the objects, in the order of the files.
 
-    Objects that have nothing to do with the worker have none; but that there is nothing else is one.
+    Objects of others have none; but if no container is the worker's, that is one.
     """
     found = list(workers(documents))
-    faults = [*together.files(documents, found), *together.none_found(documents, found), *together.one_image(found)]
+    faults = [*together.files(documents, found), *together.none_found(documents, found)]
+    faults += together.one_image(found)
     faults += [*together.network(documents, found, facts), *together.rights(documents, found)]
     for worker in found:
         one = worker.document

@@ -19,6 +19,9 @@ Found = tuple[str, str]
 SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
 FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
+BLOCKS = "never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"
+ENDLESS = "never ends by itself: a CronJob wants a pass, or --every with --for"
+RESTARTED = "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
 PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
@@ -28,25 +31,28 @@ ON = ("1", "true", "yes", "on")
 
 
 def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """The arguments are a command of the program, with options that it has, and it ends where it has to."""
+    """The arguments are a command of the program, and it ends where it has to."""
     field = "args" if "args" in worker.container or "command" not in worker.container else "command"
     if worker.run is None or worker.run.shell:
         first = next(iter(items(worker.container.get("command"))), "")
-        yield f"{worker.where}.command", f"is {first}; leave it out: the image's entrypoint is ops-worker"
+        message = f"is {first}; leave it out: the image's entrypoint is ops-worker"
+        yield f"{worker.where}.command", message
     elif worker.known and (problem := facts.parse(worker.arguments)):
         yield f"{worker.where}.{field}", problem
     elif worker.box.first and worker.endless:
-        yield f"{worker.where}.{field}", "never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"
+        yield f"{worker.where}.{field}", BLOCKS
     elif worker.box.main and worker.document.kind in JOBS and worker.endless:
-        yield f"{worker.where}.{field}", "never ends by itself: a CronJob wants a pass, or --every with --for"
-    elif not worker.endless and (worker.box.native or (worker.box.main and worker.document.kind not in {*JOBS, "Pod"})):
-        yield f"{worker.where}.{field}", "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
+        yield f"{worker.where}.{field}", ENDLESS
+    elif worker.restarted and not worker.endless:
+        yield f"{worker.where}.{field}", RESTARTED
 
 
 def neighbours(worker: Worker, _: Facts) -> Iterator[Found]:
-    """What runs beside a pass ends with it: a Job waits for every container that is no native sidecar."""
-    if worker.document.kind not in JOBS or not worker.box.main or worker.pod.get("shareProcessNamespace") is True:
+    """What runs beside a pass ends with it: a Job waits for all but native sidecars."""
+    if worker.document.kind not in JOBS or not worker.box.main:
         return
+    if worker.pod.get("shareProcessNamespace") is True:
+        return  # so that one container may end another
     names = {one.name for one in workers(worker.pod, worker.labels)}
     for box in containers(worker.pod):
         if box.main and box.name not in names and serves(box):
@@ -62,7 +68,8 @@ def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
         if not FOREIGN.fullmatch(variable):
             yield f"{worker.where}.env", f"{variable} is no setting; `ops-worker health --help` lists them"
     for variable, name in worker.variables.undefined:
-        yield f"{worker.where}.env", f"{variable} refers to $({name}), which no variable before it is called: it stays as it is"
+        refers = f"{variable} refers to $({name}), which no variable before it is called"
+        yield f"{worker.where}.env", f"{refers}: it stays as it is"
     for missing in worker.variables.missing:
         yield f"{worker.where}.envFrom", f"ConfigMap {missing} is not among the files of namespace {worker.document.namespace or 'default'}"
     told = {variable: value for variable, value in worker.env.items() if variable in known and variable not in SECRETS}
@@ -103,11 +110,13 @@ def plain_secrets(worker: Worker, _: Facts) -> Iterator[Found]:
     """Secrets are referenced, never written down."""
     for variable in SECRETS:
         written = worker.variables.partly.get(variable, "")
-        part = PASSWORD.search(written) if variable == "DATABASE_URL" else re.match("(.*)", written, re.DOTALL)
-        if worker.env.get(variable) or (part and REFERENCE.sub("", part[1])):
+        if variable == "DATABASE_URL":
+            written = "".join(PASSWORD.findall(written))
+        if worker.env.get(variable) or REFERENCE.sub("", written):
             yield f"{worker.where}.env", f"{variable} stands there in plain text; take it from a Secret"
     for variable, value in {**worker.env, **worker.variables.partly}.items():
-        if variable not in SECRETS and any(REFERENCE.sub("", part[1]) for part in PASSWORD.finditer(value)):
+        passwords = "".join(PASSWORD.findall(value))
+        if variable not in SECRETS and REFERENCE.sub("", passwords):
             yield f"{worker.where}.env", f"{variable} holds a password in plain text; take it from a Secret"
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core import pods
 from ops_worker.core.pods import NAME_LABEL, OURS, SHELLS, at, items, mapping, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 """``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign."""
 SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)")
 """Variables that Kubernetes sets for each Service."""
 SERVERS = re.compile(
-    r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy|memcached|nginx|otelcol"
-    r"|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale|telegraf|traefik|tunnel|vector)(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
+    r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy"
+    r"|memcached|nginx|otelcol|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale"
+    r"|telegraf|traefik|tunnel|vector)"
+    r"(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
 )
 """Words in the names of containers and images that run until somebody stops them."""
 WAITS = re.compile(r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)")
@@ -74,11 +77,12 @@ class Facts(NamedTuple):
 class Environment(NamedTuple):
     """The variables of a container, as far as the files tell.
 
-    ``told`` holds what is known, with ``$(NAME)`` put in as Kubernetes does; ``partly`` values that refer to what comes from
-    elsewhere, with the reference in them; ``hidden`` the names of what comes from elsewhere, those in ``partly`` among them.
-    ``used`` are the names that others refer to, ``undefined`` the references that stay as they are: pairs of variable and name.
-    ``secrets`` tells whether the password comes from a Secret; ``missing`` are the ConfigMaps that are not among the files;
-    ``more`` tells whether there may be variables whose names are not known here.
+    ``told`` holds known values, with ``$(NAME)`` expanded as Kubernetes does. ``partly`` holds
+    values in which references to unknown values are left. ``hidden`` are the names of all unknown
+    values. ``used`` are the names that are referred to. ``undefined`` are the references that
+    Kubernetes leaves as they are: variable and name. ``secrets`` tells whether the password comes
+    from a Secret. ``missing`` are the ConfigMaps that are not among the files. ``more`` tells
+    whether there may be variables whose names are unknown.
     """
 
     told: Mapping[str, str]
@@ -94,9 +98,9 @@ class Environment(NamedTuple):
 class Worker(NamedTuple):
     """A container of ours and what it stands in: its pod's spec and labels, the paths of both, its arguments and variables.
 
-    ``run`` is None when its command is something else's. ``known`` is false when its arguments refer to what comes from
-    elsewhere. ``files`` holds what ConfigMaps put into its file system, by path. ``sole`` is false in a pod that is somebody
-    else's, ``alone`` also when other containers are beside it.
+    ``run`` is None when its command is another program. ``known`` is false when its arguments
+    refer to unknown values. ``files`` holds what ConfigMaps put into its file system, by path.
+    ``sole`` is false in a pod that is somebody else's, ``alone`` also beside other containers.
     """
 
     document: Document
@@ -131,7 +135,8 @@ class Worker(NamedTuple):
     def options(self) -> Mapping[str, str]:
         """Its options with their values, however they are written."""
         words = " ".join(self.arguments).replace("=", " ").split()
-        return {word: after for word, after in zip(words, [*words[1:], ""], strict=False) if word.startswith("--")}
+        following = zip(words, [*words[1:], ""], strict=False)
+        return {word: after for word, after in following if word.startswith("--")}
 
     @property
     def command(self) -> str:
@@ -141,7 +146,13 @@ class Worker(NamedTuple):
     @property
     def endless(self) -> bool:
         """Whether it never ends by itself."""
-        return self.command == "sidecar" or ("--every" in self.options and "--for" not in self.options)
+        loops = "--every" in self.options and "--for" not in self.options
+        return loops or self.command == "sidecar"
+
+    @property
+    def restarted(self) -> bool:
+        """Whether Kubernetes starts it again after it has ended well."""
+        return self.box.native or (self.box.main and self.document.kind not in {*JOBS, "Pod"})
 
     @property
     def scheduled(self) -> bool:
@@ -157,6 +168,9 @@ def number(node: Any) -> float | None:
         return None
 
 
+Maps = Mapping[tuple[str, str], Mapping[str, Any]]
+"""The data of ConfigMaps, by namespace and name."""
+Sources = tuple[dict[str, str], list[str], bool, bool]
 JOBS = frozenset({"CronJob", "Job"})
 POD_PATHS = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
@@ -164,11 +178,11 @@ POD_PATHS = {
     "PodTemplate": ("template",),
 }
 TEMPLATE = ("spec", "template")
-"""Where a Job, a Deployment and nearly every other kind, also of others than Kubernetes, has its pod."""
+"""Where most kinds have their pod, also those that Kubernetes itself does not know."""
 
 
 def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-    """Give where an object's pod stands, and the pod with its metadata; it is empty in an object that makes no pods."""
+    """Give the path of an object's pod template, and the template; empty if it makes no pods."""
     path = POD_PATHS.get(document.kind, TEMPLATE)
     template = at(document.content, *path)
     return path, template if items(at(template, "spec").get("containers")) else {}
@@ -189,6 +203,7 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
             variables = _environment(box.content, document.namespace, maps)
             run = pods.invocation(box.content)
             told = [_expanded(word, variables.told) for word in (run.arguments if run else ())]
+            left = [name for _, names in told for name in names]
             yield Worker(
                 document=document,
                 box=box,
@@ -197,7 +212,7 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
                 pod_path=pod_path,
                 labels=labels,
                 run=run and run._replace(arguments=tuple(expanded for expanded, _ in told)),
-                known=not any(left and (variables.more or variables.hidden & set(left)) for _, left in told),
+                known=not any(one in variables.hidden or variables.more for one in left),
                 variables=variables,
                 files=dict(_files(pod, box.content, document.namespace, maps)),
                 sole=sole,
@@ -206,7 +221,10 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
 
 
 def serves(box: pods.Container) -> bool:
-    """Tell whether a container looks like one that never ends by itself: it has a server's name, or tells when it is ready, or waits."""
+    """Tell whether a container seems never to end by itself.
+
+    It has a server's name or a readiness probe, or its script waits for ever.
+    """
     container = box.content
     words = [str(one) for field in ("command", "args") for one in items(container.get(field))]
     script = " ".join(words)
@@ -214,13 +232,15 @@ def serves(box: pods.Container) -> bool:
         return not LEAVES.search(script)
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
         return False  # nobody here knows what a script does
-    program = words[0].rpartition("/")[2] if items(container.get("command")) else pods.image_name(container)
+    program = pods.image_name(container)
+    if items(container.get("command")):
+        program = words[0].rpartition("/")[2]
     names = f"{box.name} {program}".lower()
     return bool(SERVERS.search(names) or at(container, "readinessProbe"))
 
 
 def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Put known variables in for ``$(NAME)``; give the text, and the names of the references that are left in it."""
+    """Expand ``$(NAME)`` of known variables; give the text, and the names that are left in it."""
     left = []
 
     def one(match: re.Match[str]) -> str:
@@ -233,8 +253,8 @@ def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:
     return REFERENCE.sub(one, value), left
 
 
-def _environment(container: Mapping[str, Any], namespace: str, maps: Mapping[tuple[str, str], Mapping[str, Any]]) -> Environment:
-    """Read a container's variables in the order in which Kubernetes does: what comes later sees what came before."""
+def _environment(container: Mapping[str, Any], namespace: str, maps: Maps) -> Environment:
+    """Read a container's variables in Kubernetes' order: later ones see earlier ones."""
     told, missing, more, from_secret = _sources(container, namespace, maps)
     words = [*items(container.get("command")), *items(container.get("args"))]
     used = {match[2] for word in words for match in REFERENCE.finditer(str(word))}
@@ -251,7 +271,7 @@ def _environment(container: Mapping[str, Any], namespace: str, maps: Mapping[tup
         used |= {match[2] for match in REFERENCE.finditer(written)}
         chosen = at(origin, "configMapKeyRef")
         data = maps.get((namespace, text(chosen.get("name"))), {})
-        comes_from_secret = "secretKeyRef" in origin or bool(elsewhere and (from_secret or secret & set(elsewhere)))
+        secretly = bool(elsewhere) and (from_secret or bool(secret & set(elsewhere)))
         _forget(name, told, partly, hidden, secret)
         if elsewhere:
             partly[name] = value
@@ -261,7 +281,7 @@ def _environment(container: Mapping[str, Any], namespace: str, maps: Mapping[tup
             told[name] = str(data[text(chosen.get("key"))])
         if name not in told:
             hidden.add(name)
-        if comes_from_secret:
+        if secretly or "secretKeyRef" in origin:
             secret.add(name)
     return Environment(
         told=told,
@@ -275,10 +295,8 @@ def _environment(container: Mapping[str, Any], namespace: str, maps: Mapping[tup
     )
 
 
-def _sources(
-    container: Mapping[str, Any], namespace: str, maps: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> tuple[dict[str, str], list[str], bool, bool]:
-    """Give what ``envFrom`` brings, the ConfigMaps that are missing, and whether more comes from elsewhere, and from a Secret."""
+def _sources(container: Mapping[str, Any], namespace: str, maps: Maps) -> Sources:
+    """Read ``envFrom``: values, missing ConfigMaps, whether there may be more, whether a Secret."""
     told: dict[str, str] = {}
     missing: list[str] = []
     more = from_secret = False
@@ -289,7 +307,8 @@ def _sources(
         more = more or found is None
         if name and found is None and not at(source, "configMapRef").get("optional"):
             missing.append(name)
-        told |= {text(source.get("prefix")) + str(key): str(value) for key, value in (found or {}).items()}
+        prefix = text(source.get("prefix"))
+        told |= {f"{prefix}{key}": str(value) for key, value in (found or {}).items()}
     return told, missing, more, from_secret
 
 

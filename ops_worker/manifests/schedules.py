@@ -19,11 +19,11 @@ Found = tuple[str, str]
 MIN_STARTING_S = 10
 """The controller looks every 10 s: below that a run may never start (kubernetes.io, "CronJob", limitations)."""
 LATE = (
-    "is not set: a run that could not start in time starts however late it is, one for all that were missed "
-    "(TooManyMissedTimes warns of more than a hundred); set 20 to 30"
+    "is not set: a run that could not start in time starts however late it is, one for all that "
+    "were missed (TooManyMissedTimes warns of more than a hundred); set 20 to 30"
 )
 MINUTE_S = 60
-"""The controller names a Job by the minute for which it is due, so that there is one in a minute at most."""
+"""The controller names a Job by its minute, so there is one a minute at most."""
 MAX_PERIOD_S = 999_999
 """The most that PASS_PERIOD can say."""
 MAX_NAME = 52
@@ -39,11 +39,14 @@ def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     try:
         gaps = read(text(spec.get("schedule"))).gaps
     except ValueError as error:
-        if not (isinstance(error, NeverError) and spec.get("suspend") is True):  # which is run by hand only
+        by_hand = isinstance(error, NeverError) and spec.get("suspend") is True
+        if not by_hand:
             yield "spec.schedule", f"{text(spec.get('schedule'))!r} is no cron schedule: {error}"
     else:
         if gaps.shortest < MINUTE_S:
-            yield "spec.schedule", f"is each {gaps.shortest} s, but Kubernetes starts one Job a minute; use --every, with --for"
+            each = f"is each {gaps.shortest} s"
+            once = "Kubernetes starts one Job a minute"
+            yield "spec.schedule", f"{each}, but {once}; use --every, with --for"
     if zone is None:
         yield "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"
     elif not _is_zone(text(zone)):
@@ -70,14 +73,15 @@ def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Foun
     if spec.get("suspend") is True or gaps is None:
         return
     called = "period" if gaps.shortest == gaps.longest else "shortest time between two runs"
+    below = f"it has to be below the {called} ({gaps.shortest})"
     if active is not None and active >= gaps.shortest:
-        yield active_path, f"is {active:g}; it has to be below the {called} ({gaps.shortest})"
+        yield active_path, f"is {active:g}; {below}"
     if starting is not None and starting >= gaps.shortest:
-        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be below the {called} ({gaps.shortest})"
+        yield "spec.startingDeadlineSeconds", f"is {starting:g}; {below}"
 
 
 def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
-    """A single pass knows how long it is to the next one at most; after three times that the other pass would say that it has stopped."""
+    """A pass knows the longest time to the next; after three of them it counts as stopped."""
     if worker.command not in {"health", "metrics"} or "--every" in worker.options:
         return
     gaps = _gaps(document)
@@ -85,12 +89,17 @@ def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Fo
         return
     told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
     wanted = min(gaps.longest, MAX_PERIOD_S)
-    each = f"is each {gaps.longest} s" if gaps.shortest == gaps.longest else f"leaves up to {gaps.longest} s between two runs"
-    if gaps.longest > STALE_PERIODS * MAX_PERIOD_S:
-        yield "spec.schedule", f"{each}, but the other pass opens an alert after {STALE_PERIODS * MAX_PERIOD_S} s; run it each month"
+    each = f"leaves up to {gaps.longest} s between two runs"
+    if gaps.shortest == gaps.longest:
+        each = f"is each {gaps.longest} s"
+    patience = STALE_PERIODS * MAX_PERIOD_S
+    if gaps.longest > patience:
+        alert = f"the other pass opens an alert after {patience} s"
+        yield "spec.schedule", f"{each}, but {alert}; run it each month"
     elif told is not None and told < wanted and "PASS_PERIOD" not in worker.variables.hidden:
         said = f"PASS_PERIOD is {told:g}: set it to {wanted}"
-        yield "spec.schedule", f"{each}, but {said}, or the other pass opens an alert when none is due"
+        otherwise = "or the other pass opens an alert when none is due"
+        yield "spec.schedule", f"{each}, but {said}, {otherwise}"
 
 
 def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
@@ -165,7 +174,7 @@ def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
 
 
 def _gaps(document: Document) -> Gaps | None:
-    """Give the times between runs, or None where another rule tells what is wrong with the schedule."""
+    """Give the times between runs; None if the schedule is wrong, which another rule tells."""
     spec = at(document.content, "spec")
     zone = text(spec.get("timeZone"))
     try:

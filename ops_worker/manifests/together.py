@@ -16,24 +16,29 @@ if TYPE_CHECKING:
     from ops_worker.manifests.parts import Document, Facts, Worker
 
 CLUSTER_SCOPED = re.compile(
-    r"APIService|CSI(Driver|Node)|CertificateSigningRequest|Cluster(Role|RoleBinding|TrustBundle)|ComponentStatus"
-    r"|CustomResourceDefinition|DeviceClass|FlowSchema|IPAddress|IngressClass|(Mutating|Validating)(AdmissionPolicy(Binding)?"
-    r"|WebhookConfiguration)|Namespace|Node|PersistentVolume|PodSecurityPolicy|PriorityClass|PriorityLevelConfiguration"
-    r"|ResourceSlice|RuntimeClass|ServiceCIDR|StorageClass|StorageVersion|VolumeAttachment|VolumeAttributesClass"
+    r"APIService|CSI(Driver|Node)|CertificateSigningRequest|Cluster(Role|RoleBinding|TrustBundle)"
+    r"|ComponentStatus|CustomResourceDefinition|DeviceClass|FlowSchema|IPAddress|IngressClass"
+    r"|(Mutating|Validating)(AdmissionPolicy(Binding)?|WebhookConfiguration)|Namespace|Node"
+    r"|PersistentVolume|PodSecurityPolicy|PriorityClass|PriorityLevelConfiguration|ResourceSlice"
+    r"|RuntimeClass|ServiceCIDR|StorageClass|StorageVersion|VolumeAttachment|VolumeAttributesClass"
 )
-"""Kinds without a namespace (`kubectl api-resources --namespaced=false`), as far as files hold them."""
+"""Kinds without a namespace (`kubectl api-resources --namespaced=false`)."""
 _APPS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"}
 _RBAC = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 REMOVED = (
     ("batch/v2alpha1", {"CronJob"}, "1.21", "batch/v1"),
     ("batch/v1beta1", {"CronJob"}, "1.25", "batch/v1"),
-    ("extensions/v1beta1", {*_APPS, "NetworkPolicy"}, "1.16", ""),
+    ("extensions/v1beta1", {"NetworkPolicy"}, "1.16", "networking.k8s.io/v1"),
+    ("extensions/v1beta1", _APPS, "1.16", "apps/v1"),
     ("apps/v1beta1", _APPS, "1.16", "apps/v1"),
     ("apps/v1beta2", _APPS, "1.16", "apps/v1"),
     ("rbac.authorization.k8s.io/v1alpha1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
     ("rbac.authorization.k8s.io/v1beta1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
 )
-"""apiVersions that are gone, of which kinds, since which Kubernetes; what to write (kubernetes.io, "API Migration Guide")."""
+"""apiVersions that are gone: kinds, since which Kubernetes, and what to write instead.
+
+From kubernetes.io, "Deprecated API Migration Guide"; see there for kinds that are not listed.
+"""
 MAX_DIGITS = 5
 USED = {
     ("", "events"): {"create", "list"},
@@ -62,16 +67,18 @@ def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[
             yield Fault(one.file, subject, "metadata.namespace", "is not set: it would land in whatever namespace is current")
         for version, kinds, since, instead in REMOVED:
             if own and one.kind in kinds and one.content.get("apiVersion") == version:
-                told = instead or ("networking.k8s.io/v1" if one.kind == "NetworkPolicy" else "apps/v1")
-                yield Fault(one.file, subject, "apiVersion", f"{version} is gone since Kubernetes {since}; write {told}")
+                message = f"{version} is gone since Kubernetes {since}; write {instead}"
+                yield Fault(one.file, subject, "apiVersion", message)
 
 
 def none_found(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """Among what makes pods there is the worker; if not, nothing was checked, which must not look like no fault."""
-    makers = [(one, path) for one in documents for path, template in [pod_template(one)] if template]
+    """Among what makes pods there is the worker: otherwise nothing was checked."""
+    makers = [one for one in documents if pod_template(one)[1]]
     if makers and not workers:
-        one, path = makers[0]
-        yield Fault(one.file, f"{one.kind}/{one.name}", ".".join((*path, "spec")), f"no ops-worker container found: {RECOGNISED}")
+        one = makers[0]
+        field = ".".join((*pod_template(one)[0], "spec"))
+        message = f"no ops-worker container found: {RECOGNISED}"
+        yield Fault(one.file, f"{one.kind}/{one.name}", field, message)
 
 
 def _ours(one: Document) -> bool:
