@@ -63,7 +63,7 @@ def _parsed(documents: Iterator[Any], path: str, faults: list[tuple[str, str]]) 
     """Give the documents of a file, up to the first that is no YAML, whose fault is told."""
     try:
         yield from documents
-    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise what Python raises
+    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise whatever its value makes Python raise
         faults.append((path, f"is no YAML: {' '.join(str(error).split())}"))
 
 
