@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
 from ops_worker.core.cronjobs import NATIVE
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
-from ops_worker.manifests.parts import JOBS, NEEDS_PASSWORD, REFERENCE, number, serves
+from ops_worker.manifests.parts import JOBS, NEEDS_PASSWORD, REFERENCE, SECRETS, number, serves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ops_worker.manifests.parts import Facts, Worker
 
 Found = tuple[str, str]
-SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
 FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
 BLOCKS = "never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"
@@ -38,13 +37,23 @@ def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
         message = f"is {first}; leave it out: the image's entrypoint is ops-worker"
         yield f"{worker.where}.command", message
     elif worker.known and (problem := facts.parse(worker.arguments)):
-        yield f"{worker.where}.{field}", problem
+        yield f"{worker.where}.{field}", _unexpanded(problem, worker)
     elif worker.box.first and worker.endless:
         yield f"{worker.where}.{field}", BLOCKS
     elif worker.box.main and worker.document.kind in JOBS and worker.endless:
         yield f"{worker.where}.{field}", ENDLESS
     elif worker.restarted and not worker.endless:
         yield f"{worker.where}.{field}", RESTARTED
+
+
+def _unexpanded(problem: str, worker: Worker) -> str:
+    """Put ``$(NAME)`` back where a fault quotes a variable's value, which may be a secret."""
+    told = sorted(worker.variables.used & worker.env.keys(), key=lambda name: -len(worker.env[name]))
+    for name in told:
+        for value in (worker.env[name], repr(worker.env[name])[1:-1]):
+            if value:
+                problem = problem.replace(value, f"$({name})")
+    return problem
 
 
 def neighbours(worker: Worker, _: Facts) -> Iterator[Found]:

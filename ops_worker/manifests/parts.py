@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 """``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign."""
+SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
+"""Variables whose value is never put in elsewhere, so that no fault can quote it."""
 SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)")
 """Variables that Kubernetes sets for each Service."""
 SERVERS = re.compile(
@@ -204,6 +206,7 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
             run = pods.invocation(box.content)
             told = [_expanded(word, variables.told) for word in (run.arguments if run else ())]
             left = [name for _, names in told for name in names]
+            unknown = {*variables.hidden, *SECRETS}
             yield Worker(
                 document=document,
                 box=box,
@@ -212,7 +215,7 @@ def workers(documents: Sequence[Document]) -> Iterator[Worker]:
                 pod_path=pod_path,
                 labels=labels,
                 run=run and run._replace(arguments=tuple(expanded for expanded, _ in told)),
-                known=not any(one in variables.hidden or variables.more for one in left),
+                known=not any(variables.more or one in unknown for one in left),
                 variables=variables,
                 files=dict(_files(pod, box.content, document.namespace, maps)),
                 sole=sole,
@@ -246,9 +249,10 @@ def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:
     def one(match: re.Match[str]) -> str:
         if match[1] == "$":
             return "$"
-        if match[2] not in known:
-            left.append(match[2])
-        return known.get(match[2], match[0])
+        if match[2] in known and match[2] not in SECRETS:
+            return known[match[2]]
+        left.append(match[2])
+        return match[0]
 
     return REFERENCE.sub(one, value), left
 
@@ -266,7 +270,8 @@ def _environment(container: Mapping[str, Any], namespace: str, maps: Maps) -> En
         name, origin = text(variable.get("name")), at(variable, "valueFrom")
         written = str(variable.get("value") or "")
         value, left = _expanded(written, told)
-        elsewhere = [one for one in left if more or one in hidden or SERVICE.fullmatch(one)]
+        unknown = hidden | (told.keys() & set(SECRETS))
+        elsewhere = [one for one in left if more or one in unknown or SERVICE.fullmatch(one)]
         undefined += [(name, one) for one in left if one not in elsewhere]
         used |= {match[2] for match in REFERENCE.finditer(written)}
         chosen = at(origin, "configMapKeyRef")

@@ -189,6 +189,8 @@ def variable(name: str, value: str) -> dict[str, str]:
         ([variable("DATABASE_URL", "postgresql://iot:hunter2@pg/x")], [MAP, SECRET], [PLAIN]),
         ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:hunter2@pg/$(DBPASS)")], [MAP], [PLAIN]),
         ([variable("DBPASS", "hunter2"), variable("DATABASE_URL", URL)], [MAP, SECRET], [PLAIN]),
+        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP, SECRET], ["PG_PASS stands there in plain text; take it from a Secret"]),
+        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP], [NEITHER, "PG_PASS stands there in plain text; take it from a Secret"]),
         ([PASSWORD, variable("PG_PASS", "hunter2$(DBPASS)")], [MAP], ["PG_PASS stands there in plain text; take it from a Secret"]),
         ([PASSWORD, variable("INGEST_URL", "http://u:hunter2@$(DBPASS):80")], [MAP, SECRET], ["INGEST_URL holds a password in plain text; take it from a Secret"]),
         ([PASSWORD, variable("INGEST_URL", "http://u:$(DBPASS)@ingest:8080")], [MAP, SECRET], []),
@@ -201,7 +203,7 @@ def variable(name: str, value: str) -> dict[str, str]:
         ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):80")], [MAP], [NEITHER]),
         ([variable("INGEST_URL", "http://$(NOBODY)")], [{**MAP, "prefix": "X_"}], None),
     ],
-    ids=range(17),
+    ids=range(19),
 )  # fmt: skip
 def test_references(env: list[dict[str, Any]], sources: list[dict[str, Any]], faults: list[str] | None) -> None:
     """`$(NAME)` is what Kubernetes makes of it: a variable that came before; what comes from a Secret is no plain text."""
@@ -220,6 +222,12 @@ def test_references_in_arguments() -> None:
         f"{BOX}.args: argument --every:"
     )
     assert health((f"{BOX}.args", args)) == []
+    quoted = health((f"{BOX}.args", ["health", "--x", "$(A)"]), (f"{BOX}.env", [*OURS["env"], variable("A", "hun'ter2")]))
+    assert quoted == [f"{BOX}.args: unrecognized arguments: --x $(A)"]
+    told_plain = [*OURS["env"], variable("PG_PASS", "hunter2")]
+    assert health((f"{BOX}.args", ["health", "--x", "$(PG_PASS)"]), (f"{BOX}.env", told_plain)) == [
+        f"{BOX}.env: PG_PASS stands there in plain text; take it from a Secret"
+    ]
     password = OURS["env"] + [{"name": "PG_PASS", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}]
     alone = health((f"{BOX}.args", args), (f"{BOX}.envFrom", [MAP]), (f"{BOX}.env", password))
     assert alone[0].startswith(f"{BOX}.args: argument --every:")
