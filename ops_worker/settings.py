@@ -75,14 +75,29 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-def _with_ports(value: SecretStr | None) -> SecretStr | None:
-    """Refuse a URI whose port is no number: without a host it is the password, which libpq prints."""
+def _with_hosts(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a URI of which a host is no name or address, or a port is no number.
+
+    Without a host the "port" is the password, which libpq prints.
+    """
     if value is not None:
         authority = re.split(r"[/?]", value.get_secret_value().partition("://")[2], maxsplit=1)[0]
-        for host in authority.rpartition("@")[2].split(","):
-            if not re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", host):
-                raise ValueError("no port")
+        for place in authority.rpartition("@")[2].split(","):
+            found = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", place)
+            if found is None or not _is_server(unquote(found.group(1)).strip("[]")):
+                raise ValueError("no host or port")
     return value
+
+
+def _pg_host(value: str) -> str:
+    if not all(map(_is_server, value.split(","))):
+        raise ValueError("no host")
+    return value
+
+
+def _is_server(host: str) -> bool:
+    """Return whether libpq may take this for a host: a name, an address, or a socket's folder."""
+    return host.startswith(("/", "@")) or catalogue.is_host(host)
 
 
 def _utf8(value: SecretStr | None) -> SecretStr | None:
@@ -107,6 +122,7 @@ def _http_url(value: SecretStr | None) -> SecretStr | None:
 
 
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
+HostName = Annotated[str, AfterValidator(_pg_host), BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
 HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeValidator(_default_when_empty), BeforeValidator(_trimmed)]
@@ -116,7 +132,7 @@ Level = Annotated[str, BeforeValidator(_level)]
 DatabaseUrl = Annotated[
     SecretStr | None,
     AfterValidator(_database_url),
-    AfterValidator(_with_ports),
+    AfterValidator(_with_hosts),
     AfterValidator(_utf8),
     BeforeValidator(_default_when_empty),
     BeforeValidator(_trimmed),
@@ -145,7 +161,7 @@ class Settings(BaseSettings):
         None, wants="a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"
     )
     """Connection URI of the database, `postgresql://user:password@host:port/database`; the PG_ variables but PG_ROLE are then ignored."""
-    pg_host: Text = setting("iot-postgres", wants="a host name or address")
+    pg_host: HostName = setting("iot-postgres", wants="a host name or address")
     """Host of the database."""
     pg_port: int = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
     """Port of the database."""

@@ -41,6 +41,7 @@ ACCEPTED = [
         for url in (
             "postgresql://u:p@h/d?application_name=a@b", "postgresql://u:p@h?application_name=a@b", "postgresql://h/d?user=a%40b&application_name=a@b",
             "postgresql://u%40v:p@h/d", "postgresql:///d?host=/run&application_name=a@b", "postgresql://u:a#b@h/d",
+            "postgresql://u@h1,h2:2/d", "postgresql://u@%2Frun%2Fpg/d", "postgresql://u@[::1]:5432/d", "postgresql://u@10.0.0.1/d", "postgresql://u@b%C3%BCcher/d",
         )
     ],
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
@@ -64,7 +65,9 @@ REFUSED = [
     ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
     ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
     ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"),
-    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h")],
+    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h",
+      "postgresql://u@256.1.1.1/d", "postgresql://u@a%20b/d", "postgresql://u@h,10.0.0.999/d", f"postgresql://u@{'x' * 64}.example/d", "postgresql://u@h:port/d")],
+    *[({"PG_HOST": host}, f"PG_HOST is {host!r}, but wants a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
 ]  # fmt: skip
 SCHEME, PORT, HOST = "it has to begin with http:// or https://", "its port has to be 1 to 65535", "its host is no name or address"
 BAD_URLS = [

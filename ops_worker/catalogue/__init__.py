@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BUILTIN = Path(__file__).with_name("builtin.toml")
 MAX_BYTES = 8 << 20
 """Bytes of a catalogue: 10,000 services take one."""
+MAX_LABEL = 63
+"""Characters between two dots of a host name (RFC 1035, section 2.3.4)."""
 MAX_SECRET = 16 << 10
 """Bytes of a file with the value of a header."""
 BUILTIN_FILE = "built-in catalogue"
@@ -356,7 +358,7 @@ def url_problem(url: str, *, query: bool = False) -> str:
         (not host, "it names no host"),
         (not _has_port(parts), "its port has to be 1 to 65535"),
         ("#" in url or ("?" in url and not query), "it has a query or a fragment"),
-        (not _is_host(host), bad_host),
+        (not is_host(host), bad_host),
     )
     return next((problem for wrong, problem in checks if wrong), "")
 
@@ -368,8 +370,10 @@ def _has_port(parts: SplitResult) -> bool:
         return False
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Return whether a host can be a name or an address. What looks like IPv4 has to be one."""
+    if re.search(r"[\s\x00-\x1f\x7f]", host) or any(len(label) > MAX_LABEL for label in host.split(".")):
+        return False
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
         byte = r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]"
         return all(re.fullmatch(byte, part) for part in host.split("."))

@@ -39,6 +39,9 @@ SELECT set_config('statement_timeout', %(statement_ms)s, true),
 -- the pass that held the lock before.
 SELECT pg_try_advisory_xact_lock(%(space)s::integer, %(lock)s::integer) AS locked
 
+-- name: database_exists
+SELECT FROM pg_database WHERE datname = %(database)s
+
 -- name: lock_holder
 -- Who holds the lock of a pass, for how long, and what its process waits for. The time is NULL where
 -- this role may not see it. An advisory lock of two integers has objsubid 2.

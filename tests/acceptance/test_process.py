@@ -64,6 +64,11 @@ class TestDatabase:
         env = {"DATABASE_URL": "", "PG_HOST": "no-such-host.invalid", "PG_PASS": "secret"}
         one_line(worker(command, **env), 1, "no-such-host.invalid:5432/iotcloud as iot", "PG_HOST")
 
+    def test_no_such_database(self, worker: Worker, database: Database, command: str) -> None:
+        """No such database on a server that is there: code 2, for no retry makes one."""
+        url = urlsplit(database.url)._replace(path="/nowhere").geturl()
+        one_line(worker(command, DATABASE_URL=url), 2, "no database nowhere", "PG_DB")
+
     def test_wrong_password(self, worker: Worker, database: Database, command: str) -> None:
         """A wrong password: code 1, for it may be rotated just now."""
         url = database.as_user("postgres", "wrong")

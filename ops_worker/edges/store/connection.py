@@ -74,6 +74,7 @@ class Store:
         self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
         self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         self._user = str(given.get("user") or "")
+        self._database = str(given.get("dbname") or self._user)
         self._role = role
         self._connection: Connection | None = None
         self._deadline_s = loop_deadline_s
@@ -323,12 +324,26 @@ class Store:
                 if refused := refused_parameters(self._conninfo):
                     fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
                     raise SettingsError([fault]) from None
+                if not self._deadline_s and self._has_no_database():
+                    fault = f"DATABASE_URL or PG_DB: the server has no database {self._database}"
+                    raise SettingsError([fault]) from None
                 self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
                     "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
                 ) from error
         return self._connection
+
+    def _has_no_database(self) -> bool:
+        """Return whether the server is there and has no database of this name.
+
+        libpq gives no SQLSTATE of a connection that failed, and words may be in any language; so
+        the server's own database is asked, where this role may connect to it.
+        """
+        with contextlib.suppress(psycopg.Error), psycopg.connect(self._conninfo, dbname="postgres", connect_timeout=2) as server:
+            found = server.execute(SQL["database_exists"], {"database": self._database})
+            return found.fetchone() is None
+        return False
 
     def _server_for(self, *, writes: bool) -> dict[str, str]:
         """Return libpq's parameters that choose a server.
