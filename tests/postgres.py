@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLATFORM = Path(__file__).parent / "platform"
+PORTS_TRIED = 3
 PASSWORD = "p@ss/word"  # with characters that a URI has to escape
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -67,7 +68,7 @@ class Postgres:
             if self._also:
                 with (self.data / "pg_hba.conf").open("a") as access:
                     access.write("host all all 0.0.0.0/0 scram-sha-256\n")
-            self.start()
+            self._start_on_a_free_port()
         except BaseException:
             self.__exit__()
             raise
@@ -77,6 +78,18 @@ class Postgres:
         with contextlib.suppress(RuntimeError):
             self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def _start_on_a_free_port(self) -> None:
+        """Start it; where somebody took the port meanwhile, on another one."""
+        for left in reversed(range(PORTS_TRIED)):
+            try:
+                self.start()
+            except RuntimeError:
+                if not left:
+                    raise
+                self.port = _free_port()
+            else:
+                return
 
     def start(self) -> None:
         """Start it and wait until it answers."""

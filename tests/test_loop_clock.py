@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker import loop
-from ops_worker.errors import DatabaseError
+from ops_worker.core.model import Outcome, Result
+from ops_worker.errors import DatabaseError, StillRecordingError
 from ops_worker.passes import Context
 
 if TYPE_CHECKING:
@@ -101,6 +102,36 @@ def test_long_pass(clock: Clock) -> None:
     assert begun == [1000.25, 1001.125, 1002.125, 1003.125, 1006.125, 1007.125, 1008.125, 1009.125, 1010.125]
     assert [tick.skipped for tick in ticks] == [0, 0, 0, 0, 2, 0, 0, 0, 0]
     assert {tick.late_s for tick in ticks[1:]} == {0.0}
+
+
+def test_database_hangs(clock: Clock) -> None:
+    """While one pass is being recorded for ever, each second has its probes, and its tick waits."""
+    mended = threading.Event()
+    begun: list[float] = []
+    results: list[str] = []
+
+    def work(context: Context) -> Outcome:
+        begun.append(clock.now)
+        first = len(begun) == 1
+        try:
+            with context.recording():
+                if first:
+                    assert mended.wait(60)
+        except StillRecordingError:
+            return Outcome("metrics", Result.WAITING)
+        return Outcome("metrics", Result.RECORDED)
+
+    def told(tick: Tick) -> int:
+        results.append(tick.result)
+        if results == ["waiting"] * 10:
+            mended.set()
+        return 0
+
+    nothing: Any = None
+    context = Context(nothing, nothing, nothing, clock.monotonic)
+    loop.Loop("metrics", 1.0, work, context, told=told, stop=clock, until=clock.now + 10).run()
+    assert begun == [1000.25, *(1001.125 + n for n in range(10))]
+    assert results == ["waiting"] * 10 + ["recorded"]
 
 
 def test_stopped_process(clock: Clock) -> None:

@@ -159,7 +159,7 @@ def test_readme_commands(worker: Worker, block: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.unit
+@pytest.mark.acceptance  # not with the oldest dependencies, which are smaller
 @pytest.mark.parametrize(("target", "extras"), [("DEMO", "demo"), ("READY", "cluster,sidecar,demo,dev")])
 def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
     """The line before an installation, and the README, give the number of packages and their size to within a sixth."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.test_loop import SLOTS, ended, logged
+from tests.acceptance.test_loop import SLOTS, ended, logged, skipped
 from tests.conftest import Database
 from tests.postgres import Postgres, load_platform
 from tests.proxy import Switchboard
@@ -135,11 +135,13 @@ def test_every_second_has_its_sample(looped: Worker, primary: Postgres, kind: st
             _, err = ended(process)
     slots = database.rows(SLOTS)
     assert len(slots) >= seconds + 3
-    assert {row["samples"] for row in slots} == {1}
+    assert {row["samples"] for row in slots} <= {0, 1}
+    assert sum(row["samples"] == 0 for row in slots) == skipped(err) < seconds / 2, (
+        "a busy machine may skip some seconds, and then says so; no second is lost otherwise"
+    )
     assert database.value(TWICE) == 0
     per_pass = "SELECT count(*) FROM system_metrics WHERE service LIKE 's%' GROUP BY time"
     assert {row["count"] for row in database.rows(per_pass)} == {SERVICES * (COUNTERS + 1)}
-    assert not logged(err, "ticks skipped"), "the probes kept their cadence"
     assert not logged(err, "samples lost")
 
 
@@ -156,7 +158,9 @@ def test_demoted_and_promoted_elsewhere(looped: Worker, primary: Postgres) -> No
             line.target = primary.port
             await_samples(process, database, FAULT_S + 3)
             _, err = ended(process)
-    assert {row["samples"] for row in database.rows(SLOTS)} == {1}
+    slots = database.rows(SLOTS)
+    assert {row["samples"] for row in slots} <= {0, 1}
+    assert sum(row["samples"] == 0 for row in slots) == skipped(err) < FAULT_S / 2
     assert not logged(err, "samples lost")
 
 

@@ -119,8 +119,9 @@ def test_for(worker: Worker, database: Database) -> None:
     done = worker("metrics", "--every", "1", "--for", "4")
     assert done.returncode == 0, done.stderr
     written = done.stdout.count("samples written")
-    assert written == database.value(TAKEN)
-    assert 1 <= written <= 5 - skipped(done.stderr)
+    waited = done.stdout.count("metrics: waiting")  # on a busy machine; the next tick writes its sample
+    assert written + waited == database.value(TAKEN)
+    assert 1 <= written + waited <= 5 - skipped(done.stderr)
 
 
 def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> None:
@@ -191,7 +192,7 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
             other.rollback()
             until(lambda: database.health()["ingest"]["details"]["streak"] > 1)
             _, err = ended(process)
-    assert all(re.search("lock|still being recorded", str(line["error"])) for line in logged(err, "pass failed"))
+    assert all("lock" in str(line["error"]) for line in logged(err, "pass failed"))
 
 
 @pytest.fixture
@@ -289,9 +290,7 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
             seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
             until(partial(database.value, seen, state))  # the loop sees what both of them skipped
         _, err = ended(health)
-        assert all("still being recorded" in str(line["error"]) for line in logged(err, "pass failed")), (
-            "a busy machine takes longer than 0.1 s"
-        )
+        assert not logged(err, "pass failed")
         ended(metrics)
     alerts = database.alerts()
     assert len(alerts) == OVERLAPS // 4, "down for every second pair"

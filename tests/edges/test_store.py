@@ -77,7 +77,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
     queries = sql.queries()
     with contextlib.closing(Store({"conninfo": database.url})) as store:
-        store.create(["service_health", "ops_worker_maintenance"])
+        store.create(["service_health", "ops_worker_maintenance", "ops_worker_maintenance_log"])
     with psycopg.connect(database.url) as connection:
         for name, statement in queries.items():
             numbers: dict[str, int] = {}
