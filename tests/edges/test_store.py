@@ -140,11 +140,9 @@ class Refusing:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.connections += 1  # before the answer, after which the client goes on
                 with client:
-                    client.recv(8)  # whether there is TLS: no
-                    client.sendall(b"N")
                     client.recv(1000)
-                    self.connections += 1
                     client.sendall(self._answer)
 
     def close(self) -> None:
