@@ -254,6 +254,45 @@ def test_wait_deadline(server: Server, capsys: pytest.CaptureFixture[str], left:
     )
 
 
+@pytest.mark.parametrize("code", [0, 2, 4])
+def test_wait_sidecar_goes_on(server: Server, capsys: pytest.CaptureFixture[str], code: int) -> None:
+    """A pod that a deadline takes away has had its say: its log, and the pass's own exit code."""
+    ended = {"terminated": {"exitCode": code, "finishedAt": "2026-03-01T12:00:02Z"}}
+    going = shared("Running", ours=ended, mesh={"running": {}})
+    killed = shared("Failed", ours=ended, mesh={"terminated": {"exitCode": 137}})
+    late = (200, over("Failed", "DeadlineExceeded"))
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
+        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([going], [killed], [], [])],
+        f"GET {CORE}/pods/a-pod/log": [(200, "health: 4 services\n")],
+    }
+    assert main(["trigger", "health", "--wait"]) == code
+    out, err = capsys.readouterr()
+    assert out == "health: 4 services\n"
+    remedy = "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    assert err.splitlines()[2:] == [
+        f"a-job: the pass in pod a-pod has ended with exit code {code}, but container a-mesh "
+        f"goes on, and the Job with it; if it is a sidecar, {remedy}",
+        "a-job: failed",
+        "a-job: Failed: DeadlineExceeded: too long",
+    ]
+
+
+def test_wait_killed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass that the deadline itself ends is not done, whether or not its end was seen."""
+    running = shared("Running", ours={"running": {}}, mesh={"running": {}})
+    killed = shared("Failed", ours={"terminated": {"exitCode": 137}}, mesh=ENDED)
+    late = (200, over("Failed", "DeadlineExceeded"))
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
+        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([running], [killed], [], [])],
+    }
+    assert main(["trigger", "health", "--wait"]) == 1
+    err = capsys.readouterr().err.splitlines()[2:]
+    assert err[:3] == ["a-job: running", "a-job: failed", "a-job: Failed: DeadlineExceeded: too long"]
+    assert err[3].startswith("a-job: Job a-job was ended by activeDeadlineSeconds (50 s)")
+
+
 def test_wait_log_gone(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """A log that is not there any more changes nothing of what the pass has done."""
     server.answers |= {f"GET {BATCH}/jobs/a-job": (200, COMPLETE), f"GET {CORE}/pods": (200, {"items": [pod(0)]})}
