@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(VENV)/demo
 READY  := $(VENV)/ready
 SOAK   ?= 600
+WORKERS ?= 3
 
 .PHONY: help run test unit lowest lint format render validate cluster soak bench clean
 
@@ -31,7 +32,7 @@ run: $(DEMO) ## the demo: both passes against a PostgreSQL and services of its o
 	@$(BIN)/python -m tests.demo
 
 test: $(READY) ## every test; all branches of the core and the passes are taken
-	$(BIN)/python -m pytest --cov=ops_worker.core --cov=ops_worker.passes --cov-report=term-missing:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=ops_worker.core --cov=ops_worker.passes --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
@@ -40,7 +41,7 @@ lowest: ## the tests of what uses dependencies, in one process, with the oldest 
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
-	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
+	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
 
 lint: $(READY) ## format, style, types, layers and the CI workflow
 	$(BIN)/ruff format --check
