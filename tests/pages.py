@@ -1,7 +1,7 @@
-"""The tables of the documentation that are made from the code: `python -m tests.pages` writes them into their pages.
+"""The tables of the documentation that are made from the code.
 
-A table stands between two comments, `<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks
-that each is up to date.
+`python -m tests.pages` writes them into their pages. A table stands between two comments,
+`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that it is up to date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ EMPTY = "\N{EN DASH}"
 
 def settings_table() -> str:
     """Return the table of settings: names, default, meaning, and the commands that read it."""
-    rows = ["| variable (the first one that is set wins) | default | meaning | read by |", "|---|---|---|---|"]
+    head = "| variable (the first one that is set wins) | default | meaning | read by |"
+    rows = [head, "|---|---|---|---|"]
     for variable in variables():
         names = " ".join(f"`{name}`" for name in variable.names)
         default = f"`{variable.default}`" if variable.default else EMPTY
@@ -32,17 +33,19 @@ def settings_table() -> str:
 def catalogue_table(model: str) -> str:
     """Return the table of the keys of a kind of catalogue entry, ServiceEntry or FigureEntry."""
     tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == model)
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     meanings = {
         node.target.id: str(ast.literal_eval(after.value))
-        for node, after in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
+        for node, after in pairwise(classes[model])
+        if isinstance(node, ast.AnnAssign)
+        if isinstance(node.target, ast.Name)
+        if isinstance(after, ast.Expr)
     }
     rows = ["| key | default | meaning | value |", "|---|---|---|---|"]
     for name, field in getattr(entries, model).model_fields.items():
         default = "required" if field.is_required() else _written(field.default)
-        key = field.alias or name
-        rows.append(f"| `{key}` | {default} | {meanings[name]} | {field.json_schema_extra['wants']} |")
+        wants = field.json_schema_extra["wants"]
+        rows.append(f"| `{field.alias or name}` | {default} | {meanings[name]} | {wants} |")
     return "\n".join(rows)
 
 
