@@ -1,7 +1,7 @@
 """The tables of the documentation that are made from the code.
 
 `python -m tests.pages` writes them into their pages. A table stands between two comments,
-`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that it is up to date.
+`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that each is fresh.
 """
 
 from __future__ import annotations

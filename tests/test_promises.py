@@ -61,7 +61,7 @@ ELSEWHERE = {"CONTRIBUTING.md", "SECURITY.md"}
 def blocks(language: str) -> list[Any]:
     """Return the blocks of a language as parameters, named after page and first line."""
     found = [block for block in BLOCKS if block.language == language]
-    return [pytest.param(text, id=f"{page}: {text.splitlines()[0][:30]}") for page, _, text in found]
+    return [pytest.param(one.text, id=f"{one.page}: {one.text[:30].splitlines()[0]}") for one in found]
 
 
 @pytest.mark.unit
