@@ -42,11 +42,12 @@ lowest: ## the tests of what uses dependencies, in one process, with the oldest 
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
 
-lint: $(READY) ## format, style, types and layers
+lint: $(READY) ## format, style, types, layers and the CI workflow
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 format: $(READY) ## put the format right
 	$(BIN)/ruff format

@@ -14,15 +14,15 @@ import math
 import sys
 import textwrap
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ops_worker import __version__
-from ops_worker.commands import alerts, catalogue, check, cluster, explain, maintenance, manifests, passes, report, status
 from ops_worker.core.report import failed, message
 from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 _log = logging.getLogger("ops_worker")
@@ -40,12 +40,22 @@ exit codes:
 
 
 class Command(NamedTuple):
-    """A subcommand: what it does in a line, what adds its options, what runs it. Without settings it runs with options only."""
+    """A subcommand: what it does in a line, and the module in ``commands`` that has its functions.
+
+    ``options`` names the function that adds its options to a parser, ``run`` the one that runs it:
+    with the options and the settings, or without settings with the options only. The module is
+    imported when one of the two is needed: a pass does not pay for the commands of people.
+    """
 
     summary: str
-    options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[..., int]
+    module: str
+    options: str = "options"
+    run: str = "run"
     has_settings: bool = True
+
+    def function(self, name: str) -> Any:
+        """Return a function of its module."""
+        return getattr(import_module(f"ops_worker.commands.{self.module}"), name)
 
 
 def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
@@ -96,7 +106,9 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         try:
             found = settings.load(options.env_file)
         except SettingsError as error:  # perhaps what is missing is there by another name
-            near = check.near_misses(options.env_file)
+            from ops_worker.commands.check import near_misses
+
+            near = near_misses(options.env_file)
             unread = [f"{name} is set, but nothing reads it; {question}" for name, question in near]
             raise SettingsError([*error.faults, *unread]) from None
         options.left_at, options.job = found.termination_message_path, found.job_name
@@ -104,19 +116,20 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         for name, doubt in found.doubts.items() if options.command in PASSES else ():
             extra = {"action": "setting", "setting": name, **doubt._asdict()}
             _log.warning("a setting has a word that it does not know", extra=extra)
-        loops = passes.intervals_of(options, found)  # which wait for signals themselves
+        # Loops wait for signals themselves.
+        loops = options.command in PASSES and command.function("intervals_of")(options, found)
         endless = loops or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
         if guarded and endless and not loops:
             guard.release_signals()
         if guarded and not endless:
             spent_s = time.monotonic() - options.begun
             guard.watch(found.pass_deadline, lambda why: _fail(options, OpsWorkerError(why)), spent_s=spent_s)
-        code = command.run(options, found)
+        code: int = command.function(command.run)(options, found)
     else:
         log.setup("INFO")
         if guarded:
             guard.release_signals()
-        code = command.run(options)
+        code = command.function(command.run)(options)
     if options.command not in PASSES:  # what was asked for has to arrive; what a pass has done stands in the database
         sys.stdout.flush()
     return code
@@ -142,30 +155,71 @@ PASSES = frozenset({"health", "metrics", "sidecar"})
 """The commands that run passes."""
 
 COMMANDS = {
-    "health": Command("probe the services once, record their state, open and close alerts", passes.pass_options, passes.run),
-    "metrics": Command("append one sample of the services' counters and the database's figures", passes.pass_options, passes.run),
-    "sidecar": Command(
-        "run both passes, or those named, each in a loop of its own, until told to stop", passes.sidecar_options, passes.repeat
+    "health": Command(
+        summary="probe the services once, record their state, open and close alerts",
+        module="passes",
+        options="pass_options",
     ),
-    "check": Command("look at everything that a pass needs, and change nothing", check.options, check.run, has_settings=False),
-    "status": Command("show what is known now: services, open alerts, passes, figures", status.options, status.run),
-    "explain": Command("say why a service is what it is, or was at some time", explain.options, explain.run),
-    "report": Command("write what happened as an HTML page: availability, incidents, latency, figures", report.options, report.run),
+    "metrics": Command(
+        summary="append one sample of the services' counters and the database's figures",
+        module="passes",
+        options="pass_options",
+    ),
+    "sidecar": Command(
+        summary="run both passes, or those named, each in a loop of its own, until told to stop",
+        module="passes",
+        options="sidecar_options",
+        run="repeat",
+    ),
+    "check": Command(
+        summary="look at everything that a pass needs, and change nothing",
+        module="check",
+        has_settings=False,
+    ),
+    "status": Command("show what is known now: services, open alerts, passes, figures", "status"),
+    "explain": Command("say why a service is what it is, or was at some time", "explain"),
+    "report": Command(
+        summary="write what happened as an HTML page: availability, incidents, latency, figures",
+        module="report",
+    ),
     "alerts": Command(
-        "list system alerts, acknowledge or close one, remove what is left of services no longer watched", alerts.options, alerts.run
+        summary="list system alerts, acknowledge or close one, remove what is left of services no longer watched",
+        module="alerts",
     ),
     "maintenance": Command(
-        "start or end a time in which no alert opens, or say whether there is one", maintenance.options, maintenance.run
+        summary="start or end a time in which no alert opens, or say whether there is one",
+        module="maintenance",
     ),
-    "init-db": Command("create the tables that the worker owns, where they are missing", passes.init_options, passes.init_db),
-    "trigger": Command("run a pass in the cluster now, from its CronJob", cluster.trigger_options, cluster.trigger, has_settings=False),
+    "init-db": Command(
+        summary="create the tables that the worker owns, where they are missing",
+        module="passes",
+        options="init_options",
+        run="init_db",
+    ),
+    "trigger": Command(
+        summary="run a pass in the cluster now, from its CronJob",
+        module="cluster",
+        options="trigger_options",
+        run="trigger",
+        has_settings=False,
+    ),
     "cluster": Command(
-        "show what the CronJobs in the cluster do, and what is wrong", cluster.cluster_options, cluster.cluster, has_settings=False
+        summary="show what the CronJobs in the cluster do, and what is wrong",
+        module="cluster",
+        options="cluster_options",
+        run="cluster",
+        has_settings=False,
     ),
     "catalogue": Command(
-        "check a file of services and figures, or show what is in force", catalogue.options, catalogue.run, has_settings=False
+        summary="check a file of services and figures, or show what is in force",
+        module="catalogue",
+        has_settings=False,
     ),
-    "manifests": Command("check Kubernetes manifests that run the worker", manifests.options, manifests.run, has_settings=False),
+    "manifests": Command(
+        summary="check Kubernetes manifests that run the worker",
+        module="manifests",
+        has_settings=False,
+    ),
 }
 """Every subcommand. Adding one here is all it takes to have it parsed, run and helped."""
 
@@ -178,12 +232,15 @@ class _Parser(argparse.ArgumentParser):
     """
 
     _given: Sequence[str] = ()
+    command: Command | None = None
+    """The command whose options are still to be added."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all of it: what is not known is an error of the command to which it was given."""
+        self._complete()
         self._given = sys.argv[1:] if args is None else [*args]
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -214,7 +271,14 @@ class _Parser(argparse.ArgumentParser):
             error.message += did_you_mean(str(value), [*(action.choices or ()), *options])
             raise
 
+    def _complete(self) -> None:
+        """Add the options of the command, the first time that they are needed."""
+        if self.command is not None:
+            command, self.command = self.command, None
+            command.function(command.options)(self)
+
     def format_help(self) -> str:
+        self._complete()
         command = self.prog.partition(" ")[2]
         self.epilog = f"{_variables(command)}\n{EXIT_CODES}" if command in COMMANDS and COMMANDS[command].has_settings else EXIT_CODES
         return super().format_help()
@@ -226,7 +290,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        command.options(commands.add_parser(name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."))
+        about = f"{command.summary[0].upper()}{command.summary[1:]}."
+        commands.add_parser(name, help=command.summary, description=about).command = command
     return parser
 
 

@@ -13,15 +13,12 @@ Watch = Callable[[int, bytes], str]
 "deaf" to pass it on and then cut, so that the answer is lost."""
 
 
-class Proxy:
-    """Listens on 127.0.0.1 and passes on to another port there."""
+class _Listener:
+    """Listens on 127.0.0.1 and gives each connection to ``_connected``, in a thread."""
 
-    def __init__(self, port: int, watch: Watch, *, own: int = 0) -> None:
-        self._target = port
-        self._watch = watch
-        self._pieces = 0
+    def __init__(self, own: int = 0) -> None:
         self._listener = socket.create_server(("127.0.0.1", own))
-        self.port = self._listener.getsockname()[1]
+        self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -34,9 +31,25 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._bring_back, args=(server, client), daemon=True).start()
+                self._connected(client)
+
+    def _connected(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Proxy(_Listener):
+    """Listens on 127.0.0.1 and passes on to another port there."""
+
+    def __init__(self, port: int, watch: Watch, *, own: int = 0) -> None:
+        self._target = port
+        self._watch = watch
+        self._pieces = 0
+        super().__init__(own)
+
+    def _connected(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self._target))
+        threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+        threading.Thread(target=self._bring_back, args=(server, client), daemon=True).start()
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -68,7 +81,7 @@ def _end(sock: socket.socket) -> None:
     sock.close()
 
 
-class Switchboard:
+class Switchboard(_Listener):
     """Listens on 127.0.0.1 and passes on to ``target``, a port there that may change.
 
     A connection stays with the target that it was made to. While ``silent`` is set, bytes are
@@ -79,27 +92,16 @@ class Switchboard:
     def __init__(self, target: int) -> None:
         self.target = target
         self.silent = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    server = socket.create_connection(("127.0.0.1", self.target))
-                except OSError:
-                    client.close()
-                    continue
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+    def _connected(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            client.close()
+            return
+        for source, sink in ((client, server), (server, client)):
+            threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         dead = False

@@ -96,13 +96,21 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
     from ops_worker.core import cronjobs
 
     end, shown = time.monotonic() + timeout_s, ""
+    beside: dict[str, dict[str, Any]] = {}
+    logs: dict[str, str] = {}
     while True:
         found = where.job(job)
         done = cronjobs.finished(found)
         pods = where.pods(job)
+        for pod in pods:
+            if cronjobs.held(pod) and pod["metadata"]["name"] not in beside:
+                # a deadline takes pod and log away before the Job counts as failed
+                beside[pod["metadata"]["name"]] = pod
+                logs[pod["metadata"]["name"]] = _log(where, pod)
         if done is not None:
             break
-        if (state := _state(pods)) != shown:
+        state = _state(pods) if pods or not shown else shown
+        if state != shown:
             print(f"{job}: {state}", file=sys.stderr)
             shown = state
         if time.monotonic() >= end:
@@ -110,9 +118,21 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
                 f"{job} has not ended within {timeout_s:g} s: {state}; see `kubectl -n {where.namespace} describe job {job}`"
             )
         time.sleep(POLL_S)
-    tries = cronjobs.last_tries(pods)
-    for pod in tries:
-        _show_log(where, pod)
+    tries = cronjobs.last_tries(cronjobs.with_gone(list(beside.values()), pods))
+    for last in tries:
+        print(logs.get(last["metadata"]["name"]) or _log(where, last), end="")
+    return _result(job, found, done, tries)
+
+
+def _result(
+    job: str,
+    found: Mapping[str, Any],
+    done: tuple[str, str],
+    tries: list[Mapping[str, Any]],
+) -> int:
+    """Say how a Job has ended, and give the exit code of its passes, the worst of several."""
+    from ops_worker.core import cronjobs
+
     kind, reason = done
     print(f"{job}: {kind}{': ' + reason if kind == 'Failed' and reason else ''}", file=sys.stderr)
     for problem in (*map(cronjobs.other_failure, tries), cronjobs.lost(found, tries)):
@@ -125,17 +145,19 @@ def _wait(where: Cluster, job: str, timeout_s: float) -> int:
     return max(codes, key=cronjobs.severity, default=DONE)
 
 
-def _show_log(where: Cluster, pod: Mapping[str, Any]) -> None:
-    """Print what the worker's containers printed, as far as it is still there."""
+def _log(where: Cluster, pod: Mapping[str, Any]) -> str:
+    """Give what the worker's containers printed, as far as it is still there."""
     from ops_worker.core.cronjobs import terminated, worker_names
 
     if terminated(pod) is None:
-        return
+        return ""
+    found = []
     for container in worker_names(pod):
         try:
-            print(where.log(pod["metadata"]["name"], container), end="")
+            found.append(where.log(pod["metadata"]["name"], container))
         except OpsWorkerError as error:  # which does not change what the pass has done
             print(f"no log of pod {pod['metadata']['name']}: {error}", file=sys.stderr)
+    return "".join(found)
 
 
 def _state(pods: list[dict[str, Any]]) -> str:

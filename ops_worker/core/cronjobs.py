@@ -184,11 +184,22 @@ def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
     if not reason.startswith("DeadlineExceeded"):
         return f"Job {name} failed, and no pod tells why: {reason}"
     limit = at(job, "spec").get("activeDeadlineSeconds", "?")
+    template = at(job, "spec", "template")
+    ours = worker_names(template)
+    mains = [one.name for one in containers(at(template, "spec")) if one.main]
+    beside = next((name for name in mains if name not in ours), "")
+    sidecar = f"; if container {beside} is a sidecar, {NATIVE}" if beside else ""
     return (
         f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone "
         "with it: see `kubectl get events` for a pod that could not start; "
-        "else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+        f"else raise activeDeadlineSeconds, or lower PASS_DEADLINE{sidecar}"
     )
+
+
+def with_gone(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Give the pods of a Job, and before them those that have gone, as they were last seen."""
+    there = {pod["metadata"]["name"] for pod in now}
+    return [*(pod for pod in before if pod["metadata"]["name"] not in there), *now]
 
 
 def last_tries(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

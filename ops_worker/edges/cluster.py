@@ -2,6 +2,11 @@
 
 Answers are left as the JSON that they are: the client's models cost tens of megabytes and differ between its versions.
 Every call has a deadline; nothing is watched.
+
+Of the client, its configuration and its connection pool are used, not its generated calls. In version 37
+these import the models of every kind, whether or not an answer is made into one: `ops-worker cluster`
+would take 1.0 s of CPU instead of 0.4, and 69 MB instead of 45. ``ApiClient.call_api`` differs between 36
+and 37. Neither they nor ``rest_client.request`` take one deadline for the connection and another in total.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ _MACROS = {
 _EVERY = "@every "
 _MICRO = ("us", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s")
 _UNITS = {"ns": 1e-9, **dict.fromkeys(_MICRO, 1e-6), "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"[\S\x1c-\x1f]+")
+"""What Go does not take for white space; Python takes four characters more."""
 _AMOUNT = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)({'|'.join(_UNITS)})")
 _MAX_S = 2**63 / 1e9
 """The longest duration that Go can hold: 292 years."""
@@ -196,7 +198,7 @@ def _walls(fields: tuple[str, ...], after: datetime, until: datetime) -> Iterato
 
 def _fields(text: str) -> tuple[str, ...]:
     """Give the five fields as cronsim takes them: a star, or a list of numbers."""
-    parts = text.split() if not text.startswith("@") else _MACROS.get(text, "").split()
+    parts = _PART.findall(_MACROS.get(text, "") if text.startswith("@") else text)
     if text.startswith("@") and not parts:
         raise ValueError(f"there is no {text!r}: it may be @every, {', '.join(_MACROS)}")
     if len(parts) != len(_FIELDS):
@@ -237,7 +239,9 @@ def _value(text: str, name: str, low: int, high: int, names: tuple[str, ...]) ->
 
 def _number(text: str) -> int:
     """Give a number as Go reads it, or -1."""
-    return int(text) if re.fullmatch(r"\+?[0-9]{1,18}", text) else -1
+    found = re.fullmatch(r"\+?0*([0-9]{1,19})", text)
+    value = int(found[1]) if found else -1
+    return value if value < 2**63 else -1
 
 
 def _duration(text: str) -> int:

@@ -366,6 +366,18 @@ def test_imports(worker: Worker) -> None:
     assert not imported & {"kubernetes", "yaml", "urllib3", "requests", "tests"}
 
 
+def test_commands_imported(worker: Worker) -> None:
+    """A pass imports the module of its own command, and those of no other."""
+    script = (
+        "import sys; from ops_worker import cli; cli.main(['health'])\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('ops_worker.commands.')))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True)
+    names = ("arguments", "heartbeat", "passes")
+    assert done.stdout.splitlines()[-1].split() == [f"ops_worker.commands.{name}" for name in names]
+
+
 def test_help(worker: Worker) -> None:
     """--help and --version need no settings, and import neither pydantic nor a client."""
     for arguments in (["--help"], ["health", "--help"], ["metrics", "--help"], ["init-db", "--help"], ["--version"]):

@@ -19,6 +19,7 @@ from ops_worker.core.cronjobs import (
     table,
     terminated,
     told,
+    with_gone,
     worker_names,
 )
 
@@ -279,6 +280,26 @@ def test_lost() -> None:
     newer = {"metadata": {"name": "job-2", "creationTimestamp": "2026-03-01T12:09:30Z", "ownerReferences": [{"uid": "u"}]}}
     done = newer | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
     assert row(cronjob(suspended=True), [done, gone], [], NOW, minutely).warnings == ()
+
+
+def test_lost_beside_others() -> None:
+    """A Job that was ended and whose pod has two main containers may have waited for the other."""
+    boxes = {"containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
+    gone = over("DeadlineExceeded", template={"spec": boxes})
+    assert lost(gone, []).endswith(
+        "raise activeDeadlineSeconds, or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
+        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    )
+    boxes["initContainers"] = [boxes["containers"].pop(0)]
+    assert lost(gone, []).endswith("raise activeDeadlineSeconds, or lower PASS_DEADLINE")
+
+
+def test_with_gone() -> None:
+    """A pod that has gone stays as it was last seen; one that is there counts as it is."""
+    pods = [{"metadata": {"name": name}, "seen": seen} for name, seen in ("a1", "b1", "b2", "c2")]
+    assert with_gone(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
+    assert with_gone(pods[:2], []) == pods[:2]
+    assert with_gone([], pods[:2]) == pods[:2]
 
 
 def test_last_tries() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
 FORBIDDEN = (403, {"message": "pods is forbidden"})
+LAZY = 37
+"""The first version of the Kubernetes client that imports its models only when they are used."""
 
 
 def cronjob(name: str = "ops-worker-health", **status: object) -> dict[str, Any]:
@@ -47,6 +50,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.answers: dict[str, Any] = {}
+        self.headers: dict[str, str] = {}  # of every answer
         self.asked: list[tuple[str, str, Any]] = []
         self.closed = threading.Event()  # until then, whoever is to have no answer waits for one
         outer = self
@@ -68,6 +72,8 @@ class Server:
                     outer.closed.wait(60)
                 data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
                 self.send_response(status or 200)
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -254,6 +260,45 @@ def test_wait_deadline(server: Server, capsys: pytest.CaptureFixture[str], left:
     )
 
 
+@pytest.mark.parametrize("code", [0, 2, 4])
+def test_wait_sidecar_goes_on(server: Server, capsys: pytest.CaptureFixture[str], code: int) -> None:
+    """A pod that a deadline takes away has had its say: its log, and the pass's own exit code."""
+    ended = {"terminated": {"exitCode": code, "finishedAt": "2026-03-01T12:00:02Z"}}
+    going = shared("Running", ours=ended, mesh={"running": {}})
+    killed = shared("Failed", ours=ended, mesh={"terminated": {"exitCode": 137}})
+    late = (200, over("Failed", "DeadlineExceeded"))
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
+        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([going], [killed], [], [])],
+        f"GET {CORE}/pods/a-pod/log": [(200, "health: 4 services\n")],
+    }
+    assert main(["trigger", "health", "--wait"]) == code
+    out, err = capsys.readouterr()
+    assert out == "health: 4 services\n"
+    remedy = "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    assert err.splitlines()[2:] == [
+        f"a-job: the pass in pod a-pod has ended with exit code {code}, but container a-mesh "
+        f"goes on, and the Job with it; if it is a sidecar, {remedy}",
+        "a-job: failed",
+        "a-job: Failed: DeadlineExceeded: too long",
+    ]
+
+
+def test_wait_killed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass that the deadline itself ends is not done, whether or not its end was seen."""
+    running = shared("Running", ours={"running": {}}, mesh={"running": {}})
+    killed = shared("Failed", ours={"terminated": {"exitCode": 137}}, mesh=ENDED)
+    late = (200, over("Failed", "DeadlineExceeded"))
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
+        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([running], [killed], [], [])],
+    }
+    assert main(["trigger", "health", "--wait"]) == 1
+    err = capsys.readouterr().err.splitlines()[2:]
+    assert err[:3] == ["a-job: running", "a-job: failed", "a-job: Failed: DeadlineExceeded: too long"]
+    assert err[3].startswith("a-job: Job a-job was ended by activeDeadlineSeconds (50 s)")
+
+
 def test_wait_log_gone(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """A log that is not there any more changes nothing of what the pass has done."""
     server.answers |= {f"GET {BATCH}/jobs/a-job": (200, COMPLETE), f"GET {CORE}/pods": (200, {"items": [pod(0)]})}
@@ -375,6 +420,42 @@ def test_away(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     line = told(capsys)
     assert line.startswith(f"ops-worker cluster: no answer from {server.url} (context test): ")
     assert line.endswith("Connection refused; check that it runs, and that this is the cluster meant")
+
+
+def test_redirect(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """A redirect is not followed: the token goes to the server that the kubeconfig names only."""
+    server.headers["Location"] = f"{server.url}/elsewhere"
+    server.answers[f"GET {BATCH}/cronjobs"] = (307, {"message": "elsewhere"})
+    assert main(["cluster"]) == 1
+    assert told(capsys).endswith("answers 307 to list cronjobs: elsewhere")
+    assert [path.partition("?")[0] for _, path, _ in server.asked] == [f"{BATCH}/cronjobs"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_no_retry(server: Server, status: int) -> None:
+    """A call is made once, also where the answer says when to come back."""
+    server.headers["Retry-After"] = "0"
+    server.answers[f"GET {BATCH}/cronjobs"] = (status, {"message": "busy"})
+    assert main(["cluster"]) == 1
+    assert len(server.asked) == 1
+
+
+def test_no_models(server: Server) -> None:
+    """The client's models, which take longer to import than all the rest, are not imported."""
+    if int(version("kubernetes").partition(".")[0]) < LAZY:
+        pytest.skip("this version of the client imports them in any case")
+    script = "import sys; from ops_worker.cli import main; main(['cluster']); print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    loaded = done.stdout.splitlines()
+    assert len(server.asked) == 3
+    assert "kubernetes.client.api_client" in loaded
+    assert not [name for name in loaded if name.startswith(("kubernetes.client.models.", "kubernetes.client.api."))]
 
 
 def test_hangs(server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,131 @@
+"""What the repository says of itself: its version, package metadata, CI workflow and guides."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ops_worker
+from ops_worker import __version__
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+GUIDES = ("CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md")
+VERSION = re.compile(r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)v?(\d+\.\d+\.\d+)")
+"""Places whose formats need the version."""
+
+
+def with_version() -> list[Path]:
+    """List the files that may repeat the version: manifests, the image's recipe, CI, documentation."""
+    found = [
+        path
+        for folder in ("k8s", "docs", ".github/workflows", ".ci", "ops_worker", "tests/cluster")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in {".png", ".pyc"}
+    ]
+    return [*found, *(ROOT / name for name in ("Dockerfile", "Makefile", "README.md", *GUIDES))]
+
+
+def test_version() -> None:
+    """Every image tag, label and build argument has the version of the package."""
+    told = {
+        f"{path.relative_to(ROOT)}: {version}" for path in with_version() for version in VERSION.findall(path.read_text(encoding="utf-8"))
+    }
+    assert f"Dockerfile: {__version__}" in told
+    assert any(one.startswith("k8s/") for one in told)
+    assert [one for one in sorted(told) if not one.endswith(f": {__version__}")] == []
+
+
+def test_version_is_read() -> None:
+    """The package metadata has no version of its own: it is read from the package."""
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert ROOT / PROJECT["tool"]["hatch"]["version"]["path"] == Path(ops_worker.__file__)
+
+
+def test_metadata() -> None:
+    """The package metadata is complete; it names a licence when there is one."""
+    project = PROJECT["project"]
+    assert project["keywords"] == sorted(set(project["keywords"]))
+    assert project["classifiers"] == sorted(set(project["classifiers"]))
+    assert (ROOT / project["readme"]).is_file()
+    assert ("license" in project) == bool(list(ROOT.glob("LICEN[CS]E*"))), "both, or none"
+
+
+def test_typed() -> None:
+    """The wheel has the marker by which type checkers use the package's annotations."""
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["ops_worker"]}, "all files of the package, none excluded"
+    marker = ROOT / "ops_worker" / "py.typed"
+    assert marker.read_bytes() == b""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()  # hatch leaves these out
+    assert not any(marker.match(one) for one in ignored)
+    assert "Typing :: Typed" in PROJECT["project"]["classifiers"]
+
+
+def test_ci_versions() -> None:
+    """CI runs every Python that the package claims, and PostgreSQL 14 to 18."""
+    claimed = [
+        found[1] for one in PROJECT["project"]["classifiers"] if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one))
+    ]
+    matrix = JOBS["versions"]["strategy"]["matrix"]
+    assert matrix["python"] == claimed
+    assert PROJECT["project"]["requires-python"] == f">={claimed[0]}"
+    servers = {*matrix["postgres"], *(one["postgres"] for one in matrix["include"])}
+    assert servers == {"14", "15", "16", "17", "18"}
+    assert {one["python"] for one in matrix["include"]} <= set(claimed)
+
+
+@pytest.mark.parametrize("line", re.findall(r"uses: .*", WORKFLOW))
+def test_ci_actions(line: str) -> None:
+    """An action is pinned by commit, which cannot be moved; the comment says which version it is."""
+    assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+
+
+def test_lint_reads_the_workflow() -> None:
+    """`make lint` runs zizmor, without asking the network."""
+    assert "\t$(BIN)/zizmor --offline --quiet .github/workflows\n" in MAKEFILE
+
+
+def test_hooks() -> None:
+    """The hooks run make targets that there are, and download nothing."""
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (repository,) = yaml.safe_load(text)["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].removeprefix("make ") in targets()
+
+
+def targets() -> set[str]:
+    """Give the Makefile's targets."""
+    return set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_guides(name: str) -> None:
+    """Every file and make target that a guide names is there."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:`|#|\n))", text))
+    assert named <= targets()
+    paths = re.findall(r"`((?:ops_worker|tests|k8s)(?:/[\w./-]+)?|[\w./-]+\.(?:md|toml|yaml))`", text)
+    missing = [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_guide_grep() -> None:
+    """The search for what names a pass, which CONTRIBUTING gives, finds something."""
+    (command,) = re.findall(r"`(grep [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "ops_worker/" in done.stdout
