@@ -1,6 +1,6 @@
 """The settings: the only reader of the environment and of the ``.env`` file.
 
-Each setting is one field with its docstring. ``--help``, the README's table and ``.env.example`` are made from or checked
+Each setting is one field with its docstring. ``--help``, docs/settings.md and ``.env.example`` are made from or checked
 against these (see ``variables``), so that there is one place to add one. The services are entries of the catalogue.
 """
 

@@ -1,4 +1,4 @@
-"""The environment variables as documentation: what ``--help`` prints and the README and ``.env.example`` are held to.
+"""The environment variables as documentation, which ``--help`` prints and docs/settings.md and ``.env.example`` follow.
 
 Read from the source of ``settings`` instead of its classes: importing pydantic would make ``--help`` five times as slow.
 """

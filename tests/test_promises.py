@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import json
+import contextlib
+import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,18 +14,18 @@ import tempfile
 import time
 import tomllib
 from importlib.metadata import Distribution, distribution
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ops_worker import __version__, settings
-from ops_worker.catalogue import builtin_urls, entries
+from ops_worker import __version__, cli, settings
+from ops_worker.catalogue import builtin_urls
 from ops_worker.cli import COMMANDS, EXIT_CODES
 from ops_worker.variables import variables
+from tests import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,8 +34,33 @@ if TYPE_CHECKING:
     from tests.stubs import Stubs
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+GUIDES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+_FILES = [*(ROOT / name for name in GUIDES), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in _FILES}
+"""What people read, by its path: the guides and every page of docs/."""
+README = PAGES["README.md"]
+OPERATIONS = PAGES["docs/operations.md"]
+
+
+class Block(NamedTuple):
+    """A block of code of a page: its language and its text."""
+
+    page: str
+    language: str
+    text: str
+
+
+BLOCKS = [
+    Block(page, language, text)
+    for page, content in PAGES.items()
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", content, re.DOTALL | re.MULTILINE)
+]
+
+
+def blocks(language: str) -> list[Any]:
+    """Return the blocks of a language as parameters, named after page and first line."""
+    found = [block for block in BLOCKS if block.language == language]
+    return [pytest.param(one.text, id=f"{one.page}: {one.text[:30].splitlines()[0]}") for one in found]
 
 
 @pytest.mark.unit
@@ -70,19 +96,124 @@ def test_env_example() -> None:
 
 
 @pytest.mark.unit
-def test_readme_table() -> None:
-    """The README's table of settings has every variable with its default and meaning, and no other."""
-    rows = re.findall(r"^\| ((?:`[A-Z_]+` ?)+) \| (\S+) \| (.*) \|$", README, re.MULTILINE)
-    found = [(tuple(re.findall(r"[A-Z_]+", names)), default.strip("`\u2013"), meaning) for names, default, meaning in rows]
-    assert [row[:2] for row in found] == [(variable.names, variable.default) for variable in variables()]
-    for (*_, meaning), variable in zip(found, variables(), strict=True):
-        assert meaning.startswith(variable.meaning)
+@pytest.mark.parametrize("name", pages.TABLES)
+def test_tables_are_up_to_date(name: str) -> None:
+    """The tables of settings and keys equal the code; `python -m tests.pages` writes them."""
+    path, text = pages.with_table(name)
+    assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.unit
+def test_readme_is_short() -> None:
+    """README.md is read in one sitting, and names every page."""
+    assert len(README.splitlines()) <= 150
+    linked = {link for link, _ in links(README)}
+    decisions = {link for link, _ in links(PAGES["docs/decisions/README.md"])}
+    for page in PAGES.keys() - {"README.md"}:
+        assert page in linked or page.removeprefix("docs/decisions/") in decisions, page
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page: str) -> None:
+    """Every relative link and picture leads to a file, and every anchor to a heading."""
+    for link, anchor in links(PAGES[page]):
+        path = ((ROOT / page).parent / link).resolve() if link else ROOT / page
+        assert path.is_relative_to(ROOT) and path.exists(), link
+        if anchor:
+            assert anchor in anchors(PAGES[str(path.relative_to(ROOT))]), f"{link}#{anchor}"
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """Return the path and the anchor of each relative link and picture."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", prose)
+    targets = [markdown or html for markdown, html in found]
+    return [target.partition("#")[::2] for target in targets if "://" not in target]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page: str) -> None:
+    """Every file and folder of the repository that a page names is there."""
+    names = re.findall(r"`((?:ops_worker|k8s|tests|docs)/[\w./-]*)`", PAGES[page])
+    missing = [name for name in names if not (ROOT / name).exists()]
+    assert [name for name in missing if "NAME" not in name] == []  # NAME is to be replaced
+
+
+@pytest.mark.unit
+def test_code_names_pages() -> None:
+    """Where code or a manifest names a page, the page is there, and so is the heading in quotes."""
+    ours = [path for folder in ("ops_worker", "k8s") for path in (ROOT / folder).rglob("*.*")]
+    named = 0
+    for path in [*ours, ROOT / "pyproject.toml", ROOT / ".env.example", ROOT / "Makefile"]:
+        if path.suffix not in {".py", ".toml", ".yaml", ".sql", ".example", ""}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        for page, heading in re.findall(r"(?<![\w/])(docs/[\w/-]+\.md)(?:, \"([^\"]+)\")?", text):
+            named += 1
+            assert page in PAGES, f"{path}: {page}"
+            assert not heading or f"# {heading}\n" in PAGES[page], f"{path}: {heading}"
+        assert not re.search(r'README, ["\w]', text), f"{path}: names a section of README.md"
+    assert named > 5
+
+
+@pytest.mark.unit
+def test_glossary_names_code() -> None:
+    """Every path in the glossary's column "code" is there, and every term has one row only."""
+    lines = PAGES["docs/glossary.md"].splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| ")]
+    rows = [row for row in rows if len(row) == 6 and row[0] != "| term"]
+    terms = [row[0] for row in rows]
+    assert len(terms) == len(set(terms)) >= 50
+    for row in rows:
+        for name in re.findall(r"`([\w.]+)`", row[3]):
+            assert exists(f"ops_worker.{name}"), f"{row[0]}: {name}"
+
+
+def exists(name: str) -> bool:
+    """Tell whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            known = getattr(thing, "model_fields", {})
+            if part not in known and not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part, None)
+        return True
+    return False
 
 
 @pytest.mark.unit
 def test_exit_codes_are_documented() -> None:
-    """The README and --help tell of the same exit codes."""
-    assert re.findall(r"^\| (\d) \|", README, re.MULTILINE) == re.findall(r"^  (\d)  ", EXIT_CODES, re.MULTILINE)
+    """The runbook and --help have the same exit codes, and the runbook a section for each."""
+    codes = re.findall(r"^  (\d)  ", EXIT_CODES, re.MULTILINE)
+    assert re.findall(r"^\| (\d) \|", OPERATIONS, re.MULTILINE) == codes
+    assert re.findall(r"^### Exit code (\d)$", OPERATIONS, re.MULTILINE) == codes
+    assert all(re.search(rf"\b{code} \w", README.partition("## Exit codes")[2]) for code in codes)
+
+
+@pytest.mark.unit
+def test_alerts_are_documented() -> None:
+    """The runbook has a section for each alert of the PrometheusRule and of the worker."""
+    rule = (ROOT / "k8s" / "variants" / "monitoring" / "rule.yaml").read_text(encoding="utf-8")
+    names = re.findall(r"- alert: (\w+)", rule)
+    headings = re.findall(r"^### (OpsWorker\w+)$", OPERATIONS, re.MULTILINE)
+    assert names and headings == names
+    assert "`system-health:<service>`" in OPERATIONS and "`system-health:ops_worker`" in OPERATIONS
+    kubernetes = PAGES["docs/kubernetes.md"]
+    assert re.findall(r"^\| `(OpsWorker\w+)` \|", kubernetes, re.MULTILINE) == names
 
 
 @pytest.mark.unit
@@ -95,47 +226,79 @@ def test_changelog_and_version() -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("model", ["ServiceEntry", "FigureEntry"])
-def test_readme_catalogue(model: str) -> None:
-    """The README's tables of a catalogue's keys are those of the program: name, default, meaning, what it wants."""
-    rows = catalogue_rows(model)
-    assert "\n".join(rows) in README
-
-
-def catalogue_rows(model: str) -> list[str]:
-    """Give the rows of the README's table for a kind of entry."""
-    tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == model)
-    meanings = {
-        node.target.id: str(ast.literal_eval(after.value))
-        for node, after in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
-    }
-    rows = []
-    for name, field in getattr(entries, model).model_fields.items():
-        default = "required" if field.is_required() else _written(field.default)
-        rows.append(f"| `{field.alias or name}` | {default} | {meanings[name]} | {field.json_schema_extra['wants']} |")
-    return rows
-
-
-def _written(default: object) -> str:
-    if default in (None, "", (), {}):
-        return "–"  # noqa: RUF001 - as in the table
-    text = json.dumps(default) if not isinstance(default, float) else f"{default:g}"
-    return f"`{text}`"
+def test_every_command_is_documented() -> None:
+    """The page of commands lists each command."""
+    listed = re.findall(r"^\| `ops-worker ([\w-]+)", PAGES["docs/commands.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
 
 
 @pytest.mark.unit
-def test_readme_names_every_command() -> None:
-    """Each command is shown in the README."""
-    for name in COMMANDS:
-        assert f"ops-worker {name}" in README
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program accepts every command that a page shows, in a block or in a line."""
+    for command in shown_commands(page):
+        words = shlex.split(command, comments=True)
+        with contextlib.suppress(SystemExit):
+            cli._parser().parse_args(words[1:])
+        assert capsys.readouterr().err == "", command
+
+
+def shown_commands(page: str) -> list[str]:
+    """Return the commands of the worker that a page shows, each from `ops-worker` to its end."""
+    prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in BLOCKS if block.page == page for line in block.text.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", prose)
+    parts = [part for line in lines for part in re.split(r"\|\|?|&&|;", line.partition(" #")[0])]
+    commands = [re.sub(r"^(\$ |[A-Z_]+=\S+ )", "", part.strip()) for part in parts]
+    ours = [command for command in commands if re.match(r"ops-worker [a-z-]", command)]
+    return [command for command in ours if "COMMAND" not in command]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", PAGES)
+def test_kubectl_commands(page: str) -> None:
+    """Manifests and CronJobs that kubectl commands name exist, and bash can read the commands."""
+    text = PAGES[page]
+    for path in re.findall(r"kubectl [^`\n]*?-[fk] (\S+?)[`\s,]", text):
+        assert (ROOT / path).exists(), path
+    rendered = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "k8s").glob("*.yaml"))
+    for name in re.findall(r"kubectl [^`\n]*?cronjob[/ ](ops-worker-\S+?)[`\s,]", text):
+        assert re.search(rf"^  name: {name}$", rendered, re.MULTILINE), name
+    programs = ("docker ", "kubectl ", "ops-worker ", "pg_dump ")
+    for block in BLOCKS:
+        if block.page == page and block.text.startswith(programs):
+            subprocess.run(["bash", "-n", "-c", block.text], check=True)
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.split("\n")[0][:30] for block in BLOCKS])
-def test_readme_commands(worker: Worker, block: str) -> None:
-    """Every command of the README runs as it stands.
+@pytest.mark.parametrize("statements", blocks("sql"))
+def test_sql_runs(worker: Worker, database: Database, statements: str) -> None:
+    """The SQL of the pages runs on a database that the worker has used, and drops what it says."""
+    assert worker("init-db").returncode == 0
+    assert worker("health", DISPATCHER_HEALTH_URL="http://127.0.0.1:1").returncode == 0
+    assert [alert["status"] for alert in database.alerts()] == ["OPEN"]
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            database.rows(statement)
+    assert [alert["status"] for alert in database.alerts()] == ["CLOSED"]
+    relations = [row["relname"] for row in database.rows("SELECT relname FROM pg_class")]
+    assert [name for name in relations if name.startswith(("service_health", "ops_worker"))] == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_toml_is_a_catalogue(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of a catalogue is one without a fault."""
+    path = tmp_path / "catalogue.toml"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("SHOP_TOKEN", "x")
+    assert cli.main(["catalogue", "check", str(path)]) == 0
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_commands_run(worker: Worker, block: str) -> None:
+    """Every command in a block of shell commands runs as it stands.
 
     Its URLs are those of the test's database and services; make tells what it would run, pytest what it would collect,
     and the installation is left to whoever runs the tests.

@@ -132,7 +132,7 @@ def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def severity(code: int) -> tuple[bool, bool, int]:
     """Order exit codes by how bad they are: 0, 4 (done, and a service is unhealthy), all others."""
-    return code != 0, code != 4, code  # noqa: PLR2004 - README, "Exit codes"
+    return code != 0, code != 4, code  # noqa: PLR2004 - docs/operations.md, "Exit codes"
 
 
 def other_failure(pod: Mapping[str, Any]) -> str:

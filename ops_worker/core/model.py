@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 PROBE_DEADLINE_S = 5.0
-"""Seconds for one probe in all, unless its service has a deadline of its own (README, "What is seen")."""
+"""Seconds for one probe in all, unless its service has a deadline of its own (docs/contract.md, "Probe")."""
 
 
 class Counter(NamedTuple):

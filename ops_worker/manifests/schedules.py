@@ -29,7 +29,7 @@ MAX_PERIOD_S = 999_999
 MAX_NAME = 52
 """The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
 NO_RETRY = {2, 3}
-"""Exit codes that no retry helps: settings, and schema or permission (README, "Exit codes")."""
+"""Exit codes that no retry helps: settings, and schema or permission (docs/operations.md, "Exit codes")."""
 
 
 def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:

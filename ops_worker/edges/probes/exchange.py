@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     Steps = Generator[Wait | Lookup | None, Any, Any]
 
 MAX_BODY = 1 << 20
-"""Bytes of a body, decoded (README, "What is seen")."""
+"""Bytes of a body, decoded (docs/contract.md, "Probe")."""
 MAX_HEAD = 1 << 16
 """Bytes of a status line and headers."""
 MAX_CODINGS = 5

@@ -1,0 +1,80 @@
+"""The tables of the documentation that are made from the code.
+
+`python -m tests.pages` writes them into their pages. A table stands between two comments,
+`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that each is fresh.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from itertools import pairwise
+from pathlib import Path
+
+from ops_worker.catalogue import entries
+from ops_worker.variables import variables
+
+DOCS = Path(__file__).parent.parent / "docs"
+EMPTY = "\N{EN DASH}"
+
+
+def settings_table() -> str:
+    """Return the table of settings: names, default, meaning, and the commands that read it."""
+    head = "| variable (the first one that is set wins) | default | meaning | read by |"
+    rows = [head, "|---|---|---|---|"]
+    for variable in variables():
+        names = " ".join(f"`{name}`" for name in variable.names)
+        default = f"`{variable.default}`" if variable.default else EMPTY
+        commands = ", ".join(f"`{name}`" for name in variable.commands) or "all"
+        rows.append(f"| {names} | {default} | {variable.meaning} | {commands} |")
+    return "\n".join(rows)
+
+
+def catalogue_table(model: str) -> str:
+    """Return the table of the keys of a kind of catalogue entry, ServiceEntry or FigureEntry."""
+    tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    meanings = {
+        node.target.id: str(ast.literal_eval(after.value))
+        for node, after in pairwise(classes[model])
+        if isinstance(node, ast.AnnAssign)
+        if isinstance(node.target, ast.Name)
+        if isinstance(after, ast.Expr)
+    }
+    rows = ["| key | default | meaning | value |", "|---|---|---|---|"]
+    for name, field in getattr(entries, model).model_fields.items():
+        default = "required" if field.is_required() else _written(field.default)
+        wants = field.json_schema_extra["wants"]
+        rows.append(f"| `{field.alias or name}` | {default} | {meanings[name]} | {wants} |")
+    return "\n".join(rows)
+
+
+def _written(default: object) -> str:
+    if default in (None, "", (), {}):
+        return EMPTY
+    text = f"{default:g}" if isinstance(default, float) else json.dumps(default)
+    return f"`{text}`"
+
+
+TABLES = {
+    "settings": ("settings.md", settings_table),
+    "services": ("catalogue.md", lambda: catalogue_table("ServiceEntry")),
+    "figures": ("catalogue.md", lambda: catalogue_table("FigureEntry")),
+}
+"""By name: the page, and what makes the table."""
+
+
+def with_table(name: str) -> tuple[Path, str]:
+    """Return a table's page and the text that the page should have."""
+    page, make = TABLES[name]
+    text = (DOCS / page).read_text(encoding="utf-8")
+    before, begin, rest = text.partition(f"<!-- {name}: begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}: end -->")
+    assert end, f"docs/{page} has no place for the table {name}"
+    return DOCS / page, f"{before}{begin}{make()}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    for each in TABLES:
+        path, fresh = with_table(each)
+        path.write_text(fresh, encoding="utf-8")
