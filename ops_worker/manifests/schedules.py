@@ -31,6 +31,16 @@ MAX_NAME = 52
 NO_RETRY = {2, 3}
 """Exit codes that no retry helps: settings, and schema or permission (README, "Exit codes")."""
 
+COUNTS = ("startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+JOB_COUNTS = (
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "ttlSecondsAfterFinished",
+    "completions",
+    "parallelism",
+)
+"""Fields of a CronJob and of its Job that are whole numbers."""
+
 
 def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """The schedule can be read, in a zone that exists; without one it is the controller's own."""
@@ -126,7 +136,10 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
             continue
         ours = named in {"", own}
         if rule.get("action") == "FailJob" and codes.get("operator") == "In" and ours:
-            failing |= {code for code in items(codes.get("values")) if isinstance(code, int)}
+            values = [code for code in items(codes.get("values")) if isinstance(code, int)]
+            failing |= set(values)
+            if values != sorted(set(values)):
+                yield f"{where}[{index}]", "has codes that do not ascend, which Kubernetes refuses"
         elif codes:
             yield (
                 f"{where}[{index}]",
@@ -142,13 +155,28 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
         yield where, "has no Ignore on DisruptionTarget: a drained node would count as a failure"
 
 
+def types(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """The API server refuses a number in quotes, a fraction, and a word for true or false."""
+    spec = at(document.content, "spec")
+    job = at(spec, "jobTemplate", "spec")
+    for path, node, fields in (("spec", spec, COUNTS), ("spec.jobTemplate.spec", job, JOB_COUNTS)):
+        for field in fields:
+            value = node.get(field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                yield f"{path}.{field}", "is no whole number, without quotes"
+    if not isinstance(spec.get("suspend"), bool | None):
+        yield "spec.suspend", "is neither true nor false, without quotes"
+
+
 def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """What is finished goes away, and what failed stays long enough to be read."""
     spec = at(document.content, "spec")
     job = at(spec, "jobTemplate", "spec")
     for field, wanted in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
-        if number(spec.get(field)) is None:
+        if spec.get(field) is None:
             yield f"spec.{field}", f"is not set; set {wanted}"
+        elif (number(spec.get(field)) or 0) < 0:
+            yield f"spec.{field}", f"is below 0; set {wanted}"
     if (number(job.get("ttlSecondsAfterFinished", -1)) or 0) < 0:
         yield "spec.jobTemplate.spec.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"
 
@@ -197,5 +225,5 @@ def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
     return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
 
 
-RULES = (schedule, deadlines, told_period, retries, history, shards, name)
+RULES = (schedule, deadlines, told_period, retries, types, history, shards, name)
 """The rules of a CronJob. Each gives fields and what is wrong with them."""
