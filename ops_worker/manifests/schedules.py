@@ -162,7 +162,7 @@ def types(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     for path, node, fields in (("spec", spec, COUNTS), ("spec.jobTemplate.spec", job, JOB_COUNTS)):
         for field in fields:
             value = node.get(field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            if value is not None and not _whole(value):
                 yield f"{path}.{field}", "is no whole number, without quotes"
     if not isinstance(spec.get("suspend"), bool | None):
         yield "spec.suspend", "is neither true nor false, without quotes"
@@ -209,6 +209,13 @@ def _gaps(document: Document) -> Gaps | None:
         return read(text(spec.get("schedule")), zone if _is_zone(zone) else "UTC").gaps
     except ValueError:
         return None
+
+
+def _whole(value: Any) -> bool:
+    """Tell whether the API server takes it for a whole number; it does so with 50.0."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_zone(zone: str) -> bool:

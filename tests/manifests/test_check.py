@@ -286,6 +286,11 @@ def test_rule(path: str, value: object, field: str, message: str) -> None:
     assert not any("hunter2" in fault for fault in found)
 
 
+def test_whole_number() -> None:
+    """A number with nothing behind the point is a whole one to the API server, too."""
+    assert told(broken(HEALTH, f"{JOB}.activeDeadlineSeconds", 50.0)) == []
+
+
 def test_image() -> None:
     """One image everywhere, that stays what it is."""
     path = f"{BOX}.image"
