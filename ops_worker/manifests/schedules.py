@@ -20,8 +20,9 @@ MIN_STARTING_S = 10
 """The controller looks every 10 s: below that a run may never start (kubernetes.io, "CronJob", limitations)."""
 LATE = (
     "is not set: a run that could not start in time starts however late it is, one for all that "
-    "were missed (TooManyMissedTimes warns of more than a hundred); set 20 to 30"
+    "were missed (TooManyMissedTimes warns of more than a hundred); set "
 )
+EVERY = "with @every it has to be at least the period, or no run ever starts"
 MINUTE_S = 60
 """The controller names a Job by its minute, so there is one a minute at most."""
 MAX_PERIOD_S = 999_999
@@ -30,6 +31,16 @@ MAX_NAME = 52
 """The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
 NO_RETRY = {2, 3}
 """Exit codes that no retry helps: settings, and schema or permission (docs/operations.md, "Exit codes")."""
+
+COUNTS = ("startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+JOB_COUNTS = (
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "ttlSecondsAfterFinished",
+    "completions",
+    "parallelism",
+)
+"""Fields of a CronJob and of its Job that are whole numbers."""
 
 
 def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
@@ -58,26 +69,41 @@ def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Foun
     spec = at(document.content, "spec")
     if spec.get("concurrencyPolicy") != "Forbid":
         yield "spec.concurrencyPolicy", f"is {spec.get('concurrencyPolicy') or 'not set'}; set Forbid"
-    active_path = "spec.jobTemplate.spec.activeDeadlineSeconds"
-    active, starting = number(at(spec, "jobTemplate", "spec").get("activeDeadlineSeconds")), number(spec.get("startingDeadlineSeconds"))
+    path = "spec.jobTemplate.spec.activeDeadlineSeconds"
+    active = number(at(spec, "jobTemplate", "spec").get("activeDeadlineSeconds"))
     budget, source = _budget(worker, facts)
     if active is None:
-        yield active_path, "is not set: with Forbid a pod that cannot start would keep all later ones from it"
+        yield path, "is not set: with Forbid a pod that cannot start would keep all later ones from it"
     elif budget is not None and active <= budget:
-        yield active_path, f"is {active:g}; it has to be above {source} ({budget:g}), so that the pass can say what held it up"
-    if starting is None:
-        yield "spec.startingDeadlineSeconds", LATE
-    elif starting <= MIN_STARTING_S:
-        yield "spec.startingDeadlineSeconds", f"is {starting:g}; it has to be above 10, or no run might ever start"
+        yield path, f"is {active:g}; it has to be above {source} ({budget:g}), so that the pass can say what held it up"
     gaps = _gaps(document)
-    if spec.get("suspend") is True or gaps is None:
+    if gaps is None or spec.get("suspend") is True:
         return
-    called = "period" if gaps.shortest == gaps.longest else "shortest time between two runs"
-    below = f"it has to be below the {called} ({gaps.shortest})"
     if active is not None and active >= gaps.shortest:
-        yield active_path, f"is {active:g}; {below}"
-    if starting is not None and starting >= gaps.shortest:
-        yield "spec.startingDeadlineSeconds", f"is {starting:g}; {below}"
+        yield path, f"is {active:g}; {_below(gaps)}"
+
+
+def starting(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """A run that could not start in time is left out, and one that is in time does start.
+
+    The controller counts @every from the last run, but from no earlier than this deadline ago.
+    """
+    spec = at(document.content, "spec")
+    path = "spec.startingDeadlineSeconds"
+    seconds = number(spec.get("startingDeadlineSeconds"))
+    every = text(spec.get("schedule")).startswith("@every ")
+    if seconds is None:
+        yield path, LATE + ("the period and 25" if every else "20 to 30")
+        return
+    if seconds <= MIN_STARTING_S:
+        yield path, f"is {seconds:g}; it has to be above 10, or no run might ever start"
+    gaps = _gaps(document)
+    if gaps is None or spec.get("suspend") is True:
+        return
+    if every and seconds < gaps.shortest:
+        yield path, f"is {seconds:g}; {EVERY} ({gaps.shortest})"
+    if not every and seconds >= gaps.shortest:
+        yield path, f"is {seconds:g}; {_below(gaps)}"
 
 
 def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
@@ -126,7 +152,10 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
             continue
         ours = named in {"", own}
         if rule.get("action") == "FailJob" and codes.get("operator") == "In" and ours:
-            failing |= {code for code in items(codes.get("values")) if isinstance(code, int)}
+            values = [code for code in items(codes.get("values")) if isinstance(code, int)]
+            failing |= set(values)
+            if values != sorted(set(values)):
+                yield f"{where}[{index}]", "has codes that do not ascend, which Kubernetes refuses"
         elif codes:
             yield (
                 f"{where}[{index}]",
@@ -142,13 +171,28 @@ def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
         yield where, "has no Ignore on DisruptionTarget: a drained node would count as a failure"
 
 
+def types(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
+    """The API server refuses a number in quotes, a fraction, and a word for true or false."""
+    spec = at(document.content, "spec")
+    job = at(spec, "jobTemplate", "spec")
+    for path, node, fields in (("spec", spec, COUNTS), ("spec.jobTemplate.spec", job, JOB_COUNTS)):
+        for field in fields:
+            value = node.get(field)
+            if value is not None and not _whole(value):
+                yield f"{path}.{field}", "is no whole number, without quotes"
+    if not isinstance(spec.get("suspend"), bool | None):
+        yield "spec.suspend", "is neither true nor false, without quotes"
+
+
 def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     """What is finished goes away, and what failed stays long enough to be read."""
     spec = at(document.content, "spec")
     job = at(spec, "jobTemplate", "spec")
     for field, wanted in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
-        if number(spec.get(field)) is None:
+        if spec.get(field) is None:
             yield f"spec.{field}", f"is not set; set {wanted}"
+        elif (number(spec.get(field)) or 0) < 0:
+            yield f"spec.{field}", f"is below 0; set {wanted}"
     if (number(job.get("ttlSecondsAfterFinished", -1)) or 0) < 0:
         yield "spec.jobTemplate.spec.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"
 
@@ -183,6 +227,18 @@ def _gaps(document: Document) -> Gaps | None:
         return None
 
 
+def _below(gaps: Gaps) -> str:
+    called = "period" if gaps.shortest == gaps.longest else "shortest time between two runs"
+    return f"it has to be below the {called} ({gaps.shortest})"
+
+
+def _whole(value: Any) -> bool:
+    """Tell whether the API server takes it for a whole number; it does so with 50.0."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_zone(zone: str) -> bool:
     try:
         ZoneInfo(zone)
@@ -197,5 +253,5 @@ def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
     return number(worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]), "PASS_DEADLINE"
 
 
-RULES = (schedule, deadlines, told_period, retries, history, shards, name)
+RULES = (schedule, deadlines, starting, told_period, retries, types, history, shards, name)
 """The rules of a CronJob. Each gives fields and what is wrong with them."""

@@ -126,6 +126,34 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{JOB}.podFailurePolicy.rules",
         "has no Ignore on DisruptionTarget: a drained node would count as a failure",
     ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [3, 2],
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "has codes that do not ascend, which Kubernetes refuses",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [2, 3, 3],
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "has codes that do not ascend, which Kubernetes refuses",
+    ),
+    *(
+        (field, value, field, "is no whole number, without quotes")
+        for field, value in (
+            ("spec.startingDeadlineSeconds", "25"),
+            ("spec.startingDeadlineSeconds", 25.5),
+            ("spec.failedJobsHistoryLimit", "3"),
+            (f"{JOB}.activeDeadlineSeconds", "50"),
+            (f"{JOB}.activeDeadlineSeconds", 49.5),
+            (f"{JOB}.backoffLimit", "1"),
+            (f"{JOB}.backoffLimit", True),
+            (f"{JOB}.ttlSecondsAfterFinished", "3600"),
+            (f"{JOB}.completions", "1"),
+        )
+    ),
+    ("spec.suspend", "no", "spec.suspend", "is neither true nor false, without quotes"),
+    ("spec.failedJobsHistoryLimit", -1, "spec.failedJobsHistoryLimit", "is below 0; set 3"),
     ("spec.successfulJobsHistoryLimit", GONE, "spec.successfulJobsHistoryLimit", "is not set; set 1"),
     ("spec.failedJobsHistoryLimit", GONE, "spec.failedJobsHistoryLimit", "is not set; set 3"),
     (f"{JOB}.ttlSecondsAfterFinished", GONE, f"{JOB}.ttlSecondsAfterFinished", "is not set to a number of seconds; set 3600"),
@@ -256,6 +284,11 @@ def test_rule(path: str, value: object, field: str, message: str) -> None:
     found = told(broken(HEALTH, path, value))
     assert f"{HEALTH}: CronJob/{name}: {field}: {message}" in found
     assert not any("hunter2" in fault for fault in found)
+
+
+def test_whole_number() -> None:
+    """A number with nothing behind the point is a whole one to the API server, too."""
+    assert told(broken(HEALTH, f"{JOB}.activeDeadlineSeconds", 50.0)) == []
 
 
 def test_image() -> None:

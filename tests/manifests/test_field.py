@@ -26,8 +26,9 @@ REAL = {
     "users": [f"{POD}.containers[2]: cloud-sql-proxy {NATIVE}"],
     "log-tail": [f"{POD}.containers[2]: tail {NATIVE}", f"spec.schedule: {HALF_YEAR}"],
     "zone-in-the-schedule": [f"spec.schedule: {NO_ZONE}"],
+    "every-duration": ["spec.startingDeadlineSeconds: is 25; with @every it has to be at least the period, or no run ever starts (5400)"],
 }
-"""What is wrong with our container in such a pod: next to it, something goes on for ever. In all others nothing is."""
+"""What is wrong with our container in such a pod: next to it, something goes on for ever; or its schedule. In all others nothing is."""
 
 
 def test_how_many() -> None:

@@ -125,6 +125,11 @@ def test_a_loop_in_a_job() -> None:
     assert told(sidecar) == []
 
 
+EVERY = "with @every it has to be at least the period, or no run ever starts"
+LATE = (
+    "is not set: a run that could not start in time starts however late it is, one for all that "
+    "were missed (TooManyMissedTimes warns of more than a hundred); set "
+)
 PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "227100"}, []),
     ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or the other pass opens an alert when none is due"]),
@@ -135,9 +140,13 @@ PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but the other pass opens an alert after 2999997 s; run it each month"]),
     ("0 6 * * *", "Europe/Berlin", {"PASS_PERIOD": "86400"}, []),
     ("30 2 * * *", "America/New_York", {"PASS_PERIOD": "86400"}, []),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, []),
-    ("@every 1h30m", "Etc/UTC", {"PASS_PERIOD": "5400"}, []),
-    ("@every 30s", "Etc/UTC", {}, ["spec.schedule: is each 30 s, but Kubernetes starts one Job a minute; use --every, with --for", f"{JOB}.activeDeadlineSeconds: is 50; it has to be below the period (30)"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 90}, []),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"spec.startingDeadlineSeconds: is 25; {EVERY} (90)"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [f"spec.startingDeadlineSeconds: is 89; {EVERY} (90)"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": None}, [f"spec.startingDeadlineSeconds: {LATE}the period and 25"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "suspend": True}, []),
+    ("@every 1h30m", "Etc/UTC", {"PASS_PERIOD": "5400", "starting": 5425}, []),
+    ("@every 30s", "Etc/UTC", {"starting": 55}, ["spec.schedule: is each 30 s, but Kubernetes starts one Job a minute; use --every, with --for", f"{JOB}.activeDeadlineSeconds: is 50; it has to be below the period (30)"]),
     ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [f"{JOB}.activeDeadlineSeconds: is 60; it has to be below the shortest time between two runs (60)"]),
     ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, ["spec.startingDeadlineSeconds: is 60; it has to be below the shortest time between two runs (60)"]),
     ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [f"{JOB}.activeDeadlineSeconds: is 3600; it has to be below the shortest time between two runs (3600)"]),
