@@ -60,7 +60,23 @@ def rows(where: Cluster) -> list[Row]:
     if not found:
         raise NotFoundError(where.missing())
     now = datetime.now(UTC)
-    return [cronjobs.row(one, jobs, pods, now, due(one, now)) for one in found]
+    told = [cronjobs.row(one, jobs, pods, now, due(one, now)) for one in found]
+    return [row._replace(warnings=(*row.warnings, *_starved(one))) for row, one in zip(told, found, strict=True)]
+
+
+def _starved(cronjob: Mapping[str, Any]) -> list[str]:
+    """Say why Kubernetes never starts a run of a CronJob, which no event tells."""
+    from ops_worker.edges import schedule
+
+    spec, name = cronjob["spec"], cronjob["metadata"]["name"]
+    deadline_s = spec.get("startingDeadlineSeconds")
+    if deadline_s is None or spec.get("suspend"):
+        return []
+    try:
+        problem = schedule.read(spec["schedule"]).starved(deadline_s)
+    except ValueError:
+        return []
+    return [f"{name}: startingDeadlineSeconds {problem}"] if problem else []
 
 
 def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int | None]:

@@ -115,6 +115,16 @@ class Schedule:
         """Tell whether a run is due at this very second."""
         return bool(self._every or self.slots(moment - SECOND, moment))
 
+    def starved(self, deadline_s: float) -> str:
+        """Say why no run ever starts with this startingDeadlineSeconds; nothing when they do.
+
+        The controller counts @every from the last run, but from no earlier than that long ago.
+        """
+        if deadline_s >= self._every:
+            return ""
+        least = "with @every it has to be at least the period, or no run ever starts"
+        return f"is {deadline_s:g}; {least} ({self._every})"
+
     @cached_property
     def gaps(self) -> Gaps:
         """Give the shortest and the longest time between two runs.

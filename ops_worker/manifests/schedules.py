@@ -22,7 +22,6 @@ LATE = (
     "is not set: a run that could not start in time starts however late it is, one for all that "
     "were missed (TooManyMissedTimes warns of more than a hundred); set "
 )
-EVERY = "with @every it has to be at least the period, or no run ever starts"
 MINUTE_S = 60
 """The controller names a Job by its minute, so there is one a minute at most."""
 MAX_PERIOD_S = 999_999
@@ -84,10 +83,7 @@ def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Foun
 
 
 def starting(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """A run that could not start in time is left out, and one that is in time does start.
-
-    The controller counts @every from the last run, but from no earlier than this deadline ago.
-    """
+    """A run that could not start in time is left out, and one that is in time does start."""
     spec = at(document.content, "spec")
     path = "spec.startingDeadlineSeconds"
     seconds = number(spec.get("startingDeadlineSeconds"))
@@ -100,8 +96,8 @@ def starting(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
     gaps = _gaps(document)
     if gaps is None or spec.get("suspend") is True:
         return
-    if every and seconds < gaps.shortest:
-        yield path, f"is {seconds:g}; {EVERY} ({gaps.shortest})"
+    if every and (problem := read(text(spec.get("schedule"))).starved(seconds)):
+        yield path, problem
     if not every and seconds >= gaps.shortest:
         yield path, f"is {seconds:g}; {_below(gaps)}"
 

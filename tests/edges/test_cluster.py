@@ -323,6 +323,37 @@ def test_wait_shards(server: Server, codes: list[int | None], kind: str, code: i
     assert main(["trigger", "health", "--wait"]) == code
 
 
+@pytest.mark.parametrize(
+    ("schedule", "deadline", "warned"),
+    [
+        ("@every 90s", 89, True),
+        ("@every 90s", 90, False),
+        ("@every 90s", None, False),
+        ("* * * * *", 25, False),
+        ("* * L * *", 25, False),
+    ],
+)
+def test_never_starts(
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    schedule: str,
+    deadline: int | None,
+    warned: bool,
+) -> None:
+    """A CronJob of which Kubernetes never starts a run, without a word, is told with the reason."""
+    one = cronjob()
+    one["spec"] |= {"schedule": schedule, "startingDeadlineSeconds": deadline, "suspend": False}
+    by_hand = cronjob("by-hand")
+    by_hand["spec"] |= {"schedule": schedule, "startingDeadlineSeconds": deadline}
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [one, by_hand]})
+    assert main(["cluster", "--output", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["cronjobs"]
+    told = [warning for row in rows for warning in row["warnings"]]
+    assert [warning for warning in told if "startingDeadlineSeconds" in warning] == warned * [
+        "ops-worker-health: startingDeadlineSeconds is 89; with @every it has to be at least the period, or no run ever starts (90)"
+    ]
+
+
 def test_other_labels(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """CronJobs to which an overlay gave other labels are found by what their containers run; nobody else's are."""
     ours, other = cronjob("acme-ops-worker-health"), cronjob("backup")
