@@ -92,6 +92,7 @@ class Switchboard(_Listener):
     def __init__(self, target: int) -> None:
         self.target = target
         self.silent = threading.Event()
+        self.swallowed = threading.Event()
         super().__init__()
 
     def _connected(self, client: socket.socket) -> None:
@@ -108,6 +109,8 @@ class Switchboard(_Listener):
         with contextlib.suppress(OSError):
             while piece := source.recv(1 << 20):
                 dead = dead or self.silent.is_set()
-                if not dead:
+                if dead:
+                    self.swallowed.set()
+                else:
                     sink.sendall(piece)
         _end(sink)

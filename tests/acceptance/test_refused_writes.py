@@ -62,7 +62,7 @@ REFUSED = {
         """ALTER TABLE system_metrics RENAME TO plain;
         CREATE VIEW system_metrics AS SELECT DISTINCT * FROM plain""",
         "metrics",
-        "write to the table itself: no view",
+        "let the worker write to a table, no view",
     ),
     "at the commit": (
         """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

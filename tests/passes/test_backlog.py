@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -23,7 +25,7 @@ from ops_worker.passes import PASSES, Context, metrics
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.conftest import Database
 
@@ -188,6 +190,64 @@ def test_a_sample_that_is_always_too_slow(database: Database, monkeypatch: pytes
     backlog = waiting([1])
     assert flush(database.url, backlog) == 0
     assert (len(backlog), backlog.apart) == (0, 1)
+
+
+def scripted(backlog: Backlog | None, *results: object) -> Context:
+    """A context whose database does, one after the other, what is given: fails, or runs the work."""
+    left = iter(results)
+
+    def transact(_: object, work: Callable[[Any], object], **__: object) -> object:
+        result = next(left)
+        if isinstance(result, Exception):
+            raise result
+        return work(result)
+
+    store: Any = SimpleNamespace(transact=transact, lock_holder=None)
+    return Context(settings.load(), lambda _: [], store, time.monotonic, backlog=backlog)
+
+
+def accepting(**said: object) -> SimpleNamespace:
+    """A transaction that takes every sample, and says this of earlier ones."""
+    return SimpleNamespace(record_samples=lambda _: None, **said)
+
+
+def test_a_slice_in_doubt() -> None:
+    """A slice of which nobody knows whether it was written is kept apart, to be asked about."""
+    backlog = waiting([3, 2, 1])
+    assert metrics.flush(scripted(backlog, CommitUnknownError("7")), math.inf) == 0
+    assert backlog.in_doubt is not None
+    assert (backlog.in_doubt[0], len(backlog.in_doubt[1]), len(backlog)) == ("7", 3, 0)
+
+
+def test_a_slice_that_fails_waits() -> None:
+    """What fails because the database is away waits for the next pass."""
+    backlog = waiting([3, 2, 1])
+    assert metrics.flush(scripted(backlog, DatabaseError("away")), math.inf) == 0
+    assert (len(backlog), backlog.apart) == (3, 0)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_flush_settles(committed: bool) -> None:
+    """At the end it is asked what became of a transaction in doubt; what was lost is written."""
+    backlog = waiting([1])
+    backlog.doubt("7", backlog.next_slice())
+    transaction = accepting(was_committed=lambda _: committed)
+    context = scripted(backlog, transaction, transaction)
+    assert metrics.flush(context, math.inf) == (0 if committed else 1)
+    assert backlog.unwritten == 0
+
+
+def test_flush_ends_in_time() -> None:
+    """No slice begins after the time is up; the first one is always written."""
+    backlog = waiting([1] * 70)
+    assert metrics.flush(scripted(backlog, accepting(), accepting()), -math.inf) == 64
+    assert len(backlog) == 6
+
+
+def test_in_doubt_without_a_backlog() -> None:
+    """A single pass says that nobody knows; it has nothing to keep the sample in."""
+    with pytest.raises(CommitUnknownError):
+        metrics.run(scripted(None, CommitUnknownError("7")))
 
 
 @contextlib.contextmanager
