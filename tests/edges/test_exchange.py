@@ -51,7 +51,7 @@ def look(url: str, **more: Any) -> Observation:
 
 def gz(data: bytes) -> bytes:
     """Compress with gzip."""
-    return gzip.compress(data)
+    return gzip.compress(data, mtime=0)
 
 
 def raw_deflate(data: bytes) -> bytes:
