@@ -147,7 +147,7 @@ def test_every_second_has_its_sample(looped: Worker, primary: Postgres, kind: st
     slots = database.rows(SLOTS)
     assert len(slots) >= seconds + 3
     assert {row["samples"] for row in slots} <= {0, 1}
-    assert sum(row["samples"] == 0 for row in slots) == skipped(err) < seconds / 2, (
+    assert sum(row["samples"] == 0 for row in slots) <= skipped(err) < seconds / 2, (
         "a busy machine may skip some seconds, and then says so; no second is lost otherwise"
     )
     assert database.value(TWICE) == 0
@@ -171,7 +171,7 @@ def test_demoted_and_promoted_elsewhere(looped: Worker, primary: Postgres) -> No
             _, err = ended(process)
     slots = database.rows(SLOTS)
     assert {row["samples"] for row in slots} <= {0, 1}
-    assert sum(row["samples"] == 0 for row in slots) == skipped(err) < FAULT_S / 2
+    assert sum(row["samples"] == 0 for row in slots) <= skipped(err) < FAULT_S / 2
     assert not logged(err, "samples lost")
 
 
