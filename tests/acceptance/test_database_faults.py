@@ -99,7 +99,7 @@ def await_samples(process: subprocess.Popen[str], database: Database, count: int
         time.sleep(0.2)
 
 
-def await_no_gap(database: Database, within_s: float = 60.0) -> None:
+def await_no_gap(database: Database, within_s: float = 300.0) -> None:
     """Wait until what waited is written; a busy machine may have skipped a second for good."""
     end = time.monotonic() + within_s
     while any(row["samples"] == 0 for row in database.rows(SLOTS)) and time.monotonic() < end:
