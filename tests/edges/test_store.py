@@ -22,6 +22,7 @@ from ops_worker.core.health import plan
 from ops_worker.core.model import Damping, Figure, Recorded, Sample, State, Target, Verdict
 from ops_worker.edges.store import CHECK, HEALTH, METRICS, Patience, Store
 from ops_worker.edges.store.connection import backoff
+from ops_worker.edges.store.statements import SQL
 from ops_worker.edges.store.values import FIRST, LAST
 from ops_worker.errors import (
     CommitUnknownError,
@@ -695,6 +696,21 @@ def test_standby(server: Postgres) -> None:
         assert store.transact(CHECK, lambda transaction: transaction.now, dry_run=True) is not None
         store.close()
     assert PASSWORD not in str(store._place)
+
+
+def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop, asking who holds the lock, or what became of a COMMIT, ends at the deadline too."""
+    for name in ("lock_holder", "xact_status"):
+        monkeypatch.setitem(SQL, name, "SELECT pg_sleep(600)")
+    with (
+        contextlib.closing(Store({"conninfo": database.url}, loop_deadline_s=0.3)) as store,
+        contextlib.closing(Store({"conninfo": database.url})) as other,
+    ):
+        assert other.transact(METRICS, lambda _: store.transact(METRICS, lambda _: "done") is None)
+        assert store.lock_holder is None
+        with pytest.raises(psycopg.Error):
+            store._status_of("1")
+    database.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'")
 
 
 def test_loop_deadline(database: Database) -> None:

@@ -203,8 +203,9 @@ class Store:
     def _find_lock_holder(self, purpose: Purpose) -> LockHolder | None:
         """Look up who holds the lock, as the login role: it may see its own processes."""
         with contextlib.suppress(psycopg.Error, OpsWorkerError):
-            key = self._lock_key(purpose)
-            row = self._connected().execute(SQL["lock_holder"], key).fetchone()
+            connection = self._connected()
+            with self._cut_at_deadline(connection):
+                row = connection.execute(SQL["lock_holder"], self._lock_key(purpose)).fetchone()
             return LockHolder(**row) if row else None
         return None
 
@@ -299,7 +300,7 @@ class Store:
 
     def _status_of(self, xid: str) -> str | None:
         connection = self._connected()
-        with self._rolled_back_on_error(connection):
+        with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             with connection.pipeline():
                 connection.execute(SQL["begin"])
                 connection.execute(SQL["set_limits"], limits())
