@@ -172,7 +172,8 @@ def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
     assert len(outcome.warnings) == 3
     times = database.rows("SELECT DISTINCT time, tags::text FROM system_metrics WHERE service <> 'ops_worker'")
     assert len(times) == 1 and times[0]["tags"] == "{}"
-    assert before <= times[0]["time"] <= after
+    early = after - before  # at most: what the database's answer took to arrive
+    assert before - early <= times[0]["time"] <= after
 
 
 def test_newer_platform(run: Passes, database: Database) -> None:
@@ -288,14 +289,23 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_wrong_clock(run: Passes, database: Database) -> None:
-    """Times are the database's, less the age of what was seen: this machine's calendar is not asked."""
+    """Times are the database's, less the age of what was seen: this machine's calendar is not asked.
+
+    They are early by what the database's answer took to arrive, which is less than the pass took.
+    """
     found, before = settings.load(), database.value("SELECT now()")
+    begun = time.monotonic()
     with contextlib.closing(Store(found.connection)) as store:
-        PASSES["metrics"](Context(found.model_copy(update={"pass_deadline": 200.0}), probes.observe, store, lambda: time.monotonic() - 90))
-    assert before <= database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90) <= database.value("SELECT now()")
-    before = database.value("SELECT now()")
+        patient = found.model_copy(update={"pass_deadline": 200.0})
+        PASSES["metrics"](Context(patient, probes.observe, store, lambda: time.monotonic() - 90))
+    took = timedelta(seconds=time.monotonic() - begun)
+    taken = database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90)
+    assert before - took <= taken <= database.value("SELECT now()")
+    before, begun = database.value("SELECT now()"), time.monotonic()
     run("health")
-    assert before <= database.health()["ingest"]["checked_at"] <= database.value("SELECT now()")
+    took = timedelta(seconds=time.monotonic() - begun)
+    checked_at = database.health()["ingest"]["checked_at"]
+    assert before - took <= checked_at <= database.value("SELECT now()")
 
 
 def test_two_hang(run: Passes, stubs: Stubs) -> None:
