@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Sample
 
-ROWS_PER_DOCUMENT = 20_000
-"""Rows of a JSON document: about 2 MB. PostgreSQL refuses a ``jsonb`` of more than 256 MB."""
+ROWS_PER_DOCUMENT = 4_000
+"""Rows of a JSON document: about 400 kB, and 2 MB while it is made. PostgreSQL refuses a ``jsonb`` of more than 256 MB."""
 MEBIBYTE = 1 << 20
 SLICE_ENTRIES = 64
 SLICE_ROWS = 40_000

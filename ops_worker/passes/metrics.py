@@ -34,6 +34,12 @@ LIVE_HOLDER_S = 15.0
 """Seconds after which a transaction that holds the lock is not taking this sample as well."""
 APART_RETRY_S = 60.0
 """Seconds between two attempts to write a sample that the database refused."""
+CATCH_UP_S = 4.0
+"""The least time, in seconds, for which a pass writes samples that wait, after its own.
+
+The passes that come meanwhile let theirs wait as well. So a loop at 1 s catches up at the speed of
+the database, although it takes longer than a period. It is less than ``loop.STALLED_S``.
+"""
 
 
 def run(context: Context) -> Outcome:
@@ -107,7 +113,8 @@ def _record(
         with context.recording():
             kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
             if kept is not None and context.backlog is not None:
-                _write_waiting(context, context.backlog, context.clock() + context.period_s / 2)
+                catch_up_s = max(CATCH_UP_S, context.period_s / 2)
+                _write_waiting(context, context.backlog, context.clock() + catch_up_s)
         if kept is None:
             context.require_live_holder("metrics")
             _leave_to_holder(context, sample)

@@ -44,7 +44,8 @@ def test_packed_is_the_same() -> None:
 def test_documents_are_bounded() -> None:
     """A pass with very many rows makes several documents, in order."""
     documents = [json.loads(text) for text in pending(0, 45_000).documents]
-    assert [len(rows) for rows in documents] == [20_000, 20_000, 5_000]
+    assert len(documents) > 5
+    assert max(len(rows) for rows in documents) <= 5_000
     assert [row["value"] for rows in documents for row in rows] == list(range(45_000))
 
 
