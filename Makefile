@@ -41,7 +41,7 @@ lowest: ## the tests of what uses dependencies, in one process, with the oldest 
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
-	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' --ignore=tests/core --ignore=tests/manifests
+	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' --ignore=tests/core --ignore=tests/manifest_rules
 
 lint: $(READY) ## format, style, types, layers and the CI workflow
 	$(BIN)/ruff format --check

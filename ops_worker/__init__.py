@@ -1,30 +1,35 @@
 """Health and metrics passes for an IoT platform, one process each.
 
-The one idea is **a pass**: facts come in at the edges, the core judges them, one transaction writes them, one line
-tells of them, one exit code ends it. A CronJob runs a pass per process; a person runs the same pass by hand.
+The one idea is **a pass**. Facts come in through adapters, the core judges them, one transaction
+writes them, one line reports them, one exit code ends the process. A CronJob runs one pass per
+process. A loop runs the same function repeatedly. A person runs the same pass by hand.
 
-Follow one probe result through the program::
+Follow the result of one probe through the program::
 
-    catalogue    names a Target                    "http://iot-ingest:8080/health is ingest"
-    edges.probes makes an Observation of it        facts only: a status, a latency, a body, or why there is none
-    core.health  judges it: a Verdict              healthy, degraded, down or unknown, and the reason
-    core.health  decides what it changes: Update   the streak, and whether an alert opens or closes
-    edges.store  keeps it                          one short transaction, begun after the network is done
-    core.report  tells of it                       the closing line, the table or the JSON document
-    cli          ends it                           the exit code
+    catalogue          names a Target            "http://iot-ingest:8080/health is ingest"
+    adapters.http      makes an Observation      facts only: status, latency, body or error
+    core.health        judges it: a Verdict      healthy, degraded, down or unknown; the reason
+    core.health        decides: a StateChange    the new row; whether an alert opens or closes
+    adapters.postgres  writes it                 one short transaction, after the network is done
+    core.output        reports it                closing line, table or JSON document
+    cli                ends the process          the exit code
 
-The layers, each of which may import the ones to its right and never back (checked by import-linter)::
+The layers. Each one may import those below it, never those above (checked by import-linter)::
 
-    cli -> commands -> loop -> passes -> edges -> core          settings and, below it, catalogue stand beside them, above core
+    cli
+    commands
+    loop, manifest_rules, arguments
+    passes
+    adapters
+    settings, variables, process, log, redact, sql
+    catalogue, history
+    core
+    text
+    errors
 
-``catalogue`` is what is watched and counted, as data: a packaged TOML file, and a user's. ``commands.passes`` runs the passes; the
-other ``commands`` are for people: ``manifests`` holds their rules of Kubernetes manifests, ``edges.cluster`` asks Kubernetes,
-``edges.store.people`` is what they do in the database, ``edges.store.past`` what they look back on; ``edges.screen`` draws on a
-terminal and ``edges.page`` writes a page.
-``loop`` runs the same passes again and again, each in a thread of its own; a pass does not know whether it is looped.
-
-``core`` reads no clock, socket, file or environment. An edge is the only door to its outside world: ``edges.probes``
-imports httpx, ``edges.store`` imports psycopg, ``edges.endpoint`` serves HTTP, nobody else does. ``settings`` alone reads the environment.
+``core`` and ``history`` are pure: they read no clock, socket, file or environment. Adapters never
+import each other, and each third-party library has one importer: only ``adapters.http`` imports
+httpx, only ``adapters.postgres`` imports psycopg. import-linter checks this, too.
 
 Read ``passes/health.py`` first.
 """

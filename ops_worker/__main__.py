@@ -11,11 +11,11 @@ from typing import Any
 def run() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
     gc.disable()  # a pass makes no garbage worth collecting, and its imports would pay for looking
-    from ops_worker import cli, guard
+    from ops_worker import cli, process
 
     _streams()
-    guard.hold_signals()
-    guard.finish(cli.main(guarded=True))
+    process.hold_signals()
+    process.finish(cli.main(guarded=True))
 
 
 def _streams() -> None:

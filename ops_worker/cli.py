@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ops_worker import __version__
-from ops_worker.core.report import failed, message
+from ops_worker.core.output import failed, message
 from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
         return OpsWorkerError.exit_code
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
         if isinstance(error, OSError) and error.errno in FULL:
-            return _fail(options, OpsWorkerError(f"the output could not be written: {error.strerror}"))
+            return _fail(
+                options, OpsWorkerError(f"the output could not be written: {error.strerror}")
+            )
         _log.exception("this is a bug in ops-worker")
         return _fail(options, OpsWorkerError(shown(error)))
 
@@ -98,7 +100,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, *, guarded: bool) -> int:
-    from ops_worker import guard, log, settings
+    from ops_worker import log, process, settings
 
     command = COMMANDS[options.command]
     if command.has_settings:
@@ -118,19 +120,29 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
             _log.warning("a setting has a word that it does not know", extra=extra)
         # Loops wait for signals themselves.
         loops = options.command in PASSES and command.function("intervals_of")(options, found)
-        endless = loops or getattr(options, "indexes", None) == "create" or getattr(options, "watch", None)
+        endless = (
+            loops
+            or getattr(options, "indexes", None) == "create"
+            or getattr(options, "watch", None)
+        )
         if guarded and endless and not loops:
-            guard.release_signals()
+            process.release_signals()
         if guarded and not endless:
             spent_s = time.monotonic() - options.begun
-            guard.watch(found.pass_deadline, lambda why: _fail(options, OpsWorkerError(why)), spent_s=spent_s)
+            process.enforce_deadline(
+                found.pass_deadline,
+                lambda why: _fail(options, OpsWorkerError(why)),
+                spent_s=spent_s,
+            )
         code: int = command.function(command.run)(options, found)
     else:
         log.setup("INFO")
         if guarded:
-            guard.release_signals()
+            process.release_signals()
         code = command.function(command.run)(options)
-    if options.command not in PASSES:  # what was asked for has to arrive; what a pass has done stands in the database
+    if (
+        options.command not in PASSES
+    ):  # what was asked for has to arrive; what a pass has done stands in the database
         sys.stdout.flush()
     return code
 
@@ -141,13 +153,23 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
         for fault in faults:
             print(f"ops-worker {options.command}: {fault}", file=sys.stderr)
     if getattr(options, "output", "") == "json":
-        failure = {"pass": options.command, "result": "failed", "error": str(error), "exit_code": error.exit_code}
+        failure = {
+            "pass": options.command,
+            "result": "failed",
+            "error": str(error),
+            "exit_code": error.exit_code,
+        }
         with contextlib.suppress(OSError):
             print(json.dumps(failure), flush=True)
     if path := getattr(options, "left_at", ""):
-        from ops_worker import termination
+        from ops_worker import process
 
-        termination.leave(path, message(failed(options.command, str(error), error.exit_code, getattr(options, "job", ""))))
+        process.write_termination_message(
+            path,
+            message(
+                failed(options.command, str(error), error.exit_code, getattr(options, "job", ""))
+            ),
+        )
     return error.exit_code
 
 
@@ -236,7 +258,9 @@ class _Parser(argparse.ArgumentParser):
     """The command whose options are still to be added."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
+        super().__init__(
+            *arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all of it: what is not known is an error of the command to which it was given."""
@@ -280,7 +304,11 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         self._complete()
         command = self.prog.partition(" ")[2]
-        self.epilog = f"{_variables(command)}\n{EXIT_CODES}" if command in COMMANDS and COMMANDS[command].has_settings else EXIT_CODES
+        self.epilog = (
+            f"{_variables(command)}\n{EXIT_CODES}"
+            if command in COMMANDS and COMMANDS[command].has_settings
+            else EXIT_CODES
+        )
         return super().format_help()
 
 
@@ -298,11 +326,17 @@ def _parser() -> argparse.ArgumentParser:
 def _variables(command: str) -> str:
     from ops_worker.variables import variables
 
-    lines = ["environment variables, the first one set wins; an empty one is as good as unset, except where it says so:"]
+    lines = [
+        "environment variables, the first one set wins; an empty one is as good as unset, except where it says so:"
+    ]
     for variable in variables():
         if variable.commands and command not in variable.commands:
             continue
         default = f" (default {variable.default})" if variable.default else ""
         lines.append("  " + ", ".join(variable.names) + default)
-        lines.append(textwrap.fill(variable.meaning, 100, initial_indent="      ", subsequent_indent="      "))
+        lines.append(
+            textwrap.fill(
+                variable.meaning, 100, initial_indent="      ", subsequent_indent="      "
+            )
+        )
     return "\n".join(lines) + "\n"

@@ -28,8 +28,13 @@ def setup(level: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     if not root.handlers:  # else `logging.error`, as libraries call it, adds one that prints
         root.addHandler(logging.NullHandler())
-    for name, threshold in (("ops_worker", level), ("psycopg", level if level == "DEBUG" else "CRITICAL")):
-        logger = logging.getLogger(name)  # psycopg's warnings are of errors that the worker reports itself
+    for name, threshold in (
+        ("ops_worker", level),
+        ("psycopg", level if level == "DEBUG" else "CRITICAL"),
+    ):
+        logger = logging.getLogger(
+            name
+        )  # psycopg's warnings are of errors that the worker reports itself
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(threshold)
@@ -43,7 +48,12 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render the record."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        line: dict[str, object] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": _message(record)}
+        line: dict[str, object] = {
+            "time": stamp,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _message(record),
+        }
         line |= _extras(record)
         if record.exc_info:
             line["traceback"] = starred(self.formatException(record.exc_info))

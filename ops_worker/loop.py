@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ops_worker.core.cadence import Cadence
 from ops_worker.core.model import Tick
 from ops_worker.errors import DONE, OpsWorkerError, StillRecordingError
-from ops_worker.guard import SIGNALS
+from ops_worker.process import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +92,9 @@ class Loop:
     def _start_tick(self, skipped: int) -> None:
         """Run a tick in a thread of its own; return when its probes are done."""
         observed = threading.Event()
-        self._latest = threading.Thread(target=self._run_tick, args=(skipped, observed), name=f"{self.name} pass", daemon=True)
+        self._latest = threading.Thread(
+            target=self._run_tick, args=(skipped, observed), name=f"{self.name} pass", daemon=True
+        )
         self._latest.start()
         observed.wait()
 
@@ -112,7 +114,11 @@ class Loop:
             if waited_s > STALLED_S:
                 _log.warning(
                     "the database does not answer an earlier pass",
-                    extra={"action": "still recording", "loop": self.name, "seconds": round(waited_s, 1)},
+                    extra={
+                        "action": "still recording",
+                        "loop": self.name,
+                        "seconds": round(waited_s, 1),
+                    },
                 )
             raise StillRecordingError
         try:
@@ -174,17 +180,21 @@ class Loop:
         return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
 
 
-def run(loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: Callable[[float], None]) -> int:
+def run(
+    loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: Callable[[float], None]
+) -> int:
     """Run the loops until all have finished, or until SIGTERM or SIGINT; give the exit code.
 
     On the first signal no new tick begins. Passes that are under way and ``last`` get ``grace_s``
     seconds; ``last`` is given the moment at which these are over. The code is then 0. A second
-    signal ends the process at once. ``guard.hold_signals`` must have been called.
+    signal ends the process at once. ``process.hold_signals`` must have been called.
     """
     gc.enable()  # a process that stays may make garbage worth collecting
     gc.freeze()
     signalled = threading.Event()
-    threading.Thread(target=_await_signals, args=(stop, signalled), name="signals", daemon=True).start()
+    threading.Thread(
+        target=_await_signals, args=(stop, signalled), name="signals", daemon=True
+    ).start()
     threads = {loop.name: _start(loop) for loop in loops}
     while not stop.wait(REVIVE_S) and not all(loop.finished for loop in loops):
         for loop in loops:
@@ -202,17 +212,24 @@ def run(loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: C
     for thread in threads.values():
         thread.join(max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread in threads.values()):
-        _log.warning("a pass did not end in time and is given up", extra={"action": "pass given up"})
+        _log.warning(
+            "a pass did not end in time and is given up", extra={"action": "pass given up"}
+        )
     closing = threading.Thread(target=last, args=(end,), name="last", daemon=True)
     closing.start()
     closing.join(max(LEAST_CLOSING_S, end - time.monotonic()))
-    return DONE if signalled.is_set() else max((loop.exit_code for loop in loops), key=SEVERITY.index)
+    return (
+        DONE if signalled.is_set() else max((loop.exit_code for loop in loops), key=SEVERITY.index)
+    )
 
 
 def log_tick(tick: Tick) -> None:
     """Tell of what went wrong in a tick, and of the slots that were passed over."""
     if tick.skipped:
-        _log.warning("ticks skipped", extra={"action": "ticks skipped", "loop": tick.loop, "count": tick.skipped})
+        _log.warning(
+            "ticks skipped",
+            extra={"action": "ticks skipped", "loop": tick.loop, "count": tick.skipped},
+        )
     if isinstance(tick.error, OpsWorkerError):
         extra = {
             "action": "pass failed",
@@ -221,9 +238,17 @@ def log_tick(tick: Tick) -> None:
             "exit_code": tick.exit_code,
             "buffered": tick.buffered,
         }
-        _log.warning("the pass was not done", extra=extra, exc_info=tick.error if _log.isEnabledFor(logging.DEBUG) else None)
+        _log.warning(
+            "the pass was not done",
+            extra=extra,
+            exc_info=tick.error if _log.isEnabledFor(logging.DEBUG) else None,
+        )
     elif tick.error is not None:
-        _log.error("the pass crashed: a bug", extra={"action": "pass crashed", "loop": tick.loop}, exc_info=tick.error)
+        _log.error(
+            "the pass crashed: a bug",
+            extra={"action": "pass crashed", "loop": tick.loop},
+            exc_info=tick.error,
+        )
 
 
 def _start(loop: Loop) -> threading.Thread:

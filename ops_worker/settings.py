@@ -29,9 +29,9 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from ops_worker import catalogue, redact
 from ops_worker.catalogue import Catalogue, Source, Surroundings
-from ops_worker.core.answer import without_password
-from ops_worker.core.model import Damping
+from ops_worker.core.model import Thresholds
 from ops_worker.errors import SettingsError
+from ops_worker.text import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -125,7 +125,12 @@ Text = Annotated[str, BeforeValidator(_default_when_empty)]
 HostName = Annotated[str, AfterValidator(_pg_host), BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
-HeartbeatUrl = Annotated[SecretStr | None, AfterValidator(_http_url), BeforeValidator(_default_when_empty), BeforeValidator(_trimmed)]
+HeartbeatUrl = Annotated[
+    SecretStr | None,
+    AfterValidator(_http_url),
+    BeforeValidator(_default_when_empty),
+    BeforeValidator(_trimmed),
+]
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
@@ -154,11 +159,17 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", case_sensitive=True, validate_default=False, alias_generator=str.upper, defer_build=True
+        frozen=True,
+        extra="ignore",
+        case_sensitive=True,
+        validate_default=False,
+        alias_generator=str.upper,
+        defer_build=True,
     )
 
     database_url: DatabaseUrl = setting(
-        None, wants="a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"
+        None,
+        wants="a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped",
     )
     """Connection URI of the database, `postgresql://user:password@host:port/database`; the PG_ variables but PG_ROLE are then ignored."""
     pg_host: HostName = setting("iot-postgres", wants="a host name or address")
@@ -173,60 +184,112 @@ class Settings(BaseSettings):
     """Password of the login role; required when DATABASE_URL is empty, and only then."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
-    ops_worker_catalogue: Text = setting("", wants="the path of a TOML file", only="health metrics sidecar catalogue")
+    ops_worker_catalogue: Text = setting(
+        "", wants="the path of a TOML file", only="health metrics sidecar catalogue"
+    )
     """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
-    system_alert_enabled: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
+    system_alert_enabled: Switch = setting(
+        default=True,
+        wants="1, true, yes or on; any other word is off",
+        only="health metrics sidecar",
+    )
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
     maintenance_until: Moment = setting(
-        None, wants="a time with its zone, 2026-03-01T12:00:00Z say", only="health metrics sidecar maintenance"
+        None,
+        wants="a time with its zone, 2026-03-01T12:00:00Z say",
+        only="health metrics sidecar maintenance",
     )
     """Until then no alert opens, while probing and recording go on and alerts still close; so does `ops-worker maintenance start`."""
-    alert_after_failures: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
+    alert_after_failures: Integer = setting(
+        1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767
+    )
     """Consecutive unhealthy passes after which a service's alert opens."""
-    resolve_after_successes: Integer = setting(1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767)
+    resolve_after_successes: Integer = setting(
+        1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767
+    )
     """Consecutive healthy passes after which a service's alert closes."""
-    health_check_interval: Seconds = setting(60.0, wants="a number of seconds, at least 5", only="sidecar", ge=5, le=86400)
+    health_check_interval: Seconds = setting(
+        60.0, wants="a number of seconds, at least 5", only="sidecar", ge=5, le=86400
+    )
     """Period of the sidecar's health loop, in seconds, at least 5."""
-    metrics_collection_interval: Seconds = setting(5.0, wants="a number of seconds, at least 1", only="sidecar", ge=1, le=86400)
+    metrics_collection_interval: Seconds = setting(
+        5.0, wants="a number of seconds, at least 1", only="sidecar", ge=1, le=86400
+    )
     """Period of the sidecar's metrics loop, in seconds, at least 1."""
-    metrics_buffer_samples: Integer = setting(0, wants="a whole number of samples, 0 or more", only="metrics sidecar", ge=0, le=1_000_000)
+    metrics_buffer_samples: Integer = setting(
+        0, wants="a whole number of samples, 0 or more", only="metrics sidecar", ge=0, le=1_000_000
+    )
     """Samples that may wait in memory while the database is away, in a loop; 0: one hour's worth."""
-    metrics_buffer_mib: Integer = setting(32, wants="a whole number of MiB, 1 to 65536", only="metrics sidecar", ge=1, le=65536)
+    metrics_buffer_mib: Integer = setting(
+        32, wants="a whole number of MiB, 1 to 65536", only="metrics sidecar", ge=1, le=65536
+    )
     """Memory in MiB that these samples may take, compressed; when it is full, the oldest sample is dropped."""
     sidecar_host: Text = setting("127.0.0.1", wants="an address of this machine", only="sidecar")
     """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
-    sidecar_port: Integer = setting(8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535)
+    sidecar_port: Integer = setting(
+        8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535
+    )
     """Port on which the sidecar serves them; 0: it does not."""
-    record_own_metrics: Switch = setting(default=True, wants="1, true, yes or on; any other word is off", only="health metrics sidecar")
+    record_own_metrics: Switch = setting(
+        default=True,
+        wants="1, true, yes or on; any other word is off",
+        only="health metrics sidecar",
+    )
     """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
-    probe_concurrency: Integer = setting(128, wants="a whole number of probes, 1 to 1000", only="health metrics sidecar", ge=1, le=1000)
+    probe_concurrency: Integer = setting(
+        128,
+        wants="a whole number of probes, 1 to 1000",
+        only="health metrics sidecar",
+        ge=1,
+        le=1000,
+    )
     """Probes under way at once; fewer where the limit of open files (`ulimit -n`) has no room for them, at three files a probe."""
-    shard_count: Integer = setting(1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000)
+    shard_count: Integer = setting(
+        1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000
+    )
     """Shards that the services are divided among, by name; each pass has those of one."""
     job_completion_index: Integer = setting(
-        0, wants="the number of a shard, from 0 to SHARD_COUNT - 1", only="health metrics", ge=0, le=999
+        0,
+        wants="the number of a shard, from 0 to SHARD_COUNT - 1",
+        only="health metrics",
+        ge=0,
+        le=999,
     )
     """Which of them this pass is, from 0; an Indexed Job sets it. The database's own figures belong to shard 0."""
     confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", ge=0, le=5)
     """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
     confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", ge=0, le=30)
     """Seconds before it is made again, out of PASS_DEADLINE."""
-    termination_message_path: Text = setting("", wants="the path of a file", only="health metrics init-db")
+    termination_message_path: Text = setting(
+        "", wants="the path of a file", only="health metrics init-db"
+    )
     """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
     job_name: Text = setting("", wants="the name of a Job", only="health metrics sidecar")
     """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
-    hostname: Text = setting("", wants="the name of a pod or machine", only="health metrics sidecar")
+    hostname: Text = setting(
+        "", wants="the name of a pod or machine", only="health metrics sidecar"
+    )
     """Name of the pod, which Kubernetes sets; an alert keeps it, with the Job's, as evidence of who saw what opened it."""
-    kubernetes_events: Switch = setting(default=False, wants="1, true, yes or on; any other word is off", only="health metrics")
+    kubernetes_events: Switch = setting(
+        default=False, wants="1, true, yes or on; any other word is off", only="health metrics"
+    )
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
-    pass_period: Seconds = setting(60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999)
+    pass_period: Seconds = setting(
+        60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999
+    )
     """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
-    heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="health metrics")
+    heartbeat_url: HeartbeatUrl = setting(
+        None, wants="an http:// or https:// URL", only="health metrics"
+    )
     """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as
     healthchecks.io has them; a query stays behind these; empty: nobody."""
-    shutdown_grace: Seconds = setting(8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600)
+    shutdown_grace: Seconds = setting(
+        8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600
+    )
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
-    pass_deadline: Seconds = setting(40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400)
+    pass_deadline: Seconds = setting(
+        40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400
+    )
     """Seconds that a pass may take in all before it gives up with exit code 1; keep it below the Job's activeDeadlineSeconds."""
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
     """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
@@ -236,7 +299,9 @@ class Settings(BaseSettings):
 
     @field_validator("pg_port", mode="wrap")
     @classmethod
-    def _ignored_with_url(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _ignored_with_url(
+        cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
         # Kubernetes sets PG_PORT=tcp://... in every pod beside a Service that is called pg.
         ignored = value == "" or info.data.get("database_url") is not None
         return cls.model_fields["pg_port"].default if ignored else check(value)
@@ -245,7 +310,11 @@ class Settings(BaseSettings):
     @classmethod
     def _required_without_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         # A DATABASE_URL that failed its own check is not in `data`; its fault is told, this one would only confuse.
-        if "database_url" in info.data and info.data["database_url"] is None and not value.get_secret_value():
+        if (
+            "database_url" in info.data
+            and info.data["database_url"] is None
+            and not value.get_secret_value()
+        ):
             raise PydanticCustomError("required", "is required when DATABASE_URL is empty")
         return value
 
@@ -273,12 +342,16 @@ class Settings(BaseSettings):
             return self._catalogue.targets
         from ops_worker.core.shards import shard_of
 
-        return tuple(target for target in self._catalogue.targets if shard_of(target.name, self.shard_count) == self.job_completion_index)
+        return tuple(
+            target
+            for target in self._catalogue.targets
+            if shard_of(target.name, self.shard_count) == self.job_completion_index
+        )
 
     @property
-    def damping(self) -> Damping:
+    def thresholds(self) -> Thresholds:
         """How many passes it takes to open an alert and to close it."""
-        return Damping(self.alert_after_failures, self.resolve_after_successes)
+        return Thresholds(self.alert_after_failures, self.resolve_after_successes)
 
     @property
     def connection(self) -> dict[str, str | int]:
@@ -286,14 +359,25 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return {"conninfo": self.database_url.get_secret_value()}
         password = self.pg_pass.get_secret_value()
-        return {"host": self.pg_host, "port": self.pg_port, "dbname": self.pg_db, "user": self.pg_user, "password": password}
+        return {
+            "host": self.pg_host,
+            "port": self.pg_port,
+            "dbname": self.pg_db,
+            "user": self.pg_user,
+            "password": password,
+        }
 
 
 class _Given(Settings):
     """The settings as others would set them: this process's environment is not read."""
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: ARG003 - pydantic-settings' signature
+    def settings_customise_sources(  # type: ignore[override]
+        cls,
+        settings_cls: Any,  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: Any,
+        **_: Any,
+    ) -> tuple[Any, ...]:
         return (init_settings,)
 
 
@@ -322,12 +406,16 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
         raise SettingsError([f"--env-file {env_file}: no such file"])
     variables = read_variables(env_file)
     source, wrong = named(variables.get("OPS_WORKER_CATALOGUE", "") if path is None else path)
-    found, more = (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
+    found, more = (
+        (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
+    )
     redact.know(_secrets(variables, found.targets))
     try:
         settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:
-        raise SettingsError([*(_fault(fault) for fault in error.errors(include_url=False)), *more]) from None
+        raise SettingsError(
+            [*(_fault(fault) for fault in error.errors(include_url=False)), *more]
+        ) from None
     if more:
         raise SettingsError(more)
     settings._catalogue = found  # noqa: SLF001 - no field, which the environment could set
@@ -358,7 +446,9 @@ def read_variables(env_file: Path | None = None) -> dict[str, str]:
 def read_file(env_file: Path | None = None) -> dict[str, str]:
     """Give what the ``.env`` file holds; nothing where there is none. Raises SettingsError."""
     try:
-        file = DotEnvSettingsSource(Settings, env_file=env_file or ".env", case_sensitive=True).env_vars
+        file = DotEnvSettingsSource(
+            Settings, env_file=env_file or ".env", case_sensitive=True
+        ).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
     return {name: value for name, value in file.items() if value is not None}
@@ -369,7 +459,10 @@ def named(path: str) -> tuple[Source | None, str]:
     try:
         return (catalogue.read(Path(path)) if path else None), ""
     except (OSError, ValueError) as error:
-        return None, f"catalogue {path} cannot be read: {(error.strerror if isinstance(error, OSError) else '') or error}"
+        return (
+            None,
+            f"catalogue {path} cannot be read: {(error.strerror if isinstance(error, OSError) else '') or error}",
+        )
 
 
 def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
@@ -385,11 +478,17 @@ def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterato
 
 def _fault(fault: Mapping[str, Any]) -> str:
     location = fault["loc"][0]
-    name, field = next((name, field) for name, field in Settings.model_fields.items() if location in {name, name.upper()})
+    name, field = next(
+        (name, field)
+        for name, field in Settings.model_fields.items()
+        if location in {name, name.upper()}
+    )
     variable = name.upper()
     if fault["type"] == "required":
         return f"{variable} is not set, but {fault['msg']}"
     secret = "SecretStr" in str(field.annotation)
-    shown = "set to something (not shown)" if secret else repr(without_password(str(fault["input"])))
+    shown = (
+        "set to something (not shown)" if secret else repr(without_password(str(fault["input"])))
+    )
     extra: Any = field.json_schema_extra
     return f"{variable} is {shown}, but wants {extra['wants']}"

@@ -30,17 +30,30 @@ class Variable(NamedTuple):
 def variables() -> list[Variable]:
     """List every variable, in the order of the settings' fields; those of the services follow the database's."""
     tree = ast.parse(Path(__file__).with_name("settings.py").read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    body = next(
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "Settings"
+    )
     found = [
         _variable(node, str(ast.literal_eval(after.value)))
         for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
     urls = [
-        Variable(names, default, f"Base URL of {service}; empty: it is not watched.", "health metrics sidecar catalogue")
+        Variable(
+            names,
+            default,
+            f"Base URL of {service}; empty: it is not watched.",
+            "health metrics sidecar catalogue",
+        )
         for service, names, default in builtin_urls()
     ]
-    split = next(index for index, variable in enumerate(found) if not variable.names[0].startswith(("DATABASE_", "PG_")))
+    split = next(
+        index
+        for index, variable in enumerate(found)
+        if not variable.names[0].startswith(("DATABASE_", "PG_"))
+    )
     return [*found[:split], *urls, *found[split:]]
 
 
@@ -54,4 +67,9 @@ def _variable(node: ast.AnnAssign, meaning: str) -> Variable:
         default = str(default).lower()
     elif isinstance(default, float):
         default = f"{default:g}"
-    return Variable((node.target.id.upper(),), "" if default is None else str(default), " ".join(meaning.split()), only)
+    return Variable(
+        (node.target.id.upper(),),
+        "" if default is None else str(default),
+        " ".join(meaning.split()),
+        only,
+    )

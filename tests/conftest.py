@@ -51,7 +51,9 @@ class Database(NamedTuple):
 
     def samples(self) -> dict[tuple[str, str], float]:
         """Give system_metrics by service and metric, less the worker's own figures; each may stand there once only."""
-        rows = self.rows("SELECT * FROM system_metrics WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'")
+        rows = self.rows(
+            "SELECT * FROM system_metrics WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'"
+        )
         found = {(row["service"], row["metric_name"]): row["value"] for row in rows}
         assert len(found) == len(rows), "a series stands there twice"
         return found
@@ -59,13 +61,20 @@ class Database(NamedTuple):
     def as_user(self, user: str, password: str = "x") -> str:
         """Give the URL for another login."""
         parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
+        return urlunsplit(
+            parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}")
+        )
 
 
 class Process(subprocess.Popen[str]):
     """A process that a test which fails does not wait for."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is not None:
             self.kill()
         super().__exit__(kind, error, trace)
@@ -106,7 +115,10 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
             monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     yield
-    for name in ("ops_worker", "psycopg"):  # a command that was run in this process has set up its log
+    for name in (
+        "ops_worker",
+        "psycopg",
+    ):  # a command that was run in this process has set up its log
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
@@ -166,7 +178,11 @@ def stubs() -> Iterator[Stubs]:
 @pytest.fixture
 def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
     """The worker, told of the test's database and services."""
-    bare = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}}
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if name in {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
+    }
     return Worker(tmp_path, bare | stubs.env | {"DATABASE_URL": database.url})
 
 

@@ -46,7 +46,9 @@ class Steps:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._heed)
 
-    def worker(self, *arguments: str, folder: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    def worker(
+        self, *arguments: str, folder: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> int:
         """Run one command as a process of its own, as a CronJob does. Raises Interrupted when a signal came."""
         self.check()
         print(f"\n$ ops-worker {' '.join(arguments)}", flush=True)
@@ -81,7 +83,9 @@ def main() -> int:
     except Interrupted:
         print("\ninterrupted; nothing was left behind", file=sys.stderr)
         return 128 + steps.signal
-    except BrokenPipeError:  # whoever read this has gone; the interpreter need not try again at its end
+    except (
+        BrokenPipeError
+    ):  # whoever read this has gone; the interpreter need not try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + (steps.signal or signal.SIGPIPE)
     return code
@@ -99,26 +103,33 @@ def demo(steps: Steps) -> int:
         print(error, file=sys.stderr)
         return 2
     if given.get("DATABASE_URL"):
-        return steps.worker("health", "--output", "table") or steps.worker("metrics", "--output", "table")
+        return steps.worker("health", "--output", "table") or steps.worker(
+            "metrics", "--output", "table"
+        )
     names = {name for variable in variables() for name in variable.names}
     outside = {name for name in os.environ if name in names - {"HOSTNAME"} or name.startswith("PG")}
     for name in outside:
         os.environ.pop(name)
     left = [*([".env"] if Path(".env").exists() else []), *sorted(outside)]
     if left:
-        print(f"Not used by the demo, which has settings of its own: {', '.join(left)}. With DATABASE_URL it runs on yours.")
+        print(
+            f"Not used by the demo, which has settings of its own: {', '.join(left)}. With DATABASE_URL it runs on yours."
+        )
     with tempfile.TemporaryDirectory(prefix="ops-worker-demo-") as folder:
         return tour(steps, Path(folder))
 
 
 def tour(steps: Steps, folder: Path) -> int:
     """Run all of it, with ``folder`` for the worker to run in and to leave its files."""
-    from tests.history import seed
     from tests.postgres import Postgres, load_platform
+    from tests.seed_history import seed
     from tests.stubs import Stubs
 
     steps.check()
-    print("Starting a PostgreSQL and four services, all on 127.0.0.1, all gone afterwards ...", flush=True)
+    print(
+        "Starting a PostgreSQL and four services, all on 127.0.0.1, all gone afterwards ...",
+        flush=True,
+    )
     with Postgres() as server, Stubs() as stubs:
         url = server.url()
         print(f"(to look at it meanwhile: psql {url})", flush=True)
@@ -129,7 +140,11 @@ def tour(steps: Steps, folder: Path) -> int:
 
         steps.check()
         load_platform(url)
-        for title, mode in (("all is well", "ok"), ("the dispatcher goes down", "down"), ("the dispatcher is back", "ok")):
+        for title, mode in (
+            ("all is well", "ok"),
+            ("the dispatcher goes down", "down"),
+            ("the dispatcher is back", "ok"),
+        ):
             stubs["dispatcher"].mode = mode
             print(f"\n=== {title} ===")
             if code := worker("health", "--output", "table") or worker("metrics"):
@@ -162,7 +177,12 @@ def show(url: str, title: str, query: str) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"\n{title}:")
     for line in lines:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            ).rstrip()
+        )
     if not found:
         print("  (no rows)")
     sys.stdout.flush()

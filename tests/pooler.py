@@ -44,7 +44,11 @@ def pooler(url: str, folder: Path) -> Iterator[str]:
             if path.is_relative_to(folder.parent.parent):
                 path.chmod(0o755)
         user = ["-u", "nobody"]
-    process = subprocess.Popen([program, "-q", *user, str(home / "bouncer.ini")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [program, "-q", *user, str(home / "bouncer.ini")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         for _ in range(100):
             with socket.socket() as sock:

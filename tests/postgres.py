@@ -46,7 +46,11 @@ class Postgres:
         self.home = Path(tempfile.mkdtemp(prefix="ops-worker-pg-"))
         self.data = self.home / "data"
         self.port = _free_port()
-        self._user: dict[str, Any] = {"cwd": self.home, "start_new_session": True, "stdin": subprocess.DEVNULL}
+        self._user: dict[str, Any] = {
+            "cwd": self.home,
+            "start_new_session": True,
+            "stdin": subprocess.DEVNULL,
+        }
         self._bin = programs or _packaged()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
@@ -59,8 +63,20 @@ class Postgres:
     def __enter__(self) -> Self:
         try:
             (self.home / "password").write_text(PASSWORD)
-            auth = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={self.home / 'password'}"]
-            self.run("initdb", "--pgdata", str(self.data), "--encoding=UTF8", "--locale=C", "--no-sync", *auth)
+            auth = [
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                f"--pwfile={self.home / 'password'}",
+            ]
+            self.run(
+                "initdb",
+                "--pgdata",
+                str(self.data),
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                *auth,
+            )
             with (self.data / "postgresql.conf").open("a") as conf:
                 conf.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
                 if self._also:
@@ -94,7 +110,17 @@ class Postgres:
     def start(self) -> None:
         """Start it and wait until it answers."""
         log = self.home / "log"
-        self.run("pg_ctl", "--pgdata", str(self.data), "--log", str(log), "-o", f"-p {self.port}", "--wait", "start")
+        self.run(
+            "pg_ctl",
+            "--pgdata",
+            str(self.data),
+            "--log",
+            str(log),
+            "-o",
+            f"-p {self.port}",
+            "--wait",
+            "start",
+        )
 
     def stop(self) -> None:
         """Stop it at once, as a crash would: whoever is connected loses the connection."""
@@ -114,7 +140,9 @@ class Postgres:
             postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         except (OSError, IndexError, ValueError):
             return []
-        children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False).stdout.split()
+        children = subprocess.run(
+            ["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False
+        ).stdout.split()
         return [postmaster, *map(int, children)]
 
     @contextlib.contextmanager
@@ -123,7 +151,14 @@ class Postgres:
         copy = Postgres(self._bin)
         try:
             source = f"postgresql://postgres@127.0.0.1:{self.port}"
-            backup = ["--pgdata", str(copy.data), "--write-recovery-conf", "--checkpoint=fast", "--dbname", source]
+            backup = [
+                "--pgdata",
+                str(copy.data),
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--dbname",
+                source,
+            ]
             self.run("pg_basebackup", *backup, env={"PGPASSWORD": PASSWORD})
             copy.start()
             yield copy
@@ -134,12 +169,21 @@ class Postgres:
         """Run one of the server's programs."""
         with (self.home / f"{program}.out").open("w+") as out:
             command = [str(self._bin / program), *arguments]
-            done = subprocess.run(command, stdout=out, stderr=out, check=False, env=os.environ | (env or {}), **self._user)
+            done = subprocess.run(
+                command,
+                stdout=out,
+                stderr=out,
+                check=False,
+                env=os.environ | (env or {}),
+                **self._user,
+            )
             out.seek(0)
             if done.returncode:
                 raise RuntimeError(f"{program} failed: {out.read()}")
 
-    def url(self, database: str = "postgres", user: str = "postgres", password: str = PASSWORD) -> str:
+    def url(
+        self, database: str = "postgres", user: str = "postgres", password: str = PASSWORD
+    ) -> str:
         """Give the URI of a database on this server."""
         escaped = password.replace("@", "%40").replace("/", "%2F")
         return f"postgresql://{user}:{escaped}@127.0.0.1:{self.port}/{database}"
@@ -151,7 +195,9 @@ def load_platform(url: str, *, delivery_jobs: bool = True, seed: bool = True) ->
     with psycopg.connect(url, autocommit=True) as connection:
         for name in files:
             lines = (PLATFORM / f"{name}.sql").read_text(encoding="utf-8").splitlines()
-            script = "\n".join(line for line in lines if not line.startswith("\\"))  # psql's own commands
+            script = "\n".join(
+                line for line in lines if not line.startswith("\\")
+            )  # psql's own commands
             connection.execute(script)
 
 

@@ -17,12 +17,15 @@ import kubernetes_validate
 import yaml
 
 from ops_worker.cli import main
-from tests.manifests import prometheusrule
+from tests.manifest_rules import prometheusrule
 
 K8S = Path(__file__).parent.parent / "k8s"
 INSTALLATION = K8S / "base"
 VARIANTS = (
-    *(K8S / "variants" / name for name in ("every-5s", "events", "monitoring", "sharded", "sidecar")),
+    *(
+        K8S / "variants" / name
+        for name in ("every-5s", "events", "monitoring", "sharded", "sidecar")
+    ),
     K8S / "examples" / "inject",
     K8S / "examples" / "overlay",
 )
@@ -33,7 +36,9 @@ SCHEMAS = ("1.29", "1.37")
 
 def rendered(folder: Path) -> dict[Path, str]:
     """Give what a kustomization comes to, by the file that it belongs in."""
-    found = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
+    ).stdout
     if folder != INSTALLATION:
         return {folder / "rendered.yaml": _stamped(folder, found)}
     files = {}
@@ -49,10 +54,20 @@ def out_of_date(folder: Path, files: list[Path]) -> list[str]:
     """Tell which of the rendered files are not what their folder comes to."""
     if shutil.which("kubectl"):
         fresh = rendered(folder)
-        wrong = [path for path in {*fresh, *files} if not path.is_file() or path.read_text(encoding="utf-8") != fresh.get(path)]
+        wrong = [
+            path
+            for path in {*fresh, *files}
+            if not path.is_file() or path.read_text(encoding="utf-8") != fresh.get(path)
+        ]
     else:
-        wrong = [path for path in files if path.read_text(encoding="utf-8") != _stamped(folder, _body(path))]
-    return [f"{path.relative_to(K8S.parent)}: out of date; run `make render`" for path in sorted(wrong)]
+        wrong = [
+            path
+            for path in files
+            if path.read_text(encoding="utf-8") != _stamped(folder, _body(path))
+        ]
+    return [
+        f"{path.relative_to(K8S.parent)}: out of date; run `make render`" for path in sorted(wrong)
+    ]
 
 
 def misfits(path: Path) -> list[str]:
@@ -97,7 +112,10 @@ def run() -> int:
     folders = (INSTALLATION, *VARIANTS)
     if not check:
         if not shutil.which("kubectl"):
-            print("make render wants kubectl 1.27 or newer on the PATH: it renders with `kubectl kustomize`", file=sys.stderr)
+            print(
+                "make render wants kubectl 1.27 or newer on the PATH: it renders with `kubectl kustomize`",
+                file=sys.stderr,
+            )
             return 2
         for folder in folders:
             for path, text in rendered(folder).items():
@@ -112,7 +130,12 @@ def run() -> int:
         for path in files:
             faults += misfits(path)
         print(f"{folder.relative_to(K8S.parent)}: ", end="", flush=True)
-        code = max(code, main(["manifests", "check", *([str(K8S)] if folder == INSTALLATION else map(str, files))]))
+        code = max(
+            code,
+            main(
+                ["manifests", "check", *([str(K8S)] if folder == INSTALLATION else map(str, files))]
+            ),
+        )
     for fault in faults:
         print(fault, file=sys.stderr)
     return 4 if faults else code

@@ -39,10 +39,19 @@ class Reading(NamedTuple):
 
 def read(pid: int, connection: psycopg.Connection) -> Reading:
     """Read it from the kernel and the database."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    count = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ops-worker %'").fetchone()
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    count = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ops-worker %'"
+    ).fetchone()
     assert count is not None
-    return Reading(int(status["VmRSS"].split()[0]), len(list(Path(f"/proc/{pid}/fd").iterdir())), int(status["Threads"]), count[0])
+    return Reading(
+        int(status["VmRSS"].split()[0]),
+        len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        int(status["Threads"]),
+        count[0],
+    )
 
 
 class Bystander(threading.Thread):
@@ -70,10 +79,17 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     with Postgres() as server, Stubs() as stubs:
         load_platform(server.url())
-        fast = {"DATABASE_URL": server.url(), "METRICS_COLLECTION_INTERVAL": "1", "HEALTH_CHECK_INTERVAL": "5", "SIDECAR_PORT": "0"}
+        fast = {
+            "DATABASE_URL": server.url(),
+            "METRICS_COLLECTION_INTERVAL": "1",
+            "HEALTH_CHECK_INTERVAL": "5",
+            "SIDECAR_PORT": "0",
+        }
         command = [sys.executable, "-m", "ops_worker", "sidecar"]
         with (
-            subprocess.Popen(command, env=os.environ | stubs.env | fast, stdout=subprocess.DEVNULL) as worker,
+            subprocess.Popen(
+                command, env=os.environ | stubs.env | fast, stdout=subprocess.DEVNULL
+            ) as worker,
             psycopg.connect(server.url(), autocommit=True) as connection,
         ):
             bystander = Bystander()
@@ -86,19 +102,28 @@ def main() -> int:
                 readings.append(read(worker.pid, connection))
             row = connection.execute(LATE)
             (late,) = row.fetchone() or ([0.0, 0.0, 0.0],)
-            samples = connection.execute("SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'").fetchone()
+            samples = connection.execute(
+                "SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'"
+            ).fetchone()
             worker.send_signal(signal.SIGTERM)
             code = worker.wait(20)
     quarter = max(1, len(readings) // 4)
     first, last = readings[:quarter], readings[-quarter:]
     # The least that is held, early and late: what a tick holds while it runs is no growth, what it leaves behind is.
-    growth = {field: min(getattr(r, field) for r in last) - min(getattr(r, field) for r in first) for field in Reading._fields}
+    growth = {
+        field: min(getattr(r, field) for r in last) - min(getattr(r, field) for r in first)
+        for field in Reading._fields
+    }
     print(
         f"{seconds} s, {samples and samples[0]} samples; late by p50 {late[0]:.1f}, p99 {late[1]:.1f}, at most {late[2]:.1f} ms"
         f" (a bystander: p99 {bystander.p99():.1f} ms); exit code {code}"
     )
     print(f"at the end {last[-1]}; growth {growth}")
-    faults = [f"{field} grew by {by}" for field, by in growth.items() if by > (MAX_GROWTH_KB if field == "memory_kb" else 0)]
+    faults = [
+        f"{field} grew by {by}"
+        for field, by in growth.items()
+        if by > (MAX_GROWTH_KB if field == "memory_kb" else 0)
+    ]
     faults += [f"p99 of lateness is {late[1]:.1f} ms"] * (late[1] > MAX_LATE_MS + bystander.p99())
     most = max(reading.connections for reading in readings)
     faults += [f"{most} connections"] * (most != CONNECTIONS)

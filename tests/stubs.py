@@ -32,7 +32,9 @@ Behaviour = Callable[["Stub", socket.socket], None]
 class Stub:
     """One service: a port, a mode, and counters that grow with the time since it was started."""
 
-    def __init__(self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         """Take a free port and begin to answer."""
         self.name = name
         self.counters: Any = None  # said instead of the growing ones when set
@@ -57,7 +59,9 @@ class Stub:
 
     @mode.setter
     def mode(self, mode: str | Behaviour) -> None:
-        assert callable(mode) or mode.partition(":")[0] in {*MODES, "down", "slow"}, f"no mode {mode!r}"
+        assert callable(mode) or mode.partition(":")[0] in {*MODES, "down", "slow"}, (
+            f"no mode {mode!r}"
+        )
         self._mode = mode
         if mode == "down":
             self.close()
@@ -74,7 +78,11 @@ class Stub:
 
     def answer(self) -> dict[str, Any]:
         """Give the body of a healthy answer, of the shape that the real service has."""
-        counters = _growing(self.name, time.monotonic() - self.started) if self.counters is None else self.counters
+        counters = (
+            _growing(self.name, time.monotonic() - self.started)
+            if self.counters is None
+            else self.counters
+        )
         return {"status": "healthy", "service": self.name, "counters": counters}
 
     def _listen(self) -> None:
@@ -106,7 +114,9 @@ class Stub:
             connection.close()
 
 
-def reply(body: bytes | str, *, status: str = "200 OK", headers: Mapping[str, str] | None = None) -> Behaviour:
+def reply(
+    body: bytes | str, *, status: str = "200 OK", headers: Mapping[str, str] | None = None
+) -> Behaviour:
     """Answer with this body, whole and with its length."""
     data = body.encode() if isinstance(body, str) else body
 
@@ -151,7 +161,9 @@ def dribble(stub: Stub, connection: socket.socket) -> None:
 def chunked(stub: Stub, connection: socket.socket) -> None:
     """Answer compressed and in chunks."""
     body = gzip.compress(json.dumps(stub.answer()).encode())
-    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\nContent-Type: text/weird\r\n\r\n")
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\nContent-Type: text/weird\r\n\r\n"
+    )
     for start in range(0, len(body), 10):
         part = body[start : start + 10]
         connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
@@ -188,7 +200,12 @@ class Stubs(dict[str, Stub]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for stub in self.values():
             stub.close()
 
@@ -196,10 +213,28 @@ class Stubs(dict[str, Stub]):
 def _growing(name: str, seconds: float, rate: float = 25.0) -> dict[str, int]:
     n, wave = int(seconds * rate), int(seconds) % 7
     return {
-        "ingest": {"messages_received": n, "messages_written": n - n // 100, "messages_rejected": n // 100, "queue_depth": wave * 3},
-        "evaluator": {"rules_evaluated": n // 2, "alerts_created": n // 500, "evaluation_errors": 0},
-        "dispatcher": {"alerts_processed": n // 500, "routes_matched": n // 600, "jobs_queued": n // 600},
-        "delivery_worker": {"jobs_processed": n // 60, "jobs_succeeded": n // 60, "jobs_failed": n // 6000, "jobs_pending": wave // 2},
+        "ingest": {
+            "messages_received": n,
+            "messages_written": n - n // 100,
+            "messages_rejected": n // 100,
+            "queue_depth": wave * 3,
+        },
+        "evaluator": {
+            "rules_evaluated": n // 2,
+            "alerts_created": n // 500,
+            "evaluation_errors": 0,
+        },
+        "dispatcher": {
+            "alerts_processed": n // 500,
+            "routes_matched": n // 600,
+            "jobs_queued": n // 600,
+        },
+        "delivery_worker": {
+            "jobs_processed": n // 60,
+            "jobs_succeeded": n // 60,
+            "jobs_failed": n // 6000,
+            "jobs_pending": wave // 2,
+        },
     }[name]
 
 

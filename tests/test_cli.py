@@ -23,10 +23,16 @@ pytestmark = pytest.mark.unit
         ("alerts lst", "; did you mean list?"),
         ("status --output jsn", "; did you mean json?"),
         ("init-db --indexes=creat", "; did you mean create?"),
-        ("health --dry-rnu", "ops-worker health: error: unrecognized arguments: --dry-rnu; did you mean --dry-run instead of --dry-rnu?"),
+        (
+            "health --dry-rnu",
+            "ops-worker health: error: unrecognized arguments: --dry-rnu; did you mean --dry-run instead of --dry-rnu?",
+        ),
         ("health --dry_run", "; did you mean --dry-run instead of --dry_run?"),
         ("explain ingest --ta=5m", "; did you mean --at instead of --ta?"),
-        ("maintenance start --resaon=x --fro 5m", "; did you mean --reason instead of --resaon?; did you mean --for instead of --fro?"),
+        (
+            "maintenance start --resaon=x --fro 5m",
+            "; did you mean --reason instead of --resaon?; did you mean --for instead of --fro?",
+        ),
         ("alerts ack --bye kim 3", "; did you mean --by instead of --bye?"),
         ("sidecar metrcs", "; did you mean metrics?"),
     ],
@@ -37,7 +43,10 @@ def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) 
     assert capsys.readouterr().err.rstrip("\n").endswith(said)
 
 
-@pytest.mark.parametrize("line", ["nonsense", "maintenance stop", "health --xyzzy", "status --output 7", "health --every x", ""])
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "maintenance stop", "health --xyzzy", "status --output 7", "health --every x", ""],
+)
 def test_no_idea(capsys: pytest.CaptureFixture[str], line: str) -> None:
     """Where nothing is near, nothing is suggested."""
     assert main(line.split()) == 2
@@ -53,5 +62,7 @@ def test_right_options_are_not_questioned(capsys: pytest.CaptureFixture[str]) ->
 def test_costs_nothing_where_nothing_is_wrong() -> None:
     """What compares words is not imported by a command line that is right."""
     code = "import sys; from ops_worker.cli import main; main(['--version']); sys.exit('difflib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,12 @@ def test_json() -> None:
     """Elsewhere than on a terminal, each record is one line of JSON with its extras, whatever is in them."""
     first, second = (json.loads(line) for line in logged(io.StringIO()).splitlines())
     assert first["time"].endswith("Z")
-    assert {"level": "INFO", "message": "alert opened", "action": "alert opened", "service": "a\nb"}.items() <= first.items()
+    assert {
+        "level": "INFO",
+        "message": "alert opened",
+        "action": "alert opened",
+        "service": "a\nb",
+    }.items() <= first.items()
     assert "ValueError: oh" in second["traceback"]
 
 

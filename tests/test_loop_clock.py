@@ -53,18 +53,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.mark.parametrize(("codes", "worst"), [([0, 0], 0), ([0, 4, 0], 4), ([4, 1, 0], 1), ([1, 3, 1, 4], 3), ([3, 2, 0], 2)])
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [([0, 0], 0), ([0, 4, 0], 4), ([4, 1, 0], 1), ([1, 3, 1, 4], 3), ([3, 2, 0], 2)],
+)
 def test_worst_code(clock: Clock, codes: list[int], worst: int) -> None:
     """The worst pass names the exit code; one that is unhealthy is better than one that was not done."""
     left = iter(codes)
     nothing: Any = None
     context = Context(nothing, nothing, nothing, clock.monotonic)
-    one = loop.Loop("health", 1.0, nothing, context, told=lambda _: next(left), stop=clock, until=clock.now + len(codes) - 1)
+    one = loop.Loop(
+        "health",
+        1.0,
+        nothing,
+        context,
+        told=lambda _: next(left),
+        stop=clock,
+        until=clock.now + len(codes) - 1,
+    )
     one.run()
     assert (one.exit_code, list(left)) == (worst, [])
 
 
-def ticking(clock: Clock, took: dict[int, float], seconds: float, dies_at: int = -1) -> tuple[list[float], list[Tick]]:
+def ticking(
+    clock: Clock, took: dict[int, float], seconds: float, dies_at: int = -1
+) -> tuple[list[float], list[Tick]]:
     """Run a loop at 1 s whose passes take 0.3 s, or what is given by number; give when each began, and what it told."""
     begun: list[float] = []
     ticks: list[Tick] = []
@@ -99,7 +112,17 @@ def test_cadence(clock: Clock) -> None:
 def test_long_pass(clock: Clock) -> None:
     """A pass of 2.5 s costs the two seconds that began meanwhile; they are counted, and not made up for."""
     begun, ticks = ticking(clock, {3: 2.5}, 10)
-    assert begun == [1000.25, 1001.125, 1002.125, 1003.125, 1006.125, 1007.125, 1008.125, 1009.125, 1010.125]
+    assert begun == [
+        1000.25,
+        1001.125,
+        1002.125,
+        1003.125,
+        1006.125,
+        1007.125,
+        1008.125,
+        1009.125,
+        1010.125,
+    ]
     assert [tick.skipped for tick in ticks] == [0, 0, 0, 0, 2, 0, 0, 0, 0]
     assert {tick.late_s for tick in ticks[1:]} == {0.0}
 

@@ -60,7 +60,9 @@ BLOCKS = [
 def blocks(language: str) -> list[Any]:
     """Return the blocks of a language as parameters, named after page and first line."""
     found = [block for block in BLOCKS if block.language == language]
-    return [pytest.param(one.text, id=f"{one.page}: {one.text[:30].splitlines()[0]}") for one in found]
+    return [
+        pytest.param(one.text, id=f"{one.page}: {one.text[:30].splitlines()[0]}") for one in found
+    ]
 
 
 @pytest.mark.unit
@@ -92,7 +94,9 @@ def test_env_example() -> None:
     for variable in variables():
         assert variable.meaning in prose
         assert all(found[name] == variable.default for name in variable.names if variable.default)
-    assert not re.search(r"^[A-Z]", text, re.MULTILINE), "an example that is copied must not set anything"
+    assert not re.search(r"^[A-Z]", text, re.MULTILINE), (
+        "an example that is copied must not set anything"
+    )
 
 
 @pytest.mark.unit
@@ -304,9 +308,17 @@ def test_commands_run(worker: Worker, block: str) -> None:
     and the installation is left to whoever runs the tests.
     """
     for variable in ("INGEST", "EVALUATOR", "DISPATCHER"):
-        block = re.sub(rf"{variable}_URL=\S+", f"{variable}_URL={worker.env[f'{variable}_HEALTH_URL']}", block)
-    block = re.sub(r"DATABASE_URL='.*?'", f"DATABASE_URL='{worker.env.pop('DATABASE_URL')}'" if "DATABASE_URL" in block else "", block)
-    block = block.replace(".venv/bin/pytest", f"{sys.executable} -m pytest --collect-only -q {ROOT}/tests")
+        block = re.sub(
+            rf"{variable}_URL=\S+", f"{variable}_URL={worker.env[f'{variable}_HEALTH_URL']}", block
+        )
+    block = re.sub(
+        r"DATABASE_URL='.*?'",
+        f"DATABASE_URL='{worker.env.pop('DATABASE_URL')}'" if "DATABASE_URL" in block else "",
+        block,
+    )
+    block = block.replace(
+        ".venv/bin/pytest", f"{sys.executable} -m pytest --collect-only -q {ROOT}/tests"
+    )
     block = block.replace(". venv/bin/activate", "")
     block = block.replace("manifests check k8s", f"manifests check {ROOT}/k8s")
     script = f"""set -eu
@@ -315,15 +327,26 @@ def test_commands_run(worker: Worker, block: str) -> None:
         pip() {{ :; }}
         ops-worker() {{ {sys.executable} -m ops_worker "$@"; }}
         {block}"""
-    env = {name: value for name, value in worker.env.items() if not name.endswith("_HEALTH_URL")} | {"PYTHONPATH": str(ROOT)}
+    env = {
+        name: value for name, value in worker.env.items() if not name.endswith("_HEALTH_URL")
+    } | {"PYTHONPATH": str(ROOT)}
     if "export" not in block:
         env |= {"DATABASE_URL": worker.env.get("DATABASE_URL", "")}
-    done = subprocess.run(["bash", "-c", script], cwd=worker.folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=worker.folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.acceptance  # not with the oldest dependencies, which are smaller
-@pytest.mark.parametrize(("target", "extras"), [("DEMO", "demo"), ("READY", "cluster,sidecar,demo,dev")])
+@pytest.mark.parametrize(
+    ("target", "extras"), [("DEMO", "demo"), ("READY", "cluster,sidecar,demo,dev")]
+)
 def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
     """The line before an installation, and the README, give the number of packages and their size to within a sixth."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -331,10 +354,15 @@ def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
     assert recipe is not None and f"--editable '.[{extras}]'" in recipe[0]
     said = re.search(r"@echo .*about (\d+)\D+(\d+) MB", recipe[0])
     assert said is not None
-    assert re.search(rf"{said[1]} packages\s\({said[2]} MB\)|{said[1]} packages, {said[2]} MB", README)
+    assert re.search(
+        rf"{said[1]} packages\s\({said[2]} MB\)|{said[1]} packages, {said[2]} MB", README
+    )
     packages = installed(extras.split(","))
     size = sum(
-        path.stat().st_size for one in packages.values() for file in one.files or () if (path := Path(str(one.locate_file(file)))).is_file()
+        path.stat().st_size
+        for one in packages.values()
+        for file in one.files or ()
+        if (path := Path(str(one.locate_file(file)))).is_file()
     )
     assert len(packages) == pytest.approx(int(said[1]), rel=1 / 6)
     assert size / 1e6 == pytest.approx(int(said[2]), rel=1 / 6)
@@ -343,20 +371,33 @@ def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
 def installed(extras: Sequence[str]) -> dict[str, Distribution]:
     """Give the packages besides this one that an installation of it with these extras brings, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
     todo = [(Requirement(line), "") for line in wanted]
     found: dict[str, Distribution] = {}
     done = set()
     while todo:
         one, extra = todo.pop()
-        if (str(one), extra) in done or (one.marker is not None and not one.marker.evaluate({"extra": extra})):
+        if (str(one), extra) in done or (
+            one.marker is not None and not one.marker.evaluate({"extra": extra})
+        ):
             continue
         done.add((str(one), extra))
         if one.name == project["name"]:
-            todo += [(Requirement(line), "") for extra in one.extras for line in project["optional-dependencies"][extra]]
+            todo += [
+                (Requirement(line), "")
+                for extra in one.extras
+                for line in project["optional-dependencies"][extra]
+            ]
             continue
         package = found[canonicalize_name(one.name)] = distribution(one.name)
-        todo += [(Requirement(line), extra) for line in package.requires or () for extra in one.extras or {""}]
+        todo += [
+            (Requirement(line), extra)
+            for line in package.requires or ()
+            for extra in one.extras or {""}
+        ]
     return found
 
 
@@ -413,7 +454,9 @@ def demo(folder: Path, *, nobody: bool = False, **env: str) -> subprocess.Popen[
 def nothing_left(folder: Path) -> None:
     """Claim that the temporary folder is empty, and that no server runs on a folder that was in it."""
     assert not list((folder / "tmp").rglob("*"))
-    assert not subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False).stdout
+    assert not subprocess.run(
+        ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
+    ).stdout
 
 
 @pytest.mark.acceptance
@@ -422,24 +465,41 @@ def test_demo(temporary: Path) -> None:
 
     Settings from outside do not reach it: those of a .env, and those of the environment, are left aside and named.
     """
-    (temporary / "cwd" / ".env").write_text("PG_HOST=nowhere\nALERT_AFTER_FAILURES=3\nOPS_WORKER_CATALOGUE=/nowhere\n")
-    with demo(temporary, SYSTEM_ALERT_ENABLED="false", PGOPTIONS="-c no.such=setting -c port=1", PG_PASS="hidden") as process:
+    (temporary / "cwd" / ".env").write_text(
+        "PG_HOST=nowhere\nALERT_AFTER_FAILURES=3\nOPS_WORKER_CATALOGUE=/nowhere\n"
+    )
+    with demo(
+        temporary,
+        SYSTEM_ALERT_ENABLED="false",
+        PGOPTIONS="-c no.such=setting -c port=1",
+        PG_PASS="hidden",
+    ) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     first, _, shown = out.partition("\n")
-    assert first.startswith("Not used by the demo, which has settings of its own: .env, PGOPTIONS, PG_PASS, SYSTEM_ALERT_ENABLED.")
+    assert first.startswith(
+        "Not used by the demo, which has settings of its own: .env, PGOPTIONS, PG_PASS, SYSTEM_ALERT_ENABLED."
+    )
     assert "hidden" not in out + err
     assert "1 alert opened: dispatcher" in shown
     assert "1 alert closed: dispatcher" in shown
     listed = re.findall(r"^  (\w+) +(\w+) +\[(.*)\]$", shown, re.MULTILINE)
-    down = {("dispatcher", name) for name in ("alerts_processed", "routes_matched", "probe_latency_ms")}
+    down = {
+        ("dispatcher", name) for name in ("alerts_processed", "routes_matched", "probe_latency_ms")
+    }
     assert len(listed) == 26
-    assert all(len(values.split(", ")) == (2 if (service, name) in down else 3) for service, name, values in listed)
+    assert all(
+        len(values.split(", ")) == (2 if (service, name) in down else 3)
+        for service, name, values in listed
+    )
     assert re.search(r"^health +on time .* 15\nmetrics +on time .* 180$", shown, re.MULTILINE), (
         "what the history has as missed, and no more"
     )
     page, _, status = shown.partition("report.html: written\n\n$ ops-worker status --since 2h\n")
-    assert re.search(r"^evaluator +rules_evaluated .*[▁▂▃▄▅▆▇█·]{24}$", status, re.MULTILINE) and "$" not in status
+    assert (
+        re.search(r"^evaluator +rules_evaluated .*[▁▂▃▄▅▆▇█·]{24}$", status, re.MULTILINE)
+        and "$" not in status
+    )
     assert (temporary / "cwd" / "report.html").read_text(encoding="utf-8").count("<svg") >= 14, page
     assert sorted(path.name for path in (temporary / "cwd").iterdir()) == [".env", "report.html"]
     nothing_left(temporary)
@@ -448,12 +508,21 @@ def test_demo(temporary: Path) -> None:
 @pytest.mark.acceptance
 def test_demo_on_another_database(temporary: Path, database: Database, stubs: Stubs) -> None:
     """With DATABASE_URL in .env, the demo is a pass of each kind on that database, with all the settings that are there."""
-    lines = [f"{name}={value}" for name, value in (stubs.env | {"DATABASE_URL": database.url, "DELIVERY_HEALTH_URL": ""}).items()]
+    lines = [
+        f"{name}={value}"
+        for name, value in (
+            stubs.env | {"DATABASE_URL": database.url, "DELIVERY_HEALTH_URL": ""}
+        ).items()
+    ]
     (temporary / "cwd" / ".env").write_text("\n".join(lines))
     with demo(temporary) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "health: 3 services, 3 healthy" in out and "metrics: 3 services, 3 healthy" in out and "PostgreSQL" not in out
+    assert (
+        "health: 3 services, 3 healthy" in out
+        and "metrics: 3 services, 3 healthy" in out
+        and "PostgreSQL" not in out
+    )
     assert set(database.health()) == {"ingest", "evaluator", "dispatcher"}
 
 
@@ -462,7 +531,10 @@ def test_demo_on_another_database(temporary: Path, database: Database, stubs: St
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
     """Ctrl-C, which reaches the group, or a SIGTERM ends the demo at any moment; no file, no process, no traceback is left."""
-    if nobody and (os.geteuid() != 0 or subprocess.run([*NOBODY, "true"], capture_output=True, check=False).returncode):
+    if nobody and (
+        os.geteuid() != 0
+        or subprocess.run([*NOBODY, "true"], capture_output=True, check=False).returncode
+    ):
         pytest.skip("wants root, and setpriv")
     number = (signal.SIGINT, signal.SIGTERM)[(list(MOMENTS).index(moment) + nobody) % 2]
     line, made = MOMENTS[moment]
@@ -479,7 +551,9 @@ def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, err = process.communicate(timeout=60)  # its end is also that of whoever wrote to the same pipes
+        _, err = process.communicate(
+            timeout=60
+        )  # its end is also that of whoever wrote to the same pipes
     assert process.returncode == 128 + number, err
     assert err.endswith("\ninterrupted; nothing was left behind\n")
     assert "Traceback" not in err

@@ -22,7 +22,9 @@ WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8
 JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 GUIDES = ("CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md")
-VERSION = re.compile(r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)v?(\d+\.\d+\.\d+)")
+VERSION = re.compile(
+    r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)v?(\d+\.\d+\.\d+)"
+)
 """Places whose formats need the version."""
 
 
@@ -40,7 +42,9 @@ def with_version() -> list[Path]:
 def test_version() -> None:
     """Every image tag, label and build argument has the version of the package."""
     told = {
-        f"{path.relative_to(ROOT)}: {version}" for path in with_version() for version in VERSION.findall(path.read_text(encoding="utf-8"))
+        f"{path.relative_to(ROOT)}: {version}"
+        for path in with_version()
+        for version in VERSION.findall(path.read_text(encoding="utf-8"))
     }
     assert f"Dockerfile: {__version__}" in told
     assert any(one.startswith("k8s/") for one in told)
@@ -77,7 +81,9 @@ def test_typed() -> None:
 def test_ci_versions() -> None:
     """CI runs every Python that the package claims, and PostgreSQL 14 to 18."""
     claimed = [
-        found[1] for one in PROJECT["project"]["classifiers"] if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one))
+        found[1]
+        for one in PROJECT["project"]["classifiers"]
+        if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one))
     ]
     matrix = JOBS["versions"]["strategy"]["matrix"]
     assert matrix["python"] == claimed
@@ -119,13 +125,19 @@ def test_guides(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:`|#|\n))", text))
     assert named <= targets()
-    paths = re.findall(r"`((?:ops_worker|tests|k8s)(?:/[\w./-]+)?|[\w./-]+\.(?:md|toml|yaml))`", text)
+    paths = re.findall(
+        r"`((?:ops_worker|tests|k8s)(?:/[\w./-]+)?|[\w./-]+\.(?:md|toml|yaml))`", text
+    )
     missing = [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
     assert missing == []
 
 
 def test_guide_grep() -> None:
     """The search for what names a pass, which CONTRIBUTING gives, finds something."""
-    (command,) = re.findall(r"`(grep [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    (command,) = re.findall(
+        r"`(grep [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    )
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "ops_worker/" in done.stdout

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker import settings
-from ops_worker.core.answer import shown_url, without_password
-from ops_worker.core.model import Damping
+from ops_worker.core.model import Thresholds
 from ops_worker.errors import SettingsError
+from ops_worker.text import without_password
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ ACCEPTED = [
     ({"METRICS_COLLECTION_INTERVAL": ""}, "metrics_collection_interval", 5.0),
     ({"PG_PORT": ""}, "pg_port", 5432),
     ({"PG_HOST": ""}, "pg_host", "iot-postgres"),
-    ({"ALERT_AFTER_FAILURES": "3", "RESOLVE_AFTER_SUCCESSES": "2"}, "damping", Damping(3, 2)),
+    ({"ALERT_AFTER_FAILURES": "3", "RESOLVE_AFTER_SUCCESSES": "2"}, "thresholds", Thresholds(3, 2)),
     ({"DATABASE_URL": "", "PG_USER": "u", "PG_DB": "d", "PG_HOST": "h", "PG_PORT": "1"}, "connection",
      {"host": "h", "port": 1, "dbname": "d", "user": "u", "password": "secret"}),
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PORT": "tcp://10.0.0.1:5432"}, "connection", {"conninfo": "postgres://u:p@h/d"}),
@@ -49,7 +49,9 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("env", "name", "expected"), ACCEPTED)
-def test_load(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], name: str, expected: object) -> None:
+def test_load(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], name: str, expected: object
+) -> None:
     """Each setting is read as the contract says; an empty one is as good as none."""
     assert expected == getattr(load(monkeypatch, **env), name)
 
@@ -69,7 +71,11 @@ REFUSED = [
       "postgresql://u@256.1.1.1/d", "postgresql://u@a%20b/d", "postgresql://u@h,10.0.0.999/d", f"postgresql://u@{'x' * 64}.example/d", "postgresql://u@h:port/d")],
     *[({"PG_HOST": host}, f"PG_HOST is {host!r}, but wants a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
 ]  # fmt: skip
-SCHEME, PORT, HOST = "it has to begin with http:// or https://", "its port has to be 1 to 65535", "its host is no name or address"
+SCHEME, PORT, HOST = (
+    "it has to begin with http:// or https://",
+    "its port has to be 1 to 65535",
+    "its host is no name or address",
+)
 BAD_URLS = [
     ("x", SCHEME),
     ("ftp://u:hush@h", SCHEME),
@@ -97,7 +103,14 @@ def test_load_bad(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], fault: s
 def test_load_tells_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fault is told at once, and no password in any of them."""
     with pytest.raises(SettingsError) as caught:
-        load(monkeypatch, PG_PORT="x", PG_PASS="", PASS_DEADLINE="1", HEARTBEAT_URL="ftp://user:secret@h", MAINTENANCE_UNTIL="then")
+        load(
+            monkeypatch,
+            PG_PORT="x",
+            PG_PASS="",
+            PASS_DEADLINE="1",
+            HEARTBEAT_URL="ftp://user:secret@h",
+            MAINTENANCE_UNTIL="then",
+        )
     assert [fault.split()[0] for fault in caught.value.faults] == [
         "PG_PORT",
         "PG_PASS",
@@ -109,20 +122,31 @@ def test_load_tells_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("url", "problem"), BAD_URLS)
-def test_bad_url_is_its_services_fault(monkeypatch: pytest.MonkeyPatch, url: str, problem: str) -> None:
+def test_bad_url_is_its_services_fault(
+    monkeypatch: pytest.MonkeyPatch, url: str, problem: str
+) -> None:
     """A URL that is none is a fault of that service alone; it names the variable, and shows nothing of its value."""
     first, *others = load(monkeypatch, INGEST_URL=url).targets
-    assert (first.name, first.url, first.faults) == ("ingest", "", (f"url: INGEST_URL is no base URL: {problem}",))
-    assert shown_url(first) == "${INGEST_URL}/health"
+    assert (first.name, first.url, first.faults) == (
+        "ingest",
+        "",
+        (f"url: INGEST_URL is no base URL: {problem}",),
+    )
+    assert first.shown_url == "${INGEST_URL}/health"
     assert [target.faults for target in others] == [()] * 3
 
 
 def test_blanks_around_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Line ends and blanks around a value do not belong to it; a password keeps its blanks."""
-    found = load(monkeypatch, INGEST_URL=" http://h\n", PG_PASS=" a b \r\n", HEARTBEAT_URL="http://h/ping \n")
+    found = load(
+        monkeypatch, INGEST_URL=" http://h\n", PG_PASS=" a b \r\n", HEARTBEAT_URL="http://h/ping \n"
+    )
     assert (found.targets[0].url, found.targets[0].faults) == ("http://h/health", ())
     assert found.pg_pass.get_secret_value() == " a b "
-    assert found.heartbeat_url is not None and found.heartbeat_url.get_secret_value() == "http://h/ping"
+    assert (
+        found.heartbeat_url is not None
+        and found.heartbeat_url.get_secret_value() == "http://h/ping"
+    )
     found = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d\n")
     assert found.connection == {"conninfo": "postgresql://u:p@h/d"}
 
@@ -132,15 +156,22 @@ def test_blanks_around_values(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, "http://iot-ingest:8080/health"),
         ({"INGEST_URL": "http://b"}, "http://b/health"),
-        ({"INGEST_URL": "http://b", "INGEST_HEALTH_URL": "https://a:1/base//"}, "https://a:1/base/health"),
+        (
+            {"INGEST_URL": "http://b", "INGEST_HEALTH_URL": "https://a:1/base//"},
+            "https://a:1/base/health",
+        ),
         ({"INGEST_URL": "http://b", "INGEST_HEALTH_URL": ""}, None),
         ({"INGEST_URL": ""}, None),
         ({"INGEST_URL": "http://[::1]:8080/"}, "http://[::1]:8080/health"),
     ],
 )
-def test_targets(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str | None) -> None:
+def test_targets(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str | None
+) -> None:
     """The first variable that is set wins; empty means not watched; /health follows with exactly one slash."""
-    assert expected == {target.name: target.url for target in load(monkeypatch, **env).targets}.get("ingest")
+    assert expected == {target.name: target.url for target in load(monkeypatch, **env).targets}.get(
+        "ingest"
+    )
 
 
 def test_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,14 +179,19 @@ def test_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "x.env"
     path.write_text("PG_PASS=a\nPG_DB='quoted'\n")
     monkeypatch.setenv("PG_PASS", "b")
-    assert (settings.load(path).pg_pass.get_secret_value(), settings.load(path).pg_db) == ("b", "quoted")
+    assert (settings.load(path).pg_pass.get_secret_value(), settings.load(path).pg_db) == (
+        "b",
+        "quoted",
+    )
     path.write_bytes(b"\xff\xfe")
     for broken in (path, tmp_path / "none.env"):
         with pytest.raises(SettingsError, match=broken.name):
             settings.load(broken)
 
 
-@pytest.mark.parametrize("url", ["ftp://u:se/cret@h", "u:secret@h:8080", "ftp://u:s@ecret@h", "//u:secret@h"])
+@pytest.mark.parametrize(
+    "url", ["ftp://u:se/cret@h", "u:secret@h:8080", "ftp://u:s@ecret@h", "//u:secret@h"]
+)
 def test_without_password(url: str) -> None:
     """However a URL is malformed, nothing before its last @ is shown but the scheme."""
     assert "cret" not in without_password(url)

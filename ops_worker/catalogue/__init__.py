@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ops_worker.core.answer import without_password
 from ops_worker.core.model import NO_TAGS, Figure, Target, Tls
-from ops_worker.core.series import OPS_WORKER, OWN_METRICS, RESERVED
+from ops_worker.core.samples import OPS_WORKER, OWN_METRICS, RESERVED
+from ops_worker.text import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,8 +30,12 @@ MAX_LABEL = 63
 """Characters between two dots of a host name (RFC 1035, section 2.3.4)."""
 MAX_SECRET = 16 << 10
 """Bytes of a file with the value of a header."""
+MAX_SHOWN_BITS = 256
+"""Bits of an integer that a fault still quotes."""
 BUILTIN_FILE = "built-in catalogue"
-NO_HEADER = "holds a character that no header can: a line end, a control character, or one beyond ASCII"
+NO_HEADER = (
+    "holds a character that no header can: a line end, a control character, or one beyond ASCII"
+)
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
@@ -62,7 +66,9 @@ class Catalogue(NamedTuple):
     @property
     def faults(self) -> list[str]:
         """The faults of single services, which cost no other service anything."""
-        return [self.located(target.name, fault) for target in self.targets for fault in target.faults]
+        return [
+            self.located(target.name, fault) for target in self.targets for fault in target.faults
+        ]
 
 
 class Surroundings(NamedTuple):
@@ -119,7 +125,10 @@ def references(text: str) -> frozenset[str]:
 def builtin_urls() -> list[tuple[str, tuple[str, ...], str]]:
     """List the platform's services for the documentation: name, variables (the first one set wins), default URL."""
     services = tomllib.loads(BUILTIN.read_text(encoding="utf-8"))["services"]
-    return [(name, tuple(_REFERENCE.findall(" ".join(one["url"]))), one["url"][-1]) for name, one in services.items()]
+    return [
+        (name, tuple(_REFERENCE.findall(" ".join(one["url"]))), one["url"][-1])
+        for name, one in services.items()
+    ]
 
 
 def _entries(source: Source) -> tuple[Entries | None, list[str]]:
@@ -134,7 +143,10 @@ def _entries(source: Source) -> tuple[Entries | None, list[str]]:
     try:
         found = Entries.model_validate(document)
     except ValidationError as error:
-        return None, [_fault(source.file, fault) for fault in error.errors(include_url=False, include_context=False)]
+        return None, [
+            _fault(source.file, fault)
+            for fault in error.errors(include_url=False, include_context=False)
+        ]
     faults = []
     if len(found.services) > MAX_SERVICES:
         faults.append(
@@ -170,7 +182,9 @@ def _shown(value: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"an integer of {value.bit_length()} bits" if isinstance(value, int) and value.bit_length() > 256 else repr(value)  # noqa: PLR2004
+    if isinstance(value, int) and value.bit_length() > MAX_SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 class _Resolver:
@@ -216,7 +230,10 @@ class _Resolver:
         is no URL: then the URL is empty.
         """
         variables = self._around.variables
-        missing = [[name for name in _REFERENCE.findall(choice) if name not in variables] for choice in choices]
+        missing = [
+            [name for name in _REFERENCE.findall(choice) if name not in variables]
+            for choice in choices
+        ]
         chosen = next((index for index, names in enumerate(missing) if not names), None)
         if chosen is None:
             if self._around.known:
@@ -312,7 +329,9 @@ class _Resolver:
         names = dict.fromkeys(_REFERENCE.findall(text))
         if missing := [name for name in names if name not in variables]:
             if not self._around.known:
-                return _REFERENCE.sub(lambda found: variables.get(found.group(1), found.group()), text)
+                return _REFERENCE.sub(
+                    lambda found: variables.get(found.group(1), found.group()), text
+                )
             self._faults.append(f"{where}: {_not_set(missing)}")
             return ""
         return _REFERENCE.sub(lambda found: variables[found.group(1)].strip(), text)
@@ -372,7 +391,9 @@ def _has_port(parts: SplitResult) -> bool:
 
 def is_host(host: str) -> bool:
     """Return whether a host can be a name or an address. What looks like IPv4 has to be one."""
-    if re.search(r"[\s\x00-\x1f\x7f]", host) or any(len(label) > MAX_LABEL for label in host.split(".")):
+    if re.search(r"[\s\x00-\x1f\x7f]", host) or any(
+        len(label) > MAX_LABEL for label in host.split(".")
+    ):
         return False
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
         byte = r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]"
@@ -384,7 +405,9 @@ def is_host(host: str) -> bool:
 
 
 def _figure(group: str, name: str, entry: FigureEntry) -> Figure:
-    return Figure(group, name, entry.sql, entry.tables, entry.timeout, entry.every, entry.tags or NO_TAGS)
+    return Figure(
+        group, name, entry.sql, entry.tables, entry.timeout, entry.every, entry.tags or NO_TAGS
+    )
 
 
 def _names(mine: Entries | None) -> frozenset[str]:
@@ -394,7 +417,12 @@ def _names(mine: Entries | None) -> frozenset[str]:
     return frozenset([*(f"services.{name}" for name in mine.services), *figures])
 
 
-def _together(services: Mapping[str, ServiceEntry], targets: Sequence[Target], figures: Sequence[Figure], file: str) -> Iterator[str]:
+def _together(
+    services: Mapping[str, ServiceEntry],
+    targets: Sequence[Target],
+    figures: Sequence[Figure],
+    file: str,
+) -> Iterator[str]:
     """Report what no entry can know alone: names that are taken, rows that would be written twice."""
     yield from _taken(services, targets, file)
     owners = {target.series: target for target in reversed(targets)}

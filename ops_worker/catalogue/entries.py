@@ -6,17 +6,37 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+)
 
 from ops_worker.core.conditions import RELATIONS
 from ops_worker.core.model import PROBE_DEADLINE_S, Condition, Counter
-from ops_worker.core.series import OWN_METRICS
+from ops_worker.core.samples import OWN_METRICS
 
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
-NAME_WANTS = "a name of at most 128 letters, digits and . _ : @ / -, of which the first is a letter or digit"
+NAME_WANTS = (
+    "a name of at most 128 letters, digits and . _ : @ / -, of which the first is a letter or digit"
+)
 READS = frozenset({"select", "with", "values", "table"})
-FRAMING = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade", "accept-encoding"})
+FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "accept-encoding",
+    }
+)
 """Headers that are the worker's own business."""
 
 
@@ -48,13 +68,22 @@ def _path(value: Any) -> str:
 
 
 def _pointer(value: Any) -> str:
-    if not (isinstance(value, str) and (value == "" or value[0] == "/") and not re.search(r"~(?![01])", value)):
+    if not (
+        isinstance(value, str)
+        and (value == "" or value[0] == "/")
+        and not re.search(r"~(?![01])", value)
+    ):
         raise ValueError("no JSON pointer")
     return value
 
 
+def _is_status(value: Any) -> bool:
+    """Return whether a value is the status of a final answer (RFC 9110, section 15)."""
+    return type(value) is int and 200 <= value <= 599  # noqa: PLR2004
+
+
 def _statuses(value: Any) -> tuple[int, ...]:
-    if not (isinstance(value, list) and value and all(type(one) is int and 200 <= one <= 599 for one in value)):  # noqa: PLR2004 - RFC 9110
+    if not (isinstance(value, list) and value and all(map(_is_status, value))):
         raise ValueError("no statuses")
     return tuple(value)
 
@@ -81,13 +110,19 @@ def _counters(value: Any) -> tuple[Counter, ...] | None:
         raise ValueError("no counters")  # noqa: TRY004 - pydantic wants a ValueError
     found = [Counter(one) if isinstance(one, str) else _counter(one) for one in value]
     names = [counter.name for counter in found]
-    if len({*names}) < len(names) or not all(re.fullmatch(NAME, name) and name not in OWN_METRICS for name in names):
+    if len({*names}) < len(names) or not all(
+        re.fullmatch(NAME, name) and name not in OWN_METRICS for name in names
+    ):
         raise ValueError("no names")
     return tuple(found)
 
 
 def _counter(value: Any) -> Counter:
-    if not (isinstance(value, dict) and {"name"} < value.keys() <= {"name", "from", "gauge"} and isinstance(value["name"], str)):
+    if not (
+        isinstance(value, dict)
+        and {"name"} < value.keys() <= {"name", "from", "gauge"}
+        and isinstance(value["name"], str)
+    ):
         raise ValueError("no counter")
     gauge = value.get("gauge", False)
     if not isinstance(gauge, bool):
@@ -101,9 +136,17 @@ def _condition(value: Any) -> Condition:
         raise ValueError("no condition")
     wanted = value[relations[0]]
     numeric = type(wanted) in {int, float} and math.isfinite(wanted)
-    listed = isinstance(wanted, list) and wanted and all(isinstance(one, (str, int, float, bool)) for one in wanted)
+    listed = (
+        isinstance(wanted, list)
+        and wanted
+        and all(isinstance(one, (str, int, float, bool)) for one in wanted)
+    )
     right = (
-        numeric if RELATIONS[relations[0]].numeric else listed if relations[0] == "one_of" else isinstance(wanted, (str, int, float, bool))
+        numeric
+        if RELATIONS[relations[0]].numeric
+        else listed
+        if relations[0] == "one_of"
+        else isinstance(wanted, (str, int, float, bool))
     )
     if not right:
         raise ValueError("no value")
@@ -111,7 +154,10 @@ def _condition(value: Any) -> Condition:
 
 
 def _tags(value: Any) -> dict[str, str]:
-    if not (isinstance(value, dict) and all(isinstance(one, str) and "\0" not in one + name for name, one in value.items())):
+    if not (
+        isinstance(value, dict)
+        and all(isinstance(one, str) and "\0" not in one + name for name, one in value.items())
+    ):
         raise ValueError("no tags")
     return value
 
@@ -150,31 +196,45 @@ class ServiceEntry(Entry):
         wants="an http:// or https:// base URL, or a list of which the first counts whose ${VARIABLES} are all set; empty: not watched"
     )
     """Base URL."""
-    path: Annotated[str, PlainValidator(_path)] = field("/health", wants="a path that begins with /, of printable ASCII, without #")
+    path: Annotated[str, PlainValidator(_path)] = field(
+        "/health", wants="a path that begins with /, of printable ASCII, without #"
+    )
     """What is appended to the base URL."""
     series: Name = field("", wants=NAME_WANTS)
     """Its name in `system_metrics`; its own when there is none."""
-    expect: Annotated[tuple[int, ...], PlainValidator(_statuses)] = field((200,), wants="a list of HTTP status codes, 200 to 599")
+    expect: Annotated[tuple[int, ...], PlainValidator(_statuses)] = field(
+        (200,), wants="a list of HTTP status codes, 200 to 599"
+    )
     """The statuses of a healthy answer."""
     json_body: Flag = field(default=True, alias="json", wants="true or false")
     """Whether a healthy answer has to be a JSON object; false: any body will do."""
-    deadline: Number = field(PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60)
+    deadline: Number = field(
+        PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
+    )
     """Seconds for a probe in all."""
     headers: Annotated[dict[str, Any], PlainValidator(_headers)] = field(
-        {}, secret=True, wants='a table of header names with a string each, "${TOKEN}" say, or { file = "PATH", prefix = "Bearer " }'
+        {},
+        secret=True,
+        wants='a table of header names with a string each, "${TOKEN}" say, or { file = "PATH", prefix = "Bearer " }',
     )
     """Sent with the request; values are never shown."""
     ca: Annotated[str, _strictly(str)] = field("", wants="the path of a PEM file")
     """Authorities to trust instead of the usual ones."""
     certificate: Annotated[str, _strictly(str)] = field("", wants="the path of a PEM file")
     """The client's certificate."""
-    key: Annotated[str, _strictly(str)] = field("", wants="the path of a PEM file, without a password")
+    key: Annotated[str, _strictly(str)] = field(
+        "", wants="the path of a PEM file, without a password"
+    )
     """The key of the client's certificate, where it is in a file of its own."""
     conditions: tuple[Annotated[Condition, PlainValidator(_condition)], ...] = field(
-        (), wants='a list of tables, { pointer = "/a/b", equals = "ok" } say; instead of equals: ' + ", ".join(list(RELATIONS)[1:])
+        (),
+        wants='a list of tables, { pointer = "/a/b", equals = "ok" } say; instead of equals: '
+        + ", ".join(list(RELATIONS)[1:]),
     )
     """What has to hold of the JSON body; else the service is degraded."""
-    max_latency_ms: Annotated[int | None, _strictly(int)] = field(None, wants="a whole number of milliseconds, 1 to 60000", ge=1, le=60_000)
+    max_latency_ms: Annotated[int | None, _strictly(int)] = field(
+        None, wants="a whole number of milliseconds, 1 to 60000", ge=1, le=60_000
+    )
     """The longest latency; a longer one makes the service degraded."""
     counters: Annotated[tuple[Counter, ...] | None, PlainValidator(_counters)] = field(
         (),
@@ -182,7 +242,9 @@ class ServiceEntry(Entry):
         '{ name = "depth", from = ["queue_depth", "older_key"], gauge = true }',
     )
     """The counters to record."""
-    counters_at: Annotated[str, PlainValidator(_pointer)] = field("/counters", wants='a JSON pointer: "/a/b", or "" for the whole body')
+    counters_at: Annotated[str, PlainValidator(_pointer)] = field(
+        "/counters", wants='a JSON pointer: "/a/b", or "" for the whole body'
+    )
     """Where in the body they stand."""
     tags: Annotated[dict[str, str], PlainValidator(_tags)] = field({}, wants=TAGS)
     """Tags of its rows in `system_metrics`."""
@@ -199,11 +261,15 @@ class FigureEntry(Entry):
         wants="one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value`, `tags`"
     )
     """The statement; what it returns is recorded under the figure's name."""
-    tables: Annotated[tuple[str, ...], PlainValidator(_tables)] = field((), wants="a list of table names")
+    tables: Annotated[tuple[str, ...], PlainValidator(_tables)] = field(
+        (), wants="a list of table names"
+    )
     """Tables that it needs; where one is not there, the figure is absent, without a warning."""
     timeout: Number = field(2.0, wants="a number of seconds, 0.01 to 60", ge=0.01, le=60)
     """Seconds that the database may spend on it."""
-    every: Number = field(0.0, wants="a number of seconds, 1 to 86400, or 0: in each pass", ge=0, le=86400)
+    every: Number = field(
+        0.0, wants="a number of seconds, 1 to 86400, or 0: in each pass", ge=0, le=86400
+    )
     """Its own interval in seconds: it is taken by the first pass of each slot of so many seconds."""
     tags: Annotated[dict[str, str], PlainValidator(_tags)] = field({}, wants=TAGS)
     """Tags of its rows; those that a row brings come on top."""
@@ -214,7 +280,9 @@ class Entries(Entry):
 
     builtin: Flag = field(default=True, wants="true, or false: this file stands alone")
     services: dict[Name, ServiceEntry] = field({}, wants="a table of services, [services.NAME]")
-    figures: dict[Name, dict[Name, FigureEntry]] = field({}, wants="a table of figures, [figures.SERVICE.NAME]")
+    figures: dict[Name, dict[Name, FigureEntry]] = field(
+        {}, wants="a table of figures, [figures.SERVICE.NAME]"
+    )
 
 
 def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:

@@ -9,16 +9,15 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.commands.arguments import env_file, words
-from ops_worker.core.answer import one_line
-from ops_worker.core.report import columns
-from ops_worker.core.series import OPS_WORKER
+from ops_worker.arguments import env_file, words
+from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import DONE, DatabaseError
+from ops_worker.text import format_table, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ops_worker.edges.store import Transaction
+    from ops_worker.adapters.postgres import Transaction
     from ops_worker.settings import Settings
 
 HEAD = ("ID", "SERVICE", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED BY", "SUMMARY")
@@ -31,48 +30,85 @@ def options(parser: argparse.ArgumentParser) -> None:
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list those that are open or acknowledged")
     listing.add_argument("--all", action="store_true", help="also the last hundred that are closed")
-    listing.add_argument("--output", choices=["json", "table"], default="table", help="a table for people (the default), or one document")
-    ack = actions.add_parser("ack", help="acknowledge one: it stays until its service is healthy again")
+    listing.add_argument(
+        "--output",
+        choices=["json", "table"],
+        default="table",
+        help="a table for people (the default), or one document",
+    )
+    ack = actions.add_parser(
+        "ack", help="acknowledge one: it stays until its service is healthy again"
+    )
     ack.add_argument("id", type=_number, metavar="ID")
-    ack.add_argument("--by", type=words, default="", metavar="NAME", help="who acknowledges it; else the user who runs this")
-    close = actions.add_parser("close", help="close one; a service that is still unhealthy has a new one after the next pass")
+    ack.add_argument(
+        "--by",
+        type=words,
+        default="",
+        metavar="NAME",
+        help="who acknowledges it; else the user who runs this",
+    )
+    close = actions.add_parser(
+        "close",
+        help="close one; a service that is still unhealthy has a new one after the next pass",
+    )
     close.add_argument("id", type=_number, metavar="ID")
-    prune = actions.add_parser("prune", help="remove the rows of services that are no longer watched, and close their alerts")
-    prune.add_argument("--dry-run", action="store_true", help="show what would be removed; remove nothing")
+    prune = actions.add_parser(
+        "prune",
+        help="remove the rows of services that are no longer watched, and close their alerts",
+    )
+    prune.add_argument(
+        "--dry-run", action="store_true", help="show what would be removed; remove nothing"
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Do it, and tell of each alert. Raises SettingsError for one that is not there."""
-    from ops_worker.edges import store
-    from ops_worker.edges.store import people
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
 
-    with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker alerts")) as database:
+    with contextlib.closing(
+        postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker alerts")
+    ) as database:
 
-        def within(work: Callable[[Transaction], Any], *, health: bool = False, dry_run: bool = False) -> Any:
-            done = database.transact(store.HEALTH if health else store.ALERTS, work, dry_run=dry_run)
+        def within(
+            work: Callable[[Transaction], Any], *, health: bool = False, dry_run: bool = False
+        ) -> Any:
+            done = database.transact(
+                postgres.HEALTH if health else postgres.ALERTS, work, dry_run=dry_run
+            )
             if done is None:
                 raise DatabaseError("another one is at it at this moment: try again")
             return done
 
         if options.action == "list":
-            rows = within(lambda transaction: people.alerts(transaction, closed=options.all), dry_run=True)
+            rows = within(
+                lambda transaction: operations.alerts(transaction, closed=options.all), dry_run=True
+            )
             print(json.dumps(rows, default=str) if options.output == "json" else _table(rows))
         elif options.action == "ack":
             by = options.by or user()
-            row = within(lambda transaction: people.acknowledge(transaction, options.id, by))
+            row = within(lambda transaction: operations.acknowledge(transaction, options.id, by))
             print(f"alert {row['id']} of {row['service']} is acknowledged by {by}")
         elif options.action == "close":
-            row = within(lambda transaction: people.close(transaction, options.id))
-            print(f"alert {row['id']} of {row['service']} is closed; if the service is still unhealthy, the next pass opens a new one")
+            row = within(lambda transaction: operations.close(transaction, options.id))
+            print(
+                f"alert {row['id']} of {row['service']} is closed; if the service is still unhealthy, the next pass opens a new one"
+            )
         else:
-            own = [OPS_WORKER] if settings.record_own_metrics else []  # else nobody closes the worker's own alert
+            own = (
+                [OPS_WORKER] if settings.record_own_metrics else []
+            )  # else nobody closes the worker's own alert
             watched = [*(target.name for target in settings.catalogue.targets), *own]
             rows = within(
-                lambda transaction: people.prune(transaction, watched, dry_run=options.dry_run), health=True, dry_run=options.dry_run
+                lambda transaction: operations.prune(transaction, watched, dry_run=options.dry_run),
+                health=True,
+                dry_run=options.dry_run,
             )
             for row in rows:
                 _say(row, dry_run=options.dry_run)
-            number, verb = ("1 service", "was") if len(rows) == 1 else (f"{len(rows)} services", "were")
+            number, verb = (
+                ("1 service", "was") if len(rows) == 1 else (f"{len(rows)} services", "were")
+            )
             print(f"alerts prune: {number} {'would be' if options.dry_run else verb} removed")
     return DONE
 
@@ -82,7 +118,9 @@ def _say(row: dict[str, Any], *, dry_run: bool) -> None:
         f"row of {row['checked_at']:%Y-%m-%d %H:%M}" if row["checked_at"] else "",
         f"alert {row['alert']} closed" if row["alert"] else "",
     ]
-    print(f"{'would remove' if dry_run else 'removed'} {one_line(row['service'])}: {', '.join(filter(None, what))}")
+    print(
+        f"{'would remove' if dry_run else 'removed'} {one_line(row['service'])}: {', '.join(filter(None, what))}"
+    )
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -98,7 +136,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return columns(HEAD, told) if told else "no alert is open"
+    return format_table(HEAD, told) if told else "no alert is open"
 
 
 def user() -> str:
@@ -111,5 +149,7 @@ def user() -> str:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:20]) <= MAX_ID):
-        raise argparse.ArgumentTypeError(f"{text} is no alert's number; `ops-worker alerts list` shows them")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no alert's number; `ops-worker alerts list` shows them"
+        )
     return int(text)

@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.commands.arguments import env_file
-from ops_worker.core.answer import one_line
-from ops_worker.core.checkup import (
+from ops_worker.arguments import env_file
+from ops_worker.core.self_check import (
     FAULT,
     OK,
     WARNING,
@@ -29,19 +28,25 @@ from ops_worker.core.checkup import (
     worst,
 )
 from ops_worker.errors import DONE, OpsWorkerError, SchemaError, SettingsError
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ops_worker.edges.store import Store, Transaction
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.settings import Settings
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
-    parser.add_argument("--output", choices=["json", "text"], default="text", help="a checklist (text, the default), or one document")
+    parser.add_argument(
+        "--output",
+        choices=["json", "text"],
+        default="text",
+        help="a checklist (text, the default), or one document",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         found = settings.load(options.env_file)
     except SettingsError as error:
-        findings += [Finding("settings", FAULT, fault, "set it right, in the environment or .env") for fault in error.faults]
+        findings += [
+            Finding("settings", FAULT, fault, "set it right, in the environment or .env")
+            for fault in error.faults
+        ]
         findings += unread
         code = error.exit_code
     else:
@@ -67,7 +75,15 @@ def run(options: argparse.Namespace) -> int:
             findings += unusable
             code = SettingsError.exit_code
     if options.output == "json":
-        print(json.dumps({"state": worst(findings), "exit_code": code, "findings": [one._asdict() for one in findings]}))
+        print(
+            json.dumps(
+                {
+                    "state": worst(findings),
+                    "exit_code": code,
+                    "findings": [one._asdict() for one in findings],
+                }
+            )
+        )
     else:
         print(lines(findings))
     return code
@@ -90,7 +106,7 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
     """Say where each setting that is set comes from, and its value unless it is a secret."""
     from ops_worker import settings
     from ops_worker.catalogue import url_problem
-    from ops_worker.core.answer import without_password
+    from ops_worker.text import without_password
     from ops_worker.variables import variables
 
     given = settings.read_variables(env_file)
@@ -156,13 +172,15 @@ def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
 
 
 def _database(found: Settings) -> Iterator[Finding]:
-    from ops_worker.edges import store
-    from ops_worker.edges.store import people
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
 
     begun = time.monotonic()
 
-    def look(transaction: Transaction) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
-        facts, tables = people.inspect(transaction)
+    def look(
+        transaction: Transaction,
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
+        facts, tables = operations.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
         skew_s = time.time() - facts["now"].timestamp()
         present = {row["name"] for row in tables if row["present"]}
@@ -171,10 +189,17 @@ def _database(found: Settings) -> Iterator[Finding]:
             findings += _figure(transaction, figure, present)
         return facts | {"connected_ms": connected_ms, "skew_s": skew_s}, tables, findings
 
-    with contextlib.closing(store.Store(found.connection, role=found.pg_role, application="ops-worker check")) as database:
+    with contextlib.closing(
+        postgres.Store(found.connection, role=found.pg_role, application="ops-worker check")
+    ) as database:
         try:
             needed = [table for figure in found.catalogue.figures for table in figure.tables]
-            looked = database.transact(store.CHECK, look, reads=[one for one in needed if one != "fleet_alert"], dry_run=True)
+            looked = database.transact(
+                postgres.CHECK,
+                look,
+                reads=[one for one in needed if one != "fleet_alert"],
+                dry_run=True,
+            )
             assert looked is not None, "who only looks takes no lock"
             facts, tables, findings = looked
             refusals = [] if facts["standby"] else _refusals(database, tables)
@@ -187,14 +212,14 @@ def _database(found: Settings) -> Iterator[Finding]:
 
 def _refusals(database: Store, rows: list[dict[str, Any]]) -> list[Refusal] | None:
     """Try to write what a pass writes. None where another check does so at this moment."""
-    from ops_worker.edges import store
-    from ops_worker.edges.store import rehearsal
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import trial_writes
 
     def write(transaction: Transaction) -> list[Refusal]:
-        return rehearsal.refusals(transaction, rows)
+        return trial_writes.refusals(transaction, rows)
 
     try:
-        return database.transact(store.CHECK, write, reads=rehearsal.tables(rows))
+        return database.transact(postgres.CHECK, write, reads=trial_writes.tables(rows))
     except OpsWorkerError as error:
         return [Refusal("all tables", str(error), "make the database writable")]
 
@@ -205,7 +230,11 @@ def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterato
         return
     problem, denied = transaction.prepare(figure)
     if problem:
-        remedy = "grant SELECT on it to this role, or set PG_ROLE" if denied else "set its `sql` right in the catalogue"
+        remedy = (
+            "grant SELECT on it to this role, or set PG_ROLE"
+            if denied
+            else "set its `sql` right in the catalogue"
+        )
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
@@ -214,18 +243,22 @@ def _unusable(found: Settings) -> Iterator[Finding]:
 
     A pass finds such a service unknown.
     """
-    from ops_worker.edges import probes
+    from ops_worker.adapters import http
 
     remedy = "set it right in the environment, .env, the catalogue or the file"
-    for name, fault in probes.faults(found.targets):
+    for name, fault in http.faults(found.targets):
         yield Finding(f"service {name}", FAULT, fault, remedy)
 
 
 def _services(found: Settings) -> Iterator[Finding]:
+    from ops_worker.adapters import http
     from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
-    from ops_worker.edges import probes
 
-    seen = probes.observe(found.targets, concurrency=found.probe_concurrency, budget_s=found.pass_deadline - probes.RESERVE_S)
+    seen = http.observe(
+        found.targets,
+        concurrency=found.probe_concurrency,
+        budget_s=found.pass_deadline - http.RESERVE_S,
+    )
     verdicts = judge_all(seen)
     # Those with faults of their own have been reported.
     yield from of_services([one for one in verdicts if not one.target.faults])
@@ -234,7 +267,12 @@ def _services(found: Settings) -> Iterator[Finding]:
         because = f"not probed: {', '.join(reasons)}"
         yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:
-        yield Finding("services", WARNING, "none is watched", "set their URLs, or name services of your own in a catalogue")
+        yield Finding(
+            "services",
+            WARNING,
+            "none is watched",
+            "set their URLs, or name services of your own in a catalogue",
+        )
     for name in found.catalogue.unwatched:
         yield Finding(f"service {name}", OK, "not watched: its URL is empty")
 
@@ -243,11 +281,15 @@ def _cluster() -> Iterator[Finding]:
     """Look at the CronJobs, where this runs in a pod that may ask for them."""
     if not os.environ.get("KUBERNETES_SERVICE_HOST"):
         return
+    from ops_worker.adapters.kubernetes import Cluster, may_ask
     from ops_worker.commands.cluster import rows
-    from ops_worker.edges.cluster import Cluster, may_ask
 
     if not may_ask():
-        yield Finding("CronJobs", OK, "not looked at: this pod has no service account's token; `ops-worker cluster` does it from outside")
+        yield Finding(
+            "CronJobs",
+            OK,
+            "not looked at: this pod has no service account's token; `ops-worker cluster` does it from outside",
+        )
         return
     try:
         for row in rows(Cluster()):
@@ -259,4 +301,9 @@ def _cluster() -> Iterator[Finding]:
                 "see `ops-worker cluster`" if row.warnings else "",
             )
     except OpsWorkerError as error:
-        yield Finding("CronJobs", WARNING, str(error), "run `ops-worker cluster` where you may ask the cluster")
+        yield Finding(
+            "CronJobs",
+            WARNING,
+            str(error),
+            "run `ops-worker cluster` where you may ask the cluster",
+        )

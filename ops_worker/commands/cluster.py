@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from ops_worker.adapters.kubernetes import Cluster
     from ops_worker.core.cronjobs import Row
-    from ops_worker.edges.cluster import Cluster
 
 POLL_S = 1.0
 
@@ -25,17 +25,36 @@ def cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cluster``."""
     _common(parser)
     parser.add_argument(
-        "--output", choices=["json", "text"], default="text", help="a table with warnings (text, the default), or one document"
+        "--output",
+        choices=["json", "text"],
+        default="text",
+        help="a table with warnings (text, the default), or one document",
     )
-    parser.add_argument("--fail-on-warnings", action="store_true", help="end with exit code 4 when there is a warning")
+    parser.add_argument(
+        "--fail-on-warnings",
+        action="store_true",
+        help="end with exit code 4 when there is a warning",
+    )
 
 
 def trigger_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``trigger``."""
-    parser.add_argument("name", metavar="PASS", help="health, metrics, init-db, or the full name of a CronJob")
+    parser.add_argument(
+        "name", metavar="PASS", help="health, metrics, init-db, or the full name of a CronJob"
+    )
     _common(parser)
-    parser.add_argument("--wait", action="store_true", help="wait for the end; print the pod's log and end with the pass's exit code")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="with --wait: wait no longer than this (120)")
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for the end; print the pod's log and end with the pass's exit code",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="with --wait: wait no longer than this (120)",
+    )
 
 
 def cluster(options: argparse.Namespace) -> int:
@@ -45,7 +64,9 @@ def cluster(options: argparse.Namespace) -> int:
     where = _cluster(options)
     found = rows(where)
     if options.output == "json":
-        print(json.dumps({"namespace": where.namespace, "cronjobs": [one._asdict() for one in found]}))
+        print(
+            json.dumps({"namespace": where.namespace, "cronjobs": [one._asdict() for one in found]})
+        )
     else:
         print(cronjobs.table(found))
     return UNHEALTHY if options.fail_on_warnings and any(one.warnings for one in found) else DONE
@@ -53,27 +74,30 @@ def cluster(options: argparse.Namespace) -> int:
 
 def rows(where: Cluster) -> list[Row]:
     """Ask for the CronJobs as they stand. Raises NotFoundError when there are none."""
+    from ops_worker.adapters.kubernetes import NotFoundError
     from ops_worker.core import cronjobs
-    from ops_worker.edges.cluster import NotFoundError
 
     found, jobs, pods = where.worker_objects()
     if not found:
         raise NotFoundError(where.missing())
     now = datetime.now(UTC)
     told = [cronjobs.row(one, jobs, pods, now, due(one, now)) for one in found]
-    return [row._replace(warnings=(*row.warnings, *_starved(one))) for row, one in zip(told, found, strict=True)]
+    return [
+        row._replace(warnings=(*row.warnings, *_starved(one)))
+        for row, one in zip(told, found, strict=True)
+    ]
 
 
 def _starved(cronjob: Mapping[str, Any]) -> list[str]:
     """Say why Kubernetes never starts a run of a CronJob, which no event tells."""
-    from ops_worker.edges import schedule
+    from ops_worker.adapters import cron
 
     spec, name = cronjob["spec"], cronjob["metadata"]["name"]
     deadline_s = spec.get("startingDeadlineSeconds")
     if deadline_s is None or spec.get("suspend"):
         return []
     try:
-        problem = schedule.read(spec["schedule"]).starved(deadline_s)
+        problem = cron.read(spec["schedule"]).starved(deadline_s)
     except ValueError:
         return []
     return [f"{name}: startingDeadlineSeconds {problem}"] if problem else []
@@ -85,11 +109,11 @@ def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int |
     Without ``spec.timeZone`` the controller's zone holds. It is taken to be UTC unless the last run
     contradicts that; then the count is a lower bound, by the longest time between two runs.
     """
-    from ops_worker.edges import schedule
+    from ops_worker.adapters import cron
 
     spec, last = cronjob["spec"], cronjob.get("status", {}).get("lastScheduleTime")
     try:
-        found = schedule.read(spec["schedule"], spec.get("timeZone") or "UTC")
+        found = cron.read(spec["schedule"], spec.get("timeZone") or "UTC")
     except (ValueError, KeyError, OSError):  # KeyError: this machine does not know the zone
         return lambda _: None
     if spec.get("timeZone") or not last or found.names(datetime.fromisoformat(last)):
@@ -102,7 +126,11 @@ def trigger(options: argparse.Namespace) -> int:
     from ops_worker.core.cronjobs import job_of
 
     where = _cluster(options)
-    name = f"ops-worker-{options.name}" if options.name in {"health", "metrics", "init-db"} else options.name
+    name = (
+        f"ops-worker-{options.name}"
+        if options.name in {"health", "metrics", "init-db"}
+        else options.name
+    )
     job = where.create_job(job_of(where.cronjob(name), _suffix()))
     print(f"job.batch/{job} created in namespace {where.namespace}", file=sys.stderr)
     return _wait(where, job, options.timeout) if options.wait else DONE
@@ -190,19 +218,31 @@ def _state(pods: list[dict[str, Any]]) -> str:
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:
-    from ops_worker.edges.cluster import Cluster
+    from ops_worker.adapters.kubernetes import Cluster
 
-    found = Cluster(kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace)
+    found = Cluster(
+        kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace
+    )
     print(f"{found.place}, namespace {found.namespace}", file=sys.stderr)
     return found
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--namespace", default="", help="the namespace; else the context's, else ops-worker")
     parser.add_argument(
-        "--kubeconfig", default="", metavar="FILE", help="the kubeconfig; else KUBECONFIG, the service account, ~/.kube/config"
+        "-n", "--namespace", default="", help="the namespace; else the context's, else ops-worker"
     )
-    parser.add_argument("--context", default="", metavar="NAME", help="the context of the kubeconfig; else its current one")
+    parser.add_argument(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="the kubeconfig; else KUBECONFIG, the service account, ~/.kube/config",
+    )
+    parser.add_argument(
+        "--context",
+        default="",
+        metavar="NAME",
+        help="the context of the kubeconfig; else its current one",
+    )
 
 
 def _suffix() -> str:

@@ -9,12 +9,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ops_worker.commands.arguments import env_file, since, words
+from ops_worker.arguments import env_file, since, words
 from ops_worker.commands.status import draw
-from ops_worker.core.answer import one_line
-from ops_worker.core.report import MAX_LISTED
-from ops_worker.core.series import OPS_WORKER, POSTGRES
+from ops_worker.core.output import MAX_LISTED
+from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.errors import DONE, SettingsError
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,40 +27,61 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     parser.add_argument(
-        "service", type=words, metavar="SERVICE", help="a service that is watched, postgres, ops_worker, or one that was watched once"
+        "service",
+        type=words,
+        metavar="SERVICE",
+        help="a service that is watched, postgres, ops_worker, or one that was watched once",
     )
     parser.add_argument(
-        "--at", type=moment, metavar="TIME", help="a time, UTC unless it says otherwise (2026-03-01T03:10), or so long ago (90m); else now"
+        "--at",
+        type=moment,
+        metavar="TIME",
+        help="a time, UTC unless it says otherwise (2026-03-01T03:10), or so long ago (90m); else now",
     )
-    parser.add_argument("--output", choices=["json", "text"], default="text", help="sentences and tables (the default), or one document")
+    parser.add_argument(
+        "--output",
+        choices=["json", "text"],
+        default="text",
+        help="sentences and tables (the default), or one document",
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Explain it. Raises DatabaseError, SchemaError, or SettingsError for a service that nobody knows or a time that is not yet."""
-    from ops_worker.core.explain import Rule, build, known, sentences, tables
-    from ops_worker.core.health import damping_of
-    from ops_worker.edges import store
-    from ops_worker.edges.store import past
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import history
+    from ops_worker.core.health import thresholds_of
+    from ops_worker.history.explain import Rule, build, known, sentences, tables
 
     watched = {target.name: target for target in settings.catalogue.targets}
-    target = watched.get(options.service) or next((one for one in watched.values() if one.series == options.service), None)
+    target = watched.get(options.service) or next(
+        (one for one in watched.values() if one.series == options.service), None
+    )
     service = target.name if target else options.service
-    with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")) as database:
+    with contextlib.closing(
+        postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")
+    ) as database:
         found = database.transact(
-            store.LOOK,
-            lambda transaction: past.findings(transaction, service, target, options.at),
-            reads=store.LOOKS_AT,
+            postgres.LOOK,
+            lambda transaction: history.findings(transaction, service, target, options.at),
+            reads=postgres.LOOKS_AT,
             dry_run=True,
         )
     assert found is not None, "who only looks takes no lock"
     if target is None and not known(found):
         raise SettingsError([_unknown(one_line(service), watched)])
-    if settings.maintenance_until is not None and options.at is None and settings.maintenance_until > found.now:
-        found = found._replace(maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now))
-    damping = damping_of(target, settings.damping) if target else settings.damping
+    if (
+        settings.maintenance_until is not None
+        and options.at is None
+        and settings.maintenance_until > found.now
+    ):
+        found = found._replace(
+            maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now)
+        )
+    thresholds = thresholds_of(target, settings.thresholds) if target else settings.thresholds
     rule = Rule(
         target,
-        damping,
+        thresholds,
         alerts=settings.system_alert_enabled,
         own=settings.record_own_metrics,
     )
@@ -92,4 +113,6 @@ def moment(text: str) -> datetime:
         told = datetime.fromisoformat(text)
         return (told if told.tzinfo else told.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text} is no time: 2026-03-01T03:10, or 90m for so long ago") from None
+        raise argparse.ArgumentTypeError(
+            f"{text} is no time: 2026-03-01T03:10, or 90m for so long ago"
+        ) from None

@@ -7,15 +7,15 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ops_worker.arguments import env_file, since, words
 from ops_worker.commands.alerts import user
-from ops_worker.commands.arguments import env_file, since, words
 from ops_worker.errors import DONE, DatabaseError, SchemaError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ops_worker.edges.store import Store, Transaction
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
@@ -26,8 +26,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    start = actions.add_parser("start", help="from now on no alert opens; probing and recording go on, and alerts still close")
-    start.add_argument("--for", type=since, dest="seconds", default=3600.0, metavar="TIME", help="how long: 30m, 1h (the default), 2d")
+    start = actions.add_parser(
+        "start",
+        help="from now on no alert opens; probing and recording go on, and alerts still close",
+    )
+    start.add_argument(
+        "--for",
+        type=since,
+        dest="seconds",
+        default=3600.0,
+        metavar="TIME",
+        help="how long: 30m, 1h (the default), 2d",
+    )
     start.add_argument("--reason", type=words, default="", help="what for")
     start.add_argument(
         "--replace",
@@ -46,37 +56,48 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError where another maintenance is running.
     """
-    from ops_worker.edges import store
-    from ops_worker.edges.store import people
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
 
     said = ""
-    with contextlib.closing(store.Store(settings.connection, role=settings.pg_role, application="ops-worker maintenance")) as database:
+    with contextlib.closing(
+        postgres.Store(
+            settings.connection, role=settings.pg_role, application="ops-worker maintenance"
+        )
+    ) as database:
         if options.action == "start":
             said = _start(database, options)
         elif options.action == "end":
             by = options.by or user()
-            ended = _write(database, lambda transaction: people.end(transaction, by))
+            ended = _write(database, lambda transaction: operations.end(transaction, by))
             said = "the maintenance is over; " if ended else ""
-        row = database.transact(store.MAINTENANCE, people.maintenance, reads=[store.MAINTENANCE_TABLE], dry_run=True)
+        row = database.transact(
+            postgres.MAINTENANCE,
+            operations.maintenance,
+            reads=[postgres.MAINTENANCE_TABLE],
+            dry_run=True,
+        )
     until = settings.maintenance_until
     lasts = until is not None and until > datetime.now(UTC)
     if row:
-        print(f"{said}{people.described(row)}")
+        print(f"{said}{operations.described(row)}")
     elif not lasts:
         print(f"{said}no maintenance: what is unhealthy has an alert")
     if until is not None:
-        print(f"MAINTENANCE_UNTIL, where it is set, says until {_time(until)}{'' if lasts else ', which is past'}")
+        print(
+            f"MAINTENANCE_UNTIL, where it is set, says until {_time(until)}{'' if lasts else ', which is past'}"
+        )
     return DONE
 
 
 def _start(database: Store, options: argparse.Namespace) -> str:
     """Start one; say in whose place it is, where there was another."""
-    from ops_worker.edges import store
-    from ops_worker.edges.store import people
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
 
-    database.create([store.MAINTENANCE_TABLE])
+    database.create([postgres.MAINTENANCE_TABLE])
     try:
-        database.create([store.MAINTENANCE_LOG])
+        database.create([postgres.MAINTENANCE_LOG])
     except SchemaError as error:  # a role that may not make it starts a maintenance all the same
         _no_history(str(error))
     given = {
@@ -86,14 +107,14 @@ def _start(database: Store, options: argparse.Namespace) -> str:
     }
     replaced = _write(
         database,
-        lambda transaction: people.start(transaction, given, replace=options.replace),
+        lambda transaction: operations.start(transaction, given, replace=options.replace),
     )
-    return f"replaced: {people.described(replaced)}\n" if replaced and options.replace else ""
+    return f"replaced: {operations.described(replaced)}\n" if replaced and options.replace else ""
 
 
 def _write(database: Store, work: Callable[[Transaction], T]) -> T:
     """Do the work in one transaction. Raises DatabaseError where another one is under way."""
-    from ops_worker.edges import store
+    from ops_worker.adapters import postgres
 
     warnings: list[str] = []
 
@@ -102,8 +123,8 @@ def _write(database: Store, work: Callable[[Transaction], T]) -> T:
         warnings = transaction.warnings
         return (work(transaction),)
 
-    tables = [store.MAINTENANCE_TABLE, store.MAINTENANCE_LOG]
-    done = database.transact(store.MAINTENANCE, within, reads=tables)
+    tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
+    done = database.transact(postgres.MAINTENANCE, within, reads=tables)
     if done is None:
         raise DatabaseError("another one is at it at this moment: try again")
     for warning in dict.fromkeys(warnings):

@@ -1,4 +1,4 @@
-"""``ops-worker manifests check``: the rules of ``ops_worker.manifests`` on files."""
+"""``ops-worker manifests check``: the rules of ``ops_worker.manifest_rules`` on files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("action", choices=["check"], help="check: tell everything that is wrong with manifests that run ops-worker")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a file, a folder (read as `kubectl apply -f` does), or - for standard input"
+        "action",
+        choices=["check"],
+        help="check: tell everything that is wrong with manifests that run ops-worker",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, a folder (read as `kubectl apply -f` does), or - for standard input",
     )
 
 
@@ -29,11 +36,11 @@ def run(options: argparse.Namespace) -> int:
     A file that cannot be read is a fault.
     """
     from ops_worker import settings
-    from ops_worker.edges import documents
-    from ops_worker.manifests import Document, Facts, check
+    from ops_worker.adapters import yaml_files
+    from ops_worker.manifest_rules import Document, Facts, check
     from ops_worker.variables import variables
 
-    objects, unread = documents.read(options.paths)
+    objects, unread = yaml_files.read(options.paths)
     found = [Document(path, content) for path, content in objects]
     defaults = {name: variable.default for variable in variables() for name in variable.names}
     faults = check(found, Facts(_parsed(options.parser), defaults, settings.faults))
@@ -54,7 +61,11 @@ def _parsed(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
             try:
                 options = parser.parse_args(arguments)
             except SystemExit as ended:
-                problem = said.getvalue().strip().rpartition("error: ")[2] if ended.code else "asks for help, and does nothing"
+                problem = (
+                    said.getvalue().strip().rpartition("error: ")[2]
+                    if ended.code
+                    else "asks for help, and does nothing"
+                )
                 return re.sub(r"=\S+", "=...", problem)  # which may be a secret
         if getattr(options, "every", 0) is None and options.seconds != math.inf:
             return "--for wants --every as well"

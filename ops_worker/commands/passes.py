@@ -6,23 +6,24 @@ import argparse
 import contextlib
 import logging
 import math
+import re
 import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ops_worker.commands.arguments import env_file
-from ops_worker.commands.heartbeat import heartbeat
+from ops_worker.adapters.http.heartbeat import heartbeat
+from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
-from ops_worker.core.report import RENDERERS, failed, message, summary
+from ops_worker.core.output import RENDERERS, failed, message, summary
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ops_worker.adapters.postgres import Store
     from ops_worker.core.model import Observation, Outcome, Target, Tick
-    from ops_worker.edges.store import Store
     from ops_worker.loop import Loop
     from ops_worker.passes import Context
     from ops_worker.settings import Settings
@@ -43,18 +44,31 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     settings = _sharded(options, settings)
     if options.every is not None:
         return repeat(options, settings)
-    from ops_worker import termination
+    from ops_worker import process
     from ops_worker.passes import PASSES, Context
 
-    beat = settings.heartbeat_url.get_secret_value() if settings.heartbeat_url and not options.dry_run else ""
+    beat = (
+        settings.heartbeat_url.get_secret_value()
+        if settings.heartbeat_url and not options.dry_run
+        else ""
+    )
     end = options.begun + settings.pass_deadline - ANNOUNCE_RESERVE_S
     with heartbeat(beat, end), contextlib.closing(_store(settings, options.command)) as database:
         observe = _observe(settings, settings.pass_deadline - (time.monotonic() - options.begun))
-        context = Context(settings, observe, database, time.monotonic, options.dry_run, period_s=settings.pass_period)
+        context = Context(
+            settings,
+            observe,
+            database,
+            time.monotonic,
+            options.dry_run,
+            period_s=settings.pass_period,
+        )
         outcome = PASSES[options.command](context)
         outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
         code = _tell(options, outcome)
-    termination.leave(settings.termination_message_path, message(summary(outcome, code, settings.job_name)))
+    process.write_termination_message(
+        settings.termination_message_path, message(summary(outcome, code, settings.job_name))
+    )
     if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
         left = settings.pass_deadline - (time.monotonic() - options.begun)
         _announce(settings.job_name, outcome, left - ANNOUNCE_RESERVE_S)
@@ -69,20 +83,22 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
     return settings.model_copy(update={"job_completion_index": index, "shard_count": count})
 
 
-def _observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
-    from ops_worker.edges import probes
+def _observe(
+    settings: Settings, budget_s: float
+) -> Callable[[Sequence[Target]], list[Observation]]:
+    from ops_worker.adapters import http
 
-    wanted, fits = settings.probe_concurrency, probes.fitting(settings.probe_concurrency)
-    if fits < wanted and wanted != probes.CONCURRENCY:  # the default adapts silently
+    wanted, fits = settings.probe_concurrency, http.fitting(settings.probe_concurrency)
+    if fits < wanted and wanted != http.CONCURRENCY:  # the default adapts silently
         what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
         facts = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
         _log.warning("fewer probes at once", extra=facts)
     look = partial(
-        probes.confirm,
+        http.confirm,
         times=settings.confirm_failures,
         delay_s=settings.confirm_delay,
         concurrency=settings.probe_concurrency,
-        budget_s=budget_s - probes.RESERVE_S,
+        budget_s=budget_s - http.RESERVE_S,
     )
 
     def observe(targets: Sequence[Target]) -> list[Observation]:
@@ -121,10 +137,13 @@ class _Progress:
 
 
 def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
-    from ops_worker.edges.cluster import announce
+    from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    told = [(name, reasons.get(name, f"the {OTHER[outcome.name]} pass stopped")) for name in outcome.opened]
+    told = [
+        (name, reasons.get(name, f"the {OTHER[outcome.name]} pass stopped"))
+        for name in outcome.opened
+    ]
     transitions = told + [(name, "") for name in outcome.closed]
     for warning in announce(job, transitions, deadline_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
@@ -134,13 +153,13 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
     """Run the passes that are asked for, each in a loop of its own."""
     from threading import Event
 
-    from ops_worker import loop, termination
+    from ops_worker import loop, process
     from ops_worker.passes import PASSES
 
     intervals = intervals_of(options, settings)
     telemetry = None
     if options.command == "sidecar" and settings.sidecar_port:
-        from ops_worker.edges.endpoint import Telemetry
+        from ops_worker.adapters.http_server import Telemetry
 
         telemetry = Telemetry(intervals, settings.pass_deadline)
         telemetry.serve(settings.sidecar_host, settings.sidecar_port)
@@ -154,15 +173,27 @@ def repeat(options: argparse.Namespace, settings: Settings) -> int:
         loop.log_tick(tick)
         code = tick.exit_code if tick.outcome is None else _tell(options, tick.outcome)
         job = settings.job_name
-        found = failed(tick.loop, tick.problem, code, job) if tick.outcome is None else summary(tick.outcome, code, job)
+        found = (
+            failed(tick.loop, tick.problem, code, job)
+            if tick.outcome is None
+            else summary(tick.outcome, code, job)
+        )
         worst = max(worst, code, key=loop.SEVERITY.index)
         if code == worst:  # the exit code will be that of the worst pass: so is the message
-            termination.leave(settings.termination_message_path, message(found))
+            process.write_termination_message(settings.termination_message_path, message(found))
         return code
 
     stop, until = Event(), time.monotonic() + options.seconds
     loops = [
-        loop.Loop(name, interval_s, PASSES[name], _looped(options, settings, name, interval_s), told=told, stop=stop, until=until)
+        loop.Loop(
+            name,
+            interval_s,
+            PASSES[name],
+            _looped(options, settings, name, interval_s),
+            told=told,
+            stop=stop,
+            until=until,
+        )
         for name, interval_s in intervals.items()
     ]
 
@@ -179,7 +210,9 @@ def _close(loops: Sequence[Loop], end: float) -> None:
     for one in (ended for ended in loops if ended.finished):
         with contextlib.suppress(OpsWorkerError):
             if written := metrics.flush(one.context, end):
-                _log.info("samples that waited are written", extra={"action": "flushed", "count": written})
+                _log.info(
+                    "samples that waited are written", extra={"action": "flushed", "count": written}
+                )
         one.context.store.close()
 
 
@@ -196,13 +229,17 @@ def _lost(loops: Sequence[Loop]) -> int:
     return lost
 
 
-def _looped(options: argparse.Namespace, settings: Settings, name: str, interval_s: float) -> Context:
+def _looped(
+    options: argparse.Namespace, settings: Settings, name: str, interval_s: float
+) -> Context:
     """Give a loop's pass what it needs: a connection of its own, and for the metrics a place where samples wait."""
     from ops_worker.core.backlog import MEBIBYTE, Backlog
     from ops_worker.passes import Context
 
     database = _store(settings, name, loop_deadline_s=settings.pass_deadline)
-    keeps = name == "metrics" and not options.dry_run  # a dry run leaves nothing to be written later
+    keeps = (
+        name == "metrics" and not options.dry_run
+    )  # a dry run leaves nothing to be written later
     waiting = None
     if keeps:
         waiting = Backlog(
@@ -210,18 +247,20 @@ def _looped(options: argparse.Namespace, settings: Settings, name: str, interval
             settings.metrics_buffer_mib * MEBIBYTE,
         )
     observe = _observe(settings, settings.pass_deadline)
-    return Context(settings, observe, database, time.monotonic, options.dry_run, waiting, interval_s)
+    return Context(
+        settings, observe, database, time.monotonic, options.dry_run, waiting, interval_s
+    )
 
 
 def _store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:
-    from ops_worker.edges import store
+    from ops_worker.adapters import postgres
 
-    return store.Store(
+    return postgres.Store(
         settings.connection,
         role=settings.pg_role,
         application=f"ops-worker {name}",
         loop_deadline_s=loop_deadline_s,
-        again=store.Patience(settings.confirm_failures, settings.confirm_delay),
+        again=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
         shard=settings.job_completion_index,
     )
 
@@ -229,7 +268,10 @@ def _store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> St
 def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
     """Give the loops that the command line asks for, by name, with their intervals in seconds; none for a single pass."""
     if options.command == "sidecar":
-        own = {"health": settings.health_check_interval, "metrics": settings.metrics_collection_interval}
+        own = {
+            "health": settings.health_check_interval,
+            "metrics": settings.metrics_collection_interval,
+        }
         return {name: interval for name, interval in own.items() if name in (options.passes or own)}
     return {} if getattr(options, "every", None) is None else {options.command: options.every}
 
@@ -240,10 +282,24 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
     for update in outcome.updates:
         if (service := update.verdict.target.name) in changed:
             action = "alert opened" if update.opens else "alert closed"
-            _log.info(action, extra={"action": action, "service": service, "reason": update.verdict.reason})
-    for service in () if options.dry_run else sorted(changed - {update.verdict.target.name for update in outcome.updates}):
+            _log.info(
+                action,
+                extra={"action": action, "service": service, "reason": update.verdict.reason},
+            )
+    for service in (
+        ()
+        if options.dry_run
+        else sorted(changed - {update.verdict.target.name for update in outcome.updates})
+    ):
         action = "alert opened" if service in outcome.opened else "alert closed"
-        _log.warning(action, extra={"action": action, "service": service, "reason": f"the {OTHER[outcome.name]} pass"})
+        _log.warning(
+            action,
+            extra={
+                "action": action,
+                "service": service,
+                "reason": f"the {OTHER[outcome.name]} pass",
+            },
+        )
     for warning in outcome.warnings:
         _log.warning("the sample", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
@@ -254,8 +310,12 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
             "remedy": remedy(outcome.unprobed_because),
         }
         _log.warning("not probed", extra={"action": "not probed", **facts})
-    with contextlib.suppress(OSError):  # nobody reads any more, or a disk is full: what was done stands in the database
-        sys.stdout.write(RENDERERS[options.output](outcome) + "\n")  # one write: lines of two loops never mix
+    with contextlib.suppress(
+        OSError
+    ):  # nobody reads any more, or a disk is full: what was done stands in the database
+        sys.stdout.write(
+            RENDERERS[options.output](outcome) + "\n"
+        )  # one write: lines of two loops never mix
         sys.stdout.flush()
     judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
     return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
@@ -263,18 +323,23 @@ def _tell(options: argparse.Namespace, outcome: Outcome) -> int:
 
 def init_db(options: argparse.Namespace, settings: Settings) -> int:
     """Make the worker's tables where they are missing, or look at the indexes; tell of each."""
-    from ops_worker.edges import store
+    from ops_worker.adapters import postgres
 
     database = _store(settings, "init-db")
     if options.indexes:
         with contextlib.closing(database):
             for proposal in database.indexes(make=options.indexes == "create"):
-                print(f"-- {proposal.said}", *([f"{proposal.statement};"] if proposal.statement else []), sep="\n", flush=True)
+                print(
+                    f"-- {proposal.said}",
+                    *([f"{proposal.statement};"] if proposal.statement else []),
+                    sep="\n",
+                    flush=True,
+                )
         return DONE
-    maintenance = (store.MAINTENANCE_TABLE, store.MAINTENANCE_LOG)
+    maintenance = (postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG)
     own = ("system_metrics", "service_health", "service_health_current", *maintenance)
     try:
-        made = database.create([*(store.STANDALONE_TABLES if options.standalone else ()), *own])
+        made = database.create([*(postgres.STANDALONE_TABLES if options.standalone else ()), *own])
     finally:
         database.close()
     for table, new in made.items():
@@ -289,12 +354,33 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
 def pass_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a pass."""
     _common_options(parser)
-    parser.add_argument("--dry-run", action="store_true", help="probe, judge and read; show what would be written; write nothing")
-    parser.add_argument("--output", choices=sorted(RENDERERS), default="text", help="the closing line (text, the default), or all of it")
-    parser.add_argument("--fail-on-unhealthy", action="store_true", help="end with exit code 4 when a service is unhealthy")
-    parser.add_argument("--shard", type=_shard, metavar="I/N", help="only the I-th of N shares of the services, from 0; else SHARD_COUNT")
     parser.add_argument(
-        "--every", type=_seconds, metavar="SECONDS", help="run the pass again and again in this process, on a fixed cadence"
+        "--dry-run",
+        action="store_true",
+        help="probe, judge and read; show what would be written; write nothing",
+    )
+    parser.add_argument(
+        "--output",
+        choices=sorted(RENDERERS),
+        default="text",
+        help="the closing line (text, the default), or all of it",
+    )
+    parser.add_argument(
+        "--fail-on-unhealthy",
+        action="store_true",
+        help="end with exit code 4 when a service is unhealthy",
+    )
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="only the I-th of N shares of the services, from 0; else SHARD_COUNT",
+    )
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="run the pass again and again in this process, on a fixed cadence",
     )
     parser.add_argument("--for", type=_seconds, dest="seconds", default=math.inf, metavar="SECONDS",
                         help="with --every: end by itself after so long, with the exit code of the worst pass")  # fmt: skip
@@ -303,21 +389,28 @@ def pass_options(parser: argparse.ArgumentParser) -> None:
 def sidecar_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sidecar``."""
     _common_options(parser)
-    parser.add_argument("passes", nargs="*", metavar="PASS", help="health, metrics; both when none is named")
+    parser.add_argument(
+        "passes", nargs="*", metavar="PASS", help="health, metrics; both when none is named"
+    )
     parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
 
 
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and len(count) <= 4 and int(index) < int(count) <= MAX_SHARDS):  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text} is no shard: 0/4 is the first of four, of at most {MAX_SHARDS}")
+    numbers = re.fullmatch(r"[0-9]{1,4}/[0-9]{1,4}", text)
+    if numbers is None or not int(index) < int(count) <= MAX_SHARDS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no shard: 0/4 is the first of four, of at most {MAX_SHARDS}"
+        )
     return int(index), int(count)
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not MIN_INTERVAL_S <= value <= MAX_INTERVAL_S:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}"
+        )
     return value
 
 
@@ -331,4 +424,8 @@ def init_options(parser: argparse.ArgumentParser) -> None:
         const="print",
         help="instead: print, as SQL, the indexes that make the figures cost what they find; `create` also makes them, concurrently",
     )
-    parser.add_argument("--standalone", action="store_true", help="also create minimal tenants and fleet_alert, where there is no platform")
+    parser.add_argument(
+        "--standalone",
+        action="store_true",
+        help="also create minimal tenants and fleet_alert, where there is no platform",
+    )

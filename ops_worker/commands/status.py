@@ -9,16 +9,16 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.commands.arguments import env_file, since
-from ops_worker.core.report import columns
+from ops_worker.arguments import env_file, since
 from ops_worker.errors import DONE, OpsWorkerError
+from ops_worker.text import format_table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ops_worker.core.status import Table
-    from ops_worker.edges.store import Store
+    from ops_worker.adapters.postgres import Store
+    from ops_worker.history.status import Table
     from ops_worker.settings import Settings
 
 ANSWER_S = 15.0
@@ -31,10 +31,26 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     parser.add_argument(
-        "--since", type=since, default=3600.0, metavar="TIME", help="how far back the history goes: 30m, 1h (the default), 7d"
+        "--since",
+        type=since,
+        default=3600.0,
+        metavar="TIME",
+        help="how far back the history goes: 30m, 1h (the default), 7d",
     )
-    parser.add_argument("--watch", nargs="?", type=since, const=2.0, metavar="TIME", help="show it again and again, each 2 s or so often")
-    parser.add_argument("--output", choices=["json", "text"], default="text", help="tables for people (the default), or one document")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=since,
+        const=2.0,
+        metavar="TIME",
+        help="show it again and again, each 2 s or so often",
+    )
+    parser.add_argument(
+        "--output",
+        choices=["json", "text"],
+        default="text",
+        help="tables for people (the default), or one document",
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -72,7 +88,7 @@ def _show(
     error: str = "",
 ) -> None:
     """Print a document; with an error, how old it is and why there is no newer one."""
-    from ops_worker.core.status import fitting, outdated, tables
+    from ops_worker.history.status import fitting, outdated, tables
 
     if options.output == "json":
         failure = {"error": error, "at": document["at"], "age_s": round(age_s, 1)}
@@ -90,9 +106,9 @@ def _show(
 
 
 def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
-    from ops_worker.edges import store
+    from ops_worker.adapters import postgres
 
-    return store.Store(
+    return postgres.Store(
         settings.connection,
         role=settings.pg_role,
         application="ops-worker status",
@@ -101,17 +117,17 @@ def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
 
 
 def _document(database: Store, options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    from ops_worker.core.past import counting
-    from ops_worker.core.status import BUCKETS, build
-    from ops_worker.edges import store
-    from ops_worker.edges.store import past
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import history
+    from ops_worker.history.series import counting
+    from ops_worker.history.status import BUCKETS, build
 
     targets = settings.catalogue.targets
     counts = counting(targets)
     facts = database.transact(
-        store.LOOK,
-        lambda transaction: past.facts(transaction, options.since, BUCKETS, counts),
-        reads=store.LOOKS_AT,
+        postgres.LOOK,
+        lambda transaction: history.facts(transaction, options.since, BUCKETS, counts),
+        reads=postgres.LOOKS_AT,
         dry_run=True,
     )
     assert facts is not None, "who only looks takes no lock"
@@ -122,10 +138,15 @@ def _document(database: Store, options: argparse.Namespace, settings: Settings) 
 def draw(tables: Sequence[Table], *, clear: bool = False) -> None:
     """Show tables: with colours and as wide as the terminal is, or plainly where there is none."""
     if tables and sys.stdout.isatty():
-        with contextlib.suppress(ImportError):  # without the extra `view` it is as plain as in a pipe
-            from ops_worker.edges import screen
+        with contextlib.suppress(
+            ImportError
+        ):  # without the extra `view` it is as plain as in a pipe
+            from ops_worker.adapters import terminal
 
-            screen.draw(tables, clear=clear)
+            terminal.draw(tables, clear=clear)
             return
-    parts = (f"{one.title}\n{columns(one.head, one.rows) if one.rows else one.none}" for one in tables)
+    parts = (
+        f"{one.title}\n{format_table(one.head, one.rows) if one.rows else one.none}"
+        for one in tables
+    )
     print("\n\n".join(parts) or "no pass has recorded anything yet", flush=True)

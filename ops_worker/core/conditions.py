@@ -72,7 +72,11 @@ def _wanted(condition: Condition) -> str:
 
 def _holds(found: Any, condition: Condition) -> bool:
     relation = RELATIONS[condition.relation]
-    comparable = isinstance(found, (int, float)) and not isinstance(found, bool) if relation.numeric else found is not ABSENT
+    comparable = (
+        isinstance(found, (int, float)) and not isinstance(found, bool)
+        if relation.numeric
+        else found is not ABSENT
+    )
     return comparable and relation.holds(found, condition.value)
 
 

@@ -11,7 +11,17 @@ from ops_worker.core.pods import at, containers, items, mapping, text, workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-HEAD = ("CRONJOB", "SCHEDULE", "SUSPENDED", "LAST RUN", "LAST SUCCESS", "RUNNING", "MISSED", "EXIT", "SUMMARY")
+HEAD = (
+    "CRONJOB",
+    "SCHEDULE",
+    "SUSPENDED",
+    "LAST RUN",
+    "LAST SUCCESS",
+    "RUNNING",
+    "MISSED",
+    "EXIT",
+    "SUMMARY",
+)
 TOLERATED = 3
 """Runs that may be due without a success; with one more something is wrong."""
 HELD_S = 60.0
@@ -66,7 +76,10 @@ def row(
     own = [job for job in jobs if any(owner.get("uid") == uid for owner in _owners(job))]
     named = {job["metadata"]["name"] for job in own}
     mine = sorted((pod for pod in pods if _job_name(pod) in named), key=_created)
-    ended = sorted((found for pod in mine if (found := terminated(pod))), key=lambda found: str(found.get("finishedAt")))
+    ended = sorted(
+        (found for pod in mine if (found := terminated(pod))),
+        key=lambda found: str(found.get("finishedAt")),
+    )
     exit_code, summary = (ended[-1]["exitCode"], told(ended[-1])) if ended else (None, "")
     last_run = _time(status.get("lastScheduleTime"))
     success = _time(status.get("lastSuccessfulTime"))
@@ -104,7 +117,10 @@ def table(rows: Sequence[Row]) -> str:
     """Render the rows in columns, and below them what is wrong."""
     cells = [HEAD, *(_cells(one) for one in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
     warnings = [f"warning: {warning}" for one in rows for warning in one.warnings]
     return "\n".join([*lines, *([""] if warnings else []), *warnings])
 
@@ -196,7 +212,9 @@ def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def with_gone(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def with_gone(
+    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
     """Give the pods of a Job, and before them those that have gone, as they were last seen."""
     there = {pod["metadata"]["name"] for pod in now}
     return [*(pod for pod in before if pod["metadata"]["name"] not in there), *now]
@@ -214,7 +232,9 @@ def told(ended: Mapping[str, Any]) -> str:
         found = json.loads(message)
         text = str(found.get("error") or found.get("summary") or "")
     except (ValueError, AttributeError):
-        text = next(iter(reversed(message.strip().splitlines())), "") or str(ended.get("reason") or "")
+        text = next(iter(reversed(message.strip().splitlines())), "") or str(
+            ended.get("reason") or ""
+        )
     return " ".join(text.split())[:300]
 
 
@@ -223,7 +243,9 @@ def stuck(pod: Mapping[str, Any]) -> str:
     status = pod.get("status", {})
     waiting = [(name, at(state, "waiting")) for name, state in _states(pod).items()]
     unschedulable = [
-        ("", one) for one in status.get("conditions") or () if one.get("reason") == "Unschedulable" and status.get("phase") == "Pending"
+        ("", one)
+        for one in status.get("conditions") or ()
+        if one.get("reason") == "Unschedulable" and status.get("phase") == "Pending"
     ]
     for name, one in (*waiting, *unschedulable):
         if remedy := REMEDIES.get(one.get("reason", "")):
@@ -237,7 +259,9 @@ def finished(job: Mapping[str, Any]) -> tuple[str, str] | None:
     """Give ``Complete`` or ``Failed`` and the reason, or None while the Job goes on."""
     for condition in job.get("status", {}).get("conditions") or ():
         if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
-            return condition["type"], f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+            return condition[
+                "type"
+            ], f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
     return None
 
 
@@ -245,17 +269,26 @@ def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
     """Build a Job from a CronJob's template, as `kubectl create job --from` does."""
     template, name = cronjob["spec"]["jobTemplate"], cronjob["metadata"]["name"]
     about = template.get("metadata", {})
-    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": cronjob["metadata"]["uid"], "controller": True}
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "name": name,
+        "uid": cronjob["metadata"]["uid"],
+        "controller": True,
+    }
     metadata = {
         "name": f"{name[:52]}-{suffix}",
         "labels": about.get("labels", {}),
-        "annotations": {"cronjob.kubernetes.io/instantiate": "manual"} | about.get("annotations", {}),
+        "annotations": {"cronjob.kubernetes.io/instantiate": "manual"}
+        | about.get("annotations", {}),
         "ownerReferences": [owner],
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
 
 
-def event_of(cronjob: Mapping[str, Any], namespace: str, service: str, reason: str, now: datetime) -> dict[str, Any]:
+def event_of(
+    cronjob: Mapping[str, Any], namespace: str, service: str, reason: str, now: datetime
+) -> dict[str, Any]:
     """Build the Event of a transition: a service with a reason is unhealthy, without one it is healthy again."""
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     message = f"{service} is unhealthy: {reason}" if reason else f"{service} is healthy again"
@@ -263,7 +296,8 @@ def event_of(cronjob: Mapping[str, Any], namespace: str, service: str, reason: s
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"generateName": f"{cronjob['name']}.", "namespace": namespace},
-        "involvedObject": {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace} | dict(cronjob),
+        "involvedObject": {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace}
+        | dict(cronjob),
         "type": "Warning" if reason else "Normal",
         "reason": "ServiceUnhealthy" if reason else "ServiceRecovered",
         "message": " ".join(message.split())[:1024],
@@ -315,6 +349,18 @@ def _short(seconds: float) -> str:
 
 
 def _cells(one: Row) -> tuple[str, ...]:
-    run, success = ("-" if age is None else f"{_short(age)} ago" for age in (one.last_run_s, one.last_success_s))
+    run, success = (
+        "-" if age is None else f"{_short(age)} ago" for age in (one.last_run_s, one.last_success_s)
+    )
     missed, code = ("-" if value is None else str(value) for value in (one.missed, one.exit_code))
-    return one.name, one.schedule, "yes" if one.suspended else "no", run, success, str(one.running), missed, code, one.summary or "-"
+    return (
+        one.name,
+        one.schedule,
+        "yes" if one.suspended else "no",
+        run,
+        success,
+        str(one.running),
+        missed,
+        code,
+        one.summary or "-",
+    )

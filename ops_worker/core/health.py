@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.answer import decode, one_line, storable
 from ops_worker.core.conditions import ABSENT, broken, value_at
-from ops_worker.core.model import Damping, Failure, Observation, Recorded, Remembered, State, Update, Verdict
+from ops_worker.core.decoding import decode, storable
+from ops_worker.core.model import (
+    Failure,
+    KnownState,
+    Observation,
+    Recorded,
+    State,
+    StateChange,
+    Thresholds,
+    Verdict,
+)
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,19 +42,27 @@ def judge(seen: Observation) -> Verdict:
 def _judged(seen: Observation) -> Verdict:
     if seen.failure is not None:
         state = State.DOWN if seen.failure is Failure.NO_CONNECTION else State.UNKNOWN
-        return Verdict(seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value)
+        return Verdict(
+            seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value
+        )
     target = seen.target
     if seen.http_status not in target.expect:
         hint = f": {seen.error}" if seen.error else ""
         reason = one_line(f"http {seen.http_status}{hint}")
-        return Verdict(target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status)
+        return Verdict(
+            target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status
+        )
     try:
         answer = decode(seen.body) if target.json else {}
     except ValueError as error:
         return Verdict(target, seen.taken_at, State.UNKNOWN, one_line(str(error)))
     counters = value_at(answer, target.counters_at)
     reasons = broken(answer, target.conditions)
-    if target.max_latency_ms is not None and seen.latency_ms is not None and seen.latency_ms > target.max_latency_ms:
+    if (
+        target.max_latency_ms is not None
+        and seen.latency_ms is not None
+        and seen.latency_ms > target.max_latency_ms
+    ):
         reasons.append(f"latency is {seen.latency_ms} ms, wants at most {target.max_latency_ms} ms")
     return Verdict(
         target,
@@ -60,7 +78,11 @@ def _judged(seen: Observation) -> Verdict:
 def not_among(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[str, ...]:
     """Name the services of which there is no verdict: nobody looked at them, so nothing is known of them."""
     judged = {verdict.target.name for verdict in verdicts}
-    return tuple(target.name for target in targets if target.name not in judged) if len(judged) < len(targets) else ()
+    return (
+        tuple(target.name for target in targets if target.name not in judged)
+        if len(judged) < len(targets)
+        else ()
+    )
 
 
 def why_not_among(seen: Sequence[Observation], targets: Sequence[Target]) -> tuple[str, ...]:
@@ -76,7 +98,13 @@ def remedy(reasons: Sequence[str]) -> str:
     return "raise the limit that is named, or divide the services among shards"
 
 
-def decide(verdict: Verdict, observed_at: datetime, before: Remembered, damping: Damping, now: datetime) -> Update | None:
+def decide(
+    verdict: Verdict,
+    observed_at: datetime,
+    before: KnownState,
+    thresholds: Thresholds,
+    now: datetime,
+) -> StateChange | None:
     """Say what a verdict changes, given what was known before.
 
     ``observed_at`` and ``now`` are of the database's clock. Returns None where the database already knows of this
@@ -88,42 +116,50 @@ def decide(verdict: Verdict, observed_at: datetime, before: Remembered, damping:
     goes_on = before.healthy is verdict.healthy
     streak = before.streak + 1 if goes_on else 1
     since = before.since if goes_on and before.since is not None else observed_at
-    return Update(
+    return StateChange(
         verdict,
         streak,
         since,
         observed_at,
-        opens=not verdict.healthy and not before.alerted and streak >= damping.alert_after,
-        closes=verdict.healthy and before.alerted and streak >= damping.resolve_after,
+        opens=not verdict.healthy and not before.alerted and streak >= thresholds.alert_after,
+        closes=verdict.healthy and before.alerted and streak >= thresholds.resolve_after,
     )
 
 
 def plan(
     verdicts: Iterable[Verdict],
-    before: Mapping[str, Remembered],
-    damping: Damping,
+    before: Mapping[str, KnownState],
+    thresholds: Thresholds,
     time_of: Callable[[float], datetime],
     now: datetime,
-) -> list[Update]:
+) -> list[StateChange]:
     """Decide over all verdicts of a pass; ``time_of`` turns a moment of the process's clock into the database's.
 
-    ``damping`` is for the services that have none of their own.
+    ``thresholds`` is for the services that have none of their own.
     """
-    decided = (decide(v, time_of(v.taken_at), before[v.target.name], damping_of(v.target, damping), now) for v in verdicts)
+    decided = (
+        decide(
+            v, time_of(v.taken_at), before[v.target.name], thresholds_of(v.target, thresholds), now
+        )
+        for v in verdicts
+    )
     return [update for update in decided if update is not None]
 
 
-def damping_of(target: Target, damping: Damping) -> Damping:
-    """Give the damping of a service: its own, and where it has none that of the settings."""
-    return Damping(target.alert_after or damping.alert_after, target.resolve_after or damping.resolve_after)
+def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
+    """Give the thresholds of a service: its own, and where it has none that of the settings."""
+    return Thresholds(
+        target.alert_after or thresholds.alert_after,
+        target.resolve_after or thresholds.resolve_after,
+    )
 
 
-def quiet(updates: Iterable[Update]) -> list[Update]:
+def suppress_alerts(updates: Iterable[StateChange]) -> list[StateChange]:
     """Give the updates as they are in a maintenance: states are kept and streaks counted, alerts close, none opens."""
     return [update._replace(opens=False) for update in updates]
 
 
-def planned(updates: Iterable[Update]) -> Recorded:
+def preview(updates: Iterable[StateChange]) -> Recorded:
     """Say what recording these updates would do, without doing it."""
     updates = tuple(updates)
     opening = tuple(update.verdict.target.name for update in updates if update.opens)
@@ -131,13 +167,13 @@ def planned(updates: Iterable[Update]) -> Recorded:
     return Recorded(updates, opening, closing)
 
 
-def alerted(before: Mapping[str, Remembered], recorded: Recorded) -> tuple[str, ...]:
+def alerted(before: Mapping[str, KnownState], recorded: Recorded) -> tuple[str, ...]:
     """Name the services that have an alert once this is recorded."""
     had = {name for name, known in before.items() if known.alerted}
     return tuple(sorted((had | {*recorded.opened}) - {*recorded.closed}))
 
 
-def details(update: Update) -> dict[str, Any]:
+def details(update: StateChange) -> dict[str, Any]:
     """Build ``service_health.details``: the keys that the platform's contract names, then the worker's own two."""
     verdict = update.verdict
     found: dict[str, Any] = {"status": verdict.state.value}
@@ -152,7 +188,7 @@ def details(update: Update) -> dict[str, Any]:
     return found | {"streak": update.streak, "since": update.since.isoformat()}
 
 
-def evidence(update: Update, origin: Mapping[str, str]) -> dict[str, Any]:
+def evidence(update: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
     """Build ``fleet_alert.details.evidence``: what was seen when the alert opened, and which pass saw it. Bounded, as its reason is."""
     verdict = update.verdict
     seen = {

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.errors import DONE, OpsWorkerError, shown
+from ops_worker.text import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,7 @@ class Figure(NamedTuple):
         return f"{self.series}.{self.metric}"
 
 
-class Damping(NamedTuple):
+class Thresholds(NamedTuple):
     """How many consecutive passes it takes to open an alert, and to close it."""
 
     alert_after: int = 1
@@ -85,7 +86,7 @@ class Target(NamedTuple):
 
     ``counters`` are those to record, or None for every finite number of its answer; ``counters_at`` is the pointer to where
     they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
-    latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own damping, or None for that of the settings.
+    latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own thresholds, or None for that of the settings.
     Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
     ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but
     never a value.
@@ -108,6 +109,11 @@ class Target(NamedTuple):
     resolve_after: int | None = None
     written: str = ""
     faults: tuple[str, ...] = ()
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as the catalogue has it, without a password."""
+        return without_password(self.written or self.url)
 
 
 class Failure(enum.Enum):
@@ -169,7 +175,7 @@ class Verdict(NamedTuple):
         return self.state is State.HEALTHY
 
 
-class Remembered(NamedTuple):
+class KnownState(NamedTuple):
     """What the database knows of a service from earlier passes.
 
     ``healthy`` is None where no pass has recorded the service yet; ``streak`` counts the consecutive passes that found
@@ -183,7 +189,7 @@ class Remembered(NamedTuple):
     alerted: bool = False
 
 
-class Update(NamedTuple):
+class StateChange(NamedTuple):
     """What a verdict changes: the service's new row, and whether its alert opens or closes with it."""
 
     verdict: Verdict
@@ -209,7 +215,7 @@ class LockHolder(NamedTuple):
 class Recorded(NamedTuple):
     """What a health pass wrote: the rows, and the services whose alerts it opened and closed."""
 
-    updates: tuple[Update, ...]
+    updates: tuple[StateChange, ...]
     opened: tuple[str, ...]
     closed: tuple[str, ...]
 
@@ -296,7 +302,7 @@ class Outcome(NamedTuple):
     name: str
     result: Result
     verdicts: tuple[Verdict, ...] = ()
-    updates: tuple[Update, ...] = ()
+    updates: tuple[StateChange, ...] = ()
     stale: tuple[str, ...] = ()  # services of which the database knew a newer observation
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()

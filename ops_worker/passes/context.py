@@ -6,20 +6,20 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker import __version__
-from ops_worker.core.answer import ago
 from ops_worker.core.model import Recorded
-from ops_worker.core.patience import patience_s
-from ops_worker.core.series import latency_samples, own_samples
+from ops_worker.core.samples import latency_samples, self_metrics
+from ops_worker.core.staleness import stale_after_s
 from ops_worker.errors import DatabaseError
+from ops_worker.text import format_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.backlog import Backlog
     from ops_worker.core.model import Observation, Sample, Target, Verdict
-    from ops_worker.edges.store import Store, Transaction
     from ops_worker.settings import Settings
 
 
@@ -46,7 +46,11 @@ class Context(NamedTuple):
     @property
     def origin(self) -> dict[str, str]:
         """What names this pass to a person who asks later: its job and pod, where it has them, and the version."""
-        names = {"job": self.settings.job_name, "pod": self.settings.hostname, "version": __version__}
+        names = {
+            "job": self.settings.job_name,
+            "pod": self.settings.hostname,
+            "version": __version__,
+        }
         return {key: name for key, name in names.items() if name}
 
     def require_live_holder(self, name: str) -> None:
@@ -57,16 +61,18 @@ class Context(NamedTuple):
         no work any more, and all later passes would be skipped.
         """
         holder = self.store.lock_holder
-        if holder is None or holder.held_s is None or holder.held_s <= patience_s(self.period_s):
+        if holder is None or holder.held_s is None or holder.held_s <= stale_after_s(self.period_s):
             return
         waits = f", which waits for {holder.wait_event}" if holder.wait_event else ""
         raise DatabaseError(
             f"the {name} pass was skipped for too long: database process {holder.pid} "
-            f"({holder.application}{waits}) has held its lock for {ago(holder.held_s)}; look at it in "
+            f"({holder.application}{waits}) has held its lock for {format_age(holder.held_s)}; look at it in "
             f"pg_stat_activity, and end it with SELECT pg_terminate_backend({holder.pid})"
         )
 
-    def watch(self, transaction: Transaction, name: str, other: str, begun: float, until: datetime | None) -> Recorded:
+    def watch(
+        self, transaction: Transaction, name: str, other: str, begun: float, until: datetime | None
+    ) -> Recorded:
         """Look after the other pass, by the worker's own figures, where both are wanted.
 
         In a maintenance none opens. A dry run gives what would be opened or closed.
@@ -76,14 +82,21 @@ class Context(NamedTuple):
         switches = {"may_open": until is None, "dry_run": self.dry_run}
         return transaction.watch(name, other, begun, self.origin, **switches)
 
-    def own(self, name: str, verdicts: Sequence[Verdict], begun: float, *, maintenance: bool | None = None) -> list[Sample]:
+    def own(
+        self,
+        name: str,
+        verdicts: Sequence[Verdict],
+        begun: float,
+        *,
+        maintenance: bool | None = None,
+    ) -> list[Sample]:
         """Give the worker's own figures of a pass that began at that moment, unless they are not wanted."""
         if not self.settings.record_own_metrics:
             return []
         tags = {"period_s": f"{self.period_s:g}"}
         if self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
-        return own_samples(name, verdicts, self.clock() - begun, tags, maintenance=maintenance)
+        return self_metrics(name, verdicts, self.clock() - begun, tags, maintenance=maintenance)
 
     def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
         """Give the latencies of the services that answered, unless they are not wanted."""

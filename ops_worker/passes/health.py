@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ops_worker.adapters.postgres import HEALTH, MAINTENANCE_TABLE
 from ops_worker.core.health import (
     alerted,
     judge_all,
     not_among,
     plan,
-    planned,
-    quiet,
+    preview,
+    suppress_alerts,
     why_not_among,
 )
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.series import OPS_WORKER
-from ops_worker.edges.store import HEALTH, MAINTENANCE_TABLE
+from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from ops_worker.core.model import Remembered
-    from ops_worker.edges.store import Transaction
+    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.core.model import KnownState
     from ops_worker.passes.context import Context
 
 
@@ -38,7 +38,7 @@ def run(context: Context) -> Outcome:
     targets = context.settings.targets
     seen = context.observe(targets)
     verdicts = judge_all(seen)
-    before: Mapping[str, Remembered] = {}
+    before: Mapping[str, KnownState] = {}
     warnings: list[str] = []
     until: datetime | None = None
 
@@ -46,18 +46,24 @@ def run(context: Context) -> Outcome:
         nonlocal before, warnings, until
         warnings = transaction.warnings
         until = transaction.maintenance_until(context.settings.maintenance_until)
-        before = transaction.remembered([*(verdict.target.name for verdict in verdicts), OPS_WORKER])
-        updates = plan(verdicts, before, context.settings.damping, transaction.time_of, transaction.now)
+        before = transaction.remembered(
+            [*(verdict.target.name for verdict in verdicts), OPS_WORKER]
+        )
+        updates = plan(
+            verdicts, before, context.settings.thresholds, transaction.time_of, transaction.now
+        )
         if until is not None:
-            updates = quiet(updates)
+            updates = suppress_alerts(updates)
         if context.dry_run:
-            recorded = planned(updates)
+            recorded = preview(updates)
         else:
             recorded = transaction.record_health(updates, context.origin)
             own = context.own("health", verdicts, begun, maintenance=until is not None)
             transaction.record_own(begun, [*own, *context.latencies(verdicts)])
         other = context.watch(transaction, "health", "metrics", begun, until)
-        return recorded._replace(opened=recorded.opened + other.opened, closed=recorded.closed + other.closed)
+        return recorded._replace(
+            opened=recorded.opened + other.opened, closed=recorded.closed + other.closed
+        )
 
     skipped = Outcome(
         "health",
@@ -68,7 +74,9 @@ def run(context: Context) -> Outcome:
     )
     try:
         with context.recording():
-            kept = context.store.transact(HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run)
+            kept = context.store.transact(
+                HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run
+            )
     except StillRecordingError:
         return skipped._replace(result=Result.WAITING)
     if kept is None:

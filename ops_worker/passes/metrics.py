@@ -6,11 +6,11 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ops_worker.adapters.postgres import MAINTENANCE_TABLE, METRICS, RESERVE_S
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.health import judge_all, not_among, why_not_among
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.series import distinct, figure_samples, service_samples
-from ops_worker.edges.store import MAINTENANCE_TABLE, METRICS, RESERVE_S
+from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -22,9 +22,9 @@ from ops_worker.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.backlog import Backlog, Packed
     from ops_worker.core.model import Sample, Verdict
-    from ops_worker.edges.store import Transaction
     from ops_worker.errors import OpsWorkerError
     from ops_worker.passes.context import Context
 
@@ -51,7 +51,9 @@ def run(context: Context) -> Outcome:
     """
     begun = context.clock()
     end = begun + context.settings.pass_deadline - RESERVE_S
-    first = context.settings.job_completion_index == 0  # the database's own figures are recorded once, by the first shard
+    first = (
+        context.settings.job_completion_index == 0
+    )  # the database's own figures are recorded once, by the first shard
     figures = context.settings.catalogue.figures if first else ()
     targets = context.settings.targets
     seen = context.observe(targets)
@@ -79,7 +81,9 @@ def run(context: Context) -> Outcome:
         other = context.watch(transaction, "metrics", "health", begun, until)
         return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
 
-    without_figures = _pending(begun, distinct([*taken, *([figure_samples(None)] if first else [])]))
+    without_figures = _pending(
+        begun, distinct([*taken, *([figure_samples(None)] if first else [])])
+    )
     waiting = _with_own(context, without_figures, verdicts)
     tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
@@ -151,7 +155,9 @@ def _pending(moment: float, parts: Sequence[tuple[list[Sample], list[str]]]) -> 
 
 def _with_own(context: Context, sample: Pending, verdicts: Sequence[Verdict]) -> Pending:
     """Give a sample with what the pass says of itself; also one that has to wait, of which readers want to know the period."""
-    return sample._replace(samples=(*sample.samples, *context.own("metrics", verdicts, sample.moment)))
+    return sample._replace(
+        samples=(*sample.samples, *context.own("metrics", verdicts, sample.moment))
+    )
 
 
 def _let_wait(context: Context, sample: Pending) -> None:
@@ -161,7 +167,10 @@ def _let_wait(context: Context, sample: Pending) -> None:
     before = context.backlog.dropped
     context.backlog.add(sample)
     if lost := context.backlog.dropped - before:
-        _log.warning("samples dropped: the backlog is full", extra={"action": "samples dropped", "count": lost})
+        _log.warning(
+            "samples dropped: the backlog is full",
+            extra={"action": "samples dropped", "count": lost},
+        )
 
 
 def _leave_to_holder(context: Context, sample: Pending) -> None:
@@ -183,7 +192,9 @@ def _settle(context: Context, transaction: Transaction) -> None:
         backlog.settle(committed=transaction.was_committed(backlog.in_doubt[0]))
 
 
-def _set_apart(context: Context, backlog: Backlog, entries: Sequence[Packed], error: OpsWorkerError) -> None:
+def _set_apart(
+    context: Context, backlog: Backlog, entries: Sequence[Packed], error: OpsWorkerError
+) -> None:
     """Keep entries that the database refuses where they hold up no others."""
     backlog.set_apart(entries, context.clock() + APART_RETRY_S)
     _log.warning(

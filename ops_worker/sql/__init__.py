@@ -10,7 +10,10 @@ _HERE = Path(__file__).parent
 def queries() -> dict[str, str]:
     """Load the named statements: each begins after a line ``-- name: NAME``; a sentence of comment says what it is for."""
     blocks = script("queries").split("-- name: ")[1:]
-    return {name.strip(): statement.strip() for name, _, statement in (block.partition("\n") for block in blocks)}
+    return {
+        name.strip(): statement.strip()
+        for name, _, statement in (block.partition("\n") for block in blocks)
+    }
 
 
 def script(name: str) -> str:

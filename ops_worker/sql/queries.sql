@@ -129,7 +129,7 @@ RETURNING s.name AS service
 -- time zone in which a figure's statement knows "today" is that of the role.
 SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
 
--- name: spared_limits
+-- name: best_effort_limits
 -- For what is worth no pass, and no wait. Inside a savepoint: a ROLLBACK TO it takes them back, a RELEASE does not.
 SELECT set_config('lock_timeout', '500', true), set_config('statement_timeout', '2000', true)
 

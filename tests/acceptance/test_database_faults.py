@@ -77,7 +77,10 @@ def primary() -> Iterator[Postgres]:
 @pytest.fixture
 def looped(worker: Worker, counters: int, tmp_path: Path) -> Worker:
     """The worker, which monitors SERVICES services of COUNTERS counters."""
-    entries = [f'[services.s{number}]\nurl = "http://127.0.0.1:{counters}"\ncounters = "*"\n' for number in range(SERVICES)]
+    entries = [
+        f'[services.s{number}]\nurl = "http://127.0.0.1:{counters}"\ncounters = "*"\n'
+        for number in range(SERVICES)
+    ]
     catalogue = tmp_path / "many.toml"
     catalogue.write_text(NO_BUILTIN + "\n".join(entries))
     worker.env |= {"OPS_WORKER_CATALOGUE": str(catalogue), "PASS_DEADLINE": "6"}
@@ -90,7 +93,9 @@ def memory_kb(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-def await_samples(process: subprocess.Popen[str], database: Database, count: int, within_s: float = 120.0) -> None:
+def await_samples(
+    process: subprocess.Popen[str], database: Database, count: int, within_s: float = 120.0
+) -> None:
     """Wait until the database holds samples of at least so many moments."""
     end = time.monotonic() + within_s
     while database.value("SELECT count(DISTINCT time) FROM system_metrics") < count:
@@ -106,7 +111,9 @@ def await_no_gap(database: Database, within_s: float = 300.0) -> None:
         time.sleep(0.5)
 
 
-def fault(kind: str, primary: Postgres, line: Switchboard) -> contextlib.AbstractContextManager[object]:
+def fault(
+    kind: str, primary: Postgres, line: Switchboard
+) -> contextlib.AbstractContextManager[object]:
     """Give what breaks the database in one way, and mends it again."""
 
     @contextlib.contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ops_worker.adapters.http.heartbeat import heartbeat
 from ops_worker.cli import main
-from ops_worker.commands.heartbeat import heartbeat
 from tests.stubs import Stub
 
 if TYPE_CHECKING:
@@ -51,19 +51,30 @@ def test_told(worker: Worker, database: Database, listener: Stub) -> None:
 
 def test_query(worker: Worker, listener: Stub) -> None:
     """What is told goes into the path, and the query of the URL stays behind it."""
-    assert worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret/?create=1&a=/b\n").returncode == 0
+    assert (
+        worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret/?create=1&a=/b\n").returncode
+        == 0
+    )
     assert told(listener) == ["/ping/s3cret/start?create=1&a=/b", "/ping/s3cret?create=1&a=/b"]
 
 
-@pytest.mark.parametrize(("mode", "error"), [("down", "Connection refused"), ("503", "http 503"), ("hang", "timeout after 3 s")])
-def test_in_nobodys_way(worker: Worker, database: Database, listener: Stub, mode: str, error: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "error"),
+    [("down", "Connection refused"), ("503", "http 503"), ("hang", "timeout after 3 s")],
+)
+def test_in_nobodys_way(
+    worker: Worker, database: Database, listener: Stub, mode: str, error: str
+) -> None:
     """Whatever becomes of it, the pass is recorded, and the log says what became of it without the URL."""
     listener.mode = mode
     done = worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret")
     assert done.returncode == 0
     assert len(database.health()) == 4
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["error"] for line in lines if line.get("action") == "no heartbeat"] == [error, error]
+    assert [line["error"] for line in lines if line.get("action") == "no heartbeat"] == [
+        error,
+        error,
+    ]
     assert "s3cret" not in done.stdout + done.stderr
 
 
@@ -75,7 +86,9 @@ def test_never_later_than_the_pass_may_be(listener: Stub, left_s: float, told: i
     assert len(listener.requests) == told
 
 
-def test_it_ends_before_the_pass(worker: Worker, monkeypatch: pytest.MonkeyPatch, listener: Stub) -> None:
+def test_it_ends_before_the_pass(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, listener: Stub
+) -> None:
     """The heartbeat of a command ends a second before PASS_DEADLINE, counted from its beginning."""
     ends: list[float] = []
 
@@ -85,7 +98,9 @@ def test_it_ends_before_the_pass(worker: Worker, monkeypatch: pytest.MonkeyPatch
         return contextlib.nullcontext()
 
     monkeypatch.setattr("ops_worker.commands.passes.heartbeat", noted)
-    for name, value in (worker.env | {"HEARTBEAT_URL": listener.url, "PASS_DEADLINE": "30"}).items():
+    for name, value in (
+        worker.env | {"HEARTBEAT_URL": listener.url, "PASS_DEADLINE": "30"}
+    ).items():
         monkeypatch.setenv(name, value)
     before = time.monotonic()
     assert main(["health"]) == 0
@@ -96,4 +111,7 @@ def test_bad_url(worker: Worker) -> None:
     """A URL that is none is a fault of the settings, and is not shown."""
     done = worker("health", HEARTBEAT_URL="ftp://s3cret")
     assert done.returncode == 2
-    assert done.stderr == "ops-worker health: HEARTBEAT_URL is set to something (not shown), but wants an http:// or https:// URL\n"
+    assert (
+        done.stderr
+        == "ops-worker health: HEARTBEAT_URL is set to something (not shown), but wants an http:// or https:// URL\n"
+    )

@@ -43,7 +43,9 @@ SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name
            FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot) ORDER BY 1"""
 
 
-def ended(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
+def ended(
+    process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM
+) -> tuple[str, str]:
     """Send a signal, and claim that the process ends well."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -92,7 +94,11 @@ def asked(port: str, path: str) -> int:
 
 def crashed(port: str) -> int:
     """Give how many passes of the health loop the sidecar says that crashed."""
-    found = re.search(r'passes_total\{loop="health",result="crashed"\} (\d+)', get(port, "metrics")[1]) if asked(port, "metrics") else None
+    found = (
+        re.search(r'passes_total\{loop="health",result="crashed"\} (\d+)', get(port, "metrics")[1])
+        if asked(port, "metrics")
+        else None
+    )
     return int(found[1]) if found else 0
 
 
@@ -104,14 +110,23 @@ def skipped(err: str) -> int:
 def pending(process: subprocess.Popen[str]) -> bool:
     """Tell whether a signal still waits to be taken by the process."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-    return any(int(mask, 16) for mask in re.findall(r"^(?:ShdPnd|SigPnd):\s*(\w+)$", status, re.MULTILINE))
+    return any(
+        int(mask, 16) for mask in re.findall(r"^(?:ShdPnd|SigPnd):\s*(\w+)$", status, re.MULTILINE)
+    )
 
 
 def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
     """Start the worker with a line of Python that breaks something in it first."""
-    script = f"import sys; from ops_worker import cli, guard, passes; {patch}; guard.hold_signals(); guard.finish(cli.main(sys.argv[1:], guarded=True))"
+    script = f"import sys; from ops_worker import cli, process, passes; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
     command = [sys.executable, "-c", script, *arguments]
-    return Process(command, cwd=worker.folder, env=worker.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Process(
+        command,
+        cwd=worker.folder,
+        env=worker.env | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_for(worker: Worker, database: Database) -> None:
@@ -119,7 +134,9 @@ def test_for(worker: Worker, database: Database) -> None:
     done = worker("metrics", "--every", "1", "--for", "4")
     assert done.returncode == 0, done.stderr
     written = done.stdout.count("samples written")
-    waited = done.stdout.count("metrics: waiting")  # on a busy machine; the next tick writes its sample
+    waited = done.stdout.count(
+        "metrics: waiting"
+    )  # on a busy machine; the next tick writes its sample
     assert written + waited == database.value(TAKEN)
     assert 1 <= written + waited <= 5 - skipped(done.stderr)
 
@@ -128,12 +145,19 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
     """The pass names the exit code, as a single one does; of several the worst (``test_loop_clock``)."""
     stubs["ingest"].mode = "down"
     assert worker("health", "--every", "3600", "--for", "1", "--fail-on-unhealthy").returncode == 4
-    assert worker("health", "--every", "3600", "--for", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d").returncode == 1
+    assert (
+        worker(
+            "health", "--every", "3600", "--for", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d"
+        ).returncode
+        == 1
+    )
     database.rows("DROP TABLE system_metrics CASCADE")
     done = worker("metrics", "--every", "3600", "--for", "1")
     assert done.returncode == 3
     assert {line["exit_code"] for line in logged(done.stderr, "pass failed")} == {3}
-    assert {line["buffered"] for line in logged(done.stderr, "pass failed")} == {0}, "what no retry helps does not wait"
+    assert {line["buffered"] for line in logged(done.stderr, "pass failed")} == {0}, (
+        "what no retry helps does not wait"
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -156,13 +180,29 @@ def test_usage(worker: Worker, arguments: tuple[str, ...], message: str) -> None
 def test_crash_isolation(worker: Worker, database: Database) -> None:
     """A pass that raises on each tick costs its loop its ticks; the other loop keeps its cadence, and the process stays."""
     port = free_port()
-    env = {"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "1", "PASS_DEADLINE": "6", "SIDECAR_PORT": port}
-    with broken(worker, "passes.PASSES['health'] = lambda context: 1 / 0", "sidecar", **env) as process:
-        until(lambda: crashed(port) >= CRASH_S // 5 and database.value(TAKEN) >= CRASH_S - 3 and asked(port, "health") == 503)
+    env = {
+        "HEALTH_CHECK_INTERVAL": "5",
+        "METRICS_COLLECTION_INTERVAL": "1",
+        "PASS_DEADLINE": "6",
+        "SIDECAR_PORT": port,
+    }
+    with broken(
+        worker, "passes.PASSES['health'] = lambda context: 1 / 0", "sidecar", **env
+    ) as process:
+        until(
+            lambda: (
+                crashed(port) >= CRASH_S // 5
+                and database.value(TAKEN) >= CRASH_S - 3
+                and asked(port, "health") == 503
+            )
+        )
         assert process.poll() is None
         status, body = get(port, "health")
         assert status == 503
-        assert json.loads(body)["loops"]["health"]["error"] == "a bug in ops-worker: ZeroDivisionError; the log has the traceback"
+        assert (
+            json.loads(body)["loops"]["health"]["error"]
+            == "a bug in ops-worker: ZeroDivisionError; the log has the traceback"
+        )
         assert json.loads(body)["loops"]["metrics"]["ok"]
         _, err = ended(process)
     crashes = logged(err, "pass crashed")
@@ -173,7 +213,13 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
 def test_thread_dies(worker: Worker, database: Database) -> None:
     """A loop whose thread itself dies is started again and goes on."""
     patch = "from ops_worker.commands import passes as told; loop_tell = told._tell; seen = []; told._tell = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else loop_tell(o, t))"
-    with broken(worker, patch + "; import threading; threading.excepthook = lambda a: None", "metrics", "--every", "1") as process:
+    with broken(
+        worker,
+        patch + "; import threading; threading.excepthook = lambda a: None",
+        "metrics",
+        "--every",
+        "1",
+    ) as process:
         until(lambda: database.value(TAKEN) >= 5)
         _, err = ended(process)
     assert len(logged(err, "loop revived")) == 1
@@ -188,7 +234,9 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
         beside = """SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'
                     AND time > (SELECT min(waitstart) FROM pg_locks WHERE relation = 'service_health'::regclass AND NOT granted)"""
         with worker.start("sidecar", **env) as process:
-            until(lambda: database.value(beside))  # a sample of after the beginning of a wait that still lasts
+            until(
+                lambda: database.value(beside)
+            )  # a sample of after the beginning of a wait that still lasts
             other.rollback()
             until(lambda: database.health()["ingest"]["details"]["streak"] > 1)
             _, err = ended(process)
@@ -228,7 +276,12 @@ def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
     assert max(int(str(line["buffered"])) for line in failed) >= AWAY_S - 2
     unhealthy = "SELECT count(*) FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
     assert database.value(unhealthy) >= AWAY_S - 2
-    assert database.value("SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t") == 1
+    assert (
+        database.value(
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t"
+        )
+        == 1
+    )
 
 
 def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> None:
@@ -244,7 +297,9 @@ def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> N
         time.sleep(12)
         _, err = ended(process)
     assert sum(int(str(line["count"])) for line in logged(err, "samples dropped")) >= 3
-    away = database.rows("SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0")
+    away = database.rows(
+        "SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
+    )
     assert len(away) == 3
     assert all(row["time"].timestamp() > before for row in away)
 
@@ -274,12 +329,17 @@ def test_stopped_process(worker: Worker, database: Database) -> None:
         until(lambda: database.value(TAKEN) >= before + 3)
         _, err = ended(process)
     assert skipped(err) >= STOPPED_S - 1
-    assert database.value(TAKEN) + skipped(err) <= time.monotonic() - begun + 2, "no slot that was skipped was made up for"
+    assert database.value(TAKEN) + skipped(err) <= time.monotonic() - begun + 2, (
+        "no slot that was skipped was made up for"
+    )
 
 
 def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
     """A sidecar and CronJobs' passes at the same time: no error, no alert twice, no transition lost, one sample a tick."""
-    with worker.start("health", "--every", "0.1") as health, worker.start("metrics", "--every", "1") as metrics:
+    with (
+        worker.start("health", "--every", "0.1") as health,
+        worker.start("metrics", "--every", "1") as metrics,
+    ):
         for number in range(OVERLAPS // 2):
             stubs["ingest"].mode = "down" if number % 2 == 0 else "ok"
             passes = [worker.start("health") for _ in range(2)]
@@ -297,13 +357,22 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
     assert {alert["status"] for alert in alerts} == {"CLOSED"}
     for earlier, later in itertools.pairwise(alerts):
         assert earlier["closed_at"] <= later["created_at"]
-    assert database.value("SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t") == 1
+    assert (
+        database.value(
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t"
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_between_ticks(worker: Worker, database: Database, number: signal.Signals) -> None:
     """A signal between ticks, of which the next would come next day, ends the sidecar with 0."""
-    env = {"HEALTH_CHECK_INTERVAL": "86400", "METRICS_COLLECTION_INTERVAL": "86400", "SIDECAR_PORT": "0"}
+    env = {
+        "HEALTH_CHECK_INTERVAL": "86400",
+        "METRICS_COLLECTION_INTERVAL": "86400",
+        "SIDECAR_PORT": "0",
+    }
     recorded = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics WHERE metric_name = 'pass_success'"
     with worker.start("sidecar", **env) as process:
         until(lambda: database.value(recorded) == 2)
@@ -345,5 +414,8 @@ def test_probes(worker: Worker) -> None:
         until(lambda: asked(port, "ready") == 200)
         assert get(port, "ready") == (200, '{"ready": true, "waiting_for": []}')
         assert get(port, "health")[0] == 200
-        assert 'ops_worker_service_state{service="ingest",state="healthy"} 1.0' in get(port, "metrics")[1]
+        assert (
+            'ops_worker_service_state{service="ingest",state="healthy"} 1.0'
+            in get(port, "metrics")[1]
+        )
         ended(process)

@@ -31,12 +31,16 @@ def test_all_recorded(worker: Worker, database: Database, tmp_path: Path) -> Non
     with fast_server(wait_ms=50) as port:
         path = catalogue(tmp_path, 2000, port)
         begun = time.monotonic()
-        assert worker("health", OPS_WORKER_CATALOGUE=path).stdout.startswith("health: 2000 services, 2000 healthy (")
+        assert worker("health", OPS_WORKER_CATALOGUE=path).stdout.startswith(
+            "health: 2000 services, 2000 healthy ("
+        )
         took_ms = 1000 * (time.monotonic() - begun)
         assert worker("metrics", OPS_WORKER_CATALOGUE=path).returncode == 0
     assert database.value("SELECT count(*) FROM service_health WHERE status = 'healthy'") == 2000
     assert len(database.samples()) == 3 * 2000 + 1
-    (row,) = database.rows("SELECT min(latency_ms) AS least, sum(latency_ms - 1) AS total FROM service_health")
+    (row,) = database.rows(
+        "SELECT min(latency_ms) AS least, sum(latency_ms - 1) AS total FROM service_health"
+    )
     assert row["least"] >= 50 and row["total"] <= 128 * took_ms
 
 
@@ -48,14 +52,22 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
         (tmp_path / path).write_text(text)
         env = {"PASS_DEADLINE": "9", "PROBE_CONCURRENCY": "32", "CONFIRM_FAILURES": "1"}
         done = worker("health", "--output", "json", OPS_WORKER_CATALOGUE=path, **env)
-    assert done.returncode == 0, "the budget is kept: a pass that takes more than PASS_DEADLINE ends with 1"
+    assert done.returncode == 0, (
+        "the budget is kept: a pass that takes more than PASS_DEADLINE ends with 1"
+    )
     document = json.loads(done.stdout)
     asked = {one["service"] for one in document["services"]}
     assert 32 <= len(asked) <= 32 * 9
-    assert {(one["state"], one["reason"]) for one in document["services"]} == {("unknown", "timeout after 1 s")}
-    assert len(document["not_probed"]) == 1000 - len(asked) and asked.isdisjoint(document["not_probed"])
+    assert {(one["state"], one["reason"]) for one in document["services"]} == {
+        ("unknown", "timeout after 1 s")
+    }
+    assert len(document["not_probed"]) == 1000 - len(asked) and asked.isdisjoint(
+        document["not_probed"]
+    )
     recorded = database.rows("SELECT service, details ->> 'status' AS state FROM service_health")
-    assert {row["service"] for row in recorded} == asked and {row["state"] for row in recorded} == {"unknown"}
+    assert {row["service"] for row in recorded} == asked and {row["state"] for row in recorded} == {
+        "unknown"
+    }
     assert len(database.alerts()) == len(asked)
     line = json.loads(next(line for line in done.stderr.splitlines() if "not probed" in line))
     assert line["count"] == 1000 - len(asked) and "PROBE_CONCURRENCY" in line["remedy"]
@@ -65,23 +77,58 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
 def test_few_files(worker: Worker, database: Database, tmp_path: Path, concurrency: str) -> None:
     """A process that may open 40 files probes and records 100 services, only slower; a number that was asked for is said to be lower."""
     with fast_server(wait_ms=5) as port:
-        env = worker.env | {"OPS_WORKER_CATALOGUE": catalogue(tmp_path, 100, port), "PROBE_CONCURRENCY": concurrency}
-        command = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "-m", "ops_worker", "health"]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.partition(" (")[0]) == (0, "health: 100 services, 100 healthy")
+        env = worker.env | {
+            "OPS_WORKER_CATALOGUE": catalogue(tmp_path, 100, port),
+            "PROBE_CONCURRENCY": concurrency,
+        }
+        command = [
+            "sh",
+            "-c",
+            'ulimit -n 40; exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "ops_worker",
+            "health",
+        ]
+        done = subprocess.run(
+            command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stdout.partition(" (")[0]) == (
+        0,
+        "health: 100 services, 100 healthy",
+    )
     assert database.value("SELECT count(*) FROM service_health WHERE status = 'healthy'") == 100
-    warnings = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] == "WARNING"]
-    assert [line["message"] for line in warnings] == (["fewer probes at once"] if concurrency else [])
-    assert all("PROBE_CONCURRENCY is 500" in line["what"] and "ulimit -n" in line["remedy"] for line in warnings)
+    warnings = [
+        line for line in map(json.loads, done.stderr.splitlines()) if line["level"] == "WARNING"
+    ]
+    assert [line["message"] for line in warnings] == (
+        ["fewer probes at once"] if concurrency else []
+    )
+    assert all(
+        "PROBE_CONCURRENCY is 500" in line["what"] and "ulimit -n" in line["remedy"]
+        for line in warnings
+    )
 
 
 def test_progress(worker: Worker, tmp_path: Path) -> None:
     """A round of more than two seconds shows how far it is on a terminal, and leaves nothing of that behind."""
     primary, secondary = pty.openpty()
     with fast_server(wait_ms=100) as port:
-        env = worker.env | {"OPS_WORKER_CATALOGUE": catalogue(tmp_path, 200, port), "PROBE_CONCURRENCY": "7"}
+        env = worker.env | {
+            "OPS_WORKER_CATALOGUE": catalogue(tmp_path, 200, port),
+            "PROBE_CONCURRENCY": "7",
+        }
         command = [sys.executable, "-m", "ops_worker", "health"]
-        done = subprocess.run(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=secondary, text=True, check=True)
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=secondary,
+            text=True,
+            check=True,
+        )
     os.close(secondary)
     shown = os.read(primary, 65536).decode()
     os.close(primary)

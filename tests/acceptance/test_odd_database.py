@@ -165,7 +165,9 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
     "PGDATESTYLE": {"PGDATESTYLE": "SQL,DMY"},
     "PGCLIENTENCODING": {"PGCLIENTENCODING": "LATIN1"},
     "PGTZ": {"PGTZ": "Australia/Lord_Howe"},
-    "PGOPTIONS": {"PGOPTIONS": "-c standard_conforming_strings=off -c default_transaction_read_only=on -c DateStyle=German"},
+    "PGOPTIONS": {
+        "PGOPTIONS": "-c standard_conforming_strings=off -c default_transaction_read_only=on -c DateStyle=German"
+    },
     "PGAPPNAME": {"PGAPPNAME": "ü"},
 }
 
@@ -207,7 +209,9 @@ def claim_screens(done: Sequence[Ran]) -> None:
     assert "evaluator is down since 20" in said["explain evaluator"]
     assert re.search(r"^ok +writable +yes", said["check"], re.MULTILINE)
     assert "started by Zoë: é→ü" in said["maintenance status"]
-    assert re.search(r"^ops_worker is healthy|: ops_worker is healthy", said["explain ops_worker"], re.MULTILINE)
+    assert re.search(
+        r"^ops_worker is healthy|: ops_worker is healthy", said["explain ops_worker"], re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
@@ -241,14 +245,18 @@ def test_environment(worker: Worker, monkeypatch: pytest.MonkeyPatch, env: dict[
     claim_rows(worker.database)
 
 
-def test_behind_a_pooler(worker: Worker, dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_behind_a_pooler(
+    worker: Worker, dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Behind a pooler in transaction mode it is the same, and its one session is left as it was."""
     with pooler(worker.database.url, tmp_path) as url:
         monkeypatch.setenv("DATABASE_URL", url)
         for name in POOLED:
             database = worker.database
             with role_sets(dsn, database, SETTINGS[name]):
-                with psycopg.connect(dsn, autocommit=True) as elsewhere:  # its session is made anew, with them
+                with psycopg.connect(
+                    dsn, autocommit=True
+                ) as elsewhere:  # its session is made anew, with them
                     elsewhere.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
                         [urlsplit(database.url).path[1:]],
@@ -345,7 +353,10 @@ STATEMENTS = {
 }
 ROWS = {
     **{f"time {time}": WITH_TIME.format(f"timestamptz '{time}'") for time in TIMES},
-    **{f"JSON {number}": WITH_JSON.format(f"'{text}'::jsonb") for number, text in enumerate(DOCUMENTS)},
+    **{
+        f"JSON {number}": WITH_JSON.format(f"'{text}'::jsonb")
+        for number, text in enumerate(DOCUMENTS)
+    },
     **STATEMENTS,
 }
 LOOKING = (
@@ -396,12 +407,18 @@ def test_rows(worker: Worker, statements: str) -> None:
     worker.all(WRITING)
     now = datetime.now(UTC)
     rows = database.health()
-    assert {name for name, row in rows.items() if row["status"] == "healthy"} == {"ingest", "dispatcher", "delivery_worker"}
+    assert {name for name, row in rows.items() if row["status"] == "healthy"} == {
+        "ingest",
+        "dispatcher",
+        "delivery_worker",
+    }
     for row in rows.values():
         checked_at = row["checked_at"].replace(tzinfo=UTC)
         assert now - timedelta(minutes=10) < checked_at <= now + timedelta(minutes=1)
         assert datetime.fromisoformat(row["details"]["since"]) <= now + timedelta(minutes=1)
-    left = database.rows("SELECT fingerprint FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'")
+    left = database.rows(
+        "SELECT fingerprint FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'"
+    )
     assert left == [{"fingerprint": "system-health:evaluator"}]
 
 
@@ -409,7 +426,11 @@ def test_rows(worker: Worker, statements: str) -> None:
 def test_a_maintenance_of_any_time(worker: Worker, moment: str) -> None:
     """A maintenance with odd times is replaced where it is over, and is told of where it is not."""
     worker.all(("init-db",))
-    worker.database.rows("INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES (%s, %s, 'x')", moment, moment)
+    worker.database.rows(
+        "INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES (%s, %s, 'x')",
+        moment,
+        moment,
+    )
     done = worker("maintenance start --for 1h --by x")
     is_over = moment.startswith(("-", "0")) or moment.endswith("BC")
     assert done.code == (0 if is_over else 2), done

@@ -57,7 +57,12 @@ class TestDatabase:
 
     def test_away(self, worker: Worker, command: str) -> None:
         """Nobody listens: code 1, a retry may help."""
-        one_line(worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/iotcloud"), 1, "127.0.0.1:9/iotcloud as iot", "refused")
+        one_line(
+            worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/iotcloud"),
+            1,
+            "127.0.0.1:9/iotcloud as iot",
+            "refused",
+        )
 
     def test_unknown_host(self, worker: Worker, command: str) -> None:
         """No such host: code 1, the settings are named."""
@@ -74,7 +79,9 @@ class TestDatabase:
         url = database.as_user("postgres", "wrong")
         one_line(worker(command, DATABASE_URL=url), 1, "password authentication failed", "PG_PASS")
 
-    def test_standby(self, worker: Worker, database: Database, server: Postgres, command: str) -> None:
+    def test_standby(
+        self, worker: Worker, database: Database, server: Postgres, command: str
+    ) -> None:
         """A read-only standby: code 1, for a failover may be under way."""
         with server.standby() as standby:
             name = urlsplit(database.url).path[1:]
@@ -86,16 +93,25 @@ class TestDatabase:
         database.rows(f"DROP TABLE {table} CASCADE")
         one_line(worker(command), 3, f"no table {table}", "init-db")
 
-    def test_changed_table(self, worker: Worker, database: Database, command: str, stubs: Stubs) -> None:
+    def test_changed_table(
+        self, worker: Worker, database: Database, command: str, stubs: Stubs
+    ) -> None:
         """A table that is not as it should be: code 3."""
         stubs["ingest"].mode = "down"
-        table, column = {"health": ("fleet_alert", "summary"), "metrics": ("system_metrics", "value")}[command]
+        table, column = {
+            "health": ("fleet_alert", "summary"),
+            "metrics": ("system_metrics", "value"),
+        }[command]
         database.rows(f"ALTER TABLE {table} DROP COLUMN {column} CASCADE")
         one_line(worker(command), 3, f'"{column}"', "migrations")
 
-    def test_row_level_security(self, worker: Worker, database: Database, someone: str, command: str) -> None:
+    def test_row_level_security(
+        self, worker: Worker, database: Database, someone: str, command: str
+    ) -> None:
         """Hidden rows: code 3, nothing is written, PG_ROLE is named; with PG_ROLE all is well."""
-        one_line(worker(command, DATABASE_URL=someone), 3, "row level security", "ops_someone", "PG_ROLE")
+        one_line(
+            worker(command, DATABASE_URL=someone), 3, "row level security", "ops_someone", "PG_ROLE"
+        )
         assert database.samples() == {}
         assert database.value("SELECT to_regclass('service_health')::text") is None
         worker("init-db")
@@ -103,14 +119,31 @@ class TestDatabase:
 
     def test_role(self, worker: Worker, someone: str, command: str) -> None:
         """A role that is not there, or not one's own: code 3, PG_ROLE is named."""
-        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="nobody_here"), 3, "nobody_here", "PG_ROLE")
-        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="postgres"), 3, "permission denied", "PG_ROLE")
+        one_line(
+            worker(command, DATABASE_URL=someone, PG_ROLE="nobody_here"),
+            3,
+            "nobody_here",
+            "PG_ROLE",
+        )
+        one_line(
+            worker(command, DATABASE_URL=someone, PG_ROLE="postgres"),
+            3,
+            "permission denied",
+            "PG_ROLE",
+        )
 
-    def test_no_privilege(self, worker: Worker, database: Database, someone: str, command: str) -> None:
+    def test_no_privilege(
+        self, worker: Worker, database: Database, someone: str, command: str
+    ) -> None:
         """No right to write: code 3."""
         worker("init-db")
         database.rows("REVOKE INSERT ON service_health, system_metrics FROM pulse_operator")
-        one_line(worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator"), 3, "permission denied", "grant")
+        one_line(
+            worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator"),
+            3,
+            "permission denied",
+            "grant",
+        )
 
     def test_debug(self, worker: Worker, command: str) -> None:
         """With LOG_LEVEL=DEBUG the same failure also tells its traceback."""
@@ -154,7 +187,9 @@ def test_encoding(worker: Worker, dsn: str) -> None:
     """A database that cannot hold every answer is refused, whatever the answers are just now."""
     name = f"ops_latin_{os.getpid()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
         url = re.sub(r"/\w+$", f"/{name}", dsn)
         worker("init-db", "--standalone", DATABASE_URL=url)
         one_line(worker("health", DATABASE_URL=url), 3, "LATIN1", "UTF8")
@@ -163,7 +198,9 @@ def test_encoding(worker: Worker, dsn: str) -> None:
 
 def test_first_pass_grants(worker: Worker, database: Database) -> None:
     """Where the login role may create tables and PG_ROLE may not, the first pass makes service_health for PG_ROLE to use."""
-    database.rows("ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM pulse_operator")
+    database.rows(
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM pulse_operator"
+    )
     for _ in range(2):
         assert worker("health", PG_ROLE="pulse_operator").returncode == 0
     assert database.health()["ingest"]["details"]["streak"] == 2
@@ -180,10 +217,18 @@ def test_standalone(worker: Worker, empty: Database) -> None:
         "ops_worker_maintenance",
         "ops_worker_maintenance_log",
     ]
-    first, second = (worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines() for _ in range(2))
+    first, second = (
+        worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines()
+        for _ in range(2)
+    )
     assert [f"{table}: created" for table in made] == first
     assert [f"{table}: already there" for table in made] == second
-    assert worker("health", DATABASE_URL=empty.url, INGEST_URL="", INGEST_HEALTH_URL="http://127.0.0.1:9").returncode == 0
+    assert (
+        worker(
+            "health", DATABASE_URL=empty.url, INGEST_URL="", INGEST_HEALTH_URL="http://127.0.0.1:9"
+        ).returncode
+        == 0
+    )
     assert worker("metrics", DATABASE_URL=empty.url).returncode == 0
     assert [alert["status"] for alert in empty.alerts()] == ["OPEN"]
     assert ("platform", "alerts_open") in empty.samples()
@@ -217,11 +262,16 @@ def test_env_file(worker: Worker) -> None:
     """A .env file is read, another when named, and the environment wins over both."""
     url = worker.env.pop("DATABASE_URL")
     one_line(worker("metrics"), 2, "PG_PASS is not set, but is required when DATABASE_URL is empty")
-    (worker.folder / ".env").write_text(f"DATABASE_URL={url}\nUNKNOWN=1\nINGEST_URL=http://127.0.0.1:9\n")
+    (worker.folder / ".env").write_text(
+        f"DATABASE_URL={url}\nUNKNOWN=1\nINGEST_URL=http://127.0.0.1:9\n"
+    )
     assert worker("metrics").returncode == 0
     (worker.folder / "other.env").write_text(f"DATABASE_URL={url}\nSYSTEM_ALERT_ENABLED=off\n")
     assert "off: SYSTEM_ALERT_ENABLED" in worker("health", "--env-file", "other.env").stdout
-    assert "4 healthy" in worker("health", "--env-file", "other.env", SYSTEM_ALERT_ENABLED="Yes").stdout
+    assert (
+        "4 healthy"
+        in worker("health", "--env-file", "other.env", SYSTEM_ALERT_ENABLED="Yes").stdout
+    )
     (worker.folder / ".env").write_bytes(b"\xff\xfe\xff")
     one_line(worker("health"), 2, ".env")
 
@@ -243,7 +293,12 @@ def test_nobody_reads(worker: Worker, database: Database) -> None:
     assert len(database.health()) == 4
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "ops_worker", "metrics"]
-        assert subprocess.run(command, env=worker.env, cwd=worker.folder, stdout=full, check=False).returncode == 0
+        assert (
+            subprocess.run(
+                command, env=worker.env, cwd=worker.folder, stdout=full, check=False
+            ).returncode
+            == 0
+        )
     assert len(database.samples()) == 22
 
 
@@ -256,7 +311,9 @@ def ended_in_time(process: subprocess.Popen[str], command: str, number: signal.S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_while_probing(worker: Worker, database: Database, stubs: Stubs, number: signal.Signals) -> None:
+def test_signal_while_probing(
+    worker: Worker, database: Database, stubs: Stubs, number: signal.Signals
+) -> None:
     """A signal ends a pass that waits for a service at once; nothing is written."""
     stubs["ingest"].mode = "hang"
     process = worker.start("health")
@@ -269,7 +326,9 @@ def test_signal_while_probing(worker: Worker, database: Database, stubs: Stubs, 
 def test_signal_while_connecting(worker: Worker) -> None:
     """A signal ends a pass that waits for a database which takes the connection and never speaks."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = worker.start("health", DATABASE_URL=f"postgresql://iot:x@127.0.0.1:{listener.getsockname()[1]}/d")
+        process = worker.start(
+            "health", DATABASE_URL=f"postgresql://iot:x@127.0.0.1:{listener.getsockname()[1]}/d"
+        )
         connection, _ = listener.accept()
         with connection:
             connection.recv(1)
@@ -300,7 +359,11 @@ def test_deadline(worker: Worker, database: Database, server: Postgres) -> None:
 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         try:
-            done = worker("metrics", DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url), PASS_DEADLINE="6")
+            done = worker(
+                "metrics",
+                DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url),
+                PASS_DEADLINE="6",
+            )
         finally:
             server.signal(signal.SIGCONT)
     assert frozen
@@ -308,11 +371,18 @@ def test_deadline(worker: Worker, database: Database, server: Postgres) -> None:
 
 
 @pytest.mark.parametrize("command", ["health", "metrics"])
-def test_kill_at_every_piece(worker: Worker, database: Database, another: Database, stubs: Stubs, command: str) -> None:
+def test_kill_at_every_piece(
+    worker: Worker, database: Database, another: Database, stubs: Stubs, command: str
+) -> None:
     """A pass that is killed at any statement leaves all of its rows or none."""
     stubs["ingest"].mode = "down"
     with ThreadPoolExecutor(2) as lanes:  # each every second piece, from the last of the login on
-        killed = list(lanes.map(lambda lane: _killed(worker, command, lane[0], range(lane[1], 100, 2)), [(database, 4), (another, 5)]))
+        killed = list(
+            lanes.map(
+                lambda lane: _killed(worker, command, lane[0], range(lane[1], 100, 2)),
+                [(database, 4), (another, 5)],
+            )
+        )
     assert min(killed) >= 3
 
 
@@ -324,14 +394,20 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
         database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
         running: list[subprocess.Popen[str]] = []
 
-        def watch(piece: int, _: bytes, cut: int = cut, running: list[subprocess.Popen[str]] = running) -> str:
+        def watch(
+            piece: int, _: bytes, cut: int = cut, running: list[subprocess.Popen[str]] = running
+        ) -> str:
             if piece == cut:
                 running[0].kill()
                 return "deaf"
             return ""
 
         with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
-            running.append(worker.start(command, DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url)))
+            running.append(
+                worker.start(
+                    command, DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url)
+                )
+            )
             running[0].communicate(timeout=20)
         free = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'ops-worker%' AND datname = current_database()"
         while not database.value(free):
@@ -360,8 +436,14 @@ def test_imports(worker: Worker) -> None:
     the benchmark have only what the worker depends on.)
     """
     command = [sys.executable, "-X", "importtime", "-m", "ops_worker", "health"]
-    done = subprocess.run(command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    done = subprocess.run(
+        command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True
+    )
+    imported = {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert {"httpx", "psycopg", "pydantic_settings", "ops_worker.passes.health"} <= imported
     assert not imported & {"kubernetes", "yaml", "urllib3", "requests", "tests"}
 
@@ -373,16 +455,26 @@ def test_commands_imported(worker: Worker) -> None:
         "print(*sorted(name for name in sys.modules if name.startswith('ops_worker.commands.')))"
     )
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True
+    )
     names = ("arguments", "heartbeat", "passes")
     assert done.stdout.splitlines()[-1].split() == [f"ops_worker.commands.{name}" for name in names]
 
 
 def test_help(worker: Worker) -> None:
     """--help and --version need no settings, and import neither pydantic nor a client."""
-    for arguments in (["--help"], ["health", "--help"], ["metrics", "--help"], ["init-db", "--help"], ["--version"]):
+    for arguments in (
+        ["--help"],
+        ["health", "--help"],
+        ["metrics", "--help"],
+        ["init-db", "--help"],
+        ["--version"],
+    ):
         command = [sys.executable, "-X", "importtime", "-m", "ops_worker", *arguments]
-        done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+        )
         assert "ops-worker" in done.stdout
         for module in ("pydantic", "psycopg", "httpx", "asyncio", "ssl"):
             assert not re.search(rf"\| +{module}$", done.stderr, re.MULTILINE), module
@@ -409,11 +501,21 @@ def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, p
     stubs["ingest"].mode = "ok"
     assert "1 alert closed: ingest" in worker("health", **env).stdout
     assert worker("metrics", **env).returncode == 0
-    for url, found in ((pooled, "a pooler stands in between, which is fine in transaction mode"), (database.url, "none in between")):
-        assert re.search(rf"^ok +pooler +{found}$", worker("check", **env | {"DATABASE_URL": url}).stdout, re.MULTILINE)
+    for url, found in (
+        (pooled, "a pooler stands in between, which is fine in transaction mode"),
+        (database.url, "none in between"),
+    ):
+        assert re.search(
+            rf"^ok +pooler +{found}$",
+            worker("check", **env | {"DATABASE_URL": url}).stdout,
+            re.MULTILINE,
+        )
     assert [
-        worker(*command, **env).returncode for command in (("init-db",), ("status",), ("explain", "ingest"), ("report", "-o", "-"))
+        worker(*command, **env).returncode
+        for command in (("init-db",), ("status",), ("explain", "ingest"), ("report", "-o", "-"))
     ] == [0] * 4
     with psycopg.connect(pooled, prepare_threshold=None) as connection:
-        assert connection.execute("SELECT current_user::text, current_setting('statement_timeout')").fetchone() == ("postgres", "0")
+        assert connection.execute(
+            "SELECT current_user::text, current_setting('statement_timeout')"
+        ).fetchone() == ("postgres", "0")
     assert len(database.alerts()) == 1

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ops_worker.adapters.postgres import CHECK, Store
 from ops_worker.cli import main
-from ops_worker.core.checkup import FAULT, OK, WARNING
-from ops_worker.edges.store import CHECK, Store
+from ops_worker.core.self_check import FAULT, OK, WARNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +28,42 @@ PARTITIONED = """ALTER TABLE system_metrics RENAME TO plain;
 CREATE TABLE system_metrics (LIKE plain) PARTITION BY RANGE (time);
 CREATE TABLE last_year PARTITION OF system_metrics FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"""
 REFUSED = {
-    "check": ("ALTER TABLE system_metrics ADD CHECK (metric_name <> 'healthy')", "metrics", "change the CHECK constraint"),
+    "check": (
+        "ALTER TABLE system_metrics ADD CHECK (metric_name <> 'healthy')",
+        "metrics",
+        "change the CHECK constraint",
+    ),
     "no partition for now": (PARTITIONED, "metrics", "make the partition for now"),
-    "no key of services": ("ALTER TABLE service_health DROP CONSTRAINT service_health_pkey", "health", "add the unique key"),
-    "no key of tenants": ("ALTER TABLE tenants DROP CONSTRAINT tenants_pkey CASCADE", "health", "add the unique key"),
-    "a trigger": (RAISES.format("P0001", "fleet_alert"), "health", "not today: a trigger, rule or function"),
-    "a foreign key": ("ALTER TABLE system_metrics ADD FOREIGN KEY (service) REFERENCES tenants", "metrics", "foreign key"),
-    "a unique index": ("CREATE UNIQUE INDEX ON system_metrics (time)", "metrics", "drop the unique or exclusion constraint"),
-    "another column": ("ALTER TABLE system_metrics ADD x int NOT NULL", "metrics", "run the platform's migrations"),
+    "no key of services": (
+        "ALTER TABLE service_health DROP CONSTRAINT service_health_pkey",
+        "health",
+        "add the unique key",
+    ),
+    "no key of tenants": (
+        "ALTER TABLE tenants DROP CONSTRAINT tenants_pkey CASCADE",
+        "health",
+        "add the unique key",
+    ),
+    "a trigger": (
+        RAISES.format("P0001", "fleet_alert"),
+        "health",
+        "not today: a trigger, rule or function",
+    ),
+    "a foreign key": (
+        "ALTER TABLE system_metrics ADD FOREIGN KEY (service) REFERENCES tenants",
+        "metrics",
+        "foreign key",
+    ),
+    "a unique index": (
+        "CREATE UNIQUE INDEX ON system_metrics (time)",
+        "metrics",
+        "drop the unique or exclusion constraint",
+    ),
+    "another column": (
+        "ALTER TABLE system_metrics ADD x int NOT NULL",
+        "metrics",
+        "run the platform's migrations",
+    ),
     "a generated column": (
         """ALTER TABLE fleet_alert DROP COLUMN severity;
         ALTER TABLE fleet_alert ADD severity integer GENERATED ALWAYS AS (5) STORED""",
@@ -89,7 +117,11 @@ def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """Give what `check` finds of writing: its state, and what was found with what to do."""
     capsys.readouterr()
     main(["check", "--output", "json"])
-    (found,) = (one for one in json.loads(capsys.readouterr().out)["findings"] if one["subject"] == "writable")
+    (found,) = (
+        one
+        for one in json.loads(capsys.readouterr().out)["findings"]
+        if one["subject"] == "writable"
+    )
     return found["state"], f"{found['found']}: {found['remedy']}"
 
 
@@ -100,7 +132,9 @@ def counts(database: Database) -> list[int]:
 
 
 @pytest.mark.parametrize(("statements", "command", "said"), REFUSED.values(), ids=list(REFUSED))
-def test_refused(told: Database, capsys: pytest.CaptureFixture[str], statements: str, command: str, said: str) -> None:
+def test_refused(
+    told: Database, capsys: pytest.CaptureFixture[str], statements: str, command: str, said: str
+) -> None:
     """What no retry helps ends with 3 and says what does; `check` says so without a row being left."""
     told.rows(statements)
     before = counts(told)
@@ -112,13 +146,17 @@ def test_refused(told: Database, capsys: pytest.CaptureFixture[str], statements:
     assert counts(told)[0] == before[0] or command == "health"
 
 
-def test_no_right_to_a_sequence(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_right_to_a_sequence(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A right to a sequence that is missing is none to the table; the remedy is to grant it."""
     told.rows("CREATE ROLE ops_numberless LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_numberless")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_numberless"))
     state, found = writable(capsys)
-    assert state == FAULT and "fleet_alert_id_seq" in found and "grant that to the login role" in found
+    assert (
+        state == FAULT and "fleet_alert_id_seq" in found and "grant that to the login role" in found
+    )
     assert main(["health"]) == 3
     assert "grant that to the login role" in capsys.readouterr().err
     monkeypatch.undo()
@@ -128,9 +166,16 @@ def test_no_right_to_a_sequence(told: Database, capsys: pytest.CaptureFixture[st
 
 def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A trigger that silently keeps rows away is found by `check`, which looks whether they arrive."""
-    told.rows("CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
-    told.rows("CREATE TRIGGER lose BEFORE INSERT ON fleet_alert FOR EACH ROW EXECUTE FUNCTION lose()")
-    assert writable(capsys) == (FAULT, "fleet_alert: a row did not arrive: a trigger or rule keeps it away: change that")
+    told.rows(
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
+    told.rows(
+        "CREATE TRIGGER lose BEFORE INSERT ON fleet_alert FOR EACH ROW EXECUTE FUNCTION lose()"
+    )
+    assert writable(capsys) == (
+        FAULT,
+        "fleet_alert: a row did not arrive: a trigger or rule keeps it away: change that",
+    )
 
 
 def test_what_passes(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +203,10 @@ def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     def inside(_: object) -> tuple[str, str]:
         return writable(capsys)
 
-    assert other.transact(CHECK, inside) == (WARNING, "not tried: another `ops-worker check` is under way: run it again")
+    assert other.transact(CHECK, inside) == (
+        WARNING,
+        "not tried: another `ops-worker check` is under way: run it again",
+    )
     other.close()
     with psycopg.connect(told.url) as holder:
         holder.execute("LOCK TABLE system_metrics IN SHARE MODE")
@@ -175,7 +223,10 @@ def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]
         env.setenv("DATABASE_URL", told.as_user("ops_blind"))
         state, found = writable(capsys)
     assert state == FAULT
-    assert "system_metrics: not there" in found and "fleet_alert: row level security hides its rows" in found
+    assert (
+        "system_metrics: not there" in found
+        and "fleet_alert: row level security hides its rows" in found
+    )
     told.rows("DROP OWNED BY ops_blind")
     told.rows("DROP ROLE ops_blind")
 
@@ -196,7 +247,7 @@ def test_too_many_connections(told: Database, login: str, monkeypatch: pytest.Mo
         waited.append(seconds)
         told.rows(sql.SQL("ALTER ROLE ops_limited CONNECTION LIMIT -1").as_string(None))
 
-    monkeypatch.setattr("ops_worker.edges.store.connection.time.sleep", make_room)
+    monkeypatch.setattr("ops_worker.adapters.postgres.connection.time.sleep", make_room)
     monkeypatch.setenv("DATABASE_URL", login)
     monkeypatch.setenv("CONFIRM_FAILURES", "1")
     monkeypatch.setenv("CONFIRM_DELAY", "0.25")

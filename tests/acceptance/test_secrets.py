@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker import redact
+from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
-from ops_worker.edges import cluster, probes
 from tests.stubs import Stub, raw, reply
 
 if TYPE_CHECKING:
@@ -67,7 +67,14 @@ CHECKING = [
     ["catalogue", "show", "--output", "json"],
 ]
 EVERYTHING = [["init-db"], *PASSES, *CHECKING, *LOOKING]
-DATABASE = [["health"], ["metrics", "--output", "json"], ["check"], ["status"], ["init-db"], ["catalogue", "check", "--prepare"]]
+DATABASE = [
+    ["health"],
+    ["metrics", "--output", "json"],
+    ["check"],
+    ["status"],
+    ["init-db"],
+    ["catalogue", "check", "--prepare"],
+]
 
 
 class Program:
@@ -83,7 +90,11 @@ class Program:
         code = main([*arguments])
         said = self._capsys.readouterr()
         found = [said.out, said.err]
-        found += [path.read_text(encoding="utf-8") for path in (self.folder / "termination", self.folder / "page.html") if path.is_file()]
+        found += [
+            path.read_text(encoding="utf-8")
+            for path in (self.folder / "termination", self.folder / "page.html")
+            if path.is_file()
+        ]
         for text in found:
             assert not leaks(text), f"ops-worker {' '.join(arguments)}"
         self.said += found
@@ -92,7 +103,10 @@ class Program:
 
 def leaks(text: str) -> list[str]:
     """Return where a text holds the marker, as it is or as Basic authentication has it."""
-    return [found.group() for found in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)]
+    return [
+        found.group()
+        for found in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)
+    ]
 
 
 def assert_nothing_kept(database: Database) -> None:
@@ -105,7 +119,11 @@ def assert_nothing_kept(database: Database) -> None:
 
 @pytest.fixture
 def program(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+    stubs: Stubs,
 ) -> Program:
     """The program on the test's database, with the most talkative log there is."""
     told = stubs.env | {
@@ -152,20 +170,41 @@ def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
         variables[variable] = value
         file = written(folder, f"token-{name}", value)
         text += service(f"literal-{name}", url=url, headers={"X-Key": value})
-        text += service(f"variable-{name}", url=url, headers={"Authorization": f"Bearer ${{{variable}}}"})
+        text += service(
+            f"variable-{name}", url=url, headers={"Authorization": f"Bearer ${{{variable}}}"}
+        )
         text += service(f"file-{name}", url=url, headers={"Authorization": {"file": file}})
-        text += service(f"prefix-{name}", url=url, headers={"Authorization": {"file": file, "prefix": f"{MARKER} "}})
-    variables |= {"TOKEN": MARKER, "EMPTY": "", "SHOP_URL": f"http://{LOGIN}@h?key={MARKER}", "PART": f"h/{MARKER} x"}
-    key = written(folder, "key", f"-----BEGIN PRIVATE KEY-----\n{MARKER}\n-----END PRIVATE KEY-----\n")
-    pem = written(folder, "pem", f"-----BEGIN CERTIFICATE-----\n{MARKER}\n-----END CERTIFICATE-----\n")
+        text += service(
+            f"prefix-{name}",
+            url=url,
+            headers={"Authorization": {"file": file, "prefix": f"{MARKER} "}},
+        )
+    variables |= {
+        "TOKEN": MARKER,
+        "EMPTY": "",
+        "SHOP_URL": f"http://{LOGIN}@h?key={MARKER}",
+        "PART": f"h/{MARKER} x",
+    }
+    key = written(
+        folder, "key", f"-----BEGIN PRIVATE KEY-----\n{MARKER}\n-----END PRIVATE KEY-----\n"
+    )
+    pem = written(
+        folder, "pem", f"-----BEGIN CERTIFICATE-----\n{MARKER}\n-----END CERTIFICATE-----\n"
+    )
     secure = "https://127.0.0.1:9"
     places = {
         "s-token": {"headers": {"Authorization": "Bearer ${TOKEN}"}},
         "s-empty": {"headers": {"Authorization": "Bearer ${EMPTY}", "X-Key": "${EMPTY}"}},
         "s-unset": {"headers": {"Authorization": f"{MARKER} ${{NOT_SET}}"}},
-        "s-swapped": {"headers": {"Authorization": {"file": "${TOKEN}"}, "X-Key": {"file": MARKER}}},
+        "s-swapped": {
+            "headers": {"Authorization": {"file": "${TOKEN}"}, "X-Key": {"file": MARKER}}
+        },
         "s-long": {"headers": {"Authorization": {"file": written(folder, "long", MARKER * 5000)}}},
-        "s-wide": {"headers": {"Authorization": {"file": written(folder, "utf16", MARKER.encode("utf-16"))}}},
+        "s-wide": {
+            "headers": {
+                "Authorization": {"file": written(folder, "utf16", MARKER.encode("utf-16"))}
+            }
+        },
         "s-login": {"url": f"http://{LOGIN}@127.0.0.1:9"},
         "s-login-unescaped": {"url": f"http://user:{MARKER} {MARKER}@127.0.0.1:9"},
         "s-login-port": {"url": f"http://user:{MARKER}"},
@@ -177,7 +216,12 @@ def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
         "s-name": {"url": f"http://{LOGIN}@exa\u2100mple.."},
         "s-key": {"url": secure, "certificate": pem, "key": key},
         "s-authority": {"url": secure, "ca": pem},
-        "s-inline": {"url": secure, "ca": f"-----BEGIN CERTIFICATE-----\n{MARKER}", "certificate": MARKER, "key": MARKER * 500},
+        "s-inline": {
+            "url": secure,
+            "ca": f"-----BEGIN CERTIFICATE-----\n{MARKER}",
+            "certificate": MARKER,
+            "key": MARKER * 500,
+        },
         "s-path": {"url": secure, "certificate": "${TOKEN}", "key": "/${TOKEN}"},
     }
     for name, keys in places.items():
@@ -186,7 +230,13 @@ def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("confirm", ["0", "1"])
-def test_services(program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, confirm: str) -> None:
+def test_services(
+    program: Program,
+    database: Database,
+    stubs: Stubs,
+    monkeypatch: pytest.MonkeyPatch,
+    confirm: str,
+) -> None:
     """Whatever is wrong with the secrets of services, they are unknown, the others are recorded, and no output has a secret."""
     text, variables = services_with_secrets(program.folder, stubs["ingest"].url)
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
@@ -198,21 +248,39 @@ def test_services(program: Program, database: Database, stubs: Stubs, monkeypatc
     monkeypatch.setenv("CONFIRM_DELAY", "0")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    codes = {" ".join(arguments): program(*arguments) for arguments in (EVERYTHING if confirm == "0" else PASSES)}
+    codes = {
+        " ".join(arguments): program(*arguments)
+        for arguments in (EVERYTHING if confirm == "0" else PASSES)
+    }
     assert {code for command, code in codes.items() if "check" not in command} == {0}
     assert {code for command, code in codes.items() if command.startswith("check")} <= {2}
     assert {code for command, code in codes.items() if command.startswith("catalogue check")} <= {4}
     assert_nothing_kept(database)
     rows = database.health()
     assert len(rows) == 4 + text.count("[services.")
-    trimmed = {f"{how}-{name}" for how in ("literal", "variable", "file", "prefix") for name in ("blank", "mark")}
+    trimmed = {
+        f"{how}-{name}"
+        for how in ("literal", "variable", "file", "prefix")
+        for name in ("blank", "mark")
+    }
     trimmed -= {"literal-mark", "variable-mark"}  # a byte order mark belongs to a file
-    assert {name for name, row in rows.items() if row["status"] == "healthy"} == {"ingest", "s-token", *trimmed}
-    assert {row["details"]["status"] for name, row in rows.items() if name.startswith(("literal", "variable", "file", "prefix"))} == {
+    assert {name for name, row in rows.items() if row["status"] == "healthy"} == {
+        "ingest",
+        "s-token",
+        *trimmed,
+    }
+    assert {
+        row["details"]["status"]
+        for name, row in rows.items()
+        if name.startswith(("literal", "variable", "file", "prefix"))
+    } == {
         "healthy",
         "unknown",
     }
-    assert f"authorization: bearer {MARKER}\r".encode().lower() in b"".join(stubs["ingest"].requests).lower()
+    assert (
+        f"authorization: bearer {MARKER}\r".encode().lower()
+        in b"".join(stubs["ingest"].requests).lower()
+    )
 
 
 ANSWERS: dict[str, str | Behaviour] = {
@@ -222,7 +290,9 @@ ANSWERS: dict[str, str | Behaviour] = {
     "redirect": reply("", status="302 Found", headers={"Location": f"http://{LOGIN}@h/"}),
     "encoding": reply("{}", headers={"Content-Encoding": f"x-{MARKER}"}),
     "text": reply(f"Bearer {MARKER}"),
-    "counters": reply(json.dumps({"counters": {"said": f"Bearer {MARKER}", MARKER: 1}, "state": MARKER})),
+    "counters": reply(
+        json.dumps({"counters": {"said": f"Bearer {MARKER}", MARKER: 1}, "state": MARKER})
+    ),
     "down": "down",
     "reset": "reset",
     "500": "500",
@@ -230,7 +300,9 @@ ANSWERS: dict[str, str | Behaviour] = {
 """What a service may do with a request that has secrets in it, some of which it may send back."""
 
 
-def test_answers(program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers(
+    program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However a service answers a request with secrets in it, none of them comes back out."""
     running = {name: Stub("ingest") for name in ANSWERS}
     text = ""
@@ -238,9 +310,21 @@ def test_answers(program: Program, database: Database, stubs: Stubs, monkeypatch
         stub.mode = ANSWERS[name]
         url = stub.url.replace("://", f"://{LOGIN}@")
         state = [{"pointer": "/state", "equals": "up"}]
-        text += service(f"s-{name.replace(' ', '-')}", url=url, headers={"X-Key": MARKER}, counters="*", conditions=state)
+        text += service(
+            f"s-{name.replace(' ', '-')}",
+            url=url,
+            headers={"X-Key": MARKER},
+            counters="*",
+            conditions=state,
+        )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
-    for arguments in (*PASSES, ["check"], ["status"], ["explain", "s-echo"], ["alerts", "list", "--output", "json"]):
+    for arguments in (
+        *PASSES,
+        ["check"],
+        ["status"],
+        ["explain", "s-echo"],
+        ["alerts", "list", "--output", "json"],
+    ):
         assert program(*arguments) == 0
     assert_nothing_kept(database)
     assert len(database.health()) == len(stubs) + len(ANSWERS)
@@ -283,14 +367,21 @@ def test_database_url(program: Program, monkeypatch: pytest.MonkeyPatch, uri: st
     assert "this is a bug" not in "".join(program.said)
 
 
-def test_wrong_password(program: Program, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_password(
+    program: Program, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A password that the server refuses is not said, whether it comes in the URI or by itself; nor one that is none."""
     host, port = database.url.rpartition("@")[2].partition("/")[0].split(":")
     monkeypatch.setenv("DATABASE_URL", database.as_user("postgres", MARKER))
     for arguments in DATABASE:
         assert program(*arguments) in {1, 3}
     monkeypatch.setenv("DATABASE_URL", "")
-    for name, value in {"PG_HOST": host, "PG_PORT": port, "PG_DB": "d", "PG_USER": "postgres"}.items():
+    for name, value in {
+        "PG_HOST": host,
+        "PG_PORT": port,
+        "PG_DB": "d",
+        "PG_USER": "postgres",
+    }.items():
         monkeypatch.setenv(name, value)
     for password in (MARKER, f"{MARKER}\n", f"{MARKER}'\\ x", f"{MARKER}\udcff"):
         monkeypatch.setenv("PG_PASS", password)
@@ -325,7 +416,9 @@ SHAPES = [
     service("a", url="http://h", headers=f"Bearer {MARKER}"),
     service("a", url="http://h", headers={"Authorization": 5, "X-Key": MARKER}),
     service("a", url="http://h", headers={"Content-Length": MARKER}),
-    service("a", url="http://h", headers={"X-Key": {"file": "/x", "prefix": MARKER, "more": MARKER}}),
+    service(
+        "a", url="http://h", headers={"X-Key": {"file": "/x", "prefix": MARKER, "more": MARKER}}
+    ),
     service("a", url="http://h", header={"Authorization": MARKER}),
     service("a", url=[f"http://user:{MARKER} {MARKER}@h", 5]),
     service("a", url={"login": f"http://{LOGIN}@h"}),
@@ -344,12 +437,22 @@ def test_shape_of_a_catalogue(program: Program, monkeypatch: pytest.MonkeyPatch,
         assert program(*arguments) in {2, 4}
 
 
-@pytest.mark.parametrize("text", [f"DATABASE_URL {MARKER}\nPG_PASS='{MARKER}\nA={MARKER}", b"PG_PASS=" + MARKER.encode() + b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"DATABASE_URL {MARKER}\nPG_PASS='{MARKER}\nA={MARKER}",
+        b"PG_PASS=" + MARKER.encode() + b"\xff",
+    ],
+)
 def test_env_file(program: Program, monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
     """However a file of settings is malformed, what it holds is not said."""
     monkeypatch.delenv("DATABASE_URL")
     path = written(program.folder, "x.env", text)
-    for arguments in (["health", "--env-file", path], ["check", "--env-file", path], ["catalogue", "--env-file", path, "check"]):
+    for arguments in (
+        ["health", "--env-file", path],
+        ["check", "--env-file", path],
+        ["catalogue", "--env-file", path, "check"],
+    ):
         program(*arguments)
 
 
@@ -363,7 +466,11 @@ def test_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
         assert program(*arguments) == 2
 
 
-@pytest.mark.parametrize("arguments", [["health", "--output", "json"], ["metrics", "--every", "0.1", "--for", "0.1"]], ids=["once", "loop"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["health", "--output", "json"], ["metrics", "--every", "0.1", "--for", "0.1"]],
+    ids=["once", "loop"],
+)
 def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """What an exception that nobody foresaw says is not passed on; its traceback is, with stars for the secrets."""
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
@@ -372,9 +479,11 @@ def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", catalogue))
 
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError(f"refused: {MARKER}-token") from ValueError(f"{LOGIN} for postgresql://{LOGIN}@{NOWHERE}/d")
+        raise RuntimeError(f"refused: {MARKER}-token") from ValueError(
+            f"{LOGIN} for postgresql://{LOGIN}@{NOWHERE}/d"
+        )
 
-    monkeypatch.setattr(probes, "confirm", broken)
+    monkeypatch.setattr(http, "confirm", broken)
     assert program(*arguments) == 1
     said = "".join(program.said)
     assert "a bug in ops-worker: RuntimeError; the log has the traceback" in said
@@ -391,11 +500,30 @@ def manifests() -> Iterator[str]:
         {"name": "EVALUATOR_HEALTH_URL", "value": f"http://{LOGIN}@h"},
     ]
     for arguments in (["health"], ["health", f"--env-file={MARKER}", f"--token={MARKER}"]):
-        containers = [{"name": "ops-worker", "image": "ops-worker:1", "args": arguments, "env": env}]
-        pod = {"metadata": {"labels": {"app.kubernetes.io/name": "ops-worker"}}, "spec": {"containers": containers}}
-        cronjob = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "ops-worker-health"}}
-        yield json.dumps(cronjob | {"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": pod}}}})
-    yield json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"PG_PASS": MARKER}})
+        containers = [
+            {"name": "ops-worker", "image": "ops-worker:1", "args": arguments, "env": env}
+        ]
+        pod = {
+            "metadata": {"labels": {"app.kubernetes.io/name": "ops-worker"}},
+            "spec": {"containers": containers},
+        }
+        cronjob = {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": {"name": "ops-worker-health"},
+        }
+        yield json.dumps(
+            cronjob
+            | {"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": pod}}}}
+        )
+    yield json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s"},
+            "stringData": {"PG_PASS": MARKER},
+        }
+    )
     for broken in (f"PG_PASS: [{MARKER}", f"PG_PASS: !{MARKER}", f"PG_PASS: *{MARKER}", f"PG_PASS: %{MARKER}", f"a: b: {MARKER}",
                    f'PG_PASS: "\\{MARKER}"', f"PG_PASS: 0b{MARKER}", f"? {{{MARKER}: 1}}\n: - {MARKER}\n -"):  # fmt: skip
         yield f"kind: Secret\n{broken}\n"
@@ -405,7 +533,11 @@ def test_manifests(program: Program) -> None:
     """Manifests are checked, and those that cannot be read refused, without what they hold of secrets."""
     for number, text in enumerate(manifests()):
         # 0: an odd Secret of somebody else's is none of the worker's business.
-        assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {0, 2, 4}
+        assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {
+            0,
+            2,
+            4,
+        }
 
 
 KUBE_USERS: dict[str, Mapping[str, Any]] = {
@@ -414,15 +546,37 @@ KUBE_USERS: dict[str, Mapping[str, Any]] = {
     "line": {"token": f"{MARKER}\nx"},
     "letter": {"token": f"{MARKER}\u4e2d"},
     "login": {"username": "user", "password": MARKER},
-    "certificate": {"client-certificate-data": base64.b64encode(MARKER.encode()).decode(), "client-key-data": "!"},
-    "plugin": {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", f"echo {MARKER} >&2; exit 1"]}},
-    "plugin's answer": {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "echo", "args": [MARKER]}},
+    "certificate": {
+        "client-certificate-data": base64.b64encode(MARKER.encode()).decode(),
+        "client-key-data": "!",
+    },
+    "plugin": {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "sh",
+            "args": ["-c", f"echo {MARKER} >&2; exit 1"],
+        }
+    },
+    "plugin's answer": {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "echo",
+            "args": [MARKER],
+        }
+    },
 }
-CLUSTER: Sequence[list[str]] = [["cluster"], ["cluster", "--output", "json"], ["trigger", "health"], ["check"]]
+CLUSTER: Sequence[list[str]] = [
+    ["cluster"],
+    ["cluster", "--output", "json"],
+    ["trigger", "health"],
+    ["check"],
+]
 
 
 @pytest.mark.parametrize("user", KUBE_USERS.values(), ids=KUBE_USERS)
-def test_kubeconfig(program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, user: Mapping[str, Any]) -> None:
+def test_kubeconfig(
+    program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, user: Mapping[str, Any]
+) -> None:
     """However the credentials of a kubeconfig are wrong, and whatever the server says to them, they are not said."""
     stubs["ingest"].mode = reply(json.dumps({"message": "no"}), status="500 No")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -432,7 +586,9 @@ def test_kubeconfig(program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPa
             "kind": "Config",
             "clusters": [{"name": "c", "cluster": {"server": server}}],
             "users": [{"name": "u", "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u", "namespace": "ops"}}],
+            "contexts": [
+                {"name": "test", "context": {"cluster": "c", "user": "u", "namespace": "ops"}}
+            ],
             "current-context": "test",
         }
         monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", json.dumps(config)))
@@ -451,8 +607,13 @@ def test_what_libraries_log(worker: Worker) -> None:
     assert not leaks(done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("text", [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"])
-def test_kubeconfig_that_is_none(program: Program, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"],
+)
+def test_kubeconfig_that_is_none(
+    program: Program, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     """A kubeconfig that cannot be read is said to be so, without the line on which that is."""
     monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", text))
     for arguments in CLUSTER[:3]:
@@ -461,7 +622,9 @@ def test_kubeconfig_that_is_none(program: Program, monkeypatch: pytest.MonkeyPat
 
 def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stubs: Stubs) -> None:
     """A token of a service account that no header can hold is not said where Events are written."""
-    monkeypatch.setattr(cluster, "TOKEN", Path(written(program.folder, "token", f"{MARKER}\n{MARKER}")))
+    monkeypatch.setattr(
+        kubernetes, "TOKEN", Path(written(program.folder, "token", f"{MARKER}\n{MARKER}"))
+    )
     written(program.folder, "namespace", "ops")
     monkeypatch.setenv("KUBERNETES_EVENTS", "true")
     monkeypatch.setenv("JOB_NAME", "ops-worker-health-1")
@@ -471,8 +634,10 @@ def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stub
     with contextlib.suppress(ImportError):
         from kubernetes.config import incluster_config
 
-        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(cluster.TOKEN))
-        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", written(program.folder, "ca", MARKER))
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(kubernetes.TOKEN))
+        monkeypatch.setattr(
+            incluster_config, "SERVICE_CERT_FILENAME", written(program.folder, "ca", MARKER)
+        )
     assert program("health") == 0
     assert program("check") == 0
     assert "no Kubernetes Event" in "".join(program.said)

@@ -19,14 +19,33 @@ FULL = "/dev/full"
 full = pytest.mark.skipif(not Path(FULL).exists(), reason="this system has no /dev/full")
 
 
-def shell(worker: Worker, arguments: str, redirection: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+def shell(
+    worker: Worker, arguments: str, redirection: str, **env: str
+) -> subprocess.CompletedProcess[bytes]:
     """Run the worker by a shell, which redirects its streams."""
     command = f"exec {sys.executable} -m ops_worker {arguments} {redirection}"
-    return subprocess.run(["/bin/sh", "-c", command], cwd=worker.folder, env=worker.env | env, capture_output=True, timeout=60, check=False)
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=worker.folder,
+        env=worker.env | env,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @full
-@pytest.mark.parametrize("arguments", ["status", "explain ingest", "report -o -", "alerts list", "catalogue show", "status --output json"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "status",
+        "explain ingest",
+        "report -o -",
+        "alerts list",
+        "catalogue show",
+        "status --output json",
+    ],
+)
 def test_full(worker: Worker, arguments: str) -> None:
     """What a person asked for and could not be written is no success, and no bug; it is told in one line."""
     worker("health")
@@ -38,7 +57,10 @@ def test_full(worker: Worker, arguments: str) -> None:
 @full
 def test_full_file(worker: Worker) -> None:
     """A page that has no room is as good as an output that has none; a place that is none is a fault of the command line."""
-    assert worker("report", "-o", FULL).stderr == "ops-worker report: the output could not be written: No space left on device\n"
+    assert (
+        worker("report", "-o", FULL).stderr
+        == "ops-worker report: the output could not be written: No space left on device\n"
+    )
     assert worker("report", "-o", FULL).returncode == 1
     assert worker("report", "-o", "/nowhere/r.html").returncode == 2
 
@@ -50,11 +72,16 @@ def test_full_errors(worker: Worker) -> None:
     assert shell(worker, "health --output json", f">{FULL} 2>&1", PG_ROLE="nobody").returncode == 3
 
 
-@pytest.mark.parametrize("redirection", [pytest.param(f">{FULL} 2>&1", marks=full), ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirection", [pytest.param(f">{FULL} 2>&1", marks=full), ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
+)
 def test_pass(worker: Worker, database: Database, redirection: str) -> None:
     """A pass whose closing line nobody can have is recorded, and so ends with 0."""
     for command in ("health", "metrics --output json"):
-        assert (shell(worker, command, redirection).returncode, database.samples() != {}) == (0, command != "health")
+        assert (shell(worker, command, redirection).returncode, database.samples() != {}) == (
+            0,
+            command != "health",
+        )
     assert set(database.health()) == {"ingest", "evaluator", "dispatcher", "delivery_worker"}
 
 

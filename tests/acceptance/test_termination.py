@@ -43,7 +43,9 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
     stubs["ingest"].mode = "503"
     assert worker("health", "--fail-on-unhealthy").returncode == 4
     found = left(path)
-    assert found.pop("summary").startswith("health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest (")
+    assert found.pop("summary").startswith(
+        "health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest ("
+    )
     assert found == {
         "pass": "health",
         "result": "recorded",
@@ -57,8 +59,16 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "code", "error"),
     [
-        ({"PASS_DEADLINE": "soon"}, 2, "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400"),
-        ({"DATABASE_URL": "postgresql://iot:x@127.0.0.1:1/iot"}, 1, "no connection to database 127.0.0.1:1/iot as iot: "),
+        (
+            {"PASS_DEADLINE": "soon"},
+            2,
+            "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://iot:x@127.0.0.1:1/iot"},
+            1,
+            "no connection to database 127.0.0.1:1/iot as iot: ",
+        ),
     ],
 )
 def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, error: str) -> None:
@@ -66,7 +76,12 @@ def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, erro
     assert worker("metrics", **env).returncode == code
     found = left(path)
     assert found["error"].startswith(error)
-    expected = {"pass": "metrics", "result": "failed", "exit_code": code, "job": "ops-worker-health-29400000"}
+    expected = {
+        "pass": "metrics",
+        "result": "failed",
+        "exit_code": code,
+        "job": "ops-worker-health-29400000",
+    }
     assert {key: value for key, value in found.items() if key != "error"} == expected
 
 
@@ -91,7 +106,9 @@ def test_database_is_asked_again(worker: Worker, database: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     address = urlsplit(database.url)
-    url = urlunsplit(address._replace(netloc=address.netloc.replace(f":{address.port}", f":{port}")))
+    url = urlunsplit(
+        address._replace(netloc=address.netloc.replace(f":{address.port}", f":{port}"))
+    )
     assert "Connection refused" in worker("health", DATABASE_URL=url, CONFIRM_FAILURES="0").stderr
     late = threading.Timer(1.0, lambda: Proxy(address.port or 0, lambda *_: "", own=port))
     late.start()

@@ -47,15 +47,24 @@ def documents(process: subprocess.Popen[str], key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_lost_connection(worker: Worker, database: Database, dsn: str, number: signal.Signals) -> None:
+def test_lost_connection(
+    worker: Worker, database: Database, dsn: str, number: signal.Signals
+) -> None:
     """While the database takes no connections it says why, and how old its last picture is; it ends at once all the same, or goes on."""
     name = database.value("SELECT current_database()::text")
-    with psycopg.connect(dsn, autocommit=True) as server, worker.start("status", "--watch", "1", "--output", "json") as process:
+    with (
+        psycopg.connect(dsn, autocommit=True) as server,
+        worker.start("status", "--watch", "1", "--output", "json") as process,
+    ):
         first = documents(process, "services")
         server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
         lost = documents(process, "error")
-        assert "is not currently accepting connections" in lost["error"] and lost["at"] >= first["at"]
+        assert (
+            "is not currently accepting connections" in lost["error"] and lost["at"] >= first["at"]
+        )
         later = documents(process, "error")
         assert later["age_s"] > lost["age_s"] > 0 and later["at"] == lost["at"]
         if number == signal.SIGINT:
@@ -78,8 +87,12 @@ def test_failover(worker: Worker) -> None:
     with Postgres() as primary:
         load_platform(primary.url())
         with primary.standby() as standby:
-            url = primary.url().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
-            with worker.start("status", "--watch", "1", "--output", "json", DATABASE_URL=url) as process:
+            url = primary.url().replace(
+                f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/"
+            )
+            with worker.start(
+                "status", "--watch", "1", "--output", "json", DATABASE_URL=url
+            ) as process:
                 first = documents(process, "services")
                 primary.stop()
                 while (found := documents(process, "services"))["at"] <= first["at"]:

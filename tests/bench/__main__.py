@@ -24,11 +24,31 @@ def main() -> None:
     """Run the sections that are asked for."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure the worker.")
     parser.add_argument(
-        "sections", nargs="*", choices=[[], *SECTIONS], metavar="SECTION", help=f"{', '.join(SECTIONS)}; all when none is named"
+        "sections",
+        nargs="*",
+        choices=[[], *SECTIONS],
+        metavar="SECTION",
+        help=f"{', '.join(SECTIONS)}; all when none is named",
     )
-    parser.add_argument("--rounds", type=int, default=20, help="how often a pass is run, in turn with the floor (20)")
-    parser.add_argument("--targets", type=int, nargs="+", default=[100, 1000, 10_000], help="how many targets (100 1000 10000)")
-    parser.add_argument("--devices", type=int, default=1_000_000, help="the fleet of the figures (1000000); twice as many alerts")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=20,
+        help="how often a pass is run, in turn with the floor (20)",
+    )
+    parser.add_argument(
+        "--targets",
+        type=int,
+        nargs="+",
+        default=[100, 1000, 10_000],
+        help="how many targets (100 1000 10000)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1_000_000,
+        help="the fleet of the figures (1000000); twice as many alerts",
+    )
     options = parser.parse_args()
     python = str(environment())
     worker = str(Path(python).with_name("ops-worker"))

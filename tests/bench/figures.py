@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 
+from ops_worker.adapters.postgres import Store
 from ops_worker.catalogue import Surroundings, load
-from ops_worker.edges.store import Store
 
 FLEET = """
 INSERT INTO tenants (tenant_id, name) SELECT 't' || n, 't' FROM generate_series(1, 100) AS n ON CONFLICT DO NOTHING;
@@ -21,7 +21,9 @@ SELECT 't' || 1 + n % 100, 's' || n % 1000, 'd' || n, 'THRESHOLD', 'f' || n,
        CASE WHEN n % 500 = 0 THEN 'OPEN' WHEN n % 499 = 0 THEN 'ACKNOWLEDGED' ELSE 'CLOSED' END, 'x'
 FROM generate_series(1, ALERTS) AS n
 """
-HEARTBEATS = "UPDATE device_state SET last_heartbeat_at = now() WHERE abs(hashtext(device_id)) % 10 = 0"
+HEARTBEATS = (
+    "UPDATE device_state SET last_heartbeat_at = now() WHERE abs(hashtext(device_id)) % 10 = 0"
+)
 TIMES = 5
 
 
@@ -29,7 +31,9 @@ def run(url: str, devices: int, alerts: int) -> tuple[list[dict[str, Any]], list
     """Measure each figure (the least of some runs) in three states of the tables; give the rows, and the last plans."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")  # no notification for each row
-        for statement in FLEET.replace("DEVICES", str(devices)).replace("ALERTS", str(alerts)).split(";"):
+        for statement in (
+            FLEET.replace("DEVICES", str(devices)).replace("ALERTS", str(alerts)).split(";")
+        ):
             connection.execute(statement.encode())
         for table in ("device_state", "fleet_alert"):
             connection.execute(f"VACUUM ANALYZE {table}".encode())
@@ -42,12 +46,22 @@ def run(url: str, devices: int, alerts: int) -> tuple[list[dict[str, Any]], list
         connection.execute("ANALYZE device_state")
         states["with the proposed index"] = _measured(connection)
         plans = [
-            f"{name}:\n" + "\n".join(f"    {row[0]}" for row in connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}".encode()))
+            f"{name}:\n"
+            + "\n".join(
+                f"    {row[0]}"
+                for row in connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}".encode())
+            )
             for name, sql in _figures()
         ]
-    rows = [{"figure": name, **{f"{state}, ms": found[name] for state, found in states.items()}} for name, _ in _figures()]
+    rows = [
+        {"figure": name, **{f"{state}, ms": found[name] for state, found in states.items()}}
+        for name, _ in _figures()
+    ]
     total: dict[str, Any] = {"figure": "all"}
-    return [*rows, total | {f"{state}, ms": sum(found.values()) for state, found in states.items()}], plans
+    return [
+        *rows,
+        total | {f"{state}, ms": sum(found.values()) for state, found in states.items()},
+    ], plans
 
 
 def _figures() -> list[tuple[str, str]]:

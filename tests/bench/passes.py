@@ -69,6 +69,12 @@ def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]
         cost = Cost(*(statistics.median(column) for column in zip(*found, strict=True)))
         base = cost.cpu_ms if name.startswith(("floor", "import")) else base
         rows.append(
-            {"one pass": name, "CPU ms": cost.cpu_ms, "wall ms": cost.wall_ms, "peak MB": cost.peak_mb, "of the floor": cost.cpu_ms / base}
+            {
+                "one pass": name,
+                "CPU ms": cost.cpu_ms,
+                "wall ms": cost.wall_ms,
+                "peak MB": cost.peak_mb,
+                "of the floor": cost.cpu_ms / base,
+            }
         )
     return rows

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.adapters.postgres import HEALTH, METRICS, Store
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
-from ops_worker.core.model import Damping, Sample, State, Target, Verdict
-from ops_worker.edges.store import HEALTH, METRICS, Store
+from ops_worker.core.model import Sample, State, Target, Thresholds, Verdict
 
 if TYPE_CHECKING:
+    from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.model import Recorded
-    from ops_worker.edges.store import Transaction
 
-STEPS = (("all new", False), ("all as before", False), ("all alerts open", True), ("all alerts close", False))
+STEPS = (
+    ("all new", False),
+    ("all as before", False),
+    ("all alerts open", True),
+    ("all alerts close", False),
+)
 
 
 def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -23,12 +28,19 @@ def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     store = Store({"conninfo": url})
     for size in sizes:
         for step, down in STEPS:
-            rows.append({"database": f"health, {size} services, {step}", "wall ms": _health(store, size, down=down)})
+            rows.append(
+                {
+                    "database": f"health, {size} services, {step}",
+                    "wall ms": _health(store, size, down=down),
+                }
+            )
         samples = tuple(Sample(f"w{size}-{n}", "a", float(n)) for n in range(size))
         begun = time.monotonic()
         pending = [Pending(begun, samples)]
         store.transact(METRICS, lambda transaction: transaction.record_samples(pending))
-        rows.append({"database": f"metrics, {size} samples", "wall ms": (time.monotonic() - begun) * 1000})
+        rows.append(
+            {"database": f"metrics, {size} samples", "wall ms": (time.monotonic() - begun) * 1000}
+        )
     store.close()
     return rows
 
@@ -38,7 +50,9 @@ def _health(store: Store, size: int, *, down: bool) -> float:
     targets = [Target(f"w{size}-{n}", "", "", ()) for n in range(size)]
     counters = {"messages_received": 123456, "messages_written": 123450, "queue_depth": 17}
     verdicts = [
-        Verdict(one, moment, State.DOWN, "Connection refused") if down else Verdict(one, moment, State.HEALTHY, "", 12, 200, counters)
+        Verdict(one, moment, State.DOWN, "Connection refused")
+        if down
+        else Verdict(one, moment, State.HEALTHY, "", 12, 200, counters)
         for one in targets
     ]
     planning = 0.0
@@ -47,7 +61,7 @@ def _health(store: Store, size: int, *, down: bool) -> float:
         nonlocal planning
         before = transaction.remembered([one.name for one in targets])
         begun = time.monotonic()
-        updates = plan(verdicts, before, Damping(), transaction.time_of, transaction.now)
+        updates = plan(verdicts, before, Thresholds(), transaction.time_of, transaction.now)
         planning = time.monotonic() - begun
         return transaction.record_health(updates)
 

@@ -15,8 +15,14 @@ import sys
 import time
 from collections import deque
 
-BODY = json.dumps({"status": "healthy", "service": "x", "counters": {"a": 1, "b": 2.5, "queue_depth": 17}}).encode()
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(BODY) + BODY
+BODY = json.dumps(
+    {"status": "healthy", "service": "x", "counters": {"a": 1, "b": 2.5, "queue_depth": 17}}
+).encode()
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    % len(BODY)
+    + BODY
+)
 
 
 class Server:

@@ -57,8 +57,18 @@ def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict
     with tempfile.TemporaryDirectory() as name, fast_server() as port:
         folder = Path(name)
         for size in sizes:
-            env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(folder, size, port)}
-            listed = _listed(folder, [f"{one.removeprefix('http://').replace(':', ' ')} /health" for one in urls(size, port)])
+            env = {
+                "PATH": os.environ["PATH"],
+                "DATABASE_URL": url,
+                "OPS_WORKER_CATALOGUE": catalogue(folder, size, port),
+            }
+            listed = _listed(
+                folder,
+                [
+                    f"{one.removeprefix('http://').replace(':', ' ')} /health"
+                    for one in urls(size, port)
+                ],
+            )
             floor = [python, "-c", _floor(AS_JSON), str(listed), str(CONCURRENCY)]
             rows.append(_row(f"asyncio floor, {size}", measure(floor, env), size))
             rows.append(_row(f"health, {size}", measure([worker, "health"], env), size))
@@ -73,7 +83,11 @@ def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
     rows = []
     for wait_ms in (0, 20, 200):
         with tempfile.TemporaryDirectory() as name, fast_server(wait_ms) as port:
-            env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port)}
+            env = {
+                "PATH": os.environ["PATH"],
+                "DATABASE_URL": url,
+                "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port),
+            }
             measure([worker, "health"], env)
         with psycopg.connect(url) as connection:
             found = connection.execute(
@@ -81,7 +95,14 @@ def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
             ).fetchone()
         assert found is not None
         p50, p99, most = (value - wait_ms for value in found[0])
-        rows.append({"latency of": f"a server that waits {wait_ms} ms, {size} targets", "error p50 ms": p50, "p99 ms": p99, "max ms": most})
+        rows.append(
+            {
+                "latency of": f"a server that waits {wait_ms} ms, {size} targets",
+                "error p50 ms": p50,
+                "p99 ms": p99,
+                "max ms": most,
+            }
+        )
     return rows
 
 
@@ -89,21 +110,43 @@ def shards(worker: str, url: str, size: int) -> list[dict[str, Any]]:
     """Divide the targets among 1, 2 and 4 processes at once."""
     rows = []
     with tempfile.TemporaryDirectory() as name, fast_server() as port:
-        env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port)}
+        env = {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": url,
+            "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port),
+        }
         for count in (1, 2, 4):
             used, begun = os.times(), time.monotonic()
             running = [
-                subprocess.Popen([worker, "health", "--shard", f"{n}/{count}"], env=env, stdout=subprocess.DEVNULL) for n in range(count)
+                subprocess.Popen(
+                    [worker, "health", "--shard", f"{n}/{count}"],
+                    env=env,
+                    stdout=subprocess.DEVNULL,
+                )
+                for n in range(count)
             ]
             assert not any(process.wait() for process in running)
             now = os.times()
-            cpu = now.children_user + now.children_system - used.children_user - used.children_system
-            rows.append({"shards": f"{count}, of {size} targets", "wall s": time.monotonic() - begun, "CPU s, all": cpu})
+            cpu = (
+                now.children_user + now.children_system - used.children_user - used.children_system
+            )
+            rows.append(
+                {
+                    "shards": f"{count}, of {size} targets",
+                    "wall s": time.monotonic() - begun,
+                    "CPU s, all": cpu,
+                }
+            )
     return rows
 
 
 def _row(name: str, cost: Cost, size: int) -> dict[str, Any]:
-    return {"targets": name, "CPU ms/probe": cost.cpu_ms / size, "wall s": cost.wall_ms / 1000, "peak MB": cost.peak_mb}
+    return {
+        "targets": name,
+        "CPU ms/probe": cost.cpu_ms / size,
+        "wall s": cost.wall_ms / 1000,
+        "peak MB": cost.peak_mb,
+    }
 
 
 def _floor(parse: str) -> str:
@@ -119,12 +162,23 @@ def _listed(folder: Path, lines: list[str]) -> Path:
 def _exporter(folder: Path, size: int, port: int) -> Cost:
     """Have the exporter probe the targets, asked by the floor's client, whose own CPU does not count."""
     with _running() as (process, exporter):
-        lines = [f"127.0.0.1 {exporter} /probe?module=http_2xx&target={one}/health" for one in urls(size, port)]
-        client = [sys.executable, "-c", _floor("b'probe_success 1' in {}"), str(_listed(folder, lines)), str(CONCURRENCY)]
+        lines = [
+            f"127.0.0.1 {exporter} /probe?module=http_2xx&target={one}/health"
+            for one in urls(size, port)
+        ]
+        client = [
+            sys.executable,
+            "-c",
+            _floor("b'probe_success 1' in {}"),
+            str(_listed(folder, lines)),
+            str(CONCURRENCY),
+        ]
         used, begun = cpu_ms(process.pid), time.monotonic()
         subprocess.run(client, check=True, stdout=subprocess.DEVNULL)
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        peak = next(
+            int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
+        )
         return Cost(cpu_ms(process.pid) - used, (time.monotonic() - begun) * 1000, peak / 1024)
 
 
@@ -136,10 +190,19 @@ def _running() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
-        file.write("modules: {http_2xx: {prober: http, timeout: 5s, http: {preferred_ip_protocol: ip4}}}\n")
+        file.write(
+            "modules: {http_2xx: {prober: http, timeout: 5s, http: {preferred_ip_protocol: ip4}}}\n"
+        )
         file.flush()
-        command = [program, f"--config.file={file.name}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        command = [
+            program,
+            f"--config.file={file.name}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=error",
+        ]
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             for _ in range(100):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                     break

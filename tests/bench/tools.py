@@ -38,7 +38,9 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
     A process's peak memory begins with that of the one that started it, so a small one does.
     """
     starter = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
-    done = subprocess.run(starter, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        starter, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, check=True
+    )
     return Cost(*json.loads(done.stdout))
 
 
@@ -65,7 +67,9 @@ def cpu_ms(pid: int) -> float:
 def fast_server(wait_ms: float = 0) -> Iterator[int]:
     """Run the fast server (``tests.bench.server``) as a process of its own; give its port."""
     command = [sys.executable, str(Path(__file__).with_name("server.py")), str(wait_ms)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             yield int(process.stdout.readline())
@@ -75,13 +79,18 @@ def fast_server(wait_ms: float = 0) -> Iterator[int]:
 
 def urls(number: int, port: int) -> list[str]:
     """Give that many base URLs, each with a loopback address of its own."""
-    return [f"http://127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}:{port}" for n in range(number)]
+    return [
+        f"http://127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}:{port}" for n in range(number)
+    ]
 
 
 def catalogue(folder: Path, number: int, port: int) -> str:
     """Write a catalogue of that many services; give its path."""
     path = folder / f"{number}-{port}.toml"
-    services = (f'[services.s{n:05}]\nurl = "{url}"\ncounters = ["a", "b"]\n' for n, url in enumerate(urls(number, port)))
+    services = (
+        f'[services.s{n:05}]\nurl = "{url}"\ncounters = ["a", "b"]\n'
+        for n, url in enumerate(urls(number, port))
+    )
     path.write_text("builtin = false\n" + "".join(services), encoding="utf-8")
     return str(path)
 
@@ -94,7 +103,8 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     for line in (list(rows[0]), *texts):
         print(
             "  ".join(
-                cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+                cell.ljust(width) if n == 0 else cell.rjust(width)
+                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip(),
             flush=True,
         )
@@ -102,5 +112,11 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+        return (
+            f"{value:.3f}"
+            if abs(value) < 1
+            else f"{value:.2f}"
+            if abs(value) < 10
+            else f"{value:.1f}"
+        )
     return "-" if value is None else str(value)

@@ -32,7 +32,9 @@ def read(text: str, *, known: bool = True, **variables: str) -> tuple[Catalogue,
 
 def test_builtin() -> None:
     """Without a file, the platform's services and figures are in force, and nothing is wrong with them."""
-    found, faults = load(None, Surroundings({"INGEST_URL": "", "EVALUATOR_URL": "http://e:1/base/"}))
+    found, faults = load(
+        None, Surroundings({"INGEST_URL": "", "EVALUATOR_URL": "http://e:1/base/"})
+    )
     assert not faults
     assert [(target.name, target.series) for target in found.targets] == [
         ("evaluator", "evaluator"),
@@ -83,7 +85,12 @@ def test_everything(tmp_path: Path) -> None:
     """Every key of a service and of a figure comes to what it says."""
     (tmp_path / "key").write_text("s3cret\n")
     (tmp_path / "ca.pem").write_text("x")
-    found, faults = read(EVERYTHING.replace("FOLDER", str(tmp_path)), HOST="shop.example", TOKEN="t0ken", DIR=str(tmp_path))
+    found, faults = read(
+        EVERYTHING.replace("FOLDER", str(tmp_path)),
+        HOST="shop.example",
+        TOKEN="t0ken",
+        DIR=str(tmp_path),
+    )
     assert not faults
     assert found.targets == (
         Target(
@@ -97,14 +104,27 @@ def test_everything(tmp_path: Path) -> None:
             json=True,
             headers=(("Authorization", "Bearer t0ken"), ("X-Key", "k=s3cret")),
             tls=Tls(f"{tmp_path}/ca.pem", f"{tmp_path}/ca.pem", f"{tmp_path}/key"),
-            conditions=(Condition("/db/state", "one_of", ("up", "ok")), Condition("/queue", "at_most", 100)),
+            conditions=(
+                Condition("/db/state", "one_of", ("up", "ok")),
+                Condition("/queue", "at_most", 100),
+            ),
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
             written="https://${HOST}:8443/shop/status?full=1",
         ),
     )
-    assert found.figures == (Figure("orders", "open", "SELECT count(*) AS value FROM orders", ("orders",), 0.5, 60.0, {"kind": "x"}),)
+    assert found.figures == (
+        Figure(
+            "orders",
+            "open",
+            "SELECT count(*) AS value FROM orders",
+            ("orders",),
+            0.5,
+            60.0,
+            {"kind": "x"},
+        ),
+    )
     assert found.own == {"services.shop.eu", "figures.orders.open"}
 
 
@@ -113,7 +133,10 @@ def test_added_and_replaced() -> None:
     found, faults = read('[services.evaluator]\nurl = "http://mine"\n[services.shop]\nurl = "http://s"\ncounters = "*"\n'
                          '[figures.platform.alerts_open]\nsql = "SELECT 1 AS value"\nevery = 30\n')  # fmt: skip
     assert not faults
-    assert [(target.name, target.url, target.counters) for target in found.targets[1:2] + found.targets[4:]] == [
+    assert [
+        (target.name, target.url, target.counters)
+        for target in found.targets[1:2] + found.targets[4:]
+    ] == [
         ("evaluator", "http://mine/health", ()),
         ("shop", "http://s/health", None),
     ]
@@ -259,27 +282,42 @@ def test_faults_all_at_once() -> None:
 def test_too_many() -> None:
     """There are limits, which are told."""
     many = ALONE + "".join(f'[services.s{n}]\nurl = "http://h"\n' for n in range(10_001))
-    assert read(many)[1] == ["c.toml: services: 10001 services, but at most 10000; divide them among several installations"]
+    assert read(many)[1] == [
+        "c.toml: services: 10001 services, but at most 10000; divide them among several installations"
+    ]
     many = ALONE + "".join(f'[figures.f.x{n}]\nsql = "SELECT 1 AS value"\n' for n in range(201))
     assert read(many)[1] == ["c.toml: figures: 201 figures, but at most 200"]
 
 
 def test_elsewhere() -> None:
     """A catalogue for another machine is checked without its variables and files."""
-    text = service('ca = "/x"\nheaders = { a = "${T}", b = { file = "/x" } }') + '[services.b]\nurl = "http://${HOST}"\n'
+    text = (
+        service('ca = "/x"\nheaders = { a = "${T}", b = { file = "/x" } }')
+        + '[services.b]\nurl = "http://${HOST}"\n'
+    )
     found, faults = read(text, known=False)
     assert not faults
     assert not found.faults
-    assert [target.url for target in found.targets[4:]] == ["http://a/health", "http://${HOST}/health"]
-    found, faults = read(service('headers = { a = "hush\\r\\nX: y" }'), known=False, INGEST_URL="ftp://hush")
+    assert [target.url for target in found.targets[4:]] == [
+        "http://a/health",
+        "http://${HOST}/health",
+    ]
+    found, faults = read(
+        service('headers = { a = "hush\\r\\nX: y" }'), known=False, INGEST_URL="ftp://hush"
+    )
     assert not faults
-    assert [fault.split(" ", 2)[:2] for fault in found.faults] == [["built-in", "catalogue:"], ["c.toml:", "services.a.headers.a"]]
+    assert [fault.split(" ", 2)[:2] for fault in found.faults] == [
+        ["built-in", "catalogue:"],
+        ["c.toml:", "services.a.headers.a"],
+    ]
     assert "hush" not in str(found.faults)
 
 
 def test_names_are_told_apart() -> None:
     """Names that differ only by case are two services, as they are two rows, series and alerts to the database."""
-    found, faults = read('[services.A]\nurl = "http://a"\n[services.a]\nurl = "http://a"\n[services."a."]\nurl = "http://a"\n')
+    found, faults = read(
+        '[services.A]\nurl = "http://a"\n[services.a]\nurl = "http://a"\n[services."a."]\nurl = "http://a"\n'
+    )
     assert not faults
     assert [target.series for target in found.targets[4:]] == ["A", "a", "a."]
 
@@ -291,13 +329,20 @@ def test_what_is_around_a_secret(tmp_path: Path, content: str) -> None:
     text = f'headers = {{ A = "${{V}}", B = "Bearer ${{V}}", C = {{ file = "{tmp_path}/key", prefix = "Bearer " }}, D = " s3cret " }}'
     found, faults = read(service(text), V=content.strip("\ufeff"))
     assert not faults + found.faults
-    assert [value for _, value in found.targets[4].headers] == ["s3cret", "Bearer s3cret", "Bearer s3cret", "s3cret"]
+    assert [value for _, value in found.targets[4].headers] == [
+        "s3cret",
+        "Bearer s3cret",
+        "Bearer s3cret",
+        "s3cret",
+    ]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """A file that is a pipe into which nobody writes does not hold up everything."""
     os.mkfifo(tmp_path / "pipe")
-    found, _ = read(service(f'ca = "{tmp_path}/pipe"\nheaders = {{ A = {{ file = "{tmp_path}/pipe" }} }}'))
+    found, _ = read(
+        service(f'ca = "{tmp_path}/pipe"\nheaders = {{ A = {{ file = "{tmp_path}/pipe" }} }}')
+    )
     assert len(found.targets[4].faults) == 2
 
 
@@ -307,7 +352,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 ))  # fmt: skip
 def test_load_is_total(value: object) -> None:
     """Nothing that a file may hold makes anything but faults."""
-    text = "\n".join(f"{key} = {_toml(item)}" for key, item in value.items()) if isinstance(value, dict) else f"builtin = {_toml(value)}"
+    text = (
+        "\n".join(f"{key} = {_toml(item)}" for key, item in value.items())
+        if isinstance(value, dict)
+        else f"builtin = {_toml(value)}"
+    )
     assert all(fault.startswith("c.toml: ") for fault in read(text)[1])
 
 
@@ -317,7 +366,9 @@ def _toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, float):
-        return repr(value)  # TOML's own words for nan and inf; an exponent without a point is one of its integers, or bad TOML
+        return repr(
+            value
+        )  # TOML's own words for nan and inf; an exponent without a point is one of its integers, or bad TOML
     if isinstance(value, str):
         return json.dumps(re.sub("[\ud800-\udfff\x7f]", "", value))
     return '""' if value is None else str(value).lower()
@@ -327,11 +378,15 @@ def _toml(value: object) -> str:
 def path(tmp_path: Path) -> Path:
     """A file with a service and a figure."""
     file = tmp_path / "c.toml"
-    file.write_text(service('headers = { Authorization = "Bearer ${TOKEN}" }') + figure("every = 60"))
+    file.write_text(
+        service('headers = { Authorization = "Bearer ${TOKEN}" }') + figure("every = 60")
+    )
     return file
 
 
-def test_check(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``check`` needs no database and no password; 4 says that there are faults, and each is a line."""
     assert main(["catalogue", "check", str(path)]) == 4
     assert capsys.readouterr().out.splitlines() == [
@@ -343,17 +398,23 @@ def test_check(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert main(["catalogue", "check"]) == 0
     assert capsys.readouterr().out == "catalogue: 5 services watched, 7 figures, 0 faults\n"
     assert main(["catalogue", "check", "/no/such.toml"]) == 4
-    assert capsys.readouterr().out.startswith("catalogue /no/such.toml cannot be read: No such file or directory\n")
+    assert capsys.readouterr().out.startswith(
+        "catalogue /no/such.toml cannot be read: No such file or directory\n"
+    )
     path.write_bytes(b"\xff")
     assert main(["catalogue", "check"]) == 4
     assert "codec can't decode" in capsys.readouterr().out
 
 
-def test_show(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``show`` tells what is in force and from where, and no secret."""
     assert main(["catalogue", "show", str(path)]) == 0
     assert re.search(
-        r"^a +a +not probed: headers.Authorization: TOKEN is not set, in the environment or .env", capsys.readouterr().out, re.MULTILINE
+        r"^a +a +not probed: headers.Authorization: TOKEN is not set, in the environment or .env",
+        capsys.readouterr().out,
+        re.MULTILINE,
     )
     monkeypatch.setenv("TOKEN", "hush")
     monkeypatch.setenv("INGEST_URL", "")
@@ -371,7 +432,12 @@ def test_show(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 @pytest.mark.integration
-def test_prepare(database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare(
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With --prepare each statement is put to the database, which runs none of them; a table that is not there is a note."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     file = tmp_path / "c.toml"
@@ -393,7 +459,9 @@ def test_prepare(database: Database, tmp_path: Path, capsys: pytest.CaptureFixtu
         "note: figures.x.gone is absent: no table gone",
         f'{file}: figures.x.nothing.sql: relation "nowhere" does not exist',
     ]
-    assert lines[2].startswith(f"{file}: figures.x.columns.sql: returns number; it has to return `value`")
+    assert lines[2].startswith(
+        f"{file}: figures.x.columns.sql: returns number; it has to return `value`"
+    )
     assert lines[3].startswith(f"{file}: figures.x.syntax.sql: syntax error at")
     assert lines[4].startswith(f"{file}: figures.x.writes.sql: ")
     assert lines[5:] == ["catalogue: 4 services watched, 13 figures, 4 faults"]

@@ -27,7 +27,14 @@ NAMESPACE = "ops-worker"
 
 def kubectl(*arguments: str, stdin: str = "") -> str:
     """Run kubectl, which has to succeed without a warning; give what it prints."""
-    done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        ["kubectl", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
     assert "Warning" not in done.stderr, done.stderr
     return done.stdout
@@ -44,7 +51,9 @@ class Ended(NamedTuple):
     @property
     def message(self) -> dict[str, Any]:
         """What the last pod left."""
-        found: dict[str, Any] = json.loads(self.pods[-1]["status"]["containerStatuses"][0]["state"]["terminated"]["message"])
+        found: dict[str, Any] = json.loads(
+            self.pods[-1]["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
+        )
         return found
 
 
@@ -57,7 +66,17 @@ class Installation(NamedTuple):
 
     def job(self, name: str, cronjob: str, env: dict[str, str] | None = None) -> Ended:
         """Run a Job from a CronJob, with some variables set otherwise, to its end."""
-        text = kubectl("-n", NAMESPACE, "create", "job", name, f"--from=cronjob/ops-worker-{cronjob}", "--dry-run=client", "-o", "json")
+        text = kubectl(
+            "-n",
+            NAMESPACE,
+            "create",
+            "job",
+            name,
+            f"--from=cronjob/ops-worker-{cronjob}",
+            "--dry-run=client",
+            "-o",
+            "json",
+        )
         job = json.loads(text)
         job["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).extend(
             {"name": k, "value": v} for k, v in (env or {}).items()
@@ -65,10 +84,16 @@ class Installation(NamedTuple):
         kubectl("create", "-f", "-", stdin=json.dumps(job))
         end = time.monotonic() + 110
         while time.monotonic() < end:
-            status = json.loads(kubectl("-n", NAMESPACE, "get", "job", name, "-o", "json"))["status"]
+            status = json.loads(kubectl("-n", NAMESPACE, "get", "job", name, "-o", "json"))[
+                "status"
+            ]
             for condition in status.get("conditions", ()):
                 if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
-                    found = json.loads(kubectl("-n", NAMESPACE, "get", "pods", "-l", f"job-name={name}", "-o", "json"))["items"]
+                    found = json.loads(
+                        kubectl(
+                            "-n", NAMESPACE, "get", "pods", "-l", f"job-name={name}", "-o", "json"
+                        )
+                    )["items"]
                     pods = sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
                     return Ended(name, condition["type"], condition.get("reason", ""), pods)
             time.sleep(0.5)
@@ -83,7 +108,9 @@ def installation() -> Iterator[Installation]:
     if not shutil.which("kubectl"):
         pytest.skip("there is no kubectl")
     if NAMESPACE in kubectl("get", "namespaces", "-o", "name"):
-        pytest.skip(f"the cluster has a namespace {NAMESPACE}: an installation that is not the test's to change")
+        pytest.skip(
+            f"the cluster has a namespace {NAMESPACE}: an installation that is not the test's to change"
+        )
     host = os.environ.get("OPS_TEST_HOST") or _address()
     with Postgres(also=host) as server, Stubs(host) as stubs:
         load_platform(server.url())
@@ -98,24 +125,64 @@ def installation() -> Iterator[Installation]:
 
 def _address() -> str:
     """Guess the address of this machine that pods reach: a node's, when the cluster runs on it."""
-    return json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]["status"]["addresses"][0]["address"]  # type: ignore[no-any-return]
+    node = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]
+    return str(node["status"]["addresses"][0]["address"])
 
 
 def _point_at(host: str, port: int, stubs: Stubs) -> None:
     """Let the installation use what listens on the host: the settings, the network policy, the Secret; the schedules are suspended."""
-    data = stubs.env | {"PG_HOST": host, "PG_PORT": str(port), "PG_DB": "postgres", "PG_USER": "postgres", "PG_ROLE": ""}
+    data = stubs.env | {
+        "PG_HOST": host,
+        "PG_PORT": str(port),
+        "PG_DB": "postgres",
+        "PG_USER": "postgres",
+        "PG_ROLE": "",
+    }
     kubectl("-n", NAMESPACE, "patch", "configmap", "ops-worker", "-p", json.dumps({"data": data}))
-    to_host = [{"op": "add", "path": "/spec/egress/-", "value": {"to": [{"ipBlock": {"cidr": f"{host}/32"}}]}}]
-    kubectl("-n", NAMESPACE, "patch", "networkpolicy", "ops-worker", "--type=json", "-p", json.dumps(to_host))
+    to_host = [
+        {
+            "op": "add",
+            "path": "/spec/egress/-",
+            "value": {"to": [{"ipBlock": {"cidr": f"{host}/32"}}]},
+        }
+    ]
+    kubectl(
+        "-n",
+        NAMESPACE,
+        "patch",
+        "networkpolicy",
+        "ops-worker",
+        "--type=json",
+        "-p",
+        json.dumps(to_host),
+    )
     for name in ("health", "metrics"):
-        kubectl("-n", NAMESPACE, "patch", "cronjob", f"ops-worker-{name}", "-p", '{"spec": {"suspend": true}}')
-    kubectl("-n", NAMESPACE, "create", "secret", "generic", "ops-worker", f"--from-literal=PG_PASS={PASSWORD}")
+        kubectl(
+            "-n",
+            NAMESPACE,
+            "patch",
+            "cronjob",
+            f"ops-worker-{name}",
+            "-p",
+            '{"spec": {"suspend": true}}',
+        )
+    kubectl(
+        "-n",
+        NAMESPACE,
+        "create",
+        "secret",
+        "generic",
+        "ops-worker",
+        f"--from-literal=PG_PASS={PASSWORD}",
+    )
 
 
 @pytest.fixture(autouse=True)
 def _empty(request: pytest.FixtureRequest) -> None:
     """Each test begins without rows."""
     if "installation" in request.fixturenames:
-        with psycopg.connect(request.getfixturevalue("installation").database.url, autocommit=True) as connection:
+        with psycopg.connect(
+            request.getfixturevalue("installation").database.url, autocommit=True
+        ) as connection:
             connection.execute("DELETE FROM system_metrics")
             connection.execute("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")

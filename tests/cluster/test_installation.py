@@ -33,10 +33,18 @@ def test_again_changes_nothing(installation: Installation) -> None:
 @pytest.mark.parametrize("path", RENDERED, ids=[path.parent.name for path in RENDERED])
 def test_variants_are_accepted(installation: Installation, path: Path) -> None:  # noqa: ARG001 - the namespace is there
     """A server-side dry run of every variant, under Pod Security restricted, is accepted without a warning."""
-    if path.parent.name == "monitoring" and not kubectl("get", "crd", PROMETHEUS_RULES, "--ignore-not-found", "-o", "name"):
-        pytest.skip(f"the cluster has no CRD {PROMETHEUS_RULES}, which the Prometheus Operator brings")
+    if path.parent.name == "monitoring" and not kubectl(
+        "get", "crd", PROMETHEUS_RULES, "--ignore-not-found", "-o", "name"
+    ):
+        pytest.skip(
+            f"the cluster has no CRD {PROMETHEUS_RULES}, which the Prometheus Operator brings"
+        )
     objects = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-    foreign = [one for one in objects if one["kind"] == "Namespace" and one["metadata"]["name"] != NAMESPACE]
+    foreign = [
+        one
+        for one in objects
+        if one["kind"] == "Namespace" and one["metadata"]["name"] != NAMESPACE
+    ]
     try:
         for namespace in foreign:
             kubectl("apply", "-f", "-", stdin=yaml.safe_dump(namespace))
@@ -61,14 +69,33 @@ def test_passes_complete(installation: Installation) -> None:
 
 def test_schedule(installation: Installation) -> None:
     """The controller itself starts the pass, within two minutes of being let."""
-    kubectl("-n", NAMESPACE, "patch", "cronjob", "ops-worker-metrics", "-p", '{"spec": {"suspend": false}}')
+    kubectl(
+        "-n",
+        NAMESPACE,
+        "patch",
+        "cronjob",
+        "ops-worker-metrics",
+        "-p",
+        '{"spec": {"suspend": false}}',
+    )
     end = time.monotonic() + 130
     try:
-        while not installation.database.rows("SELECT 1 FROM system_metrics") and time.monotonic() < end:
+        while (
+            not installation.database.rows("SELECT 1 FROM system_metrics")
+            and time.monotonic() < end
+        ):
             time.sleep(2)
         assert installation.database.rows("SELECT 1 FROM system_metrics")
     finally:
-        kubectl("-n", NAMESPACE, "patch", "cronjob", "ops-worker-metrics", "-p", '{"spec": {"suspend": true}}')
+        kubectl(
+            "-n",
+            NAMESPACE,
+            "patch",
+            "cronjob",
+            "ops-worker-metrics",
+            "-p",
+            '{"spec": {"suspend": true}}',
+        )
 
 
 def test_wrong_password(installation: Installation) -> None:
@@ -87,7 +114,10 @@ def test_bad_setting(installation: Installation) -> None:
     ended = installation.job("t-setting", "health", {"PASS_DEADLINE": "soon"})
     assert (ended.condition, ended.reason) == ("Failed", "PodFailurePolicy")
     assert len(ended.pods) == 1
-    assert ended.message["error"] == "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400"
+    assert (
+        ended.message["error"]
+        == "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400"
+    )
     assert ended.message["exit_code"] == 2
 
 
@@ -103,13 +133,31 @@ def test_nothing_is_compiled(installation: Installation) -> None:
 def test_memory(installation: Installation) -> None:
     """The pass stays far below its limit: half of it, here set as the limit, is enough."""
     text = kubectl("-n", NAMESPACE, "get", "cronjob", "ops-worker-health", "-o", "json")
-    limit = json.loads(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    limit = json.loads(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0][
+        "resources"
+    ]["limits"]["memory"]
     assert limit == "128Mi"
-    kubectl("-n", NAMESPACE, "set", "resources", "cronjob/ops-worker-health", "--limits=memory=72Mi", "--requests=memory=64Mi")
+    kubectl(
+        "-n",
+        NAMESPACE,
+        "set",
+        "resources",
+        "cronjob/ops-worker-health",
+        "--limits=memory=72Mi",
+        "--requests=memory=64Mi",
+    )
     try:
         assert installation.job("t-memory", "health").condition == "Complete"
     finally:
-        kubectl("-n", NAMESPACE, "set", "resources", "cronjob/ops-worker-health", "--limits=memory=128Mi", "--requests=memory=64Mi")
+        kubectl(
+            "-n",
+            NAMESPACE,
+            "set",
+            "resources",
+            "cronjob/ops-worker-health",
+            "--limits=memory=128Mi",
+            "--requests=memory=64Mi",
+        )
 
 
 def test_trigger(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +172,9 @@ def test_trigger(installation: Installation, capsys: pytest.CaptureFixture[str])
     assert "Complete" in err
     owned = json.loads(kubectl("-n", NAMESPACE, "get", "jobs", "-o", "json"))["items"]
     names = [
-        job["metadata"]["name"] for job in owned if job["metadata"]["annotations"].get("cronjob.kubernetes.io/instantiate") == "manual"
+        job["metadata"]["name"]
+        for job in owned
+        if job["metadata"]["annotations"].get("cronjob.kubernetes.io/instantiate") == "manual"
     ]
     assert any(name.startswith("ops-worker-health-m") for name in names)
 
@@ -135,14 +185,27 @@ def test_table(installation: Installation, capsys: pytest.CaptureFixture[str]) -
     assert ended.condition == "Failed"
     assert main(["cluster", "-n", NAMESPACE, "--fail-on-warnings"]) == 4
     out = capsys.readouterr().out
-    assert re.search(r"^ops-worker-metrics +\* \* \* \* \* +yes .* 1 +no connection to database", out, re.MULTILINE)
-    assert "warning: ops-worker-metrics: the last pass failed with exit code 1: no connection to database" in out
+    assert re.search(
+        r"^ops-worker-metrics +\* \* \* \* \* +yes .* 1 +no connection to database",
+        out,
+        re.MULTILINE,
+    )
+    assert (
+        "warning: ops-worker-metrics: the last pass failed with exit code 1: no connection to database"
+        in out
+    )
 
 
-def test_not_permitted(installation: Installation, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:  # noqa: ARG001 - it is there
+def test_not_permitted(
+    installation: Installation,  # noqa: ARG001 - it is there
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     """Somebody without rights is told which are missing, and ends with 3."""
     config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    config["users"][0]["user"] = {"token": kubectl("-n", NAMESPACE, "create", "token", "ops-worker").strip()}
+    config["users"][0]["user"] = {
+        "token": kubectl("-n", NAMESPACE, "create", "token", "ops-worker").strip()
+    }
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config), encoding="utf-8")
     assert main(["cluster", "-n", NAMESPACE, "--kubeconfig", str(path)]) == 3
@@ -155,9 +218,22 @@ def test_not_permitted(installation: Installation, capsys: pytest.CaptureFixture
 
 def test_events(installation: Installation) -> None:
     """With the variant, `kubectl describe cronjob` tells of a service that went down. Wants an image with the extra `cluster`."""
-    objects = list(yaml.safe_load_all((K8S / "variants" / "events" / "rendered.yaml").read_text(encoding="utf-8")))
-    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(one for one in objects if one["kind"] in {"Role", "RoleBinding"}))
-    (health,) = (one for one in objects if one["kind"] == "CronJob" and one["metadata"]["name"] == "ops-worker-health")
+    objects = list(
+        yaml.safe_load_all(
+            (K8S / "variants" / "events" / "rendered.yaml").read_text(encoding="utf-8")
+        )
+    )
+    kubectl(
+        "apply",
+        "-f",
+        "-",
+        stdin=yaml.safe_dump_all(one for one in objects if one["kind"] in {"Role", "RoleBinding"}),
+    )
+    (health,) = (
+        one
+        for one in objects
+        if one["kind"] == "CronJob" and one["metadata"]["name"] == "ops-worker-health"
+    )
     health["spec"]["suspend"] = True
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(health))
     installation.stubs["ingest"].mode = "503"
@@ -173,15 +249,21 @@ def test_events(installation: Installation) -> None:
 
 def variant(name: str, kind: str, which: str) -> str:
     """Give one object of a variant, as YAML."""
-    objects = yaml.safe_load_all((K8S / "variants" / name / "rendered.yaml").read_text(encoding="utf-8"))
-    return yaml.safe_dump(next(one for one in objects if one["kind"] == kind and one["metadata"]["name"] == which))
+    objects = yaml.safe_load_all(
+        (K8S / "variants" / name / "rendered.yaml").read_text(encoding="utf-8")
+    )
+    return yaml.safe_dump(
+        next(one for one in objects if one["kind"] == kind and one["metadata"]["name"] == which)
+    )
 
 
 def test_sidecar(installation: Installation) -> None:
     """The Deployment becomes ready, which it is once the database has answered, and samples each five seconds."""
     kubectl("apply", "-f", "-", stdin=variant("sidecar", "Deployment", "ops-worker-sidecar"))
     try:
-        kubectl("-n", NAMESPACE, "rollout", "status", "deployment/ops-worker-sidecar", "--timeout=90s")
+        kubectl(
+            "-n", NAMESPACE, "rollout", "status", "deployment/ops-worker-sidecar", "--timeout=90s"
+        )
         time.sleep(12)
         assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 3
     finally:

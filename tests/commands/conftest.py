@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker.cli import main
-from tests.history import seed
+from tests.seed_history import seed
 
 if TYPE_CHECKING:
     from tests.conftest import Database

@@ -35,12 +35,17 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["alerts", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[1].split()[1:3] == ["evaluator", "OPEN"]
-    opened.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'")
+    opened.rows(
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
+    )
     assert main(["alerts", "list"]) == 0
     assert capsys.readouterr().out == "no alert is open\n"
     assert main(["alerts", "list", "--all", "--output", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [(one["service"], one["status"]) for one in found] == [("evaluator", "CLOSED"), ("dispatcher", "CLOSED")]
+    assert [(one["service"], one["status"]) for one in found] == [
+        ("evaluator", "CLOSED"),
+        ("dispatcher", "CLOSED"),
+    ]
 
 
 def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,9 +54,14 @@ def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
     assert capsys.readouterr().out == f"alert {number} of evaluator is acknowledged by kim\n"
     row = next(alert for alert in opened.alerts() if alert["id"] == number)
-    assert (row["status"], row["acknowledged_by"]) == ("ACKNOWLEDGED", "kim") and row["acknowledged_at"] is not None
+    assert (row["status"], row["acknowledged_by"]) == ("ACKNOWLEDGED", "kim") and row[
+        "acknowledged_at"
+    ] is not None
     assert main(["alerts", "ack", str(number)]) == 2
-    assert capsys.readouterr().err == f"ops-worker alerts: alert {number} is ACKNOWLEDGED by kim already\n"
+    assert (
+        capsys.readouterr().err
+        == f"ops-worker alerts: alert {number} is ACKNOWLEDGED by kim already\n"
+    )
     stubs["evaluator"].mode = "ok"
     assert main(["health"]) == 0
     assert next(alert for alert in opened.alerts() if alert["id"] == number)["status"] == "CLOSED"
@@ -62,7 +72,11 @@ def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
     number = numbers(opened)["evaluator"]
     assert main(["alerts", "close", str(number)]) == 0
     row = next(alert for alert in opened.alerts() if alert["id"] == number)
-    assert row["status"] == "CLOSED" and row["closed_at"] is not None and "resolved_at" in row["details"]
+    assert (
+        row["status"] == "CLOSED"
+        and row["closed_at"] is not None
+        and "resolved_at" in row["details"]
+    )
     assert main(["alerts", "close", str(number)]) == 2
     assert f"alert {number} is CLOSED already" in capsys.readouterr().err
     assert main(["health"]) == 0
@@ -80,7 +94,9 @@ def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: s
     assert opened.rows("SELECT * FROM fleet_alert ORDER BY id") == before
 
 
-def test_prune(opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune(
+    opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is left of a service that is not watched any more goes when a person says so, and a dry run tells it first."""
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services were removed\n"
@@ -89,19 +105,33 @@ def test_prune(opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     before = (opened.health(), opened.alerts())
     assert main(["alerts", "prune", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("would remove evaluator: row of ") and lines[0].endswith(f", alert {numbers(opened)['evaluator']} closed")
-    assert lines[1].startswith("would remove ingest: row of ") and lines[2] == "alerts prune: 2 services would be removed"
+    assert lines[0].startswith("would remove evaluator: row of ") and lines[0].endswith(
+        f", alert {numbers(opened)['evaluator']} closed"
+    )
+    assert (
+        lines[1].startswith("would remove ingest: row of ")
+        and lines[2] == "alerts prune: 2 services would be removed"
+    )
     assert (opened.health(), opened.alerts()) == before
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out.endswith("alerts prune: 2 services were removed\n")
     assert sorted(opened.health()) == ["delivery_worker", "dispatcher"]
-    assert {alert["details"]["service"]: alert["status"] for alert in opened.alerts()} == {"evaluator": "CLOSED", "dispatcher": "OPEN"}
-    opened.rows("UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    assert {alert["details"]["service"]: alert["status"] for alert in opened.alerts()} == {
+        "evaluator": "CLOSED",
+        "dispatcher": "OPEN",
+    }
+    opened.rows(
+        "UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
     assert main(["alerts", "prune", "--dry-run"]) == 0
-    assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", "the passes close it themselves"
+    assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", (
+        "the passes close it themselves"
+    )
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
     opened.rows("DROP TABLE service_health CASCADE")
     assert main(["alerts", "prune", "--dry-run"]) == main(["alerts", "prune"]) == 0
     out = capsys.readouterr().out
-    assert "alerts prune: 1 service would be removed\n" in out and out.endswith("alerts prune: 1 service was removed\n")
+    assert "alerts prune: 1 service would be removed\n" in out and out.endswith(
+        "alerts prune: 1 service was removed\n"
+    )
     assert {alert["status"] for alert in opened.alerts()} == {"CLOSED"}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
-from ops_worker.core.checkup import FAULT, OK, WARNING, of_server, worst
 from ops_worker.core.model import Failure, Observation
-from ops_worker.edges import cluster, probes
+from ops_worker.core.self_check import FAULT, OK, WARNING, of_server, worst
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +32,18 @@ def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[
     assert document["exit_code"] == code
     for one in document["findings"]:
         assert one["remedy"] or one["state"] == OK
-    return {one["subject"]: (one["state"], f"{one['found']} | {one['remedy']}") for one in document["findings"]}
+    return {
+        one["subject"]: (one["state"], f"{one['found']} | {one['remedy']}")
+        for one in document["findings"]
+    }
 
 
 def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Where all is well every line is ok, but for the table that the first pass makes; and nothing is made."""
     found = check(capsys)
-    assert {subject for subject, (state, _) in found.items() if state != OK} == {"table service_health"}
+    assert {subject for subject, (state, _) in found.items() if state != OK} == {
+        "table service_health"
+    }
     assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
     assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
     assert re.match(r"healthy, \d+ ms", found["service ingest"][1])
@@ -53,7 +58,12 @@ def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 BROKEN = [
-    ("DROP TABLE system_metrics CASCADE", "table system_metrics", FAULT, "not there | run `ops-worker init-db`"),
+    (
+        "DROP TABLE system_metrics CASCADE",
+        "table system_metrics",
+        FAULT,
+        "not there | run `ops-worker init-db`",
+    ),
     ("DROP TABLE delivery_jobs", "table delivery_jobs", OK, "not there | its figure is left out"),
     (
         "ALTER TABLE fleet_alert RENAME COLUMN summary TO title",
@@ -71,7 +81,14 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("sql", "subject", "state", "said"), BROKEN)
-def test_broken_tables(told: Database, capsys: pytest.CaptureFixture[str], sql: str, subject: str, state: str, said: str) -> None:
+def test_broken_tables(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    sql: str,
+    subject: str,
+    state: str,
+    said: str,
+) -> None:
     """A table that is not as it should be is named, with what to do; one that newer platforms have not is none to worry about."""
     told.rows(sql)
     found = check(capsys, 3 if state == FAULT else 0)
@@ -79,7 +96,9 @@ def test_broken_tables(told: Database, capsys: pytest.CaptureFixture[str], sql: 
     assert found[subject][1].startswith(said)
 
 
-def test_role(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_role(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A role that sees nothing, or may not write, is told so for each table."""
     told.rows("CREATE ROLE ops_seer LOGIN PASSWORD 'x'")
     told.rows("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ops_seer")
@@ -88,39 +107,63 @@ def test_role(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert found["table fleet_alert"] == (
         FAULT, "row level security hides its rows from this role | set PG_ROLE to a role that bypasses it, pulse_operator on the platform",
     )  # fmt: skip
-    assert found["table system_metrics"] == (FAULT, "this role may not INSERT | grant that to it, or set PG_ROLE to a role that may")
+    assert found["table system_metrics"] == (
+        FAULT,
+        "this role may not INSERT | grant that to it, or set PG_ROLE to a role that may",
+    )
     monkeypatch.setenv("PG_ROLE", "nobody_here")
     assert "nobody_here" in check(capsys, 3)["database"][1]
     told.rows("DROP OWNED BY ops_seer")
     told.rows("DROP ROLE ops_seer")
 
 
-def test_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services(
+    told: Database,
+    stubs: Stubs,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A service that does not answer is a warning: the world is watched, not needed."""
     assert told.url
     stubs["ingest"].mode = "down"
     stubs["evaluator"].mode = "503"
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
     found = check(capsys)
-    assert found["service ingest"] == (WARNING, "down: Connection refused | check its URL, its name, the NetworkPolicy, and that it runs")
-    assert found["service evaluator"] == (WARNING, "degraded: http 503 | it answers: its log says more")
+    assert found["service ingest"] == (
+        WARNING,
+        "down: Connection refused | check its URL, its name, the NetworkPolicy, and that it runs",
+    )
+    assert found["service evaluator"] == (
+        WARNING,
+        "degraded: http 503 | it answers: its log says more",
+    )
     assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
 
 
-def test_own_limits(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_limits(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit of this process is told as such, with what helps."""
     assert told.url
 
     def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
-        return [Observation(target, 0.0, failure=Failure.NOT_PROBED, error="no files") for target in targets]
+        return [
+            Observation(target, 0.0, failure=Failure.NOT_PROBED, error="no files")
+            for target in targets
+        ]
 
-    monkeypatch.setattr(probes, "observe", limited)
+    monkeypatch.setattr(http, "observe", limited)
     state, said = check(capsys)["service ingest"]
     assert state == WARNING
     assert said.startswith("not probed: no files | raise the limit that is named")
 
 
-def test_nothing_to_do(told: Database, capsys: pytest.CaptureFixture[str], stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_do(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    stubs: Stubs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """That nothing is watched, or no alert can open, may be meant, but is told."""
     for name in stubs.env:
         monkeypatch.setenv(name, "")
@@ -130,7 +173,9 @@ def test_nothing_to_do(told: Database, capsys: pytest.CaptureFixture[str], stubs
     assert found["services"][0] == found["SYSTEM_ALERT_ENABLED"][0] == WARNING
 
 
-def test_not_permitted(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_permitted(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A right that is missing is to be granted: nothing is wrong with the statement of the platform's own figure."""
     told.rows("CREATE ROLE ops_checked LOGIN PASSWORD 'x' BYPASSRLS")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_checked"))
@@ -140,11 +185,16 @@ def test_not_permitted(told: Database, capsys: pytest.CaptureFixture[str], monke
     )  # fmt: skip
     monkeypatch.setenv("PG_ROLE", "pulse_operator")
     state, said = check(capsys, code=3)["database"]
-    assert state == FAULT and "| grant that to the login role, or set PG_ROLE to a role that has it" in said
+    assert (
+        state == FAULT
+        and "| grant that to the login role, or set PG_ROLE to a role that has it" in said
+    )
     told.rows("DROP ROLE ops_checked")
 
 
-def test_away(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_away(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A database that is away is a fault, and the rest is looked at all the same."""
     assert told.url
     monkeypatch.setenv("DATABASE_URL", "postgresql://a:hush@127.0.0.1:9/d")
@@ -154,13 +204,19 @@ def test_away(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert "hush" not in str(found)
 
 
-def test_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Settings that are wrong are all told, with exit code 2, and nothing else is looked at; a .env file is named as the source."""
     monkeypatch.setenv("PG_PORT", "x")
     monkeypatch.setenv("PASS_DEADLINE", "1")
     assert main(["check"]) == 2
     out = capsys.readouterr().out
-    assert "PG_PORT is 'x'" in out and "PASS_DEADLINE is '1'" in out and out.endswith("check: 0 ok, 0 warning, 3 fault\n")
+    assert (
+        "PG_PORT is 'x'" in out
+        and "PASS_DEADLINE is '1'" in out
+        and out.endswith("check: 0 ok, 0 warning, 3 fault\n")
+    )
     (tmp_path / ".env").write_text("PG_PASS=hush\nPG_HOST=127.0.0.1\n")
     monkeypatch.setenv("PG_PORT", "9")
     monkeypatch.delenv("PASS_DEADLINE")
@@ -190,7 +246,12 @@ def test_of_server() -> None:
     assert worst([]) == OK
 
 
-def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cluster(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """In a pod the CronJobs are looked at as well, unless it has no token; where that may not be asked, it is a warning."""
     assert told.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -199,21 +260,37 @@ def test_cluster(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch
     state, said = check(capsys)["CronJobs"]
     assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
     monkeypatch.delenv("KUBECONFIG")
-    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "token")
+    monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
     state, said = check(capsys)["CronJobs"]
     assert state == OK and said.startswith("not looked at: this pod has no service account's token")
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 
 
-def test_near_misses(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_near_misses(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """A variable that is nearly one is named, with the one that may be meant, and never its value; what others read is left alone."""
     assert told.url and main(["init-db"]) == 0
-    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n', encoding="utf-8")
+    (tmp_path / "own.toml").write_text(
+        '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
+        encoding="utf-8",
+    )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
     monkeypatch.setenv("GATE_TOKEN", "hush")
     before = {subject for subject in check(capsys) if subject.startswith("variable ")}
-    for name in ("PGSSLMODE", "PGAPPNAME", "PG_PORT_5432_TCP", "KUBERNETES_PORT", "GATE_TOKENS", "NOTIFY_DATABASE_URL", "PG_MAJOR"):
+    for name in (
+        "PGSSLMODE",
+        "PGAPPNAME",
+        "PG_PORT_5432_TCP",
+        "KUBERNETES_PORT",
+        "GATE_TOKENS",
+        "NOTIFY_DATABASE_URL",
+        "PG_MAJOR",
+    ):
         monkeypatch.setenv(name, "prefer")
     assert {subject for subject in check(capsys) if subject.startswith("variable ")} == before
     for name in ("PG_PASSWORD", "INGEST_ULR", "DATABSE_URL", "LOGLEVEL", "OPS_WORKER_DATABASE_URL"):
@@ -230,10 +307,15 @@ def test_near_misses(told: Database, capsys: pytest.CaptureFixture[str], monkeyp
     assert "hush" not in str(found)
 
 
-def test_missing_by_another_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_by_another_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Where a setting is missing, the variable that was to be it is named: by check, and by the command that could not begin."""
     monkeypatch.setenv("PG_PASSWORD", "hush")
-    assert check(capsys, 2)["variable PG_PASSWORD"] == (WARNING, "nothing reads it | did you mean PG_PASS?")
+    assert check(capsys, 2)["variable PG_PASSWORD"] == (
+        WARNING,
+        "nothing reads it | did you mean PG_PASS?",
+    )
     assert main(["health"]) == 2
     assert capsys.readouterr().err == (
         "ops-worker health: PG_PASS is not set, but is required when DATABASE_URL is empty\n"
@@ -241,23 +323,40 @@ def test_missing_by_another_name(capsys: pytest.CaptureFixture[str], monkeypatch
     )
     monkeypatch.delenv("PG_PASSWORD")
     (tmp_path / "own.toml").write_text('[services.gate]\nurl = "${GATE_URL}"\n', encoding="utf-8")
-    for name, value in (("PG_PASS", "x"), ("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")), ("GATE_ULR", "http://127.0.0.1:9")):
+    for name, value in (
+        ("PG_PASS", "x"),
+        ("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")),
+        ("GATE_ULR", "http://127.0.0.1:9"),
+    ):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PASS_DEADLINE", "1")
-    assert check(capsys, 2)["variable GATE_ULR"] == (WARNING, "nothing reads it | did you mean GATE_URL?")
+    assert check(capsys, 2)["variable GATE_ULR"] == (
+        WARNING,
+        "nothing reads it | did you mean GATE_URL?",
+    )
     assert main(["health", "--env-file", str(tmp_path / "none")]) == 2
 
 
-def test_keys_of_the_env_file(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_keys_of_the_env_file(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """Each key that nothing reads is named: no setting, no reference of the catalogue, no other line of the file."""
     assert told.url and main(["init-db"]) == 0
-    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n', encoding="utf-8")
+    (tmp_path / "own.toml").write_text(
+        '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
+        encoding="utf-8",
+    )
     (tmp_path / ".env").write_text(
         "OPS_WORKER_CATALOGUE=own.toml\nGATE_TOKEN=hush\nBASE=/tmp\nTERMINATION_MESSAGE_PATH=${BASE}/t\n"
         "INGEST_ULR=hush\nPGPASSWORD=hush\nCOMPOSE_FILE=hush\n"
     )
     found = check(capsys)
-    assert {subject: said for subject, (_, said) in found.items() if subject.startswith(".env: ")} == {
+    assert {
+        subject: said for subject, (_, said) in found.items() if subject.startswith(".env: ")
+    } == {
         ".env: INGEST_ULR": "nothing reads this key | did you mean INGEST_URL?",
         ".env: PGPASSWORD": "nothing reads this key | did you mean PG_PASS?",
         ".env: COMPOSE_FILE": "nothing reads this key | remove it; `ops-worker sidecar --help` lists the names that are read",
@@ -269,20 +368,36 @@ def test_keys_of_the_env_file(told: Database, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "other: LOGLEVEL" in said and "COMPOSE_FILE" not in said
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", "none.toml")
-    assert [subject for subject in check(capsys, 2) if subject.startswith(".env: ")] == [], "nobody knows what it refers to"
+    assert [subject for subject in check(capsys, 2) if subject.startswith(".env: ")] == [], (
+        "nobody knows what it refers to"
+    )
 
 
-@pytest.mark.parametrize(("word", "is_odd"), [("maybe", True), ("flase", True), ("2", True), ("off", False), (" No ", False), ("", False)])
-def test_odd_words(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, is_odd: bool) -> None:
+@pytest.mark.parametrize(
+    ("word", "is_odd"),
+    [("maybe", True), ("flase", True), ("2", True), ("off", False), (" No ", False), ("", False)],
+)
+def test_odd_words(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    is_odd: bool,
+) -> None:
     """A switch with a word that it does not know is off; check and the log of a pass say so."""
     assert told.url and main(["init-db"]) == 0
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
     off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
     state, said = check(capsys)["SYSTEM_ALERT_ENABLED"]
-    assert state == WARNING and said.startswith(f"{off}: the health pass does nothing, and no alert opens | set it to true")
+    assert state == WARNING and said.startswith(
+        f"{off}: the health pass does nothing, and no alert opens | set it to true"
+    )
     assert main(["health"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("health: off") and ("is neither on nor off, and counts as off" in err) is is_odd
+    assert (
+        out.startswith("health: off")
+        and ("is neither on nor off, and counts as off" in err) is is_odd
+    )
     for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.setenv(name, word)
     found = check(capsys)
@@ -294,7 +409,9 @@ def test_odd_words(told: Database, capsys: pytest.CaptureFixture[str], monkeypat
     assert "neither" not in capsys.readouterr().err, "people's commands do not depend on it"
 
 
-def test_odd_level(told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_level(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A level that is none is INFO, which is said."""
     assert told.url and main(["init-db"]) == 0
     for word in ("debug", "", "Warning "):

@@ -11,7 +11,7 @@ import pytest
 
 from ops_worker import __version__
 from ops_worker.cli import main
-from ops_worker.core.answer import moment_of
+from ops_worker.core.decoding import parse_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,17 +34,30 @@ def explained(capsys: pytest.CaptureFixture[str]) -> Any:
     return explain
 
 
-def test_now(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_now(
+    looked: Database,
+    explained: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What is so now is what the health pass's row says, with the alert, who acknowledged it, and which pass saw it."""
     told = explained("evaluator")
     row, (_, alert) = looked.health()["evaluator"], looked.alerts()
-    assert (told["state"], told["reason"], told["streak"], told["since"]) == ("down", "Connection refused", 1, row["details"]["since"])
+    assert (told["state"], told["reason"], told["streak"], told["since"]) == (
+        "down",
+        "Connection refused",
+        1,
+        row["details"]["since"],
+    )
     assert (
         told["alert"]
         == f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, acknowledged by nobody"
     )
     (shown,) = told["alerts"]
-    assert shown["evidence"] == alert["details"]["evidence"] and shown["evidence"]["version"] == __version__
+    assert (
+        shown["evidence"] == alert["details"]["evidence"]
+        and shown["evidence"]["version"] == __version__
+    )
     assert told["rule"]["an alert opens after"] == "1 unhealthy pass"
     assert [one["pass"] for one in told["passes"]] == ["health", "metrics"]
     assert main(["alerts", "ack", str(alert["id"]), "--by", "kim"]) == 0
@@ -55,16 +68,24 @@ def test_now(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch, 
         r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ",
         plain,
     )
-    assert f"What opened alert {alert['id']}\nWHAT" in plain and re.search(rf"^version +{__version__}$", plain, re.MULTILINE)
+    assert f"What opened alert {alert['id']}\nWHAT" in plain and re.search(
+        rf"^version +{__version__}$", plain, re.MULTILINE
+    )
     assert main(["alerts", "close", str(alert["id"])]) == 0
     assert explained("evaluator")["alert"].endswith("or a person has closed it since")
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
     assert main(["health"]) == 0
     told = explained("evaluator")
-    assert (told["alert"], told["streak"]) == ("no alert is open yet: 2 of 3 passes in a row found it so", 2)
+    assert (told["alert"], told["streak"]) == (
+        "no alert is open yet: 2 of 3 passes in a row found it so",
+        2,
+    )
     assert told["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
-    assert explained("evaluator")["alert"] == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    assert (
+        explained("evaluator")["alert"]
+        == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    )
 
 
 def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,16 +95,26 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
     down = looked.rows(
         "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0"
     )[0]
-    assert (told["state"], told["since"], told["seen_by"]) == ("unhealthy", down["first"].astimezone(UTC).isoformat(), "the metrics pass")
+    assert (told["state"], told["since"], told["seen_by"]) == (
+        "unhealthy",
+        down["first"].astimezone(UTC).isoformat(),
+        "the metrics pass",
+    )
     assert told["reason"] == alert["summary"]
     assert told["alert"].endswith("acknowledged by nobody"), "alex did so a minute later"
     assert (
-        explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())["alert"]
+        explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())[
+            "alert"
+        ]
         .split("by ")[1]
         .startswith("alex at ")
     )
     before = explained("dispatcher", "--at", "50m")
-    assert (before["state"], before["alert"], before["alerts"]) == ("healthy", "no alert is open", [])
+    assert (before["state"], before["alert"], before["alerts"]) == (
+        "healthy",
+        "no alert is open",
+        [],
+    )
     after = explained("dispatcher", "--at", (alert["closed_at"] + timedelta(minutes=5)).isoformat())
     assert [(one["state"], one["to"]) for one in after["turns"]][-2] == (
         "unhealthy",
@@ -91,14 +122,23 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
     )
     assert after["alert"] == "no alert is open" and after["alerts"][0]["open"] is False
     gap = explained("dispatcher", "--at", "70m")
-    assert (gap["state"], gap["reason"]) == ("unknown", "no pass looked") and gap["turns"][-1]["state"] == "unknown"
-    assert all(datetime.fromisoformat(one["time"]) <= datetime.fromisoformat(gap["at"]) for one in gap["observations"])
+    assert (gap["state"], gap["reason"]) == ("unknown", "no pass looked") and gap["turns"][-1][
+        "state"
+    ] == "unknown"
+    assert all(
+        datetime.fromisoformat(one["time"]) <= datetime.fromisoformat(gap["at"])
+        for one in gap["observations"]
+    )
     assert main(["explain", "dispatcher", "--at", "70m"]) == 0
     assert re.match(
-        r"at .* UTC: nothing is known of dispatcher: no pass has looked since [\d: -]+\nno alert is open\n", capsys.readouterr().out
+        r"at .* UTC: nothing is known of dispatcher: no pass has looked since [\d: -]+\nno alert is open\n",
+        capsys.readouterr().out,
     )
     assert main(["explain", "dispatcher", "--at", "20d"]) == 0
-    assert re.match(r"at .* UTC: nothing is known of dispatcher: no pass has looked\nno alert is open\n", capsys.readouterr().out)
+    assert re.match(
+        r"at .* UTC: nothing is known of dispatcher: no pass has looked\nno alert is open\n",
+        capsys.readouterr().out,
+    )
     latencies = [one for one in after["observations"] if one["pass"] == "health"]
     assert latencies == [] or re.fullmatch(r"answered in [\d.]+ ms", latencies[0]["found"])
 
@@ -106,13 +146,25 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
 def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A maintenance, now or then, is why no alert is open."""
     told = explained("delivery_worker", "--at", "96m")
-    assert (told["state"], told["reason"], told["alert"]) == ("unhealthy", "", "no alert is open: there is maintenance")
-    looked.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    assert (told["state"], told["reason"], told["alert"]) == (
+        "unhealthy",
+        "",
+        "no alert is open: there is maintenance",
+    )
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
     assert main(["maintenance", "start"]) == 0
     until = looked.value("SELECT until FROM ops_worker_maintenance")
-    assert explained("evaluator")["alert"] == f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
+    assert (
+        explained("evaluator")["alert"]
+        == f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
+    )
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
-    assert explained("evaluator")["alert"] == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    assert (
+        explained("evaluator")["alert"]
+        == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    )
     assert main(["maintenance", "end"]) == main(["health"]) == 0
     assert (
         looked.value(
@@ -122,16 +174,24 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
     )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
     assert main(["health"]) == 0
-    looked.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'")
-    assert explained("evaluator")["alert"].startswith("no alert is open: it opens with the next health pass"), "the maintenance is over"
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
+    assert explained("evaluator")["alert"].startswith(
+        "no alert is open: it opens with the next health pass"
+    ), "the maintenance is over"
 
 
-def test_unknown_is_no_ignorance(looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_is_no_ignorance(
+    looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A service whose answer made no sense was looked at: that it is unknown what it is, is what the pass found."""
     stubs["ingest"].mode = "bad-json"
     assert looked.url and main(["health"]) == 0
     told = explained("ingest")
-    assert (told["state"], told["seen_by"]) == ("unknown", "the health pass") and told["alert"].startswith("alert ")
+    assert (told["state"], told["seen_by"]) == ("unknown", "the health pass") and told[
+        "alert"
+    ].startswith("alert ")
     assert main(["explain", "ingest"]) == 0
     assert re.search(r" UTC: ingest is unknown since [\d :-]+: bad JSON: ", capsys.readouterr().out)
 
@@ -149,15 +209,35 @@ def test_slow_samples_of_a_fast_loop(looked: Database, explained: Any) -> None:
     assert down["seconds"] == pytest.approx(49 * 16 + 5)
 
 
-def test_secret_in_a_url(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_secret_in_a_url(
+    looked: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """A variable that is part of a URL is shown by its name."""
-    (tmp_path / "own.toml").write_text('[services.gate]\nurl = "http://u:${P}@localhost/${TOKEN}"\n', encoding="utf-8")
-    for name, value in (("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")), ("TOKEN", "s3cret"), ("P", "hush")):
+    (tmp_path / "own.toml").write_text(
+        '[services.gate]\nurl = "http://u:${P}@localhost/${TOKEN}"\n', encoding="utf-8"
+    )
+    for name, value in (
+        ("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml")),
+        ("TOKEN", "s3cret"),
+        ("P", "hush"),
+    ):
         monkeypatch.setenv(name, value)
     assert looked.url
-    assert main(["explain", "gate"]) == main(["catalogue", "show"]) == main(["catalogue", "show", "--output", "json"]) == 0
+    assert (
+        main(["explain", "gate"])
+        == main(["catalogue", "show"])
+        == main(["catalogue", "show", "--output", "json"])
+        == 0
+    )
     out = capsys.readouterr().out
-    assert "s3cret" not in out and "hush" not in out and out.count("http://***@localhost/${TOKEN}/health") == 3
+    assert (
+        "s3cret" not in out
+        and "hush" not in out
+        and out.count("http://***@localhost/${TOKEN}/health") == 3
+    )
 
 
 def test_stale(looked: Database, explained: Any) -> None:
@@ -167,17 +247,25 @@ def test_stale(looked: Database, explained: Any) -> None:
     )
     told = explained("ingest")
     assert (told["state"], told["seen_by"]) == ("healthy", "the metrics pass")
-    looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy' AND time > now() - interval '10 minutes'")
+    looked.rows(
+        "DELETE FROM system_metrics WHERE metric_name = 'healthy' AND time > now() - interval '10 minutes'"
+    )
     told = explained("ingest")
-    assert (told["state"], told["reason"], told["alert"]) == ("stale", "no pass has looked since; it was healthy", "no alert is open")
-    looked.rows("UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'")
+    assert (told["state"], told["reason"], told["alert"]) == (
+        "stale",
+        "no pass has looked since; it was healthy",
+        "no alert is open",
+    )
+    looked.rows(
+        "UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'"
+    )
     assert explained("ingest")["state"] == "healthy"
     looked.rows(
         """UPDATE service_health SET status = 'unhealthy', details = '{"http_status": 503, "since": "9"}' WHERE service = 'ingest'"""
     )
     told = explained("ingest")
     assert (told["state"], told["reason"], told["streak"]) == ("unhealthy", "http 503", None)
-    assert moment_of("0001-01-01T00:00:00+23:00") is None or moment_of(None) is None
+    assert parse_time("0001-01-01T00:00:00+23:00") is None or parse_time(None) is None
 
 
 def test_others(looked: Database, explained: Any) -> None:
@@ -197,7 +285,9 @@ def test_others(looked: Database, explained: Any) -> None:
     told = explained("gone")
     assert (told["state"], told["rule"]) == (
         "healthy",
-        {"watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"},
+        {
+            "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+        },
     )
 
 
@@ -207,9 +297,17 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
     looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
     looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy'")
     found = explained("evaluator", "--at", "50m")
-    assert (found["state"], found["reason"], found["streak"], found["seen_by"]) == ("unhealthy", "", None, "the health pass")
+    assert (found["state"], found["reason"], found["streak"], found["seen_by"]) == (
+        "unhealthy",
+        "",
+        None,
+        "the health pass",
+    )
     found = explained("ingest", "--at", "70m")
-    assert (found["state"], found["reason"]) == ("stale", "no pass has looked since; it was healthy")
+    assert (found["state"], found["reason"]) == (
+        "stale",
+        "no pass has looked since; it was healthy",
+    )
     looked.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time < now() - interval '1 minute'"
     )
@@ -218,25 +316,40 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
 
 def test_moment_of_a_change(looked: Database, explained: Any) -> None:
     """At the very moment of a change it is what it changed to; times are UTC, whatever the database's zone."""
-    looked.rows(f"ALTER DATABASE {looked.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'")
+    looked.rows(
+        f"ALTER DATABASE {looked.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'"
+    )
     alert = looked.alerts()[0]
-    row = looked.rows("SELECT min(time) AS at FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0")[
-        0
-    ]
+    row = looked.rows(
+        "SELECT min(time) AS at FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0"
+    )[0]
     found = explained("dispatcher", "--at", row["at"].isoformat())
     assert (found["state"], found["since"]) == ("unhealthy", row["at"].astimezone(UTC).isoformat())
-    assert all(moment.endswith("+00:00") for turn in found["turns"] for moment in (turn["from"], turn["to"]))
-    found = explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat())
-    assert found["alert"].startswith(f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+    assert all(
+        moment.endswith("+00:00")
+        for turn in found["turns"]
+        for moment in (turn["from"], turn["to"])
+    )
+    found = explained(
+        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat()
+    )
+    assert found["alert"].startswith(
+        f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    )
     looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
     assert explained("dispatcher")["alert"] == "no alert is open"
-    looked.rows("UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' WHERE id = %s", alert["id"])
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' WHERE id = %s",
+        alert["id"],
+    )
     assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
     assert explained("delivery")["service"] == "delivery_worker", "the name of its series will do"
 
 
 @pytest.mark.usefixtures("told")
-def test_rule(stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rule(
+    stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The rule is that of the catalogue, whose thresholds go before the settings'."""
     (tmp_path / "catalogue.toml").write_text(
         f"""[services.odd]
@@ -252,7 +365,12 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
     assert main(["init-db"]) == 0
     found = explained("odd")
-    assert (found["state"], found["alert"], found["turns"], found["observations"]) == ("unknown", "no alert is open", [], [])
+    assert (found["state"], found["alert"], found["turns"], found["observations"]) == (
+        "unknown",
+        "no alert is open",
+        [],
+        [],
+    )
     assert found["rule"] == {
         "asked": stubs["ingest"].url.replace("//", "//***@") + "/health",
         "answers within": "5 s",
@@ -262,7 +380,9 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
     }
 
 
-def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad(
+    looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An unknown service, a time that is not yet or none, no permission: one line each, and the right exit code."""
     assert main(["explain", "nobody"]) == 2
     assert capsys.readouterr().err == (
@@ -275,10 +395,13 @@ def test_bad(looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         ("opsworker", "ops_worker"),
     ):
         assert main(["explain", word]) == 2
-        assert capsys.readouterr().err.endswith(f"no service {word} is watched, and nothing is recorded of one; did you mean {meant}?\n")
+        assert capsys.readouterr().err.endswith(
+            f"no service {word} is watched, and nothing is recorded of one; did you mean {meant}?\n"
+        )
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
-        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n", capsys.readouterr().err
+        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n",
+        capsys.readouterr().err,
     )
     for text in ("tomorrow", "99d", "1.1.1s", "2026-13-01"):
         assert main(["explain", "ingest", "--at", text]) == 2
@@ -303,7 +426,9 @@ def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 @pytest.fixture
 def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
     """A service that has come into the catalogue since the last passes; nothing listens where it is said to be."""
-    (tmp_path / "own.toml").write_text('[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8")
+    (tmp_path / "own.toml").write_text(
+        '[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8"
+    )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
     return looked
 
@@ -311,12 +436,21 @@ def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Da
 UNSEEN = "nothing is known of shop: the last health and metrics passes did not probe it: it was not in the catalogue then, or they had no time left for it"
 
 
-def test_new_service(new: Database, capsys: pytest.CaptureFixture[str], explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_service(
+    new: Database,
+    capsys: pytest.CaptureFixture[str],
+    explained: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of a service that no pass has probed yet it is not said that no pass has looked, while a table below lists the passes that did."""
     first, second, rest = spoken(capsys, "shop")
     assert (first, second) == (UNSEEN, "no alert is open")
-    assert "no pass looked" not in rest and "\nthe metrics pass has recorded nothing of it\n" in rest
-    assert "\nno pass has recorded anything of it\n" in rest and re.search(r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE)
+    assert (
+        "no pass looked" not in rest and "\nthe metrics pass has recorded nothing of it\n" in rest
+    )
+    assert "\nno pass has recorded anything of it\n" in rest and re.search(
+        r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE
+    )
     told = explained("shop")
     assert (told["state"], told["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
@@ -325,74 +459,119 @@ def test_new_service(new: Database, capsys: pytest.CaptureFixture[str], explaine
     monkeypatch.delenv("SYSTEM_ALERT_ENABLED")
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
-    new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
+    new.rows(
+        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
+    )
     one = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
     assert spoken(capsys, "shop")[0] == f"nothing is known of shop: {one}"
     new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
     assert spoken(capsys, "shop")[0] == "nothing is known of shop: no pass has looked"
 
 
-def test_first_pass_of_a_new_service(new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_pass_of_a_new_service(
+    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the first pass of either kind has seen is said, and nothing that cannot be: no person can have closed an alert that never was."""
     assert new.url and main(["metrics"]) == 0
     first, second, _ = spoken(capsys, "shop")
     assert re.fullmatch(r"shop is unhealthy since [\d: -]+ \(seen by the metrics pass\)", first)
     assert second == "no alert is open: it opens with the next health pass that finds it so"
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
-    assert spoken(capsys, "shop")[1] == "no alert is open: it opens once 3 health passes in a row find it so"
+    assert (
+        spoken(capsys, "shop")[1]
+        == "no alert is open: it opens once 3 health passes in a row find it so"
+    )
     assert main(["health"]) == 0
     new.rows("DELETE FROM system_metrics WHERE service = 'shop'")
     first, second, rest = spoken(capsys, "shop")
-    assert re.fullmatch(r"shop is down since [\d: -]+: Connection refused \(seen by the health pass\)", first)
+    assert re.fullmatch(
+        r"shop is down since [\d: -]+: Connection refused \(seen by the health pass\)", first
+    )
     assert second == "no alert is open yet: 1 of 3 passes in a row found it so"
     assert "\nno sample of it is recorded\n" in rest and "no pass" not in rest
 
 
-def test_service_that_is_gone(new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_that_is_gone(
+    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a service that is watched no more, no pass will open an alert, and it is not said that they had no time."""
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     monkeypatch.delenv("OPS_WORKER_CATALOGUE")
     assert spoken(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
-    new.rows("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)")
+    new.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
+    )
     assert re.fullmatch(
-        r"nothing is known of odd since [\d: -]+: the last health and metrics passes did not probe it", spoken(capsys, "odd")[0]
+        r"nothing is known of odd since [\d: -]+: the last health and metrics passes did not probe it",
+        spoken(capsys, "odd")[0],
     )
 
 
 def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """One that was ended since the last health pass is not told as one that lasts: `maintenance status` says that there is none."""
-    assert new.url and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
+    assert (
+        new.url
+        and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
+    )
     assert spoken(capsys, "shop")[1] == (
         "no alert is open: at the last health pass there was maintenance; if that is over, the next one that finds it so opens an alert"
     )
 
 
-def test_database_and_worker(told: Database, capsys: pytest.CaptureFixture[str], explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_and_worker(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    explained: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Both can be asked about before the first pass; of the database no alert is promised, and of the worker only what can open."""
     assert main(["init-db"]) == 0
-    assert spoken(capsys, "postgres")[:2] == ("nothing is known of postgres: no pass has looked", "no alert is open")
+    assert spoken(capsys, "postgres")[:2] == (
+        "nothing is known of postgres: no pass has looked",
+        "no alert is open",
+    )
     assert spoken(capsys, "ops_worker")[:2] == (
         "nothing is known of ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off", "no alert is open"
     )  # fmt: skip
     assert main(["metrics"]) == main(["health"]) == 0
-    told.rows("UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'")
+    told.rows(
+        "UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'"
+    )
     assert spoken(capsys, "postgres")[1] == "no alert is open: none ever opens for postgres"
-    assert spoken(capsys, "ops_worker")[:2] == ("ops_worker is healthy (seen by its passes)", "no alert is open")
-    told.rows("UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'")
+    assert spoken(capsys, "ops_worker")[:2] == (
+        "ops_worker is healthy (seen by its passes)",
+        "no alert is open",
+    )
+    told.rows(
+        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
+    )
     stale = "ops_worker is stale: not recorded for 3 periods: metrics (seen by its passes)"
-    assert spoken(capsys, "ops_worker")[:2] == (stale, "no alert is open: the health pass opens one with its next turn")
+    assert spoken(capsys, "ops_worker")[:2] == (
+        stale,
+        "no alert is open: the health pass opens one with its next turn",
+    )
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
     assert spoken(capsys, "ops_worker")[1].startswith(
         "no alert is open: RECORD_OWN_METRICS is off, so that no pass can tell that the other"
     )
     assert explained("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
-    assert spoken(capsys, "ops_worker")[1] == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
-    assert explained("ops_worker")["rule"] == {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
+    assert (
+        spoken(capsys, "ops_worker")[1]
+        == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
+    )
+    assert explained("ops_worker")["rule"] == {
+        "an alert opens": "never: SYSTEM_ALERT_ENABLED is off"
+    }
     for name in ("RECORD_OWN_METRICS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
-    assert spoken(capsys, "ops_worker")[1] == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    assert (
+        spoken(capsys, "ops_worker")[1]
+        == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
+    )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
-    told.rows("UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
+    told.rows(
+        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
+    )
     assert spoken(capsys, "ops_worker")[1] == "no alert is open: no pass runs that could open one"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from ops_worker.adapters.postgres import MAINTENANCE_LOG, MAINTENANCE_TABLE, Store, operations
+from ops_worker.adapters.postgres.specs import LOCK_SPACE, MAINTENANCE
 from ops_worker.cli import main
-from ops_worker.edges.store import MAINTENANCE_LOG, MAINTENANCE_TABLE, Store, people
-from ops_worker.edges.store.purposes import LOCK_SPACE, MAINTENANCE
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -29,27 +29,48 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
     """States are recorded, alerts close, none opens; when it is over, what is still unhealthy has its alert."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    assert main(["maintenance", "start", "--for", "30m", "--by", "kim", "--reason", "new\nswitch"]) == 0
-    assert re.search(r"^maintenance until [\d: -]+ UTC \(30 min left\), started by kim: new switch$", capsys.readouterr().out, re.MULTILINE)
+    assert (
+        main(["maintenance", "start", "--for", "30m", "--by", "kim", "--reason", "new\nswitch"])
+        == 0
+    )
+    assert re.search(
+        r"^maintenance until [\d: -]+ UTC \(30 min left\), started by kim: new switch$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
     stubs["evaluator"].mode = "down"
     stubs["ingest"].mode = "ok"
     told.rows("INSERT INTO system_metrics (time, metric_name, service, value, tags) "
               """VALUES (now() - interval '1 hour', 'pass_success', 'ops_worker', 1, '{"pass": "metrics"}')""")  # fmt: skip
     assert main(["health"]) == main(["health"]) == 0
     assert re.search(r"maintenance until [\d: -]+ UTC: no alert opens", capsys.readouterr().out)
-    assert [(alert["details"]["service"], alert["status"]) for alert in told.alerts()] == [("ingest", "CLOSED")]
-    assert (told.health()["evaluator"]["status"], told.health()["evaluator"]["details"]["streak"]) == ("unhealthy", 2)
+    assert [(alert["details"]["service"], alert["status"]) for alert in told.alerts()] == [
+        ("ingest", "CLOSED")
+    ]
+    assert (
+        told.health()["evaluator"]["status"],
+        told.health()["evaluator"]["details"]["streak"],
+    ) == ("unhealthy", 2)
     assert main(["maintenance", "end"]) == 0
-    assert capsys.readouterr().out == "the maintenance is over; no maintenance: what is unhealthy has an alert\n"
+    assert (
+        capsys.readouterr().out
+        == "the maintenance is over; no maintenance: what is unhealthy has an alert\n"
+    )
     assert main(["health"]) == 0
-    assert {alert["details"]["service"] for alert in told.alerts() if alert["status"] == "OPEN"} == {"evaluator", "ops_worker"}
+    assert {
+        alert["details"]["service"] for alert in told.alerts() if alert["status"] == "OPEN"
+    } == {"evaluator", "ops_worker"}
 
 
 def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
     """One whose time is over is none; a second start has the last word where it says --replace."""
     assert main(["maintenance", "status"]) == main(["maintenance", "end"]) == 0
     assert capsys.readouterr().out == "no maintenance: what is unhealthy has an alert\n" * 2
-    assert main(["maintenance", "start", "--for", "2d"]) == main(["maintenance", "start", "--for", "1h", "--replace"]) == 0
+    assert (
+        main(["maintenance", "start", "--for", "2d"])
+        == main(["maintenance", "start", "--for", "1h", "--replace"])
+        == 0
+    )
     assert "(60 min left)" in capsys.readouterr().out.splitlines()[-1]
     told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
     stubs["ingest"].mode = "down"
@@ -68,7 +89,12 @@ def test_somebody_else_is_at_it(told: Database, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "command", [["maintenance", "start", "--by", "\udcff"], ["alerts", "ack", "1", "--by", "\udcff"], ["explain", "\udcff"]]
+    "command",
+    [
+        ["maintenance", "start", "--by", "\udcff"],
+        ["alerts", "ack", "1", "--by", "\udcff"],
+        ["explain", "\udcff"],
+    ],
 )
 def test_no_text(told: Database, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     """Bytes that are no UTF-8 are refused before the database would."""
@@ -76,7 +102,9 @@ def test_no_text(told: Database, capsys: pytest.CaptureFixture[str], command: li
     assert "it is not UTF-8" in capsys.readouterr().err
 
 
-def test_made_by_somebody_else(told: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_made_by_somebody_else(
+    told: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pass of a role that has no right to the table but to read it is quiet as well."""
     told.rows("CREATE ROLE ops_other LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_other")
@@ -93,15 +121,29 @@ def test_made_by_somebody_else(told: Database, stubs: Stubs, monkeypatch: pytest
     told.rows("DROP ROLE ops_other")
 
 
-def test_setting(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting(
+    told: Database,
+    stubs: Stubs,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """MAINTENANCE_UNTIL does the same without a word in the database, while it lies ahead; it wants a zone."""
     stubs["ingest"].mode = "down"
     monkeypatch.setenv("MAINTENANCE_UNTIL", (datetime.now(UTC) + timedelta(minutes=5)).isoformat())
     assert main(["health"]) == main(["metrics"]) == main(["maintenance", "status"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^MAINTENANCE_UNTIL, where it is set, says until [\d: -]+ UTC$", said, re.MULTILINE) and "no maintenance" not in said
+    assert (
+        re.search(
+            r"^MAINTENANCE_UNTIL, where it is set, says until [\d: -]+ UTC$", said, re.MULTILINE
+        )
+        and "no maintenance" not in said
+    )
     assert main(["status"]) == 0
-    assert re.search(r"^Maintenance: no alert opens\nENDS IN .*\n5 min +MAINTENANCE_UNTIL +-$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +MAINTENANCE_UNTIL +-$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
     assert told.alerts() == []
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2020-01-01T00:00:00Z")
     assert main(["health"]) == 0
@@ -110,7 +152,10 @@ def test_setting(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     assert "says until 2020-01-01 00:00:00 UTC, which is past" in capsys.readouterr().out
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2030-01-01T00:00:00")
     assert main(["health"]) == 2
-    assert "MAINTENANCE_UNTIL is '2030-01-01T00:00:00', but wants a time with its zone" in capsys.readouterr().err
+    assert (
+        "MAINTENANCE_UNTIL is '2030-01-01T00:00:00', but wants a time with its zone"
+        in capsys.readouterr().err
+    )
 
 
 def start(*arguments: str) -> int:
@@ -120,7 +165,9 @@ def start(*arguments: str) -> int:
 
 def logged(database: Database) -> list[tuple[str, str, str | None, bool]]:
     """Give the history: who started each, what for, who ended it, and whether it was ended before its time."""
-    rows = database.rows("SELECT *, coalesce(ended_at < until, false) AS early FROM ops_worker_maintenance_log ORDER BY started_at")
+    rows = database.rows(
+        "SELECT *, coalesce(ended_at < until, false) AS early FROM ops_worker_maintenance_log ORDER BY started_at"
+    )
     return [(row["started_by"], row["reason"], row["ended_by"], row["early"]) for row in rows]
 
 
@@ -129,7 +176,11 @@ def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> N
     assert start("--for", "30m", "--by", "kim", "--reason", "new\nswitch") == 0
     before = told.rows("SELECT * FROM ops_worker_maintenance")
     capsys.readouterr()
-    others = [["--by", "lee"], ["--by", "kim"], ["--by", "kim", "--reason", "new\nswitch", "--for", "31m"]]
+    others = [
+        ["--by", "lee"],
+        ["--by", "kim"],
+        ["--by", "kim", "--reason", "new\nswitch", "--for", "31m"],
+    ]
     for other in others:
         assert start(*other) == 2
         out, err = capsys.readouterr()
@@ -138,10 +189,15 @@ def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> N
             r"Nothing was changed; --replace puts yours in its place\n",
             err,
         )
-    assert told.rows("SELECT * FROM ops_worker_maintenance") == before and logged(told) == [("kim", "new\nswitch", None, False)]
+    assert told.rows("SELECT * FROM ops_worker_maintenance") == before and logged(told) == [
+        ("kim", "new\nswitch", None, False)
+    ]
     assert start("--by", "lee", "--replace") == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"replaced: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch", first)
+    assert re.fullmatch(
+        r"replaced: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch",
+        first,
+    )
     assert re.fullmatch(r"maintenance until [\d: -]+ UTC \(60 min left\), started by lee", second)
     assert logged(told) == [("kim", "new\nswitch", "lee", True), ("lee", "", None, False)]
 
@@ -150,10 +206,14 @@ def test_the_same_once_more(told: Database, capsys: pytest.CaptureFixture[str]) 
     """The same command again, as after a lost connection, is no other maintenance: it begins anew and asks for no --replace."""
     same = ["--for", "30m", "--by", "kim", "--reason", "racks"]
     assert start(*same) == 0
-    told.rows("UPDATE ops_worker_maintenance SET until = until - interval '20 minutes', started_at = started_at - interval '20 minutes'")
+    told.rows(
+        "UPDATE ops_worker_maintenance SET until = until - interval '20 minutes', started_at = started_at - interval '20 minutes'"
+    )
     assert start(*same) == start(*same) == 0
     assert "replaced" not in capsys.readouterr().out
-    left_s = told.value("SELECT extract(epoch FROM until - now())::float8 FROM ops_worker_maintenance")
+    left_s = told.value(
+        "SELECT extract(epoch FROM until - now())::float8 FROM ops_worker_maintenance"
+    )
     assert 1700 < left_s <= 1800
     told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
     assert start("--by", "lee", "--replace") == 0
@@ -169,12 +229,14 @@ def test_two_at_once(told: Database) -> None:
     def begin(name: str) -> object:
         with contextlib.closing(Store({"conninfo": told.url})) as database:
             given = {"seconds": 60.0, "by": name, "reason": ""}
-            database.transact(MAINTENANCE, people.maintenance, reads=[MAINTENANCE_TABLE], dry_run=True)
+            database.transact(
+                MAINTENANCE, operations.maintenance, reads=[MAINTENANCE_TABLE], dry_run=True
+            )
             ready.wait(timeout=30)
             try:
                 return database.transact(
                     MAINTENANCE,
-                    lambda transaction: people.start(transaction, given, replace=False),
+                    lambda transaction: operations.start(transaction, given, replace=False),
                     reads=[MAINTENANCE_TABLE, MAINTENANCE_LOG],
                 )
             except SettingsError as error:
@@ -189,11 +251,15 @@ def test_two_at_once(told: Database) -> None:
     assert len(refusals) + done.count(None) == len(names) - 1
 
 
-def test_history_of_others(told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_history_of_others(
+    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A maintenance of an older release is entered when it ends; where a role cannot enter any, it starts them all the same."""
     assert main(["init-db"]) == 0
     told.rows("DROP TABLE ops_worker_maintenance_log")
-    told.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')")
+    told.rows(
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')"
+    )
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x'")
     told.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -205,14 +271,19 @@ def test_history_of_others(told: Database, monkeypatch: pytest.MonkeyPatch, caps
         assert "this maintenance is not kept in the history" in capsys.readouterr().err
         assert main(["init-db"]) == 3
         assert main(["maintenance", "end"]) == 0
-    told.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')")
+    told.rows(
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')"
+    )
     assert main(["init-db"]) == main(["maintenance", "end", "--by", "lee"]) == 0
     assert logged(told) == [("kim", "racks", "lee", True)]
     with monkeypatch.context() as other:
         other.setenv("DATABASE_URL", told.as_user("ops_limited"))
         capsys.readouterr()
         assert start("--by", "max") == main(["maintenance", "end"]) == 0
-        assert capsys.readouterr().err.count("permission denied for table ops_worker_maintenance_log") == 2
+        assert (
+            capsys.readouterr().err.count("permission denied for table ops_worker_maintenance_log")
+            == 2
+        )
     assert logged(told) == [("kim", "racks", "lee", True)]
     told.rows("DROP OWNED BY ops_limited")
     told.rows("DROP ROLE ops_limited")
@@ -225,7 +296,11 @@ def test_person_and_reason_are_told(looked: Database, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["explain", "ingest"]) == main(["status"]) == 0
     explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
-    assert re.search(r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  kim +<b>new</b> switch$", explained, re.MULTILINE)
+    assert re.search(
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  kim +<b>new</b> switch$",
+        explained,
+        re.MULTILINE,
+    )
     assert re.search(r"^\d+ min +kim +<b>new</b> switch$", status, re.MULTILINE)
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     looked.rows(
@@ -243,8 +318,17 @@ def test_person_and_reason_are_told(looked: Database, capsys: pytest.CaptureFixt
     )
     assert main(["explain", "ingest"]) == main(["report", "-o", "-", "--since", "2h"]) == 0
     explained, page = capsys.readouterr().out.split("<!doctype html>")
-    assert re.search(r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE)
-    assert re.search(r"<td>kim</td><td>&lt;b&gt;new&lt;/b&gt; switch</td><td>lee</td>", page) and '<data value="900.0">' in page
+    assert re.search(
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE
+    )
+    assert (
+        re.search(r"<td>kim</td><td>&lt;b&gt;new&lt;/b&gt; switch</td><td>lee</td>", page)
+        and '<data value="900.0">' in page
+    )
     assert "<td>odd</td>" in page and "<td>old</td>" not in page and "<td>later</td>" not in page
     looked.rows("DROP TABLE ops_worker_maintenance_log")
-    assert main(["report", "-o", "-", "--since", "2h"]) == main(["explain", "ingest", "--at", "55m"]) == 0
+    assert (
+        main(["report", "-o", "-", "--since", "2h"])
+        == main(["explain", "ingest", "--at", "55m"])
+        == 0
+    )

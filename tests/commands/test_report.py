@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker.cli import main
-from ops_worker.core.answer import lasted
+from ops_worker.text import format_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.integration
-def test_what_is_not_known_is_not_green(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_known_is_not_green(
+    looked: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A pass that stopped is told at the top; a slower pass between fast ones hides no gap; no gauge is a counter."""
     looked.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time > now() - interval '20 minutes'"
@@ -28,18 +30,31 @@ def test_what_is_not_known_is_not_green(looked: Database, capsys: pytest.Capture
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) SELECT now() - make_interval(mins => n), 'free_bytes', 'disk_0', 100 - n FROM generate_series(1, 90) AS n"
     )
-    looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE status = 'CLOSED' AND tenant_id = '__system__'")
-    looked.rows("UPDATE fleet_alert SET status = 'CLOSED', closed_at = created_at WHERE status = 'OPEN' AND tenant_id = '__system__'")
+    looked.rows(
+        "UPDATE fleet_alert SET closed_at = NULL WHERE status = 'CLOSED' AND tenant_id = '__system__'"
+    )
+    looked.rows(
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = created_at WHERE status = 'OPEN' AND tenant_id = '__system__'"
+    )
     capsys.readouterr()
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
-    _, ended = (datetime.fromisoformat(told) for told in re.findall(r'<time datetime="([^"]+)"', page)[:2])
-    last = looked.value("SELECT max(time) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
-    stopped = lasted((ended - last).total_seconds())
-    assert f"<strong>The health pass has not been recorded for {stopped}: while it does not run, no alert opens.</strong>" in page
+    _, ended = (
+        datetime.fromisoformat(told) for told in re.findall(r'<time datetime="([^"]+)"', page)[:2]
+    )
+    last = looked.value(
+        "SELECT max(time) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
+    )
+    stopped = format_duration((ended - last).total_seconds())
+    assert (
+        f"<strong>The health pass has not been recorded for {stopped}: while it does not run, no alert opens.</strong>"
+        in page
+    )
     assert "still" not in page, "an alert that is closed is not open, though nobody wrote when"
     assert re.search(r"disk_0 free_bytes<small>bytes; now ", page)
-    looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'")
+    looked.rows(
+        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
+    )
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
     assert "The health pass has not been recorded for 2 h" in page and "not in this time" in page
@@ -55,15 +70,30 @@ def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
     link.symlink_to(page)
     os.mkfifo(pipe)
     assert main(["report", "-o", str(link), "--since", "10m"]) == 0
-    assert link.is_symlink() and page.stat().st_mode & 0o777 == 0o640 and page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (
+        link.is_symlink()
+        and page.stat().st_mode & 0o777 == 0o640
+        and page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    )
     with (tmp_path / "read").open("wb") as read, subprocess.Popen(["cat", str(pipe)], stdout=read):
         assert main(["report", "-o", str(pipe), "--since", "10m"]) == 0
     assert (tmp_path / "read").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert pipe.is_fifo() and sorted(one.name for one in tmp_path.iterdir()) == ["link.html", "page.html", "pipe", "read"]
+    assert pipe.is_fifo() and sorted(one.name for one in tmp_path.iterdir()) == [
+        "link.html",
+        "page.html",
+        "pipe",
+        "read",
+    ]
 
 
 @pytest.mark.integration
-def test_bad(told: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad(
+    told: Database,
+    empty: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     """No tables, nothing recorded, no permission, no place to write to, no extra: one line each, and the right exit code."""
     target = str(tmp_path / "r.html")
     with monkeypatch.context() as other:
@@ -72,13 +102,28 @@ def test_bad(told: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, c
     assert "or `ops-worker init-db --standalone`" in capsys.readouterr().err
     assert main(["report", "-o", "-"]) == 0
     page = capsys.readouterr().out
-    assert page.startswith("<!doctype html>") and "No service was seen down, but of 4 of 4 nothing is known." in page
-    assert "No pass was recorded" in page and "No figure was recorded" in page and "No system alert was open." in page
-    assert main(["report"]) == main(["report", "-o", target, "--since", "0s"]) == main(["report", "-o", target, "--since", "32d"]) == 2
+    assert (
+        page.startswith("<!doctype html>")
+        and "No service was seen down, but of 4 of 4 nothing is known." in page
+    )
+    assert (
+        "No pass was recorded" in page
+        and "No figure was recorded" in page
+        and "No system alert was open." in page
+    )
+    assert (
+        main(["report"])
+        == main(["report", "-o", target, "--since", "0s"])
+        == main(["report", "-o", target, "--since", "32d"])
+        == 2
+    )
     capsys.readouterr()
     for wrong in (tmp_path / "none" / "r.html", tmp_path):
         assert main(["report", "-o", str(wrong)]) == 2
-        assert re.fullmatch(rf"ops-worker report: -o {wrong}: (No such file or directory|Is a directory)\n", capsys.readouterr().err)
+        assert re.fullmatch(
+            rf"ops-worker report: -o {wrong}: (No such file or directory|Is a directory)\n",
+            capsys.readouterr().err,
+        )
     assert list(tmp_path.iterdir()) == [], "nothing is left of a page that could not be written"
     told.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x' BYPASSRLS")
     with monkeypatch.context() as other:
@@ -86,9 +131,12 @@ def test_bad(told: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, c
         assert main(["report", "-o", target]) == 3
     assert "permission denied" in capsys.readouterr().err
     told.rows("DROP ROLE ops_reader")
-    monkeypatch.setitem(__import__("sys").modules, "ops_worker.edges.page", None)
+    monkeypatch.setitem(__import__("sys").modules, "ops_worker.adapters.html", None)
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
-    for name in ("ops_worker.edges.page", "ops_worker.edges.page.charts"):
+    for name in ("ops_worker.adapters.html", "ops_worker.adapters.html.charts"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
     assert main(["report", "-o", target]) == 2
-    assert capsys.readouterr().err == "ops-worker report: report wants the extra: pip install 'ops-worker[report]' (jinja2 is missing)\n"
+    assert (
+        capsys.readouterr().err
+        == "ops-worker report: report wants the extra: pip install 'ops-worker[report]' (jinja2 is missing)\n"
+    )

@@ -27,7 +27,9 @@ SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 def browser() -> Iterator[Browser]:
     """The Chromium of this machine, without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
@@ -36,7 +38,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def opened(browser: Browser, path: Path, scheme: Any = "light", said: list[str] | None = None) -> Page:
+def opened(
+    browser: Browser, path: Path, scheme: Any = "light", said: list[str] | None = None
+) -> Page:
     """Open a page; what its console says and what it asks for is appended to ``said``."""
     page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
     if said is not None:
@@ -49,7 +53,9 @@ def opened(browser: Browser, path: Path, scheme: Any = "light", said: list[str] 
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everyone_can_read_it(looked: Database, browser: Browser, tmp_path: Path, scheme: str) -> None:
+def test_everyone_can_read_it(
+    looked: Database, browser: Browser, tmp_path: Path, scheme: str
+) -> None:
     """It loads without a word on the console and without a request, keeps the rules of accessibility, and can be printed."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -65,7 +71,9 @@ def test_everyone_can_read_it(looked: Database, browser: Browser, tmp_path: Path
     page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png")
     page.screenshot(path=SCREENSHOTS / f"report-{scheme}-whole.png", full_page=True)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert [(one["id"], one["nodes"][0]["html"]) for one in Axe().run(page).response["violations"]] == []
+    assert [
+        (one["id"], one["nodes"][0]["html"]) for one in Axe().run(page).response["violations"]
+    ] == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
     assert len(ids) == len(set(ids)), "a name stands there twice"
     page.keyboard.press("Tab")
@@ -83,7 +91,10 @@ def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
     assert main(["report", "-o", str(path), "--since", "2h"]) == 0
     page = opened(browser, path)
     begun, now = (
-        datetime.fromisoformat(one) for one in page.evaluate("[...document.querySelectorAll('header time')].map(one => one.dateTime)")
+        datetime.fromisoformat(one)
+        for one in page.evaluate(
+            "[...document.querySelectorAll('header time')].map(one => one.dateTime)"
+        )
     )
     return page, begun, now
 
@@ -123,7 +134,9 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
     page, begun, now = reported(browser, tmp_path / "r.html")
     minute = timedelta(minutes=1)
     shown = {row[0]: row[1:] for row in data(page, "#availability-table")}
-    assert list(shown)[:3] == ["dispatcher", "delivery_worker", "evaluator"], "the longest down comes first"
+    assert list(shown)[:3] == ["dispatcher", "delivery_worker", "evaluator"], (
+        "the longest down comes first"
+    )
     for service, series in [(name, name.removesuffix("_worker")) for name in shown]:
         rows = looked.rows(
             """SELECT m.time, m.value, coalesce((SELECT (p.tags ->> 'period_s')::float8 FROM system_metrics AS p
@@ -135,27 +148,43 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
         available, coverage, *seconds, count = map(float, shown[service])
         planned = 120 if service == "delivery_worker" else 0
         assert seconds == pytest.approx([up, down, planned, 7200 - up - down], abs=0.01)
-        assert [available, coverage, count] == pytest.approx([up / (up + down), (up + down) / 7200, outages])
-    assert 410 < float(shown["dispatcher"][3]) < 430 and 110 < float(shown["delivery_worker"][3]) < 130
+        assert [available, coverage, count] == pytest.approx(
+            [up / (up + down), (up + down) / 7200, outages]
+        )
+    assert (
+        410 < float(shown["dispatcher"][3]) < 430 and 110 < float(shown["delivery_worker"][3]) < 130
+    )
     assert all(float(row[5]) > 14.9 * 60 for row in shown.values()), "the gap is unknown, not up"
-    maintained = page.evaluate("[...document.querySelectorAll('#maintenance time')].map(one => one.dateTime)")
+    maintained = page.evaluate(
+        "[...document.querySelectorAll('#maintenance time')].map(one => one.dateTime)"
+    )
     rows = looked.rows(
         "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE metric_name = 'maintenance' AND value = 1 AND time > %s",
         begun,
     )
-    assert [datetime.fromisoformat(one) for one in maintained] == [rows[0]["first"], rows[0]["last"] + minute]
+    assert [datetime.fromisoformat(one) for one in maintained] == [
+        rows[0]["first"],
+        rows[0]["last"] + minute,
+    ]
 
-    alerts = looked.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY created_at, id")
+    alerts = looked.rows(
+        "SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY created_at, id"
+    )
     assert [row[:4] for row in data(page, "#incidents-table")] == [
         [
             str(one["id"]),
             one["fingerprint"].partition(":")[2],
-            *(time.astimezone(UTC).isoformat() if time else "open still" for time in (one["created_at"], one["closed_at"])),
+            *(
+                time.astimezone(UTC).isoformat() if time else "open still"
+                for time in (one["created_at"], one["closed_at"])
+            ),
         ]
         for one in alerts
     ]
     lasts = [float(row[4]) for row in data(page, "#incidents-table")]
-    assert lasts == pytest.approx([((one["closed_at"] or now) - one["created_at"]).total_seconds() for one in alerts])
+    assert lasts == pytest.approx(
+        [((one["closed_at"] or now) - one["created_at"]).total_seconds() for one in alerts]
+    )
 
     passes = looked.rows(
         """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
@@ -165,7 +194,10 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
     shown_passes = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
     for name in ("health", "metrics"):
         own = [one for one in passes if one["pass"] == name]
-        gaps = [round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1 for a, b in pairwise(own)]
+        gaps = [
+            round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1
+            for a, b in pairwise(own)
+        ]
         assert shown_passes[name] == (len(own), sum(max(0, gap) for gap in gaps))
     assert 175 < shown_passes["metrics"][1] < 195, "a quarter of an hour without a pass is told"
 
@@ -193,9 +225,22 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
         assert float(chart["latest"]) == rows[-1]["value"]
         if metric in {"messages_received", "messages_written", "rules_evaluated"}:
             around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
-            placed = [b for a, b, c in around if not (a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"])]
+            placed = [
+                b
+                for a, b, c in around
+                if not (
+                    a
+                    and c
+                    and a["value"] <= c["value"]
+                    and not a["value"] <= b["value"] <= c["value"]
+                )
+            ]
             steps = [
-                (b["time"], b["value"] - a["value"] if b["value"] >= a["value"] else b["value"], (b["time"] - a["time"]).total_seconds())
+                (
+                    b["time"],
+                    b["value"] - a["value"] if b["value"] >= a["value"] else b["value"],
+                    (b["time"] - a["time"]).total_seconds(),
+                )
                 for a, b in pairwise(placed)
             ]
         else:
@@ -204,14 +249,20 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
         for bucket in range(60):
             low, high = (begun + timedelta(minutes=2 * number) for number in (bucket, bucket + 1))
             if inside := [(value, seconds) for time, value, seconds in steps if low <= time < high]:
-                middle, total = (low + timedelta(minutes=1)).isoformat(), sum(value for value, _ in inside)
+                middle, total = (
+                    (low + timedelta(minutes=1)).isoformat(),
+                    sum(value for value, _ in inside),
+                )
                 mean = total / sum(seconds for _, seconds in inside)
                 peak = [] if steps[0][2] != 1.0 else [max(value for value, _ in inside)]
                 expected.append([middle, pytest.approx(mean), *peak])
         assert chart["rows"] == expected, chart["metric"]
         points = re.findall(r"([ML]) ([\d.]+) ([\d.]+)", chart["path"])
         assert len(points) == len(expected)
-        parts = 1 + sum(datetime.fromisoformat(b[0]) - datetime.fromisoformat(a[0]) > timedelta(minutes=2) for a, b in pairwise(expected))
+        parts = 1 + sum(
+            datetime.fromisoformat(b[0]) - datetime.fromisoformat(a[0]) > timedelta(minutes=2)
+            for a, b in pairwise(expected)
+        )
         assert sum(kind == "M" for kind, *_ in points) == parts
         order = [
             (a[1] > b[1], float(p[2]) < float(q[2]))
@@ -233,7 +284,9 @@ def test_hostile_names(told: Database, browser: Browser, tmp_path: Path) -> None
         "FROM generate_series(1, 600, 5) AS n, unnest(ARRAY['healthy', %s]) AS m",
         name, '{"\\"><img src=x onerror=alert(1)>": "]]>"}', name,
     )  # fmt: skip
-    told.rows("INSERT INTO tenants (tenant_id, name, status) VALUES ('__system__', 'System Alerts', 'ACTIVE') ON CONFLICT DO NOTHING")
+    told.rows(
+        "INSERT INTO tenants (tenant_id, name, status) VALUES ('__system__', 'System Alerts', 'ACTIVE') ON CONFLICT DO NOTHING"
+    )
     told.rows(
         "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, acknowledged_by, acknowledged_at) "
         "VALUES ('__system__', '-', '-', 'SYSTEM_HEALTH', 'system-health:' || %s, 'ACKNOWLEDGED', 5, 1, %s, '{}', %s, now())",
@@ -244,4 +297,6 @@ def test_hostile_names(told: Database, browser: Browser, tmp_path: Path) -> None
     page = opened(browser, tmp_path / "r.html", said=said)
     assert len(said) == 1 and page.title().startswith("What happened")
     assert page.evaluate("document.querySelectorAll('script, img, link, iframe').length") == 0
-    assert data(page, "#incidents-table")[0][1] == name and any(row[0].startswith(name) for row in data(page, "#availability-table"))
+    assert data(page, "#incidents-table")[0][1] == name and any(
+        row[0].startswith(name) for row in data(page, "#availability-table")
+    )

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 
 from ops_worker import settings
+from ops_worker.adapters import terminal
 from ops_worker.cli import main
 from ops_worker.commands import status
-from ops_worker.core.answer import ago
-from ops_worker.core.status import Table, fitting, sparkline
-from ops_worker.edges import screen
+from ops_worker.history.status import Table, fitting, sparkline
+from ops_worker.text import format_age
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -28,11 +28,20 @@ if TYPE_CHECKING:
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(0, "0 s"), (59.6, "60 s"), (60, "1 min"), (119, "2 min"), (7199, "120 min"), (7200, "2 h"), (172_800, "2 d"), (-5, "-5 s")],
+    [
+        (0, "0 s"),
+        (59.6, "60 s"),
+        (60, "1 min"),
+        (119, "2 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (172_800, "2 d"),
+        (-5, "-5 s"),
+    ],
 )
 def test_ago(seconds: float, told: str) -> None:
     """A time is told in its largest unit of which there are two."""
-    assert ago(seconds) == told
+    assert format_age(seconds) == told
 
 
 @pytest.mark.unit
@@ -40,7 +49,12 @@ def test_sparkline() -> None:
     """The least is the lowest bar and the most the highest; what nobody saw is a gap, and nothing at all is nothing."""
     assert sparkline([0, None, 3.5, 7]) == "▁·▅█"
     assert sparkline([5, None, -5]) == "█·▁"
-    assert (sparkline([5, 5]), sparkline([-5]), sparkline([0, 0]), sparkline([1, 1, 0.5], (0, 1))) == ("▅▅", "▅", "▁▁", "██▅")
+    assert (
+        sparkline([5, 5]),
+        sparkline([-5]),
+        sparkline([0, 0]),
+        sparkline([1, 1, 0.5], (0, 1)),
+    ) == ("▅▅", "▅", "▁▁", "██▅")
     assert sparkline([None, None]) == sparkline(None) == ""
 
 
@@ -55,22 +69,48 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Each service has its state, and since when; a row of three periods ago is stale, on the screen and in the view."""
     found = {one["service"]: one for one in document(capsys)["services"]}
     rows = looked.health()
-    assert {name: (one["state"], one["latency_ms"], one["checked_at"]) for name, one in found.items()} == {
-        name: (row["details"]["status"], row["latency_ms"], row["checked_at"].astimezone(UTC).isoformat()) for name, row in rows.items()
+    assert {
+        name: (one["state"], one["latency_ms"], one["checked_at"]) for name, one in found.items()
+    } == {
+        name: (
+            row["details"]["status"],
+            row["latency_ms"],
+            row["checked_at"].astimezone(UTC).isoformat(),
+        )
+        for name, row in rows.items()
     }
-    assert found["evaluator"]["reason"] == "Connection refused" and found["evaluator"]["state"] == "down"
-    looked.rows("UPDATE service_health SET checked_at = now() - interval '179 seconds' WHERE service = 'evaluator'")
-    looked.rows("UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'")
+    assert (
+        found["evaluator"]["reason"] == "Connection refused"
+        and found["evaluator"]["state"] == "down"
+    )
+    looked.rows(
+        "UPDATE service_health SET checked_at = now() - interval '179 seconds' WHERE service = 'evaluator'"
+    )
+    looked.rows(
+        "UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'"
+    )
     found = {one["service"]: one for one in document(capsys)["services"]}
-    assert (found["ingest"]["state"], found["ingest"]["reason"]) == ("stale", "no pass has looked since; it was healthy")
+    assert (found["ingest"]["state"], found["ingest"]["reason"]) == (
+        "stale",
+        "no pass has looked since; it was healthy",
+    )
     assert found["evaluator"]["state"] == "down"
-    current = {row["service"]: row["status"] for row in looked.rows("SELECT * FROM service_health_current")}
-    assert current == {"ingest": "stale", "evaluator": "unhealthy", "dispatcher": "healthy", "delivery_worker": "healthy"}
+    current = {
+        row["service"]: row["status"] for row in looked.rows("SELECT * FROM service_health_current")
+    }
+    assert current == {
+        "ingest": "stale",
+        "evaluator": "unhealthy",
+        "dispatcher": "healthy",
+        "delivery_worker": "healthy",
+    }
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("argument", "seconds"), [("30m", 1800), ("2h", 7200)])
-def test_series(looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int) -> None:
+def test_series(
+    looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
+) -> None:
     """The newest value, the rate and the history of each series are those of its rows, a counter that fell begun anew."""
     found = document(capsys, "--since", argument)
     now = datetime.fromisoformat(found["at"])
@@ -86,27 +126,44 @@ def test_series(looked: Database, capsys: pytest.CaptureFixture[str], argument: 
             f"SELECT time, value FROM system_metrics WHERE service = '{service}' AND metric_name = '{metric}' AND time > '{begun}' AND time <= '{now}' ORDER BY time"
         )
         one = shown[service, metric]
-        assert (one["value"], one["time"]) == (rows[-1]["value"], rows[-1]["time"].astimezone(UTC).isoformat())
+        assert (one["value"], one["time"]) == (
+            rows[-1]["value"],
+            rows[-1]["time"].astimezone(UTC).isoformat(),
+        )
         around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
         placed = [
-            b["value"] for a, b, c in around if not (a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"])
+            b["value"]
+            for a, b, c in around
+            if not (
+                a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"]
+            )
         ]
         steps = [b - a if b >= a else b for a, b in pairwise(placed)]
         elapsed = (rows[-1]["time"] - rows[0]["time"]).total_seconds()
-        expected = None if metric in {"queue_depth", "devices_online"} else pytest.approx(sum(steps) / elapsed)
+        expected = (
+            None
+            if metric in {"queue_depth", "devices_online"}
+            else pytest.approx(sum(steps) / elapsed)
+        )
         assert one["rate_per_s"] == expected
         for bucket, mean in enumerate(one["history"]):
             low, high = (begun + timedelta(seconds=seconds / 24 * n) for n in (bucket, bucket + 1))
             inside = [row["value"] for row in rows if low <= row["time"] < high]
             assert mean == (pytest.approx(sum(inside) / len(inside)) if inside else None)
-    latencies = next(one for one in found["services"] if one["service"] == "delivery_worker")["latency_history"]
+    latencies = next(one for one in found["services"] if one["service"] == "delivery_worker")[
+        "latency_history"
+    ]
     assert len(latencies) == 24 and any(latencies)
 
 
 @pytest.mark.integration
 def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A time in which no pass looked has no value."""
-    one = next(one for one in document(capsys, "--since", "2h")["series"] if one["metric"] == "devices_online")
+    one = next(
+        one
+        for one in document(capsys, "--since", "2h")["series"]
+        if one["metric"] == "devices_online"
+    )
     assert None in one["history"][8:13] and one["history"][-1] is not None
     looked.rows("DELETE FROM system_metrics WHERE service <> 'ops_worker'")
     assert document(capsys)["series"] == []
@@ -120,11 +177,18 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
     )
     found = document(capsys)
     (alert,) = found["alerts"]
-    assert (alert["service"], alert["status"], alert["acknowledged_by"]) == ("evaluator", "ACKNOWLEDGED", "kim")
+    assert (alert["service"], alert["status"], alert["acknowledged_by"]) == (
+        "evaluator",
+        "ACKNOWLEDGED",
+        "kim",
+    )
     assert alert["summary"] == "Service unhealthy: evaluator (Connection refused)"
     created = looked.value("SELECT created_at FROM fleet_alert WHERE id = %s", alert["id"])
     assert alert["age_s"] == (datetime.fromisoformat(found["at"]) - created).total_seconds()
-    assert [(one["pass"], one["period_s"], one["stale"]) for one in found["passes"]] == [("health", 60, False), ("metrics", 60, False)]
+    assert [(one["pass"], one["period_s"], one["stale"]) for one in found["passes"]] == [
+        ("health", 60, False),
+        ("metrics", 60, False),
+    ]
     looked.rows(
         "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
@@ -142,8 +206,13 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     for one in found["passes"]:
         own = [row for row in rows if row["pass"] == one["pass"]]
-        gaps = [round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1 for a, b in pairwise(own)]
-        assert one["missed"] == sum(max(0, gap) for gap in gaps) > 10, "nobody looked for a quarter of an hour"
+        gaps = [
+            round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1
+            for a, b in pairwise(own)
+        ]
+        assert one["missed"] == sum(max(0, gap) for gap in gaps) > 10, (
+            "nobody looked for a quarter of an hour"
+        )
 
 
 @pytest.mark.integration
@@ -162,9 +231,17 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         period,
     )
     found = document(capsys, "--since", "2h")
-    assert {one["period_s"] for one in found["passes"]} == {60} and {one["stale"] for one in found["passes"]} == {False}
-    one = next(one for one in found["series"] if (one["service"], one["metric"]) == ("ingest", "queue_depth"))
-    assert 0 <= one["value"] <= 100 and all(0 <= mean <= 100 for mean in one["history"] if mean is not None)
+    assert {one["period_s"] for one in found["passes"]} == {60} and {
+        one["stale"] for one in found["passes"]
+    } == {False}
+    one = next(
+        one
+        for one in found["series"]
+        if (one["service"], one["metric"]) == ("ingest", "queue_depth")
+    )
+    assert 0 <= one["value"] <= 100 and all(
+        0 <= mean <= 100 for mean in one["history"] if mean is not None
+    )
     assert (
         main(["status"])
         == main(["report", "-o", "-", "--since", "2h"])
@@ -173,13 +250,18 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         == main(["metrics"])
         == 0
     )
-    assert {row["status"] for row in looked.rows("SELECT status FROM service_health_current")} == {"healthy", "unhealthy"}
+    assert {row["status"] for row in looked.rows("SELECT status FROM service_health_current")} == {
+        "healthy",
+        "unhealthy",
+    }
 
 
 @pytest.mark.integration
 def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """What a person or another program left in a row spoils that row, and no other."""
-    looked.rows("UPDATE service_health SET details = details || '{\"since\": \"2026-13-45T00:00:00\"}' WHERE service = 'ingest'")
+    looked.rows(
+        "UPDATE service_health SET details = details || '{\"since\": \"2026-13-45T00:00:00\"}' WHERE service = 'ingest'"
+    )
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
         "(now(), 'odd', 'c', 7, 'null'), (now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), (now(), 'healthy', 'dispatcher', 2, '{}'), "
@@ -192,19 +274,36 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     services = {one["service"]: (one["state"], one["since"]) for one in found["services"]}
     assert services["ingest"] == ("healthy", None)
     assert [one["acknowledged_by"] for one in found["alerts"]] == ["k [31m im"]
-    assert {one["service"]: one["value"] for one in found["series"] if one["metric"] == "odd"} == {"a": 7, "b": 7, "c": None, "d": None}
+    assert {one["service"]: one["value"] for one in found["series"] if one["metric"] == "odd"} == {
+        "a": 7,
+        "b": 7,
+        "c": None,
+        "d": None,
+    }
     assert main(["status"]) == main(["report", "-o", "-"]) == main(["explain", "ingest"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE) and re.search(r"^c +odd +- ", out, re.MULTILINE)
+    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE) and re.search(
+        r"^c +odd +- ", out, re.MULTILINE
+    )
 
 
 @pytest.mark.integration
 def test_not_of_now(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A row from a time that is not yet is stale: a clock was set back. A value that is old says how old it is."""
-    looked.rows("UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'")
-    assert next(one["state"] for one in document(capsys)["services"] if one["service"] == "ingest") == "stale"
-    assert looked.value("SELECT status FROM service_health_current WHERE service = 'ingest'") == "stale"
-    looked.rows("DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' AND time > now() - interval '50 minutes'")
+    looked.rows(
+        "UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'"
+    )
+    assert (
+        next(one["state"] for one in document(capsys)["services"] if one["service"] == "ingest")
+        == "stale"
+    )
+    assert (
+        looked.value("SELECT status FROM service_health_current WHERE service = 'ingest'")
+        == "stale"
+    )
+    looked.rows(
+        "DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' AND time > now() - interval '50 minutes'"
+    )
     assert main(["status"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^ingest +healthy +1 \(5[01] min ago\) ", out, re.MULTILINE)
@@ -221,7 +320,11 @@ def test_not_of_now(looked: Database, capsys: pytest.CaptureFixture[str]) -> Non
     ],
 )
 def test_resets(
-    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], values: list[int], grown: int
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    values: list[int],
+    grown: int,
 ) -> None:
     """A counter that falls began anew, however often: every fall is a reset, as the dashboard has it."""
     monkeypatch.setenv("DATABASE_URL", database.url)
@@ -240,7 +343,9 @@ def test_fitting() -> None:
     rows = tuple(("a",) for _ in range(40))
     first, last = Table("Services", ("S",), rows[:4]), Table("Last 1 h", ("S",), rows)
     shown = fitting([first, last], 24)
-    assert shown[0] == first and shown[1].title == "Last 1 h, 12 of 40: the rest is on a higher screen"
+    assert (
+        shown[0] == first and shown[1].title == "Last 1 h, 12 of 40: the rest is on a higher screen"
+    )
     assert sum(len(one.rows) + 3 for one in shown) < 24
     assert fitting([first, last], 99) == [first, last] and fitting([], 24) == []
 
@@ -251,19 +356,32 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     assert document(capsys)["maintenance"] is None
     assert main(["status"]) == 0
     assert "Maintenance" not in capsys.readouterr().out
-    assert main(["maintenance", "start", "--for", "90m", "--reason", "new racks", "--by", "kim"]) == 0
-    ((until,),) = [tuple(row.values()) for row in looked.rows("SELECT until FROM ops_worker_maintenance")]
+    assert (
+        main(["maintenance", "start", "--for", "90m", "--reason", "new racks", "--by", "kim"]) == 0
+    )
+    ((until,),) = [
+        tuple(row.values()) for row in looked.rows("SELECT until FROM ops_worker_maintenance")
+    ]
     capsys.readouterr()
     shown = document(capsys)
     found = shown["maintenance"]
-    assert (found["until"], found["started_by"], found["reason"]) == (until.isoformat(), "kim", "new racks")
+    assert (found["until"], found["started_by"], found["reason"]) == (
+        until.isoformat(),
+        "kim",
+        "new racks",
+    )
     assert (until - datetime.fromisoformat(shown["at"])).total_seconds() <= found["left_s"] <= 5400
     assert main(["status"]) == 0
-    assert re.match(r"Maintenance: no alert opens\nENDS IN +STARTED BY +REASON\n(8\d|90) min +kim +new racks\n", capsys.readouterr().out)
+    assert re.match(
+        r"Maintenance: no alert opens\nENDS IN +STARTED BY +REASON\n(8\d|90) min +kim +new racks\n",
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.integration
-def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screen(
+    looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Piped it is plain; on a terminal it is as wide as that and coloured."""
     assert looked.alerts()
     looked.rows("UPDATE fleet_alert SET status = 'CLOSED' WHERE tenant_id = '__system__'")
@@ -272,8 +390,12 @@ def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatc
     assert main(["status"]) == 0
     plain = capsys.readouterr().out
     assert "\x1b" not in plain
-    assert re.search(r"^evaluator +down +\d+ s +- +\S+ +\d+ (s|min) +Connection refused$", plain, re.MULTILINE)
-    assert re.search(r"^ingest +messages_received +\S+( \w)? +\S+/s +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE)
+    assert re.search(
+        r"^evaluator +down +\d+ s +- +\S+ +\d+ (s|min) +Connection refused$", plain, re.MULTILINE
+    )
+    assert re.search(
+        r"^ingest +messages_received +\S+( \w)? +\S+/s +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE
+    )
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
@@ -281,20 +403,25 @@ def test_screen(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatc
     drawn = capsys.readouterr().out
     assert "\x1b[1;31mdown" in drawn and "\x1b[32mhealthy" in drawn
     assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in drawn.splitlines()) <= 100
-    monkeypatch.setitem(__import__("sys").modules, "ops_worker.edges.screen", None)
-    monkeypatch.delattr("ops_worker.edges.screen")
+    monkeypatch.setitem(__import__("sys").modules, "ops_worker.adapters.terminal", None)
+    monkeypatch.delattr("ops_worker.adapters.terminal")
     assert main(["status"]) == 0
     assert "\x1b" not in capsys.readouterr().out
-    assert screen.STYLES
+    assert terminal.STYLES
 
 
 @pytest.mark.integration
-def test_beginning(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beginning(
+    database: Database,
+    stubs: Stubs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Before the first pass there is a line that says so, and before the first health pass what the metrics pass has recorded."""
     for name, value in ({"DATABASE_URL": database.url} | stubs.env).items():
         monkeypatch.setenv(name, value)
-    for terminal in (False, True):
-        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+    for is_terminal in (False, True):
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_terminal=is_terminal: is_terminal)
         assert main(["status"]) == 0
         assert capsys.readouterr().out == "no pass has recorded anything yet\n"
     assert main(["metrics"]) == 0
@@ -303,20 +430,32 @@ def test_beginning(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyP
     assert main(["status"]) == 0
     parts = capsys.readouterr().out.split("\n\n")
     assert parts[:2] == ["Services\nnone was recorded", "Open alerts\nnone"]
-    assert re.search(r"^metrics +on time ", parts[2], re.MULTILINE) and re.search(r"^health +never +- +- +-$", parts[2], re.MULTILINE)
+    assert re.search(r"^metrics +on time ", parts[2], re.MULTILINE) and re.search(
+        r"^health +never +- +- +-$", parts[2], re.MULTILINE
+    )
     assert re.search(r"^ingest +healthy +1 ", parts[3], re.MULTILINE)
     assert main(["explain", "ingest"]) == main(["report", "-o", "-"]) == 0
     assert "UTC: ingest is healthy since" in capsys.readouterr().out
 
 
 @pytest.mark.integration
-def test_bad(database: Database, empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad(
+    database: Database,
+    empty: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """No tables, no permission, no time: one line each, and the right exit code."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["status"]) == 3
     assert "no table system_metrics, fleet_alert in database" in capsys.readouterr().err
     monkeypatch.setenv("DATABASE_URL", database.url)
-    assert main(["status", "--since", "0s"]) == main(["status", "--since", "tomorrow"]) == main(["status", "--since", "99d"]) == 2
+    assert (
+        main(["status", "--since", "0s"])
+        == main(["status", "--since", "tomorrow"])
+        == main(["status", "--since", "99d"])
+        == 2
+    )
     capsys.readouterr()
     database.rows("CREATE ROLE ops_nobody LOGIN PASSWORD 'x' BYPASSRLS")
     monkeypatch.setenv("DATABASE_URL", database.as_user("ops_nobody"))
@@ -331,7 +470,12 @@ class EndedError(Exception):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("terminal", [True, False])
-def test_watch_that_hangs(looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_watch_that_hangs(
+    looked: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
     """A database that does not answer any more is given up for a while: above the last picture stands since when, and why."""
     pauses: list[float] = []
     screens: list[str] = []
@@ -348,7 +492,9 @@ def test_watch_that_hangs(looked: Database, capsys: pytest.CaptureFixture[str], 
                 raise EndedError
 
         clock = iter([100.0, 142.0, 200.0])
-        monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock)))
+        monkeypatch.setattr(
+            status, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock))
+        )
         monkeypatch.setattr(status, "ANSWER_S", 0.3)
         monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
         monkeypatch.setenv("LINES", "99")
@@ -356,6 +502,14 @@ def test_watch_that_hangs(looked: Database, capsys: pytest.CaptureFixture[str], 
             status.run(argparse.Namespace(watch=1.0, output="text", since=3600.0), settings.load())
     assert pauses == [1.0, status.RETRY_PAUSE_S, 1.0]
     first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", one).split()) for one in screens)
-    assert re.match(r"No new picture for 42 s:? database .*; trying again", lost) and str(looked.url) not in lost
-    assert "No new picture" not in first and "No new picture" not in again and "evaluator" in first and "evaluator" in again
+    assert (
+        re.match(r"No new picture for 42 s:? database .*; trying again", lost)
+        and str(looked.url) not in lost
+    )
+    assert (
+        "No new picture" not in first
+        and "No new picture" not in again
+        and "evaluator" in first
+        and "evaluator" in again
+    )
     assert ("evaluator" in lost) is terminal

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.answer import MAX_DEPTH, MAX_INT_DIGITS, MAX_REASON, decode, one_line, storable, yaml_problem
+from ops_worker.core.decoding import MAX_DEPTH, MAX_INT_DIGITS, decode, storable, yaml_problem
+from ops_worker.text import MAX_REASON, one_line
 
 pytestmark = pytest.mark.unit
 
@@ -15,7 +16,10 @@ WHOLE = [
     (b"{}", {}),
     (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
     ('{"a": 1}'.encode("utf-16"), {"a": 1}),
-    (b'{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1e999}', {"a": None, "b": None, "c": None, "d": None}),
+    (
+        b'{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1e999}',
+        {"a": None, "b": None, "c": None, "d": None},
+    ),
     (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
     (b'{"a": 1' + b"0" * 400 + b"}", {"a": 10**400}),
     (b'{"a": 1' + b"0" * MAX_INT_DIGITS + b"}", {"a": None}),

@@ -79,7 +79,8 @@ def test_a_day_of_counters_fits() -> None:
     values = [chance.randrange(10**7) for _ in range(20_000)]
     for second in range(2):
         rows = tuple(
-            Sample(f"service-{row // 200}", f"counter_{row % 200}", float(value + 17 * second)) for row, value in enumerate(values)
+            Sample(f"service-{row // 200}", f"counter_{row % 200}", float(value + 17 * second))
+            for row, value in enumerate(values)
         )
         backlog.add(Pending(float(second), rows))
     assert backlog.size / 2 * 90 < 32 * MEBIBYTE

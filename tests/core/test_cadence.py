@@ -25,7 +25,13 @@ def test_aligned() -> None:
         (0, 1021.0, 5),
         (3, 998.0, 4),
     ],
-    ids=["in time", "just in time", "overrun", "a long stall: four are skipped", "a clock that stood still"],
+    ids=[
+        "in time",
+        "just in time",
+        "overrun",
+        "a long stall: four are skipped",
+        "a clock that stood still",
+    ],
 )
 def test_after(last: int, now: float, expected: int) -> None:
     """The next slot is the first that has not begun; those in between are skipped, and none is run twice."""
@@ -33,7 +39,9 @@ def test_after(last: int, now: float, expected: int) -> None:
 
 
 @given(st.floats(0.1, 1000), st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(0, 1000))
-def test_after_is_in_the_future(interval_s: float, origin: float, elapsed: float, last: int) -> None:
+def test_after_is_in_the_future(
+    interval_s: float, origin: float, elapsed: float, last: int
+) -> None:
     """Whatever happened, the next slot lies ahead, by no more than one interval unless the last one does."""
     cadence = Cadence(interval_s, origin)
     now = origin + elapsed

@@ -12,7 +12,17 @@ from ops_worker.core.model import Condition
 
 pytestmark = pytest.mark.unit
 
-DOCUMENT = {"a": {"b": [10, 20]}, "": 1, "x/y": 2, "m~n": 3, "0": 4, "t": True, "n": None, "s": "ok", "big": 10**400}
+DOCUMENT = {
+    "a": {"b": [10, 20]},
+    "": 1,
+    "x/y": 2,
+    "m~n": 3,
+    "0": 4,
+    "t": True,
+    "n": None,
+    "s": "ok",
+    "big": 10**400,
+}
 
 
 @pytest.mark.parametrize(

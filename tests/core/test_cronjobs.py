@@ -38,7 +38,11 @@ def minutely(since: datetime) -> int:
 
 def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) -> dict[str, Any]:
     """Give a CronJob as the API server does."""
-    metadata = {"name": "ops-worker-health", "uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z"}
+    metadata = {
+        "name": "ops-worker-health",
+        "uid": "u",
+        "creationTimestamp": "2026-03-01T12:00:00Z",
+    }
     return {
         "metadata": metadata,
         "spec": {"schedule": "* * * * *", "suspend": suspended, "jobTemplate": {"spec": {}}},
@@ -48,17 +52,34 @@ def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) ->
 
 def ended(code: int, message: str, at: str) -> dict[str, Any]:
     """Give a pod that has ended."""
-    state = {"terminated": {"exitCode": code, "message": message, "finishedAt": at, "reason": "Error"}}
-    return {"metadata": {"name": "p", "labels": POD_LABELS}, "status": {"phase": "Failed", "containerStatuses": [{"state": state}]}}
+    state = {
+        "terminated": {"exitCode": code, "message": message, "finishedAt": at, "reason": "Error"}
+    }
+    return {
+        "metadata": {"name": "p", "labels": POD_LABELS},
+        "status": {"phase": "Failed", "containerStatuses": [{"state": state}]},
+    }
 
 
 def test_all_is_well() -> None:
     """The newest pod that ended gives exit code and summary."""
-    pods = [ended(1, "old", "2026-03-01T12:08:00Z"), ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z")]
-    status = {"lastScheduleTime": "2026-03-01T12:09:00Z", "lastSuccessfulTime": "2026-03-01T12:09:05Z", "active": [{}]}
+    pods = [
+        ended(1, "old", "2026-03-01T12:08:00Z"),
+        ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z"),
+    ]
+    status = {
+        "lastScheduleTime": "2026-03-01T12:09:00Z",
+        "lastSuccessfulTime": "2026-03-01T12:09:05Z",
+        "active": [{}],
+    }
     found = row(cronjob(status), [JOB, FOREIGN], pods, NOW, minutely)
     assert found._replace(warnings=()) == found
-    assert (found.exit_code, found.summary, found.running, found.missed) == (0, "health: 4 services", 1, 1)
+    assert (found.exit_code, found.summary, found.running, found.missed) == (
+        0,
+        "health: 4 services",
+        1,
+        1,
+    )
     assert table([found]).splitlines() == [
         "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN  LAST SUCCESS  RUNNING  MISSED  EXIT  SUMMARY",
         "ops-worker-health  * * * * *  no         60 s ago  55 s ago      1        1       0     health: 4 services",
@@ -81,13 +102,24 @@ def test_no_success_for_three_periods(status: dict[str, str], since: str) -> Non
     assert warning == f"ops-worker-health: no success {since}: {remedy}"
     assert row(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
     assert row(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
-    assert row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, minutely).warnings == ()
+    assert (
+        row(cronjob({"lastSuccessfulTime": "2026-03-01T12:07:00Z"}), [], [], NOW, minutely).warnings
+        == ()
+    )
 
 
 def test_failed() -> None:
     """The exit code and the reason of the last pass that failed; and below the table, a line."""
-    found = row(cronjob(suspended=True), [JOB], [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")], NOW, minutely)
-    assert found.warnings == ("ops-worker-health: the last pass failed with exit code 3: no table tenants",)
+    found = row(
+        cronjob(suspended=True),
+        [JOB],
+        [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")],
+        NOW,
+        minutely,
+    )
+    assert found.warnings == (
+        "ops-worker-health: the last pass failed with exit code 3: no table tenants",
+    )
     assert table([found]).endswith(
         "no table tenants\n\nwarning: ops-worker-health: the last pass failed with exit code 3: no table tenants"
     )
@@ -97,7 +129,13 @@ def test_missing_status() -> None:
     """What has just been created has neither status nor pods with labels."""
     new = cronjob(suspended=True)
     del new["status"]
-    found = row(new, [JOB], [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}], NOW, minutely)
+    found = row(
+        new,
+        [JOB],
+        [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}],
+        NOW,
+        minutely,
+    )
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
 
 
@@ -122,7 +160,10 @@ def test_told(message: str, reason: str, expected: str) -> None:
     [
         ({"reason": "ContainerCreating"}, ""),
         (None, ""),
-        ({"reason": "ImagePullBackOff"}, "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster may pull it"),
+        (
+            {"reason": "ImagePullBackOff"},
+            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster may pull it",
+        ),
         (
             {"reason": "CreateContainerConfigError", "message": 'secret "ops-worker" not found'},
             'pod p cannot start: CreateContainerConfigError: secret "ops-worker" not found; '
@@ -132,21 +173,44 @@ def test_told(message: str, reason: str, expected: str) -> None:
 )
 def test_stuck(waiting: dict[str, str] | None, expected: str) -> None:
     """What keeps a pod from starting, and what to do."""
-    assert stuck({"metadata": {"name": "p"}, "status": {"containerStatuses": [{"state": {"waiting": waiting}}]}}) == expected
+    assert (
+        stuck(
+            {
+                "metadata": {"name": "p"},
+                "status": {"containerStatuses": [{"state": {"waiting": waiting}}]},
+            }
+        )
+        == expected
+    )
 
 
 def test_unschedulable() -> None:
     """A pod for which no node has room; one that has found it since."""
     conditions = [{"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes"}]
     pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
-    assert stuck(pending) == "pod p cannot start: Unschedulable: 0/1 nodes; see the nodes' room and taints: `kubectl describe pod`"
+    assert (
+        stuck(pending)
+        == "pod p cannot start: Unschedulable: 0/1 nodes; see the nodes' room and taints: `kubectl describe pod`"
+    )
     assert stuck(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
 
 
 def test_finished() -> None:
     """Complete, failed with its reason, or neither."""
     assert finished({}) is None
-    assert finished({"status": {"conditions": [{"type": "Suspended", "status": "True"}, {"type": "Failed", "status": "False"}]}}) is None
+    assert (
+        finished(
+            {
+                "status": {
+                    "conditions": [
+                        {"type": "Suspended", "status": "True"},
+                        {"type": "Failed", "status": "False"},
+                    ]
+                }
+            }
+        )
+        is None
+    )
     why = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
     assert finished({"status": {"conditions": [why]}}) == ("Failed", "DeadlineExceeded: too long")
 
@@ -161,46 +225,82 @@ def test_job_name() -> None:
 def test_event() -> None:
     """A service with a reason is unhealthy, one without is healthy again; the time is to the second, in UTC."""
     found = event_of({"name": "ops-worker-health", "uid": "u"}, "ops", "ingest", "http 503", NOW)
-    assert (found["type"], found["message"], found["lastTimestamp"]) == ("Warning", "ingest is unhealthy: http 503", "2026-03-01T12:10:00Z")
-    assert event_of({"name": "ops-worker-health"}, "ops", "ingest", "", NOW)["reason"] == "ServiceRecovered"
+    assert (found["type"], found["message"], found["lastTimestamp"]) == (
+        "Warning",
+        "ingest is unhealthy: http 503",
+        "2026-03-01T12:10:00Z",
+    )
+    assert (
+        event_of({"name": "ops-worker-health"}, "ops", "ingest", "", NOW)["reason"]
+        == "ServiceRecovered"
+    )
 
 
 DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": "2026-03-01T12:08:00Z"}}
 RUNNING: dict[str, Any] = {"running": {}}
 MESH = [{"name": "a-mesh", "image": "envoy"}, {"name": "worker", "image": "reg/ops-worker:1"}]
-NATIVE = [{"name": "proxy", "image": "proxy", "restartPolicy": "Always"}, {"name": "wait", "image": "busybox"}]
+NATIVE = [
+    {"name": "proxy", "image": "proxy", "restartPolicy": "Always"},
+    {"name": "wait", "image": "busybox"},
+]
 
 
 def failed(code: int, message: str = "") -> dict[str, Any]:
     """Give the state of a container that has failed."""
-    return {"terminated": {"exitCode": code, "reason": "Error", "message": message, "finishedAt": "2026-03-01T12:08:00Z"}}
+    return {
+        "terminated": {
+            "exitCode": code,
+            "reason": "Error",
+            "message": message,
+            "finishedAt": "2026-03-01T12:08:00Z",
+        }
+    }
 
 
-def shared(phase: str, mains: dict[str, Any], first: dict[str, Any] | None = None) -> dict[str, Any]:
+def shared(
+    phase: str, mains: dict[str, Any], first: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Give a pod in which other containers are beside the worker's; Kubernetes sorts their states by name."""
     return {
         "metadata": {"name": "p", "labels": POD_LABELS},
         "spec": {"containers": MESH, "initContainers": NATIVE},
         "status": {
             "phase": phase,
-            "initContainerStatuses": [{"name": name, "state": state} for name, state in (first or {}).items()],
-            "containerStatuses": [{"name": name, "state": state} for name, state in sorted(mains.items())],
+            "initContainerStatuses": [
+                {"name": name, "state": state} for name, state in (first or {}).items()
+            ],
+            "containerStatuses": [
+                {"name": name, "state": state} for name, state in sorted(mains.items())
+            ],
         },
     }
 
 
 def test_the_workers_own_end() -> None:
     """Exit code and summary are those of the worker's container, whatever stands before it."""
-    pod = shared("Failed", {"a-mesh": failed(137), "worker": failed(3, '{"error": "no table"}')}, {"proxy": failed(143), "wait": DONE})
+    pod = shared(
+        "Failed",
+        {"a-mesh": failed(137), "worker": failed(3, '{"error": "no table"}')},
+        {"proxy": failed(143), "wait": DONE},
+    )
     assert worker_names(pod) == ["worker"]
     found = row(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
     assert (found.exit_code, found.summary) == (3, "no table")
     assert terminated(shared("Running", {"a-mesh": failed(137), "worker": RUNNING})) is None
-    two = {"metadata": {}, "spec": {"containers": [{"name": "ops-worker-health"}, {"name": "ops-worker-metrics"}]}}
+    two = {
+        "metadata": {},
+        "spec": {"containers": [{"name": "ops-worker-health"}, {"name": "ops-worker-metrics"}]},
+    }
     states = {"ops-worker-health": failed(1), "ops-worker-metrics": DONE}
-    both = two | {"status": {"containerStatuses": [{"name": name, "state": state} for name, state in states.items()]}}
+    both = two | {
+        "status": {
+            "containerStatuses": [{"name": name, "state": state} for name, state in states.items()]
+        }
+    }
     assert (terminated(both) or {})["exitCode"] == 1
-    assert worker_names({"spec": {"initContainers": [{"name": "ops-worker"}], "containers": [{"name": "a"}]}}) == ["ops-worker"]
+    assert worker_names(
+        {"spec": {"initContainers": [{"name": "ops-worker"}], "containers": [{"name": "a"}]}}
+    ) == ["ops-worker"]
     assert worker_names({"spec": {"containers": [{"name": "b"}, {"name": "a"}]}}) == ["b"]
     assert worker_names({"status": {}}) == [] and terminated({"status": {}}) is None
 
@@ -235,7 +335,9 @@ def test_held() -> None:
         "make it an init container with restartPolicy: Always, which a Job does not wait for"
     )
     assert held(pod) == held(pod, NOW) == message
-    assert row(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (f"ops-worker-health: {message}",)
+    assert row(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (
+        f"ops-worker-health: {message}",
+    )
     assert held(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
     assert held(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
     assert held(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
@@ -248,13 +350,23 @@ def test_stuck_before() -> None:
     """An init container that cannot start is named, as is another main container."""
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
     remedy = "check the image's name, and that the cluster may pull it"
-    pod = shared("Pending", {"worker": {"waiting": {"reason": "PodInitializing"}}}, {"proxy": RUNNING, "wait": waiting})
-    assert stuck(pod) == f"pod p cannot start: init container wait: ImagePullBackOff: Back-off; {remedy}"
+    pod = shared(
+        "Pending",
+        {"worker": {"waiting": {"reason": "PodInitializing"}}},
+        {"proxy": RUNNING, "wait": waiting},
+    )
+    assert (
+        stuck(pod)
+        == f"pod p cannot start: init container wait: ImagePullBackOff: Back-off; {remedy}"
+    )
     assert (
         stuck(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
         == f"pod p cannot start: container a-mesh: ImagePullBackOff: Back-off; {remedy}"
     )
-    assert stuck(shared("Pending", {"a-mesh": RUNNING, "worker": waiting})) == f"pod p cannot start: ImagePullBackOff: Back-off; {remedy}"
+    assert (
+        stuck(shared("Pending", {"a-mesh": RUNNING, "worker": waiting}))
+        == f"pod p cannot start: ImagePullBackOff: Back-off; {remedy}"
+    )
 
 
 def over(reason: str, created: str = "2026-03-01T12:09:00Z", **spec: Any) -> dict[str, Any]:
@@ -272,12 +384,27 @@ def test_lost() -> None:
         "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
     )
     assert lost(gone, []) == message
-    assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (f"ops-worker-health: {message}",)
-    assert lost(over("BackoffLimitExceeded"), []) == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
+    assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (
+        f"ops-worker-health: {message}",
+    )
+    assert (
+        lost(over("BackoffLimitExceeded"), [])
+        == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
+    )
     assert lost(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
     assert lost(gone, [shared("Running", {"worker": RUNNING})]) == message
-    assert lost(JOB, []) == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, []) == ""
-    newer = {"metadata": {"name": "job-2", "creationTimestamp": "2026-03-01T12:09:30Z", "ownerReferences": [{"uid": "u"}]}}
+    assert (
+        lost(JOB, [])
+        == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, [])
+        == ""
+    )
+    newer = {
+        "metadata": {
+            "name": "job-2",
+            "creationTimestamp": "2026-03-01T12:09:30Z",
+            "ownerReferences": [{"uid": "u"}],
+        }
+    }
     done = newer | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
     assert row(cronjob(suspended=True), [done, gone], [], NOW, minutely).warnings == ()
 
@@ -305,8 +432,15 @@ def test_with_gone() -> None:
 def test_last_tries() -> None:
     """The newest pod of each index counts."""
     pods = [
-        {"metadata": {"name": name, "annotations": {"batch.kubernetes.io/job-completion-index": index}}}
+        {
+            "metadata": {
+                "name": name,
+                "annotations": {"batch.kubernetes.io/job-completion-index": index},
+            }
+        }
         for name, index in ("a0", "b1", "c0")
     ]
     assert [pod["metadata"]["name"] for pod in last_tries(pods)] == ["c", "b"]
-    assert last_tries([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [{"metadata": {"name": "y"}}]
+    assert last_tries([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [
+        {"metadata": {"name": "y"}}
+    ]

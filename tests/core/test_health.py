@@ -17,12 +17,22 @@ from ops_worker.core.health import (
     judge_all,
     not_among,
     plan,
-    planned,
+    preview,
     remedy,
     summary,
     why_not_among,
 )
-from ops_worker.core.model import Condition, Damping, Failure, Observation, Remembered, State, Target, Update, Verdict
+from ops_worker.core.model import (
+    Condition,
+    Failure,
+    KnownState,
+    Observation,
+    State,
+    StateChange,
+    Target,
+    Thresholds,
+    Verdict,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -37,18 +47,54 @@ def seen(**facts: Any) -> Observation:
 
 
 JUDGED = [
-    (seen(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'), State.HEALTHY, "", 3, {"a": 1}),
+    (
+        seen(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'),
+        State.HEALTHY,
+        "",
+        3,
+        {"a": 1},
+    ),
     (seen(http_status=200, latency_ms=3, body=b'{"status": "critical"}'), State.HEALTHY, "", 3, {}),
     (seen(http_status=200, latency_ms=3, body=b'{"counters": null}'), State.HEALTHY, "", 3, None),
     (seen(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
-    (seen(http_status=200, latency_ms=3, body=b"[]"), State.UNKNOWN, "not a JSON object but an array", None, None),
-    (seen(http_status=200, latency_ms=3, body=b""), State.UNKNOWN, "the body is empty, not JSON (set json = false)", None, None),
+    (
+        seen(http_status=200, latency_ms=3, body=b"[]"),
+        State.UNKNOWN,
+        "not a JSON object but an array",
+        None,
+        None,
+    ),
+    (
+        seen(http_status=200, latency_ms=3, body=b""),
+        State.UNKNOWN,
+        "the body is empty, not JSON (set json = false)",
+        None,
+        None,
+    ),
     (seen(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
-    (seen(http_status=400, latency_ms=3, error="speaks\nTLS"), State.DEGRADED, "http 400: speaks TLS", 3, None),
+    (
+        seen(http_status=400, latency_ms=3, error="speaks\nTLS"),
+        State.DEGRADED,
+        "http 400: speaks TLS",
+        3,
+        None,
+    ),
     (seen(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
     (seen(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
-    (seen(failure=Failure.NO_CONNECTION, error="Connection refused"), State.DOWN, "Connection refused", None, None),
-    (seen(failure=Failure.NO_ANSWER, error="timeout after 5 s"), State.UNKNOWN, "timeout after 5 s", None, None),
+    (
+        seen(failure=Failure.NO_CONNECTION, error="Connection refused"),
+        State.DOWN,
+        "Connection refused",
+        None,
+        None,
+    ),
+    (
+        seen(failure=Failure.NO_ANSWER, error="timeout after 5 s"),
+        State.UNKNOWN,
+        "timeout after 5 s",
+        None,
+        None,
+    ),
     (seen(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
     (seen(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
     (seen(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
@@ -56,10 +102,17 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("observation", "state", "reason", "latency_ms", "counters"), JUDGED)
-def test_judge(observation: Observation, state: State, reason: str, latency_ms: int | None, counters: object) -> None:
+def test_judge(
+    observation: Observation, state: State, reason: str, latency_ms: int | None, counters: object
+) -> None:
     """Every outcome of the contract's table has its state, reason, latency and counters."""
     verdict = judge(observation)
-    assert (state, reason, latency_ms, counters) == (verdict.state, verdict.reason, verdict.latency_ms, verdict.counters)
+    assert (state, reason, latency_ms, counters) == (
+        verdict.state,
+        verdict.reason,
+        verdict.latency_ms,
+        verdict.counters,
+    )
     assert verdict.healthy == (state is State.HEALTHY) == (not reason)
 
 
@@ -81,9 +134,15 @@ FULL = {"db": "up", "counters": {"a": 1}}
         ({"counters_at": "/none"}, {}, State.HEALTHY, ""),
     ],
 )  # fmt: skip
-def test_judge_by_the_catalogue(wants: dict[str, Any], facts: dict[str, Any], state: State, reason: str) -> None:
+def test_judge_by_the_catalogue(
+    wants: dict[str, Any], facts: dict[str, Any], state: State, reason: str
+) -> None:
     """A service's own statuses, conditions and latency limit decide; what does not hold is the reason."""
-    found: dict[str, Any] = {"http_status": 200, "latency_ms": 3, "body": json.dumps(FULL).encode()} | facts
+    found: dict[str, Any] = {
+        "http_status": 200,
+        "latency_ms": 3,
+        "body": json.dumps(FULL).encode(),
+    } | facts
     verdict = judge(Observation(TARGET._replace(**wants), 0.0, **found))
     assert (verdict.state, verdict.reason) == (state, reason)
 
@@ -93,7 +152,7 @@ def test_degraded_by_a_condition() -> None:
     target = TARGET._replace(conditions=(Condition("/db", "equals", "ok"),))
     verdict = judge(Observation(target, 0.0, 200, 3, json.dumps(FULL).encode()))
     assert verdict.counters == {"a": 1}
-    assert details(Update(verdict, 1, NOW, NOW)) == {
+    assert details(StateChange(verdict, 1, NOW, NOW)) == {
         "status": "degraded", "latency_ms": 3, "http_status": 200, "reason": '/db is "up", wants "ok"', "counters": {"a": 1},
         "streak": 1, "since": "2026-03-01T12:00:00+00:00",
     }  # fmt: skip
@@ -102,7 +161,7 @@ def test_degraded_by_a_condition() -> None:
 def test_evidence() -> None:
     """An alert keeps what was seen, since when, and by which pass; what there was not is left out."""
     verdict = verdict_of(healthy=False)._replace(attempts=2)
-    assert evidence(Update(verdict, 3, NOW - MINUTE, NOW), {"pod": "p", "version": "1"}) == {
+    assert evidence(StateChange(verdict, 3, NOW - MINUTE, NOW), {"pod": "p", "version": "1"}) == {
         "pod": "p", "version": "1", "state": "down", "reason": "Connection refused", "attempts": 2, "streak": 3,
         "since": "2026-03-01T11:59:00+00:00", "checked_at": "2026-03-01T12:00:00+00:00",
     }  # fmt: skip
@@ -117,7 +176,10 @@ def test_not_among() -> None:
 
 def test_not_probed() -> None:
     """A service that a limit of this process kept from being probed has no verdict; each reason is told once."""
-    answered, limited = seen(http_status=200, latency_ms=3, body=b"{}"), seen(failure=Failure.NOT_PROBED, error="no\nfiles")
+    answered, limited = (
+        seen(http_status=200, latency_ms=3, body=b"{}"),
+        seen(failure=Failure.NOT_PROBED, error="no\nfiles"),
+    )
     assert [verdict.state for verdict in judge_all([limited, answered, limited])] == [State.HEALTHY]
     assert why_not_among([answered], [TARGET]) == ()
     assert why_not_among([answered, limited, limited], [TARGET] * 3) == ("no files",)
@@ -130,9 +192,15 @@ def test_own_damping() -> None:
     """A service's own thresholds win over those of the settings, each for itself."""
     target = TARGET._replace(alert_after=2)
     verdict = verdict_of(healthy=False)._replace(target=target)
-    before = {"ingest": Remembered(healthy=False, streak=0, since=NOW, checked_at=NOW - MINUTE)}
+    before = {"ingest": KnownState(healthy=False, streak=0, since=NOW, checked_at=NOW - MINUTE)}
     for streak, opens in ((0, False), (1, True)):
-        (update,) = plan([verdict], {"ingest": before["ingest"]._replace(streak=streak)}, Damping(1, 1), lambda _: NOW, NOW)
+        (update,) = plan(
+            [verdict],
+            {"ingest": before["ingest"]._replace(streak=streak)},
+            Thresholds(1, 1),
+            lambda _: NOW,
+            NOW,
+        )
         assert update.opens is opens
 
 
@@ -145,38 +213,102 @@ def test_judge_is_total(body: bytes, status: int) -> None:
 
 def verdict_of(healthy: bool) -> Verdict:
     """Make a verdict."""
-    return Verdict(TARGET, 0.0, State.HEALTHY, "", 3, 200, {}) if healthy else Verdict(TARGET, 0.0, State.DOWN, "Connection refused")
+    return (
+        Verdict(TARGET, 0.0, State.HEALTHY, "", 3, 200, {})
+        if healthy
+        else Verdict(TARGET, 0.0, State.DOWN, "Connection refused")
+    )
 
 
-def after(before: Remembered, update: Update | None) -> Remembered:
+def after(before: KnownState, update: StateChange | None) -> KnownState:
     """What the database remembers once an update is written."""
     if update is None:
         return before
     alerted = (before.alerted or update.opens) and not update.closes
-    return Remembered(update.verdict.healthy, update.streak, update.since, update.checked_at, alerted)
+    return KnownState(
+        update.verdict.healthy, update.streak, update.since, update.checked_at, alerted
+    )
 
 
 DECIDED = [
-    # what, healthy, before, damping, streak, opens, closes
-    ("first seen healthy", True, Remembered(), Damping(), 1, False, False),
-    ("first seen down", False, Remembered(), Damping(), 1, True, False),
-    ("still down, alert there", False, Remembered(False, 4, NOW, NOW, alerted=True), Damping(), 5, False, False),
-    ("down, alert closed by hand", False, Remembered(False, 4, NOW, NOW), Damping(), 5, True, False),
-    ("back", True, Remembered(False, 4, NOW, NOW, alerted=True), Damping(), 1, False, True),
-    ("alert without a row", True, Remembered(alerted=True), Damping(), 1, False, True),
-    ("a row of the old loops", False, Remembered(False, 0, None, NOW), Damping(2, 1), 1, False, False),
-    ("second of three", False, Remembered(False, 1, NOW, NOW), Damping(3, 1), 2, False, False),
-    ("third of three", False, Remembered(False, 2, NOW, NOW), Damping(3, 1), 3, True, False),
-    ("first of two good ones", True, Remembered(False, 9, NOW, NOW, alerted=True), Damping(1, 2), 1, False, False),
-    ("second of two good ones", True, Remembered(True, 1, NOW, NOW, alerted=True), Damping(1, 2), 2, False, True),
-    ("damping was lowered meanwhile", False, Remembered(False, 9, NOW, NOW), Damping(2, 1), 10, True, False),
+    # what, healthy, before, thresholds, streak, opens, closes
+    ("first seen healthy", True, KnownState(), Thresholds(), 1, False, False),
+    ("first seen down", False, KnownState(), Thresholds(), 1, True, False),
+    (
+        "still down, alert there",
+        False,
+        KnownState(False, 4, NOW, NOW, alerted=True),
+        Thresholds(),
+        5,
+        False,
+        False,
+    ),
+    (
+        "down, alert closed by hand",
+        False,
+        KnownState(False, 4, NOW, NOW),
+        Thresholds(),
+        5,
+        True,
+        False,
+    ),
+    ("back", True, KnownState(False, 4, NOW, NOW, alerted=True), Thresholds(), 1, False, True),
+    ("alert without a row", True, KnownState(alerted=True), Thresholds(), 1, False, True),
+    (
+        "a row of the old loops",
+        False,
+        KnownState(False, 0, None, NOW),
+        Thresholds(2, 1),
+        1,
+        False,
+        False,
+    ),
+    ("second of three", False, KnownState(False, 1, NOW, NOW), Thresholds(3, 1), 2, False, False),
+    ("third of three", False, KnownState(False, 2, NOW, NOW), Thresholds(3, 1), 3, True, False),
+    (
+        "first of two good ones",
+        True,
+        KnownState(False, 9, NOW, NOW, alerted=True),
+        Thresholds(1, 2),
+        1,
+        False,
+        False,
+    ),
+    (
+        "second of two good ones",
+        True,
+        KnownState(True, 1, NOW, NOW, alerted=True),
+        Thresholds(1, 2),
+        2,
+        False,
+        True,
+    ),
+    (
+        "thresholds was lowered meanwhile",
+        False,
+        KnownState(False, 9, NOW, NOW),
+        Thresholds(2, 1),
+        10,
+        True,
+        False,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("what", "healthy", "before", "damping", "streak", "opens", "closes"), DECIDED)
-def test_decide(what: str, healthy: bool, before: Remembered, damping: Damping, streak: int, opens: bool, closes: bool) -> None:
+@pytest.mark.parametrize(
+    ("what", "healthy", "before", "thresholds", "streak", "opens", "closes"), DECIDED
+)
+def test_decide(
+    what: str,
+    healthy: bool,
+    before: KnownState,
+    thresholds: Thresholds,
+    streak: int,
+    opens: bool,
+    closes: bool,
+) -> None:
     """Each case of the rule."""
-    update = decide(verdict_of(healthy), NOW + MINUTE, before, damping, NOW + MINUTE)
+    update = decide(verdict_of(healthy), NOW + MINUTE, before, thresholds, NOW + MINUTE)
     assert update is not None, what
     assert (streak, opens, closes) == (update.streak, update.opens, update.closes), what
 
@@ -190,22 +322,30 @@ def test_decide(what: str, healthy: bool, before: Remembered, damping: Damping, 
         (NOW - MINUTE, NOW, False),
         (NOW - MINUTE, NOW + MINUTE, True),
     ],
-    ids=["newer", "older: a late pass", "the same: a replay", "older by all", "a row from the future: the clock was set back"],
+    ids=[
+        "newer",
+        "older: a late pass",
+        "the same: a replay",
+        "older by all",
+        "a row from the future: the clock was set back",
+    ],
 )
 def test_decide_is_fenced(observed_at: datetime, checked_at: datetime, counts: bool) -> None:
     """An observation never overwrites a newer one; a clock that was set back does not stop the worker."""
-    before = Remembered(healthy=True, streak=1, since=checked_at, checked_at=checked_at)
-    assert counts == (decide(verdict_of(healthy=False), observed_at, before, Damping(), NOW) is not None)
+    before = KnownState(healthy=True, streak=1, since=checked_at, checked_at=checked_at)
+    assert counts == (
+        decide(verdict_of(healthy=False), observed_at, before, Thresholds(), NOW) is not None
+    )
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
 def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: int) -> None:
-    """Over any sequence: opens and closes alternate, damping holds exactly, and a replay changes nothing."""
-    damping, before, changes = Damping(alert_after, resolve_after), Remembered(), []
+    """Over any sequence: opens and closes alternate, thresholds holds exactly, and a replay changes nothing."""
+    thresholds, before, changes = Thresholds(alert_after, resolve_after), KnownState(), []
     runs: list[bool] = []
     for number, healthy in enumerate(verdicts):
         at = NOW + number * MINUTE
-        update = decide(verdict_of(healthy), at, before, damping, at)
+        update = decide(verdict_of(healthy), at, before, thresholds, at)
         assert update is not None
         runs.append(healthy)
         streak = next((n for n, was in enumerate(reversed(runs)) if was is not healthy), len(runs))
@@ -215,8 +355,8 @@ def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: in
         assert update.closes == (healthy and before.alerted and streak >= resolve_after)
         changes += ["open"] * update.opens + ["close"] * update.closes
         before = after(before, update)
-        assert decide(verdict_of(healthy), at, before, damping, at) is None
-        assert decide(verdict_of(not healthy), at - MINUTE / 2, before, damping, at) is None
+        assert decide(verdict_of(healthy), at, before, thresholds, at) is None
+        assert decide(verdict_of(not healthy), at - MINUTE / 2, before, thresholds, at) is None
     assert changes == ["open", "close"] * (len(changes) // 2) + ["open"] * (len(changes) % 2)
 
 
@@ -224,25 +364,51 @@ def test_plan_and_planned() -> None:
     """A pass's plan holds an update for each fresh verdict, and tells what it would open and close."""
     other = TARGET._replace(name="evaluator")
     verdicts = [verdict_of(healthy=False), verdict_of(healthy=True)._replace(target=other)]
-    before = {"ingest": Remembered(), "evaluator": Remembered(healthy=False, streak=1, since=NOW, checked_at=NOW, alerted=True)}
-    updates = plan(verdicts, before, Damping(), lambda moment: NOW + MINUTE + timedelta(seconds=moment), NOW + MINUTE)
-    assert (tuple(updates), ("ingest",), ("evaluator",)) == planned(updates)
-    stale = {"ingest": Remembered(checked_at=NOW + MINUTE), "evaluator": before["evaluator"]}
-    assert [u.verdict.target.name for u in plan(verdicts, stale, Damping(), lambda _: NOW + MINUTE, NOW + MINUTE)] == ["evaluator"]
+    before = {
+        "ingest": KnownState(),
+        "evaluator": KnownState(healthy=False, streak=1, since=NOW, checked_at=NOW, alerted=True),
+    }
+    updates = plan(
+        verdicts,
+        before,
+        Thresholds(),
+        lambda moment: NOW + MINUTE + timedelta(seconds=moment),
+        NOW + MINUTE,
+    )
+    assert (tuple(updates), ("ingest",), ("evaluator",)) == preview(updates)
+    stale = {"ingest": KnownState(checked_at=NOW + MINUTE), "evaluator": before["evaluator"]}
+    assert [
+        u.verdict.target.name
+        for u in plan(verdicts, stale, Thresholds(), lambda _: NOW + MINUTE, NOW + MINUTE)
+    ] == ["evaluator"]
 
 
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (Verdict(TARGET, 0, State.HEALTHY, "", 3, 200, {"a": 1}), {"status": "healthy", "latency_ms": 3, "counters": {"a": 1}}),
-        (Verdict(TARGET, 0, State.DEGRADED, "http 503", 3, 503), {"status": "degraded", "latency_ms": 3, "http_status": 503}),
-        (Verdict(TARGET, 0, State.DOWN, "Connection refused"), {"status": "down", "error": "Connection refused"}),
-        (Verdict(TARGET, 0, State.UNKNOWN, "timeout after 5 s"), {"status": "unknown", "error": "timeout after 5 s"}),
+        (
+            Verdict(TARGET, 0, State.HEALTHY, "", 3, 200, {"a": 1}),
+            {"status": "healthy", "latency_ms": 3, "counters": {"a": 1}},
+        ),
+        (
+            Verdict(TARGET, 0, State.DEGRADED, "http 503", 3, 503),
+            {"status": "degraded", "latency_ms": 3, "http_status": 503},
+        ),
+        (
+            Verdict(TARGET, 0, State.DOWN, "Connection refused"),
+            {"status": "down", "error": "Connection refused"},
+        ),
+        (
+            Verdict(TARGET, 0, State.UNKNOWN, "timeout after 5 s"),
+            {"status": "unknown", "error": "timeout after 5 s"},
+        ),
     ],
 )
 def test_details(verdict: Verdict, expected: dict[str, Any]) -> None:
     """The details hold the contract's keys for each state, and the worker's own two."""
-    assert expected | {"streak": 2, "since": NOW.isoformat()} == details(Update(verdict, 2, NOW, NOW))
+    assert expected | {"streak": 2, "since": NOW.isoformat()} == details(
+        StateChange(verdict, 2, NOW, NOW)
+    )
 
 
 def test_summary() -> None:

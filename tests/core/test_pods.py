@@ -15,25 +15,47 @@ CATALOGUE = [{"name": "OPS_WORKER_CATALOGUE", "value": "/x"}]
 @pytest.mark.parametrize(
     ("container", "arguments", "shell"),
     [
-        ({"image": "ops-worker:1", "args": ["health", "--every", 5]}, ("health", "--every", "5"), ""),
+        (
+            {"image": "ops-worker:1", "args": ["health", "--every", 5]},
+            ("health", "--every", "5"),
+            "",
+        ),
         ({"image": "ops-worker"}, (), ""),
-        ({"image": "reg:5000/team/ops-worker@sha256:0", "args": ["ops-worker", "health"]}, ("ops-worker", "health"), ""),
+        (
+            {"image": "reg:5000/team/ops-worker@sha256:0", "args": ["ops-worker", "health"]},
+            ("ops-worker", "health"),
+            "",
+        ),
         ({"image": "watcher", "args": ["ops-worker", "health"]}, ("health",), ""),
         ({"command": ["ops-worker", "health"]}, ("health",), ""),
         ({"command": ["ops-worker"], "args": ["health"]}, ("health",), ""),
         ({"command": ["/usr/local/bin/ops-worker", "metrics"]}, ("metrics",), ""),
         ({"command": ["python", "-m", "ops_worker", "health"]}, ("health",), ""),
-        ({"command": ["/usr/bin/python3.11", "-X", "dev", "-m", "ops_worker"], "args": ["health"]}, ("health",), ""),
+        (
+            {
+                "command": ["/usr/bin/python3.11", "-X", "dev", "-m", "ops_worker"],
+                "args": ["health"],
+            },
+            ("health",),
+            "",
+        ),
         ({"command": ["/tini", "--", "ops-worker", "health"]}, ("health",), ""),
         ({"command": ["dumb-init", "ops-worker", "health"]}, ("health",), ""),
         ({"command": ["tini", "--", "python", "-m", "ops_worker", "health"]}, ("health",), ""),
         ({"command": ["sh", "-c", "ops-worker health"]}, ("health",), "sh"),
         (
-            {"command": ["/bin/bash", "-ec"], "args": ["sleep 3; exec ops-worker health --every 5 && echo"]},
+            {
+                "command": ["/bin/bash", "-ec"],
+                "args": ["sleep 3; exec ops-worker health --every 5 && echo"],
+            },
             ("health", "--every", "5"),
             "bash",
         ),
-        ({"command": ["sh", "-c", "set -e\n  python3 -u -m ops_worker metrics >/dev/null"]}, ("metrics",), "sh"),
+        (
+            {"command": ["sh", "-c", "set -e\n  python3 -u -m ops_worker metrics >/dev/null"]},
+            ("metrics",),
+            "sh",
+        ),
         ({"command": [], "args": ["health"]}, ("health",), ""),
     ],
 )
@@ -81,7 +103,10 @@ def test_recognised(container: dict[str, Any], yes: bool) -> None:
 
 def test_places() -> None:
     """The containers in the order of their start, and what each place means."""
-    spec = {"containers": [{"name": "c"}, None], "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}]}
+    spec = {
+        "containers": [{"name": "c"}, None],
+        "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
+    }
     found = containers(spec)
     assert [(one.name, one.first, one.native, one.main) for one in found] == [
         ("a", True, False, False),
@@ -105,7 +130,10 @@ def test_places() -> None:
 )
 def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) -> None:
     """What is sure goes before the label of the pod, which an overlay may give to anybody's: it speaks for those that run a pass."""
-    spec = {"initContainers": [{"name": "first"}], "containers": [{"name": name, "args": [name]} for name in names]}
+    spec = {
+        "initContainers": [{"name": "first"}],
+        "containers": [{"name": name, "args": [name]} for name in names],
+    }
     found = workers(spec, labels)
     assert [one.name for one in found] == expected
     assert all(isinstance(one, Container) and one.main for one in found)

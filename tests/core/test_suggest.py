@@ -10,7 +10,16 @@ from ops_worker.variables import variables
 pytestmark = pytest.mark.unit
 
 KNOWN = frozenset(name for one in variables() for name in one.names)
-COMMANDS = ["health", "metrics", "status", "explain", "maintenance", "init-db", "catalogue", "--help"]
+COMMANDS = [
+    "health",
+    "metrics",
+    "status",
+    "explain",
+    "maintenance",
+    "init-db",
+    "catalogue",
+    "--help",
+]
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import psycopg
 import pytest
 
 from ops_worker import settings
+from ops_worker.adapters import http
+from ops_worker.adapters.postgres import HEALTH, METRICS, Store
+from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.core.backlog import Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample, Tick
-from ops_worker.core.report import text
-from ops_worker.edges import probes
-from ops_worker.edges.store import HEALTH, METRICS, Store
-from ops_worker.edges.store.purposes import LOCK_SPACE
+from ops_worker.core.output import text
 from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, StillRecordingError
 from ops_worker.passes import PASSES, Context, metrics
 from tests.proxy import Proxy
@@ -46,13 +46,15 @@ def _nothing_watched(monkeypatch: pytest.MonkeyPatch) -> None:
 def sample(url: str, backlog: Backlog | None) -> Outcome:
     """Run one pass on this database with this backlog."""
     with contextlib.closing(Store({"conninfo": url})) as store:
-        return metrics.run(Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog))
+        return metrics.run(
+            Context(settings.load(), http.observe, store, time.monotonic, backlog=backlog)
+        )
 
 
 def flush(url: str, backlog: Backlog | None) -> int:
     """Write what waits."""
     with contextlib.closing(Store({"conninfo": url})) as store:
-        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog)
+        context = Context(settings.load(), http.observe, store, time.monotonic, backlog=backlog)
         return metrics.flush(context, time.monotonic() + 60)
 
 
@@ -64,16 +66,22 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
             sample(AWAY, backlog)
         time.sleep(0.01)
     assert (len(backlog), backlog.dropped) == (2, 1)
-    assert [record.action for record in caplog.records if hasattr(record, "action")] == ["samples dropped"]
+    assert [record.action for record in caplog.records if hasattr(record, "action")] == [
+        "samples dropped"
+    ]
     assert sample(database.url, backlog).result is Result.RECORDED
     assert len(backlog) == 0
-    rows = database.rows("SELECT time, value FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time")
+    rows = database.rows(
+        "SELECT time, value FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time"
+    )
     assert [row["value"] for row in rows] == [0.0, 0.0, 1.0]
     assert len({row["time"] for row in rows}) == 3
     told = database.rows(
         "SELECT time, tags ->> 'period_s' AS period_s FROM system_metrics WHERE metric_name = 'pass_success' ORDER BY time"
     )
-    assert [(row["time"], row["period_s"]) for row in told] == [(row["time"], "60") for row in rows], "each with its period"
+    assert [(row["time"], row["period_s"]) for row in told] == [
+        (row["time"], "60") for row in rows
+    ], "each with its period"
 
 
 def test_permanent(database: Database) -> None:
@@ -90,7 +98,7 @@ def test_permanent(database: Database) -> None:
 @pytest.mark.parametrize("verdict_word", ["deaf", "drop"])
 def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_word: str) -> None:
     """Samples of which nobody knows whether they were written are asked about by the next pass, and written once."""
-    monkeypatch.setattr("ops_worker.edges.store.connection.SETTLE_S", 0.0)
+    monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
     backlog = Backlog(10)
     backlog.add(ONE)
     cut: list[str] = []
@@ -101,7 +109,10 @@ def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_w
             return cut[-1]
         return ""
 
-    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy, pytest.raises(CommitUnknownError):
+    with (
+        Proxy(urlsplit(database.url).port or 5432, watch) as proxy,
+        pytest.raises(CommitUnknownError),
+    ):
         sample(re.sub(r":\d+/", f":{proxy.port}/", database.url), backlog)
     assert backlog.in_doubt is not None
     assert (len(backlog.in_doubt[1]), len(backlog)) == (1, 1)
@@ -143,21 +154,27 @@ def old_rows(database: Database) -> list[str]:
     return [row["metric_name"] for row in found]
 
 
-def test_a_refused_sample_holds_up_no_other(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_sample_holds_up_no_other(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     """One that has no place any more is set apart; the others, and the new one, are written once."""
     database.rows(PARTITIONED)
     backlog = waiting([30, 7200, 20, 10])
     assert sample(database.url, backlog).result is Result.RECORDED
     assert (len(backlog), backlog.apart, backlog.dropped) == (0, 1, 0)
     assert old_rows(database) == ["m0", "m2", "m3"]
-    apart = [record for record in caplog.records if getattr(record, "action", "") == "samples set apart"]
+    apart = [
+        record for record in caplog.records if getattr(record, "action", "") == "samples set apart"
+    ]
     assert len(apart) == 1
     assert "partition" in vars(apart[0])["error"]
     assert sample(database.url, backlog).result is Result.RECORDED, "new samples flow"
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'healthy'") == 2
 
 
-def test_a_refused_sample_is_tried_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_sample_is_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once it has a place again, what was set apart is written; until then it is tried in vain."""
     monkeypatch.setattr("ops_worker.passes.metrics.APART_RETRY_S", 0.0)
     database.rows(PARTITIONED)
@@ -175,7 +192,7 @@ def test_a_refused_sample_is_tried_again(database: Database, monkeypatch: pytest
 
 def test_slices_that_are_too_slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice that takes longer than a statement may is halved until it fits; nothing is lost."""
-    monkeypatch.setattr("ops_worker.edges.store.purposes.STATEMENT_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr("ops_worker.adapters.postgres.specs.STATEMENT_TIMEOUT_MS", 1_000)
     database.rows(SLOW)
     backlog = waiting([60.0 - number for number in range(40)])
     assert flush(database.url, backlog) == 40
@@ -183,9 +200,11 @@ def test_slices_that_are_too_slow(database: Database, monkeypatch: pytest.Monkey
     assert len(old_rows(database)) == len({*old_rows(database)}) == 40
 
 
-def test_a_sample_that_is_always_too_slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_is_always_too_slow(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that takes too long even alone is set apart."""
-    monkeypatch.setattr("ops_worker.edges.store.purposes.STATEMENT_TIMEOUT_MS", 10)
+    monkeypatch.setattr("ops_worker.adapters.postgres.specs.STATEMENT_TIMEOUT_MS", 10)
     database.rows(SLOW)
     backlog = waiting([1])
     assert flush(database.url, backlog) == 0
@@ -254,7 +273,9 @@ def test_in_doubt_without_a_backlog() -> None:
 def holding(database: Database, lock: int) -> Iterator[None]:
     """Hold the lock of a pass in a transaction that is more than a tenth of a second old."""
     with psycopg.connect(database.url) as connection:
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s), pg_sleep(0.1)", [LOCK_SPACE, lock])
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(%s, %s), pg_sleep(0.1)", [LOCK_SPACE, lock]
+        )
         yield
 
 
@@ -267,15 +288,21 @@ def test_skipped(database: Database) -> None:
 
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
-def test_skipped_for_too_long(database: Database, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_skipped_for_too_long(
+    database: Database, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """A lock that is held for longer than the patience is a failure, which names who holds it."""
-    monkeypatch.setattr("ops_worker.core.patience.LEAST_PATIENCE_S", 0.0)
+    monkeypatch.setattr("ops_worker.core.staleness.MIN_STALE_S", 0.0)
     backlog = Backlog(10)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
-        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog, period_s=0.01)
+        context = Context(
+            settings.load(), http.observe, store, time.monotonic, backlog=backlog, period_s=0.01
+        )
         with holding(database, {"health": HEALTH, "metrics": METRICS}[name].lock):
             holder = database.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
-            with pytest.raises(DatabaseError, match=rf"{name} pass was skipped.*terminate.*\({holder}\)"):
+            with pytest.raises(
+                DatabaseError, match=rf"{name} pass was skipped.*terminate.*\({holder}\)"
+            ):
                 PASSES[name](context)
     assert len(backlog) == (1 if name == "metrics" else 0), "the sample waits"
 
@@ -297,10 +324,14 @@ def test_still_recording(database: Database) -> None:
 
     backlog = Backlog(10)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
-        context = Context(settings.load(), probes.observe, store, time.monotonic, backlog=backlog, recording=busy)
+        context = Context(
+            settings.load(), http.observe, store, time.monotonic, backlog=backlog, recording=busy
+        )
         outcomes = [PASSES[name](context) for name in ("metrics", "health")]
     assert [outcome.result for outcome in outcomes] == [Result.WAITING, Result.WAITING]
-    assert text(outcomes[0]).startswith("metrics: waiting: an earlier metrics pass is still being recorded")
+    assert text(outcomes[0]).startswith(
+        "metrics: waiting: an earlier metrics pass is still being recorded"
+    )
     assert len(backlog) == 1, "health has no backlog"
 
 

@@ -14,14 +14,14 @@ import psycopg
 import pytest
 
 from ops_worker import __version__, cli, settings
+from ops_worker.adapters import http
+from ops_worker.adapters.postgres import Store
+from ops_worker.adapters.postgres.transaction import SQL, WATCH_ROWS, passes_given
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
-from ops_worker.core.report import text
-from ops_worker.edges import probes
-from ops_worker.edges.store import Store
-from ops_worker.edges.store.statements import SQL, WATCH_ROWS, passes_given
+from ops_worker.core.output import text
 from ops_worker.passes import PASSES, Context
-from tests.history import seed
+from tests.seed_history import seed
 from tests.stubs import Behaviour, Stub, Stubs, hang, reply
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Passes:
         """Run one pass."""
         found = settings.load()
         with contextlib.closing(Store(found.connection, role=found.pg_role)) as store:
-            return PASSES[name](Context(found, probes.observe, store, time.monotonic, dry_run))
+            return PASSES[name](Context(found, http.observe, store, time.monotonic, dry_run))
 
 
 @pytest.fixture
@@ -79,7 +79,11 @@ OUTCOMES: list[tuple[str, str | Behaviour, str, bool, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "mode", "status", "latency", "details", "reason"), OUTCOMES, ids=[row[0] for row in OUTCOMES])
+@pytest.mark.parametrize(
+    ("what", "mode", "status", "latency", "details", "reason"),
+    OUTCOMES,
+    ids=[row[0] for row in OUTCOMES],
+)
 def test_outcome(
     run: Passes,
     database: Database,
@@ -95,7 +99,10 @@ def test_outcome(
     stubs["dispatcher"].mode = mode
     stubs["dispatcher"].counters = {"x": 1}
     outcome = run("health")
-    assert (outcome.result, outcome.unhealthy) == (Result.RECORDED, ("dispatcher",) if reason else ()), what
+    assert (outcome.result, outcome.unhealthy) == (
+        Result.RECORDED,
+        ("dispatcher",) if reason else (),
+    ), what
 
     rows = database.health()
     row = rows.pop("dispatcher")
@@ -123,13 +130,21 @@ def test_outcome(
         assert (evidence["state"], evidence["streak"]) == (details["status"], 1)
         assert evidence["reason"].startswith(reason)
         assert evidence["version"] == __version__
-        tenant = database.rows("SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'")
-        assert tenant == [{"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}]
+        tenant = database.rows(
+            "SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'"
+        )
+        assert tenant == [
+            {"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}
+        ]
     else:
         assert database.value("SELECT count(*) FROM tenants WHERE tenant_id = '__system__'") == 0
 
     run("metrics")
-    samples = {metric: value for (service, metric), value in database.samples().items() if service == "dispatcher"}
+    samples = {
+        metric: value
+        for (service, metric), value in database.samples().items()
+        if service == "dispatcher"
+    }
     if reason:
         assert samples == {"healthy": 0.0}
     elif isinstance(details["counters"], dict):
@@ -140,10 +155,23 @@ def test_outcome(
 
 def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
     """A metrics pass over a healthy platform writes these rows and no others, all with one time of the database's clock."""
-    stubs["ingest"].counters = {"messages_received": 5, "messages_written": True, "messages_rejected": 0, "nats_telemetry_pending": 7}
-    stubs["evaluator"].counters = {"rules_evaluated": 2**40, "alerts_created": 1.5, "evaluation_errors": 3}
+    stubs["ingest"].counters = {
+        "messages_received": 5,
+        "messages_written": True,
+        "messages_rejected": 0,
+        "nats_telemetry_pending": 7,
+    }
+    stubs["evaluator"].counters = {
+        "rules_evaluated": 2**40,
+        "alerts_created": 1.5,
+        "evaluation_errors": 3,
+    }
     stubs["dispatcher"].counters = {"alerts_processed": 9, "routes_matched": None}
-    stubs["delivery_worker"].counters = {"jobs_succeeded": "x", "jobs_failed": BIG, "jobs_pending": 2}
+    stubs["delivery_worker"].counters = {
+        "jobs_succeeded": "x",
+        "jobs_failed": BIG,
+        "jobs_pending": 2,
+    }
     before = database.value("SELECT clock_timestamp()")
     outcome = run("metrics")
     after = database.value("SELECT clock_timestamp()")
@@ -170,7 +198,9 @@ def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
         ("platform", "deliveries_pending"): 4.0,
     }
     assert len(outcome.warnings) == 3
-    times = database.rows("SELECT DISTINCT time, tags::text FROM system_metrics WHERE service <> 'ops_worker'")
+    times = database.rows(
+        "SELECT DISTINCT time, tags::text FROM system_metrics WHERE service <> 'ops_worker'"
+    )
     assert len(times) == 1 and times[0]["tags"] == "{}"
     early = after - before  # at most: what the database's answer took to arrive
     assert before - early <= times[0]["time"] <= after
@@ -202,13 +232,18 @@ def test_alert_story(run: Passes, database: Database, stubs: Stubs) -> None:
     assert run("health").opened == ("ingest",)
     stubs["ingest"].mode = "503"
     assert (run("health").opened, run("health").alerted) == ((), ("ingest",))
-    database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' WHERE tenant_id = '__system__'")
+    database.rows(
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' WHERE tenant_id = '__system__'"
+    )
     assert run("health").opened == ()
     stubs["ingest"].mode = "ok"
     outcome = run("health")
     assert (outcome.closed, outcome.alerted) == (("ingest",), ())
     (alert,) = database.alerts()
-    assert (alert["status"], alert["summary"]) == ("CLOSED", "Service unhealthy: ingest (Connection refused)")
+    assert (alert["status"], alert["summary"]) == (
+        "CLOSED",
+        "Service unhealthy: ingest (Connection refused)",
+    )
     assert alert["details"].keys() == {"resolved_at"}
     assert datetime.fromisoformat(alert["details"]["resolved_at"]) == alert["closed_at"]
     assert alert["closed_at"] > alert["created_at"]
@@ -242,7 +277,11 @@ def test_unwatched(run: Passes, database: Database, stubs: Stubs) -> None:
     stubs["ingest"].mode = "down"
     run("health")
     run.env.setenv("INGEST_HEALTH_URL", "")
-    assert {verdict.target.name for verdict in run("health").verdicts} == {"evaluator", "dispatcher", "delivery_worker"}
+    assert {verdict.target.name for verdict in run("health").verdicts} == {
+        "evaluator",
+        "dispatcher",
+        "delivery_worker",
+    }
     assert database.alerts()[0]["status"] == "OPEN"
     assert database.health()["ingest"]["status"] == "unhealthy"
 
@@ -259,7 +298,11 @@ def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
     """A dry run tells what a pass would write, with and without the tables, and writes nothing."""
     stubs["ingest"].mode = "down"
     outcome = run("health", dry_run=True)
-    assert (outcome.result, outcome.opened, len(outcome.updates)) == (Result.DRY_RUN, ("ingest",), 4)
+    assert (outcome.result, outcome.opened, len(outcome.updates)) == (
+        Result.DRY_RUN,
+        ("ingest",),
+        4,
+    )
     assert database.value("SELECT to_regclass('service_health')::text") is None
     run("health")
     stubs["ingest"].mode = "ok"
@@ -271,7 +314,7 @@ def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
 
 def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
     """A pass that was paused between probing and writing does not overwrite what a later one saw."""
-    probe = probes.observe
+    probe = http.observe
     stubs["ingest"].mode = "down"
 
     def paused(targets: Any) -> Any:
@@ -297,7 +340,7 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
     begun = time.monotonic()
     with contextlib.closing(Store(found.connection)) as store:
         patient = found.model_copy(update={"pass_deadline": 200.0})
-        PASSES["metrics"](Context(patient, probes.observe, store, lambda: time.monotonic() - 90))
+        PASSES["metrics"](Context(patient, http.observe, store, lambda: time.monotonic() - 90))
     took = timedelta(seconds=time.monotonic() - begun)
     taken = database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90)
     assert before - took <= taken <= database.value("SELECT now()")
@@ -346,7 +389,9 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
                 outcomes = list(pool.map(one, range(8)))
             assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
             changed = [outcome for outcome in outcomes if outcome.opened or outcome.closed]
-            assert [(outcome.opened, outcome.closed) for outcome in changed] == [(("ingest",), ()) if down else ((), ("ingest",))]
+            assert [(outcome.opened, outcome.closed) for outcome in changed] == [
+                (("ingest",), ()) if down else ((), ("ingest",))
+            ]
             done += sum(outcome.result is Result.RECORDED for outcome in outcomes)
     alerts = database.alerts()
     assert len(alerts) == 25
@@ -354,7 +399,9 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
     assert done >= 50
 
 
-def test_main(run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main(
+    run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command prints the outcome and gives the exit code."""
     assert cli.main(["health", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "recorded"
@@ -362,7 +409,9 @@ def test_main(run: Passes, database: Database, stubs: Stubs, capsys: pytest.Capt
     stubs["evaluator"].counters = {"rules_evaluated": "x"}
     assert cli.main(["health", "--fail-on-unhealthy"]) == 4
     captured = capsys.readouterr()
-    assert captured.out.startswith("health: 4 services, 3 healthy, 1 down; 1 alert opened: ingest (")
+    assert captured.out.startswith(
+        "health: 4 services, 3 healthy, 1 down; 1 alert opened: ingest ("
+    )
     assert '"action": "alert opened"' in captured.err
     assert cli.main(["metrics"]) == 0
     assert "evaluator.rules_evaluated not recorded" in capsys.readouterr().err
@@ -426,7 +475,11 @@ def own(run: Passes, tmp_path: Path) -> Iterator[Stub]:
     shop = Stub("shop")
     shop.mode = reply('{"db": "slow", "counters": {"a": 1, "b": 2.5, "c": "x"}}')
     (tmp_path / "c.toml").write_text(OWN)
-    for name, value in {"OPS_WORKER_CATALOGUE": str(tmp_path / "c.toml"), "SHOP": shop.url, "TOKEN": "t0ken"}.items():
+    for name, value in {
+        "OPS_WORKER_CATALOGUE": str(tmp_path / "c.toml"),
+        "SHOP": shop.url,
+        "TOKEN": "t0ken",
+    }.items():
         run.env.setenv(name, value)
     yield shop
     shop.close()
@@ -436,9 +489,16 @@ def test_own_service(run: Passes, database: Database, own: Stub) -> None:
     """A service of one's own is asked, judged, damped and recorded as its entry says; one that it takes out is left alone."""
     assert run("health").opened == ()
     assert run("health").opened == ("shop",)
-    assert own.requests[0].startswith(b"GET /status HTTP/1.1") and b"\r\nAuthorization: Bearer t0ken\r\n" in own.requests[0]
+    assert (
+        own.requests[0].startswith(b"GET /status HTTP/1.1")
+        and b"\r\nAuthorization: Bearer t0ken\r\n" in own.requests[0]
+    )
     row = database.health()["shop"]
-    assert (row["status"], row["details"]["status"], row["details"]["reason"]) == ("unhealthy", "degraded", '/db is "slow", wants "up"')
+    assert (row["status"], row["details"]["status"], row["details"]["reason"]) == (
+        "unhealthy",
+        "degraded",
+        '/db is "slow", wants "up"',
+    )
     assert database.alerts()[0]["summary"] == 'Service unhealthy: shop (/db is "slow", wants "up")'
     assert "ingest" not in database.health()
     own.mode = reply('{"db": "up"}')
@@ -451,7 +511,9 @@ def test_own_figures(run: Passes, database: Database) -> None:
     """Figures of one's own are recorded with their services and tags, one that fails costs no other, one that is not due waits."""
     outcome = run("metrics")
     assert outcome.warnings == ("stock.bad not recorded: division by zero",)
-    rows = database.rows("SELECT service, metric_name, value, tags FROM system_metrics WHERE service LIKE 'shop%' ORDER BY 1, 2")
+    rows = database.rows(
+        "SELECT service, metric_name, value, tags FROM system_metrics WHERE service LIKE 'shop%' ORDER BY 1, 2"
+    )
     team = {"team": "shop"}
     assert [tuple(row.values()) for row in rows] == [
         ("shop", "a", 1.0, team), ("shop", "b", 2.5, team), ("shop", "healthy", 0.0, team),
@@ -459,13 +521,19 @@ def test_own_figures(run: Passes, database: Database) -> None:
     ]  # fmt: skip
     assert database.samples()["platform", "devices_online"] == 42
     assert database.value("SELECT count(*) FROM system_metrics WHERE tags IS NULL") == 0
-    database.rows("UPDATE system_metrics SET time = date_trunc('hour', now())")  # the first moment of its slot
+    database.rows(
+        "UPDATE system_metrics SET time = date_trunc('hour', now())"
+    )  # the first moment of its slot
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 2
-    database.rows("UPDATE system_metrics SET time = date_trunc('hour', now()) - interval '1 microsecond'")
+    database.rows(
+        "UPDATE system_metrics SET time = date_trunc('hour', now()) - interval '1 microsecond'"
+    )
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 4
-    database.rows("UPDATE system_metrics SET time = now() + interval '1 day'")  # a clock that was set back
+    database.rows(
+        "UPDATE system_metrics SET time = now() + interval '1 day'"
+    )  # a clock that was set back
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 6
 
@@ -477,7 +545,7 @@ def test_not_probed(run: Passes, database: Database) -> None:
     found = settings.load()
 
     def hurried(targets: Sequence[Target]) -> list[Observation]:
-        return probes.observe(targets[1:])
+        return http.observe(targets[1:])
 
     with contextlib.closing(Store(found.connection)) as store:
         context = Context(found, hurried, store, time.monotonic)
@@ -485,8 +553,13 @@ def test_not_probed(run: Passes, database: Database) -> None:
     assert health.unprobed == metrics.unprobed == ("ingest",)
     assert (health.opened, health.stale, database.alerts()) == ((), (), [])
     assert database.health()["ingest"] == before
-    assert ("ingest", "healthy") not in database.samples() and ("evaluator", "healthy") in database.samples()
-    assert text(health).startswith("health: 3 services, 3 healthy; 1 not probed: the pass's time was up (")
+    assert ("ingest", "healthy") not in database.samples() and (
+        "evaluator",
+        "healthy",
+    ) in database.samples()
+    assert text(health).startswith(
+        "health: 3 services, 3 healthy; 1 not probed: the pass's time was up ("
+    )
 
 
 @pytest.mark.usefixtures("run")
@@ -497,7 +570,7 @@ def test_own_limits(database: Database) -> None:
 
     def limited(targets: Sequence[Target]) -> list[Observation]:
         first = Observation(targets[0], time.monotonic(), failure=Failure.NOT_PROBED, error=words)
-        return [first, *probes.observe(targets[2:])]
+        return [first, *http.observe(targets[2:])]
 
     with contextlib.closing(Store(found.connection)) as store:
         context = Context(found, limited, store, time.monotonic)
@@ -507,7 +580,10 @@ def test_own_limits(database: Database) -> None:
     assert health.unprobed_because == metrics.unprobed_because == ("the pass's time was up", words)
     assert {*database.health()} == {"dispatcher", "delivery_worker"}
     assert database.alerts() == []
-    assert ("ingest", "healthy") not in database.samples() and ("dispatcher", "healthy") in database.samples()
+    assert ("ingest", "healthy") not in database.samples() and (
+        "dispatcher",
+        "healthy",
+    ) in database.samples()
     assert f"; 2 not probed: the pass's time was up, {words}" in text(health)
 
 
@@ -516,9 +592,16 @@ def test_no_time_for_figures(database: Database) -> None:
     """A pass that is late leaves its figures out, and writes what it has."""
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
-        outcome = PASSES["metrics"](Context(found, probes.observe, store, lambda: time.monotonic() - 50))
-    assert outcome.warnings[0] == "postgres.connections not recorded: the pass had no time left for it"
-    assert database.samples()["postgres", "healthy"] == 0 and database.samples()["ingest", "healthy"] == 1
+        outcome = PASSES["metrics"](
+            Context(found, http.observe, store, lambda: time.monotonic() - 50)
+        )
+    assert (
+        outcome.warnings[0] == "postgres.connections not recorded: the pass had no time left for it"
+    )
+    assert (
+        database.samples()["postgres", "healthy"] == 0
+        and database.samples()["ingest", "healthy"] == 1
+    )
 
 
 def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
@@ -526,7 +609,10 @@ def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
     rows = database.rows(
         "SELECT metric_name, value, tags FROM system_metrics WHERE service = 'ops_worker' ORDER BY tags ->> 'pass', metric_name"
     )
-    return [(row["metric_name"], row["tags"]["pass"], row["value"], row["tags"]["period_s"]) for row in rows]
+    return [
+        (row["metric_name"], row["tags"]["pass"], row["value"], row["tags"]["period_s"])
+        for row in rows
+    ]
 
 
 def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
@@ -544,13 +630,24 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
         ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
     ]  # fmt: skip
     assert all(row[2] > 0 for row in durations) and len(durations) == 2
-    latencies = database.rows("SELECT service, value FROM system_metrics WHERE metric_name = 'probe_latency_ms' ORDER BY 1")
+    latencies = database.rows(
+        "SELECT service, value FROM system_metrics WHERE metric_name = 'probe_latency_ms' ORDER BY 1"
+    )
     health = database.health()
     assert latencies == [
         {"service": series, "value": float(health[name]["latency_ms"])}
-        for series, name in (("delivery", "delivery_worker"), ("dispatcher", "dispatcher"), ("ingest", "ingest"))
+        for series, name in (
+            ("delivery", "delivery_worker"),
+            ("dispatcher", "dispatcher"),
+            ("ingest", "ingest"),
+        )
     ]
-    assert database.value("SELECT count(DISTINCT time) FROM system_metrics WHERE service = 'ops_worker'") == 2
+    assert (
+        database.value(
+            "SELECT count(DISTINCT time) FROM system_metrics WHERE service = 'ops_worker'"
+        )
+        == 2
+    )
 
 
 def test_own_metrics_of_a_shard(run: Passes, database: Database) -> None:
@@ -558,7 +655,12 @@ def test_own_metrics_of_a_shard(run: Passes, database: Database) -> None:
     run.env.setenv("SHARD_COUNT", "2")
     run.env.setenv("JOB_COMPLETION_INDEX", "1")
     run("health")
-    assert database.value("SELECT tags ->> 'shard' FROM system_metrics WHERE metric_name = 'pass_success'") == "1/2"
+    assert (
+        database.value(
+            "SELECT tags ->> 'shard' FROM system_metrics WHERE metric_name = 'pass_success'"
+        )
+        == "1/2"
+    )
 
 
 def test_own_metrics_off(run: Passes, database: Database) -> None:
@@ -568,7 +670,10 @@ def test_own_metrics_off(run: Passes, database: Database) -> None:
     run("health")
     run("metrics")
     assert own_rows(database) == []
-    assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'probe_latency_ms'") == 0
+    assert (
+        database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'probe_latency_ms'")
+        == 0
+    )
 
 
 def test_own_metrics_fail(run: Passes, database: Database) -> None:
@@ -599,8 +704,13 @@ def told(database: Database, name: str, age_s: float, **tags: str) -> None:
     database.rows(ROW, age_s, json.dumps({"pass": name, "period_s": "60"} | tags))
 
 
-@pytest.mark.parametrize(("name", "other", "period_s", "patience_s"), [("health", "metrics", 5, 90), ("metrics", "health", 60, 180)])
-def test_watching_the_other_pass(run: Passes, database: Database, name: str, other: str, period_s: int, patience_s: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "other", "period_s", "patience_s"),
+    [("health", "metrics", 5, 90), ("metrics", "health", 60, 180)],
+)
+def test_watching_the_other_pass(
+    run: Passes, database: Database, name: str, other: str, period_s: int, patience_s: int
+) -> None:
     """A pass opens the worker's own alert when the other one stopped for three of its periods, and closes it when that runs again."""
     assert run(name).opened == ()  # one that never ran is not missed
     told(database, other, patience_s - 2, period_s=str(period_s))
@@ -613,9 +723,16 @@ def test_watching_the_other_pass(run: Passes, database: Database, name: str, oth
     (alert,) = database.alerts()
     due, age = ("5 s", "2 min") if period_s == 5 else ("1 min", "3 min")
     reason = f"no {other} pass was recorded for {age}; one is due each {due}"
-    assert (alert["fingerprint"], alert["summary"]) == ("system-health:ops_worker", f"Service unhealthy: ops_worker ({reason})")
+    assert (alert["fingerprint"], alert["summary"]) == (
+        "system-health:ops_worker",
+        f"Service unhealthy: ops_worker ({reason})",
+    )
     seen = alert["details"]["evidence"]
-    assert (seen["reason"], seen["seen_by"], seen["job"]) == (reason, f"{name} pass", "job-1") and seen["version"]
+    assert (seen["reason"], seen["seen_by"], seen["job"]) == (
+        reason,
+        f"{name} pass",
+        "job-1",
+    ) and seen["version"]
     last = database.value("SELECT max(time) FROM system_metrics WHERE tags ->> 'pass' = %s", other)
     assert datetime.fromisoformat(seen["last_recorded"]) == last
     assert name == "metrics" or run(name).alerted == ("ops_worker",)
@@ -641,7 +758,12 @@ def test_watching_with_patience(run: Passes, database: Database) -> None:
     database.rows("DELETE FROM system_metrics")
     run.env.setenv("PASS_PERIOD", "300")
     assert main(["metrics"]) == 0
-    assert database.value("SELECT tags ->> 'period_s' FROM system_metrics WHERE metric_name = 'pass_success'") == "300"
+    assert (
+        database.value(
+            "SELECT tags ->> 'period_s' FROM system_metrics WHERE metric_name = 'pass_success'"
+        )
+        == "300"
+    )
 
 
 def test_watching_shards(run: Passes, database: Database) -> None:
@@ -652,15 +774,19 @@ def test_watching_shards(run: Passes, database: Database) -> None:
     for number in range(2):
         told(database, "metrics", 10, shard=f"{number}/2")
     assert run("health").opened == ()
-    database.rows("UPDATE system_metrics SET time = time - interval '10 minutes' WHERE tags ->> 'shard' = '1/2'")
+    database.rows(
+        "UPDATE system_metrics SET time = time - interval '10 minutes' WHERE tags ->> 'shard' = '1/2'"
+    )
     assert run("health").opened == ("ops_worker",)
     told(database, "metrics", 5, shard="1/2")
     assert run("health").closed == ("ops_worker",)
 
 
-def test_watching_what_is_long_gone(run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_what_is_long_gone(
+    run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pass does not look for ever: a shard that it finds no more leaves the alert open that it opened, until that is there again."""
-    monkeypatch.setattr("ops_worker.edges.store.statements.WATCH_ROWS", 8)
+    monkeypatch.setattr("ops_worker.adapters.postgres.transaction.WATCH_ROWS", 8)
     run("health")
     for number in range(2):
         told(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
@@ -681,12 +807,26 @@ def test_watching_costs_no_pass(database: Database, there: bool) -> None:
     database.rows("ANALYZE system_metrics")
     with psycopg.connect(database.url) as connection:
         now = datetime.now(UTC)
-        plan = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {SQL['passes_now']}".encode(), passes_given(now, WATCH_ROWS)).fetchone()
+        plan = connection.execute(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {SQL['passes_now']}".encode(),
+            passes_given(now, WATCH_ROWS),
+        ).fetchone()
     assert plan is not None
-    scans = [node for node in _nodes(plan[0][0]["Plan"]) if node.get("Relation Name") == "system_metrics"]
-    read = [node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) for node in scans]
-    assert len(scans) == 2 and {node["Node Type"] for node in scans} == {"Index Scan"} and 2 <= sum(read) < 200
-    assert plan[0][0]["Plan"]["Total Cost"] < 100_000, "from there on PostgreSQL compiles a statement, which takes longer than a pass"
+    scans = [
+        node for node in _nodes(plan[0][0]["Plan"]) if node.get("Relation Name") == "system_metrics"
+    ]
+    read = [
+        node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+        for node in scans
+    ]
+    assert (
+        len(scans) == 2
+        and {node["Node Type"] for node in scans} == {"Index Scan"}
+        and 2 <= sum(read) < 200
+    )
+    assert plan[0][0]["Plan"]["Total Cost"] < 100_000, (
+        "from there on PostgreSQL compiles a statement, which takes longer than a pass"
+    )
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -718,7 +858,9 @@ def test_watching_under_row_level_security(run: Passes, database: Database, tmp_
     database.rows("DROP ROLE IF EXISTS ops_hidden")
     database.rows("CREATE ROLE ops_hidden LOGIN PASSWORD 'x' IN ROLE pulse_operator")
     run.env.setenv("DATABASE_URL", database.as_user("ops_hidden"))
-    assert run("metrics").warnings == ("nobody watches the health pass: row level security hides fleet_alert; set PG_ROLE",)
+    assert run("metrics").warnings == (
+        "nobody watches the health pass: row level security hides fleet_alert; set PG_ROLE",
+    )
     database.rows("DROP OWNED BY ops_hidden")
     database.rows("DROP ROLE ops_hidden")
 
@@ -746,7 +888,10 @@ def test_what_is_spared_leaves_no_limits(run: Passes, database: Database) -> Non
 def test_maintenance_without_end(run: Passes, database: Database, stubs: Stubs, until: str) -> None:
     """However far its end lies, no alert opens."""
     assert main(["init-db"]) == 0
-    database.rows("INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (%s, 'kim', '')", until)
+    database.rows(
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (%s, 'kim', '')",
+        until,
+    )
     stubs["ingest"].mode = "down"
     assert (run("health").opened, run("metrics").warnings) == ((), ())
     assert main(["status"]) == main(["maintenance", "status"]) == 0
@@ -759,7 +904,9 @@ def test_maintenance_that_cannot_be_read(run: Passes, database: Database, stubs:
     stubs["ingest"].mode = "down"
     outcome = run("health")
     assert outcome.opened == ("ingest",)
-    assert outcome.warnings == ('no maintenance could be looked for, so that alerts open: column "until" does not exist',)
+    assert outcome.warnings == (
+        'no maintenance could be looked for, so that alerts open: column "until" does not exist',
+    )
     assert len(run("metrics").warnings) == 1
 
 
@@ -812,6 +959,9 @@ def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
         told(database, other, 600)
         assert main([name, "--dry-run"]) == 0
-        assert "1 alert would open: ops_worker; dry run, nothing was written" in capsys.readouterr().out
+        assert (
+            "1 alert would open: ops_worker; dry run, nothing was written"
+            in capsys.readouterr().out
+        )
         told(database, other, 1)
     assert database.alerts() == []

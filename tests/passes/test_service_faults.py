@@ -37,9 +37,18 @@ SERVICES: list[tuple[str, str]] = [
     (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key wants a certificate beside it"),
 ]  # fmt: skip
 VARIABLES = {
-    "INGEST_HEALTH_URL": ("ftp://u:hush@h", "url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://"),
-    "EVALUATOR_HEALTH_URL": ("http://256.1.1.1", "url: EVALUATOR_HEALTH_URL is no base URL: its host is no name or address"),
-    "DISPATCHER_HEALTH_URL": ("http://x:99999", "url: DISPATCHER_HEALTH_URL is no base URL: its port has to be 1 to 65535"),
+    "INGEST_HEALTH_URL": (
+        "ftp://u:hush@h",
+        "url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://",
+    ),
+    "EVALUATOR_HEALTH_URL": (
+        "http://256.1.1.1",
+        "url: EVALUATOR_HEALTH_URL is no base URL: its host is no name or address",
+    ),
+    "DISPATCHER_HEALTH_URL": (
+        "http://x:99999",
+        "url: DISPATCHER_HEALTH_URL is no base URL: its port has to be 1 to 65535",
+    ),
 }
 
 
@@ -59,36 +68,57 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reasons(folder: Path, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def reasons(
+    folder: Path, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
     """Services of which each has a fault of its own, beside the platform's, of which one is well; the reason by the service."""
     names = ("ingest", "evaluator", "dispatcher")
     told = stubs.env | {name: value for name, (value, _) in VARIABLES.items()}
-    told |= {"DATABASE_URL": database.url, "BAD": "ftp://hush", "EMPTY": " ", "ODD": "hush\u00e9", "CONFIRM_FAILURES": "5"}
+    told |= {
+        "DATABASE_URL": database.url,
+        "BAD": "ftp://hush",
+        "EMPTY": " ",
+        "ODD": "hush\u00e9",
+        "CONFIRM_FAILURES": "5",
+    }
     told |= {"CONFIRM_DELAY": "30", "OPS_WORKER_CATALOGUE": str(folder / "c.toml")}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     text = "".join(f"[services.s{number}]\n{keys}\n" for number, (keys, _) in enumerate(SERVICES))
     (folder / "c.toml").write_text(text.replace("{folder}", str(folder)))
-    found = {f"s{number}": reason.replace("{folder}", str(folder)) for number, (_, reason) in enumerate(SERVICES)}
+    found = {
+        f"s{number}": reason.replace("{folder}", str(folder))
+        for number, (_, reason) in enumerate(SERVICES)
+    }
     return found | dict(zip(names, (reason for _, reason in VARIABLES.values()), strict=True))
 
 
-def test_health(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_health(
+    reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each is unknown and has its alert, with the reason; the others are recorded; none is asked again; the pass ends with 0."""
-    assert main(["health", "--output", "json"]) == 0  # with pauses of 30 s it would not, were one of them asked again
+    assert (
+        main(["health", "--output", "json"]) == 0
+    )  # with pauses of 30 s it would not, were one of them asked again
     services = {one["service"]: one for one in json.loads(capsys.readouterr().out)["services"]}
-    assert {name: one["reason"] for name, one in services.items()} == reasons | {"delivery_worker": ""}
+    assert {name: one["reason"] for name, one in services.items()} == reasons | {
+        "delivery_worker": ""
+    }
     assert {one["attempts"] for one in services.values()} == {1}
     rows = database.health()
     assert rows.pop("delivery_worker")["status"] == "healthy"
-    assert {name: (row["details"]["status"], row["details"]["error"]) for name, row in rows.items()} == {
-        name: ("unknown", reason) for name, reason in reasons.items()
-    }
+    assert {
+        name: (row["details"]["status"], row["details"]["error"]) for name, row in rows.items()
+    } == {name: ("unknown", reason) for name, reason in reasons.items()}
     opened = {alert["details"]["service"]: alert["summary"] for alert in database.alerts()}
-    assert opened == {name: f"Service unhealthy: {name} ({reason})" for name, reason in reasons.items()}
+    assert opened == {
+        name: f"Service unhealthy: {name} ({reason})" for name, reason in reasons.items()
+    }
 
 
-def test_metrics(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics(
+    reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each is recorded as not healthy, and the others as they are."""
     assert main(["metrics"]) == 0
     assert "hush" not in capsys.readouterr().out
@@ -104,20 +134,36 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
     findings = json.loads(capsys.readouterr().out)["findings"]
     found = {one["subject"]: one["found"] for one in findings if one["state"] == "fault"}
     assert found == {f"service {name}": reason for name, reason in reasons.items()}
-    assert not [one for one in findings if one["subject"].startswith("service ") and one["state"] == "warning"]
+    assert not [
+        one
+        for one in findings
+        if one["subject"].startswith("service ") and one["state"] == "warning"
+    ]
     assert main(["catalogue", "check"]) == 4
     *lines, last = capsys.readouterr().out.splitlines()
-    files = {name: str(folder / "c.toml") if name.startswith("s") else "built-in catalogue" for name in reasons}
-    assert sorted(lines) == sorted(f"{files[name]}: services.{name}.{reason}" for name, reason in reasons.items())
+    files = {
+        name: str(folder / "c.toml") if name.startswith("s") else "built-in catalogue"
+        for name in reasons
+    }
+    assert sorted(lines) == sorted(
+        f"{files[name]}: services.{name}.{reason}" for name, reason in reasons.items()
+    )
     assert last == "catalogue: 17 services watched, 6 figures, 16 faults"
     assert main(["catalogue", "show", "--output", "json"]) == 0
-    shown: dict[str, Any] = {one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]}
-    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {"s9", "s11"}  # whose files are read later
+    shown: dict[str, Any] = {
+        one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]
+    }
+    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {
+        "s9",
+        "s11",
+    }  # whose files are read later
     assert main(["health"]) == main(["explain", "ingest"]) == 0
     assert "ingest is unknown since" in capsys.readouterr().out
 
 
-def test_explained(reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explained(
+    reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``explain`` tells the reason, and shows a URL that is none by its variable."""
     assert main(["health"]) == 0
     capsys.readouterr()
@@ -128,25 +174,43 @@ def test_explained(reasons: dict[str, str], database: Database, capsys: pytest.C
     assert document["rule"]["asked"] == "${INGEST_HEALTH_URL}/health"
 
 
-def test_figures_of_a_service(database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_of_a_service(
+    database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A figure whose rows are of a service, or of the worker, never stands beside what these record."""
     path = tmp_path / "c.toml"
     sql = "SELECT * FROM (VALUES ('ingest', 0.5), ('ops_worker', 0.5), ('mine', 0.5)) AS x (service, value)"
-    path.write_text("".join(f'[figures.mine.{name}]\nsql = "{sql}"\n' for name in ("healthy", "queue_depth", "pass_success")))
-    for name, value in (stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}).items():
+    path.write_text(
+        "".join(
+            f'[figures.mine.{name}]\nsql = "{sql}"\n'
+            for name in ("healthy", "queue_depth", "pass_success")
+        )
+    )
+    for name, value in (
+        stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}
+    ).items():
         monkeypatch.setenv(name, value)
     assert main(["metrics"]) == 0
     samples = database.samples()
     assert samples["ingest", "healthy"] == 1.0 and samples["ingest", "queue_depth"] != 0.5
     assert {samples["mine", name] for name in ("healthy", "queue_depth", "pass_success")} == {0.5}
-    assert database.value("SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND value = 0.5") == 0
+    assert (
+        database.value(
+            "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND value = 0.5"
+        )
+        == 0
+    )
 
 
-def test_reserved_names(database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserved_names(
+    database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service with the worker's own name is a fault of the catalogue: its alert would be the worker's."""
     path = tmp_path / "c.toml"
     path.write_text(f'[services.ops_worker]\nurl = "{stubs["ingest"].url}"\n')
-    for name, value in (stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}).items():
+    for name, value in (
+        stubs.env | {"DATABASE_URL": database.url, "OPS_WORKER_CATALOGUE": str(path)}
+    ).items():
         monkeypatch.setenv(name, value)
     assert main(["health"]) == 2
     assert database.alerts() == []

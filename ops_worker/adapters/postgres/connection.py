@@ -1,0 +1,469 @@
+"""The connection, and the one place that begins, commits and retries transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+
+from ops_worker.adapters.postgres.specs import (
+    LOCK_SPACE,
+    SCHEMA_LOCK,
+    STANDALONE_TABLES,
+    RetryPolicy,
+    limits,
+)
+from ops_worker.adapters.postgres.sqlstate import (
+    RECONNECT_PAUSE_S,
+    refused_parameters,
+    told,
+    worth_a_retry,
+)
+from ops_worker.adapters.postgres.transaction import SQL, Connection, Transaction, one
+from ops_worker.adapters.postgres.types import register
+from ops_worker.core.model import LockHolder
+from ops_worker.errors import (
+    CommitUnknownError,
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+)
+from ops_worker.sql import script
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from ops_worker.adapters.postgres.indexes import Proposal
+    from ops_worker.adapters.postgres.specs import TransactionSpec
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
+SETTLE_S = 5.0
+"""How long to ask what became of a COMMIT whose answer was lost."""
+
+
+class _LockHeldError(Exception):
+    """Another transaction of this spec is under way."""
+
+
+class Store:
+    """The connection, and the only place that begins, commits and retries transactions."""
+
+    def __init__(  # noqa: PLR0913 - where, as whom, and for whom
+        self,
+        connection: Mapping[str, str | int],
+        *,
+        role: str = "",
+        application: str = "ops-worker",
+        loop_deadline_s: float = 0.0,
+        again: RetryPolicy | None = None,
+        shard: int = 0,
+    ) -> None:
+        """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
+
+        In a loop, ``loop_deadline_s`` is the longest that a transaction may take before its connection is cut, and a
+        connection that failed is not tried again before a pause that grows from 0.5 to 15 s. A process of one pass
+        needs neither: its own deadline ends it. It has ``again`` instead, for the first connection of a fresh pod.
+        Passes of different ``shard`` have different locks.
+
+        Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
+        password.
+        """
+        try:
+            given = conninfo_to_dict(make_conninfo(**connection))  # type: ignore[arg-type]  # as libpq takes them
+        except psycopg.ProgrammingError:
+            raise SettingsError(
+                ["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]
+            ) from None
+        defaults = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": application,
+            "tcp_user_timeout": 10_000,
+        }
+        # Beats the client_encoding of the environment, the role and the server; a pooler keeps it.
+        always = {"client_encoding": "utf8"}
+        self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
+        self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
+        self._user = str(given.get("user") or "")
+        self._database = str(given.get("dbname") or self._user)
+        self._role = role
+        self._connection: Connection | None = None
+        self._deadline_s = loop_deadline_s
+        self._again = again or RetryPolicy()
+        self._shard = shard
+        self._failures = 0
+        self._not_before = 0.0
+        self._several_hosts = "," in str(given.get("host") or given.get("hostaddr") or "")
+        self._chosen_server = "target_session_attrs" in given
+        self.lock_holder: LockHolder | None = None
+        """Who held the lock when ``transact`` last returned None."""
+
+    def transact(
+        self,
+        spec: TransactionSpec,
+        work: Callable[[Transaction], T],
+        *,
+        reads: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> T | None:
+        """Do the work in one transaction and give what it returns, or None where another pass holds the lock.
+
+        ``reads`` names tables that the work can do without; ``Transaction.present`` tells which are there. A dry run
+        takes no lock, so that it never makes a real pass skip, and cannot write. A lost connection, a deadlock or a
+        serialization failure is retried once; so is a connection of an earlier pass that leads to
+        a server which became read-only: a new one may lead to the new primary. Raises
+        DatabaseError or SchemaError.
+        """
+        reused = self._connection is not None
+        try:
+            return self._attempt(spec, work, reads, dry_run=dry_run)
+        except _LockHeldError:
+            self.lock_holder = self._find_lock_holder(spec)
+            return None
+        except (psycopg.Error, NotWritableError) as error:
+            first = self._ours(error)
+            if isinstance(first, NotWritableError):
+                if not reused:
+                    raise self._leave_read_only(first) from error
+                self.close()
+            elif not (isinstance(error, psycopg.Error) and worth_a_retry(error)):
+                raise first from error
+        try:
+            return self._attempt(spec, work, reads, dry_run=dry_run)
+        except _LockHeldError:  # most likely by the connection that was just lost: nothing was recorded, so it did not go well
+            raise first from None
+        except (psycopg.Error, NotWritableError) as error:
+            raise self._leave_read_only(self._ours(error)) from error
+
+    def create(self, tables: Sequence[str]) -> dict[str, bool]:
+        """Make those of the worker's tables that are not there; tell for each whether it was made.
+
+        Safe when several do it at once. It is done as the login role where that one may create tables, else as
+        PG_ROLE; either way PG_ROLE may then read and write them.
+        """
+        try:
+            connection = self._connected()
+            with self._rolled_back_on_error(connection):
+                try:
+                    with connection.pipeline():
+                        connection.execute(SQL["begin"])
+                        connection.execute(SQL["set_limits"], limits())
+                        connection.execute(
+                            SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK}
+                        )
+                        allowed = connection.execute(SQL["may_create"])
+                        survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+                except pg.FeatureNotSupported:
+                    raise self._not_writable() from None
+                present, may = one(survey)["present"], one(allowed)
+                if may["temporary"] and not set(tables).issubset(present):
+                    raise SchemaError(
+                        f"no table can be made in database {self._place}: search_path ({may['search_path']!r}) begins "
+                        "with pg_temp, which makes it temporary: ALTER ROLE ... SET search_path"
+                    )
+                if self._role and not may["allowed"]:
+                    connection.execute(SQL["set_role"], {"role": self._role})
+                for table in tables:
+                    if table not in present:
+                        connection.execute(script(table))
+                    for grant in self._grants(connection, table):
+                        connection.execute(grant)
+                connection.execute(SQL["commit"])
+        except psycopg.Error as error:
+            raise told(error, self._place) from error
+        return {table: table not in present for table in tables}
+
+    def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
+        """Give what would make the figures cheap; with ``make``, each index once it is made.
+
+        Raises DatabaseError or SchemaError.
+        """
+        from ops_worker.adapters.postgres import indexes
+
+        try:
+            connection = self._connected()
+            with self._rolled_back_on_error(connection):
+                with connection.pipeline():
+                    connection.execute(SQL["begin_read_only"])
+                    connection.execute(SQL["set_limits"], limits())
+                proposals = list(indexes.propose(connection))
+                connection.execute(SQL["rollback"])
+            for proposal in proposals:
+                if make and proposal.statement:
+                    indexes.create(connection, proposal.statement)
+                yield proposal
+        except psycopg.Error as error:
+            raise told(error, self._place) from error
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ours(self, error: psycopg.Error | OpsWorkerError) -> OpsWorkerError:
+        return told(error, self._place) if isinstance(error, psycopg.Error) else error
+
+    def _leave_read_only(self, error: OpsWorkerError) -> OpsWorkerError:
+        """Close the connection to a server that accepts no writes, and return the error.
+
+        After the pause for a failed connection a loop makes a new one: by then the host name may
+        lead to another server, or the server may be the primary again.
+        """
+        if isinstance(error, NotWritableError):
+            self.close()
+            self._pause()
+        return error
+
+    def _pause(self) -> None:
+        """Let a loop wait before its next connection: longer after each failure."""
+        self._failures += 1
+        self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
+
+    def _find_lock_holder(self, spec: TransactionSpec) -> LockHolder | None:
+        """Look up who holds the lock, as the login role: it may see its own processes."""
+        with contextlib.suppress(psycopg.Error, OpsWorkerError):
+            connection = self._connected()
+            with self._cut_at_deadline(connection):
+                row = connection.execute(SQL["lock_holder"], self._lock_key(spec)).fetchone()
+            return LockHolder(**row) if row else None
+        return None
+
+    def _lock_key(self, spec: TransactionSpec) -> dict[str, int]:
+        return {"space": LOCK_SPACE, "lock": spec.lock + (self._shard << 8)}
+
+    def _attempt(
+        self,
+        spec: TransactionSpec,
+        work: Callable[[Transaction], T],
+        reads: Sequence[str],
+        *,
+        dry_run: bool,
+        first: bool = True,
+    ) -> T:
+        connection = self._connected(writes=not dry_run)
+        with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
+            tables = dict.fromkeys((*spec.required_tables, *filter(None, [spec.creates]), *reads))
+            survey, locked = self._begin(connection, spec, tables, dry_run=dry_run)
+            self._check(spec, survey, dry_run=dry_run)
+            if not locked:
+                raise _LockHeldError
+            if spec.creates and spec.creates not in survey["present"] and not dry_run:
+                connection.execute(SQL["rollback"])
+                self._make(spec, survey["role"], first=first)
+                return self._attempt(spec, work, reads, dry_run=dry_run, first=False)
+            done = work(Transaction(connection, survey))
+            self._commit(connection, survey["xid"])
+        self._failures = 0
+        return done
+
+    def _make(self, spec: TransactionSpec, role: str, *, first: bool) -> None:
+        if not first:
+            raise SchemaError(
+                f"{spec.creates} is there, but role {role} does not see it in database {self._place}: "
+                "give the login role and PG_ROLE the same search_path, and USAGE on its schema"
+            )
+        self.create([spec.creates])
+
+    def _begin(
+        self, connection: Connection, spec: TransactionSpec, tables: Iterable[str], *, dry_run: bool
+    ) -> tuple[dict[str, Any], bool]:
+        try:
+            with connection.pipeline():
+                connection.execute(SQL["begin_read_only" if dry_run else "begin"])
+                if self._role:
+                    connection.execute(SQL["set_role"], {"role": self._role})
+                connection.execute(SQL["set_limits"], limits())
+                lock = (
+                    None if dry_run else connection.execute(SQL["try_lock"], self._lock_key(spec))
+                )
+                survey = connection.execute(SQL["survey"], {"tables": list(tables)})
+        except pg.FeatureNotSupported:
+            raise self._not_writable() from None
+        return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
+
+    def _not_writable(self) -> NotWritableError:
+        """Make the error of a server that begins no transaction that may write, or begins it read-only."""
+        return NotWritableError(
+            f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary"
+        )
+
+    def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, dry_run: bool) -> None:
+        if survey["read_only"] and not dry_run:
+            raise self._not_writable()
+        if survey["encoding"] != "UTF8":
+            raise SchemaError(
+                f"database {self._place} is encoded in {survey['encoding']}, which cannot hold every answer: it has to be UTF8"
+            )
+        if missing := [table for table in spec.required_tables if table not in survey["present"]]:
+            platforms = any(table in STANDALONE_TABLES for table in missing)
+            remedy = "run `ops-worker init-db`"
+            if platforms:
+                remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
+            if elsewhere := survey["elsewhere"]:
+                remedy = (
+                    f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does not reach: "
+                    f"ALTER ROLE ... SET search_path, or else {remedy}"
+                )
+            raise SchemaError(
+                f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: {remedy}"
+            )
+        if "fleet_alert" in survey["hidden"]:
+            raise SchemaError(
+                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to a role that bypasses it "
+                "(pulse_operator on the platform) and that the login role is a member of"
+            )
+
+    def _commit(self, connection: Connection, xid: str | None) -> None:
+        try:
+            connection.execute(SQL["commit"])
+        except psycopg.OperationalError:
+            if xid is None or not connection.closed or not self._was_committed(xid):
+                raise
+
+    def _was_committed(self, xid: str) -> bool:
+        """Ask a new connection what became of a transaction, so that a retry can never write it twice."""
+        end = time.monotonic() + SETTLE_S
+        while True:
+            time.sleep(RECONNECT_PAUSE_S)
+            self._connection = None
+            with contextlib.suppress(
+                OpsWorkerError, psycopg.Error
+            ):  # the server may come and go meanwhile
+                status = self._status_of(xid)
+                if status in {"committed", "aborted"}:
+                    return bool(status == "committed")
+            if time.monotonic() > end:
+                raise CommitUnknownError(xid)
+
+    def _status_of(self, xid: str) -> str | None:
+        connection = self._connected()
+        with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
+            with connection.pipeline():
+                connection.execute(SQL["begin"])
+                connection.execute(SQL["set_limits"], limits())
+                found = connection.execute(SQL["xact_status"], {"xid": xid})
+                connection.execute(SQL["rollback"])
+            status: str | None = one(found)["status"]
+        return status
+
+    def _grants(self, connection: Connection, table: str) -> list[str]:
+        if not self._role:
+            return []
+        found = connection.execute(SQL["grants_to_role"], {"table": table, "role": self._role})
+        return [row["statement"] for row in found]
+
+    def _connected(self, *, writes: bool = True) -> Connection:
+        if self._connection is None or self._connection.closed:
+            if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
+                raise DatabaseError(
+                    f"no connection to database {self._place}; the next attempt is due in {pause:.1f} s"
+                )
+            try:
+                self._connection = self._connect(self._server_for(writes=writes))
+            except psycopg.Error as error:
+                if refused := refused_parameters(self._conninfo):
+                    fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
+                    raise SettingsError([fault]) from None
+                if not self._deadline_s and self._has_no_database():
+                    fault = f"DATABASE_URL or PG_DB: the server has no database {self._database}"
+                    raise SettingsError([fault]) from None
+                self._pause()
+                raise DatabaseError(
+                    f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
+                    "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+                ) from error
+        return self._connection
+
+    def _has_no_database(self) -> bool:
+        """Return whether the server is there and has no database of this name.
+
+        libpq gives no SQLSTATE of a connection that failed, and words may be in any language; so
+        the server's own database is asked, where this role may connect to it.
+        """
+        with (
+            contextlib.suppress(psycopg.Error),
+            psycopg.connect(self._conninfo, dbname="postgres", connect_timeout=2) as server,
+        ):
+            found = server.execute(SQL["database_exists"], {"database": self._database})
+            return found.fetchone() is None
+        return False
+
+    def _server_for(self, *, writes: bool) -> dict[str, str]:
+        """Return libpq's parameters that choose a server.
+
+        Of several hosts, a pass takes the primary; without that, libpq takes the first one that
+        answers, which may be a standby for ever. A reader takes any.
+        """
+        if writes and self._several_hosts and not self._chosen_server:
+            return {"target_session_attrs": "primary"}
+        return {}
+
+    def _connect(self, server: Mapping[str, str]) -> Connection:
+        left = 0 if self._deadline_s else self._again.times
+        while True:
+            try:
+                connection = psycopg.connect(
+                    self._conninfo,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    row_factory=dict_row,
+                    **server,  # type: ignore[arg-type]  # libpq's parameters, by name
+                )
+            except psycopg.OperationalError:
+                # libpq gives no SQLSTATE of a connection that failed, and the server's words may be
+                # in any language: "starting up" and "too many connections" pass, so all are tried.
+                if not left:
+                    raise
+            else:
+                register(connection)
+                return connection
+            left -= 1
+            time.sleep(self._again.delay_s)
+
+    @contextlib.contextmanager
+    def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
+        """Cut the connection when the transaction outlives its deadline: a frozen server would be waited for forever."""
+        if not self._deadline_s:
+            yield
+            return
+        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            timer = threading.Timer(self._deadline_s, _cut, [sock])
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    @contextlib.contextmanager
+    def _rolled_back_on_error(self, connection: Connection) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(SQL["rollback"])
+            raise
+
+
+def _cut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it ended a moment ago
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def backoff(failures: int, chance: float) -> float:
+    """Give the seconds to wait after so many failures in a row: doubling from 0.5 to 15, less up to half by ``chance``."""
+    return float(min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10)) * (1 - chance / 2))

@@ -1,0 +1,188 @@
+"""What an error of the database means, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import Error, pq
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ops_worker.errors import (
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    StatementTimeoutError,
+)
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONNECTION_LOST = ("08", "53300", "57P", "25P03", "25P04")
+"""SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
+RECONNECT_PAUSE_S = 0.5
+NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+"""Parameters of a connection that libpq reads as numbers only once it has connected by TCP."""
+NOWHERE = "/nonexistent-folder-of-ops-worker"
+
+
+class Meaning(NamedTuple):
+    """A row of the table: SQLSTATEs or their beginnings, what they are to us, and the remedy."""
+
+    states: tuple[str, ...]
+    kind: type[OpsWorkerError]
+    remedy: str
+
+
+SCHEMA = "the tables are not as the worker knows them: run the platform's migrations, or `ops-worker init-db`"
+
+MEANINGS = (
+    # What a role may do, and what it is.
+    Meaning(
+        ("22023", "42704", "0P"),
+        SchemaError,
+        "set PG_ROLE to a role that exists, or leave it empty",
+    ),
+    Meaning(
+        ("42501",),
+        SchemaError,
+        "grant that to the login role, or set PG_ROLE to a role that has it (`ops-worker init-db`, run by the owner, makes tables)",
+    ),
+    Meaning(("3F",), SchemaError, "give the role a search_path with a schema that is there"),
+    # What a table refuses: the same row is refused again.
+    Meaning(
+        ("23514",),
+        SchemaError,
+        "make the partition for now, and let a job make the next ones; or change the CHECK constraint",
+    ),
+    Meaning(
+        ("42P10",),
+        SchemaError,
+        "add the unique key by which the worker looks rows up, as in the table that `ops-worker init-db` makes",
+    ),
+    Meaning(
+        ("23503",),
+        SchemaError,
+        "add the row that the foreign key refers to, or drop the foreign key",
+    ),
+    Meaning(
+        ("23505", "23P01", "21000"),
+        SchemaError,
+        "drop the unique or exclusion constraint, or widen it",
+    ),
+    Meaning(
+        ("428C9", "55000"),
+        SchemaError,
+        "let the worker write to a table, no view, and no generated column",
+    ),
+    Meaning(
+        ("P0", "09", "27", "38", "39", "44"),
+        SchemaError,
+        "a trigger, rule or function refuses the row: change it",
+    ),
+    Meaning(("54",), SchemaError, "a row is too large for an index or the server: drop that index"),
+    Meaning(("0A",), SchemaError, "use an ordinary table: this one, or the server, cannot do that"),
+    Meaning(("HV",), SchemaError, "look at the foreign table, its server and its user mapping"),
+    Meaning(("57014",), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
+    Meaning(("55P03",), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
+    Meaning(("25006",), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
+    # What passes, or somebody is to make pass.
+    Meaning(
+        ("28",),
+        DatabaseError,
+        "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf",
+    ),
+    Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker makes no database"),
+    Meaning(("53100",), DatabaseError, "free disk space on the server"),
+    Meaning(("53200",), DatabaseError, "the server has no memory left: look at its other sessions"),
+    Meaning(
+        ("53300",), DatabaseError, "raise max_connections or the role's limit, or use a pooler"
+    ),
+    Meaning(("53",), DatabaseError, "the server has reached a limit of its own: look at its log"),
+    Meaning(
+        ("XX001", "XX002"),
+        SchemaError,
+        "the server's data is damaged: REINDEX, or restore a backup",
+    ),
+    Meaning(
+        ("58", "F0", "XX"),
+        DatabaseError,
+        "the server reports damage or a bug of its own: look at its log",
+    ),
+    # Columns of another type, that are missing, too narrow, or want a value.
+    Meaning(("22", "23", "42"), SchemaError, SCHEMA),
+)
+"""The first row that fits counts."""
+
+
+def told(error: Error, place: str) -> OpsWorkerError:
+    """Turn an error of the database at ``place`` into one line of ours, with its exit code."""
+    said = f"database {place}: {words(error)}"
+    found = meaning(error)
+    return found.kind(f"{said}: {found.remedy}") if found else DatabaseError(said)
+
+
+def meaning(error: Error) -> Meaning | None:
+    """Find what an error means to us by its SQLSTATE; its words may be in any language."""
+    state = error.sqlstate or ""
+    return next((one for one in MEANINGS if state.startswith(one.states)), None)
+
+
+def words(error: Error) -> str:
+    """Return what the database says, on one line, with the constraint or column that it names."""
+    said = one_line(error.diag.message_primary or str(error))
+    named = error.diag.constraint_name or error.diag.column_name
+    return said if not named or named in said else f"{said} ({one_line(named)})"
+
+
+def refused_parameters(conninfo: str) -> list[str]:
+    """Name the parameters of a connection whose values libpq refuses. Nothing is contacted.
+
+    libpq checks most of them only when it connects. So it is told to connect to a place that is not
+    there. Its message may hold a password, in any language, and is not shown: a message that names
+    that place means that the parameters were accepted.
+    """
+    given = conninfo_to_dict(conninfo)
+    places = [str(given.pop(name)).count(",") for name in ("host", "hostaddr") if given.get(name)]
+    if len(set(places)) > 1:
+        return ["host and hostaddr, of which there are not as many"]
+    hosts = max(places, default=0) + 1
+    if _accepted(given, hosts):
+        return [name for name in NUMBERS if not _is_number(given.get(name, 0))]
+    if not _accepted({}, hosts):
+        return ["a variable of the environment that libpq reads (PGPORT, PGSSLMODE ...)"]
+    alone = [name for name, value in given.items() if not _accepted({name: value}, hosts)]
+    return alone or ["some of its parameters, which exclude each other"]
+
+
+def _is_number(value: object) -> bool:
+    return str(value).strip().removeprefix("-").isdecimal()
+
+
+def _accepted(given: Mapping[str, Any], hosts: int) -> bool:
+    nowhere = make_conninfo(**given, host=",".join([NOWHERE] * hosts))
+    attempt = pq.PGconn.connect_start(nowhere.encode())
+    tried = attempt.error_message.count(NOWHERE.encode())
+    attempt.finish()
+    return tried == hosts
+
+
+def worth_a_retry(error: Error) -> bool:
+    """Whether the same once more may well succeed; where the connection was lost, after a moment."""
+    if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
+        return True
+    state = error.sqlstate or ("08000" if isinstance(error, pg.OperationalError) else "")
+    lost = state.startswith(CONNECTION_LOST)
+    if lost:
+        time.sleep(RECONNECT_PAUSE_S)  # a server that restarts needs a moment
+    return lost

@@ -1,0 +1,109 @@
+"""Whether a pass could write: what it writes is written by the same statements, and taken back."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from ops_worker.adapters.postgres.specs import HEALTH, METRICS
+from ops_worker.adapters.postgres.sqlstate import meaning, words
+from ops_worker.adapters.postgres.transaction import SQL
+from ops_worker.core.backlog import Pending
+from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
+from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
+from ops_worker.core.self_check import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+
+NAME = "ops-worker check"
+"""The service of the rows. No catalogue can name one so."""
+NEEDED = (*METRICS.required_tables, *HEALTH.required_tables)
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Choose, of the tables as ``people.inspect`` found them, those in which a row can be tried."""
+    return [row["name"] for row in rows if row["present"] and not row["hidden"]]
+
+
+def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> list[Refusal]:
+    """Try what a pass writes, table by table, and give what the database has against it.
+
+    Nothing is left but the number that a sequence gave to an alert, which no rollback takes back.
+    """
+    found = []
+    for row in rows:
+        if row["name"] not in NEEDED:
+            continue
+        if not row["present"]:
+            found.append(Refusal(row["name"], "not there"))
+        elif row["hidden"]:
+            found.append(Refusal(row["name"], "row level security hides its rows from this role"))
+    for table, write in _WRITES.items():
+        if table in transaction.present and (refusal := _tried(transaction, table, write)):
+            found.append(refusal)
+    return found
+
+
+def _tried(
+    transaction: Transaction, table: str, write: Callable[[Transaction], bool]
+) -> Refusal | None:
+    execute = transaction.connection.execute
+    execute("SAVEPOINT rehearsal")
+    execute(SQL["best_effort_limits"])
+    try:
+        arrived = write(transaction)
+        execute("SET CONSTRAINTS ALL IMMEDIATE")  # those that are looked at only with a COMMIT
+    except psycopg.Error as error:
+        if transaction.connection.closed:
+            raise
+        known = meaning(error)
+        return Refusal(table, words(error), known.remedy if known else "")
+    finally:
+        if not transaction.connection.closed:
+            execute("ROLLBACK TO SAVEPOINT rehearsal")
+    if arrived:
+        return None
+    return Refusal(table, "a row did not arrive", "a trigger or rule keeps it away: change that")
+
+
+def _samples(transaction: Transaction) -> bool:
+    samples = (
+        Sample(OPS_WORKER, PASS_SUCCESS, 1.0, {"pass": NAME}),
+        Sample(NAME, HEALTHY, 1.0),
+        Sample(NAME, "db_size_bytes", 1e12),
+    )
+    transaction.record_samples([Pending(time.monotonic(), samples)])
+    return True
+
+
+def _health(transaction: Transaction) -> bool:
+    moment = time.monotonic()
+    verdict = Verdict(Target(NAME, "", NAME, ()), moment, State.DOWN, "tried")
+    update = StateChange(verdict, 1, transaction.now, transaction.now)
+    transaction.record_health([update])
+    transaction.record_health([update])  # once more, where the row is there already
+    known = transaction.remembered([NAME])[NAME]
+    return known.healthy is False
+
+
+def _alert(transaction: Transaction) -> bool:
+    execute = transaction.connection.execute
+    alert = {"service": NAME, "summary": f"Service unhealthy: {NAME} (tried)", "evidence": {}}
+    execute(SQL["ensure_system_tenant"])
+    opened = execute(SQL["open_alerts"], {"alerts": json.dumps([alert])}).fetchall()
+    closed = execute(SQL["close_alerts"], {"services": json.dumps([NAME])}).fetchall()
+    return bool(opened and closed)
+
+
+_WRITES: dict[str, Callable[[Transaction], bool]] = {
+    "system_metrics": _samples,
+    "service_health": _health,
+    "fleet_alert": _alert,
+}
+"""What is written to each table. With an alert goes the row of `tenants` that it refers to."""

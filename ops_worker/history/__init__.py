@@ -1,0 +1,1 @@
+"""What was recorded, for people: rows in, typed documents and tables out. Pure, as the core is."""

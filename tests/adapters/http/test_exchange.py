@@ -1,0 +1,637 @@
+"""One exchange: what HTTP and TLS ask of a client, the race of the addresses, and the words for what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import re
+import select
+import socket
+import ssl
+import threading
+import zlib
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import h11
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops_worker.adapters.http import MAX_BODY, exchange, observe
+from ops_worker.adapters.http.limits import own_limit
+from ops_worker.adapters.http.reasons import UnreachableError, failure_of
+from ops_worker.core.health import judge
+from ops_worker.core.model import Failure, Observation, State, Target
+from tests.stubs import Behaviour, Stub, raw, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+
+pytestmark = pytest.mark.integration
+
+OBJECT = b'{"counters": {"a": 1}}'
+HEAD = b"HTTP/1.1 200 OK\r\n"
+NO_WORDS = re.compile(
+    r"bytearray\(|\bb['\"]|<class|<Failure|h11|httpx|Expecting|_ssl\.c|\[SSL|[A-Z][a-z]+(Error|Exception)\b|[A-Z]+_[A-Z]|state="
+    r"|event type|0x[0-9a-f]{6}|Traceback"
+)
+"""What no reason may hold: Python's way of writing a value, names of classes and enums, a parser's or OpenSSL's state."""
+
+
+def look(url: str, **more: Any) -> Observation:
+    """Probe one URL."""
+    return observe([Target("ingest", f"{url}/health", "ingest", (), **more)])[0]
+
+
+def gz(data: bytes) -> bytes:
+    """Compress with gzip."""
+    return gzip.compress(data, mtime=0)
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Compress with deflate, without the header that HTTP asks for."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+FORMS = [
+    (HEAD + b"Content-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (HEAD + b"Content-Length: 2\r\n\r\n{}and more", 200, b"{}"),
+    (HEAD + b"Content-Length: 2, 2\r\n\r\n{}", 200, b"{}"),
+    (HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (HEAD + b"\r\n{}", 200, b"{}"),
+    (HEAD + b"X: folded\r\n over two lines\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (HEAD + b"X: \xe4\xff\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (
+        HEAD
+        + b'Transfer-Encoding: CHUNKED\r\nContent-Length: 9\r\n\r\n2;name="v"\r\n{}\r\n0\r\nX-Trailer: y\r\n\r\n',
+        200,
+        b"{}",
+    ),
+    (
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+        + HEAD
+        + b"Content-Length: 2\r\n\r\n{}",
+        200,
+        b"{}",
+    ),
+    (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (b"HTTP/1.1 200 \xc3\xa4\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+    (b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}", 200, b"{}"),
+    (b"HTTP/1.0 200 OK\r\n\r\n{}", 200, b"{}"),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+    (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, b""),
+    (b"HTTP/1.1 600 Odd\r\n\r\n", 600, b""),
+    (b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\nno chunk", 503, b""),
+    (b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\nno chunk", 400, b""),
+]
+
+
+@pytest.mark.parametrize(("data", "status", "body"), FORMS)
+def test_forms_of_an_answer(stub: Stub, data: bytes, status: int, body: bytes) -> None:
+    """Every form of an answer that RFC 9112 lets a server send is read, and what a client may tolerate."""
+    stub.mode = raw(data)
+    seen = look(stub.url)
+    assert (seen.http_status, seen.body, seen.failure, seen.error) == (status, body, None, "")
+
+
+CODINGS = [
+    (["gzip"], gz(OBJECT)),
+    (["x-gzip"], gz(OBJECT)),
+    (["X-GZIP , identity"], gz(OBJECT)),
+    ([", gzip,, "], gz(OBJECT)),
+    (["identity", "gzip"], gz(OBJECT)),
+    (["identity, identity"], OBJECT),
+    ([""], OBJECT),
+    (["gzip, deflate"], zlib.compress(gz(OBJECT))),
+    (["gzip", "deflate"], zlib.compress(gz(OBJECT))),
+    (["deflate"], zlib.compress(OBJECT)),
+    (["deflate"], raw_deflate(OBJECT)),
+    (["gzip"], gz(OBJECT[:5]) + gz(b"") + gz(OBJECT[5:])),
+    (["gzip"], gz(OBJECT) + b"\0" * 512),
+    (["gzip"], gz(OBJECT) + b"garbage"),
+    (["gzip"], b""),
+]
+
+
+@pytest.mark.parametrize(("lines", "body"), CODINGS)
+def test_content_codings(stub: Stub, lines: list[str], body: bytes) -> None:
+    """Codings are undone in turn, whatever their case and lines; empty elements and identity count for nothing."""
+    headers = "".join(f"Content-Encoding: {line}\r\n" for line in lines).encode()
+    stub.mode = raw(HEAD + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    seen = look(stub.url)
+    assert (seen.http_status, seen.body, seen.error) == (200, OBJECT if body else b"", "")
+
+
+def test_many_members(stub: Stub) -> None:
+    """A body of very many gzip members costs no more than its size: what follows a member is not copied for each."""
+    body = gz(b"") * (MAX_BODY // len(gz(b"")))
+    assert exchange._gunzipped(body) == b""
+    stub.mode = reply(gz(b"x" * MAX_BODY) + gz(b"x"), headers={"Content-Encoding": "gzip"})
+    assert look(stub.url).error == "body larger than 1 MiB"
+
+
+def coded(coding: str, body: bytes) -> Behaviour:
+    """Answer with a body that is said to be coded so."""
+    return reply(body, headers={"Content-Encoding": coding})
+
+
+def in_two(first: bytes, second: bytes) -> Behaviour:
+    """Send in two parts, of which the second follows when the first has been sent."""
+
+    def behave(_: Stub, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(first)
+        connection.sendall(second)
+
+    return behave
+
+
+HTTP2 = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + b"\x00\x03\x00\x00\x00\x64" * 3
+REASONS = [
+    (raw(b""), "closed the connection without an answer"),
+    (raw(b"H"), "closed the connection before the end of its headers"),
+    (raw(HEAD + b"X: y"), "closed the connection before the end of its headers"),
+    (raw(b"HTTP/1.1 100 Continue\r\n\r\n"), "closed the connection before the end of its headers"),
+    (
+        raw(HEAD + b"Content-Length: 5\r\n\r\n{}"),
+        "closed the connection before the end of the body",
+    ),
+    (
+        raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}"),
+        "closed the connection before the end of the body",
+    ),
+    (
+        raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"),
+        "closed the connection before the end of the body",
+    ),
+    (raw(b"\x15\x03\x01\x00\x02\x02\x46"), "speaks TLS on this port: use https://"),
+    (raw(b"\x15\x03\x03\x00\x02\x02\x50"), "speaks TLS on this port: use https://"),
+    (raw(HTTP2), "speaks HTTP/2, not HTTP/1.1, on this port"),
+    (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "speaks SSH, not HTTP, on this port"),
+    (raw(b"220 mail.example ESMTP\r\n"), "speaks no HTTP on this port"),
+    (raw(b"-ERR unknown command\r\n"), "speaks no HTTP on this port"),
+    (raw(b"ICY 200 OK\r\n\r\n"), "speaks no HTTP on this port"),
+    (raw(b"HTTP/2 200\r\n\r\n"), "protocol error: bad status line"),
+    (raw(b"HTTP/1.1 two OK\r\n\r\n"), "protocol error: bad status line"),
+    (raw(b"HTTP/1.1 099 OK\r\n\r\n"), "protocol error: bad status line"),
+    (raw(HEAD + b"no colon\r\n\r\n"), "protocol error: bad header line"),
+    (raw(HEAD + b"X : y\r\n\r\n"), "protocol error: bad header line"),
+    (raw(HEAD + b"X: a\0b\r\n\r\n"), "protocol error: bad header line"),
+    (raw(HEAD + b" X: y\r\n\r\n"), "protocol error: bad header line"),
+    (raw(HEAD + b"X: " + b"a" * 100_000), "protocol error: headers larger than 64 KiB"),
+    (raw(HEAD + b"Content-Length: -1\r\n\r\n"), "protocol error: bad Content-Length header"),
+    (
+        raw(HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
+        "protocol error: bad Content-Length header",
+    ),
+    (
+        raw(HEAD + b"Transfer-Encoding: br\r\n\r\n{}"),
+        "protocol error: unsupported Transfer-Encoding header",
+    ),
+    (raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), "protocol error: bad chunk"),
+    (
+        raw(b"HTTP/1.1 101 Switch\r\nUpgrade: x\r\n\r\n"),
+        "protocol error: switched protocols (http 101) without being asked to",
+    ),
+    (coded("gzip", OBJECT), "bad content encoding: the body is no gzip, or damaged"),
+    (coded("gzip", gz(OBJECT)[:-9]), "bad content encoding: the gzip body is cut off"),
+    (
+        coded("gzip", gz(OBJECT)[:-8] + b"\0" * 8),
+        "bad content encoding: the body is no gzip, or damaged",
+    ),
+    (coded("gzip", gz(OBJECT) + gz(OBJECT)[:15]), "bad content encoding: the gzip body is cut off"),
+    (
+        coded("deflate", zlib.compress(OBJECT)[:-5]),
+        "bad content encoding: the deflate body is cut off",
+    ),
+    (coded("deflate", b"\xff" * 20), "bad content encoding: the body is no deflate, or damaged"),
+    (coded("gzip, br", OBJECT), "bad content encoding: br was not asked for"),
+    (
+        coded(",".join(["gzip"] * 6), OBJECT),
+        "bad content encoding: more than 5 on top of each other",
+    ),
+    (reply("OK"), "the body is text, not JSON (set json = false)"),
+    (reply(""), "the body is empty, not JSON (set json = false)"),
+    (reply("<html><title>Log in</title>"), "the body is HTML, not JSON (set json = false)"),
+    (
+        in_two(HEAD, b"Content-Length: 1\r\n\r\n["),
+        "bad JSON: it ends too early, at line 1 column 2",
+    ),
+    ("reset", "Connection reset by peer"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), REASONS)
+def test_reasons(stub: Stub, behaviour: Behaviour | str, reason: str) -> None:
+    """A service that gives no answer to judge is unknown, for a reason in words that a user can search for."""
+    stub.mode = behaviour
+    verdict = judge(look(stub.url))
+    assert (verdict.state, verdict.reason) == (State.UNKNOWN, reason)
+    assert not NO_WORDS.search(verdict.reason)
+
+
+TO_TLS = [
+    b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+    b"Client sent an HTTP request to an HTTPS server.\n",
+    b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+]
+
+
+@pytest.mark.parametrize("body", TO_TLS)
+def test_plain_http_on_a_tls_port(stub: Stub, body: bytes) -> None:
+    """A 400 of nginx, Go or Apache to plain HTTP on a TLS port says what to do; another 400 is what it is."""
+    stub.mode = reply(body, status="400 Bad Request")
+    verdict = judge(look(stub.url))
+    assert (verdict.state, verdict.reason) == (
+        State.DEGRADED,
+        "http 400: speaks TLS on this port: use https://",
+    )
+    stub.mode = reply("plain HTTP", status="404 Not Found")
+    assert judge(look(stub.url)).reason == "http 404"
+    stub.mode = reply("bad request", status="400 Bad Request")
+    assert judge(look(stub.url)).reason == "http 400"
+    stub.mode = reply(body, status="400 Bad Request")
+    assert look(stub.url, expect=(400,)).body == body
+
+
+def test_a_400_is_not_waited_for(stub: Stub) -> None:
+    """The rest of a body that is not expected is not waited for."""
+
+    def behave(_: Stub, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n")
+        connection.recv(1)  # until the client has gone
+
+    stub.mode = behave
+    assert judge(look(stub.url)).reason == "http 400"
+
+
+BEGINNINGS = [b"", HEAD, HEAD + b"\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"\x16\x03"]
+
+
+def test_no_reason_is_a_programs(stub: Stub) -> None:
+    """Whatever a service sends, its reason holds nothing of Python, a parser or OpenSSL."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.binary(max_size=200), st.sampled_from(BEGINNINGS))
+    def send(data: bytes, begin: bytes) -> None:
+        stub.mode = raw(begin + data)
+        reason = judge(look(stub.url)).reason
+        assert not NO_WORDS.search(reason), reason
+
+    send()
+
+
+def errors() -> list[Exception]:
+    """Make an exception of every kind that the libraries under a probe raise."""
+    found: list[Exception] = [OSError(code, os.strerror(code)) for code in errno.errorcode]
+    found += [socket.gaierror(code, "x") for code in (-2, -3, -10)]
+    found += [
+        OSError("[Errno x] <class>"),
+        TimeoutError("timed out"),
+        ssl.SSLEOFError(8, "EOF occurred (_ssl.c:997)"),
+        ssl.SSLZeroReturnError(),
+    ]
+    found += [
+        ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1000)"),
+        ssl.SSLSyscallError(5, "Some (_ssl.c:1)"),
+    ]
+    found += [
+        h11.RemoteProtocolError(
+            "can't handle event type ConnectionClosed when role=SERVER and state=SEND_RESPONSE"
+        )
+    ]
+    found += [
+        httpx.InvalidURL(f"Invalid {what}: 'http://user:secret@x'")
+        for what in ("port", "IPv4 address", "IDNA hostname", "URL")
+    ]
+    found += [
+        ValueError("secret"),
+        UnicodeError("secret"),
+        KeyError("host"),
+        RecursionError("secret"),
+        MemoryError(),
+        RuntimeError("b'x'"),
+    ]
+    return found
+
+
+@pytest.mark.parametrize("error", errors(), ids=repr)
+def test_every_error_has_words(error: Exception) -> None:
+    """No exception's own text or name is a reason, unless it is the system's word for it."""
+    _, reason = failure_of(error, 5.0)
+    assert reason
+    assert not NO_WORDS.search(reason)
+    assert "secret" not in reason
+
+
+def test_openssl_words() -> None:
+    """OpenSSL's name of an error that has no words here is told as OpenSSL writes it: users search for that."""
+    error = ssl.SSLError(
+        1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error (_ssl.c:997)"
+    )
+    error.reason = "TLSV1_ALERT_INTERNAL_ERROR"
+    assert failure_of(error, 5.0) == (Failure.NO_CONNECTION, "TLS: tlsv1 alert internal error")
+
+
+def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """Make a server's context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+HOSTS = [
+    ("name.example.", "name.example", "name.example", "name.example."),
+    ("NAME.Example", "name.example", "name.example", "name.example"),
+    (
+        "m\u00fcnchen.example.",
+        "xn--mnchen-3ya.example",
+        "xn--mnchen-3ya.example",
+        "xn--mnchen-3ya.example.",
+    ),
+    ("127.0.0.1", "127.0.0.1", None, "127.0.0.1"),
+    ("[::1]", "::1", None, "[::1]"),
+    ("[fe80::1%25lo]", "fe80::1", None, "[fe80::1]"),
+]
+
+
+@pytest.mark.parametrize(("host", "certified", "sni", "header"), HOSTS)
+def test_names_in_tls(
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    certified: str,
+    sni: str | None,
+    header: str,
+) -> None:
+    """The certificate is that of the name without the resolver's dot or zone; an address is not named in SNI."""
+    asked: list[str | None] = []
+    context = context_of(authority.issue_cert(certified))
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    stub = Stub("ingest", tls=context)
+    names: list[bytes] = []
+
+    def resolve(name: bytes, *_: object, **__: object) -> list[Any]:
+        names.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", stub.port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    seen = look(f"https://{host}:{stub.port}")
+    stub.close()
+    assert (seen.http_status, seen.error, asked) == (200, "", [sni])
+    assert f"\r\nhost: {header}:{stub.port}\r\n" in stub.requests[0].decode().lower()
+    resolved = {"[::1]": b"::1", "[fe80::1%25lo]": b"fe80::1%lo"}
+    assert names[0] == resolved.get(host, host.lower().encode("idna"))
+
+
+@pytest.mark.parametrize(
+    ("newest", "reason"),
+    [
+        (ssl.TLSVersion.TLSv1_3, "TLS: the server requires a client certificate (tlsv13 alert certificate required)"),
+        (ssl.TLSVersion.TLSv1_2, "TLS: the server refused the handshake (sslv3 alert handshake failure): "
+         "it requires a client certificate, or no cipher is common"),
+    ],
+)  # fmt: skip
+def test_a_client_certificate_is_required(
+    authority: trustme.CA, newest: ssl.TLSVersion, reason: str
+) -> None:
+    """A TLS failure is down, also where it shows after the handshake, as TLS 1.3 has it."""
+    context = context_of(authority.issue_cert("127.0.0.1"))
+    context.maximum_version = newest
+    context.verify_mode = ssl.CERT_REQUIRED
+    stub = Stub("ingest", tls=context)
+    seen = look(stub.url)
+    stub.close()
+    assert (seen.failure, seen.error) == (Failure.NO_CONNECTION, reason)
+
+
+def test_an_unknown_name(authority: trustme.CA) -> None:
+    """A server that refuses the name in SNI is down, in OpenSSL's words."""
+    context = context_of(authority.issue_cert("127.0.0.1"))
+    context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    stub = Stub("ingest", tls=context)
+    seen = look(stub.url.replace("127.0.0.1", "localhost"))
+    stub.close()
+    assert (seen.failure, seen.error) == (Failure.NO_CONNECTION, "TLS: tlsv1 unrecognized name")
+
+
+def test_no_close_notify(authority: trustme.CA) -> None:
+    """A body that ends with the connection is whole also where TLS was not ended: a JSON object shows its own end."""
+
+    def behave(_: Stub, connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"\r\n" + OBJECT)
+        connection.shutdown(socket.SHUT_RDWR)  # of the socket, below TLS
+
+    stub = Stub("ingest", tls=context_of(authority.issue_cert("127.0.0.1")))
+    stub.mode = behave
+    seen = look(stub.url)
+    stub.close()
+    assert (seen.http_status, seen.body) == (200, OBJECT)
+
+
+def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
+    """TLS on a port for plain HTTP: the reason says so."""
+    assert authority
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert (seen.failure, seen.error) == (
+        Failure.NO_CONNECTION,
+        "TLS: speaks no TLS on this port: use http://, or another port",
+    )
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
+    """A server that ends the connection during the handshake is a TLS failure too."""
+    assert authority
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(
+                    65536 if how == "closes" else 1
+                )  # what is left unread makes a reset of the close
+
+        threading.Thread(target=answer, daemon=True).start()
+        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    words = "the server closed the connection" if how == "closes" else "Connection reset by peer"
+    assert (seen.failure, seen.error) == (
+        Failure.NO_CONNECTION,
+        f"TLS: {words} during the handshake",
+    )
+
+
+def test_a_server_that_does_not_read() -> None:
+    """A request that cannot be sent is no end: the server may have answered, or its alert tells why."""
+
+    def fail(_: bytes) -> int:
+        raise BrokenPipeError
+
+    assert list(exchange._send(SimpleNamespace(send=fail), b"GET")) == []  # type: ignore[arg-type]
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def address(port: int, family: int = socket.AF_INET) -> Any:
+    """Make an entry of getaddrinfo's."""
+    return (family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+
+
+@pytest.fixture
+def refused() -> Iterator[int]:
+    """A port that is taken, and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def connected(fd: int) -> int:
+    """Wait until a socket that connects has ended that, well or badly."""
+    assert select.select([], [fd], [], 30)[1]
+    return fd
+
+
+def test_the_next_address_after_a_silence(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
+    """An address that swallows packets costs a quarter of a second, which is not in the latency; then both are waited for."""
+    clock = Clock(monkeypatch)
+    steps: Any = exchange._connect([address(stub.port)] * 3)
+    wait = next(steps)
+    assert (len(wait.fds), wait.until) == (1, 100.25)
+    clock.now = 100.2
+    assert steps.send(None) == wait  # not before its time
+    clock.now = 100.25
+    second = steps.send(None)
+    assert (second.fds[0], len(second.fds), second.until) == (wait.fds[0], 2, 100.5)
+    clock.now = 100.75
+    third = steps.send(None)
+    assert (len(third.fds), third.until) == (3, float("inf"))
+    with pytest.raises(StopIteration) as stop:
+        steps.send(connected(second.fds[1]))
+    sock, begun = stop.value.value
+    assert begun == 100.25
+    assert sock.fileno() == second.fds[1]
+    for fd in {*third.fds} - {sock.fileno()}:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    sock.close()
+
+
+def test_the_next_address_after_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, stub: Stub, refused: int
+) -> None:
+    """After a refusal the next address is tried at once."""
+    Clock(monkeypatch)
+    steps: Any = exchange._connect([address(refused), address(stub.port)])
+    wait = next(steps)
+    wait = steps.send(connected(wait.fds[0]))
+    assert len(wait.fds) == 1
+    with pytest.raises(StopIteration) as stop:
+        steps.send(connected(wait.fds[0]))
+    stop.value.value[0].close()
+
+
+def test_a_refusal_says_more_than_a_silence(
+    monkeypatch: pytest.MonkeyPatch, stub: Stub, refused: int
+) -> None:
+    """Where one address refuses and the other is silent until the deadline, the reason is the refusal."""
+    Clock(monkeypatch)
+    steps: Any = exchange._connect([address(refused), address(stub.port)])
+    wait = next(steps)
+    steps.send(connected(wait.fds[0]))
+    with pytest.raises(UnreachableError, match=r"^Connection refused$"):
+        steps.throw(TimeoutError())
+    steps = exchange._connect([address(stub.port)])
+    next(steps)
+    with pytest.raises(TimeoutError):
+        steps.throw(TimeoutError())
+
+
+def test_families_take_turns() -> None:
+    """The families are tried in turn, beginning with the system's choice."""
+    found = [address(n, family) for family, n in ((10, 1), (10, 2), (10, 3), (2, 4), (2, 5))]
+    assert [one[4][1] for one in exchange._alternating(found)] == [1, 4, 2, 5, 3]
+
+
+def test_a_dead_family_end_to_end(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
+    """A name whose first address swallows packets is answered by its second, long before the deadline."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.socket() as filler:
+        filler.connect(silent.getsockname())  # Linux drops what comes to a full queue
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda *_, **__: [address(silent.getsockname()[1]), address(stub.port)],
+        )
+        seen = look("http://two.example", deadline_s=60)
+    assert seen.http_status == 200
+    assert (
+        seen.latency_ms is not None and seen.latency_ms < 15_000
+    )  # half of the deadline, when each had its share of it
+
+
+def test_our_limit_hides_an_address(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    """Where one address refuses and a limit of ours kept the other from being tried, nothing is known of the service."""
+    begin = exchange._begin
+
+    def limited(*entry: Any) -> socket.socket:
+        if entry[0] == socket.AF_INET6:
+            raise OSError(errno.EMFILE, "x")
+        return begin(*entry)
+
+    monkeypatch.setattr(exchange, "_begin", limited)
+    both = [address(refused), address(9, socket.AF_INET6)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    assert look("http://two.example").failure is Failure.NOT_PROBED
+
+
+@pytest.mark.parametrize(
+    ("has_source", "failure", "reason"),
+    [
+        (
+            True,
+            Failure.NOT_PROBED,
+            "this machine is out of local ports (cannot assign requested address)",
+        ),
+        (False, Failure.NO_CONNECTION, "Network is unreachable"),
+    ],
+)
+def test_no_port_or_no_address(
+    monkeypatch: pytest.MonkeyPatch, has_source: bool, failure: Failure, reason: str
+) -> None:
+    """The system has one error for a machine without a free port and one without an IPv6 address; they are told apart."""
+
+    class Socket(socket.socket):
+        def connect_ex(self, _: Any, /) -> int:
+            return 0 if self.type == socket.SOCK_DGRAM and has_source else errno.EADDRNOTAVAIL
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    seen = look("http://127.0.0.1:9")
+    assert (seen.failure, seen.error) == (failure, reason)
+
+
+def test_names_of_limits() -> None:
+    """A TLS error whose number happens to be that of a limit is none."""
+    assert own_limit(OSError(errno.ENOMEM, "x")) and own_limit(MemoryError())
+    assert not own_limit(ssl.SSLError(errno.ENOMEM, "x"))
+    assert not own_limit(OSError("x")) and not own_limit(None)

@@ -1,0 +1,398 @@
+"""Many exchanges at once: this process's own limits, and a resolver that hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import selectors
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.adapters import http
+from ops_worker.adapters.http import exchange, limits, observe, reactor
+from ops_worker.core.model import Failure, Observation, Target, Tls
+from tests.bench.tools import fast_server, urls
+from tests.stubs import Stub, healthy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+FILES = "this process is out of file descriptors (too many open files)"
+SHORT_S = 0.3
+
+
+@pytest.fixture
+def many() -> Iterator[list[Target]]:
+    """A hundred services of another process, which has files of its own."""
+    with fast_server() as port:
+        yield [Target(f"s{n}", f"{url}/health", "", ()) for n, url in enumerate(urls(100, port))]
+
+
+@contextlib.contextmanager
+def files(free: int) -> Iterator[None]:
+    """Leave so many file descriptors free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
+    try:
+        with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
+            while True:
+                taken.append(os.dup(2))
+        for _ in range(free):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in taken:
+            os.close(one)
+
+
+def test_fewer_at_once(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are few, fewer are probed at once than may be: all are, and none meets the limit."""
+    ended: list[Any] = []
+    own_limit = limits.own_limit
+
+    def watched(result: object) -> str:
+        ended.append(result)
+        return own_limit(result)
+
+    monkeypatch.setattr(reactor, "own_limit", watched)
+    with files(30):
+        assert http.fitting(128) == 6
+        seen = observe(many)
+    assert [one.http_status for one in seen] == [200] * 100
+    assert not [one for one in ended if own_limit(one)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted", "fits"),
+    [(-1, 128, 128), (10_000, 128, 128), (10_000, 1000, 1000), (3, 128, 1)],
+)
+def test_fitting(monkeypatch: pytest.MonkeyPatch, limit: int, wanted: int, fits: int) -> None:
+    """There are as many probes at once as are wanted, or as files allow; at least one."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert limits.fitting(wanted) == fits
+
+
+@pytest.mark.parametrize(("code", "fits"), [(errno.EMFILE, 1), (errno.ENOENT, 29)])
+def test_fitting_without_a_count(monkeypatch: pytest.MonkeyPatch, code: int, fits: int) -> None:
+    """Where open files cannot be counted: for want of one, there is room for one probe; else the usual ones are open."""
+
+    def fail(_: str) -> list[str]:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    assert limits.fitting(128) == fits
+
+
+def test_a_limit_on_the_way(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that meets a limit is made again when others have ended: all are probed, only later."""
+    monkeypatch.setattr(http, "fitting", lambda concurrency: concurrency)
+    with files(12):
+        seen = observe(many)
+    assert [one.http_status for one in seen] == [200] * 100
+
+
+def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that was met once does not slow the rest of a long round: with each probe that ends, one more is begun."""
+    begin = exchange._begin
+    attempts: list[int] = []
+    at_once: list[int] = []
+    go_on = reactor.Reactor._begin
+
+    def limited(*entry: Any) -> socket.socket:
+        attempts.append(1)
+        if len(attempts) == 2:
+            raise OSError(errno.ENOBUFS, "x")
+        return begin(*entry)
+
+    def watched(self: Any, job: Any, ended: Any) -> None:
+        at_once.append(self._concurrency)
+        go_on(self, job, ended)
+
+    monkeypatch.setattr(exchange, "_begin", limited)
+    monkeypatch.setattr(reactor.Reactor, "_begin", watched)
+    seen = observe(many, concurrency=20)
+    assert [one.http_status for one in seen] == [200] * 100
+    assert at_once[2] == 2  # one was under way, and has ended
+    assert at_once[-1] == 20 and len(at_once) == 101
+
+
+def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What met a limit and has no time for another attempt is told as not probed for that limit."""
+    begin = exchange._begin
+    attempts: list[int] = []
+
+    def limited(*entry: Any) -> socket.socket:
+        attempts.append(entry[1][1])
+        if len(attempts) == 2:
+            raise OSError(errno.ENOBUFS, "x")
+        return begin(*entry)
+
+    monkeypatch.setattr(exchange, "_begin", limited)
+    stub.mode = "hang"
+    targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=SHORT_S) for n in range(2)]
+    seen = observe(targets, budget_s=0.0)
+    assert [(one.failure, one.error) for one in seen] == [
+        (Failure.NO_ANSWER, "timeout after 0.3 s"),
+        (
+            Failure.NOT_PROBED,
+            "this machine is out of memory for sockets (no buffer space available)",
+        ),
+    ]
+    assert len(attempts) == 2
+
+
+@pytest.mark.parametrize("what", ["selector", "socketpair"])
+def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Where not even the selector can be made nothing is known of any service; another fault is not hidden by that."""
+    code = errno.EMFILE
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(
+        *((selectors, "DefaultSelector") if what == "selector" else (socket, "socketpair")), fail
+    )
+    targets = [Target(name, f"{stub.url}/health", "", ()) for name in "ab"]
+    assert [(one.target.name, one.failure, one.error) for one in observe(targets)] == [
+        ("a", Failure.NOT_PROBED, FILES),
+        ("b", Failure.NOT_PROBED, FILES),
+    ]
+    code = errno.EPERM
+    with pytest.raises(PermissionError):
+        observe(targets)
+
+
+def test_no_watch_for_a_socket(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that the selector has no room for is a limit of ours, and is closed."""
+    register = selectors.DefaultSelector.register
+
+    def limited(self: Any, fd: Any, events: int, data: Any = None) -> Any:
+        if isinstance(data, tuple):
+            raise OSError(errno.ENOSPC, "x")
+        return register(self, fd, events, data)
+
+    monkeypatch.setattr(selectors.DefaultSelector, "register", limited)
+    (seen,) = observe([Target("a", f"{stub.url}/health", "", ())])
+    assert seen.failure is Failure.NOT_PROBED
+
+
+def test_out_of_memory(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that has no memory says nothing about its service."""
+
+    def exhausted(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(exchange, "_decoded", exhausted)
+    (seen,) = observe([Target("a", f"{stub.url}/health", "", ())])
+    assert (seen.failure, seen.error) == (Failure.NOT_PROBED, "this process is out of memory")
+
+
+def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not probed is not asked again; and where the second probe met a limit, the first result counts."""
+    answers = [
+        {"a": Failure.NO_CONNECTION, "b": Failure.NOT_PROBED, "c": Failure.NO_ANSWER},
+        {"a": Failure.NOT_PROBED, "c": Failure.NO_CONNECTION},
+    ]
+
+    def answered(targets: list[Target], **_: object) -> list[Observation]:
+        failures = answers.pop(0)
+        assert [one.name for one in targets] == [*failures]
+        return [Observation(one, 0.0, failure=failures[one.name]) for one in targets]
+
+    monkeypatch.setattr(http, "observe", answered)
+    targets = [Target(name, f"{stub.url}/health", "", ()) for name in "abc"]
+    seen = http.confirm(targets, times=1, delay_s=0.0)
+    assert [(one.failure, one.attempts) for one in seen] == [
+        (Failure.NO_CONNECTION, 1),
+        (Failure.NOT_PROBED, 1),
+        (Failure.NO_CONNECTION, 2),
+    ]
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A resolver that hangs for names that begin so, and knows all others."""
+    release = threading.Event()
+
+    def resolve(host: bytes, port: int, **named: Any) -> Any:
+        if host.startswith(b"hang"):
+            release.wait(60)
+        return RESOLVE("127.0.0.1", port, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    yield
+    release.set()
+
+
+RESOLVE = socket.getaddrinfo
+
+
+def named(host: str, port: int) -> Target:
+    """Make a target, which has little time where its name hangs."""
+    return Target(
+        host,
+        f"http://{host}:{port}/health",
+        "",
+        (),
+        deadline_s=SHORT_S if host.startswith("h") else 30,
+    )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_the_resolver_hangs(stub: Stub) -> None:
+    """A name that is not resolved in time is down; a dead resolver keeps nobody else waiting."""
+    hosts = ["hang1.example", "127.0.0.1", "hang2.example", "well.example"]
+    seen = observe([named(host, stub.port) for host in hosts])
+    assert [one.http_status for one in seen] == [None, 200, None, 200]
+    for one in (seen[0], seen[2]):
+        assert (one.failure, one.error) == (
+            Failure.NO_CONNECTION,
+            "name resolution failed: no answer within 0.3 s",
+        )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that was never looked up, since others hold every thread, says nothing about its service."""
+    monkeypatch.setattr(reactor, "MAX_RESOLVERS", 1)
+    hosts = ["hang1.example", "127.0.0.1", "hung.example"]
+    seen = observe([named(host, stub.port) for host in hosts])
+    assert [one.failure for one in seen] == [Failure.NO_CONNECTION, None, Failure.NOT_PROBED]
+    assert seen[2].error == "no thread was free to resolve its name: those of other names hang"
+
+
+def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, names are not resolved, and what needs none is probed."""
+    start = threading.Thread.start
+
+    def fail(self: threading.Thread) -> None:
+        if self.name == "resolver":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    hosts = ["localhost", "127.0.0.1"]
+    seen = observe([Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts])
+    assert [one.failure for one in seen] == [Failure.NOT_PROBED, None]
+    assert "can't start new thread" in seen[0].error
+
+
+def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the first thread could be started, it resolves the names of the others as well."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+    second = threading.Event()
+
+    def first_only(self: threading.Thread) -> None:
+        if self.name != "resolver":
+            start(self)
+        elif started:
+            second.set()
+            raise RuntimeError("can't start new thread")
+        else:
+            started.append(self)
+            start(self)
+
+    def resolve(_: bytes, port: int, **named: Any) -> Any:
+        assert second.wait(30)  # the thread is at it until the other one has failed
+        return RESOLVE("127.0.0.1", port, **named)
+
+    monkeypatch.setattr(threading.Thread, "start", first_only)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    hosts = ["one.example", "two.example"]
+    seen = observe([Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts])
+    assert [one.http_status for one in seen] == [200, 200]
+
+
+def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver calls a name unknown when it has no file: that is a limit of ours, and asked again."""
+    limit = OSError(errno.EMFILE, "x")
+    limited: list[object] = []
+    put_back = threading.Event()
+    asked: list[bytes] = []
+
+    def resolve(host: bytes, port: int, **named: Any) -> Any:
+        asked.append(host)
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return RESOLVE("127.0.0.1", port, **named)
+
+    def watched(result: object) -> str:
+        if result is limit:
+            limited.append(result)
+        if (
+            len(limited) == 2
+        ):  # of the name, and then of the probe, while the other one is under way
+            put_back.set()
+        return limits.own_limit(result)
+
+    def behave(stub: Stub, connection: socket.socket) -> None:
+        assert put_back.wait(30)
+        healthy(stub, connection)
+
+    numeric = Target("a", f"http://127.0.0.1:{stub.port}/health", "", (), deadline_s=30)
+    monkeypatch.setattr(
+        exchange, "_numeric", lambda host, port: RESOLVE(host, port) if host == b"127.0.0.1" else ()
+    )
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(reactor, "no_descriptor", lambda: limit)
+    monkeypatch.setattr(reactor, "own_limit", watched)
+    stub.mode = behave
+    seen = observe([numeric, Target("b", f"http://one.example:{stub.port}/health", "", ())])
+    assert [one.http_status for one in seen] == [200, 200]
+    assert asked == [b"one.example"] * 2
+
+
+def test_what_the_resolver_says() -> None:
+    """A failure of the resolver is one of the name, but for our own limits."""
+    for error, failure, reason in (
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            Failure.NO_CONNECTION,
+            "Name or service not known",
+        ),
+        (OSError(errno.ECONNREFUSED, "x"), Failure.NO_CONNECTION, "Connection refused"),
+        (socket.gaierror(socket.EAI_MEMORY, "x"), Failure.NOT_PROBED, "out of memory"),
+        (OSError(errno.EMFILE, "x"), Failure.NOT_PROBED, "too many open files"),
+    ):
+        steps: Any = exchange._resolved(b"x", 80, 5.0)
+        next(steps)
+        with pytest.raises(Exception, match=r".") as raised:
+            steps.throw(error)
+        seen = exchange.failed(Target("a", "http://x/", "", ()), raised.value)
+        assert seen.failure is failure
+        assert reason in seen.error
+
+
+def test_no_descriptor() -> None:
+    """It tells whether a file descriptor is to be had."""
+    assert limits.no_descriptor() is None
+    with files(0):
+        error = limits.no_descriptor()
+    assert error is not None and error.errno == errno.EMFILE
+
+
+def test_no_file_for_certificates(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a certificate's file cannot be opened for want of files, that is no fault of the service's."""
+
+    def fail(**_: object) -> None:
+        raise OSError(errno.EMFILE, "x")
+
+    monkeypatch.setattr(ssl, "create_default_context", fail)
+    target = Target(
+        "a", stub.url.replace("http:", "https:") + "/health", "", (), tls=Tls("/some.pem")
+    )
+    assert [one.failure for one in observe([target])] == [Failure.NOT_PROBED]

@@ -1,0 +1,953 @@
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+import ops_worker.adapters.postgres
+from ops_worker import sql
+from ops_worker.adapters.postgres import CHECK, HEALTH, METRICS, RetryPolicy, Store
+from ops_worker.adapters.postgres.connection import backoff
+from ops_worker.adapters.postgres.transaction import SQL
+from ops_worker.adapters.postgres.types import FIRST, LAST
+from ops_worker.catalogue import Surroundings, load
+from ops_worker.core.backlog import Pending
+from ops_worker.core.health import plan
+from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
+from ops_worker.errors import (
+    CommitUnknownError,
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+    StatementTimeoutError,
+)
+from tests.postgres import PASSWORD, Postgres
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ops_worker.adapters.postgres import Transaction
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+
+ONE = Pending(0.0, (Sample("a", "b", 1.0),))
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[Store]:
+    """A store on the test's database."""
+    made = Store({"conninfo": database.url})
+    yield made
+    made.close()
+
+
+def verdict(name: str, *, healthy: bool, taken_at: float = 0.0) -> Verdict:
+    """Make a verdict on a service."""
+    target = Target(name, "", name, ())
+    return (
+        Verdict(target, taken_at, State.HEALTHY, "", 3, 200, {})
+        if healthy
+        else Verdict(target, taken_at, State.DOWN, "Connection refused")
+    )
+
+
+def record(
+    store: Store,
+    verdicts: Sequence[Verdict],
+    thresholds: Thresholds = Thresholds(),  # noqa: B008 - it is immutable
+) -> Recorded | None:
+    """Record verdicts as seen just now."""
+
+    def keep(transaction: Transaction) -> Recorded:
+        before = transaction.remembered([v.target.name for v in verdicts])
+        return transaction.record_health(
+            plan(verdicts, before, thresholds, lambda _: transaction.now, transaction.now)
+        )
+
+    return store.transact(HEALTH, keep)
+
+
+def test_every_query_is_prepared_and_used(database: Database) -> None:
+    """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
+    queries = sql.queries()
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        store.create(["service_health", "ops_worker_maintenance", "ops_worker_maintenance_log"])
+    with psycopg.connect(database.url) as connection:
+        for name, statement in queries.items():
+            numbers: dict[str, int] = {}
+            prepared = re.sub(
+                r"%\((\w+)\)s",
+                lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}",
+                statement,
+            )
+            if not re.search(r"^(BEGIN|COMMIT|ROLLBACK)", prepared, re.MULTILINE):
+                connection.execute(f"PREPARE {name} AS {prepared.replace('%%', '%')}")
+    source = "".join(
+        path.read_text() for path in Path(ops_worker.adapters.postgres.__file__).parent.glob("*.py")
+    )
+    used = set(re.findall(r'SQL\["(\w+)"', source)) | set(
+        re.findall(r'SQL\["(\w+)" if \w+ else "\w+"\]', source)
+    )
+    used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
+    assert set(queries) == used
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (
+            "postgresql://iot:hush",
+            "port",
+        ),  # user and password, without an @: libpq takes them for host and port
+        ("postgresql://iot:hush@127.0.0.1:99999/d", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9,127.0.0.1:x/d", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?port=1,2", "port"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?sslmode=hush", "sslmode"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?port=hush&sslmode=hush", "port, sslmode"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?target_session_attrs=hush", "target_session_attrs"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?connect_timeout=hush", "connect_timeout"),
+        ("postgresql://iot:hush@127.0.0.1:9/d?keepalives_idle=hush", "keepalives_idle"),
+        (
+            "postgresql://iot:hush@127.0.0.1:9,127.0.0.1:9,127.0.0.1:9/d?hostaddr=127.0.0.1",
+            "host and hostaddr, of which there are not as many",
+        ),
+    ],
+)
+def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
+    """A value that libpq refuses only when it connects is a fault of the settings: it is named, and never shown."""
+    with pytest.raises(SettingsError) as caught:
+        Store({"conninfo": given}).transact(METRICS, lambda _: None)
+    assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {named}")
+    assert "hush" not in str(caught.value)
+
+
+def test_variables_that_libpq_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that libpq reads itself is not taken for a fault of the URI, nor for a database that is away."""
+    monkeypatch.setenv("PGSSLMODE", "hush")
+    with pytest.raises(
+        SettingsError, match="a variable of the environment that libpq reads"
+    ) as caught:
+        Store({"conninfo": "postgresql://iot@127.0.0.1:9/d"}).transact(METRICS, lambda _: None)
+    assert "hush" not in str(caught.value)
+
+
+class Refusing:
+    """A server that refuses every connection with a SQLSTATE and words of any language, and counts them."""
+
+    def __init__(self, state: str, words: str) -> None:
+        fields = {"S": "ВАЖНО", "V": "FATAL", "C": state, "M": words}
+        body = (
+            b"".join(key.encode() + value.encode() + b"\0" for key, value in fields.items()) + b"\0"
+        )
+        self._answer = b"E" + (len(body) + 4).to_bytes(4, "big") + body
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1  # before the answer, after which the client goes on
+                with client:
+                    client.recv(1000)
+                    client.sendall(self._answer)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("57P03", "система баз данных запускается"),
+        ("53300", "извините, уже слишком много клиентов"),
+        ("08P01", "no more connections allowed (max_client_conn)"),
+    ],
+)
+def test_refused_in_any_language(state: str, words: str) -> None:
+    """A server that starts, or is full, is tried again as often as CONFIRM_FAILURES says, whatever language it speaks."""
+    with contextlib.closing(Refusing(state, words)) as server:
+        store = Store(
+            {"host": "127.0.0.1", "port": server.port, "sslmode": "disable"},
+            again=RetryPolicy(2, 0.0),
+        )
+        with pytest.raises(DatabaseError, match="no connection to database"):
+            store.transact(METRICS, lambda _: None)
+        asked_for_its_databases = 1
+        assert server.connections == 3 + asked_for_its_databases
+
+
+STATES: list[tuple[str, type[OpsWorkerError], str]] = [
+    ("22001", SchemaError, "run the platform's migrations"),
+    ("22003", SchemaError, "run the platform's migrations"),
+    ("22023", SchemaError, "set PG_ROLE to a role that exists"),
+    ("23502", SchemaError, "run the platform's migrations"),
+    ("23503", SchemaError, "foreign key"),
+    ("23505", SchemaError, "unique or exclusion constraint"),
+    ("23514", SchemaError, "make the partition for now"),
+    ("25006", NotWritableError, "at the primary"),
+    ("28P01", DatabaseError, "check PG_USER, PG_PASS or DATABASE_URL"),
+    ("3D000", DatabaseError, "check PG_DB or DATABASE_URL"),
+    ("3F000", SchemaError, "search_path"),
+    ("42501", SchemaError, "grant that to the login role"),
+    ("42703", SchemaError, "run the platform's migrations"),
+    ("42804", SchemaError, "run the platform's migrations"),
+    ("42P01", SchemaError, "run the platform's migrations"),
+    ("42P10", SchemaError, "add the unique key"),
+    ("428C9", SchemaError, "no view, and no generated column"),
+    ("44000", SchemaError, "a trigger, rule or function"),
+    ("53100", DatabaseError, "free disk space"),
+    ("53200", DatabaseError, "no memory"),
+    ("53400", DatabaseError, "a limit of its own"),
+    ("54000", SchemaError, "too large"),
+    ("55000", SchemaError, "no view, and no generated column"),
+    ("55P03", DatabaseError, "look at pg_locks"),
+    ("57014", StatementTimeoutError, "look at pg_stat_activity"),
+    ("58030", DatabaseError, "look at its log"),
+    ("0A000", SchemaError, "use an ordinary table"),
+    ("HV000", SchemaError, "foreign table"),
+    ("P0001", SchemaError, "a trigger, rule or function"),
+    ("XX000", DatabaseError, "look at its log"),
+    ("XX001", SchemaError, "restore a backup"),
+    ("25001", DatabaseError, "x"),
+]
+
+
+@pytest.mark.parametrize(("state", "kind", "said"), STATES, ids=[state for state, _, _ in STATES])
+def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str) -> None:
+    """What a SQLSTATE means, and what helps, is decided by the state: the words may be in any language."""
+
+    def work(transaction: Transaction) -> None:
+        transaction.connection.execute(
+            f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$".encode()
+        )
+
+    with pytest.raises(OpsWorkerError, match=re.escape(said)) as caught:
+        store.transact(METRICS, work)
+    assert type(caught.value) is kind
+
+
+def test_elsewhere(database: Database) -> None:
+    """A table that search_path does not reach is named with its schema, and so is the setting."""
+    database.rows('CREATE SCHEMA "Odd"; ALTER TABLE fleet_alert SET SCHEMA "Odd"')
+    store = Store({"conninfo": database.url})
+    with pytest.raises(
+        SchemaError,
+        match=r'there is "Odd"\.fleet_alert, which search_path \(.*public.*\) does not reach',
+    ):
+        store.transact(HEALTH, lambda _: None)
+    store.close()
+
+
+ROOMLESS = {
+    "infinity": LAST,
+    "-infinity": FIRST,
+    "294276-12-31 23:59:59.999999+00": LAST,
+    "10000-01-01 00:00:00+00": LAST,
+    "0044-03-15 12:00:00+00 BC": FIRST,
+    "4713-01-01 00:00:00+00 BC": FIRST,
+    "0001-01-01 00:00:00+01": FIRST,
+    "9999-12-31 23:59:59-01": LAST,
+    "2026-03-01 12:00:00.5+05:45": datetime(2026, 3, 1, 6, 15, 0, 500_000, tzinfo=UTC),
+    "1900-01-01 00:00:00+00": datetime(1900, 1, 1, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/St_Johns"])
+def test_any_time_is_read(store: Store, zone: str) -> None:
+    """A time for which Python has no room is the first or the last one that it has, in any session's zone."""
+
+    def work(transaction: Transaction) -> list[Any]:
+        execute = transaction.connection.execute
+        execute("SELECT set_config('TimeZone', %s, true)", [zone])
+        return [
+            execute("SELECT %s::timestamptz AS t", [text]).fetchall()[0]["t"] for text in ROOMLESS
+        ]
+
+    assert store.transact(METRICS, work) == list(ROOMLESS.values())
+
+
+def test_figures_of_odd_values(store: Store) -> None:
+    """A value for which Python has no room costs its figure; a row that is none, that row: the pass goes on."""
+    date = Figure("x", "date", "SELECT 'infinity'::date AS value")
+    rows = Figure(
+        "x",
+        "rows",
+        "SELECT * FROM (VALUES ('a', 1::numeric), ('b', 'NaN'), ('c', NULL), (NULL, 4)) AS t (service, value)",
+    )
+    readings = store.transact(
+        METRICS, lambda transaction: transaction.figures([date, rows], 0.0, math.inf)
+    )
+    assert readings is not None
+    assert "date too large" in readings[0].problem and not readings[0].samples
+    assert [(one.service, one.value) for one in readings[1].samples] == [("a", 1.0)]
+    assert [fault.split(" returns")[0] for fault in readings[1].faults] == [
+        "row 2 (b)",
+        "row 3 (c)",
+        "row 4 has no `service`",
+    ]
+
+
+def test_bad_uri() -> None:
+    """A URI that libpq cannot read is a fault of the settings, told without the password in it."""
+    with pytest.raises(SettingsError) as caught:
+        Store({"conninfo": "postgresql://iot:secret@host/db?no_such_parameter=1"})
+    assert "secret" not in str(caught.value)
+    assert "DATABASE_URL" in str(caught.value)
+
+
+ROLE_SETS = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "700ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "1ms",
+    "transaction_timeout": "700ms",
+    "standard_conforming_strings": "off",
+    "DateStyle": "German",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "Asia/Kathmandu",
+    "extra_float_digits": "-15",
+    "client_encoding": "LATIN1",
+}
+INSIDE = {
+    "role": "pulse_operator",
+    "transaction_isolation": "read committed",
+    "transaction_read_only": "off",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "transaction_timeout": "0",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "client_encoding": "UTF8",
+}
+
+
+def test_settings_are_local(database: Database, dsn: str) -> None:
+    """Everything that is set is set for the transaction only, whatever the role's own settings are."""
+    role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
+    known = {
+        name: database.value("SELECT current_setting(%s, true)", name)
+        for name in {**INSIDE, **ROLE_SETS}
+    }
+    with psycopg.connect(dsn, autocommit=True) as elsewhere:
+        for name, value in ROLE_SETS.items():
+            if known[name] is not None:
+                elsewhere.execute(f"{role} SET {name} = '{value}'".encode())
+    store = Store({"conninfo": database.url}, role="pulse_operator")
+
+    def shown(
+        connection: psycopg.Connection[dict[str, Any]], names: Iterable[str]
+    ) -> dict[str, str]:
+        return {
+            name: next(iter((connection.execute(f"SHOW {name}").fetchone() or {}).values()))
+            for name in names
+            if known[name] is not None
+        }
+
+    def look(transaction: Transaction) -> tuple[dict[str, str], dict[str, str], list[Any]]:
+        connection = transaction.connection
+        inside = shown(connection, INSIDE)
+        zone = Figure(
+            "x",
+            "zone",
+            "SELECT 'z' AS service, (current_setting('TimeZone') = 'Asia/Kathmandu')::int AS value",
+        )
+        readings = transaction.figures([zone], 0.0, math.inf)
+        with transaction._best_effort("nothing"):
+            connection.execute("SELECT 1")
+        return inside, shown(connection, INSIDE), [sample.value for sample in readings[0].samples]
+
+    expected = {name: value for name, value in INSIDE.items() if known[name] is not None}
+    inside, later, zone = store.transact(METRICS, look) or ({}, {}, [])
+    assert inside == later == expected
+    assert zone == [1.0], "a figure knows the role's time zone"
+    assert store._connection is not None
+    always = {"client_encoding": "UTF8"}
+    outside = (
+        {name: value for name, value in ROLE_SETS.items() if known[name] is not None}
+        | always
+        | {"role": "none"}
+    )
+    assert shown(store._connection, outside) == outside | {"DateStyle": "German, DMY"}
+    assert store._connection.prepare_threshold is None
+    store.close()
+    store.close()
+    with psycopg.connect(dsn, autocommit=True) as elsewhere:
+        elsewhere.execute(f"{role} RESET ALL".encode())
+
+
+def test_constant_number_of_statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health pass costs as many statements for a thousand services as for three."""
+    counts: list[int] = []
+    execute = psycopg.Connection.execute
+
+    def counted(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        counts[-1] += 1
+        return execute(self, query, *args, **kwargs)
+
+    store = Store({"conninfo": database.url})
+    store.create(["service_health"])
+    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    for number in (3, 1000):
+        for healthy in (False, True):
+            counts.append(0)
+            kept = record(
+                store, [verdict(f"s{number}-{n}", healthy=healthy) for n in range(number)]
+            )
+            assert kept is not None
+            assert number == len(kept.closed if healthy else kept.opened)
+    assert counts[:2] == counts[2:]
+    store.close()
+
+
+def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
+    """Who does not get the lock writes nothing; a dry run takes none, and a health pass does not stop a metrics pass."""
+    other = Store({"conninfo": database.url})
+
+    def inside(_: Transaction) -> list[Any]:
+        return [
+            other.transact(METRICS, lambda _: "metrics"),
+            other.transact(HEALTH, lambda _: "health"),
+            other.transact(HEALTH, lambda _: "health", dry_run=True),
+        ]
+
+    assert store.transact(HEALTH, inside) == ["metrics", None, "health"]
+    assert other.transact(HEALTH, lambda _: "health") == "health"
+    other.close()
+
+
+def test_old_snapshot_trap(store: Store, database: Database) -> None:
+    """What another pass committed just before the lock was free is seen: a recovered service keeps no open alert."""
+    for _ in range(30):
+        record(store, [verdict("a", healthy=True)])
+        barrier = threading.Barrier(2)
+
+        def run(healthy: bool) -> None:
+            own = Store({"conninfo": database.url})
+            own.transact(METRICS, lambda _: None)  # connect first, so that the two really meet
+            barrier.wait()
+            while record(own, [verdict("a", healthy=healthy)]) is None:
+                pass
+            own.close()
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(run, (False, True)))
+        state = database.value("SELECT status FROM service_health")
+        open_alerts = database.value(
+            "SELECT count(*) FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'"
+        )
+        assert open_alerts == (1 if state == "unhealthy" else 0)
+
+
+def test_transitions_are_those_written(store: Store, database: Database) -> None:
+    """An alert that somebody opened or closed behind the worker's back is not told as the worker's own change."""
+    record(store, [verdict("a", healthy=False)])
+
+    def keep(transaction: Transaction) -> Recorded:
+        before = transaction.remembered(["a", "b"])
+        verdicts = [verdict("a", healthy=True), verdict("b", healthy=False)]
+        database.rows(
+            "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
+        )
+        database.rows("""INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)
+                         VALUES ('__system__', 'x', 'x', 'SYSTEM_HEALTH', 'system-health:b', 'by hand')""")
+        return transaction.record_health(
+            plan(verdicts, before, Thresholds(), lambda _: transaction.now, transaction.now)
+        )
+
+    kept = store.transact(HEALTH, keep)
+    assert kept is not None
+    assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
+
+
+def test_remembered_is_robust(store: Store, database: Database) -> None:
+    """Rows of the old loops, and rows that somebody spoiled, are read as far as they can be."""
+    store.create(["service_health"])
+    database.rows("""INSERT INTO service_health (service, status, details) VALUES
+        ('old', 'unhealthy', '{"status": "down"}'), ('list', 'healthy', '[1]'),
+        ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'), ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
+    found = store.transact(
+        HEALTH, lambda transaction: transaction.remembered(["old", "list", "odd", "well", "new"])
+    )
+    assert found is not None
+    assert {name: (r.healthy, r.streak, r.since is not None) for name, r in found.items()} == {
+        "old": (False, 0, False),
+        "list": (True, 0, False),
+        "odd": (True, 0, False),
+        "well": (True, 3, True),
+        "new": (None, 0, False),
+    }
+
+
+def test_time_of(store: Store, database: Database) -> None:
+    """A moment of this machine's monotonic clock is told by the database's clock, whatever this machine's calendar says."""
+
+    def work(transaction: Transaction) -> Any:
+        return transaction.now, transaction.time_of(transaction._read_at - 90)
+
+    before = database.value("SELECT now()")
+    now, earlier = store.transact(METRICS, work) or (None, None)
+    assert now is not None and earlier is not None
+    assert now - earlier == timedelta(seconds=90)
+    assert before <= now <= database.value("SELECT now()")
+
+
+FIGURES = load(None, Surroundings({}))[0].figures
+FAULTY = [
+    (
+        Figure("x", "none", "SELECT count(*) AS value FROM nowhere", ("nowhere",)),
+        "no table nowhere",
+        True,
+    ),
+    (
+        Figure("x", "slow", "SELECT 1 AS value FROM pg_sleep(5)", timeout_s=0.05),
+        "took more than 50 ms",
+        False,
+    ),
+    (Figure("x", "bad", "SELECT 1/0 AS value"), "division by zero", False),
+    (
+        Figure(
+            "x",
+            "cte",
+            "WITH w AS (DELETE FROM tenants RETURNING 1) SELECT count(*) AS value FROM w",
+        ),
+        "data-modifying",
+        False,
+    ),
+    (Figure("x", "writes", "SELECT writes() AS value"), "read-only transaction", False),
+    (
+        Figure(
+            "x",
+            "readwrite",
+            "SELECT 1 AS value FROM set_config('transaction_read_only', 'off', true)",
+        ),
+        "read-write mode",
+        False,
+    ),
+    (
+        Figure(
+            "x", "second", "SELECT 1 AS value) AS a; DELETE FROM tenants; SELECT * FROM (SELECT 1"
+        ),
+        "multiple commands",
+        False,
+    ),
+    (
+        Figure("x", "null", "SELECT NULL::int AS value"),
+        "returns null, which is no finite number",
+        False,
+    ),
+    (
+        Figure("x", "nan", "SELECT 'NaN'::float8 AS value"),
+        "returns nan, which is no finite number",
+        False,
+    ),
+    (Figure("x", "word", "SELECT 'x' AS value"), "returns 'x', which is no finite number", False),
+    (
+        Figure("x", "unnamed", "SELECT 1 AS number"),
+        "returns number; it has to return `value`, or rows of",
+        False,
+    ),
+    (Figure("x", "two", "SELECT 1 AS value, 2 AS other"), "returns value, other; it has to", False),
+    (
+        Figure("x", "rows", "SELECT generate_series(1, 2) AS value"),
+        "returns 2 rows; without a column `service`",
+        False,
+    ),
+    (Figure("x", "no-rows", "SELECT 1 AS value WHERE false"), "returns no rows; without", False),
+    (
+        Figure("x", "many", "SELECT 'a' AS service, generate_series(1, 1001) AS value"),
+        "returns more than 1000 rows",
+        False,
+    ),
+    (
+        Figure("x", "tags", "SELECT 1 AS value, 'a' AS tags"),
+        "returns `tags` that are no JSON object",
+        False,
+    ),
+]
+
+
+def test_figures(store: Store, database: Database) -> None:
+    """What keeps one figure from its value costs no other, before or after it, nor the writing that follows."""
+    database.rows(
+        "CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM tenants; RETURN 1; END $$"
+    )
+    first, *_, last = FIGURES
+    figures = [first, *(figure for figure, _, _ in FAULTY), last]
+    tables = [table for figure in figures for table in figure.tables]
+
+    def work(transaction: Transaction) -> Any:
+        readings = transaction.figures(figures, 0.0, math.inf)
+        transaction.record_samples([Pending(0.0, (Sample("a", "b", 1.5),))])
+        return readings
+
+    readings = store.transact(METRICS, work, reads=tables)
+    assert readings is not None
+    assert [bool(reading.samples) for reading in readings] == [True, *[False] * len(FAULTY), True]
+    for reading, (_, problem, absent) in zip(readings[1:-1], FAULTY, strict=True):
+        assert problem in reading.problem
+        assert absent == reading.absent
+    assert database.samples() == {("a", "b"): 1.5}
+
+
+def test_figure_behind_row_security(database: Database) -> None:
+    """A figure whose table hides its rows is left out, not counted as 0."""
+    database.rows("ALTER TABLE fleet_alert NO FORCE ROW LEVEL SECURITY")
+    database.rows("DROP ROLE IF EXISTS ops_counter")
+    database.rows("CREATE ROLE ops_counter LOGIN PASSWORD 'x'")
+    database.rows("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ops_counter")
+    database.rows("ALTER TABLE fleet_alert OWNER TO ops_counter")
+    store = Store({"conninfo": database.as_user("ops_counter")})
+    readings = store.transact(
+        METRICS,
+        lambda t: t.figures(FIGURES, 0.0, math.inf),
+        reads=["device_state", "fleet_alert", "delivery_jobs"],
+    )
+    assert readings is not None
+    assert {r.figure.metric for r in readings if "row level security" in r.problem} == {
+        "devices_online",
+        "devices_stale",
+        "deliveries_pending",
+    }
+    store.close()
+    database.rows("ALTER TABLE fleet_alert OWNER TO postgres")
+    database.rows("DROP OWNED BY ops_counter")
+    database.rows("DROP ROLE ops_counter")
+
+
+@pytest.mark.parametrize("verdict_word", ["drop", "deaf"])
+def test_connection_cut_at_every_piece(database: Database, verdict_word: str) -> None:
+    """Wherever the connection is lost, before a piece arrives or before its answer does, the sample is there once or not at all.
+
+    Lost while connecting: nothing is written, and the pass fails. Lost later: it is retried once, and a COMMIT whose
+    answer was lost is asked about, never repeated blindly.
+    """
+    outcomes = []
+    for cut in range(1, 40):
+        database.rows("TRUNCATE system_metrics")
+        reached = []
+
+        def watch(piece: int, _: bytes) -> str:
+            reached.append(piece)
+            return verdict_word if piece == cut else ""
+
+        with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+            address = re.sub(r":\d+/", f":{proxy.port}/", database.url)
+            store = Store({"conninfo": address})
+            try:
+                store.transact(METRICS, lambda t: t.record_samples([ONE]))
+                outcomes.append("done")
+                assert database.samples() == {("a", "b"): 1.0}
+            except DatabaseError:
+                outcomes.append("failed")
+                assert database.samples() == {}
+            store.close()
+        if cut not in reached:
+            break
+    assert "failed" in outcomes
+    assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry makes it good"
+
+
+def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can tell whether a COMMIT took effect, the pass fails rather than write twice."""
+    monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
+    cut: list[int] = []
+
+    def watch(piece: int, data: bytes) -> str:
+        if b"COMMIT\x00" in data and not cut:
+            cut.append(piece)
+            return "deaf"
+        return "drop" if cut else ""
+
+    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+        store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
+        with pytest.raises(CommitUnknownError, match="nothing was written again"):
+            store.transact(METRICS, lambda t: t.record_samples([ONE]))
+    assert database.samples() == {("a", "b"): 1.0}
+
+
+def test_commit_settled_late(database: Database) -> None:
+    """The question what became of a COMMIT is asked again when its answer is lost as well."""
+    cut: list[bytes] = []
+
+    def watch(_: int, data: bytes) -> str:
+        for text, verdict_word in ((b"COMMIT\x00", "deaf"), (b"pg_xact_status", "drop")):
+            if text in data and text not in cut:
+                cut.append(text)
+                return verdict_word
+        return ""
+
+    with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
+        store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
+        store.transact(METRICS, lambda t: t.record_samples([ONE]))
+        store.close()
+    assert len(cut) == 2
+    assert database.samples() == {("a", "b"): 1.0}
+
+
+def test_was_committed(store: Store, database: Database) -> None:
+    """A transaction that a crash or a failover took away with its number was not committed."""
+    done = str(database.value("SELECT pg_current_xact_id()::text"))
+    asked = store.transact(
+        METRICS, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")]
+    )
+    assert asked == [True, False]
+
+
+def test_deadlock_is_retried(store: Store, database: Database) -> None:
+    """A serialization failure or deadlock is retried once, and only once."""
+    tries = []
+
+    def work(transaction: Transaction) -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            transaction.connection.execute(
+                "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'serialization_failure'; END $$"
+            )
+        return "done"
+
+    assert store.transact(METRICS, work) == "done"
+    tries.clear()
+
+    def always(transaction: Transaction) -> None:
+        tries.append(1)
+        transaction.connection.execute(
+            "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END $$"
+        )
+
+    with pytest.raises(DatabaseError):
+        store.transact(METRICS, always)
+    assert len(tries) == 2
+    assert database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that somebody locks costs a bounded wait, and the message says so."""
+    monkeypatch.setattr("ops_worker.adapters.postgres.specs.LOCK_TIMEOUT_MS", 100)
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE system_metrics")
+        with pytest.raises(DatabaseError, match="lock"):
+            store.transact(METRICS, lambda t: t.record_samples([ONE]))
+
+
+def test_create_by_several_at_once(empty: Database) -> None:
+    """Many first runs at once all succeed, and one of them made each table."""
+    tables = ("tenants", "fleet_alert", "system_metrics", "service_health")
+
+    def run(_: int) -> dict[str, bool]:
+        store = Store({"conninfo": empty.url})
+        with contextlib.closing(store):
+            return store.create(tables)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(run, range(8)))
+    assert [sum(one[table] for one in made) for table in tables] == [1, 1, 1, 1]
+
+
+def test_standalone_is_enough(empty: Database) -> None:
+    """On the tables that init-db makes, with a role that may only use them, both passes' statements work."""
+    empty.rows("DROP ROLE IF EXISTS ops_user")
+    empty.rows("CREATE ROLE ops_user LOGIN PASSWORD 'x'")
+    owner = Store({"conninfo": empty.url}, role="ops_user")
+    owner.create(("tenants", "fleet_alert", "system_metrics", "service_health"))
+    owner.close()
+    store = Store({"conninfo": empty.as_user("ops_user")})
+    kept = record(store, [verdict("a", healthy=False)])
+    assert kept is not None and kept.opened == ("a",)
+    kept = record(store, [verdict("a", healthy=True)])
+    assert kept is not None and kept.closed == ("a",)
+    store.transact(METRICS, lambda t: t.record_samples([ONE]))
+    store.close()
+    empty.rows("DROP OWNED BY ops_user")
+    empty.rows("DROP ROLE ops_user")
+
+
+def test_system_metrics_is_the_platforms(database: Database, empty: Database) -> None:
+    """Where init-db makes system_metrics, it has the columns and indexes that the platform's migrations give it."""
+    with contextlib.closing(Store({"conninfo": empty.url})) as store:
+        store.create(("system_metrics",))
+    columns = """SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns
+                 WHERE table_name = 'system_metrics' ORDER BY ordinal_position"""
+    indexes = (
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'system_metrics' ORDER BY 1"
+    )
+    assert database.rows(columns) == empty.rows(columns)
+    assert database.rows(indexes) == empty.rows(indexes)
+
+
+def test_hypertable(empty: Database) -> None:
+    """Where TimescaleDB is installed, init-db makes a hypertable of 1 h chunks with compression and retention."""
+    if not empty.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
+        pytest.skip(
+            "the extension timescaledb is not available on this server; OPS_TEST_DSN may name one that has it"
+        )
+    empty.rows("CREATE EXTENSION timescaledb")
+    with contextlib.closing(Store({"conninfo": empty.url})) as store:
+        assert store.create(("system_metrics",)) == {"system_metrics": True}
+    interval = "SELECT time_interval FROM timescaledb_information.dimensions WHERE hypertable_name = 'system_metrics'"
+    assert empty.value(interval) == timedelta(hours=1)
+    if empty.value("SELECT current_setting('timescaledb.license')") == "timescale":
+        jobs = empty.rows(
+            "SELECT proc_name FROM timescaledb_information.jobs WHERE hypertable_name = 'system_metrics'"
+        )
+        assert {job["proc_name"] for job in jobs} == {"policy_compression", "policy_retention"}
+
+
+def test_no_connection() -> None:
+    """Nobody there: the message says where and as whom, not with what password."""
+    with pytest.raises(DatabaseError) as caught:
+        Store(
+            {"host": "127.0.0.1", "port": 9, "dbname": "d", "user": "u", "password": "secret"}
+        ).transact(METRICS, lambda _: None)
+    assert "127.0.0.1:9/d as u" in str(caught.value)
+    assert "Connection refused" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_standby(server: Postgres) -> None:
+    """A read-only standby is no place to write, and may be read by a dry run."""
+    with server.standby() as standby:
+        store = Store({"conninfo": standby.url()})
+        with pytest.raises(
+            DatabaseError,
+            match=r"is read-only \(a standby\?\): point DATABASE_URL or PG_HOST at the primary",
+        ):
+            store.transact(METRICS, lambda _: None)
+        with pytest.raises(DatabaseError, match="is read-only"):
+            store.create(["service_health"])
+        assert store.transact(CHECK, lambda transaction: transaction.now, dry_run=True) is not None
+        store.close()
+    assert PASSWORD not in str(store._place)
+
+
+def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop, asking who holds the lock, or what became of a COMMIT, ends at the deadline too."""
+    for name in ("lock_holder", "xact_status"):
+        monkeypatch.setitem(SQL, name, "SELECT pg_sleep(600)")
+    with (
+        contextlib.closing(Store({"conninfo": database.url}, loop_deadline_s=0.3)) as store,
+        contextlib.closing(Store({"conninfo": database.url})) as other,
+    ):
+        assert other.transact(METRICS, lambda _: store.transact(METRICS, lambda _: "done") is None)
+        assert store.lock_holder is None
+        with pytest.raises(psycopg.Error):
+            store._status_of("1")
+    database.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'"
+    )
+
+
+def test_loop_deadline(database: Database) -> None:
+    """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
+    store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
+    with pytest.raises(DatabaseError):
+        store.transact(METRICS, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
+    left = database.rows(
+        "SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
+    )
+    assert left == [{"ended": True}], (
+        "the server had not done with it, and notices only later that nobody listens"
+    )
+    assert store.transact(METRICS, lambda _: "done") == "done"
+    store.close()
+    away = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)
+    for message in ("refused", "next attempt"):
+        with pytest.raises(DatabaseError, match=message):
+            away.transact(METRICS, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("failures", "chance", "expected"),
+    [
+        (1, 0, 0.5),
+        (1, 1, 0.25),
+        (2, 0, 1.0),
+        (5, 0, 8.0),
+        (6, 0, 15.0),
+        (900, 0, 15.0),
+        (900, 1, 7.5),
+    ],
+)
+def test_backoff(failures: int, chance: float, expected: float) -> None:
+    """The pause doubles from half a second to fifteen, less up to half of it, so that not all come back at once."""
+    assert expected == backoff(failures, chance)
+
+
+def many(database: Database, rows: int = 20_000) -> None:
+    """Give the platform that many devices and jobs, few of which are stale or pending."""
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE device_state DISABLE TRIGGER USER")
+        connection.execute(
+            "INSERT INTO device_state (tenant_id, site_id, device_id, status) SELECT (SELECT tenant_id FROM tenants LIMIT 1), 's', 'many' || n,"
+            f" CASE WHEN n % 100 = 0 THEN 'STALE' ELSE 'ONLINE' END FROM generate_series(1, {rows}) AS n"
+        )
+        connection.execute("VACUUM ANALYZE device_state")
+
+
+def test_indexes(database: Database) -> None:
+    """An index is proposed where a count reads rows of every state, made when told, and then there is nothing more to do."""
+    store = Store({"conninfo": database.url})
+    assert not any(proposal.statement for proposal in store.indexes())
+    many(database)
+    statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS ops_worker_device_state_stale ON device_state (status) WHERE status = 'STALE'"
+    stale, alerts, pending, online = store.indexes()
+    assert (stale.statement, alerts.statement, pending.statement, online.statement) == (
+        statement,
+        "",
+        "",
+        "",
+    )
+    assert "give it `every`" in online.said and "the table is small" in alerts.said
+    assert database.value("SELECT to_regclass('ops_worker_device_state_stale')") is None
+    made, *_ = store.indexes(make=True)
+    assert made.statement == statement
+    database.rows("ANALYZE device_state")
+    assert not any(proposal.statement for proposal in store.indexes())
+    assert (
+        "ops_worker_device_state_stale holds few rows but those" in next(iter(store.indexes())).said
+    )
+    database.rows(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ops_worker_device_state_stale'::regclass"
+    )
+    assert (
+        "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).said
+    )
+    database.rows("DROP TABLE delivery_jobs")
+    assert [proposal.said for proposal in store.indexes()][
+        2
+    ] == "platform.deliveries_pending: no table delivery_jobs"
+    store.close()
+
+
+def test_indexes_of_somebody_else(database: Database) -> None:
+    """Who may not make an index is told so."""
+    many(database)
+    database.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x'")
+    store = Store({"conninfo": database.as_user("ops_reader")})
+    with pytest.raises(SchemaError, match=r"must be owner of table device_state|permission denied"):
+        list(store.indexes(make=True))
+    store.close()
+    database.rows("DROP ROLE ops_reader")

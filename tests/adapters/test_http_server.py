@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ops_worker.adapters.http_server import Telemetry
+from ops_worker.core.model import Outcome, Result, State, Target, Tick, Verdict
+from ops_worker.errors import DatabaseError, SettingsError
+
+pytestmark = pytest.mark.integration
+
+UP = Verdict(Target("ingest", "", "ingest", ()), 0.0, State.HEALTHY, "", 12)
+DOWN = Verdict(Target("evaluator", "", "evaluator", ()), 0.0, State.DOWN, "Connection refused")
+HEALTH = Outcome("health", Result.RECORDED, (UP, DOWN), alerted=("evaluator",))
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def get(url: str) -> tuple[int, str]:
+    """Ask, and give the status and the body."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_health_and_ready() -> None:
+    """A loop is healthy while it completes its ticks, also when the database is away; ready once the database answered all."""
+    clock = Clock()
+    telemetry = Telemetry({"health": 60.0, "metrics": 4.0}, 10.0, clock)
+    assert (telemetry.health()[0], telemetry.ready()[0]) == (200, 503)
+    telemetry.tell(Tick("health", 0.1, outcome=HEALTH))
+    assert telemetry.ready() == (503, {"ready": False, "waiting_for": ["metrics"]})
+    telemetry.tell(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.SKIPPED)))
+    assert telemetry.ready()[0] == 200
+    clock.now = 15.0
+    telemetry.tell(Tick("metrics", 0.1, error=DatabaseError("away")))
+    clock.now = 30.0
+    telemetry.tell(Tick("metrics", 0.1, error=RuntimeError("boom")))
+    assert telemetry.health()[0] == 200, "15 s without a completed tick are within 1.5 x 4 + 10"
+    clock.now = 31.5
+    status, body = telemetry.health()
+    assert (status, body["status"]) == (503, "unhealthy")
+    assert body["loops"]["metrics"] == {
+        "ok": False,
+        "last_tick_age_s": 16.5,
+        "error": "a bug in ops-worker: RuntimeError; the log has the traceback",
+    }
+    assert body["loops"]["health"]["ok"]
+    telemetry.tell(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)))
+    assert telemetry.health()[0] == 200
+
+
+def test_metrics() -> None:
+    """/metrics is Prometheus text with everything that a loop tells."""
+    telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)
+    server = telemetry.serve("127.0.0.1", 0)
+    telemetry.tell(Tick("health", 0.3, outcome=HEALTH))
+    telemetry.tell(
+        Tick(
+            "metrics",
+            0.2,
+            skipped=3,
+            error=DatabaseError("away"),
+            buffered=7,
+            dropped=2,
+            set_apart=4,
+        )
+    )
+    telemetry.tell(Tick("metrics", 0.2, error=RuntimeError("boom")))
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    status, text = get(f"{base}/metrics")
+    found = {
+        (sample.name.removeprefix("ops_worker_"), *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert status == 200
+    expected = {
+        ("passes_total", "health", "recorded"): 1, ("passes_total", "failed", "metrics"): 1, ("passes_total", "crashed", "metrics"): 1,
+        ("pass_duration_seconds_count", "metrics"): 2, ("ticks_skipped_total", "metrics"): 3, ("ticks_skipped_total", "health"): 0,
+        ("buffered_samples", "metrics"): 0, ("samples_dropped_total", "metrics"): 2, ("alerts_open",): 1,
+        ("service_state", "healthy", "ingest"): 1, ("service_state", "evaluator", "healthy"): 0, ("service_state", "down", "evaluator"): 1,
+        ("service_latency_seconds", "ingest"): 0.012,
+    }  # fmt: skip
+    assert expected.items() <= found.items()
+    assert found["last_success_timestamp_seconds", "health"] > 1e9
+    assert ("last_success_timestamp_seconds", "metrics") not in found
+    assert get(f"{base}/health?x=1")[0] == 200
+    assert json.loads(get(f"{base}/ready")[1]) == {"ready": False, "waiting_for": ["metrics"]}
+    assert get(f"{base}/else")[0] == 404
+    with pytest.raises(SettingsError, match="SIDECAR_PORT"):
+        telemetry.serve("127.0.0.1", server.server_address[1])
+    server.shutdown()
+    server.server_close()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from ops_worker.core.model import Outcome, Result, Sample, State, StateChange, Target, Verdict
+from ops_worker.core.output import as_json, as_table, failed, message, summary, text
+
+pytestmark = pytest.mark.unit
+
+WHEN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def verdict(name: str, state: State = State.HEALTHY, reason: str = "") -> Verdict:
+    """Make a verdict on a service."""
+    return Verdict(
+        Target(name, "", name, ()), 0.0, state, reason, 3 if state is State.HEALTHY else None
+    )
+
+
+ONE, TWO = verdict("one"), verdict("two", State.DOWN, "Connection refused")
+UPDATES = (StateChange(ONE, 2, WHEN, WHEN), StateChange(TWO, 1, WHEN, WHEN, opens=True))
+SAMPLES = (Sample("one", "queue_depth", 3.0), Sample("postgres", "db_size_bytes", 12345678901.0))
+
+LINES = [
+    (
+        Outcome("health", Result.RECORDED, (ONE, TWO), UPDATES, opened=("two",), duration_s=0.314),
+        "health: 2 services, 1 healthy, 1 down; 1 alert opened: two (0.31 s)",
+    ),
+    (
+        Outcome("health", Result.DRY_RUN, (ONE, TWO), UPDATES, opened=("two",), closed=("one",)),
+        "health: 2 services, 1 healthy, 1 down; 1 alert would open: two; 1 alert would close: one; dry run, nothing was written (0.00 s)",
+    ),
+    (Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)), "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)"),
+    (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
+    (Outcome("health", Result.RECORDED, (ONE,), stale=("one",)),
+     "health: 1 service, 1 healthy; 1 older than what the database knows: one (0.00 s)"),
+    (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
+    (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),
+    (
+        Outcome("metrics", Result.RECORDED, (ONE,), samples=SAMPLES, warnings=("a", "b")),
+        "metrics: 1 service, 1 healthy; 2 samples written; 2 warnings (0.00 s)",
+    ),
+    (
+        Outcome("metrics", Result.DRY_RUN, (ONE,), samples=SAMPLES[:1]),
+        "metrics: 1 service, 1 healthy; 1 sample would be written; dry run, nothing was written (0.00 s)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("outcome", "expected"), LINES)
+def test_text(outcome: Outcome, expected: str) -> None:
+    """The closing line says what was counted, what changed, and how long it took."""
+    assert expected == text(outcome)
+
+
+def test_json() -> None:
+    """The document holds everything, for each service its state, reason and since when."""
+    outcome = Outcome(
+        "health",
+        Result.RECORDED,
+        (ONE, TWO),
+        UPDATES[1:],
+        ("one",),
+        ("two",),
+        samples=SAMPLES[:1],
+        duration_s=0.31415,
+    )
+    assert json.loads(as_json(outcome)) == {
+        "pass": "health",
+        "result": "recorded",
+        "services": [
+            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "attempts": 1, "since": None},
+            {
+                "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
+                "reason": "Connection refused", "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
+            },
+        ],
+        "alerts": {"opened": ["two"], "closed": [], "open": []},
+        "maintenance_until": None,
+        "not_probed": [],
+        "not_probed_because": [],
+        "stale": ["one"],
+        "samples": [{"service": "one", "metric": "queue_depth", "value": 3.0}],
+        "warnings": [],
+        "duration_s": 0.314,
+    }  # fmt: skip
+
+
+def test_table() -> None:
+    """The table lines up services, then samples, then warnings, and ends in the closing line."""
+    outcome = Outcome(
+        "metrics",
+        Result.RECORDED,
+        (ONE, TWO),
+        UPDATES[1:],
+        samples=SAMPLES,
+        warnings=("a counter",),
+    )
+    assert as_table(outcome).splitlines() == [
+        "SERVICE  STATE    LATENCY  SINCE                    REASON",
+        "one      healthy  3 ms     -                        -",
+        "two      down     -        2026-03-01 12:00:00 UTC  Connection refused",
+        "",
+        "SERVICE   METRIC         VALUE",
+        "one       queue_depth    3",
+        "postgres  db_size_bytes  12345678901",
+        "",
+        "warning: a counter",
+        "",
+        "metrics: 2 services, 1 healthy, 1 down; 2 samples written; 1 warning (0.00 s)",
+    ]
+    assert as_table(Outcome("health", Result.OFF)) == text(Outcome("health", Result.OFF))
+
+
+@pytest.mark.unit
+def test_message_is_short() -> None:
+    """The termination message is one line of JSON below 4 KiB, whatever is in it."""
+    target = Target("ingest", "http://x/health", "ingest", ())
+    many = tuple(
+        Verdict(target._replace(name=f"s{n}"), 0.0, State.DOWN, "x" * 500, attempts=2)
+        for n in range(200)
+    )
+    for found in (
+        summary(Outcome("health", Result.RECORDED, many[:3]), 0),
+        summary(Outcome("health", Result.RECORDED, many), 0),
+        failed("health", "é" * 9000, 1),
+    ):
+        line = message(found)
+        assert len(line.encode()) < 4096
+        assert json.loads(line)["exit_code"] == found["exit_code"]
+    assert (
+        json.loads(message(summary(Outcome("health", Result.RECORDED, many[:3]), 0)))["confirmed"]
+        == 3
+    )
+    assert "200 asked again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))

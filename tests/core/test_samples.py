@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops_worker.core.model import Counter, Figure, Reading, Sample, State, Target, Verdict
+from ops_worker.core.samples import distinct, figure_samples, number, samples_of, service_samples
+
+pytestmark = pytest.mark.unit
+
+TARGET = Target(
+    "delivery_worker",
+    "http://x/health",
+    "delivery",
+    (Counter("depth", ("depth", "pending")), Counter("sent")),
+)
+FIGURES = [
+    Figure("postgres", "connections", ""),
+    Figure("postgres", "db_size_bytes", ""),
+    Figure("platform", "devices_online", ""),
+]
+HEALTHY = Sample("delivery", "healthy", 1.0)
+
+
+def taken(counters: Any) -> tuple[dict[str, float], list[str]]:
+    """Give the samples of a healthy service with these counters, by metric, and the warnings."""
+    samples, warnings = service_samples(Verdict(TARGET, 0.0, State.HEALTHY, counters=counters))
+    assert samples[-1] == HEALTHY
+    return {sample.metric: sample.value for sample in samples[:-1]}, warnings
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        ({"depth": 3, "sent": 4}, {"depth": 3.0, "sent": 4.0}),
+        ({}, {"depth": 0.0, "sent": 0.0}),
+        ({"pending": 7}, {"depth": 7.0, "sent": 0.0}),
+        ({"depth": 3, "pending": 7}, {"depth": 3.0, "sent": 0.0}),
+        ({"depth": True, "sent": 1.5}, {"depth": 1.0, "sent": 1.5}),
+        ({"depth": 2**53 + 1, "other": "x"}, {"depth": float(2**53), "sent": 0.0}),
+    ],
+)
+def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
+    """Counters become doubles, an absent one 0, and the fallback's key counts where the counter's own is absent."""
+    assert (expected, []) == taken(counters)
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"),
+    [
+        ("12", "'12'"),
+        (None, "null"),
+        ({}, "an object"),
+        ([1], "an array"),
+        (10**400, "1" + "0" * 36 + "..."),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
+    """A counter that is no finite number costs its own row, with a warning, and no other."""
+    assert ({"sent": 4.0}, [f"delivery.depth not recorded: {shown} is no finite number"]) == taken(
+        {"depth": odd, "sent": 4}
+    )
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
+)
+def test_service_samples_bad_counters(odd: Any, shown: str) -> None:
+    """Counters that are no object are none at all; the service is healthy all the same."""
+    assert ({}, [f"delivery: counters not recorded: {shown} is no object"]) == taken(odd)
+
+
+def test_service_samples_unhealthy() -> None:
+    """An unhealthy service has the one row that says so."""
+    assert ([Sample("delivery", "healthy", 0.0)], []) == service_samples(
+        Verdict(TARGET, 0.0, State.DOWN, "Connection refused")
+    )
+
+
+def test_figure_samples() -> None:
+    """A figure that could not be taken is left out with a warning, one whose table is not there without; never 0."""
+    connections, size, online = FIGURES
+    readings = [
+        Reading(connections, (Sample("postgres", "connections", 3.0),)),
+        Reading(size, problem="took more than 2000 ms"),
+        Reading(online, problem="no table", absent=True),
+    ]
+    assert figure_samples(readings) == (
+        [Sample("postgres", "connections", 3.0), Sample("postgres", "healthy", 1.0)],
+        ["postgres.db_size_bytes not recorded: took more than 2000 ms"],
+    )
+
+
+def test_figure_samples_none() -> None:
+    """A database that answered no figure is not healthy."""
+    assert figure_samples([Reading(FIGURES[0], problem="x")])[0] == [
+        Sample("postgres", "healthy", 0.0)
+    ]
+
+
+def test_all_counters() -> None:
+    """With an asterisk every finite number is recorded, whatever it is called, but not a service's worth of rows."""
+    target = TARGET._replace(counters=None, tags={"team": "a"})
+    reported: dict[str, Any] = {"a": 1, "b\n": 2.5, "c": "x", "d": None, "e": True, "healthy": 0}
+    samples, warnings = service_samples(Verdict(target, 0.0, State.HEALTHY, counters=reported))
+    assert [(one.metric, one.value, one.tags) for one in samples] == [
+        ("a", 1.0, {"team": "a"}), ("b", 2.5, {"team": "a"}), ("e", 1.0, {"team": "a"}), ("healthy", 1.0, {"team": "a"}),
+    ]  # fmt: skip
+    assert not warnings
+    samples, warnings = service_samples(
+        Verdict(target, 0.0, State.HEALTHY, counters={f"c{n}": n for n in range(300)})
+    )
+    assert len(samples) == 201
+    assert warnings == [
+        "delivery: 300 counters reported, the first 200 recorded: name those that you want"
+    ]
+
+
+def test_degraded_keeps_its_counters() -> None:
+    """A service that answered, but not as its conditions want, has its counters, and is not healthy."""
+    samples, warnings = service_samples(
+        Verdict(TARGET, 0.0, State.DEGRADED, "x", 1, 200, {"sent": 4})
+    )
+    assert [(one.metric, one.value) for one in samples] == [
+        ("depth", 0.0),
+        ("sent", 4.0),
+        ("healthy", 0.0),
+    ]
+    assert not warnings
+
+
+def test_distinct() -> None:
+    """Of the rows of one series in a sample the first is kept, and none of the worker's own; the others are a warning."""
+    ours, twice = Sample("ops_worker", "pass_success", 1.0), Sample("ingest", "healthy", 0.0)
+    tagged = [Sample("ingest", "healthy", 0.0, {"zone": [zone]}) for zone in ("a", "b", "a")]
+    parts = [
+        ([Sample("ingest", "healthy", 1.0)], ["before"]),
+        ([ours, twice, twice, *tagged, Sample("x", "y", 2.0)], []),
+    ]
+    because = "the series is the worker's own, or another row of the sample has it"
+    assert distinct(parts) == [
+        ([Sample("ingest", "healthy", 1.0)], ["before"]),
+        (
+            [*tagged[:2], Sample("x", "y", 2.0)],
+            [
+                f"ops_worker.pass_success not recorded (1 such rows): {because}",
+                f"ingest.healthy not recorded (3 such rows): {because}",
+            ],
+        ),
+    ]
+
+
+def test_all_counters_have_names_of_their_own() -> None:
+    """Two keys that come to one name are one counter, and none takes the name of what the worker records."""
+    reported = {"a": 1, "a\n": 2, "healthy\n": 0, "probe_latency_ms": 9}
+    samples, _ = service_samples(
+        Verdict(TARGET._replace(counters=None), 0.0, State.HEALTHY, counters=reported)
+    )
+    assert [(one.metric, one.value) for one in samples] == [("a", 1.0), ("healthy", 1.0)]
+
+
+def test_figure_costs() -> None:
+    """A figure that takes more than a tenth of its interval, or of the pass's, is told with what to do; also one that failed."""
+    connections, size, online = FIGURES
+    readings = [
+        Reading(connections, took_s=0.6),
+        Reading(size._replace(every_s=60.0), took_s=0.6),
+        Reading(online, problem="took more than 2000 ms", took_s=2.0),
+    ]
+    todo = "give it `every` in the catalogue, or see `ops-worker init-db --indexes`"
+    assert figure_samples(readings, 5.0)[1] == [
+        f"postgres.connections took 600 ms, 12% of its 5 s: {todo}",
+        "platform.devices_online not recorded: took more than 2000 ms",
+        f"platform.devices_online took 2000 ms, 40% of its 5 s: {todo}",
+    ]
+
+
+def test_figures_that_are_not_due() -> None:
+    """A database that had nothing to answer this time is healthy; one that was not there to be asked is not."""
+    healthy = [Sample("postgres", "healthy", 1.0)]
+    assert figure_samples([Reading(FIGURES[0])])[0] == figure_samples([])[0] == healthy
+    assert figure_samples(None)[0] == [Sample("postgres", "healthy", 0.0)]
+
+
+def test_samples_of_rows() -> None:
+    """Rows bring their own service and tags; a number of any kind becomes a double."""
+    figure = FIGURES[0]._replace(tags={"a": "1"})
+    rows: list[dict[str, Any]] = [
+        {"service": "x", "value": Decimal("1.5"), "tags": {"b": 2}},
+        {"service": 5, "value": 7, "tags": None},
+    ]
+    assert samples_of(figure, ["service", "value", "tags"], rows) == (
+        (
+            Sample("x", "connections", 1.5, {"a": "1", "b": 2}),
+            Sample("5", "connections", 7.0, {"a": "1"}),
+        ),
+        (),
+    )
+    assert samples_of(figure, ["service", "value"], []) == ((), ())
+
+
+BAD_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"service": "a", "value": None}, "row 2 (a) returns null, which is no finite number"),
+    (
+        {"service": "a", "value": float("nan"), "tags": {"t": 1}},
+        "row 2 (a{t=1}) returns nan, which is no finite number",
+    ),
+    ({"service": "a", "value": Decimal("NaN")}, "row 2 (a) returns nan, which is no finite number"),
+    (
+        {"service": "a", "value": Decimal("Infinity")},
+        "row 2 (a) returns inf, which is no finite number",
+    ),
+    ({"service": "a", "value": float("-inf")}, "row 2 (a) returns -inf, which is no finite number"),
+    (
+        {"service": "a", "value": 10**400},
+        "row 2 (a) returns 1000000000000000000000000000000000000..., which is no finite number",
+    ),
+    ({"service": "a", "value": "12"}, "row 2 (a) returns '12', which is no finite number"),
+    (
+        {"service": "a\n", "value": 1, "tags": [1]},
+        "row 2 (a {[1]}) returns `tags` that are no JSON object",
+    ),
+    (
+        {"service": "a", "value": 1, "tags": "x"},
+        'row 2 (a{"x"}) returns `tags` that are no JSON object',
+    ),
+    ({"service": None, "value": 1}, "row 2 has no `service`"),
+    ({"service": "", "value": 1, "tags": {"t": 1}}, "row 2 ({t=1}) has no `service`"),
+    (
+        {"service": "first", "value": 9, "tags": {}},
+        "row 2 (first) has the `service` and `tags` of an earlier row",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), BAD_ROWS, ids=[said for _, said in BAD_ROWS])
+def test_a_bad_row_costs_itself(row: dict[str, Any], said: str) -> None:
+    """One row that is no sample costs that row: the others are recorded, with one warning that names it."""
+    rows = [{"service": "first", "value": 1}, row, {"service": "last", "value": 2}]
+    samples, faults = samples_of(FIGURES[0], ["service", "value", "tags"], rows)
+    assert [(one.service, one.value) for one in samples] == [("first", 1.0), ("last", 2.0)]
+    assert faults == (said,)
+    found, warnings = figure_samples([Reading(FIGURES[0], samples, faults=faults)])
+    assert warnings == [f"postgres.connections: 1 of its rows not recorded: {said}"]
+    assert found[-1] == Sample("postgres", "healthy", 1.0)
+
+
+def test_many_bad_rows() -> None:
+    """However many rows are bad, they are told in one warning, which names the first ones."""
+    samples, faults = samples_of(
+        FIGURES[0], ["service", "value"], [{"service": f"s{n}", "value": None} for n in range(13)]
+    )
+    assert samples == () and len(faults) == 13
+    (warning,) = figure_samples([Reading(FIGURES[0], samples, faults=faults)])[1]
+    assert warning.startswith(
+        "postgres.connections: 13 of its rows not recorded: row 1 (s0) returns null, "
+    )
+    assert warning.endswith("row 10 (s9) returns null, which is no finite number; and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "problem"),
+    [
+        (
+            ["count"],
+            [{"count": 1}],
+            "returns count; it has to return `value`, or rows of `service`, `value` and `tags`",
+        ),
+        (["value", "x"], [], "returns value, x; it has to"),
+        (["value"], [], "returns no rows; without a column `service` it has to be one"),
+        (["value"], [{"value": 1}] * 2, "returns 2 rows; without"),
+        (["service", "value"], [{"value": 1}] * 1001, "returns more than 1000 rows"),
+        (["value"], [{"value": Decimal("1e400")}], "returns inf, which is no finite number"),
+        (["value", "tags"], [{"value": 1, "tags": [1]}], "returns `tags` that are no JSON object"),
+    ],
+)
+def test_samples_of_bad_rows(columns: list[str], rows: list[dict[str, Any]], problem: str) -> None:
+    """What is no sample is told as what it is."""
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        samples_of(FIGURES[0], columns, rows)
+
+
+@given(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
+)
+def test_number_is_total(value: Any) -> None:
+    """Any value is a finite double or none."""
+    found = number(value)
+    assert found is None or (isinstance(found, float) and abs(found) < float("inf"))

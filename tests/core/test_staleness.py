@@ -1,0 +1,66 @@
+"""How long a pass may be silent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ops_worker.core.staleness import is_fresh, longest_silent, overdue, period_of, stale_after_s
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def told(
+    name: str, age_s: float, period_s: float | None = 60, shard: str | None = None
+) -> dict[str, Any]:
+    """Give the row of a pass that was recorded so many seconds ago."""
+    return {
+        "pass": name,
+        "shard": shard,
+        "time": NOW - timedelta(seconds=age_s),
+        "period_s": period_s,
+    }
+
+
+@pytest.mark.parametrize(
+    ("period_s", "patience"), [(1, 90), (5, 90), (30, 90), (60, 180), (300, 900), (None, 180)]
+)
+def test_patience(period_s: float | None, patience: float) -> None:
+    """Three periods; but a pass may last longer than a short one."""
+    assert stale_after_s(period_s) == patience
+
+
+def test_period() -> None:
+    """Of several shards the longest counts, and of none that of the shortest CronJob."""
+    rows = [told("health", 1, 300, "0/2"), told("health", 1, 60, "1/2"), told("metrics", 1, None)]
+    assert (period_of(rows, "health"), period_of(rows, "metrics"), period_of([], "health")) == (
+        300,
+        60,
+        60,
+    )
+
+
+def test_late() -> None:
+    """One shard that stopped is enough, and the one that was silent for longest is told of; exactly at its end patience still holds."""
+    rows = [
+        told("metrics", 10, shard="0/3"),
+        told("metrics", 181, shard="1/3"),
+        told("metrics", 700, 300, "2/3"),
+        told("health", 180),
+    ]
+    assert overdue(rows, "metrics", NOW) == rows[1]
+    assert longest_silent(rows, "metrics") == rows[2]
+    assert overdue(rows, "health", NOW) is None
+    assert overdue([], "health", NOW) is longest_silent([], "health") is None
+
+
+def test_awake() -> None:
+    """A pass was there if any of its shards was."""
+    assert is_fresh(
+        [told("health", 600, shard="0/2"), told("health", 20, shard="1/2")], "health", NOW
+    )
+    assert not is_fresh([told("health", 600), told("metrics", 1)], "health", NOW)

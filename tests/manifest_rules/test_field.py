@@ -1,0 +1,105 @@
+"""The rules on CronJobs of other people: they fall silent there, and our container beside theirs is judged by itself."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ops_worker.adapters.cron import read
+from ops_worker.core.pods import at, items
+from tests.manifest_rules.test_check import GOOD, HEALTH, POD, told
+
+pytestmark = pytest.mark.unit
+
+FOREIGN = list(
+    yaml.safe_load_all(
+        (Path(__file__).parent / "field" / "cronjobs.yaml").read_text(encoding="utf-8")
+    )
+)
+SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
+NATIVE = "goes on after the pass, so the Job never completes; make it an init container with restartPolicy: Always, which a Job does not wait for"
+NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is no cron schedule: the zone belongs in spec.timeZone"
+HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it each month"
+REAL = {
+    "proxy-beside": [f"{POD}.containers[1]: cloud-sql-proxy {NATIVE}"],
+    "mesh-injected": [f"{POD}.containers[2]: istio-proxy {NATIVE}"],
+    "users": [f"{POD}.containers[2]: cloud-sql-proxy {NATIVE}"],
+    "log-tail": [f"{POD}.containers[2]: tail {NATIVE}", f"spec.schedule: {HALF_YEAR}"],
+    "zone-in-the-schedule": [f"spec.schedule: {NO_ZONE}"],
+    "every-duration": [
+        "spec.startingDeadlineSeconds: is 25; with @every it has to be at least the period, or no run ever starts (5400)"
+    ],
+}
+"""What is wrong with our container in such a pod: next to it, something goes on for ever; or its schedule. In all others nothing is."""
+
+
+def test_how_many() -> None:
+    """As many as were promised, and each of another shape."""
+    assert len(SHAPES) == 53
+    assert len({one["metadata"]["name"] for one in SHAPES}) == 53
+    assert set(REAL) <= {one["metadata"]["name"] for one in SHAPES}
+
+
+@pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
+def test_foreign(shape: dict[str, Any]) -> None:
+    """A CronJob that is none of the worker's has one fault alone: that there is no worker; beside ours it has none."""
+    faults = told([("x.yaml", shape)])
+    assert all(
+        " no ops-worker container found: a container is the worker's when " in fault
+        for fault in faults
+    )
+    assert len(faults) == (
+        shape["kind"] == "CronJob" and shape["metadata"]["name"] != "wrong-indent"
+    )
+    assert told([*GOOD, ("x.yaml", shape)]) == []
+
+
+def merged(shape: dict[str, Any], our_place: int) -> list[tuple[str, Any]]:
+    """Give the installation with what is in the shape's pod beside the worker, run as the shape is scheduled."""
+    objects = copy.deepcopy(GOOD)
+    ours, spec = dict(objects)[HEALTH]["spec"], shape["spec"]
+    pod, theirs = ours["jobTemplate"]["spec"]["template"]["spec"], at(shape, *POD.split("."))
+    boxes = [
+        one | {"name": one["name"].replace("ops-worker", "theirs")}
+        for one in items(theirs.get("containers"))
+    ]
+    pod["containers"] = [*boxes[:our_place], *pod["containers"], *boxes[our_place:]]
+    pod["initContainers"] = items(theirs.get("initContainers"))
+    pod["volumes"] += items(theirs.get("volumes"))
+    pod["shareProcessNamespace"] = theirs.get("shareProcessNamespace", False)
+    ours["schedule"], ours["timeZone"] = spec["schedule"], spec.get("timeZone", "Etc/UTC")
+    ours["suspend"] = spec.get("suspend", False)
+    try:
+        period = min(read(ours["schedule"]).gaps.longest, 999_999)
+    except ValueError:
+        period = 60
+    pod["containers"][our_place]["env"].append({"name": "PASS_PERIOD", "value": str(period)})
+    return objects
+
+
+CASES = [
+    (shape, place)
+    for shape in SHAPES
+    for place in (0, 1)
+    if place == 0 or at(shape, *POD.split("."))
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "our_place"),
+    CASES,
+    ids=[f"{shape['metadata']['name']}-{place}" for shape, place in CASES],
+)
+def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
+    """Our container in each of the shapes has no fault that is not real, whichever container stands first."""
+    prefix = f"{HEALTH}: CronJob/ops-worker-health: "
+    found = told(merged(shape, our_place))
+    assert all(fault.startswith(prefix) for fault in found)
+    expected = REAL.get(shape["metadata"]["name"], [])
+    if our_place:  # which pushes ours behind what stands there
+        expected = [fault.replace("containers[1]", "containers[0]") for fault in expected]
+    assert [fault.removeprefix(prefix) for fault in found] == expected
