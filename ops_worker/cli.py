@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ops_worker import __version__
 from ops_worker.core.output import failed, message
+from ops_worker.core.passes import PASSES
+from ops_worker.core.passes import commands as pass_commands
 from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 
 if TYPE_CHECKING:
@@ -89,12 +91,14 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what the parser cannot: raises SettingsError."""
-    unknown = [name for name in getattr(options, "passes", ()) if name not in {"health", "metrics"}]
+    unknown = [name for name in getattr(options, "passes", ()) if name not in PASSES]
     if unknown:
         from ops_worker.core.suggest import did_you_mean
 
-        told = "".join(did_you_mean(name, ["health", "metrics"]) for name in unknown[:1])
-        raise SettingsError([f"no pass {', '.join(unknown)}: there are health and metrics{told}"])
+        told = "".join(did_you_mean(name, [*PASSES]) for name in unknown[:1])
+        raise SettingsError(
+            [f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}{told}"]
+        )
     if getattr(options, "every", 0) is None and options.seconds != math.inf:
         raise SettingsError(["--for wants --every as well"])
 
@@ -102,7 +106,8 @@ def _check(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, *, guarded: bool) -> int:
     from ops_worker import log, process, settings
 
-    command = COMMANDS[options.command]
+    command = commands()[options.command]
+    runs_passes = options.command in pass_commands()
     if command.has_settings:
         options.left_at, options.job = settings.termination()
         try:
@@ -115,11 +120,10 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
             raise SettingsError([*error.faults, *unread]) from None
         options.left_at, options.job = found.termination_message_path, found.job_name
         log.setup(found.log_level)
-        for name, doubt in found.doubts.items() if options.command in PASSES else ():
+        for name, doubt in found.doubts.items() if runs_passes else ():
             extra = {"action": "setting", "setting": name, **doubt._asdict()}
             _log.warning("a setting has a word that it does not know", extra=extra)
-        # Loops wait for signals themselves.
-        loops = options.command in PASSES and command.function("intervals_of")(options, found)
+        loops = _loops(options)
         endless = (
             loops
             or getattr(options, "indexes", None) == "create"
@@ -140,11 +144,14 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
         if guarded:
             process.release_signals()
         code = command.function(command.run)(options)
-    if (
-        options.command not in PASSES
-    ):  # what was asked for has to arrive; what a pass has done stands in the database
-        sys.stdout.flush()
+    if not runs_passes:
+        sys.stdout.flush()  # what was asked for has to arrive; the database has what a pass did
     return code
+
+
+def _loops(options: argparse.Namespace) -> bool:
+    """Return whether the command runs passes in loops, which wait for signals themselves."""
+    return options.command == "sidecar" or getattr(options, "every", None) is not None
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
@@ -173,25 +180,10 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
     return error.exit_code
 
 
-PASSES = frozenset({"health", "metrics", "sidecar"})
-"""The commands that run passes."""
-
 COMMANDS = {
-    "health": Command(
-        summary="probe the services once, record their state, open and close alerts",
-        module="passes",
-        options="pass_options",
-    ),
-    "metrics": Command(
-        summary="append one sample of the services' counters and the database's figures",
-        module="passes",
-        options="pass_options",
-    ),
     "sidecar": Command(
         summary="run both passes, or those named, each in a loop of its own, until told to stop",
-        module="passes",
-        options="sidecar_options",
-        run="repeat",
+        module="run_loop",
     ),
     "check": Command(
         summary="look at everything that a pass needs, and change nothing",
@@ -214,9 +206,7 @@ COMMANDS = {
     ),
     "init-db": Command(
         summary="create the tables that the worker owns, where they are missing",
-        module="passes",
-        options="init_options",
-        run="init_db",
+        module="init_db",
     ),
     "trigger": Command(
         summary="run a pass in the cluster now, from its CronJob",
@@ -243,7 +233,13 @@ COMMANDS = {
         has_settings=False,
     ),
 }
-"""Every subcommand. Adding one here is all it takes to have it parsed, run and helped."""
+"""Every command that is no pass. Adding one here is all it takes."""
+
+
+def commands() -> dict[str, Command]:
+    """Return every command by its name: the passes first."""
+    passes = {spec.name: Command(spec.summary, "run_pass") for spec in PASSES.values()}
+    return {**passes, **COMMANDS}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -306,7 +302,7 @@ class _Parser(argparse.ArgumentParser):
         command = self.prog.partition(" ")[2]
         self.epilog = (
             f"{_variables(command)}\n{EXIT_CODES}"
-            if command in COMMANDS and COMMANDS[command].has_settings
+            if command in commands() and commands()[command].has_settings
             else EXIT_CODES
         )
         return super().format_help()
@@ -316,10 +312,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "Health and metrics passes for an IoT platform. A command is one pass, which does its work and ends, or a loop of them."
     parser = _Parser("ops-worker", description=about)
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
-    commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
+    subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in commands().items():
         about = f"{command.summary[0].upper()}{command.summary[1:]}."
-        commands.add_parser(name, help=command.summary, description=about).command = command
+        subparsers.add_parser(name, help=command.summary, description=about).command = command
     return parser
 
 

@@ -185,19 +185,19 @@ class Settings(BaseSettings):
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
     ops_worker_catalogue: Text = setting(
-        "", wants="the path of a TOML file", only="health metrics sidecar catalogue"
+        "", wants="the path of a TOML file", only="passes sidecar catalogue"
     )
     """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
     system_alert_enabled: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
-        only="health metrics sidecar",
+        only="passes sidecar",
     )
     """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
     maintenance_until: Moment = setting(
         None,
         wants="a time with its zone, 2026-03-01T12:00:00Z say",
-        only="health metrics sidecar maintenance",
+        only="passes sidecar maintenance",
     )
     """Until then no alert opens, while probing and recording go on and alerts still close; so does `ops-worker maintenance start`."""
     alert_after_failures: Integer = setting(
@@ -233,25 +233,25 @@ class Settings(BaseSettings):
     record_own_metrics: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
-        only="health metrics sidecar",
+        only="passes sidecar",
     )
     """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
     probe_concurrency: Integer = setting(
         128,
         wants="a whole number of probes, 1 to 1000",
-        only="health metrics sidecar",
+        only="passes sidecar",
         ge=1,
         le=1000,
     )
     """Probes under way at once; fewer where the limit of open files (`ulimit -n`) has no room for them, at three files a probe."""
     shard_count: Integer = setting(
-        1, wants="a whole number of shards, 1 to 1000", only="health metrics", ge=1, le=1000
+        1, wants="a whole number of shards, 1 to 1000", only="passes", ge=1, le=1000
     )
     """Shards that the services are divided among, by name; each pass has those of one."""
     job_completion_index: Integer = setting(
         0,
         wants="the number of a shard, from 0 to SHARD_COUNT - 1",
-        only="health metrics",
+        only="passes",
         ge=0,
         le=999,
     )
@@ -260,31 +260,25 @@ class Settings(BaseSettings):
     """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
     confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", ge=0, le=30)
     """Seconds before it is made again, out of PASS_DEADLINE."""
-    termination_message_path: Text = setting(
-        "", wants="the path of a file", only="health metrics init-db"
-    )
+    termination_message_path: Text = setting("", wants="the path of a file", only="passes init-db")
     """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
-    job_name: Text = setting("", wants="the name of a Job", only="health metrics sidecar")
+    job_name: Text = setting("", wants="the name of a Job", only="passes sidecar")
     """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
-    hostname: Text = setting(
-        "", wants="the name of a pod or machine", only="health metrics sidecar"
-    )
+    hostname: Text = setting("", wants="the name of a pod or machine", only="passes sidecar")
     """Name of the pod, which Kubernetes sets; an alert keeps it, with the Job's, as evidence of who saw what opened it."""
     kubernetes_events: Switch = setting(
-        default=False, wants="1, true, yes or on; any other word is off", only="health metrics"
+        default=False, wants="1, true, yes or on; any other word is off", only="passes"
     )
     """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
     pass_period: Seconds = setting(
-        60.0, wants="a number of seconds, 1 to 999999", only="health metrics", ge=1, le=999_999
+        60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
     )
     """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
-    heartbeat_url: HeartbeatUrl = setting(
-        None, wants="an http:// or https:// URL", only="health metrics"
-    )
+    heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="passes")
     """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as
     healthchecks.io has them; a query stays behind these; empty: nobody."""
     shutdown_grace: Seconds = setting(
-        8.0, wants="a number of seconds, 0 to 3600", only="health metrics sidecar", ge=0, le=3600
+        8.0, wants="a number of seconds, 0 to 3600", only="passes sidecar", ge=0, le=3600
     )
     """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
     pass_deadline: Seconds = setting(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops_worker.catalogue import builtin_urls
+from ops_worker.core.passes import PASSES
 
 
 class Variable(NamedTuple):
@@ -23,8 +24,10 @@ class Variable(NamedTuple):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """The commands that read it, or none where all do."""
-        return tuple(self.only.split())
+        """The commands that read it, or none where all do; ``passes`` stands for every pass."""
+        words = self.only.split()
+        passes = PASSES if "passes" in words else ()
+        return (*passes, *(word for word in words if word != "passes"))
 
 
 def variables() -> list[Variable]:
@@ -45,7 +48,7 @@ def variables() -> list[Variable]:
             names,
             default,
             f"Base URL of {service}; empty: it is not watched.",
-            "health metrics sidecar catalogue",
+            "passes sidecar catalogue",
         )
         for service, names, default in builtin_urls()
     ]

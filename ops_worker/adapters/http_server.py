@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import Result, State
+from ops_worker.core.passes import HEALTH
 from ops_worker.errors import OpsWorkerError, SettingsError
 
 try:
@@ -122,7 +123,7 @@ class Telemetry:
             return
         if outcome.result is not Result.WAITING:
             self._success.labels(tick.loop).set_to_current_time()
-        if outcome.name == "health" and outcome.result is Result.RECORDED:
+        if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
             self._alerts.set(len(outcome.alerted))
         for verdict in outcome.verdicts:
             for state in State:

@@ -65,6 +65,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Do it, and tell of each alert. Raises SettingsError for one that is not there."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
+    from ops_worker.core.passes import HEALTH
 
     with contextlib.closing(
         postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker alerts")
@@ -73,11 +74,16 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         def within(
             work: Callable[[Transaction], Any], *, health: bool = False, dry_run: bool = False
         ) -> Any:
-            done = database.transact(
-                postgres.HEALTH if health else postgres.ALERTS, work, dry_run=dry_run
-            )
+            spec = HEALTH.transaction if health else postgres.ALERTS
+            if dry_run:
+                return database.read(
+                    work,
+                    required_tables=spec.required_tables,
+                    optional_tables=[spec.creates] if spec.creates else [],
+                )
+            done = database.write(spec, work)
             if done is None:
-                raise DatabaseError("another one is at it at this moment: try again")
+                raise DatabaseError("another ops-worker process holds the lock: try again")
             return done
 
         if options.action == "list":

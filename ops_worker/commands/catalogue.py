@@ -96,6 +96,8 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
     """Give the faults that the database finds, and the figures whose tables are not there."""
     from ops_worker import settings
     from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import sql_metrics
+    from ops_worker.core.passes import METRICS
 
     loaded = settings.load(options.env_file, path)
     figures = loaded.catalogue.figures
@@ -106,7 +108,7 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
         for figure in figures:
             if missing := [table for table in figure.tables if table not in transaction.present]:
                 notes.append(f"figures.{figure.name} is absent: no table {', '.join(missing)}")
-            elif problem := transaction.prepare(figure)[0]:
+            elif problem := sql_metrics.prepare(transaction, figure)[0]:
                 faults.append(
                     f"{path or 'built-in catalogue'}: figures.{figure.name}.sql: {problem}"
                 )
@@ -117,7 +119,8 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
     )
     try:
         tables = [table for figure in figures for table in figure.tables]
-        return database.transact(postgres.METRICS, ask, reads=tables, dry_run=True) or [], notes
+        needs = METRICS.transaction.required_tables
+        return database.read(ask, required_tables=needs, optional_tables=tables), notes
     finally:
         database.close()
 

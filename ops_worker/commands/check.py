@@ -194,14 +194,8 @@ def _database(found: Settings) -> Iterator[Finding]:
     ) as database:
         try:
             needed = [table for figure in found.catalogue.figures for table in figure.tables]
-            looked = database.transact(
-                postgres.CHECK,
-                look,
-                reads=[one for one in needed if one != "fleet_alert"],
-                dry_run=True,
-            )
-            assert looked is not None, "who only looks takes no lock"
-            facts, tables, findings = looked
+            optional = [table for table in needed if table != "fleet_alert"]
+            facts, tables, findings = database.read(look, optional_tables=optional)
             refusals = [] if facts["standby"] else _refusals(database, tables)
             yield from of_server(facts | {"refusals": refusals})
             yield from findings
@@ -219,16 +213,18 @@ def _refusals(database: Store, rows: list[dict[str, Any]]) -> list[Refusal] | No
         return trial_writes.refusals(transaction, rows)
 
     try:
-        return database.transact(postgres.CHECK, write, reads=trial_writes.tables(rows))
+        return database.write(postgres.CHECK, write, optional_tables=trial_writes.tables(rows))
     except OpsWorkerError as error:
         return [Refusal("all tables", str(error), "make the database writable")]
 
 
 def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
     """Put a figure's statement to the database, which does not run it."""
+    from ops_worker.adapters.postgres import sql_metrics
+
     if not all(table in transaction.present | present for table in figure.tables):
         return
-    problem, denied = transaction.prepare(figure)
+    problem, denied = sql_metrics.prepare(transaction, figure)
     if problem:
         remedy = (
             "grant SELECT on it to this role, or set PG_ROLE"

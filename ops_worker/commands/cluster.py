@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ops_worker.core.passes import container_commands
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
@@ -126,11 +127,7 @@ def trigger(options: argparse.Namespace) -> int:
     from ops_worker.core.cronjobs import job_of
 
     where = _cluster(options)
-    name = (
-        f"ops-worker-{options.name}"
-        if options.name in {"health", "metrics", "init-db"}
-        else options.name
-    )
+    name = f"ops-worker-{options.name}" if options.name in container_commands() else options.name
     job = where.create_job(job_of(where.cronjob(name), _suffix()))
     print(f"job.batch/{job} created in namespace {where.namespace}", file=sys.stderr)
     return _wait(where, job, options.timeout) if options.wait else DONE

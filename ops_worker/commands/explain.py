@@ -61,13 +61,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.closing(
         postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")
     ) as database:
-        found = database.transact(
-            postgres.LOOK,
+        found = database.read(
             lambda transaction: history.findings(transaction, service, target, options.at),
-            reads=postgres.LOOKS_AT,
-            dry_run=True,
+            required_tables=postgres.HISTORY_TABLES,
+            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
         )
-    assert found is not None, "who only looks takes no lock"
     if target is None and not known(found):
         raise SettingsError([_unknown(one_line(service), watched)])
     if (

@@ -71,12 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             by = options.by or user()
             ended = _write(database, lambda transaction: operations.end(transaction, by))
             said = "the maintenance is over; " if ended else ""
-        row = database.transact(
-            postgres.MAINTENANCE,
-            operations.maintenance,
-            reads=[postgres.MAINTENANCE_TABLE],
-            dry_run=True,
-        )
+        row = database.read(operations.maintenance, optional_tables=[postgres.MAINTENANCE_TABLE])
     until = settings.maintenance_until
     lasts = until is not None and until > datetime.now(UTC)
     if row:
@@ -124,9 +119,9 @@ def _write(database: Store, work: Callable[[Transaction], T]) -> T:
         return (work(transaction),)
 
     tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
-    done = database.transact(postgres.MAINTENANCE, within, reads=tables)
+    done = database.write(postgres.MAINTENANCE, within, optional_tables=tables)
     if done is None:
-        raise DatabaseError("another one is at it at this moment: try again")
+        raise DatabaseError("another ops-worker process holds the lock: try again")
     for warning in dict.fromkeys(warnings):
         _no_history(warning)
     return done[0]

@@ -70,8 +70,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.closing(
         postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker report")
     ) as database:
-        found = database.transact(postgres.LOOK, read, reads=postgres.LOOKS_AT, dry_run=True)
-    assert found is not None, "who only looks takes no lock"
+        found = database.read(
+            read,
+            required_tables=postgres.HISTORY_TABLES,
+            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
+        )
     if options.file == "-":
         sys.stdout.buffer.write(
             render(found).encode()

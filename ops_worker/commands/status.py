@@ -124,13 +124,11 @@ def _document(database: Store, options: argparse.Namespace, settings: Settings) 
 
     targets = settings.catalogue.targets
     counts = counting(targets)
-    facts = database.transact(
-        postgres.LOOK,
+    facts = database.read(
         lambda transaction: history.facts(transaction, options.since, BUCKETS, counts),
-        reads=postgres.LOOKS_AT,
-        dry_run=True,
+        required_tables=postgres.HISTORY_TABLES,
+        optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
     )
-    assert facts is not None, "who only looks takes no lock"
     series_of = {target.name: target.series for target in targets}
     return build(facts, series_of, settings.maintenance_until)
 

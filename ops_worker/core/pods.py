@@ -9,14 +9,13 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.passes import container_commands
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 OURS = "ops-worker"
 NAME_LABEL = "app.kubernetes.io/name"
-PASSES = frozenset({"health", "metrics", "init-db", "sidecar"})
-"""The commands that identify a container, together with other evidence."""
-NAMES = frozenset({OURS, *(f"{OURS}-{command}" for command in PASSES)})
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
 """Programs that become another one, which follows."""
@@ -111,7 +110,7 @@ def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Containe
 
 def recognised(container: Mapping[str, Any]) -> bool:
     """Tell whether a container is the worker's, whatever pod it is in."""
-    if text(container.get("name")) in NAMES or image_name(container) == OURS:
+    if text(container.get("name")) in _names() or image_name(container) == OURS:
         return True
     if items(container.get("command")) or _program(_words(container)) is not None:
         return invocation(container) is not None
@@ -162,4 +161,9 @@ def _base(word: str) -> str:
 
 def _pass(container: Mapping[str, Any]) -> bool:
     found = invocation(container)
-    return found is not None and bool(set(found.arguments[:1]) & PASSES)
+    return found is not None and bool(set(found.arguments[:1]) & {*container_commands()})
+
+
+def _names() -> frozenset[str]:
+    """Return the names of containers that are the worker's."""
+    return frozenset({OURS, *(f"{OURS}-{command}" for command in container_commands())})

@@ -1,68 +1,89 @@
-"""How long a pass may be silent: after that nobody believes what it recorded, and the other pass says that it has stopped."""
+"""How long a pass may go unrecorded before nobody believes what it recorded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
 from ops_worker.text import format_age
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
-PASSES = {"health": MAINTENANCE, "metrics": PASS_SUCCESS}
-"""The passes that there should be, and the metric by which each is found in ``system_metrics``. That of the health pass is written by no
-other, so that nobody walks past the many rows of the metrics pass to find that there is none."""
 DEFAULT_PERIOD_S = 60.0
-"""The period of a pass that never told its own: that of the shortest CronJob."""
+"""The period in seconds of a pass that did not record its own: that of the shortest CronJob."""
 STALE_PERIODS = 3
+"""Periods after which a pass counts as stopped."""
 MIN_STALE_S = 90.0
-"""Below which no silence is told: rows bear the time at which their pass began and can be seen when it ends, up to PASS_DEADLINE (40 s)
-later; so, of a loop with a short interval and a service that hangs, the newest one may be twice that old, and a tick."""
+"""Seconds below which no pass counts as stopped.
+
+A row carries the time at which its pass began, and is visible when the pass ends, up to
+PASS_DEADLINE (40 s) later. So the newest row of a loop with a short interval and a service that
+hangs may be twice that old, and a tick.
+"""
+
+
+class PassRecord(NamedTuple):
+    """The last time that a pass, or a shard of it ("0/2"), was recorded, and its period in seconds.
+
+    ``period_s`` is None where the pass did not record its period.
+    """
+
+    name: str
+    shard: str | None
+    time: datetime
+    period_s: float | None
+
+    @property
+    def label(self) -> str:
+        """The pass and its shard, for people."""
+        return f"{self.name} {self.shard}" if self.shard else self.name
+
+    @property
+    def stale_after_s(self) -> float:
+        """Seconds after which this record is stale."""
+        return stale_after_s(self.period_s)
+
+    def age_s(self, at: datetime) -> float:
+        """Return the age of this record at a time, in seconds."""
+        return (at - self.time).total_seconds()
+
+    def is_stale(self, at: datetime) -> bool:
+        """Return whether this record is too old at a time."""
+        return self.age_s(at) > self.stale_after_s
 
 
 def stale_after_s(period_s: float | None) -> float:
-    """Give how long a pass of this period may be silent, in seconds: three periods, but no less than 90 s."""
+    """Return the seconds after which a pass of this period counts as stopped: three, at least 90."""
     return max(STALE_PERIODS * (period_s or DEFAULT_PERIOD_S), MIN_STALE_S)
 
 
-def period_of(told: Iterable[Mapping[str, Any]], name: str) -> float:
-    """Give how long a pass said that it is to the next one, in seconds: the longest that any of its shards said."""
-    return max(
-        (row["period_s"] or DEFAULT_PERIOD_S for row in told if row["pass"] == name),
-        default=DEFAULT_PERIOD_S,
+def period_of(records: Iterable[PassRecord], name: str) -> float:
+    """Return the period of a pass in seconds: the longest that any of its shards recorded."""
+    periods = (record.period_s or DEFAULT_PERIOD_S for record in records if record.name == name)
+    return max(periods, default=DEFAULT_PERIOD_S)
+
+
+def longest_silent(records: Iterable[PassRecord], name: str) -> PassRecord | None:
+    """Return the record of a pass; of several shards, the oldest one."""
+    own = (record for record in records if record.name == name)
+    return min(own, key=lambda record: record.time, default=None)
+
+
+def overdue(records: Iterable[PassRecord], name: str, at: datetime) -> PassRecord | None:
+    """Return the oldest record of a pass that is stale at a time, if any of its shards is."""
+    return longest_silent([record for record in records if record.is_stale(at)], name)
+
+
+def is_fresh(records: Iterable[PassRecord], name: str, at: datetime) -> bool:
+    """Return whether a pass, or any shard of it, was recorded lately."""
+    return any(not record.is_stale(at) for record in records if record.name == name)
+
+
+def stopped(record: PassRecord, at: datetime) -> str:
+    """Return the reason of the worker's own alert: this pass has stopped."""
+    period_s = record.period_s or DEFAULT_PERIOD_S
+    return (
+        f"no {record.name} pass was recorded for {format_age(record.age_s(at))}; "
+        f"one is due every {format_age(period_s)}"
     )
-
-
-def longest_silent(told: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
-    """Give the last row of a pass; of its shards, that of the one that was silent for longest."""
-    return min(
-        (row for row in told if row["pass"] == name), key=lambda row: row["time"], default=None
-    )
-
-
-def overdue(told: Iterable[Mapping[str, Any]], name: str, at: datetime) -> Mapping[str, Any] | None:
-    """Give the last row of a pass, or of its shard, that was silent for too long at that time."""
-    return longest_silent(
-        [
-            row
-            for row in told
-            if (at - row["time"]).total_seconds() > stale_after_s(row["period_s"])
-        ],
-        name,
-    )
-
-
-def is_fresh(told: Sequence[Mapping[str, Any]], name: str, at: datetime) -> bool:
-    """Say whether a pass, or a shard of it, was recorded lately. One that was not has missed nothing: it was away itself."""
-    return any(
-        (at - row["time"]).total_seconds() <= stale_after_s(row["period_s"])
-        for row in told
-        if row["pass"] == name
-    )
-
-
-def stopped(name: str, age_s: float, period_s: float) -> str:
-    """Return the reason of the worker's own alert: the pass ``name`` has stopped."""
-    return f"no {name} pass was recorded for {format_age(age_s)}; one is due each {format_age(period_s)}"

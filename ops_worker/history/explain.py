@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.conditions import wanted
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import (
     MIN_STALE_S,
-    PASSES,
     STALE_PERIODS,
+    PassRecord,
     is_fresh,
     longest_silent,
     overdue,
@@ -44,7 +45,7 @@ class Findings(NamedTuple):
     runs: Sequence[Run]
     observations: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]]
-    passes: Sequence[Mapping[str, Any]]
+    passes: Sequence[PassRecord]
     maintained: bool
     maintenance_until: datetime | None
     maintenances: Sequence[Mapping[str, Any]] = ()
@@ -78,11 +79,11 @@ def build(found: Findings, rule: Rule) -> dict[str, Any]:
         "alerts": alerts,
         "passes": [
             {
-                "pass": one_line(f"{row['pass']} {row['shard']}" if row["shard"] else row["pass"]),
-                "recorded": _utc(row["time"]),
-                "age_s": (found.at - row["time"]).total_seconds(),
+                "pass": one_line(record.label),
+                "recorded": _utc(record.time),
+                "age_s": record.age_s(found.at),
             }
-            for row in found.passes
+            for record in found.passes
         ],
         "maintenances": [_maintenance(row) for row in found.maintenances],
     }
@@ -190,15 +191,15 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
 
 def _state(found: Findings, rule: Rule) -> dict[str, Any]:
     """Say what the service was: by its row where that speaks of the time, else by the samples, else nobody knows."""
-    row, health_s = found.row or {}, period_of(found.passes, "health")
+    row, health_s = found.row or {}, period_of(found.passes, HEALTH.name)
     details = row["details"] if row and isinstance(row["details"], dict) else {}
     since = (parse_time(details.get("since")) or row["checked_at"]) if row else None
     spoken_of = since is not None and since <= found.at
     now = spoken_of and row["checked_at"] <= found.at
     age_s = (found.at - row["checked_at"]).total_seconds() if row else 0.0
     ahead = found.at == found.now and age_s < -health_s  # a clock was set back: not to be believed
-    last = longest_silent(found.passes, "health")  # of whichever shard the service is
-    looked_at = row["checked_at"] if now else last["time"] if last else None
+    last = longest_silent(found.passes, HEALTH.name)  # of whichever shard the service is
+    looked_at = row["checked_at"] if now else last.time if last else None
     state = one_line(str((details.get("status") if now else None) or row.get("status")))
     if (
         spoken_of
@@ -230,7 +231,7 @@ def _state(found: Findings, rule: Rule) -> dict[str, Any]:
     if found.service == OPS_WORKER and found.passes:
         gone = [
             name
-            for name in sorted({row["pass"] for row in found.passes})
+            for name in sorted({record.name for record in found.passes})
             if overdue(found.passes, name, found.at)
         ]
         reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(gone)}" if gone else ""
@@ -382,7 +383,11 @@ def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
         if healthy
         else f"answered in {row['value']:g} ms"
     )
-    return {"time": _utc(row["time"]), "pass": "metrics" if healthy else "health", "found": found}
+    return {
+        "time": _utc(row["time"]),
+        "pass": METRICS.name if healthy else HEALTH.name,
+        "found": found,
+    }
 
 
 def _alert(row: Mapping[str, Any], found: Findings) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.staleness import DEFAULT_PERIOD_S, PASSES, period_of, stale_after_s
+from ops_worker.core.staleness import DEFAULT_PERIOD_S, PassRecord, period_of, stale_after_s
 from ops_worker.history.series import Key, Run
 from ops_worker.text import format_labels, one_line
 
@@ -125,9 +126,10 @@ class Page(NamedTuple):
     announced: Sequence[Announced] = ()
 
 
-def longest_s(told: Iterable[Mapping[str, Any]]) -> float:
-    """Give the longest time that a pass said it would be to the next one, in seconds."""
-    return max((row["period_s"] or DEFAULT_PERIOD_S for row in told), default=DEFAULT_PERIOD_S)
+def longest_s(records: Iterable[PassRecord]) -> float:
+    """Return the longest period of any pass, in seconds."""
+    periods = (record.period_s or DEFAULT_PERIOD_S for record in records)
+    return max(periods, default=DEFAULT_PERIOD_S)
 
 
 def buckets(since_s: float, longest_s: float) -> int:
@@ -143,7 +145,7 @@ def wanted(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Ke
     maintained = [
         one.key for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
     ]
-    return [(key, "metrics") for key in found] + [(key, "health") for key in maintained]
+    return [(key, METRICS.name) for key in found] + [(key, HEALTH.name) for key in maintained]
 
 
 def lasting(
@@ -302,7 +304,7 @@ def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[st
 
 def _passes(facts: Facts) -> list[PassRow]:
     """List each pass, or shard of one, that was recorded in this time or should have been; of other shards than now none has stopped."""
-    each_s = {(one["pass"], one["shard"]): period_of([one], one["pass"]) for one in facts.passes}
+    each_s = {(one.name, one.shard): period_of([one], one.name) for one in facts.passes}
     rows = []
     for one in facts.ran:
         name = one_line(f"{one['pass']} {one['shard']}" if one["shard"] else one["pass"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.staleness import PASSES, period_of, stale_after_s
+from ops_worker.core.staleness import PassRecord, period_of, stale_after_s
 from ops_worker.text import format_age, format_labels, format_si, one_line
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Facts(NamedTuple):
     since_s: float
     services: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]]
-    passes: Sequence[Mapping[str, Any]]
+    passes: Sequence[PassRecord]
     ran: Sequence[Mapping[str, Any]]
     series: Sequence[Series]
     maintenance: Mapping[str, Any]
@@ -49,12 +50,12 @@ def build(
     facts: Facts, series_of: Mapping[str, str], maintenance_until: datetime | None = None
 ) -> dict[str, Any]:
     """Build the document. ``series_of`` gives a service's name in ``system_metrics``; the settings may tell of a maintenance as well."""
-    metrics_s = period_of(facts.passes, "metrics")
+    metrics_s = period_of(facts.passes, METRICS.name)
     series = [_series(one, facts.now, metrics_s) for one in facts.series]
     latencies = {
         one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS
     }
-    health_s = period_of(facts.passes, "health")
+    health_s = period_of(facts.passes, HEALTH.name)
     named = {
         row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services
     }
@@ -255,20 +256,19 @@ def _maintenance(facts: Facts, told: datetime | None) -> dict[str, Any] | None:
     }
 
 
-def _pass(row: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    age_s, period_s = (facts.now - row["time"]).total_seconds(), period_of([row], row["pass"])
+def _pass(record: PassRecord, facts: Facts) -> dict[str, Any]:
     return {
-        "pass": row["pass"],
-        "shard": row["shard"],
-        "last_success": row["time"].isoformat(),
-        "age_s": age_s,
-        "period_s": period_s,
+        "pass": record.name,
+        "shard": record.shard,
+        "last_success": record.time.isoformat(),
+        "age_s": record.age_s(facts.now),
+        "period_s": period_of([record], record.name),
         "missed": sum(
             one["missed"]
             for one in facts.ran
-            if (one["pass"], one["shard"]) == (row["pass"], row["shard"])
+            if (one["pass"], one["shard"]) == (record.name, record.shard)
         ),
-        "stale": age_s > stale_after_s(period_s),
+        "stale": record.is_stale(facts.now),
     }
 
 

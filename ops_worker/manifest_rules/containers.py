@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
 from ops_worker.core.cronjobs import NATIVE
+from ops_worker.core.passes import commands, container_commands
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
-from ops_worker.manifest_rules.parts import JOBS, NEEDS_PASSWORD, REFERENCE, SECRETS, number, serves
+from ops_worker.manifest_rules.parts import JOBS, REFERENCE, SECRETS, number, serves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
 ASKS_CLUSTER = frozenset({"trigger", "cluster"})
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
-TAKES_CATALOGUE = NEEDS_PASSWORD - {"init-db"}
 ON = ("1", "true", "yes", "on")
 
 
@@ -104,7 +104,7 @@ def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
     if (
         path
         and path not in worker.files
-        and worker.command in TAKES_CATALOGUE
+        and worker.command in commands()
         and not _from_elsewhere(worker, path)
     ):
         yield (
@@ -113,7 +113,7 @@ def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
         )
     for fault in catalogued(worker)[1]:
         yield f"{worker.where}.env", fault
-    if worker.command in NEEDS_PASSWORD and not worker.variables.secrets:
+    if worker.command in container_commands() and not worker.variables.secrets:
         yield (
             f"{worker.where}.env",
             "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef",
@@ -140,7 +140,7 @@ def _from_elsewhere(worker: Worker, path: str) -> bool:
 
 def catalogued(worker: Worker) -> tuple[Catalogue, list[str]]:
     """Give the catalogue that is in force for a worker, as far as its variables are known, and its faults."""
-    if worker.command not in TAKES_CATALOGUE:
+    if worker.command not in commands():
         return Catalogue(), []
     found, faults = load(written(worker), Surroundings(worker.env, known=False))
     return found, [*faults, *found.faults]

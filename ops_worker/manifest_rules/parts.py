@@ -27,7 +27,6 @@ SERVERS = re.compile(
 """Words in the names of containers and images that run until somebody stops them."""
 WAITS = re.compile(r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)")
 LEAVES = re.compile(r"\b(break|exit|kill|pkill|killall|timeout)\b|--pid")
-NEEDS_PASSWORD = frozenset({"health", "metrics", "sidecar", "init-db"})
 
 
 class Document(NamedTuple):

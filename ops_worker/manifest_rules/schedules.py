@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from ops_worker.adapters.cron import Gaps, NeverError, read
+from ops_worker.core.passes import PASSES
 from ops_worker.core.pods import at, containers, items, mapping, text
 from ops_worker.core.staleness import STALE_PERIODS
 from ops_worker.manifest_rules.parts import Worker, number
@@ -113,7 +114,7 @@ def starting(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
 
 def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
     """A pass knows the longest time to the next; after three of them it counts as stopped."""
-    if worker.command not in {"health", "metrics"} or "--every" in worker.options:
+    if worker.command not in PASSES or "--every" in worker.options:
         return
     gaps = _gaps(document)
     if gaps is None:

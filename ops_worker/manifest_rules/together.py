@@ -6,14 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ops_worker.core.passes import container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
 from ops_worker.manifest_rules.containers import catalogued, events
-from ops_worker.manifest_rules.parts import NEEDS_PASSWORD, Fault, pod_template
+from ops_worker.manifest_rules.parts import Fault, pod_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ops_worker.manifest_rules.parts import Document, Facts, Worker
+from ops_worker.manifest_rules.parts import Document, Facts, Worker
 
 CLUSTER_SCOPED = re.compile(
     r"APIService|CSI(Driver|Node)|CertificateSigningRequest|Cluster(Role|RoleBinding|TrustBundle)"
@@ -227,7 +228,7 @@ def _expressed(expression: Any, worker: Worker) -> bool:
 def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
     yield "UDP", 53, "DNS"
     yield "TCP", 53, "DNS"
-    if worker.command in NEEDS_PASSWORD:
+    if worker.command in container_commands():
         port = worker.env.get("PG_PORT") or facts.defaults["PG_PORT"]
         if port.isdecimal() and len(port) <= MAX_DIGITS:
             yield "TCP", int(port), "PG_PORT"

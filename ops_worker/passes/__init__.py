@@ -1,11 +1,26 @@
-"""The passes. A pass is ``run(context) -> Outcome``; it decides the order of calls, and nothing else."""
+"""The passes. A pass is ``run(context) -> Outcome``: it decides the order of calls, nothing else.
+
+``ops_worker.core.passes`` is the registry. A pass is imported when it is run.
+"""
 
 from __future__ import annotations
 
-from ops_worker.passes import health, metrics
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ops_worker.core.passes import PASSES
 from ops_worker.passes.context import Context
 
-PASSES = {"health": health.run, "metrics": metrics.run}
-"""Every pass, by the name of its command."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-__all__ = ["PASSES", "Context"]
+    from ops_worker.core.model import Outcome
+
+__all__ = ["Context", "function_of"]
+
+
+def function_of(name: str) -> Callable[[Context], Outcome]:
+    """Return the function that runs the pass ``name``."""
+    module, _, function = PASSES[name].run.partition(":")
+    run: Callable[[Context], Outcome] = getattr(import_module(module), function)
+    return run

@@ -2,96 +2,109 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.adapters.postgres import HEALTH, MAINTENANCE_TABLE
-from ops_worker.core.health import (
-    alerted,
-    judge_all,
-    not_among,
-    plan,
-    preview,
-    suppress_alerts,
-    why_not_among,
-)
-from ops_worker.core.model import Outcome, Recorded, Result
+from ops_worker.adapters.postgres import MAINTENANCE_TABLE, pass_writes
+from ops_worker.core import health
+from ops_worker.core.model import Outcome, Result
+from ops_worker.core.passes import HEALTH
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.adapters.postgres import Transaction
-    from ops_worker.core.model import KnownState
+    from ops_worker.core.model import KnownState, Recorded, Verdict
     from ops_worker.passes.context import Context
+
+OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
+
+
+class Written(NamedTuple):
+    """What the transaction recorded, what it found before, and the end of the maintenance."""
+
+    recorded: Recorded
+    before: Mapping[str, KnownState]
+    maintenance_until: datetime | None
+    warnings: tuple[str, ...]
 
 
 def run(context: Context) -> Outcome:
-    """Run one pass. The network is done before the transaction begins; the lock is held from the reading to the commit.
+    """Observe, judge, write, report.
 
-    Raises DatabaseError or SchemaError when what was seen could not be recorded.
+    The network is done before the transaction begins. Raises DatabaseError or SchemaError when the
+    states could not be recorded.
     """
     if not context.settings.system_alert_enabled:
-        return Outcome("health", Result.OFF)
+        return Outcome(HEALTH.name, Result.OFF)
     begun = context.clock()
     targets = context.settings.targets
-    seen = context.observe(targets)
-    verdicts = judge_all(seen)
-    before: Mapping[str, KnownState] = {}
-    warnings: list[str] = []
-    until: datetime | None = None
-
-    def keep(transaction: Transaction) -> Recorded:
-        nonlocal before, warnings, until
-        warnings = transaction.warnings
-        until = transaction.maintenance_until(context.settings.maintenance_until)
-        before = transaction.remembered(
-            [*(verdict.target.name for verdict in verdicts), OPS_WORKER]
-        )
-        updates = plan(
-            verdicts, before, context.settings.thresholds, transaction.time_of, transaction.now
-        )
-        if until is not None:
-            updates = suppress_alerts(updates)
-        if context.dry_run:
-            recorded = preview(updates)
-        else:
-            recorded = transaction.record_health(updates, context.origin)
-            own = context.own("health", verdicts, begun, maintenance=until is not None)
-            transaction.record_own(begun, [*own, *context.latencies(verdicts)])
-        other = context.watch(transaction, "health", "metrics", begun, until)
-        return recorded._replace(
-            opened=recorded.opened + other.opened, closed=recorded.closed + other.closed
-        )
-
-    skipped = Outcome(
-        "health",
-        Result.SKIPPED,
-        verdicts,
-        unprobed=not_among(verdicts, targets),
-        unprobed_because=why_not_among(seen, targets),
+    observations = context.observe(targets)
+    verdicts = health.judge_all(observations)
+    outcome = Outcome(
+        name=HEALTH.name,
+        result=Result.SKIPPED,
+        verdicts=verdicts,
+        unprobed=health.not_among(verdicts, targets),
+        unprobed_because=health.why_not_among(observations, targets),
     )
+    write = partial(_write, context, verdicts, begun)
     try:
         with context.recording():
-            kept = context.store.transact(
-                HEALTH, keep, reads=["system_metrics", MAINTENANCE_TABLE], dry_run=context.dry_run
-            )
+            written = context.transact(HEALTH, write, OPTIONAL_TABLES)
     except StillRecordingError:
-        return skipped._replace(result=Result.WAITING)
-    if kept is None:
-        context.require_live_holder("health")
-        return skipped
-    fresh = {update.verdict.target.name for update in kept.updates}
-    stale = tuple(verdict.target.name for verdict in verdicts if verdict.target.name not in fresh)
-    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return skipped._replace(
-        result=result,
-        updates=kept.updates,
-        stale=stale,
-        opened=kept.opened,
-        closed=kept.closed,
-        alerted=alerted(before, kept),
-        warnings=tuple(warnings),
+        return outcome._replace(result=Result.WAITING)
+    if written is None:
+        context.require_live_holder(HEALTH.name)
+        return outcome
+    return _reported(outcome, written, Result.DRY_RUN if context.dry_run else Result.RECORDED)
+
+
+def _write(
+    context: Context, verdicts: Sequence[Verdict], begun: float, transaction: Transaction
+) -> Written:
+    """Read what is known, decide what changes, write it. A dry run decides and writes nothing."""
+    until = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    names = [verdict.target.name for verdict in verdicts]
+    before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
+    thresholds = context.settings.thresholds
+    changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
+    if until is not None:
+        changes = health.suppress_alerts(changes)
+    if context.dry_run:
+        recorded = health.preview(changes)
+    else:
+        recorded = pass_writes.record_health(transaction, changes, context.origin)
+        metrics = context.self_metrics(HEALTH, verdicts, begun, maintenance=until is not None)
+        samples = [*metrics, *context.latencies(verdicts)]
+        pass_writes.record_self_metrics(transaction, begun, samples)
+    peer = context.watch_peers(transaction, HEALTH, begun, may_open=until is None)
+    recorded = recorded._replace(
+        opened=recorded.opened + peer.opened,
+        closed=recorded.closed + peer.closed,
+    )
+    return Written(
+        recorded=recorded,
+        before=before,
         maintenance_until=until,
+        warnings=tuple(transaction.warnings),
+    )
+
+
+def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
+    recorded = written.recorded
+    current = {change.verdict.target.name for change in recorded.updates}
+    names = (verdict.target.name for verdict in outcome.verdicts)
+    return outcome._replace(
+        result=result,
+        updates=recorded.updates,
+        stale=tuple(name for name in names if name not in current),
+        opened=recorded.opened,
+        closed=recorded.closed,
+        alerted=health.alerted(written.before, recorded),
+        warnings=written.warnings,
+        maintenance_until=written.maintenance_until,
     )

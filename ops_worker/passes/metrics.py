@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.adapters.postgres import MAINTENANCE_TABLE, METRICS, RESERVE_S
+from ops_worker.adapters.postgres import MAINTENANCE_TABLE, RESERVE_S, pass_writes, sql_metrics
+from ops_worker.core import health
 from ops_worker.core.backlog import Pending, pack
-from ops_worker.core.health import judge_all, not_among, why_not_among
-from ops_worker.core.model import Outcome, Recorded, Result
+from ops_worker.core.model import Outcome, Result
+from ops_worker.core.passes import METRICS
 from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
@@ -20,120 +21,90 @@ from ops_worker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.backlog import Backlog, Packed
-    from ops_worker.core.model import Sample, Verdict
+    from ops_worker.core.model import Figure, Reading, Recorded, Sample, Verdict
+    from ops_worker.core.samples import Part
     from ops_worker.errors import OpsWorkerError
     from ops_worker.passes.context import Context
 
 _log = logging.getLogger(__name__)
 
 LIVE_HOLDER_S = 15.0
-"""Seconds after which a transaction that holds the lock is not taking this sample as well."""
+"""Seconds after which a transaction that holds the lock no longer counts as taking this sample."""
 APART_RETRY_S = 60.0
 """Seconds between two attempts to write a sample that the database refused."""
 CATCH_UP_S = 4.0
-"""The least time, in seconds, for which a pass writes samples that wait, after its own.
+"""The least time, in seconds, for which a pass writes waiting samples after its own.
 
-The passes that come meanwhile let theirs wait as well. So a loop at 1 s catches up at the speed of
-the database, although it takes longer than a period. It is less than ``loop.STALLED_S``.
+Passes that come meanwhile let their samples wait. So a loop at 1 s catches up at the speed of the
+database, although it takes longer than a period. It is less than ``loop.STALLED_S``.
 """
 
 
+class Observed(NamedTuple):
+    """What a pass saw before it asks the database.
+
+    ``begun`` and ``end`` are moments of the monotonic clock: when the pass began, and until when
+    figures may be read. ``figures`` is None in all shards but the first.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    parts: tuple[Part, ...]
+    figures: tuple[Figure, ...] | None
+    begun: float
+    end: float
+
+
+class Written(NamedTuple):
+    """What the transaction recorded: the sample and the worker's own alert."""
+
+    samples: tuple[Sample, ...]
+    peer: Recorded
+    warnings: tuple[str, ...]
+
+
 def run(context: Context) -> Outcome:
-    """Run one pass. Every row carries the time at which its pass began, by the database's clock.
+    """Observe, write, report. Every row has the time at which its pass began.
 
     With a backlog, the sample waits there until the database has it. A pass that could write its
-    own sample then writes earlier ones, oldest first. Raises DatabaseError or SchemaError when
-    the sample could not be recorded now.
+    own sample then writes earlier ones, oldest first. Raises DatabaseError or SchemaError when the
+    sample could not be recorded now.
     """
     begun = context.clock()
-    end = begun + context.settings.pass_deadline - RESERVE_S
-    first = (
-        context.settings.job_completion_index == 0
-    )  # the database's own figures are recorded once, by the first shard
-    figures = context.settings.catalogue.figures if first else ()
-    targets = context.settings.targets
-    seen = context.observe(targets)
-    verdicts = judge_all(seen)
-    skipped = Outcome(
-        "metrics",
-        Result.SKIPPED,
-        verdicts,
-        unprobed=not_among(verdicts, targets),
-        unprobed_because=why_not_among(seen, targets),
+    settings = context.settings
+    targets = settings.targets
+    observations = context.observe(targets)
+    verdicts = health.judge_all(observations)
+    observed = Observed(
+        verdicts=verdicts,
+        parts=tuple(service_samples(verdict) for verdict in verdicts),
+        figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
+        begun=begun,
+        end=begun + settings.pass_deadline - RESERVE_S,
     )
-    taken = [service_samples(verdict) for verdict in verdicts]
-    sample = Pending(begun, ())
-    other = Recorded((), (), ())
-
-    def keep(transaction: Transaction) -> list[str]:
-        nonlocal sample, other
-        readings = transaction.figures(figures, begun, end) if first else None
-        parts = distinct([*taken, *([figure_samples(readings, context.period_s)] if first else [])])
-        sample = _pending(begun, parts)
-        if not context.dry_run:
-            _settle(context, transaction)
-            transaction.record_samples([_with_own(context, sample, verdicts)])
-        until = transaction.maintenance_until(context.settings.maintenance_until)
-        other = context.watch(transaction, "metrics", "health", begun, until)
-        return [*(warning for _, warned in parts for warning in warned), *transaction.warnings]
-
-    without_figures = _pending(
-        begun, distinct([*taken, *([figure_samples(None)] if first else [])])
+    outcome = Outcome(
+        name=METRICS.name,
+        result=Result.SKIPPED,
+        verdicts=verdicts,
+        unprobed=health.not_among(verdicts, targets),
+        unprobed_because=health.why_not_among(observations, targets),
     )
-    waiting = _with_own(context, without_figures, verdicts)
-    tables = [MAINTENANCE_TABLE, *(table for figure in figures for table in figure.tables)]
     try:
-        kept = _record(context, keep, tables, waiting)
+        written = _record(context, observed)
     except StillRecordingError:
-        _let_wait(context, waiting)
-        return skipped._replace(result=Result.WAITING)
-    if kept is None:
-        return skipped
-    result = Result.DRY_RUN if context.dry_run else Result.RECORDED
-    return skipped._replace(
-        result=result,
-        opened=other.opened,
-        closed=other.closed,
-        samples=sample.samples,
-        warnings=tuple(kept),
+        return outcome._replace(result=Result.WAITING)
+    if written is None:
+        return outcome
+    return outcome._replace(
+        result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
+        opened=written.peer.opened,
+        closed=written.peer.closed,
+        samples=written.samples,
+        warnings=written.warnings,
     )
-
-
-def _record(
-    context: Context,
-    keep: Callable[[Transaction], list[str]],
-    tables: Sequence[str],
-    sample: Pending,
-) -> list[str] | None:
-    """Write a sample, then earlier ones that wait; return the warnings, or None when skipped.
-
-    ``sample`` is what waits in the backlog, without the database's figures, if this fails.
-    """
-    try:
-        with context.recording():
-            kept = context.store.transact(METRICS, keep, reads=tables, dry_run=context.dry_run)
-            if kept is not None and context.backlog is not None:
-                catch_up_s = max(CATCH_UP_S, context.period_s / 2)
-                _write_waiting(context, context.backlog, context.clock() + catch_up_s)
-        if kept is None:
-            context.require_live_holder("metrics")
-            _leave_to_holder(context, sample)
-    except CommitUnknownError as error:
-        if context.backlog is not None:
-            context.backlog.doubt(error.xid, [pack(sample)])
-        raise
-    except DatabaseError:
-        _let_wait(context, sample)
-        raise
-    except SchemaError as error:
-        if context.backlog is not None:
-            _set_apart(context, context.backlog, [pack(sample)], error)
-        raise
-    return kept
 
 
 def flush(context: Context, until: float) -> int:
@@ -145,19 +116,78 @@ def flush(context: Context, until: float) -> int:
     if backlog is None or not (len(backlog) or backlog.in_doubt):
         return 0
     if backlog.in_doubt:
-        context.store.transact(METRICS, partial(_settle, context))
+        context.store.write(METRICS.transaction, partial(_settle, context))
     return _write_waiting(context, backlog, until)
 
 
-def _pending(moment: float, parts: Sequence[tuple[list[Sample], list[str]]]) -> Pending:
-    return Pending(moment, tuple(sample for found, _ in parts for sample in found))
+def _write(context: Context, observed: Observed, transaction: Transaction) -> Written:
+    """Read the figures, write the sample. A dry run writes nothing."""
+    readings = None
+    if observed.figures is not None:
+        readings = sql_metrics.read_figures(
+            transaction, observed.figures, observed.begun, observed.end
+        )
+    parts = _with_figures(context, observed, readings)
+    sample = _sample(observed.begun, parts)
+    if not context.dry_run:
+        _settle(context, transaction)
+        pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
+    until = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    peer = context.watch_peers(transaction, METRICS, observed.begun, may_open=until is None)
+    warnings = [warning for _, problems in parts for warning in problems]
+    return Written(sample.samples, peer, (*warnings, *transaction.warnings))
 
 
-def _with_own(context: Context, sample: Pending, verdicts: Sequence[Verdict]) -> Pending:
-    """Give a sample with what the pass says of itself; also one that has to wait, of which readers want to know the period."""
-    return sample._replace(
-        samples=(*sample.samples, *context.own("metrics", verdicts, sample.moment))
-    )
+def _record(context: Context, observed: Observed) -> Written | None:
+    """Write a sample, then earlier ones that wait; return None when skipped.
+
+    When this fails, the sample waits in the backlog, without the database's figures.
+    """
+    tables = [table for figure in observed.figures or () for table in figure.tables]
+    without_figures = _sample(observed.begun, _with_figures(context, observed, None))
+    waiting = _with_self_metrics(context, without_figures, observed)
+    try:
+        with context.recording():
+            write = partial(_write, context, observed)
+            written = context.transact(METRICS, write, [MAINTENANCE_TABLE, *tables])
+            if written is not None and context.backlog is not None:
+                catch_up_s = max(CATCH_UP_S, context.period_s / 2)
+                _write_waiting(context, context.backlog, context.clock() + catch_up_s)
+        if written is None:
+            context.require_live_holder(METRICS.name)
+            _leave_to_holder(context, waiting)
+    except CommitUnknownError as error:
+        if context.backlog is not None:
+            context.backlog.doubt(error.xid, [pack(waiting)])
+        raise
+    except (DatabaseError, StillRecordingError):
+        _let_wait(context, waiting)
+        raise
+    except SchemaError as error:
+        if context.backlog is not None:
+            _set_apart(context, context.backlog, [pack(waiting)], error)
+        raise
+    return written
+
+
+def _with_figures(
+    context: Context, observed: Observed, readings: list[Reading] | None
+) -> list[Part]:
+    """Return the distinct samples of a pass; figures only in the first shard."""
+    parts = list(observed.parts)
+    if observed.figures is not None:
+        parts.append(figure_samples(readings, context.period_s))
+    return distinct(parts)
+
+
+def _sample(moment: float, parts: Sequence[Part]) -> Pending:
+    return Pending(moment, tuple(sample for samples, _ in parts for sample in samples))
+
+
+def _with_self_metrics(context: Context, sample: Pending, observed: Observed) -> Pending:
+    """Add the self-metrics, also to a sample that waits: readers take the period from them."""
+    metrics = context.self_metrics(METRICS, observed.verdicts, observed.begun)
+    return sample._replace(samples=(*sample.samples, *metrics))
 
 
 def _let_wait(context: Context, sample: Pending) -> None:
@@ -176,8 +206,8 @@ def _let_wait(context: Context, sample: Pending) -> None:
 def _leave_to_holder(context: Context, sample: Pending) -> None:
     """Drop the sample of a skipped pass, because the process that holds the lock takes one.
 
-    It does not where its transaction is old, or where it may be a lost one of our own: then the
-    sample waits.
+    If that process has held the lock for long, or if it may be a lost transaction of this one, the
+    sample waits instead.
     """
     holder = context.store.lock_holder
     hangs = holder is not None and holder.held_s is not None and holder.held_s > LIVE_HOLDER_S
@@ -186,7 +216,7 @@ def _leave_to_holder(context: Context, sample: Pending) -> None:
 
 
 def _settle(context: Context, transaction: Transaction) -> None:
-    """Ask what became of an earlier transaction whose COMMIT got no answer."""
+    """Find out whether an earlier transaction, whose COMMIT got no answer, was committed."""
     backlog = context.backlog
     if backlog is not None and backlog.in_doubt is not None:
         backlog.settle(committed=transaction.was_committed(backlog.in_doubt[0]))
@@ -214,7 +244,7 @@ def _write_waiting(context: Context, backlog: Backlog, until: float) -> int:
     refused_before = backlog.take_due_apart(context.clock())
     while entries := refused_before or backlog.next_slice():
         try:
-            done = context.store.transact(METRICS, partial(_write_slice, context, entries))
+            done = context.store.write(METRICS.transaction, partial(_write_slice, context, entries))
         except CommitUnknownError as error:
             backlog.doubt(error.xid, entries)
             break
@@ -241,5 +271,5 @@ def _write_waiting(context: Context, backlog: Backlog, until: float) -> int:
 
 def _write_slice(context: Context, entries: Sequence[Packed], transaction: Transaction) -> bool:
     _settle(context, transaction)
-    transaction.record_samples(entries)
+    pass_writes.record_samples(transaction, entries)
     return True

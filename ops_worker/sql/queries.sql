@@ -190,7 +190,7 @@ ORDER BY created_at, id
 -- found. How long it is to the next one is the longest that its last five said: one that a person ran beside them changes nothing. It
 -- walks an index from the newest row back, no more than so many rows or 400 days. Each CASE is for the planner, which takes it to be
 -- true of every second row; without it, it expects next to none to be found, and reads and sorts all rows that there are instead.
-SELECT p.pass, s.shard, m.time, m.period_s
+SELECT p.pass AS name, s.shard, m.time, m.period_s
 FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
 CROSS JOIN LATERAL (
     SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards

@@ -117,7 +117,7 @@ def pending(process: subprocess.Popen[str]) -> bool:
 
 def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
     """Start the worker with a line of Python that breaks something in it first."""
-    script = f"import sys; from ops_worker import cli, process, passes; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
+    script = f"import sys; from ops_worker import cli, loop, process; from ops_worker.passes import health; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
     command = [sys.executable, "-c", script, *arguments]
     return Process(
         command,
@@ -186,9 +186,7 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
         "PASS_DEADLINE": "6",
         "SIDECAR_PORT": port,
     }
-    with broken(
-        worker, "passes.PASSES['health'] = lambda context: 1 / 0", "sidecar", **env
-    ) as process:
+    with broken(worker, "health.run = lambda context: 1 / 0", "sidecar", **env) as process:
         until(
             lambda: (
                 crashed(port) >= CRASH_S // 5
@@ -212,7 +210,7 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
 
 def test_thread_dies(worker: Worker, database: Database) -> None:
     """A loop whose thread itself dies is started again and goes on."""
-    patch = "from ops_worker.commands import passes as told; loop_tell = told._tell; seen = []; told._tell = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else loop_tell(o, t))"
+    patch = "from ops_worker.commands import run_loop; real = run_loop.report; seen = []; run_loop.report = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else real(o, t))"
     with broken(
         worker,
         patch + "; import threading; threading.excepthook = lambda a: None",

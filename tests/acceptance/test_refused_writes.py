@@ -203,7 +203,7 @@ def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     def inside(_: object) -> tuple[str, str]:
         return writable(capsys)
 
-    assert other.transact(CHECK, inside) == (
+    assert other.write(CHECK, inside) == (
         WARNING,
         "not tried: another `ops-worker check` is under way: run it again",
     )

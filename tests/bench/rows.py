@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.adapters.postgres import HEALTH, METRICS, Store
+from ops_worker.adapters.postgres import Store, pass_writes
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Sample, State, Target, Thresholds, Verdict
+from ops_worker.core.passes import HEALTH, METRICS
 
 if TYPE_CHECKING:
     from ops_worker.adapters.postgres import Transaction
@@ -37,7 +38,10 @@ def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
         samples = tuple(Sample(f"w{size}-{n}", "a", float(n)) for n in range(size))
         begun = time.monotonic()
         pending = [Pending(begun, samples)]
-        store.transact(METRICS, lambda transaction: transaction.record_samples(pending))
+        store.write(
+            METRICS.transaction,
+            lambda transaction: pass_writes.record_samples(transaction, pending),
+        )
         rows.append(
             {"database": f"metrics, {size} samples", "wall ms": (time.monotonic() - begun) * 1000}
         )
@@ -59,12 +63,12 @@ def _health(store: Store, size: int, *, down: bool) -> float:
 
     def keep(transaction: Transaction) -> Recorded:
         nonlocal planning
-        before = transaction.remembered([one.name for one in targets])
+        before = pass_writes.known_states(transaction, [one.name for one in targets])
         begun = time.monotonic()
         updates = plan(verdicts, before, Thresholds(), transaction.time_of, transaction.now)
         planning = time.monotonic() - begun
-        return transaction.record_health(updates)
+        return pass_writes.record_health(transaction, updates)
 
     begun = time.monotonic()
-    assert store.transact(HEALTH, keep) is not None
+    assert store.write(HEALTH.transaction, keep) is not None
     return (time.monotonic() - begun - planning) * 1000

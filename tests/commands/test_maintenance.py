@@ -84,7 +84,7 @@ def test_somebody_else_is_at_it(told: Database, capsys: pytest.CaptureFixture[st
     with psycopg.connect(told.url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, MAINTENANCE.lock))
         assert main(["maintenance", "end"]) == main(["maintenance", "start", "--for", "1h"]) == 1
-    assert "another one is at it at this moment: try again" in capsys.readouterr().err
+    assert "another ops-worker process holds the lock: try again" in capsys.readouterr().err
     assert told.value("SELECT count(*) FROM ops_worker_maintenance") == 1
 
 
@@ -229,15 +229,13 @@ def test_two_at_once(told: Database) -> None:
     def begin(name: str) -> object:
         with contextlib.closing(Store({"conninfo": told.url})) as database:
             given = {"seconds": 60.0, "by": name, "reason": ""}
-            database.transact(
-                MAINTENANCE, operations.maintenance, reads=[MAINTENANCE_TABLE], dry_run=True
-            )
+            database.read(operations.maintenance, optional_tables=[MAINTENANCE_TABLE])
             ready.wait(timeout=30)
             try:
-                return database.transact(
+                return database.write(
                     MAINTENANCE,
                     lambda transaction: operations.start(transaction, given, replace=False),
-                    reads=[MAINTENANCE_TABLE, MAINTENANCE_LOG],
+                    optional_tables=[MAINTENANCE_TABLE, MAINTENANCE_LOG],
                 )
             except SettingsError as error:
                 return error

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from ops_worker.core.staleness import is_fresh, longest_silent, overdue, period_of, stale_after_s
+from ops_worker.core.staleness import (
+    PassRecord,
+    is_fresh,
+    longest_silent,
+    overdue,
+    period_of,
+    stale_after_s,
+)
 
 pytestmark = pytest.mark.unit
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def told(
+def record(
     name: str, age_s: float, period_s: float | None = 60, shard: str | None = None
-) -> dict[str, Any]:
-    """Give the row of a pass that was recorded so many seconds ago."""
-    return {
-        "pass": name,
-        "shard": shard,
-        "time": NOW - timedelta(seconds=age_s),
-        "period_s": period_s,
-    }
+) -> PassRecord:
+    """Return the record of a pass that was recorded so many seconds ago."""
+    return PassRecord(name, shard, NOW - timedelta(seconds=age_s), period_s)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,11 @@ def test_patience(period_s: float | None, patience: float) -> None:
 
 def test_period() -> None:
     """Of several shards the longest counts, and of none that of the shortest CronJob."""
-    rows = [told("health", 1, 300, "0/2"), told("health", 1, 60, "1/2"), told("metrics", 1, None)]
+    rows = [
+        record("health", 1, 300, "0/2"),
+        record("health", 1, 60, "1/2"),
+        record("metrics", 1, None),
+    ]
     assert (period_of(rows, "health"), period_of(rows, "metrics"), period_of([], "health")) == (
         300,
         60,
@@ -47,10 +52,10 @@ def test_period() -> None:
 def test_late() -> None:
     """One shard that stopped is enough, and the one that was silent for longest is told of; exactly at its end patience still holds."""
     rows = [
-        told("metrics", 10, shard="0/3"),
-        told("metrics", 181, shard="1/3"),
-        told("metrics", 700, 300, "2/3"),
-        told("health", 180),
+        record("metrics", 10, shard="0/3"),
+        record("metrics", 181, shard="1/3"),
+        record("metrics", 700, 300, "2/3"),
+        record("health", 180),
     ]
     assert overdue(rows, "metrics", NOW) == rows[1]
     assert longest_silent(rows, "metrics") == rows[2]
@@ -61,6 +66,6 @@ def test_late() -> None:
 def test_awake() -> None:
     """A pass was there if any of its shards was."""
     assert is_fresh(
-        [told("health", 600, shard="0/2"), told("health", 20, shard="1/2")], "health", NOW
+        [record("health", 600, shard="0/2"), record("health", 20, shard="1/2")], "health", NOW
     )
-    assert not is_fresh([told("health", 600), told("metrics", 1)], "health", NOW)
+    assert not is_fresh([record("health", 600), record("metrics", 1)], "health", NOW)

@@ -9,6 +9,7 @@ import pytest
 
 from ops_worker.core.decoding import MAX_DEPTH, loaded
 from ops_worker.core.model import Thresholds
+from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
 from ops_worker.history.explain import Findings, Rule
 
@@ -69,9 +70,7 @@ def findings(
     row: dict[str, Any] | None = None, alerts: tuple[dict[str, Any], ...] = (), at: datetime = NOW
 ) -> Findings:
     """Make what is known of a service."""
-    passes = [
-        {"pass": "health", "shard": None, "time": at - timedelta(seconds=5), "period_s": 60.0}
-    ]
+    passes = [PassRecord("health", None, at - timedelta(seconds=5), 60.0)]
     return Findings(
         "a", NOW, at, row, (), (), alerts, passes, maintained=False, maintenance_until=None
     )

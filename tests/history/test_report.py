@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ops_worker.adapters.html import percent
 from ops_worker.core import cronjobs
 from ops_worker.core.model import Target
+from ops_worker.core.staleness import PassRecord
 from ops_worker.history.report import (
     MAX_BUCKETS,
     MAX_CHARTS,
@@ -90,7 +91,7 @@ def test_percent() -> None:
 @pytest.mark.unit
 def test_buckets() -> None:
     """A point is never shorter than two periods of the slowest pass, so that a point without a row is a gap."""
-    passes: list[dict[str, Any]] = [{"period_s": 5.0}, {"period_s": 60.0}, {"period_s": None}]
+    passes = [PassRecord("health", None, BEGUN, period_s) for period_s in (5.0, 60.0, None)]
     assert (longest_s(passes), longest_s(passes[:1]), longest_s([])) == (60, 5, 60)
     assert [buckets(since, 60) for since in (60, 600, 7200, 86_400)] == [1, 5, 60, MAX_BUCKETS]
     assert buckets(600, 5) == 60
@@ -165,10 +166,7 @@ def test_shards_and_many_series() -> None:
             600,
             [],
             [],
-            [
-                {"pass": "health", "shard": f"{number}/2", "time": at(8), "period_s": 60}
-                for number in (0, 1)
-            ],
+            [PassRecord("health", f"{number}/2", at(8), 60) for number in (0, 1)],
             [
                 ran | {"last": at(8)},
                 ran | {"shard": "1/2", "last": at(5)},

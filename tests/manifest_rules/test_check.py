@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops_worker.cli import COMMANDS, _parser, main
+from ops_worker.cli import _parser, commands, main
 from ops_worker.commands.manifests import _parsed
 from ops_worker.manifest_rules import Document, Facts, check
 from ops_worker.settings import faults
@@ -258,7 +258,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         ["helth"],
         f"{BOX}.args",
-        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, COMMANDS))}); did you mean health?",
+        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, commands()))}); did you mean health?",
     ),
     (
         f"{BOX}.args",

@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,13 +16,14 @@ import pytest
 
 from ops_worker import settings
 from ops_worker.adapters import http
-from ops_worker.adapters.postgres import HEALTH, METRICS, Store
+from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.core.backlog import Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample, Tick
 from ops_worker.core.output import text
+from ops_worker.core.passes import METRICS, PASSES
 from ops_worker.errors import CommitUnknownError, DatabaseError, SchemaError, StillRecordingError
-from ops_worker.passes import PASSES, Context, metrics
+from ops_worker.passes import Context, function_of, metrics
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -215,19 +217,21 @@ def scripted(backlog: Backlog | None, *results: object) -> Context:
     """A context whose database does, one after the other, what is given: fails, or runs the work."""
     left = iter(results)
 
-    def transact(_: object, work: Callable[[Any], object], **__: object) -> object:
+    def write(_: object, work: Callable[[Any], object], **__: object) -> object:
         result = next(left)
         if isinstance(result, Exception):
             raise result
         return work(result)
 
-    store: Any = SimpleNamespace(transact=transact, lock_holder=None)
+    store: Any = SimpleNamespace(write=write, lock_holder=None)
     return Context(settings.load(), lambda _: [], store, time.monotonic, backlog=backlog)
 
 
 def accepting(**said: object) -> SimpleNamespace:
     """A transaction that takes every sample, and says this of earlier ones."""
-    return SimpleNamespace(record_samples=lambda _: None, **said)
+    return SimpleNamespace(
+        time_of=lambda _: datetime(2026, 3, 1, tzinfo=UTC), execute=lambda *_: None, **said
+    )
 
 
 def test_a_slice_in_doubt() -> None:
@@ -282,7 +286,7 @@ def holding(database: Database, lock: int) -> Iterator[None]:
 def test_skipped(database: Database) -> None:
     """A pass whose lock another one holds is skipped, and its sample does not wait."""
     backlog = Backlog(10)
-    with holding(database, METRICS.lock):
+    with holding(database, METRICS.transaction.lock):
         assert sample(database.url, backlog).result is Result.SKIPPED
     assert len(backlog) == 0
 
@@ -298,12 +302,12 @@ def test_skipped_for_too_long(
         context = Context(
             settings.load(), http.observe, store, time.monotonic, backlog=backlog, period_s=0.01
         )
-        with holding(database, {"health": HEALTH, "metrics": METRICS}[name].lock):
+        with holding(database, PASSES[name].transaction.lock):
             holder = database.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
             with pytest.raises(
                 DatabaseError, match=rf"{name} pass was skipped.*terminate.*\({holder}\)"
             ):
-                PASSES[name](context)
+                function_of(name)(context)
     assert len(backlog) == (1 if name == "metrics" else 0), "the sample waits"
 
 
@@ -311,7 +315,7 @@ def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.M
     """A process that holds the lock for long takes no samples: they wait."""
     monkeypatch.setattr("ops_worker.passes.metrics.LIVE_HOLDER_S", 0.0)
     backlog = Backlog(10)
-    with holding(database, METRICS.lock):
+    with holding(database, METRICS.transaction.lock):
         assert sample(database.url, backlog).result is Result.SKIPPED
     assert len(backlog) == 1
 
@@ -327,7 +331,7 @@ def test_still_recording(database: Database) -> None:
         context = Context(
             settings.load(), http.observe, store, time.monotonic, backlog=backlog, recording=busy
         )
-        outcomes = [PASSES[name](context) for name in ("metrics", "health")]
+        outcomes = [function_of(name)(context) for name in ("metrics", "health")]
     assert [outcome.result for outcome in outcomes] == [Result.WAITING, Result.WAITING]
     assert text(outcomes[0]).startswith(
         "metrics: waiting: an earlier metrics pass is still being recorded"
@@ -341,7 +345,7 @@ def test_flush(database: Database) -> None:
     assert flush(AWAY, None) == flush(AWAY, backlog) == 0
     backlog.add(ONE)
     with contextlib.closing(Store({"conninfo": database.url})) as other:
-        assert other.transact(METRICS, lambda _: flush(database.url, backlog)) == 0
+        assert other.write(METRICS.transaction, lambda _: flush(database.url, backlog)) == 0
     assert len(backlog) == 1
     assert flush(database.url, backlog) == 1
     assert len(backlog) == 0

@@ -16,11 +16,12 @@ import pytest
 from ops_worker import __version__, cli, settings
 from ops_worker.adapters import http
 from ops_worker.adapters.postgres import Store
-from ops_worker.adapters.postgres.transaction import SQL, WATCH_ROWS, passes_given
+from ops_worker.adapters.postgres.pass_writes import WATCH_ROWS, last_seen_of
+from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
 from ops_worker.core.output import text
-from ops_worker.passes import PASSES, Context
+from ops_worker.passes import Context, function_of
 from tests.seed_history import seed
 from tests.stubs import Behaviour, Stub, Stubs, hang, reply
 
@@ -44,7 +45,7 @@ class Passes:
         """Run one pass."""
         found = settings.load()
         with contextlib.closing(Store(found.connection, role=found.pg_role)) as store:
-            return PASSES[name](Context(found, http.observe, store, time.monotonic, dry_run))
+            return function_of(name)(Context(found, http.observe, store, time.monotonic, dry_run))
 
 
 @pytest.fixture
@@ -325,7 +326,7 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
 
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
-        outcome = PASSES["health"](Context(found, paused, store, time.monotonic))
+        outcome = function_of("health")(Context(found, paused, store, time.monotonic))
     assert (len(outcome.stale), outcome.opened) == (4, ())
     assert database.health()["ingest"]["status"] == "healthy"
     assert database.alerts() == []
@@ -340,7 +341,7 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
     begun = time.monotonic()
     with contextlib.closing(Store(found.connection)) as store:
         patient = found.model_copy(update={"pass_deadline": 200.0})
-        PASSES["metrics"](Context(patient, http.observe, store, lambda: time.monotonic() - 90))
+        function_of("metrics")(Context(patient, http.observe, store, lambda: time.monotonic() - 90))
     took = timedelta(seconds=time.monotonic() - begun)
     taken = database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90)
     assert before - took <= taken <= database.value("SELECT now()")
@@ -549,7 +550,7 @@ def test_not_probed(run: Passes, database: Database) -> None:
 
     with contextlib.closing(Store(found.connection)) as store:
         context = Context(found, hurried, store, time.monotonic)
-        health, metrics = (PASSES[name](context) for name in ("health", "metrics"))
+        health, metrics = (function_of(name)(context) for name in ("health", "metrics"))
     assert health.unprobed == metrics.unprobed == ("ingest",)
     assert (health.opened, health.stale, database.alerts()) == ((), (), [])
     assert database.health()["ingest"] == before
@@ -574,8 +575,8 @@ def test_own_limits(database: Database) -> None:
 
     with contextlib.closing(Store(found.connection)) as store:
         context = Context(found, limited, store, time.monotonic)
-        health, metrics = (PASSES[name](context) for name in ("health", "metrics"))
-        dry = PASSES["health"](context._replace(dry_run=True))
+        health, metrics = (function_of(name)(context) for name in ("health", "metrics"))
+        dry = function_of("health")(context._replace(dry_run=True))
     assert health.unprobed == metrics.unprobed == dry.unprobed == ("ingest", "evaluator")
     assert health.unprobed_because == metrics.unprobed_because == ("the pass's time was up", words)
     assert {*database.health()} == {"dispatcher", "delivery_worker"}
@@ -592,7 +593,7 @@ def test_no_time_for_figures(database: Database) -> None:
     """A pass that is late leaves its figures out, and writes what it has."""
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
-        outcome = PASSES["metrics"](
+        outcome = function_of("metrics")(
             Context(found, http.observe, store, lambda: time.monotonic() - 50)
         )
     assert (
@@ -722,7 +723,7 @@ def test_watching_the_other_pass(
     assert run(name).opened == ()
     (alert,) = database.alerts()
     due, age = ("5 s", "2 min") if period_s == 5 else ("1 min", "3 min")
-    reason = f"no {other} pass was recorded for {age}; one is due each {due}"
+    reason = f"no {other} pass was recorded for {age}; one is due every {due}"
     assert (alert["fingerprint"], alert["summary"]) == (
         "system-health:ops_worker",
         f"Service unhealthy: ops_worker ({reason})",
@@ -786,7 +787,7 @@ def test_watching_what_is_long_gone(
     run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass does not look for ever: a shard that it finds no more leaves the alert open that it opened, until that is there again."""
-    monkeypatch.setattr("ops_worker.adapters.postgres.transaction.WATCH_ROWS", 8)
+    monkeypatch.setattr("ops_worker.adapters.postgres.pass_writes.WATCH_ROWS", 8)
     run("health")
     for number in range(2):
         told(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
@@ -809,7 +810,7 @@ def test_watching_costs_no_pass(database: Database, there: bool) -> None:
         now = datetime.now(UTC)
         plan = connection.execute(
             f"EXPLAIN (ANALYZE, FORMAT JSON) {SQL['passes_now']}".encode(),
-            passes_given(now, WATCH_ROWS),
+            last_seen_of(now, WATCH_ROWS),
         ).fetchone()
     assert plan is not None
     scans = [

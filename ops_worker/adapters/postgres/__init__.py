@@ -1,21 +1,21 @@
-"""PostgreSQL: what earlier passes left, and what this one leaves. The only importer of psycopg.
+"""PostgreSQL: what earlier passes recorded, and what this one records. The only importer of psycopg.
 
-One connection, made after the network is done; one short transaction, begun, committed and, once, retried in
-``connection`` and nowhere else; what may be done inside it is in ``statements``. Nothing outlives the transaction: no
-session setting, no prepared statement, no session lock, so that a pooler in transaction mode may stand in between.
+One connection, made after the network is done, and one short transaction. ``connection`` is the
+only module that begins, commits and retries transactions. What may be done in one is in
+``pass_writes`` and ``sql_metrics`` for passes, in ``history`` for readers, and in ``operations``
+for people. Nothing outlives a transaction: no session setting, no prepared statement, no session
+lock. So a pooler in transaction mode may stand in between.
 """
 
 from ops_worker.adapters.postgres.connection import Store
 from ops_worker.adapters.postgres.specs import (
     ALERTS,
     CHECK,
-    HEALTH,
-    LOOK,
-    LOOKS_AT,
+    HISTORY_OPTIONAL_TABLES,
+    HISTORY_TABLES,
     MAINTENANCE,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
-    METRICS,
     RESERVE_S,
     STANDALONE_TABLES,
     RetryPolicy,
@@ -25,13 +25,11 @@ from ops_worker.adapters.postgres.transaction import Transaction
 __all__ = [
     "ALERTS",
     "CHECK",
-    "HEALTH",
-    "LOOK",
-    "LOOKS_AT",
+    "HISTORY_OPTIONAL_TABLES",
+    "HISTORY_TABLES",
     "MAINTENANCE",
     "MAINTENANCE_LOG",
     "MAINTENANCE_TABLE",
-    "METRICS",
     "RESERVE_S",
     "STANDALONE_TABLES",
     "RetryPolicy",

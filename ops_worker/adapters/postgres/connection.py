@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -31,6 +31,7 @@ from ops_worker.adapters.postgres.sqlstate import (
 from ops_worker.adapters.postgres.transaction import SQL, Connection, Transaction, one
 from ops_worker.adapters.postgres.types import register
 from ops_worker.core.model import LockHolder
+from ops_worker.core.passes import TransactionSpec
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.adapters.postgres.indexes import Proposal
-    from ops_worker.adapters.postgres.specs import TransactionSpec
 
 T = TypeVar("T")
 
@@ -109,24 +109,48 @@ class Store:
         self._several_hosts = "," in str(given.get("host") or given.get("hostaddr") or "")
         self._chosen_server = "target_session_attrs" in given
         self.lock_holder: LockHolder | None = None
-        """Who held the lock when ``transact`` last returned None."""
+        """Who held the lock when ``write`` last returned None."""
 
-    def transact(
+    def write(
         self,
         spec: TransactionSpec,
         work: Callable[[Transaction], T],
         *,
-        reads: Sequence[str] = (),
-        dry_run: bool = False,
+        optional_tables: Sequence[str] = (),
     ) -> T | None:
-        """Do the work in one transaction and give what it returns, or None where another pass holds the lock.
+        """Do the work in one transaction that may write; return None if the lock is held.
 
-        ``reads`` names tables that the work can do without; ``Transaction.present`` tells which are there. A dry run
-        takes no lock, so that it never makes a real pass skip, and cannot write. A lost connection, a deadlock or a
-        serialization failure is retried once; so is a connection of an earlier pass that leads to
-        a server which became read-only: a new one may lead to the new primary. Raises
-        DatabaseError or SchemaError.
+        The lock of ``spec`` is held until the commit and never waited for. ``optional_tables`` are
+        tables that the work can do without; ``Transaction.present`` has those that exist. A lost
+        connection, a deadlock or a serialization failure is retried once; so is a connection of an
+        earlier pass that leads to a server which became read-only: a new one may lead to the new
+        primary. Raises DatabaseError or SchemaError.
         """
+        return self._transact(spec, work, optional_tables, dry_run=False)
+
+    def read(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        required_tables: Sequence[str] = (),
+        optional_tables: Sequence[str] = (),
+    ) -> T:
+        """Do the work in one read-only transaction, without a lock; retry and errors as in ``write``.
+
+        Without ``required_tables`` this raises SchemaError.
+        """
+        spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
+        done: T | None = self._transact(spec, work, optional_tables, dry_run=True)
+        return cast("T", done)  # None only where a lock is held
+
+    def _transact(
+        self,
+        spec: TransactionSpec,
+        work: Callable[[Transaction], T],
+        reads: Sequence[str],
+        *,
+        dry_run: bool,
+    ) -> T | None:
         reused = self._connection is not None
         try:
             return self._attempt(spec, work, reads, dry_run=dry_run)

@@ -6,8 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres.operations import maintenance
+from ops_worker.adapters.postgres.pass_writes import last_seen_of
 from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABLE
-from ops_worker.adapters.postgres.transaction import SQL, passes_given
+from ops_worker.adapters.postgres.transaction import SQL
+from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.samples import HEALTHY
 from ops_worker.core.staleness import MIN_STALE_S, period_of, stale_after_s
 from ops_worker.errors import SettingsError
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.model import Target
+    from ops_worker.core.staleness import PassRecord
     from ops_worker.history.series import Series
 
 Row = dict[str, Any]
@@ -41,18 +45,16 @@ def facts(
         )
         alerts = execute(SQL["alerts_now"])
     ran, told = execute(SQL["ran"], given | {"since_s": since_s}).fetchall(), passes(transaction)
-    found = series(transaction, since_s, buckets, counts, period_of(told, "metrics"))
+    found = series(transaction, since_s, buckets, counts, period_of(told, METRICS.name))
     lasting = maintenance(transaction)
     rows = services.fetchall() if services else []
     return Facts(transaction.now, since_s, rows, alerts.fetchall(), told, ran, found, lasting)
 
 
-def passes(transaction: Transaction, at: datetime | None = None) -> list[Row]:
-    """Read when each pass was last recorded, now or at that time, and how long it said that it is to the next one."""
-    told = transaction.connection.execute(
-        SQL["passes_now"], passes_given(at or transaction.now, LOOKS_AT_ROWS)
-    )
-    return [row for row in told.fetchall() if row["time"]]
+def passes(transaction: Transaction, at: datetime | None = None) -> list[PassRecord]:
+    """Read the last record of each pass, or of each of its shards, now or at a time."""
+    parameters = last_seen_of(at or transaction.now, LOOKS_AT_ROWS)
+    return records(transaction.query(LastSeen, "passes_now", parameters).fetchall())
 
 
 def series(
@@ -149,7 +151,7 @@ def findings(
         "series": key.service,
         "at": at,
         "now": at == now,
-        "patience_s": stale_after_s(period_of(told, "health")),
+        "patience_s": stale_after_s(period_of(told, HEALTH.name)),
     }
     execute = transaction.connection.execute
     with transaction.connection.pipeline():
@@ -160,7 +162,9 @@ def findings(
             execute(one, given)
             for one in (SQL["observations"], SQL["alerts_of"], SQL["maintained"])
         ]
-    (found,) = runs(transaction, at, LOOKS_BACK_S, [(key, "metrics")], period_of(told, "metrics"))
+    (found,) = runs(
+        transaction, at, LOOKS_BACK_S, [(key, METRICS.name)], period_of(told, METRICS.name)
+    )
     told_of = maintained.fetchone()
     lasting = maintenance(transaction) if at == now else {}
     told_by_people = maintenances(transaction, at, at)

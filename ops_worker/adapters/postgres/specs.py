@@ -1,8 +1,10 @@
-"""What transactions are for, the locks that keep two of a kind apart, and the patience for a connection."""
+"""Locks, limits and tables of transactions."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from ops_worker.core.passes import TransactionSpec
 
 LOCK_SPACE = 0x6F707377
 """First half of the worker's advisory lock keys: "opsw"."""
@@ -29,34 +31,25 @@ def limits() -> dict[str, str]:
 
 
 RESERVE_S = 2.0
-"""Seconds of a pass that its figures leave, to write them."""
-
-
-class TransactionSpec(NamedTuple):
-    """What a transaction is for: its lock, the tables without which it cannot be done, and the one it may make itself."""
-
-    name: str
-    lock: int
-    required_tables: tuple[str, ...]
-    creates: str = ""
+"""Seconds of a pass that its figures leave for writing them."""
 
 
 class RetryPolicy(NamedTuple):
-    """How often a connection that failed is tried again at once, and after how many seconds."""
+    """How often a failed connection is tried again at once, and after how many seconds."""
 
     times: int = 0
     delay_s: float = 1.0
 
 
-HEALTH = TransactionSpec(
-    "health", 1, required_tables=("fleet_alert", "tenants"), creates="service_health"
-)
-METRICS = TransactionSpec("metrics", 2, required_tables=("system_metrics",))
-ALERTS = TransactionSpec("alerts", 5, required_tables=("fleet_alert",))
-MAINTENANCE = TransactionSpec("maintenance", 6, required_tables=())
 MAINTENANCE_TABLE = "ops_worker_maintenance"
 MAINTENANCE_LOG = "ops_worker_maintenance_log"
-CHECK = TransactionSpec("check", 4, required_tables=())
-LOOK = TransactionSpec("look", 3, required_tables=("system_metrics", "fleet_alert"))
-LOOKS_AT = ("service_health", MAINTENANCE_TABLE, MAINTENANCE_LOG)
-"""What who looks back can do without: the health pass, or a person, makes these tables."""
+
+# The locks 1 and 2 belong to the passes (core/passes.py).
+CHECK = TransactionSpec("check", 4)
+ALERTS = TransactionSpec("alerts", 5, required_tables=("fleet_alert",))
+MAINTENANCE = TransactionSpec("maintenance", 6)
+
+HISTORY_TABLES = ("system_metrics", "fleet_alert")
+"""The tables without which there is no history to read."""
+HISTORY_OPTIONAL_TABLES = ("service_health", MAINTENANCE_TABLE, MAINTENANCE_LOG)
+"""The tables that a reader can do without: the health pass, or a person, creates them."""

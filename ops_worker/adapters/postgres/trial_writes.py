@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.adapters.postgres.specs import HEALTH, METRICS
+from ops_worker.adapters.postgres.pass_writes import known_states, record_health, record_samples
 from ops_worker.adapters.postgres.sqlstate import meaning, words
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.core.backlog import Pending
 from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
+from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
 from ops_worker.core.self_check import Refusal
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 NAME = "ops-worker check"
-"""The service of the rows. No catalogue can name one so."""
-NEEDED = (*METRICS.required_tables, *HEALTH.required_tables)
+"""The service of the rows, a name that no catalogue can have."""
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -37,8 +37,9 @@ def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> lis
     Nothing is left but the number that a sequence gave to an alert, which no rollback takes back.
     """
     found = []
+    needed = {table for spec in PASSES.values() for table in spec.transaction.required_tables}
     for row in rows:
-        if row["name"] not in NEEDED:
+        if row["name"] not in needed:
             continue
         if not row["present"]:
             found.append(Refusal(row["name"], "not there"))
@@ -78,7 +79,7 @@ def _samples(transaction: Transaction) -> bool:
         Sample(NAME, HEALTHY, 1.0),
         Sample(NAME, "db_size_bytes", 1e12),
     )
-    transaction.record_samples([Pending(time.monotonic(), samples)])
+    record_samples(transaction, [Pending(time.monotonic(), samples)])
     return True
 
 
@@ -86,9 +87,9 @@ def _health(transaction: Transaction) -> bool:
     moment = time.monotonic()
     verdict = Verdict(Target(NAME, "", NAME, ()), moment, State.DOWN, "tried")
     update = StateChange(verdict, 1, transaction.now, transaction.now)
-    transaction.record_health([update])
-    transaction.record_health([update])  # once more, where the row is there already
-    known = transaction.remembered([NAME])[NAME]
+    record_health(transaction, [update])
+    record_health(transaction, [update])  # once more, where the row is there already
+    known = known_states(transaction, [NAME])[NAME]
     return known.healthy is False
 
 

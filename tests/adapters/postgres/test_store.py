@@ -16,7 +16,7 @@ import pytest
 
 import ops_worker.adapters.postgres
 from ops_worker import sql
-from ops_worker.adapters.postgres import CHECK, HEALTH, METRICS, RetryPolicy, Store
+from ops_worker.adapters.postgres import RetryPolicy, Store, pass_writes, sql_metrics
 from ops_worker.adapters.postgres.connection import backoff
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.adapters.postgres.types import FIRST, LAST
@@ -24,6 +24,7 @@ from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
+from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -74,12 +75,13 @@ def record(
     """Record verdicts as seen just now."""
 
     def keep(transaction: Transaction) -> Recorded:
-        before = transaction.remembered([v.target.name for v in verdicts])
-        return transaction.record_health(
-            plan(verdicts, before, thresholds, lambda _: transaction.now, transaction.now)
+        before = pass_writes.known_states(transaction, [v.target.name for v in verdicts])
+        return pass_writes.record_health(
+            transaction,
+            plan(verdicts, before, thresholds, lambda _: transaction.now, transaction.now),
         )
 
-    return store.transact(HEALTH, keep)
+    return store.write(HEALTH.transaction, keep)
 
 
 def test_every_query_is_prepared_and_used(database: Database) -> None:
@@ -104,6 +106,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
         re.findall(r'SQL\["(\w+)" if \w+ else "\w+"\]', source)
     )
     used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
+    used |= set(re.findall(r'\.execute\("(\w+)"', source))
+    used |= set(re.findall(r'\.query\(\w+, "(\w+)"', source))
     assert set(queries) == used
 
 
@@ -131,7 +135,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
 def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
     """A value that libpq refuses only when it connects is a fault of the settings: it is named, and never shown."""
     with pytest.raises(SettingsError) as caught:
-        Store({"conninfo": given}).transact(METRICS, lambda _: None)
+        Store({"conninfo": given}).write(METRICS.transaction, lambda _: None)
     assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {named}")
     assert "hush" not in str(caught.value)
 
@@ -142,7 +146,9 @@ def test_variables_that_libpq_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         SettingsError, match="a variable of the environment that libpq reads"
     ) as caught:
-        Store({"conninfo": "postgresql://iot@127.0.0.1:9/d"}).transact(METRICS, lambda _: None)
+        Store({"conninfo": "postgresql://iot@127.0.0.1:9/d"}).write(
+            METRICS.transaction, lambda _: None
+        )
     assert "hush" not in str(caught.value)
 
 
@@ -190,7 +196,7 @@ def test_refused_in_any_language(state: str, words: str) -> None:
             again=RetryPolicy(2, 0.0),
         )
         with pytest.raises(DatabaseError, match="no connection to database"):
-            store.transact(METRICS, lambda _: None)
+            store.write(METRICS.transaction, lambda _: None)
         asked_for_its_databases = 1
         assert server.connections == 3 + asked_for_its_databases
 
@@ -241,7 +247,7 @@ def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str)
         )
 
     with pytest.raises(OpsWorkerError, match=re.escape(said)) as caught:
-        store.transact(METRICS, work)
+        store.write(METRICS.transaction, work)
     assert type(caught.value) is kind
 
 
@@ -253,7 +259,7 @@ def test_elsewhere(database: Database) -> None:
         SchemaError,
         match=r'there is "Odd"\.fleet_alert, which search_path \(.*public.*\) does not reach',
     ):
-        store.transact(HEALTH, lambda _: None)
+        store.write(HEALTH.transaction, lambda _: None)
     store.close()
 
 
@@ -282,7 +288,7 @@ def test_any_time_is_read(store: Store, zone: str) -> None:
             execute("SELECT %s::timestamptz AS t", [text]).fetchall()[0]["t"] for text in ROOMLESS
         ]
 
-    assert store.transact(METRICS, work) == list(ROOMLESS.values())
+    assert store.write(METRICS.transaction, work) == list(ROOMLESS.values())
 
 
 def test_figures_of_odd_values(store: Store) -> None:
@@ -293,8 +299,9 @@ def test_figures_of_odd_values(store: Store) -> None:
         "rows",
         "SELECT * FROM (VALUES ('a', 1::numeric), ('b', 'NaN'), ('c', NULL), (NULL, 4)) AS t (service, value)",
     )
-    readings = store.transact(
-        METRICS, lambda transaction: transaction.figures([date, rows], 0.0, math.inf)
+    readings = store.write(
+        METRICS.transaction,
+        lambda transaction: sql_metrics.read_figures(transaction, [date, rows], 0.0, math.inf),
     )
     assert readings is not None
     assert "date too large" in readings[0].problem and not readings[0].samples
@@ -375,13 +382,13 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
             "zone",
             "SELECT 'z' AS service, (current_setting('TimeZone') = 'Asia/Kathmandu')::int AS value",
         )
-        readings = transaction.figures([zone], 0.0, math.inf)
-        with transaction._best_effort("nothing"):
+        readings = sql_metrics.read_figures(transaction, [zone], 0.0, math.inf)
+        with transaction.best_effort("nothing"):
             connection.execute("SELECT 1")
         return inside, shown(connection, INSIDE), [sample.value for sample in readings[0].samples]
 
     expected = {name: value for name, value in INSIDE.items() if known[name] is not None}
-    inside, later, zone = store.transact(METRICS, look) or ({}, {}, [])
+    inside, later, zone = store.write(METRICS.transaction, look) or ({}, {}, [])
     assert inside == later == expected
     assert zone == [1.0], "a figure knows the role's time zone"
     assert store._connection is not None
@@ -429,13 +436,13 @@ def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
 
     def inside(_: Transaction) -> list[Any]:
         return [
-            other.transact(METRICS, lambda _: "metrics"),
-            other.transact(HEALTH, lambda _: "health"),
-            other.transact(HEALTH, lambda _: "health", dry_run=True),
+            other.write(METRICS.transaction, lambda _: "metrics"),
+            other.write(HEALTH.transaction, lambda _: "health"),
+            other.read(lambda _: "health"),
         ]
 
-    assert store.transact(HEALTH, inside) == ["metrics", None, "health"]
-    assert other.transact(HEALTH, lambda _: "health") == "health"
+    assert store.write(HEALTH.transaction, inside) == ["metrics", None, "health"]
+    assert other.write(HEALTH.transaction, lambda _: "health") == "health"
     other.close()
 
 
@@ -447,7 +454,9 @@ def test_old_snapshot_trap(store: Store, database: Database) -> None:
 
         def run(healthy: bool) -> None:
             own = Store({"conninfo": database.url})
-            own.transact(METRICS, lambda _: None)  # connect first, so that the two really meet
+            own.write(
+                METRICS.transaction, lambda _: None
+            )  # connect first, so that the two really meet
             barrier.wait()
             while record(own, [verdict("a", healthy=healthy)]) is None:
                 pass
@@ -467,18 +476,19 @@ def test_transitions_are_those_written(store: Store, database: Database) -> None
     record(store, [verdict("a", healthy=False)])
 
     def keep(transaction: Transaction) -> Recorded:
-        before = transaction.remembered(["a", "b"])
+        before = pass_writes.known_states(transaction, ["a", "b"])
         verdicts = [verdict("a", healthy=True), verdict("b", healthy=False)]
         database.rows(
             "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
         )
         database.rows("""INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)
                          VALUES ('__system__', 'x', 'x', 'SYSTEM_HEALTH', 'system-health:b', 'by hand')""")
-        return transaction.record_health(
-            plan(verdicts, before, Thresholds(), lambda _: transaction.now, transaction.now)
+        return pass_writes.record_health(
+            transaction,
+            plan(verdicts, before, Thresholds(), lambda _: transaction.now, transaction.now),
         )
 
-    kept = store.transact(HEALTH, keep)
+    kept = store.write(HEALTH.transaction, keep)
     assert kept is not None
     assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
 
@@ -489,8 +499,11 @@ def test_remembered_is_robust(store: Store, database: Database) -> None:
     database.rows("""INSERT INTO service_health (service, status, details) VALUES
         ('old', 'unhealthy', '{"status": "down"}'), ('list', 'healthy', '[1]'),
         ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'), ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
-    found = store.transact(
-        HEALTH, lambda transaction: transaction.remembered(["old", "list", "odd", "well", "new"])
+    found = store.write(
+        HEALTH.transaction,
+        lambda transaction: pass_writes.known_states(
+            transaction, ["old", "list", "odd", "well", "new"]
+        ),
     )
     assert found is not None
     assert {name: (r.healthy, r.streak, r.since is not None) for name, r in found.items()} == {
@@ -509,7 +522,7 @@ def test_time_of(store: Store, database: Database) -> None:
         return transaction.now, transaction.time_of(transaction._read_at - 90)
 
     before = database.value("SELECT now()")
-    now, earlier = store.transact(METRICS, work) or (None, None)
+    now, earlier = store.write(METRICS.transaction, work) or (None, None)
     assert now is not None and earlier is not None
     assert now - earlier == timedelta(seconds=90)
     assert before <= now <= database.value("SELECT now()")
@@ -600,11 +613,11 @@ def test_figures(store: Store, database: Database) -> None:
     tables = [table for figure in figures for table in figure.tables]
 
     def work(transaction: Transaction) -> Any:
-        readings = transaction.figures(figures, 0.0, math.inf)
-        transaction.record_samples([Pending(0.0, (Sample("a", "b", 1.5),))])
+        readings = sql_metrics.read_figures(transaction, figures, 0.0, math.inf)
+        pass_writes.record_samples(transaction, [Pending(0.0, (Sample("a", "b", 1.5),))])
         return readings
 
-    readings = store.transact(METRICS, work, reads=tables)
+    readings = store.write(METRICS.transaction, work, optional_tables=tables)
     assert readings is not None
     assert [bool(reading.samples) for reading in readings] == [True, *[False] * len(FAULTY), True]
     for reading, (_, problem, absent) in zip(readings[1:-1], FAULTY, strict=True):
@@ -621,10 +634,10 @@ def test_figure_behind_row_security(database: Database) -> None:
     database.rows("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ops_counter")
     database.rows("ALTER TABLE fleet_alert OWNER TO ops_counter")
     store = Store({"conninfo": database.as_user("ops_counter")})
-    readings = store.transact(
-        METRICS,
-        lambda t: t.figures(FIGURES, 0.0, math.inf),
-        reads=["device_state", "fleet_alert", "delivery_jobs"],
+    readings = store.write(
+        METRICS.transaction,
+        lambda t: sql_metrics.read_figures(t, FIGURES, 0.0, math.inf),
+        optional_tables=["device_state", "fleet_alert", "delivery_jobs"],
     )
     assert readings is not None
     assert {r.figure.metric for r in readings if "row level security" in r.problem} == {
@@ -658,7 +671,7 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
             address = re.sub(r":\d+/", f":{proxy.port}/", database.url)
             store = Store({"conninfo": address})
             try:
-                store.transact(METRICS, lambda t: t.record_samples([ONE]))
+                store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
                 outcomes.append("done")
                 assert database.samples() == {("a", "b"): 1.0}
             except DatabaseError:
@@ -685,7 +698,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
         with pytest.raises(CommitUnknownError, match="nothing was written again"):
-            store.transact(METRICS, lambda t: t.record_samples([ONE]))
+            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
     assert database.samples() == {("a", "b"): 1.0}
 
 
@@ -702,7 +715,7 @@ def test_commit_settled_late(database: Database) -> None:
 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
-        store.transact(METRICS, lambda t: t.record_samples([ONE]))
+        store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
         store.close()
     assert len(cut) == 2
     assert database.samples() == {("a", "b"): 1.0}
@@ -711,8 +724,8 @@ def test_commit_settled_late(database: Database) -> None:
 def test_was_committed(store: Store, database: Database) -> None:
     """A transaction that a crash or a failover took away with its number was not committed."""
     done = str(database.value("SELECT pg_current_xact_id()::text"))
-    asked = store.transact(
-        METRICS, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")]
+    asked = store.write(
+        METRICS.transaction, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")]
     )
     assert asked == [True, False]
 
@@ -729,7 +742,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
             )
         return "done"
 
-    assert store.transact(METRICS, work) == "done"
+    assert store.write(METRICS.transaction, work) == "done"
     tries.clear()
 
     def always(transaction: Transaction) -> None:
@@ -739,7 +752,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
         )
 
     with pytest.raises(DatabaseError):
-        store.transact(METRICS, always)
+        store.write(METRICS.transaction, always)
     assert len(tries) == 2
     assert database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
@@ -750,7 +763,7 @@ def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.Mon
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         with pytest.raises(DatabaseError, match="lock"):
-            store.transact(METRICS, lambda t: t.record_samples([ONE]))
+            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
 
 
 def test_create_by_several_at_once(empty: Database) -> None:
@@ -779,7 +792,7 @@ def test_standalone_is_enough(empty: Database) -> None:
     assert kept is not None and kept.opened == ("a",)
     kept = record(store, [verdict("a", healthy=True)])
     assert kept is not None and kept.closed == ("a",)
-    store.transact(METRICS, lambda t: t.record_samples([ONE]))
+    store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
     store.close()
     empty.rows("DROP OWNED BY ops_user")
     empty.rows("DROP ROLE ops_user")
@@ -821,7 +834,7 @@ def test_no_connection() -> None:
     with pytest.raises(DatabaseError) as caught:
         Store(
             {"host": "127.0.0.1", "port": 9, "dbname": "d", "user": "u", "password": "secret"}
-        ).transact(METRICS, lambda _: None)
+        ).write(METRICS.transaction, lambda _: None)
     assert "127.0.0.1:9/d as u" in str(caught.value)
     assert "Connection refused" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -835,10 +848,10 @@ def test_standby(server: Postgres) -> None:
             DatabaseError,
             match=r"is read-only \(a standby\?\): point DATABASE_URL or PG_HOST at the primary",
         ):
-            store.transact(METRICS, lambda _: None)
+            store.write(METRICS.transaction, lambda _: None)
         with pytest.raises(DatabaseError, match="is read-only"):
             store.create(["service_health"])
-        assert store.transact(CHECK, lambda transaction: transaction.now, dry_run=True) is not None
+        assert store.read(lambda transaction: transaction.now) is not None
         store.close()
     assert PASSWORD not in str(store._place)
 
@@ -851,7 +864,10 @@ def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.Monke
         contextlib.closing(Store({"conninfo": database.url}, loop_deadline_s=0.3)) as store,
         contextlib.closing(Store({"conninfo": database.url})) as other,
     ):
-        assert other.transact(METRICS, lambda _: store.transact(METRICS, lambda _: "done") is None)
+        assert other.write(
+            METRICS.transaction,
+            lambda _: store.write(METRICS.transaction, lambda _: "done") is None,
+        )
         assert store.lock_holder is None
         with pytest.raises(psycopg.Error):
             store._status_of("1")
@@ -864,19 +880,19 @@ def test_loop_deadline(database: Database) -> None:
     """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
     store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
     with pytest.raises(DatabaseError):
-        store.transact(METRICS, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
+        store.write(METRICS.transaction, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
     left = database.rows(
         "SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
     )
     assert left == [{"ended": True}], (
         "the server had not done with it, and notices only later that nobody listens"
     )
-    assert store.transact(METRICS, lambda _: "done") == "done"
+    assert store.write(METRICS.transaction, lambda _: "done") == "done"
     store.close()
     away = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)
     for message in ("refused", "next attempt"):
         with pytest.raises(DatabaseError, match=message):
-            away.transact(METRICS, lambda _: None)
+            away.write(METRICS.transaction, lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,255 @@
+"""What a pass reads and writes in its transaction."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.adapters.postgres.specs import MAINTENANCE_TABLE
+from ops_worker.adapters.postgres.transaction import column, one
+from ops_worker.core.backlog import Pending
+from ops_worker.core.decoding import parse_time
+from ops_worker.core.health import details, evidence, summary
+from ops_worker.core.model import NO_TAGS, KnownState, Recorded
+from ops_worker.core.passes import PASSES, peers
+from ops_worker.core.peer import LastSeen, judge_peers
+from ops_worker.core.samples import OPS_WORKER
+from ops_worker.core.staleness import stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.backlog import Packed
+    from ops_worker.core.model import Sample, StateChange
+    from ops_worker.core.staleness import PassRecord
+
+STATEMENT_CHARACTERS = 4_000_000
+"""Characters of JSON that one statement inserts: about 40,000 rows."""
+WATCH_ROWS = 10_000
+"""Rows that a pass reads to find another pass, or a shard of it.
+
+That is a week of a pass every 60 s, and takes some milliseconds.
+"""
+NOTHING = Recorded((), (), ())
+
+
+class StateRow(NamedTuple):
+    """What ``service_health`` has of a service. ``streak`` and ``since`` may be anything."""
+
+    service: str
+    status: str
+    streak: Any
+    since: Any
+    checked_at: datetime
+
+
+def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str, KnownState]:
+    """Read what earlier passes recorded of these services; return one entry for each."""
+    rows = None
+    with transaction.connection.pipeline():
+        if "service_health" in transaction.present:
+            given = {"services": json.dumps(services)}
+            rows = transaction.query(StateRow, "remembered", given)
+        alerts = transaction.execute("alerted")
+    known = {row.service: row for row in rows.fetchall()} if rows else {}
+    alerted = set(column(alerts, "service"))
+    return {
+        service: _known_state(
+            known.get(service),
+            transaction.now,
+            alerted=service in alerted,
+        )
+        for service in services
+    }
+
+
+def maintenance_until(transaction: Transaction, setting: datetime | None) -> datetime | None:
+    """Return the end of the maintenance, in which no alert opens; None if there is none.
+
+    The later one counts: that of the database or that of the setting.
+    """
+    ends = []
+    if setting is not None and setting > transaction.now:
+        ends.append(setting)
+    if MAINTENANCE_TABLE in transaction.present:
+        with transaction.best_effort("no maintenance could be looked for, so that alerts open"):
+            ends += column(transaction.execute("maintenance"), "until")
+    return max(ends, default=None)
+
+
+def record_health(
+    transaction: Transaction,
+    changes: Sequence[StateChange],
+    origin: Mapping[str, str] = NO_TAGS,
+) -> Recorded:
+    """Write the rows of the services, open and close alerts; return what really changed.
+
+    ``origin`` names the pass: its job, pod and version. An alert keeps it with the evidence.
+    """
+    opening = [
+        {
+            "service": change.verdict.target.name,
+            "summary": summary(change.verdict),
+            "evidence": evidence(change, origin),
+        }
+        for change in changes
+        if change.opens
+    ]
+    closing = [change.verdict.target.name for change in changes if change.closes]
+    rows = json.dumps([_row(change) for change in changes], allow_nan=False)
+    opened = closed = None
+    with transaction.connection.pipeline():
+        transaction.execute("upsert_health", {"rows": rows})
+        if opening:
+            transaction.execute("ensure_system_tenant")
+            opened = transaction.execute("open_alerts", {"alerts": json.dumps(opening)})
+        if closing:
+            closed = transaction.execute("close_alerts", {"services": json.dumps(closing)})
+    return Recorded(
+        tuple(changes), tuple(column(opened, "service")), tuple(column(closed, "service"))
+    )
+
+
+def record_samples(transaction: Transaction, passes: Sequence[Pending | Packed]) -> None:
+    """Append the samples of these passes; all rows of a pass have the time of its moment.
+
+    Usually this is one statement. No statement gets more than STATEMENT_CHARACTERS of JSON, or one
+    document: PostgreSQL limits the size of a value and the time of a statement.
+    """
+    batch: list[str] = []
+    size = 0
+    for entry in passes:
+        time = transaction.time_of(entry.moment).isoformat()
+        for document in entry.documents:
+            if batch and size + len(document) > STATEMENT_CHARACTERS:
+                _insert_samples(transaction, batch)
+                batch, size = [], 0
+            batch.append(f'{{"time": "{time}", "samples": {document}}}')
+            size += len(document)
+    if batch:
+        _insert_samples(transaction, batch)
+
+
+def record_self_metrics(transaction: Transaction, moment: float, samples: Sequence[Sample]) -> None:
+    """Append the self-metrics of a pass; a failure is a warning."""
+    if "system_metrics" not in transaction.present or not samples:
+        return
+    problem = "the worker's own figures not recorded"
+    with transaction.best_effort(problem, "; RECORD_OWN_METRICS=false leaves them out"):
+        record_samples(transaction, [Pending(moment, tuple(samples))])
+
+
+def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
+    transaction: Transaction,
+    name: str,
+    begun: float,
+    origin: Mapping[str, str] = NO_TAGS,
+    *,
+    may_open: bool = True,
+    dry_run: bool = False,
+) -> Recorded:
+    """Open the worker's own alert if another pass has stopped, close it if all are recorded again.
+
+    ``begun`` is the moment (seconds, monotonic clock) at which the pass ``name`` began. During
+    maintenance (``may_open`` is false) the alert only closes. A dry run decides in the same way
+    and returns what it would do. A failure is a warning.
+    """
+    if "system_metrics" not in transaction.present:
+        return NOTHING
+    others = " and ".join(peers(name))
+    problem = f"nobody watches the {others} pass"
+    done = NOTHING
+    with transaction.best_effort(problem):
+        permitted = transaction.execute("alerts_can_open")
+        # Without the row that this pass has just written.
+        before = transaction.time_of(begun) - timedelta(microseconds=1)
+        seen = transaction.query(LastSeen, "passes_now", last_seen_of(before, WATCH_ROWS))
+        can_open = one(permitted)["can"]
+        state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
+        if can_open is False:
+            hint = "row level security hides fleet_alert; set PG_ROLE"
+            transaction.warnings.append(f"{problem}: {hint}")
+        if can_open and state.stopped and may_open:
+            done = _open_own_alert(transaction, name, state.stopped, origin, dry_run=dry_run)
+        if can_open and state.recovered:
+            done = _close_own_alert(transaction, dry_run=dry_run)
+    return done
+
+
+def last_seen_of(at: datetime, rows: int) -> dict[str, Any]:
+    """Return the parameters of ``passes_now``: every pass, before a time, in at most so many rows."""
+    markers = [spec.marker for spec in PASSES.values()]
+    return {"passes": list(PASSES), "metrics": markers, "at": at, "rows": rows}
+
+
+def _open_own_alert(
+    transaction: Transaction,
+    name: str,
+    record: PassRecord,
+    origin: Mapping[str, str],
+    *,
+    dry_run: bool,
+) -> Recorded:
+    if dry_run:
+        return (
+            NOTHING if _own_alert_is_open(transaction) else NOTHING._replace(opened=(OPS_WORKER,))
+        )
+    reason = stopped(record, transaction.now)
+    alert = {
+        "service": OPS_WORKER,
+        "summary": f"Service unhealthy: {OPS_WORKER} ({reason})",
+        "evidence": {
+            **origin,
+            "seen_by": f"{name} pass",
+            "reason": reason,
+            "last_recorded": record.time.astimezone(UTC).isoformat(),
+        },
+    }
+    transaction.execute("ensure_system_tenant")
+    opened = transaction.execute("open_alerts", {"alerts": json.dumps([alert])})
+    return NOTHING._replace(opened=tuple(column(opened, "service")))
+
+
+def _close_own_alert(transaction: Transaction, *, dry_run: bool) -> Recorded:
+    if dry_run:
+        return (
+            NOTHING._replace(closed=(OPS_WORKER,)) if _own_alert_is_open(transaction) else NOTHING
+        )
+    closed = transaction.execute("close_alerts", {"services": json.dumps([OPS_WORKER])})
+    return NOTHING._replace(closed=tuple(column(closed, "service")))
+
+
+def _own_alert_is_open(transaction: Transaction) -> bool:
+    return OPS_WORKER in column(transaction.execute("alerted"), "service")
+
+
+def _insert_samples(transaction: Transaction, batch: Sequence[str]) -> None:
+    transaction.execute("insert_samples", {"passes": f"[{', '.join(batch)}]"})
+
+
+def _known_state(row: StateRow | None, now: datetime, *, alerted: bool) -> KnownState:
+    if row is None:
+        return KnownState(alerted=alerted)
+    streak = row.streak if isinstance(row.streak, int) else 0  # the in-process loops wrote none
+    since = parse_time(row.since)
+    if since is not None and since > now:  # a clock was set back since, or somebody wrote it
+        since = None
+    return KnownState(
+        healthy=row.status == "healthy",
+        streak=max(0, streak),
+        since=since,
+        checked_at=row.checked_at,
+        alerted=alerted,
+    )
+
+
+def _row(change: StateChange) -> dict[str, Any]:
+    return {
+        "service": change.verdict.target.name,
+        "status": "healthy" if change.verdict.healthy else "unhealthy",
+        "latency_ms": change.verdict.latency_ms,
+        "details": details(change),
+        "checked_at": change.checked_at.isoformat(),
+    }

@@ -1,0 +1,132 @@
+"""Figures: numbers that SQL statements of the catalogue return."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from ops_worker.adapters.postgres.transaction import SQL, column
+from ops_worker.core.model import Reading
+from ops_worker.core.samples import MAX_ROWS, samples_of, shape_fault
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops_worker.adapters.postgres.transaction import Cursor, Transaction
+    from ops_worker.core.model import Figure
+
+
+def read_figures(
+    transaction: Transaction, figures: Sequence[Figure], begun: float, until: float
+) -> list[Reading]:
+    """Read each figure in a savepoint of its own, so that a failure costs no other figure.
+
+    A figure with an interval of its own is read if its current slot has no sample yet. ``begun``
+    is the moment at which the pass began; no statement runs longer than ``until``. Both are
+    seconds of the monotonic clock. A figure's statement cannot write.
+    """
+    taken = _already_taken(transaction, [figure for figure in figures if figure.every_s], begun)
+    readings = []
+    for figure in figures:
+        if figure.name in taken:
+            readings.append(Reading(figure))
+        else:
+            readings.append(_read(transaction, figure, until))
+    return readings
+
+
+def prepare(transaction: Transaction, figure: Figure) -> tuple[str, bool]:
+    """Let the database plan a figure's statement, without a row of it.
+
+    Return the problem, empty if there is none, and whether it is a missing privilege.
+    """
+    cursor, error = _try_statement(transaction, figure, 0, figure.timeout_s)
+    problem = _problem(error, figure.timeout_s) or shape_fault(_columns(cursor))
+    return problem, isinstance(error, psycopg.errors.InsufficientPrivilege)
+
+
+def _already_taken(transaction: Transaction, figures: Sequence[Figure], begun: float) -> set[str]:
+    """Return the figures whose current slot has a sample already."""
+    if not figures or "system_metrics" not in transaction.present:
+        return set()
+    begun_at = transaction.time_of(begun)
+    asked = [
+        {
+            "name": figure.name,
+            "metric": figure.metric,
+            "since": _slot(begun_at, figure.every_s).isoformat(),
+            "until": begun_at.isoformat(),
+        }
+        for figure in figures
+    ]
+    found = transaction.execute("already_taken", {"figures": json.dumps(asked)})
+    return set(column(found, "name"))
+
+
+def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
+    if missing := [table for table in figure.tables if table not in transaction.present]:
+        return Reading(figure, problem=f"no table {', '.join(missing)}", absent=True)
+    if hidden := [table for table in figure.tables if table in transaction.hidden]:
+        problem = f"row level security hides {', '.join(hidden)}: set PG_ROLE"
+        return Reading(figure, problem=problem)
+    begun = time.monotonic()
+    timeout_s = min(figure.timeout_s, until - begun)
+    if timeout_s <= 0:
+        return Reading(figure, problem="the pass had no time left for it")
+    cursor, error = _try_statement(transaction, figure, MAX_ROWS + 1, timeout_s)
+    took_s = time.monotonic() - begun
+    if cursor is None:
+        return Reading(figure, problem=_problem(error, timeout_s), took_s=took_s)
+    try:
+        samples, faults = samples_of(figure, _columns(cursor), cursor.fetchall())
+    except (ValueError, psycopg.Error) as unreadable:  # psycopg's: a date of `infinity`
+        return Reading(figure, problem=one_line(str(unreadable)), took_s=took_s)
+    return Reading(figure, samples, took_s=took_s, faults=faults)
+
+
+def _try_statement(
+    transaction: Transaction, figure: Figure, limit: int, timeout_s: float
+) -> tuple[Cursor | None, psycopg.Error | None]:
+    """Execute a figure's statement where it can neither write nor become two statements.
+
+    Return its cursor, or the error.
+    """
+    # Executing it is what a figure is for.
+    framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608
+    limits = {"statement_ms": str(max(1, round(timeout_s * 1000)))}
+    execute = transaction.connection.execute
+    try:
+        with transaction.connection.pipeline():
+            execute("SAVEPOINT figure")
+            execute(SQL["figure_limits"], limits)
+            execute("SET LOCAL TimeZone TO DEFAULT")
+            cursor = execute(framed.encode())
+            execute("ROLLBACK TO SAVEPOINT figure")  # resets the limits as well
+    except psycopg.Error as error:
+        if transaction.connection.closed:
+            raise
+        execute("ROLLBACK TO SAVEPOINT figure")
+        return None, error
+    return cursor, None
+
+
+def _problem(error: psycopg.Error | None, timeout_s: float) -> str:
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return f"took more than {timeout_s * 1000:.0f} ms"
+    return "" if error is None else one_line(error.diag.message_primary or str(error))
+
+
+def _columns(cursor: Cursor | None) -> list[str]:
+    if cursor is None or cursor.description is None:
+        return []
+    return [described.name for described in cursor.description]
+
+
+def _slot(moment: datetime, every_s: float) -> datetime:
+    """Return the beginning of the slot of ``every_s`` seconds, counted from the epoch."""
+    return datetime.fromtimestamp(moment.timestamp() // every_s * every_s, UTC)

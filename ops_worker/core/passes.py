@@ -1,0 +1,90 @@
+"""The registry of passes: the only place that names them.
+
+Help, loops, the sidecar, locks, ``status``, ``explain``, the watch over the other passes and the
+rules for manifests follow it. Readers take ``PASSES`` when they need it, never at import.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
+
+
+class TransactionSpec(NamedTuple):
+    """What a writing transaction needs.
+
+    Two transactions with the same ``lock`` (a number from 1 to 255) never run at the same time.
+    Without ``required_tables`` there is no transaction. ``creates`` is a table of the worker, which
+    is created if it is missing.
+    """
+
+    name: str
+    lock: int
+    required_tables: tuple[str, ...] = ()
+    creates: str = ""
+
+
+class PassSpec(NamedTuple):
+    """A pass: everything that other modules need to know about it.
+
+    - ``run``: module and function, ``Context`` in and ``Outcome`` out; imported when it is run.
+    - ``marker``: the metric of the self-metrics by which the pass is found in ``system_metrics``.
+    - ``interval_setting``: the setting that holds its interval in the sidecar, in seconds.
+    - ``buffers``: whether a loop keeps its samples in memory while the database is away.
+    """
+
+    name: str
+    summary: str
+    run: str
+    transaction: TransactionSpec
+    marker: str
+    interval_setting: str
+    buffers: bool = False
+
+
+HEALTH = PassSpec(
+    name="health",
+    summary="probe the services once, record their state, open and close alerts",
+    run="ops_worker.passes.health:run",
+    transaction=TransactionSpec(
+        name="health",
+        lock=1,
+        required_tables=("fleet_alert", "tenants"),
+        creates="service_health",
+    ),
+    # No other pass writes this metric. So nobody reads the many rows of the metrics pass to find
+    # that no health pass was recorded.
+    marker=MAINTENANCE,
+    interval_setting="health_check_interval",
+)
+"""The pass that records states and alerts."""
+
+METRICS = PassSpec(
+    name="metrics",
+    summary="append one sample of the services' counters and the database's figures",
+    run="ops_worker.passes.metrics:run",
+    transaction=TransactionSpec(name="metrics", lock=2, required_tables=("system_metrics",)),
+    marker=PASS_SUCCESS,
+    interval_setting="metrics_collection_interval",
+    buffers=True,
+)
+"""The pass that records samples."""
+
+PASSES = {spec.name: spec for spec in (HEALTH, METRICS)}
+"""Every pass by its name, in the order of the help."""
+
+
+def peers(name: str) -> tuple[str, ...]:
+    """Return the passes that the pass ``name`` watches: all others."""
+    return tuple(other for other in PASSES if other != name)
+
+
+def commands() -> tuple[str, ...]:
+    """Return the commands that run passes."""
+    return (*PASSES, "sidecar")
+
+
+def container_commands() -> tuple[str, ...]:
+    """Return the commands that containers of an installation run."""
+    return (*commands(), "init-db")
