@@ -248,7 +248,7 @@ def _unusable(found: Settings) -> Iterator[Finding]:
 
 def _services(found: Settings) -> Iterator[Finding]:
     from ops_worker.adapters import http
-    from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
+    from ops_worker.core.health import judge_all, not_probed, not_probed_reasons, remedy
 
     seen = http.observe(
         found.targets,
@@ -258,8 +258,8 @@ def _services(found: Settings) -> Iterator[Finding]:
     verdicts = judge_all(seen)
     # Those with faults of their own have been reported.
     yield from of_services([one for one in verdicts if not one.target.faults])
-    reasons = why_not_among(seen, found.targets)
-    for name in not_among(verdicts, found.targets):
+    reasons = not_probed_reasons(seen, found.targets)
+    for name in not_probed(verdicts, found.targets):
         because = f"not probed: {', '.join(reasons)}"
         yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:

@@ -36,7 +36,7 @@ LINES = [
     (Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)), "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)"),
     (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
     (Outcome("health", Result.RECORDED, (ONE,), stale=("one",)),
-     "health: 1 service, 1 healthy; 1 older than what the database knows: one (0.00 s)"),
+     "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)"),
     (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
     (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),
     (
@@ -135,4 +135,4 @@ def test_message_is_short() -> None:
         json.loads(message(summary(Outcome("health", Result.RECORDED, many[:3]), 0)))["confirmed"]
         == 3
     )
-    assert "200 asked again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))
+    assert "200 probed again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))

@@ -222,7 +222,7 @@ REASONS = [
     (reply("<html><title>Log in</title>"), "the body is HTML, not JSON (set json = false)"),
     (
         in_two(HEAD, b"Content-Length: 1\r\n\r\n["),
-        "bad JSON: it ends too early, at line 1 column 2",
+        "bad JSON: unexpected end at line 1 column 2",
     ),
     ("reset", "Connection reset by peer"),
 ]
