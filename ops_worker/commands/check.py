@@ -159,7 +159,7 @@ def _unread(env_file: Path | None) -> Iterator[Finding]:
 
 def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
     """List variables that nearly are ones that are read, each with a question."""
-    from ops_worker.core.suggest import variable
+    from ops_worker.core.suggest import intended_variable
 
     try:
         names = _names(env_file)
@@ -167,7 +167,7 @@ def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
         return []
     meant = names.settings | {name for name in names.references if name not in os.environ}
     foreign = {name: value for name, value in os.environ.items() if name not in names.references}
-    near = {name: variable(name, value, meant) for name, value in sorted(foreign.items())}
+    near = {name: intended_variable(name, value, meant) for name, value in sorted(foreign.items())}
     return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
 
 

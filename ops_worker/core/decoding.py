@@ -30,7 +30,7 @@ def decode(body: bytes) -> dict[str, Any]:
     one short sentence.
     """
     try:
-        # NaN and Infinity are not JSON, but Python's own encoder writes them, so services send them.
+        # NaN and Infinity are not JSON, but Python's encoder writes them, so services send them.
         document = json.loads(
             body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer
         )
