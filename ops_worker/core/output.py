@@ -197,10 +197,13 @@ def _services(verdicts: Sequence[Verdict]) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    plural = "" if number == 1 else "s"
+    return f"{number} {noun}{plural}"
 
 
 def _row(verdict: Verdict, since: dict[str, str]) -> tuple[str, ...]:
-    latency = "-" if verdict.latency_ms is None else f"{verdict.latency_ms} ms"
+    latency = "-"
+    if verdict.latency_ms is not None:
+        latency = f"{verdict.latency_ms} ms"
     name = verdict.target.name
     return name, verdict.state.value, latency, since.get(name, "-"), verdict.reason or "-"

@@ -44,6 +44,18 @@ LINES = [
         "metrics: 1 service, 1 healthy; 2 samples written; 2 warnings (0.00 s)",
     ),
     (
+        Outcome("health", Result.WAITING, (ONE,)),
+        "health: waiting: an earlier health pass is still being recorded; 1 service, 1 healthy (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.RECORDED, unprobed=("one",), unprobed_because=("no time", "no files"), maintenance_until=WHEN),
+        "health: 0 services; 1 not probed: no time, no files; maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.RECORDED, opened=tuple("abcdefghijkl")),
+        "health: 0 services; 12 alerts opened: a, b, c, d, e, f, g, h, i, j and 2 more (0.00 s)",
+    ),
+    (
         Outcome("metrics", Result.DRY_RUN, (ONE,), samples=SAMPLES[:1]),
         "metrics: 1 service, 1 healthy; 1 sample would be written; dry run, nothing was written (0.00 s)",
     ),
@@ -87,6 +99,15 @@ def test_json() -> None:
         "warnings": [],
         "duration_s": 0.314,
     }  # fmt: skip
+
+
+def test_json_options() -> None:
+    """The document has the tags of a sample and the end of the maintenance, where there are any."""
+    tagged = Sample("one", "queue_depth", 3.0, {"queue": "a"})
+    outcome = Outcome("health", Result.RECORDED, samples=(tagged,), maintenance_until=WHEN)
+    found = json.loads(as_json(outcome))
+    assert found["samples"][0]["tags"] == {"queue": "a"}
+    assert found["maintenance_until"] == "2026-03-01T12:00:00+00:00"
 
 
 def test_table() -> None:
