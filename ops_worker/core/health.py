@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 TIME_UP = "the pass's time was up"
-"""Why a service has no observation at all.
+"""The reason for services without an observation.
 
-A service that a limit of this process kept from being probed has one, which names the limit.
+If a limit of this process prevented a probe, the service has an observation that names the limit.
 """
 
 

@@ -51,9 +51,9 @@ def observe(
     """Probe the targets, at most ``concurrency`` at once; return their observations in order.
 
     The first ``concurrency`` probes start at once. Another one starts only if its deadline ends
-    within ``budget_s`` seconds. Targets without a probe have no observation. Their order is random,
-    so that every pass leaves out others. ``on_progress`` receives the number of observations after
-    each.
+    within ``budget_s`` seconds; a target without a probe has no observation. If there are more
+    targets than ``concurrency``, their order is random, so that every pass leaves out different
+    ones. After each probe, ``on_progress`` receives the number of observations so far.
 
     Never raises for what a service does, nor for a limit of this process. If there are not enough
     file descriptors, fewer probes run at the same time. What cannot be probed even so has an

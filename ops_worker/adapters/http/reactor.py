@@ -34,8 +34,8 @@ A thread that hangs in the system's resolver cannot be stopped, so a few of them
 all threads.
 """
 
-_NO_FREE_THREAD = "no thread was free to resolve its name: those of other names hang"
-_NO_THREAD = "this process can start no thread to resolve its name (can't start new thread)"
+_NO_FREE_THREAD = "no thread was free to resolve its name: all of them hang on other names"
+_NO_THREAD = "this process cannot start a thread to resolve its name (can't start new thread)"
 
 
 class Wait(NamedTuple):

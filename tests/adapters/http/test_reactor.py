@@ -271,7 +271,9 @@ def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     hosts = ["hang1.example", "127.0.0.1", "hung.example"]
     seen = observe([named(host, stub.port) for host in hosts])
     assert [one.failure for one in seen] == [Failure.NO_CONNECTION, None, Failure.NOT_PROBED]
-    assert seen[2].error == "no thread was free to resolve its name: those of other names hang"
+    assert (
+        seen[2].error == "no thread was free to resolve its name: all of them hang on other names"
+    )
 
 
 def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
