@@ -269,7 +269,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with a message, to which is added what a misspelled option may have been."""
-        from ops_worker.core.suggest import meant
+        from ops_worker.core.suggest import closest
 
         known = [*self._option_string_actions]
         words = [word.partition("=")[0] for word in self._given]
@@ -277,7 +277,7 @@ class _Parser(argparse.ArgumentParser):
             words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         for word in dict.fromkeys(words):
             misspelled = word.startswith("--") and not any(one.startswith(word) for one in known)
-            if misspelled and (name := meant(word, known)):
+            if misspelled and (name := closest(word, known)):
                 message += f"; did you mean {name} instead of {word}?"
         super().error(message)
 

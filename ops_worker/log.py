@@ -1,6 +1,7 @@
-"""Logging: text on a terminal, JSON lines elsewhere; always on standard error, so that standard output is the outcome's.
+"""Logging to standard error: text on a terminal, JSON lines elsewhere.
 
-Messages are constant; what varies is in ``extra``, and both forms print it.
+Standard output is for the outcome. Messages are constant; data is in ``extra``, and both formats
+print it.
 """
 
 from __future__ import annotations
@@ -17,39 +18,35 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Send the package's log to ``stream`` (standard error), from ``level`` up. May be called again.
+    """Send the logs of this package to a stream, standard error by default, from a level up.
 
-    What other libraries than psycopg log goes nowhere: it may quote a secret, and the worker
-    reports their errors itself.
+    May be called again. Of other libraries only psycopg logs, and only at level DEBUG: their
+    messages may quote a secret, and the worker reports their errors itself.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if stream.isatty() else Json())
     root = logging.getLogger()
-    if not root.handlers:  # else `logging.error`, as libraries call it, adds one that prints
+    if not root.handlers:  # `logging.error`, which libraries call, would add a handler that prints
         root.addHandler(logging.NullHandler())
-    for name, threshold in (
-        ("ops_worker", level),
-        ("psycopg", level if level == "DEBUG" else "CRITICAL"),
-    ):
-        logger = logging.getLogger(
-            name
-        )  # psycopg's warnings are of errors that the worker reports itself
+    psycopg_level = level if level == "DEBUG" else "CRITICAL"
+    for name, threshold in (("ops_worker", level), ("psycopg", psycopg_level)):
+        logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(threshold)
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, the extras, and the traceback if there is one."""
+    """One JSON object per line: time (UTC), level, logger, message, the extras, the traceback."""
 
     converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render the record."""
-        stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
+        """Return the record as a line."""
+        seconds = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
         line: dict[str, object] = {
-            "time": stamp,
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),
@@ -61,13 +58,16 @@ class Json(logging.Formatter):
 
 
 class Text(logging.Formatter):
-    """Level, message, the extras as key=value."""
+    """Level, message, the extras as ``key=value``, and the traceback on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render the record."""
-        extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        trace = f"\n{starred(self.formatException(record.exc_info))}" if record.exc_info else ""
-        return f"{record.levelname}: {_message(record)}{extras}{trace}"
+        """Return the record as text."""
+        line = f"{record.levelname}: {_message(record)}"
+        for key, value in _extras(record).items():
+            line += f" {key}={value}"
+        if record.exc_info:
+            line += f"\n{starred(self.formatException(record.exc_info))}"
+        return line
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
@@ -75,6 +75,8 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return a record's message; that of another library without the secrets that are known."""
+    """Return the message of a record; that of another library without known secrets."""
     message = record.getMessage()
-    return message if record.name.startswith("ops_worker") else starred(message)
+    if not record.name.startswith("ops_worker"):
+        message = starred(message)
+    return message

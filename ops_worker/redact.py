@@ -1,8 +1,8 @@
-"""The last line of defence: stars for known secrets in tracebacks, libraries' logs and answers.
+"""Replace known secrets by stars in tracebacks, in logs of libraries and in answers of services.
 
-The messages of the worker itself quote no secret. What a library says in an exception or in its own
-log is beyond its control, and a traceback shows it; so is what a service sends back. Only whole
-values are found, as they stand: a part of one, or one that was escaped, is not.
+This is the last line of defence. The worker's own messages quote no secret. It does not control
+what a library writes into an exception or a log, nor what a service sends back. Only whole values
+are replaced, as they are written: a part of a value or an escaped value is not recognised.
 """
 
 from __future__ import annotations
@@ -17,43 +17,46 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
 
 SHORTEST = 8
-"""Characters of a secret that is starred. A shorter one would star ordinary words, and so tell it."""
+"""Characters of the shortest secret that is replaced.
+
+A shorter one may be an ordinary word. Stars in its place would reveal it.
+"""
 
 _known: set[str] = set()
 
 
 def of_url(url: str) -> Iterator[str]:
-    """Yield what is secret in a URL's user information.
+    """Yield the secrets in the user information of a URL.
 
-    As it is written, as it is meant, and as Basic authentication has it.
+    As it is written, as it is decoded, and in the form of Basic authentication.
     """
     login = url.partition("://")[2].rpartition("@")[0]
     if login:
-        meant = unquote(login)
-        yield from (login, meant, base64.b64encode(meant.encode(errors="replace")).decode())
-        yield from (login.partition(":")[2], meant.partition(":")[2])
+        decoded = unquote(login)
+        yield from (login, decoded, base64.b64encode(decoded.encode(errors="replace")).decode())
+        yield from (login.partition(":")[2], decoded.partition(":")[2])
 
 
 def of_target(target: Target) -> Iterator[str]:
-    """Yield a service's secrets: its headers' values, whole and word by word, and its URL's."""
+    """Yield the secrets of a service: header values, the words of each, and those of its URL."""
     for _, value in target.headers:
         yield from {value, *value.split()}
     yield from of_url(target.url)
 
 
-def known_of(target: Target) -> list[str]:
-    """List the secrets of a service that are long enough to be starred, the longest first."""
-    found = {secret for secret in of_target(target) if len(secret) >= SHORTEST}
-    return sorted(found, key=len, reverse=True)
+def secrets_of(target: Target) -> list[str]:
+    """Return the secrets of a service that are long enough to be replaced, the longest first."""
+    secrets = {secret for secret in of_target(target) if len(secret) >= SHORTEST}
+    return sorted(secrets, key=len, reverse=True)
 
 
-def know(secrets: Iterable[str]) -> None:
-    """Remember secrets. May be called again: those that were known stay known."""
+def remember(secrets: Iterable[str]) -> None:
+    """Add to the known secrets."""
     _known.update(secret for secret in secrets if len(secret) >= SHORTEST)
 
 
 def starred(text: str) -> str:
-    """Return a text with stars in place of every secret that is known, the longest first."""
+    """Return a text with stars in place of every known secret, the longest first."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

@@ -403,7 +403,7 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     found, more = (
         (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
     )
-    redact.know(_secrets(variables, found.targets))
+    redact.remember(_secrets(variables, found.targets))
     try:
         settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:

@@ -1,1 +1,4 @@
-"""The outside. Only here does the worker touch the network or the database; edges never import each other."""
+"""The only code that touches the network, the database, files and terminals.
+
+Adapters never import each other.
+"""

@@ -159,7 +159,7 @@ def _unread(env_file: Path | None) -> Iterator[Finding]:
 
 def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
     """List variables that nearly are ones that are read, each with a question."""
-    from ops_worker.core.suggest import variable
+    from ops_worker.core.suggest import intended_variable
 
     try:
         names = _names(env_file)
@@ -167,7 +167,7 @@ def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
         return []
     meant = names.settings | {name for name in names.references if name not in os.environ}
     foreign = {name: value for name, value in os.environ.items() if name not in names.references}
-    near = {name: variable(name, value, meant) for name, value in sorted(foreign.items())}
+    near = {name: intended_variable(name, value, meant) for name, value in sorted(foreign.items())}
     return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
 
 
@@ -248,7 +248,7 @@ def _unusable(found: Settings) -> Iterator[Finding]:
 
 def _services(found: Settings) -> Iterator[Finding]:
     from ops_worker.adapters import http
-    from ops_worker.core.health import judge_all, not_among, remedy, why_not_among
+    from ops_worker.core.health import judge_all, not_probed, not_probed_reasons, remedy
 
     seen = http.observe(
         found.targets,
@@ -258,8 +258,8 @@ def _services(found: Settings) -> Iterator[Finding]:
     verdicts = judge_all(seen)
     # Those with faults of their own have been reported.
     yield from of_services([one for one in verdicts if not one.target.faults])
-    reasons = why_not_among(seen, found.targets)
-    for name in not_among(verdicts, found.targets):
+    reasons = not_probed_reasons(seen, found.targets)
+    for name in not_probed(verdicts, found.targets):
         because = f"not probed: {', '.join(reasons)}"
         yield Finding(f"service {name}", WARNING, because, remedy(reasons))
     if not found.targets:

@@ -148,7 +148,7 @@ def observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]],
 
     def probe_with_progress(targets: Sequence[Target]) -> list[Observation]:
         with _Progress(len(targets)) as progress:
-            return probe(targets, told=progress)
+            return probe(targets, on_progress=progress)
 
     return probe_with_progress if sys.stderr.isatty() else probe
 

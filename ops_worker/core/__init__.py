@@ -1,1 +1,4 @@
-"""The judgement. Nothing here reads a clock, a socket, a file or the environment: time and facts come in as values."""
+"""The rules. Nothing here reads a clock, socket, file or environment variable.
+
+Times and facts come in as values.
+"""

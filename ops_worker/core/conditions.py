@@ -12,40 +12,55 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Condition
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "absent"})()
-"""What a pointer gives that matches nothing."""
-_SHOWN = 60
+"""The value of a pointer that matches nothing."""
+
+_MAX_SHOWN = 60
+"""Characters of a value in a reason."""
+_MAX_SHOWN_BITS = 256
+"""Bits of an integer in a reason: Python refuses to print very long ones."""
+_MAX_INDEX_DIGITS = 9
+"""Digits of an array index: no answer of 1 MiB has a longer array."""
 
 
 class Relation(NamedTuple):
-    """How a value is compared: in words, by which function, and whether it is for numbers only."""
+    """How a value is compared: in words, by which function, and whether only numbers fit."""
 
     words: str
     holds: Callable[[Any, Any], bool]
     numeric: bool = False
 
 
-def _equal(found: Any, wanted: Any) -> bool:
-    """Compare as JSON does: true is not 1, and 1 is 1.0."""
-    return bool(isinstance(found, bool) is isinstance(wanted, bool) and found == wanted)
+def _equal(actual: Any, expected: Any) -> bool:
+    """Compare as JSON does: true differs from 1, and 1 equals 1.0."""
+    same_kind = isinstance(actual, bool) is isinstance(expected, bool)
+    return bool(same_kind and actual == expected)
+
+
+def _differs(actual: Any, expected: Any) -> bool:
+    return not _equal(actual, expected)
+
+
+def _one_of(actual: Any, choices: Any) -> bool:
+    return any(_equal(actual, choice) for choice in choices)
 
 
 RELATIONS = {
     "equals": Relation("", _equal),
-    "differs": Relation("anything but ", lambda found, wanted: not _equal(found, wanted)),
-    "one_of": Relation("one of ", lambda found, wanted: any(_equal(found, one) for one in wanted)),
+    "differs": Relation("anything but ", _differs),
+    "one_of": Relation("one of ", _one_of),
     "at_most": Relation("at most ", operator.le, numeric=True),
     "at_least": Relation("at least ", operator.ge, numeric=True),
 }
-"""The relations, by the key that names them in a catalogue."""
+"""The relations, by their key in a catalogue."""
 
 
 def value_at(document: Any, pointer: str) -> Any:
-    """Give what a JSON pointer names, or ABSENT."""
+    """Return the value that a JSON pointer names, or ABSENT."""
     for part in pointer.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(document, dict) and key in document:
             document = document[key]
-        elif isinstance(document, list) and _index(key) < len(document):
+        elif isinstance(document, list) and _is_index(key) and int(key) < len(document):
             document = document[int(key)]
         else:
             return ABSENT
@@ -53,40 +68,50 @@ def value_at(document: Any, pointer: str) -> Any:
 
 
 def broken(document: Any, conditions: Iterable[Condition]) -> list[str]:
-    """Say of each condition that does not hold what was found, and what was wanted. Absent fits nothing."""
-    return [
-        f"{condition.pointer} is {_shown(found)}, wants {_wanted(condition)}"
-        for condition in conditions
-        if not _holds(found := value_at(document, condition.pointer), condition)
-    ]
+    """Return a reason for every broken condition: the actual value and what it wants.
+
+    An absent value breaks every condition.
+    """
+    reasons = []
+    for condition in conditions:
+        actual = value_at(document, condition.pointer)
+        if not _holds(actual, condition):
+            reasons.append(f"{condition.pointer} is {_shown(actual)}, wants {_expected(condition)}")
+    return reasons
 
 
 def wanted(conditions: Iterable[Condition]) -> list[str]:
-    """Say what each condition asks for."""
-    return [f"{condition.pointer} is {_wanted(condition)}" for condition in conditions]
+    """Return every condition in words."""
+    return [f"{condition.pointer} is {_expected(condition)}" for condition in conditions]
 
 
-def _wanted(condition: Condition) -> str:
+def _expected(condition: Condition) -> str:
     return f"{RELATIONS[condition.relation].words}{_shown(condition.value)}"
 
 
-def _holds(found: Any, condition: Condition) -> bool:
+def _holds(actual: Any, condition: Condition) -> bool:
     relation = RELATIONS[condition.relation]
-    comparable = (
-        isinstance(found, (int, float)) and not isinstance(found, bool)
-        if relation.numeric
-        else found is not ABSENT
-    )
-    return comparable and relation.holds(found, condition.value)
+    if relation.numeric:
+        comparable = isinstance(actual, (int, float)) and not isinstance(actual, bool)
+    else:
+        comparable = actual is not ABSENT
+    return comparable and relation.holds(actual, condition.value)
 
 
-def _index(key: str) -> float:
-    plain = key.isascii() and key.isdigit() and (key == "0" or key[0] != "0") and len(key) < 10  # noqa: PLR2004 - no array is longer
-    return int(key) if plain else float("inf")
+def _is_index(key: str) -> bool:
+    """Return whether a key is an array index: digits without a leading zero (RFC 6901)."""
+    if not (key.isascii() and key.isdigit() and len(key) <= _MAX_INDEX_DIGITS):
+        return False
+    return key == "0" or key[0] != "0"
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:  # noqa: PLR2004 - Python refuses to print the longest
+    if value is ABSENT:
+        return repr(value)
+    # A bool is an int of one bit.
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return "a very large number"
-    text = repr(value) if value is ABSENT else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > _MAX_SHOWN:
+        text = f"{text[: _MAX_SHOWN - 1]}…"
+    return text

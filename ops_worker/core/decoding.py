@@ -9,25 +9,29 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_INT_DIGITS = 4_000
-"""Longer integers count as infinite: Python refuses to print more than 4,300 digits, and no counter has them."""
+"""Digits of an integer; a longer one becomes null.
+
+Python refuses to print an integer of more than 4,300 digits (``sys.set_int_max_str_digits``).
+"""
 
 MAX_DEPTH = 200
-"""Levels of nesting that are kept: few enough for whatever reads, writes or stores them after us."""
+"""Levels of nesting that are stored: few enough for every program that reads them later."""
 
 _SET_JSON = "(set json = false)"
-"""What to do, in the service's entry of the catalogue, where the body is not meant to be JSON."""
+"""What to set in the service's catalogue entry if its body is not meant to be JSON."""
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # in a Python string every surrogate is a lone one
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # every surrogate in a Python string is a lone one
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Read a response body as a JSON object, in which NaN and infinities are null.
+    """Return a response body as a JSON object, in which NaN and infinities are null.
 
-    Raises ValueError, with what is wrong in one short sentence, for anything else; never another exception.
+    Raises ValueError for anything else, and no other exception. Its message says what is wrong, in
+    one short sentence.
     """
     try:
-        # NaN and Infinity are no JSON, but Python's own encoder writes them, so services send them.
-        found = json.loads(
+        # NaN and Infinity are not JSON, but Python's encoder writes them, so services send them.
+        document = json.loads(
             body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer
         )
     except RecursionError:
@@ -36,33 +40,40 @@ def decode(body: bytes) -> dict[str, Any]:
         raise ValueError(_undecodable(body, error)) from None
     except json.JSONDecodeError as error:
         raise ValueError(_unparsable(error)) from None
-    if isinstance(found, dict):
-        return found
-    raise ValueError(f"not a JSON object but {_KINDS[type(found)]}")
+    if isinstance(document, dict):
+        return document
+    raise ValueError(f"not a JSON object but {_KINDS[type(document)]}")
 
 
-def loaded(text: str | bytes) -> Any:
-    """Read a value that ``jsonb`` holds, whoever wrote it.
+def load_jsonb(text: str | bytes) -> Any:
+    """Return a value that ``jsonb`` holds. Any program may have written it.
 
-    A number beyond a double or of too many digits, and what is nested too deep, become null.
+    A number that does not fit a double, an integer with too many digits and a value that is nested
+    too deeply become null.
     """
     try:
-        found = json.loads(text, parse_float=_finite, parse_int=_integer)
+        value = json.loads(text, parse_float=_finite, parse_int=_integer)
     except RecursionError:
         return None
-    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    return storable(found) if sum(map(text.count, opening)) > MAX_DEPTH else found  # type: ignore[arg-type]
+    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    # The number of brackets is an upper limit of the depth, and cheap: most values pass it.
+    if sum(map(text.count, brackets)) > MAX_DEPTH:  # type: ignore[arg-type]
+        value = storable(value)
+    return value
 
 
 def _undecodable(body: bytes, error: UnicodeDecodeError) -> str:
-    """Say what a body is that is no text."""
+    """Return what is wrong with a body that is not text."""
     if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in {b"{", b"["}:
         return f"bad JSON: not {error.encoding.removesuffix('-sig')} at byte {error.start}"
     return f"the body is binary, not JSON {_SET_JSON}"
 
 
 def _unparsable(error: json.JSONDecodeError) -> str:
-    """Say what a text is that is no JSON; a parser's own words would tell what it expected next."""
+    """Return what is wrong with a text that is not JSON.
+
+    The parser's own message is about what it expected next, which does not help an operator.
+    """
     text = error.doc.strip()
     if not text:
         return f"the body is empty, not JSON {_SET_JSON}"
@@ -72,15 +83,17 @@ def _unparsable(error: json.JSONDecodeError) -> str:
         return f"the body is {markup}, not JSON {_SET_JSON}"
     if text[0] not in "{[":
         return f"the body is text, not JSON {_SET_JSON}"
+    position = f"at line {error.lineno} column {error.colno}"
     if error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip()):
-        return f"bad JSON: it ends too early, at line {error.lineno} column {error.colno}"
-    return f"bad JSON: syntax error at line {error.lineno} column {error.colno}"
+        return f"bad JSON: unexpected end {position}"
+    return f"bad JSON: syntax error {position}"
 
 
 def storable(value: Any, depth: int = 1) -> Any:
-    """Copy a decoded value so that ``jsonb`` has nothing to refuse.
+    """Return a copy of a decoded value that ``jsonb`` accepts.
 
-    U+0000 and lone surrogates become U+FFFD, in keys too; what is nested deeper than MAX_DEPTH becomes null.
+    U+0000 and lone surrogates become U+FFFD, also in keys. Values nested deeper than MAX_DEPTH
+    become null.
     """
     if depth > MAX_DEPTH:
         return None
@@ -94,14 +107,15 @@ def storable(value: Any, depth: int = 1) -> Any:
 
 
 def yaml_problem(error: Exception) -> str:
-    """Return why a text is no YAML, and where.
+    """Return why a text is not YAML, and where.
 
-    The parser's own text quotes the line, which may hold a secret, and tags and anchors, which a
-    secret that begins with ``!``, ``&`` or ``*`` is taken for.
+    The parser's own message is not safe to show. It quotes the line, which may hold a secret. It
+    also quotes tags and anchors, and takes a secret that begins with ``!``, ``&`` or ``*`` for one.
     """
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
     if mark is None or not problem:
         return f"it holds a value that cannot be read ({type(error).__name__})"
     unquoted = re.sub(r"\b(alias|anchor|tag|handle) .*", r"\1", str(problem), flags=re.DOTALL)
@@ -109,7 +123,10 @@ def yaml_problem(error: Exception) -> str:
 
 
 def parse_time(text: Any) -> datetime | None:
-    """Read a time as it is kept in ``details``; None where there is none, or what a person or another program left there."""
+    """Return a time that is stored in ``details``, in UTC.
+
+    Return None if there is none, or if a person or another program wrote something else there.
+    """
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
@@ -124,6 +141,7 @@ _KINDS = {
     bool: "a boolean",
     type(None): "null",
 }
+"""What a JSON value is called, by its type in Python."""
 
 
 def _finite(digits: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The rules of health: what an observation means, and when that opens or closes an alert."""
+"""The rules of health: what an observation means, and when it opens or closes an alert."""
 
 from __future__ import annotations
 
@@ -26,73 +26,111 @@ if TYPE_CHECKING:
 
 
 TIME_UP = "the pass's time was up"
-"""Why a service was not probed, unless a limit of this process kept it from that."""
+"""The reason for services without an observation.
+
+If a limit of this process prevented a probe, the service has an observation that names the limit.
+"""
 
 
-def judge_all(seen: Iterable[Observation]) -> tuple[Verdict, ...]:
-    """Judge what was seen. There is no verdict on a service that was not probed."""
-    return tuple(judge(one) for one in seen if one.failure is not Failure.NOT_PROBED)
+def judge_all(observations: Iterable[Observation]) -> tuple[Verdict, ...]:
+    """Return the verdicts of a pass. A service that was not probed has none."""
+    return tuple(
+        judge(observation)
+        for observation in observations
+        if observation.failure is not Failure.NOT_PROBED
+    )
 
 
-def judge(seen: Observation) -> Verdict:
-    """Say what an observation means. Total: any observation has a verdict, and every unhealthy one has a reason."""
-    return _judged(seen)._replace(attempts=seen.attempts)
+def judge(observation: Observation) -> Verdict:
+    """Return the verdict on an observation.
+
+    Never raises: every observation has a verdict, and every unhealthy verdict has a reason.
+    """
+    if observation.failure is not None:
+        verdict = _judge_failure(observation, observation.failure)
+    elif observation.http_status not in observation.target.expect:
+        verdict = _judge_status(observation)
+    else:
+        verdict = _judge_answer(observation)
+    return verdict._replace(attempts=observation.attempts)
 
 
-def _judged(seen: Observation) -> Verdict:
-    if seen.failure is not None:
-        state = State.DOWN if seen.failure is Failure.NO_CONNECTION else State.UNKNOWN
-        return Verdict(
-            seen.target, seen.taken_at, state, one_line(seen.error) or seen.failure.value
-        )
-    target = seen.target
-    if seen.http_status not in target.expect:
-        hint = f": {seen.error}" if seen.error else ""
-        reason = one_line(f"http {seen.http_status}{hint}")
-        return Verdict(
-            target, seen.taken_at, State.DEGRADED, reason, seen.latency_ms, seen.http_status
-        )
-    try:
-        answer = decode(seen.body) if target.json else {}
-    except ValueError as error:
-        return Verdict(target, seen.taken_at, State.UNKNOWN, one_line(str(error)))
-    counters = value_at(answer, target.counters_at)
-    reasons = broken(answer, target.conditions)
-    if (
-        target.max_latency_ms is not None
-        and seen.latency_ms is not None
-        and seen.latency_ms > target.max_latency_ms
-    ):
-        reasons.append(f"latency is {seen.latency_ms} ms, wants at most {target.max_latency_ms} ms")
+def _judge_failure(observation: Observation, failure: Failure) -> Verdict:
+    """Judge a probe without an HTTP answer."""
     return Verdict(
-        target,
-        seen.taken_at,
-        State.DEGRADED if reasons else State.HEALTHY,
-        one_line("; ".join(reasons)),
-        seen.latency_ms,
-        seen.http_status,
-        {} if counters is ABSENT else storable(counters),
+        target=observation.target,
+        taken_at=observation.taken_at,
+        state=State.DOWN if failure is Failure.NO_CONNECTION else State.UNKNOWN,
+        reason=one_line(observation.error) or failure.value,
     )
 
 
-def not_among(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[str, ...]:
-    """Name the services of which there is no verdict: nobody looked at them, so nothing is known of them."""
+def _judge_status(observation: Observation) -> Verdict:
+    """Judge an answer whose HTTP status is not an expected one."""
+    reason = f"http {observation.http_status}"
+    if observation.error:
+        reason += f": {observation.error}"
+    return Verdict(
+        target=observation.target,
+        taken_at=observation.taken_at,
+        state=State.DEGRADED,
+        reason=one_line(reason),
+        latency_ms=observation.latency_ms,
+        http_status=observation.http_status,
+    )
+
+
+def _judge_answer(observation: Observation) -> Verdict:
+    """Judge an answer with an expected status by its body and its latency."""
+    target = observation.target
+    try:
+        document = decode(observation.body) if target.json else {}
+    except ValueError as error:
+        reason = one_line(str(error))
+        return Verdict(target, observation.taken_at, State.UNKNOWN, reason)
+    reasons = [*broken(document, target.conditions), *_too_slow(observation)]
+    counters = value_at(document, target.counters_at)
+    return Verdict(
+        target=target,
+        taken_at=observation.taken_at,
+        state=State.DEGRADED if reasons else State.HEALTHY,
+        reason=one_line("; ".join(reasons)),
+        latency_ms=observation.latency_ms,
+        http_status=observation.http_status,
+        counters={} if counters is ABSENT else storable(counters),
+    )
+
+
+def _too_slow(observation: Observation) -> list[str]:
+    """Return the reason if the latency is over the service's limit."""
+    latency_ms = observation.latency_ms
+    limit_ms = observation.target.max_latency_ms
+    if limit_ms is None or latency_ms is None or latency_ms <= limit_ms:
+        return []
+    return [f"latency is {latency_ms} ms, wants at most {limit_ms} ms"]
+
+
+def not_probed(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return the names of the services without a verdict. Nothing is known about them."""
     judged = {verdict.target.name for verdict in verdicts}
-    return (
-        tuple(target.name for target in targets if target.name not in judged)
-        if len(judged) < len(targets)
-        else ()
-    )
+    return tuple(target.name for target in targets if target.name not in judged)
 
 
-def why_not_among(seen: Sequence[Observation], targets: Sequence[Target]) -> tuple[str, ...]:
-    """Return every reason why there are services without a verdict, once."""
-    limits = {one_line(one.error): None for one in seen if one.failure is Failure.NOT_PROBED}
-    return (*([TIME_UP] if len(seen) < len(targets) else []), *limits)
+def not_probed_reasons(
+    observations: Sequence[Observation], targets: Sequence[Target]
+) -> tuple[str, ...]:
+    """Return why services were not probed, each reason once."""
+    reasons = [TIME_UP] if len(observations) < len(targets) else []
+    reasons += [
+        one_line(observation.error)
+        for observation in observations
+        if observation.failure is Failure.NOT_PROBED
+    ]
+    return tuple(dict.fromkeys(reasons))
 
 
 def remedy(reasons: Sequence[str]) -> str:
-    """Return what to do about these reasons why services were not probed."""
+    """Return what to do about the reasons why services were not probed."""
     if TIME_UP in reasons:
         return "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
     return "raise the limit that is named, or divide the services among shards"
@@ -105,22 +143,24 @@ def decide(
     thresholds: Thresholds,
     now: datetime,
 ) -> StateChange | None:
-    """Say what a verdict changes, given what was known before.
+    """Return what a verdict changes, compared with the state that the database knows.
 
-    ``observed_at`` and ``now`` are of the database's clock. Returns None where the database already knows of this
-    observation or a newer one: a late pass, a paused one or a replay changes nothing. A row from the future is no
-    newer observation but a clock that was set back, and does not count as one.
+    ``observed_at`` and ``now`` are times of the database's clock. Return None if the database
+    already has this observation or a newer one: a pass that is late, was paused or is repeated
+    changes nothing. A row from the future does not count as newer: a clock was set back.
     """
     if before.checked_at is not None and observed_at <= before.checked_at <= now:
         return None
-    goes_on = before.healthy is verdict.healthy
-    streak = before.streak + 1 if goes_on else 1
-    since = before.since if goes_on and before.since is not None else observed_at
+    same_health = before.healthy is verdict.healthy
+    streak = before.streak + 1 if same_health else 1
+    since = observed_at
+    if same_health and before.since is not None:
+        since = before.since
     return StateChange(
-        verdict,
-        streak,
-        since,
-        observed_at,
+        verdict=verdict,
+        streak=streak,
+        since=since,
+        checked_at=observed_at,
         opens=not verdict.healthy and not before.alerted and streak >= thresholds.alert_after,
         closes=verdict.healthy and before.alerted and streak >= thresholds.resolve_after,
     )
@@ -133,77 +173,97 @@ def plan(
     time_of: Callable[[float], datetime],
     now: datetime,
 ) -> list[StateChange]:
-    """Decide over all verdicts of a pass; ``time_of`` turns a moment of the process's clock into the database's.
+    """Return the changes of all verdicts of a pass.
 
-    ``thresholds`` is for the services that have none of their own.
+    ``time_of`` converts a moment of the process's clock to a time of the database's clock.
+    ``thresholds`` are for services without thresholds of their own.
     """
-    decided = (
-        decide(
-            v, time_of(v.taken_at), before[v.target.name], thresholds_of(v.target, thresholds), now
+    changes = []
+    for verdict in verdicts:
+        target = verdict.target
+        change = decide(
+            verdict,
+            observed_at=time_of(verdict.taken_at),
+            before=before[target.name],
+            thresholds=thresholds_of(target, thresholds),
+            now=now,
         )
-        for v in verdicts
-    )
-    return [update for update in decided if update is not None]
+        if change is not None:
+            changes.append(change)
+    return changes
 
 
 def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
-    """Give the thresholds of a service: its own, and where it has none that of the settings."""
+    """Return the thresholds of a service: its own, and those of the settings where it has none."""
     return Thresholds(
         target.alert_after or thresholds.alert_after,
         target.resolve_after or thresholds.resolve_after,
     )
 
 
-def suppress_alerts(updates: Iterable[StateChange]) -> list[StateChange]:
-    """Give the updates as they are in a maintenance: states are kept and streaks counted, alerts close, none opens."""
-    return [update._replace(opens=False) for update in updates]
+def suppress_alerts(changes: Iterable[StateChange]) -> list[StateChange]:
+    """Return the changes for a maintenance: no alert opens.
+
+    States and streaks are recorded as usual, and alerts close.
+    """
+    return [change._replace(opens=False) for change in changes]
 
 
-def preview(updates: Iterable[StateChange]) -> Recorded:
-    """Say what recording these updates would do, without doing it."""
-    updates = tuple(updates)
-    opening = tuple(update.verdict.target.name for update in updates if update.opens)
-    closing = tuple(update.verdict.target.name for update in updates if update.closes)
-    return Recorded(updates, opening, closing)
+def preview(changes: Iterable[StateChange]) -> Recorded:
+    """Return what recording these changes would do. Nothing is recorded."""
+    changes = tuple(changes)
+    opening = tuple(change.verdict.target.name for change in changes if change.opens)
+    closing = tuple(change.verdict.target.name for change in changes if change.closes)
+    return Recorded(changes, opening, closing)
 
 
 def alerted(before: Mapping[str, KnownState], recorded: Recorded) -> tuple[str, ...]:
-    """Name the services that have an alert once this is recorded."""
-    had = {name for name, known in before.items() if known.alerted}
-    return tuple(sorted((had | {*recorded.opened}) - {*recorded.closed}))
+    """Return the names of the services that have an alert after this is recorded, sorted."""
+    names = {name for name, known in before.items() if known.alerted}
+    names |= {*recorded.opened}
+    names -= {*recorded.closed}
+    return tuple(sorted(names))
 
 
-def details(update: StateChange) -> dict[str, Any]:
-    """Build ``service_health.details``: the keys that the platform's contract names, then the worker's own two."""
-    verdict = update.verdict
-    found: dict[str, Any] = {"status": verdict.state.value}
+def details(change: StateChange) -> dict[str, Any]:
+    """Return ``service_health.details``.
+
+    The first keys are those of the platform's contract (docs/contract.md). The worker adds two:
+    ``streak`` and ``since``.
+    """
+    verdict = change.verdict
+    document: dict[str, Any] = {"status": verdict.state.value}
     if verdict.state is State.HEALTHY:
-        found |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
+        document |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
     elif verdict.state is State.DEGRADED:
-        found |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
-        if verdict.counters is not None:  # it answered as it should, but a condition does not hold
-            found |= {"reason": verdict.reason, "counters": verdict.counters}
+        document |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
+        if verdict.counters is not None:  # the status was as expected, but a condition is broken
+            document |= {"reason": verdict.reason, "counters": verdict.counters}
     else:
-        found["error"] = verdict.reason
-    return found | {"streak": update.streak, "since": update.since.isoformat()}
+        document["error"] = verdict.reason
+    return document | {"streak": change.streak, "since": change.since.isoformat()}
 
 
-def evidence(update: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
-    """Build ``fleet_alert.details.evidence``: what was seen when the alert opened, and which pass saw it. Bounded, as its reason is."""
-    verdict = update.verdict
-    seen = {
+def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
+    """Return ``fleet_alert.details.evidence``: what was seen when the alert opened.
+
+    ``origin`` names the pass that saw it. Keys without a value are left out. The size is bounded,
+    because the reason is.
+    """
+    verdict = change.verdict
+    facts = {
         "state": verdict.state.value,
         "reason": verdict.reason,
         "http_status": verdict.http_status,
         "latency_ms": verdict.latency_ms,
         "attempts": verdict.attempts,
-        "streak": update.streak,
-        "since": update.since.isoformat(),
-        "checked_at": update.checked_at.isoformat(),
+        "streak": change.streak,
+        "since": change.since.isoformat(),
+        "checked_at": change.checked_at.isoformat(),
     }
-    return {**origin, **{name: value for name, value in seen.items() if value is not None}}
+    return {**origin, **{name: value for name, value in facts.items() if value is not None}}
 
 
 def summary(verdict: Verdict) -> str:
-    """Name an alert: the text of ``fleet_alert.summary``, which keeps the reason that opened it."""
+    """Return ``fleet_alert.summary``: the service, and the reason that opened the alert."""
     return f"Service unhealthy: {verdict.target.name} ({verdict.reason})"

@@ -1,4 +1,4 @@
-"""From an outcome to what people and programs read: the closing line, a table, a JSON document."""
+"""Render an outcome for people and programs: closing line, table, JSON document."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ MAX_LISTED = 10
 
 
 def text(outcome: Outcome) -> str:
-    """Render the closing line: the pass's name, what it counted, how long it took."""
+    """Return the closing line: the pass's name, what it counted, how long it took."""
     return f"{outcome.name}: {_body(outcome)} ({outcome.duration_s:.2f} s)"
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """Build the one document that scripts read. Times are ISO 8601, durations say their unit in the key."""
-    since = {update.verdict.target.name: update.since.isoformat() for update in outcome.updates}
+    """Return the JSON document for scripts.
+
+    Times are ISO 8601. The key of a duration names its unit.
+    """
+    since = {change.verdict.target.name: change.since.isoformat() for change in outcome.updates}
+    maintenance_until = None
+    if outcome.maintenance_until is not None:
+        maintenance_until = outcome.maintenance_until.isoformat()
     return {
         "pass": outcome.name,
         "result": outcome.result.value,
@@ -47,9 +53,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
             "closed": list(outcome.closed),
             "open": list(outcome.alerted),
         },
-        "maintenance_until": outcome.maintenance_until.isoformat()
-        if outcome.maintenance_until
-        else None,
+        "maintenance_until": maintenance_until,
         "not_probed": list(outcome.unprobed),
         "not_probed_because": list(outcome.unprobed_because),
         "stale": list(outcome.stale),
@@ -60,29 +64,27 @@ def document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _sample(sample: Sample) -> dict[str, Any]:
-    found = {"service": sample.service, "metric": sample.metric, "value": sample.value}
-    return found | {"tags": dict(sample.tags)} if sample.tags else found
+    row = {"service": sample.service, "metric": sample.metric, "value": sample.value}
+    if sample.tags:
+        row["tags"] = dict(sample.tags)
+    return row
 
 
 def as_json(outcome: Outcome) -> str:
-    """Render the document on one line."""
+    """Return the document on one line."""
     return json.dumps(document(outcome), allow_nan=False)
 
 
 def as_table(outcome: Outcome) -> str:
-    """Render every service with its state, then the samples and warnings there are, then the closing line."""
-    since = {
-        update.verdict.target.name: f"{update.since:%Y-%m-%d %H:%M:%S %Z}"
-        for update in outcome.updates
-    }
+    """Return a table of the services and one of the samples, the warnings and the closing line."""
     parts = []
     if outcome.verdicts:
-        parts.append(
-            format_table(
-                ("SERVICE", "STATE", "LATENCY", "SINCE", "REASON"),
-                [_row(v, since) for v in outcome.verdicts],
-            )
-        )
+        since = {
+            change.verdict.target.name: f"{change.since:%Y-%m-%d %H:%M:%S %Z}"
+            for change in outcome.updates
+        }
+        head = ("SERVICE", "STATE", "LATENCY", "SINCE", "REASON")
+        parts.append(format_table(head, [_row(verdict, since) for verdict in outcome.verdicts]))
     if outcome.samples:
         rows = [
             (sample.service, sample.metric, f"{sample.value:.15g}") for sample in outcome.samples
@@ -93,78 +95,99 @@ def as_table(outcome: Outcome) -> str:
 
 
 def summary(outcome: Outcome, exit_code: int, job: str = "") -> dict[str, Any]:
-    """Build the short form, which is left where Kubernetes shows it: what happened, less what the database holds anyway."""
-    unhealthy = {
-        verdict.target.name: verdict.reason[:80]
-        for verdict in outcome.verdicts
-        if not verdict.healthy
-    }
-    confirmed = sum(verdict.attempts > 1 and not verdict.healthy for verdict in outcome.verdicts)
-    found = {
+    """Return the short document for the termination message, which Kubernetes shows.
+
+    It leaves out what the database holds anyway.
+    """
+    unhealthy = [verdict for verdict in outcome.verdicts if not verdict.healthy]
+    return {
         "pass": outcome.name,
         "result": outcome.result.value,
         "exit_code": exit_code,
         "summary": text(outcome),
+        "job": job,
+        "confirmed": sum(verdict.attempts > 1 for verdict in unhealthy),
+        "unhealthy": {verdict.target.name: verdict.reason[:80] for verdict in unhealthy},
     }
-    return found | {"job": job, "confirmed": confirmed, "unhealthy": unhealthy}
 
 
 def failed(name: str, error: str, exit_code: int, job: str = "") -> dict[str, Any]:
-    """Build the document of a pass that was not done."""
+    """Return the document of a pass that ended with an error."""
     return {"pass": name, "result": "failed", "exit_code": exit_code, "error": error, "job": job}
 
 
-def message(found: dict[str, Any], limit: int = 4000) -> str:
-    """Render one line of at most ``limit`` bytes (Kubernetes keeps 4096): what is long is cut, and stays JSON."""
-    for cut in (limit, 1000, 300):
+def message(report: dict[str, Any], limit: int = 4000) -> str:
+    """Return a document as one line of at most ``limit`` bytes of JSON.
+
+    Kubernetes keeps 4,096 bytes of a termination message. Long strings are cut; if that is not
+    enough, the unhealthy services are left out. All characters are ASCII, so one is a byte.
+    """
+    for length in (limit, 1000, 300):
         short = {
-            key: value[:cut] if isinstance(value, str) else value for key, value in found.items()
+            key: value[:length] if isinstance(value, str) else value
+            for key, value in report.items()
         }
-        if len(line := json.dumps(short)) <= limit:
+        line = json.dumps(short)
+        if len(line) <= limit:
             return line
     return json.dumps({key: value for key, value in short.items() if key != "unhealthy"})
 
 
 RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json, "table": as_table}
-"""What ``--output`` may name."""
+"""The values of ``--output``."""
 
 
 def _body(outcome: Outcome) -> str:
+    services = _services(outcome.verdicts)
     if outcome.result is Result.OFF:
         return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
     if outcome.result is Result.WAITING:
-        return f"waiting: an earlier {outcome.name} pass is still being recorded; {_services(outcome.verdicts)}"
+        return f"waiting: an earlier {outcome.name} pass is still being recorded; {services}"
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
-    dry = outcome.result is Result.DRY_RUN
-    parts = [_services(outcome.verdicts), *_remarks(outcome, dry=dry)]
-    for names, verb in ((outcome.opened, "open"), (outcome.closed, "close")):
-        if names:
-            done = f"would {verb}" if dry else {"open": "opened", "close": "closed"}[verb]
-            parts.append(f"{_count(len(names), 'alert')} {done}: {_listed(names)}")
+    dry_run = outcome.result is Result.DRY_RUN
+    parts = [services, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
     if outcome.warnings:
         parts.append(_count(len(outcome.warnings), "warning"))
-    return "; ".join(parts) + ("; dry run, nothing was written" if dry else "")
+    if dry_run:
+        parts.append("dry run, nothing was written")
+    return "; ".join(parts)
 
 
-def _remarks(outcome: Outcome, *, dry: bool) -> Iterator[str]:
-    """Say what is worth a word besides the services' states."""
-    if again := [verdict for verdict in outcome.verdicts if verdict.attempts > 1]:
-        yield f"{len(again)} asked again, {sum(not verdict.healthy for verdict in again)} confirmed"
+def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
+    """Yield what an operator should know besides the states of the services."""
+    repeated = [verdict for verdict in outcome.verdicts if verdict.attempts > 1]
+    if repeated:
+        confirmed = sum(not verdict.healthy for verdict in repeated)
+        yield f"{len(repeated)} probed again, {confirmed} confirmed"
     if outcome.unprobed:
         yield f"{len(outcome.unprobed)} not probed: {', '.join(outcome.unprobed_because)}"
     if outcome.samples:
-        yield f"{_count(len(outcome.samples), 'sample')}{' would be' if dry else ''} written"
+        verb = "would be written" if dry_run else "written"
+        yield f"{_count(len(outcome.samples), 'sample')} {verb}"
     if outcome.stale:
-        yield f"{len(outcome.stale)} older than what the database knows: {_listed(outcome.stale)}"
+        yield f"{len(outcome.stale)} older than the database's row: {_listed(outcome.stale)}"
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
 
 
+def _alerts(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
+    """Yield the alerts that were opened and closed, or would be."""
+    if outcome.opened:
+        verb = "would open" if dry_run else "opened"
+        yield f"{_count(len(outcome.opened), 'alert')} {verb}: {_listed(outcome.opened)}"
+    if outcome.closed:
+        verb = "would close" if dry_run else "closed"
+        yield f"{_count(len(outcome.closed), 'alert')} {verb}: {_listed(outcome.closed)}"
+
+
 def _listed(names: Sequence[str]) -> str:
-    """Name the first few: a line is for reading, and the rest is in the JSON document."""
+    """Return the first names and the number of the others; the JSON document has them all."""
+    listed = ", ".join(names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    if more > 0:
+        listed += f" and {more} more"
+    return listed
 
 
 def _services(verdicts: Sequence[Verdict]) -> str:
@@ -174,10 +197,13 @@ def _services(verdicts: Sequence[Verdict]) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    plural = "" if number == 1 else "s"
+    return f"{number} {noun}{plural}"
 
 
 def _row(verdict: Verdict, since: dict[str, str]) -> tuple[str, ...]:
-    latency = "-" if verdict.latency_ms is None else f"{verdict.latency_ms} ms"
+    latency = "-"
+    if verdict.latency_ms is not None:
+        latency = f"{verdict.latency_ms} ms"
     name = verdict.target.name
     return name, verdict.state.value, latency, since.get(name, "-"), verdict.reason or "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
-from ops_worker.core.suggest import meant, variable
+from ops_worker.core.suggest import closest, intended_variable
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ TABLES = (
 def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
     """Warn of the keys of a ``.env`` file that are never read; ``known`` are the settings."""
     for key in keys:
-        near = variable(key, "", known) or meant(key, known, KEY_LIKE)
+        near = intended_variable(key, "", known) or closest(key, known, KEY_LIKE)
         remedy = "remove it; `ops-worker sidecar --help` lists the names that are read"
         if near:
             remedy = f"did you mean {near}?"

@@ -1,4 +1,4 @@
-"""Near misses: which of the names that are known a person most likely meant by one that is not."""
+"""Suggestions for misspelled commands, names and environment variables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 MAX_LENGTH = 200
-"""Characters of a word that is compared; no name is as long."""
-LIKE, VERY_LIKE = 0.6, 0.85
-"""How like two names have to be, from 0 to 1: that of a command, and that of a variable."""
+"""Characters of a word that are compared; every known name is shorter."""
+SIMILAR, VERY_SIMILAR = 0.6, 0.85
+"""Similarity, from 0 to 1, from which a name is suggested: a command, and a variable.
+
+The environment holds variables of other programs, so a variable must be more similar.
+"""
 PREFIXES = ("OPS_WORKER_", "OPSWORKER_")
-"""What people put before the name of a variable, where none belongs."""
+"""Prefixes that people add to the name of a variable, where none is needed."""
 SYNONYMS = {
     "PASSWORD": "PASS",
     "PASSWD": "PASS",
@@ -24,40 +27,46 @@ SYNONYMS = {
     "HOSTNAME": "HOST",
     "URI": "URL",
 }
-"""Words of a variable's name, after the first one, and those that are the same to a person."""
+"""Words that mean the same in the name of a variable, except as its first word."""
 UNITS = frozenset({"S", "SEC", "SECS", "SECONDS"})
+"""Units that people append to the name of a variable."""
 FOREIGN = frozenset({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"})
-"""Variables of libpq that differ from ours by an underscore or so, and are meant."""
+"""Variables of libpq. They resemble ours, but are not misspelled."""
 SYSTEM = frozenset({"HOSTNAME"})
-"""Variables that no person sets, so that none is a misspelling of them."""
+"""Variables that the system sets, so nobody can misspell them."""
 LINK = re.compile(r"(tcp|udp|sctp)://")
-"""How the value of NAME_PORT begins where Kubernetes sets it, for a Service of that name."""
+"""How the value of NAME_PORT begins when Kubernetes sets it for a Service of that name."""
 
 
-def meant(word: str, known: Iterable[str], least: float = LIKE) -> str:
-    """Return the known name that a word is most like; nothing where there is none.
+def closest(word: str, known: Iterable[str], similarity: float = SIMILAR) -> str:
+    """Return the known name that is most similar to a word; empty if none is.
 
-    Capitals and the signs between words make no difference.
+    Case and punctuation make no difference.
     """
     from difflib import get_close_matches
 
-    plain, asked = {_plain(name): name for name in known}, _plain(word[:MAX_LENGTH])
-    found = get_close_matches(asked, plain, n=1, cutoff=least)
-    turned = [name for name in plain if asked and sorted(name) == sorted(asked)]
-    return plain[(found or turned)[0]] if found or turned else ""
+    names = {_plain(name): name for name in known}
+    plain = _plain(word[:MAX_LENGTH])
+    if not plain:
+        return ""
+    matches = get_close_matches(plain, names, n=1, cutoff=similarity)
+    if not matches:
+        # Swapped letters make short names very different for difflib.
+        matches = [name for name in names if sorted(name) == sorted(plain)]
+    return names[matches[0]] if matches else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question to put after an error about an unknown word; nothing without an idea."""
-    name = meant(word, known)
+    """Return a question to append to the error about an unknown word; empty if no name is close."""
+    name = closest(word, known)
     return f"; did you mean {name}?" if name else ""
 
 
-def variable(name: str, value: str, known: Collection[str]) -> str:
-    """Return the variable that a variable of the environment nearly is, or nothing.
+def intended_variable(name: str, value: str, known: Collection[str]) -> str:
+    """Return the known variable that an environment variable probably means; empty if none.
 
-    The environment holds variables of others as well: one that differs by whole words or by a
-    number, or that libpq or Kubernetes gives a meaning, is no misspelling.
+    Variables of other programs are not misspellings: those that differ by whole words or by a
+    number, and those that libpq or Kubernetes defines.
     """
     if name in known or name in FOREIGN or LINK.match(value):
         return ""
@@ -65,15 +74,21 @@ def variable(name: str, value: str, known: Collection[str]) -> str:
     if bare.rstrip("0123456789") in known and bare not in known:
         return ""
     words = _words(bare)
-    mine = {_bare(one): one for one in known if one not in SYSTEM}
-    same = {"".join(_words(ours)): one for ours, one in mine.items()}
-    if found := same.get("".join(words)):
-        return found
-    near = meant("".join(words), mine, VERY_LIKE)
-    return "" if {*_words(near)} <= {*words} else mine.get(near, "")
+    joined = "".join(words)
+    candidates = {_bare(known_name): known_name for known_name in known if known_name not in SYSTEM}
+    same_words = {
+        "".join(_words(candidate)): known_name for candidate, known_name in candidates.items()
+    }
+    if joined in same_words:
+        return same_words[joined]
+    near = closest(joined, candidates, VERY_SIMILAR)
+    if {*_words(near)} <= {*words}:
+        return ""
+    return candidates.get(near, "")
 
 
 def _bare(name: str) -> str:
+    """Return the name of a variable in upper case, without a prefix."""
     name = name.upper()
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
@@ -81,7 +96,7 @@ def _bare(name: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Divide a variable's name into words, each as one of those that mean the same."""
+    """Return the words of a variable's name, without units, and synonyms as one word."""
     first, *others = re.findall(r"[^\W_]+", name) or [""]
     while others and others[-1] in UNITS:
         others.pop()

@@ -48,8 +48,8 @@ def run(context: Context) -> Outcome:
         name=HEALTH.name,
         result=Result.SKIPPED,
         verdicts=verdicts,
-        unprobed=health.not_among(verdicts, targets),
-        unprobed_because=health.why_not_among(observations, targets),
+        unprobed=health.not_probed(verdicts, targets),
+        unprobed_because=health.not_probed_reasons(observations, targets),
     )
     write = partial(_write, context, verdicts, begun)
     try:

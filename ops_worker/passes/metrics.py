@@ -89,8 +89,8 @@ def run(context: Context) -> Outcome:
         name=METRICS.name,
         result=Result.SKIPPED,
         verdicts=verdicts,
-        unprobed=health.not_among(verdicts, targets),
-        unprobed_because=health.why_not_among(observations, targets),
+        unprobed=health.not_probed(verdicts, targets),
+        unprobed_because=health.not_probed_reasons(observations, targets),
     )
     try:
         written = _record(context, observed)

@@ -645,5 +645,5 @@ def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stub
 
 def test_starred() -> None:
     """Secrets that are known are starred, the longest first; a short one is left, which would star ordinary words."""
-    redact.know([f"{MARKER}-long", MARKER, "short"])
+    redact.remember([f"{MARKER}-long", MARKER, "short"])
     assert redact.starred(f"{MARKER}-long {MARKER} short") == "*** *** short"

@@ -117,7 +117,7 @@ def test_database_is_asked_again(worker: Worker, database: Database) -> None:
 
 
 def test_confirmed_in_the_summary(worker: Worker, stubs: Stubs) -> None:
-    """The closing line says how many were asked again, and of how many it was true."""
+    """The closing line says how many services were probed again, and how many were confirmed."""
     stubs["ingest"].mode = "down"
     done = worker("health", CONFIRM_FAILURES="1", CONFIRM_DELAY="0.1")
-    assert "1 down; 1 asked again, 1 confirmed; 1 alert opened: ingest" in done.stdout
+    assert "1 down; 1 probed again, 1 confirmed; 1 alert opened: ingest" in done.stdout

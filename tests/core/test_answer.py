@@ -29,8 +29,8 @@ WHOLE = [
 BAD = [
     (b"", r"^the body is empty, not JSON \(set json = false\)$"),
     (b"\xef\xbb\xbf \n", r"^the body is empty, not JSON \(set json = false\)$"),
-    (b"{", "^bad JSON: it ends too early, at line 1 column 2$"),
-    (b'{\n"a": "x', "^bad JSON: it ends too early, at line 2 column 6$"),
+    (b"{", "^bad JSON: unexpected end at line 1 column 2$"),
+    (b'{\n"a": "x', "^bad JSON: unexpected end at line 2 column 6$"),
     (b'{"a": 1,]}', "^bad JSON: syntax error at line 1 column 9$"),
     (b'{"a": 1} {}', "^bad JSON: syntax error at line 1 column 10$"),
     (b"OK", r"^the body is text, not JSON \(set json = false\)$"),

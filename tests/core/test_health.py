@@ -15,12 +15,12 @@ from ops_worker.core.health import (
     evidence,
     judge,
     judge_all,
-    not_among,
+    not_probed,
+    not_probed_reasons,
     plan,
     preview,
     remedy,
     summary,
-    why_not_among,
 )
 from ops_worker.core.model import (
     Condition,
@@ -167,11 +167,11 @@ def test_evidence() -> None:
     }  # fmt: skip
 
 
-def test_not_among() -> None:
+def test_names_of_not_probed() -> None:
     """What nobody looked at has a name, and nothing else."""
     other = TARGET._replace(name="other")
-    assert not_among([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
-    assert not_among([verdict_of(healthy=True)], [TARGET]) == ()
+    assert not_probed([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
+    assert not_probed([verdict_of(healthy=True)], [TARGET]) == ()
 
 
 def test_not_probed() -> None:
@@ -181,9 +181,9 @@ def test_not_probed() -> None:
         seen(failure=Failure.NOT_PROBED, error="no\nfiles"),
     )
     assert [verdict.state for verdict in judge_all([limited, answered, limited])] == [State.HEALTHY]
-    assert why_not_among([answered], [TARGET]) == ()
-    assert why_not_among([answered, limited, limited], [TARGET] * 3) == ("no files",)
-    assert why_not_among([limited], [TARGET] * 2) == (TIME_UP, "no files")
+    assert not_probed_reasons([answered], [TARGET]) == ()
+    assert not_probed_reasons([answered, limited, limited], [TARGET] * 3) == ("no files",)
+    assert not_probed_reasons([limited], [TARGET] * 2) == (TIME_UP, "no files")
     assert "PASS_DEADLINE" in remedy((TIME_UP, "no files"))
     assert "raise the limit" in remedy(("no files",))
 

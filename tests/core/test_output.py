@@ -36,12 +36,24 @@ LINES = [
     (Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)), "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)"),
     (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
     (Outcome("health", Result.RECORDED, (ONE,), stale=("one",)),
-     "health: 1 service, 1 healthy; 1 older than what the database knows: one (0.00 s)"),
+     "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)"),
     (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
     (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),
     (
         Outcome("metrics", Result.RECORDED, (ONE,), samples=SAMPLES, warnings=("a", "b")),
         "metrics: 1 service, 1 healthy; 2 samples written; 2 warnings (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.WAITING, (ONE,)),
+        "health: waiting: an earlier health pass is still being recorded; 1 service, 1 healthy (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.RECORDED, unprobed=("one",), unprobed_because=("no time", "no files"), maintenance_until=WHEN),
+        "health: 0 services; 1 not probed: no time, no files; maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.RECORDED, opened=tuple("abcdefghijkl")),
+        "health: 0 services; 12 alerts opened: a, b, c, d, e, f, g, h, i, j and 2 more (0.00 s)",
     ),
     (
         Outcome("metrics", Result.DRY_RUN, (ONE,), samples=SAMPLES[:1]),
@@ -87,6 +99,15 @@ def test_json() -> None:
         "warnings": [],
         "duration_s": 0.314,
     }  # fmt: skip
+
+
+def test_json_options() -> None:
+    """The document has the tags of a sample and the end of the maintenance, where there are any."""
+    tagged = Sample("one", "queue_depth", 3.0, {"queue": "a"})
+    outcome = Outcome("health", Result.RECORDED, samples=(tagged,), maintenance_until=WHEN)
+    found = json.loads(as_json(outcome))
+    assert found["samples"][0]["tags"] == {"queue": "a"}
+    assert found["maintenance_until"] == "2026-03-01T12:00:00+00:00"
 
 
 def test_table() -> None:
@@ -135,4 +156,4 @@ def test_message_is_short() -> None:
         json.loads(message(summary(Outcome("health", Result.RECORDED, many[:3]), 0)))["confirmed"]
         == 3
     )
-    assert "200 asked again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))
+    assert "200 probed again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops_worker.core.suggest import did_you_mean, meant, variable
+from ops_worker.core.suggest import closest, did_you_mean, intended_variable
 from ops_worker.variables import variables
 
 pytestmark = pytest.mark.unit
@@ -38,9 +38,9 @@ COMMANDS = [
         ("h" * 100_000, ""),
     ],
 )
-def test_meant(word: str, name: str) -> None:
+def test_closest(word: str, name: str) -> None:
     """The nearest name is suggested; where none is near, none is."""
-    assert meant(word, COMMANDS) == name
+    assert closest(word, COMMANDS) == name
     assert did_you_mean(word, COMMANDS) == (f"; did you mean {name}?" if name else "")
 
 
@@ -60,7 +60,7 @@ NEARLY = [
 @pytest.mark.parametrize(("name", "expected"), NEARLY)
 def test_nearly_a_variable(name: str, expected: str) -> None:
     """A misspelling, another word for the same, a prefix that does not belong there, a unit."""
-    assert variable(name, "x", KNOWN) == expected
+    assert intended_variable(name, "x", KNOWN) == expected
 
 
 FOREIGN = [
@@ -233,11 +233,11 @@ FOREIGN = [
 @pytest.mark.parametrize("name", FOREIGN)
 def test_not_ours(name: str) -> None:
     """What libpq, Kubernetes, Python, a shell, a CI or the platform sets is no misspelling."""
-    assert variable(name, "x", KNOWN) == ""
+    assert intended_variable(name, "x", KNOWN) == ""
 
 
 def test_known_and_links() -> None:
     """What is known is right, and Kubernetes writes a Service's address into NAME_PORT."""
-    assert [name for name in KNOWN if variable(name, "x", KNOWN)] == []
-    assert variable("SIDCAR_PORT", "tcp://10.0.0.1:8080", KNOWN) == ""
-    assert variable("", "x", KNOWN) == variable("___", "x", KNOWN) == ""
+    assert [name for name in KNOWN if intended_variable(name, "x", KNOWN)] == []
+    assert intended_variable("SIDCAR_PORT", "tcp://10.0.0.1:8080", KNOWN) == ""
+    assert intended_variable("", "x", KNOWN) == intended_variable("___", "x", KNOWN) == ""

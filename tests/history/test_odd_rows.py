@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops_worker.core.decoding import MAX_DEPTH, loaded
+from ops_worker.core.decoding import MAX_DEPTH, load_jsonb
 from ops_worker.core.model import Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
@@ -34,7 +34,7 @@ EVERY = (FIRST, NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), LAST)
 )
 def test_loaded(text: str | bytes, expected: Any) -> None:
     """Whatever `jsonb` holds is read; what Python cannot hold, or nobody could write again, is null."""
-    assert loaded(text) == expected
+    assert load_jsonb(text) == expected
 
 
 @pytest.mark.parametrize("opening", ["[", b"[", '{"a":', b'{"a":'])
@@ -42,7 +42,7 @@ def test_loaded_is_bounded(opening: str | bytes) -> None:
     """What is nested too deep is cut at the depth that is kept of a service's answer."""
     text = opening if isinstance(opening, str) else opening.decode()
     whole = text * 300 + "1" + ("]" if text == "[" else "}") * 300
-    found, depth = loaded(whole if isinstance(opening, str) else whole.encode()), 0
+    found, depth = load_jsonb(whole if isinstance(opening, str) else whole.encode()), 0
     while isinstance(found, (list, dict)):
         (found,) = found.values() if isinstance(found, dict) else found
         depth += 1

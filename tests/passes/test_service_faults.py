@@ -33,7 +33,7 @@ SERVICES: list[tuple[str, str]] = [
     (f'url = "{SECURE}"\nca = "{{folder}}/junk"', "ca: {folder}/junk cannot be loaded: it holds no PEM certificate"),
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"', "key: {folder}/none cannot be read: No such file or directory"),
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
-     "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key is not the certificate's"),
+     "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key does not belong to the certificate"),
     (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key wants a certificate beside it"),
 ]  # fmt: skip
 VARIABLES = {

@@ -1,11 +1,13 @@
-"""HTTP: targets to observations. The only importer of httpx, h11 and of sockets.
+"""HTTP probes: from targets to observations. The only importer of httpx, h11 and sockets.
 
-A probe is one connection that carries one request, under one deadline from the first packet to the last byte. httpx's
-own transports keep a pool for the next request, scan it for each, and have a timeout for each read; here there is no next
-request, there may be thousands at once, and a body that trickles in one byte at a time must not outlive its
-deadline. So httpx has the URL and the request; h11 is the parser (``exchange``); one thread with a selector
-runs all of them, with the clock read at the socket (``reactor``). ``reasons`` has the words for what goes wrong,
-``limits`` what this process can do at once.
+A probe is one connection with one request, and one deadline from the first packet to the last byte.
+The transports of httpx do not fit that: they keep a pool for later requests, search it for every
+request, and have one timeout per read. Here no request follows, thousands of probes may run at the
+same time, and a body that arrives one byte at a time must not outlive the deadline.
+
+So httpx parses the URL and builds the request, h11 parses the answer (``exchange``), and one thread
+with a selector runs all probes and reads the clock at the socket (``reactor``). ``reasons`` has the
+texts for errors, ``limits`` the limits of this process.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from ops_worker.adapters.http.exchange import MAX_BODY, UnusableError, ask, fail
 from ops_worker.adapters.http.limits import fitting, own_limit
 from ops_worker.adapters.http.reactor import Reactor
 from ops_worker.core.model import Failure, Observation, Target, Tls
-from ops_worker.redact import known_of
+from ops_worker.redact import secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ops_worker.adapters.http.reactor import Task
+
 CONCURRENCY = 128
-"""Probes under way at once; the platform's four all are."""
+"""Probes at the same time, by default."""
 RESERVE_S = 5.0
-"""Seconds of a pass that are kept for the database."""
+"""Seconds of a pass that are reserved for the database."""
 
 __all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "faults", "fitting", "observe"]
 
@@ -42,161 +46,185 @@ def observe(
     *,
     concurrency: int = CONCURRENCY,
     budget_s: float = math.inf,
-    told: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Observation]:
-    """Probe the targets, at most ``concurrency`` at once, and give one observation each, in the order of the targets.
+    """Probe the targets, at most ``concurrency`` at once; return their observations in order.
 
-    Never raises for what a service does, nor for a limit of this process: fewer are probed at once
-    where files are few, and what could not be probed even so has an observation whose failure is
-    NOT_PROBED. The first ones are probed whatever the time; of the others those whose deadline
-    still ends within ``budget_s`` seconds. The rest has no observation: nobody looked. Which ones
-    that are is left to chance, so that in every pass others are looked at. ``told`` is given how
-    many are done, after each.
+    The first ``concurrency`` probes start at once. Another one starts only if its deadline ends
+    within ``budget_s`` seconds; a target without a probe has no observation. If there are more
+    targets than ``concurrency``, their order is random, so that every pass leaves out different
+    ones. After each probe, ``on_progress`` receives the number of observations so far.
 
-    A target that has faults, or whose certificates cannot be loaded, is not asked: its observation
-    says why, and its ``target`` has the faults that were found.
+    Never raises for what a service does, nor for a limit of this process. If there are not enough
+    file descriptors, fewer probes run at the same time. What cannot be probed even so has an
+    observation whose failure is NOT_PROBED.
+
+    A target that has faults, or whose certificates cannot be loaded, receives no request. Its
+    observation has the reason, and the ``target`` of the observation has the faults.
     """
     last_start = time.monotonic() + budget_s
     try:
-        contexts, broken = _tls_contexts(targets)
-        reactor = Reactor(concurrency := fitting(concurrency))
+        contexts, problems = _tls_contexts(targets)
+        concurrency = fitting(concurrency)
+        reactor = Reactor(concurrency)
     except (OSError, MemoryError) as error:
         if not own_limit(error):
             raise
-        return [_unasked(one) if one.faults else failed(one, error) for one in targets]
-    targets = [_with_faults(target, broken) for target in targets]
-    order = [index for index, target in enumerate(targets) if not target.faults]
-    if len(order) > concurrency:
-        random.shuffle(order)
-    begin = (
-        (index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s)
-        for index in order
-    )
-    seen = {index: _unasked(target) for index, target in enumerate(targets) if target.faults}
-    for task in reactor.run(begin, last_start):
-        result, target = task.result, targets[task.key]
-        if isinstance(result, UnusableError):
-            seen[task.key] = _unasked(target._replace(faults=(str(result),)))
+        return [_faulty(target) if target.faults else failed(target, error) for target in targets]
+    targets = [_with_faults(target, problems) for target in targets]
+    observations: dict[int, Observation] = {}
+    queue: list[int] = []
+    for index, target in enumerate(targets):
+        if target.faults:
+            observations[index] = _faulty(target)
         else:
-            one = result if isinstance(result, Observation) else failed(target, result)
-            seen[task.key] = _without_secrets(one)
-        if told is not None:
-            told(len(seen))
-    return [seen[index] for index in sorted(seen)]
+            queue.append(index)
+    if len(queue) > concurrency:
+        random.shuffle(queue)
+    entries = (
+        (index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s)
+        for index in queue
+    )
+    for task in reactor.run(entries, last_start):
+        observations[task.key] = _observation(targets[task.key], task)
+        if on_progress is not None:
+            on_progress(len(observations))
+    return [observations[index] for index in sorted(observations)]
 
 
-def confirm(  # noqa: PLR0913 - what ``observe`` is told, and when to ask again
+def confirm(  # noqa: PLR0913 - the parameters of ``observe``, and when to probe again
     targets: Sequence[Target],
     *,
     times: int,
     delay_s: float,
     concurrency: int = CONCURRENCY,
     budget_s: float = math.inf,
-    told: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Observation]:
-    """Probe the targets, and those without any HTTP answer up to ``times`` again, of which the last result counts.
+    """Probe the targets, and those without an HTTP answer up to ``times`` again.
 
-    In the first second of a pod its network may not be there yet. A round is begun only while it still fits into
-    ``budget_s``, the seconds that the probes have.
+    The last result counts. The network of a pod may not be ready in its first second, so a round of
+    probes begins ``delay_s`` seconds after the last one, if it ends within ``budget_s`` seconds.
     """
     end = time.monotonic() + budget_s
-    seen = observe(targets, concurrency=concurrency, budget_s=budget_s, told=told)
+    observations = observe(
+        targets, concurrency=concurrency, budget_s=budget_s, on_progress=on_progress
+    )
     for attempt in range(2, times + 2):
-        unanswered = {Failure.NO_CONNECTION, Failure.NO_ANSWER}
-        again = [one.target for one in seen if one.failure in unanswered and not one.target.faults]
-        rounds = -(-len(again) // fitting(concurrency))
-        longest = max((target.deadline_s for target in again), default=0.0)
-        if not again or time.monotonic() + delay_s + rounds * longest > end:
+        repeated = [
+            observation.target for observation in observations if _needs_confirmation(observation)
+        ]
+        batches = math.ceil(len(repeated) / fitting(concurrency))
+        longest_s = max((target.deadline_s for target in repeated), default=0.0)
+        if not repeated or time.monotonic() + delay_s + batches * longest_s > end:
             break
         time.sleep(delay_s)
         later = {
-            one.target.name: one._replace(attempts=attempt)
-            for one in observe(again, concurrency=concurrency)
-            if one.failure is not Failure.NOT_PROBED
+            observation.target.name: observation._replace(attempts=attempt)
+            for observation in observe(repeated, concurrency=concurrency)
+            if observation.failure is not Failure.NOT_PROBED
         }
-        seen = [later.get(one.target.name, one) for one in seen]
-    return seen
+        observations = [
+            later.get(observation.target.name, observation) for observation in observations
+        ]
+    return observations
 
 
 def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
-    """Yield every fault of the targets' own values with the service's name; ask none of them.
+    """Yield the name of a service and a fault of its settings, for every fault. Send no request.
 
-    These are what the catalogue found, and what only those libraries know that make the request
-    and load the certificates.
+    Some faults are found by the catalogue, others only by the libraries that build the request and
+    load the certificates.
     """
     targets = tuple(targets)
     try:
-        broken = _tls_contexts(targets)[1]
-    except (OSError, MemoryError):  # a limit of this process, which says nothing of the files
-        broken = {}
+        problems = _tls_contexts(targets)[1]
+    except (OSError, MemoryError):  # a limit of this process, which says nothing about the files
+        problems = {}
     for target in targets:
-        found = [*_with_faults(target, broken).faults]
+        found = [*_with_faults(target, problems).faults]
         if target.url and not target.faults and (problem := refused(target)):
             found.append(problem)
         for fault in found:
             yield target.name, fault
 
 
-def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
-    """Load the certificates of the targets that need them, each set once.
+def _needs_confirmation(observation: Observation) -> bool:
+    """Return whether a second probe could have another result."""
+    unanswered = observation.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
+    return unanswered and not observation.target.faults
 
-    Returns what was loaded, and why the others could not be.
+
+def _observation(target: Target, task: Task) -> Observation:
+    """Return the observation of a task that has ended."""
+    result = task.result
+    if isinstance(result, UnusableError):
+        return _faulty(target._replace(faults=(str(result),)))
+    if not isinstance(result, Observation):
+        result = failed(target, result)
+    return _without_secrets(result)
+
+
+def _faulty(target: Target) -> Observation:
+    """Return the observation of a target that cannot be probed because of its settings."""
+    return Observation(
+        target=target,
+        taken_at=time.monotonic(),
+        failure=Failure.NO_ANSWER,
+        error="; ".join(target.faults),
+    )
+
+
+def _without_secrets(observation: Observation) -> Observation:
+    """Replace the service's own secrets by stars in its error and body.
+
+    A service may send them back. A secret of digits only stays in the body, where it may well be
+    a number.
     """
-    contexts, broken = {}, {}
-    for tls in {target.tls for target in targets if _is_https(target)}:
-        try:
-            contexts[tls] = _tls_context(tls)
-        except UnusableError as error:
-            broken[tls] = str(error)
-    return contexts, broken
+    target = observation.target
+    if not target.headers and "@" not in target.url:
+        return observation
+    error = observation.error
+    body = observation.body
+    for secret in secrets_of(target):
+        error = error.replace(secret, "***")
+        if not secret.isdigit():
+            body = body.replace(secret.encode(errors="replace"), b"***")
+    return observation._replace(error=error, body=body)
 
 
 def _is_https(target: Target) -> bool:
     return target.url.lower().startswith("https:")
 
 
-def _with_faults(target: Target, broken: dict[Tls, str]) -> Target:
-    if _is_https(target) and target.tls in broken:
-        return target._replace(faults=(*target.faults, broken[target.tls]))
+def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:
+    """Return a target with the problem of its certificates among its faults."""
+    if _is_https(target) and target.tls in problems:
+        return target._replace(faults=(*target.faults, problems[target.tls]))
     return target
 
 
-def _without_secrets(seen: Observation) -> Observation:
-    """Star the service's own secrets where it sends them back: in the error, and in the body.
+def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
+    """Load the certificates of all https targets, each set of files once.
 
-    One of digits only is left in the answer, where it may well be a number.
+    Return the contexts, and the problems of those that could not be loaded.
     """
-    target = seen.target
-    if not target.headers and "@" not in target.url:
-        return seen
-    error, body = seen.error, seen.body
-    for secret in known_of(target):
-        error = error.replace(secret, "***")
-        if not secret.isdigit():
-            body = body.replace(secret.encode(errors="replace"), b"***")
-    return seen._replace(error=error, body=body)
-
-
-def _unasked(target: Target) -> Observation:
-    error = "; ".join(target.faults)
-    return Observation(target, time.monotonic(), failure=Failure.NO_ANSWER, error=error)
+    contexts: dict[Tls, ssl.SSLContext] = {}
+    problems: dict[Tls, str] = {}
+    for tls in {target.tls for target in targets if _is_https(target)}:
+        try:
+            contexts[tls] = _tls_context(tls)
+        except UnusableError as error:
+            problems[tls] = str(error)
+    return contexts, problems
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
-    """Make a context: with the files that are named, else certifi's or SSL_CERT_FILE's.
+    """Return a context with the named files, and without them with certifi's or SSL_CERT_FILE's.
 
-    Raises UnusableError, in words of our own that name the key and the file.
+    Raises UnusableError; its message names the key and the file.
     """
-    try:
-        context = (
-            ssl.create_default_context(cafile=tls.ca) if tls.ca else httpx.create_ssl_context()
-        )
-    except (OSError, ValueError) as error:
-        if own_limit(error):
-            raise
-        what = f"ca: {tls.ca}" if tls.ca else "SSL_CERT_FILE or SSL_CERT_DIR"
-        problem = _tls_problem(error, "it holds no PEM certificate")
-        raise UnusableError(f"{what} cannot be loaded: {problem}") from None
+    context = _trusting(tls)
     if tls.certificate:
         try:
             context.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
@@ -207,33 +235,51 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def _trusting(tls: Tls) -> ssl.SSLContext:
+    """Return a context with the authorities to trust."""
+    try:
+        if tls.ca:
+            return ssl.create_default_context(cafile=tls.ca)
+        return httpx.create_ssl_context()
+    except (OSError, ValueError) as error:
+        if own_limit(error):
+            raise
+        source = f"ca: {tls.ca}" if tls.ca else "SSL_CERT_FILE or SSL_CERT_DIR"
+        problem = _tls_problem(error, "it holds no PEM certificate")
+        raise UnusableError(f"{source} cannot be loaded: {problem}") from None
+
+
 def _certificate_problem(tls: Tls, error: Exception) -> str:
-    """Say which of a client's certificate and key cannot be loaded, and why."""
-    certificate, key = f"certificate: {tls.certificate}", f"key: {tls.key or tls.certificate}"
+    """Return which of a client's certificate and key cannot be loaded, and why."""
+    certificate = f"certificate: {tls.certificate}"
+    key = f"key: {tls.key or tls.certificate}"
     if isinstance(error, _PasswordError):
-        return f"{key} has a password; leave it without one"
+        return f"{key} has a password; use a key without one"
     if isinstance(error, ssl.SSLError) and not error.reason:
         try:
             if b"CERTIFICATE-----" not in Path(tls.certificate).read_bytes():
                 return f"{certificate} holds no PEM certificate"
             if b"PRIVATE KEY-----" not in Path(tls.key or tls.certificate).read_bytes():
                 return f"{key} holds no PEM key"
-        except OSError as unreadable:  # it went away meanwhile
+        except OSError as unreadable:  # it was removed meanwhile
             error = unreadable
     return f"{certificate} and {key} cannot be loaded: {_tls_problem(error, 'they are damaged')}"
 
 
-def _tls_problem(error: Exception, otherwise: str) -> str:
-    """Return what is wrong with a PEM file: the system's words, or OpenSSL's name for it.
+def _tls_problem(error: Exception, default: str) -> str:
+    """Return what is wrong with a PEM file: the system's text or OpenSSL's name of the error.
 
-    Neither quotes the file. ``otherwise`` is for an error that OpenSSL has no name for.
+    Neither quotes the file. ``default`` is for an error that has no name.
     """
-    if isinstance(error, ssl.SSLError):
-        reason = (error.reason or "").replace("_", " ").lower()
-        if reason in {"key values mismatch", "key type mismatch"}:
-            return "the key is not the certificate's"
-        return otherwise if reason in {"", "no certificate or crl found"} else reason
-    return (error.strerror if isinstance(error, OSError) else "") or "it is no path"
+    if not isinstance(error, ssl.SSLError):
+        text = error.strerror if isinstance(error, OSError) else ""
+        return text or "it is no path"
+    reason = (error.reason or "").replace("_", " ").lower()
+    if reason in {"key values mismatch", "key type mismatch"}:
+        return "the key does not belong to the certificate"
+    if reason in {"", "no certificate or crl found"}:
+        return default
+    return reason
 
 
 class _PasswordError(ValueError):
@@ -241,5 +287,8 @@ class _PasswordError(ValueError):
 
 
 def _no_password() -> str:
-    """Stand for the password of a key, which OpenSSL would otherwise ask the terminal for, and wait."""
+    """Refuse to return the password of a key.
+
+    Without this function, OpenSSL would ask for it on the terminal, and wait.
+    """
     raise _PasswordError

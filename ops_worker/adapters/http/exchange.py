@@ -29,7 +29,7 @@ from ops_worker.adapters.http.reasons import (
     UnreachableError,
     failure_of,
     foreign,
-    system_words,
+    system_text,
     wants_tls,
 )
 from ops_worker.catalogue import NO_HEADER, is_header_value
@@ -48,14 +48,14 @@ MAX_BODY = 1 << 20
 MAX_HEAD = 1 << 16
 """Bytes of a status line and headers."""
 MAX_CODINGS = 5
-"""Content codings on top of each other."""
+"""Content codings that one body may have, applied one after the other."""
 STAGGER_S = 0.25
-"""Seconds after which the next address is tried beside one that does not answer (RFC 8305, section
-5).
-"""
+"""Seconds without an answer after which the next address is tried, too (RFC 8305, section 5)."""
 
 _RECEIVE = 1 << 16
 _COMPRESSED_SLICE = 1 << 10
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = httpx.Headers(
     {
         "User-Agent": f"ops-worker/{__version__}",
@@ -68,49 +68,39 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class UnusableError(ValueError):
-    """No request can be made of what the catalogue says. The message names a key, never a value."""
+    """No request can be made from a catalogue entry. The message names a key, never a value."""
 
 
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
-    """Ask one target; return its observation.
+    """Send a request to a target; return its observation.
 
-    Its latency runs from the beginning of the connection that was made, after the name was
-    resolved, to the arrival of the last byte. Raises whatever ``failed`` takes.
+    The latency runs from the start of the connection that succeeded, after the name was resolved,
+    to the arrival of the last byte. Errors are not handled here: see ``failed``.
     """
     request = _request(target)
-    host, certified = _host(request.url.raw_host)
-    if b"%" in host:  # a zone has a meaning on this machine only (RFC 6874, section 4)
-        request.headers["Host"] = re.sub(r"%[^]]*", "", request.headers["Host"])
-    port = request.url.port or _PORTS[request.url.scheme]
-    addresses = _numeric(host, port) or (yield from _resolved(host, port, target.deadline_s))
-    sock, started = yield from _connect(addresses)
+    sock, started = yield from _open(target, request)
     try:
         if request.url.scheme == "https":
             sock = contexts[target.tls].wrap_socket(
                 sock,
-                server_hostname=certified,
+                server_hostname=_names(request.url.raw_host)[1],
                 do_handshake_on_connect=False,
             )
             yield from _handshake(sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-        head = h11.Request(
-            method=request.method, target=request.url.raw_path, headers=request.headers.raw
-        )
-        yield from _send(sock, (http.send(head) or b"") + (http.send(h11.EndOfMessage()) or b""))
-        response, body, ended = yield from _answer(sock, http, target.expect)
+        yield from _send(sock, _encoded(http, request))
+        response, body, ended = yield from _receive_answer(sock, http, target.expect)
     finally:
         sock.close()
     hint = ""
     if response.status_code in target.expect:
         body = _decoded(response, body)
     else:
-        refused = response.status_code == httpx.codes.BAD_REQUEST and request.url.scheme == "http"
-        if refused and wants_tls(body):
-            hint = SPEAKS_TLS
+        hint = _hint(request, response, body)
         body = b""
     return Observation(
-        target,
-        ended,
+        target=target,
+        taken_at=ended,
         http_status=response.status_code,
         latency_ms=round((ended - started) * 1000),
         body=body,
@@ -125,9 +115,9 @@ def failed(target: Target, error: Exception) -> Observation:
 
 
 def _request(target: Target) -> httpx.Request:
-    """Make the request.
+    """Return the request to a target.
 
-    Raises UnusableError, whose text is our own: the libraries quote the values that they refuse.
+    Raises UnusableError. Its text is our own, because the libraries quote the values they refuse.
     """
     headers = _HEADERS
     if target.headers:
@@ -139,16 +129,18 @@ def _request(target: Target) -> httpx.Request:
     try:
         request = httpx.Request("GET", target.url, headers=headers)
         if request.url.userinfo:
-            return next(
-                httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request)
-            )
+            login = httpx.BasicAuth(request.url.username, request.url.password)
+            request = next(login.auth_flow(request))
     except (httpx.InvalidURL, ValueError):
         raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
+    if b"%" in request.url.raw_host:
+        # A zone has a meaning on this machine only (RFC 6874, section 4).
+        request.headers["Host"] = re.sub(r"%[^]]*", "", request.headers["Host"])
     return request
 
 
 def refused(target: Target) -> str:
-    """Say why no request can be made of a target; nothing where one can."""
+    """Return why no request can be made to a target; empty if one can."""
     try:
         _request(target)
     except UnusableError as error:
@@ -156,12 +148,29 @@ def refused(target: Target) -> str:
     return ""
 
 
-def _host(host: bytes) -> tuple[bytes, str]:
-    """Return the name to resolve, and the one for SNI, which the certificate must have.
+def _encoded(http: h11.Connection, request: httpx.Request) -> bytes:
+    head = h11.Request(
+        method=request.method,
+        target=request.url.raw_path,
+        headers=request.headers.raw,
+    )
+    return (http.send(head) or b"") + (http.send(h11.EndOfMessage()) or b"")
 
-    The dot at the end of ``name.`` is for the resolver, and the zone of ``fe80::1%25eth0`` for this
-    machine: neither is in a certificate, or allowed in SNI (RFC 6066, section 3). The Host header
-    keeps the dot, as RFC 9110, section 7.2 has it: it is the URL's authority.
+
+def _hint(request: httpx.Request, response: h11.Response, body: bytes) -> str:
+    """Return what an answer with an unexpected status means, if that is known."""
+    bad_request = response.status_code == httpx.codes.BAD_REQUEST
+    if bad_request and request.url.scheme == "http" and wants_tls(body):
+        return SPEAKS_TLS
+    return ""
+
+
+def _names(host: bytes) -> tuple[bytes, str]:
+    """Return the name to resolve, and the name for SNI, which the certificate must have.
+
+    The final dot of ``name.`` is for the resolver only, and the zone of ``fe80::1%25eth0`` is for
+    this machine only. Neither is in a certificate or allowed in SNI (RFC 6066, section 3). The Host
+    header keeps the dot, because it repeats the URL's authority (RFC 9110, section 7.2).
     """
     if b":" not in host:
         return host, host.removesuffix(b".").decode("ascii")
@@ -169,7 +178,18 @@ def _host(host: bytes) -> tuple[bytes, str]:
     return address + mark + zone.removeprefix(b"25"), address.decode("ascii")
 
 
+def _open(target: Target, request: httpx.Request) -> Steps:
+    """Resolve the host and connect; return the socket and when its connection started."""
+    host, _ = _names(request.url.raw_host)
+    port = request.url.port or _PORTS[request.url.scheme]
+    addresses = _numeric(host, port)
+    if not addresses:
+        addresses = yield from _resolved(host, port, target.deadline_s)
+    return (yield from _connect(addresses))
+
+
 def _numeric(host: bytes, port: int) -> Sequence[Address]:
+    """Return the address of a host that is a number; empty if it is a name."""
     if not (host[-1:].isdigit() or b":" in host):
         return ()
     try:
@@ -179,74 +199,80 @@ def _numeric(host: bytes, port: int) -> Sequence[Address]:
 
 
 def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
+    """Return the addresses of a name."""
     try:
         return (yield Lookup(host, port))
     except TimeoutError as error:
-        words = f"no answer within {deadline_s:g} s"
-        raise UnreachableError(f"name resolution failed: {words}") from error
+        reason = f"no answer within {deadline_s:g} s"
+        raise UnreachableError(f"name resolution failed: {reason}") from error
     except OSError as error:
         if own_limit(error):
             raise
-        words = error.strerror or ""
-        if not isinstance(error, socket.gaierror):
-            words = system_words(error)
-        raise UnreachableError(f"name resolution failed: {words}") from error
+        # The numbers of gaierror are the resolver's own, so strerror does not know them.
+        reason = system_text(error)
+        if isinstance(error, socket.gaierror):
+            reason = error.strerror or ""
+        raise UnreachableError(f"name resolution failed: {reason}") from error
 
 
 def _connect(addresses: Sequence[Address]) -> Steps:
-    """Race the addresses (RFC 8305); return the first connected socket and when its attempt began.
+    """Connect to the first address that answers (RFC 8305).
 
-    An attempt begins as soon as one has failed, or when the last one had STAGGER_S seconds without
-    an answer. So an address family that swallows packets costs a quarter of a second, which is no
-    part of the service's latency.
+    Return the socket and when its attempt started. The next attempt starts as soon as one fails,
+    or when the last one had no answer for STAGGER_S seconds. So an address family that drops
+    packets costs a quarter of a second, which is not part of the service's latency.
     """
-    left = deque((family, address) for family, *_, address in _alternating(addresses))
-    racing: dict[int, tuple[socket.socket, float]] = {}
+    remaining = deque((family, address) for family, *_, address in _alternating(addresses))
+    attempts: dict[int, tuple[socket.socket, float]] = {}
     errors: list[OSError] = []
-    due = 0.0
+    next_start = 0.0
     try:
-        while left or racing:
-            if left and (not racing or time.monotonic() >= due):
-                begun = time.monotonic()
-                due = begun + STAGGER_S
+        while remaining or attempts:
+            if remaining and (not attempts or time.monotonic() >= next_start):
+                started = time.monotonic()
+                next_start = started + STAGGER_S
                 try:
-                    sock = _begin(*left.popleft())
+                    sock = _begin(*remaining.popleft())
                 except OSError as error:
                     errors.append(error)
-                    due = begun
+                    next_start = started
                     continue
-                racing[sock.fileno()] = sock, begun
-            ready = yield Wait(tuple(racing), WRITE, due if left else math.inf)
-            if ready is None:
+                attempts[sock.fileno()] = sock, started
+            fd = yield Wait(tuple(attempts), WRITE, next_start if remaining else math.inf)
+            if fd is None:
                 continue
-            sock, begun = racing.pop(ready)
+            sock, started = attempts.pop(fd)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code:
-                return sock, begun
+                return sock, started
             sock.close()
             errors.append(OSError(code, os.strerror(code)))
-            due = begun
+            next_start = started
     except TimeoutError as error:
         errors.append(error)
     finally:
-        for sock, _ in racing.values():
+        for sock, _ in attempts.values():
             sock.close()
     try:
-        raise _telling(errors)
+        raise _most_telling(errors)
     finally:
-        # An error that its own frame holds is a cycle, and a pass runs without their collector.
+        # An error that its own frame refers to is a reference cycle, and a pass runs without the
+        # cycle collector.
         errors.clear()
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """Order the addresses so that the families take turns, the system's choice first."""
-    preferred = [one for one in addresses if one[0] == addresses[0][0]]
-    others = [one for one in addresses if one[0] != addresses[0][0]]
-    return [one for pair in zip_longest(preferred, others) for one in pair if one is not None]
+    """Return the addresses with the families in turn, the system's first choice first."""
+    preferred = [address for address in addresses if address[0] == addresses[0][0]]
+    others = [address for address in addresses if address[0] != addresses[0][0]]
+    ordered: list[Address] = []
+    for pair in zip_longest(preferred, others):
+        ordered += [address for address in pair if address is not None]
+    return ordered
 
 
 def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
-    """Begin to connect; return the socket. It can be written once that has ended, well or badly."""
+    """Start to connect; return the socket. It becomes writable on success and on failure."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's
@@ -263,27 +289,29 @@ def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 def _has_source(family: int, address: tuple[Any, ...]) -> bool:
-    """Tell whether this machine has an address from which it could reach that one.
+    """Return whether this machine has a source address for this destination.
 
-    Without any, as without IPv6, connecting fails with the error that also means: all local ports
-    are taken.
+    Without one (a machine without IPv6, for example), ``connect`` fails with EADDRNOTAVAIL. That
+    error also means that all local ports are in use.
     """
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         return sock.connect_ex(address) != errno.EADDRNOTAVAIL
 
 
-def _telling(errors: Sequence[OSError]) -> Exception:
-    """Return the error that says most about addresses of which none could be connected to.
+def _most_telling(errors: Sequence[OSError]) -> Exception:
+    """Return the error that says most, when no address could be connected to.
 
-    Our own limit hides an address that may be well. A refusal says more than silence: a machine is
-    there, and nothing listens.
+    A limit of this process comes first: the address that it hid may be reachable. Then a refusal:
+    the machine is there, and nothing listens. Otherwise the last error counts.
     """
     limits = [error for error in errors if own_limit(error)]
+    if limits:
+        return limits[-1]
     refusals = [error for error in errors if isinstance(error, ConnectionRefusedError)]
-    error = [*errors, *refusals[-1:], *limits[-1:]][-1]
-    if limits or isinstance(error, (TimeoutError, ConnectionResetError, ConnectionAbortedError)):
+    error = (refusals or errors)[-1]
+    if isinstance(error, (TimeoutError, ConnectionResetError, ConnectionAbortedError)):
         return error
-    return UnreachableError(system_words(error))
+    return UnreachableError(system_text(error))
 
 
 def _handshake(sock: ssl.SSLSocket) -> Steps:
@@ -296,13 +324,14 @@ def _handshake(sock: ssl.SSLSocket) -> Steps:
             except ssl.SSLWantWriteError:
                 yield Wait((sock.fileno(),), WRITE)
     except ConnectionError as error:
-        raise UnreachableError(f"TLS: {system_words(error)} during the handshake") from error
+        raise UnreachableError(f"TLS: {system_text(error)} during the handshake") from error
 
 
 def _send(sock: socket.socket, data: bytes) -> Steps:
     """Send the request.
 
-    A server that closes before it has read it may have answered first: reading tells.
+    A closed connection is not an error here: the server may have answered first, and reading
+    shows its answer or its TLS alert.
     """
     while data:
         try:
@@ -315,23 +344,25 @@ def _send(sock: socket.socket, data: bytes) -> Steps:
             return
 
 
-def _answer(sock: socket.socket, http: h11.Connection, expect: Sequence[int]) -> Steps:
-    """Read the answer; return its head, its raw body, and when its last bytes came.
+def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[int]) -> Steps:
+    """Read the answer; return its head, its raw body, and when its last bytes arrived.
 
-    Of a status that is not expected, the body is what came together with the head: nobody waits for
-    more.
+    If the status is not an expected one, do not wait for the body: return the part of it that
+    arrived together with the head.
     """
-    response, body, received = None, bytearray(), 0.0
+    response = None
+    body = bytearray()
+    received = 0.0
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
-            received = yield from _more(sock, http, received, in_head=response is None)
+            received = yield from _feed(sock, http, received, in_head=response is None)
         elif event is h11.PAUSED:
             raise NoAnswerError(SWITCHED)
         elif isinstance(event, h11.Response):
             response = event
             if event.status_code not in expect:
-                return response, _came_with(http), received
+                return response, _buffered_body(http), received
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_BODY:
@@ -340,21 +371,24 @@ def _answer(sock: socket.socket, http: h11.Connection, expect: Sequence[int]) ->
             return response, bytes(body), received
 
 
-def _more(sock: socket.socket, http: h11.Connection, before: float, *, in_head: bool) -> Steps:
-    """Read what comes next; return when it came. ``before`` is when something came last, or 0."""
+def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: bool) -> Steps:
+    """Read bytes for the parser; return when they arrived.
+
+    ``before`` is when earlier bytes arrived, or 0.
+    """
     data = yield from _receive(sock)
     if in_head and not data:
         raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED)
-    if not before and (words := foreign(data)):
-        raise NoAnswerError(words)
+    if not before and (reason := foreign(data)):
+        raise NoAnswerError(reason)
     received = time.monotonic()
-    yield None  # parsing can wait; sockets that are ready should not
+    yield None  # read from other sockets first: parsing can wait, and their latency is measured
     http.receive_data(data)
     return received
 
 
-def _came_with(http: h11.Connection) -> bytes:
-    """Return the part of the body that came together with the head."""
+def _buffered_body(http: h11.Connection) -> bytes:
+    """Return the part of the body that the parser already has."""
     try:
         event = http.next_event()
     except h11.RemoteProtocolError:
@@ -363,6 +397,7 @@ def _came_with(http: h11.Connection) -> bytes:
 
 
 def _receive(sock: socket.socket) -> Steps:
+    # A TLS socket may hold bytes that are decrypted already, so it is read before it is polled.
     if not isinstance(sock, ssl.SSLSocket):
         yield Wait((sock.fileno(),), READ)
     while True:
@@ -375,69 +410,78 @@ def _receive(sock: socket.socket) -> Steps:
 
 
 def _decoded(response: h11.Response, body: bytes) -> bytes:
-    """Undo the content codings (RFC 9110, section 8.4), the last one first.
+    """Decode the content codings of a body (RFC 9110, section 8.4), the last one first.
 
-    Each result is bounded as a body is.
+    The result of each step is at most MAX_BODY bytes.
     """
     if not body:
         return body
-    lists = [value for name, value in response.headers if name == b"content-encoding"]
-    elements = [one.strip().lower() for one in b",".join(lists).decode("latin-1").split(",")]
-    codings = [one for one in elements if one not in {"", "identity"}]  # empty ones are ignored
-    if unknown := [coding for coding in codings if coding not in {"gzip", "x-gzip", "deflate"}]:
-        raise NoAnswerError(f"bad content encoding: {', '.join(unknown)} was not asked for")
-    if len(codings) > MAX_CODINGS:
-        raise NoAnswerError(f"bad content encoding: more than {MAX_CODINGS} on top of each other")
-    for coding in reversed(codings):
+    for coding in reversed(_content_codings(response)):
         try:
             body = _inflated(body) if coding == "deflate" else _gunzipped(body)
         except zlib.error as error:
-            words = f"the body is no {coding}, or damaged"
-            raise NoAnswerError(f"bad content encoding: {words}") from error
+            reason = f"the body is not {coding}, or it is damaged"
+            raise NoAnswerError(f"bad content encoding: {reason}") from error
         except EOFError as error:
-            words = f"the {coding} body is cut off"
-            raise NoAnswerError(f"bad content encoding: {words}") from error
+            reason = f"the {coding} body is cut off"
+            raise NoAnswerError(f"bad content encoding: {reason}") from error
     return body
 
 
-def _inflated(body: bytes) -> bytes:
-    """Undo ``deflate``: the zlib format (RFC 9110, section 8.4.1.2).
+def _content_codings(response: h11.Response) -> list[str]:
+    """Return the content codings in the order in which the server applied them."""
+    values = [value for name, value in response.headers if name == b"content-encoding"]
+    elements = [
+        element.strip().lower() for element in b",".join(values).decode("latin-1").split(",")
+    ]
+    # RFC 9110, section 5.6.1: a recipient ignores empty list elements.
+    codings = [element for element in elements if element not in {"", "identity"}]
+    unknown = [coding for coding in codings if coding not in _CODINGS]
+    if unknown:
+        raise NoAnswerError(f"bad content encoding: {', '.join(unknown)} was not asked for")
+    if len(codings) > MAX_CODINGS:
+        raise NoAnswerError(f"bad content encoding: more than {MAX_CODINGS} codings of one body")
+    return codings
 
-    Some servers send it without its header.
+
+def _inflated(body: bytes) -> bytes:
+    """Decode ``deflate``: the zlib format (RFC 9110, section 8.4.1.2).
+
+    Some servers send raw deflate data, without the zlib header.
     """
     try:
-        return _member(body, 0, zlib.MAX_WBITS, MAX_BODY)[0]
+        return _decompressed(body, 0, zlib.MAX_WBITS, MAX_BODY)[0]
     except zlib.error:
-        return _member(body, 0, -zlib.MAX_WBITS, MAX_BODY)[0]
+        return _decompressed(body, 0, -zlib.MAX_WBITS, MAX_BODY)[0]
 
 
 def _gunzipped(body: bytes) -> bytes:
-    """Undo ``gzip``: one member after the other.
+    """Decode ``gzip``: all members, one after the other.
 
-    What follows them and is none is ignored, as gzip itself does.
+    Other bytes after the members are ignored, as gzip itself does.
     """
-    whole = bytearray()
+    result = bytearray()
     start = 0
-    while start == 0 or body.startswith(b"\x1f\x8b", start):
-        part, start = _member(body, start, zlib.MAX_WBITS | 16, MAX_BODY - len(whole))
-        whole += part
-    return bytes(whole)
+    while start == 0 or body.startswith(_GZIP_MAGIC, start):
+        part, start = _decompressed(body, start, zlib.MAX_WBITS | 16, MAX_BODY - len(result))
+        result += part
+    return bytes(result)
 
 
-def _member(body: bytes, start: int, wbits: int, room: int) -> tuple[bytes, int]:
-    """Decompress the member at ``start``, to at most ``room`` bytes; return it and its end.
+def _decompressed(body: bytes, start: int, wbits: int, max_length: int) -> tuple[bytes, int]:
+    """Decompress the member at ``start``; return its data and where it ends.
 
-    Raises EOFError when it is cut off. It is read in slices, because what follows a member is
-    copied at its end.
+    Raises EOFError if the member is cut off, and NoAnswerError if its data is longer than
+    ``max_length``. The member is read in slices, because zlib copies all bytes that follow its end.
     """
     inflater = zlib.decompressobj(wbits)
-    whole = bytearray()
+    data = bytearray()
     while not inflater.eof:
         part = body[start : start + _COMPRESSED_SLICE]
         if not part:
             raise EOFError
-        whole += inflater.decompress(part, room - len(whole) + 1)
-        if len(whole) > room:
+        data += inflater.decompress(part, max_length - len(data) + 1)
+        if len(data) > max_length:
             raise NoAnswerError("body larger than 1 MiB")
         start += len(part) - len(inflater.unused_data)
-    return bytes(whole), start
+    return bytes(data), start

@@ -1,4 +1,7 @@
-"""The outbound heartbeat: start, success and fail, told to a service that misses them (healthchecks.io and its like)."""
+"""Heartbeat: report start, success and failure of a pass to healthchecks.io or a similar service.
+
+That service raises an alert when heartbeats stop.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEADLINE_S = 3.0
-"""Seconds for a ping: it is worth no more, and its failure never fails a pass."""
+"""Seconds for one request. A heartbeat that fails never fails a pass, so it must not delay one."""
 ACCEPTED = tuple(range(200, 300))
 
 _log = logging.getLogger("ops_worker")
@@ -22,48 +25,59 @@ _log = logging.getLogger("ops_worker")
 
 @contextlib.contextmanager
 def heartbeat(url: str, end: float) -> Iterator[None]:
-    """Tell ``url`` that the pass inside begins, and how it ended: ``/start``, then nothing more or ``/fail``. Empty: tell nobody.
+    """Report to ``url`` that the pass in this context begins, and how it ends.
 
-    Both are added to its path; its query stays behind them.
-    Nothing of it goes on after ``end``, a moment of the monotonic clock: a pass that is recorded must not miss its deadline for it.
+    The start adds ``/start`` to the path of the URL, a failure adds ``/fail``, success adds
+    nothing. The query stays behind the path. An empty URL sends no heartbeat.
+
+    No request goes on after ``end`` (a moment of the monotonic clock), so that a recorded pass
+    does not miss its deadline because of a heartbeat.
     """
     if not url:
         yield
         return
     start = threading.Thread(
-        target=_ping, args=(_of(url, "/start"), end), name="heartbeat", daemon=True
+        target=_send, args=(_with_suffix(url, "/start"), end), name="heartbeat", daemon=True
     )
     start.start()
     try:
         yield
     except BaseException:
-        start.join(_left(end))  # in this order, or it would seem to run still
-        _ping(_of(url, "/fail"), end)
+        start.join(_time_left(end))  # a start that arrives last would look like a running pass
+        _send(_with_suffix(url, "/fail"), end)
         raise
-    start.join(_left(end))
-    _ping(_of(url), end)
+    start.join(_time_left(end))
+    _send(_with_suffix(url, ""), end)
 
 
-def _of(url: str, what: str = "") -> str:
-    base, mark, query = url.partition("?")
-    return f"{base.rstrip('/')}{what}{mark}{query}"
+def _with_suffix(url: str, suffix: str) -> str:
+    path, mark, query = url.partition("?")
+    return f"{path.rstrip('/')}{suffix}{mark}{query}"
 
 
-def _left(end: float) -> float:
+def _time_left(end: float) -> float:
+    """Return the seconds that a request may take now: at most DEADLINE_S, 0 after ``end``."""
     return max(0.0, min(DEADLINE_S, end - time.monotonic()))
 
 
-def _ping(url: str, end: float) -> None:
+def _send(url: str, end: float) -> None:
     from ops_worker.adapters import http
 
     error = "the pass had no time left for it"
-    if deadline_s := _left(end):
-        (seen,) = http.observe(
-            [Target("heartbeat", url, "", (), json=False, expect=ACCEPTED, deadline_s=deadline_s)]
+    deadline_s = _time_left(end)
+    if deadline_s:
+        target = Target(
+            name="heartbeat",
+            url=url,
+            series="",
+            counters=(),
+            expect=ACCEPTED,
+            deadline_s=deadline_s,
+            json=False,
         )
-        if seen.http_status in ACCEPTED:
+        (observation,) = http.observe([target])
+        if observation.http_status in ACCEPTED:
             return
-        error = seen.error or f"http {seen.http_status}"
-    _log.warning(
-        "no heartbeat", extra={"action": "no heartbeat", "error": error}
-    )  # without the URL, which is a secret
+        error = observation.error or f"http {observation.http_status}"
+    # The URL is a secret, so it is not logged.
+    _log.warning("no heartbeat", extra={"action": "no heartbeat", "error": error})

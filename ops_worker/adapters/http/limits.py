@@ -1,4 +1,4 @@
-"""This process's own limits: how many probes fit into them, and which errors mean that one was hit.
+"""The limits of this process: how many probes they allow, and which errors mean that one was hit.
 
 Such an error says nothing about a service, so the service counts as not probed.
 """
@@ -12,11 +12,16 @@ import socket
 import ssl
 
 FILES_PER_PROBE = 3
-"""File descriptors of one probe at most, as a rule: two sockets in a race, or what the resolver
-opens for a name.
+"""File descriptors that one probe needs at most, as a rule.
+
+Two sockets in a race of addresses, or the files that the resolver opens for a name.
 """
 FILES_RESERVE = 10
-"""File descriptors left for the database, its name, a log file, and the selector and its bell."""
+"""File descriptors for the rest of the process.
+
+The database and the lookup of its name, a log file, the selector and the two sockets that wake it.
+"""
+_STANDARD_STREAMS = 3
 
 _MEMORY = "this process is out of memory"
 _PORTS = "this machine is out of local ports (cannot assign requested address)"
@@ -29,46 +34,49 @@ _EXHAUSTED = {
     errno.ENOSPC: "this user is out of epoll watches (fs.epoll.max_user_watches)",
     socket.EAI_MEMORY: _MEMORY,
 }
+"""The reason for each error number that means a limit."""
 
 
 class OwnLimitError(Exception):
-    """A limit of this process, which its message names, kept a service from being probed."""
+    """A limit of this process kept a service from being probed. The message names the limit."""
 
 
 def own_limit(result: object) -> str:
-    """Return which limit of this process or machine ended a probe, in words; empty if none did."""
+    """Return the limit of this process or machine that ended a probe; empty if none did."""
     if isinstance(result, OwnLimitError):
         return str(result)
     if isinstance(result, MemoryError):
         return _MEMORY
+    # The number of a TLS error is OpenSSL's, not the system's.
     if isinstance(result, OSError) and not isinstance(result, ssl.SSLError):
         return _EXHAUSTED.get(result.errno or 0, "")
     return ""
 
 
 def fitting(concurrency: int) -> int:
-    """Return for how many of so many probes at once there are file descriptors; at least one.
+    """Return how many probes at the same time the file descriptors allow.
 
-    The limit is that of open files (``ulimit -n``).
+    The result is at most ``concurrency`` and at least 1. The limit is that of open files
+    (``ulimit -n``).
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return concurrency
     try:
-        numbers = os.listdir("/dev/fd")  # noqa: PTH208 - names only, and none is opened
+        descriptors = os.listdir("/dev/fd")  # noqa: PTH208 - only names are needed
     except OSError as error:
-        # Without /dev/fd nobody can count them: a process begins with its three streams.
-        taken = limit if own_limit(error) else 3
+        # Without a free descriptor, all are in use. Without /dev/fd, nobody can count them.
+        in_use = limit if own_limit(error) else _STANDARD_STREAMS
     else:
-        taken = sum(int(number) < limit for number in numbers)
-    return max(1, min(concurrency, (limit - taken - FILES_RESERVE) // FILES_PER_PROBE))
+        in_use = sum(int(descriptor) < limit for descriptor in descriptors)
+    free = limit - in_use - FILES_RESERVE
+    return max(1, min(concurrency, free // FILES_PER_PROBE))
 
 
 def no_descriptor() -> OSError | None:
     """Return the error of opening a file descriptor now; None while one is free.
 
-    The system's resolver does not tell this: without a descriptor it says that a name does not
-    exist.
+    The system's resolver hides this error: without a descriptor, it reports an unknown name.
     """
     try:
         socket.socket().close()

@@ -1,10 +1,12 @@
-"""Many exchanges at once in one thread: what waits for a socket, for a name or for its turn, each under its own deadline.
+"""Run many exchanges in one thread, each with its own deadline.
 
 An exchange is a generator. It yields what it waits for: a ``Wait`` for its sockets, a ``Lookup`` of
-a name, or None to let the others go first. One thread with a selector costs a fifth of a thread a
-probe, and sees the bytes when they come: a turn of the loop begins or goes on with one exchange
-only, then looks at the sockets again, so that no answer waits long to be timed behind the work of
-others.
+a name, or None to let the others run first.
+
+One thread with a selector costs a fifth of a thread per probe. It also sees bytes as soon as they
+arrive: one turn of the loop starts or resumes one exchange only, then polls the sockets again. So
+the work of other exchanges adds little to a measured latency.
+See docs/decisions/0002-probe-reactor.md.
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 MIN_RESOLVERS, MAX_RESOLVERS = 16, 256
-"""Threads for names: twice as many as probes at once, within these bounds. Those that hang in the
-system's resolver are left behind, and must not use up all.
+"""Bounds of the number of threads that resolve names: twice the number of concurrent probes.
+
+A thread that hangs in the system's resolver cannot be stopped, so a few of them must not use up
+all threads.
 """
+
+_NO_FREE_THREAD = "no thread was free to resolve its name: all of them hang on other names"
+_NO_THREAD = "this process cannot start a thread to resolve its name (can't start new thread)"
 
 
 class Wait(NamedTuple):
-    """Until a socket can be read or written, whose number is sent, or a moment comes: None is sent.
+    """Wait until one of the sockets is ready, or until a moment of the monotonic clock.
 
-    The moment is one of the monotonic clock.
+    The exchange receives the number of the ready socket, or None at that moment.
     """
 
     fds: tuple[int, ...]
@@ -43,7 +50,10 @@ class Wait(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """Until the name is resolved: it is sent what ``socket.getaddrinfo`` gives, or its error is thrown."""
+    """Wait until a name is resolved.
+
+    The exchange receives the result of ``socket.getaddrinfo``, or its error is thrown into it.
+    """
 
     host: bytes
     port: int
@@ -51,22 +61,25 @@ class Lookup(NamedTuple):
 
 if TYPE_CHECKING:
     Exchange = Generator[Wait | Lookup | None, Any, Any]
-    Beginning = tuple[int, Callable[[], Exchange], float]
+    Entry = tuple[int, Callable[[], Exchange], float]
 
 
 class Job(NamedTuple):
-    """An exchange to begin: its key, its maker, its seconds, and the limit of ours that it met."""
+    """An exchange to start: its key, the function that makes it, and its deadline in seconds.
+
+    ``limit`` is the error of an earlier attempt that met a limit of this process.
+    """
 
     key: int
     make: Callable[[], Exchange]
-    seconds: float
+    deadline_s: float
     limit: Exception | None = None
 
 
 class Task:
-    """An exchange under way.
+    """An exchange that has started.
 
-    ``result`` is what it returned, or the exception that ended it; TimeoutError at its deadline.
+    ``result`` is its return value or the exception that ended it: TimeoutError at its deadline.
     """
 
     def __init__(self, job: Job, exchange: Exchange, deadline: float) -> None:
@@ -82,155 +95,174 @@ class Task:
         """The key of its job."""
         return self.job.key
 
-    def forget(self) -> None:
-        """Let go of what it held: it still stands in the queue of deadlines."""
+    def release(self) -> None:
+        """Release the generator and its result.
+
+        The task itself stays in the deadline heap until it expires.
+        """
         self.result = None
         self.exchange.close()
         del self.exchange
 
 
 class Reactor:
-    """Runs exchanges, at most ``concurrency`` at once.
+    """Runs exchanges, at most ``concurrency`` at the same time.
 
-    Raises OSError where not even the selector can be made.
+    Raises OSError if the process has no file descriptors for its selector and sockets.
     """
 
     def __init__(self, concurrency: int) -> None:
-        self._most = self._concurrency = concurrency
-        self._names = _Names(min(max(MIN_RESOLVERS, 2 * concurrency), MAX_RESOLVERS))
+        self._max_concurrency = self._concurrency = concurrency
+        self._resolver = _Resolver(min(max(MIN_RESOLVERS, 2 * concurrency), MAX_RESOLVERS))
         try:
             self._selector = selectors.DefaultSelector()
         except BaseException:
-            self._names.close()
+            self._resolver.close()
             raise
-        self._due: list[tuple[float, int, Task]] = []
-        self._turn: deque[tuple[Task, Any]] = deque()
-        self._pushed = 0
+        # Moment, sequence number (so that tasks are never compared), task.
+        self._deadlines: list[tuple[float, int, Task]] = []
+        self._sequence = 0
+        # Tasks to resume, each with what its exchange receives.
+        self._ready: deque[tuple[Task, Any]] = deque()
 
-    def run(self, begin: Iterable[Beginning], last_start: float) -> Iterator[Task]:
-        """Give each exchange's task as it ends.
+    def run(self, entries: Iterable[Entry], last_start: float) -> Iterator[Task]:
+        """Run exchanges; yield the task of each as it ends. Can be called once.
 
-        ``begin`` gives a key, what makes the exchange, and its seconds.
+        An entry is a key, a function that makes the exchange, and its deadline in seconds. The
+        first ``concurrency`` exchanges start at once. Of the others, only those start whose
+        deadline ends before ``last_start``, a moment of the monotonic clock.
 
-        The first ones begin at once; of the others only those that can still end before
-        ``last_start``. One that ends because of a limit of this process begins again, when others
-        have ended and given back what they held: until then no more are begun, and then one more
-        for each that ends without it.
+        An exchange that ends because of a limit of this process is repeated after others have
+        ended and released their resources. Until then no exchange starts. Afterwards each exchange
+        that ends without meeting a limit raises the concurrency by one.
         """
-        self._selector.register(self._names.wake, READ, self._names)
-        queue = deque(Job(*one) for one in begin)
+        self._selector.register(self._resolver.receiver, READ, self._resolver)
+        queue = deque(Job(*entry) for entry in entries)
         first = min(self._concurrency, len(queue))
-        active = begun = 0
+        active = started = 0
         try:
             while queue or active:
-                if queue and begun >= first and time.monotonic() + queue[0].seconds > last_start:
-                    yield from self._given_up(queue)
+                if (
+                    queue
+                    and started >= first
+                    and time.monotonic() + queue[0].deadline_s > last_start
+                ):
+                    yield from self._abandon(queue)
                     queue.clear()
                     continue
                 ended: list[Task] = []
                 if queue and active < self._concurrency:
-                    active, begun = active + 1, begun + 1
-                    self._begin(queue.popleft(), ended)
-                elif self._turn:
-                    self._go_on(*self._turn.popleft(), ended)
-                ready = active < self._concurrency and queue
-                self._look(ended, at_once=bool(ready or self._turn or ended))
+                    active += 1
+                    started += 1
+                    self._start(queue.popleft(), ended)
+                elif self._ready:
+                    self._resume(*self._ready.popleft(), ended)
+                can_start = queue and active < self._concurrency
+                self._poll(ended, at_once=bool(can_start or self._ready or ended))
                 active -= len(ended)
                 for task in ended:
                     if active and own_limit(task.result):
                         self._concurrency = active
+                        # The traceback would keep the exchange and its sockets alive.
                         queue.append(task.job._replace(limit=task.result.with_traceback(None)))
                     else:
-                        self._concurrency = min(self._concurrency + 1, self._most)
+                        self._concurrency = min(self._concurrency + 1, self._max_concurrency)
                         yield task
-                    task.forget()
+                    task.release()
         finally:
             self._selector.close()
-            self._names.close()
+            self._resolver.close()
 
-    def _begin(self, job: Job, ended: list[Task]) -> None:
-        deadline = time.monotonic() + job.seconds
+    def _start(self, job: Job, ended: list[Task]) -> None:
+        deadline = time.monotonic() + job.deadline_s
         task = Task(job, job.make(), deadline)
-        self._push(deadline, task)
-        self._go_on(task, None, ended)
+        self._push_deadline(deadline, task)
+        self._resume(task, None, ended)
 
     @staticmethod
-    def _given_up(queue: Iterable[Job]) -> Iterator[Task]:
-        """Give as ended, without another attempt, what met a limit of this process before."""
+    def _abandon(queue: Iterable[Job]) -> Iterator[Task]:
+        """Yield the jobs that met a limit before, as ended by it. The others yield nothing."""
         for job in queue:
             if job.limit is not None:
                 task = Task(job, job.make(), 0.0)
                 task.result = job.limit
                 yield task
-                task.forget()
+                task.release()
 
-    def _look(self, ended: list[Task], *, at_once: bool) -> None:
-        timeout = (
-            0.0 if at_once else max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
-        )
+    def _poll(self, ended: list[Task], *, at_once: bool) -> None:
+        """Wait until a socket is ready or the next deadline; resume the tasks concerned."""
+        timeout = None
+        if at_once:
+            timeout = 0.0
+        elif self._deadlines:
+            timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
         for key, _ in self._selector.select(timeout):
-            if key.data is self._names:
-                self._turn.extend(self._names.found())
+            if key.data is self._resolver:
+                self._ready.extend(self._resolver.answers())
                 continue
             task, wait = key.data
-            if task.waiting is wait:  # else another of its sockets was ready as well
-                self._release(task)
-                self._go_on(task, key.fd, ended)
+            if task.waiting is wait:  # otherwise another socket of the same wait was ready, too
+                self._unregister(task)
+                self._resume(task, key.fd, ended)
         now = time.monotonic()
-        while self._due and self._due[0][0] <= now:
-            due, _, task = heapq.heappop(self._due)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            moment, _, task = heapq.heappop(self._deadlines)
             if not task.done:
-                self._overdue(task, due, ended)
+                self._expire(task, moment, ended)
 
-    def _overdue(self, task: Task, due: float, ended: list[Task]) -> None:
+    def _expire(self, task: Task, moment: float, ended: list[Task]) -> None:
+        """Resume a task whose wait ends now, or stop it at its deadline."""
         wait = task.waiting
-        if due < task.deadline:
-            if isinstance(wait, Wait) and wait.until == due:  # else what it waited for came in time
-                self._release(task)
-                self._go_on(task, None, ended)
+        if moment < task.deadline:
+            if isinstance(wait, Wait) and wait.until == moment:  # otherwise that wait has ended
+                self._unregister(task)
+                self._resume(task, None, ended)
             return
-        self._release(task)
-        if isinstance(wait, Lookup) and self._names.is_queued(wait):
-            words = "no thread was free to resolve its name: those of other names hang"
-            self._stop(task, OwnLimitError(words), ended)
+        self._unregister(task)
+        if isinstance(wait, Lookup) and self._resolver.is_queued(wait):
+            self._stop(task, OwnLimitError(_NO_FREE_THREAD), ended)
         else:
             self._stop(task, TimeoutError(), ended)
 
-    def _go_on(self, task: Task, answer: Any, ended: list[Task]) -> None:
+    def _resume(self, task: Task, answer: Any, ended: list[Task]) -> None:
+        """Run an exchange until it waits again or ends.
+
+        An answer that is an exception is thrown into it.
+        """
         if task.done:
             return
         task.waiting = None
         try:
-            wait = (
-                task.exchange.throw(answer)
-                if isinstance(answer, Exception)
-                else task.exchange.send(answer)
-            )
+            if isinstance(answer, Exception):
+                wait = task.exchange.throw(answer)
+            else:
+                wait = task.exchange.send(answer)
         except StopIteration as stop:
-            self._end(task, stop.value, ended)
-        except Exception as error:  # noqa: BLE001 - not even a fault of ours in one exchange may cost the others theirs
-            self._end(task, error, ended)
+            self._finish(task, stop.value, ended)
+        except Exception as error:  # noqa: BLE001 - a bug in one exchange must not end the others
+            self._finish(task, error, ended)
         else:
             try:
                 self._await(task, wait)
-            except Exception as error:  # noqa: BLE001 - no memory, thread or watch is left for it
-                self._release(task)
+            except Exception as error:  # noqa: BLE001 - no memory, thread or epoll watch is left
+                self._unregister(task)
                 self._stop(task, error, ended)
 
     def _await(self, task: Task, wait: Wait | Lookup | None) -> None:
+        """Register what an exchange waits for."""
         task.waiting = wait
         if wait is None:
-            self._turn.append((task, None))
+            self._ready.append((task, None))
         elif isinstance(wait, Lookup):
-            self._names.ask(wait, task)
+            self._resolver.ask(wait, task)
         else:
             for fd in wait.fds:
                 self._selector.register(fd, wait.events, (task, wait))
             if wait.until < task.deadline:
-                self._push(wait.until, task)
+                self._push_deadline(wait.until, task)
 
-    def _release(self, task: Task) -> None:
-        """Look no longer at the sockets that a task waits for."""
+    def _unregister(self, task: Task) -> None:
+        """Stop polling the sockets that a task waits for."""
         if isinstance(task.waiting, Wait):
             for fd in task.waiting.fds:
                 with contextlib.suppress(KeyError):  # its registration had failed
@@ -238,117 +270,123 @@ class Reactor:
         task.waiting = None
 
     def _stop(self, task: Task, error: Exception, ended: list[Task]) -> None:
-        """End an exchange by an error, for which it may have better words."""
+        """End an exchange by an error. The exchange may raise a more specific one instead."""
         try:
             task.exchange.throw(error)
-        except Exception as last:  # noqa: BLE001 - whatever it ends with
-            self._end(task, last, ended)
+        except Exception as final_error:  # noqa: BLE001 - any error is a result
+            self._finish(task, final_error, ended)
         else:
             task.exchange.close()
-            self._end(task, error, ended)
+            self._finish(task, error, ended)
         finally:
-            # An error that its own frame holds is a cycle, and a pass runs without their collector.
+            # An error that its own frame refers to is a reference cycle, and a pass runs without
+            # the cycle collector.
             del error
 
-    def _push(self, due: float, task: Task) -> None:
-        self._pushed += 1
-        heapq.heappush(self._due, (due, self._pushed, task))
+    def _push_deadline(self, moment: float, task: Task) -> None:
+        self._sequence += 1
+        heapq.heappush(self._deadlines, (moment, self._sequence, task))
 
     @staticmethod
-    def _end(task: Task, result: Any, ended: list[Task]) -> None:
-        task.done, task.result = True, result
+    def _finish(task: Task, result: Any, ended: list[Task]) -> None:
+        task.done = True
+        task.result = result
         ended.append(task)
 
 
-class _Names:
-    """The system's resolver, which knows no deadline: asked in threads, each name once.
+class _Resolver:
+    """Resolves names in threads, each name once, because ``getaddrinfo`` has no timeout.
 
-    Nobody waits for them at the end.
+    The threads are daemons, so a process does not wait for them at its end. They wake the reactor
+    through a pair of sockets.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._asked: dict[Lookup, list[Task]] = {}
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._tasks: dict[Lookup, list[Task]] = {}
         self._known: dict[Lookup, Any] = {}
+        self._answered: deque[tuple[Lookup, Any]] = deque()
+        self._lock = threading.Lock()  # guards the queue and the number of threads
         self._queue: deque[Lookup] = deque()
-        self._running = 0
-        self._found: deque[tuple[Lookup, Any]] = deque()
-        self.wake, self._bell = socket.socketpair()
+        self._threads = 0
+        self.receiver, self._sender = socket.socketpair()
 
     def ask(self, name: Lookup, task: Task) -> None:
-        """Ask for a name, of which the task is told later.
+        """Resolve a name for a task, which ``answers`` returns later.
 
-        Raises OwnLimitError where there is no thread to do it.
+        Raises OwnLimitError if no thread can be started.
         """
-        if name in self._asked:
-            self._asked[name].append(task)
+        if name in self._tasks:
+            self._tasks[name].append(task)
             if name in self._known:
-                self._found.append((name, self._known[name]))
-                self._ring()
+                self._answered.append((name, self._known[name]))
+                self._wake()
             return
         with self._lock:
             self._queue.append(name)
-            start = self._running < self._threads
-            self._running += start
-        if start and not self._started():
-            words = "this process can start no thread to resolve its name (can't start new thread)"
-            raise OwnLimitError(words)
-        self._asked[name] = [task]
+            needs_thread = self._threads < self._max_threads
+            self._threads += needs_thread
+        if needs_thread and not self._start_thread():
+            raise OwnLimitError(_NO_THREAD)
+        self._tasks[name] = [task]
 
     def is_queued(self, name: Lookup) -> bool:
-        """Tell whether no thread has taken up a name yet."""
+        """Return whether a name still waits for a thread."""
         with self._lock:
             return name in self._queue
 
-    def found(self) -> Iterator[tuple[Task, Any]]:
-        self.wake.recv(4096)
-        while self._found:
-            name, answer = self._found.popleft()
-            tasks = self._asked[name]
+    def answers(self) -> Iterator[tuple[Task, Any]]:
+        """Yield every task whose name is resolved, with the addresses or the error."""
+        self.receiver.recv(4096)
+        while self._answered:
+            name, answer = self._answered.popleft()
+            tasks = self._tasks[name]
             if own_limit(answer):  # it says nothing about the name, which may be asked again
-                del self._asked[name]
+                del self._tasks[name]
             else:
                 self._known[name] = answer
-                self._asked[name] = []
+                self._tasks[name] = []
             for task in tasks:
                 yield task, answer
 
     def close(self) -> None:
-        self.wake.close()
-        self._bell.close()
+        """Close the sockets. Threads that still resolve a name are left alone."""
+        self.receiver.close()
+        self._sender.close()
 
-    def _started(self) -> bool:
-        """Start a thread for the queue.
+    def _start_thread(self) -> bool:
+        """Start a thread for the queue; return whether any thread works on it.
 
-        Where that fails others may be running, which see to it; else it is emptied.
+        Without any thread, empty the queue.
         """
         try:
-            threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
+            threading.Thread(target=self._work, name="resolver", daemon=True).start()
         except (RuntimeError, MemoryError):
             with self._lock:
-                self._running -= 1
-                if not self._running:
+                self._threads -= 1
+                if not self._threads:
                     self._queue.clear()
-                return self._running > 0
+                return self._threads > 0
         return True
 
-    def _resolve(self) -> None:
+    def _work(self) -> None:
+        """Resolve names until the queue is empty. Runs in a thread."""
         while True:
             with self._lock:
                 if not self._queue:
-                    self._running -= 1
+                    self._threads -= 1
                     return
                 name = self._queue.popleft()
             try:
                 answer: Any = socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
             except socket.gaierror as error:
                 answer = no_descriptor() or error
-            except Exception as error:  # noqa: BLE001 - whatever the resolver says of a name is that name's alone
+            except Exception as error:  # noqa: BLE001 - any error is the answer for this name
                 answer = error
-            self._found.append((name, answer))
-            self._ring()
+            self._answered.append((name, answer))
+            self._wake()
 
-    def _ring(self) -> None:
-        with contextlib.suppress(OSError):  # nobody waits any more
-            self._bell.send(b".")
+    def _wake(self) -> None:
+        """Wake the reactor: its selector polls the receiving socket."""
+        with contextlib.suppress(OSError):  # the reactor has ended
+            self._sender.send(b".")

@@ -1,8 +1,7 @@
-"""Causes to words: every reason of a probe without an answer that an operator can see.
+"""The reasons that an operator sees for a probe without an answer.
 
-No text of a library is passed on: it may hold a parser's state, or a secret. What is shown is a
-fixed phrase, or the text that the system (``strerror``) or OpenSSL has for the error, by which a
-user can search.
+No text of a library is shown: it may hold a parser's state, or a secret. A reason is a fixed
+phrase, or the system's (``strerror``) or OpenSSL's text for the error, which can be searched for.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ class NoAnswerError(Exception):
 
 
 class UnreachableError(NoAnswerError):
-    """No connection could be made: refused, unresolved, no route, TLS.
-
-    A new one would meet the same.
-    """
+    """No connection could be made: refused, unknown name, no route, TLS."""
 
 
 CLOSED = "closed the connection without an answer"
@@ -40,16 +36,20 @@ _FOREIGN = (
     (b"\x16\x03", SPEAKS_TLS),  # a TLS record: a handshake
     (b"SSH-", "speaks SSH, not HTTP, on this port"),
 )
+"""How the answer of another protocol begins, and the reason for it."""
 _HTTP2_SETTINGS = 4
-"""Type of the frame that an HTTP/2 server begins with; it is the fourth byte."""
+"""Type of the first frame of an HTTP/2 server: its fourth byte (RFC 9113, section 6.5)."""
 
 _NO_TLS = "speaks no TLS on this port: use http://, or another port"
 _NO_CERTIFICATE = "the server requires a client certificate (tlsv13 alert certificate required)"
-_NO_AGREEMENT = "the server refused the handshake (sslv3 alert handshake failure): it requires a client certificate, or no cipher is common"
+_NO_AGREEMENT = (
+    "the server refused the handshake (sslv3 alert handshake failure): "
+    "it requires a client certificate, or there is no common cipher"
+)
 _NO_TRUST = "the server does not trust the client certificate's CA (tlsv1 alert unknown ca)"
 _TLS = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
-    "RECORD_LAYER_FAILURE": _NO_TLS,  # the same, as OpenSSL 3.2 and newer have it
+    "RECORD_LAYER_FAILURE": _NO_TLS,  # the same error in OpenSSL 3.2 and newer
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
     "UNKNOWN_PROTOCOL": _NO_TLS,
     "HTTP_REQUEST": _NO_TLS,
@@ -59,8 +59,9 @@ _TLS = {
     "TLSV1_ALERT_PROTOCOL_VERSION": "no common TLS version (tlsv1 alert protocol version)",
     "UNSUPPORTED_PROTOCOL": "no common TLS version (unsupported protocol)",
 }
-"""By OpenSSL's name of the error. What is not here is told in OpenSSL's own words, which are its
-name in small letters.
+"""The reason by OpenSSL's name of the error.
+
+For other errors the reason is that name in lower case, which is OpenSSL's own text.
 """
 
 _PROTOCOL = (
@@ -76,60 +77,64 @@ _PROTOCOL = (
     ("SWITCH", SWITCHED),
     ("header", "protocol error: bad header line"),
 )
-"""What the parser's message contains, and what is said instead; the first that fits."""
+"""A part of the parser's message, and the reason for it. The first match counts."""
 
 _URL = (("port", "invalid port"), ("address", "invalid address"), ("IDNA", "invalid host name"))
+"""A part of the message of httpx about a URL, and the reason for it."""
 
 
 def failure_of(error: Exception, deadline_s: float) -> tuple[Failure, str]:
-    """Return what an error means for a probe of ``deadline_s`` seconds, and the reason."""
+    """Return the failure and the reason of a probe that an error ended.
+
+    ``deadline_s`` is the deadline of the probe in seconds.
+    """
     if limit := own_limit(error):
         return Failure.NOT_PROBED, limit
     if isinstance(error, UnreachableError):
         return Failure.NO_CONNECTION, str(error)
     if isinstance(error, ssl.SSLError):
-        return Failure.NO_CONNECTION, _tls(error)
-    return Failure.NO_ANSWER, _words(error, deadline_s)
+        return Failure.NO_CONNECTION, _tls_reason(error)
+    return Failure.NO_ANSWER, _reason(error, deadline_s)
 
 
-def foreign(begin: bytes) -> str:
-    """Return what an answer that begins so speaks, in words; empty if it may be HTTP/1."""
-    if begin[:5] == b"HTTP/"[: len(begin)]:
+def foreign(start: bytes) -> str:
+    """Return the protocol of an answer that starts with these bytes; empty if it may be HTTP/1."""
+    if start[:5] == b"HTTP/"[: len(start)]:
         return ""
-    for start, words in _FOREIGN:
-        if begin.startswith(start):
-            return words
-    if begin[:1] == b"\0" and begin[3:4] == bytes([_HTTP2_SETTINGS]):
+    for prefix, reason in _FOREIGN:
+        if start.startswith(prefix):
+            return reason
+    if start[:1] == b"\0" and start[3:4] == bytes([_HTTP2_SETTINGS]):
         return "speaks HTTP/2, not HTTP/1.1, on this port"
     return "speaks no HTTP on this port"
 
 
 def wants_tls(body: bytes) -> bool:
-    """Tell whether the body of a 400 is that of nginx, Apache or Go to HTTP on a TLS port."""
+    """Return whether a 400 means plain HTTP on a TLS port, as nginx, Apache and Go report it."""
     text = body.lower()
     return b"plain http" in text or b"http request to an https server" in text
 
 
-def system_words(error: OSError) -> str:
-    """Return the system's words for an error of its own."""
+def system_text(error: OSError) -> str:
+    """Return the system's text for an error."""
     return os.strerror(error.errno) if error.errno else "the connection failed"
 
 
-def _words(error: Exception, deadline_s: float) -> str:
+def _reason(error: Exception, deadline_s: float) -> str:
     if isinstance(error, NoAnswerError):
         return str(error)
     if isinstance(error, TimeoutError):
         return f"timeout after {deadline_s:g} s"
     if isinstance(error, OSError):
-        return system_words(error)
+        return system_text(error)
     if isinstance(error, h11.RemoteProtocolError):
-        return _first(_PROTOCOL, str(error), "protocol error: the answer breaks HTTP/1.1")
+        return _first_match(_PROTOCOL, str(error), "protocol error: the answer violates HTTP/1.1")
     if isinstance(error, httpx.InvalidURL):
-        return f"bad URL: {_first(_URL, str(error), 'it cannot be parsed')}"
+        return f"bad URL: {_first_match(_URL, str(error), 'it cannot be parsed')}"
     return f"internal error of ops-worker{_place(error)}"
 
 
-def _tls(error: ssl.SSLError) -> str:
+def _tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: certificate verify failed: {error.verify_message}"
     name = getattr(error, "reason", "") or ""
@@ -140,11 +145,13 @@ def _tls(error: ssl.SSLError) -> str:
     return f"TLS: {name.lower().replace('_', ' ') or 'the handshake failed'}"
 
 
-def _first(table: tuple[tuple[str, str], ...], text: str, otherwise: str) -> str:
-    return next((words for part, words in table if part in text), otherwise)
+def _first_match(table: tuple[tuple[str, str], ...], text: str, default: str) -> str:
+    return next((reason for part, reason in table if part in text), default)
 
 
 def _place(error: Exception) -> str:
-    """Tell where an unforeseen error was raised; its own text may hold a secret."""
+    """Return the file and line of an unexpected error. Its own text may hold a secret."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    if not frames:
+        return ""
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"

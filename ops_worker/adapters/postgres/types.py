@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg.adapt import Loader
 from psycopg.types.json import set_json_loads
 
-from ops_worker.core.decoding import loaded
+from ops_worker.core.decoding import load_jsonb
 
 if TYPE_CHECKING:
     from psycopg.abc import Buffer
@@ -39,4 +39,4 @@ def register(connection: Connection) -> None:
     """Have a connection load any time and any JSON."""
     for kind in ("timestamptz", "timestamp"):
         connection.adapters.register_loader(kind, _Moment)
-    set_json_loads(loaded, connection)
+    set_json_loads(load_jsonb, connection)

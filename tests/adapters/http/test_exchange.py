@@ -200,29 +200,32 @@ REASONS = [
         raw(b"HTTP/1.1 101 Switch\r\nUpgrade: x\r\n\r\n"),
         "protocol error: switched protocols (http 101) without being asked to",
     ),
-    (coded("gzip", OBJECT), "bad content encoding: the body is no gzip, or damaged"),
+    (coded("gzip", OBJECT), "bad content encoding: the body is not gzip, or it is damaged"),
     (coded("gzip", gz(OBJECT)[:-9]), "bad content encoding: the gzip body is cut off"),
     (
         coded("gzip", gz(OBJECT)[:-8] + b"\0" * 8),
-        "bad content encoding: the body is no gzip, or damaged",
+        "bad content encoding: the body is not gzip, or it is damaged",
     ),
     (coded("gzip", gz(OBJECT) + gz(OBJECT)[:15]), "bad content encoding: the gzip body is cut off"),
     (
         coded("deflate", zlib.compress(OBJECT)[:-5]),
         "bad content encoding: the deflate body is cut off",
     ),
-    (coded("deflate", b"\xff" * 20), "bad content encoding: the body is no deflate, or damaged"),
+    (
+        coded("deflate", b"\xff" * 20),
+        "bad content encoding: the body is not deflate, or it is damaged",
+    ),
     (coded("gzip, br", OBJECT), "bad content encoding: br was not asked for"),
     (
         coded(",".join(["gzip"] * 6), OBJECT),
-        "bad content encoding: more than 5 on top of each other",
+        "bad content encoding: more than 5 codings of one body",
     ),
     (reply("OK"), "the body is text, not JSON (set json = false)"),
     (reply(""), "the body is empty, not JSON (set json = false)"),
     (reply("<html><title>Log in</title>"), "the body is HTML, not JSON (set json = false)"),
     (
         in_two(HEAD, b"Content-Length: 1\r\n\r\n["),
-        "bad JSON: it ends too early, at line 1 column 2",
+        "bad JSON: unexpected end at line 1 column 2",
     ),
     ("reset", "Connection reset by peer"),
 ]
@@ -396,7 +399,7 @@ def test_names_in_tls(
     [
         (ssl.TLSVersion.TLSv1_3, "TLS: the server requires a client certificate (tlsv13 alert certificate required)"),
         (ssl.TLSVersion.TLSv1_2, "TLS: the server refused the handshake (sslv3 alert handshake failure): "
-         "it requires a client certificate, or no cipher is common"),
+         "it requires a client certificate, or there is no common cipher"),
     ],
 )  # fmt: skip
 def test_a_client_certificate_is_required(

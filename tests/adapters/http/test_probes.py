@@ -281,7 +281,7 @@ def test_many(stub: Stub) -> None:
     stub.mode = answer
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=30) for n in range(20)]
     told: list[int] = []
-    seen = observe(targets, concurrency=5, told=told.append)
+    seen = observe(targets, concurrency=5, on_progress=told.append)
     assert [one.target.name for one in seen] == [target.name for target in targets]
     assert ({one.error for one in seen}, most) == ({""}, 5)
     assert told == list(range(1, 21))
@@ -437,10 +437,10 @@ UNUSABLE = [
         ("own", "damaged", "key"),
         "certificate: {damaged} and key: {key} cannot be loaded: they are damaged",
     ),
-    (("own", "certificate", "locked"), "key: {locked} has a password; leave it without one"),
+    (("own", "certificate", "locked"), "key: {locked} has a password; use a key without one"),
     (
         ("own", "certificate", "other"),
-        "certificate: {certificate} and key: {other} cannot be loaded: the key is not the certificate's",
+        "certificate: {certificate} and key: {other} cannot be loaded: the key does not belong to the certificate",
     ),
 ]
 
@@ -513,7 +513,7 @@ def test_faults_of_the_catalogue(stub: Stub) -> None:
     faults = ("headers.A: TOKEN is not set", "ca: /none cannot be read")
     target = Target("a", f"{stub.url}/health", "a", (), faults=faults)
     told: list[int] = []
-    seen = observe([target, Target("b", f"{stub.url}/health", "b", ())], told=told.append)
+    seen = observe([target, Target("b", f"{stub.url}/health", "b", ())], on_progress=told.append)
     assert [(one.failure, one.error) for one in seen] == [
         (Failure.NO_ANSWER, "; ".join(faults)),
         (None, ""),

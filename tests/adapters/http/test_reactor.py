@@ -109,7 +109,7 @@ def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch
     begin = exchange._begin
     attempts: list[int] = []
     at_once: list[int] = []
-    go_on = reactor.Reactor._begin
+    go_on = reactor.Reactor._start
 
     def limited(*entry: Any) -> socket.socket:
         attempts.append(1)
@@ -122,7 +122,7 @@ def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch
         go_on(self, job, ended)
 
     monkeypatch.setattr(exchange, "_begin", limited)
-    monkeypatch.setattr(reactor.Reactor, "_begin", watched)
+    monkeypatch.setattr(reactor.Reactor, "_start", watched)
     seen = observe(many, concurrency=20)
     assert [one.http_status for one in seen] == [200] * 100
     assert at_once[2] == 2  # one was under way, and has ended
@@ -271,7 +271,9 @@ def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     hosts = ["hang1.example", "127.0.0.1", "hung.example"]
     seen = observe([named(host, stub.port) for host in hosts])
     assert [one.failure for one in seen] == [Failure.NO_CONNECTION, None, Failure.NOT_PROBED]
-    assert seen[2].error == "no thread was free to resolve its name: those of other names hang"
+    assert (
+        seen[2].error == "no thread was free to resolve its name: all of them hang on other names"
+    )
 
 
 def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
