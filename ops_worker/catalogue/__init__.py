@@ -219,7 +219,7 @@ class _Resolver:
             tags=entry.tags or NO_TAGS,
             alert_after=entry.alert_after,
             resolve_after=entry.resolve_after,
-            written=written and written.rstrip("/") + entry.path,
+            url_template=written and written.rstrip("/") + entry.path,
             faults=tuple(self._faults),
         )
 

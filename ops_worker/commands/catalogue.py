@@ -175,7 +175,7 @@ def _document(found: Catalogue, path: str) -> dict[str, Any]:
 
 def _service(target: Target) -> dict[str, Any]:
     """Describe a service; of its headers, only the names."""
-    shown = {key: value for key, value in target._asdict().items() if key != "written"} | {
+    shown = {key: value for key, value in target._asdict().items() if key != "url_template"} | {
         "url": target.shown_url,
         "headers": [name for name, _ in target.headers],
     }

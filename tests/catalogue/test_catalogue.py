@@ -111,7 +111,7 @@ def test_everything(tmp_path: Path) -> None:
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
-            written="https://${HOST}:8443/shop/status?full=1",
+            url_template="https://${HOST}:8443/shop/status?full=1",
         ),
     )
     assert found.figures == (
@@ -460,7 +460,7 @@ def test_prepare(
         f'{file}: figures.x.nothing.sql: relation "nowhere" does not exist',
     ]
     assert lines[2].startswith(
-        f"{file}: figures.x.columns.sql: returns number; it has to return `value`"
+        f"{file}: figures.x.columns.sql: returns number; it must return `value`"
     )
     assert lines[3].startswith(f"{file}: figures.x.syntax.sql: syntax error at")
     assert lines[4].startswith(f"{file}: figures.x.writes.sql: ")
