@@ -151,8 +151,8 @@ class Observation(NamedTuple):
     get an HTTP answer.
 
     With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
-    an expected one. With another status, ``error`` may name the likely cause, in fixed words. Without
-    an HTTP answer, ``failure`` and ``error`` are set.
+    an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
+    answer, ``failure`` and ``error`` are set.
     """
 
     target: Target
