@@ -446,15 +446,15 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     variables = read_variables(env_file)
     if path is None:
         path = variables.get("OPS_WORKER_CATALOGUE", "")
-    found, catalogue_faults = load_catalogue(path, variables)
-    redact.know(_secrets(variables, found.targets))
+    in_force, catalogue_faults = load_catalogue(path, variables)
+    redact.know(_secrets(variables, in_force.targets))
     try:
         settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # its own keyword
     except ValidationError as error:
         raise SettingsError([*_faults(error), *catalogue_faults]) from None
     if catalogue_faults:
         raise SettingsError(catalogue_faults)
-    settings._catalogue = found  # noqa: SLF001 - not a field, so that no variable can set it
+    settings._catalogue = in_force  # noqa: SLF001 - not a field, so that no variable can set it
     settings._doubts = _doubts(variables)  # noqa: SLF001
     return settings
 

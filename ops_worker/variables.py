@@ -49,8 +49,8 @@ def variables() -> list[Variable]:
         )
         for service, names, default in builtin_urls()
     ]
-    database = [one for one in settings if one.names[0].startswith(("DATABASE_", "PG_"))]
-    return [*database, *services, *settings[len(database) :]]
+    split = sum(variable.names[0].startswith(("DATABASE_", "PG_")) for variable in settings)
+    return [*settings[:split], *services, *settings[split:]]
 
 
 def _settings() -> list[Variable]:

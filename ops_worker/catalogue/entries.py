@@ -221,7 +221,7 @@ class ServiceEntry(Entry):
     """A service as the catalogue describes it. References to variables are not resolved."""
 
     url: Annotated[tuple[str, ...], PlainValidator(_strings)] = field(
-        wants="an http:// or https:// base URL, or a list of them, of which the first one whose "
+        wants="an http:// or https:// base URL, or a list of them: the first one whose "
         "${VARIABLES} are all set is used; empty: not monitored"
     )
     """Base URL."""

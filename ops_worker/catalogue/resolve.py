@@ -133,14 +133,16 @@ class _Resolver:
             content += self._content(where, path)
             origins.append(_shown_path(path))
         content = content.strip()
-        if len(self._faults) > before or is_header_value(content):
-            return content
-        subject = f"{where}: {' and '.join(origins)}" if origins else where
+        if len(self._faults) == before and not is_header_value(content):
+            subject = f"{where}: {' and '.join(origins)}" if origins else where
+            self._report_header(subject, content)
+        return content
+
+    def _report_header(self, subject: str, content: str) -> None:
         if content:
             self._faults.append(f"{subject} {NO_HEADER}")
         elif self._known:
             self._faults.append(f"{subject} is empty")
-        return content
 
     def _content(self, where: str, path: str) -> str:
         """Return the secret in a file, without spaces, line ends and a byte order mark around."""

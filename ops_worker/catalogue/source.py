@@ -53,8 +53,8 @@ def parse(source: Source) -> tuple[Entries | None, list[str]]:
     try:
         entries = Entries.model_validate(document)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        return None, [_fault(source.file, one) for one in details]
+        errors = error.errors(include_url=False, include_context=False)
+        return None, [_fault(source.file, details) for details in errors]
     return entries, _limits_exceeded(source.file, entries)
 
 

@@ -143,7 +143,7 @@ def test_added_and_replaced() -> None:
     assert [figure.every_s for figure in found.figures] == [0, 0, 0, 0, 30, 0]
 
 
-URL = "an http:// or https:// base URL, or a list of them, of which the first one whose ${VARIABLES} are all set is used; empty: not monitored"
+URL = "an http:// or https:// base URL, or a list of them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
 STATEMENT = "one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value` and `tags`"
 S = "c.toml: services.a"
 F = "c.toml: figures.a.b"
