@@ -1,4 +1,4 @@
-"""Arguments that several commands take."""
+"""Command-line arguments that several commands have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 MAX_SINCE_S = 31 * 86_400.0
+"""Longest time, in seconds, that --since accepts: 31 days."""
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+"""Seconds in each unit."""
 
 
 def env_file(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +23,24 @@ def env_file(parser: argparse.ArgumentParser) -> None:
 
 
 def since(text: str) -> float:
-    """Read a time, 30m say, as seconds."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text)
-    seconds = float(found.group(1)) * UNITS[found.group(2) or "s"] if found else 0.0
+    """Return a duration such as 30m in seconds. Without a unit it is in seconds.
+
+    Raises ArgumentTypeError if it is not a duration from 1 s to 31 d.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text)
+    seconds = float(match.group(1)) * UNITS[match.group(2) or "s"] if match else 0.0
     if not 1 <= seconds <= MAX_SINCE_S:
-        raise argparse.ArgumentTypeError(f"{text} is no time from 1s to 31d: 30m, 1h, 7d")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a duration from 1s to 31d, for example 30m, 1h or 7d"
+        )
     return seconds
 
 
 def words(text: str) -> str:
-    """Take a text that the database can hold: one of which not every byte is UTF-8 has no such."""
+    """Return a text that the database can store. Raises ArgumentTypeError if it is not UTF-8.
+
+    Python decodes bytes that are not UTF-8 to surrogates, which PostgreSQL does not accept.
+    """
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise argparse.ArgumentTypeError("it is not UTF-8")
     return text

@@ -1,6 +1,9 @@
-"""What can end a command early: each class carries its exit code, and its docstring is the message when none is given.
+"""The errors that end a command early. Each class has its exit code.
 
-Exit codes speak of the worker, not of the world it watches: a pass that recorded ten services as down ends with 0.
+The first line of a class's docstring is its message if the code that raises it gives none.
+
+Exit codes are about the worker, not about the services that it monitors. A pass that recorded ten
+services as down ends with 0.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DONE = 0
-"""The pass was done and recorded, or another pass held the lock and this one was skipped."""
+"""Exit code: the pass was recorded, or was skipped because another pass held the lock."""
 UNHEALTHY = 4
-"""Done and recorded, and a service is unhealthy; only with --fail-on-unhealthy."""
+"""Exit code: the pass was recorded and a service is unhealthy. Only with --fail-on-unhealthy."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""What keeps output from being written and is no bug: a full disk, a quota, a broken device. A retry may help."""
+"""Errors of writing the output that are not a bug: disk full, quota exceeded, device failed.
+
+A retry may help.
+"""
 
 
 class OpsWorkerError(Exception):
@@ -25,14 +31,14 @@ class OpsWorkerError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str = "") -> None:
-        """Take the message, or the docstring of the class where it says enough."""
+        """Use the message, or else the first line of the docstring of the class."""
         super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
 
 
 def shown(error: Exception) -> str:
-    """Return what may be shown of an error.
+    """Return the text of an error that is safe to show.
 
-    Another library's text may quote a secret: only the kind of such an error is shown.
+    The message of another library may contain a secret. Of such an error, return only the type.
     """
     if isinstance(error, OpsWorkerError):
         return str(error)
@@ -40,20 +46,26 @@ def shown(error: Exception) -> str:
 
 
 class DatabaseError(OpsWorkerError):
-    """The database did not do its part; a retry may help."""
+    """The database did not complete the request; a retry may help."""
 
 
 class CommitUnknownError(DatabaseError):
-    """The connection was lost while committing and the database cannot say whether it did; nothing was written again."""
+    """The connection was lost during COMMIT, and the database cannot tell its result.
+
+    ``xid`` identifies the transaction: a later connection can ask for its result.
+    """
 
     def __init__(self, xid: str) -> None:
-        """Take the identity of the transaction, by which a later one can ask again."""
-        super().__init__()
+        """Keep the identifier of the transaction."""
+        super().__init__(
+            "The connection was lost during COMMIT, and the database cannot tell whether the "
+            "transaction was committed; nothing was written again"
+        )
         self.xid = xid
 
 
 class NotWritableError(DatabaseError):
-    """The server accepts no writes, for example a standby; a new connection may lead to the primary."""
+    """The server is read-only, for example a standby; a new connection may reach the primary."""
 
 
 class StillRecordingError(OpsWorkerError):
@@ -61,21 +73,27 @@ class StillRecordingError(OpsWorkerError):
 
 
 class StatementTimeoutError(DatabaseError):
-    """A statement took longer than its limit; one with fewer rows may succeed."""
+    """A statement exceeded its time limit; one with fewer rows may succeed."""
 
 
 class SettingsError(OpsWorkerError):
-    """The settings or the command line are wrong: no retry helps. Holds every fault found, not only the first."""
+    """The settings or the command line are invalid: a retry does not help.
+
+    ``faults`` holds every fault, not only the first.
+    """
 
     exit_code = 2
 
     def __init__(self, faults: Sequence[str]) -> None:
-        """Take one sentence for each fault."""
+        """Join the faults, one sentence each, to the message."""
         self.faults = tuple(faults)
         super().__init__("; ".join(faults))
 
 
 class SchemaError(OpsWorkerError):
-    """A table or a permission is missing: no retry helps until a person has run or set what the message says."""
+    """A table or a permission is missing: a retry does not help.
+
+    The message says which command or statement a person must run first.
+    """
 
     exit_code = 3

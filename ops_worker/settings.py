@@ -1,7 +1,8 @@
 """The settings: the only reader of the environment and of the ``.env`` file.
 
-Each setting is one field with its docstring. ``--help``, docs/settings.md and ``.env.example`` are made from or checked
-against these (see ``variables``), so that there is one place to add one. The services are entries of the catalogue.
+Every setting is one field, and its docstring is its public documentation. ``--help`` and
+docs/settings.md are made from these docstrings (see ``variables``), and a test compares
+``.env.example`` with them. URLs of services are not settings but entries of the catalogue.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Target
 
-SECRETS = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
+SECRET_VARIABLES = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
-ON, OFF = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
+ON = frozenset({"1", "true", "yes", "on"})
+OFF = frozenset({"0", "false", "no", "off", ""})
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
-    """Declare a field: its default, what it wants in words (for the fault), the commands that read it if not all do."""
+    """Declare a field of ``Settings``.
+
+    ``wants`` describes the accepted values, for error messages. ``only`` lists the commands that
+    read the setting; empty: all of them.
+    """
     return Field(default, json_schema_extra={"wants": wants, "only": only}, **constraints)
 
 
@@ -61,48 +67,55 @@ def _level(value: Any) -> str:
 
 
 def _database_url(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a value that is not a connection URI, or that has an unescaped @ in the password.
+
+    libpq would take the part of the password after that @ for a host, and print it.
+    """
     if value is None:
         return value
     scheme, _, rest = value.get_secret_value().partition("://")
-    # Any other @ is part of a password that was not escaped, of which libpq would take the rest for a host, and print it.
-    before, _, query = rest.partition("?")
-    authority, slash, path = before.partition("/")
-    misplaced = authority.count("@") > 1 or "@" in path
+    if scheme not in {"postgresql", "postgres"}:
+        raise ValueError("not a connection URI")
+    before_query, _, query = rest.partition("?")
+    authority, slash, path = before_query.partition("/")
+    if authority.count("@") > 1 or "@" in path:
+        raise ValueError("an unescaped @")
+    # libpq would take everything before an @ in the query for a user.
     if "@" in query and not slash and "@" not in authority:
-        misplaced = True  # libpq would take all before it for a user
-    if scheme not in {"postgresql", "postgres"} or misplaced:
-        raise ValueError("no connection URI")
+        raise ValueError("an unescaped @")
     return value
 
 
-def _with_hosts(value: SecretStr | None) -> SecretStr | None:
-    """Refuse a URI of which a host is no name or address, or a port is no number.
+def _with_valid_hosts(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a URI with a host that is not a name or address, or a port that is not a number.
 
-    Without a host the "port" is the password, which libpq prints.
+    Without a host, the "port" is the password, and libpq prints it.
     """
-    if value is not None:
-        authority = re.split(r"[/?]", value.get_secret_value().partition("://")[2], maxsplit=1)[0]
-        for place in authority.rpartition("@")[2].split(","):
-            found = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", place)
-            if found is None or not _is_server(unquote(found.group(1)).strip("[]")):
-                raise ValueError("no host or port")
+    if value is None:
+        return value
+    uri = value.get_secret_value()
+    authority = re.split(r"[/?]", uri.partition("://")[2], maxsplit=1)[0]
+    for place in authority.rpartition("@")[2].split(","):
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", place)
+        if match is None or not _is_server(unquote(match.group(1)).strip("[]")):
+            raise ValueError("not a host or port")
     return value
 
 
 def _pg_host(value: str) -> str:
     if not all(map(_is_server, value.split(","))):
-        raise ValueError("no host")
+        raise ValueError("not a host")
     return value
 
 
 def _is_server(host: str) -> bool:
-    """Return whether libpq may take this for a host: a name, an address, or a socket's folder."""
+    """Return whether libpq accepts this as a host: a name, an address or a socket directory."""
     return host.startswith(("/", "@")) or catalogue.is_host(host)
 
 
 def _utf8(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
-        value.get_secret_value().encode()  # raises a ValueError for what is no UTF-8
+        value.get_secret_value().encode()  # raises a ValueError if it is not UTF-8
     return value
 
 
@@ -111,13 +124,13 @@ def _trimmed(value: Any) -> Any:
 
 
 def _without_line_end(value: Any) -> Any:
-    # Blanks may be part of a password.
+    # Spaces may be part of a password.
     return value.rstrip("\r\n") if isinstance(value, str) else value
 
 
 def _http_url(value: SecretStr | None) -> SecretStr | None:
     if value is not None and catalogue.url_problem(value.get_secret_value(), query=True):
-        raise ValueError("no URL")
+        raise ValueError("not a URL")
     return value
 
 
@@ -137,7 +150,7 @@ Level = Annotated[str, BeforeValidator(_level)]
 DatabaseUrl = Annotated[
     SecretStr | None,
     AfterValidator(_database_url),
-    AfterValidator(_with_hosts),
+    AfterValidator(_with_valid_hosts),
     AfterValidator(_utf8),
     BeforeValidator(_default_when_empty),
     BeforeValidator(_trimmed),
@@ -146,16 +159,17 @@ Password = Annotated[SecretStr, AfterValidator(_utf8), BeforeValidator(_without_
 
 
 class Doubt(NamedTuple):
-    """What a value is taken for that can hardly be meant, and what to set instead."""
+    """How an accepted but probably mistaken value is understood, and what to set instead."""
 
     taken: str
     remedy: str
 
 
 class Settings(BaseSettings):
-    """Everything that may be set. Frozen; made by ``load``; the names of the variables are those of the fields in capitals.
+    """All settings. ``load`` makes them; they never change.
 
-    An empty value means the default, except for SYSTEM_ALERT_ENABLED, where only the words that are on are on.
+    The variable of a field is its name in capital letters. An empty value means the default, except
+    for switches, where it means off.
     """
 
     model_config = SettingsConfigDict(
@@ -169,73 +183,87 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl = setting(
         None,
-        wants="a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped",
+        wants="a connection URI, postgresql://user:password@host:port/database, "
+        "with any of @/?#% in the password percent-encoded",
     )
-    """Connection URI of the database, `postgresql://user:password@host:port/database`; the PG_ variables but PG_ROLE are then ignored."""
+    """Connection URI of the database, `postgresql://user:password@host:port/database`. If it is
+    set, all PG_ variables except PG_ROLE are ignored."""
     pg_host: HostName = setting("iot-postgres", wants="a host name or address")
-    """Host of the database."""
+    """Host name or address of the database."""
     pg_port: int = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
-    """Port of the database."""
+    """TCP port of the database."""
     pg_db: Text = setting("iotcloud", wants="the name of a database")
     """Name of the database."""
     pg_user: Text = setting("iot", wants="the name of a login role")
-    """Login role."""
+    """Role that logs in to the database."""
     pg_pass: Password = setting("", wants="a password in UTF-8", validate_default=True)
-    """Password of the login role; required when DATABASE_URL is empty, and only then."""
+    """Password of PG_USER. Required if DATABASE_URL is empty."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
-    """Role to take on inside every transaction (`pulse_operator` on the platform); empty: none."""
+    """Role that every transaction takes on with SET LOCAL ROLE; on the platform `pulse_operator`.
+    Empty: transactions run as the login role."""
     ops_worker_catalogue: Text = setting(
         "", wants="the path of a TOML file", only="passes sidecar catalogue"
     )
-    """File with services and figures of your own, which add to the platform's, replace them by name, or stand alone; empty: none."""
+    """TOML file with your own services and figures (docs/catalogue.md). They are added to the
+    platform's and replace those of the same name. Empty: only the platform's are used."""
     system_alert_enabled: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
         only="passes sidecar",
     )
-    """On for 1, true, yes, on in any case; any other word is off, and then the health pass says so and writes nothing."""
+    """Turns the health pass on or off. 1, true, yes and on mean on, in upper or lower case. Any
+    other word means off: the health pass then probes nothing, writes nothing and says so."""
     maintenance_until: Moment = setting(
         None,
-        wants="a time with its zone, 2026-03-01T12:00:00Z say",
+        wants="a time with its zone, for example 2026-03-01T12:00:00Z",
         only="passes sidecar maintenance",
     )
-    """Until then no alert opens, while probing and recording go on and alerts still close; so does `ops-worker maintenance start`."""
+    """End of a maintenance, as a time with its zone. Until then no alert opens. Services are still
+    probed and recorded, and alerts still close. `ops-worker maintenance start` does the same
+    without a change of settings."""
     alert_after_failures: Integer = setting(
-        1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767
+        1, wants="a whole number of passes, 1 to 32767", only="health sidecar", ge=1, le=32767
     )
-    """Consecutive unhealthy passes after which a service's alert opens."""
+    """Number of consecutive unhealthy passes after which the alert of a service opens. With 2 or
+    more, one failed probe does not open an alert."""
     resolve_after_successes: Integer = setting(
-        1, wants="a whole number of passes, at least 1", only="health sidecar", ge=1, le=32767
+        1, wants="a whole number of passes, 1 to 32767", only="health sidecar", ge=1, le=32767
     )
-    """Consecutive healthy passes after which a service's alert closes."""
+    """Number of consecutive healthy passes after which the alert of a service closes. With 2 or
+    more, a service that fails again and again keeps one alert open."""
     health_check_interval: Seconds = setting(
-        60.0, wants="a number of seconds, at least 5", only="sidecar", ge=5, le=86400
+        60.0, wants="a number of seconds, 5 to 86400", only="sidecar", ge=5, le=86400
     )
-    """Period of the sidecar's health loop, in seconds, at least 5."""
+    """Interval of the sidecar's health loop in seconds, at least 5."""
     metrics_collection_interval: Seconds = setting(
-        5.0, wants="a number of seconds, at least 1", only="sidecar", ge=1, le=86400
+        5.0, wants="a number of seconds, 1 to 86400", only="sidecar", ge=1, le=86400
     )
-    """Period of the sidecar's metrics loop, in seconds, at least 1."""
+    """Interval of the sidecar's metrics loop in seconds, at least 1."""
     metrics_buffer_samples: Integer = setting(
-        0, wants="a whole number of samples, 0 or more", only="metrics sidecar", ge=0, le=1_000_000
+        0, wants="a whole number of samples, 0 to 1000000", only="metrics sidecar", ge=0, le=10**6
     )
-    """Samples that may wait in memory while the database is away, in a loop; 0: one hour's worth."""
+    """Number of samples that a metrics loop keeps in memory while the database is not available.
+    0: the number of samples in one hour."""
     metrics_buffer_mib: Integer = setting(
         32, wants="a whole number of MiB, 1 to 65536", only="metrics sidecar", ge=1, le=65536
     )
-    """Memory in MiB that these samples may take, compressed; when it is full, the oldest sample is dropped."""
+    """Memory in MiB that the buffered samples of a metrics loop may use, compressed. When it is
+    full, the oldest sample is dropped."""
     sidecar_host: Text = setting("127.0.0.1", wants="an address of this machine", only="sidecar")
-    """Address on which the sidecar serves /health, /ready and /metrics; 0.0.0.0 for all, as a pod needs it."""
+    """Address on which the sidecar serves /health, /ready and /metrics. With the default, only this
+    machine can reach it. In a pod, set 0.0.0.0 (all addresses)."""
     sidecar_port: Integer = setting(
         8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535
     )
-    """Port on which the sidecar serves them; 0: it does not."""
+    """TCP port on which the sidecar serves /health, /ready and /metrics. 0: it does not."""
     record_own_metrics: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
         only="passes sidecar",
     )
-    """On: each pass records its own figures (series `ops_worker`), and the health pass the services' `probe_latency_ms`."""
+    """Turns self-metrics on or off. If on, every pass records its own figures (series
+    `ops_worker`), and the health pass records `probe_latency_ms` of every service. If off, no
+    alert opens when the other pass stops."""
     probe_concurrency: Integer = setting(
         128,
         wants="a whole number of probes, 1 to 1000",
@@ -243,11 +271,13 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
     )
-    """Probes under way at once; fewer where the limit of open files (`ulimit -n`) has no room for them, at three files a probe."""
+    """Maximum number of probes at the same time. It is reduced if the limit of open files
+    (`ulimit -n`) is too low: a probe needs up to three."""
     shard_count: Integer = setting(
         1, wants="a whole number of shards, 1 to 1000", only="passes", ge=1, le=1000
     )
-    """Shards that the services are divided among, by name; each pass has those of one."""
+    """Number of shards. The services are divided among them by name, and each pass has the
+    services of one shard."""
     job_completion_index: Integer = setting(
         0,
         wants="the number of a shard, from 0 to SHARD_COUNT - 1",
@@ -255,38 +285,47 @@ class Settings(BaseSettings):
         ge=0,
         le=999,
     )
-    """Which of them this pass is, from 0; an Indexed Job sets it. The database's own figures belong to shard 0."""
+    """Number of the shard of this pass, from 0. An Indexed Job sets it. The pass of shard 0 also
+    measures the figures of the database."""
     confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", ge=0, le=5)
-    """Times that a probe without any HTTP answer, or a connection to the database, is made again; 1 in a pod, whose network comes late."""
+    """Number of times that a probe without an HTTP answer, or a failed connection to the database,
+    is repeated. In a pod, set 1: its network may not be ready when the process starts."""
     confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", ge=0, le=30)
-    """Seconds before it is made again, out of PASS_DEADLINE."""
+    """Seconds before a probe or a connection is repeated. They are a part of PASS_DEADLINE."""
     termination_message_path: Text = setting("", wants="the path of a file", only="passes init-db")
-    """File to leave the result in, as one line of JSON, for `kubectl describe pod`; `/dev/termination-log` in a pod; empty: none."""
+    """File to which the result is written as one line of JSON, for `kubectl describe pod`. In a
+    pod, set `/dev/termination-log`. Empty: no file is written."""
     job_name: Text = setting("", wants="the name of a Job", only="passes sidecar")
-    """Name of the Job that runs the pass; the manifests set it by the downward API. It is in the result and names the Event's CronJob."""
+    """Name of the Job that runs the pass. The manifests set it through the downward API. It is
+    shown in the result, and names the CronJob for Events."""
     hostname: Text = setting("", wants="the name of a pod or machine", only="passes sidecar")
-    """Name of the pod, which Kubernetes sets; an alert keeps it, with the Job's, as evidence of who saw what opened it."""
+    """Name of the pod. Kubernetes sets it. An alert stores it with the name of the Job, as evidence
+    of which pass opened the alert."""
     kubernetes_events: Switch = setting(
         default=False, wants="1, true, yes or on; any other word is off", only="passes"
     )
-    """On: an alert that opens or closes is also told as an Event on the CronJob; wants the extra `cluster` and the `events` variant."""
+    """Turns Kubernetes Events on or off. If on, an alert that opens or closes is also reported as
+    an Event on the CronJob. This needs the extra `cluster` and the variant `events` of the
+    manifests."""
     pass_period: Seconds = setting(
         60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
     )
-    """Seconds from one single pass to the next, as its CronJob's schedule has it: after three of them without one, it counts as stopped."""
+    """Seconds from one single pass to the next, as in the schedule of the CronJob. If no pass is
+    recorded for three periods, and at least 90 s, the pass counts as stopped."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="passes")
-    """URL that a single pass tells of its start (`/start`), success and failure (`/fail`), as
-    healthchecks.io has them; a query stays behind these; empty: nobody."""
+    """URL to which a single pass reports its start (`/start`), success and failure (`/fail`), as
+    healthchecks.io defines them. A query stays at the end of the URL. Empty: no reports."""
     shutdown_grace: Seconds = setting(
         8.0, wants="a number of seconds, 0 to 3600", only="passes sidecar", ge=0, le=3600
     )
-    """Seconds that a loop gives its running pass when it is told to stop; keep it below terminationGracePeriodSeconds."""
-    pass_deadline: Seconds = setting(
-        40.0, wants="a number of seconds, at least 6, at most 86400", ge=6, le=86400
-    )
-    """Seconds that a pass may take in all before it gives up with exit code 1; keep it below the Job's activeDeadlineSeconds."""
+    """Seconds that a loop waits for its current pass when it is told to stop. It must be less than
+    terminationGracePeriodSeconds of the pod."""
+    pass_deadline: Seconds = setting(40.0, wants="a number of seconds, 6 to 86400", ge=6, le=86400)
+    """Longest duration of a pass in seconds. Then the pass ends with exit code 1. It must be less
+    than activeDeadlineSeconds of the Job, so that the pass can still report the reason."""
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
-    """DEBUG, INFO, WARNING, ERROR or CRITICAL; an unknown word is INFO. DEBUG adds the traceback to a failure."""
+    """Lowest level of log messages: DEBUG, INFO, WARNING, ERROR or CRITICAL. Any other word means
+    INFO. With DEBUG, a failure is logged with its traceback."""
 
     _catalogue: Catalogue = PrivateAttr(Catalogue())
     _doubts: dict[str, Doubt] = PrivateAttr({})
@@ -296,42 +335,42 @@ class Settings(BaseSettings):
     def _ignored_with_url(
         cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> Any:
-        # Kubernetes sets PG_PORT=tcp://... in every pod beside a Service that is called pg.
-        ignored = value == "" or info.data.get("database_url") is not None
-        return cls.model_fields["pg_port"].default if ignored else check(value)
+        # Kubernetes sets PG_PORT=tcp://... in every pod if there is a Service with the name pg.
+        if value == "" or info.data.get("database_url") is not None:
+            return cls.model_fields["pg_port"].default
+        return check(value)
 
     @field_validator("pg_pass")
     @classmethod
     def _required_without_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        # A DATABASE_URL that failed its own check is not in `data`; its fault is told, this one would only confuse.
-        if (
-            "database_url" in info.data
-            and info.data["database_url"] is None
-            and not value.get_secret_value()
-        ):
-            raise PydanticCustomError("required", "is required when DATABASE_URL is empty")
+        # An invalid DATABASE_URL is not in `data`. It is reported as such; a second fault about
+        # PG_PASS would only confuse.
+        has_no_url = "database_url" in info.data and info.data["database_url"] is None
+        if has_no_url and not value.get_secret_value():
+            raise PydanticCustomError("required", "it is required if DATABASE_URL is empty")
         return value
 
     @field_validator("job_completion_index")
     @classmethod
-    def _one_of_the_shards(cls, value: int, info: ValidationInfo) -> int:
-        if value >= info.data.get("shard_count", value + 1):
-            raise ValueError("no such shard")
+    def _below_shard_count(cls, value: int, info: ValidationInfo) -> int:
+        # An invalid SHARD_COUNT is not in `data`, and is reported as such.
+        if "shard_count" in info.data and value >= info.data["shard_count"]:
+            raise ValueError("not a shard")
         return value
 
     @property
     def catalogue(self) -> Catalogue:
-        """The services and figures that are in force."""
+        """The services and figures in force."""
         return self._catalogue
 
     @property
     def doubts(self) -> dict[str, Doubt]:
-        """The values that are accepted, though they can hardly be meant, by variable."""
+        """The values that are accepted but probably mistaken, by variable."""
         return self._doubts
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The services that are watched, and that are of this shard."""
+        """The monitored services of this shard."""
         if self.shard_count == 1:
             return self._catalogue.targets
         from ops_worker.core.shards import shard_of
@@ -344,26 +383,25 @@ class Settings(BaseSettings):
 
     @property
     def thresholds(self) -> Thresholds:
-        """How many passes it takes to open an alert and to close it."""
+        """How many consecutive passes it takes to open and to close an alert."""
         return Thresholds(self.alert_after_failures, self.resolve_after_successes)
 
     @property
     def connection(self) -> dict[str, str | int]:
-        """Where and as whom to connect, in libpq's words. Holds the password: to be handed on, never shown."""
+        """The connection parameters for libpq. They contain the password: never show them."""
         if self.database_url is not None:
             return {"conninfo": self.database_url.get_secret_value()}
-        password = self.pg_pass.get_secret_value()
         return {
             "host": self.pg_host,
             "port": self.pg_port,
             "dbname": self.pg_db,
             "user": self.pg_user,
-            "password": password,
+            "password": self.pg_pass.get_secret_value(),
         }
 
 
-class _Given(Settings):
-    """The settings as others would set them: this process's environment is not read."""
+class _ExplicitSettings(Settings):
+    """Settings from arguments only. The environment of this process is not read."""
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]
@@ -375,114 +413,139 @@ class _Given(Settings):
         return (init_settings,)
 
 
-def faults(given: Mapping[str, str]) -> list[str]:
-    """Give the faults of settings that are for another process: variables by name, as a manifest holds them."""
+def faults(variables: Mapping[str, str]) -> list[str]:
+    """Return the faults in the variables of another process, for example from a manifest."""
     try:
-        _Given(**given)  # type: ignore[arg-type]  # to be validated
+        _ExplicitSettings(**variables)  # type: ignore[arg-type]  # to be validated
     except ValidationError as error:
-        return [_fault(fault) for fault in error.errors(include_url=False)]
+        return _faults(error)
     return []
 
 
 def termination() -> tuple[str, str]:
-    """Give where to leave the result, and the Job's name for it, when the settings themselves are at fault."""
+    """Return TERMINATION_MESSAGE_PATH and JOB_NAME, unchecked.
+
+    A process whose settings are invalid uses them to report this.
+    """
     return os.environ.get("TERMINATION_MESSAGE_PATH", ""), os.environ.get("JOB_NAME", "")
 
 
 def load(env_file: Path | None = None, path: str | None = None) -> Settings:
-    """Read the environment, under it the ``.env`` file where there is one, and the catalogue at ``path`` or that they name.
+    """Read the settings and the catalogue.
 
-    Raises SettingsError with every fault of their shape: the variable or the entry, its value (never
-    a secret's) and what it wants. A value that one service needs and that is unusable is among the
-    ``faults`` of its target instead, and costs no other service anything.
+    The environment wins over the ``.env`` file. ``path`` is the file of the catalogue; None: that
+    of OPS_WORKER_CATALOGUE.
+
+    Raises SettingsError with every fault of the settings and of the shape of the catalogue: the
+    variable or entry, its value (never that of a secret) and what it accepts. A value that only one
+    service needs and that is missing or unusable raises nothing. It is in the ``faults`` of the
+    target.
     """
     if env_file is not None and not env_file.is_file():
         raise SettingsError([f"--env-file {env_file}: no such file"])
     variables = read_variables(env_file)
-    source, wrong = named(variables.get("OPS_WORKER_CATALOGUE", "") if path is None else path)
-    found, more = (
-        (Catalogue(), [wrong]) if wrong else catalogue.load(source, Surroundings(variables))
-    )
-    redact.remember(_secrets(variables, found.targets))
+    if path is None:
+        path = variables.get("OPS_WORKER_CATALOGUE", "")
+    in_force, catalogue_faults = load_catalogue(path, variables)
+    redact.remember(_secrets(variables, in_force.targets))
     try:
-        settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
+        settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # its own keyword
     except ValidationError as error:
-        raise SettingsError(
-            [*(_fault(fault) for fault in error.errors(include_url=False)), *more]
-        ) from None
-    if more:
-        raise SettingsError(more)
-    settings._catalogue = found  # noqa: SLF001 - no field, which the environment could set
+        raise SettingsError([*_faults(error), *catalogue_faults]) from None
+    if catalogue_faults:
+        raise SettingsError(catalogue_faults)
+    settings._catalogue = in_force  # noqa: SLF001 - not a field, so that no variable can set it
     settings._doubts = _doubts(variables)  # noqa: SLF001
     return settings
 
 
 def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
-    """Find words that a switch or LOG_LEVEL does not know, and what each is taken for."""
-    found: dict[str, Doubt] = {}
-    for field, one in Settings.model_fields.items():
-        word = variables.get(field.upper(), "")
-        if one.annotation is bool and word.strip().lower() not in ON | OFF:
+    """Return the words that a switch or LOG_LEVEL does not know, and how each is understood."""
+    doubts: dict[str, Doubt] = {}
+    for name, field in Settings.model_fields.items():
+        word = variables.get(name.upper(), "")
+        if field.annotation is bool and word.strip().lower() not in ON | OFF:
             taken = f"{word!r} is neither on nor off, and counts as off"
-            found[field.upper()] = Doubt(taken, "set it to true or false")
+            doubts[name.upper()] = Doubt(taken, "set it to true or false")
     level = variables.get("LOG_LEVEL", "")
     if level and level.strip().upper() not in LEVELS:
-        taken = f"{level!r} is no level; INFO is taken"
-        found["LOG_LEVEL"] = Doubt(taken, f"set it to {', '.join(LEVELS)}")
-    return found
+        taken = f"{level!r} is not a log level; INFO is used"
+        doubts["LOG_LEVEL"] = Doubt(taken, f"set it to {', '.join(LEVELS)}")
+    return doubts
 
 
 def read_variables(env_file: Path | None = None) -> dict[str, str]:
-    """Give the environment, over what the ``.env`` file holds. Raises SettingsError when that cannot be read."""
+    """Return the variables of the ``.env`` file and the environment, which wins.
+
+    Raises SettingsError if the file cannot be read.
+    """
     return read_file(env_file) | dict(os.environ)
 
 
 def read_file(env_file: Path | None = None) -> dict[str, str]:
-    """Give what the ``.env`` file holds; nothing where there is none. Raises SettingsError."""
+    """Return the variables of the ``.env`` file; empty if there is no file.
+
+    Raises SettingsError if the file cannot be read.
+    """
+    file = env_file or ".env"
     try:
-        file = DotEnvSettingsSource(
-            Settings, env_file=env_file or ".env", case_sensitive=True
-        ).env_vars
+        variables = DotEnvSettingsSource(Settings, env_file=file, case_sensitive=True).env_vars
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{env_file or '.env'} cannot be read: {error}"]) from None
-    return {name: value for name, value in file.items() if value is not None}
+        raise SettingsError([f"{file} cannot be read: {error}"]) from None
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+def load_catalogue(path: str, variables: Mapping[str, str]) -> tuple[Catalogue, list[str]]:
+    """Load the catalogue with the user's file at ``path``, if any; return it and its faults."""
+    source, fault = named(path)
+    if fault:
+        return Catalogue(), [fault]
+    return catalogue.load(source, Surroundings(variables))
 
 
 def named(path: str) -> tuple[Source | None, str]:
-    """Read the user's catalogue, where a path names one; or give what is wrong with it."""
+    """Read the user's catalogue. Return its text and the error, if it cannot be read.
+
+    The text is None if it cannot be read, or if the path is empty.
+    """
+    if not path:
+        return None, ""
     try:
-        return (catalogue.read(Path(path)) if path else None), ""
-    except (OSError, ValueError) as error:
-        return (
-            None,
-            f"catalogue {path} cannot be read: {(error.strerror if isinstance(error, OSError) else '') or error}",
-        )
+        return catalogue.read(Path(path)), ""
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:
+        reason = str(error)
+    return None, f"catalogue {path} cannot be read: {reason}"
 
 
 def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
-    """Yield every secret of the settings and the services, and the parts that may be quoted alone."""
-    yield from (variables.get(name, "").strip() for name in SECRETS)
+    """Yield all secrets of the settings and services, and the parts that may be quoted alone."""
+    for name in SECRET_VARIABLES:
+        yield variables.get(name, "").strip()
     for name in ("DATABASE_URL", "HEARTBEAT_URL"):
         yield from redact.of_url(variables.get(name, ""))
-    for found in re.findall(r"[?&](?:ssl)?password=([^&#]*)", variables.get("DATABASE_URL", "")):
-        yield from (found, unquote(found))
+    url = variables.get("DATABASE_URL", "")
+    for password in re.findall(r"[?&](?:ssl)?password=([^&#]*)", url):
+        yield from (password, unquote(password))
     for target in targets:
         yield from redact.of_target(target)
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
-    location = fault["loc"][0]
-    name, field = next(
-        (name, field)
-        for name, field in Settings.model_fields.items()
-        if location in {name, name.upper()}
-    )
+def _faults(error: ValidationError) -> list[str]:
+    return [_fault(details) for details in error.errors(include_url=False)]
+
+
+def _fault(details: Mapping[str, Any]) -> str:
+    """Describe one of pydantic's errors: the variable, its value unless secret, what it accepts."""
+    location = details["loc"][0]
+    name = next(name for name in Settings.model_fields if location in {name, name.upper()})
+    field = Settings.model_fields[name]
     variable = name.upper()
-    if fault["type"] == "required":
-        return f"{variable} is not set, but {fault['msg']}"
-    secret = "SecretStr" in str(field.annotation)
-    shown = (
-        "set to something (not shown)" if secret else repr(without_password(str(fault["input"])))
-    )
+    if details["type"] == "required":
+        return f"{variable} is not set; {details['msg']}"
     extra: Any = field.json_schema_extra
-    return f"{variable} is {shown}, but wants {extra['wants']}"
+    if "SecretStr" in str(field.annotation):
+        return f"{variable} has an invalid value (not shown); expected {extra['wants']}"
+    value = without_password(str(details["input"]))
+    return f"{variable} is {value!r}; expected {extra['wants']}"

@@ -1,6 +1,9 @@
-"""The environment variables as documentation, which ``--help`` prints and docs/settings.md and ``.env.example`` follow.
+"""The environment variables as documentation.
 
-Read from the source of ``settings`` instead of its classes: importing pydantic would make ``--help`` five times as slow.
+``--help`` prints it and docs/settings.md is made from it. A test compares ``.env.example``.
+
+It is read from the source text of ``settings``. Importing that module would import pydantic, and
+``--help`` would take five times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from ops_worker.core.passes import PASSES
 
 
 class Variable(NamedTuple):
-    """One variable: its names (the first one set wins), its default as text, what it means, the commands that read it if not all do."""
+    """A setting, with one or more names of its environment variable: the first one set wins.
+
+    ``default`` is text; empty means none. ``only`` lists the commands that read the variable,
+    separated by spaces; empty means all of them.
+    """
 
     names: tuple[str, ...]
     default: str
@@ -24,55 +31,63 @@ class Variable(NamedTuple):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """The commands that read it, or none where all do; ``passes`` stands for every pass."""
+        """The commands that read it; empty if all do. ``passes`` in ``only`` means every pass."""
         words = self.only.split()
         passes = PASSES if "passes" in words else ()
         return (*passes, *(word for word in words if word != "passes"))
 
 
 def variables() -> list[Variable]:
-    """List every variable, in the order of the settings' fields; those of the services follow the database's."""
-    tree = ast.parse(Path(__file__).with_name("settings.py").read_text(encoding="utf-8"))
+    """Return all variables in the order of the settings. URLs of services follow the database."""
+    settings = _settings()
+    services = [
+        Variable(
+            names=names,
+            default=default,
+            meaning=f"Base URL of {service}. Empty: the service is not monitored.",
+            only="passes sidecar catalogue",
+        )
+        for service, names, default in builtin_urls()
+    ]
+    split = sum(variable.names[0].startswith(("DATABASE_", "PG_")) for variable in settings)
+    return [*settings[:split], *services, *settings[split:]]
+
+
+def _settings() -> list[Variable]:
+    """Read the fields of the class ``Settings``, each with the docstring that follows it."""
+    source = Path(__file__).with_name("settings.py").read_text(encoding="utf-8")
     body = next(
         node.body
-        for node in tree.body
+        for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef) and node.name == "Settings"
     )
-    found = [
+    return [
         _variable(node, str(ast.literal_eval(after.value)))
         for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
-    urls = [
-        Variable(
-            names,
-            default,
-            f"Base URL of {service}; empty: it is not watched.",
-            "passes sidecar catalogue",
-        )
-        for service, names, default in builtin_urls()
-    ]
-    split = next(
-        index
-        for index, variable in enumerate(found)
-        if not variable.names[0].startswith(("DATABASE_", "PG_"))
-    )
-    return [*found[:split], *urls, *found[split:]]
 
 
-def _variable(node: ast.AnnAssign, meaning: str) -> Variable:
+def _variable(node: ast.AnnAssign, docstring: str) -> Variable:
     assert isinstance(node.target, ast.Name)
     assert isinstance(node.value, ast.Call)
-    given = {keyword.arg: keyword.value for keyword in node.value.keywords}
-    default = ast.literal_eval(node.value.args[0] if node.value.args else given["default"])
-    only = ast.literal_eval(given["only"]) if "only" in given else ""
-    if isinstance(default, bool):
-        default = str(default).lower()
-    elif isinstance(default, float):
-        default = f"{default:g}"
+    arguments = {keyword.arg: keyword.value for keyword in node.value.keywords}
+    default = node.value.args[0] if node.value.args else arguments["default"]
+    only = ast.literal_eval(arguments["only"]) if "only" in arguments else ""
     return Variable(
-        (node.target.id.upper(),),
-        "" if default is None else str(default),
-        " ".join(meaning.split()),
-        only,
+        names=(node.target.id.upper(),),
+        default=_as_text(ast.literal_eval(default)),
+        meaning=" ".join(docstring.split()),
+        only=only,
     )
+
+
+def _as_text(default: object) -> str:
+    """Return a default as it is written in the environment."""
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(default)

@@ -35,7 +35,7 @@ def catalogue_table(model: str) -> str:
     tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     meanings = {
-        node.target.id: str(ast.literal_eval(after.value))
+        node.target.id: " ".join(str(ast.literal_eval(after.value)).split())
         for node, after in pairwise(classes[model])
         if isinstance(node, ast.AnnAssign)
         if isinstance(node.target, ast.Name)

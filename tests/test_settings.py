@@ -56,39 +56,39 @@ def test_load(
     assert expected == getattr(load(monkeypatch, **env), name)
 
 
-NOT_SHOWN = "set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"
+NOT_SHOWN = "has an invalid value (not shown); expected a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password percent-encoded"
 REFUSED = [
-    ({"PG_PASS": ""}, "PG_PASS is not set, but is required when DATABASE_URL is empty"),
-    ({"PG_PORT": "65536"}, "PG_PORT is '65536', but wants a port number, 1 to 65535"),
-    ({"PG_PORT": "x"}, "PG_PORT is 'x', but wants a port number, 1 to 65535"),
-    ({"HEALTH_CHECK_INTERVAL": "4.9"}, "HEALTH_CHECK_INTERVAL is '4.9', but wants a number of seconds, at least 5"),
-    ({"METRICS_COLLECTION_INTERVAL": "nan"}, "METRICS_COLLECTION_INTERVAL is 'nan', but wants a number of seconds, at least 1"),
-    ({"PASS_DEADLINE": "inf"}, "PASS_DEADLINE is 'inf', but wants a number of seconds, at least 6, at most 86400"),
-    ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0', but wants a whole number of passes, at least 1"),
-    ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5', but wants a whole number of passes, at least 1"),
-    ({"DATABASE_URL": "host=secret"}, "DATABASE_URL is set to something (not shown), but wants a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password escaped"),
-    *[({"DATABASE_URL": url}, f"DATABASE_URL is {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h",
+    ({"PG_PASS": ""}, "PG_PASS is not set; it is required if DATABASE_URL is empty"),
+    ({"PG_PORT": "65536"}, "PG_PORT is '65536'; expected a port number, 1 to 65535"),
+    ({"PG_PORT": "x"}, "PG_PORT is 'x'; expected a port number, 1 to 65535"),
+    ({"HEALTH_CHECK_INTERVAL": "4.9"}, "HEALTH_CHECK_INTERVAL is '4.9'; expected a number of seconds, 5 to 86400"),
+    ({"METRICS_COLLECTION_INTERVAL": "nan"}, "METRICS_COLLECTION_INTERVAL is 'nan'; expected a number of seconds, 1 to 86400"),
+    ({"PASS_DEADLINE": "inf"}, "PASS_DEADLINE is 'inf'; expected a number of seconds, 6 to 86400"),
+    ({"ALERT_AFTER_FAILURES": "0"}, "ALERT_AFTER_FAILURES is '0'; expected a whole number of passes, 1 to 32767"),
+    ({"RESOLVE_AFTER_SUCCESSES": "1.5"}, "RESOLVE_AFTER_SUCCESSES is '1.5'; expected a whole number of passes, 1 to 32767"),
+    ({"DATABASE_URL": "host=secret"}, "DATABASE_URL has an invalid value (not shown); expected a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password percent-encoded"),
+    *[({"DATABASE_URL": url}, f"DATABASE_URL {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h",
       "postgresql://u@256.1.1.1/d", "postgresql://u@a%20b/d", "postgresql://u@h,10.0.0.999/d", f"postgresql://u@{'x' * 64}.example/d", "postgresql://u@h:port/d")],
-    *[({"PG_HOST": host}, f"PG_HOST is {host!r}, but wants a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
+    *[({"PG_HOST": host}, f"PG_HOST is {host!r}; expected a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
 ]  # fmt: skip
 SCHEME, PORT, HOST = (
-    "it has to begin with http:// or https://",
-    "its port has to be 1 to 65535",
-    "its host is no name or address",
+    "it must begin with http:// or https://",
+    "its port must be 1 to 65535",
+    "its host is not a valid name or address",
 )
 BAD_URLS = [
     ("x", SCHEME),
     ("ftp://u:hush@h", SCHEME),
-    ("http://", "it names no host"),
+    ("http://", "it has no host"),
     ("http://h:0", PORT),
     ("http://h:65536", PORT),
     ("http://h:x", PORT),
-    ("http://h h", "it holds a blank or a control character"),
+    ("http://h h", "it contains a space or a control character"),
     ("http://[::1", HOST),
     ("http://256.1.1.1", HOST),
     ("http://exa\u2100mple..", HOST),
-    ("http://h/?q=hush", "it has a query or a fragment"),
-    ("http://h#f", "it has a query or a fragment"),
+    ("http://h/?q=hush", "it must not have a query or a fragment"),
+    ("http://h#f", "it must not have a query or a fragment"),
 ]
 
 
@@ -130,7 +130,7 @@ def test_bad_url_is_its_services_fault(
     assert (first.name, first.url, first.faults) == (
         "ingest",
         "",
-        (f"url: INGEST_URL is no base URL: {problem}",),
+        (f"url: INGEST_URL is not a valid base URL: {problem}",),
     )
     assert first.shown_url == "${INGEST_URL}/health"
     assert [target.faults for target in others] == [()] * 3

@@ -1,4 +1,8 @@
-"""The format of a catalogue: what a service and a figure may say of themselves, and what each key wants."""
+"""The format of a catalogue: the keys of services and figures, and the values that they accept.
+
+The docstrings of the fields and the texts of ``wants`` are public: docs/catalogue.md is made from
+them, and error messages quote ``wants``.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,10 @@ from ops_worker.core.samples import OWN_METRICS
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
 NAME_WANTS = (
-    "a name of at most 128 letters, digits and . _ : @ / -, of which the first is a letter or digit"
+    "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit"
 )
 READS = frozenset({"select", "with", "values", "table"})
+"""The first words of statements that read."""
 FRAMING = frozenset(
     {
         "connection",
@@ -37,15 +42,28 @@ FRAMING = frozenset(
         "accept-encoding",
     }
 )
-"""Headers that are the worker's own business."""
+"""Headers that only the worker sets: they control the connection and the length of the body."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110, section 5.6.2
+_COMMENT_OR_SPACE = re.compile(r"--[^\n]*|/\*.*?\*/|[\s(]+", re.DOTALL)
 
 
 def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints: Any) -> Any:
-    """Declare a key: its default, what it wants in words (for the fault), and whether its value must not be shown."""
+    """Declare a key.
+
+    ``wants`` describes the accepted values, for error messages. The value of a ``secret`` key is
+    never shown.
+    """
     return Field(default, json_schema_extra={"wants": wants, "secret": secret}, **constraints)
 
 
-def _strictly(*kinds: type) -> BeforeValidator:
+# pydantic turns the ValueError of a validator into a fault, and does not show its text. It does
+# not handle a TypeError, so that ruff's TRY004 does not apply here.
+
+
+def _of_type(*kinds: type) -> BeforeValidator:
+    """Accept only values of exactly these types: pydantic would convert others."""
+
     def check(value: Any) -> Any:
         if type(value) not in kinds:
             raise ValueError("of another type")
@@ -55,25 +73,26 @@ def _strictly(*kinds: type) -> BeforeValidator:
 
 
 def _strings(value: Any) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not (isinstance(found, list) and found and all(isinstance(one, str) for one in found)):
-        raise ValueError("no strings")
-    return tuple(found)
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not strings:
+        raise ValueError("not strings")
+    if not all(isinstance(string, str) for string in strings):
+        raise ValueError("not strings")
+    return tuple(strings)
 
 
 def _path(value: Any) -> str:
-    if not (isinstance(value, str) and re.fullmatch(r"/[!-~]*", value) and "#" not in value):
-        raise ValueError("no path")
+    if not isinstance(value, str) or "#" in value or not re.fullmatch(r"/[!-~]*", value):
+        raise ValueError("not a path")
     return value
 
 
 def _pointer(value: Any) -> str:
-    if not (
-        isinstance(value, str)
-        and (value == "" or value[0] == "/")
-        and not re.search(r"~(?![01])", value)
-    ):
-        raise ValueError("no JSON pointer")
+    """Accept a JSON pointer (RFC 6901, section 3)."""
+    if not isinstance(value, str) or re.search(r"~(?![01])", value):
+        raise ValueError("not a JSON pointer")
+    if value and not value.startswith("/"):
+        raise ValueError("not a JSON pointer")
     return value
 
 
@@ -83,227 +102,248 @@ def _is_status(value: Any) -> bool:
 
 
 def _statuses(value: Any) -> tuple[int, ...]:
-    if not (isinstance(value, list) and value and all(map(_is_status, value))):
-        raise ValueError("no statuses")
+    if not isinstance(value, list) or not value or not all(map(_is_status, value)):
+        raise ValueError("not statuses")
     return tuple(value)
 
 
 def _headers(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("no table")  # noqa: TRY004 - pydantic wants a ValueError
+        raise ValueError("not a table")  # noqa: TRY004
     for name, content in value.items():
-        known = isinstance(content, dict) and {"file"} <= content.keys() <= {"file", "prefix"}
-        parts = content.values() if known else [content]
-        if (
-            not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-            or name.lower() in FRAMING
-            or not all(isinstance(one, str) for one in parts)
-        ):
-            raise ValueError("no header")
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
+            raise ValueError("not a header name")
+        if not _is_header_content(content):
+            raise ValueError("not a header value")
     return value
+
+
+def _is_header_content(content: Any) -> bool:
+    if not isinstance(content, dict):
+        return isinstance(content, str)
+    has_valid_keys = {"file"} <= content.keys() <= {"file", "prefix"}
+    return has_valid_keys and all(isinstance(part, str) for part in content.values())
 
 
 def _counters(value: Any) -> tuple[Counter, ...] | None:
     if value == "*":
         return None
     if not isinstance(value, list):
-        raise ValueError("no counters")  # noqa: TRY004 - pydantic wants a ValueError
-    found = [Counter(one) if isinstance(one, str) else _counter(one) for one in value]
-    names = [counter.name for counter in found]
-    if len({*names}) < len(names) or not all(
-        re.fullmatch(NAME, name) and name not in OWN_METRICS for name in names
-    ):
-        raise ValueError("no names")
-    return tuple(found)
+        raise ValueError("not counters")  # noqa: TRY004
+    counters = tuple(_counter(item) for item in value)
+    names = [counter.name for counter in counters]
+    if len({*names}) < len(names):
+        raise ValueError("a name twice")
+    if not all(re.fullmatch(NAME, name) and name not in OWN_METRICS for name in names):
+        raise ValueError("not names")
+    return counters
 
 
 def _counter(value: Any) -> Counter:
-    if not (
-        isinstance(value, dict)
-        and {"name"} < value.keys() <= {"name", "from", "gauge"}
-        and isinstance(value["name"], str)
-    ):
-        raise ValueError("no counter")
-    gauge = value.get("gauge", False)
-    if not isinstance(gauge, bool):
-        raise ValueError("no counter")  # noqa: TRY004 - pydantic wants a ValueError
-    return Counter(value["name"], _strings(value["from"]) if "from" in value else (), gauge)
+    if isinstance(value, str):
+        return Counter(value)
+    if not isinstance(value, dict) or not {"name"} < value.keys() <= {"name", "from", "gauge"}:
+        raise ValueError("not a counter")
+    name, gauge = value["name"], value.get("gauge", False)
+    if not isinstance(name, str) or not isinstance(gauge, bool):
+        raise ValueError("not a counter")  # noqa: TRY004
+    keys = _strings(value["from"]) if "from" in value else ()
+    return Counter(name, keys, gauge)
 
 
 def _condition(value: Any) -> Condition:
-    relations = [one for one in value if one in RELATIONS] if isinstance(value, dict) else []
+    relations = [key for key in value if key in RELATIONS] if isinstance(value, dict) else []
     if len(relations) != 1 or value.keys() != {"pointer", relations[0]}:
-        raise ValueError("no condition")
-    wanted = value[relations[0]]
-    numeric = type(wanted) in {int, float} and math.isfinite(wanted)
-    listed = (
-        isinstance(wanted, list)
-        and wanted
-        and all(isinstance(one, (str, int, float, bool)) for one in wanted)
-    )
-    right = (
-        numeric
-        if RELATIONS[relations[0]].numeric
-        else listed
-        if relations[0] == "one_of"
-        else isinstance(wanted, (str, int, float, bool))
-    )
-    if not right:
-        raise ValueError("no value")
-    return Condition(_pointer(value["pointer"]), relations[0], tuple(wanted) if listed else wanted)
+        raise ValueError("not a condition")
+    relation = relations[0]
+    expected = value[relation]
+    if not _is_comparable(relation, expected):
+        raise ValueError("not a value for this relation")
+    if isinstance(expected, list):
+        expected = tuple(expected)
+    return Condition(_pointer(value["pointer"]), relation, expected)
+
+
+def _is_comparable(relation: str, value: Any) -> bool:
+    """Return whether a relation can compare with a value."""
+    if RELATIONS[relation].numeric:
+        return type(value) in {int, float} and math.isfinite(value)
+    if relation == "one_of":
+        return isinstance(value, list) and bool(value) and all(map(_is_scalar, value))
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool))
 
 
 def _tags(value: Any) -> dict[str, str]:
-    if not (
-        isinstance(value, dict)
-        and all(isinstance(one, str) and "\0" not in one + name for name, one in value.items())
-    ):
-        raise ValueError("no tags")
+    if not isinstance(value, dict):
+        raise ValueError("not a table")  # noqa: TRY004
+    for name, content in value.items():
+        # PostgreSQL cannot store NUL.
+        if not isinstance(content, str) or "\0" in name + content:
+            raise ValueError("not tags")
     return value
 
 
 def _reading(value: Any) -> str:
+    """Accept a statement whose first word, without comments and parentheses, is one that reads."""
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError("no statement")
-    bare = re.sub(r"--[^\n]*|/\*.*?\*/|[\s(]+", " ", value, flags=re.DOTALL).split()
-    if not bare or bare[0].lower() not in READS:
-        raise ValueError("no statement that reads")
+        raise ValueError("not a statement")
+    words = _COMMENT_OR_SPACE.sub(" ", value).split()
+    if not words or words[0].lower() not in READS:
+        raise ValueError("not a statement that reads")
     return value.strip().rstrip(";").rstrip()
 
 
 def _tables(value: Any) -> tuple[str, ...]:
-    return () if value == [] else _strings(value if isinstance(value, list) else None)
+    if not isinstance(value, list):
+        raise ValueError("not a list")  # noqa: TRY004
+    return _strings(value) if value else ()
 
 
-Number = Annotated[float, _strictly(int, float)]
-Whole = Annotated[int, _strictly(int)]
-Flag = Annotated[bool, _strictly(bool)]
+Number = Annotated[float, _of_type(int, float)]
+Whole = Annotated[int, _of_type(int)]
+Flag = Annotated[bool, _of_type(bool)]
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 TAGS = "a table of strings"
-PASSES = "a whole number of passes, at least 1"
+PASSES = "a whole number of passes, 1 to 32767"
 
 
 class Entry(BaseModel):
-    """What all entries have in common: an unknown key is a fault."""
+    """The base of all entries: an unknown key is a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ServiceEntry(Entry):
-    """A service. Where one is described by a key that names an environment variable as ``${NAME}``, its value stands there."""
+    """A service as the catalogue describes it. References to variables are not resolved."""
 
     url: Annotated[tuple[str, ...], PlainValidator(_strings)] = field(
-        wants="an http:// or https:// base URL, or a list of which the first counts whose ${VARIABLES} are all set; empty: not watched"
+        wants="an http:// or https:// base URL, or a list of them: the first one whose "
+        "${VARIABLES} are all set is used; empty: not monitored"
     )
     """Base URL."""
     path: Annotated[str, PlainValidator(_path)] = field(
-        "/health", wants="a path that begins with /, of printable ASCII, without #"
+        "/health", wants="a path that begins with /, of printable ASCII characters, without #"
     )
-    """What is appended to the base URL."""
+    """Path that is appended to the base URL."""
     series: Name = field("", wants=NAME_WANTS)
-    """Its name in `system_metrics`; its own when there is none."""
+    """Name of the service in `system_metrics`. By default it is the name of the service."""
     expect: Annotated[tuple[int, ...], PlainValidator(_statuses)] = field(
         (200,), wants="a list of HTTP status codes, 200 to 599"
     )
-    """The statuses of a healthy answer."""
+    """HTTP statuses of a healthy answer."""
     json_body: Flag = field(default=True, alias="json", wants="true or false")
-    """Whether a healthy answer has to be a JSON object; false: any body will do."""
+    """The body of a healthy answer must be a JSON object. If false, any body is accepted."""
     deadline: Number = field(
         PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
     )
-    """Seconds for a probe in all."""
+    """Longest duration of a probe in seconds."""
     headers: Annotated[dict[str, Any], PlainValidator(_headers)] = field(
         {},
         secret=True,
-        wants='a table of header names with a string each, "${TOKEN}" say, or { file = "PATH", prefix = "Bearer " }',
+        wants="a table of header names and values; a value is a string, for example "
+        '"Bearer ${TOKEN}", or { file = "PATH", prefix = "Bearer " }',
     )
-    """Sent with the request; values are never shown."""
-    ca: Annotated[str, _strictly(str)] = field("", wants="the path of a PEM file")
-    """Authorities to trust instead of the usual ones."""
-    certificate: Annotated[str, _strictly(str)] = field("", wants="the path of a PEM file")
-    """The client's certificate."""
-    key: Annotated[str, _strictly(str)] = field(
+    """Request headers. Their values are never shown."""
+    ca: Annotated[str, _of_type(str)] = field("", wants="the path of a PEM file")
+    """Certificate authorities to trust instead of the default ones."""
+    certificate: Annotated[str, _of_type(str)] = field("", wants="the path of a PEM file")
+    """Client certificate."""
+    key: Annotated[str, _of_type(str)] = field(
         "", wants="the path of a PEM file, without a password"
     )
-    """The key of the client's certificate, where it is in a file of its own."""
+    """Private key of the client certificate, if it is in a separate file."""
     conditions: tuple[Annotated[Condition, PlainValidator(_condition)], ...] = field(
         (),
-        wants='a list of tables, { pointer = "/a/b", equals = "ok" } say; instead of equals: '
-        + ", ".join(list(RELATIONS)[1:]),
+        wants='a list of tables, for example { pointer = "/a/b", equals = "ok" }; instead of '
+        f"equals: {', '.join(list(RELATIONS)[1:])}",
     )
-    """What has to hold of the JSON body; else the service is degraded."""
-    max_latency_ms: Annotated[int | None, _strictly(int)] = field(
+    """Conditions on the JSON body. If one is broken, the service is degraded."""
+    max_latency_ms: Annotated[int | None, _of_type(int)] = field(
         None, wants="a whole number of milliseconds, 1 to 60000", ge=1, le=60_000
     )
-    """The longest latency; a longer one makes the service degraded."""
+    """Longest latency in milliseconds. If the latency is longer, the service is degraded."""
     counters: Annotated[tuple[Counter, ...] | None, PlainValidator(_counters)] = field(
         (),
-        wants=f'"*" for every finite number, or a list of different names (none of them {" or ".join(sorted(OWN_METRICS))}) and of tables '
+        wants='"*" for every finite number, or a list of unique names '
+        f"(not {' or '.join(sorted(OWN_METRICS))}) and of tables "
         '{ name = "depth", from = ["queue_depth", "older_key"], gauge = true }',
     )
-    """The counters to record."""
+    """Counters to record."""
     counters_at: Annotated[str, PlainValidator(_pointer)] = field(
         "/counters", wants='a JSON pointer: "/a/b", or "" for the whole body'
     )
-    """Where in the body they stand."""
+    """Place of the counters in the JSON body."""
     tags: Annotated[dict[str, str], PlainValidator(_tags)] = field({}, wants=TAGS)
-    """Tags of its rows in `system_metrics`."""
-    alert_after: Annotated[int | None, _strictly(int)] = field(None, wants=PASSES, ge=1, le=32767)
-    """Its own ALERT_AFTER_FAILURES."""
-    resolve_after: Annotated[int | None, _strictly(int)] = field(None, wants=PASSES, ge=1, le=32767)
-    """Its own RESOLVE_AFTER_SUCCESSES."""
+    """Tags of the service's rows in `system_metrics`."""
+    alert_after: Annotated[int | None, _of_type(int)] = field(None, wants=PASSES, ge=1, le=32767)
+    """ALERT_AFTER_FAILURES of this service."""
+    resolve_after: Annotated[int | None, _of_type(int)] = field(None, wants=PASSES, ge=1, le=32767)
+    """RESOLVE_AFTER_SUCCESSES of this service."""
 
 
 class FigureEntry(Entry):
-    """A figure."""
+    """A figure as the catalogue describes it."""
 
     sql: Annotated[str, PlainValidator(_reading)] = field(
-        wants="one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value`, `tags`"
+        wants="one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or "
+        "rows of `service`, `value` and `tags`"
     )
-    """The statement; what it returns is recorded under the figure's name."""
+    """SQL statement. The value that it returns is recorded under the name of the figure."""
     tables: Annotated[tuple[str, ...], PlainValidator(_tables)] = field(
         (), wants="a list of table names"
     )
-    """Tables that it needs; where one is not there, the figure is absent, without a warning."""
+    """Tables that the statement needs. If one does not exist, the figure is absent, without a
+    warning."""
     timeout: Number = field(2.0, wants="a number of seconds, 0.01 to 60", ge=0.01, le=60)
-    """Seconds that the database may spend on it."""
+    """Longest duration of the statement in seconds."""
     every: Number = field(
-        0.0, wants="a number of seconds, 1 to 86400, or 0: in each pass", ge=0, le=86400
+        0.0, wants="a number of seconds, 1 to 86400, or 0: in every pass", ge=0, le=86400
     )
-    """Its own interval in seconds: it is taken by the first pass of each slot of so many seconds."""
+    """Interval of the figure in seconds. The first pass in each interval measures it."""
     tags: Annotated[dict[str, str], PlainValidator(_tags)] = field({}, wants=TAGS)
-    """Tags of its rows; those that a row brings come on top."""
+    """Tags of the figure's rows. Tags that a row returns are added, and win."""
 
 
 class Entries(Entry):
-    """A catalogue as it is written."""
+    """A whole catalogue file."""
 
-    builtin: Flag = field(default=True, wants="true, or false: this file stands alone")
+    builtin: Flag = field(default=True, wants="true, or false to use only the entries of this file")
+    """The built-in entries are in force as well."""
     services: dict[Name, ServiceEntry] = field({}, wants="a table of services, [services.NAME]")
+    """The services by name."""
     figures: dict[Name, dict[Name, FigureEntry]] = field(
         {}, wants="a table of figures, [figures.SERVICE.NAME]"
     )
+    """The figures by service and name."""
 
 
 def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:
-    """Say what the key at a location wants, and whether its value is secret."""
+    """Return what the key at a location accepts, and whether its value is secret."""
     if "[key]" in location:
         return NAME_WANTS, False
-    model: type[Entry] = Entries
-    names = [str(one) for one in location]
-    if names[0] == "services" and len(names) > 2:  # noqa: PLR2004 - services, its name, its key
-        model, names = ServiceEntry, names[2:]
-    elif names[0] == "figures" and len(names) > 3:  # noqa: PLR2004 - figures, its service, its name, its key
-        model, names = FigureEntry, names[3:]
-    for name, found in model.model_fields.items():
-        if names[0] in {name, found.alias}:
-            extra: Any = found.json_schema_extra
-            return extra["wants"], extra.get("secret", False)
+    model, key = _model_at(location)
+    for name, key_field in model.model_fields.items():
+        if key in {name, key_field.alias}:
+            extra: Any = key_field.json_schema_extra
+            return extra["wants"], extra["secret"]
     return "", False
 
 
 def keys(location: tuple[int | str, ...]) -> list[str]:
-    """List the keys that may stand where an unknown one does."""
-    models: dict[str, type[Entry]] = {"services": ServiceEntry, "figures": FigureEntry}
-    model = models.get(str(location[0]), Entries) if len(location) > 1 else Entries
-    return [found.alias or name for name, found in model.model_fields.items()]
+    """Return the keys that are valid where an unknown key was found."""
+    model, _ = _model_at(location)
+    return [key_field.alias or name for name, key_field in model.model_fields.items()]
+
+
+def _model_at(location: tuple[int | str, ...]) -> tuple[type[Entry], str]:
+    """Return the entry at a location of a catalogue, and the key in that entry."""
+    match location:
+        case ("services", _, key, *_):
+            return ServiceEntry, str(key)
+        case ("figures", _, _, key, *_):
+            return FigureEntry, str(key)
+    return Entries, str(location[0])

@@ -18,82 +18,88 @@ if TYPE_CHECKING:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of the command."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="tell everything that is wrong with a catalogue")
-    check.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="the TOML file; else the one that OPS_WORKER_CATALOGUE names",
-    )
+    check = actions.add_parser("check", help="report all faults of a catalogue")
+    _add_file(check)
     check.add_argument(
         "--prepare",
         action="store_true",
-        help="also ask the database about each figure's SQL, without running it",
+        help="also let the database check the SQL of each figure, without running it",
     )
-    show = actions.add_parser("show", help="show what is in force, and from where")
-    show.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="the TOML file; else the one that OPS_WORKER_CATALOGUE names",
-    )
+    show = actions.add_parser("show", help="show the entries in force and where they come from")
+    _add_file(show)
     show.add_argument(
         "--output",
         choices=["json", "table"],
         default="table",
-        help="a table for people (the default), or all of it",
+        help="a table for people (the default), or JSON with all details",
+    )
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="the TOML file; by default the one that OPS_WORKER_CATALOGUE names",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check or show a catalogue; return 4 where ``check`` finds faults.
+    """Check or show a catalogue, and return the exit code: 4 if ``check`` finds faults.
 
-    ``show`` raises SettingsError for faults of the shape.
+    ``show`` raises SettingsError if the catalogue cannot be loaded.
     """
-    from ops_worker import catalogue, settings
+    from ops_worker import settings
 
     variables = settings.read_variables(options.env_file)
     path = options.file or variables.get("OPS_WORKER_CATALOGUE", "")
-    source, wrong = settings.named(path)
-    found, faults = (
-        (catalogue.Catalogue(), [wrong])
-        if wrong
-        else catalogue.load(source, catalogue.Surroundings(variables))
-    )
-    if options.action == "show":
-        if faults:
-            raise SettingsError(faults)
-        print(
-            json.dumps(_document(found, path)) if options.output == "json" else _table(found, path)
-        )
-        return DONE
-    prepared = options.prepare and not faults
-    faults += _unusable(found)
-    if prepared:
-        more, notes = _prepared(options, path)
-        faults += more
+    catalogue, faults = settings.load_catalogue(path, variables)
+    if options.action == "check":
+        return _check(options, catalogue, faults, path)
+    if faults:
+        raise SettingsError(faults)
+    if options.output == "json":
+        print(json.dumps(_document(catalogue, path)))
+    else:
+        print(_table(catalogue, path))
+    return DONE
+
+
+def _check(
+    options: argparse.Namespace, catalogue: Catalogue, shape_faults: list[str], path: str
+) -> int:
+    """Print all faults, one on a line, and a summary."""
+    faults = [*shape_faults, *_service_faults(catalogue)]
+    if options.prepare and not shape_faults:
+        sql_faults, notes = _prepare(options, path)
+        faults += sql_faults
         for note in notes:
             print(f"note: {note}")
     for fault in faults:
         print(fault)
+    noun = "fault" if len(faults) == 1 else "faults"
     print(
-        f"catalogue: {len(found.targets)} services watched, {len(found.figures)} figures, {len(faults)} fault{'s' * (len(faults) != 1)}"
+        f"catalogue: {len(catalogue.targets)} services monitored, "
+        f"{len(catalogue.figures)} figures, {len(faults)} {noun}"
     )
     return UNHEALTHY if faults else DONE
 
 
-def _unusable(found: Catalogue) -> list[str]:
-    """List the faults of single services: values, certificates and keys that cannot be used."""
+def _service_faults(catalogue: Catalogue) -> list[str]:
+    """Return the faults of single services: unusable values, certificates and keys."""
     from ops_worker.adapters import http
 
-    return [found.located(name, fault) for name, fault in http.faults(found.targets)]
+    return [catalogue.located(name, fault) for name, fault in http.faults(catalogue.targets)]
 
 
-def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:
-    """Give the faults that the database finds, and the figures whose tables are not there."""
+def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:
+    """Let the database prepare each figure's SQL.
+
+    Return the faults that it finds, and notes about figures whose tables do not exist.
+    """
     from ops_worker import settings
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import sql_metrics
@@ -101,90 +107,87 @@ def _prepared(options: argparse.Namespace, path: str) -> tuple[list[str], list[s
 
     loaded = settings.load(options.env_file, path)
     figures = loaded.catalogue.figures
+    file = path or "built-in catalogue"
     notes: list[str] = []
 
-    def ask(transaction: Transaction) -> list[str]:
+    def prepare(transaction: Transaction) -> list[str]:
         faults = []
         for figure in figures:
-            if missing := [table for table in figure.tables if table not in transaction.present]:
+            missing = [table for table in figure.tables if table not in transaction.present]
+            if missing:
                 notes.append(f"figures.{figure.name} is absent: no table {', '.join(missing)}")
-            elif problem := sql_metrics.prepare(transaction, figure)[0]:
-                faults.append(
-                    f"{path or 'built-in catalogue'}: figures.{figure.name}.sql: {problem}"
-                )
+                continue
+            problem, _ = sql_metrics.prepare(transaction, figure)
+            if problem:
+                faults.append(f"{file}: figures.{figure.name}.sql: {problem}")
         return faults
 
-    database = postgres.Store(
+    store = postgres.Store(
         loaded.connection, role=loaded.pg_role, application="ops-worker catalogue"
     )
     try:
-        tables = [table for figure in figures for table in figure.tables]
-        needs = METRICS.transaction.required_tables
-        return database.read(ask, required_tables=needs, optional_tables=tables), notes
+        faults = store.read(
+            prepare,
+            required_tables=METRICS.transaction.required_tables,
+            optional_tables=[table for figure in figures for table in figure.tables],
+        )
     finally:
-        database.close()
+        store.close()
+    return faults, notes
 
 
-def _table(found: Catalogue, path: str) -> str:
-    services = [
-        (
-            target.name,
-            target.series,
-            _shown(target),
-            _origin(found, f"services.{target.name}", path),
-        )
-        for target in found.targets
-    ]
+def _table(catalogue: Catalogue, path: str) -> str:
+    services = [_service_row(catalogue, target, path) for target in catalogue.targets]
     services += [
-        (name, "-", "not watched: its URL is empty", _origin(found, f"services.{name}", path))
-        for name in found.unwatched
+        (name, "-", "not monitored: its URL is empty", _origin(catalogue, f"services.{name}", path))
+        for name in catalogue.unmonitored
     ]
-    figures = [
-        (
-            figure.name,
-            f"{figure.every_s:g} s" if figure.every_s else "each pass",
-            f"{figure.timeout_s:g} s",
-            _origin(found, f"figures.{figure.name}", path),
-        )
-        for figure in found.figures
-    ]
-    return (
-        format_table(("SERVICE", "SERIES", "URL", "FROM"), services)
-        + "\n\n"
-        + format_table(("FIGURE", "EVERY", "TIMEOUT", "FROM"), figures)
-    )
+    figures = [_figure_row(catalogue, figure, path) for figure in catalogue.figures]
+    service_table = format_table(("SERVICE", "SERIES", "URL", "FROM"), services)
+    figure_table = format_table(("FIGURE", "EVERY", "TIMEOUT", "FROM"), figures)
+    return f"{service_table}\n\n{figure_table}"
 
 
-def _shown(target: Target) -> str:
-    return f"not probed: {'; '.join(target.faults)}" if target.faults else target.shown_url
+def _service_row(catalogue: Catalogue, target: Target, path: str) -> tuple[str, str, str, str]:
+    url = target.shown_url
+    if target.faults:
+        url = f"not probed: {'; '.join(target.faults)}"
+    return target.name, target.series, url, _origin(catalogue, f"services.{target.name}", path)
 
 
-def _document(found: Catalogue, path: str) -> dict[str, Any]:
+def _figure_row(catalogue: Catalogue, figure: Figure, path: str) -> tuple[str, str, str, str]:
+    interval = f"{figure.every_s:g} s" if figure.every_s else "every pass"
+    origin = _origin(catalogue, f"figures.{figure.name}", path)
+    return figure.name, interval, f"{figure.timeout_s:g} s", origin
+
+
+def _document(catalogue: Catalogue, path: str) -> dict[str, Any]:
     return {
         "services": [
-            _service(target) | {"from": _origin(found, f"services.{target.name}", path)}
-            for target in found.targets
+            _service(target) | {"from": _origin(catalogue, f"services.{target.name}", path)}
+            for target in catalogue.targets
         ],
-        "not_watched": list(found.unwatched),
+        "not_watched": list(catalogue.unmonitored),
         "figures": [
-            _figure(figure) | {"from": _origin(found, f"figures.{figure.name}", path)}
-            for figure in found.figures
+            _figure(figure) | {"from": _origin(catalogue, f"figures.{figure.name}", path)}
+            for figure in catalogue.figures
         ],
     }
 
 
 def _service(target: Target) -> dict[str, Any]:
-    """Describe a service; of its headers, only the names."""
-    shown = {key: value for key, value in target._asdict().items() if key != "written"} | {
+    """Describe a service. Of its headers, show only the names: the values are secrets."""
+    document = target._asdict()
+    del document["url_template"]
+    counters: Any = "*"
+    if target.counters is not None:
+        counters = [counter._asdict() for counter in target.counters]
+    return document | {
         "url": target.shown_url,
+        "counters": counters,
         "headers": [name for name, _ in target.headers],
-    }
-    shown["counters"] = (
-        "*" if target.counters is None else [one._asdict() for one in target.counters]
-    )
-    return shown | {
         "tls": target.tls._asdict(),
-        "conditions": [one._asdict() for one in target.conditions],
+        "conditions": [condition._asdict() for condition in target.conditions],
         "tags": dict(target.tags),
     }
 
@@ -193,5 +196,5 @@ def _figure(figure: Figure) -> dict[str, Any]:
     return figure._asdict() | {"tags": dict(figure.tags)}
 
 
-def _origin(found: Catalogue, name: str, path: str) -> str:
-    return path if name in found.own else "built-in"
+def _origin(catalogue: Catalogue, entry: str, path: str) -> str:
+    return path if entry in catalogue.own else "built-in"

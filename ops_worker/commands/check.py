@@ -116,7 +116,9 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
             continue
         value = repr(without_password(given[name]))
         no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())
-        if name in settings.SECRETS or no_url:  # of what is no URL, any part may be a secret
+        if (
+            name in settings.SECRET_VARIABLES or no_url
+        ):  # of what is no URL, any part may be a secret
             value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
@@ -269,7 +271,7 @@ def _services(found: Settings) -> Iterator[Finding]:
             "none is watched",
             "set their URLs, or name services of your own in a catalogue",
         )
-    for name in found.catalogue.unwatched:
+    for name in found.catalogue.unmonitored:
         yield Finding(f"service {name}", OK, "not watched: its URL is empty")
 
 

@@ -1,4 +1,4 @@
-"""Samples that could not be written yet: compressed, bounded in number and in bytes, oldest first."""
+"""The buffer of samples that are not written yet: compressed and limited in number and bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Sample
 
 ROWS_PER_DOCUMENT = 4_000
-"""Rows of a JSON document: about 400 kB, and 2 MB while it is made. PostgreSQL refuses a ``jsonb`` of more than 256 MB."""
+"""Rows of one JSON document: about 400 kB, and 2 MB of memory while it is built.
+
+PostgreSQL refuses a ``jsonb`` value of more than 256 MB.
+"""
 MEBIBYTE = 1 << 20
 SLICE_ENTRIES = 64
+"""Entries that one transaction writes at most."""
 SLICE_ROWS = 40_000
-"""Entries and rows that one transaction writes: about a second's work at most."""
+"""Rows that one transaction writes at most: they take about one second."""
 ENTRY_BYTES = 200
-"""Memory that an entry takes besides its compressed rows."""
+"""Bytes of memory that an entry uses in addition to its compressed rows."""
 
 
 class Pending(NamedTuple):
-    """The samples of one pass, and the moment at which it began (seconds, monotonic clock)."""
+    """The samples of one pass.
+
+    ``moment`` is the time at which the pass began, in seconds of the monotonic clock.
+    """
 
     moment: float
     samples: tuple[Sample, ...]
@@ -46,7 +53,10 @@ class Pending(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """The samples of one pass as they wait: JSON documents, compressed to about a twentieth."""
+    """The samples of one pass as they wait: compressed JSON documents.
+
+    Compression reduces them to about 5 %. ``rows`` is the number of samples.
+    """
 
     moment: float
     rows: int
@@ -54,13 +64,13 @@ class Packed(NamedTuple):
 
     @property
     def documents(self) -> Iterator[str]:
-        """Yield the documents that ``Pending`` made."""
+        """Yield the JSON documents of ``Pending.documents``."""
         for part in self.data:
             yield zlib.decompress(part).decode()
 
     @property
     def size(self) -> int:
-        """The memory that it takes, in bytes."""
+        """Memory that the entry uses, in bytes."""
         return ENTRY_BYTES + sum(map(len, self.data))
 
 
@@ -71,20 +81,20 @@ def pack(pending: Pending) -> Packed:
 
 
 class Backlog:
-    """Samples in memory until the database has them. Safe to use from several threads.
+    """The samples that the database does not have yet. Safe to use from several threads.
 
     - *Waiting* entries are written as soon as the database answers.
     - Entries *set apart* were refused by the database for a reason that no retry removes, for
-      example a partition that no longer exists. They never hold up the others.
+      example a partition that no longer exists. They never delay the others.
     - Entries *in doubt* belong to a transaction whose COMMIT got no answer. ``settle`` either
-      forgets them or lets them wait again.
+      removes them or lets them wait again.
 
-    When the limits are exceeded, the oldest entry is dropped, those set apart first. ``dropped``
-    counts the entries that were dropped.
+    When a limit is exceeded, the oldest entry is dropped, those set apart first. ``dropped`` is the
+    number of dropped entries.
     """
 
     def __init__(self, limit: int, limit_bytes: int = 32 * MEBIBYTE) -> None:
-        """Set the limits: ``limit`` passes, and ``limit_bytes`` bytes of compressed samples."""
+        """Set the limits: at most ``limit`` passes and ``limit_bytes`` bytes of memory."""
         self._lock = threading.Lock()
         self._waiting: deque[Packed] = deque()
         self._apart: deque[Packed] = deque()
@@ -96,29 +106,29 @@ class Backlog:
         self.dropped = 0
 
     def __len__(self) -> int:
-        """Count the passes whose samples wait, without those set apart or in doubt."""
+        """Return the number of waiting entries, without those set apart or in doubt."""
         return len(self._waiting)
 
     @property
     def apart(self) -> int:
-        """Count the passes whose samples are set apart."""
+        """The number of entries that are set apart."""
         return len(self._apart)
 
     @property
     def unwritten(self) -> int:
-        """Count the passes whose samples the database may not have: waiting, apart, in doubt."""
+        """The number of entries that the database may not have: waiting, set apart or in doubt."""
         with self._lock:
             doubtful = len(self.in_doubt[1]) if self.in_doubt else 0
             return len(self._waiting) + len(self._apart) + doubtful
 
     @property
     def size(self) -> int:
-        """The memory that all entries take, in bytes."""
+        """Memory that all entries use, in bytes."""
         with self._lock:
             return self._size()
 
     def add(self, pending: Pending) -> Packed:
-        """Let the samples of a pass wait, and return their entry."""
+        """Compress the samples of a pass, append them to the waiting entries, return the entry."""
         entry = pack(pending)
         with self._lock:
             self._waiting.append(entry)
@@ -127,33 +137,35 @@ class Backlog:
 
     def next_slice(self) -> tuple[Packed, ...]:
         """Return the oldest waiting entries, as many as one transaction should write."""
-        found: list[Packed] = []
+        entries: list[Packed] = []
         rows = 0
         with self._lock:
             for entry in self._waiting:
                 rows += entry.rows
-                if found and (len(found) >= self._slice or rows > SLICE_ROWS):
+                is_full = len(entries) >= self._slice or rows > SLICE_ROWS
+                if entries and is_full:
                     break
-                found.append(entry)
-        return tuple(found)
+                entries.append(entry)
+        return tuple(entries)
 
     def shrink_slice(self, failed: int) -> None:
-        """Halve the size of a slice, after the database refused one of ``failed`` entries."""
+        """Halve the size of a slice after the database refused one with ``failed`` entries."""
         self._slice = max(1, failed // 2)
 
     def grow_slice(self) -> None:
-        """Double the size of a slice up to SLICE_ENTRIES, after one was written."""
+        """Double the size of a slice, up to SLICE_ENTRIES, after one was written."""
         self._slice = min(SLICE_ENTRIES, 2 * self._slice)
 
     def discard(self, entries: Sequence[Packed]) -> None:
-        """Remove entries that the database has, or that nobody needs."""
+        """Remove entries that the database has or that are no longer needed."""
         with self._lock:
             self._remove(entries)
 
     def set_apart(self, entries: Sequence[Packed], retry_at: float) -> None:
-        """Keep entries that the database refuses, without holding up the others.
+        """Move entries that the database refuses out of the way of the others.
 
-        None of those set apart is tried again before ``retry_at`` (seconds, monotonic clock).
+        No entry that is set apart is tried again before ``retry_at``, in seconds of the monotonic
+        clock.
         """
         with self._lock:
             self._remove(entries)
@@ -162,9 +174,9 @@ class Backlog:
             self._drop_excess()
 
     def take_due_apart(self, now: float) -> tuple[Packed, ...]:
-        """Let one entry that is set apart wait again, if it is time to try one; return it.
+        """Let one entry that is set apart wait again if a retry is due. Return it in a tuple.
 
-        Each time it is another one: what ``set_apart`` gets is tried last.
+        The tuple is empty if none is due. The entries take turns: ``set_apart`` appends to the end.
         """
         with self._lock:
             if not self._apart or now < self._retry_at:
@@ -174,19 +186,19 @@ class Backlog:
             return (entry,)
 
     def readmit_apart(self) -> None:
-        """Let all entries that are set apart wait again, after the database accepted one."""
+        """Let all entries that are set apart wait again after the database accepted one."""
         with self._lock:
             self._waiting = deque(sorted([*self._apart, *self._waiting], key=_moment))
             self._apart.clear()
 
     def doubt(self, xid: str, entries: Sequence[Packed]) -> None:
-        """Keep entries whose transaction ``xid`` may have been committed."""
+        """Move the entries of transaction ``xid``, whose COMMIT got no answer, into doubt."""
         with self._lock:
             self._remove(entries)
             self.in_doubt = (xid, tuple(entries))
 
     def settle(self, *, committed: bool) -> None:
-        """Decide the transaction in doubt: forget its entries, or let them wait again."""
+        """Remove the entries in doubt if they were committed; otherwise let them wait again."""
         assert self.in_doubt is not None
         with self._lock:
             _, entries = self.in_doubt
@@ -196,9 +208,9 @@ class Backlog:
                 self._drop_excess()
 
     def _remove(self, entries: Sequence[Packed]) -> None:
-        """Remove entries from those that wait. One that was dropped meanwhile is no error."""
-        gone = {id(entry) for entry in entries}
-        self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
+        """Remove entries from those that wait. An entry that was already dropped is ignored."""
+        removed = {id(entry) for entry in entries}
+        self._waiting = deque(entry for entry in self._waiting if id(entry) not in removed)
 
     def _drop_excess(self) -> None:
         while self._exceeded():

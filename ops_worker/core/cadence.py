@@ -1,4 +1,4 @@
-"""When a loop's passes are due: slots of a fixed length, lined up with the calendar, told by the monotonic clock."""
+"""When the passes of a loop are due: slots of fixed length, aligned with the calendar."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ from typing import NamedTuple
 
 
 class Cadence(NamedTuple):
-    """Slots of ``interval_s`` seconds. ``origin`` is the moment, in seconds of the monotonic clock, at which slot 0 began."""
+    """Slots of ``interval_s`` seconds.
+
+    ``origin`` is the time at which slot 0 began, in seconds of the monotonic clock.
+    """
 
     interval_s: float
     origin: float
 
     @classmethod
     def aligned(cls, interval_s: float, *, monotonic: float, calendar: float) -> Cadence:
-        """Line the slots up with multiples of the interval since the epoch; both clocks are read at the same moment.
+        """Return slots that begin at multiples of the interval since the epoch.
 
-        Samples of different days and processes then fall on the same seconds. The calendar gives the phase only, and
-        only once: a clock that is set later moves nothing.
+        ``monotonic`` and ``calendar`` are the times of both clocks at the same moment, in seconds.
+
+        Samples of different days and processes then have the same seconds. The calendar is read
+        only once. If the system clock is set later, no slot moves.
         """
         return cls(interval_s, monotonic - calendar % interval_s)
 
     def slot_at(self, moment: float) -> int:
-        """Give the number of the slot in which a moment lies."""
+        """Return the number of the slot that contains a time of the monotonic clock."""
         return math.floor((moment - self.origin) / self.interval_s)
 
     def start_of(self, slot: int) -> float:
-        """Give the moment at which a slot begins."""
+        """Return the time at which a slot begins, in seconds of the monotonic clock."""
         return self.origin + slot * self.interval_s
 
     def after(self, last: int, now: float) -> int:
-        """Give the slot that is due next, when ``last`` was run and it is ``now``: the first that has not begun yet.
+        """Return the next slot to run after slot ``last``: the first that has not begun at ``now``.
 
-        Slots that began meanwhile are skipped, however many: a stall is followed by one pass, not by a burst.
+        Slots that began in the meantime are skipped. After a stall, one pass runs, not a burst.
         """
         return max(last, self.slot_at(now)) + 1

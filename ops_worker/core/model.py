@@ -1,7 +1,8 @@
-"""The nouns of the program, in the order in which a datum passes through them.
+"""The data types of the program, in the order in which a pass uses them.
 
-They are named tuples: immutable and without a ``__dict__``, as frozen slotted dataclasses are, at a seventh of the
-cost to define (0.09 against 0.62 ms a class), and a process that lives for one pass pays that at every start.
+All of them are named tuples. Like frozen dataclasses with slots, they are immutable and have no
+``__dict__``. But a named tuple takes 0.09 ms to define and such a dataclass 0.62 ms, and a process
+that runs one pass pays for every class at every start.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 PROBE_DEADLINE_S = 5.0
-"""Seconds for one probe in all, unless its service has a deadline of its own (docs/contract.md, "Probe")."""
+"""Seconds for one whole probe (docs/contract.md, "Probe"). A service can have its own deadline."""
 
 
 class Counter(NamedTuple):
-    """A number that a service reports about itself, to be recorded under ``name``.
+    """A number that a service reports about itself. It is recorded as metric ``name``.
 
-    ``keys`` are those under which it may stand, of which the first that is there counts; none: its name. A ``gauge`` goes
-    up and down and has no rate.
+    ``keys`` are the keys of the service's JSON that may hold it: the first one that exists is used.
+    Without ``keys`` the key is ``name``. A ``gauge`` goes up and down, so that it has no rate.
     """
 
     name: str
@@ -36,12 +37,16 @@ class Counter(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A number that the database knows, to be recorded as ``metric`` of ``series``; or several, each with its own service.
+    """A number that a SQL statement returns. It is recorded as ``metric`` of ``series``.
 
-    ``sql`` is one statement that reads. It returns a column ``value`` and, if it likes, ``service`` and ``tags``; where it
-    returns no ``service`` it returns one row. ``tables`` are those it needs: where one of them is not there, the figure
-    is absent. ``timeout_s`` is the most the database may spend on it. With ``every_s`` it is taken once in each slot of
-    so many seconds, else in each pass.
+    ``sql`` is one read-only statement. It returns a column ``value`` and may return ``service`` and
+    ``tags``. Without a column ``service`` it must return exactly one row. With it, every row is
+    recorded under its own service.
+
+    ``tables`` are the tables that the statement needs. If one does not exist, the figure is absent.
+    ``timeout_s`` is the longest time in seconds that the database may spend on the statement. If
+    ``every_s`` is not 0, the figure is measured once in every slot of that many seconds, otherwise
+    in every pass.
     """
 
     series: str
@@ -54,19 +59,23 @@ class Figure(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How it is told of."""
+        """The name of the figure in messages and in the catalogue: ``series.metric``."""
         return f"{self.series}.{self.metric}"
 
 
 class Thresholds(NamedTuple):
-    """How many consecutive passes it takes to open an alert, and to close it."""
+    """How many consecutive passes it takes to open an alert, and to close it again."""
 
     alert_after: int = 1
     resolve_after: int = 1
 
 
 class Tls(NamedTuple):
-    """Paths of PEM files for https: the authorities to trust (empty: the system's), a client's certificate and its key."""
+    """Paths of PEM files for https. An empty path means that the file is not used.
+
+    ``ca`` holds the certificate authorities to trust instead of the default ones. ``certificate``
+    and ``key`` are those of the client.
+    """
 
     ca: str = ""
     certificate: str = ""
@@ -74,22 +83,32 @@ class Tls(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What has to hold of the answer's JSON: the value that ``pointer`` (RFC 6901) names, compared with ``value``."""
+    """A condition on the JSON of an answer.
+
+    The value at the JSON pointer ``pointer`` (RFC 6901) is compared with ``value``. ``relation`` is
+    the comparison: a key of ``core.conditions.RELATIONS``.
+    """
 
     pointer: str
-    relation: str  # a key of core.conditions.RELATIONS
+    relation: str
     value: Any
 
 
 class Target(NamedTuple):
-    """A service that is watched: its name, the full URL that is asked, its name in ``system_metrics``, and how it is judged.
+    """A monitored service, with everything that its probe needs and how the answer is judged.
 
-    ``counters`` are those to record, or None for every finite number of its answer; ``counters_at`` is the pointer to where
-    they stand. ``expect`` are the HTTP statuses of a healthy answer, whose body is JSON unless ``json`` is false. The
-    latency limit is in ms. ``alert_after`` and ``resolve_after`` are its own thresholds, or None for that of the settings.
-    Header values are secrets. ``written`` is the URL as the catalogue has it, where variables are parts of it: what may be shown.
-    ``faults`` say why the service cannot be probed: each names a key, and the variable or file, but
-    never a value.
+    - ``url`` is the full URL of the probe. If it cannot be used, ``faults`` has the reason.
+    - ``series`` is the name of the service in ``system_metrics``.
+    - ``counters`` are the counters to record. None means: every finite number of the answer.
+    - ``counters_at`` is the JSON pointer to the object that holds the counters.
+    - ``expect`` are the HTTP statuses of a healthy answer.
+    - ``json`` tells whether the body of a healthy answer must be a JSON object.
+    - ``headers`` are names and values of request headers. The values are secrets.
+    - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
+    - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
+      shown, because it does not contain the values of the variables.
+    - ``faults`` are the reasons why the service cannot be probed. They name a key and the variable
+      or file, but never a value.
     """
 
     name: str
@@ -107,31 +126,33 @@ class Target(NamedTuple):
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
-    written: str = ""
+    url_template: str = ""
     faults: tuple[str, ...] = ()
 
     @property
     def shown_url(self) -> str:
         """The URL as the catalogue has it, without a password."""
-        return without_password(self.written or self.url)
+        return without_password(self.url_template or self.url)
 
 
 class Failure(enum.Enum):
-    """Why a probe has no answer to show."""
+    """Why a probe did not get an HTTP answer."""
 
     NO_CONNECTION = "no connection"  # refused, name not resolved, no route, TLS
     NO_ANSWER = "no answer"  # timeout, reset, protocol, bad URL, body too large
-    NOT_PROBED = "not probed"  # a limit of this process: that says nothing about the service
+    NOT_PROBED = "not probed"  # no time left, or a limit of this process
 
 
 class Observation(NamedTuple):
-    """What one probe saw: facts only.
+    """What one probe saw: facts without judgement.
 
-    ``taken_at`` is the moment of the result in seconds of the process's monotonic clock, so that an age can be told.
-    Either ``http_status`` and ``latency_ms`` are set, and ``body`` too when the status is 200; or ``failure`` and
-    ``error`` are. With another status than an expected one, ``error`` may be a hint at the cause, made
-    of fixed words. ``attempts`` is how many probes were made: more than one where an earlier one had
-    no HTTP answer.
+    ``taken_at`` is the time of the result in seconds of the monotonic clock of this process.
+    ``attempts`` is the number of probes that were made. It is more than 1 if an earlier one did not
+    get an HTTP answer.
+
+    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
+    an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
+    answer, ``failure`` and ``error`` are set.
     """
 
     target: Target
@@ -145,19 +166,20 @@ class Observation(NamedTuple):
 
 
 class State(enum.StrEnum):
-    """What a service is found to be; the words of ``service_health.details.status``."""
+    """The state of a service, with the words of ``service_health.details ->> 'status'``."""
 
-    HEALTHY = "healthy"  # 200 with a JSON object
-    DEGRADED = "degraded"  # any other HTTP status
+    HEALTHY = "healthy"  # the answer is as expected
+    DEGRADED = "degraded"  # another HTTP status, or a broken condition
     DOWN = "down"  # no connection
     UNKNOWN = "unknown"  # everything else
 
 
 class Verdict(NamedTuple):
-    """An observation, judged. ``reason`` is empty exactly when the state is healthy.
+    """An observation, judged. ``reason`` is empty if and only if the state is healthy.
 
-    ``counters`` is what the service reported under that key, made harmless for ``jsonb``: usually an object, but any
-    JSON value may stand there; None where there was no answer of an expected status. ``attempts`` is the observation's.
+    ``counters`` is the JSON value at ``target.counters_at``, with everything removed that ``jsonb``
+    cannot hold. It is usually an object, but may be any JSON value. It is None if there was no
+    answer with an expected status. The other fields are those of the observation.
     """
 
     target: Target
@@ -171,15 +193,16 @@ class Verdict(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Whether the service counts as healthy; everything that is not is unhealthy."""
+        """True if the state is healthy. Every other state is unhealthy."""
         return self.state is State.HEALTHY
 
 
 class KnownState(NamedTuple):
-    """What the database knows of a service from earlier passes.
+    """What earlier passes recorded about a service.
 
-    ``healthy`` is None where no pass has recorded the service yet; ``streak`` counts the consecutive passes that found
-    it so; ``alerted`` tells whether its alert is open, acknowledged or not.
+    ``healthy`` is None if no pass has recorded the service yet. ``streak`` is the number of
+    consecutive passes with this result, and ``since`` the time of the first of them. ``alerted`` is
+    true if the service has an alert that is open or acknowledged.
     """
 
     healthy: bool | None = None
@@ -190,7 +213,7 @@ class KnownState(NamedTuple):
 
 
 class StateChange(NamedTuple):
-    """What a verdict changes: the service's new row, and whether its alert opens or closes with it."""
+    """The new row of a service, and whether its alert opens or closes."""
 
     verdict: Verdict
     streak: int
@@ -201,9 +224,11 @@ class StateChange(NamedTuple):
 
 
 class LockHolder(NamedTuple):
-    """The process that holds a pass's lock: its backend, its name, and what it waits for.
+    """The process that holds the lock of a pass.
 
-    ``held_s`` is the age of its transaction in seconds, or None where this role may not see it.
+    ``pid`` is its backend in the database, ``application`` its ``application_name``, and
+    ``wait_event`` what the backend waits for. ``held_s`` is the age of its transaction in seconds.
+    Values are None if this role may not read them.
     """
 
     pid: int | None
@@ -213,7 +238,7 @@ class LockHolder(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What a health pass wrote: the rows, and the services whose alerts it opened and closed."""
+    """What a health pass wrote: rows, and the services whose alerts it opened and closed."""
 
     updates: tuple[StateChange, ...]
     opened: tuple[str, ...]
@@ -221,7 +246,7 @@ class Recorded(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One row of ``system_metrics``, less its time, which is one for all rows of a pass."""
+    """One row of ``system_metrics`` without its time. All rows of a pass have the same time."""
 
     service: str
     metric: str
@@ -230,10 +255,11 @@ class Sample(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A figure as the database answered it: its samples, or the problem that kept it from any.
+    """The answer of the database to a figure: its samples, or the problem that prevented them.
 
-    A figure whose table does not exist is ``absent``: that is how newer platforms are, and nothing to warn of.
-    ``took_s`` is how long the database took. ``faults`` names each bad row and what is wrong.
+    ``absent`` is true if a table of the figure does not exist. This is normal in newer releases of
+    the platform and no reason for a warning. ``took_s`` is the time in seconds that the database
+    took. ``faults`` describe the bad rows, one text per row.
     """
 
     figure: Figure
@@ -245,11 +271,13 @@ class Reading(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """One tick of a loop: its outcome, or the error that kept it from one.
+    """One run of a pass in a loop: its outcome, or the error that ended it.
 
-    ``skipped`` counts the slots that were passed over before it, ``late_s`` is how long after the beginning of its
-    slot it began. ``buffered`` counts the passes whose samples wait for the database, ``dropped`` those that this tick lost,
-    ``set_apart`` those whose samples the database refuses.
+    - ``late_s``: seconds from the beginning of its slot to the start of the tick.
+    - ``skipped``: number of slots that were skipped before this tick.
+    - ``buffered``: number of passes whose samples wait for the database.
+    - ``dropped``: number of passes whose samples were lost in this tick.
+    - ``set_apart``: number of passes whose samples the database refuses.
     """
 
     loop: str
@@ -264,26 +292,25 @@ class Tick(NamedTuple):
 
     @property
     def result(self) -> str:
-        """How it ended, in a word: that of the outcome, ``failed`` for a foreseen error, ``crashed`` for any other."""
+        """The result in one word.
+
+        It is that of the outcome, ``failed`` for an expected error, ``crashed`` for any other one.
+        """
         if self.outcome is not None:
             return self.outcome.result.value
         return "failed" if isinstance(self.error, OpsWorkerError) else "crashed"
 
     @property
     def problem(self) -> str:
-        """What may be shown of the error; nothing where there is none."""
+        """The text of the error, safe to show; empty if there was no error."""
         return "" if self.error is None else shown(self.error)
 
     @property
     def exit_code(self) -> int:
-        """The exit code that a process of this one pass would have ended with."""
-        return (
-            self.error.exit_code
-            if isinstance(self.error, OpsWorkerError)
-            else DONE
-            if self.outcome is not None
-            else OpsWorkerError.exit_code
-        )
+        """The exit code that a single pass with this result would have."""
+        if isinstance(self.error, OpsWorkerError):
+            return self.error.exit_code
+        return OpsWorkerError.exit_code if self.outcome is None else DONE
 
 
 class Result(enum.StrEnum):
@@ -297,24 +324,32 @@ class Result(enum.StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What a pass did, for people and programs to read. ``duration_s`` is the pass's wall time."""
+    """What a pass did. The closing line and ``--output json`` are made from it.
+
+    - ``stale``: services of which the database already had a newer observation.
+    - ``alerted``: services that have an alert now, open or acknowledged.
+    - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
+      left, or limits of this process.
+    - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
+    - ``duration_s``: the duration of the pass in seconds of wall time.
+    """
 
     name: str
     result: Result
     verdicts: tuple[Verdict, ...] = ()
     updates: tuple[StateChange, ...] = ()
-    stale: tuple[str, ...] = ()  # services of which the database knew a newer observation
+    stale: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
-    alerted: tuple[str, ...] = ()  # services that have an alert now, acknowledged or not
+    alerted: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
-    unprobed: tuple[str, ...] = ()  # services that nobody looked at
-    unprobed_because: tuple[str, ...] = ()  # why: the pass's time was up, or limits of this process
-    maintenance_until: datetime | None = None  # no alert opens until then
+    unprobed: tuple[str, ...] = ()
+    unprobed_because: tuple[str, ...] = ()
+    maintenance_until: datetime | None = None
 
     @property
     def unhealthy(self) -> tuple[str, ...]:
-        """The names of the services that this pass found unhealthy."""
+        """The names of the unhealthy services."""
         return tuple(verdict.target.name for verdict in self.verdicts if not verdict.healthy)

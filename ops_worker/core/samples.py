@@ -1,4 +1,4 @@
-"""From verdicts and readings to the samples of ``system_metrics``."""
+"""Build the samples of ``system_metrics`` from verdicts and readings."""
 
 from __future__ import annotations
 
@@ -19,181 +19,207 @@ if TYPE_CHECKING:
 
 HEALTHY = "healthy"
 POSTGRES = "postgres"
-"""The series of the database itself; it gets a ``healthy`` row as the services do."""
+"""The series of the database itself. Like every service, it has a ``healthy`` row."""
 OPS_WORKER = "ops_worker"
 """The series of the worker itself."""
 PLATFORM = "platform"
 """The series of the platform's own figures."""
 RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
-"""Names that no service may have, and no series of a service: the worker writes these itself."""
+"""Names that no service and no series of a service may have: the worker writes them itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
 OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
-"""Metrics that the worker itself records of each service: names for no counter or figure of one."""
+"""Metrics that the worker records of every service. No counter or figure of it may use the name."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
-"""From each health pass, 1 in a maintenance and else 0: so that one can be told from the past as well."""
+"""Metric of each health pass: 1 during a maintenance, else 0. It shows past maintenances."""
 MAX_COUNTERS = 200
-"""Counters that are recorded of a service that is not asked for some by name: a service must not fill the table."""
+"""Counters that are recorded of a service with ``counters = "*"``: it must not fill the table."""
 MAX_ROWS = 1000
-"""Rows that a figure may return."""
+"""Rows that the statement of a figure may return."""
 MAX_FAULTS = 10
-"""Rows of a figure that its warning names."""
+"""Bad rows of a figure that its warning describes."""
 MAX_SHARE = 0.1
-"""Of its interval, that a figure may take before it is told to the operator."""
+"""Share of its interval that a figure may take without a warning."""
+MAX_SHOWN = 40
+"""Characters of a value in a message: enough to recognise a number."""
 
 
 def service_samples(verdict: Verdict) -> tuple[list[Sample], list[str]]:
-    """Take a service's samples from its verdict, and a warning for each counter that is no finite number.
+    """Return the samples of a service, and a warning for each counter that is not a finite number.
 
-    An absent counter is 0; one that cannot be recorded costs its own row and no other. ``counters`` that is no object
-    means that there are none to record. A service that answered as it should, but does not fulfil its conditions, has
-    its counters recorded as well.
+    An absent counter is 0. A counter that cannot be recorded loses only its own row. If
+    ``verdict.counters`` is not an object, no counter is recorded. A service that answered with an
+    expected status but breaks a condition still has its counters recorded.
     """
     target, reported = verdict.target, verdict.counters
     samples: list[Sample] = []
     warnings: list[str] = []
     if isinstance(reported, dict):
-        wanted = (
-            target.counters
-            if target.counters is not None
-            else _all(reported, warnings, target.series)
-        )
-        for counter in wanted:
-            key = next((key for key in counter.keys or (counter.name,) if key in reported), None)
-            found = 0 if key is None else reported[key]
-            value = number(found)
+        counters = target.counters
+        if counters is None:
+            counters = _all_counters(reported, warnings, target.series)
+        for counter in counters:
+            reported_value = _counter_value(counter, reported)
+            value = number(reported_value)
             if value is None:
                 warnings.append(
-                    f"{target.series}.{counter.name} not recorded: {_shown(found)} is no finite number"
+                    f"{target.series}.{counter.name} not recorded: "
+                    f"{_shown(reported_value)} is not a finite number"
                 )
             else:
                 samples.append(Sample(target.series, counter.name, value, target.tags))
     elif verdict.healthy:
-        warnings.append(f"{target.series}: counters not recorded: {_shown(reported)} is no object")
+        warnings.append(
+            f"{target.series}: counters not recorded: {_shown(reported)} is not a JSON object"
+        )
     samples.append(Sample(target.series, HEALTHY, float(verdict.healthy), target.tags))
     return samples, warnings
+
+
+def _counter_value(counter: Counter, reported: Mapping[str, Any]) -> Any:
+    """Return the value at the first key of a counter that exists, or 0."""
+    keys = counter.keys or (counter.name,)
+    key = next((key for key in keys if key in reported), None)
+    return 0 if key is None else reported[key]
 
 
 def figure_samples(
     readings: Iterable[Reading] | None, period_s: float = math.inf
 ) -> tuple[list[Sample], list[str]]:
-    """Take the database's samples from its readings, and a warning for each figure that could not be taken or took long.
+    """Return the samples of the database, and a warning for each figure that failed or was slow.
 
-    Such a figure is absent, never 0. The database is healthy when it answered at least one of them; None says that it
-    was not there to be asked. ``period_s`` is the time from one pass to the next.
+    A figure that failed has no sample; it is never recorded as 0. The database is healthy if it
+    answered at least one figure, or if none was due. ``readings`` is None if the database could
+    not be reached. ``period_s`` is the time from one pass to the next.
     """
     samples: list[Sample] = []
     warnings: list[str] = []
-    answers: list[bool] = []
+    answered: list[bool] = []
     for reading in readings or ():
-        name, period = reading.figure.name, reading.figure.every_s or period_s
         samples.extend(reading.samples)
-        answers.append(not reading.problem and not reading.absent)
-        if reading.problem and not reading.absent:
-            warnings.append(f"{name} not recorded: {reading.problem}")
-        if reading.faults:
-            more = len(reading.faults) - MAX_FAULTS
-            listed = "; ".join(reading.faults[:MAX_FAULTS]) + (
-                f"; and {more} more" if more > 0 else ""
-            )
-            warnings.append(f"{name}: {len(reading.faults)} of its rows not recorded: {listed}")
-        if reading.took_s > MAX_SHARE * period:
-            warnings.append(
-                f"{name} took {reading.took_s * 1000:.0f} ms, {reading.took_s / period:.0%} of its {period:g} s: "
-                "give it `every` in the catalogue, or see `ops-worker init-db --indexes`"
-            )
-    healthy = readings is not None and (not answers or any(answers))
+        answered.append(not reading.problem and not reading.absent)
+        warnings.extend(_figure_warnings(reading, period_s))
+    healthy = readings is not None and (not answered or any(answered))
     samples.append(Sample(POSTGRES, HEALTHY, float(healthy)))
     return samples, warnings
 
 
-def distinct(parts: Iterable[Part]) -> list[Part]:
-    """Leave out rows of a series that an earlier row of the same sample has, with a warning.
+def _figure_warnings(reading: Reading, period_s: float) -> list[str]:
+    name = reading.figure.name
+    interval_s = reading.figure.every_s or period_s
+    warnings = []
+    if reading.problem and not reading.absent:
+        warnings.append(f"{name} not recorded: {reading.problem}")
+    if reading.faults:
+        listed = "; ".join(reading.faults[:MAX_FAULTS])
+        more = len(reading.faults) - MAX_FAULTS
+        if more > 0:
+            listed += f"; and {more} more"
+        warnings.append(f"{name}: {len(reading.faults)} of its rows not recorded: {listed}")
+    if reading.took_s > MAX_SHARE * interval_s:
+        warnings.append(
+            f"{name} took {reading.took_s * 1000:.0f} ms, "
+            f"{reading.took_s / interval_s:.0%} of its interval of {interval_s:g} s: "
+            "set `every` in the catalogue, or see `ops-worker init-db --indexes`"
+        )
+    return warnings
 
-    Two rows with one time are two values at once, of which readers take either. Only a figure's
-    statement can return such rows, or one of the worker's own series.
+
+def distinct(parts: Iterable[Part]) -> list[Part]:
+    """Remove rows whose series already has a row in the same sample, and add a warning.
+
+    Two rows of a series with the same time are two values at once, and each reader would use
+    another one. Rows of the worker's own series are removed as well. Only the statement of a figure
+    can return such rows.
     """
-    seen: set[tuple[str, str, str]] = set()
-    found = []
+    series: set[tuple[str, str, str]] = set()
+    result = []
     for samples, warnings in parts:
-        kept: list[Sample] = []
-        lost: dict[str, list[str]] = {}
+        unique: list[Sample] = []
+        removed: dict[str, list[str]] = {}
         for sample in samples:
             tags = json.dumps(dict(sample.tags), sort_keys=True) if sample.tags else ""
             key = (sample.service, sample.metric, tags)
-            if key in seen or sample.service == OPS_WORKER:
-                lost.setdefault(sample.metric, []).append(sample.service)
+            if key in series or sample.service == OPS_WORKER:
+                removed.setdefault(sample.metric, []).append(sample.service)
             else:
-                seen.add(key)
-                kept.append(sample)
-        told = (
-            f"{one_line(services[0])}.{metric} not recorded ({len(services)} such rows): "
-            "the series is the worker's own, or another row of the sample has it"
-            for metric, services in lost.items()
-        )
-        found.append((kept, [*warnings, *told]))
-    return found
+                series.add(key)
+                unique.append(sample)
+        more = [
+            f"{one_line(services[0])}.{metric} not recorded (such rows: {len(services)}): "
+            "the series is the worker's own, or already has a row in this sample"
+            for metric, services in removed.items()
+        ]
+        result.append((unique, [*warnings, *more]))
+    return result
 
 
 def shape_fault(columns: Sequence[str]) -> str:
-    """Say what is wrong with the columns that a figure's statement returns."""
+    """Return what is wrong with the columns that a figure's statement returns; empty if nothing."""
     known = {"value", "service", "tags"}
     if "value" in columns and known.issuperset(columns):
         return ""
-    return f"returns {', '.join(columns)}; it has to return `value`, or rows of `service`, `value` and `tags`"
+    return (
+        f"returns {', '.join(columns)}; "
+        "it must return `value`, or rows of `service`, `value` and `tags`"
+    )
 
 
 def samples_of(
     figure: Figure, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Return a figure's samples from the rows of its statement, and a fault for each bad row.
+    """Return the samples of a figure from the rows of its statement, and a fault per bad row.
 
-    A bad row costs itself where rows have a `service`. Raises ValueError with what is wrong with
-    all of them.
+    If the rows have a column `service`, a bad row loses only itself. Raises ValueError if no row
+    can be used: wrong columns, too many rows, or a bad row without `service`.
     """
-    if wrong := shape_fault(columns):
-        raise ValueError(wrong)
+    if fault := shape_fault(columns):
+        raise ValueError(fault)
     if len(rows) > MAX_ROWS:
         raise ValueError(f"returns more than {MAX_ROWS} rows")
-    if "service" not in columns:
-        if len(rows) != 1:
-            raise ValueError(
-                f"returns {len(rows) or 'no'} rows; without a column `service` it has to be one"
-            )
-        return (_sample(figure, rows[0]),), ()
+    if "service" in columns:
+        return _samples_by_service(figure, rows)
+    if len(rows) != 1:
+        count = len(rows) or "no"
+        raise ValueError(
+            f"returns {count} rows; without a column `service` it must return exactly one"
+        )
+    return (_sample(figure, rows[0], figure.series),), ()
+
+
+def _samples_by_service(
+    figure: Figure, rows: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     samples: dict[tuple[str, str], Sample] = {}
     faults: list[str] = []
     for place, row in enumerate(rows, 1):
         service = "" if row["service"] is None else str(row["service"])
         try:
-            if not service:
-                raise ValueError("has no `service`")  # noqa: TRY301 - as what is wrong with its value is
-            sample = _sample(figure, row)
+            sample = _sample(figure, row, service)
             key = (service, json.dumps(sample.tags, sort_keys=True))
             if key in samples:
                 raise ValueError("has the `service` and `tags` of an earlier row")  # noqa: TRY301
             samples[key] = sample
         except ValueError as error:
             name = one_line(service + format_labels(row.get("tags")))
-            faults.append(f"row {place}{f' ({name})' if name else ''} {error}")
+            subject = f"row {place} ({name})" if name else f"row {place}"
+            faults.append(f"{subject} {error}")
     return tuple(samples.values()), tuple(faults)
 
 
-def _sample(figure: Figure, row: Mapping[str, Any]) -> Sample:
-    found, tags, service = row["value"], row.get("tags"), row.get("service")
-    if isinstance(found, Decimal):
-        found = float(found)
-    value = number(found)
-    if value is None:
-        raise ValueError(f"returns {_shown(found)}, which is no finite number")
+def _sample(figure: Figure, row: Mapping[str, Any], service: str) -> Sample:
+    """Return the sample of a row. Raises ValueError with what is wrong with the row."""
+    if not service:
+        raise ValueError("has no `service`")
+    value, tags = row["value"], row.get("tags")
+    if isinstance(value, Decimal):
+        value = float(value)
+    double = number(value)
+    if double is None:
+        raise ValueError(f"returns {_shown(value)}, which is not a finite number")
     if not isinstance(tags, (dict, type(None))):
-        raise ValueError("returns `tags` that are no JSON object")  # noqa: TRY004 - what a statement returns is a value
-    return Sample(
-        figure.series if service is None else str(service),
-        figure.metric,
-        value,
-        {**figure.tags, **(tags or {})},
-    )
+        raise ValueError("returns `tags` that are not a JSON object")  # noqa: TRY004 - bad data, no bug
+    return Sample(service, figure.metric, double, {**figure.tags, **(tags or {})})
 
 
 def self_metrics(
@@ -204,23 +230,26 @@ def self_metrics(
     *,
     maintenance: bool | None = None,
 ) -> list[Sample]:
-    """Take the worker's own figures of a pass that is being recorded; one that fails leaves none, and that tells.
+    """Build the self-metrics of a pass that is about to commit.
 
-    ``tags`` say which pass it is and how long it is to the next one, so that a reader knows when they stopped.
+    A failed pass writes none; their absence is the signal. ``tags`` hold the period of the pass, so
+    that a reader knows when it has stopped. ``maintenance`` is None if the pass does not record it.
     """
-    figures = {
+    metrics = {
         "pass_duration_ms": duration_s * 1000,
         PASS_SUCCESS: 1.0,
         "services_unhealthy": float(sum(not verdict.healthy for verdict in verdicts)),
-    } | ({} if maintenance is None else {MAINTENANCE: float(maintenance)})
+    }
+    if maintenance is not None:
+        metrics[MAINTENANCE] = float(maintenance)
     return [
         Sample(OPS_WORKER, metric, value, {"pass": name, **tags})
-        for metric, value in figures.items()
+        for metric, value in metrics.items()
     ]
 
 
 def latency_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
-    """Take the latency of each service that answered."""
+    """Return the latency of each service that answered, in milliseconds."""
     return [
         Sample(
             verdict.target.series, PROBE_LATENCY_MS, float(verdict.latency_ms), verdict.target.tags
@@ -231,32 +260,37 @@ def latency_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
 
 
 def number(value: Any) -> float | None:
-    """Give a value as the double that ``system_metrics`` holds, or None where it is no finite number."""
+    """Return a value as a double for ``system_metrics``, or None if it is not a finite number."""
     if not isinstance(value, (bool, int, float)):
         return None
     try:
         double = float(value)
-    except OverflowError:  # an integer beyond a double
+    except OverflowError:  # an integer that a double cannot hold
         return None
     return double if math.isfinite(double) else None
 
 
-def _all(reported: dict[str, Any], warnings: list[str], series: str) -> list[Counter]:
-    """Name every finite number that a service reported, each name once, bounded."""
-    keys: dict[str, str] = {}
+def _all_counters(
+    reported: Mapping[str, Any], warnings: list[str], series: str
+) -> tuple[Counter, ...]:
+    """Return a counter for every finite number that a service reported, at most MAX_COUNTERS."""
+    keys: dict[str, str] = {}  # by name: two keys may have the same name once they are one line
     for key, value in reported.items():
         if number(value) is not None:
             keys.setdefault(one_line(key), key)
-    found = [Counter(name, (key,)) for name, key in keys.items() if name not in OWN_METRICS]
-    if len(found) > MAX_COUNTERS:
+    counters = [Counter(name, (key,)) for name, key in keys.items() if name not in OWN_METRICS]
+    if len(counters) > MAX_COUNTERS:
         warnings.append(
-            f"{series}: {len(found)} counters reported, the first {MAX_COUNTERS} recorded: name those that you want"
+            f"{series}: {len(counters)} counters reported, only the first {MAX_COUNTERS} recorded: "
+            "list the counters to record in the catalogue"
         )
-    return found[:MAX_COUNTERS]
+    return tuple(counters[:MAX_COUNTERS])
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "an array"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
     text = "null" if value is None else repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - room enough to recognise a number
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."

@@ -1,17 +1,22 @@
-"""Which services a shard has: by name alone, so that shards need not talk, and adding one moves no more than its share."""
+"""The shard of each service, computed from its name.
+
+Shards need no coordination. A new shard takes over only its own share of the services.
+"""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 
+# The constants of the linear congruential generator in the paper.
 _MULTIPLIER = 2862933555777941757
 _MASK = (1 << 64) - 1
 
 
 def shard_of(name: str, count: int) -> int:
-    """Give the shard of a name, 0 to ``count - 1``: the same everywhere and always.
+    """Return the shard of a name, from 0 to ``count - 1``. It is the same on every machine.
 
-    Jump consistent hashing (Lamping and Veach, 2014): from N to N + 1 shards, one name in N + 1 moves, and only to the new one.
+    This is jump consistent hashing (Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash
+    Algorithm", 2014). From N to N + 1 shards, one name in N + 1 moves, and only to the new shard.
     """
     key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
     shard, jump = -1, 0

@@ -113,5 +113,5 @@ def test_bad_url(worker: Worker) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == "ops-worker health: HEARTBEAT_URL is set to something (not shown), but wants an http:// or https:// URL\n"
+        == "ops-worker health: HEARTBEAT_URL has an invalid value (not shown); expected an http:// or https:// URL\n"
     )

@@ -245,10 +245,10 @@ def test_settings(worker: Worker, stubs: Stubs) -> None:
     done = worker("health", **env)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "ops-worker health: DATABASE_URL is set to something (not shown), but wants a connection URI, "
-        "postgresql://user:password@host:port/database, with any of @/?#% in the password escaped",
-        "ops-worker health: PG_PORT is '0', but wants a port number, 1 to 65535",
-        "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon', but wants a number of seconds, at least 5",
+        "ops-worker health: DATABASE_URL has an invalid value (not shown); expected a connection URI, "
+        "postgresql://user:password@host:port/database, with any of @/?#% in the password percent-encoded",
+        "ops-worker health: PG_PORT is '0'; expected a port number, 1 to 65535",
+        "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon'; expected a number of seconds, 5 to 86400",
     ]
     assert not stubs["ingest"].requests
     one_line(worker("health", "--env-file", "no.env"), 2, "no.env")
@@ -261,7 +261,7 @@ def test_settings(worker: Worker, stubs: Stubs) -> None:
 def test_env_file(worker: Worker) -> None:
     """A .env file is read, another when named, and the environment wins over both."""
     url = worker.env.pop("DATABASE_URL")
-    one_line(worker("metrics"), 2, "PG_PASS is not set, but is required when DATABASE_URL is empty")
+    one_line(worker("metrics"), 2, "PG_PASS is not set; it is required if DATABASE_URL is empty")
     (worker.folder / ".env").write_text(
         f"DATABASE_URL={url}\nUNKNOWN=1\nINGEST_URL=http://127.0.0.1:9\n"
     )

@@ -49,6 +49,6 @@ def test_no_such_index(worker: Worker) -> None:
     done = worker("health", SHARD_COUNT="2", JOB_COMPLETION_INDEX="2")
     assert done.returncode == 2
     assert (
-        "JOB_COMPLETION_INDEX is '2', but wants the number of a shard, from 0 to SHARD_COUNT - 1"
+        "JOB_COMPLETION_INDEX is '2'; expected the number of a shard, from 0 to SHARD_COUNT - 1"
         in done.stderr
     )

@@ -62,7 +62,7 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
         (
             {"PASS_DEADLINE": "soon"},
             2,
-            "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400",
+            "PASS_DEADLINE is 'soon'; expected a number of seconds, 6 to 86400",
         ),
         (
             {"DATABASE_URL": "postgresql://iot:x@127.0.0.1:1/iot"},

@@ -42,7 +42,7 @@ def test_builtin() -> None:
         ("delivery_worker", "delivery"),
     ]
     assert found.targets[0].url == "http://e:1/base/health"
-    assert found.unwatched == ("ingest",)
+    assert found.unmonitored == ("ingest",)
     assert [figure.name for figure in found.figures] == [
         "postgres.connections",
         "postgres.db_size_bytes",
@@ -111,7 +111,7 @@ def test_everything(tmp_path: Path) -> None:
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
-            written="https://${HOST}:8443/shop/status?full=1",
+            url_template="https://${HOST}:8443/shop/status?full=1",
         ),
     )
     assert found.figures == (
@@ -143,8 +143,8 @@ def test_added_and_replaced() -> None:
     assert [figure.every_s for figure in found.figures] == [0, 0, 0, 0, 30, 0]
 
 
-URL = "an http:// or https:// base URL, or a list of which the first counts whose ${VARIABLES} are all set; empty: not watched"
-STATEMENT = "one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value`, `tags`"
+URL = "an http:// or https:// base URL, or a list of them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
+STATEMENT = "one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value` and `tags`"
 S = "c.toml: services.a"
 F = "c.toml: figures.a.b"
 
@@ -160,101 +160,101 @@ def figure(rest: str) -> str:
 
 
 BAD = [
-    ("a = ?", "c.toml: no TOML: Invalid value (at line 1, column 5)"),
-    ("[services.a]\n[services.a]\n", "c.toml: no TOML: Cannot declare ('services', 'a') twice (at line 2, column 12)"),
-    ("a = " + "[" * 5000, "c.toml: no TOML: "),
-    ("service = 1", "c.toml: service: unknown key; there are builtin, services, figures"),
-    ("builtin = 1", "c.toml: builtin is 1, but wants true, or false: this file stands alone"),
-    ("services = 1", "c.toml: services is 1, but wants a table of services, [services.NAME]"),
-    ("[services]\na = 1", f"{S} is 1, but wants a table"),
-    ("[figures]\na = 1", "c.toml: figures.a is 1, but wants a table"),
-    ("[figures.a]\nb = 1", f"{F} is 1, but wants a table"),
-    ('[services."a b"]\nurl = "http://a"', "c.toml: services.a b is no name; it wants a name of at most 128 letters, digits and"),
-    ("[services.a]", f"{S}.url is missing; it wants {URL}"),
-    ("[services.a]\nurl = 5", f"{S}.url is 5, but wants {URL}"),
-    ("[services.a]\nurl = []", f"{S}.url is [], but wants {URL}"),
-    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is no base URL: it has to begin with http:// or https://"),
-    ('[services.a]\nurl = "http://[::1"', f"{S}.url is no base URL: its host is no name or address"),
-    ('[services.a]\nurl = "http://256.1.1.1"', f"{S}.url is no base URL: its host is no name or address"),
-    ('[services.a]\nurl = "http://h?token=hush"', f"{S}.url is no base URL: it has a query or a fragment"),
-    ('[services.a]\nurl = "http://u:hu sh@h"', f"{S}.url is no base URL: it holds a blank or a control character"),
-    ('[services.a]\nurl = ["http://u:hu sh@h", 5]', f"{S}.url is ['http://***@h', 5], but wants"),
-    ('[services.a]\nurl = "${HOST}"', f"{S}.url: HOST is not set, in the environment or .env"),
-    ('[services.a]\nurl = ["${A}", "http://${HOST}:${PORT}"]', f"{S}.url: HOST and PORT are not set, in the environment or .env"),
-    (service("deadlin = 5"), f"{S}.deadlin: unknown key; there are url, path, series, expect, json, deadline, headers, ca, certificate, key, "),
-    (service("deadline = 900"), f"{S}.deadline is 900, but wants a number of seconds, 0.1 to 60"),
-    (service('deadline = "5"'), f"{S}.deadline is '5', but wants a number"),
-    (service("deadline = nan"), f"{S}.deadline is nan, but wants a number"),
-    (service("deadline = true"), f"{S}.deadline is true, but wants a number"),
-    (service("deadline = 1" + "0" * 400), f"{S}.deadline is an integer of 1329 bits, but wants a number"),
-    (service('path = "status"'), f"{S}.path is 'status', but wants a path that begins with /"),
-    (service('path = "/a b"'), f"{S}.path is '/a b', but wants a path"),
-    (service('series = "a b"'), f"{S}.series is 'a b', but wants a name"),
-    (service("expect = 200"), f"{S}.expect is 200, but wants a list of HTTP status codes, 200 to 599"),
-    (service("expect = [99]"), f"{S}.expect is [99], but wants"),
-    (service('json = "no"'), f"{S}.json is 'no', but wants true or false"),
-    (service('headers = "x"'), f"{S}.headers is set to something (not shown), but wants a table of header names"),
-    (service('headers = { "a b" = "hush" }'), f"{S}.headers is set to something (not shown), but wants"),
-    (service('headers = { Content-Length = "hush" }'), f"{S}.headers is set to something (not shown), but wants"),
-    (service('headers = { a = { path = "hush" } }'), f"{S}.headers is set to something (not shown), but wants"),
-    (service('headers = { a = "hush\\r\\nX: y" }'), f"{S}.headers.a holds a character that no header can: a line end, a control character, or one beyond ASCII"),
-    (service('headers = { a = "${TOKEN}" }'), f"{S}.headers.a: TOKEN is not set, in the environment or .env"),
-    (service('headers = { a = "hush\u00e9" }'), f"{S}.headers.a holds a character that no header can"),
+    ("a = ?", "c.toml: not valid TOML: Invalid value (at line 1, column 5)"),
+    ("[services.a]\n[services.a]\n", "c.toml: not valid TOML: Cannot declare ('services', 'a') twice (at line 2, column 12)"),
+    ("a = " + "[" * 5000, "c.toml: not valid TOML: "),
+    ("service = 1", "c.toml: service: unknown key; valid keys are builtin, services, figures"),
+    ("builtin = 1", "c.toml: builtin is 1; expected true, or false to use only the entries of this file"),
+    ("services = 1", "c.toml: services is 1; expected a table of services, [services.NAME]"),
+    ("[services]\na = 1", f"{S} is 1; expected a table"),
+    ("[figures]\na = 1", "c.toml: figures.a is 1; expected a table"),
+    ("[figures.a]\nb = 1", f"{F} is 1; expected a table"),
+    ('[services."a b"]\nurl = "http://a"', "c.toml: services.a b is not a valid name; expected a name of at most 128 letters, digits and"),
+    ("[services.a]", f"{S}.url is missing; expected {URL}"),
+    ("[services.a]\nurl = 5", f"{S}.url is 5; expected {URL}"),
+    ("[services.a]\nurl = []", f"{S}.url is []; expected {URL}"),
+    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is not a valid base URL: it must begin with http:// or https://"),
+    ('[services.a]\nurl = "http://[::1"', f"{S}.url is not a valid base URL: its host is not a valid name or address"),
+    ('[services.a]\nurl = "http://256.1.1.1"', f"{S}.url is not a valid base URL: its host is not a valid name or address"),
+    ('[services.a]\nurl = "http://h?token=hush"', f"{S}.url is not a valid base URL: it must not have a query or a fragment"),
+    ('[services.a]\nurl = "http://u:hu sh@h"', f"{S}.url is not a valid base URL: it contains a space or a control character"),
+    ('[services.a]\nurl = ["http://u:hu sh@h", 5]', f"{S}.url is ['http://***@h', 5]; expected"),
+    ('[services.a]\nurl = "${HOST}"', f"{S}.url: HOST is not set in the environment or .env"),
+    ('[services.a]\nurl = ["${A}", "http://${HOST}:${PORT}"]', f"{S}.url: HOST and PORT are not set in the environment or .env"),
+    (service("deadlin = 5"), f"{S}.deadlin: unknown key; valid keys are url, path, series, expect, json, deadline, headers, ca, certificate, key, "),
+    (service("deadline = 900"), f"{S}.deadline is 900; expected a number of seconds, 0.1 to 60"),
+    (service('deadline = "5"'), f"{S}.deadline is '5'; expected a number"),
+    (service("deadline = nan"), f"{S}.deadline is nan; expected a number"),
+    (service("deadline = true"), f"{S}.deadline is true; expected a number"),
+    (service("deadline = 1" + "0" * 400), f"{S}.deadline is an integer of 1329 bits; expected a number"),
+    (service('path = "status"'), f"{S}.path is 'status'; expected a path that begins with /"),
+    (service('path = "/a b"'), f"{S}.path is '/a b'; expected a path"),
+    (service('series = "a b"'), f"{S}.series is 'a b'; expected a name"),
+    (service("expect = 200"), f"{S}.expect is 200; expected a list of HTTP status codes, 200 to 599"),
+    (service("expect = [99]"), f"{S}.expect is [99]; expected"),
+    (service('json = "no"'), f"{S}.json is 'no'; expected true or false"),
+    (service('headers = "x"'), f"{S}.headers has an invalid value (not shown); expected a table of header names"),
+    (service('headers = { "a b" = "hush" }'), f"{S}.headers has an invalid value (not shown); expected"),
+    (service('headers = { Content-Length = "hush" }'), f"{S}.headers has an invalid value (not shown); expected"),
+    (service('headers = { a = { path = "hush" } }'), f"{S}.headers has an invalid value (not shown); expected"),
+    (service('headers = { a = "hush\\r\\nX: y" }'), f"{S}.headers.a contains a character that a header value cannot have: a line end, a control character or a non-ASCII character"),
+    (service('headers = { a = "${TOKEN}" }'), f"{S}.headers.a: TOKEN is not set in the environment or .env"),
+    (service('headers = { a = "hush\u00e9" }'), f"{S}.headers.a contains a character that a header value cannot have"),
     (service('headers = { a = " " }'), f"{S}.headers.a is empty"),
     (service('headers = { a = { file = "hush" } }'), f"{S}.headers.a: its file cannot be read: No such file or directory"),
     (service('headers = { a = { file = "/dev/null", prefix = "Bearer " } }'), f"{S}.headers.a: /dev/null is empty"),
     (service('headers = { a = { file = "/" } }'), f"{S}.headers.a: / cannot be read: Is a directory"),
     (service('certificate = "-----BEGIN PRIVATE KEY-----\\nhush"'), f"{S}.certificate: its file cannot be read: No such file"),
     (service(f'ca = "{"hush" * 2000}"'), f"{S}.ca: its file cannot be read: File name too long"),
-    (service('ca = "/hush\\u0000"'), f"{S}.ca: its file cannot be read: it is no path"),
+    (service('ca = "/hush\\u0000"'), f"{S}.ca: its file cannot be read: it is not a path"),
     (service('ca = "/dev/null"'), f"{S}.ca: /dev/null is empty"),
     (service('headers = { a = { file = "/no/such/file" } }'), f"{S}.headers.a: /no/such/file cannot be read: No such file or directory"),
     (service('headers = { a = { file = "/dev/zero" } }'), f"{S}.headers.a: /dev/zero cannot be read: larger than 16 KiB"),
     (service('ca = "/no/such/file"'), f"{S}.ca: /no/such/file cannot be read: No such file or directory"),
-    (service(f'key = "{__file__}"'), f"{S}.key wants a certificate beside it"),
-    (service("conditions = [{ pointer = '/a' }]"), f"{S}.conditions.0 is {{'pointer': '/a'}}, but wants a list of tables"),
+    (service(f'key = "{__file__}"'), f"{S}.key needs `certificate` as well"),
+    (service("conditions = [{ pointer = '/a' }]"), f"{S}.conditions.0 is {{'pointer': '/a'}}; expected a list of tables"),
     (service("conditions = [{ pointer = 'a', equals = 1 }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/~2', equals = 1 }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/a', equals = 1, at_most = 2 }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/a', at_most = '2' }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/a', one_of = [] }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/a', equals = 1979-05-27 }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [5]"), f"{S}.conditions.0 is 5, but wants"),
-    (service("max_latency_ms = 0"), f"{S}.max_latency_ms is 0, but wants a whole number of milliseconds, 1 to 60000"),
-    (service('counters = "all"'), f"{S}.counters is 'all', but wants \"*\" for every finite number, or a list"),
+    (service("conditions = [5]"), f"{S}.conditions.0 is 5; expected"),
+    (service("max_latency_ms = 0"), f"{S}.max_latency_ms is 0; expected a whole number of milliseconds, 1 to 60000"),
+    (service('counters = "all"'), f"{S}.counters is 'all'; expected \"*\" for every finite number, or a list"),
     (service('counters = ["healthy"]'), f"{S}.counters is"),
     (service('counters = ["a", "a"]'), f"{S}.counters is"),
-    (service("counters = [1]"), f"{S}.counters is [1], but wants"),
+    (service("counters = [1]"), f"{S}.counters is [1]; expected"),
     (service('counters = [{ name = "a" }]'), f"{S}.counters is"),
     (service('counters = [{ name = "a", from = [] }]'), f"{S}.counters is"),
-    (service("counters_at = 5"), f"{S}.counters_at is 5, but wants a JSON pointer"),
-    (service("tags = { a = 1 }"), f"{S}.tags is {{'a': 1}}, but wants a table of strings"),
-    (service("tags = 1"), f"{S}.tags is 1, but wants a table of strings"),
-    (service("alert_after = 0"), f"{S}.alert_after is 0, but wants a whole number of passes, at least 1"),
-    (service("resolve_after = 1.5"), f"{S}.resolve_after is 1.5, but wants a whole number of passes, at least 1"),
-    ("[figures.a.b]", f"{F}.sql is missing; it wants {STATEMENT}"),
-    ('[figures.a.b]\nsql = "DELETE FROM x"', f"{F}.sql is 'DELETE FROM x', but wants {STATEMENT}"),
+    (service("counters_at = 5"), f"{S}.counters_at is 5; expected a JSON pointer"),
+    (service("tags = { a = 1 }"), f"{S}.tags is {{'a': 1}}; expected a table of strings"),
+    (service("tags = 1"), f"{S}.tags is 1; expected a table of strings"),
+    (service("alert_after = 0"), f"{S}.alert_after is 0; expected a whole number of passes, 1 to 32767"),
+    (service("resolve_after = 1.5"), f"{S}.resolve_after is 1.5; expected a whole number of passes, 1 to 32767"),
+    ("[figures.a.b]", f"{F}.sql is missing; expected {STATEMENT}"),
+    ('[figures.a.b]\nsql = "DELETE FROM x"', f"{F}.sql is 'DELETE FROM x'; expected {STATEMENT}"),
     ('[figures.a.b]\nsql = "/* SELECT */ -- a\\n insert into x"', f"{F}.sql is"),
-    ('[figures.a.b]\nsql = ""', f"{F}.sql is '', but wants {STATEMENT}"),
+    ('[figures.a.b]\nsql = ""', f"{F}.sql is ''; expected {STATEMENT}"),
     ('[figures.a.b]\nsql = "SELECT \'\\u0000\'"', f"{F}.sql is"),
-    ("[figures.a.b]\nsql = 1", f"{F}.sql is 1, but wants {STATEMENT}"),
-    (figure("tables = 'x'"), f"{F}.tables is 'x', but wants a list of table names"),
-    (figure("timeout = 0"), f"{F}.timeout is 0, but wants a number of seconds, 0.01 to 60"),
-    (figure("every = -1"), f"{F}.every is -1, but wants a number of seconds, 1 to 86400, or 0: in each pass"),
-    (figure("size = 1"), f"{F}.size: unknown key; there are sql, tables, timeout, every, tags"),
-    (figure("every = 9") + figure("").replace("a.b", "c.b"), f"{F}: with `every` its name has to be its own; 2 figures are called b"),
-    ('[services.delivery]\nurl = "http://a"', "c.toml: services.delivery: series delivery is that of services.delivery_worker as well; give it another `series`"),
-    ('[services.postgres]\nurl = "http://a"', "c.toml: services.postgres: the name is the worker's own; give it another"),
-    *[(f'[services.{name}]\nurl = "http://a"\nseries = "mine"', f"c.toml: services.{name}: the name is the worker's own; give it another") for name in ("ops_worker", "postgres", "platform")],
-    ('[services.ops_worker]\nurl = ""', "c.toml: services.ops_worker: the name is the worker's own; give it another"),
-    (service('series = "platform"'), f"{S}: series platform is the worker's own; give it another `series`"),
-    ('[services.delivery]\nurl = "http://a"\nseries = "mine"', "c.toml: services.delivery: the name is the series of services.delivery_worker; give it another"),
-    (service('counters = ["probe_latency_ms"]'), f"{S}.counters is ['probe_latency_ms'], but wants"),
-    ('[figures.delivery.probe_latency_ms]\nsql = "SELECT 1 AS value"', "c.toml: figures.delivery.probe_latency_ms: is recorded already, of the service"),
-    ('[figures.ops_worker.pass_success]\nsql = "SELECT 1 AS value"', "c.toml: figures.ops_worker.pass_success: the service ops_worker is the worker itself; give it another"),
-    ('[figures.ingest.messages_received]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.messages_received: is recorded already, as a counter of services.ingest"),
-    ('[services."a\\n"]\nurl = "http://a"', "c.toml: services.a\n is no name; it wants"),
-    ('[figures.ingest.healthy]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.healthy: is recorded already, of the service"),
+    ("[figures.a.b]\nsql = 1", f"{F}.sql is 1; expected {STATEMENT}"),
+    (figure("tables = 'x'"), f"{F}.tables is 'x'; expected a list of table names"),
+    (figure("timeout = 0"), f"{F}.timeout is 0; expected a number of seconds, 0.01 to 60"),
+    (figure("every = -1"), f"{F}.every is -1; expected a number of seconds, 1 to 86400, or 0: in every pass"),
+    (figure("size = 1"), f"{F}.size: unknown key; valid keys are sql, tables, timeout, every, tags"),
+    (figure("every = 9") + figure("").replace("a.b", "c.b"), f"{F}: a figure with `every` needs a unique name, but 2 figures have the name b"),
+    ('[services.delivery]\nurl = "http://a"', "c.toml: services.delivery: series delivery is already used by services.delivery_worker; choose another `series`"),
+    ('[services.postgres]\nurl = "http://a"', "c.toml: services.postgres: the name is reserved for the worker; choose another name"),
+    *[(f'[services.{name}]\nurl = "http://a"\nseries = "mine"', f"c.toml: services.{name}: the name is reserved for the worker; choose another name") for name in ("ops_worker", "postgres", "platform")],
+    ('[services.ops_worker]\nurl = ""', "c.toml: services.ops_worker: the name is reserved for the worker; choose another name"),
+    (service('series = "platform"'), f"{S}: series platform is reserved for the worker; choose another `series`"),
+    ('[services.delivery]\nurl = "http://a"\nseries = "mine"', "c.toml: services.delivery: the name is already the series of services.delivery_worker; choose another name"),
+    (service('counters = ["probe_latency_ms"]'), f"{S}.counters is ['probe_latency_ms']; expected"),
+    ('[figures.delivery.probe_latency_ms]\nsql = "SELECT 1 AS value"', "c.toml: figures.delivery.probe_latency_ms: the worker already records this metric of the service; choose another name"),
+    ('[figures.ops_worker.pass_success]\nsql = "SELECT 1 AS value"', "c.toml: figures.ops_worker.pass_success: service ops_worker is reserved for the worker; choose another service"),
+    ('[figures.ingest.messages_received]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.messages_received: services.ingest already has a counter with this name; choose another name"),
+    ('[services."a\\n"]\nurl = "http://a"', "c.toml: services.a\n is not a valid name; expected"),
+    ('[figures.ingest.healthy]\nsql = "SELECT 1 AS value"', "c.toml: figures.ingest.healthy: the worker already records this metric of the service; choose another name"),
 ]  # fmt: skip
 
 
@@ -283,10 +283,10 @@ def test_too_many() -> None:
     """There are limits, which are told."""
     many = ALONE + "".join(f'[services.s{n}]\nurl = "http://h"\n' for n in range(10_001))
     assert read(many)[1] == [
-        "c.toml: services: 10001 services, but at most 10000; divide them among several installations"
+        "c.toml: services: 10001 services, but the limit is 10000; divide them among several installations"
     ]
     many = ALONE + "".join(f'[figures.f.x{n}]\nsql = "SELECT 1 AS value"\n' for n in range(201))
-    assert read(many)[1] == ["c.toml: figures: 201 figures, but at most 200"]
+    assert read(many)[1] == ["c.toml: figures: 201 figures, but the limit is 200"]
 
 
 def test_elsewhere() -> None:
@@ -390,13 +390,13 @@ def test_check(
     """``check`` needs no database and no password; 4 says that there are faults, and each is a line."""
     assert main(["catalogue", "check", str(path)]) == 4
     assert capsys.readouterr().out.splitlines() == [
-        f"{path}: services.a.headers.Authorization: TOKEN is not set, in the environment or .env",
-        "catalogue: 5 services watched, 7 figures, 1 fault",
+        f"{path}: services.a.headers.Authorization: TOKEN is not set in the environment or .env",
+        "catalogue: 5 services monitored, 7 figures, 1 fault",
     ]
     monkeypatch.setenv("TOKEN", "hush")
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(path))
     assert main(["catalogue", "check"]) == 0
-    assert capsys.readouterr().out == "catalogue: 5 services watched, 7 figures, 0 faults\n"
+    assert capsys.readouterr().out == "catalogue: 5 services monitored, 7 figures, 0 faults\n"
     assert main(["catalogue", "check", "/no/such.toml"]) == 4
     assert capsys.readouterr().out.startswith(
         "catalogue /no/such.toml cannot be read: No such file or directory\n"
@@ -412,7 +412,7 @@ def test_show(
     """``show`` tells what is in force and from where, and no secret."""
     assert main(["catalogue", "show", str(path)]) == 0
     assert re.search(
-        r"^a +a +not probed: headers.Authorization: TOKEN is not set, in the environment or .env",
+        r"^a +a +not probed: headers.Authorization: TOKEN is not set in the environment or .env",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -422,7 +422,7 @@ def test_show(
     assert main(["catalogue", "show", str(path)]) == 0
     table = capsys.readouterr().out
     assert re.search(rf"^a +a +http://a/health +{path}$", table, re.MULTILINE)
-    assert re.search(r"^ingest +- +not watched: its URL is empty +built-in$", table, re.MULTILINE)
+    assert re.search(r"^ingest +- +not monitored: its URL is empty +built-in$", table, re.MULTILINE)
     assert re.search(rf"^a.b +60 s +2 s +{path}$", table, re.MULTILINE)
     assert main(["catalogue", "show", str(path), "--output", "json"]) == 0
     document = capsys.readouterr().out
@@ -460,9 +460,9 @@ def test_prepare(
         f'{file}: figures.x.nothing.sql: relation "nowhere" does not exist',
     ]
     assert lines[2].startswith(
-        f"{file}: figures.x.columns.sql: returns number; it has to return `value`"
+        f"{file}: figures.x.columns.sql: returns number; it must return `value`"
     )
     assert lines[3].startswith(f"{file}: figures.x.syntax.sql: syntax error at")
     assert lines[4].startswith(f"{file}: figures.x.writes.sql: ")
-    assert lines[5:] == ["catalogue: 4 services watched, 13 figures, 4 faults"]
+    assert lines[5:] == ["catalogue: 4 services monitored, 13 figures, 4 faults"]
     assert main(["catalogue", "check", "--prepare"]) == 0

@@ -116,7 +116,7 @@ def test_bad_setting(installation: Installation) -> None:
     assert len(ended.pods) == 1
     assert (
         ended.message["error"]
-        == "PASS_DEADLINE is 'soon', but wants a number of seconds, at least 6, at most 86400"
+        == "PASS_DEADLINE is 'soon'; expected a number of seconds, 6 to 86400"
     )
     assert ended.message["exit_code"] == 2
 

@@ -318,7 +318,7 @@ def test_missing_by_another_name(
     )
     assert main(["health"]) == 2
     assert capsys.readouterr().err == (
-        "ops-worker health: PG_PASS is not set, but is required when DATABASE_URL is empty\n"
+        "ops-worker health: PG_PASS is not set; it is required if DATABASE_URL is empty\n"
         "ops-worker health: PG_PASSWORD is set, but nothing reads it; did you mean PG_PASS?\n"
     )
     monkeypatch.delenv("PG_PASSWORD")
@@ -419,5 +419,5 @@ def test_odd_level(
         assert "LOG_LEVEL" not in check(capsys)
     monkeypatch.setenv("LOG_LEVEL", "verbose")
     assert check(capsys)["LOG_LEVEL"] == (
-        WARNING, "'verbose' is no level; INFO is taken | set it to DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        WARNING, "'verbose' is not a log level; INFO is used | set it to DEBUG, INFO, WARNING, ERROR, CRITICAL",
     )  # fmt: skip

@@ -153,7 +153,7 @@ def test_setting(
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2030-01-01T00:00:00")
     assert main(["health"]) == 2
     assert (
-        "MAINTENANCE_UNTIL is '2030-01-01T00:00:00', but wants a time with its zone"
+        "MAINTENANCE_UNTIL is '2030-01-01T00:00:00'; expected a time with its zone"
         in capsys.readouterr().err
     )
 

@@ -63,10 +63,11 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
     ],
 )
 def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
-    """A counter that is no finite number costs its own row, with a warning, and no other."""
-    assert ({"sent": 4.0}, [f"delivery.depth not recorded: {shown} is no finite number"]) == taken(
-        {"depth": odd, "sent": 4}
-    )
+    """A counter that is not a finite number loses its own row only, with a warning."""
+    assert (
+        {"sent": 4.0},
+        [f"delivery.depth not recorded: {shown} is not a finite number"],
+    ) == taken({"depth": odd, "sent": 4})
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
 )
 def test_service_samples_bad_counters(odd: Any, shown: str) -> None:
     """Counters that are no object are none at all; the service is healthy all the same."""
-    assert ({}, [f"delivery: counters not recorded: {shown} is no object"]) == taken(odd)
+    assert ({}, [f"delivery: counters not recorded: {shown} is not a JSON object"]) == taken(odd)
 
 
 def test_service_samples_unhealthy() -> None:
@@ -119,7 +120,7 @@ def test_all_counters() -> None:
     )
     assert len(samples) == 201
     assert warnings == [
-        "delivery: 300 counters reported, the first 200 recorded: name those that you want"
+        "delivery: 300 counters reported, only the first 200 recorded: list the counters to record in the catalogue"
     ]
 
 
@@ -144,14 +145,14 @@ def test_distinct() -> None:
         ([Sample("ingest", "healthy", 1.0)], ["before"]),
         ([ours, twice, twice, *tagged, Sample("x", "y", 2.0)], []),
     ]
-    because = "the series is the worker's own, or another row of the sample has it"
+    because = "the series is the worker's own, or already has a row in this sample"
     assert distinct(parts) == [
         ([Sample("ingest", "healthy", 1.0)], ["before"]),
         (
             [*tagged[:2], Sample("x", "y", 2.0)],
             [
-                f"ops_worker.pass_success not recorded (1 such rows): {because}",
-                f"ingest.healthy not recorded (3 such rows): {because}",
+                f"ops_worker.pass_success not recorded (such rows: 1): {because}",
+                f"ingest.healthy not recorded (such rows: 3): {because}",
             ],
         ),
     ]
@@ -174,11 +175,11 @@ def test_figure_costs() -> None:
         Reading(size._replace(every_s=60.0), took_s=0.6),
         Reading(online, problem="took more than 2000 ms", took_s=2.0),
     ]
-    todo = "give it `every` in the catalogue, or see `ops-worker init-db --indexes`"
+    todo = "set `every` in the catalogue, or see `ops-worker init-db --indexes`"
     assert figure_samples(readings, 5.0)[1] == [
-        f"postgres.connections took 600 ms, 12% of its 5 s: {todo}",
+        f"postgres.connections took 600 ms, 12% of its interval of 5 s: {todo}",
         "platform.devices_online not recorded: took more than 2000 ms",
-        f"platform.devices_online took 2000 ms, 40% of its 5 s: {todo}",
+        f"platform.devices_online took 2000 ms, 40% of its interval of 5 s: {todo}",
     ]
 
 
@@ -207,29 +208,35 @@ def test_samples_of_rows() -> None:
 
 
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
-    ({"service": "a", "value": None}, "row 2 (a) returns null, which is no finite number"),
+    ({"service": "a", "value": None}, "row 2 (a) returns null, which is not a finite number"),
     (
         {"service": "a", "value": float("nan"), "tags": {"t": 1}},
-        "row 2 (a{t=1}) returns nan, which is no finite number",
+        "row 2 (a{t=1}) returns nan, which is not a finite number",
     ),
-    ({"service": "a", "value": Decimal("NaN")}, "row 2 (a) returns nan, which is no finite number"),
+    (
+        {"service": "a", "value": Decimal("NaN")},
+        "row 2 (a) returns nan, which is not a finite number",
+    ),
     (
         {"service": "a", "value": Decimal("Infinity")},
-        "row 2 (a) returns inf, which is no finite number",
+        "row 2 (a) returns inf, which is not a finite number",
     ),
-    ({"service": "a", "value": float("-inf")}, "row 2 (a) returns -inf, which is no finite number"),
+    (
+        {"service": "a", "value": float("-inf")},
+        "row 2 (a) returns -inf, which is not a finite number",
+    ),
     (
         {"service": "a", "value": 10**400},
-        "row 2 (a) returns 1000000000000000000000000000000000000..., which is no finite number",
+        "row 2 (a) returns 1000000000000000000000000000000000000..., which is not a finite number",
     ),
-    ({"service": "a", "value": "12"}, "row 2 (a) returns '12', which is no finite number"),
+    ({"service": "a", "value": "12"}, "row 2 (a) returns '12', which is not a finite number"),
     (
         {"service": "a\n", "value": 1, "tags": [1]},
-        "row 2 (a {[1]}) returns `tags` that are no JSON object",
+        "row 2 (a {[1]}) returns `tags` that are not a JSON object",
     ),
     (
         {"service": "a", "value": 1, "tags": "x"},
-        'row 2 (a{"x"}) returns `tags` that are no JSON object',
+        'row 2 (a{"x"}) returns `tags` that are not a JSON object',
     ),
     ({"service": None, "value": 1}, "row 2 has no `service`"),
     ({"service": "", "value": 1, "tags": {"t": 1}}, "row 2 ({t=1}) has no `service`"),
@@ -262,7 +269,7 @@ def test_many_bad_rows() -> None:
     assert warning.startswith(
         "postgres.connections: 13 of its rows not recorded: row 1 (s0) returns null, "
     )
-    assert warning.endswith("row 10 (s9) returns null, which is no finite number; and 3 more")
+    assert warning.endswith("row 10 (s9) returns null, which is not a finite number; and 3 more")
 
 
 @pytest.mark.parametrize(
@@ -271,14 +278,18 @@ def test_many_bad_rows() -> None:
         (
             ["count"],
             [{"count": 1}],
-            "returns count; it has to return `value`, or rows of `service`, `value` and `tags`",
+            "returns count; it must return `value`, or rows of `service`, `value` and `tags`",
         ),
-        (["value", "x"], [], "returns value, x; it has to"),
-        (["value"], [], "returns no rows; without a column `service` it has to be one"),
+        (["value", "x"], [], "returns value, x; it must"),
+        (["value"], [], "returns no rows; without a column `service` it must return exactly one"),
         (["value"], [{"value": 1}] * 2, "returns 2 rows; without"),
         (["service", "value"], [{"value": 1}] * 1001, "returns more than 1000 rows"),
-        (["value"], [{"value": Decimal("1e400")}], "returns inf, which is no finite number"),
-        (["value", "tags"], [{"value": 1, "tags": [1]}], "returns `tags` that are no JSON object"),
+        (["value"], [{"value": Decimal("1e400")}], "returns inf, which is not a finite number"),
+        (
+            ["value", "tags"],
+            [{"value": 1, "tags": [1]}],
+            "returns `tags` that are not a JSON object",
+        ),
     ],
 )
 def test_samples_of_bad_rows(columns: list[str], rows: list[dict[str, Any]], problem: str) -> None:

@@ -320,13 +320,13 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "CONFIRM_DELAY", "value": "soon"},
         f"{BOX}.env",
-        "CONFIRM_DELAY is 'soon', but wants a number of seconds, 0 to 30",
+        "CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30",
     ),
     (
         ENV,
         {"name": "INGEST_HEALTH_URL", "value": "ftp://x"},
         f"{BOX}.env",
-        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://",
+        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http:// or https://",
     ),
     (
         ENV,
@@ -547,7 +547,7 @@ TOML = "data.catalogue|toml"
             CATALOGUE,
             TOML,
             "[services.a]",
-            f"{BOX}.env: /etc/ops-worker/catalogue.toml: services.a.url is missing; it wants",
+            f"{BOX}.env: /etc/ops-worker/catalogue.toml: services.a.url is missing; expected",
         ),
         (
             CATALOGUE,

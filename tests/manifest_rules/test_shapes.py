@@ -245,7 +245,7 @@ def variable(name: str, value: str) -> dict[str, str]:
         ([variable("DATABASE_URL", URL), PASSWORD], [MAP], ["DATABASE_URL refers to $(DBPASS), which no variable before it is called: it stays as it is", NEITHER, PLAIN]),
         ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:$$(DBPASS)@pg/x")], [MAP], ["DBPASS is no setting; `ops-worker health --help` lists them", NEITHER, PLAIN]),
         ([variable("CONFIRM_DELAY", "$(SHUTDOWN_GRACE)")], [MAP, SECRET], []),
-        ([variable("SOON", "soon"), variable("CONFIRM_DELAY", "$(SOON)")], [MAP, SECRET], ["CONFIRM_DELAY is 'soon', but wants a number of seconds, 0 to 30"]),
+        ([variable("SOON", "soon"), variable("CONFIRM_DELAY", "$(SOON)")], [MAP, SECRET], ["CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"]),
         ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):$(INGEST_SERVICE_PORT)")], [MAP, SECRET], []),
         ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):80")], [MAP], [NEITHER]),
         ([variable("INGEST_URL", "http://$(NOBODY)")], [{**MAP, "prefix": "X_"}], None),

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.integration
 SECURE = "https://127.0.0.1:9"
 # the keys of a service, or a variable of the platform's; and the reason, in which {folder} is the test's folder
 SERVICES: list[tuple[str, str]] = [
-    ('url = "http://${HOST_OF_SHOP}"', "url: HOST_OF_SHOP is not set, in the environment or .env"),
-    ('url = "${BAD}"', "url: BAD is no base URL: it has to begin with http:// or https://"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }', "headers.A: TOKEN is not set, in the environment or .env"),
+    ('url = "http://${HOST_OF_SHOP}"', "url: HOST_OF_SHOP is not set in the environment or .env"),
+    ('url = "${BAD}"', "url: BAD is not a valid base URL: it must begin with http:// or https://"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }', "headers.A: TOKEN is not set in the environment or .env"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${EMPTY}" }', "headers.A: EMPTY is empty"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }', "headers.A: ODD holds a character that no header can: a line end, a control character, or one beyond ASCII"),
+    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }', "headers.A: ODD contains a character that a header value cannot have: a line end, a control character or a non-ASCII character"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/none" } }', "headers.A: {folder}/none cannot be read: No such file or directory"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/empty" } }', "headers.A: {folder}/empty is empty"),
     (f'url = "{SECURE}"\nca = "{{folder}}/none"', "ca: {folder}/none cannot be read: No such file or directory"),
@@ -34,20 +34,21 @@ SERVICES: list[tuple[str, str]] = [
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"', "key: {folder}/none cannot be read: No such file or directory"),
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
      "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key does not belong to the certificate"),
-    (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key wants a certificate beside it"),
+    (f'url = "{SECURE}"
+key = "{{folder}}/other"', "key needs `certificate` as well"),
 ]  # fmt: skip
 VARIABLES = {
     "INGEST_HEALTH_URL": (
         "ftp://u:hush@h",
-        "url: INGEST_HEALTH_URL is no base URL: it has to begin with http:// or https://",
+        "url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http:// or https://",
     ),
     "EVALUATOR_HEALTH_URL": (
         "http://256.1.1.1",
-        "url: EVALUATOR_HEALTH_URL is no base URL: its host is no name or address",
+        "url: EVALUATOR_HEALTH_URL is not a valid base URL: its host is not a valid name or address",
     ),
     "DISPATCHER_HEALTH_URL": (
         "http://x:99999",
-        "url: DISPATCHER_HEALTH_URL is no base URL: its port has to be 1 to 65535",
+        "url: DISPATCHER_HEALTH_URL is not a valid base URL: its port must be 1 to 65535",
     ),
 }
 
@@ -148,7 +149,7 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
     assert sorted(lines) == sorted(
         f"{files[name]}: services.{name}.{reason}" for name, reason in reasons.items()
     )
-    assert last == "catalogue: 17 services watched, 6 figures, 16 faults"
+    assert last == "catalogue: 17 services monitored, 6 figures, 16 faults"
     assert main(["catalogue", "show", "--output", "json"]) == 0
     shown: dict[str, Any] = {
         one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]

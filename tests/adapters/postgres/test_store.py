@@ -569,21 +569,25 @@ FAULTY = [
     ),
     (
         Figure("x", "null", "SELECT NULL::int AS value"),
-        "returns null, which is no finite number",
+        "returns null, which is not a finite number",
         False,
     ),
     (
         Figure("x", "nan", "SELECT 'NaN'::float8 AS value"),
-        "returns nan, which is no finite number",
+        "returns nan, which is not a finite number",
         False,
     ),
-    (Figure("x", "word", "SELECT 'x' AS value"), "returns 'x', which is no finite number", False),
+    (
+        Figure("x", "word", "SELECT 'x' AS value"),
+        "returns 'x', which is not a finite number",
+        False,
+    ),
     (
         Figure("x", "unnamed", "SELECT 1 AS number"),
-        "returns number; it has to return `value`, or rows of",
+        "returns number; it must return `value`, or rows of",
         False,
     ),
-    (Figure("x", "two", "SELECT 1 AS value, 2 AS other"), "returns value, other; it has to", False),
+    (Figure("x", "two", "SELECT 1 AS value, 2 AS other"), "returns value, other; it must", False),
     (
         Figure("x", "rows", "SELECT generate_series(1, 2) AS value"),
         "returns 2 rows; without a column `service`",
@@ -597,7 +601,7 @@ FAULTY = [
     ),
     (
         Figure("x", "tags", "SELECT 1 AS value, 'a' AS tags"),
-        "returns `tags` that are no JSON object",
+        "returns `tags` that are not a JSON object",
         False,
     ),
 ]

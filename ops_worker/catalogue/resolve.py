@@ -1,0 +1,240 @@
+"""Make targets from the entries of services: put in the values of variables and files."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.catalogue.urls import url_problem
+from ops_worker.core.model import NO_TAGS, Target, Tls
+from ops_worker.text import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ops_worker.catalogue.entries import ServiceEntry
+
+MAX_SECRET = 16 << 10
+"""Bytes of a file with the value of a header."""
+NO_HEADER = (
+    "contains a character that a header value cannot have: "
+    "a line end, a control character or a non-ASCII character"
+)
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
+
+
+class Surroundings(NamedTuple):
+    """What a catalogue may refer to: variables and files.
+
+    ``known`` is false if the catalogue is for another machine. Then a missing variable is not a
+    fault, and no file is read.
+    """
+
+    variables: Mapping[str, str]
+    known: bool = True
+
+
+def references(text: str) -> list[str]:
+    """Return the names of the variables that a text refers to, in order, each once."""
+    return list(dict.fromkeys(_REFERENCE.findall(text)))
+
+
+def is_header_value(text: str) -> bool:
+    """Return whether a header can have this value.
+
+    That is printable ASCII without spaces around it (RFC 9110, section 5.5, without obs-text).
+    """
+    return bool(re.fullmatch(r"[!-~]([\t -~]*[!-~])?", text))
+
+
+def resolve(name: str, entry: ServiceEntry, around: Surroundings) -> Target | None:
+    """Return the target of a service, or None if its URL is empty.
+
+    A value that is missing or unusable is one of the target's ``faults``.
+    """
+    return _Resolver(around).target(name, entry)
+
+
+class _Resolver:
+    """Resolves the values of one service and collects their faults."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._variables = around.variables
+        self._known = around.known
+        self._faults: list[str] = []
+
+    def target(self, name: str, entry: ServiceEntry) -> Target | None:
+        """Return the service's target; None if its URL is empty."""
+        url, url_template = self._url(entry.url)
+        if not url and not self._faults:
+            return None
+        headers = [(header, self._header(header, value)) for header, value in entry.headers.items()]
+        return Target(
+            name=name,
+            url=_with_path(url, entry.path),
+            series=entry.series or name,
+            counters=entry.counters,
+            counters_at=entry.counters_at,
+            expect=entry.expect,
+            deadline_s=entry.deadline,
+            json=entry.json_body,
+            headers=tuple(headers),
+            tls=self._tls(entry),
+            conditions=entry.conditions,
+            max_latency_ms=entry.max_latency_ms,
+            tags=entry.tags or NO_TAGS,
+            alert_after=entry.alert_after,
+            resolve_after=entry.resolve_after,
+            url_template=_with_path(url_template, entry.path),
+            faults=tuple(self._faults),
+        )
+
+    def _url(self, choices: Sequence[str]) -> tuple[str, str]:
+        """Return the first URL whose variables are all set, and the text to show instead of it.
+
+        That text is empty if the URL itself can be shown. It is needed if variables are a part of
+        the URL, because they may be secret, and if the URL is invalid. Then the URL is empty.
+        """
+        chosen = next((choice for choice in choices if not self._missing(choice)), None)
+        if chosen is None:
+            if self._known:
+                self._faults.append(f"url: {_not_set(self._missing(choices[-1]))}")
+            return choices[-1], ""
+        url = self._expanded(chosen)
+        variable = _REFERENCE.fullmatch(chosen)
+        problem = url_problem(url) if url else ""
+        if problem:
+            subject = f"url: {variable.group(1)}" if variable else "url"
+            self._faults.append(f"{subject} is not a valid base URL: {problem}")
+            return "", _without_host(chosen)
+        if variable or url == chosen:
+            return url, ""
+        return url, chosen
+
+    def _header(self, header: str, value: str | Mapping[str, str]) -> str:
+        """Return the value of a header, without the spaces around it."""
+        where = f"headers.{header}"
+        before = len(self._faults)
+        if isinstance(value, str):
+            template, path = value, None
+        else:
+            template, path = value.get("prefix", ""), value["file"]
+        names = references(template)
+        for name in names:
+            is_empty = name in self._variables and not self._variables[name].strip()
+            if is_empty:
+                self._faults.append(f"{where}: {name} is empty")
+        content = self._expanded(template, where)
+        origins = [*names]
+        if path is not None:
+            content += self._content(where, path)
+            origins.append(_shown_path(path))
+        content = content.strip()
+        if len(self._faults) == before and not is_header_value(content):
+            subject = f"{where}: {' and '.join(origins)}" if origins else where
+            self._report_header(subject, content)
+        return content
+
+    def _report_header(self, subject: str, content: str) -> None:
+        if content:
+            self._faults.append(f"{subject} {NO_HEADER}")
+        elif self._known:
+            self._faults.append(f"{subject} is empty")
+
+    def _content(self, where: str, path: str) -> str:
+        """Return the secret in a file, without spaces, line ends and a byte order mark around."""
+        data = self._read(where, path, MAX_SECRET + 1)
+        file = _shown_path(path)
+        if len(data) > MAX_SECRET:
+            self._faults.append(f"{where}: {file} cannot be read: larger than 16 KiB")
+            return ""
+        content = data.decode("utf-8-sig", errors="replace").strip()
+        if data and not content:
+            self._faults.append(f"{where}: {file} is empty")
+        return content
+
+    def _read(self, where: str, path_template: str, limit: int) -> bytes:
+        """Return at most ``limit`` bytes of a file; none, and a fault, if it cannot be read.
+
+        The value of a variable is not shown: it may be a secret where a path was expected.
+        """
+        before = len(self._faults)
+        path = self._expanded(path_template, where)
+        if not self._known or len(self._faults) > before:
+            return b""
+        problem = "is empty"
+        try:
+            with open(path, "rb", opener=_without_waiting) as file:
+                if data := file.read(limit):
+                    return data
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        except ValueError:
+            problem = "cannot be read: it is not a path"
+        self._faults.append(f"{where}: {_shown_path(path_template)} {problem}")
+        return b""
+
+    def _tls(self, entry: ServiceEntry) -> Tls:
+        """Return the paths of a service's PEM files; none if one of them cannot be read."""
+        before = len(self._faults)
+        tls = Tls(
+            ca=self._path("ca", entry.ca),
+            certificate=self._path("certificate", entry.certificate),
+            key=self._path("key", entry.key),
+        )
+        if tls.key and not tls.certificate:
+            self._faults.append("key needs `certificate` as well")
+        return tls if len(self._faults) == before else Tls()
+
+    def _path(self, where: str, template: str) -> str:
+        path = self._expanded(template, where)
+        if path:
+            self._read(where, template, 1)
+        return path
+
+    def _expanded(self, text: str, where: str = "") -> str:
+        """Put in the values of variables, without the spaces around them.
+
+        A missing variable is a fault and makes the text empty. If variables are not known, the
+        reference stays.
+        """
+        missing = self._missing(text)
+        if missing and self._known:
+            self._faults.append(f"{where}: {_not_set(missing)}")
+            return ""
+        return _REFERENCE.sub(self._value, text)
+
+    def _value(self, reference: re.Match[str]) -> str:
+        return self._variables.get(reference.group(1), reference.group()).strip()
+
+    def _missing(self, text: str) -> list[str]:
+        return [name for name in references(text) if name not in self._variables]
+
+
+def _with_path(base_url: str, path: str) -> str:
+    return base_url.rstrip("/") + path if base_url else ""
+
+
+def _without_host(url: str) -> str:
+    """Return what may be shown of an invalid URL: its beginning, without what may be a secret."""
+    return re.sub(r"(://[^/:?#]*).*", r"\1", without_password(url), flags=re.DOTALL)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file without blocking. A pipe would block until somebody writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _not_set(names: Iterable[str]) -> str:
+    names = list(names)
+    verb = "is" if len(names) == 1 else "are"
+    return f"{' and '.join(names)} {verb} not set in the environment or .env"
+
+
+def _shown_path(path: str) -> str:
+    """Return a path as the catalogue has it, if it looks like one: else it may be the secret."""
+    looks_like_path = _REFERENCE.search(path) or _PATH.fullmatch(path)
+    return path if looks_like_path else "its file"
