@@ -105,49 +105,52 @@ def test_dialect(text: str, same: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it has 0 fields and not 5"),
-        ("* * * *", "it has 4 fields and not 5"),
-        ("0 * * * * *", "it has 6 fields and not 5"),
-        ("*\x1c* * * *", "it has 4 fields and not 5"),
-        (" @hourly", "it has 1 fields and not 5"),
-        ("TZ=UTC * * * * *", "the zone belongs in spec.timeZone"),
-        ("CRON_TZ=Europe/Berlin * * * * *", "the zone belongs in spec.timeZone"),
-        ("60 * * * *", "minute '60' is not one of 0 to 59"),
-        ("* 24 * * *", "hour '24' is not one of 0 to 23"),
-        ("* * 0 * *", "day of the month '0' is not one of 1 to 31"),
-        ("* * L * *", "day of the month 'L' is not one of 1 to 31"),
-        ("* * LW * *", "day of the month 'LW' is not one of 1 to 31"),
-        ("* * 15W * *", "day of the month '15W' is not one of 1 to 31"),
-        ("* * * 13 *", "month '13' is not one of 1 to 12"),
-        ("* * * january *", "month 'january' is not one of 1 to 12"),
-        ("* * * * 7", "day of the week '7' is not one of 0 to 6"),
-        ("* * * * 5L", "day of the week '5L' is not one of 0 to 6"),
-        ("* * * * mon#2", "day of the week 'mon#2' is not one of 0 to 6"),
-        ("* * * * xyz", "day of the week 'xyz' is not one of 0 to 6"),
-        ("-5 * * * *", "minute '' is not one of 0 to 59"),
-        ("\u0665 * * * *", "minute '\u0665' is not one of 0 to 59"),
-        ("5_0 * * * *", "minute '5_0' is not one of 0 to 59"),
-        ("99999999999999999999 * * * *", "minute '99999999999999999999' is not one of 0 to 59"),
-        ("*/9223372036854775808 * * * *", "minute '*/9223372036854775808' names no moment"),
-        ("a-b-c * * * *", "minute 'a-b-c' cannot be read"),
-        ("*/0 * * * *", "minute '*/0' names no moment"),
-        ("*/x * * * *", "minute '*/x' names no moment"),
-        ("*/ * * * *", "minute '*/' names no moment"),
-        ("1/2/3 * * * *", "minute '1/2/3' names no moment"),
-        ("5-1 * * * *", "minute '5-1' names no moment"),
-        ("* 22-2 * * *", "hour '22-2' names no moment"),
-        ("H * * * *", "minute 'H' is not one of 0 to 59"),
-        ("~ * * * *", "minute '~' is not one of 0 to 59"),
-        ("@Hourly", "there is no '@Hourly': it may be @every, @hourly,"),
-        ("@reboot", "there is no '@reboot': it may be @every, @hourly,"),
-        ("@every", "there is no '@every': it may be @every, @hourly,"),
-        ("@every 1d", "'1d' is no duration such as 90s or 1h30m"),
-        ("@every 90", "'90' is no duration such as 90s or 1h30m"),
-        ("@every ", "'' is no duration such as 90s or 1h30m"),
-        ("@every 1h 30m", "'1h 30m' is no duration such as 90s or 1h30m"),
-        ("@every  90s", "' 90s' is no duration such as 90s or 1h30m"),
-        ("@every .s", "'.s' is no duration such as 90s or 1h30m"),
-        ("@every 9999999h", "'9999999h' is no duration such as 90s or 1h30m"),
+        ("", "it has 0 fields instead of 5"),
+        ("* * * *", "it has 4 fields instead of 5"),
+        ("0 * * * * *", "it has 6 fields instead of 5"),
+        ("*\x1c* * * *", "it has 4 fields instead of 5"),
+        (" @hourly", "it has 1 fields instead of 5"),
+        ("TZ=UTC * * * * *", "the time zone belongs in spec.timeZone"),
+        ("CRON_TZ=Europe/Berlin * * * * *", "the time zone belongs in spec.timeZone"),
+        ("60 * * * *", "minute '60' is not in the range 0 to 59"),
+        ("* 24 * * *", "hour '24' is not in the range 0 to 23"),
+        ("* * 0 * *", "day of the month '0' is not in the range 1 to 31"),
+        ("* * L * *", "day of the month 'L' is not in the range 1 to 31"),
+        ("* * LW * *", "day of the month 'LW' is not in the range 1 to 31"),
+        ("* * 15W * *", "day of the month '15W' is not in the range 1 to 31"),
+        ("* * * 13 *", "month '13' is not in the range 1 to 12"),
+        ("* * * january *", "month 'january' is not in the range 1 to 12"),
+        ("* * * * 7", "day of the week '7' is not in the range 0 to 6"),
+        ("* * * * 5L", "day of the week '5L' is not in the range 0 to 6"),
+        ("* * * * mon#2", "day of the week 'mon#2' is not in the range 0 to 6"),
+        ("* * * * xyz", "day of the week 'xyz' is not in the range 0 to 6"),
+        ("-5 * * * *", "minute '' is not in the range 0 to 59"),
+        ("\u0665 * * * *", "minute '\u0665' is not in the range 0 to 59"),
+        ("5_0 * * * *", "minute '5_0' is not in the range 0 to 59"),
+        (
+            "99999999999999999999 * * * *",
+            "minute '99999999999999999999' is not in the range 0 to 59",
+        ),
+        ("*/9223372036854775808 * * * *", "minute '*/9223372036854775808' matches no time"),
+        ("a-b-c * * * *", "minute 'a-b-c' is not a range"),
+        ("*/0 * * * *", "minute '*/0' matches no time"),
+        ("*/x * * * *", "minute '*/x' matches no time"),
+        ("*/ * * * *", "minute '*/' matches no time"),
+        ("1/2/3 * * * *", "minute '1/2/3' matches no time"),
+        ("5-1 * * * *", "minute '5-1' matches no time"),
+        ("* 22-2 * * *", "hour '22-2' matches no time"),
+        ("H * * * *", "minute 'H' is not in the range 0 to 59"),
+        ("~ * * * *", "minute '~' is not in the range 0 to 59"),
+        ("@Hourly", "'@Hourly' is unknown; use @every, @hourly,"),
+        ("@reboot", "'@reboot' is unknown; use @every, @hourly,"),
+        ("@every", "'@every' is unknown; use @every, @hourly,"),
+        ("@every 1d", "'1d' is not a duration, such as 90s or 1h30m"),
+        ("@every 90", "'90' is not a duration, such as 90s or 1h30m"),
+        ("@every ", "'' is not a duration, such as 90s or 1h30m"),
+        ("@every 1h 30m", "'1h 30m' is not a duration, such as 90s or 1h30m"),
+        ("@every  90s", "' 90s' is not a duration, such as 90s or 1h30m"),
+        ("@every .s", "'.s' is not a duration, such as 90s or 1h30m"),
+        ("@every 9999999h", "'9999999h' is not a duration, such as 90s or 1h30m"),
     ],
 )
 def test_refused(text: str, message: str) -> None:
@@ -163,7 +166,7 @@ def test_refused(text: str, message: str) -> None:
 )
 def test_never(text: str) -> None:
     """What Kubernetes takes and never runs."""
-    with pytest.raises(NeverError, match="it names no moment that ever comes"):
+    with pytest.raises(NeverError, match="no time ever matches it"):
         read(text)
 
 
@@ -217,7 +220,7 @@ def test_names() -> None:
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no cronsim is told which extra brings it."""
     monkeypatch.setitem(sys.modules, "cronsim", None)
-    with pytest.raises(SettingsError, match="reading a schedule wants the extra"):
+    with pytest.raises(SettingsError, match="reading a schedule requires an extra"):
         Schedule("1 2 3 4 *")
 
 

@@ -169,7 +169,7 @@ def test_json_and_warnings(server: Server, capsys: pytest.CaptureFixture[str]) -
     server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [running]})
     assert main(["cluster", "--output", "json", "--fail-on-warnings"]) == 4
     (row,) = json.loads(capsys.readouterr().out)["cronjobs"]
-    assert "no success since" in row["warnings"][0]
+    assert "no successful run for" in row["warnings"][0]
 
 
 def test_pages(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +229,7 @@ def test_wait(server: Server, capsys: pytest.CaptureFixture[str], code: int, kin
     assert err.splitlines()[2:] == [
         "a-job: waiting for a pod",
         "a-job: pending",
-        "a-job: pod a-pod cannot start: ErrImagePull: no such image; check the image's name, and that the cluster may pull it",
+        "a-job: pod a-pod cannot start: ErrImagePull: no such image; check the image's name, and that the cluster can pull it",
         "a-job: pending, attempt 2",
         f"a-job: {kind}{': Why' if code else ''}",
     ]
@@ -308,8 +308,8 @@ def test_wait_beside_others(server: Server, capsys: pytest.CaptureFixture[str]) 
         f"{CORE}/pods/a-pod/log?tailLines=1000&container=ops-worker"
     ]
     assert err.splitlines()[2:] == [
-        "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster may pull it",
-        "a-job: the pass in pod a-pod has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, make it an init container with restartPolicy: Always, which a Job does not wait for",
+        "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster can pull it",
+        "a-job: the pass in pod a-pod ended with exit code 0, but container a-mesh keeps running, so the Job does not complete; if it is a sidecar, make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those",
         "a-job: Failed: BackoffLimitExceeded: too long",
     ]
 
@@ -344,8 +344,8 @@ def test_wait_deadline(
     }
     assert main(["trigger", "health", "--wait"]) == 1
     assert told(capsys) == (
-        "a-job: Job a-job was ended by activeDeadlineSeconds (50 s), and its pod and log are gone with it: see `kubectl get events` "
-        "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+        "a-job: Job a-job exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: look in `kubectl get events` "
+        "for a pod that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
 
 
@@ -366,10 +366,10 @@ def test_wait_sidecar_goes_on(
     assert main(["trigger", "health", "--wait"]) == code
     out, err = capsys.readouterr()
     assert out == "health: 4 services\n"
-    remedy = "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    remedy = "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
     assert err.splitlines()[2:] == [
-        f"a-job: the pass in pod a-pod has ended with exit code {code}, but container a-mesh "
-        f"goes on, and the Job with it; if it is a sidecar, {remedy}",
+        f"a-job: the pass in pod a-pod ended with exit code {code}, but container a-mesh "
+        f"keeps running, so the Job does not complete; if it is a sidecar, {remedy}",
         "a-job: failed",
         "a-job: Failed: DeadlineExceeded: too long",
     ]
@@ -391,7 +391,7 @@ def test_wait_killed(server: Server, capsys: pytest.CaptureFixture[str]) -> None
         "a-job: failed",
         "a-job: Failed: DeadlineExceeded: too long",
     ]
-    assert err[3].startswith("a-job: Job a-job was ended by activeDeadlineSeconds (50 s)")
+    assert err[3].startswith("a-job: Job a-job exceeded activeDeadlineSeconds (50 s)")
 
 
 def test_wait_log_gone(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,7 +457,7 @@ def test_never_starts(
     rows = json.loads(capsys.readouterr().out)["cronjobs"]
     told = [warning for row in rows for warning in row["warnings"]]
     assert [warning for warning in told if "startingDeadlineSeconds" in warning] == warned * [
-        "ops-worker-health: startingDeadlineSeconds is 89; with @every it has to be at least the period, or no run ever starts (90)"
+        "ops-worker-health: startingDeadlineSeconds is 89; with @every it must be at least the period (90), or no run ever starts"
     ]
 
 
@@ -563,17 +563,17 @@ def test_wait_too_long(server: Server, capsys: pytest.CaptureFixture[str]) -> No
 
 
 ERRORS = [
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: there is no such namespace; name another with -n, or run `kubectl apply -f k8s/`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: there is none at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: there is none at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
-    (["trigger", "metrics"], {}, 2, "no CronJob ops-worker-metrics in namespace ops: there is ops-worker-health"),
-    (["trigger", "other"], {}, 2, "no CronJob other in namespace ops: there is ops-worker-health"),
-    (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, "not permitted to list pods in namespace ops: grant it in a Role there, bound to this account"),
-    (["trigger", "health"], {f"POST {BATCH}/jobs": FORBIDDEN}, 3, "not permitted to create jobs in namespace ops: grant it in a Role there, bound to this account"),
-    (["trigger", "health"], {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, 3, "not permitted to get cronjobs in namespace ops: grant it in a Role there, bound to this account"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (401, {})}, 3, "{url} (context test) does not accept the credentials (401): renew the kubeconfig's or the service account's token"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (500, {"message": "etcd\nis away"})}, 1, "{url} (context test) answers 500 to list cronjobs: etcd is away"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (503, "<html>")}, 1, "{url} (context test) answers 503 to list cronjobs: <html>"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: the namespace does not exist; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["trigger", "metrics"], {}, 2, "no CronJob ops-worker-metrics in namespace ops: existing CronJobs: ops-worker-health"),
+    (["trigger", "other"], {}, 2, "no CronJob other in namespace ops: existing CronJobs: ops-worker-health"),
+    (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, "not permitted to list pods in namespace ops: grant it in a Role of that namespace, bound to this account"),
+    (["trigger", "health"], {f"POST {BATCH}/jobs": FORBIDDEN}, 3, "not permitted to create jobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
+    (["trigger", "health"], {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, 3, "not permitted to get cronjobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (401, {})}, 3, "{url} (context test) does not accept the credentials (401): renew the token of the kubeconfig or of the service account"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (500, {"message": "etcd\nis away"})}, 1, "{url} (context test) answered 500 to list cronjobs: etcd is away"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (503, "<html>")}, 1, "{url} (context test) answered 503 to list cronjobs: <html>"),
 ]  # fmt: skip
 
 
@@ -602,7 +602,7 @@ def test_away(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     line = told(capsys)
     assert line.startswith(f"ops-worker cluster: no answer from {server.url} (context test): ")
     assert line.endswith(
-        "Connection refused; check that it runs, and that this is the cluster meant"
+        "Connection refused; check that it is running and that this is the right cluster"
     )
 
 
@@ -611,7 +611,7 @@ def test_redirect(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.headers["Location"] = f"{server.url}/elsewhere"
     server.answers[f"GET {BATCH}/cronjobs"] = (307, {"message": "elsewhere"})
     assert main(["cluster"]) == 1
-    assert told(capsys).endswith("answers 307 to list cronjobs: elsewhere")
+    assert told(capsys).endswith("answered 307 to list cronjobs: elsewhere")
     assert [path.partition("?")[0] for _, path, _ in server.asked] == [f"{BATCH}/cronjobs"]
 
 
@@ -666,12 +666,12 @@ def test_kubeconfigs(
     assert main(["cluster", "--kubeconfig", "/nowhere"]) == 2
     assert (
         told(capsys)
-        == "ops-worker cluster: no kubeconfig: there is no file /nowhere; set KUBECONFIG or --kubeconfig"
+        == "ops-worker cluster: no kubeconfig: file /nowhere does not exist; set KUBECONFIG or --kubeconfig"
     )
     assert main(["cluster", "--context", "other"]) == 2
     assert (
         told(capsys)
-        == f"ops-worker cluster: --context other: there is no such context in {server.kubeconfig}"
+        == f"ops-worker cluster: --context other: {server.kubeconfig} has no such context"
     )
     server.kubeconfig.write_text("{")
     assert main(["cluster"]) == 2
@@ -684,7 +684,7 @@ def test_kubeconfigs(
     assert main(["cluster"]) == 2
     assert (
         told(capsys)
-        == f"ops-worker cluster: no kubeconfig: there is no file {tmp_path}/.kube/config; set KUBECONFIG or --kubeconfig"
+        == f"ops-worker cluster: no kubeconfig: file {tmp_path}/.kube/config does not exist; set KUBECONFIG or --kubeconfig"
     )
 
 
@@ -730,10 +730,10 @@ def test_announce(inside: Server) -> None:
 @pytest.mark.parametrize(
     ("job", "answers", "warning"),
     [
-        ("ops-worker-health-1", {f"POST {CORE}/events": FORBIDDEN}, "not permitted to create events in namespace ops: grant it in a Role there, bound to this account"),
-        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, "not permitted to get cronjobs in namespace ops: grant it in a Role there, bound to this account"),
+        ("ops-worker-health-1", {f"POST {CORE}/events": FORBIDDEN}, "not permitted to create events in namespace ops: grant it in a Role of that namespace, bound to this account"),
+        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, "not permitted to get cronjobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
         ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": (200, {})}, "KeyError: 'metadata'"),
-        ("", {}, "KUBERNETES_EVENTS is on, but JOB_NAME names no Job of a CronJob"),
+        ("", {}, "KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob"),
     ],
 )  # fmt: skip
 def test_announce_refused(inside: Server, job: str, answers: dict[str, Any], warning: str) -> None:
@@ -773,12 +773,12 @@ def test_without_the_extra(
     assert main(["cluster"]) == 2
     assert (
         told(capsys)
-        == "ops-worker cluster: asking a cluster wants the extra: pip install 'ops-worker[cluster]'"
+        == "ops-worker cluster: calling the Kubernetes API requires an extra: pip install 'ops-worker[cluster]'"
     )
     assert main(["manifests", "check", "x"]) == 2
     assert (
         told(capsys)
-        == "ops-worker manifests: manifests wants the extra: pip install 'ops-worker[cluster]'"
+        == "ops-worker manifests: manifests requires an extra: pip install 'ops-worker[cluster]'"
     )
 
 

@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from ops_worker.core.cronjobs import (
+    blocked_job,
     event_of,
     finished,
-    held,
     job_of,
-    last_tries,
-    lost,
+    last_attempts,
     other_failure,
     row,
     severity,
-    stuck,
+    start_problem,
     table,
     terminated,
-    told,
-    with_gone,
+    termination_text,
+    unexplained_failure,
+    with_deleted,
     worker_names,
 )
 
@@ -89,17 +89,17 @@ def test_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("status", "since"),
     [
-        ({}, "ever, in 10 min"),
-        ({"lastSuccessfulTime": "2026-03-01T12:06:59Z"}, "since 3 min"),
-        ({"lastSuccessfulTime": "2026-03-01T02:06:59Z"}, "since 10 h"),
-        ({"lastSuccessfulTime": "2026-02-01T02:06:59Z"}, "since 28 d"),
+        ({}, "since the CronJob was created 10 min ago"),
+        ({"lastSuccessfulTime": "2026-03-01T12:06:59Z"}, "for 3 min"),
+        ({"lastSuccessfulTime": "2026-03-01T02:06:59Z"}, "for 10 h"),
+        ({"lastSuccessfulTime": "2026-02-01T02:06:59Z"}, "for 28 d"),
     ],
 )
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
-    """It is told, with what to do; a suspended CronJob, or one whose period is not known, is not late."""
+    """A warning with a hint; a suspended CronJob, or one whose period is not known, is not late."""
     (warning,) = row(cronjob(status), [], [], NOW, minutely).warnings
-    remedy = "see the warnings here, `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger --wait`"
-    assert warning == f"ops-worker-health: no success {since}: {remedy}"
+    remedy = "see the other warnings and `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger ops-worker-health --wait`"
+    assert warning == f"ops-worker-health: no successful run {since}: {remedy}"
     assert row(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
     assert row(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
     assert (
@@ -152,7 +152,7 @@ def test_missing_status() -> None:
 )
 def test_told(message: str, reason: str, expected: str) -> None:
     """The message of a pass, or of whatever else ended there."""
-    assert told({"message": message, "reason": reason}) == expected
+    assert termination_text({"message": message, "reason": reason}) == expected
 
 
 @pytest.mark.parametrize(
@@ -162,19 +162,19 @@ def test_told(message: str, reason: str, expected: str) -> None:
         (None, ""),
         (
             {"reason": "ImagePullBackOff"},
-            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster may pull it",
+            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster can pull it",
         ),
         (
             {"reason": "CreateContainerConfigError", "message": 'secret "ops-worker" not found'},
             'pod p cannot start: CreateContainerConfigError: secret "ops-worker" not found; '
-            "create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
+            "if the Secret is missing, create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
         ),
     ],
 )
 def test_stuck(waiting: dict[str, str] | None, expected: str) -> None:
     """What keeps a pod from starting, and what to do."""
     assert (
-        stuck(
+        start_problem(
             {
                 "metadata": {"name": "p"},
                 "status": {"containerStatuses": [{"state": {"waiting": waiting}}]},
@@ -189,10 +189,10 @@ def test_unschedulable() -> None:
     conditions = [{"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes"}]
     pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
     assert (
-        stuck(pending)
-        == "pod p cannot start: Unschedulable: 0/1 nodes; see the nodes' room and taints: `kubectl describe pod`"
+        start_problem(pending)
+        == "pod p cannot start: Unschedulable: 0/1 nodes; check the free resources and the taints of the nodes: `kubectl describe pod`"
     )
-    assert stuck(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
+    assert start_problem(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
 
 
 def test_finished() -> None:
@@ -331,40 +331,42 @@ def test_held() -> None:
     """A sidecar that Kubernetes does not know as one keeps the Job from completing; one may end a little later."""
     pod = shared("Running", {"a-mesh": RUNNING, "worker": DONE}, {"proxy": RUNNING, "wait": DONE})
     message = (
-        "the pass in pod p has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, "
-        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+        "the pass in pod p ended with exit code 0, but container a-mesh keeps running, so the Job does not complete; if it is a sidecar, "
+        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
     )
-    assert held(pod) == held(pod, NOW) == message
+    assert blocked_job(pod) == blocked_job(pod, NOW) == message
     assert row(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (
         f"ops-worker-health: {message}",
     )
-    assert held(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
-    assert held(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
-    assert held(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
-    assert held(shared("Succeeded", {"a-mesh": DONE, "worker": DONE})) == ""
+    assert blocked_job(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
+    assert (
+        blocked_job(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
+    )
+    assert blocked_job(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
+    assert blocked_job(shared("Succeeded", {"a-mesh": DONE, "worker": DONE})) == ""
     unknown = shared("Running", {"a-mesh": RUNNING, "worker": {"terminated": {"exitCode": 0}}})
-    assert held(unknown) and held(unknown, NOW) == ""
+    assert blocked_job(unknown) and blocked_job(unknown, NOW) == ""
 
 
 def test_stuck_before() -> None:
     """An init container that cannot start is named, as is another main container."""
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
-    remedy = "check the image's name, and that the cluster may pull it"
+    remedy = "check the image's name, and that the cluster can pull it"
     pod = shared(
         "Pending",
         {"worker": {"waiting": {"reason": "PodInitializing"}}},
         {"proxy": RUNNING, "wait": waiting},
     )
     assert (
-        stuck(pod)
+        start_problem(pod)
         == f"pod p cannot start: init container wait: ImagePullBackOff: Back-off; {remedy}"
     )
     assert (
-        stuck(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
+        start_problem(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
         == f"pod p cannot start: container a-mesh: ImagePullBackOff: Back-off; {remedy}"
     )
     assert (
-        stuck(shared("Pending", {"a-mesh": RUNNING, "worker": waiting}))
+        start_problem(shared("Pending", {"a-mesh": RUNNING, "worker": waiting}))
         == f"pod p cannot start: ImagePullBackOff: Back-off; {remedy}"
     )
 
@@ -380,22 +382,24 @@ def test_lost() -> None:
     """A Job that was ended, and whose pod is gone with it, is told with what to do; one with a pod speaks through that."""
     gone = over("DeadlineExceeded", activeDeadlineSeconds=50)
     message = (
-        "Job job-1 was ended by activeDeadlineSeconds (50 s), and its pod and log are gone with it: see `kubectl get events` "
-        "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+        "Job job-1 exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: look in `kubectl get events` "
+        "for a pod that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
-    assert lost(gone, []) == message
+    assert unexplained_failure(gone, []) == message
     assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (
         f"ops-worker-health: {message}",
     )
     assert (
-        lost(over("BackoffLimitExceeded"), [])
-        == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
+        unexplained_failure(over("BackoffLimitExceeded"), [])
+        == "Job job-1 failed, and none of its pods shows the reason: BackoffLimitExceeded: no more"
     )
-    assert lost(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
-    assert lost(gone, [shared("Running", {"worker": RUNNING})]) == message
+    assert unexplained_failure(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
+    assert unexplained_failure(gone, [shared("Running", {"worker": RUNNING})]) == message
     assert (
-        lost(JOB, [])
-        == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, [])
+        unexplained_failure(JOB, [])
+        == unexplained_failure(
+            {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, []
+        )
         == ""
     )
     newer = {
@@ -413,20 +417,22 @@ def test_lost_beside_others() -> None:
     """A Job that was ended and whose pod has two main containers may have waited for the other."""
     boxes = {"containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
     gone = over("DeadlineExceeded", template={"spec": boxes})
-    assert lost(gone, []).endswith(
-        "raise activeDeadlineSeconds, or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
-        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    assert unexplained_failure(gone, []).endswith(
+        "raise activeDeadlineSeconds or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
+        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
     )
     boxes["initContainers"] = [boxes["containers"].pop(0)]
-    assert lost(gone, []).endswith("raise activeDeadlineSeconds, or lower PASS_DEADLINE")
+    assert unexplained_failure(gone, []).endswith(
+        "raise activeDeadlineSeconds or lower PASS_DEADLINE"
+    )
 
 
 def test_with_gone() -> None:
     """A pod that has gone stays as it was last seen; one that is there counts as it is."""
     pods = [{"metadata": {"name": name}, "seen": seen} for name, seen in ("a1", "b1", "b2", "c2")]
-    assert with_gone(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
-    assert with_gone(pods[:2], []) == pods[:2]
-    assert with_gone([], pods[:2]) == pods[:2]
+    assert with_deleted(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
+    assert with_deleted(pods[:2], []) == pods[:2]
+    assert with_deleted([], pods[:2]) == pods[:2]
 
 
 def test_last_tries() -> None:
@@ -440,7 +446,7 @@ def test_last_tries() -> None:
         }
         for name, index in ("a0", "b1", "c0")
     ]
-    assert [pod["metadata"]["name"] for pod in last_tries(pods)] == ["c", "b"]
-    assert last_tries([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [
+    assert [pod["metadata"]["name"] for pod in last_attempts(pods)] == ["c", "b"]
+    assert last_attempts([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [
         {"metadata": {"name": "y"}}
     ]

@@ -108,7 +108,7 @@ def test_places() -> None:
         "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
     }
     found = containers(spec)
-    assert [(one.name, one.first, one.native, one.main) for one in found] == [
+    assert [(one.name, one.is_init, one.is_native_sidecar, one.is_main) for one in found] == [
         ("a", True, False, False),
         ("b", False, True, False),
         ("c", False, False, True),
@@ -136,4 +136,4 @@ def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) 
     }
     found = workers(spec, labels)
     assert [one.name for one in found] == expected
-    assert all(isinstance(one, Container) and one.main for one in found)
+    assert all(isinstance(one, Container) and one.is_main for one in found)

@@ -14,10 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops_worker.cli import _parser, commands, main
-from ops_worker.commands.manifests import _parsed
-from ops_worker.manifest_rules import Document, Facts, check
-from ops_worker.settings import faults
-from ops_worker.variables import variables
+from ops_worker.commands.manifests import program_facts
+from ops_worker.manifest_rules import Document, check
 
 pytestmark = pytest.mark.unit
 
@@ -30,11 +28,7 @@ GOOD = [
     (path.name, yaml.safe_load(path.read_text(encoding="utf-8")))
     for path in sorted(K8S.glob("*.yaml"))
 ]
-FACTS = Facts(
-    _parsed(_parser()),
-    {name: variable.default for variable in variables() for name in variable.names},
-    faults,
-)
+FACTS = program_facts(_parser())
 
 
 def told(objects: list[tuple[str, Any]]) -> list[str]:
@@ -88,43 +82,43 @@ ROWS: list[tuple[str, object, str, str]] = [
         "spec.schedule",
         "*/5 * * * *",
         "spec.schedule",
-        "is each 300 s, but PASS_PERIOD is 60: set it to 300, or the other pass opens an alert when none is due",
+        "runs every 300 s, but PASS_PERIOD is 60: set it to 300, or the other pass opens an alert although no run is due",
     ),
     (
         "spec.schedule",
         "* * * *",
         "spec.schedule",
-        "'* * * *' is no cron schedule: it has 4 fields and not 5",
+        "'* * * *' is not a cron schedule: it has 4 fields instead of 5",
     ),
     (
         "spec.schedule",
         "0 * * * * *",
         "spec.schedule",
-        "'0 * * * * *' is no cron schedule: it has 6 fields and not 5",
+        "'0 * * * * *' is not a cron schedule: it has 6 fields instead of 5",
     ),
     (
         "spec.schedule",
         "60 * * * *",
         "spec.schedule",
-        "'60 * * * *' is no cron schedule: minute '60' is not one of 0 to 59",
+        "'60 * * * *' is not a cron schedule: minute '60' is not in the range 0 to 59",
     ),
     (
         "spec.schedule",
         "TZ=UTC * * * * *",
         "spec.schedule",
-        "'TZ=UTC * * * * *' is no cron schedule: the zone belongs in spec.timeZone",
+        "'TZ=UTC * * * * *' is not a cron schedule: the time zone belongs in spec.timeZone",
     ),
     (
         "spec.timeZone",
         GONE,
         "spec.timeZone",
-        "is not set, so that the controller's zone counts; set Etc/UTC",
+        "is not set, so the time zone of kube-controller-manager is used; set Etc/UTC",
     ),
     (
         "spec.timeZone",
         "Mars/Olympus",
         "spec.timeZone",
-        "'Mars/Olympus' is no time zone; set Etc/UTC",
+        "'Mars/Olympus' is not a time zone; set Etc/UTC",
     ),
     ("spec.concurrencyPolicy", "forbid", "spec.concurrencyPolicy", "is forbid; set Forbid"),
     ("spec.concurrencyPolicy", GONE, "spec.concurrencyPolicy", "is not set; set Forbid"),
@@ -132,95 +126,95 @@ ROWS: list[tuple[str, object, str, str]] = [
         "spec.startingDeadlineSeconds",
         GONE,
         "spec.startingDeadlineSeconds",
-        "is not set: a run that could not start in time starts however late it is, one for all that were missed "
-        "(TooManyMissedTimes warns of more than a hundred); set 20 to 30",
+        "is not set: a run that missed its time starts however late it is, once for all missed runs "
+        "(Kubernetes reports TooManyMissedTimes after more than 100); set 20 to 30",
     ),
     (
         "spec.startingDeadlineSeconds",
         10,
         "spec.startingDeadlineSeconds",
-        "is 10; it has to be above 10, or no run might ever start",
+        "is 10; it must be greater than 10, or a run may never start",
     ),
     (
         "spec.startingDeadlineSeconds",
         60,
         "spec.startingDeadlineSeconds",
-        "is 60; it has to be below the period (60)",
+        "is 60; it must be less than the period (60)",
     ),
     (
         f"{JOB}.activeDeadlineSeconds",
         GONE,
         f"{JOB}.activeDeadlineSeconds",
-        "is not set: with Forbid a pod that cannot start would keep all later ones from it",
+        "is not set: with concurrencyPolicy Forbid, a pod that cannot start would block all later runs",
     ),
     (
         f"{JOB}.activeDeadlineSeconds",
         40,
         f"{JOB}.activeDeadlineSeconds",
-        "is 40; it has to be above PASS_DEADLINE (40), so that the pass can say what held it up",
+        "is 40; it must be greater than PASS_DEADLINE (40), so that the pass can report why it is slow",
     ),
     (
         f"{JOB}.activeDeadlineSeconds",
         60,
         f"{JOB}.activeDeadlineSeconds",
-        "is 60; it has to be below the period (60)",
+        "is 60; it must be less than the period (60)",
     ),
     (
         f"{BOX}.args",
         ["health", "--every", "5", "--for", "55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50; it has to be above --for (55), so that the pass can say what held it up",
+        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
     ),
     (
         f"{POD}.restartPolicy",
         "OnFailure",
         f"{POD}.restartPolicy",
-        "is OnFailure; set Never: each try is a pod with a log",
+        "is OnFailure; set Never, so that every attempt is a pod with a log",
     ),
     (
         f"{JOB}.backoffLimit",
         GONE,
         f"{JOB}.backoffLimit",
-        "is not set; set 1 (0 to 3): the next run comes anyway",
+        "is not set; set 1 (0 to 3 is accepted): the next run comes anyway",
     ),
     (
         f"{JOB}.backoffLimit",
         6,
         f"{JOB}.backoffLimit",
-        "is 6; set 1 (0 to 3): the next run comes anyway",
+        "is 6; set 1 (0 to 3 is accepted): the next run comes anyway",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
         [1, 2, 3],
         f"{JOB}.podFailurePolicy.rules",
-        "FailJob on exit codes 1, 2, 3; it has to be 2, 3: settings and schema, which no retry helps",
+        "FailJob is set for 1, 2, 3; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0]",
         {},
         f"{JOB}.podFailurePolicy.rules",
-        "FailJob on exit codes nothing; it has to be 2, 3: settings and schema, which no retry helps",
+        "FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[1]",
         GONE,
         f"{JOB}.podFailurePolicy.rules",
-        "has no Ignore on DisruptionTarget: a drained node would count as a failure",
+        "has no Ignore rule for DisruptionTarget: a drained node would count as a failure",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
         [3, 2],
         f"{JOB}.podFailurePolicy.rules[0]",
-        "has codes that do not ascend, which Kubernetes refuses",
+        "must have exit codes in ascending order, each once; Kubernetes refuses others",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
         [2, 3, 3],
         f"{JOB}.podFailurePolicy.rules[0]",
-        "has codes that do not ascend, which Kubernetes refuses",
+        "must have exit codes in ascending order, each once; Kubernetes refuses others",
     ),
     *(
-        (field, value, field, "is no whole number, without quotes")
+        (field, value, field, "must be a whole number, without quotes")
         for field, value in (
             ("spec.startingDeadlineSeconds", "25"),
             ("spec.startingDeadlineSeconds", 25.5),
@@ -233,7 +227,7 @@ ROWS: list[tuple[str, object, str, str]] = [
             (f"{JOB}.completions", "1"),
         )
     ),
-    ("spec.suspend", "no", "spec.suspend", "is neither true nor false, without quotes"),
+    ("spec.suspend", "no", "spec.suspend", "must be true or false, without quotes"),
     ("spec.failedJobsHistoryLimit", -1, "spec.failedJobsHistoryLimit", "is below 0; set 3"),
     (
         "spec.successfulJobsHistoryLimit",
@@ -266,19 +260,19 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.args",
         "unrecognized arguments: --evry 5; did you mean --every instead of --evry?",
     ),
-    (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "asks for help, and does nothing"),
-    (f"{BOX}.args", ["health", "--for=55"], f"{BOX}.args", "--for wants --every as well"),
+    (f"{BOX}.args", ["health", "--help"], f"{BOX}.args", "only prints help and does nothing"),
+    (f"{BOX}.args", ["health", "--for=55"], f"{BOX}.args", "--for requires --every"),
     (
         f"{BOX}.args",
         ["health", "--every=5", "--for=55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50; it has to be above --for (55), so that the pass can say what held it up",
+        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
     ),
     (
         f"{BOX}.args",
         ["health", "--every", "5"],
         f"{BOX}.args",
-        "never ends by itself: a CronJob wants a pass, or --every with --for",
+        "never ends by itself: in a Job, run one pass, or use --every with --for",
     ),
     (
         f"{BOX}.args",
@@ -290,31 +284,31 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "PGPASSWORD", "value": "hunter2"},
         f"{BOX}.env",
-        "PGPASSWORD stands there in plain text; take it from a Secret",
+        "PGPASSWORD is set in plain text; take it from a Secret",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].action",
         "Ignore",
         f"{JOB}.podFailurePolicy.rules[0]",
-        "is no FailJob on codes of this container; leave one, on 2, 3, in container ops-worker",
+        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName",
         "other",
         f"{JOB}.podFailurePolicy.rules[0]",
-        "is no FailJob on codes of this container; leave one, on 2, 3, in container ops-worker",
+        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
     ),
     (
         f"{BOX}.command",
         ["sh", "-c", "ops-worker health"],
         f"{BOX}.command",
-        "is sh; leave it out: the image's entrypoint is ops-worker",
+        "is sh; remove it: the image's entrypoint is ops-worker",
     ),
     (
         ENV,
         {"name": "PASS_DEADLIN", "value": "9"},
         f"{BOX}.env",
-        "PASS_DEADLIN is no setting; `ops-worker health --help` lists them",
+        "PASS_DEADLIN is not a setting; `ops-worker health --help` lists the settings",
     ),
     (
         ENV,
@@ -332,31 +326,31 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "PG_PASS", "value": "hunter2"},
         f"{BOX}.env",
-        "PG_PASS stands there in plain text; take it from a Secret",
+        "PG_PASS is set in plain text; take it from a Secret",
     ),
     (
         ENV,
         {"name": "EVALUATOR_URL", "value": "http://u:hunter2@x:8080"},
         f"{BOX}.env",
-        "EVALUATOR_URL holds a password in plain text; take it from a Secret",
+        "EVALUATOR_URL contains a password in plain text; take it from a Secret",
     ),
     (
         f"{BOX}.envFrom[1]",
         GONE,
         f"{BOX}.env",
-        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef",
+        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef",
     ),
     (
         f"{BOX}.envFrom[0]",
         {"configMapRef": {"name": "other"}},
         f"{BOX}.envFrom",
-        "ConfigMap other is not among the files of namespace ops-worker",
+        "ConfigMap other of namespace ops-worker is not in the files",
     ),
     (
         f"{POD}.securityContext.runAsNonRoot",
         GONE,
         f"{BOX}.securityContext.runAsNonRoot",
-        "has to be true",
+        "must be true",
     ),
     (
         f"{POD}.securityContext.runAsUser",
@@ -368,110 +362,110 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{BOX}.securityContext.allowPrivilegeEscalation",
         GONE,
         f"{BOX}.securityContext.allowPrivilegeEscalation",
-        "has to be false",
+        "must be false",
     ),
     (
         f"{BOX}.securityContext.privileged",
         True,
         f"{BOX}.securityContext.privileged",
-        "has to be false",
+        "must be false",
     ),
     (
         f"{BOX}.securityContext.readOnlyRootFilesystem",
         GONE,
         f"{BOX}.securityContext.readOnlyRootFilesystem",
-        "has to be true: the worker writes no file there",
+        "must be true: the worker writes no file there",
     ),
     (
         f"{BOX}.securityContext.capabilities",
         {},
         f"{BOX}.securityContext.capabilities.drop",
-        "has to hold ALL",
+        "must contain ALL",
     ),
     (
         f"{BOX}.securityContext.capabilities.add",
         ["NET_RAW"],
         f"{BOX}.securityContext.capabilities.add",
-        "has to be empty",
+        "must be empty",
     ),
     (
         f"{POD}.securityContext.seccompProfile",
         {"type": "Unconfined"},
         f"{BOX}.securityContext.seccompProfile.type",
-        "has to be RuntimeDefault",
+        "must be RuntimeDefault",
     ),
-    (f"{POD}.hostNetwork", True, f"{POD}.hostNetwork", "has to be false"),
+    (f"{POD}.hostNetwork", True, f"{POD}.hostNetwork", "must be false"),
     (
         f"{POD}.volumes[0]",
         {"name": "root", "hostPath": {"path": "/"}},
         f"{POD}.volumes",
-        "root is a hostPath; the worker needs an emptyDir at /tmp, nothing else",
+        "root is a hostPath; the worker needs only an emptyDir at /tmp",
     ),
     (
         f"{BOX}.resources.limits",
         {},
         f"{BOX}.resources.limits.memory",
-        "is not set; 128Mi was measured to do",
+        "is not set; set 128Mi, which is enough",
     ),
     (
         f"{BOX}.resources.requests.cpu",
         GONE,
         f"{BOX}.resources.requests.cpu",
-        "is not set; 50m was measured to do",
+        "is not set; set 50m, which is enough",
     ),
     (
         f"{BOX}.terminationMessagePolicy",
         GONE,
         f"{BOX}.terminationMessagePolicy",
-        "has to be FallbackToLogsOnError, so that a pod always says why it failed",
+        "must be FallbackToLogsOnError, so that a failed pod always shows the reason",
     ),
     (
         f"{POD}.automountServiceAccountToken",
         GONE,
         f"{POD}.automountServiceAccountToken",
-        "has to be false: the command does not ask the cluster",
+        "must be false: the command does not call the Kubernetes API",
     ),
     (
         f"{POD}.enableServiceLinks",
         GONE,
         f"{POD}.enableServiceLinks",
-        "has to be false: a Service named pg would set PG_PORT",
+        "must be false: a Service named pg would set PG_PORT",
     ),
     (
         f"{POD}.terminationGracePeriodSeconds",
         8,
         f"{POD}.terminationGracePeriodSeconds",
-        "is 8; it has to be above SHUTDOWN_GRACE (8)",
+        "is 8; it must be greater than SHUTDOWN_GRACE (8)",
     ),
     (
         "metadata.labels",
         {},
         "metadata.labels",
-        "app.kubernetes.io/name, app.kubernetes.io/component, app.kubernetes.io/part-of missing",
+        "has no app.kubernetes.io/name, app.kubernetes.io/component, app.kubernetes.io/part-of",
     ),
     (
         "spec.jobTemplate.metadata.labels.app|kubernetes|io/component",
         GONE,
         "spec.jobTemplate.metadata.labels",
-        "app.kubernetes.io/component missing",
+        "has no app.kubernetes.io/component",
     ),
     (
         f"{JOB}.template.metadata.labels.app|kubernetes|io/part-of",
         GONE,
         f"{JOB}.template.metadata.labels",
-        "app.kubernetes.io/part-of missing",
+        "has no app.kubernetes.io/part-of",
     ),
     (
         "metadata.name",
         "x" * 53,
         "metadata.name",
-        "has 53 characters; the controller appends 11 to at most 52",
+        "has 53 characters; it can have at most 52, because the controller appends 11",
     ),
     (
         "metadata.namespace",
         GONE,
         "metadata.namespace",
-        "is not set: it would land in whatever namespace is current",
+        "is not set, so kubectl would use whatever namespace is current",
     ),
 ]
 
@@ -498,12 +492,12 @@ def test_image() -> None:
     """One image everywhere, that stays what it is."""
     path = f"{BOX}.image"
     assert told(broken("40-cronjob-metrics.yaml", path, "ops-worker:0.2.0")) == [
-        f"40-cronjob-metrics.yaml: CronJob/ops-worker-metrics: {path}: is ops-worker:0.2.0, but ops-worker-health has ops-worker:0.1.0; use one everywhere"
+        f"40-cronjob-metrics.yaml: CronJob/ops-worker-metrics: {path}: is ops-worker:0.2.0, but ops-worker-health has ops-worker:0.1.0; use the same image everywhere"
     ]
     everywhere = GOOD
     for name in ("health", "init-db", "metrics"):
         everywhere = broken(f"40-cronjob-{name}.yaml", path, "ops-worker:latest", everywhere)
-    message = "'ops-worker:latest' may change by itself; name a version or a digest"
+    message = "'ops-worker:latest' can change at any time; use a version tag or a digest"
     assert told(everywhere)[0] == f"{HEALTH}: CronJob/ops-worker-health: {path}: {message}"
 
 
@@ -559,13 +553,13 @@ TOML = "data.catalogue|toml"
             CATALOGUE,
             TOML,
             5,
-            f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, where no ConfigMap among the files",
+            f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, but no ConfigMap in the files",
         ),
         (
             CATALOGUE,
             "metadata.name",
             "other",
-            f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, where no",
+            f"{BOX}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, but no",
         ),
         (
             "40-cronjob-health.yaml",
@@ -632,10 +626,10 @@ def test_secret() -> None:
         "stringData": {"PG_PASS": "hunter2"},
     }
     assert told([("s.yaml", secret)]) == [
-        "s.yaml: Secret/s: data: a Secret is stored in a file; create it in the cluster, and reference it"
+        "s.yaml: Secret/s: data: a Secret is stored in a file; create it in the cluster and refer to it"
     ]
     assert told([("kustomization.yaml", {"kind": "Kustomization"})]) == [
-        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; keep it in a folder of its own, for `kubectl apply -k`"
+        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; move it to a folder of its own and use `kubectl apply -k`"
     ]
 
 
@@ -650,19 +644,19 @@ def test_rights() -> None:
     events = variant("variants/events")
     role = "Role/ops-worker-events"
     assert told(broken(role, "rules[0].verbs", ["create", "delete"], events)) == [
-        f"{role}: {role}: rules[0]: grants delete on events, which nothing here uses"
+        f"{role}: {role}: rules[0]: grants delete on events, which ops-worker does not use"
     ]
     assert told(broken(role, "rules[0].resources", ["*"], events))[:1] == [
-        f"{role}: {role}: rules[0]: grants create on *, which nothing here uses"
+        f"{role}: {role}: rules[0]: grants create on *, which ops-worker does not use"
     ]
     health = "CronJob/ops-worker-health"
-    expected = f"{health}: {health}: {BOX}.env: KUBERNETES_EVENTS is on, but no Role that is bound here grants create on events"
+    expected = f"{health}: {health}: {BOX}.env: KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events"
     assert told([(file, content) for file, content in events if file != role]) == [expected]
     assert told(
         [(file, content) for file, content in events if not file.startswith("RoleBinding")]
     ) == [expected]
     assert (
-        f"{health}: {health}: {POD}.automountServiceAccountToken: has to be true: the command asks the cluster"
+        f"{health}: {health}: {POD}.automountServiceAccountToken: must be true: the command calls the Kubernetes API"
         in told(broken(health, f"{POD}.automountServiceAccountToken", False, events))
     )
     assert (
@@ -674,19 +668,19 @@ def test_rights() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "field", "message"),
     [
-        ("livenessProbe", GONE, "livenessProbe", "has to be an httpGet of /health on port 8080"),
+        ("livenessProbe", GONE, "livenessProbe", "must be an httpGet of /health on port 8080"),
         (
             "readinessProbe.httpGet.path",
             "/health",
             "readinessProbe",
-            "has to be an httpGet of /ready on port 8080",
+            "must be an httpGet of /ready on port 8080",
         ),
-        ("env[1].value", "8081", "livenessProbe", "has to be an httpGet of /health on port 8081"),
+        ("env[1].value", "8081", "livenessProbe", "must be an httpGet of /health on port 8081"),
         (
             "env[0].value",
             "127.0.0.1",
             "env",
-            "SIDECAR_HOST has to be 0.0.0.0: the kubelet asks from outside the pod",
+            "SIDECAR_HOST must be 0.0.0.0: the kubelet's probes come from outside the pod",
         ),
     ],
 )
@@ -701,9 +695,7 @@ def test_sidecar(path: str, value: object, field: str, message: str) -> None:
 def test_pass_in_a_deployment() -> None:
     """A pass in a Deployment would be started again and again."""
     name, path = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0].args"
-    message = (
-        "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
-    )
+    message = "ends after one pass, so Kubernetes restarts it again and again; run `sidecar` here, or use a CronJob"
     assert told(broken(name, path, ["health"], variant("variants/sidecar"))) == [
         f"{name}: {name}: {path}: {message}"
     ]
@@ -737,19 +729,19 @@ def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
             "completions",
             2,
             "completions",
-            "with SHARD_COUNT 3 it has to be 3, and completionMode Indexed: a pod for each shard",
+            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
         ),
         (
             "completionMode",
             GONE,
             "completions",
-            "with SHARD_COUNT 3 it has to be 3, and completionMode Indexed: a pod for each shard",
+            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
         ),
         (
             "parallelism",
             1,
             "parallelism",
-            "has to be that of completions, so that all shards are probed in the same period",
+            "must equal completions, so that all shards are probed in the same period",
         ),
     ],
 )
@@ -771,7 +763,7 @@ def test_somebody_elses_pod() -> None:
             "Deployment/my-app", f"{path}.initContainers[0].securityContext.privileged", True, app
         )
     ) == [
-        f"Deployment/my-app: Deployment/my-app: {path}.initContainers[0].securityContext.privileged: has to be false"
+        f"Deployment/my-app: Deployment/my-app: {path}.initContainers[0].securityContext.privileged: must be false"
     ]
 
 
@@ -824,7 +816,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         == 4
     )
     assert capsys.readouterr().out == (
-        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is no time zone; set Etc/UTC\nmanifests: 3 objects checked, 1 fault\n"
+        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is not a time zone; set Etc/UTC\nmanifests: 3 objects checked, 1 fault\n"
     )
 
 
@@ -843,28 +835,31 @@ LAUGHS = "\n".join(
     [
         (
             "a: [",
-            "{path} is no YAML: expected the node content, but found '<stream end>' at line 1, column 5",
+            "{path} is not valid YAML: expected the node content, but found '<stream end>' at line 1, column 5",
         ),
-        ("a: &x [*x]", "{path} is no YAML: an anchor (&) holds an alias (*) of itself"),
-        (LAUGHS, "{path} is no YAML: its aliases (*) repeat more than 1 MiB"),
+        ("a: &x [*x]", "{path} is not valid YAML: an anchor (&) contains an alias (*) of itself"),
+        (LAUGHS, "{path} is not valid YAML: its aliases (*) repeat more than 1 MiB"),
         (
             LAUGHS.replace("[", "{<<: [").replace("]", "]}"),
-            "{path} is no YAML: its aliases (*) repeat more than 1 MiB",
+            "{path} is not valid YAML: its aliases (*) repeat more than 1 MiB",
         ),
         (
             f"a: &x {'x' * 70_000}\nb: [{'*x, ' * 16}]",
-            "{path} is no YAML: its aliases (*) repeat more than 1 MiB",
+            "{path} is not valid YAML: its aliases (*) repeat more than 1 MiB",
         ),
-        ("[" * 5000, "{path} is no YAML: nested too deeply"),
+        ("[" * 5000, "{path} is not valid YAML: nested too deeply"),
         (
             "a: !hush b",
-            "{path} is no YAML: could not determine a constructor for the tag at line 1, column 4",
+            "{path} is not valid YAML: could not determine a constructor for the tag at line 1, column 4",
         ),
-        ("a: 0o9", "{path} holds something that is no Kubernetes object"),
-        ("a: 2026-13-45", "{path} is no YAML: it holds a value that cannot be read (ValueError)"),
-        ("just text", "{path} holds something that is no Kubernetes object: it has no kind"),
-        ("- 1", "{path} holds something that is no Kubernetes object: it has no kind"),
-        ("", "no object in {path}"),
+        ("a: 0o9", "{path} contains something that is not a Kubernetes object"),
+        (
+            "a: 2026-13-45",
+            "{path} is not valid YAML: it holds a value that cannot be read (ValueError)",
+        ),
+        ("just text", "{path} contains something that is not a Kubernetes object: it has no kind"),
+        ("- 1", "{path} contains something that is not a Kubernetes object: it has no kind"),
+        ("", "no Kubernetes object in {path}"),
         ("\udcff", "{path} cannot be read: it is not UTF-8"),
         (None, "{path} cannot be read: No such file or directory"),
     ],

@@ -21,9 +21,9 @@ FOREIGN = list(
     )
 )
 SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
-NATIVE = "goes on after the pass, so the Job never completes; make it an init container with restartPolicy: Always, which a Job does not wait for"
-NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is no cron schedule: the zone belongs in spec.timeZone"
-HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it each month"
+NATIVE = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is not a cron schedule: the time zone belongs in spec.timeZone"
+HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"
 REAL = {
     "proxy-beside": [f"{POD}.containers[1]: cloud-sql-proxy {NATIVE}"],
     "mesh-injected": [f"{POD}.containers[2]: istio-proxy {NATIVE}"],
@@ -31,7 +31,7 @@ REAL = {
     "log-tail": [f"{POD}.containers[2]: tail {NATIVE}", f"spec.schedule: {HALF_YEAR}"],
     "zone-in-the-schedule": [f"spec.schedule: {NO_ZONE}"],
     "every-duration": [
-        "spec.startingDeadlineSeconds: is 25; with @every it has to be at least the period, or no run ever starts (5400)"
+        "spec.startingDeadlineSeconds: is 25; with @every it must be at least the period (5400), or no run ever starts"
     ],
 }
 """What is wrong with our container in such a pod: next to it, something goes on for ever; or its schedule. In all others nothing is."""
@@ -49,7 +49,7 @@ def test_foreign(shape: dict[str, Any]) -> None:
     """A CronJob that is none of the worker's has one fault alone: that there is no worker; beside ours it has none."""
     faults = told([("x.yaml", shape)])
     assert all(
-        " no ops-worker container found: a container is the worker's when " in fault
+        " no ops-worker container found: a container is the worker's if " in fault
         for fault in faults
     )
     assert len(faults) == (

@@ -35,7 +35,7 @@ WAIT = {
     "image": "busybox",
     "command": ["sh", "-c", "until nc -z db 5432; do sleep 1; done"],
 }
-HELD = "goes on after the pass, so the Job never completes; make it an init container with restartPolicy: Always, which a Job does not wait for"
+HELD = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
 OURS = dict(GOOD)[HEALTH]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
 
 
@@ -95,15 +95,15 @@ def test_neither_command_nor_args() -> None:
         ([(f"{POD}.initContainers", [OURS | {"name": "migrate", "args": ["init-db"]}])], []),
         (
             [(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health", "--every", "5"]}])],
-            [f"{POD}.initContainers[0].args: never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"],
+            [f"{POD}.initContainers[0].args: never ends, so the main containers never start; set restartPolicy: Always to make it a native sidecar"],
         ),
         (
             [(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health"], "restartPolicy": "Always"}])],
-            [f"{POD}.initContainers[0].args: ends after one pass, and would be started again and again; run sidecar here, or a CronJob"],
+            [f"{POD}.initContainers[0].args: ends after one pass, so Kubernetes restarts it again and again; run `sidecar` here, or use a CronJob"],
         ),
         ([(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health", "--every", "5"], "restartPolicy": "Always"}])], []),
         # exit codes of another container are its own
-        ([(f"{POD}.initContainers", [WAIT]), (f"{JOB}.podFailurePolicy.rules[1]", {"action": "Count", "onExitCodes": {"containerName": "wait", "operator": "In", "values": [1]}})], [f"{JOB}.podFailurePolicy.rules: has no Ignore on DisruptionTarget: a drained node would count as a failure"]),
+        ([(f"{POD}.initContainers", [WAIT]), (f"{JOB}.podFailurePolicy.rules[1]", {"action": "Count", "onExitCodes": {"containerName": "wait", "operator": "In", "values": [1]}})], [f"{JOB}.podFailurePolicy.rules: has no Ignore rule for DisruptionTarget: a drained node would count as a failure"]),
         ([(f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName", GONE)], []),
     ],
     ids=range(19),
@@ -125,7 +125,7 @@ def test_two_of_ours() -> None:
         health((f"{POD}.containers", both), (f"{JOB}.podFailurePolicy.rules", [*first, rule])) == []
     )
     assert health((f"{POD}.containers", both)) == [
-        f"{JOB}.podFailurePolicy.rules: FailJob on exit codes nothing; it has to be 2, 3: settings and schema, which no retry helps"
+        f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there"
     ]
 
 
@@ -137,7 +137,7 @@ def test_a_loop_in_a_job() -> None:
     job["spec"]["template"]["spec"]["containers"][0]["args"] = ["sidecar"]
     faults = told([*GOOD, ("j.yaml", job)])
     assert (
-        "spec.template.spec.containers[0].args: never ends by itself: a CronJob wants a pass, or --every with --for"
+        "spec.template.spec.containers[0].args: never ends by itself: in a Job, run one pass, or use --every with --for"
         in faults[0]
     )
     sidecar = variant("examples/inject")
@@ -151,37 +151,37 @@ def test_a_loop_in_a_job() -> None:
     assert told(sidecar) == []
 
 
-EVERY = "with @every it has to be at least the period, or no run ever starts"
+EVERY = "with @every it must be at least the period (90), or no run ever starts"
 LATE = (
-    "is not set: a run that could not start in time starts however late it is, one for all that "
-    "were missed (TooManyMissedTimes warns of more than a hundred); set "
+    "is not set: a run that missed its time starts however late it is, once for all missed runs "
+    "(Kubernetes reports TooManyMissedTimes after more than 100); set "
 )
 PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "227100"}, []),
-    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or the other pass opens an alert when none is due"]),
-    ("@weekly", "Etc/UTC", {}, ["spec.schedule: is each 604800 s, but PASS_PERIOD is 60: set it to 604800, or the other pass opens an alert when none is due"]),
+    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or the other pass opens an alert although no run is due"]),
+    ("@weekly", "Etc/UTC", {}, ["spec.schedule: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, or the other pass opens an alert although no run is due"]),
     ("@weekly", "Europe/Berlin", {"PASS_PERIOD": "604800"}, []),
-    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or the other pass opens an alert when none is due"]),
+    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or the other pass opens an alert although no run is due"]),
     ("@monthly", "Etc/UTC", {"PASS_PERIOD": "999999"}, []),
-    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but the other pass opens an alert after 2999997 s; run it each month"]),
+    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"]),
     ("0 6 * * *", "Europe/Berlin", {"PASS_PERIOD": "86400"}, []),
     ("30 2 * * *", "America/New_York", {"PASS_PERIOD": "86400"}, []),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 90}, []),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"spec.startingDeadlineSeconds: is 25; {EVERY} (90)"]),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [f"spec.startingDeadlineSeconds: is 89; {EVERY} (90)"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"spec.startingDeadlineSeconds: is 25; {EVERY}"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [f"spec.startingDeadlineSeconds: is 89; {EVERY}"]),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": None}, [f"spec.startingDeadlineSeconds: {LATE}the period and 25"]),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "suspend": True}, []),
     ("@every 1h30m", "Etc/UTC", {"PASS_PERIOD": "5400", "starting": 5425}, []),
-    ("@every 30s", "Etc/UTC", {"starting": 55}, ["spec.schedule: is each 30 s, but Kubernetes starts one Job a minute; use --every, with --for", f"{JOB}.activeDeadlineSeconds: is 50; it has to be below the period (30)"]),
-    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [f"{JOB}.activeDeadlineSeconds: is 60; it has to be below the shortest time between two runs (60)"]),
-    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, ["spec.startingDeadlineSeconds: is 60; it has to be below the shortest time between two runs (60)"]),
-    ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [f"{JOB}.activeDeadlineSeconds: is 3600; it has to be below the shortest time between two runs (3600)"]),
+    ("@every 30s", "Etc/UTC", {"starting": 55}, ["spec.schedule: runs every 30 s, but Kubernetes starts at most one Job per minute; use --every with --for", f"{JOB}.activeDeadlineSeconds: is 50; it must be less than the period (30)"]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [f"{JOB}.activeDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, ["spec.startingDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
+    ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [f"{JOB}.activeDeadlineSeconds: is 3600; it must be less than the shortest time between two runs (3600)"]),
     ("0 1-23/2 * * *", "Etc/UTC", {"PASS_PERIOD": "7200", "active": 3600}, []),
-    ("0 0 31 2 *", "Etc/UTC", {}, ["spec.schedule: '0 0 31 2 *' is no cron schedule: it names no moment that ever comes"]),
+    ("0 0 31 2 *", "Etc/UTC", {}, ["spec.schedule: '0 0 31 2 *' is not a cron schedule: no time ever matches it"]),
     ("0 0 31 2 *", "Etc/UTC", {"suspend": True}, []),
-    ("0 0 L * *", "Etc/UTC", {}, ["spec.schedule: '0 0 L * *' is no cron schedule: day of the month 'L' is not one of 1 to 31"]),
-    ("* * * * * *", "Etc/UTC", {}, ["spec.schedule: '* * * * * *' is no cron schedule: it has 6 fields and not 5"]),
-    ("* * * * *", "Moon", {}, ["spec.timeZone: 'Moon' is no time zone; set Etc/UTC"]),
+    ("0 0 L * *", "Etc/UTC", {}, ["spec.schedule: '0 0 L * *' is not a cron schedule: day of the month 'L' is not in the range 1 to 31"]),
+    ("* * * * * *", "Etc/UTC", {}, ["spec.schedule: '* * * * * *' is not a cron schedule: it has 6 fields instead of 5"]),
+    ("* * * * *", "Moon", {}, ["spec.timeZone: 'Moon' is not a time zone; set Etc/UTC"]),
 ]  # fmt: skip
 
 
@@ -214,8 +214,8 @@ PASSWORD = {
     "valueFrom": {"secretKeyRef": {"name": "ops-worker", "key": "PG_PASS"}},
 }
 URL = "postgresql://iot:$(DBPASS)@pg:5432/iotcloud"
-PLAIN = "DATABASE_URL stands there in plain text; take it from a Secret"
-NEITHER = "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef"
+PLAIN = "DATABASE_URL is set in plain text; take it from a Secret"
+NEITHER = "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef"
 MAP = {"configMapRef": {"name": "ops-worker"}}
 SECRET = {"secretRef": {"name": "ops-worker"}}
 
@@ -236,14 +236,14 @@ def variable(name: str, value: str) -> dict[str, str]:
         ([variable("DATABASE_URL", "postgresql://iot:hunter2@pg/x")], [MAP, SECRET], [PLAIN]),
         ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:hunter2@pg/$(DBPASS)")], [MAP], [PLAIN]),
         ([variable("DBPASS", "hunter2"), variable("DATABASE_URL", URL)], [MAP, SECRET], [PLAIN]),
-        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP, SECRET], ["PG_PASS stands there in plain text; take it from a Secret"]),
-        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP], [NEITHER, "PG_PASS stands there in plain text; take it from a Secret"]),
-        ([PASSWORD, variable("PG_PASS", "hunter2$(DBPASS)")], [MAP], ["PG_PASS stands there in plain text; take it from a Secret"]),
-        ([PASSWORD, variable("INGEST_URL", "http://u:hunter2@$(DBPASS):80")], [MAP, SECRET], ["INGEST_URL holds a password in plain text; take it from a Secret"]),
+        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP, SECRET], ["PG_PASS is set in plain text; take it from a Secret"]),
+        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP], [NEITHER, "PG_PASS is set in plain text; take it from a Secret"]),
+        ([PASSWORD, variable("PG_PASS", "hunter2$(DBPASS)")], [MAP], ["PG_PASS is set in plain text; take it from a Secret"]),
+        ([PASSWORD, variable("INGEST_URL", "http://u:hunter2@$(DBPASS):80")], [MAP, SECRET], ["INGEST_URL contains a password in plain text; take it from a Secret"]),
         ([PASSWORD, variable("INGEST_URL", "http://u:$(DBPASS)@ingest:8080")], [MAP, SECRET], []),
         # only what came before is put in, and two dollar signs are one
-        ([variable("DATABASE_URL", URL), PASSWORD], [MAP], ["DATABASE_URL refers to $(DBPASS), which no variable before it is called: it stays as it is", NEITHER, PLAIN]),
-        ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:$$(DBPASS)@pg/x")], [MAP], ["DBPASS is no setting; `ops-worker health --help` lists them", NEITHER, PLAIN]),
+        ([variable("DATABASE_URL", URL), PASSWORD], [MAP], ["DATABASE_URL refers to $(DBPASS), but no variable before it has that name: Kubernetes does not expand the reference", NEITHER, PLAIN]),
+        ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:$$(DBPASS)@pg/x")], [MAP], ["DBPASS is not a setting; `ops-worker health --help` lists the settings", NEITHER, PLAIN]),
         ([variable("CONFIRM_DELAY", "$(SHUTDOWN_GRACE)")], [MAP, SECRET], []),
         ([variable("SOON", "soon"), variable("CONFIRM_DELAY", "$(SOON)")], [MAP, SECRET], ["CONFIRM_DELAY is 'soon', but wants a number of seconds, 0 to 30"]),
         ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):$(INGEST_SERVICE_PORT)")], [MAP, SECRET], []),
@@ -282,7 +282,7 @@ def test_references_in_arguments() -> None:
     assert quoted == [f"{BOX}.args: unrecognized arguments: --x $(A)"]
     told_plain = [*OURS["env"], variable("PG_PASS", "hunter2")]
     assert health((f"{BOX}.args", ["health", "--x", "$(PG_PASS)"]), (f"{BOX}.env", told_plain)) == [
-        f"{BOX}.env: PG_PASS stands there in plain text; take it from a Secret"
+        f"{BOX}.env: PG_PASS is set in plain text; take it from a Secret"
     ]
     password = OURS["env"] + [
         {"name": "PG_PASS", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}
@@ -310,7 +310,7 @@ def test_removed(version: str, kind: str, since: str, instead: str) -> None:
         "metadata": {"name": "ops-worker-x", "namespace": "x"},
     }
     assert told([*GOOD, ("x.yaml", ours)]) == [
-        f"x.yaml: {kind}/ops-worker-x: apiVersion: {version} is gone since Kubernetes {since}; write {instead}"
+        f"x.yaml: {kind}/ops-worker-x: apiVersion: {version} was removed in Kubernetes {since}; use {instead}"
     ]
     assert told([*GOOD, ("x.yaml", ours | {"metadata": {"name": "theirs"}})]) == []
 
@@ -343,7 +343,7 @@ def test_namespaces(kind: str, metadata: dict[str, Any], spoken: bool) -> None:
         *broken(HEALTH, f"{POD}.volumes", [*volumes, *more]),
         ("x.yaml", {"kind": kind, "metadata": metadata}),
     ]
-    fault = f"x.yaml: {kind}/{metadata['name']}: metadata.namespace: is not set: it would land in whatever namespace is current"
+    fault = f"x.yaml: {kind}/{metadata['name']}: metadata.namespace: is not set, so kubectl would use whatever namespace is current"
     assert told(objects) == [fault] * spoken
 
 
@@ -367,13 +367,13 @@ def test_an_overlay() -> None:
     """An overlay that renames image and labels keeps the container's name: it is recognised, and checked."""
     assert told(renamed()) == []
     assert (
-        f"{HEALTH}: CronJob/ops-worker-health: {BOX}.resources.limits.memory: is not set; 128Mi was measured to do"
+        f"{HEALTH}: CronJob/ops-worker-health: {BOX}.resources.limits.memory: is not set; set 128Mi, which is enough"
         in told(renamed(resources={"requests": {"cpu": "50m", "memory": "64Mi"}}))
     )
     assert told(renamed(name="watcher")) == []  # by OPS_WORKER_CATALOGUE and the pass that it runs
     (fault,) = told(renamed(name="watcher", env=[]))
     assert fault.startswith(
-        f"{HEALTH}: CronJob/ops-worker-health: {POD}: no ops-worker container found: a container is the worker's when "
+        f"{HEALTH}: CronJob/ops-worker-health: {POD}: no ops-worker container found: a container is the worker's if "
     )
 
 
@@ -389,12 +389,12 @@ def test_labels_for_everybody() -> None:
 
 def test_lists() -> None:
     """A List is taken apart, an object whose kind ends so is not, and an empty List is nothing."""
-    from ops_worker.adapters.yaml_files import _listed
+    from ops_worker.adapters.yaml_files import _parts
 
-    assert _listed({"kind": "CronJobList", "items": [1, 2]}) == [1, 2]
-    assert _listed({"kind": "AllowList"}) == [{"kind": "AllowList"}]
-    assert _listed({"kind": "List"}) == _listed(None) == []
-    assert _listed(5) == [5]
+    assert _parts({"kind": "CronJobList", "items": [1, 2]}) == [1, 2]
+    assert _parts({"kind": "AllowList"}) == [{"kind": "AllowList"}]
+    assert _parts({"kind": "List"}) == _parts(None) == []
+    assert _parts(5) == [5]
 
 
 def test_a_kind_of_others() -> None:
@@ -446,14 +446,14 @@ def test_a_bad_file_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["manifests", "check", str(tmp_path), "/nowhere", config, catalogue]) == 4
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.removeprefix(f"{tmp_path}/").partition(", ")[0] for line in lines] == [
-        "a.yaml: is no YAML: expected the node content",
-        "b.yml: holds something that is no Kubernetes object: it has no kind",
-        "b.yml: is no YAML: found unhashable key at line 6",
+        "a.yaml: is not valid YAML: expected the node content",
+        "b.yml: contains something that is not a Kubernetes object: it has no kind",
+        "b.yml: is not valid YAML: found unhashable key at line 6",
         "c.json: cannot be read: it is not UTF-8",
         "e.yaml: cannot be read: No such file or directory",
         "/nowhere: cannot be read: No such file or directory",
-        "b.yml: Service/ops-worker: metadata.namespace: is not set: it would land in whatever namespace is current",
-        "d.yaml: CronJob/ops-worker-health: spec.timeZone: 'Moon' is no time zone; set Etc/UTC",
+        "b.yml: Service/ops-worker: metadata.namespace: is not set",
+        "d.yaml: CronJob/ops-worker-health: spec.timeZone: 'Moon' is not a time zone; set Etc/UTC",
     ]
     assert last == "manifests: 4 objects checked, 8 faults"
     (tmp_path / "d.yaml").unlink()
