@@ -166,7 +166,7 @@ def starting_deadline(document: Document, _: Worker, __: ProgramFacts) -> Iterat
 def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     """PASS_PERIOD is at least the longest time between two runs.
 
-    A pass counts as stopped after three of its periods. Source: docs/glossary.md, "stale".
+    A pass counts as stopped after three of its periods. Source: docs/glossary.md, entry stale.
     """
     if worker.command not in PASSES or "--every" in worker.options:
         return

@@ -11,7 +11,7 @@ import yaml
 
 from ops_worker.adapters.cron import read
 from ops_worker.core.pods import at, items
-from tests.manifest_rules.test_check import GOOD, HEALTH, POD, told
+from tests.manifest_rules.installation import HEALTH, INSTALLED, POD, faults_of
 
 pytestmark = pytest.mark.unit
 
@@ -47,7 +47,7 @@ def test_how_many() -> None:
 @pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
 def test_foreign(shape: dict[str, Any]) -> None:
     """A CronJob that is none of the worker's has one fault alone: that there is no worker; beside ours it has none."""
-    faults = told([("x.yaml", shape)])
+    faults = faults_of([("x.yaml", shape)])
     assert all(
         " no ops-worker container found: a container is the worker's if " in fault
         for fault in faults
@@ -55,12 +55,12 @@ def test_foreign(shape: dict[str, Any]) -> None:
     assert len(faults) == (
         shape["kind"] == "CronJob" and shape["metadata"]["name"] != "wrong-indent"
     )
-    assert told([*GOOD, ("x.yaml", shape)]) == []
+    assert faults_of([*INSTALLED, ("x.yaml", shape)]) == []
 
 
 def merged(shape: dict[str, Any], our_place: int) -> list[tuple[str, Any]]:
     """Give the installation with what is in the shape's pod beside the worker, run as the shape is scheduled."""
-    objects = copy.deepcopy(GOOD)
+    objects = copy.deepcopy(INSTALLED)
     ours, spec = dict(objects)[HEALTH]["spec"], shape["spec"]
     pod, theirs = ours["jobTemplate"]["spec"]["template"]["spec"], at(shape, *POD.split("."))
     boxes = [
@@ -97,7 +97,7 @@ CASES = [
 def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
     """Our container in each of the shapes has no fault that is not real, whichever container stands first."""
     prefix = f"{HEALTH}: CronJob/ops-worker-health: "
-    found = told(merged(shape, our_place))
+    found = faults_of(merged(shape, our_place))
     assert all(fault.startswith(prefix) for fault in found)
     expected = REAL.get(shape["metadata"]["name"], [])
     if our_place:  # which pushes ours behind what stands there
