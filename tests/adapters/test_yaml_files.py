@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
 
+from ops_worker.adapters import yaml_files
+from ops_worker.adapters.yaml_files import _parts, read
 from ops_worker.cli import main
+from ops_worker.errors import SettingsError
 from tests.manifest_rules.installation import (
     CATALOGUE,
     HEALTH,
     INSTALLED,
     K8S,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.unit
 
@@ -68,7 +68,7 @@ LAUGHS = "\n".join(
 def test_unreadable(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, message: str
 ) -> None:
-    """What cannot be read is one line and exit code 2."""
+    """If nothing can be read, the error is one line, and the exit code is 2."""
     path = tmp_path / "x.yaml"
     if text is not None:
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -77,10 +77,43 @@ def test_unreadable(
     assert line.startswith(f"ops-worker manifests: {message.format(path=path)}")
 
 
-def test_lists() -> None:
-    """A List is taken apart, an object whose kind ends so is not, and an empty List is nothing."""
-    from ops_worker.adapters.yaml_files import _parts
+def test_folder(tmp_path: Path) -> None:
+    """A folder is read as `kubectl apply -f` does: sorted, by suffix, without subfolders."""
+    for name in ("b.yml", "a.yaml", "c.json", "d.txt", "sub/e.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'{{"kind": "{name}"}}', encoding="utf-8-sig")
+    loaded = read([str(tmp_path)])
+    names = ["a.yaml", "b.yml", "c.json"]
+    assert loaded.objects == [(str(tmp_path / name), {"kind": name}) for name in names]
+    assert loaded.errors == []
 
+
+def test_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file above the limit is not read; one at the limit is."""
+    text = "kind: Service\n"
+    for name, content in (("a.yaml", text), ("b.yaml", f"{text} ")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.setattr(yaml_files, "MAX_BYTES", len(text))
+    loaded = read([str(tmp_path)])
+    assert [Path(file).name for file, _ in loaded.objects] == ["a.yaml"]
+    ((file, message),) = loaded.errors
+    assert Path(file).name == "b.yaml"
+    assert message.startswith("is larger than ")
+
+
+def test_faults_are_reported_once(tmp_path: Path) -> None:
+    """The same error of the same file is reported once; all errors are in one exception."""
+    path = tmp_path / "x.yaml"
+    path.write_text("- 1\n---\n- 2\n", encoding="utf-8")
+    with pytest.raises(SettingsError) as raised:
+        read([str(path), "/nowhere"])
+    assert str(raised.value).count("it has no kind") == 1
+    assert "/nowhere cannot be read: No such file or directory" in str(raised.value)
+
+
+def test_lists() -> None:
+    """A List is taken apart; another kind that ends in List is not; an empty List is nothing."""
     assert _parts({"kind": "CronJobList", "items": [1, 2]}) == [1, 2]
     assert _parts({"kind": "AllowList"}) == [{"kind": "AllowList"}]
     assert _parts({"kind": "List"}) == _parts(None) == []
@@ -88,7 +121,7 @@ def test_lists() -> None:
 
 
 def test_aliases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An alias and a merge are read as what they stand for."""
+    """Aliases and merge keys are expanded."""
     path = tmp_path / "x.yaml"
     content = copy.deepcopy(dict(INSTALLED)[HEALTH])
     labels = content["metadata"]["labels"]
@@ -108,7 +141,7 @@ def test_aliases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bad_file_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be read is a fault of its own, and the others are checked: files, and documents before the bad one."""
+    """An unreadable file or document is a fault, and the others are still checked."""
     for name, text in (
         ("a.yaml", "a: ["),
         ("b.yml", "- 1\n---\nkind: Service\nmetadata: {name: ops-worker}\n---\n{{ helm }}\n"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from ops_worker.cli import main
+from ops_worker.cli import _parser, main
+from ops_worker.commands.manifests import program_facts
 from tests.manifest_rules.installation import (
     CATALOGUE,
     HEALTH,
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The command counts what it checked, and ends with 4 for faults."""
+    """The command counts objects and faults, and exits with 4 if there are faults."""
     assert main(["manifests", "check", str(K8S)]) == 0
     assert capsys.readouterr().out == "manifests: 8 objects checked, 0 faults\n"
     bad = tmp_path / "bad.yaml"
@@ -53,3 +54,23 @@ def test_standard_input_and_lists() -> None:
         cwd=K8S.parent,
     )
     assert (done.returncode, done.stdout) == (0, "manifests: 8 objects checked, 0 faults\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["health"], ""),
+        (["health", "--every", "5", "--for", "55"], ""),
+        (["sidecar"], ""),
+        (["health", "--for", "55"], "--for requires --every"),
+        (["health", "--help"], "only prints help and does nothing"),
+        (["health", "--token=hunter2"], "unrecognized arguments: --token=..."),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_argument_error(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arguments are checked by the program's own parser, which prints nothing."""
+    assert program_facts(_parser()).argument_error(arguments) == error
+    assert capsys.readouterr() == ("", "")

@@ -31,7 +31,7 @@ FACTS = program_facts(_parser())
 
 
 def faults_of(objects: list[tuple[str, Any]]) -> list[str]:
-    """Give the faults of objects."""
+    """Return the faults of objects, as text."""
     return [
         str(fault) for fault in check([Document(file, content) for file, content in objects], FACTS)
     ]
@@ -40,7 +40,7 @@ def faults_of(objects: list[tuple[str, Any]]) -> list[str]:
 def broken(
     file: str, path: str, value: object, objects: list[tuple[str, Any]] = INSTALLED
 ) -> list[tuple[str, Any]]:
-    """Give the objects with one field of one file set otherwise, or gone."""
+    """Return a copy of the objects with one field of one file changed or removed."""
     changed = copy.deepcopy(objects)
     node: Any = dict(changed)[file]
     *way, last = path.replace("[", ".[").split(".")
@@ -55,13 +55,13 @@ def broken(
 
 
 def variant(name: str) -> list[tuple[str, Any]]:
-    """Give a variant's objects, each in a file of its kind and name."""
+    """Return the objects of a variant, each in a file named after its kind and name."""
     objects = yaml.safe_load_all((K8S / name / "rendered.yaml").read_text(encoding="utf-8"))
     return [(f"{one['kind']}/{one['metadata']['name']}", one) for one in objects]
 
 
 def health_faults(*changes: tuple[str, object]) -> list[str]:
-    """Give the faults of the health CronJob with some of its fields set otherwise, without file and object."""
+    """Return the faults of the health CronJob after changes, without file and object."""
     objects = INSTALLED
     for path, value in changes:
         objects = broken(HEALTH, path, value, objects)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_good() -> None:
-    """Nothing is wrong with the installation, nor with what has nothing to do with the worker."""
+    """The installation has no faults, and neither have objects of other programs."""
     assert faults_of(INSTALLED) == []
     assert (
         faults_of(
@@ -44,7 +44,7 @@ def test_good() -> None:
 
 
 def renamed(**container: object) -> list[tuple[str, Any]]:
-    """Give the installation with other labels and another image, as an overlay may make it."""
+    """Return the installation with other labels and another image, as after an overlay."""
     objects = copy.deepcopy(INSTALLED)
     for _, content in objects:
         if content["kind"] == "CronJob":
@@ -60,7 +60,7 @@ def renamed(**container: object) -> list[tuple[str, Any]]:
 
 
 def test_an_overlay() -> None:
-    """An overlay that renames image and labels keeps the container's name: it is recognised, and checked."""
+    """After an overlay the worker is still recognised, by its name or its settings."""
     assert faults_of(renamed()) == []
     assert (
         f"{HEALTH}: CronJob/ops-worker-health: {CONTAINER}.resources.limits.memory: is not set; set 128Mi, which is enough"
@@ -76,7 +76,7 @@ def test_an_overlay() -> None:
 
 
 def test_labels_for_everybody() -> None:
-    """A label that an overlay gives to all objects makes nobody else's CronJob one of ours."""
+    """A label that an overlay sets on all objects does not make them the worker's."""
     theirs = copy.deepcopy(dict(INSTALLED)[HEALTH])
     theirs["metadata"]["name"] = "backup"
     box = {"name": "dump", "image": "postgres:15", "command": ["pg_dump"]}
@@ -86,7 +86,7 @@ def test_labels_for_everybody() -> None:
 
 
 def test_a_kind_of_others() -> None:
-    """Another kind of object that has a pod where most have it is looked at as well."""
+    """Custom resources with a pod template at the usual path are checked, too."""
     rollout = {
         "kind": "Rollout",
         "metadata": {"name": "x", "namespace": "x"},
@@ -115,7 +115,7 @@ WEIRD = st.one_of(
 )
 @given(data=st.data())
 def test_whatever_it_holds(data: st.DataObject) -> None:
-    """Any value anywhere gives faults or none, and never an exception."""
+    """No value anywhere in a manifest raises an exception."""
     objects = copy.deepcopy(
         data.draw(
             st.sampled_from([INSTALLED, variant("variants/events"), variant("variants/sidecar")])

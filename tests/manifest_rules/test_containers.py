@@ -319,7 +319,7 @@ TOML = "data.catalogue|toml"
     ],
 )
 def test_catalogue(file: str, path: str, value: object, message: str) -> None:
-    """The catalogue in the ConfigMap is checked as the worker itself would, less what only its pod knows."""
+    """The catalogue is checked as the worker checks it, except for values from Secrets."""
     faults = [
         fault
         for fault in faults_of(broken(file, path, value))
@@ -351,7 +351,7 @@ def test_catalogue(file: str, path: str, value: object, message: str) -> None:
     ],
 )
 def test_sidecar(path: str, value: object, field: str, message: str) -> None:
-    """A sidecar's probes ask what it serves."""
+    """The probes of a sidecar must match what it serves."""
     name, box = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0]"
     assert f"{name}: {name}: {box}.{field}: {message}" in faults_of(
         broken(name, f"{box}.{path}", value, variant("variants/sidecar"))
@@ -359,7 +359,7 @@ def test_sidecar(path: str, value: object, field: str, message: str) -> None:
 
 
 def test_pass_in_a_deployment() -> None:
-    """A pass in a Deployment would be started again and again."""
+    """A single pass in a Deployment is a fault, because it would restart endlessly."""
     name, path = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0].args"
     message = "ends after one pass, so Kubernetes restarts it again and again; run `sidecar` here, or use a CronJob"
     assert faults_of(broken(name, path, ["health"], variant("variants/sidecar"))) == [
@@ -368,7 +368,7 @@ def test_pass_in_a_deployment() -> None:
 
 
 def test_somebody_elses_pod() -> None:
-    """In a pod of the user's own only our container is looked at."""
+    """In another program's pod, only the worker's container is checked."""
     app = variant("examples/inject")
     path = "spec.template.spec"
     assert (
@@ -404,7 +404,7 @@ HELD = "keeps running after the pass, so the Job never completes; make it a nati
     ],
 )
 def test_command_without_args(command: list[str]) -> None:
-    """A command that is the program needs no args, and is as good as them."""
+    """Arguments may be in `command` instead of `args`."""
     assert health_faults((f"{CONTAINER}.args", GONE), (f"{CONTAINER}.command", command)) == []
     assert health_faults(
         (f"{CONTAINER}.args", GONE), (f"{CONTAINER}.command", [*command, "--evry"])
@@ -414,7 +414,7 @@ def test_command_without_args(command: list[str]) -> None:
 
 
 def test_neither_command_nor_args() -> None:
-    """The image runs nothing by itself."""
+    """Without arguments, the worker runs nothing."""
     assert health_faults((f"{CONTAINER}.args", GONE)) == [
         f"{CONTAINER}.args: the following arguments are required: COMMAND"
     ]
@@ -458,12 +458,12 @@ def test_neither_command_nor_args() -> None:
     ids=range(19),
 )  # fmt: skip
 def test_pods(changes: list[tuple[str, object]], faults: list[str]) -> None:
-    """The worker is found among other containers, and they are left alone, but for one that keeps the Job from completing."""
+    """Other containers have no faults, unless they keep the Job from completing."""
     assert health_faults(*changes) == faults
 
 
 def test_a_loop_in_a_job() -> None:
-    """A Job waits for the end of a pass as a CronJob does; in somebody's CronJob, a native sidecar of ours is no run of it."""
+    """A loop in a Job is a fault; as a native sidecar in another CronJob it is none."""
     job = copy.deepcopy(dict(INSTALLED)[HEALTH])
     job |= {"kind": "Job", "spec": job["spec"]["jobTemplate"]["spec"]}
     assert faults_of([*INSTALLED, ("j.yaml", job)]) == []
@@ -506,7 +506,7 @@ SECRET = {"secretRef": {"name": "ops-worker"}}
 
 
 def variable(name: str, value: str) -> dict[str, str]:
-    """Give a variable in plain text."""
+    """Return a variable with a value."""
     return {"name": name, "value": value}
 
 
@@ -540,7 +540,7 @@ def variable(name: str, value: str) -> dict[str, str]:
 def test_references(
     env: list[dict[str, Any]], sources: list[dict[str, Any]], faults: list[str] | None
 ) -> None:
-    """`$(NAME)` is what Kubernetes makes of it: a variable that came before; what comes from a Secret is no plain text."""
+    """`$(NAME)` is expanded as Kubernetes does; a value from a Secret is no plain text."""
     objects = broken(
         HEALTH,
         f"{CONTAINER}.env",
@@ -554,7 +554,7 @@ def test_references(
 
 
 def test_references_in_arguments() -> None:
-    """A known variable is put in; what comes from elsewhere is not judged; one that nobody sets stays as it is."""
+    """Known variables are expanded in arguments; arguments with unknown ones are not checked."""
     args = ["health", "--every", "$(EACH)", "--for", "45"]
     assert (
         health_faults(

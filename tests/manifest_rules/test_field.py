@@ -1,4 +1,4 @@
-"""The rules on CronJobs of other people: they fall silent there, and our container beside theirs is judged by itself."""
+"""CronJobs of other programs have no faults, and do not change those of a worker beside them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ REAL = {
         "spec.startingDeadlineSeconds: is 25; with @every it must be at least the period (5400), or no run ever starts"
     ],
 }
-"""What is wrong with our container in such a pod: next to it, something goes on for ever; or its schedule. In all others nothing is."""
+"""The real faults of a worker in these pods: another container never ends, or the schedule."""
 
 
 def test_how_many() -> None:
-    """As many as were promised, and each of another shape."""
+    """There are 53 CronJobs with different names."""
     assert len(SHAPES) == 53
     assert len({one["metadata"]["name"] for one in SHAPES}) == 53
     assert set(REAL) <= {one["metadata"]["name"] for one in SHAPES}
@@ -46,7 +46,7 @@ def test_how_many() -> None:
 
 @pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
 def test_foreign(shape: dict[str, Any]) -> None:
-    """A CronJob that is none of the worker's has one fault alone: that there is no worker; beside ours it has none."""
+    """A CronJob without the worker has one fault if it is alone, and none beside the worker's."""
     faults = faults_of([("x.yaml", shape)])
     assert all(
         " no ops-worker container found: a container is the worker's if " in fault
@@ -59,7 +59,7 @@ def test_foreign(shape: dict[str, Any]) -> None:
 
 
 def merged(shape: dict[str, Any], our_place: int) -> list[tuple[str, Any]]:
-    """Give the installation with what is in the shape's pod beside the worker, run as the shape is scheduled."""
+    """Return the installation with a CronJob's containers and schedule added to the worker's."""
     objects = copy.deepcopy(INSTALLED)
     ours, spec = dict(objects)[HEALTH]["spec"], shape["spec"]
     pod, theirs = ours["jobTemplate"]["spec"]["template"]["spec"], at(shape, *POD.split("."))
@@ -95,7 +95,7 @@ CASES = [
     ids=[f"{shape['metadata']['name']}-{place}" for shape, place in CASES],
 )
 def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
-    """Our container in each of the shapes has no fault that is not real, whichever container stands first."""
+    """Beside any other containers, first or second, the worker has only real faults."""
     prefix = f"{HEALTH}: CronJob/ops-worker-health: "
     found = faults_of(merged(shape, our_place))
     assert all(fault.startswith(prefix) for fault in found)

@@ -230,7 +230,7 @@ def test_rule(path: str, value: object, field: str, message: str) -> None:
 
 
 def test_whole_number() -> None:
-    """A number with nothing behind the point is a whole one to the API server, too."""
+    """The API server accepts 50.0 as a whole number."""
     assert faults_of(broken(HEALTH, f"{JOB}.activeDeadlineSeconds", 50.0)) == []
 
 
@@ -258,7 +258,7 @@ def test_whole_number() -> None:
     ],
 )
 def test_shards(path: str, value: object, field: str, message: str) -> None:
-    """Each shard is an index of the Job."""
+    """Every shard must be an index of the Job."""
     name = "CronJob/ops-worker-health"
     assert f"{name}: {name}: {JOB}.{field}: {message}" in faults_of(
         broken(name, f"{JOB}.{path}", value, variant("variants/sharded"))
@@ -328,7 +328,7 @@ def test_periods(schedule: str, zone: str, told_of: dict[str, object], faults: l
 
 
 def test_two_of_ours() -> None:
-    """Both passes in one pod, each with its own rule for its exit codes."""
+    """Both passes may be in one pod, if each has a rule for its exit codes."""
     rule = {
         "action": "FailJob",
         "onExitCodes": {"containerName": "second", "operator": "In", "values": [2, 3]},

@@ -61,7 +61,7 @@ def test_namespace() -> None:
     ],
 )
 def test_network(file: str, path: str, value: object, missing: str) -> None:
-    """A policy has to let every configured target through."""
+    """The network policy must allow every destination of the worker."""
     message = f"does not let CronJob/ops-worker-health reach {missing}"
     assert f"30-networkpolicy.yaml: NetworkPolicy/ops-worker: spec.egress: {message}" in faults_of(
         broken(file, path, value)
@@ -69,7 +69,7 @@ def test_network(file: str, path: str, value: object, missing: str) -> None:
 
 
 def test_catalogue_in_the_network() -> None:
-    """A policy has to let a catalogue's services through, and a variable that the catalogue names is known."""
+    """The network policy must allow the services of the catalogue, with its variables expanded."""
     objects = broken(CATALOGUE, TOML, '[services.a]\nurl = "${SHOP}"')
     objects = broken("20-configmap.yaml", "data.SHOP", "http://shop:9000", objects)
     (fault,) = faults_of(objects)[:1]
@@ -78,7 +78,7 @@ def test_catalogue_in_the_network() -> None:
 
 
 def test_network_ranges() -> None:
-    """A range of ports, and a rule without ports, let through what is in them."""
+    """A range of ports allows all of them; a rule without ports allows everything."""
     wide = [
         {"ports": [{"protocol": protocol, "port": 1, "endPort": 9000}]}
         for protocol in ("TCP", "UDP")
@@ -98,7 +98,7 @@ def test_network_ranges() -> None:
     ],
 )
 def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
-    """A policy that selects by expressions counts for the pods that they select."""
+    """A policy with match expressions applies to the pods that they select."""
     closed = broken(
         "30-networkpolicy.yaml",
         "spec.egress",
@@ -109,7 +109,7 @@ def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
 
 
 def test_secret() -> None:
-    """A Secret in a file, and a kustomization among what is applied."""
+    """A Secret with data and a kustomization are faults."""
     secret = {
         "kind": "Secret",
         "metadata": {"name": "s", "namespace": "x"},
@@ -124,7 +124,7 @@ def test_secret() -> None:
 
 
 def test_rights() -> None:
-    """No verb that is not used, and none missing that is."""
+    """A Role must grant the verbs that are used, and no others."""
     events = variant("variants/events")
     role = "Role/ops-worker-events"
     assert faults_of(broken(role, "rules[0].verbs", ["create", "delete"], events)) == [
@@ -161,7 +161,7 @@ def test_rights() -> None:
     ],
 )
 def test_removed(version: str, kind: str, since: str, instead: str) -> None:
-    """An apiVersion that is gone is a fault of the worker's objects; of others' it is not spoken."""
+    """A removed apiVersion is a fault of the worker's objects only."""
     ours = {
         "apiVersion": version,
         "kind": kind,
@@ -191,7 +191,7 @@ def test_removed(version: str, kind: str, since: str, instead: str) -> None:
     ],
 )  # fmt: skip
 def test_namespaces(kind: str, metadata: dict[str, Any], spoken: bool) -> None:
-    """A namespace is asked of what is the worker's by name, label or reference, and of no kind that has none."""
+    """The worker's objects need a namespace, unless their kind has none."""
     more = [
         {"name": "a", "configMap": {"name": "extra", "optional": True}},
         {"name": "b", "persistentVolumeClaim": {"claimName": "claim"}},
