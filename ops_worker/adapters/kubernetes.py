@@ -1,12 +1,14 @@
-"""Kubernetes: the only importer of its client, which costs more to import than all the rest and is imported when first needed.
+"""Calls of the Kubernetes API. The only importer of the Kubernetes client.
 
-Answers are left as the JSON that they are: the client's models cost tens of megabytes and differ between its versions.
-Every call has a deadline; nothing is watched.
+The client costs more to import than the rest of the program, so it is imported when it is needed.
+Answers stay JSON: the client's models cost tens of megabytes and differ between its versions.
+Every call has a deadline. Nothing uses the API's watches.
 
-Of the client, its configuration and its connection pool are used, not its generated calls. In version 37
-these import the models of every kind, whether or not an answer is made into one: `ops-worker cluster`
-would take 1.0 s of CPU instead of 0.4, and 69 MB instead of 45. ``ApiClient.call_api`` differs between 36
-and 37. Neither they nor ``rest_client.request`` take one deadline for the connection and another in total.
+Only the client's configuration and connection pool are used, not its generated calls. In version 37
+those import the models of every kind, even if no answer is made into one: `ops-worker cluster`
+would take 1.0 s of CPU instead of 0.4 s, and 69 MB instead of 45 MB. ``ApiClient.call_api`` differs
+between versions 36 and 37. Neither these calls nor ``rest_client.request`` accept one deadline for
+the connection and another in total.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from ops_worker.core.cronjobs import event_of
@@ -28,260 +30,326 @@ from ops_worker.text import one_line, without_password
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-CONNECT_S, READ_S = 5.0, 15.0
-"""Deadlines of a call: for the connection, and for each piece of the answer."""
+CONNECT_S = 5.0
+"""Deadline in seconds for the connection of a call."""
+READ_S = 15.0
+"""Deadline in seconds for every piece of an answer, and for a call in total."""
 EVENTS_S = 5.0
-"""Deadline for all Events of a pass."""
-PAGE = 500
+"""Deadline in seconds for all Events of a pass."""
+PAGE_SIZE = 500
+"""Objects per page of a list: the size of a chunk of kubectl."""
+LOG_LINES = 1000
+"""Lines of a container's log that are read."""
+MAX_ERROR_TEXT = 300
+"""Characters of an answer without a message that an error quotes."""
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+"""The service account's token. The namespace is in the same folder.
+
+Source: kubernetes.io, "Accessing the Kubernetes API from a Pod".
+"""
 SELECTOR = "app.kubernetes.io/name=ops-worker"
-OF_JOBS = "batch.kubernetes.io/job-name"
-REFUSED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
+"""The label of the worker's objects."""
+JOB_LABEL = "batch.kubernetes.io/job-name"
+"""The label of every pod of a Job, with the Job's name."""
+MULTIPLE_CHOICES, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
 
 class ClusterError(OpsWorkerError):
-    """The API server did not do its part; a retry may help."""
+    """The API server failed or could not be reached. A retry may help."""
 
 
 class NotPermittedError(OpsWorkerError):
-    """The API server refuses: no retry helps until somebody grants it."""
+    """The API server refused a call. No retry helps until somebody grants the permission."""
 
     exit_code = 3
 
 
 class NotFoundError(OpsWorkerError):
-    """There is no such object."""
+    """The object does not exist."""
 
     exit_code = 2
 
 
+class WorkerObjects(NamedTuple):
+    """The worker's CronJobs, and Jobs and pods, which may include those of other CronJobs."""
+
+    cronjobs: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+    pods: list[dict[str, Any]]
+
+
+class _Request(NamedTuple):
+    """A call of the API: everything but the server.
+
+    ``resource`` and ``name`` are for errors. ``path`` has both already.
+    """
+
+    method: str
+    path: str
+    resource: str
+    name: str = ""
+    query: Mapping[str, Any] = {}
+    body: Any = None
+    deadline_s: float = READ_S
+
+    @property
+    def verb(self) -> str:
+        """The verb, as a Role names it."""
+        if self.method == "POST":
+            return "create"
+        return "get" if self.name else "list"
+
+
 class Cluster:
-    """An API server, and the namespace that is meant."""
+    """An API server and a namespace."""
 
     def __init__(self, *, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
-        """Read the service account inside a cluster, else a kubeconfig; nothing is contacted yet. Raises SettingsError."""
-        self._api, self.place, own = _connected(kubeconfig, context)
-        self.namespace = namespace or own or "ops-worker"
+        """Read the service account inside a cluster, otherwise a kubeconfig. Contact nothing yet.
+
+        Raises SettingsError if there is neither, or if it is invalid.
+        """
+        connection = _connect(kubeconfig, context)
+        self._api = connection.api
+        self.label = connection.label
+        """The server's URL and where its configuration comes from, for people."""
+        self.namespace = namespace or connection.namespace or "ops-worker"
 
     def cronjob(self, name: str) -> dict[str, Any]:
-        """Get a CronJob. Raises NotFoundError, which names those that there are."""
+        """Return a CronJob. Raises NotFoundError, which names the CronJobs that exist."""
         try:
-            return self._call("GET", "batch", "cronjobs", name)
+            return self._get("batch", "cronjobs", name)
         except NotFoundError:
-            there = [one["metadata"]["name"] for one in self.cronjobs(selector="")]
-            what = (
-                f"there {'is' if len(there) == 1 else 'are'} {', '.join(there)}"
-                if there
-                else self._nothing()
-            )
+            names = [cronjob["metadata"]["name"] for cronjob in self.cronjobs(selector="")]
+            hint = self._no_cronjob_hint()
+            if names:
+                hint = f"existing CronJobs: {', '.join(names)}"
             raise NotFoundError(
-                f"no CronJob {name} in namespace {self.namespace}: {what}"
+                f"no CronJob {name} in namespace {self.namespace}: {hint}"
             ) from None
 
     def cronjobs(self, selector: str = SELECTOR) -> list[dict[str, Any]]:
-        """List the CronJobs with a label."""
+        """Return the CronJobs with a label; with an empty selector, all."""
         return list(self._list("batch", "cronjobs", selector))
 
-    def worker_objects(
-        self,
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """List the worker's CronJobs, and the Jobs and pods among which theirs are.
+    def worker_objects(self) -> WorkerObjects:
+        """Return the worker's CronJobs, and the Jobs and pods that include theirs.
 
-        If no CronJob has the label, those count that run a container of the worker's.
+        If no CronJob has the worker's label, those count that run a container of the worker's.
         """
-        if found := self.cronjobs():
-            return found, list(self._list("batch", "jobs", SELECTOR)), self._pods(SELECTOR)
-        found = [one for one in self.cronjobs(selector="") if _runs_worker(one)]
-        if not found:
-            return [], [], []
-        return found, list(self._list("batch", "jobs", "")), self._pods(OF_JOBS)
+        labelled = self.cronjobs()
+        if labelled:
+            jobs = list(self._list("batch", "jobs", SELECTOR))
+            return WorkerObjects(labelled, jobs, self._pods(SELECTOR))
+        recognised = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
+        if not recognised:
+            return WorkerObjects([], [], [])
+        jobs = list(self._list("batch", "jobs", ""))
+        return WorkerObjects(recognised, jobs, self._pods(JOB_LABEL))
 
     def pods(self, job: str) -> list[dict[str, Any]]:
-        """List the pods of a Job, oldest first."""
-        return self._pods(f"{OF_JOBS}={job}")
-
-    def _pods(self, selector: str) -> list[dict[str, Any]]:
-        found = self._list("", "pods", selector)
-        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        """Return the pods of a Job, oldest first."""
+        return self._pods(f"{JOB_LABEL}={job}")
 
     def job(self, name: str) -> dict[str, Any]:
-        """Get a Job."""
-        return self._call("GET", "batch", "jobs", name)
+        """Return a Job."""
+        return self._get("batch", "jobs", name)
 
     def create_job(self, job: Mapping[str, Any]) -> str:
-        """Create a Job; give its name."""
-        return str(self._call("POST", "batch", "jobs", body=job)["metadata"]["name"])
+        """Create a Job; return its name."""
+        request = _Request("POST", self._path("batch", "jobs"), "jobs", body=job)
+        created = json.loads(self._answer(request))
+        return str(created["metadata"]["name"])
 
     def create_event(self, event: Mapping[str, Any], deadline_s: float) -> None:
         """Create an Event."""
-        self._call("POST", "", "events", body=event, deadline_s=deadline_s)
+        self._answer(
+            _Request(
+                method="POST",
+                path=self._path("", "events"),
+                resource="events",
+                body=event,
+                deadline_s=deadline_s,
+            )
+        )
 
     def log(self, pod: str, container: str) -> str:
-        """Give the last thousand lines of a container; without a name, of the pod's only one."""
-        query = {"tailLines": 1000} | ({"container": container} if container else {})
+        """Return the last lines of a container's log; without a name, of the pod's only one."""
+        query: dict[str, Any] = {"tailLines": LOG_LINES}
+        if container:
+            query["container"] = container
         path = f"{self._path('', 'pods', pod)}/log"
-        return self._text("GET", path, "pods/log", query, name=pod).decode("utf-8", "replace")
+        request = _Request("GET", path, "pods/log", pod, query)
+        return self._answer(request).decode("utf-8", "replace")
 
-    def missing(self) -> str:
-        """Say why there is nothing to show."""
-        return f"no CronJob of ops-worker in namespace {self.namespace}: {self._nothing()}"
+    def no_cronjobs(self) -> str:
+        """Return the error for a namespace without CronJobs of the worker, with a hint."""
+        hint = self._no_cronjob_hint()
+        return f"no CronJob of ops-worker in namespace {self.namespace}: {hint}"
 
-    def _nothing(self) -> str:
+    def _no_cronjob_hint(self) -> str:
+        """Return why there is no CronJob, and what to do."""
+        reason = "it has no CronJob at all"
+        path = f"/api/v1/namespaces/{self.namespace}"
         try:
-            self._text("GET", f"/api/v1/namespaces/{self.namespace}", "namespaces", {})
+            self._answer(_Request("GET", path, "namespaces", self.namespace))
         except NotFoundError:
-            return (
-                "there is no such namespace; name another with -n, or run `kubectl apply -f k8s/`"
-            )
+            reason = "the namespace does not exist"
         except NotPermittedError:
-            pass
-        return (
-            "there is none at all; name another namespace with -n, or run `kubectl apply -f k8s/`"
-        )
+            pass  # then nobody knows whether the namespace exists
+        return f"{reason}; name another namespace with -n, or run `kubectl apply -f k8s/`"
+
+    def _pods(self, selector: str) -> list[dict[str, Any]]:
+        """Return the pods with a label, oldest first."""
+        pods = self._list("", "pods", selector)
+        return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
 
     def _list(self, group: str, resource: str, selector: str) -> Iterator[dict[str, Any]]:
-        more = ""
+        """Return the objects of all pages of a list."""
+        token = ""
         while True:
-            query = {"limit": PAGE, "labelSelector": selector, "continue": more}
-            page = json.loads(
-                self._text(
-                    "GET",
-                    self._path(group, resource),
-                    resource,
-                    {key: value for key, value in query.items() if value},
-                )
-            )
+            query: dict[str, Any] = {"limit": PAGE_SIZE}
+            if selector:
+                query["labelSelector"] = selector
+            if token:
+                query["continue"] = token
+            request = _Request("GET", self._path(group, resource), resource, query=query)
+            page = json.loads(self._answer(request))
             yield from page.get("items") or ()
-            more = (page.get("metadata") or {}).get("continue") or ""
-            if not more:
+            token = (page.get("metadata") or {}).get("continue") or ""
+            if not token:
                 return
 
-    def _call(  # noqa: PLR0913 - as is a call
-        self,
-        method: str,
-        group: str,
-        resource: str,
-        name: str = "",
-        *,
-        body: Any = None,
-        deadline_s: float = READ_S,
+    def _get(
+        self, group: str, resource: str, name: str, deadline_s: float = READ_S
     ) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            self._text(
-                method, self._path(group, resource, name), resource, {}, body, deadline_s, name=name
-            )
+        request = _Request(
+            method="GET",
+            path=self._path(group, resource, name),
+            resource=resource,
+            name=name,
+            deadline_s=deadline_s,
         )
-        return found
+        content: dict[str, Any] = json.loads(self._answer(request))
+        return content
 
     def _path(self, group: str, resource: str, name: str = "") -> str:
         root = f"/apis/{group}/v1" if group else "/api/v1"
-        return f"{root}/namespaces/{self.namespace}/{resource}{'/' + name if name else ''}"
+        path = f"{root}/namespaces/{self.namespace}/{resource}"
+        return f"{path}/{name}" if name else path
 
-    def _text(  # noqa: PLR0913, PLR0917 - a request is all of these
-        self,
-        method: str,
-        path: str,
-        resource: str,
-        query: Mapping[str, Any],
-        body: Any = None,
-        deadline_s: float = READ_S,
-        *,
-        name: str = "",
-    ) -> bytes:
-        from urllib3 import Timeout
+    def _answer(self, request: _Request) -> bytes:
+        """Make a call; return the body of the answer."""
         from urllib3.exceptions import HTTPError
 
-        headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
-        url = f"{self._api.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
-        timeout = Timeout(
-            connect=min(CONNECT_S, deadline_s), read=min(READ_S, deadline_s), total=deadline_s
-        )
         try:
-            settings = self._api.configuration
-            for key in {
-                "BearerToken",
-                "authorization",
-            } & settings.api_key.keys():  # 36.0.0 knows it by the second name only
-                headers["Authorization"] = settings.get_api_key_with_prefix(key)
-            pool = (
-                self._api.rest_client.pool_manager
-            )  # the client's own: its certificates, and the same in its versions 36 and 37
-            sent = None if body is None else json.dumps(body)
-            answer = pool.request(
-                method,
-                url,
-                headers=headers,
-                body=sent,
-                timeout=timeout,
-                retries=False,
-                redirect=False,
-            )
-            data: bytes = answer.data
+            answer = self._send(request)
+            body: bytes = answer.data
         except (HTTPError, OSError, ValueError) as error:
-            why = one_line(str(error))
-            if isinstance(error, ValueError):  # a header or URL that is none, which it quotes
-                why = "its URL or token is none that can be sent"
-            said = f"no answer from {self.place}: {why}; check that it runs, and that this is the cluster meant"
-            raise ClusterError(said) from None
-        if answer.status >= REFUSED:
-            raise self._refused(
-                answer.status, method, resource, name, data.decode("utf-8", "replace")
-            )
-        return data
+            reason = one_line(str(error))
+            if isinstance(error, ValueError):
+                # It quotes the header or the URL, which may hold a token or a password.
+                reason = "its URL or token contains characters that cannot be sent"
+            raise ClusterError(
+                f"no answer from {self.label}: {reason}; "
+                "check that it is running and that this is the right cluster"
+            ) from None
+        if answer.status >= MULTIPLE_CHOICES:
+            raise self._error(request, answer.status, body.decode("utf-8", "replace"))
+        return body
 
-    def _refused(
-        self, status: int, method: str, resource: str, name: str, said: str
-    ) -> OpsWorkerError:
-        verb = "create" if method == "POST" else "get" if name else "list"
+    def _send(self, request: _Request) -> Any:
+        from urllib3 import Timeout
+
+        url = f"{self._api.configuration.host}{request.path}"
+        if request.query:
+            url += f"?{urlencode(request.query)}"
+        deadline_s = request.deadline_s
+        # The pool is the client's own, with its certificates. It is the same in versions 36 and 37.
+        return self._api.rest_client.pool_manager.request(
+            request.method,
+            url,
+            headers=self._headers(),
+            body=None if request.body is None else json.dumps(request.body),
+            timeout=Timeout(
+                connect=min(CONNECT_S, deadline_s),
+                read=min(READ_S, deadline_s),
+                total=deadline_s,
+            ),
+            retries=False,
+            redirect=False,
+        )
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
+        configuration = self._api.configuration
+        # Version 36.0.0 of the client knows the token by the second name only.
+        for key in {"BearerToken", "authorization"} & configuration.api_key.keys():
+            headers["Authorization"] = configuration.get_api_key_with_prefix(key)
+        return headers
+
+    def _error(self, request: _Request, status: int, body: str) -> OpsWorkerError:
+        """Return the error for an answer that is no success."""
+        call = f"{request.verb} {request.resource}"
         if status == NOT_FOUND:
-            return NotFoundError(f"no {resource} {name} in namespace {self.namespace}")
+            return NotFoundError(
+                f"no {request.resource} {request.name} in namespace {self.namespace}"
+            )
         if status == UNAUTHORIZED:
             return NotPermittedError(
-                f"{self.place} does not accept the credentials (401): renew the kubeconfig's or the service account's token"
+                f"{self.label} does not accept the credentials (401): "
+                "renew the token of the kubeconfig or of the service account"
             )
         if status == FORBIDDEN:
             return NotPermittedError(
-                f"not permitted to {verb} {resource} in namespace {self.namespace}: grant it in a Role there, bound to this account"
+                f"not permitted to {call} in namespace {self.namespace}: "
+                "grant it in a Role of that namespace, bound to this account"
             )
         try:
-            said = json.loads(said)["message"]
+            message = json.loads(body)["message"]
         except (ValueError, KeyError, TypeError):
-            said = said[:300]
-        return ClusterError(f"{self.place} answers {status} to {verb} {resource}: {one_line(said)}")
+            message = body[:MAX_ERROR_TEXT]
+        return ClusterError(f"{self.label} answered {status} to {call}: {one_line(message)}")
 
 
 def announce(
     job: str, transitions: Sequence[tuple[str, str]], deadline_s: float = EVENTS_S
 ) -> list[str]:
-    """Write an Event on the CronJob of this Job for each service that has a new reason, or none any more; give what went wrong.
+    """Write an Event on the CronJob of this Job for every alert; return what went wrong.
 
-    Without the CronJob's uid, `kubectl describe cronjob` would not find them: it is asked for first. Never raises.
+    ``transitions`` are services, each with the reason of the alert that opened; the reason is empty
+    for an alert that closed. Never raises: the pass is recorded, and nothing may change that.
     """
-    end = time.monotonic() + min(EVENTS_S, deadline_s)
     try:
-        if not TOKEN.is_file():
-            return [
-                "KUBERNETES_EVENTS is on, but there is no service account token: set automountServiceAccountToken, see k8s/variants/events"
-            ]
-        cluster = Cluster()
-        name = job.rpartition("-")[0]
-        if not name:
-            return ["KUBERNETES_EVENTS is on, but JOB_NAME names no Job of a CronJob"]
-        found = cluster._call("GET", "batch", "cronjobs", name, deadline_s=_left(end))  # noqa: SLF001 - of this module
-        about = {"name": name, "uid": found["metadata"]["uid"]}
-        for service, reason in transitions:
-            event = event_of(about, cluster.namespace, service, reason, datetime.now(UTC))
-            cluster.create_event(event, _left(end))
+        _create_events(job, transitions, time.monotonic() + min(EVENTS_S, deadline_s))
     except OpsWorkerError as error:
         return [str(error)]
-    except Exception as error:  # noqa: BLE001 - the pass is done and recorded: nothing here may undo that
+    except Exception as error:  # noqa: BLE001 - see above: never raises
         return [f"{type(error).__name__}: {one_line(str(error))}"]
     return []
 
 
 def may_ask() -> bool:
-    """Say whether there is anything in this pod to ask a cluster with: a service account's token, or a kubeconfig that is named."""
+    """Return whether this pod has credentials for a cluster: a token, or KUBECONFIG."""
     return bool(os.environ.get("KUBECONFIG")) or TOKEN.is_file()
+
+
+def _create_events(job: str, transitions: Sequence[tuple[str, str]], end: float) -> None:
+    """Write the Events until a time of the monotonic clock. Raises OpsWorkerError if it cannot."""
+    if not TOKEN.is_file():
+        raise ClusterError(
+            "KUBERNETES_EVENTS is on, but there is no service account token: "
+            "set automountServiceAccountToken, see k8s/variants/events"
+        )
+    name = job.rpartition("-")[0]
+    if not name:
+        raise ClusterError("KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob")
+    cluster = Cluster()
+    # Without the CronJob's uid, `kubectl describe cronjob` would not find the Events.
+    cronjob = cluster._get("batch", "cronjobs", name, _remaining_s(end))  # noqa: SLF001 - same module
+    reference = {"name": name, "uid": cronjob["metadata"]["uid"]}
+    for service, reason in transitions:
+        event = event_of(reference, cluster.namespace, service, reason, datetime.now(UTC))
+        cluster.create_event(event, _remaining_s(end))
 
 
 def _runs_worker(cronjob: Mapping[str, Any]) -> bool:
@@ -289,61 +357,80 @@ def _runs_worker(cronjob: Mapping[str, Any]) -> bool:
     return bool(workers(at(template, "spec"), at(template, "metadata", "labels")))
 
 
-def _left(end: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
+def _remaining_s(end: float) -> float:
+    """Return the seconds until a time of the monotonic clock. Raises ClusterError after it."""
+    remaining_s = end - time.monotonic()
+    if remaining_s <= 0:
         raise ClusterError("no time was left for Kubernetes Events")
-    return left
+    return remaining_s
 
 
-def _connected(kubeconfig: str, context: str) -> tuple[Any, str, str]:
-    """Give the client, what to call the server, and the namespace that the configuration names."""
+class _Connection(NamedTuple):
+    """The client, the server's name for people, and the namespace of the configuration."""
+
+    api: Any
+    label: str
+    namespace: str
+
+
+def _connect(kubeconfig: str, context: str) -> _Connection:
+    """Configure the client. Contact nothing."""
     try:
         from kubernetes import client, config
     except ImportError:
         raise SettingsError(
-            ["asking a cluster wants the extra: pip install 'ops-worker[cluster]'"]
+            ["calling the Kubernetes API requires an extra: pip install 'ops-worker[cluster]'"]
         ) from None
-    settings: Any = client.Configuration()
-    named = kubeconfig or os.environ.get("KUBECONFIG", "")
-    inside = not named and os.environ.get("KUBERNETES_SERVICE_HOST") and TOKEN.is_file()
+    configuration: Any = client.Configuration()
+    file = kubeconfig or os.environ.get("KUBECONFIG", "")
+    in_cluster = not file and os.environ.get("KUBERNETES_SERVICE_HOST") and TOKEN.is_file()
     try:
-        namespace, whose = (
-            _inside(config, settings) if inside else _outside(config, settings, named, context)
-        )
+        if in_cluster:
+            namespace = _load_service_account(config, configuration)
+            source = "the service account"
+        else:
+            name, namespace = _load_kubeconfig(config, configuration, file, context)
+            source = f"context {name}"
     except SettingsError:
         raise
-    except Exception as error:  # noqa: BLE001 - the client raises whatever the YAML parser, the file system and itself do
+    except Exception as error:  # noqa: BLE001 - the YAML parser, the files and the client raise anything
         raise SettingsError(
             [f"the kubeconfig cannot be used: {_kubeconfig_problem(error)}"]
         ) from None
-    return client.ApiClient(settings), f"{without_password(settings.host)} ({whose})", namespace
+    label = f"{without_password(configuration.host)} ({source})"
+    return _Connection(client.ApiClient(configuration), label, namespace)
 
 
 def _kubeconfig_problem(error: Exception) -> str:
     """Return what is wrong with a kubeconfig, without what parsers or a credential plugin quote."""
-    said = str(error)
-    if said.startswith("Invalid kube-config"):
-        return one_line(said)
-    if said.startswith("exec: "):
-        return one_line(said.partition(". ")[0])
+    message = str(error)
+    if message.startswith("Invalid kube-config"):
+        return one_line(message)
+    if message.startswith("exec: "):
+        return one_line(message.partition(". ")[0])
     return yaml_problem(error)
 
 
-def _inside(config: Any, settings: Any) -> tuple[str, str]:
-    config.load_incluster_config(client_configuration=settings)
-    return TOKEN.with_name("namespace").read_text(encoding="utf-8").strip(), "the service account"
+def _load_service_account(config: Any, configuration: Any) -> str:
+    """Load the service account of this pod; return its namespace."""
+    config.load_incluster_config(client_configuration=configuration)
+    return TOKEN.with_name("namespace").read_text(encoding="utf-8").strip()
 
 
-def _outside(config: Any, settings: Any, named: str, context: str) -> tuple[str, str]:
+def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) -> tuple[str, str]:
+    """Load a context of a kubeconfig; return the context's name and namespace."""
     file = named or str(Path.home() / ".kube" / "config")
-    if not any(Path(one).is_file() for one in file.split(os.pathsep)):
+    # KUBECONFIG may name several files.
+    if not any(Path(path).is_file() for path in file.split(os.pathsep)):
         raise SettingsError(
-            [f"no kubeconfig: there is no file {file}; set KUBECONFIG or --kubeconfig"]
+            [f"no kubeconfig: file {file} does not exist; set KUBECONFIG or --kubeconfig"]
         )
-    contexts, active = config.list_kube_config_contexts(config_file=file)
-    used = next((one for one in contexts if one["name"] == context), None) if context else active
-    if used is None:
-        raise SettingsError([f"--context {context}: there is no such context in {file}"])
-    config.load_kube_config(config_file=file, context=used["name"], client_configuration=settings)
-    return used["context"].get("namespace", ""), f"context {used['name']}"
+    contexts, chosen = config.list_kube_config_contexts(config_file=file)
+    if context:
+        chosen = next((each for each in contexts if each["name"] == context), None)
+    if chosen is None:
+        raise SettingsError([f"--context {context}: {file} has no such context"])
+    config.load_kube_config(
+        config_file=file, context=chosen["name"], client_configuration=configuration
+    )
+    return chosen["name"], chosen["context"].get("namespace", "")

@@ -1,10 +1,10 @@
-"""YAML files to objects. The only importer of yaml."""
+"""Read Kubernetes objects from YAML files. The only importer of yaml."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.errors import SettingsError
@@ -13,49 +13,72 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 MAX_BYTES = 10 << 20
+"""The largest file that is read: 10 MiB."""
 MAX_REPEATED = 1 << 20
-"""Characters that aliases may repeat in a document; unbounded, a small file would explode."""
-NO_OBJECT = "holds something that is no Kubernetes object: it has no kind"
-_SUFFIXES = {".yaml", ".yml", ".json"}
+"""Characters that aliases may repeat in a document. Without a limit, a small file could explode."""
+NO_KIND = "contains something that is not a Kubernetes object: it has no kind"
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+"""The files that `kubectl apply -f` reads in a folder."""
 
 
-def read(paths: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]]]:
-    """Give every object with its file, lists taken apart, and what cannot be read: file and fault.
+class FileObject(NamedTuple):
+    """A Kubernetes object, and the file that it was read from."""
 
-    A folder is read as `kubectl apply -f` does. A bad file or document hides no other.
-    Raises SettingsError, with all faults, when there is no object at all.
+    file: str
+    content: dict[str, Any]
+
+
+class FileError(NamedTuple):
+    """A file that cannot be read completely, and the reason."""
+
+    file: str
+    message: str
+
+
+class Loaded(NamedTuple):
+    """The objects of some files, and what could not be read."""
+
+    objects: list[FileObject]
+    errors: list[FileError]
+
+
+def read(paths: Sequence[str]) -> Loaded:
+    """Read files and folders; ``-`` is standard input. Return the objects; a List is taken apart.
+
+    A folder is read as `kubectl apply -f` does. An unreadable file or document is an error, and the
+    others are still read. Raises SettingsError with all errors if there is no object at all.
     """
-    loaded = _loader()
-    found: list[tuple[str, dict[str, Any]]] = []
-    faults: list[tuple[str, str]] = []
-    for path, text in _texts(paths, faults):
-        for one in _parsed(loaded(text), path, faults):
-            for part in _listed(one):
+    parse = _parser()
+    loaded = Loaded([], [])
+    for path, text in _texts(paths, loaded.errors):
+        for document in _documents(parse(text), path, loaded.errors):
+            for part in _parts(document):
                 if isinstance(part, dict) and isinstance(part.get("kind"), str):
-                    found.append((path, part))
+                    loaded.objects.append(FileObject(path, part))
                 else:
-                    faults.append((path, NO_OBJECT))
-    if not found:
-        told = [f"{path} {fault}" for path, fault in dict.fromkeys(faults)]
-        raise SettingsError(told or [f"no object in {', '.join(paths)}"])
-    return found, list(dict.fromkeys(faults))
+                    loaded.errors.append(FileError(path, NO_KIND))
+    errors = list(dict.fromkeys(loaded.errors))
+    if not loaded.objects:
+        messages = [f"{error.file} {error.message}" for error in errors]
+        raise SettingsError(messages or [f"no Kubernetes object in {', '.join(paths)}"])
+    return Loaded(loaded.objects, errors)
 
 
-def _loader() -> Callable[[str], Iterator[Any]]:
-    """Give what reads the documents of a text, one after the other."""
+def _parser() -> Callable[[str], Iterator[Any]]:
+    """Return a function that parses the documents of a text, one after the other."""
     try:
         import yaml
     except ImportError:
         raise SettingsError(
-            ["manifests wants the extra: pip install 'ops-worker[cluster]'"]
+            ["manifests requires an extra: pip install 'ops-worker[cluster]'"]
         ) from None
 
     class Loader(yaml.SafeLoader):
-        """YAML whose aliases repeat only so much."""
+        """A loader that limits what aliases repeat."""
 
         def construct_document(self, node: Any) -> Any:
-            own: dict[int, int] = {}
-            if _size(node, own, {}) - sum(own.values()) > MAX_REPEATED:
+            own_sizes: dict[int, int] = {}
+            if _size(node, own_sizes, {}) - sum(own_sizes.values()) > MAX_REPEATED:
                 raise _AliasError("its aliases (*) repeat more than 1 MiB")
             return super().construct_document(node)
 
@@ -63,67 +86,88 @@ def _loader() -> Callable[[str], Iterator[Any]]:
 
 
 class _AliasError(ValueError):
-    """Aliases are used in a way that is not read; the message quotes nothing of the file."""
+    """Aliases are used in a way that is not supported. The message quotes nothing of the file."""
 
 
-def _parsed(documents: Iterator[Any], path: str, faults: list[tuple[str, str]]) -> Iterator[Any]:
-    """Give the documents of a file, up to the first that is no YAML, whose fault is told."""
+def _documents(documents: Iterator[Any], path: str, errors: list[FileError]) -> Iterator[Any]:
+    """Return the documents of a file up to the first invalid one, which is added to the errors."""
     try:
         yield from documents
-    except Exception as error:  # noqa: BLE001 - a tag makes the parser raise what Python raises
+    except Exception as error:  # noqa: BLE001 - for some tags the parser raises any exception
         problem = str(error) if isinstance(error, _AliasError) else yaml_problem(error)
-        faults.append((path, f"is no YAML: {problem}"))
+        errors.append(FileError(path, f"is not valid YAML: {problem}"))
 
 
-def _listed(one: Any) -> list[Any]:
-    """Give the objects of a List; anything else is one object. Nothing is none."""
-    inside = one.get("items") if isinstance(one, dict) else None
-    if isinstance(inside, list) and str(one.get("kind")).endswith("List"):
-        return inside
-    return [] if one is None or (isinstance(one, dict) and one.get("kind") == "List") else [one]
+def _parts(document: Any) -> list[Any]:
+    """Return the objects of a List; any other document is one object, and an empty one is none."""
+    if document is None:
+        return []
+    if not isinstance(document, dict):
+        return [document]
+    kind = document.get("kind")
+    parts = document.get("items")
+    if isinstance(parts, list) and str(kind).endswith("List"):
+        return parts
+    return [] if kind == "List" else [document]
 
 
-def _size(node: Any, own: dict[int, int], whole: dict[int, int]) -> int:
-    """Give a node's size with its aliases expanded; ``own`` gets the size of each node alone."""
-    if id(node) not in whole:
-        if id(node) in own:
-            raise _AliasError("an anchor (&) holds an alias (*) of itself")
-        inner = [] if isinstance(node.value, str) else node.value
-        own[id(node)] = 1 + len(node.value) - len(inner)
-        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
-        whole[id(node)] = own[id(node)] + sum(_size(part, own, whole) for part in parts)
-    return whole[id(node)]
+def _size(node: Any, own_sizes: dict[int, int], sizes: dict[int, int]) -> int:
+    """Return the size of a node in characters and nodes, with its aliases expanded.
+
+    ``own_sizes`` gets the size of every node without its children, ``sizes`` the size with them.
+    Both are by the identity of the node. Raises _AliasError for a node that contains itself.
+    """
+    key = id(node)
+    if key in sizes:
+        return sizes[key]
+    if key in own_sizes:
+        raise _AliasError("an anchor (&) contains an alias (*) of itself")
+    if isinstance(node.value, str):
+        own_sizes[key] = sizes[key] = 1 + len(node.value)
+        return sizes[key]
+    own_sizes[key] = 1
+    total = 1
+    for child in node.value:
+        # The children of a mapping are pairs of key and value.
+        for part in child if isinstance(child, tuple) else (child,):
+            total += _size(part, own_sizes, sizes)
+    sizes[key] = total
+    return total
 
 
-def _texts(paths: Sequence[str], faults: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _texts(paths: Sequence[str], errors: list[FileError]) -> Iterator[tuple[str, str]]:
+    """Return the text of every file, with the file's name."""
     for path in paths:
         if path == "-":
-            yield from _text(path, sys.stdin.buffer, faults)
+            yield from _text(path, sys.stdin.buffer, errors)
             continue
-        place = Path(path)
-        try:
-            inside = (
-                sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES)
-                if place.is_dir()
-                else [place]
-            )
-        except OSError as error:
-            faults.append((path, f"cannot be read: {error.strerror}"))
-            continue
-        for file in inside:
+        for file in _files(path, errors):
             try:
                 with file.open("rb") as opened:
-                    yield from _text(str(file), opened, faults)
+                    yield from _text(str(file), opened, errors)
             except OSError as error:
-                faults.append((str(file), f"cannot be read: {error.strerror}"))
+                errors.append(FileError(str(file), f"cannot be read: {error.strerror}"))
 
 
-def _text(path: str, file: BinaryIO, faults: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _files(path: str, errors: list[FileError]) -> list[Path]:
+    """Return a file, or the files of a folder that `kubectl apply -f` reads, sorted."""
+    place = Path(path)
+    try:
+        if not place.is_dir():
+            return [place]
+        return sorted(file for file in place.iterdir() if file.suffix in _SUFFIXES)
+    except OSError as error:
+        errors.append(FileError(path, f"cannot be read: {error.strerror}"))
+        return []
+
+
+def _text(path: str, file: BinaryIO, errors: list[FileError]) -> Iterator[tuple[str, str]]:
+    """Return the text of a file; nothing if it is too large or not UTF-8."""
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        faults.append((path, "is larger than 10 MiB"))
+        errors.append(FileError(path, f"is larger than {MAX_BYTES >> 20} MiB"))
         return
     try:
         yield path, data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        faults.append((path, "cannot be read: it is not UTF-8"))
+        errors.append(FileError(path, "cannot be read: it is not UTF-8"))

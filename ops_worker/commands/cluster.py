@@ -1,4 +1,4 @@
-"""``ops-worker cluster`` and ``ops-worker trigger``: what the CronJobs do, and a pass now."""
+"""``ops-worker cluster`` and ``trigger``: show the CronJobs; run a pass in the cluster now."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.passes import container_commands
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from ops_worker.adapters.kubernetes import Cluster
-    from ops_worker.core.cronjobs import Row
+    from ops_worker.core.cronjobs import JobEnd, Row
 
 POLL_S = 1.0
+"""Seconds between two looks at a Job."""
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""The digits of base 36. A Kubernetes name may contain all of them."""
 
 
 def cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cluster``."""
-    _common(parser)
+    _common_options(parser)
     parser.add_argument(
         "--output",
         choices=["json", "text"],
         default="text",
-        help="a table with warnings (text, the default), or one document",
+        help="text: a table with warnings (default); json: one document",
     )
     parser.add_argument(
         "--fail-on-warnings",
         action="store_true",
-        help="end with exit code 4 when there is a warning",
+        help="exit with code 4 if there is a warning",
     )
 
 
@@ -43,57 +46,82 @@ def trigger_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="PASS", help="health, metrics, init-db, or the full name of a CronJob"
     )
-    _common(parser)
+    _common_options(parser)
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="wait for the end; print the pod's log and end with the pass's exit code",
+        help="wait for the end of the Job, print the pod's log, and exit with the pass's exit code",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=120.0,
         metavar="SECONDS",
-        help="with --wait: wait no longer than this (120)",
+        help="with --wait: wait at most this long (120)",
+    )
+
+
+def _common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n",
+        "--namespace",
+        default="",
+        help="the namespace (default: that of the context, otherwise ops-worker)",
+    )
+    parser.add_argument(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="the kubeconfig (default: KUBECONFIG, the service account, or ~/.kube/config)",
+    )
+    parser.add_argument(
+        "--context",
+        default="",
+        metavar="NAME",
+        help="the context of the kubeconfig (default: the current one)",
     )
 
 
 def cluster(options: argparse.Namespace) -> int:
-    """Print the CronJobs; give 0, or 4 for warnings where asked."""
+    """Print the CronJobs; return 0, or 4 for warnings with ``--fail-on-warnings``."""
     from ops_worker.core import cronjobs
 
-    where = _cluster(options)
-    found = rows(where)
+    connection = _connect(options)
+    cronjob_rows = rows(connection)
     if options.output == "json":
-        print(
-            json.dumps({"namespace": where.namespace, "cronjobs": [one._asdict() for one in found]})
-        )
+        document = {
+            "namespace": connection.namespace,
+            "cronjobs": [row._asdict() for row in cronjob_rows],
+        }
+        print(json.dumps(document))
     else:
-        print(cronjobs.table(found))
-    return UNHEALTHY if options.fail_on_warnings and any(one.warnings for one in found) else DONE
+        print(cronjobs.table(cronjob_rows))
+    has_warnings = any(row.warnings for row in cronjob_rows)
+    return UNHEALTHY if options.fail_on_warnings and has_warnings else DONE
 
 
-def rows(where: Cluster) -> list[Row]:
-    """Ask for the CronJobs as they stand. Raises NotFoundError when there are none."""
+def rows(connection: Cluster) -> list[Row]:
+    """Return the rows of the worker's CronJobs. Raises NotFoundError if there are none."""
     from ops_worker.adapters.kubernetes import NotFoundError
     from ops_worker.core import cronjobs
 
-    found, jobs, pods = where.worker_objects()
-    if not found:
-        raise NotFoundError(where.missing())
+    objects = connection.worker_objects()
+    if not objects.cronjobs:
+        raise NotFoundError(connection.no_cronjobs())
     now = datetime.now(UTC)
-    told = [cronjobs.row(one, jobs, pods, now, due(one, now)) for one in found]
-    return [
-        row._replace(warnings=(*row.warnings, *_starved(one)))
-        for row, one in zip(told, found, strict=True)
-    ]
+    cronjob_rows = []
+    for cronjob in objects.cronjobs:
+        row = cronjobs.row(cronjob, objects.jobs, objects.pods, now, due(cronjob, now))
+        warnings = (*row.warnings, *_starved(cronjob))
+        cronjob_rows.append(row._replace(warnings=warnings))
+    return cronjob_rows
 
 
 def _starved(cronjob: Mapping[str, Any]) -> list[str]:
-    """Say why Kubernetes never starts a run of a CronJob, which no event tells."""
+    """Return a warning if Kubernetes never starts a run. No Event reports that."""
     from ops_worker.adapters import cron
 
-    spec, name = cronjob["spec"], cronjob["metadata"]["name"]
+    spec = cronjob["spec"]
     deadline_s = spec.get("startingDeadlineSeconds")
     if deadline_s is None or spec.get("suspend"):
         return []
@@ -101,150 +129,164 @@ def _starved(cronjob: Mapping[str, Any]) -> list[str]:
         problem = cron.read(spec["schedule"]).starved(deadline_s)
     except ValueError:
         return []
-    return [f"{name}: startingDeadlineSeconds {problem}"] if problem else []
+    if not problem:
+        return []
+    return [f"{cronjob['metadata']['name']}: startingDeadlineSeconds {problem}"]
 
 
 def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int | None]:
-    """Give a function that counts the due runs since a time; it gives None for a bad schedule.
+    """Return a function that counts the runs due since a time; None for an invalid schedule.
 
-    Without ``spec.timeZone`` the controller's zone holds. It is taken to be UTC unless the last run
-    contradicts that; then the count is a lower bound, by the longest time between two runs.
+    Without ``spec.timeZone``, the time zone of kube-controller-manager applies, which is unknown
+    here. UTC is assumed unless the last run contradicts it. Then the count is a lower bound: the
+    time divided by the longest gap between two runs.
     """
     from ops_worker.adapters import cron
 
-    spec, last = cronjob["spec"], cronjob.get("status", {}).get("lastScheduleTime")
+    spec = cronjob["spec"]
+    zone = spec.get("timeZone")
+    last_run = cronjob.get("status", {}).get("lastScheduleTime")
     try:
-        found = cron.read(spec["schedule"], spec.get("timeZone") or "UTC")
+        schedule = cron.read(spec["schedule"], zone or "UTC")
     except (ValueError, KeyError, OSError):  # KeyError: this machine does not know the zone
         return lambda _: None
-    if spec.get("timeZone") or not last or found.names(datetime.fromisoformat(last)):
-        return lambda since: len(found.slots(since, now))
-    return lambda since: int((now - since).total_seconds() // found.gaps.longest)
+    if zone or not last_run or schedule.names(datetime.fromisoformat(last_run)):
+        return lambda since: len(schedule.slots(since, now))
+    return lambda since: int((now - since).total_seconds() // schedule.gaps.longest)
 
 
 def trigger(options: argparse.Namespace) -> int:
-    """Create a Job from the CronJob's template; with --wait give the pass's own exit code."""
+    """Create a Job from the CronJob's template; with ``--wait``, return the pass's exit code."""
     from ops_worker.core.cronjobs import job_of
 
-    where = _cluster(options)
-    name = f"ops-worker-{options.name}" if options.name in container_commands() else options.name
-    job = where.create_job(job_of(where.cronjob(name), _suffix()))
-    print(f"job.batch/{job} created in namespace {where.namespace}", file=sys.stderr)
-    return _wait(where, job, options.timeout) if options.wait else DONE
+    connection = _connect(options)
+    name = options.name
+    if name in container_commands():
+        name = f"ops-worker-{name}"
+    job = connection.create_job(job_of(connection.cronjob(name), _suffix()))
+    print(f"job.batch/{job} created in namespace {connection.namespace}", file=sys.stderr)
+    return _wait(connection, job, options.timeout) if options.wait else DONE
 
 
-def _wait(where: Cluster, job: str, timeout_s: float) -> int:
+class _Ended(NamedTuple):
+    """A Job that ended: the object, how it ended, its pods, and logs by the pod's name."""
+
+    job: Mapping[str, Any]
+    end: JobEnd
+    pods: list[Mapping[str, Any]]
+    logs: Mapping[str, str]
+
+
+def _wait(connection: Cluster, name: str, timeout_s: float) -> int:
+    """Wait for the end of a Job, print its log, and return the exit code of its pass."""
     from ops_worker.core import cronjobs
 
-    end, shown = time.monotonic() + timeout_s, ""
-    beside: dict[str, dict[str, Any]] = {}
+    ended = _wait_for_end(connection, name, timeout_s)
+    attempts = cronjobs.last_attempts(ended.pods)
+    for pod in attempts:
+        print(ended.logs.get(pod["metadata"]["name"]) or _log(connection, pod), end="")
+    return _report_end(name, ended, attempts)
+
+
+def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
+    """Wait for the end of a Job, and print what changes. Raises OpsWorkerError at the timeout."""
+    from ops_worker.core import cronjobs
+
+    timeout_at = time.monotonic() + timeout_s
+    shown = ""
+    # When activeDeadlineSeconds ends a Job, Kubernetes deletes the pod and the log before the Job
+    # counts as failed. So keep those of a pass that has ended while another container runs.
+    kept: dict[str, Mapping[str, Any]] = {}
     logs: dict[str, str] = {}
     while True:
-        found = where.job(job)
-        done = cronjobs.finished(found)
-        pods = where.pods(job)
+        job = connection.job(name)
+        end = cronjobs.finished(job)
+        pods = connection.pods(name)
         for pod in pods:
-            if cronjobs.held(pod) and pod["metadata"]["name"] not in beside:
-                # a deadline takes pod and log away before the Job counts as failed
-                beside[pod["metadata"]["name"]] = pod
-                logs[pod["metadata"]["name"]] = _log(where, pod)
-        if done is not None:
-            break
+            pod_name = pod["metadata"]["name"]
+            if cronjobs.blocked_job(pod) and pod_name not in kept:
+                kept[pod_name] = pod
+                logs[pod_name] = _log(connection, pod)
+        if end is not None:
+            return _Ended(job, end, cronjobs.with_deleted(list(kept.values()), pods), logs)
+        # Between two attempts there may be no pod: then the last state still holds.
         state = _state(pods) if pods or not shown else shown
         if state != shown:
-            print(f"{job}: {state}", file=sys.stderr)
+            print(f"{name}: {state}", file=sys.stderr)
             shown = state
-        if time.monotonic() >= end:
+        if time.monotonic() >= timeout_at:
             raise OpsWorkerError(
-                f"{job} has not ended within {timeout_s:g} s: {state}; see `kubectl -n {where.namespace} describe job {job}`"
+                f"{name} has not ended within {timeout_s:g} s: {state}; "
+                f"see `kubectl -n {connection.namespace} describe job {name}`"
             )
         time.sleep(POLL_S)
-    tries = cronjobs.last_tries(cronjobs.with_gone(list(beside.values()), pods))
-    for last in tries:
-        print(logs.get(last["metadata"]["name"]) or _log(where, last), end="")
-    return _result(job, found, done, tries)
 
 
-def _result(
-    job: str,
-    found: Mapping[str, Any],
-    done: tuple[str, str],
-    tries: list[Mapping[str, Any]],
-) -> int:
-    """Say how a Job has ended, and give the exit code of its passes, the worst of several."""
+def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]]) -> int:
+    """Print how a Job ended; return the exit code of its pass, the worst one of several."""
     from ops_worker.core import cronjobs
 
-    kind, reason = done
-    print(f"{job}: {kind}{': ' + reason if kind == 'Failed' and reason else ''}", file=sys.stderr)
-    for problem in (*map(cronjobs.other_failure, tries), cronjobs.lost(found, tries)):
-        if problem:
-            print(f"{job}: {problem}", file=sys.stderr)
-    ended = [cronjobs.terminated(pod) for pod in tries]
-    codes = [int(state["exitCode"]) for state in ended if state is not None]
-    if kind == "Failed" and (not ended or None in ended):
-        codes.append(OpsWorkerError.exit_code)
+    failed = ended.end.kind == "Failed"
+    reason = f": {ended.end.reason}" if failed and ended.end.reason else ""
+    print(f"{name}: {ended.end.kind}{reason}", file=sys.stderr)
+    problems = [cronjobs.other_failure(pod) for pod in attempts]
+    problems.append(cronjobs.unexplained_failure(ended.job, attempts))
+    for problem in filter(None, problems):
+        print(f"{name}: {problem}", file=sys.stderr)
+    states = [cronjobs.terminated(pod) for pod in attempts]
+    codes = [int(state["exitCode"]) for state in states if state is not None]
+    if failed and (not states or None in states):
+        codes.append(OpsWorkerError.exit_code)  # a pass did not get to its end
     return max(codes, key=cronjobs.severity, default=DONE)
 
 
-def _log(where: Cluster, pod: Mapping[str, Any]) -> str:
-    """Give what the worker's containers printed, as far as it is still there."""
+def _log(connection: Cluster, pod: Mapping[str, Any]) -> str:
+    """Return what the worker's containers printed, as far as it still exists."""
     from ops_worker.core.cronjobs import terminated, worker_names
 
     if terminated(pod) is None:
         return ""
-    found = []
+    name = pod["metadata"]["name"]
+    logs = []
     for container in worker_names(pod):
         try:
-            found.append(where.log(pod["metadata"]["name"], container))
-        except OpsWorkerError as error:  # which does not change what the pass has done
-            print(f"no log of pod {pod['metadata']['name']}: {error}", file=sys.stderr)
-    return "".join(found)
+            logs.append(connection.log(name, container))
+        except OpsWorkerError as error:  # a missing log does not change how the pass ended
+            print(f"no log of pod {name}: {error}", file=sys.stderr)
+    return "".join(logs)
 
 
-def _state(pods: list[dict[str, Any]]) -> str:
-    from ops_worker.core.cronjobs import held, last_tries, stuck
+def _state(pods: Sequence[Mapping[str, Any]]) -> str:
+    """Return the state of a Job that has not ended, from its pods."""
+    from ops_worker.core.cronjobs import blocked_job, last_attempts, start_problem
+    from ops_worker.core.pods import at
 
     if not pods:
         return "waiting for a pod"
-    status = pods[-1].get("status")
-    phase = str(status.get("phase", "Pending")).lower() if isinstance(status, dict) else "pending"
-    attempt = 1 + len(pods) - len(last_tries(pods))
+    newest = pods[-1]
+    state = str(at(newest, "status").get("phase", "Pending")).lower()
+    attempt = 1 + len(pods) - len(last_attempts(pods))
     if attempt > 1:
-        phase = f"{phase}, attempt {attempt}"
-    return stuck(pods[-1]) or held(pods[-1]) or phase
+        state = f"{state}, attempt {attempt}"
+    return start_problem(newest) or blocked_job(newest) or state
 
 
-def _cluster(options: argparse.Namespace) -> Cluster:
+def _connect(options: argparse.Namespace) -> Cluster:
+    """Return the cluster that the options name, and print which one it is."""
     from ops_worker.adapters.kubernetes import Cluster
 
-    found = Cluster(
+    connection = Cluster(
         kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace
     )
-    print(f"{found.place}, namespace {found.namespace}", file=sys.stderr)
-    return found
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n", "--namespace", default="", help="the namespace; else the context's, else ops-worker"
-    )
-    parser.add_argument(
-        "--kubeconfig",
-        default="",
-        metavar="FILE",
-        help="the kubeconfig; else KUBECONFIG, the service account, ~/.kube/config",
-    )
-    parser.add_argument(
-        "--context",
-        default="",
-        metavar="NAME",
-        help="the context of the kubeconfig; else its current one",
-    )
+    print(f"{connection.label}, namespace {connection.namespace}", file=sys.stderr)
+    return connection
 
 
 def _suffix() -> str:
-    digits, number = "", time.time_ns() // 1_000_000
+    """Return a suffix for a Job's name: the time in milliseconds, in base 36."""
+    digits = ""
+    number = time.time_ns() // 1_000_000
     while number:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+        number, digit = divmod(number, len(DIGITS))
+        digits = DIGITS[digit] + digits
     return f"m{digits}"

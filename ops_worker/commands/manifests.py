@@ -1,4 +1,4 @@
-"""``ops-worker manifests check``: the rules of ``ops_worker.manifest_rules`` on files."""
+"""``ops-worker manifests check``: apply the rules of ``ops_worker.manifest_rules`` to files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from ops_worker.manifest_rules import ProgramFacts
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "action",
         choices=["check"],
-        help="check: tell everything that is wrong with manifests that run ops-worker",
+        help="check: report every fault of manifests that run ops-worker",
     )
     parser.add_argument(
         "paths",
@@ -31,44 +33,57 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each fault and one that counts them; give 0, or 4 when there are any.
+    """Print one line per fault, then a summary; return 0, or 4 if there are faults.
 
-    A file that cannot be read is a fault.
+    An unreadable file is a fault. Raises SettingsError if nothing could be read.
     """
-    from ops_worker import settings
     from ops_worker.adapters import yaml_files
-    from ops_worker.manifest_rules import Document, Facts, check
-    from ops_worker.variables import variables
+    from ops_worker.manifest_rules import Document, check
 
-    objects, unread = yaml_files.read(options.paths)
-    found = [Document(path, content) for path, content in objects]
-    defaults = {name: variable.default for variable in variables() for name in variable.names}
-    faults = check(found, Facts(_parsed(options.parser), defaults, settings.faults))
-    lines = [*(f"{path}: {fault}" for path, fault in unread), *map(str, faults)]
+    loaded = yaml_files.read(options.paths)
+    documents = [Document(file, content) for file, content in loaded.objects]
+    faults = check(documents, program_facts(options.parser))
+    lines = [f"{error.file}: {error.message}" for error in loaded.errors]
+    lines += map(str, faults)
     for line in lines:
         print(line)
-    checked = f"{len(found)} object{'s' * (len(found) != 1)} checked"
-    print(f"manifests: {checked}, {len(lines)} fault{'s' * (len(lines) != 1)}")
+    objects = _count(len(documents), "object")
+    print(f"manifests: {objects} checked, {_count(len(lines), 'fault')}")
     return UNHEALTHY if lines else DONE
 
 
-def _parsed(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
-    """Give what says what is wrong with a command line, in the parser's own words."""
+def program_facts(parser: argparse.ArgumentParser) -> ProgramFacts:
+    """Return what the rules have to know of this program."""
+    from ops_worker import settings
+    from ops_worker.manifest_rules import ProgramFacts
+    from ops_worker.variables import variables
 
-    def parse(arguments: Sequence[str]) -> str:
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    return ProgramFacts(
+        argument_error=_argument_error(parser),
+        defaults={name: variable.default for variable in variables() for name in variable.names},
+        setting_errors=settings.faults,
+    )
+
+
+def _argument_error(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
+    """Return a function that returns what is wrong with arguments, in the parser's words."""
+
+    def argument_error(arguments: Sequence[str]) -> str:
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             try:
                 options = parser.parse_args(arguments)
             except SystemExit as ended:
-                problem = (
-                    said.getvalue().strip().rpartition("error: ")[2]
-                    if ended.code
-                    else "asks for help, and does nothing"
-                )
-                return re.sub(r"=\S+", "=...", problem)  # which may be a secret
+                if not ended.code:
+                    return "only prints help and does nothing"
+                problem = printed.getvalue().strip().rpartition("error: ")[2]
+                return re.sub(r"=\S+", "=...", problem)  # a value may be a secret
         if getattr(options, "every", 0) is None and options.seconds != math.inf:
-            return "--for wants --every as well"
+            return "--for requires --every"
         return ""
 
-    return parse
+    return argument_error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""From what Kubernetes tells of CronJobs, Jobs and pods to the rows that a person reads, and to what is wrong."""
+"""CronJobs, Jobs and pods, as Kubernetes reports them: one row per CronJob, with warnings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.pods import at, containers, items, mapping, text, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 HEAD = (
     "CRONJOB",
@@ -22,30 +22,55 @@ HEAD = (
     "EXIT",
     "SUMMARY",
 )
-TOLERATED = 3
-"""Runs that may be due without a success; with one more something is wrong."""
-HELD_S = 60.0
+"""Column headings of the table."""
+MAX_DUE = 3
+"""Runs that may be due without a success. One more is a warning."""
+BLOCKED_S = 60.0
 """Seconds after the end of a pass in which the other containers of its pod may end."""
-NATIVE = "make it an init container with restartPolicy: Always, which a Job does not wait for"
+MAX_TERMINATION_TEXT = 300
+"""Characters of a termination message that are shown."""
+MAX_WAITING_TEXT = 200
+"""Characters that are shown of Kubernetes' message about a pod that cannot start."""
+MAX_EVENT_TEXT = 1024
+"""The most characters of an Event's message that the API server accepts.
+
+Source: kubernetes.io, API reference, "Event" of events.k8s.io/v1, field ``note``.
+"""
+MAX_JOB_PREFIX = 52
+"""Characters of a CronJob's name that a Job's name, of at most 63 characters, has room for."""
+USE_NATIVE_SIDECAR = (
+    "make it a native sidecar (an init container with restartPolicy: Always), "
+    "because a Job does not wait for those"
+)
+"""The hint for a container that keeps a Job from completing."""
 INDEX = "batch.kubernetes.io/job-completion-index"
-REMEDIES = {
-    "ErrImagePull": "check the image's name, and that the cluster may pull it",
-    "ImagePullBackOff": "check the image's name, and that the cluster may pull it",
+"""The annotation with a pod's index in an Indexed Job (kubernetes.io, "Jobs")."""
+_PULL_HINT = "check the image's name, and that the cluster can pull it"
+HINTS = {
+    "ErrImagePull": _PULL_HINT,
+    "ImagePullBackOff": _PULL_HINT,
     "ErrImageNeverPull": "load the image onto the node",
     "InvalidImageName": "check the image's name",
-    "CreateContainerConfigError": "create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
+    "CreateContainerConfigError": (
+        "if the Secret is missing, create it: "
+        "kubectl create secret generic ops-worker --from-literal=PG_PASS=..."
+    ),
     "CreateContainerError": "see `kubectl describe pod`",
     "CrashLoopBackOff": "see `kubectl logs`",
-    "Unschedulable": "see the nodes' room and taints: `kubectl describe pod`",
+    "Unschedulable": (
+        "check the free resources and the taints of the nodes: `kubectl describe pod`"
+    ),
 }
-"""What keeps a pod from starting, in Kubernetes' word for it, and what to do."""
+"""What to do about a pod that cannot start, by the reason that Kubernetes reports."""
 
 
 class Row(NamedTuple):
-    """A CronJob as it stands: ages in seconds, missed runs, exit code of the last pass that ended.
+    """The state of a CronJob. Ages are in seconds.
 
-    ``missed`` is None when it is suspended, has never run, or its schedule is unreadable.
-    ``exit_code`` is None when no pod has ended yet.
+    - ``missed``: runs that were due since the last one. None if the CronJob is suspended or has
+      never run, or if its schedule is invalid.
+    - ``exit_code``: of the last pass that ended. None if no pod has ended yet.
+    - ``summary``: the termination message of that pass.
     """
 
     name: str
@@ -60,6 +85,21 @@ class Row(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class JobEnd(NamedTuple):
+    """How a Job ended: ``Complete`` or ``Failed``, and the reason."""
+
+    kind: str
+    reason: str
+
+
+class _Run(NamedTuple):
+    """The Jobs of a CronJob, their pods oldest first, and the last pass among them that ended."""
+
+    jobs: Sequence[Mapping[str, Any]]
+    pods: Sequence[Mapping[str, Any]]
+    last_exit: Mapping[str, Any] | None
+
+
 def row(
     cronjob: Mapping[str, Any],
     jobs: Sequence[Mapping[str, Any]],
@@ -67,208 +107,280 @@ def row(
     now: datetime,
     due: Callable[[datetime], int | None],
 ) -> Row:
-    """Bring together what is known of a CronJob; ``jobs`` and ``pods`` may be of others as well.
+    """Return the row of a CronJob. ``jobs`` and ``pods`` may contain those of other CronJobs.
 
-    ``due`` counts the runs that were due since a time; None if that is not known.
+    ``due`` counts the runs that were due since a time; None if that is unknown.
     """
-    spec, status, name = cronjob["spec"], cronjob.get("status", {}), cronjob["metadata"]["name"]
-    uid = cronjob["metadata"]["uid"]
-    own = [job for job in jobs if any(owner.get("uid") == uid for owner in _owners(job))]
-    named = {job["metadata"]["name"] for job in own}
-    mine = sorted((pod for pod in pods if _job_name(pod) in named), key=_created)
-    ended = sorted(
-        (found for pod in mine if (found := terminated(pod))),
-        key=lambda found: str(found.get("finishedAt")),
-    )
-    exit_code, summary = (ended[-1]["exitCode"], told(ended[-1])) if ended else (None, "")
+    spec = cronjob["spec"]
+    status = cronjob.get("status", {})
+    name = cronjob["metadata"]["name"]
+    run = _run(cronjob, jobs, pods)
+    exit_code, summary = None, ""
+    if run.last_exit is not None:
+        exit_code, summary = run.last_exit["exitCode"], termination_text(run.last_exit)
     last_run = _time(status.get("lastScheduleTime"))
-    success = _time(status.get("lastSuccessfulTime"))
+    last_success = _time(status.get("lastSuccessfulTime"))
     suspended = bool(spec.get("suspend"))
-    warnings = [problem for pod in mine if (problem := stuck(pod) or held(pod, now))]
-    if ended and exit_code:
-        warnings.append(f"the last pass failed with exit code {exit_code}: {summary}")
-    warnings += [problem for pod in mine[-1:] if (problem := other_failure(pod))]
-    if over := sorted((job for job in own if finished(job)), key=_created)[-1:]:
-        tries = [pod for pod in mine if _job_name(pod) == over[0]["metadata"]["name"]]
-        warnings += [problem for problem in [lost(over[0], tries)] if problem]
-    since = success or _time(cronjob["metadata"].get("creationTimestamp"))
-    late = None if suspended or since is None else due(since)
-    if since is not None and late is not None and late > TOLERATED:
-        age = _short((now - since).total_seconds())
-        told_since = f"since {age}" if success else f"ever, in {age}"
-        described = f"`kubectl describe cronjob {name}`"
-        remedy = f"see the warnings here, {described}, or run `ops-worker trigger --wait`"
-        warnings.append(f"no success {told_since}: {remedy}")
+    missed = None
+    warnings = list(_warnings(run, now))
+    if not suspended:
+        missed = None if last_run is None else due(last_run)
+        warnings += _overdue(cronjob, last_success, now, due)
     return Row(
         name=name,
         schedule=spec["schedule"],
         suspended=suspended,
         last_run_s=_age(last_run, now),
-        last_success_s=_age(success, now),
+        last_success_s=_age(last_success, now),
         running=len(status.get("active") or ()),
-        missed=None if suspended or last_run is None else due(last_run),
+        missed=missed,
         exit_code=exit_code,
         summary=summary,
         warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
     )
 
 
+def _run(
+    cronjob: Mapping[str, Any],
+    jobs: Sequence[Mapping[str, Any]],
+    pods: Sequence[Mapping[str, Any]],
+) -> _Run:
+    """Select the Jobs of a CronJob and their pods."""
+    uid = cronjob["metadata"]["uid"]
+    own_jobs = [job for job in jobs if any(owner.get("uid") == uid for owner in _owners(job))]
+    names = {job["metadata"]["name"] for job in own_jobs}
+    own_pods = sorted((pod for pod in pods if _job_name(pod) in names), key=_created)
+    exits = [state for state in map(terminated, own_pods) if state is not None]
+    # The sort is stable: of several pods that ended in the same second, the newest one is last.
+    exits.sort(key=lambda state: str(state.get("finishedAt")))
+    return _Run(own_jobs, own_pods, exits[-1] if exits else None)
+
+
+def _warnings(run: _Run, now: datetime) -> Iterator[str]:
+    """Return what is wrong with the Jobs and pods of a CronJob."""
+    yield from _nonempty(start_problem(pod) or blocked_job(pod, now) for pod in run.pods)
+    if run.last_exit is not None and run.last_exit["exitCode"]:
+        exit_code, summary = run.last_exit["exitCode"], termination_text(run.last_exit)
+        yield f"the last pass failed with exit code {exit_code}: {summary}"
+    yield from _nonempty(map(other_failure, run.pods[-1:]))
+    ended = sorted(filter(finished, run.jobs), key=_created)
+    for job in ended[-1:]:
+        job_name = job["metadata"]["name"]
+        attempts = [pod for pod in run.pods if _job_name(pod) == job_name]
+        yield from _nonempty([unexplained_failure(job, attempts)])
+
+
+def _overdue(
+    cronjob: Mapping[str, Any],
+    last_success: datetime | None,
+    now: datetime,
+    due: Callable[[datetime], int | None],
+) -> list[str]:
+    """Return a warning if more runs were due since the last success than are normal."""
+    since = last_success or _time(cronjob["metadata"].get("creationTimestamp"))
+    if since is None or (due(since) or 0) <= MAX_DUE:
+        return []
+    age = _short((now - since).total_seconds())
+    problem = f"no successful run for {age}"
+    if last_success is None:
+        problem = f"no successful run since the CronJob was created {age} ago"
+    name = cronjob["metadata"]["name"]
+    hint = (
+        f"see the other warnings and `kubectl describe cronjob {name}`, "
+        f"or run `ops-worker trigger {name} --wait`"
+    )
+    return [f"{problem}: {hint}"]
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Render the rows in columns, and below them what is wrong."""
-    cells = [HEAD, *(_cells(one) for one in rows)]
+    """Render the rows as a table, followed by their warnings."""
+    cells = [HEAD, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-    warnings = [f"warning: {warning}" for one in rows for warning in one.warnings]
-    return "\n".join([*lines, *([""] if warnings else []), *warnings])
+    lines = []
+    for line in cells:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        lines.append("  ".join(padded).rstrip())
+    warnings = [f"warning: {warning}" for each in rows for warning in each.warnings]
+    if warnings:
+        lines += ["", *warnings]
+    return "\n".join(lines)
 
 
 def worker_names(pod: Mapping[str, Any]) -> list[str]:
-    """Give the names of the worker's containers; if none is recognised, that of the first one."""
+    """Return the names of the worker's containers; if none is recognised, that of the first."""
     spec = at(pod, "spec")
-    found = workers(spec, at(pod, "metadata", "labels"))
-    mains = [one.name for one in found if one.main] or [one.name for one in found]
-    first = [one.name for one in containers(spec) if one.main] or list(_states(pod))
-    return mains or first[:1]
+    ours = workers(spec, at(pod, "metadata", "labels"))
+    main_names = [container.name for container in ours if container.is_main]
+    names = main_names or [container.name for container in ours]
+    if names:
+        return names
+    candidates = [container.name for container in containers(spec) if container.is_main]
+    return (candidates or list(_states(pod)))[:1]
 
 
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give the state in which the worker's container ended, or None while it has not.
+    """Return the state in which the worker's container ended, or None if it has not ended.
 
-    Of several containers the one with the worst exit code counts.
+    Of several containers, the one with the worst exit code counts.
     """
     states = _states(pod)
-    ended = [at(states.get(name), "terminated") for name in worker_names(pod)]
-    if not ended or not all(ended):
+    ends = [at(states.get(name), "terminated") for name in worker_names(pod)]
+    if not ends or not all(ends):
         return None
-    return dict(max(ended, key=lambda state: severity(state["exitCode"])))
+    return dict(max(ends, key=lambda state: severity(state["exitCode"])))
 
 
 def severity(code: int) -> tuple[bool, bool, int]:
-    """Order exit codes by how bad they are: 0, 4 (done, and a service is unhealthy), all others."""
+    """Return a sort key of exit codes: 0, then 4 (a service is unhealthy), then all others."""
     return code != 0, code != 4, code  # noqa: PLR2004 - docs/operations.md, "Exit codes"
 
 
 def other_failure(pod: Mapping[str, Any]) -> str:
-    """Say which container that is not the worker's has failed; nothing when none has."""
-    names = worker_names(pod)
+    """Return which container that is not the worker's failed; empty if none did."""
     if text(at(pod, "status").get("phase")) == "Running":
         return ""
-    # the exit code of a native sidecar means nothing
-    native = {one.name for one in containers(at(pod, "spec")) if one.native}
+    spec = at(pod, "spec")
+    # The exit code of a native sidecar means nothing: Kubernetes stops it at the pod's end.
+    native_names = [container.name for container in containers(spec) if container.is_native_sidecar]
+    ignored = {*worker_names(pod), *native_names}
     for name, state in _states(pod).items():
-        ended = at(state, "terminated")
-        if ended.get("exitCode") and name not in names and name not in native:
+        end = at(state, "terminated")
+        if end.get("exitCode") and name not in ignored:
             pod_name = pod["metadata"]["name"]
             return (
-                f"{_called(pod, name)} of pod {pod_name} ended with exit code {ended['exitCode']}: "
-                f"{told(ended)}; see `kubectl logs {pod_name} -c {name}`"
+                f"{_described(pod, name)} of pod {pod_name} ended with exit code "
+                f"{end['exitCode']}: {termination_text(end)}; "
+                f"see `kubectl logs {pod_name} -c {name}`"
             )
     return ""
 
 
-def held(pod: Mapping[str, Any], now: datetime | None = None) -> str:
-    """Say which container keeps a Job from completing after the pass has ended.
+def blocked_job(pod: Mapping[str, Any], now: datetime | None = None) -> str:
+    """Return which container keeps a Job from completing after its pass ended; empty if none does.
 
-    With ``now``, only if the pass ended at least a minute ago.
+    With ``now``, only passes count that ended at least a minute before.
     """
-    ended = terminated(pod)
-    if ended is None or at(pod, "status").get("phase") != "Running":
+    end = terminated(pod)
+    if end is None or at(pod, "status").get("phase") != "Running":
         return ""
-    finished_at = _time(ended.get("finishedAt"))
-    if now is not None and (finished_at is None or (now - finished_at).total_seconds() < HELD_S):
+    ended_at = _time(end.get("finishedAt"))
+    if now is not None and (ended_at is None or (now - ended_at).total_seconds() < BLOCKED_S):
         return ""
     states = _states(pod)
-    mains = [one.name for one in containers(at(pod, "spec")) if one.main]
-    going = [one for one in mains if "running" in mapping(states.get(one))]
-    if not going:
-        return ""
-    name = pod["metadata"]["name"]
-    ended_with = f"the pass in pod {name} has ended with exit code {ended['exitCode']}"
-    goes_on = f"container {going[0]} goes on, and the Job with it"
-    return f"{ended_with}, but {goes_on}; if it is a sidecar, {NATIVE}"
-
-
-def lost(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
-    """Say why a Job failed if none of its pods tells; nothing for any other Job."""
-    kind, reason = finished(job) or ("", "")
-    if kind != "Failed" or any(terminated(pod) or other_failure(pod) for pod in pods):
-        return ""
-    name = at(job, "metadata").get("name", "?")
-    if not reason.startswith("DeadlineExceeded"):
-        return f"Job {name} failed, and no pod tells why: {reason}"
-    limit = at(job, "spec").get("activeDeadlineSeconds", "?")
-    template = at(job, "spec", "template")
-    ours = worker_names(template)
-    mains = [one.name for one in containers(at(template, "spec")) if one.main]
-    beside = next((name for name in mains if name not in ours), "")
-    sidecar = f"; if container {beside} is a sidecar, {NATIVE}" if beside else ""
-    return (
-        f"Job {name} was ended by activeDeadlineSeconds ({limit} s), and its pod and log are gone "
-        "with it: see `kubectl get events` for a pod that could not start; "
-        f"else raise activeDeadlineSeconds, or lower PASS_DEADLINE{sidecar}"
-    )
-
-
-def with_gone(
-    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Give the pods of a Job, and before them those that have gone, as they were last seen."""
-    there = {pod["metadata"]["name"] for pod in now}
-    return [*(pod for pod in before if pod["metadata"]["name"] not in there), *now]
-
-
-def last_tries(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Give the newest pod of each index of a Job; ``pods`` come oldest first."""
-    return list({at(pod, "metadata", "annotations").get(INDEX): pod for pod in pods}.values())
-
-
-def told(ended: Mapping[str, Any]) -> str:
-    """Give what a pass left in its termination message, on one line; a message that is not the worker's as it stands."""
-    message = str(ended.get("message") or "")
-    try:
-        found = json.loads(message)
-        text = str(found.get("error") or found.get("summary") or "")
-    except (ValueError, AttributeError):
-        text = next(iter(reversed(message.strip().splitlines())), "") or str(
-            ended.get("reason") or ""
-        )
-    return " ".join(text.split())[:300]
-
-
-def stuck(pod: Mapping[str, Any]) -> str:
-    """Say what keeps a pod from starting, and what to do; nothing when it is on its way."""
-    status = pod.get("status", {})
-    waiting = [(name, at(state, "waiting")) for name, state in _states(pod).items()]
-    unschedulable = [
-        ("", one)
-        for one in status.get("conditions") or ()
-        if one.get("reason") == "Unschedulable" and status.get("phase") == "Pending"
-    ]
-    for name, one in (*waiting, *unschedulable):
-        if remedy := REMEDIES.get(one.get("reason", "")):
-            what = "" if not name or name in worker_names(pod) else f"{_called(pod, name)}: "
-            said = " ".join(str(one.get("message") or "").split())[:200]
-            return f"pod {pod['metadata']['name']} cannot start: {what}{one['reason']}{': ' + said if said else ''}; {remedy}"
+    for container in containers(at(pod, "spec")):
+        if container.is_main and "running" in mapping(states.get(container.name)):
+            return (
+                f"the pass in pod {pod['metadata']['name']} ended with exit code "
+                f"{end['exitCode']}, but container {container.name} keeps running, "
+                "so the Job does not complete; "
+                f"if it is a sidecar, {USE_NATIVE_SIDECAR}"
+            )
     return ""
 
 
-def finished(job: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Give ``Complete`` or ``Failed`` and the reason, or None while the Job goes on."""
+def unexplained_failure(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a Job failed, if none of its pods shows the reason; empty for any other Job."""
+    end = finished(job)
+    if end is None or end.kind != "Failed":
+        return ""
+    if any(terminated(pod) or other_failure(pod) for pod in pods):
+        return ""
+    name = at(job, "metadata").get("name", "?")
+    if not end.reason.startswith("DeadlineExceeded"):
+        return f"Job {name} failed, and none of its pods shows the reason: {end.reason}"
+    limit = at(job, "spec").get("activeDeadlineSeconds", "?")
+    return (
+        f"Job {name} exceeded activeDeadlineSeconds ({limit} s), and Kubernetes deleted its pod "
+        "and log: look in `kubectl get events` for a pod that could not start; "
+        f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{_sidecar_hint(job)}"
+    )
+
+
+def _sidecar_hint(job: Mapping[str, Any]) -> str:
+    """Return a hint if a Job's pod has a main container beside the worker's."""
+    template = at(job, "spec", "template")
+    ours = worker_names(template)
+    for container in containers(at(template, "spec")):
+        if container.is_main and container.name not in ours:
+            return f"; if container {container.name} is a sidecar, {USE_NATIVE_SIDECAR}"
+    return ""
+
+
+def with_deleted(
+    earlier: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the current pods of a Job, after those that no longer exist, as they were before."""
+    names = {pod["metadata"]["name"] for pod in current}
+    return [*(pod for pod in earlier if pod["metadata"]["name"] not in names), *current]
+
+
+def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the newest pod of every index of a Job. ``pods`` are sorted, oldest first."""
+    return list({at(pod, "metadata", "annotations").get(INDEX): pod for pod in pods}.values())
+
+
+def termination_text(end: Mapping[str, Any]) -> str:
+    """Return the result of a pass from its termination message, on one line.
+
+    Of a message that is not the worker's, return the last line; without a message, the reason.
+    """
+    message = str(end.get("message") or "")
+    try:
+        document = json.loads(message)
+        result = str(document.get("error") or document.get("summary") or "")
+    except (ValueError, AttributeError):
+        lines = message.strip().splitlines()
+        result = lines[-1] if lines else str(end.get("reason") or "")
+    return " ".join(result.split())[:MAX_TERMINATION_TEXT]
+
+
+def start_problem(pod: Mapping[str, Any]) -> str:
+    """Return why a pod cannot start, and what to do; empty if it starts or has started."""
+    for name, waiting in _waiting(pod):
+        reason = waiting.get("reason", "")
+        hint = HINTS.get(reason)
+        if hint is None:
+            continue
+        problem = f"pod {pod['metadata']['name']} cannot start: "
+        if name and name not in worker_names(pod):
+            problem += f"{_described(pod, name)}: "
+        problem += reason
+        message = " ".join(str(waiting.get("message") or "").split())[:MAX_WAITING_TEXT]
+        if message:
+            problem += f": {message}"
+        return f"{problem}; {hint}"
+    return ""
+
+
+def _waiting(pod: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return what a pod waits for: the name of a container, with its reason and message.
+
+    Where the pod itself waits for a node, the name is empty.
+    """
+    for name, state in _states(pod).items():
+        yield name, at(state, "waiting")
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending":
+        return
+    for condition in status.get("conditions") or ():
+        if condition.get("reason") == "Unschedulable":
+            yield "", condition
+
+
+def finished(job: Mapping[str, Any]) -> JobEnd | None:
+    """Return how a Job ended, or None if it has not ended."""
     for condition in job.get("status", {}).get("conditions") or ():
         if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
-            return condition[
-                "type"
-            ], f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+            reason = f"{condition.get('reason', '')}: {condition.get('message', '')}"
+            return JobEnd(condition["type"], reason.strip(": "))
     return None
 
 
 def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
     """Build a Job from a CronJob's template, as `kubectl create job --from` does."""
-    template, name = cronjob["spec"]["jobTemplate"], cronjob["metadata"]["name"]
-    about = template.get("metadata", {})
+    template = cronjob["spec"]["jobTemplate"]
+    name = cronjob["metadata"]["name"]
+    template_metadata = template.get("metadata", {})
     owner = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -276,11 +388,11 @@ def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
         "uid": cronjob["metadata"]["uid"],
         "controller": True,
     }
+    manual = {"cronjob.kubernetes.io/instantiate": "manual"}
     metadata = {
-        "name": f"{name[:52]}-{suffix}",
-        "labels": about.get("labels", {}),
-        "annotations": {"cronjob.kubernetes.io/instantiate": "manual"}
-        | about.get("annotations", {}),
+        "name": f"{name[:MAX_JOB_PREFIX]}-{suffix}",
+        "labels": template_metadata.get("labels", {}),
+        "annotations": manual | template_metadata.get("annotations", {}),
         "ownerReferences": [owner],
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
@@ -289,18 +401,24 @@ def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
 def event_of(
     cronjob: Mapping[str, Any], namespace: str, service: str, reason: str, now: datetime
 ) -> dict[str, Any]:
-    """Build the Event of a transition: a service with a reason is unhealthy, without one it is healthy again."""
+    """Build the Event of an alert. ``cronjob`` has the name and the uid of the CronJob.
+
+    With a reason, the service is unhealthy. Without one, it is healthy again.
+    """
+    kind, event_reason, message = "Normal", "ServiceRecovered", f"{service} is healthy again"
+    if reason:
+        kind, event_reason = "Warning", "ServiceUnhealthy"
+        message = f"{service} is unhealthy: {reason}"
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    message = f"{service} is unhealthy: {reason}" if reason else f"{service} is healthy again"
+    reference = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace}
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"generateName": f"{cronjob['name']}.", "namespace": namespace},
-        "involvedObject": {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace}
-        | dict(cronjob),
-        "type": "Warning" if reason else "Normal",
-        "reason": "ServiceUnhealthy" if reason else "ServiceRecovered",
-        "message": " ".join(message.split())[:1024],
+        "involvedObject": reference | dict(cronjob),
+        "type": kind,
+        "reason": event_reason,
+        "message": " ".join(message.split())[:MAX_EVENT_TEXT],
         "source": {"component": "ops-worker"},
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,
@@ -308,29 +426,37 @@ def event_of(
     }
 
 
+def _nonempty(texts: Iterable[str]) -> Iterator[str]:
+    return (each for each in texts if each)
+
+
 def _owners(job: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = job["metadata"].get("ownerReferences") or ()
-    return found
+    owners: Sequence[Mapping[str, Any]] = job["metadata"].get("ownerReferences") or ()
+    return owners
 
 
 def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Give the state of each container by its name, in the order in which they start."""
+    """Return the state of every container by its name, in the order in which they start."""
     status = at(pod, "status")
-    found = [*items(status.get("initContainerStatuses")), *items(status.get("containerStatuses"))]
-    return {text(mapping(one).get("name")): at(one, "state") for one in found}
+    fields = ("initContainerStatuses", "containerStatuses")
+    statuses = [mapping(each) for field in fields for each in items(status.get(field))]
+    return {text(each.get("name")): at(each, "state") for each in statuses}
 
 
-def _called(pod: Mapping[str, Any], name: str) -> str:
-    main = any(one.name == name and one.main for one in containers(at(pod, "spec")))
-    return f"container {name}" if main else f"init container {name}"
+def _described(pod: Mapping[str, Any], name: str) -> str:
+    """Return a container's kind and name."""
+    for container in containers(at(pod, "spec")):
+        if container.name == name and container.is_main:
+            return f"container {name}"
+    return f"init container {name}"
 
 
 def _job_name(pod: Mapping[str, Any]) -> Any:
     return at(pod, "metadata", "labels").get("batch.kubernetes.io/job-name")
 
 
-def _created(one: Mapping[str, Any]) -> str:
-    return str(at(one, "metadata").get("creationTimestamp"))
+def _created(content: Mapping[str, Any]) -> str:
+    return str(at(content, "metadata").get("creationTimestamp"))
 
 
 def _time(stamp: str | None) -> datetime | None:
@@ -342,25 +468,30 @@ def _age(since: datetime | None, now: datetime) -> float | None:
 
 
 def _short(seconds: float) -> str:
+    """Return a duration in the largest unit of which it has at least two."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
 
 
-def _cells(one: Row) -> tuple[str, ...]:
-    run, success = (
-        "-" if age is None else f"{_short(age)} ago" for age in (one.last_run_s, one.last_success_s)
-    )
-    missed, code = ("-" if value is None else str(value) for value in (one.missed, one.exit_code))
+def _ago(age_s: float | None) -> str:
+    return "-" if age_s is None else f"{_short(age_s)} ago"
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _cells(each: Row) -> tuple[str, ...]:
     return (
-        one.name,
-        one.schedule,
-        "yes" if one.suspended else "no",
-        run,
-        success,
-        str(one.running),
-        missed,
-        code,
-        one.summary or "-",
+        each.name,
+        each.schedule,
+        "yes" if each.suspended else "no",
+        _ago(each.last_run_s),
+        _ago(each.last_success_s),
+        str(each.running),
+        _or_dash(each.missed),
+        _or_dash(each.exit_code),
+        each.summary or "-",
     )

@@ -15,28 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 OURS = "ops-worker"
+"""The name of the program, of its image and of its container."""
 NAME_LABEL = "app.kubernetes.io/name"
+"""The recommended label that names an application (kubernetes.io, "Recommended Labels")."""
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
-"""Programs that become another one, which follows."""
+"""Programs that run the program that follows them."""
 _ARGUMENTS = r"((?:[ \t]+[^\s;&|<>()]+)*)"
 _SCRIPT = re.compile(
     r"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*"
     rf"(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
 )
-"""The worker where a shell's script has a command."""
+"""The worker as a command of a shell script."""
 RECOGNISED = (
-    f"a container is the worker's when it is called {OURS}, or its image is, or it runs {OURS} or "
-    "`python -m ops_worker`, or it runs a pass and sets OPS_WORKER_CATALOGUE or is in a pod with "
-    f"the label {NAME_LABEL}: {OURS}"
+    f"a container is the worker's if its name or its image's name is {OURS}, if it runs {OURS} or "
+    "`python -m ops_worker`, or if it runs a pass and either sets OPS_WORKER_CATALOGUE or is in a "
+    f"pod with the label {NAME_LABEL}: {OURS}"
 )
+"""How a container is recognised, in words."""
 
 
 class Container(NamedTuple):
-    """A container and its place: ``containers`` or ``initContainers``, and which of them."""
+    """A container, its list (``containers`` or ``initContainers``) and its position there."""
 
     field: str
-    place: int
+    position: int
     content: Mapping[str, Any]
 
     @property
@@ -45,125 +48,154 @@ class Container(NamedTuple):
         return text(self.content.get("name"))
 
     @property
-    def first(self) -> bool:
+    def is_init(self) -> bool:
         """Whether it has to end before the main containers start: a plain init container."""
-        return self.field == "initContainers" and not self.native
+        return self.field == "initContainers" and not self.is_native_sidecar
 
     @property
-    def native(self) -> bool:
-        """Whether it is a native sidecar, which does not keep a Job from completing."""
+    def is_native_sidecar(self) -> bool:
+        """Whether it is an init container that runs beside the main containers.
+
+        A Job does not wait for it. Source: kubernetes.io, "Sidecar Containers".
+        """
         return self.field == "initContainers" and self.content.get("restartPolicy") == "Always"
 
     @property
-    def main(self) -> bool:
-        """Whether it is one of those that a Job waits for."""
+    def is_main(self) -> bool:
+        """Whether it is in ``containers``: a Job waits for it to end."""
         return self.field == "containers"
 
 
 class Invocation(NamedTuple):
-    """How a container runs the worker: its arguments, and the shell whose script holds them."""
+    """How a container runs the worker: the arguments, and the shell if a script holds them."""
 
     arguments: tuple[str, ...]
     shell: str = ""
 
 
 def mapping(node: Any) -> Mapping[str, Any]:
-    """Give a mapping, or an empty one for anything else."""
+    """Return a mapping as it is, and an empty one for anything else."""
     return node if isinstance(node, dict) else {}
 
 
 def items(node: Any) -> list[Any]:
-    """Give a list, or an empty one for anything else."""
+    """Return a list as it is, and an empty one for anything else."""
     return node if isinstance(node, list) else []
 
 
 def text(node: Any) -> str:
-    """Give a string, or an empty one for anything else."""
+    """Return a string as it is, and an empty one for anything else."""
     return node if isinstance(node, str) else ""
 
 
 def at(node: Any, *path: str) -> Mapping[str, Any]:
-    """Follow the keys to a mapping; an empty one where the way ends."""
+    """Return the mapping at a path of keys, and an empty one if there is none."""
     for key in path:
         node = mapping(node).get(key)
     return mapping(node)
 
 
 def containers(spec: Mapping[str, Any]) -> list[Container]:
-    """Give the containers of a pod's spec, in the order in which they start."""
+    """Return the containers of a pod's spec, in the order in which they start."""
     return [
-        Container(field, place, mapping(one))
+        Container(field, position, mapping(content))
         for field in ("initContainers", "containers")
-        for place, one in enumerate(items(spec.get(field)))
+        for position, content in enumerate(items(spec.get(field)))
     ]
 
 
 def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Container]:
-    """Find the containers that run the worker."""
-    all_of_them = containers(spec)
-    if sure := [one for one in all_of_them if recognised(one.content)]:
-        return sure
+    """Return the containers that run the worker.
+
+    If none is recognised by itself, and the pod has the worker's label, those count that run a
+    pass.
+    """
+    candidates = containers(spec)
+    certain = [container for container in candidates if recognised(container.content)]
+    if certain:
+        return certain
     if labels.get(NAME_LABEL) != OURS:
         return []
-    return [one for one in all_of_them if _pass(one.content)]
+    return [container for container in candidates if _runs_pass(container.content)]
 
 
 def recognised(container: Mapping[str, Any]) -> bool:
-    """Tell whether a container is the worker's, whatever pod it is in."""
-    if text(container.get("name")) in _names() or image_name(container) == OURS:
+    """Return whether a container is certainly the worker's, whatever pod it is in."""
+    if text(container.get("name")) in _container_names() or image_name(container) == OURS:
         return True
-    if items(container.get("command")) or _program(_words(container)) is not None:
+    names_program = _program_arguments(_words(container)) is not None
+    if names_program or items(container.get("command")):
         return invocation(container) is not None
-    names = {text(mapping(one).get("name")) for one in items(container.get("env"))}
-    return _pass(container) and "OPS_WORKER_CATALOGUE" in names
+    variables = {text(mapping(variable).get("name")) for variable in items(container.get("env"))}
+    return _runs_pass(container) and "OPS_WORKER_CATALOGUE" in variables
 
 
 def image_name(container: Mapping[str, Any]) -> str:
-    """Give the last part of the image's name, without registry, tag and digest."""
+    """Return the last part of the image's name, without registry, tag and digest."""
     return text(container.get("image")).rpartition("/")[2].partition("@")[0].partition(":")[0]
 
 
 def invocation(container: Mapping[str, Any]) -> Invocation | None:
-    """Tell how a container runs the worker; None when its command is something else's."""
+    """Return how a container runs the worker; None if its command is another program."""
     words = _words(container)
-    if not items(container.get("command")):
-        # the image's entrypoint is the worker, or a wrapper that runs its arguments
-        named = None if image_name(container) == OURS else _program(words)
-        return Invocation(words) if named is None else Invocation(named)
-    if (arguments := _program(words)) is not None:
-        return Invocation(arguments)
-    shell = next((_base(word) for word in words if _base(word) in SHELLS), "")
-    after_c = [word for option, word in pairwise(words) if re.fullmatch(r"-[a-z]*c", option)]
-    scripts = after_c if shell else []
-    found = next((match for script in scripts if (match := _SCRIPT.search(script))), None)
-    return Invocation(tuple(found[1].split()), shell) if found else None
+    arguments = _program_arguments(words)
+    if items(container.get("command")):
+        return _invocation_in_script(words) if arguments is None else Invocation(arguments)
+    # The entrypoint of the worker's image is the worker. The entrypoint of another image may be a
+    # wrapper that runs its arguments.
+    if arguments is None or image_name(container) == OURS:
+        return Invocation(words)
+    return Invocation(arguments)
+
+
+def _invocation_in_script(words: Sequence[str]) -> Invocation | None:
+    """Return how a shell script in a command line (``sh -c SCRIPT``) runs the worker."""
+    shell = next((_file_name(word) for word in words if _file_name(word) in SHELLS), "")
+    if not shell:
+        return None
+    for option, script in pairwise(words):
+        match = _SCRIPT.search(script) if re.fullmatch(r"-[a-z]*c", option) else None
+        if match:
+            return Invocation(tuple(match[1].split()), shell)
+    return None
 
 
 def _words(container: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(one) for field in ("command", "args") for one in items(container.get(field)))
+    """Return the command line of a container."""
+    return tuple(str(word) for field in ("command", "args") for word in items(container.get(field)))
 
 
-def _program(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Give what follows the worker's name in a command line; None for another program."""
-    for place, word in enumerate(words):
-        run = place == 0 or words[place - 1] == "--" or (place == 1 and _base(words[0]) in WRAPPERS)
-        if run and _base(word) == OURS:
-            return tuple(words[place + 1 :])
-        if run and re.fullmatch(r"python[0-9.]*", _base(word)) and "ops_worker" in words[place:]:
-            module = words.index("ops_worker", place)
+def _program_arguments(words: Sequence[str]) -> tuple[str, ...] | None:
+    """Return what follows the worker's name in a command line; None for another program."""
+    for index, word in enumerate(words):
+        if not _starts_program(words, index):
+            continue
+        if _file_name(word) == OURS:
+            return tuple(words[index + 1 :])
+        is_python = re.fullmatch(r"python[0-9.]*", _file_name(word))
+        if is_python and "ops_worker" in words[index:]:
+            module = words.index("ops_worker", index)
             return tuple(words[module + 1 :]) if words[module - 1] == "-m" else None
     return None
 
 
-def _base(word: str) -> str:
+def _starts_program(words: Sequence[str], index: int) -> bool:
+    """Return whether a word of a command line is a program: the first, or after a wrapper."""
+    if index == 0 or words[index - 1] == "--":
+        return True
+    return index == 1 and _file_name(words[0]) in WRAPPERS
+
+
+def _file_name(word: str) -> str:
     return word.rpartition("/")[2]
 
 
-def _pass(container: Mapping[str, Any]) -> bool:
-    found = invocation(container)
-    return found is not None and bool(set(found.arguments[:1]) & {*container_commands()})
+def _runs_pass(container: Mapping[str, Any]) -> bool:
+    """Return whether a container's first argument is a command that containers run."""
+    run = invocation(container)
+    return run is not None and run.arguments[:1] in {(name,) for name in container_commands()}
 
 
-def _names() -> frozenset[str]:
+def _container_names() -> frozenset[str]:
     """Return the names of containers that are the worker's."""
     return frozenset({OURS, *(f"{OURS}-{command}" for command in container_commands())})

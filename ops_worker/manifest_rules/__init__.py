@@ -1,7 +1,8 @@
-"""What is right for a manifest that runs the worker: rules that know the program, where schemas know only shapes.
+"""Rules for manifests that run the worker. Schemas check shapes; these rules know the program.
 
-``check`` is pure: parsed objects in, faults out. A rule is a function in one of the tables: ``schedules.RULES`` for
-CronJobs, ``containers.RULES`` for containers; ``together`` holds those that look at several objects.
+``check`` is pure: parsed objects in, faults out. A rule is a function in a table:
+``schedules.RULES`` for CronJobs, ``containers.RULES`` for containers. Rules about several objects
+are in ``together``.
 """
 
 from __future__ import annotations
@@ -9,32 +10,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops_worker.manifest_rules import containers, schedules, together
-from ops_worker.manifest_rules.parts import Document, Facts, Fault, workers
+from ops_worker.manifest_rules.parts import Document, Fault, ProgramFacts, find_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["Document", "Facts", "Fault", "check"]
+    from ops_worker.manifest_rules.parts import Worker
+
+__all__ = ["Document", "Fault", "ProgramFacts", "check"]
 
 
-def check(documents: Sequence[Document], facts: Facts) -> list[Fault]:
-    """Give every fault of the objects, in the order of the files.
+def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
+    """Return every fault of these objects, in the order of the files.
 
-    Objects of others have none; but if no container is the worker's, that is one.
+    Objects of other programs have no faults. But if objects create pods and no container is the
+    worker's, that is one fault.
     """
-    found = list(workers(documents))
-    faults = [*together.files(documents, found), *together.none_found(documents, found)]
-    faults += together.one_image(found)
-    faults += [*together.network(documents, found, facts), *together.rights(documents, found)]
-    for worker in found:
-        one = worker.document
-        wrong = [pair for rule in containers.RULES for pair in rule(worker, facts)]
-        if worker.scheduled:
-            wrong += [
-                pair for scheduled in schedules.RULES for pair in scheduled(one, worker, facts)
-            ]
-        faults += [
-            Fault(one.file, f"{one.kind}/{one.name}", field, message) for field, message in wrong
-        ]
-    order = {document.file: place for place, document in enumerate(reversed(documents))}
-    return sorted(dict.fromkeys(faults), key=lambda fault: -order[fault.file])
+    workers = list(find_workers(documents))
+    faults = [
+        *together.files(documents, workers),
+        *together.no_worker(documents, workers),
+        *together.one_image(workers),
+        *together.network(documents, workers, facts),
+        *together.rights(documents, workers),
+    ]
+    for worker in workers:
+        faults += _faults_of(worker, facts)
+    # The place of a file is that of its first document.
+    places: dict[str, int] = {}
+    for place, document in enumerate(documents):
+        places.setdefault(document.file, place)
+    return sorted(dict.fromkeys(faults), key=lambda fault: places[fault.file])
+
+
+def _faults_of(worker: Worker, facts: ProgramFacts) -> Iterator[Fault]:
+    document = worker.document
+    for rule in containers.RULES:
+        for problem in rule(worker, facts):
+            yield document.fault(problem.field, problem.message)
+    if worker.scheduled:
+        for schedule_rule in schedules.RULES:
+            for problem in schedule_rule(document, worker, facts):
+                yield document.fault(problem.field, problem.message)

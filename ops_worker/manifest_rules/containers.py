@@ -1,4 +1,4 @@
-"""Rules of the worker's containers: what they run, what they are told, what they may."""
+"""Rules of the worker's containers: command, environment variables, permissions, probes, labels."""
 
 from __future__ import annotations
 
@@ -6,324 +6,456 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
-from ops_worker.core.cronjobs import NATIVE
+from ops_worker.core.cronjobs import USE_NATIVE_SIDECAR
 from ops_worker.core.passes import commands, container_commands
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
-from ops_worker.manifest_rules.parts import JOBS, REFERENCE, SECRETS, number, serves
+from ops_worker.manifest_rules.parts import (
+    JOBS,
+    REFERENCE,
+    SECRET_NAMES,
+    Problem,
+    number,
+    serves,
+    volumes_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ops_worker.manifest_rules.parts import Facts, Worker
+    from ops_worker.manifest_rules.parts import ProgramFacts, Worker
 
-Found = tuple[str, str]
-FOREIGN = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
-"""Variables that are read by what the worker is made of: OpenSSL, Python, libpq."""
-BLOCKS = "never ends, so the pod never starts: set restartPolicy: Always, which makes it a sidecar"
-ENDLESS = "never ends by itself: a CronJob wants a pass, or --every with --for"
-RESTARTED = (
-    "ends after one pass, and would be started again and again; run sidecar here, or a CronJob"
+FOREIGN_VARIABLE = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
+"""Variables that the worker's libraries read: OpenSSL, Python, libpq."""
+BLOCKS_POD = (
+    "never ends, so the main containers never start; "
+    "set restartPolicy: Always to make it a native sidecar"
 )
-PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
+NEVER_ENDS = "never ends by itself: in a Job, run one pass, or use --every with --for"
+ENDS = (
+    "ends after one pass, so Kubernetes restarts it again and again; "
+    "run `sidecar` here, or use a CronJob"
+)
+URL_PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
-ASKS_CLUSTER = frozenset({"trigger", "cluster"})
+CLUSTER_COMMANDS = frozenset({"trigger", "cluster"})
+"""Commands that call the Kubernetes API."""
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
-ON = ("1", "true", "yes", "on")
+TRUE_WORDS = ("1", "true", "yes", "on")
+RESOURCES = (
+    ("requests", "cpu", "50m"),
+    ("requests", "memory", "64Mi"),
+    ("limits", "memory", "128Mi"),
+)
+"""Resources to set, with values that are enough: a pass uses at most 50 MB (docs/kubernetes.md)."""
+DEFAULT_GRACE_S = 30
+"""Default of ``terminationGracePeriodSeconds`` (kubernetes.io, "Pod Lifecycle")."""
 
 
-def arguments(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """The arguments are a command of the program, and it ends where it has to."""
-    field = "args" if "args" in worker.container or "command" not in worker.container else "command"
-    if worker.run is None or worker.run.shell:
-        first = next(iter(items(worker.container.get("command"))), "")
-        message = f"is {first}; leave it out: the image's entrypoint is ops-worker"
-        yield f"{worker.where}.command", message
-    elif worker.known and (problem := facts.parse(worker.arguments)):
-        yield f"{worker.where}.{field}", _unexpanded(problem, worker)
-    elif worker.box.first and worker.endless:
-        yield f"{worker.where}.{field}", BLOCKS
-    elif worker.box.main and worker.document.kind in JOBS and worker.endless:
-        yield f"{worker.where}.{field}", ENDLESS
+def arguments(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """The arguments are a valid command of the program that ends where it has to.
+
+    Source: kubernetes.io, "Init Containers" and "Sidecar Containers": init containers have to end,
+    and those with ``restartPolicy: Always`` must not.
+    """
+    field = f"{worker.container_path}.args"
+    if "command" in worker.content and "args" not in worker.content:
+        field = f"{worker.container_path}.command"
+    if worker.invocation is None or worker.invocation.shell:
+        program = next(iter(items(worker.content.get("command"))), "")
+        message = f"is {program}; remove it: the image's entrypoint is ops-worker"
+        yield Problem(f"{worker.container_path}.command", message)
+        return
+    error = facts.argument_error(worker.arguments) if worker.arguments_known else ""
+    in_job = worker.container.is_main and worker.document.kind in JOBS
+    if error:
+        yield Problem(field, _without_values(error, worker))
+    elif worker.endless and worker.container.is_init:
+        yield Problem(field, BLOCKS_POD)
+    elif worker.endless and in_job:
+        yield Problem(field, NEVER_ENDS)
     elif worker.restarted and not worker.endless:
-        yield f"{worker.where}.{field}", RESTARTED
+        yield Problem(field, ENDS)
 
 
-def _unexpanded(problem: str, worker: Worker) -> str:
-    """Put ``$(NAME)`` back where a fault quotes a variable's value, which may be a secret."""
-    told = sorted(
-        worker.variables.used & worker.env.keys(), key=lambda name: -len(worker.env[name])
-    )
-    for name in told:
-        for value in (worker.env[name], repr(worker.env[name])[1:-1]):
-            if value:
-                problem = problem.replace(value, f"$({name})")
-    return problem
+def _without_values(error: str, worker: Worker) -> str:
+    """Put ``$(NAME)`` back where an error quotes a variable's value, which may be a secret."""
+    names = worker.environment.referenced & worker.values.keys()
+    # A long value first, because a shorter one may be a part of it.
+    for name in sorted(names, key=lambda name: -len(worker.values[name])):
+        value = worker.values[name]
+        for quoted in (value, repr(value)[1:-1]):
+            if quoted:
+                error = error.replace(quoted, f"$({name})")
+    return error
 
 
-def neighbours(worker: Worker, _: Facts) -> Iterator[Found]:
-    """What runs beside a pass ends with it: a Job waits for all but native sidecars."""
-    if worker.document.kind not in JOBS or not worker.box.main:
+def neighbours(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """Other main containers of a Job's pod end by themselves, as the pass does.
+
+    Source: kubernetes.io, "Sidecar Containers", section "Jobs with sidecar containers": a Job is
+    complete when all containers of its pod have ended, except native sidecars.
+    """
+    if worker.document.kind not in JOBS or not worker.container.is_main:
         return
     if worker.pod.get("shareProcessNamespace") is True:
-        return  # so that one container may end another
-    names = {one.name for one in workers(worker.pod, worker.labels)}
-    for box in containers(worker.pod):
-        if box.main and box.name not in names and serves(box):
-            message = f"{box.name} goes on after the pass, so the Job never completes; {NATIVE}"
-            yield f"{worker.pod_path}.containers[{box.place}]", message
-
-
-def variables(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """Every variable is a setting with a valid value, and what is required is there."""
-    source = written(worker)
-    known = {*facts.defaults, *(references(source.text) if source else ())}
-    for variable in sorted({*worker.env, *worker.variables.hidden} - known - worker.variables.used):
-        if not FOREIGN.fullmatch(variable):
-            yield (
-                f"{worker.where}.env",
-                f"{variable} is no setting; `ops-worker health --help` lists them",
+        return  # in a shared process namespace, one container can end another
+    ours = {container.name for container in workers(worker.pod, worker.labels)}
+    for container in containers(worker.pod):
+        if container.is_main and container.name not in ours and serves(container):
+            yield Problem(
+                f"{worker.pod_path}.containers[{container.position}]",
+                f"{container.name} keeps running after the pass, so the Job never completes; "
+                f"{USE_NATIVE_SIDECAR}",
             )
-    for variable, name in worker.variables.undefined:
-        refers = f"{variable} refers to $({name}), which no variable before it is called"
-        yield f"{worker.where}.env", f"{refers}: it stays as it is"
-    for missing in worker.variables.missing:
-        yield (
-            f"{worker.where}.envFrom",
-            f"ConfigMap {missing} is not among the files of namespace {worker.document.namespace or 'default'}",
+
+
+def variable_names(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """Every environment variable is a setting, or is used by the catalogue or by another variable.
+
+    Source: docs/settings.md. For ``$(NAME)``: kubernetes.io, "Define Dependent Environment
+    Variables".
+    """
+    field = f"{worker.container_path}.env"
+    known = set(facts.defaults)
+    source = mounted_catalogue(worker)
+    if source is not None:
+        known |= set(references(source.text))
+    names = {*worker.values, *worker.environment.unknown}
+    for name in sorted(names - known - worker.environment.referenced):
+        if not FOREIGN_VARIABLE.fullmatch(name):
+            message = "is not a setting; `ops-worker health --help` lists the settings"
+            yield Problem(field, f"{name} {message}")
+    for name, referenced in worker.environment.undefined:
+        yield Problem(
+            field,
+            f"{name} refers to $({referenced}), but no variable before it has that name: "
+            "Kubernetes does not expand the reference",
         )
-    told = {
-        variable: value
-        for variable, value in worker.env.items()
-        if variable in known and variable not in SECRETS
+
+
+def config_maps(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The ConfigMaps that a container needs are in the files.
+
+    Source: kubernetes.io, "Configure a Pod to Use a ConfigMap", section "Restrictions": a pod does
+    not start before its ConfigMap exists.
+    """
+    namespace = worker.document.namespace or "default"
+    for name in worker.environment.missing_config_maps:
+        yield Problem(
+            f"{worker.container_path}.envFrom",
+            f"ConfigMap {name} of namespace {namespace} is not in the files",
+        )
+
+
+def setting_values(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """Every setting has a valid value.
+
+    Source: docs/settings.md.
+    """
+    settings = {
+        name: value
+        for name, value in worker.values.items()
+        if name in facts.defaults and name not in SECRET_NAMES
     }
-    for fault in facts.faults(
-        {name: value for name, value in told.items() if name in facts.defaults} | {"PG_PASS": "set"}
-    ):
-        yield f"{worker.where}.env", fault
-    path = worker.env.get("OPS_WORKER_CATALOGUE", "")
-    if (
-        path
-        and path not in worker.files
-        and worker.command in commands()
-        and not _from_elsewhere(worker, path)
-    ):
-        yield (
-            f"{worker.where}.env",
-            f"OPS_WORKER_CATALOGUE is {path}, where no ConfigMap among the files puts a file",
+    # A placeholder for the Secret's password: without one, every manifest would have an error.
+    for error in facts.setting_errors(settings | {"PG_PASS": "set"}):
+        yield Problem(f"{worker.container_path}.env", error)
+
+
+def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The catalogue is where the worker looks for it, and is valid.
+
+    Source: docs/catalogue.md.
+    """
+    field = f"{worker.container_path}.env"
+    path = worker.values.get("OPS_WORKER_CATALOGUE", "")
+    runs_pass = worker.command in commands()
+    if path and runs_pass and path not in worker.files and not _on_other_volume(worker, path):
+        yield Problem(
+            field,
+            f"OPS_WORKER_CATALOGUE is {path}, but no ConfigMap in the files is mounted there",
         )
-    for fault in catalogued(worker)[1]:
-        yield f"{worker.where}.env", fault
-    if worker.command in container_commands() and not worker.variables.secrets:
-        yield (
-            f"{worker.where}.env",
-            "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom: secretRef, or a secretKeyRef",
+    for error in catalogue_of(worker)[1]:
+        yield Problem(field, error)
+
+
+def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The database password comes from a Secret.
+
+    Source: kubernetes.io, "Distribute Credentials Securely Using Secrets".
+    """
+    if worker.command in container_commands() and not worker.environment.password_from_secret:
+        yield Problem(
+            f"{worker.container_path}.env",
+            "neither PG_PASS nor DATABASE_URL comes from a Secret; "
+            "add envFrom with a secretRef, or a secretKeyRef",
         )
 
 
-def written(worker: Worker) -> Source | None:
-    """Give the catalogue that a ConfigMap puts where the worker looks for it."""
-    path = worker.env.get("OPS_WORKER_CATALOGUE", "")
+def mounted_catalogue(worker: Worker) -> Source | None:
+    """Return the catalogue that a ConfigMap mounts where the worker looks for it."""
+    path = worker.values.get("OPS_WORKER_CATALOGUE", "")
     return Source(path, worker.files[path]) if path in worker.files else None
 
 
-def _from_elsewhere(worker: Worker, path: str) -> bool:
-    """Whether the path lies on a volume that is no ConfigMap, so that its content is not known here."""
-    volumes = {text(one.get("name")): one for one in map(mapping, items(worker.pod.get("volumes")))}
-    mounts = [mapping(one) for one in items(worker.container.get("volumeMounts"))]
-    covering = [
-        text(one.get("name"))
-        for one in mounts
-        if path.startswith(text(one.get("mountPath")).rstrip("/") + "/")
-    ]
-    return any("configMap" not in mapping(volumes.get(name)) for name in covering)
+def _on_other_volume(worker: Worker, path: str) -> bool:
+    """Return whether a path is on a volume that is no ConfigMap, so its content is unknown."""
+    volumes = volumes_of(worker.pod)
+    for mount in map(mapping, items(worker.content.get("volumeMounts"))):
+        folder = text(mount.get("mountPath")).rstrip("/") + "/"
+        volume = mapping(volumes.get(text(mount.get("name"))))
+        if path.startswith(folder) and "configMap" not in volume:
+            return True
+    return False
 
 
-def catalogued(worker: Worker) -> tuple[Catalogue, list[str]]:
-    """Give the catalogue that is in force for a worker, as far as its variables are known, and its faults."""
+def catalogue_of(worker: Worker) -> tuple[Catalogue, list[str]]:
+    """Return a worker's catalogue, as far as its variables are known, and its errors."""
     if worker.command not in commands():
         return Catalogue(), []
-    found, faults = load(written(worker), Surroundings(worker.env, known=False))
-    return found, [*faults, *found.faults]
+    surroundings = Surroundings(worker.values, known=False)
+    loaded, errors = load(mounted_catalogue(worker), surroundings)
+    return loaded, [*errors, *loaded.faults]
 
 
-def plain_secrets(worker: Worker, _: Facts) -> Iterator[Found]:
-    """Secrets are referenced, never written down."""
-    for variable in SECRETS:
-        written = worker.variables.partly.get(variable, "")
-        if variable == "DATABASE_URL":
-            written = "".join(PASSWORD.findall(written))
-        if worker.env.get(variable) or REFERENCE.sub("", written):
-            yield (
-                f"{worker.where}.env",
-                f"{variable} stands there in plain text; take it from a Secret",
-            )
-    for variable, value in {**worker.env, **worker.variables.partly}.items():
-        passwords = "".join(PASSWORD.findall(value))
-        if variable not in SECRETS and REFERENCE.sub("", passwords):
-            yield (
-                f"{worker.where}.env",
-                f"{variable} holds a password in plain text; take it from a Secret",
-            )
+def plain_secrets(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """Secrets are referred to, never written in a manifest.
+
+    Source: kubernetes.io, "Good practices for Kubernetes Secrets".
+    """
+    field = f"{worker.container_path}.env"
+    partial = worker.environment.partial
+    for name in SECRET_NAMES:
+        written = partial.get(name, "")
+        if name == "DATABASE_URL":
+            written = "".join(URL_PASSWORD.findall(written))
+        if worker.values.get(name) or REFERENCE.sub("", written):
+            yield Problem(field, f"{name} is set in plain text; take it from a Secret")
+    for name, value in {**worker.values, **partial}.items():
+        passwords = "".join(URL_PASSWORD.findall(value))
+        if name not in SECRET_NAMES and REFERENCE.sub("", passwords):
+            yield Problem(field, f"{name} contains a password in plain text; take it from a Secret")
 
 
-def hardening(worker: Worker, _: Facts) -> Iterator[Found]:
-    """What Pod Security `restricted` asks of a container, and a read-only root (kubernetes.io, "Pod Security Standards")."""
-    own, whole = at(worker.container, "securityContext"), at(worker.pod, "securityContext")
-    either = {**whole, **own}
-    root = own.get("readOnlyRootFilesystem") is True
-    caps = {str(one) for one in items(at(own, "capabilities").get("drop"))}
-    wanted = (
-        ("runAsNonRoot", either.get("runAsNonRoot") is True, "has to be true"),
-        ("runAsUser", either.get("runAsUser", 1) != 0, "is 0; the image's user is 65532"),
+def hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The container meets the Pod Security Standard `restricted`; its root is read-only.
+
+    Source: kubernetes.io, "Pod Security Standards", section "Restricted".
+    """
+    own = at(worker.content, "securityContext")
+    effective = {**at(worker.pod, "securityContext"), **own}
+    capabilities = at(own, "capabilities")
+    dropped = {str(capability) for capability in items(capabilities.get("drop"))}
+    seccomp = text(at(effective, "seccompProfile").get("type"))
+    requirements = (
+        ("runAsNonRoot", effective.get("runAsNonRoot") is True, "must be true"),
+        ("runAsUser", effective.get("runAsUser", 1) != 0, "is 0; the image's user is 65532"),
         (
             "allowPrivilegeEscalation",
             own.get("allowPrivilegeEscalation") is False,
-            "has to be false",
+            "must be false",
         ),
-        ("privileged", own.get("privileged") is not True, "has to be false"),
-        ("readOnlyRootFilesystem", root, "has to be true: the worker writes no file there"),
-        ("capabilities.drop", "ALL" in caps, "has to hold ALL"),
-        ("capabilities.add", not at(own, "capabilities").get("add"), "has to be empty"),
+        ("privileged", own.get("privileged") is not True, "must be false"),
+        (
+            "readOnlyRootFilesystem",
+            own.get("readOnlyRootFilesystem") is True,
+            "must be true: the worker writes no file there",
+        ),
+        ("capabilities.drop", "ALL" in dropped, "must contain ALL"),
+        ("capabilities.add", not capabilities.get("add"), "must be empty"),
         (
             "seccompProfile.type",
-            text(at(either, "seccompProfile").get("type")) in {"RuntimeDefault", "Localhost"},
-            "has to be RuntimeDefault",
+            seccomp in {"RuntimeDefault", "Localhost"},
+            "must be RuntimeDefault",
         ),
     )
-    for field, right, message in wanted:
-        if not right:
-            yield f"{worker.where}.securityContext.{field}", message
-    if not worker.sole:
+    for name, is_met, message in requirements:
+        if not is_met:
+            yield Problem(f"{worker.container_path}.securityContext.{name}", message)
+
+
+def pod_hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The worker's own pod uses neither the node's namespaces nor the node's files.
+
+    Source: kubernetes.io, "Pod Security Standards", section "Baseline": "Host Namespaces" and
+    "HostPath Volumes".
+    """
+    if not worker.owns_pod:
         return
-    for field in ("hostNetwork", "hostPID", "hostIPC"):
-        if worker.pod.get(field):
-            yield f"{worker.pod_path}.{field}", "has to be false"
+    for name in ("hostNetwork", "hostPID", "hostIPC"):
+        if worker.pod.get(name):
+            yield Problem(f"{worker.pod_path}.{name}", "must be false")
+    if not worker.only_container:
+        return
     for volume in map(mapping, items(worker.pod.get("volumes"))):
-        if worker.alone and "hostPath" in volume:
-            yield (
+        if "hostPath" in volume:
+            yield Problem(
                 f"{worker.pod_path}.volumes",
-                f"{volume.get('name')} is a hostPath; the worker needs an emptyDir at /tmp, nothing else",
+                f"{volume.get('name')} is a hostPath; the worker needs only an emptyDir at /tmp",
             )
 
 
-def resources(worker: Worker, _: Facts) -> Iterator[Found]:
-    """A place on a node is asked for, and memory is bounded."""
-    found = at(worker.container, "resources")
-    for kind, what, wanted in (
-        ("requests", "cpu", "50m"),
-        ("requests", "memory", "64Mi"),
-        ("limits", "memory", "128Mi"),
-    ):
-        if what not in at(found, kind):
-            yield (
-                f"{worker.where}.resources.{kind}.{what}",
-                f"is not set; {wanted} was measured to do",
+def resources(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The container requests CPU and memory, and its memory has a limit.
+
+    Source: kubernetes.io, "Resource Management for Pods and Containers".
+    """
+    content = at(worker.content, "resources")
+    for kind, resource, enough in RESOURCES:
+        if resource not in at(content, kind):
+            yield Problem(
+                f"{worker.container_path}.resources.{kind}.{resource}",
+                f"is not set; set {enough}, which is enough",
             )
 
 
-def pod(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """The pod carries no token that nobody uses and no variables of other Services, and says why it ended."""
-    if worker.container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
-        yield (
-            f"{worker.where}.terminationMessagePolicy",
-            "has to be FallbackToLogsOnError, so that a pod always says why it failed",
+def termination_message(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """A failed container shows its last lines of log if it wrote no termination message.
+
+    Source: kubernetes.io, "Determine the Reason for Pod Failure".
+    """
+    if worker.content.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+        yield Problem(
+            f"{worker.container_path}.terminationMessagePolicy",
+            "must be FallbackToLogsOnError, so that a failed pod always shows the reason",
         )
-    if not worker.sole:
+
+
+def api_token(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The worker's own pod has a service account token if, and only if, the command needs it.
+
+    Source: kubernetes.io, "Configure Service Accounts for Pods", section "Opt out of API credential
+    automounting".
+    """
+    if not worker.owns_pod:
         return
-    asks = worker.command in ASKS_CLUSTER or events(worker)
+    calls_api = worker.command in CLUSTER_COMMANDS or events(worker)
     mounted = worker.pod.get("automountServiceAccountToken") is not False
-    if mounted != asks and (asks or worker.alone):  # another container may have a use for it
-        reason = "the command asks the cluster" if asks else "the command does not ask the cluster"
-        yield (
-            f"{worker.pod_path}.automountServiceAccountToken",
-            f"has to be {str(asks).lower()}: {reason}",
-        )
-    if worker.pod.get("enableServiceLinks") is not False:
-        yield (
+    if mounted == calls_api:
+        return
+    field = f"{worker.pod_path}.automountServiceAccountToken"
+    if calls_api:
+        yield Problem(field, "must be true: the command calls the Kubernetes API")
+    elif worker.only_container:  # another container may use the token
+        yield Problem(field, "must be false: the command does not call the Kubernetes API")
+
+
+def service_links(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The worker's own pod has no environment variables of other Services.
+
+    Source: kubernetes.io, "Service", section "Environment variables".
+    """
+    if worker.owns_pod and worker.pod.get("enableServiceLinks") is not False:
+        yield Problem(
             f"{worker.pod_path}.enableServiceLinks",
-            "has to be false: a Service named pg would set PG_PORT",
+            "must be false: a Service named pg would set PG_PORT",
         )
-    grace = number(worker.env.get("SHUTDOWN_GRACE") or facts.defaults["SHUTDOWN_GRACE"])
-    period = number(worker.pod.get("terminationGracePeriodSeconds", 30))
-    if grace is not None and period is not None and period <= grace:
-        yield (
+
+
+def grace_period(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """Kubernetes waits longer for a stopped pod than the worker needs to end its pass.
+
+    Source: kubernetes.io, "Pod Lifecycle", section "Termination of Pods".
+    """
+    if not worker.owns_pod:
+        return
+    needed = number(worker.values.get("SHUTDOWN_GRACE") or facts.defaults["SHUTDOWN_GRACE"])
+    grace = number(worker.pod.get("terminationGracePeriodSeconds", DEFAULT_GRACE_S))
+    if needed is not None and grace is not None and grace <= needed:
+        yield Problem(
             f"{worker.pod_path}.terminationGracePeriodSeconds",
-            f"is {period:g}; it has to be above SHUTDOWN_GRACE ({grace:g})",
+            f"is {grace:g}; it must be greater than SHUTDOWN_GRACE ({needed:g})",
         )
 
 
-def probes(worker: Worker, facts: Facts) -> Iterator[Found]:
-    """A sidecar's probes ask what it serves, and it serves where they ask."""
+def probes(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """The probes of a sidecar use the path and port that it serves, and it accepts the kubelet.
+
+    Source: kubernetes.io, "Configure Liveness, Readiness and Startup Probes", and docs/loops.md.
+    """
     if worker.command != "sidecar":
         return
-    port = worker.env.get("SIDECAR_PORT") or facts.defaults["SIDECAR_PORT"]
-    ports = {
-        port,
-        *(
-            str(one.get("name"))
-            for one in map(mapping, items(worker.container.get("ports")))
-            if str(one.get("containerPort")) == port
-        ),
-    }
-    for field, path in (
-        ("livenessProbe", "/health"),
-        *([("readinessProbe", "/ready")] if worker.sole else []),
-    ):
-        asked = at(worker.container, field, "httpGet")
-        if asked.get("path") != path or str(asked.get("port")) not in ports:
-            yield f"{worker.where}.{field}", f"has to be an httpGet of {path} on port {port}"
-    if worker.env.get("SIDECAR_HOST") != "0.0.0.0":  # noqa: S104 - what a probe from outside the pod needs
-        yield (
-            f"{worker.where}.env",
-            "SIDECAR_HOST has to be 0.0.0.0: the kubelet asks from outside the pod",
-        )
-
-
-def labels(worker: Worker, _: Facts) -> Iterator[Found]:
-    """The recommended labels are on the object, the Job and the pod (kubernetes.io, "Recommended Labels")."""
-    if not worker.sole:
-        return
-    content = worker.document.content
-    places: list[tuple[str, Any]] = [("metadata.labels", at(content, "metadata", "labels"))]
-    if worker.document.kind == "CronJob":
-        places.append(
-            (
-                "spec.jobTemplate.metadata.labels",
-                at(content, "spec", "jobTemplate", "metadata", "labels"),
+    port = worker.values.get("SIDECAR_PORT") or facts.defaults["SIDECAR_PORT"]
+    names = {port}
+    for declared in map(mapping, items(worker.content.get("ports"))):
+        if str(declared.get("containerPort")) == port:
+            names.add(str(declared.get("name")))
+    probe_paths = {"livenessProbe": "/health"}
+    if worker.owns_pod:
+        probe_paths["readinessProbe"] = "/ready"
+    for name, path in probe_paths.items():
+        request = at(worker.content, name, "httpGet")
+        if request.get("path") != path or str(request.get("port")) not in names:
+            yield Problem(
+                f"{worker.container_path}.{name}",
+                f"must be an httpGet of {path} on port {port}",
             )
+    every_interface = "0.0.0.0"  # noqa: S104 - the kubelet's probes come from outside the pod
+    if worker.values.get("SIDECAR_HOST") != every_interface:
+        yield Problem(
+            f"{worker.container_path}.env",
+            f"SIDECAR_HOST must be {every_interface}: "
+            "the kubelet's probes come from outside the pod",
         )
-    places.append((worker.pod_path.removesuffix("spec") + "metadata.labels", worker.labels))
-    for path, found in places:
-        if missing := [label for label in LABELS if not found.get(label)]:
-            yield path, f"{', '.join(missing)} missing"
 
 
-def image(worker: Worker, _: Facts) -> Iterator[Found]:
-    """The image is named with a tag or digest that stays what it is."""
-    reference = str(worker.container.get("image") or "")
+def labels(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The object, the Job and the pod have the recommended labels.
+
+    Source: kubernetes.io, "Recommended Labels".
+    """
+    if not worker.owns_pod:
+        return
+    document = worker.document
+    labels_by_path: dict[str, Any] = {"metadata.labels": document.labels}
+    if document.kind == "CronJob":
+        labels_by_path["spec.jobTemplate.metadata.labels"] = at(
+            document.content, "spec", "jobTemplate", "metadata", "labels"
+        )
+    labels_by_path[worker.pod_path.removesuffix("spec") + "metadata.labels"] = worker.labels
+    for path, present in labels_by_path.items():
+        missing = [label for label in LABELS if not present.get(label)]
+        if missing:
+            yield Problem(path, f"has no {', '.join(missing)}")
+
+
+def image(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """The image has a version tag or a digest.
+
+    Source: kubernetes.io, "Images", section "Image names".
+    """
+    reference = str(worker.content.get("image") or "")
     tag = reference.rpartition("/")[2].partition(":")[2]
     if "@sha256:" not in reference and tag in {"", "latest"}:
-        yield (
-            f"{worker.where}.image",
-            f"{reference or OURS!r} may change by itself; name a version or a digest",
+        yield Problem(
+            f"{worker.container_path}.image",
+            f"{reference or OURS!r} can change at any time; use a version tag or a digest",
         )
 
 
 def events(worker: Worker) -> bool:
-    """Tell whether the worker writes Kubernetes Events."""
-    return worker.env.get("KUBERNETES_EVENTS", "").strip().lower() in ON
+    """Return whether the worker writes Kubernetes Events."""
+    return worker.values.get("KUBERNETES_EVENTS", "").strip().lower() in TRUE_WORDS
 
 
 RULES = (
     arguments,
     neighbours,
-    variables,
+    variable_names,
+    config_maps,
+    setting_values,
+    catalogue,
+    password,
     plain_secrets,
     hardening,
+    pod_hardening,
     resources,
-    pod,
+    termination_message,
+    api_token,
+    service_links,
+    grace_period,
     probes,
     labels,
     image,
 )
-"""The rules of a container of ours. Each gives fields and what is wrong with them."""
+"""The rules of the worker's containers: a container in, its problems out."""

@@ -1,4 +1,7 @@
-"""The parts of a manifest that the rules look at. Whatever stands where something else belongs counts as not there."""
+"""The parts of a manifest that the rules look at.
+
+A value of an unexpected type counts as absent.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
-"""``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign."""
-SECRETS = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
-"""Variables whose value is never put in elsewhere, so that no fault can quote it."""
-SERVICE = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)")
-"""Variables that Kubernetes sets for each Service."""
-SERVERS = re.compile(
+"""``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign.
+
+Source: kubernetes.io, "Define Dependent Environment Variables".
+"""
+SECRET_NAMES = ("DATABASE_URL", "PG_PASS", "PGPASSWORD")
+"""Variables whose value is never expanded elsewhere, so that no fault can quote it."""
+SERVICE_VARIABLE = re.compile(
+    r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[A-Z0-9_]+)?)"
+)
+"""Variables that Kubernetes sets for every Service.
+
+Source: kubernetes.io, "Service", section "Environment variables".
+"""
+SERVER_NAMES = re.compile(
     r"(?<![a-z0-9])(agent|collector|consul|daprd|envoy|exporter|filebeat|fluent(bit|d)?|haproxy"
     r"|memcached|nginx|otelcol|pgbouncer|pgcat|promtail|proxy|redis|sidecar|statsd|tailscale"
     r"|telegraf|traefik|tunnel|vector)"
     r"(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
 )
-"""Words in the names of containers and images that run until somebody stops them."""
-WAITS = re.compile(r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)")
-LEAVES = re.compile(r"\b(break|exit|kill|pkill|killall|timeout)\b|--pid")
+"""Words in the names of containers and images that run until they are stopped."""
+WAITS_FOREVER = re.compile(
+    r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)"
+)
+"""Commands of a script that wait without an end."""
+CAN_END = re.compile(r"\b(break|exit|kill|pkill|killall|timeout)\b|--pid")
+"""Words of a script that may end such a wait."""
+JOBS = frozenset({"CronJob", "Job"})
+"""Kinds whose pods have to end."""
+POD_PATHS = {
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+    "Pod": (),
+    "PodTemplate": ("template",),
+}
+"""Where the pod template is, in kinds that do not have it at ``spec.template``."""
+TEMPLATE = ("spec", "template")
+"""Where most kinds have their pod template, including custom resources."""
+ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
+"""The data of ConfigMaps, by namespace and name."""
 
 
 class Document(NamedTuple):
-    """One object of a file."""
+    """A Kubernetes object, and the file that it was read from."""
 
     file: str
     content: Mapping[str, Any]
@@ -47,12 +74,28 @@ class Document(NamedTuple):
 
     @property
     def namespace(self) -> str:
-        """Its namespace; empty when it says none."""
+        """Its namespace, or an empty string if the file does not name it."""
         return text(at(self.content, "metadata").get("namespace"))
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """Its labels."""
+        return at(self.content, "metadata", "labels")
+
+    def fault(self, field: str, message: str) -> Fault:
+        """Return a fault of this object."""
+        return Fault(self.file, f"{self.kind}/{self.name}", field, message)
+
+
+class Problem(NamedTuple):
+    """What a rule finds in one object: the field, and what is wrong with it."""
+
+    field: str
+    message: str
 
 
 class Fault(NamedTuple):
-    """Something wrong: in which file, object and field, and what it should be."""
+    """A problem with its place: the file, the object (kind and name), the field, the message."""
 
     file: str
     subject: str
@@ -60,295 +103,381 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """One line, whatever the names in it are."""
+        """Return one line, whatever the names contain."""
         return " ".join(f"{self.file}: {self.subject}: {self.field}: {self.message}".split())
 
 
-class Facts(NamedTuple):
-    """What the rules know of the program: its commands' parser, its settings, their defaults and their checks.
+class ProgramFacts(NamedTuple):
+    """What the rules have to know of the program.
 
-    ``parse`` gives what is wrong with arguments, or nothing; ``faults`` the same of settings, by variable.
+    - ``argument_error``: arguments in; what is wrong with them out, or an empty string.
+    - ``defaults``: the settings' default values, by environment variable.
+    - ``setting_errors``: environment variables in; what is wrong with their values out.
     """
 
-    parse: Callable[[Sequence[str]], str]
+    argument_error: Callable[[Sequence[str]], str]
     defaults: Mapping[str, str]
-    faults: Callable[[Mapping[str, str]], Sequence[str]]
+    setting_errors: Callable[[Mapping[str, str]], Sequence[str]]
 
 
 class Environment(NamedTuple):
-    """The variables of a container, as far as the files tell.
+    """The environment variables of a container, as far as the files tell.
 
-    ``told`` holds known values, with ``$(NAME)`` expanded as Kubernetes does. ``partly`` holds
-    values in which references to unknown values are left. ``hidden`` are the names of all unknown
-    values. ``used`` are the names that are referred to. ``undefined`` are the references that
-    Kubernetes leaves as they are: variable and name. ``secrets`` tells whether the password comes
-    from a Secret. ``missing`` are the ConfigMaps that are not among the files. ``more`` tells
-    whether there may be variables whose names are unknown.
+    - ``values``: known values, with ``$(NAME)`` expanded as Kubernetes does.
+    - ``partial``: values in which references to unknown values are left.
+    - ``unknown``: the names of all variables whose value is unknown.
+    - ``referenced``: the names that are referred to with ``$(NAME)``.
+    - ``undefined``: references that Kubernetes does not expand: variable, and name referred to.
+    - ``password_from_secret``: whether the database password comes from a Secret.
+    - ``missing_config_maps``: the ConfigMaps that are not in the files.
+    - ``may_have_more``: whether there may be variables whose names are unknown.
     """
 
-    told: Mapping[str, str]
-    partly: Mapping[str, str]
-    hidden: frozenset[str]
-    used: frozenset[str]
+    values: Mapping[str, str]
+    partial: Mapping[str, str]
+    unknown: frozenset[str]
+    referenced: frozenset[str]
     undefined: tuple[tuple[str, str], ...]
-    secrets: bool
-    missing: tuple[str, ...]
-    more: bool
+    password_from_secret: bool
+    missing_config_maps: tuple[str, ...]
+    may_have_more: bool
 
 
 class Worker(NamedTuple):
-    """A container of ours and what it stands in: its pod's spec and labels, the paths of both, its arguments and variables.
+    """A container that runs the worker, and its surroundings.
 
-    ``run`` is None when its command is another program. ``known`` is false when its arguments
-    refer to unknown values. ``files`` holds what ConfigMaps put into its file system, by path.
-    ``sole`` is false in a pod that is somebody else's, ``alone`` also beside other containers.
+    - ``container_path`` and ``pod_path``: the paths of the container and of the pod's spec.
+    - ``invocation``: the worker's command line; None if the container runs another program.
+    - ``arguments_known``: false if the arguments refer to unknown values.
+    - ``files``: content of the files that ConfigMaps mount into the container, by path.
+    - ``owns_pod``: false if the pod is mainly another program's.
+    - ``only_container``: true if the worker owns the pod, and no other container is in it.
     """
 
     document: Document
-    box: pods.Container
-    where: str
+    container: pods.Container
+    container_path: str
     pod: Mapping[str, Any]
     pod_path: str
     labels: Mapping[str, Any]
-    run: pods.Invocation | None
-    known: bool
-    variables: Environment
+    invocation: pods.Invocation | None
+    arguments_known: bool
+    environment: Environment
     files: Mapping[str, str]
-    sole: bool
-    alone: bool
+    owns_pod: bool
+    only_container: bool
 
     @property
-    def container(self) -> Mapping[str, Any]:
-        """The container itself."""
-        return self.box.content
+    def content(self) -> Mapping[str, Any]:
+        """The container as the manifest has it."""
+        return self.container.content
 
     @property
-    def env(self) -> Mapping[str, str]:
-        """Its variables whose values are known."""
-        return self.variables.told
+    def values(self) -> Mapping[str, str]:
+        """The environment variables whose values are known."""
+        return self.environment.values
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Its command line, after the program's name."""
-        return self.run.arguments if self.run else ()
+        """The command line, after the program's name."""
+        return self.invocation.arguments if self.invocation else ()
 
     @property
     def options(self) -> Mapping[str, str]:
-        """Its options with their values, however they are written."""
+        """The options of the command line with their values, written with ``=`` or without."""
         words = " ".join(self.arguments).replace("=", " ").split()
         following = zip(words, [*words[1:], ""], strict=False)
         return {word: after for word, after in following if word.startswith("--")}
 
     @property
     def command(self) -> str:
-        """The subcommand that it runs."""
+        """The subcommand that the container runs."""
         return self.arguments[0] if self.arguments else ""
 
     @property
     def endless(self) -> bool:
-        """Whether it never ends by itself."""
+        """Whether the command never ends by itself."""
         loops = "--every" in self.options and "--for" not in self.options
         return loops or self.command == "sidecar"
 
     @property
     def restarted(self) -> bool:
-        """Whether Kubernetes starts it again after it has ended well."""
-        return self.box.native or (self.box.main and self.document.kind not in {*JOBS, "Pod"})
+        """Whether Kubernetes starts the container again after exit code 0."""
+        if self.container.is_native_sidecar:
+            return True
+        return self.container.is_main and self.document.kind not in {*JOBS, "Pod"}
 
     @property
     def scheduled(self) -> bool:
-        """Whether its passes are the runs of a CronJob."""
-        return self.document.kind == "CronJob" and self.box.main
+        """Whether the container's passes are the runs of a CronJob."""
+        return self.document.kind == "CronJob" and self.container.is_main
 
 
 def number(node: Any) -> float | None:
-    """Give a number, from a number or its digits, or None."""
+    """Return a number, or a string of digits as a number; None for anything else."""
+    if isinstance(node, bool) or not isinstance(node, (int, float, str)):
+        return None
     try:
-        return (
-            None
-            if isinstance(node, bool) or not isinstance(node, (int, float, str))
-            else float(node)
-        )
+        return float(node)
     except (ValueError, OverflowError):
         return None
 
 
-Maps = Mapping[tuple[str, str], Mapping[str, Any]]
-"""The data of ConfigMaps, by namespace and name."""
-Sources = tuple[dict[str, str], list[str], bool, bool]
-JOBS = frozenset({"CronJob", "Job"})
-POD_PATHS = {
-    "CronJob": ("spec", "jobTemplate", "spec", "template"),
-    "Pod": (),
-    "PodTemplate": ("template",),
-}
-TEMPLATE = ("spec", "template")
-"""Where most kinds have their pod, also those that Kubernetes itself does not know."""
-
-
 def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-    """Give the path of an object's pod template, and the template; empty if it makes no pods."""
+    """Return the path of an object's pod template, and the template: empty if it has none."""
     path = POD_PATHS.get(document.kind, TEMPLATE)
     template = at(document.content, *path)
-    return path, template if items(at(template, "spec").get("containers")) else {}
+    if not items(at(template, "spec").get("containers")):
+        return path, {}
+    return path, template
 
 
-def workers(documents: Sequence[Document]) -> Iterator[Worker]:
-    """Find the containers that run ops-worker."""
-    maps = {
-        (one.namespace, one.name): mapping(one.content.get("data"))
-        for one in documents
-        if one.kind == "ConfigMap"
+def find_workers(documents: Sequence[Document]) -> Iterator[Worker]:
+    """Return the containers that run the worker."""
+    config_maps = {
+        (document.namespace, document.name): mapping(document.content.get("data"))
+        for document in documents
+        if document.kind == "ConfigMap"
     }
     for document in documents:
-        path, template = pod_template(document)
-        labels, pod = at(template, "metadata", "labels"), at(template, "spec")
-        found = pods.workers(pod, labels)
-        others = [one for one in pods.containers(pod) if one not in found]
-        apps = [one for one in others if one.main and not (document.kind in JOBS and serves(one))]
-        sole = labels.get(NAME_LABEL) == OURS or (any(one.main for one in found) and not apps)
-        pod_path = ".".join((*path, "spec"))
-        for box in found:
-            variables = _environment(box.content, document.namespace, maps)
-            run = pods.invocation(box.content)
-            told = [_expanded(word, variables.told) for word in (run.arguments if run else ())]
-            left = [name for _, names in told for name in names]
-            unknown = {*variables.hidden, *SECRETS}
-            yield Worker(
-                document=document,
-                box=box,
-                where=f"{pod_path}.{box.field}[{box.place}]",
-                pod=pod,
-                pod_path=pod_path,
-                labels=labels,
-                run=run and run._replace(arguments=tuple(expanded for expanded, _ in told)),
-                known=not any(variables.more or one in unknown for one in left),
-                variables=variables,
-                files=dict(_files(pod, box.content, document.namespace, maps)),
-                sole=sole,
-                alone=sole and not others,
-            )
+        yield from _workers_of(document, config_maps)
 
 
-def serves(box: pods.Container) -> bool:
-    """Tell whether a container seems never to end by itself.
+def _workers_of(document: Document, config_maps: ConfigMaps) -> Iterator[Worker]:
+    path, template = pod_template(document)
+    labels = at(template, "metadata", "labels")
+    pod = at(template, "spec")
+    ours = pods.workers(pod, labels)
+    others = [container for container in pods.containers(pod) if container not in ours]
+    # A proxy beside a pass serves the pass. Any other main container makes the pod its own.
+    owners = [
+        container
+        for container in others
+        if container.is_main and not (document.kind in JOBS and serves(container))
+    ]
+    labelled = labels.get(NAME_LABEL) == OURS
+    owns_pod = labelled or (any(container.is_main for container in ours) and not owners)
+    pod_path = ".".join((*path, "spec"))
+    for container in ours:
+        environment = _environment(container.content, document.namespace, config_maps)
+        invocation, unexpanded = _expanded_invocation(container, environment)
+        unknown = {*environment.unknown, *SECRET_NAMES}
+        depends = environment.may_have_more or any(name in unknown for name in unexpanded)
+        yield Worker(
+            document=document,
+            container=container,
+            container_path=f"{pod_path}.{container.field}[{container.position}]",
+            pod=pod,
+            pod_path=pod_path,
+            labels=labels,
+            invocation=invocation,
+            arguments_known=not (unexpanded and depends),
+            environment=environment,
+            files=dict(_files(pod, container.content, document.namespace, config_maps)),
+            owns_pod=owns_pod,
+            only_container=owns_pod and not others,
+        )
 
-    It has a server's name or a readiness probe, or its script waits for ever.
+
+def _expanded_invocation(
+    container: pods.Container, environment: Environment
+) -> tuple[pods.Invocation | None, list[str]]:
+    """Return how a container runs the worker, and the names that its arguments leave unexpanded."""
+    invocation = pods.invocation(container.content)
+    if invocation is None:
+        return None, []
+    arguments: list[str] = []
+    unexpanded: list[str] = []
+    for argument in invocation.arguments:
+        expanded, names = _expanded(argument, environment.values)
+        arguments.append(expanded)
+        unexpanded += names
+    return invocation._replace(arguments=tuple(arguments)), unexpanded
+
+
+def serves(container: pods.Container) -> bool:
+    """Return whether a container seems never to end by itself.
+
+    It has the name of a server or a readiness probe, or its script waits forever.
     """
-    container = box.content
-    words = [str(one) for field in ("command", "args") for one in items(container.get(field))]
+    content = container.content
+    words = [str(word) for field in ("command", "args") for word in items(content.get(field))]
     script = " ".join(words)
-    if WAITS.search(script):
-        return not LEAVES.search(script)
+    if WAITS_FOREVER.search(script):
+        return not CAN_END.search(script)
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
-        return False  # nobody here knows what a script does
-    program = pods.image_name(container)
-    if items(container.get("command")):
+        return False  # a script may do anything, so it gets the benefit of the doubt
+    program = pods.image_name(content)
+    if items(content.get("command")):
         program = words[0].rpartition("/")[2]
-    names = f"{box.name} {program}".lower()
-    return bool(SERVERS.search(names) or at(container, "readinessProbe"))
+    names = f"{container.name} {program}".lower()
+    return bool(SERVER_NAMES.search(names) or at(content, "readinessProbe"))
 
 
-def _expanded(value: str, known: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Expand ``$(NAME)`` of known variables; give the text, and the names that are left in it."""
-    left = []
+def _expanded(value: str, values: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Expand ``$(NAME)`` of known variables; return the text, and the names left in it."""
+    unexpanded: list[str] = []
 
-    def one(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         if match[1] == "$":
             return "$"
-        if match[2] in known and match[2] not in SECRETS:
-            return known[match[2]]
-        left.append(match[2])
+        name = match[2]
+        if name in values and name not in SECRET_NAMES:
+            return values[name]
+        unexpanded.append(name)
         return match[0]
 
-    return REFERENCE.sub(one, value), left
+    return REFERENCE.sub(replacement, value), unexpanded
 
 
-def _environment(container: Mapping[str, Any], namespace: str, maps: Maps) -> Environment:
-    """Read a container's variables in Kubernetes' order: later ones see earlier ones."""
-    told, missing, more, from_secret = _sources(container, namespace, maps)
-    words = [*items(container.get("command")), *items(container.get("args"))]
-    used = {match[2] for word in words for match in REFERENCE.finditer(str(word))}
-    partly: dict[str, str] = {}
-    hidden: set[str] = set()
-    secret: set[str] = set()
-    undefined: list[tuple[str, str]] = []
-    for variable in map(mapping, items(container.get("env"))):
-        name, origin = text(variable.get("name")), at(variable, "valueFrom")
+def _references(value: object) -> set[str]:
+    """Return the names that a value refers to with ``$(NAME)``."""
+    return {match[2] for match in REFERENCE.finditer(str(value)) if match[2] is not None}
+
+
+def _environment(
+    container: Mapping[str, Any], namespace: str, config_maps: ConfigMaps
+) -> Environment:
+    """Read a container's variables in Kubernetes' order: later ones can refer to earlier ones."""
+    sources = _sources(container, namespace, config_maps)
+    reader = _EnvironmentReader(sources, namespace, config_maps)
+    for field in ("command", "args"):
+        for word in items(container.get(field)):
+            reader.referenced |= _references(word)
+    for variable in items(container.get("env")):
+        reader.add(mapping(variable))
+    return reader.environment()
+
+
+class _Sources(NamedTuple):
+    """What ``envFrom`` of a container gives."""
+
+    values: dict[str, str]
+    missing: tuple[str, ...]
+    may_have_more: bool
+    from_secret: bool
+
+
+class _EnvironmentReader:
+    """Collect the variables of ``env``, one after the other."""
+
+    def __init__(self, sources: _Sources, namespace: str, config_maps: ConfigMaps) -> None:
+        self.referenced: set[str] = set()
+        self._sources = sources
+        self._namespace = namespace
+        self._config_maps = config_maps
+        self._values = dict(sources.values)
+        self._partial: dict[str, str] = {}
+        self._unknown: set[str] = set()
+        self._secret: set[str] = set()
+        self._undefined: list[tuple[str, str]] = []
+
+    def add(self, variable: Mapping[str, Any]) -> None:
+        """Add a variable; it replaces an earlier one of the same name."""
+        name = text(variable.get("name"))
+        origin = at(variable, "valueFrom")
         written = str(variable.get("value") or "")
-        value, left = _expanded(written, told)
-        unknown = hidden | (told.keys() & set(SECRETS))
-        elsewhere = [one for one in left if more or one in unknown or SERVICE.fullmatch(one)]
-        undefined += [(name, one) for one in left if one not in elsewhere]
-        used |= {match[2] for match in REFERENCE.finditer(written)}
-        chosen = at(origin, "configMapKeyRef")
-        data = maps.get((namespace, text(chosen.get("name"))), {})
-        secretly = bool(elsewhere) and (from_secret or bool(secret & set(elsewhere)))
-        _forget(name, told, partly, hidden, secret)
-        if elsewhere:
-            partly[name] = value
+        self.referenced |= _references(written)
+        value, unexpanded = _expanded(written, self._values)
+        set_elsewhere = [one for one in unexpanded if self._may_be_set(one)]
+        self._undefined += [(name, one) for one in unexpanded if one not in set_elsewhere]
+        from_secret = "secretKeyRef" in origin
+        if set_elsewhere:
+            from_secret |= self._sources.from_secret or not self._secret.isdisjoint(set_elsewhere)
+        self._forget(name)
+        if set_elsewhere:
+            self._partial[name] = value
         elif "valueFrom" not in variable:
-            told[name] = value
-        elif text(chosen.get("key")) in data:
-            told[name] = str(data[text(chosen.get("key"))])
-        if name not in told:
-            hidden.add(name)
-        if secretly or "secretKeyRef" in origin:
-            secret.add(name)
-    return Environment(
-        told=told,
-        partly=partly,
-        hidden=frozenset(hidden),
-        used=frozenset(used),
-        undefined=tuple(undefined),
-        secrets=from_secret or bool(secret & {"DATABASE_URL", "PG_PASS"}),
-        missing=tuple(missing),
-        more=more,
-    )
+            self._values[name] = value
+        else:
+            self._add_from_config_map(name, at(origin, "configMapKeyRef"))
+        if name not in self._values:
+            self._unknown.add(name)
+        if from_secret:
+            self._secret.add(name)
+
+    def environment(self) -> Environment:
+        """Return what was collected."""
+        password_names = {"DATABASE_URL", "PG_PASS"}
+        return Environment(
+            values=self._values,
+            partial=self._partial,
+            unknown=frozenset(self._unknown),
+            referenced=frozenset(self.referenced),
+            undefined=tuple(self._undefined),
+            password_from_secret=self._sources.from_secret
+            or not self._secret.isdisjoint(password_names),
+            missing_config_maps=self._sources.missing,
+            may_have_more=self._sources.may_have_more,
+        )
+
+    def _may_be_set(self, name: str) -> bool:
+        """Return whether a variable may have a value that the files do not show."""
+        if self._sources.may_have_more or name in self._unknown:
+            return True
+        secret = name in SECRET_NAMES and name in self._values
+        return secret or bool(SERVICE_VARIABLE.fullmatch(name))
+
+    def _add_from_config_map(self, name: str, reference: Mapping[str, Any]) -> None:
+        data = self._config_maps.get((self._namespace, text(reference.get("name"))), {})
+        key = text(reference.get("key"))
+        if key in data:
+            self._values[name] = str(data[key])
+
+    def _forget(self, name: str) -> None:
+        self._values.pop(name, None)
+        self._partial.pop(name, None)
+        self._unknown.discard(name)
+        self._secret.discard(name)
 
 
-def _sources(container: Mapping[str, Any], namespace: str, maps: Maps) -> Sources:
-    """Read ``envFrom``: values, missing ConfigMaps, whether there may be more, whether a Secret."""
-    told: dict[str, str] = {}
+def _sources(container: Mapping[str, Any], namespace: str, config_maps: ConfigMaps) -> _Sources:
+    """Read ``envFrom``."""
+    values: dict[str, str] = {}
     missing: list[str] = []
-    more = from_secret = False
+    may_have_more = from_secret = False
     for source in map(mapping, items(container.get("envFrom"))):
         from_secret = from_secret or "secretRef" in source
-        name = text(at(source, "configMapRef").get("name"))
-        found = maps.get((namespace, name))
-        more = more or found is None
-        if name and found is None and not at(source, "configMapRef").get("optional"):
-            missing.append(name)
+        reference = at(source, "configMapRef")
+        name = text(reference.get("name"))
+        data = config_maps.get((namespace, name))
+        if data is None:
+            may_have_more = True
+            if name and not reference.get("optional"):
+                missing.append(name)
+            continue
         prefix = text(source.get("prefix"))
-        told |= {f"{prefix}{key}": str(value) for key, value in (found or {}).items()}
-    return told, missing, more, from_secret
+        values |= {f"{prefix}{key}": str(value) for key, value in data.items()}
+    return _Sources(values, tuple(missing), may_have_more, from_secret)
 
 
-def _forget(name: str, *groups: dict[str, str] | set[str]) -> None:
-    """Take out what an earlier variable of the same name left."""
-    for group in groups:
-        if isinstance(group, set):
-            group.discard(name)
-        else:
-            group.pop(name, None)
+def volumes_of(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the volumes of a pod, by name."""
+    return {text(volume.get("name")): volume for volume in map(mapping, items(pod.get("volumes")))}
 
 
 def _files(
     pod: Mapping[str, Any],
     container: Mapping[str, Any],
     namespace: str,
-    maps: Mapping[tuple[str, str], Mapping[str, Any]],
+    config_maps: ConfigMaps,
 ) -> Iterator[tuple[str, str]]:
-    """Give the files that ConfigMaps put into a container: path and content."""
-    volumes = {text(one.get("name")): one for one in map(mapping, items(pod.get("volumes")))}
+    """Return the files that ConfigMaps mount into a container: path and content."""
+    volumes = volumes_of(pod)
     for mount in map(mapping, items(container.get("volumeMounts"))):
         volume = at(volumes.get(text(mount.get("name"))), "configMap")
-        data = maps.get((namespace, text(volume.get("name"))), {})
-        chosen = {
-            text(one.get("key")): text(one.get("path"))
-            for one in map(mapping, items(volume.get("items")))
-        }
-        root, only = text(mount.get("mountPath")).rstrip("/"), text(mount.get("subPath"))
-        for key, path in (chosen or dict(zip(data, data, strict=True))).items():
-            if isinstance(data.get(key), str) and only in {"", path}:
-                yield root if only else f"{root}/{path}", data[key]
+        data = config_maps.get((namespace, text(volume.get("name"))), {})
+        # Without `items`, every key is a file of that name.
+        paths = {
+            text(item.get("key")): text(item.get("path"))
+            for item in map(mapping, items(volume.get("items")))
+        } or {key: key for key in data}
+        root = text(mount.get("mountPath")).rstrip("/")
+        sub_path = text(mount.get("subPath"))
+        for key, path in paths.items():
+            if not isinstance(data.get(key), str):
+                continue
+            if not sub_path:
+                yield f"{root}/{path}", data[key]
+            elif sub_path == path:
+                yield root, data[key]

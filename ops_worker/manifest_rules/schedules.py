@@ -1,4 +1,4 @@
-"""Rules of CronJobs: when a pass runs, how long it may, and what becomes of one that fails."""
+"""Rules of CronJobs: when passes run, how long they may take, and what happens after a failure."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from ops_worker.adapters.cron import Gaps, NeverError, read
 from ops_worker.core.passes import PASSES
 from ops_worker.core.pods import at, containers, items, mapping, text
 from ops_worker.core.staleness import STALE_PERIODS
-from ops_worker.manifest_rules.parts import Worker, number
+from ops_worker.manifest_rules.parts import Problem, Worker, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from ops_worker.manifest_rules.parts import Document, Facts
+    from ops_worker.manifest_rules.parts import Document, ProgramFacts
 
-Found = tuple[str, str]
 MIN_STARTING_S = 10
-"""The controller looks every 10 s: below that a run may never start (kubernetes.io, "CronJob", limitations)."""
-LATE = (
-    "is not set: a run that could not start in time starts however late it is, one for all that "
-    "were missed (TooManyMissedTimes warns of more than a hundred); set "
+"""The controller checks every 10 s; with a shorter deadline a run may never start.
+
+Source: kubernetes.io, "CronJob", section "CronJob limitations", "Job creation".
+"""
+NO_STARTING_DEADLINE = (
+    "is not set: a run that missed its time starts however late it is, once for all missed runs "
+    "(Kubernetes reports TooManyMissedTimes after more than 100); set "
 )
 MINUTE_S = 60
-"""The controller names a Job by its minute, so there is one a minute at most."""
+"""The controller names a Job by its minute, so it starts at most one per minute."""
 MAX_PERIOD_S = 999_999
-"""The most that PASS_PERIOD can say."""
+"""The largest value of PASS_PERIOD."""
 MAX_NAME = 52
-"""The controller appends eleven characters to a name that may have 63 (kubernetes.io, "CronJob")."""
-NO_RETRY = {2, 3}
-"""Exit codes that no retry helps: settings, and schema or permission (docs/operations.md, "Exit codes")."""
+"""The controller appends 11 characters to the name, and a Job's name has at most 63.
 
+Source: kubernetes.io, "CronJob", introduction.
+"""
+MAX_BACKOFF = 3
+"""The most retries. The default is 6, with pauses of minutes between them.
+
+Source: kubernetes.io, "Jobs", section "Pod backoff failure policy".
+"""
+NO_RETRY = {2, 3}
+"""Exit codes for which a retry is useless: settings, and schema or permission.
+
+Source: docs/operations.md, "Exit codes".
+"""
 COUNTS = ("startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+"""Fields of a CronJob that are whole numbers."""
 JOB_COUNTS = (
     "activeDeadlineSeconds",
     "backoffLimit",
@@ -40,227 +53,317 @@ JOB_COUNTS = (
     "completions",
     "parallelism",
 )
-"""Fields of a CronJob and of its Job that are whole numbers."""
+"""Fields of a Job that are whole numbers."""
+JOB_PATH = "spec.jobTemplate.spec"
 
 
-def schedule(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """The schedule can be read, in a zone that exists; without one it is the controller's own."""
+def schedule(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """The schedule is valid, and runs at most once per minute.
+
+    Source: kubernetes.io, "CronJob", section "Schedule syntax".
+    """
     spec = at(document.content, "spec")
-    zone = spec.get("timeZone")
+    expression = text(spec.get("schedule"))
     try:
-        gaps = read(text(spec.get("schedule"))).gaps
+        gaps = read(expression).gaps
     except ValueError as error:
+        # A suspended CronJob that never runs is started by hand, as `init-db` is.
         by_hand = isinstance(error, NeverError) and spec.get("suspend") is True
         if not by_hand:
-            yield "spec.schedule", f"{text(spec.get('schedule'))!r} is no cron schedule: {error}"
-    else:
-        if gaps.shortest < MINUTE_S:
-            each = f"is each {gaps.shortest} s"
-            once = "Kubernetes starts one Job a minute"
-            yield "spec.schedule", f"{each}, but {once}; use --every, with --for"
+            yield Problem("spec.schedule", f"{expression!r} is not a cron schedule: {error}")
+        return
+    if gaps.shortest < MINUTE_S:
+        yield Problem(
+            "spec.schedule",
+            f"runs every {gaps.shortest} s, but Kubernetes starts at most one Job per minute; "
+            "use --every with --for",
+        )
+
+
+def time_zone(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """The time zone is set, and exists.
+
+    Source: kubernetes.io, "CronJob", section "Time zones".
+    """
+    zone = at(document.content, "spec").get("timeZone")
     if zone is None:
-        yield "spec.timeZone", "is not set, so that the controller's zone counts; set Etc/UTC"
+        yield Problem(
+            "spec.timeZone",
+            "is not set, so the time zone of kube-controller-manager is used; set Etc/UTC",
+        )
     elif not _is_zone(text(zone)):
-        yield "spec.timeZone", f"{zone!r} is no time zone; set Etc/UTC"
+        yield Problem("spec.timeZone", f"{zone!r} is not a time zone; set Etc/UTC")
 
 
-def deadlines(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
-    """In order: the pass's own budget, the Job's deadline, the period; so a pass can say what held it up, and none runs into the next."""
+def concurrency(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """Two runs of a CronJob never overlap.
+
+    Source: kubernetes.io, "CronJob", section "Concurrency policy".
+    """
+    policy = at(document.content, "spec").get("concurrencyPolicy")
+    if policy != "Forbid":
+        yield Problem("spec.concurrencyPolicy", f"is {policy or 'not set'}; set Forbid")
+
+
+def deadlines(document: Document, worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """The pass's own deadline is less than the Job's, and the Job's is less than the period.
+
+    So a slow pass can report its reason, and no run delays the next one.
+    Source: kubernetes.io, "Jobs", section "Job termination and cleanup".
+    """
     spec = at(document.content, "spec")
-    if spec.get("concurrencyPolicy") != "Forbid":
-        yield (
-            "spec.concurrencyPolicy",
-            f"is {spec.get('concurrencyPolicy') or 'not set'}; set Forbid",
+    field = f"{JOB_PATH}.activeDeadlineSeconds"
+    deadline = number(at(spec, "jobTemplate", "spec").get("activeDeadlineSeconds"))
+    if deadline is None:
+        yield Problem(
+            field,
+            "is not set: with concurrencyPolicy Forbid, a pod that cannot start would block all "
+            "later runs",
         )
-    path = "spec.jobTemplate.spec.activeDeadlineSeconds"
-    active = number(at(spec, "jobTemplate", "spec").get("activeDeadlineSeconds"))
-    budget, source = _budget(worker, facts)
-    if active is None:
-        yield (
-            path,
-            "is not set: with Forbid a pod that cannot start would keep all later ones from it",
-        )
-    elif budget is not None and active <= budget:
-        yield (
-            path,
-            f"is {active:g}; it has to be above {source} ({budget:g}), so that the pass can say what held it up",
+        return
+    needed, source = _duration_of_pass(worker, facts)
+    if needed is not None and deadline <= needed:
+        yield Problem(
+            field,
+            f"is {deadline:g}; it must be greater than {source} ({needed:g}), "
+            "so that the pass can report why it is slow",
         )
     gaps = _gaps(document)
     if gaps is None or spec.get("suspend") is True:
         return
-    if active is not None and active >= gaps.shortest:
-        yield path, f"is {active:g}; {_below(gaps)}"
+    if deadline >= gaps.shortest:
+        yield Problem(field, f"is {deadline:g}; {_less_than_period(gaps)}")
 
 
-def starting(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """A run that could not start in time is left out, and one that is in time does start."""
+def starting_deadline(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """A run that missed its time is left out, and a run that is in time does start.
+
+    Source: kubernetes.io, "CronJob", section "Deadline for delayed Job start".
+    """
     spec = at(document.content, "spec")
-    path = "spec.startingDeadlineSeconds"
-    seconds = number(spec.get("startingDeadlineSeconds"))
-    every = text(spec.get("schedule")).startswith("@every ")
-    if seconds is None:
-        yield path, LATE + ("the period and 25" if every else "20 to 30")
+    field = "spec.startingDeadlineSeconds"
+    deadline = number(spec.get("startingDeadlineSeconds"))
+    expression = text(spec.get("schedule"))
+    is_every = expression.startswith("@every ")
+    if deadline is None:
+        proposal = "the period and 25" if is_every else "20 to 30"
+        yield Problem(field, NO_STARTING_DEADLINE + proposal)
         return
-    if seconds <= MIN_STARTING_S:
-        yield path, f"is {seconds:g}; it has to be above 10, or no run might ever start"
+    if deadline <= MIN_STARTING_S:
+        message = f"it must be greater than {MIN_STARTING_S}, or a run may never start"
+        yield Problem(field, f"is {deadline:g}; {message}")
     gaps = _gaps(document)
     if gaps is None or spec.get("suspend") is True:
         return
-    if every and (problem := read(text(spec.get("schedule"))).starved(seconds)):
-        yield path, problem
-    if not every and seconds >= gaps.shortest:
-        yield path, f"is {seconds:g}; {_below(gaps)}"
+    if is_every:
+        problem = read(expression).starved(deadline)
+        if problem:
+            yield Problem(field, problem)
+    elif deadline >= gaps.shortest:
+        yield Problem(field, f"is {deadline:g}; {_less_than_period(gaps)}")
 
 
-def told_period(document: Document, worker: Worker, facts: Facts) -> Iterator[Found]:
-    """A pass knows the longest time to the next; after three of them it counts as stopped."""
+def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
+    """PASS_PERIOD is at least the longest time between two runs.
+
+    A pass counts as stopped after three of its periods. Source: docs/glossary.md, entry stale.
+    """
     if worker.command not in PASSES or "--every" in worker.options:
         return
     gaps = _gaps(document)
     if gaps is None:
         return
-    told = number(worker.env.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
-    wanted = min(gaps.longest, MAX_PERIOD_S)
-    each = f"leaves up to {gaps.longest} s between two runs"
+    period = f"leaves up to {gaps.longest} s between two runs"
     if gaps.shortest == gaps.longest:
-        each = f"is each {gaps.longest} s"
-    patience = STALE_PERIODS * MAX_PERIOD_S
-    if gaps.longest > patience:
-        alert = f"the other pass opens an alert after {patience} s"
-        yield "spec.schedule", f"{each}, but {alert}; run it each month"
-    elif told is not None and told < wanted and "PASS_PERIOD" not in worker.variables.hidden:
-        said = f"PASS_PERIOD is {told:g}: set it to {wanted}"
-        otherwise = "or the other pass opens an alert when none is due"
-        yield "spec.schedule", f"{each}, but {said}, {otherwise}"
+        period = f"runs every {gaps.longest} s"
+    max_stale_s = STALE_PERIODS * MAX_PERIOD_S
+    if gaps.longest > max_stale_s:
+        yield Problem(
+            "spec.schedule",
+            f"{period}, but the other pass opens an alert after {max_stale_s} s; "
+            "run it at least every month",
+        )
+        return
+    if "PASS_PERIOD" in worker.environment.unknown:
+        return
+    setting = number(worker.values.get("PASS_PERIOD") or facts.defaults["PASS_PERIOD"])
+    needed = min(gaps.longest, MAX_PERIOD_S)
+    if setting is not None and setting < needed:
+        yield Problem(
+            "spec.schedule",
+            f"{period}, but PASS_PERIOD is {setting:g}: set it to {needed}, "
+            "or the other pass opens an alert although no run is due",
+        )
 
 
-def retries(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
-    """Retries agree with the exit codes: one for 1, none for 2 and 3, and an eviction is none of the worker's."""
-    path = "spec.jobTemplate.spec"
-    job = at(document.content, "spec", "jobTemplate", "spec")
-    if worker.pod.get("restartPolicy") != "Never":
-        yield (
+def retries(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """Every attempt is a pod of its own, and there are few of them.
+
+    Source: kubernetes.io, "Jobs", sections "Handling Pod and container failures" and "Pod backoff
+    failure policy".
+    """
+    restart = worker.pod.get("restartPolicy")
+    if restart != "Never":
+        yield Problem(
             f"{worker.pod_path}.restartPolicy",
-            f"is {worker.pod.get('restartPolicy') or 'not set'}; set Never: each try is a pod with a log",
+            f"is {restart or 'not set'}; set Never, so that every attempt is a pod with a log",
         )
+    job = at(document.content, "spec", "jobTemplate", "spec")
     backoff = number(job.get("backoffLimit"))
-    if backoff is None or not 0 <= backoff <= 3:  # noqa: PLR2004 - the default is 6, with pauses of minutes
-        yield (
-            f"{path}.backoffLimit",
-            f"is {job.get('backoffLimit', 'not set')}; set 1 (0 to 3): the next run comes anyway",
+    if backoff is None or not 0 <= backoff <= MAX_BACKOFF:
+        yield Problem(
+            f"{JOB_PATH}.backoffLimit",
+            f"is {job.get('backoffLimit', 'not set')}; set 1 (0 to {MAX_BACKOFF} is accepted): "
+            "the next run comes anyway",
         )
-    rules = [mapping(rule) for rule in items(at(job, "podFailurePolicy").get("rules"))]
-    where = f"{path}.podFailurePolicy.rules"
-    own = text(worker.container.get("name"))
-    others = {box.name for box in containers(worker.pod)} - {own}
+
+
+def failure_policy(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """A Job fails without a retry on exit codes 2 and 3, and does not count evictions.
+
+    Source: kubernetes.io, "Jobs", section "Pod failure policy"; docs/operations.md, "Exit codes".
+    """
+    field = f"{JOB_PATH}.podFailurePolicy.rules"
+    policy = at(document.content, "spec", "jobTemplate", "spec", "podFailurePolicy")
+    rules = [mapping(rule) for rule in items(policy.get("rules"))]
+    own = text(worker.content.get("name"))
+    others = {container.name for container in containers(worker.pod)} - {own}
     failing: set[Any] = set()
     for index, rule in enumerate(rules):
-        codes = at(rule, "onExitCodes")
-        named = text(codes.get("containerName"))
-        if named in others:
+        exit_codes = at(rule, "onExitCodes")
+        container = text(exit_codes.get("containerName"))
+        if not exit_codes or container in others:
             continue
-        ours = named in {"", own}
-        if rule.get("action") == "FailJob" and codes.get("operator") == "In" and ours:
-            values = [code for code in items(codes.get("values")) if isinstance(code, int)]
-            failing |= set(values)
-            if values != sorted(set(values)):
-                yield f"{where}[{index}]", "has codes that do not ascend, which Kubernetes refuses"
-        elif codes:
-            yield (
-                f"{where}[{index}]",
-                f"is no FailJob on codes of this container; leave one, on 2, 3, in container {own}",
+        if not _is_fail_job(rule) or container not in {"", own}:
+            yield Problem(
+                f"{field}[{index}]",
+                "is not a FailJob rule for exit codes of this container; "
+                f"keep one rule, for exit codes 2, 3 of container {own}",
             )
+            continue
+        codes = [code for code in items(exit_codes.get("values")) if isinstance(code, int)]
+        failing |= set(codes)
+        if codes != sorted(set(codes)):
+            message = "must have exit codes in ascending order, each once"
+            yield Problem(f"{field}[{index}]", f"{message}; Kubernetes refuses others")
     if failing != NO_RETRY:
-        told = ", ".join(map(str, sorted(failing))) or "nothing"
-        yield (
-            where,
-            f"FailJob on exit codes {told}; it has to be 2, 3: settings and schema, which no retry helps",
+        codes_text = ", ".join(map(str, sorted(failing))) or "no exit codes"
+        yield Problem(
+            field,
+            f"FailJob is set for {codes_text}; set it for exit codes 2, 3 (settings, schema): "
+            "a retry does not help there",
         )
-    conditions = [
-        mapping(one).get("type")
-        for rule in rules
-        if rule.get("action") == "Ignore"
-        for one in items(rule.get("onPodConditions"))
-    ]
-    if "DisruptionTarget" not in conditions:
-        yield where, "has no Ignore on DisruptionTarget: a drained node would count as a failure"
+    if not any(map(_ignores_disruption, rules)):
+        yield Problem(
+            field,
+            "has no Ignore rule for DisruptionTarget: a drained node would count as a failure",
+        )
 
 
-def types(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """The API server refuses a number in quotes, a fraction, and a word for true or false."""
+def _is_fail_job(rule: Mapping[str, Any]) -> bool:
+    return rule.get("action") == "FailJob" and at(rule, "onExitCodes").get("operator") == "In"
+
+
+def _ignores_disruption(rule: Mapping[str, Any]) -> bool:
+    if rule.get("action") != "Ignore":
+        return False
+    conditions = map(mapping, items(rule.get("onPodConditions")))
+    return any(condition.get("type") == "DisruptionTarget" for condition in conditions)
+
+
+def types(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """Numbers are whole and without quotes, and ``suspend`` is true or false.
+
+    The API server refuses anything else. Source: kubernetes.io, API reference, "CronJob" and "Job".
+    """
     spec = at(document.content, "spec")
     job = at(spec, "jobTemplate", "spec")
-    for path, node, fields in (("spec", spec, COUNTS), ("spec.jobTemplate.spec", job, JOB_COUNTS)):
+    for path, node, fields in (("spec", spec, COUNTS), (JOB_PATH, job, JOB_COUNTS)):
         for field in fields:
             value = node.get(field)
-            if value is not None and not _whole(value):
-                yield f"{path}.{field}", "is no whole number, without quotes"
+            if value is not None and not _is_whole(value):
+                yield Problem(f"{path}.{field}", "must be a whole number, without quotes")
     if not isinstance(spec.get("suspend"), bool | None):
-        yield "spec.suspend", "is neither true nor false, without quotes"
+        yield Problem("spec.suspend", "must be true or false, without quotes")
 
 
-def history(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """What is finished goes away, and what failed stays long enough to be read."""
+def history(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """Finished Jobs are removed, and failed ones stay long enough to read their logs.
+
+    Source: kubernetes.io, "CronJob", section "Jobs history limits", and "Automatic Cleanup for
+    Finished Jobs".
+    """
     spec = at(document.content, "spec")
+    for name, proposal in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
+        if spec.get(name) is None:
+            yield Problem(f"spec.{name}", f"is not set; set {proposal}")
+        elif (number(spec.get(name)) or 0) < 0:
+            yield Problem(f"spec.{name}", f"is below 0; set {proposal}")
     job = at(spec, "jobTemplate", "spec")
-    for field, wanted in (("successfulJobsHistoryLimit", 1), ("failedJobsHistoryLimit", 3)):
-        if spec.get(field) is None:
-            yield f"spec.{field}", f"is not set; set {wanted}"
-        elif (number(spec.get(field)) or 0) < 0:
-            yield f"spec.{field}", f"is below 0; set {wanted}"
     if (number(job.get("ttlSecondsAfterFinished", -1)) or 0) < 0:
-        yield (
-            "spec.jobTemplate.spec.ttlSecondsAfterFinished",
+        yield Problem(
+            f"{JOB_PATH}.ttlSecondsAfterFinished",
             "is not set to a number of seconds; set 3600",
         )
 
 
-def shards(document: Document, worker: Worker, _: Facts) -> Iterator[Found]:
-    """Each shard is an index of the Job, and each index a shard (kubernetes.io, "Job", completion mode)."""
+def shards(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
+    """Every shard is an index of an Indexed Job, and all shards run at the same time.
+
+    Source: kubernetes.io, "Jobs", section "Completion mode".
+    """
     job = at(document.content, "spec", "jobTemplate", "spec")
-    count, completions = (
-        number(worker.env.get("SHARD_COUNT") or 1),
-        number(job.get("completions", 1)),
-    )
-    if count != completions or (count != 1 and job.get("completionMode") != "Indexed"):
-        told = worker.env.get("SHARD_COUNT") or 1
-        yield (
-            "spec.jobTemplate.spec.completions",
-            f"with SHARD_COUNT {told} it has to be {told}, and completionMode Indexed: a pod for each shard",
+    setting = worker.values.get("SHARD_COUNT") or 1
+    count = number(setting)
+    completions = number(job.get("completions", 1))
+    is_indexed = job.get("completionMode") == "Indexed"
+    if count != completions or (count != 1 and not is_indexed):
+        yield Problem(
+            f"{JOB_PATH}.completions",
+            f"must be {setting} with SHARD_COUNT {setting}, and completionMode must be Indexed: "
+            "one pod for every shard",
         )
     if count != 1 and job.get("parallelism") != job.get("completions"):
-        yield (
-            "spec.jobTemplate.spec.parallelism",
-            "has to be that of completions, so that all shards are probed in the same period",
+        yield Problem(
+            f"{JOB_PATH}.parallelism",
+            "must equal completions, so that all shards are probed in the same period",
         )
 
 
-def name(document: Document, _: Worker, __: Facts) -> Iterator[Found]:
-    """The name leaves room for what the controller appends."""
+def name(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
+    """The name leaves room for what the controller appends.
+
+    Source: kubernetes.io, "CronJob", introduction.
+    """
     if len(document.name) > MAX_NAME:
-        yield (
+        yield Problem(
             "metadata.name",
-            f"has {len(document.name)} characters; the controller appends 11 to at most 52",
+            f"has {len(document.name)} characters; it can have at most {MAX_NAME}, because the "
+            "controller appends 11",
         )
 
 
 def _gaps(document: Document) -> Gaps | None:
-    """Give the times between runs; None if the schedule is wrong, which another rule tells."""
+    """Return the times between runs; None if the schedule is invalid, which is another rule."""
     spec = at(document.content, "spec")
     zone = text(spec.get("timeZone"))
+    if not _is_zone(zone):
+        zone = "UTC"
     try:
-        return read(text(spec.get("schedule")), zone if _is_zone(zone) else "UTC").gaps
+        return read(text(spec.get("schedule")), zone).gaps
     except ValueError:
         return None
 
 
-def _below(gaps: Gaps) -> str:
-    called = "period" if gaps.shortest == gaps.longest else "shortest time between two runs"
-    return f"it has to be below the {called} ({gaps.shortest})"
+def _less_than_period(gaps: Gaps) -> str:
+    period = "shortest time between two runs"
+    if gaps.shortest == gaps.longest:
+        period = "period"
+    return f"it must be less than the {period} ({gaps.shortest})"
 
 
-def _whole(value: Any) -> bool:
-    """Tell whether the API server takes it for a whole number; it does so with 50.0."""
+def _is_whole(value: Any) -> bool:
+    """Return whether the API server accepts a value as a whole number. It accepts 50.0."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
@@ -274,13 +377,26 @@ def _is_zone(zone: str) -> bool:
     return True
 
 
-def _budget(worker: Worker, facts: Facts) -> tuple[float | None, str]:
+def _duration_of_pass(worker: Worker, facts: ProgramFacts) -> tuple[float | None, str]:
+    """Return the longest duration of a run in seconds, and the option or setting that limits it."""
     if "--for" in worker.options:
         return number(worker.options["--for"]), "--for"
-    return number(
-        worker.env.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]
-    ), "PASS_DEADLINE"
+    setting = worker.values.get("PASS_DEADLINE") or facts.defaults["PASS_DEADLINE"]
+    return number(setting), "PASS_DEADLINE"
 
 
-RULES = (schedule, deadlines, starting, told_period, retries, types, history, shards, name)
-"""The rules of a CronJob. Each gives fields and what is wrong with them."""
+RULES = (
+    schedule,
+    time_zone,
+    concurrency,
+    deadlines,
+    starting_deadline,
+    pass_period,
+    retries,
+    failure_policy,
+    types,
+    history,
+    shards,
+    name,
+)
+"""The rules of a CronJob: the CronJob and its worker in, problems out."""

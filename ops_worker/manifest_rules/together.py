@@ -1,20 +1,20 @@
-"""Rules of several objects together: one image, one way through the network, no right more than is used."""
+"""Rules about several objects: one image, a network that is open enough, no unused permission."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ops_worker.core.passes import container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
-from ops_worker.manifest_rules.containers import catalogued, events
-from ops_worker.manifest_rules.parts import Fault, pod_template
+from ops_worker.manifest_rules.containers import catalogue_of, events
+from ops_worker.manifest_rules.parts import pod_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-from ops_worker.manifest_rules.parts import Document, Facts, Worker
+    from ops_worker.manifest_rules.parts import Document, Fault, ProgramFacts, Worker
 
 CLUSTER_SCOPED = re.compile(
     r"APIService|CSI(Driver|Node)|CertificateSigningRequest|Cluster(Role|RoleBinding|TrustBundle)"
@@ -24,24 +24,41 @@ CLUSTER_SCOPED = re.compile(
     r"|RuntimeClass|ServiceCIDR|StorageClass|StorageVersion|VolumeAttachment|VolumeAttributesClass"
 )
 """Kinds without a namespace (`kubectl api-resources --namespaced=false`)."""
-_APPS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"}
-_RBAC = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
-REMOVED = (
-    ("batch/v2alpha1", {"CronJob"}, "1.21", "batch/v1"),
-    ("batch/v1beta1", {"CronJob"}, "1.25", "batch/v1"),
-    ("extensions/v1beta1", {"NetworkPolicy"}, "1.16", "networking.k8s.io/v1"),
-    ("extensions/v1beta1", _APPS, "1.16", "apps/v1"),
-    ("apps/v1beta1", _APPS, "1.16", "apps/v1"),
-    ("apps/v1beta2", _APPS, "1.16", "apps/v1"),
-    ("rbac.authorization.k8s.io/v1alpha1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
-    ("rbac.authorization.k8s.io/v1beta1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"),
-)
-"""apiVersions that are gone: kinds, since which Kubernetes, and what to write instead.
+_APPS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
+_RBAC = frozenset({"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
 
-From kubernetes.io, "Deprecated API Migration Guide"; see there for kinds that are not listed.
+
+class RemovedVersion(NamedTuple):
+    """An apiVersion that Kubernetes no longer serves for some kinds."""
+
+    version: str
+    kinds: frozenset[str]
+    removed_in: str
+    replacement: str
+
+
+REMOVED = (
+    RemovedVersion("batch/v2alpha1", frozenset({"CronJob"}), "1.21", "batch/v1"),
+    RemovedVersion("batch/v1beta1", frozenset({"CronJob"}), "1.25", "batch/v1"),
+    RemovedVersion(
+        "extensions/v1beta1", frozenset({"NetworkPolicy"}), "1.16", "networking.k8s.io/v1"
+    ),
+    RemovedVersion("extensions/v1beta1", _APPS, "1.16", "apps/v1"),
+    RemovedVersion("apps/v1beta1", _APPS, "1.16", "apps/v1"),
+    RemovedVersion("apps/v1beta2", _APPS, "1.16", "apps/v1"),
+    RemovedVersion(
+        "rbac.authorization.k8s.io/v1alpha1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"
+    ),
+    RemovedVersion(
+        "rbac.authorization.k8s.io/v1beta1", _RBAC, "1.22", "rbac.authorization.k8s.io/v1"
+    ),
+)
+"""The removed versions of the kinds that an installation uses.
+
+Source: kubernetes.io, "Deprecated API Migration Guide".
 """
-MAX_DIGITS = 5
-USED = {
+MAX_PORT_DIGITS = 5
+USED_VERBS = {
     ("", "events"): {"create", "list"},
     ("events.k8s.io", "events"): {"create", "list"},
     ("", "pods"): {"list"},
@@ -50,65 +67,97 @@ USED = {
     ("batch", "cronjobs"): {"get", "list"},
     ("batch", "jobs"): {"create", "get", "list"},
 }
-"""The verbs that `trigger`, `cluster` and KUBERNETES_EVENTS use."""
+"""The verbs that `trigger`, `cluster` and KUBERNETES_EVENTS use, by API group and resource."""
+
+
+class Destination(NamedTuple):
+    """A port that a worker connects to, and what for."""
+
+    protocol: str
+    port: int
+    purpose: str
+
+
+class Permission(NamedTuple):
+    """A verb on a resource of an API group, as a Role grants it."""
+
+    group: str
+    resource: str
+    verb: str
 
 
 def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """What `kubectl apply -f` cannot apply, what must not stand in a file, and what would land in the wrong namespace."""
+    """Every file can be applied with ``kubectl apply -f``, to the right namespace, without secrets.
+
+    Source: kubernetes.io, "Declarative Management of Kubernetes Objects Using Configuration Files",
+    "Good practices for Kubernetes Secrets" and "Deprecated API Migration Guide".
+    """
     referenced = {reference for worker in workers for reference in _references(worker)}
     running = [worker.document for worker in workers]
-    for one in documents:
-        subject = f"{one.kind}/{one.name}"
-        own = one in running or (one.kind, one.name) in referenced or _ours(one)
-        if one.kind in {"Kustomization", "Component"}:
-            yield Fault(
-                one.file,
-                subject,
+    for document in documents:
+        is_referenced = (document.kind, document.name) in referenced
+        is_ours = document in running or is_referenced or _is_ours(document)
+        cluster_scoped = CLUSTER_SCOPED.fullmatch(document.kind)
+        if document.kind in {"Kustomization", "Component"}:
+            yield document.fault(
                 "kind",
-                "`kubectl apply -f` fails on it; keep it in a folder of its own, for `kubectl apply -k`",
+                "`kubectl apply -f` fails on it; "
+                "move it to a folder of its own and use `kubectl apply -k`",
             )
-        elif one.kind == "Secret" and (one.content.get("data") or one.content.get("stringData")):
-            yield Fault(
-                one.file,
-                subject,
+        elif _holds_secret(document):
+            yield document.fault(
                 "data",
-                "a Secret is stored in a file; create it in the cluster, and reference it",
+                "a Secret is stored in a file; create it in the cluster and refer to it",
             )
-        elif own and not one.namespace and not CLUSTER_SCOPED.fullmatch(one.kind):
-            yield Fault(
-                one.file,
-                subject,
+        elif is_ours and not document.namespace and not cluster_scoped:
+            yield document.fault(
                 "metadata.namespace",
-                "is not set: it would land in whatever namespace is current",
+                "is not set, so kubectl would use whatever namespace is current",
             )
-        for version, kinds, since, instead in REMOVED:
-            if own and one.kind in kinds and one.content.get("apiVersion") == version:
-                message = f"{version} is gone since Kubernetes {since}; write {instead}"
-                yield Fault(one.file, subject, "apiVersion", message)
+        if is_ours:
+            yield from _removed_version(document)
 
 
-def none_found(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """Among what makes pods there is the worker: otherwise nothing was checked."""
-    makers = [one for one in documents if pod_template(one)[1]]
-    if makers and not workers:
-        one = makers[0]
-        field = ".".join((*pod_template(one)[0], "spec"))
-        message = f"no ops-worker container found: {RECOGNISED}"
-        yield Fault(one.file, f"{one.kind}/{one.name}", field, message)
+def _holds_secret(document: Document) -> bool:
+    content = document.content
+    return document.kind == "Secret" and bool(content.get("data") or content.get("stringData"))
 
 
-def _ours(one: Document) -> bool:
-    """Whether an object is the worker's by its name or label."""
-    named = re.search(rf"(^|-){OURS}(-|$)", one.name)
-    return bool(named) or at(one.content, "metadata", "labels").get(NAME_LABEL) == OURS
+def _removed_version(document: Document) -> Iterator[Fault]:
+    version = document.content.get("apiVersion")
+    for removed in REMOVED:
+        if removed.version == version and document.kind in removed.kinds:
+            yield document.fault(
+                "apiVersion",
+                f"{version} was removed in Kubernetes {removed.removed_in}; "
+                f"use {removed.replacement}",
+            )
+
+
+def no_worker(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
+    """If objects create pods, the worker is in one of them. Otherwise nothing was checked."""
+    if workers:
+        return
+    for document in documents:
+        path, template = pod_template(document)
+        if template:
+            field = ".".join((*path, "spec"))
+            yield document.fault(field, f"no ops-worker container found: {RECOGNISED}")
+            return
+
+
+def _is_ours(document: Document) -> bool:
+    """Return whether an object is the worker's by its name or label."""
+    named = re.search(rf"(^|-){OURS}(-|$)", document.name)
+    return bool(named) or document.labels.get(NAME_LABEL) == OURS
 
 
 def _references(worker: Worker) -> Iterator[tuple[str, str]]:
-    """Give kind and name of what a worker needs by name."""
+    """Return kind and name of the objects that a worker refers to."""
     yield "ServiceAccount", text(worker.pod.get("serviceAccountName"))
-    for source in map(mapping, items(worker.container.get("envFrom"))):
+    for source in map(mapping, items(worker.content.get("envFrom"))):
         yield "ConfigMap", text(at(source, "configMapRef").get("name"))
-    for variable in map(mapping, items(worker.container.get("env"))):
+    for variable in map(mapping, items(worker.content.get("env"))):
         yield "ConfigMap", text(at(variable, "valueFrom", "configMapKeyRef").get("name"))
     for volume in map(mapping, items(worker.pod.get("volumes"))):
         yield "ConfigMap", text(at(volume, "configMap").get("name"))
@@ -116,148 +165,163 @@ def _references(worker: Worker) -> Iterator[tuple[str, str]]:
 
 
 def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:
-    """All containers of ours run the same image."""
+    """All containers of the worker run the same image."""
     if not workers:
         return
-    first = text(workers[0].container.get("image"))
+    first = workers[0]
+    first_image = text(first.content.get("image"))
     for worker in workers:
-        if (found := text(worker.container.get("image"))) != first:
-            yield _fault(
-                worker,
-                f"{worker.where}.image",
-                f"is {found}, but {workers[0].document.name} has {first}; use one everywhere",
+        image = text(worker.content.get("image"))
+        if image != first_image:
+            yield worker.document.fault(
+                f"{worker.container_path}.image",
+                f"is {image}, but {first.document.name} has {first_image}; "
+                "use the same image everywhere",
             )
 
 
 def network(
-    documents: Sequence[Document], workers: Sequence[Worker], facts: Facts
+    documents: Sequence[Document], workers: Sequence[Worker], facts: ProgramFacts
 ) -> Iterator[Fault]:
-    """The policies that hold for a worker let it reach names, the database and every service that it watches."""
+    """The network policies let a worker reach DNS, the database and every monitored service.
+
+    Source: kubernetes.io, "Network Policies": policies add up; without one, everything is allowed.
+    """
     policies = [
-        one
-        for one in documents
-        if one.kind == "NetworkPolicy"
-        and "Egress" in items(at(one.content, "spec").get("policyTypes"))
+        document
+        for document in documents
+        if document.kind == "NetworkPolicy"
+        and "Egress" in items(at(document.content, "spec").get("policyTypes"))
     ]
     for worker in workers:
-        holding = [
-            one
-            for one in policies
-            if one.namespace == worker.document.namespace and _selects(one, worker)
-        ]
-        if not holding:
+        own = [policy for policy in policies if _selects(policy, worker)]
+        if not own:
             continue
-        allowed = [
+        rules = [
             mapping(rule)
-            for one in holding
-            for rule in items(at(one.content, "spec").get("egress"))
+            for policy in own
+            for rule in items(at(policy.content, "spec").get("egress"))
         ]
-        for protocol, port, whither in _needs(worker, facts):
-            if not any(_lets(rule, protocol, port) for rule in allowed):
-                first = holding[0]
-                message = f"does not let {worker.document.kind}/{worker.document.name} reach {protocol} {port} ({whither})"
-                yield Fault(first.file, f"NetworkPolicy/{first.name}", "spec.egress", message)
+        subject = f"{worker.document.kind}/{worker.document.name}"
+        for destination in _destinations(worker, facts):
+            if not any(_allows(rule, destination) for rule in rules):
+                yield own[0].fault(
+                    "spec.egress",
+                    f"does not let {subject} reach {destination.protocol} {destination.port} "
+                    f"({destination.purpose})",
+                )
 
 
 def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """A Role of ours holds the verbs that are used, and no other; and what is used is granted."""
-    granted: set[tuple[str, str, str]] = set()
+    """The worker's Roles grant exactly what the worker uses.
+
+    Source: kubernetes.io, "Role Based Access Control Good Practices", section "Least privilege".
+    """
     bound = {
-        text(at(one.content, "roleRef").get("name"))
-        for one in documents
-        if one.kind in {"RoleBinding", "ClusterRoleBinding"}
+        text(at(document.content, "roleRef").get("name"))
+        for document in documents
+        if document.kind in {"RoleBinding", "ClusterRoleBinding"}
     }
+    granted: set[Permission] = set()
     for role in documents:
-        if (
-            role.kind not in {"Role", "ClusterRole"}
-            or at(role.content, "metadata", "labels").get(NAME_LABEL) != OURS
-        ):
+        if role.kind not in {"Role", "ClusterRole"} or role.labels.get(NAME_LABEL) != OURS:
             continue
-        for index, rule in enumerate(map(mapping, items(role.content.get("rules")))):
-            for group, resource, verb in _triples(rule):
-                if role.name in bound:
-                    granted.add((group, resource, verb))
-                if verb not in USED.get((group, resource), set()):
-                    yield Fault(
-                        role.file,
-                        f"{role.kind}/{role.name}",
-                        f"rules[{index}]",
-                        f"grants {verb} on {resource or '?'}, which nothing here uses",
-                    )
+        for index, permission in _permissions(role):
+            group, resource, verb = permission
+            if role.name in bound:
+                granted.add(permission)
+            if verb not in USED_VERBS.get((group, resource), set()):
+                yield role.fault(
+                    f"rules[{index}]",
+                    f"grants {verb} on {resource or '?'}, which ops-worker does not use",
+                )
+    may_create_events = Permission("", "events", "create") in granted
     for worker in workers:
-        if events(worker) and ("", "events", "create") not in granted:
-            yield _fault(
-                worker,
-                f"{worker.where}.env",
-                "KUBERNETES_EVENTS is on, but no Role that is bound here grants create on events",
+        if events(worker) and not may_create_events:
+            yield worker.document.fault(
+                f"{worker.container_path}.env",
+                "KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events",
             )
 
 
-def _fault(worker: Worker, field: str, message: str) -> Fault:
-    return Fault(
-        worker.document.file, f"{worker.document.kind}/{worker.document.name}", field, message
-    )
-
-
-def _triples(rule: Any) -> Iterator[tuple[str, str, str]]:
-    for group in items(rule.get("apiGroups")):
-        for resource in items(rule.get("resources")):
-            for verb in items(rule.get("verbs")):
-                yield str(group), str(resource), str(verb)
+def _permissions(role: Document) -> Iterator[tuple[int, Permission]]:
+    """Return the permissions of a Role, each with the index of its rule."""
+    for index, rule in enumerate(map(mapping, items(role.content.get("rules")))):
+        for group in items(rule.get("apiGroups")):
+            for resource in items(rule.get("resources")):
+                for verb in items(rule.get("verbs")):
+                    yield index, Permission(str(group), str(resource), str(verb))
 
 
 def _selects(policy: Document, worker: Worker) -> bool:
-    selector = at(policy.content, "spec", "podSelector")
-    wanted = at(selector, "matchLabels")
-    if not all(_expressed(mapping(one), worker) for one in items(selector.get("matchExpressions"))):
+    """Return whether a policy applies to a worker's pod."""
+    if policy.namespace != worker.document.namespace:
         return False
+    selector = at(policy.content, "spec", "podSelector")
+    expressions = map(mapping, items(selector.get("matchExpressions")))
+    if not all(_matches(expression, worker.labels) for expression in expressions):
+        return False
+    wanted = at(selector, "matchLabels")
     return all(worker.labels.get(label) == value for label, value in wanted.items())
 
 
-def _expressed(expression: Any, worker: Worker) -> bool:
-    value, values = worker.labels.get(text(expression.get("key"))), items(expression.get("values"))
-    told = {
+def _matches(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
+    """Return whether labels match an expression; false for an unknown operator.
+
+    Source: kubernetes.io, "Labels and Selectors", section "Set-based requirement".
+    """
+    value = labels.get(text(expression.get("key")))
+    values = items(expression.get("values"))
+    results = {
         "In": value in values,
         "NotIn": value not in values,
         "Exists": value is not None,
         "DoesNotExist": value is None,
     }
-    return told.get(text(expression.get("operator")), False)
+    return results.get(text(expression.get("operator")), False)
 
 
-def _needs(worker: Worker, facts: Facts) -> Iterator[tuple[str, int, str]]:
-    yield "UDP", 53, "DNS"
-    yield "TCP", 53, "DNS"
+def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
+    """Return what a worker connects to, as far as its variables are known."""
+    yield Destination("UDP", 53, "DNS")
+    yield Destination("TCP", 53, "DNS")
     if worker.command in container_commands():
-        port = worker.env.get("PG_PORT") or facts.defaults["PG_PORT"]
-        if port.isdecimal() and len(port) <= MAX_DIGITS:
-            yield "TCP", int(port), "PG_PORT"
-    seen = set()
-    for target in catalogued(worker)[0].targets:
-        try:
-            url = urlsplit(target.url)
-            asked = url.port or {"http": 80, "https": 443}[url.scheme]
-        except (ValueError, KeyError):
-            continue  # its variables are in a Secret, or it is no URL, which another rule tells
-        if asked not in seen:
-            yield "TCP", asked, f"service {target.name}"
-        seen.add(asked)
+        port = worker.values.get("PG_PORT") or facts.defaults["PG_PORT"]
+        if port.isdecimal() and len(port) <= MAX_PORT_DIGITS:
+            yield Destination("TCP", int(port), "PG_PORT")
+    ports = set()
+    for target in catalogue_of(worker)[0].targets:
+        target_port = _port_of(target.url)
+        if target_port is not None and target_port not in ports:
+            ports.add(target_port)
+            yield Destination("TCP", target_port, f"service {target.name}")
     if events(worker):
-        yield "TCP", 443, "the API server"
+        yield Destination("TCP", 443, "the API server")
 
 
-def _lets(rule: Any, protocol: str, port: int) -> bool:
+def _port_of(url: str) -> int | None:
+    """Return the port of a URL; None if its variables are in a Secret, or if it is invalid."""
+    try:
+        parts = urlsplit(url)
+        return parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+
+
+def _allows(rule: Mapping[str, Any], destination: Destination) -> bool:
+    """Return whether an egress rule allows a port. A rule without ``ports`` allows all."""
     if "ports" not in rule:
         return True
-    return any(_port(mapping(one), protocol, port) for one in items(rule.get("ports")))
+    return any(_is_in(mapping(ports), destination) for ports in items(rule.get("ports")))
 
 
-def _port(allowed: Any, protocol: str, port: int) -> bool:
-    if allowed.get("protocol", "TCP") != protocol:
+def _is_in(ports: Mapping[str, Any], destination: Destination) -> bool:
+    """Return whether an entry of ``ports`` has a port: one, a range, or all of a protocol."""
+    if ports.get("protocol", "TCP") != destination.protocol:
         return False
-    first, last = allowed.get("port"), allowed.get("endPort")
-    return (
-        first is None
-        or first == port
-        or (isinstance(first, int) and isinstance(last, int) and first <= port <= last)
-    )
+    first, last = ports.get("port"), ports.get("endPort")
+    if first is None or first == destination.port:
+        return True
+    if not isinstance(first, int) or not isinstance(last, int):
+        return False
+    return first <= destination.port <= last

@@ -97,7 +97,7 @@ def test_gaps(text: str, zone: str, shortest: int, longest: int) -> None:
     ],
 )
 def test_dialect(text: str, same: str) -> None:
-    """What Kubernetes takes beside what everybody knows: it comes to the same times as another way to write it."""
+    """Unusual notations mean the same times as the usual ones."""
     begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
     assert read(text).slots(begin, end) == read(same).slots(begin, end) != []
 
@@ -105,53 +105,56 @@ def test_dialect(text: str, same: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it has 0 fields and not 5"),
-        ("* * * *", "it has 4 fields and not 5"),
-        ("0 * * * * *", "it has 6 fields and not 5"),
-        ("*\x1c* * * *", "it has 4 fields and not 5"),
-        (" @hourly", "it has 1 fields and not 5"),
-        ("TZ=UTC * * * * *", "the zone belongs in spec.timeZone"),
-        ("CRON_TZ=Europe/Berlin * * * * *", "the zone belongs in spec.timeZone"),
-        ("60 * * * *", "minute '60' is not one of 0 to 59"),
-        ("* 24 * * *", "hour '24' is not one of 0 to 23"),
-        ("* * 0 * *", "day of the month '0' is not one of 1 to 31"),
-        ("* * L * *", "day of the month 'L' is not one of 1 to 31"),
-        ("* * LW * *", "day of the month 'LW' is not one of 1 to 31"),
-        ("* * 15W * *", "day of the month '15W' is not one of 1 to 31"),
-        ("* * * 13 *", "month '13' is not one of 1 to 12"),
-        ("* * * january *", "month 'january' is not one of 1 to 12"),
-        ("* * * * 7", "day of the week '7' is not one of 0 to 6"),
-        ("* * * * 5L", "day of the week '5L' is not one of 0 to 6"),
-        ("* * * * mon#2", "day of the week 'mon#2' is not one of 0 to 6"),
-        ("* * * * xyz", "day of the week 'xyz' is not one of 0 to 6"),
-        ("-5 * * * *", "minute '' is not one of 0 to 59"),
-        ("\u0665 * * * *", "minute '\u0665' is not one of 0 to 59"),
-        ("5_0 * * * *", "minute '5_0' is not one of 0 to 59"),
-        ("99999999999999999999 * * * *", "minute '99999999999999999999' is not one of 0 to 59"),
-        ("*/9223372036854775808 * * * *", "minute '*/9223372036854775808' names no moment"),
-        ("a-b-c * * * *", "minute 'a-b-c' cannot be read"),
-        ("*/0 * * * *", "minute '*/0' names no moment"),
-        ("*/x * * * *", "minute '*/x' names no moment"),
-        ("*/ * * * *", "minute '*/' names no moment"),
-        ("1/2/3 * * * *", "minute '1/2/3' names no moment"),
-        ("5-1 * * * *", "minute '5-1' names no moment"),
-        ("* 22-2 * * *", "hour '22-2' names no moment"),
-        ("H * * * *", "minute 'H' is not one of 0 to 59"),
-        ("~ * * * *", "minute '~' is not one of 0 to 59"),
-        ("@Hourly", "there is no '@Hourly': it may be @every, @hourly,"),
-        ("@reboot", "there is no '@reboot': it may be @every, @hourly,"),
-        ("@every", "there is no '@every': it may be @every, @hourly,"),
-        ("@every 1d", "'1d' is no duration such as 90s or 1h30m"),
-        ("@every 90", "'90' is no duration such as 90s or 1h30m"),
-        ("@every ", "'' is no duration such as 90s or 1h30m"),
-        ("@every 1h 30m", "'1h 30m' is no duration such as 90s or 1h30m"),
-        ("@every  90s", "' 90s' is no duration such as 90s or 1h30m"),
-        ("@every .s", "'.s' is no duration such as 90s or 1h30m"),
-        ("@every 9999999h", "'9999999h' is no duration such as 90s or 1h30m"),
+        ("", "it has 0 fields instead of 5"),
+        ("* * * *", "it has 4 fields instead of 5"),
+        ("0 * * * * *", "it has 6 fields instead of 5"),
+        ("*\x1c* * * *", "it has 4 fields instead of 5"),
+        (" @hourly", "it has 1 fields instead of 5"),
+        ("TZ=UTC * * * * *", "the time zone belongs in spec.timeZone"),
+        ("CRON_TZ=Europe/Berlin * * * * *", "the time zone belongs in spec.timeZone"),
+        ("60 * * * *", "minute '60' is not in the range 0 to 59"),
+        ("* 24 * * *", "hour '24' is not in the range 0 to 23"),
+        ("* * 0 * *", "day of the month '0' is not in the range 1 to 31"),
+        ("* * L * *", "day of the month 'L' is not in the range 1 to 31"),
+        ("* * LW * *", "day of the month 'LW' is not in the range 1 to 31"),
+        ("* * 15W * *", "day of the month '15W' is not in the range 1 to 31"),
+        ("* * * 13 *", "month '13' is not in the range 1 to 12"),
+        ("* * * january *", "month 'january' is not in the range 1 to 12"),
+        ("* * * * 7", "day of the week '7' is not in the range 0 to 6"),
+        ("* * * * 5L", "day of the week '5L' is not in the range 0 to 6"),
+        ("* * * * mon#2", "day of the week 'mon#2' is not in the range 0 to 6"),
+        ("* * * * xyz", "day of the week 'xyz' is not in the range 0 to 6"),
+        ("-5 * * * *", "minute '' is not in the range 0 to 59"),
+        ("\u0665 * * * *", "minute '\u0665' is not in the range 0 to 59"),
+        ("5_0 * * * *", "minute '5_0' is not in the range 0 to 59"),
+        (
+            "99999999999999999999 * * * *",
+            "minute '99999999999999999999' is not in the range 0 to 59",
+        ),
+        ("*/9223372036854775808 * * * *", "minute '*/9223372036854775808' matches no time"),
+        ("a-b-c * * * *", "minute 'a-b-c' is not a range"),
+        ("*/0 * * * *", "minute '*/0' matches no time"),
+        ("*/x * * * *", "minute '*/x' matches no time"),
+        ("*/ * * * *", "minute '*/' matches no time"),
+        ("1/2/3 * * * *", "minute '1/2/3' matches no time"),
+        ("5-1 * * * *", "minute '5-1' matches no time"),
+        ("* 22-2 * * *", "hour '22-2' matches no time"),
+        ("H * * * *", "minute 'H' is not in the range 0 to 59"),
+        ("~ * * * *", "minute '~' is not in the range 0 to 59"),
+        ("@Hourly", "'@Hourly' is unknown; use @every, @hourly,"),
+        ("@reboot", "'@reboot' is unknown; use @every, @hourly,"),
+        ("@every", "'@every' is unknown; use @every, @hourly,"),
+        ("@every 1d", "'1d' is not a duration, such as 90s or 1h30m"),
+        ("@every 90", "'90' is not a duration, such as 90s or 1h30m"),
+        ("@every ", "'' is not a duration, such as 90s or 1h30m"),
+        ("@every 1h 30m", "'1h 30m' is not a duration, such as 90s or 1h30m"),
+        ("@every  90s", "' 90s' is not a duration, such as 90s or 1h30m"),
+        ("@every .s", "'.s' is not a duration, such as 90s or 1h30m"),
+        ("@every 9999999h", "'9999999h' is not a duration, such as 90s or 1h30m"),
     ],
 )
 def test_refused(text: str, message: str) -> None:
-    """What Kubernetes refuses is refused, and named."""
+    """What Kubernetes refuses is an error that names the part."""
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the text is compared below
         read(text)
     assert not isinstance(raised.value, NeverError)
@@ -162,13 +165,13 @@ def test_refused(text: str, message: str) -> None:
     "text", ["0 0 31 2 *", "0 0 30,31 2 *", "0 0 31 4,6 ?", ", * * * *", "* * , * *"]
 )
 def test_never(text: str) -> None:
-    """What Kubernetes takes and never runs."""
-    with pytest.raises(NeverError, match="it names no moment that ever comes"):
+    """Kubernetes accepts these schedules, and never runs them."""
+    with pytest.raises(NeverError, match="no time ever matches it"):
         read(text)
 
 
 def at(text: str) -> datetime:
-    """Give a time in UTC."""
+    """Return a time in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
@@ -190,12 +193,12 @@ def at(text: str) -> datetime:
     ],
 )  # fmt: skip
 def test_clock_changes(text: str, zone: str, begin: str, end: str, expected: list[str]) -> None:
-    """A local time that is skipped never comes, one that is repeated comes twice; neither has a say in @every."""
+    """A skipped local time never comes, a repeated one comes twice; @every is unaffected."""
     assert read(text, zone).slots(at(begin), at(end)) == [at(one) for one in expected]
 
 
 def test_limit() -> None:
-    """No more are looked at than anybody wants to know, also where the clock is put back just then."""
+    """At most ``limit`` runs are returned, sorted, also when the clock is put back."""
     assert len(read("* * * * *").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     assert len(read("@every 1s").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     twice = read("0,30 2 * * *", "Europe/Berlin")
@@ -208,16 +211,16 @@ def test_limit() -> None:
 
 
 def test_names() -> None:
-    """Whether a run is due at this second; anything may be a run of @every."""
+    """A run is due at its second only; with @every, any second may be a run."""
     assert read("0 6 * * *", "Europe/Berlin").names(at("2026-01-05T05:00"))
     assert not read("0 6 * * *", "Europe/Berlin").names(at("2026-01-05T06:00"))
     assert read("@every 90s").names(at("2026-01-05T06:00:07"))
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has no cronsim is told which extra brings it."""
+    """Without cronsim, the error names the extra."""
     monkeypatch.setitem(sys.modules, "cronsim", None)
-    with pytest.raises(SettingsError, match="reading a schedule wants the extra"):
+    with pytest.raises(SettingsError, match="reading a schedule requires an extra"):
         Schedule("1 2 3 4 *")
 
 
@@ -258,7 +261,7 @@ def field_text(field: int) -> st.SearchStrategy[str]:
 
 
 def named(text: str, field: int) -> set[int]:
-    """Give, slowly, the values that a field names: whatever is in one of its parts."""
+    """Return the values of a field, by trying each one."""
     low, high = BOUNDS[field]
     names = {name: place + low for place, name in enumerate(NAMES[field] or [])}
     found = set()
@@ -276,12 +279,12 @@ def named(text: str, field: int) -> set[int]:
 
 
 def starred(text: str) -> bool:
-    """Tell whether a field has a star that no step takes away."""
+    """Return whether a field counts as a star."""
     return any(one in {"*", "?", "*/1", "?/1"} for one in text.split(","))
 
 
 def brute_force(text: str, zone: str, begin: datetime, end: datetime) -> Iterator[datetime]:
-    """Give the minutes at which a clock of the zone shows what the five fields name, minute for minute."""
+    """Return the matching minutes, by trying each one."""
     fields = text.split()
     minutes, hours, days, months, weekdays = (named(one, place) for place, one in enumerate(fields))
     both = starred(fields[2]) or starred(fields[4])
@@ -330,7 +333,7 @@ TIMES = st.one_of(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
-    """The times are those at which each field fits, looked at minute for minute."""
+    """The times equal those of a search of every minute."""
     end = begin + timedelta(hours=30)
     expected = list(brute_force(text, zone, begin, end))
     try:
@@ -343,7 +346,7 @@ def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_gaps_hold(text: str, zone: str, begin: datetime) -> None:
-    """No two runs are nearer than the shortest gap, nor, but for a change of the clock, further apart than the longest."""
+    """All gaps are between the shortest and the longest, except at a change of the clock."""
     try:
         schedule = Schedule(text, zone)
     except NeverError:

@@ -210,7 +210,7 @@ def test_not_permitted(
     path.write_text(json.dumps(config), encoding="utf-8")
     assert main(["cluster", "-n", NAMESPACE, "--kubeconfig", str(path)]) == 3
     assert capsys.readouterr().err.endswith(
-        f"not permitted to list cronjobs in namespace {NAMESPACE}: grant it in a Role there, bound to this account\n"
+        f"not permitted to list cronjobs in namespace {NAMESPACE}: grant it in a Role of that namespace, bound to this account\n"
     )
     assert main(["trigger", "health", "-n", "nowhere-at-all"]) == 2
     assert "there is no such namespace" in capsys.readouterr().err

@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from ops_worker.core.cronjobs import (
+    blocked_job,
     event_of,
     finished,
-    held,
     job_of,
-    last_tries,
-    lost,
+    last_attempts,
     other_failure,
     row,
     severity,
-    stuck,
+    start_problem,
     table,
     terminated,
-    told,
-    with_gone,
+    termination_text,
+    unexplained_failure,
+    with_deleted,
     worker_names,
 )
 
@@ -37,7 +37,7 @@ def minutely(since: datetime) -> int:
 
 
 def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) -> dict[str, Any]:
-    """Give a CronJob as the API server does."""
+    """Return a CronJob as the API server does."""
     metadata = {
         "name": "ops-worker-health",
         "uid": "u",
@@ -51,7 +51,7 @@ def cronjob(status: dict[str, Any] | None = None, *, suspended: bool = False) ->
 
 
 def ended(code: int, message: str, at: str) -> dict[str, Any]:
-    """Give a pod that has ended."""
+    """Return a pod that has ended."""
     state = {
         "terminated": {"exitCode": code, "message": message, "finishedAt": at, "reason": "Error"}
     }
@@ -62,7 +62,7 @@ def ended(code: int, message: str, at: str) -> dict[str, Any]:
 
 
 def test_all_is_well() -> None:
-    """The newest pod that ended gives exit code and summary."""
+    """Exit code and summary are those of the newest pod that ended."""
     pods = [
         ended(1, "old", "2026-03-01T12:08:00Z"),
         ended(0, '{"summary": "health: 4 services"}', "2026-03-01T12:09:05Z"),
@@ -89,17 +89,17 @@ def test_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("status", "since"),
     [
-        ({}, "ever, in 10 min"),
-        ({"lastSuccessfulTime": "2026-03-01T12:06:59Z"}, "since 3 min"),
-        ({"lastSuccessfulTime": "2026-03-01T02:06:59Z"}, "since 10 h"),
-        ({"lastSuccessfulTime": "2026-02-01T02:06:59Z"}, "since 28 d"),
+        ({}, "since the CronJob was created 10 min ago"),
+        ({"lastSuccessfulTime": "2026-03-01T12:06:59Z"}, "for 3 min"),
+        ({"lastSuccessfulTime": "2026-03-01T02:06:59Z"}, "for 10 h"),
+        ({"lastSuccessfulTime": "2026-02-01T02:06:59Z"}, "for 28 d"),
     ],
 )
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
-    """It is told, with what to do; a suspended CronJob, or one whose period is not known, is not late."""
+    """A missing success is a warning, unless the CronJob is suspended or its period unknown."""
     (warning,) = row(cronjob(status), [], [], NOW, minutely).warnings
-    remedy = "see the warnings here, `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger --wait`"
-    assert warning == f"ops-worker-health: no success {since}: {remedy}"
+    remedy = "see the other warnings and `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger ops-worker-health --wait`"
+    assert warning == f"ops-worker-health: no successful run {since}: {remedy}"
     assert row(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
     assert row(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
     assert (
@@ -109,7 +109,7 @@ def test_no_success_for_three_periods(status: dict[str, str], since: str) -> Non
 
 
 def test_failed() -> None:
-    """The exit code and the reason of the last pass that failed; and below the table, a line."""
+    """A failed pass is a warning, which is also below the table."""
     found = row(
         cronjob(suspended=True),
         [JOB],
@@ -126,7 +126,7 @@ def test_failed() -> None:
 
 
 def test_missing_status() -> None:
-    """What has just been created has neither status nor pods with labels."""
+    """A new CronJob may have no status, and pods without labels."""
     new = cronjob(suspended=True)
     del new["status"]
     found = row(
@@ -151,8 +151,8 @@ def test_missing_status() -> None:
     ],
 )
 def test_told(message: str, reason: str, expected: str) -> None:
-    """The message of a pass, or of whatever else ended there."""
-    assert told({"message": message, "reason": reason}) == expected
+    """The text is that of the pass, or whatever else the container left."""
+    assert termination_text({"message": message, "reason": reason}) == expected
 
 
 @pytest.mark.parametrize(
@@ -162,19 +162,19 @@ def test_told(message: str, reason: str, expected: str) -> None:
         (None, ""),
         (
             {"reason": "ImagePullBackOff"},
-            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster may pull it",
+            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster can pull it",
         ),
         (
             {"reason": "CreateContainerConfigError", "message": 'secret "ops-worker" not found'},
             'pod p cannot start: CreateContainerConfigError: secret "ops-worker" not found; '
-            "create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
+            "if the Secret is missing, create it: kubectl create secret generic ops-worker --from-literal=PG_PASS=...",
         ),
     ],
 )
 def test_stuck(waiting: dict[str, str] | None, expected: str) -> None:
-    """What keeps a pod from starting, and what to do."""
+    """A pod that cannot start is reported with the reason and a hint."""
     assert (
-        stuck(
+        start_problem(
             {
                 "metadata": {"name": "p"},
                 "status": {"containerStatuses": [{"state": {"waiting": waiting}}]},
@@ -185,18 +185,18 @@ def test_stuck(waiting: dict[str, str] | None, expected: str) -> None:
 
 
 def test_unschedulable() -> None:
-    """A pod for which no node has room; one that has found it since."""
+    """An unschedulable pod is reported while it is pending."""
     conditions = [{"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes"}]
     pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
     assert (
-        stuck(pending)
-        == "pod p cannot start: Unschedulable: 0/1 nodes; see the nodes' room and taints: `kubectl describe pod`"
+        start_problem(pending)
+        == "pod p cannot start: Unschedulable: 0/1 nodes; check the free resources and the taints of the nodes: `kubectl describe pod`"
     )
-    assert stuck(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
+    assert start_problem(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
 
 
 def test_finished() -> None:
-    """Complete, failed with its reason, or neither."""
+    """A Job is complete, failed with a reason, or running."""
     assert finished({}) is None
     assert (
         finished(
@@ -216,14 +216,14 @@ def test_finished() -> None:
 
 
 def test_job_name() -> None:
-    """The longest name of a CronJob leaves room for the suffix."""
+    """A long name is cut, so that the suffix fits."""
     long = cronjob()
     long["metadata"]["name"] = "x" * 60
     assert len(job_of(long, "m12345678")["metadata"]["name"]) <= 63
 
 
 def test_event() -> None:
-    """A service with a reason is unhealthy, one without is healthy again; the time is to the second, in UTC."""
+    """With a reason the service is unhealthy, without one it is healthy again."""
     found = event_of({"name": "ops-worker-health", "uid": "u"}, "ops", "ingest", "http 503", NOW)
     assert (found["type"], found["message"], found["lastTimestamp"]) == (
         "Warning",
@@ -246,7 +246,7 @@ NATIVE = [
 
 
 def failed(code: int, message: str = "") -> dict[str, Any]:
-    """Give the state of a container that has failed."""
+    """Return the state of a container that failed."""
     return {
         "terminated": {
             "exitCode": code,
@@ -260,7 +260,7 @@ def failed(code: int, message: str = "") -> dict[str, Any]:
 def shared(
     phase: str, mains: dict[str, Any], first: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Give a pod in which other containers are beside the worker's; Kubernetes sorts their states by name."""
+    """Return a pod with other containers; Kubernetes sorts the states by name."""
     return {
         "metadata": {"name": "p", "labels": POD_LABELS},
         "spec": {"containers": MESH, "initContainers": NATIVE},
@@ -277,7 +277,7 @@ def shared(
 
 
 def test_the_workers_own_end() -> None:
-    """Exit code and summary are those of the worker's container, whatever stands before it."""
+    """Exit code and summary are those of the worker's container."""
     pod = shared(
         "Failed",
         {"a-mesh": failed(137), "worker": failed(3, '{"error": "no table"}')},
@@ -306,7 +306,7 @@ def test_the_workers_own_end() -> None:
 
 
 def test_severity() -> None:
-    """From done to killed."""
+    """The order is: success, unhealthy service, failures."""
     assert sorted([137, 3, 0, 4, 1, 2], key=severity) == [0, 4, 1, 2, 3, 137]
 
 
@@ -321,81 +321,85 @@ def test_severity() -> None:
     ],
 )  # fmt: skip
 def test_other_failure(pod: dict[str, Any], expected: str) -> None:
-    """Another container that fails is named; a native sidecar's exit code says nothing."""
+    """Another container that failed is named, unless it is a native sidecar."""
     assert other_failure(pod) == expected
     found = row(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
     assert (f"ops-worker-health: {expected}" in found.warnings) == bool(expected)
 
 
 def test_held() -> None:
-    """A sidecar that Kubernetes does not know as one keeps the Job from completing; one may end a little later."""
+    """A plain sidecar that still runs a minute after the pass blocks the Job."""
     pod = shared("Running", {"a-mesh": RUNNING, "worker": DONE}, {"proxy": RUNNING, "wait": DONE})
     message = (
-        "the pass in pod p has ended with exit code 0, but container a-mesh goes on, and the Job with it; if it is a sidecar, "
-        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+        "the pass in pod p ended with exit code 0, but container a-mesh keeps running, so the Job does not complete; if it is a sidecar, "
+        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
     )
-    assert held(pod) == held(pod, NOW) == message
+    assert blocked_job(pod) == blocked_job(pod, NOW) == message
     assert row(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (
         f"ops-worker-health: {message}",
     )
-    assert held(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
-    assert held(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
-    assert held(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
-    assert held(shared("Succeeded", {"a-mesh": DONE, "worker": DONE})) == ""
+    assert blocked_job(pod, datetime(2026, 3, 1, 12, 8, 59, tzinfo=UTC)) == ""
+    assert (
+        blocked_job(shared("Running", {"a-mesh": DONE, "worker": DONE}, {"proxy": RUNNING})) == ""
+    )
+    assert blocked_job(shared("Running", {"a-mesh": RUNNING, "worker": RUNNING})) == ""
+    assert blocked_job(shared("Succeeded", {"a-mesh": DONE, "worker": DONE})) == ""
     unknown = shared("Running", {"a-mesh": RUNNING, "worker": {"terminated": {"exitCode": 0}}})
-    assert held(unknown) and held(unknown, NOW) == ""
+    assert blocked_job(unknown) and blocked_job(unknown, NOW) == ""
 
 
 def test_stuck_before() -> None:
-    """An init container that cannot start is named, as is another main container."""
+    """A container that cannot start is named, unless it is the worker's."""
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
-    remedy = "check the image's name, and that the cluster may pull it"
+    remedy = "check the image's name, and that the cluster can pull it"
     pod = shared(
         "Pending",
         {"worker": {"waiting": {"reason": "PodInitializing"}}},
         {"proxy": RUNNING, "wait": waiting},
     )
     assert (
-        stuck(pod)
+        start_problem(pod)
         == f"pod p cannot start: init container wait: ImagePullBackOff: Back-off; {remedy}"
     )
     assert (
-        stuck(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
+        start_problem(shared("Pending", {"a-mesh": waiting, "worker": RUNNING}))
         == f"pod p cannot start: container a-mesh: ImagePullBackOff: Back-off; {remedy}"
     )
     assert (
-        stuck(shared("Pending", {"a-mesh": RUNNING, "worker": waiting}))
+        start_problem(shared("Pending", {"a-mesh": RUNNING, "worker": waiting}))
         == f"pod p cannot start: ImagePullBackOff: Back-off; {remedy}"
     )
 
 
 def over(reason: str, created: str = "2026-03-01T12:09:00Z", **spec: Any) -> dict[str, Any]:
-    """Give a Job of the CronJob that has failed."""
+    """Return a failed Job of the CronJob."""
     condition = {"type": "Failed", "status": "True", "reason": reason, "message": "no more"}
     about = JOB["metadata"] | {"creationTimestamp": created}
     return {"metadata": about, "spec": spec, "status": {"conditions": [condition]}}
 
 
 def test_lost() -> None:
-    """A Job that was ended, and whose pod is gone with it, is told with what to do; one with a pod speaks through that."""
+    """A failed Job without a pod is reported with a hint; with a pod, the pod shows the reason."""
     gone = over("DeadlineExceeded", activeDeadlineSeconds=50)
     message = (
-        "Job job-1 was ended by activeDeadlineSeconds (50 s), and its pod and log are gone with it: see `kubectl get events` "
-        "for a pod that could not start; else raise activeDeadlineSeconds, or lower PASS_DEADLINE"
+        "Job job-1 exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: look in `kubectl get events` "
+        "for a pod that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
-    assert lost(gone, []) == message
+    assert unexplained_failure(gone, []) == message
     assert row(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (
         f"ops-worker-health: {message}",
     )
     assert (
-        lost(over("BackoffLimitExceeded"), [])
-        == "Job job-1 failed, and no pod tells why: BackoffLimitExceeded: no more"
+        unexplained_failure(over("BackoffLimitExceeded"), [])
+        == "Job job-1 failed, and none of its pods shows the reason: BackoffLimitExceeded: no more"
     )
-    assert lost(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
-    assert lost(gone, [shared("Running", {"worker": RUNNING})]) == message
+    assert unexplained_failure(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
+    assert unexplained_failure(gone, [shared("Running", {"worker": RUNNING})]) == message
     assert (
-        lost(JOB, [])
-        == lost({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, [])
+        unexplained_failure(JOB, [])
+        == unexplained_failure(
+            {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, []
+        )
         == ""
     )
     newer = {
@@ -410,27 +414,29 @@ def test_lost() -> None:
 
 
 def test_lost_beside_others() -> None:
-    """A Job that was ended and whose pod has two main containers may have waited for the other."""
+    """If the pod has another main container, the hint names it."""
     boxes = {"containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
     gone = over("DeadlineExceeded", template={"spec": boxes})
-    assert lost(gone, []).endswith(
-        "raise activeDeadlineSeconds, or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
-        "make it an init container with restartPolicy: Always, which a Job does not wait for"
+    assert unexplained_failure(gone, []).endswith(
+        "raise activeDeadlineSeconds or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
+        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
     )
     boxes["initContainers"] = [boxes["containers"].pop(0)]
-    assert lost(gone, []).endswith("raise activeDeadlineSeconds, or lower PASS_DEADLINE")
+    assert unexplained_failure(gone, []).endswith(
+        "raise activeDeadlineSeconds or lower PASS_DEADLINE"
+    )
 
 
 def test_with_gone() -> None:
-    """A pod that has gone stays as it was last seen; one that is there counts as it is."""
+    """A deleted pod stays in the list as it was; an existing one counts as it is."""
     pods = [{"metadata": {"name": name}, "seen": seen} for name, seen in ("a1", "b1", "b2", "c2")]
-    assert with_gone(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
-    assert with_gone(pods[:2], []) == pods[:2]
-    assert with_gone([], pods[:2]) == pods[:2]
+    assert with_deleted(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
+    assert with_deleted(pods[:2], []) == pods[:2]
+    assert with_deleted([], pods[:2]) == pods[:2]
 
 
 def test_last_tries() -> None:
-    """The newest pod of each index counts."""
+    """The newest pod of every index counts."""
     pods = [
         {
             "metadata": {
@@ -440,7 +446,7 @@ def test_last_tries() -> None:
         }
         for name, index in ("a0", "b1", "c0")
     ]
-    assert [pod["metadata"]["name"] for pod in last_tries(pods)] == ["c", "b"]
-    assert last_tries([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [
+    assert [pod["metadata"]["name"] for pod in last_attempts(pods)] == ["c", "b"]
+    assert last_attempts([{"metadata": {"name": "x"}}, {"metadata": {"name": "y"}}]) == [
         {"metadata": {"name": "y"}}
     ]

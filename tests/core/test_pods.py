@@ -60,7 +60,7 @@ CATALOGUE = [{"name": "OPS_WORKER_CATALOGUE", "value": "/x"}]
     ],
 )
 def test_invocation(container: dict[str, Any], arguments: tuple[str, ...], shell: str) -> None:
-    """The arguments are found behind whatever starts the program."""
+    """The arguments follow the program, whatever starts it."""
     assert invocation(container) == Invocation(arguments, shell)
 
 
@@ -97,18 +97,18 @@ def test_something_else(command: list[str]) -> None:
     ],
 )
 def test_recognised(container: dict[str, Any], yes: bool) -> None:
-    """By name, image, command, or a pass with a variable that nobody else has."""
+    """A container is recognised by name, image, command, or by its pass and a setting."""
     assert recognised(container) == yes
 
 
 def test_places() -> None:
-    """The containers in the order of their start, and what each place means."""
+    """Containers are in the order of their start, and know their role."""
     spec = {
         "containers": [{"name": "c"}, None],
         "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
     }
     found = containers(spec)
-    assert [(one.name, one.first, one.native, one.main) for one in found] == [
+    assert [(one.name, one.is_init, one.is_native_sidecar, one.is_main) for one in found] == [
         ("a", True, False, False),
         ("b", False, True, False),
         ("c", False, False, True),
@@ -129,11 +129,11 @@ def test_places() -> None:
     ],
 )
 def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) -> None:
-    """What is sure goes before the label of the pod, which an overlay may give to anybody's: it speaks for those that run a pass."""
+    """The pod's label counts only if no container is recognised by itself."""
     spec = {
         "initContainers": [{"name": "first"}],
         "containers": [{"name": name, "args": [name]} for name in names],
     }
     found = workers(spec, labels)
     assert [one.name for one in found] == expected
-    assert all(isinstance(one, Container) and one.main for one in found)
+    assert all(isinstance(one, Container) and one.is_main for one in found)

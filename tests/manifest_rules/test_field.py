@@ -1,4 +1,4 @@
-"""The rules on CronJobs of other people: they fall silent there, and our container beside theirs is judged by itself."""
+"""CronJobs of other programs have no faults, and do not change those of a worker beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from ops_worker.adapters.cron import read
 from ops_worker.core.pods import at, items
-from tests.manifest_rules.test_check import GOOD, HEALTH, POD, told
+from tests.manifest_rules.installation import HEALTH, INSTALLED, POD, faults_of
 
 pytestmark = pytest.mark.unit
 
@@ -21,9 +21,9 @@ FOREIGN = list(
     )
 )
 SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
-NATIVE = "goes on after the pass, so the Job never completes; make it an init container with restartPolicy: Always, which a Job does not wait for"
-NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is no cron schedule: the zone belongs in spec.timeZone"
-HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it each month"
+NATIVE = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is not a cron schedule: the time zone belongs in spec.timeZone"
+HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"
 REAL = {
     "proxy-beside": [f"{POD}.containers[1]: cloud-sql-proxy {NATIVE}"],
     "mesh-injected": [f"{POD}.containers[2]: istio-proxy {NATIVE}"],
@@ -31,14 +31,14 @@ REAL = {
     "log-tail": [f"{POD}.containers[2]: tail {NATIVE}", f"spec.schedule: {HALF_YEAR}"],
     "zone-in-the-schedule": [f"spec.schedule: {NO_ZONE}"],
     "every-duration": [
-        "spec.startingDeadlineSeconds: is 25; with @every it has to be at least the period, or no run ever starts (5400)"
+        "spec.startingDeadlineSeconds: is 25; with @every it must be at least the period (5400), or no run ever starts"
     ],
 }
-"""What is wrong with our container in such a pod: next to it, something goes on for ever; or its schedule. In all others nothing is."""
+"""The real faults of a worker in these pods: another container never ends, or the schedule."""
 
 
 def test_how_many() -> None:
-    """As many as were promised, and each of another shape."""
+    """There are 53 CronJobs with different names."""
     assert len(SHAPES) == 53
     assert len({one["metadata"]["name"] for one in SHAPES}) == 53
     assert set(REAL) <= {one["metadata"]["name"] for one in SHAPES}
@@ -46,21 +46,21 @@ def test_how_many() -> None:
 
 @pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
 def test_foreign(shape: dict[str, Any]) -> None:
-    """A CronJob that is none of the worker's has one fault alone: that there is no worker; beside ours it has none."""
-    faults = told([("x.yaml", shape)])
+    """A CronJob without the worker has one fault if it is alone, and none beside the worker's."""
+    faults = faults_of([("x.yaml", shape)])
     assert all(
-        " no ops-worker container found: a container is the worker's when " in fault
+        " no ops-worker container found: a container is the worker's if " in fault
         for fault in faults
     )
     assert len(faults) == (
         shape["kind"] == "CronJob" and shape["metadata"]["name"] != "wrong-indent"
     )
-    assert told([*GOOD, ("x.yaml", shape)]) == []
+    assert faults_of([*INSTALLED, ("x.yaml", shape)]) == []
 
 
 def merged(shape: dict[str, Any], our_place: int) -> list[tuple[str, Any]]:
-    """Give the installation with what is in the shape's pod beside the worker, run as the shape is scheduled."""
-    objects = copy.deepcopy(GOOD)
+    """Return the installation with a CronJob's containers and schedule added to the worker's."""
+    objects = copy.deepcopy(INSTALLED)
     ours, spec = dict(objects)[HEALTH]["spec"], shape["spec"]
     pod, theirs = ours["jobTemplate"]["spec"]["template"]["spec"], at(shape, *POD.split("."))
     boxes = [
@@ -95,9 +95,9 @@ CASES = [
     ids=[f"{shape['metadata']['name']}-{place}" for shape, place in CASES],
 )
 def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
-    """Our container in each of the shapes has no fault that is not real, whichever container stands first."""
+    """Beside any other containers, first or second, the worker has only real faults."""
     prefix = f"{HEALTH}: CronJob/ops-worker-health: "
-    found = told(merged(shape, our_place))
+    found = faults_of(merged(shape, our_place))
     assert all(fault.startswith(prefix) for fault in found)
     expected = REAL.get(shape["metadata"]["name"], [])
     if our_place:  # which pushes ours behind what stands there

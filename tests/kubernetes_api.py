@@ -1,0 +1,143 @@
+"""A Kubernetes API server for tests: it answers from a table, and remembers the requests."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+ROOT = Path(__file__).parents[1]
+BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
+FORBIDDEN = (403, {"message": "pods is forbidden"})
+
+
+def cronjob(name: str = "ops-worker-health", **status: object) -> dict[str, Any]:
+    """Return a CronJob as the API server does."""
+    template = {
+        "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+        "spec": {"template": {"spec": {}}},
+    }
+    metadata = {"name": name, "uid": f"uid-{name}", "creationTimestamp": "2026-03-01T12:00:00Z"}
+    return {
+        "metadata": metadata,
+        "spec": {"schedule": "* * * * *", "suspend": True, "jobTemplate": template},
+        "status": status,
+    }
+
+
+def pod(code: int | None = None, message: str = "", **status: object) -> dict[str, Any]:
+    """Return a pod; with an exit code, it has ended."""
+    state = (
+        {}
+        if code is None
+        else {
+            "terminated": {
+                "exitCode": code,
+                "message": message,
+                "finishedAt": "2026-03-01T12:00:02Z",
+            }
+        }
+    )
+    about = {
+        "name": "a-pod",
+        "creationTimestamp": "2026-03-01T12:00:00Z",
+        "labels": {"batch.kubernetes.io/job-name": "a-job"},
+    }
+    return {
+        "metadata": about,
+        "status": {"phase": "Pending", "containerStatuses": [{"state": state}]} | status,
+    }
+
+
+class ApiServer:
+    """Answer by method and path with status and body; a list holds one answer per request."""
+
+    def __init__(self, folder: Path) -> None:
+        self.answers: dict[str, Any] = {}
+        self.headers: dict[str, str] = {}  # of every answer
+        self.asked: list[tuple[str, str, Any]] = []
+        self.closed = threading.Event()  # until then, whoever is to have no answer waits for one
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append((self.command, self.path, self.headers.get("Authorization")))
+                self._answer()
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append((self.command, self.path, body))
+                self._answer()
+
+            def _answer(self) -> None:
+                found = outer.answers.get(
+                    f"{self.command} {self.path.partition('?')[0]}", (404, {"message": "not found"})
+                )
+                status, body = found.pop(0) if isinstance(found, list) else found
+                if status == 0:
+                    outer.closed.wait(60)
+                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                self.send_response(status or 200)
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.block_on_close = False
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": {"token": "secret"}}],
+                    "contexts": [
+                        {
+                            "name": "test",
+                            "context": {"cluster": "c", "user": "u", "namespace": "ops"},
+                        }
+                    ],
+                    "current-context": "test",
+                }
+            )
+        )
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[ApiServer]:
+    """Run an API server with one CronJob, and a kubeconfig for it in a folder."""
+    running = ApiServer(folder)
+    running.answers |= {
+        f"GET {BATCH}/cronjobs": (200, {"items": [cronjob()]}),
+        f"GET {BATCH}/cronjobs/ops-worker-health": (200, cronjob()),
+        f"GET {BATCH}/jobs": (200, {"items": []}),
+        f"GET {CORE}/pods": (200, {"items": []}),
+        f"POST {BATCH}/jobs": (201, {"metadata": {"name": "a-job"}}),
+    }
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
+
+
+def last_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the last line of standard error, which must contain no traceback."""
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return err.splitlines()[-1]

@@ -1,0 +1,346 @@
+"""Rules of CronJobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.manifest_rules.installation import (
+    CONTAINER,
+    GONE,
+    HEALTH,
+    INSTALLED,
+    JOB,
+    OURS,
+    POD,
+    assert_fault,
+    broken,
+    faults_of,
+    health_faults,
+    variant,
+)
+
+pytestmark = pytest.mark.unit
+
+ROWS: list[tuple[str, object, str, str]] = [
+    (
+        "spec.schedule",
+        "*/5 * * * *",
+        "spec.schedule",
+        "runs every 300 s, but PASS_PERIOD is 60: set it to 300, or the other pass opens an alert although no run is due",
+    ),
+    (
+        "spec.schedule",
+        "* * * *",
+        "spec.schedule",
+        "'* * * *' is not a cron schedule: it has 4 fields instead of 5",
+    ),
+    (
+        "spec.schedule",
+        "0 * * * * *",
+        "spec.schedule",
+        "'0 * * * * *' is not a cron schedule: it has 6 fields instead of 5",
+    ),
+    (
+        "spec.schedule",
+        "60 * * * *",
+        "spec.schedule",
+        "'60 * * * *' is not a cron schedule: minute '60' is not in the range 0 to 59",
+    ),
+    (
+        "spec.schedule",
+        "TZ=UTC * * * * *",
+        "spec.schedule",
+        "'TZ=UTC * * * * *' is not a cron schedule: the time zone belongs in spec.timeZone",
+    ),
+    (
+        "spec.timeZone",
+        GONE,
+        "spec.timeZone",
+        "is not set, so the time zone of kube-controller-manager is used; set Etc/UTC",
+    ),
+    (
+        "spec.timeZone",
+        "Mars/Olympus",
+        "spec.timeZone",
+        "'Mars/Olympus' is not a time zone; set Etc/UTC",
+    ),
+    ("spec.concurrencyPolicy", "forbid", "spec.concurrencyPolicy", "is forbid; set Forbid"),
+    ("spec.concurrencyPolicy", GONE, "spec.concurrencyPolicy", "is not set; set Forbid"),
+    (
+        "spec.startingDeadlineSeconds",
+        GONE,
+        "spec.startingDeadlineSeconds",
+        "is not set: a run that missed its time starts however late it is, once for all missed runs "
+        "(Kubernetes reports TooManyMissedTimes after more than 100); set 20 to 30",
+    ),
+    (
+        "spec.startingDeadlineSeconds",
+        10,
+        "spec.startingDeadlineSeconds",
+        "is 10; it must be greater than 10, or a run may never start",
+    ),
+    (
+        "spec.startingDeadlineSeconds",
+        60,
+        "spec.startingDeadlineSeconds",
+        "is 60; it must be less than the period (60)",
+    ),
+    (
+        f"{JOB}.activeDeadlineSeconds",
+        GONE,
+        f"{JOB}.activeDeadlineSeconds",
+        "is not set: with concurrencyPolicy Forbid, a pod that cannot start would block all later runs",
+    ),
+    (
+        f"{JOB}.activeDeadlineSeconds",
+        40,
+        f"{JOB}.activeDeadlineSeconds",
+        "is 40; it must be greater than PASS_DEADLINE (40), so that the pass can report why it is slow",
+    ),
+    (
+        f"{JOB}.activeDeadlineSeconds",
+        60,
+        f"{JOB}.activeDeadlineSeconds",
+        "is 60; it must be less than the period (60)",
+    ),
+    (
+        f"{CONTAINER}.args",
+        ["health", "--every", "5", "--for", "55"],
+        f"{JOB}.activeDeadlineSeconds",
+        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
+    ),
+    (
+        f"{POD}.restartPolicy",
+        "OnFailure",
+        f"{POD}.restartPolicy",
+        "is OnFailure; set Never, so that every attempt is a pod with a log",
+    ),
+    (
+        f"{JOB}.backoffLimit",
+        GONE,
+        f"{JOB}.backoffLimit",
+        "is not set; set 1 (0 to 3 is accepted): the next run comes anyway",
+    ),
+    (
+        f"{JOB}.backoffLimit",
+        6,
+        f"{JOB}.backoffLimit",
+        "is 6; set 1 (0 to 3 is accepted): the next run comes anyway",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [1, 2, 3],
+        f"{JOB}.podFailurePolicy.rules",
+        "FailJob is set for 1, 2, 3; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0]",
+        {},
+        f"{JOB}.podFailurePolicy.rules",
+        "FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[1]",
+        GONE,
+        f"{JOB}.podFailurePolicy.rules",
+        "has no Ignore rule for DisruptionTarget: a drained node would count as a failure",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [3, 2],
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "must have exit codes in ascending order, each once; Kubernetes refuses others",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
+        [2, 3, 3],
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "must have exit codes in ascending order, each once; Kubernetes refuses others",
+    ),
+    *(
+        (field, value, field, "must be a whole number, without quotes")
+        for field, value in (
+            ("spec.startingDeadlineSeconds", "25"),
+            ("spec.startingDeadlineSeconds", 25.5),
+            ("spec.failedJobsHistoryLimit", "3"),
+            (f"{JOB}.activeDeadlineSeconds", "50"),
+            (f"{JOB}.activeDeadlineSeconds", 49.5),
+            (f"{JOB}.backoffLimit", "1"),
+            (f"{JOB}.backoffLimit", True),
+            (f"{JOB}.ttlSecondsAfterFinished", "3600"),
+            (f"{JOB}.completions", "1"),
+        )
+    ),
+    ("spec.suspend", "no", "spec.suspend", "must be true or false, without quotes"),
+    ("spec.failedJobsHistoryLimit", -1, "spec.failedJobsHistoryLimit", "is below 0; set 3"),
+    (
+        "spec.successfulJobsHistoryLimit",
+        GONE,
+        "spec.successfulJobsHistoryLimit",
+        "is not set; set 1",
+    ),
+    ("spec.failedJobsHistoryLimit", GONE, "spec.failedJobsHistoryLimit", "is not set; set 3"),
+    (
+        f"{JOB}.ttlSecondsAfterFinished",
+        GONE,
+        f"{JOB}.ttlSecondsAfterFinished",
+        "is not set to a number of seconds; set 3600",
+    ),
+    (
+        f"{JOB}.ttlSecondsAfterFinished",
+        -1,
+        f"{JOB}.ttlSecondsAfterFinished",
+        "is not set to a number of seconds; set 3600",
+    ),
+    (
+        f"{CONTAINER}.args",
+        ["health", "--every=5", "--for=55"],
+        f"{JOB}.activeDeadlineSeconds",
+        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].action",
+        "Ignore",
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
+    ),
+    (
+        f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName",
+        "other",
+        f"{JOB}.podFailurePolicy.rules[0]",
+        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
+    ),
+    (
+        "metadata.name",
+        "x" * 53,
+        "metadata.name",
+        "has 53 characters; it can have at most 52, because the controller appends 11",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "message"),
+    ROWS,
+    ids=[f"{row[2].rpartition('.')[2]}-{number}" for number, row in enumerate(ROWS)],
+)
+def test_rule(path: str, value: object, field: str, message: str) -> None:
+    """One broken field is a fault with the file, the object, the field and what to do."""
+    assert_fault(path, value, field, message)
+
+
+def test_whole_number() -> None:
+    """The API server accepts 50.0 as a whole number."""
+    assert faults_of(broken(HEALTH, f"{JOB}.activeDeadlineSeconds", 50.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "message"),
+    [
+        (
+            "completions",
+            2,
+            "completions",
+            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
+        ),
+        (
+            "completionMode",
+            GONE,
+            "completions",
+            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
+        ),
+        (
+            "parallelism",
+            1,
+            "parallelism",
+            "must equal completions, so that all shards are probed in the same period",
+        ),
+    ],
+)
+def test_shards(path: str, value: object, field: str, message: str) -> None:
+    """Every shard must be an index of the Job."""
+    name = "CronJob/ops-worker-health"
+    assert f"{name}: {name}: {JOB}.{field}: {message}" in faults_of(
+        broken(name, f"{JOB}.{path}", value, variant("variants/sharded"))
+    )
+
+
+EVERY = "with @every it must be at least the period (90), or no run ever starts"
+
+
+LATE = (
+    "is not set: a run that missed its time starts however late it is, once for all missed runs "
+    "(Kubernetes reports TooManyMissedTimes after more than 100); set "
+)
+
+
+PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
+    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "227100"}, []),
+    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or the other pass opens an alert although no run is due"]),
+    ("@weekly", "Etc/UTC", {}, ["spec.schedule: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, or the other pass opens an alert although no run is due"]),
+    ("@weekly", "Europe/Berlin", {"PASS_PERIOD": "604800"}, []),
+    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or the other pass opens an alert although no run is due"]),
+    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "999999"}, []),
+    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"]),
+    ("0 6 * * *", "Europe/Berlin", {"PASS_PERIOD": "86400"}, []),
+    ("30 2 * * *", "America/New_York", {"PASS_PERIOD": "86400"}, []),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 90}, []),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"spec.startingDeadlineSeconds: is 25; {EVERY}"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [f"spec.startingDeadlineSeconds: is 89; {EVERY}"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": None}, [f"spec.startingDeadlineSeconds: {LATE}the period and 25"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "suspend": True}, []),
+    ("@every 1h30m", "Etc/UTC", {"PASS_PERIOD": "5400", "starting": 5425}, []),
+    ("@every 30s", "Etc/UTC", {"starting": 55}, ["spec.schedule: runs every 30 s, but Kubernetes starts at most one Job per minute; use --every with --for", f"{JOB}.activeDeadlineSeconds: is 50; it must be less than the period (30)"]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [f"{JOB}.activeDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, ["spec.startingDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
+    ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [f"{JOB}.activeDeadlineSeconds: is 3600; it must be less than the shortest time between two runs (3600)"]),
+    ("0 1-23/2 * * *", "Etc/UTC", {"PASS_PERIOD": "7200", "active": 3600}, []),
+    ("0 0 31 2 *", "Etc/UTC", {}, ["spec.schedule: '0 0 31 2 *' is not a cron schedule: no time ever matches it"]),
+    ("0 0 31 2 *", "Etc/UTC", {"suspend": True}, []),
+    ("0 0 L * *", "Etc/UTC", {}, ["spec.schedule: '0 0 L * *' is not a cron schedule: day of the month 'L' is not in the range 1 to 31"]),
+    ("* * * * * *", "Etc/UTC", {}, ["spec.schedule: '* * * * * *' is not a cron schedule: it has 6 fields instead of 5"]),
+    ("* * * * *", "Moon", {}, ["spec.timeZone: 'Moon' is not a time zone; set Etc/UTC"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "told_of", "faults"), PERIODS, ids=range(len(PERIODS))
+)
+def test_periods(schedule: str, zone: str, told_of: dict[str, object], faults: list[str]) -> None:
+    """The longest time between two runs counts for PASS_PERIOD, the shortest for the deadlines."""
+    env = [
+        *OURS["env"],
+        *(
+            [{"name": "PASS_PERIOD", "value": told_of["PASS_PERIOD"]}]
+            if "PASS_PERIOD" in told_of
+            else []
+        ),
+    ]
+    found = health_faults(
+        ("spec.schedule", schedule),
+        ("spec.timeZone", zone),
+        ("spec.suspend", told_of.get("suspend", False)),
+        (f"{CONTAINER}.env", env),
+        (f"{JOB}.activeDeadlineSeconds", told_of.get("active", 50)),
+        ("spec.startingDeadlineSeconds", told_of.get("starting", 25)),
+    )
+    assert found == faults
+
+
+def test_two_of_ours() -> None:
+    """Both passes may be in one pod, if each has a rule for its exit codes."""
+    rule = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "second", "operator": "In", "values": [2, 3]},
+    }
+    first = dict(INSTALLED)[HEALTH]["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    both = [OURS, OURS | {"name": "second", "args": ["metrics"]}]
+    assert (
+        health_faults(
+            (f"{POD}.containers", both), (f"{JOB}.podFailurePolicy.rules", [*first, rule])
+        )
+        == []
+    )
+    assert health_faults((f"{POD}.containers", both)) == [
+        f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there"
+    ]

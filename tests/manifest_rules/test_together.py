@@ -1,0 +1,205 @@
+"""Rules about several objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.manifest_rules.installation import (
+    CATALOGUE,
+    CONTAINER,
+    GONE,
+    HEALTH,
+    INSTALLED,
+    POD,
+    assert_fault,
+    broken,
+    faults_of,
+    variant,
+)
+
+pytestmark = pytest.mark.unit
+
+TOML = "data.catalogue|toml"
+
+
+def test_one_image() -> None:
+    """All containers of the worker must run the same image."""
+    path = f"{CONTAINER}.image"
+    assert faults_of(broken("40-cronjob-metrics.yaml", path, "ops-worker:0.2.0")) == [
+        f"40-cronjob-metrics.yaml: CronJob/ops-worker-metrics: {path}: is ops-worker:0.2.0, "
+        "but ops-worker-health has ops-worker:0.1.0; use the same image everywhere"
+    ]
+
+
+def test_namespace() -> None:
+    """An object of the worker must name its namespace."""
+    message = "is not set, so kubectl would use whatever namespace is current"
+    assert_fault("metadata.namespace", GONE, "metadata.namespace", message)
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value", "missing"),
+    [
+        ("30-networkpolicy.yaml", "spec.egress[0].ports[1]", GONE, "TCP 53 (DNS)"),
+        ("30-networkpolicy.yaml", "spec.egress[0].ports[0]", GONE, "UDP 53 (DNS)"),
+        ("30-networkpolicy.yaml", "spec.egress[1]", GONE, "TCP 5432 (PG_PORT)"),
+        ("20-configmap.yaml", "data.PG_PORT", "6432", "TCP 6432 (PG_PORT)"),
+        (
+            "20-configmap.yaml",
+            "data.INGEST_HEALTH_URL",
+            "https://ingest",
+            "TCP 443 (service ingest)",
+        ),
+        (
+            "20-configmap.yaml",
+            "data.INGEST_HEALTH_URL",
+            "http://ingest:8081",
+            "TCP 8081 (service ingest)",
+        ),
+    ],
+)
+def test_network(file: str, path: str, value: object, missing: str) -> None:
+    """The network policy must allow every destination of the worker."""
+    message = f"does not let CronJob/ops-worker-health reach {missing}"
+    assert f"30-networkpolicy.yaml: NetworkPolicy/ops-worker: spec.egress: {message}" in faults_of(
+        broken(file, path, value)
+    )
+
+
+def test_catalogue_in_the_network() -> None:
+    """The network policy must allow the services of the catalogue, with its variables expanded."""
+    objects = broken(CATALOGUE, TOML, '[services.a]\nurl = "${SHOP}"')
+    objects = broken("20-configmap.yaml", "data.SHOP", "http://shop:9000", objects)
+    (fault,) = faults_of(objects)[:1]
+    assert fault.endswith("does not let CronJob/ops-worker-health reach TCP 9000 (service a)")
+    assert len(faults_of(objects)) == 2
+
+
+def test_network_ranges() -> None:
+    """A range of ports allows all of them; a rule without ports allows everything."""
+    wide = [
+        {"ports": [{"protocol": protocol, "port": 1, "endPort": 9000}]}
+        for protocol in ("TCP", "UDP")
+    ]
+    assert faults_of(broken("30-networkpolicy.yaml", "spec.egress", wide)) == []
+    assert faults_of(broken("30-networkpolicy.yaml", "spec.egress", [{}])) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [
+        ({"key": "app.kubernetes.io/component", "operator": "In", "values": ["metrics"]}, False),
+        ({"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["metrics"]}, True),
+        ({"key": "app.kubernetes.io/name", "operator": "Exists"}, True),
+        ({"key": "app.kubernetes.io/name", "operator": "DoesNotExist"}, False),
+        ({"key": "app.kubernetes.io/name", "operator": "Like"}, False),
+    ],
+)
+def test_network_expressions(expression: dict[str, Any], holds: bool) -> None:
+    """A policy with match expressions applies to the pods that they select."""
+    closed = broken(
+        "30-networkpolicy.yaml",
+        "spec.egress",
+        GONE,
+        broken("30-networkpolicy.yaml", "spec.podSelector", {"matchExpressions": [expression]}),
+    )
+    assert any("CronJob/ops-worker-health reach" in fault for fault in faults_of(closed)) == holds
+
+
+def test_secret() -> None:
+    """A Secret with data and a kustomization are faults."""
+    secret = {
+        "kind": "Secret",
+        "metadata": {"name": "s", "namespace": "x"},
+        "stringData": {"PG_PASS": "hunter2"},
+    }
+    assert faults_of([("s.yaml", secret)]) == [
+        "s.yaml: Secret/s: data: a Secret is stored in a file; create it in the cluster and refer to it"
+    ]
+    assert faults_of([("kustomization.yaml", {"kind": "Kustomization"})]) == [
+        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; move it to a folder of its own and use `kubectl apply -k`"
+    ]
+
+
+def test_rights() -> None:
+    """A Role must grant the verbs that are used, and no others."""
+    events = variant("variants/events")
+    role = "Role/ops-worker-events"
+    assert faults_of(broken(role, "rules[0].verbs", ["create", "delete"], events)) == [
+        f"{role}: {role}: rules[0]: grants delete on events, which ops-worker does not use"
+    ]
+    assert faults_of(broken(role, "rules[0].resources", ["*"], events))[:1] == [
+        f"{role}: {role}: rules[0]: grants create on *, which ops-worker does not use"
+    ]
+    health = "CronJob/ops-worker-health"
+    expected = f"{health}: {health}: {CONTAINER}.env: KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events"
+    assert faults_of([(file, content) for file, content in events if file != role]) == [expected]
+    assert faults_of(
+        [(file, content) for file, content in events if not file.startswith("RoleBinding")]
+    ) == [expected]
+    assert (
+        f"{health}: {health}: {POD}.automountServiceAccountToken: must be true: the command calls the Kubernetes API"
+        in faults_of(broken(health, f"{POD}.automountServiceAccountToken", False, events))
+    )
+    assert (
+        f"NetworkPolicy/ops-worker: NetworkPolicy/ops-worker: spec.egress: does not let {health} reach TCP 443 (the API server)"
+        in faults_of(broken("NetworkPolicy/ops-worker", "spec.egress[3]", GONE, events))
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "since", "instead"),
+    [
+        ("batch/v1beta1", "CronJob", "1.25", "batch/v1"),
+        ("batch/v2alpha1", "CronJob", "1.21", "batch/v1"),
+        ("extensions/v1beta1", "NetworkPolicy", "1.16", "networking.k8s.io/v1"),
+        ("extensions/v1beta1", "Deployment", "1.16", "apps/v1"),
+        ("apps/v1beta2", "Deployment", "1.16", "apps/v1"),
+        ("rbac.authorization.k8s.io/v1beta1", "Role", "1.22", "rbac.authorization.k8s.io/v1"),
+    ],
+)
+def test_removed(version: str, kind: str, since: str, instead: str) -> None:
+    """A removed apiVersion is a fault of the worker's objects only."""
+    ours = {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": "ops-worker-x", "namespace": "x"},
+    }
+    assert faults_of([*INSTALLED, ("x.yaml", ours)]) == [
+        f"x.yaml: {kind}/ops-worker-x: apiVersion: {version} was removed in Kubernetes {since}; use {instead}"
+    ]
+    assert faults_of([*INSTALLED, ("x.yaml", ours | {"metadata": {"name": "theirs"}})]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "spoken"),
+    [
+        ("ConfigMap", {"name": "theirs"}, False),
+        ("Service", {"name": "theirs", "labels": {"app.kubernetes.io/name": "theirs"}}, False),
+        ("Service", {"name": "ops-worker"}, True),
+        ("Service", {"name": "ops-worker-x"}, True),
+        ("Service", {"name": "acme-ops-worker"}, True),
+        ("Service", {"name": "ops-workers"}, False),
+        ("Service", {"name": "x", "labels": {"app.kubernetes.io/name": "ops-worker"}}, True),
+        ("ConfigMap", {"name": "extra"}, True),
+        ("Secret", {"name": "extra"}, False),
+        ("PersistentVolumeClaim", {"name": "claim"}, True),
+        ("ServiceAccount", {"name": "ops-worker"}, True),
+        *((kind, {"name": "ops-worker"}, False) for kind in ("Namespace", "ClusterRole", "PriorityClass", "IngressClass", "ValidatingWebhookConfiguration", "ValidatingAdmissionPolicyBinding", "CSIDriver")),
+    ],
+)  # fmt: skip
+def test_namespaces(kind: str, metadata: dict[str, Any], spoken: bool) -> None:
+    """The worker's objects need a namespace, unless their kind has none."""
+    more = [
+        {"name": "a", "configMap": {"name": "extra", "optional": True}},
+        {"name": "b", "persistentVolumeClaim": {"claimName": "claim"}},
+    ]
+    volumes = dict(INSTALLED)[HEALTH]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]
+    objects = [
+        *broken(HEALTH, f"{POD}.volumes", [*volumes, *more]),
+        ("x.yaml", {"kind": kind, "metadata": metadata}),
+    ]
+    fault = f"x.yaml: {kind}/{metadata['name']}: metadata.namespace: is not set, so kubectl would use whatever namespace is current"
+    assert faults_of(objects) == [fault] * spoken
