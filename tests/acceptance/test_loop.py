@@ -164,8 +164,8 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("health", "--for", "5"), "--for wants --every"),
-        (("health", "--every", "0"), "no number of seconds"),
+        (("health", "--for", "5"), "--for needs --every"),
+        (("health", "--every", "0"), "is not a number of seconds"),
         (("health", "--every", "soon"), "invalid"),
         (("sidecar", "metric"), "no pass metric"),
     ],
