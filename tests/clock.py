@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Self
 
 from ops_worker.loop import Clock
 
@@ -17,8 +17,8 @@ class VirtualTime:
     """A monotonic and a wall clock that jump to the next timeout when all threads wait.
 
     The threads are the one that creates this object, and all that start later. They must wait by
-    ``wait`` only. So the result does not depend on how fast or busy the machine is. ``close`` ends
-    the threads that still wait.
+    ``wait`` only. So the result does not depend on how fast or busy the machine is. Use it as a
+    context manager, which at its end also ends the threads that still wait.
     """
 
     def __init__(self, now: float = 1000.25, wall_offset: float = 1_700_000_000.0) -> None:
@@ -26,7 +26,7 @@ class VirtualTime:
         self.stalls: dict[float, float] = {}
         """When the process stops, and for how many seconds."""
         self.interrupts: dict[str, BaseException] = {}
-        """What the next wait of a thread raises, by the name of the thread."""
+        """What the next wait of a thread that has a timeout raises, by the name of the thread."""
         self.clock = Clock(self.monotonic, self.wall, self.wait)
         self._wall_offset = wall_offset
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class VirtualTime:
     def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
         """Wait until the event is set or the time is over; return whether the event is set."""
         thread = threading.current_thread()
-        if thread.name in self.interrupts:
+        if timeout is not None and thread.name in self.interrupts:
             raise self.interrupts.pop(thread.name)
         deadline = float("inf") if timeout is None else self.now + timeout
         with self._lock:
@@ -69,9 +69,20 @@ class VirtualTime:
             with self._lock:
                 del self._waiting[thread]
 
-    def close(self) -> None:
-        """End the threads that wait."""
+    def __enter__(self) -> Self:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._report
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._closed = True
+        for thread in {*threading.enumerate()} - self._others - {threading.current_thread()}:
+            thread.join(30)
+        threading.excepthook = self._excepthook
+
+    def _report(self, error: threading.ExceptHookArgs) -> None:
+        if error.exc_type is not SystemExit:  # pytest reports it; the default of Python does not
+            self._excepthook(error)
 
     def _busy(self) -> list[threading.Thread]:
         """Return the threads that are alive and do not wait, or whose wait is over."""
@@ -94,8 +105,3 @@ class VirtualTime:
             self.now = then
             for moment in [moment for moment in self.stalls if moment <= then]:
                 self.now += self.stalls.pop(moment)
-
-
-def unused() -> Any:
-    """Return a stand-in for an argument that a test does not use."""
-    return None
