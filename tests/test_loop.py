@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops_worker import loop
+from ops_worker import loop as loops
 from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample
 from ops_worker.errors import (
@@ -23,11 +22,12 @@ from ops_worker.errors import (
     SettingsError,
     StillRecordingError,
 )
+from ops_worker.loop import Loop
 from ops_worker.passes import Context
 from tests.clock import VirtualTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from ops_worker.core.model import Tick
 
@@ -62,7 +62,7 @@ class Simulation:
         work: Callable[[Context], Outcome] | None = None,
         report: Callable[[Tick], int] | None = None,
         backlog: Backlog | None = None,
-    ) -> loop.Loop:
+    ) -> Loop:
         """Return a loop. By default its passes take 0.3 s and are recorded."""
         begun = self.begun.setdefault(name, [])
         ticks = self.ticks.setdefault(name, [])
@@ -74,10 +74,10 @@ class Simulation:
 
         def keep(tick: Tick) -> int:
             ticks.append(tick)
-            loop.log_tick(tick)
+            loops.log_tick(tick)
             return tick.exit_code if report is None else report(tick)
 
-        return loop.Loop(
+        return Loop(
             name,
             interval_s,
             begin,
@@ -98,10 +98,10 @@ class Simulation:
 
         return work
 
-    def run(self, *loops: loop.Loop) -> int:
+    def run(self, *to_run: Loop) -> int:
         """Run the loops as a process does; return the exit code."""
-        return loop.run(
-            loops,
+        return loops.run(
+            to_run,
             self.stop,
             grace_s=GRACE_S,
             close=self.close,
@@ -212,9 +212,7 @@ class TestCadence:
 class TestRecording:
     """The probes begin on time, whatever the database does."""
 
-    def test_database_hangs(
-        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_database_hangs(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
         """While one pass is recorded, every second has its probes, and the later passes wait."""
         mended = threading.Event()
         results: list[str] = []
@@ -318,7 +316,7 @@ class TestTick:
         """Every lost sample is counted in one tick only; a tick also counts those that wait."""
         backlog = Backlog(2, MEBIBYTE)
 
-        def work(context: Context) -> Outcome:
+        def work(_: Context) -> Outcome:
             sample = Sample("ingest", "jobs", 1.0)
             backlog.add(Pending(simulation.time.now, (sample,)))
             raise DatabaseError("away")
@@ -363,7 +361,9 @@ class TestProcess:
         assert simulation.begun["metrics"] == [START, *every(1, 60)]
         assert simulation.begun["health"] == [START, *every(5, 12, 1005.125)]
         assert len(simulation.closed) == 1
-        assert simulation.closed[0] - GRACE_S - simulation.begun["metrics"][-1] <= 1 + loop.REVIVE_S
+        assert (
+            simulation.closed[0] - GRACE_S - simulation.begun["metrics"][-1] <= 1 + loops.REVIVE_S
+        )
 
     def test_crash_isolation(
         self, simulation: Simulation, caplog: pytest.LogCaptureFixture
@@ -462,14 +462,12 @@ class TestSignals:
     def test_between_ticks(self, simulation: Simulation) -> None:
         """A signal between two ticks, a day before the next one, ends the process at once with 0."""
         simulation.signal_at = START + 10
-        loops = [simulation.loop(name, interval_s=86_400, report=lambda _: 1) for name in ("a", "b")]
-        assert simulation.run(*loops) == 0, "the signal ended it, not its worst pass"
+        both = [simulation.loop(name, interval_s=86_400, report=lambda _: 1) for name in ("a", "b")]
+        assert simulation.run(*both) == 0, "the signal ended it, not its worst pass"
         assert simulation.time.now == START + 10
         assert simulation.closed == [START + 10 + GRACE_S]
 
-    def test_during_a_pass(
-        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_during_a_pass(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
         """A running pass is finished within the grace; no tick begins after the signal."""
         simulation.signal_at = START + 2
         loop = simulation.loop(work=simulation.taking({0: 8.0}))
@@ -493,9 +491,7 @@ class TestSignals:
         assert [tick.result for tick in simulation.ticks["metrics"]] == ["recorded"]
         assert simulation.time.now == START + 8
 
-    def test_grace_is_over(
-        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_grace_is_over(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
         """A pass that takes longer than the grace is abandoned, with a warning; the code is 0."""
         simulation.signal_at = START + 2
         loop = simulation.loop(work=simulation.taking({0: 1000.0}))
@@ -512,7 +508,7 @@ class TestSignals:
             (0.3, 1000.0, 2 + GRACE_S),
             (20.0, 1000.0, 2 + GRACE_S),
             (1000.0, 0.5, 2 + GRACE_S + 0.5),
-            (1000.0, 1000.0, 2 + GRACE_S + loop.MIN_CLOSING_S),
+            (1000.0, 1000.0, 2 + GRACE_S + loops.MIN_CLOSING_S),
         ],
     )
     def test_closing(
@@ -535,7 +531,7 @@ class TestSignals:
         signals = iter([2.0, 1.5])
         with monkeypatch.context() as patch:
             patch.setattr("os._exit", end)
-            loop.run(
+            loops.run(
                 [simulation.loop(work=simulation.taking({0: 1000.0}))],
                 simulation.stop,
                 grace_s=GRACE_S,

@@ -91,7 +91,9 @@ def metric(port: str, name: str) -> float:
     """Return a metric of the sidecar, such as ``buffered_samples{loop="metrics"}``; 0 while there is none."""
     if not asked(port, "metrics"):
         return 0.0
-    found = re.search(rf"^ops_worker_{re.escape(name)} (\S+)$", get(port, "metrics")[1], re.MULTILINE)
+    found = re.search(
+        rf"^ops_worker_{re.escape(name)} (\S+)$", get(port, "metrics")[1], re.MULTILINE
+    )
     return float(found[1]) if found else 0.0
 
 
