@@ -1,4 +1,4 @@
-"""The entry of the process: ``ops-worker`` and ``python -m ops_worker``."""
+"""The entry point of the process: ``ops-worker`` and ``python -m ops_worker``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Any
 
 def run() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
-    gc.disable()  # a pass makes no garbage worth collecting, and its imports would pay for looking
+    # A pass makes no garbage worth collecting. Collections during its imports would cost time.
+    gc.disable()
     from ops_worker import cli, process
 
-    _streams()
+    _repair_streams()
     process.hold_signals()
     process.finish(cli.main(guarded=True))
 
 
-def _streams() -> None:
-    """Make both streams take whatever is written: one that is closed swallows it, one that knows ASCII only shows a ? for the rest."""
+def _repair_streams() -> None:
+    """Make standard output and standard error accept any text.
+
+    A stream that was closed discards it. One that is limited to ASCII replaces other characters
+    by ``?``.
+    """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:

@@ -1,6 +1,6 @@
-"""The command line: arguments to settings, settings to a pass, its outcome to a line and an exit code.
+"""The command line: parse the arguments, load the settings, run a command, end with its exit code.
 
-The modules that a command needs are imported when it runs, so that ``--help`` costs what argparse costs.
+A command's modules are imported when it runs. So ``--help`` imports little more than argparse.
 """
 
 from __future__ import annotations
@@ -26,27 +26,32 @@ from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ops_worker.settings import Settings
 
 _log = logging.getLogger("ops_worker")
 
 EXIT_CODES = """\
 exit codes:
-  0  the pass was done and recorded, whatever the services' state; or skipped, because another one held the lock;
-     or off: SYSTEM_ALERT_ENABLED
-  1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may help
-  2  usage or settings: the message names the variable and what it wants; check where a service lacks a value
-  3  schema or permission: the message says what to run or to set; check with a fault that is none of the settings
-  4  only with --fail-on-unhealthy: done and recorded (or, dry, shown), and a service is unhealthy; and where there are
-     faults (manifests check, catalogue check) or warnings (cluster --fail-on-warnings)
+  0  the pass was done and recorded, whatever the state of the services; or it was skipped, because
+     another process held the lock; or it is off (SYSTEM_ALERT_ENABLED)
+  1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may
+     help
+  2  usage or settings: the message names the variable and what it expects; check also ends with
+     it if a service lacks a value
+  3  schema or permission: the message says what to run or to set; check also ends with it if it
+     finds a fault outside the settings
+  4  done and recorded, and --fail-on-unhealthy was given and a service is unhealthy; or faults
+     (manifests check, catalogue check) or warnings (cluster --fail-on-warnings) were found
 """
 
 
 class Command(NamedTuple):
-    """A subcommand: what it does in a line, and the module in ``commands`` that has its functions.
+    """A subcommand: a summary of one line, and the module in ``commands`` with its functions.
 
-    ``options`` names the function that adds its options to a parser, ``run`` the one that runs it:
-    with the options and the settings, or without settings with the options only. The module is
-    imported when one of the two is needed: a pass does not pay for the commands of people.
+    ``options`` names the function that adds its options to a parser. ``run`` names the function
+    that runs it: with options and settings, or with the options only if it has no settings. The
+    module is imported when one of the two is needed, so that a pass imports nothing that only
+    people's commands need.
     """
 
     summary: str
@@ -56,21 +61,21 @@ class Command(NamedTuple):
     has_settings: bool = True
 
     def function(self, name: str) -> Any:
-        """Return a function of its module."""
+        """Import the module of the command; return its function ``name``."""
         return getattr(import_module(f"ops_worker.commands.{self.module}"), name)
 
 
 def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
-    """Run one command and give its exit code. The one place that catches everything.
+    """Run one command and return its exit code. This is the only place that catches every error.
 
-    ``guarded`` is for a process of its own: signals and the deadline then end it.
+    ``guarded`` is for a process that runs this command only: a signal or the deadline ends it.
     """
     begun = time.monotonic()
     try:
         parser = _parser()
         options = parser.parse_args(argv)
-    except SystemExit as usage:  # argparse has said what is wrong, or printed the help
-        return int(usage.code or 0)
+    except SystemExit as error:  # argparse has printed what is wrong, or the help
+        return int(error.code or 0)
     options.begun, options.parser = begun, parser
     try:
         _check(options)
@@ -78,85 +83,101 @@ def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
     except OpsWorkerError as error:
         _log.debug("the command failed", exc_info=True)
         return _fail(options, error)
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader of the output has gone
         return OpsWorkerError.exit_code
-    except Exception as error:  # noqa: BLE001 - a bug: the traceback is worth its lines
+    except Exception as error:  # noqa: BLE001 - the traceback goes to the log
         if isinstance(error, OSError) and error.errno in FULL:
-            return _fail(
-                options, OpsWorkerError(f"the output could not be written: {error.strerror}")
-            )
+            problem = f"the output could not be written: {error.strerror}"
+            return _fail(options, OpsWorkerError(problem))
         _log.exception("this is a bug in ops-worker")
         return _fail(options, OpsWorkerError(shown(error)))
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what the parser cannot: raises SettingsError."""
+    """Raise SettingsError for what the parser cannot check."""
     unknown = [name for name in getattr(options, "passes", ()) if name not in PASSES]
     if unknown:
         from ops_worker.core.suggest import did_you_mean
 
-        told = "".join(did_you_mean(name, [*PASSES]) for name in unknown[:1])
-        raise SettingsError(
-            [f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}{told}"]
-        )
+        problem = f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}"
+        raise SettingsError([problem + did_you_mean(unknown[0], [*PASSES])])
     if getattr(options, "every", 0) is None and options.seconds != math.inf:
-        raise SettingsError(["--for wants --every as well"])
+        raise SettingsError(["--for needs --every: a single pass ends by itself"])
 
 
 def _run(options: argparse.Namespace, *, guarded: bool) -> int:
-    from ops_worker import log, process, settings
+    """Set up the log, the settings and the end of the process; run the command."""
+    from ops_worker import log, process
 
     command = commands()[options.command]
-    runs_passes = options.command in pass_commands()
+    code: int
     if command.has_settings:
-        options.left_at, options.job = settings.termination()
-        try:
-            found = settings.load(options.env_file)
-        except SettingsError as error:  # perhaps what is missing is there by another name
-            from ops_worker.commands.check import near_misses
-
-            near = near_misses(options.env_file)
-            unread = [f"{name} is set, but nothing reads it; {question}" for name, question in near]
-            raise SettingsError([*error.faults, *unread]) from None
-        options.left_at, options.job = found.termination_message_path, found.job_name
-        log.setup(found.log_level)
-        for name, doubt in found.doubts.items() if runs_passes else ():
-            extra = {"action": "setting", "setting": name, **doubt._asdict()}
-            _log.warning("a setting has a word that it does not know", extra=extra)
-        loops = _loops(options)
-        endless = (
-            loops
-            or getattr(options, "indexes", None) == "create"
-            or getattr(options, "watch", None)
-        )
-        if guarded and endless and not loops:
-            process.release_signals()
-        if guarded and not endless:
-            spent_s = time.monotonic() - options.begun
-            process.enforce_deadline(
-                found.pass_deadline,
-                lambda why: _fail(options, OpsWorkerError(why)),
-                spent_s=spent_s,
-            )
-        code: int = command.function(command.run)(options, found)
+        settings = _load_settings(options)
+        log.setup(settings.log_level)
+        if options.command in pass_commands():
+            _warn_of_doubts(settings)
+        if guarded:
+            _guard(options, settings)
+        code = command.function(command.run)(options, settings)
     else:
         log.setup("INFO")
         if guarded:
             process.release_signals()
         code = command.function(command.run)(options)
-    if not runs_passes:
-        sys.stdout.flush()  # what was asked for has to arrive; the database has what a pass did
+    if options.command not in pass_commands():
+        # The output is what the person asked for, so a failure to write it is an error. Of a pass,
+        # the database has the result.
+        sys.stdout.flush()
     return code
 
 
-def _loops(options: argparse.Namespace) -> bool:
-    """Return whether the command runs passes in loops, which wait for signals themselves."""
-    return options.command == "sidecar" or getattr(options, "every", None) is not None
+def _load_settings(options: argparse.Namespace) -> Settings:
+    """Load the settings. Keep where a failure leaves its message, also if they are wrong."""
+    from ops_worker import settings
+
+    options.message_path, options.job = settings.termination()
+    try:
+        loaded = settings.load(options.env_file)
+    except SettingsError as error:  # perhaps a missing variable is set under a similar name
+        from ops_worker.commands.check import near_misses
+
+        similar = near_misses(options.env_file)
+        unread = [f"{name} is set, but nothing reads it; {hint}" for name, hint in similar]
+        raise SettingsError([*error.faults, *unread]) from None
+    options.message_path, options.job = loaded.termination_message_path, loaded.job_name
+    return loaded
+
+
+def _warn_of_doubts(settings: Settings) -> None:
+    for name, doubt in settings.doubts.items():
+        extra = {"action": "setting", "setting": name, **doubt._asdict()}
+        _log.warning("a setting has an unknown word", extra=extra)
+
+
+def _guard(options: argparse.Namespace, settings: Settings) -> None:
+    """Prepare the end of the process by a signal or by the deadline.
+
+    Loops wait for signals themselves. A command that may take any time has no deadline.
+    """
+    from ops_worker import process
+
+    if options.command == "sidecar" or getattr(options, "every", None) is not None:
+        return
+    builds_indexes = getattr(options, "indexes", None) == "create"
+    if builds_indexes or getattr(options, "watch", None):
+        process.release_signals()
+        return
+    process.enforce_deadline(
+        settings.pass_deadline,
+        lambda reason: _fail(options, OpsWorkerError(reason)),
+        spent_s=time.monotonic() - options.begun,
+    )
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
+    """Report an error wherever the caller may look for it; return its exit code."""
     faults = error.faults if isinstance(error, SettingsError) else (str(error),)
-    with contextlib.suppress(OSError):  # the exit code still tells
+    with contextlib.suppress(OSError):  # the exit code still reports the failure
         for fault in faults:
             print(f"ops-worker {options.command}: {fault}", file=sys.stderr)
     if getattr(options, "output", "") == "json":
@@ -168,44 +189,42 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
         }
         with contextlib.suppress(OSError):
             print(json.dumps(failure), flush=True)
-    if path := getattr(options, "left_at", ""):
+    path = getattr(options, "message_path", "")
+    if path:
         from ops_worker import process
 
-        process.write_termination_message(
-            path,
-            message(
-                failed(options.command, str(error), error.exit_code, getattr(options, "job", ""))
-            ),
-        )
+        job = getattr(options, "job", "")
+        document = failed(options.command, str(error), error.exit_code, job)
+        process.write_termination_message(path, message(document))
     return error.exit_code
 
 
 COMMANDS = {
     "sidecar": Command(
-        summary="run both passes, or those named, each in a loop of its own, until told to stop",
+        summary="run all passes, or those named, in a loop each, until a signal",
         module="run_loop",
     ),
     "check": Command(
-        summary="look at everything that a pass needs, and change nothing",
+        summary="check everything that a pass needs, and change nothing",
         module="check",
         has_settings=False,
     ),
-    "status": Command("show what is known now: services, open alerts, passes, figures", "status"),
-    "explain": Command("say why a service is what it is, or was at some time", "explain"),
+    "status": Command("show the current state: services, open alerts, passes, figures", "status"),
+    "explain": Command("explain the state of a service, now or at an earlier time", "explain"),
     "report": Command(
-        summary="write what happened as an HTML page: availability, incidents, latency, figures",
+        summary="write an HTML page: availability, incidents, latency, figures",
         module="report",
     ),
     "alerts": Command(
-        summary="list system alerts, acknowledge or close one, remove what is left of services no longer watched",
+        summary="list, acknowledge or close system alerts; remove services no longer monitored",
         module="alerts",
     ),
     "maintenance": Command(
-        summary="start or end a time in which no alert opens, or say whether there is one",
+        summary="start or end a time in which no alert opens, or show it",
         module="maintenance",
     ),
     "init-db": Command(
-        summary="create the tables that the worker owns, where they are missing",
+        summary="create the worker's tables that are missing",
         module="init_db",
     ),
     "trigger": Command(
@@ -216,14 +235,14 @@ COMMANDS = {
         has_settings=False,
     ),
     "cluster": Command(
-        summary="show what the CronJobs in the cluster do, and what is wrong",
+        summary="show the CronJobs in the cluster, and warnings about them",
         module="cluster",
         options="cluster_options",
         run="cluster",
         has_settings=False,
     ),
     "catalogue": Command(
-        summary="check a file of services and figures, or show what is in force",
+        summary="check a file of services and figures, or show the catalogue in force",
         module="catalogue",
         has_settings=False,
     ),
@@ -233,52 +252,55 @@ COMMANDS = {
         has_settings=False,
     ),
 }
-"""Every command that is no pass. Adding one here is all it takes."""
+"""Every command except the passes. A new command needs only an entry here."""
 
 
 def commands() -> dict[str, Command]:
-    """Return every command by its name: the passes first."""
+    """Return every command by its name, the passes first."""
     passes = {spec.name: Command(spec.summary, "run_pass") for spec in PASSES.values()}
     return {**passes, **COMMANDS}
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests what was meant. Its epilog is made when somebody asks for help.
+    """A parser that suggests corrections, and builds its epilog only when it prints help.
 
-    ``suggest_on_error`` of Python 3.14 knows choices only; this one knows options as well, on every
-    version. The lines of a help stay as they are.
+    ``suggest_on_error`` of Python 3.14 knows choices only. This one also knows options, on every
+    version. The help keeps its line breaks.
     """
 
-    _given: Sequence[str] = ()
+    _words: Sequence[str] = ()
     command: Command | None = None
-    """The command whose options are still to be added."""
+    """The command whose options are not added yet."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(
-            *arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | named
-        )
+        named.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, **named)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse all of it: what is not known is an error of the command to which it was given."""
+        """Parse the arguments. The command reports its unknown arguments itself."""
         self._complete()
-        self._given = sys.argv[1:] if args is None else [*args]
+        self._words = sys.argv[1:] if args is None else [*args]
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End with a message, to which is added what a misspelled option may have been."""
+        """End with a message, and add suggestions for misspelled options."""
         from ops_worker.core.suggest import closest
 
         known = [*self._option_string_actions]
-        words = [word.partition("=")[0] for word in self._given]
-        if self._subparsers:  # what follows a command is the command's
+        words = [word.partition("=")[0] for word in self._words]
+        if self._subparsers:  # the words after a command belong to the command
             words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         for word in dict.fromkeys(words):
-            misspelled = word.startswith("--") and not any(one.startswith(word) for one in known)
-            if misspelled and (name := closest(word, known)):
-                message += f"; did you mean {name} instead of {word}?"
+            # argparse accepts abbreviations of options.
+            is_known = any(option.startswith(word) for option in known)
+            if not word.startswith("--") or is_known:
+                continue
+            suggestion = closest(word, known)
+            if suggestion:
+                message += f"; did you mean {suggestion} instead of {word}?"
         super().error(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -287,29 +309,34 @@ class _Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             from ops_worker.core.suggest import did_you_mean
 
-            options = self._option_string_actions if action.nargs == argparse.PARSER else ()
-            error.message += did_you_mean(str(value), [*(action.choices or ()), *options])
+            candidates = [*(action.choices or ())]
+            if action.nargs == argparse.PARSER:
+                candidates += self._option_string_actions
+            error.message += did_you_mean(str(value), candidates)
             raise
 
     def _complete(self) -> None:
-        """Add the options of the command, the first time that they are needed."""
+        """Add the options of the command on their first use."""
         if self.command is not None:
             command, self.command = self.command, None
             command.function(command.options)(self)
 
     def format_help(self) -> str:
+        """Return the help with the variables that the command reads, and the exit codes."""
         self._complete()
-        command = self.prog.partition(" ")[2]
-        self.epilog = (
-            f"{_variables(command)}\n{EXIT_CODES}"
-            if command in commands() and commands()[command].has_settings
-            else EXIT_CODES
-        )
+        name = self.prog.partition(" ")[2]
+        command = commands().get(name)
+        self.epilog = EXIT_CODES
+        if command is not None and command.has_settings:
+            self.epilog = f"{_variables(name)}\n{EXIT_CODES}"
         return super().format_help()
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Health and metrics passes for an IoT platform. A command is one pass, which does its work and ends, or a loop of them."
+    about = (
+        "Health and metrics passes for an IoT platform. "
+        "A command runs one pass and ends, or runs passes in loops."
+    )
     parser = _Parser("ops-worker", description=about)
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -320,19 +347,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _variables(command: str) -> str:
+    """Return the part of the help about the environment variables that a command reads."""
     from ops_worker.variables import variables
 
     lines = [
-        "environment variables, the first one set wins; an empty one is as good as unset, except where it says so:"
+        "environment variables (of several names, the first one that is set counts; an empty value",
+        "counts as not set, unless the text says otherwise):",
     ]
+    indent = "      "
     for variable in variables():
         if variable.commands and command not in variable.commands:
             continue
         default = f" (default {variable.default})" if variable.default else ""
         lines.append("  " + ", ".join(variable.names) + default)
         lines.append(
-            textwrap.fill(
-                variable.meaning, 100, initial_indent="      ", subsequent_indent="      "
-            )
+            textwrap.fill(variable.meaning, 100, initial_indent=indent, subsequent_indent=indent)
         )
     return "\n".join(lines) + "\n"

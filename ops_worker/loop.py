@@ -1,10 +1,13 @@
-"""Loop mode: the same pass again and again, on a fixed cadence, until told to stop.
+"""Loop mode: run the same pass repeatedly on a fixed cadence, until a signal.
 
-Each loop has a thread, a context and a connection of its own. Nothing that one of them does or suffers reaches
-another: a pass that raises costs its tick, a thread that dies is started again, a wait is waited by its own thread.
+Every loop has its own thread, context and connection, so that no loop affects another. A pass that
+raises loses only its own tick. A thread that dies is started again.
 
-Each tick runs its pass in a thread of its own. The loop waits for it until the probes are done, not until the database has
-answered: so the next probes begin on time whatever the database does. Only one pass of a loop is being recorded at a time.
+Every tick runs its pass in a thread of its own. The loop waits until the probes of the pass are
+done, not until the database has answered. So the next probes begin on time whatever the database
+does. Only one pass of a loop is recorded at a time.
+
+Time is injected (``Clock``): tests run loops in virtual time.
 """
 
 from __future__ import annotations
@@ -13,16 +16,15 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker import process
 from ops_worker.core.cadence import Cadence
 from ops_worker.core.model import Tick
 from ops_worker.errors import DONE, OpsWorkerError, StillRecordingError
-from ops_worker.process import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,198 +35,250 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REVIVE_S = 0.5
-"""How often it is looked whether a loop's thread died, and how long a new one waits."""
+"""Seconds between two checks whether the thread of a loop died."""
 STALLED_S = 5.0
-"""Seconds that recording a pass may take before it is worth a warning at each tick."""
-LEAST_CLOSING_S = 1.0
-"""The least time to write the samples that wait, when the loops have ended."""
+"""Seconds after which every tick warns that an earlier pass is still being recorded."""
+MIN_CLOSING_S = 1.0
+"""The least time, in seconds, to write the waiting samples when the loops have ended."""
 SEVERITY = (DONE, 4, 1, 3, 2)
-"""Exit codes from best to worst: a CronJob that samples for a minute ends with the worst of its passes."""
+"""Exit codes from best to worst. A process that runs several passes ends with the worst."""
+
+
+class Clock(NamedTuple):
+    """Where a loop gets its time from.
+
+    - ``monotonic``: seconds since an arbitrary moment; setting the system clock does not change it.
+    - ``wall``: seconds since the epoch.
+    - ``wait``: wait until an event is set, or for so many seconds (None: without a limit); return
+      whether the event is set.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    wait: Callable[[threading.Event, float | None], bool] = threading.Event.wait
+
+
+SYSTEM_CLOCK = Clock()
+"""The clock of this machine."""
+
+
+class _Due(NamedTuple):
+    """A slot that is due: its start (seconds, monotonic clock), and the slots skipped before it."""
+
+    start: float
+    skipped: int
+
+
+class _Progress(NamedTuple):
+    """How far a tick is: ``observed`` is set after its probes, ``ended`` at its end."""
+
+    observed: threading.Event
+    ended: threading.Event
 
 
 class Loop:
-    """One pass on its cadence. ``run`` is the thread's; everything else may be read from any thread."""
+    """One pass on its cadence. ``run`` belongs to one thread; any thread may read the rest.
 
-    def __init__(  # noqa: PLR0913 - two of them are what it runs, three how
+    - ``report`` receives every tick and returns its exit code.
+    - ``stop``: no tick begins once it is set.
+    - ``until``: no tick begins at or after this moment (seconds, monotonic clock).
+    """
+
+    def __init__(  # noqa: PLR0913 - four say what it runs, four when
         self,
         name: str,
         interval_s: float,
         work: Callable[[Context], Outcome],
         context: Context,
         *,
-        told: Callable[[Tick], int],
+        report: Callable[[Tick], int],
         stop: threading.Event,
         until: float = float("inf"),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """Take the pass and its context; ``told`` is given each tick and gives its exit code; after the moment ``until`` no tick begins."""
         self.name = name
         self.work = work
         self.context = context
-        self.cadence = Cadence.aligned(interval_s, monotonic=time.monotonic(), calendar=time.time())
+        self.cadence = Cadence.aligned(
+            interval_s, monotonic=clock.monotonic(), calendar=clock.wall()
+        )
         self.exit_code = DONE
         self.finished = False
-        self._told = told
+        self._report = report
         self._stop = stop
         self._until = until
+        self._clock = clock
         self._slot: int | None = None
-        self._latest: threading.Thread | None = None
-        self._recorder: threading.Thread | None = None
+        self._latest: _Progress | None = None
+        self._recorder: _Progress | None = None
         self._recording_since = 0.0
         self._record_lock = threading.Lock()
-        self._told_lock = threading.Lock()
-        self._dropped_told = 0
-        self._fault: BaseException | None = None
+        self._report_lock = threading.Lock()
+        self._dropped_reported = 0
+        self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Tick until told to stop. The first tick is at once; it takes the slot that is under way."""
-        while (skipped := self._await_slot()) is not None:
-            self._start_tick(skipped)
-        for thread in (self._recorder, self._latest):
-            if thread is not None:
-                thread.join()
+        """Run ticks until ``stop`` or ``until``. The first tick starts at once."""
+        while (due := self._await_slot()) is not None:
+            self._start_tick(due)
+        for progress in (self._recorder, self._latest):
+            if progress is not None:
+                self._clock.wait(progress.ended, None)
         self.finished = True
 
-    def take_fault(self) -> BaseException | None:
-        """Return what ended a tick's thread since the last call, if anything did."""
-        fault, self._fault = self._fault, None
-        return fault
+    def take_error(self) -> BaseException | None:
+        """Return the error that ended the thread of a tick since the last call, or None."""
+        error, self._error = self._error, None
+        return error
 
-    def _start_tick(self, skipped: int) -> None:
+    def _await_slot(self) -> _Due | None:
+        """Wait for the next slot; return None when no further tick may begin."""
+        clock, last = self._clock, self._slot
+        if last is None:
+            self._slot = self.cadence.slot_at(clock.monotonic())
+            if self._stop.is_set():
+                return None
+            return _Due(self.cadence.start_of(self._slot), skipped=0)
+        slot = last
+        while True:
+            slot = self.cadence.after(slot, clock.monotonic())
+            # The slot is taken now: whatever happens to this thread, no slot is run twice.
+            self._slot = slot
+            start = self.cadence.start_of(slot)
+            wait_s = max(0.0, start - clock.monotonic())
+            if start >= self._until or clock.wait(self._stop, wait_s):
+                return None
+            if clock.monotonic() < self.cadence.start_of(slot + 1):
+                return _Due(start, skipped=slot - last - 1)
+            # The process was stopped during the wait, and this slot is over as well.
+
+    def _start_tick(self, due: _Due) -> None:
         """Run a tick in a thread of its own; return when its probes are done."""
-        observed = threading.Event()
-        self._latest = threading.Thread(
-            target=self._run_tick, args=(skipped, observed), name=f"{self.name} pass", daemon=True
+        progress = _Progress(observed=threading.Event(), ended=threading.Event())
+        self._latest = progress
+        thread = threading.Thread(
+            target=self._run_tick, args=(due, progress), name=f"{self.name} pass", daemon=True
         )
-        self._latest.start()
-        observed.wait()
-
-    def _run_tick(self, skipped: int, observed: threading.Event) -> None:
         try:
-            self._tick(skipped, observed)
-        except BaseException as fault:  # noqa: BLE001 - the main thread reports it
-            self._fault = fault
+            thread.start()
+        except RuntimeError:  # the system has no room for another thread
+            progress.ended.set()
+            raise
+        self._clock.wait(progress.observed, None)
+
+    def _run_tick(self, due: _Due, progress: _Progress) -> None:
+        try:
+            self._tick(due, progress)
+        except BaseException as error:  # noqa: BLE001 - the main thread reports it
+            self._error = error
         finally:
-            observed.set()
+            progress.observed.set()
+            progress.ended.set()
+
+    def _tick(self, due: _Due, progress: _Progress) -> None:
+        """Run the pass once and report how it ended."""
+        begun = self._clock.monotonic()
+        outcome, error = None, None
+        try:
+            context = self.context._replace(recording=partial(self._recording, progress))
+            outcome = self.work(context)
+        except Exception as raised:  # noqa: BLE001 - any error is reported, and the loop goes on
+            error = raised
+        duration_s = self._clock.monotonic() - begun
+        if outcome is not None:
+            outcome = outcome._replace(duration_s=duration_s)
+        tick = Tick(
+            loop=self.name,
+            duration_s=duration_s,
+            late_s=begun - due.start,
+            skipped=due.skipped,
+            outcome=outcome,
+            error=error,
+        )
+        code = self._report(self._with_backlog(tick))
+        with self._report_lock:
+            self.exit_code = worst(self.exit_code, code)
+
+    def _with_backlog(self, tick: Tick) -> Tick:
+        """Add how many samples wait, and how many were lost since the last tick."""
+        backlog = self.context.backlog
+        if backlog is None:
+            return tick
+        with self._report_lock:
+            dropped = backlog.dropped - self._dropped_reported
+            self._dropped_reported += dropped
+        return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
 
     @contextlib.contextmanager
-    def _recording(self, observed: threading.Event) -> Iterator[None]:
-        """Let one pass at a time be recorded. Raises StillRecordingError while another one is."""
+    def _recording(self, progress: _Progress) -> Iterator[None]:
+        """Record one pass at a time. Raise StillRecordingError while another one is recorded."""
         if not self._record_lock.acquire(blocking=False):
-            waited_s = time.monotonic() - self._recording_since
-            if waited_s > STALLED_S:
-                _log.warning(
-                    "the database does not answer an earlier pass",
-                    extra={
-                        "action": "still recording",
-                        "loop": self.name,
-                        "seconds": round(waited_s, 1),
-                    },
-                )
+            self._warn_if_stalled()
             raise StillRecordingError
         try:
-            self._recording_since = time.monotonic()
-            self._recorder = threading.current_thread()
-            observed.set()
+            self._recording_since = self._clock.monotonic()
+            self._recorder = progress
+            progress.observed.set()
             yield
         finally:
             self._record_lock.release()
 
-    def _await_slot(self) -> int | None:
-        """Wait for the slot that is due and give how many were passed over for it, or None when there is none any more."""
-        last = self._slot
-        if last is None:
-            self._slot = self.cadence.slot_at(time.monotonic())
-            return None if self._stop.is_set() else 0
-        while True:
-            slot = self.cadence.after(self._slot or last, time.monotonic())
-            start = self.cadence.start_of(slot)
-            self._slot = slot  # this loop's from now on: whatever happens to the thread, no slot is run twice
-            if start >= self._until or self._stop.wait(max(0.0, start - time.monotonic())):
-                return None
-            if time.monotonic() < self.cadence.start_of(slot + 1):
-                return slot - last - 1
-            # The process was stopped meanwhile, and for long: this slot is over as well.
-
-    def _tick(self, skipped: int, observed: threading.Event) -> None:
-        begun = time.monotonic()
-        late_s = begun - self.cadence.start_of(self._slot or 0)
-        outcome, error = None, None
-        try:
-            context = self.context._replace(recording=partial(self._recording, observed))
-            outcome = self.work(context)
-        except Exception as raised:  # noqa: BLE001 - whatever it is, it is told, counted, and tried again
-            error = raised
-        took = time.monotonic() - begun
-        if outcome is not None:
-            outcome = outcome._replace(duration_s=took)
-        tick = Tick(
-            loop=self.name,
-            duration_s=took,
-            late_s=late_s,
-            skipped=skipped,
-            outcome=outcome,
-            error=error,
-        )
-        code = self._told(self._with_backlog(tick))
-        with self._told_lock:
-            self.exit_code = max(self.exit_code, code, key=SEVERITY.index)
-
-    def _with_backlog(self, tick: Tick) -> Tick:
-        """Add what waits for the database, and what was lost since the last tick."""
-        backlog = self.context.backlog
-        if backlog is None:
-            return tick
-        with self._told_lock:
-            dropped = backlog.dropped - self._dropped_told
-            self._dropped_told += dropped
-        return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
+    def _warn_if_stalled(self) -> None:
+        waited_s = self._clock.monotonic() - self._recording_since
+        if waited_s > STALLED_S:
+            _log.warning(
+                "the database does not answer an earlier pass",
+                extra={
+                    "action": "still recording",
+                    "loop": self.name,
+                    "seconds": round(waited_s, 1),
+                },
+            )
 
 
-def run(
-    loops: Sequence[Loop], stop: threading.Event, *, grace_s: float, last: Callable[[float], None]
+def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
+    loops: Sequence[Loop],
+    stop: threading.Event,
+    *,
+    grace_s: float,
+    close: Callable[[float], None],
+    clock: Clock = SYSTEM_CLOCK,
+    await_signal: Callable[[], object] = process.await_signal,
 ) -> int:
-    """Run the loops until all have finished, or until SIGTERM or SIGINT; give the exit code.
+    """Run the loops until all have finished, or until SIGTERM or SIGINT; return the exit code.
 
-    On the first signal no new tick begins. Passes that are under way and ``last`` get ``grace_s``
-    seconds; ``last`` is given the moment at which these are over. The code is then 0. A second
-    signal ends the process at once. ``process.hold_signals`` must have been called.
+    After the first signal no tick begins, and the exit code is 0. Passes that are running and
+    ``close`` have ``grace_s`` seconds; ``close`` receives the moment at which these are over. A
+    second signal ends the process at once, with exit code 1. ``process.hold_signals`` must have
+    been called before.
     """
-    gc.enable()  # a process that stays may make garbage worth collecting
+    gc.enable()  # a long-lived process makes garbage that is worth collecting
     gc.freeze()
     signalled = threading.Event()
-    threading.Thread(
-        target=_await_signals, args=(stop, signalled), name="signals", daemon=True
-    ).start()
-    threads = {loop.name: _start(loop) for loop in loops}
-    while not stop.wait(REVIVE_S) and not all(loop.finished for loop in loops):
-        for loop in loops:
-            fault = loop.take_fault()
-            died = not threads[loop.name].is_alive() and not loop.finished
-            if fault is not None or died:
-                _log.error(
-                    "a loop's thread died and is started again",
-                    extra={"action": "loop revived", "loop": loop.name},
-                    exc_info=fault,
-                )
-            if died:
-                threads[loop.name] = _start(loop)
-    end = time.monotonic() + grace_s
-    for thread in threads.values():
-        thread.join(max(0.0, end - time.monotonic()))
-    if any(thread.is_alive() for thread in threads.values()):
+    signals = partial(_stop_on_signal, stop, signalled, await_signal)
+    threading.Thread(target=signals, name="signals", daemon=True).start()
+    ends = _supervise(loops, stop, clock)
+    deadline = clock.monotonic() + grace_s
+    for ended in ends:
+        clock.wait(ended, max(0.0, deadline - clock.monotonic()))
+    if not all(ended.is_set() for ended in ends):
         _log.warning(
-            "a pass did not end in time and is given up", extra={"action": "pass given up"}
+            "a pass did not end in time and is abandoned", extra={"action": "pass given up"}
         )
-    closing = threading.Thread(target=last, args=(end,), name="last", daemon=True)
-    closing.start()
-    closing.join(max(LEAST_CLOSING_S, end - time.monotonic()))
-    return (
-        DONE if signalled.is_set() else max((loop.exit_code for loop in loops), key=SEVERITY.index)
-    )
+    closed = _start("close", partial(close, deadline))
+    clock.wait(closed, max(MIN_CLOSING_S, deadline - clock.monotonic()))
+    if signalled.is_set():
+        return DONE
+    return worst(*(loop.exit_code for loop in loops))
+
+
+def worst(*codes: int) -> int:
+    """Return the worst of these exit codes."""
+    return max(codes, key=SEVERITY.index)
 
 
 def log_tick(tick: Tick) -> None:
-    """Tell of what went wrong in a tick, and of the slots that were passed over."""
+    """Log what went wrong in a tick, and the slots that were skipped before it."""
     if tick.skipped:
         _log.warning(
             "ticks skipped",
@@ -238,28 +292,57 @@ def log_tick(tick: Tick) -> None:
             "exit_code": tick.exit_code,
             "buffered": tick.buffered,
         }
-        _log.warning(
-            "the pass was not done",
-            extra=extra,
-            exc_info=tick.error if _log.isEnabledFor(logging.DEBUG) else None,
-        )
+        debug = _log.isEnabledFor(logging.DEBUG)
+        _log.warning("the pass failed", extra=extra, exc_info=tick.error if debug else None)
     elif tick.error is not None:
         _log.error(
-            "the pass crashed: a bug",
+            "the pass crashed: this is a bug in ops-worker",
             extra={"action": "pass crashed", "loop": tick.loop},
             exc_info=tick.error,
         )
 
 
-def _start(loop: Loop) -> threading.Thread:
-    thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
-    thread.start()
-    return thread
+def _supervise(loops: Sequence[Loop], stop: threading.Event, clock: Clock) -> list[threading.Event]:
+    """Start the loops, and start a loop again whose thread died, until ``stop`` or their end.
+
+    Return the events that the loops' threads set at their end.
+    """
+    ends = {loop.name: _start(loop.name, loop.run) for loop in loops}
+    while not clock.wait(stop, REVIVE_S) and not all(loop.finished for loop in loops):
+        for loop in loops:
+            error = loop.take_error()
+            died = ends[loop.name].is_set() and not loop.finished
+            if error is not None or died:
+                _log.error(
+                    "a thread of a loop died; the loop goes on",
+                    extra={"action": "loop revived", "loop": loop.name},
+                    exc_info=error,
+                )
+            if died:
+                ends[loop.name] = _start(loop.name, loop.run)
+    return [*ends.values()]
 
 
-def _await_signals(stop: threading.Event, signalled: threading.Event) -> None:
-    signal.sigwait(SIGNALS)
+def _start(name: str, work: Callable[[], None]) -> threading.Event:
+    """Run a function in a new thread; return an event that is set when the thread ends."""
+    ended = threading.Event()
+
+    def run_and_end() -> None:
+        try:
+            work()
+        finally:
+            ended.set()
+
+    threading.Thread(target=run_and_end, name=name, daemon=True).start()
+    return ended
+
+
+def _stop_on_signal(
+    stop: threading.Event, signalled: threading.Event, await_signal: Callable[[], object]
+) -> None:
+    """Stop the loops on the first signal; end the process on the second one."""
+    await_signal()
     signalled.set()
     stop.set()
-    signal.sigwait(SIGNALS)
+    await_signal()
     os._exit(1)

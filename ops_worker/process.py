@@ -1,8 +1,9 @@
-"""What ends a one-shot process from outside its own course: a signal, or the pass's deadline.
+"""How a process ends: a signal, the deadline of the pass, the exit, the termination message.
 
-Both are awaited by threads, not by handlers: a handler runs only when the main thread is back in Python, and that one
-may be waiting in the system's resolver. Ending the process at any moment is safe, because everything that a pass
-writes it writes in one transaction.
+Threads wait for signals and for the deadline; there are no signal handlers. Python runs a handler
+only when the main thread executes Python code, and that thread may be blocked in the resolver of
+the system. It is safe to end the process at any moment, because a pass writes everything in one
+transaction.
 """
 
 from __future__ import annotations
@@ -22,51 +23,65 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end a pass."""
 
 
 def hold_signals() -> None:
-    """Keep the signals pending until ``enforce_deadline`` waits for them. To be called before any thread is started."""
+    """Block the signals, so that they stay pending until ``await_signal``.
+
+    Call it before any thread starts: threads inherit the signal mask.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def release_signals() -> None:
-    """Let them end the process in the usual way: for a command that is no pass."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would print a traceback
+    """Let the signals end the process in the usual way, for a command that runs no pass."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would print a traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def enforce_deadline(deadline_s: float, end: Callable[[str], int], *, spent_s: float = 0.0) -> None:
-    """End the process on a signal or after ``deadline_s`` seconds, ``spent_s`` of which are over.
+def await_signal() -> str:
+    """Wait for a signal that ``hold_signals`` blocked; return its name, such as ``SIGTERM``."""
+    return signal.Signals(signal.sigwait(SIGNALS)).name
 
-    ``end`` is told why and gives the exit code.
+
+def enforce_deadline(
+    deadline_s: float, fail: Callable[[str], int], *, spent_s: float = 0.0
+) -> None:
+    """End the process on a signal, or ``deadline_s`` seconds after its start.
+
+    ``spent_s`` seconds have passed since the start. ``fail`` receives the reason and returns the
+    exit code.
     """
 
-    def wait() -> None:
-        finish(end(f"stopped by {signal.Signals(signal.sigwait(SIGNALS)).name}"))
+    def end_on_signal() -> None:
+        finish(fail(f"stopped by {await_signal()}"))
 
-    def expire() -> None:
-        finish(end(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
+    def end_on_deadline() -> None:
+        finish(fail(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
 
-    timer = threading.Timer(deadline_s - spent_s, expire)
+    timer = threading.Timer(deadline_s - spent_s, end_on_deadline)
     timer.daemon = True
     timer.start()
-    threading.Thread(target=wait, name="signals", daemon=True).start()
+    threading.Thread(target=end_on_signal, name="signals", daemon=True).start()
 
 
 def finish(code: int) -> None:
-    """Flush what was written and leave at once: the interpreter's teardown takes a fifth of a pass and does nothing for it."""
+    """Flush the streams and end the process at once, with this exit code.
+
+    The teardown of the interpreter is left out: it takes a fifth of the time of a pass.
+    """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # nobody reads any more; what was done stands in the database
+        # A closed pipe or a full disk costs the output only; the database has what the pass did.
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
 
 def write_termination_message(path: str, line: str) -> None:
-    """Write the line to the file at ``path``, in place of what an earlier pass of this process left; without a path, do nothing.
+    """Write the line to the file at ``path`` and replace what it held; do nothing without a path.
 
-    A file that cannot be written is a warning: what the pass did stands in the database.
+    A file that cannot be written is a warning, because the database has what the pass did.
     """
     if not path:
         return

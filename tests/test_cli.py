@@ -1,13 +1,36 @@
-"""The command line: what is misspelled is told with what may be meant."""
+"""The command line: suggestions, exit codes, and what a failure leaves."""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import logging
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops_worker.cli import main
+from ops_worker import cli, process
+from ops_worker.cli import EXIT_CODES, Command, commands, main
+from ops_worker.errors import (
+    FULL,
+    CommitUnknownError,
+    DatabaseError,
+    NotWritableError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+    StatementTimeoutError,
+    StillRecordingError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.unit
 
@@ -38,7 +61,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
-    """Commands, actions, options, choices and passes: the nearest one is suggested, by the command that was given."""
+    """Commands, actions, options, choices and passes: the command suggests the nearest one."""
     assert main(line.split()) == 2
     assert capsys.readouterr().err.rstrip("\n").endswith(said)
 
@@ -48,21 +71,358 @@ def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) 
     ["nonsense", "maintenance stop", "health --xyzzy", "status --output 7", "health --every x", ""],
 )
 def test_no_idea(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    """Where nothing is near, nothing is suggested."""
+    """If nothing is near, there is no suggestion."""
     assert main(line.split()) == 2
     assert "did you mean" not in capsys.readouterr().err
 
 
 def test_right_options_are_not_questioned(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error about a value does not doubt the options beside it, also where one is abbreviated."""
+    """An error about a value suggests nothing for the options beside it, also if abbreviated."""
     assert main(["health", "--dry", "--output=text", "--every", "never"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 
 
 def test_costs_nothing_where_nothing_is_wrong() -> None:
-    """What compares words is not imported by a command line that is right."""
+    """A correct command line does not import what compares words."""
     code = "import sys; from ops_worker.cli import main; main(['--version']); sys.exit('difflib' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace what the command ``health`` does, with a connection that nobody uses."""
+    monkeypatch.setenv("PG_PASS", "not-used")
+
+    def replace(run: Callable[[Any, Any], int]) -> None:
+        module = SimpleNamespace(run=run, options=Command("", "run_pass").function("options"))
+
+        def function(_: Command, name: str) -> Any:
+            return getattr(module, name)
+
+        monkeypatch.setattr(Command, "function", function)
+
+    return replace
+
+
+def raising(error: BaseException) -> Callable[[Any, Any], int]:
+    """Return a command that raises."""
+
+    def run(_: Any, __: Any) -> int:
+        raise error
+
+    return run
+
+
+ERRORS: list[tuple[Exception, int, str]] = [
+    (OpsWorkerError("not done"), 1, "not done"),
+    (DatabaseError("no connection"), 1, "no connection"),
+    (CommitUnknownError("77"), 1, str(CommitUnknownError("77"))),
+    (NotWritableError(), 1, str(NotWritableError())),
+    (StillRecordingError(), 1, str(StillRecordingError())),
+    (StatementTimeoutError(), 1, str(StatementTimeoutError())),
+    (SettingsError(["PG_PORT is 'x'"]), 2, "PG_PORT is 'x'"),
+    (SchemaError("no table x"), 3, "no table x"),
+]
+
+
+class TestExitCodes:
+    """What a command raises becomes an exit code, a line for people and a document for programs."""
+
+    @pytest.mark.parametrize("code", [0, 1, 3, 4])
+    def test_returned(self, command: Callable[..., None], code: int) -> None:
+        """The exit code of a command is that of the process."""
+        command(lambda *_: code)
+        assert main(["health"]) == code
+
+    @pytest.mark.parametrize(("error", "code", "text"), ERRORS)
+    def test_error(
+        self,
+        command: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+        error: Exception,
+        code: int,
+        text: str,
+    ) -> None:
+        """Every class of errors has its exit code, and its message is one line without a traceback."""
+        command(raising(error))
+        assert main(["health"]) == code
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", f"ops-worker health: {text}\n")
+
+    def test_every_class_is_tested(self) -> None:
+        """The table above has every class of errors."""
+        classes = {OpsWorkerError}
+        while more := {sub for one in classes for sub in one.__subclasses__()} - classes:
+            classes |= more
+        foreseen = {one for one in classes if one.__module__ == "ops_worker.errors"}
+        assert foreseen == {type(error) for error, _, _ in ERRORS}
+
+    @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
+    def test_help_explains(self, code: int) -> None:
+        """The help explains every exit code."""
+        assert f"\n  {code}  " in EXIT_CODES
+
+    def test_all_faults(
+        self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Every fault of the settings has a line of its own."""
+        command(raising(SettingsError(["A is wrong", "B is wrong"])))
+        assert main(["health"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ["ops-worker health: A is wrong", "ops-worker health: B is wrong"]
+
+    def test_bug(self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+        """A bug ends with 1; the log has the traceback, the message only the class of the error."""
+        command(raising(ZeroDivisionError("s3cret")))
+        assert main(["health"]) == 1
+        log, last = capsys.readouterr().err.splitlines()
+        said = json.loads(log)
+        assert said["message"] == "this is a bug in ops-worker"
+        assert "ZeroDivisionError" in said["traceback"]
+        expected = "a bug in ops-worker: ZeroDivisionError; the log has the traceback"
+        assert last == f"ops-worker health: {expected}"
+
+    def test_debug(
+        self,
+        command: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """LOG_LEVEL=DEBUG adds the traceback of an expected error."""
+        monkeypatch.setenv("LOG_LEVEL", "debug")
+        command(raising(DatabaseError("no connection")))
+        assert main(["health"]) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+    def test_broken_pipe(
+        self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A reader that has gone ends the command with 1, and is no bug."""
+        command(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+        assert main(["status"]) == 1
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", "")
+
+    @pytest.mark.parametrize("number", sorted(FULL))
+    def test_disk_full(
+        self, command: Callable[..., None], capsys: pytest.CaptureFixture[str], number: int
+    ) -> None:
+        """A full disk, a quota or a broken device ends with 1, and is no bug."""
+        command(raising(OSError(number, "no room")))
+        assert main(["health"]) == 1
+        problem = "the output could not be written: no room"
+        assert capsys.readouterr().err == f"ops-worker health: {problem}\n"
+
+    def test_other_os_error(
+        self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Any other error of the system that nobody foresaw is a bug."""
+        command(raising(OSError(errno.EACCES, "no")))
+        assert main(["health"]) == 1
+        assert "this is a bug in ops-worker" in capsys.readouterr().err
+
+    def test_output_arrives(
+        self,
+        command: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A person's command fails if its output cannot be written; a pass does not."""
+
+        class Full(io.StringIO):
+            def flush(self) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        command(lambda *_: 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Full())
+            assert main(["health"]) == 0
+            assert main(["status"]) == 1
+        problem = "the output could not be written: No space left on device"
+        assert capsys.readouterr().err == f"ops-worker status: {problem}\n"
+
+    @pytest.mark.parametrize(("line", "code"), [("--help", 0), ("--version", 0), ("", 2), ("x", 2)])
+    @pytest.mark.usefixtures("capsys")
+    def test_parser(self, line: str, code: int) -> None:
+        """What the parser ends itself: 0 for help and version, 2 for a wrong command line."""
+        assert main(line.split()) == code
+
+    @pytest.mark.parametrize(
+        ("line", "text"),
+        [
+            ("health --for 5", "--for needs --every"),
+            (
+                "sidecar metric",
+                "no pass metric: there are health and metrics; did you mean metrics",
+            ),
+            ("sidecar a b", "no pass a, b: there are health and metrics"),
+        ],
+    )
+    def test_checked(self, capsys: pytest.CaptureFixture[str], line: str, text: str) -> None:
+        """What the parser cannot check ends with 2, before anything is contacted."""
+        assert main(line.split()) == 2
+        assert text in capsys.readouterr().err
+
+
+class TestFailure:
+    """Where else a failure is reported."""
+
+    @pytest.mark.parametrize(("error", "code", "text"), ERRORS)
+    def test_json(
+        self,
+        command: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+        error: Exception,
+        code: int,
+        text: str,
+    ) -> None:
+        """With --output json, standard output gets one document."""
+        command(raising(error))
+        assert main(["health", "--output", "json"]) == code
+        assert json.loads(capsys.readouterr().out) == {
+            "pass": "health",
+            "result": "failed",
+            "error": text,
+            "exit_code": code,
+        }
+
+    def test_termination_message(
+        self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """TERMINATION_MESSAGE_PATH gets a document, with the name of the Job."""
+        path = tmp_path / "message"
+        monkeypatch.setenv("TERMINATION_MESSAGE_PATH", str(path))
+        monkeypatch.setenv("JOB_NAME", "job-1")
+        command(raising(SchemaError("no table x")))
+        assert main(["metrics"]) == 3
+        assert json.loads(path.read_text(encoding="utf-8")) == {
+            "pass": "metrics",
+            "result": "failed",
+            "exit_code": 3,
+            "error": "no table x",
+            "job": "job-1",
+        }
+
+    def test_termination_message_of_wrong_settings(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It gets the document also if the settings are wrong; a similar variable is named."""
+        path = tmp_path / "message"
+        monkeypatch.setenv("TERMINATION_MESSAGE_PATH", str(path))
+        monkeypatch.setenv("PG_PASSWD", "s3cret")
+        assert main(["health"]) == 2
+        document = json.loads(path.read_text(encoding="utf-8"))
+        err = capsys.readouterr().err
+        for text in (document["error"], err):
+            assert "PG_PASS is not set" in text
+            assert "PG_PASSWD is set, but nothing reads it" in text
+            assert "s3cret" not in text
+
+    def test_streams_take_nothing(
+        self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The exit code reports the failure, also if both streams are broken."""
+
+        class Broken(io.StringIO):
+            def write(self, _: str) -> int:
+                raise BrokenPipeError
+
+        command(raising(SchemaError("no table x")))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Broken())
+            patch.setattr(sys, "stderr", Broken())
+            assert main(["health", "--output", "json"]) == 3
+
+
+class TestGuard:
+    """What ends a process of its own: loops wait themselves, watches have no deadline."""
+
+    @pytest.fixture
+    def guards(self, monkeypatch: pytest.MonkeyPatch, command: Callable[..., None]) -> list[str]:
+        """Keep what was prepared, instead of preparing it."""
+        prepared: list[str] = []
+        command(lambda *_: 0)
+
+        def enforce(deadline_s: float, fail: Callable[[str], int], *, spent_s: float) -> None:
+            prepared.append(f"deadline {deadline_s:g}")
+            assert fail("too late") == 1
+            assert 0 <= spent_s < 60
+
+        monkeypatch.setattr(process, "enforce_deadline", enforce)
+        monkeypatch.setattr(process, "release_signals", lambda: prepared.append("released"))
+        return prepared
+
+    @pytest.mark.parametrize("line", ["health", "metrics --dry-run"])
+    def test_pass(self, guards: list[str], capsys: pytest.CaptureFixture[str], line: str) -> None:
+        """A single pass has its deadline; the callback reports it as a failure."""
+        assert main(line.split(), guarded=True) == 0
+        assert guards == ["deadline 40"]
+        assert capsys.readouterr().err == f"ops-worker {line.partition(' ')[0]}: too late\n"
+
+    def test_loop(self, guards: list[str]) -> None:
+        """A loop waits for signals itself."""
+        assert main(["health", "--every", "5"], guarded=True) == 0
+        assert guards == []
+
+    def test_not_guarded(self, guards: list[str]) -> None:
+        """In another process, such as a test, nothing is prepared."""
+        assert main(["health"]) == 0
+        assert guards == []
+
+    @pytest.mark.parametrize(
+        ("options", "prepared"),
+        [({"watch": 2.0}, ["released"]), ({"indexes": "create"}, ["released"]),
+         ({"watch": None}, ["deadline 40"]), ({"indexes": "print"}, ["deadline 40"])],
+    )  # fmt: skip
+    def test_commands_of_people(
+        self, guards: list[str], options: dict[str, object], prepared: list[str]
+    ) -> None:
+        """A watch, or the creation of indexes, may take any time; others have the deadline."""
+        parsed: Any = SimpleNamespace(command="status", begun=time.monotonic(), **options)
+        settings: Any = SimpleNamespace(pass_deadline=40.0)
+        cli._guard(parsed, settings)
+        assert guards == prepared
+
+    def test_without_settings(self, guards: list[str]) -> None:
+        """A command without settings ends by a signal in the usual way."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Command, "function", lambda *_: lambda *_: 0)
+            assert main(["check"], guarded=True) == 0
+        assert guards == ["released"]
+
+
+def test_doubtful_setting(
+    command: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pass warns of a switch with an unknown word; a person's command does not."""
+    monkeypatch.setenv("RECORD_OWN_METRICS", "maybe")
+    command(lambda *_: 0)
+    assert main(["health"]) == 0
+    said = json.loads(capsys.readouterr().err)
+    assert (said["action"], said["setting"]) == ("setting", "RECORD_OWN_METRICS")
+    assert main(["status"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Every command has a help with its summary, the exit codes, and its variables if it has settings."""
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    command = commands()[name]
+    assert command.summary[1:] in " ".join(out.split())
+    assert EXIT_CODES in out
+    assert ("environment variables" in out) == command.has_settings
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_log_is_set_up(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has the level of the settings while a command runs."""
+    monkeypatch.setenv("LOG_LEVEL", "warning")
+    command(lambda *_: logging.getLogger("ops_worker").level)
+    assert main(["health"]) == logging.WARNING

@@ -1,12 +1,16 @@
-"""The sidecar's own face: /health, /ready and /metrics. The only importer of http.server and prometheus_client.
+"""The HTTP endpoint of the sidecar: /health, /ready and /metrics.
 
-/health is for the liveness probe: 200 while every loop completes its ticks, whatever they find. A database that is
-away does not make it 503, for a restart would not bring it back but would lose the samples that wait for it.
+/health is for the liveness probe. It answers 200 while every loop completes its ticks, whatever
+these find. A database that is away does not make it 503: a restart would not bring the database
+back, but would lose the samples that wait for it.
+
+This is the only importer of http.server and prometheus_client.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,24 +24,32 @@ try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
 except ImportError as error:
-    raise SettingsError(
-        [
-            f"the sidecar's /metrics needs {error.name}: install ops-worker[sidecar], or set SIDECAR_PORT=0"
-        ]
-    ) from None
+    problem = (
+        f"the sidecar's /metrics needs {error.name}: "
+        "install ops-worker[sidecar], or set SIDECAR_PORT=0"
+    )
+    raise SettingsError([problem]) from None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ops_worker.core.model import Tick
+    from ops_worker.core.model import Outcome, Tick
 
 ALLOWED_INTERVALS = 1.5
+"""Intervals that a loop may take for a tick, besides the deadline of a pass."""
 REQUEST_TIMEOUT_S = 5
+"""Seconds that a client may take to send its request."""
 DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""The buckets of the histogram of durations, in seconds."""
+PATHS = "the paths are /health, /ready and /metrics"
 
 
-class _Seen(NamedTuple):
-    """What is known of a loop: when it last completed a tick (monotonic seconds), whether the database answered it, its last error."""
+class _LoopState(NamedTuple):
+    """What the endpoint knows of a loop.
+
+    ``completed`` is the moment of its last completed tick (seconds, monotonic clock). ``answered``
+    is whether the database has ever answered it. ``error`` is that of its last tick.
+    """
 
     completed: float
     answered: bool = False
@@ -45,20 +57,21 @@ class _Seen(NamedTuple):
 
 
 class Telemetry:
-    """Keeps what the loops tell, and serves it. ``tell`` may be called from any thread."""
+    """Record the ticks of the loops and serve them. Any thread may call ``record``."""
 
     def __init__(
         self,
         intervals_s: Mapping[str, float],
-        budget_s: float,
+        deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take each loop's interval and the time that a pass may take."""
-        self._allowed = {
-            name: ALLOWED_INTERVALS * interval + budget_s for name, interval in intervals_s.items()
+        """Create the metrics of loops with these intervals, whose passes have this deadline."""
+        self._allowed_s = {
+            name: ALLOWED_INTERVALS * interval_s + deadline_s
+            for name, interval_s in intervals_s.items()
         }
         self._clock = clock
-        self._seen = {name: _Seen(clock()) for name in intervals_s}
+        self._loops = {name: _LoopState(clock()) for name in intervals_s}
         self._lock = threading.Lock()
         self.registry = CollectorRegistry()
         make: dict[str, Any] = {"registry": self.registry, "namespace": "ops_worker"}
@@ -67,10 +80,13 @@ class Telemetry:
             "pass_duration_seconds", "Duration of a pass.", ["loop"], buckets=DURATIONS_S, **make
         )
         self._success = Gauge(
-            "last_success_timestamp_seconds", "When a pass last did its work.", ["loop"], **make
+            "last_success_timestamp_seconds",
+            "Time of the last pass that succeeded.",
+            ["loop"],
+            **make,
         )
         self._skipped = Counter(
-            "ticks_skipped", "Slots of the cadence that were passed over.", ["loop"], **make
+            "ticks_skipped", "Ticks that were skipped, because the loop was late.", ["loop"], **make
         )
         self._buffered = Gauge(
             "buffered_samples", "Passes whose samples wait for the database.", ["loop"], **make
@@ -85,14 +101,17 @@ class Telemetry:
             "set_apart_samples", "Passes whose samples the database refuses.", ["loop"], **make
         )
         self._alerts = Gauge(
-            "alerts_open", "Services of the last health pass that have an alert.", **make
+            "alerts_open", "Services with an alert at the last health pass.", **make
         )
         self._state = Gauge(
-            "service_state", "1 for the state that the service is in.", ["service", "state"], **make
+            "service_state",
+            "1 for the state of the service, 0 for the other states.",
+            ["service", "state"],
+            **make,
         )
         self._latency = Gauge(
             "service_latency_seconds",
-            "Latency of the last answer; NaN without one.",
+            "Latency of the last answer; NaN if there was none.",
             ["service"],
             **make,
         )
@@ -102,60 +121,67 @@ class Telemetry:
             self._apart.labels(name)
             self._dropped.labels(name)
 
-    def tell(self, tick: Tick) -> None:
-        """Take note of a tick."""
-        outcome = tick.outcome
-        with self._lock:
-            before = self._seen[tick.loop]
-            completed = outcome is not None or isinstance(tick.error, OpsWorkerError)
-            self._seen[tick.loop] = _Seen(
-                self._clock() if completed else before.completed,
-                before.answered or (outcome is not None and outcome.result is not Result.WAITING),
-                tick.problem,
-            )
+    def record(self, tick: Tick) -> None:
+        """Record a tick."""
+        self._update_state(tick)
         self._passes.labels(tick.loop, tick.result).inc()
         self._duration.labels(tick.loop).observe(tick.duration_s)
         self._skipped.labels(tick.loop).inc(tick.skipped)
         self._buffered.labels(tick.loop).set(tick.buffered)
         self._dropped.labels(tick.loop).inc(tick.dropped)
         self._apart.labels(tick.loop).set(tick.set_apart)
-        if outcome is None:
-            return
+        if tick.outcome is not None:
+            self._record_outcome(tick.loop, tick.outcome)
+
+    def _update_state(self, tick: Tick) -> None:
+        answered = tick.outcome is not None and tick.outcome.result is not Result.WAITING
+        # A crash is a bug: only an outcome or a foreseen error completes a tick.
+        completed = tick.outcome is not None or isinstance(tick.error, OpsWorkerError)
+        with self._lock:
+            before = self._loops[tick.loop]
+            self._loops[tick.loop] = _LoopState(
+                completed=self._clock() if completed else before.completed,
+                answered=before.answered or answered,
+                error=tick.problem,
+            )
+
+    def _record_outcome(self, loop: str, outcome: Outcome) -> None:
         if outcome.result is not Result.WAITING:
-            self._success.labels(tick.loop).set_to_current_time()
+            self._success.labels(loop).set_to_current_time()
         if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
             self._alerts.set(len(outcome.alerted))
         for verdict in outcome.verdicts:
+            service, latency_ms = verdict.target.name, verdict.latency_ms
             for state in State:
-                self._state.labels(verdict.target.name, state.value).set(verdict.state is state)
-            latency_ms = verdict.latency_ms
-            self._latency.labels(verdict.target.name).set(
-                float("nan") if latency_ms is None else latency_ms / 1000
-            )
+                self._state.labels(service, state.value).set(verdict.state is state)
+            latency_s = math.nan if latency_ms is None else latency_ms / 1000
+            self._latency.labels(service).set(latency_s)
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """Say whether every loop completes its ticks in time: 200 or 503, and what is known of each loop."""
+        """Return 200 if every loop completes its ticks in time, else 503, and a document."""
         now = self._clock()
         with self._lock:
             loops = {
                 name: {
-                    "ok": now - seen.completed <= self._allowed[name],
-                    "last_tick_age_s": round(now - seen.completed, 3),
-                    "error": seen.error,
+                    "ok": now - state.completed <= self._allowed_s[name],
+                    "last_tick_age_s": round(now - state.completed, 3),
+                    "error": state.error,
                 }
-                for name, seen in self._seen.items()
+                for name, state in self._loops.items()
             }
-        ok = all(loop["ok"] for loop in loops.values())
-        return 200 if ok else 503, {"status": "healthy" if ok else "unhealthy", "loops": loops}
+        if all(loop["ok"] for loop in loops.values()):
+            return 200, {"status": "healthy", "loops": loops}
+        return 503, {"status": "unhealthy", "loops": loops}
 
     def ready(self) -> tuple[int, dict[str, Any]]:
-        """Say whether the first pass of each loop is done and the database answered it."""
+        """Return 200 if the database has answered every loop, else 503; and a document."""
         with self._lock:
-            waiting = [name for name, seen in self._seen.items() if not seen.answered]
-        return 503 if waiting else 200, {"ready": not waiting, "waiting_for": waiting}
+            waiting = [name for name, state in self._loops.items() if not state.answered]
+        status = 503 if waiting else 200
+        return status, {"ready": not waiting, "waiting_for": waiting}
 
     def serve(self, host: str, port: int) -> ThreadingHTTPServer:
-        """Serve in threads of their own; port 0 takes a free one. Raises SettingsError where the port cannot be had."""
+        """Serve in threads. Port 0 takes a free one. Raise SettingsError if the port is taken."""
         telemetry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -167,14 +193,15 @@ class Telemetry:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     self._answer(200, CONTENT_TYPE_LATEST, generate_latest(telemetry.registry))
-                    return
-                views = {"/health": telemetry.health, "/ready": telemetry.ready}
-                status, body = (
-                    views[path]()
-                    if path in views
-                    else (404, {"error": "there are /health, /ready and /metrics"})
-                )
-                self._answer(status, "application/json", json.dumps(body).encode())
+                elif path == "/health":
+                    self._answer_json(*telemetry.health())
+                elif path == "/ready":
+                    self._answer_json(*telemetry.ready())
+                else:
+                    self._answer_json(404, {"error": PATHS})
+
+            def _answer_json(self, status: int, document: Mapping[str, Any]) -> None:
+                self._answer(status, "application/json", json.dumps(document).encode())
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)
@@ -184,7 +211,7 @@ class Telemetry:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing: a probe every few seconds is no news."""
+                """Log nothing: a probe every few seconds is not worth a line."""
 
         try:
             server = ThreadingHTTPServer((host, port), Handler)

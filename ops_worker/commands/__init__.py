@@ -1,1 +1,1 @@
-"""The commands that are no pass: what they print, and the exit code."""
+"""The commands, one module each: options, call, output and exit code."""

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import container_commands
+from ops_worker.core.passes import PASSES, container_commands
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def cluster_options(parser: argparse.ArgumentParser) -> None:
 def trigger_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``trigger``."""
     parser.add_argument(
-        "name", metavar="PASS", help="health, metrics, init-db, or the full name of a CronJob"
+        "name", metavar="PASS", help=f"{', '.join(PASSES)}, init-db, or the full name of a CronJob"
     )
     _common_options(parser)
     parser.add_argument(

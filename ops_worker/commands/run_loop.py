@@ -1,4 +1,4 @@
-"""``ops-worker sidecar`` and ``--every``: passes in loops, each with its own thread and connection."""
+"""``ops-worker sidecar`` and ``--every``: run passes in loops, one thread and connection each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ops_worker.errors import DONE, OpsWorkerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from ops_worker.adapters.http_server import Telemetry
     from ops_worker.core.model import Tick
     from ops_worker.core.passes import PassSpec
     from ops_worker.loop import Loop
@@ -27,74 +28,100 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ops_worker")
 
+BUFFERED_S = 3600
+"""Seconds of samples that a loop buffers by default (METRICS_BUFFER_SAMPLES)."""
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sidecar``."""
     env_file(parser)
     names = ", ".join(PASSES)
     parser.add_argument(
-        "passes", nargs="*", metavar="PASS", help=f"{names}; all of them when none is named"
+        "passes", nargs="*", metavar="PASS", help=f"passes to run: {names} (default: all)"
     )
     parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Run the passes that the command line asks for, each in a loop of its own."""
+    """Run the passes that the command line names, one loop each; return the exit code."""
     from threading import Event
 
-    from ops_worker import loop, process
+    from ops_worker import loop
     from ops_worker.passes import function_of
 
     intervals = intervals_of(options, settings)
-    telemetry = None
-    if options.command == "sidecar" and settings.sidecar_port:
-        from ops_worker.adapters.http_server import Telemetry
-
-        telemetry = Telemetry(intervals, settings.pass_deadline)
-        telemetry.serve(settings.sidecar_host, settings.sidecar_port)
-
-    worst = DONE
-
-    def report_tick(tick: Tick) -> int:
-        nonlocal worst
-        if telemetry is not None:
-            telemetry.tell(tick)
-        loop.log_tick(tick)
-        if tick.outcome is None:
-            code = tick.exit_code
-            document = failed(tick.loop, tick.problem, code, settings.job_name)
-        else:
-            code = report(options, tick.outcome)
-            document = summary(tick.outcome, code, settings.job_name)
-        worst = max(worst, code, key=loop.SEVERITY.index)
-        if code == worst:  # the exit code will be that of the worst pass: so is the message
-            path = settings.termination_message_path
-            process.write_termination_message(path, message(document))
-        return code
-
-    stop, until = Event(), time.monotonic() + options.seconds
+    report_tick = _Reporter(options, settings, _telemetry(options, settings, intervals))
+    stop = Event()
+    until = loop.SYSTEM_CLOCK.monotonic() + options.seconds
     loops = [
         loop.Loop(
             name,
             interval_s,
             function_of(name),
             _context(options, settings, PASSES[name], interval_s),
-            told=report_tick,
+            report=report_tick,
             stop=stop,
             until=until,
         )
         for name, interval_s in intervals.items()
     ]
-    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, last=partial(_close, loops))
-    if _lost(loops) and code == DONE and options.seconds != math.inf:
+    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, close=partial(_close, loops))
+    lost = _report_lost(loops)
+    if lost and code == DONE and options.seconds != math.inf:
         return OpsWorkerError.exit_code
     return code
 
 
-def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
-    """Return the intervals in seconds of the loops that the command line asks for, by name.
+class _Reporter:
+    """Report every tick: endpoint, log, closing line and termination message."""
 
-    There are none for a single pass.
+    def __init__(
+        self, options: argparse.Namespace, settings: Settings, telemetry: Telemetry | None
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._telemetry = telemetry
+        self._worst = DONE
+
+    def __call__(self, tick: Tick) -> int:
+        """Report a tick; return its exit code."""
+        from ops_worker import loop, process
+
+        if self._telemetry is not None:
+            self._telemetry.record(tick)
+        loop.log_tick(tick)
+        job = self._settings.job_name
+        if tick.outcome is None:
+            code = tick.exit_code
+            document = failed(tick.loop, tick.problem, code, job)
+        else:
+            code = report(self._options, tick.outcome)
+            document = summary(tick.outcome, code, job)
+        self._worst = loop.worst(self._worst, code)
+        # The process ends with the exit code of its worst pass. The message is from the same pass.
+        if code == self._worst:
+            path = self._settings.termination_message_path
+            process.write_termination_message(path, message(document))
+        return code
+
+
+def _telemetry(
+    options: argparse.Namespace, settings: Settings, intervals: Mapping[str, float]
+) -> Telemetry | None:
+    """Serve /health, /ready and /metrics, if this is a sidecar with a port."""
+    if options.command != "sidecar" or not settings.sidecar_port:
+        return None
+    from ops_worker.adapters.http_server import Telemetry
+
+    telemetry = Telemetry(intervals, settings.pass_deadline)
+    telemetry.serve(settings.sidecar_host, settings.sidecar_port)
+    return telemetry
+
+
+def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
+    """Return the interval in seconds of every loop that the command line asks for, by pass.
+
+    A single pass has no loop.
     """
     if options.command == "sidecar":
         names = options.passes or PASSES
@@ -111,14 +138,14 @@ def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, f
 def _context(
     options: argparse.Namespace, settings: Settings, spec: PassSpec, interval_s: float
 ) -> Context:
-    """Return what the pass of a loop needs: its own connection, and a backlog if it buffers."""
+    """Return the context of a loop: its own connection, and a backlog if the pass buffers."""
     from ops_worker.core.backlog import MEBIBYTE, Backlog
     from ops_worker.passes import Context
 
     backlog = None
-    if spec.buffers and not options.dry_run:  # a dry run leaves nothing to be written later
+    if spec.buffers and not options.dry_run:  # a dry run leaves nothing to write later
         backlog = Backlog(
-            settings.metrics_buffer_samples or math.ceil(3600 / interval_s),
+            settings.metrics_buffer_samples or math.ceil(BUFFERED_S / interval_s),
             settings.metrics_buffer_mib * MEBIBYTE,
         )
     return Context(
@@ -132,28 +159,31 @@ def _context(
     )
 
 
-def _close(loops: Sequence[Loop], end: float) -> None:
-    """Write the samples that wait, until the moment ``end``, and close the connections."""
+def _close(loops: Sequence[Loop], deadline: float) -> None:
+    """Write the waiting samples until ``deadline`` (monotonic clock); close the connections."""
     from ops_worker.passes import metrics
 
     for loop in loops:
-        if not loop.finished:
+        if not loop.finished:  # its pass still uses the connection
             continue
         with contextlib.suppress(OpsWorkerError):
-            if written := metrics.flush(loop.context, end):
+            written = metrics.flush(loop.context, deadline)
+            if written:
                 extra = {"action": "flushed", "count": written}
-                _log.info("samples that waited are written", extra=extra)
+                _log.info("wrote the samples that waited for the database", extra=extra)
         loop.context.store.close()
 
 
-def _lost(loops: Sequence[Loop]) -> int:
-    """Count and report the samples that are lost because the database did not take them in time."""
+def _report_lost(loops: Sequence[Loop]) -> int:
+    """Log the samples that the database did not take before the end; return how many."""
     lost = 0
     for loop in loops:
-        if loop.context.backlog is not None and (left := loop.context.backlog.unwritten):
-            lost += left
-            _log.warning(
-                "samples lost: the database did not take them before the end",
-                extra={"action": "samples lost", "loop": loop.name, "count": left},
-            )
+        backlog = loop.context.backlog
+        if backlog is None or not backlog.unwritten:
+            continue
+        lost += backlog.unwritten
+        _log.warning(
+            "samples lost: the database did not take them before the end",
+            extra={"action": "samples lost", "loop": loop.name, "count": backlog.unwritten},
+        )
     return lost

@@ -1,4 +1,4 @@
-"""``ops-worker health`` and the other passes: one pass, what it prints and what it leaves."""
+"""``ops-worker health`` and the other passes: run one pass, print and log its outcome."""
 
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
+"""Limits of ``--every`` and ``--for``, in seconds."""
 MAX_SHARDS = 1000
 PROGRESS_AFTER_S, PROGRESS_EVERY_S = 2.0, 0.2
+"""Seconds until the first line of progress, and between two."""
+MAX_NAMES = 10
+"""Services that one log line names."""
 ANNOUNCE_RESERVE_S = 1.0
 """Seconds before PASS_DEADLINE at which Events and the heartbeat give up.
 
-By then the pass is recorded; its deadline must not make a failure of it.
+By then the pass is recorded. The deadline must not report it as failed because of them.
 """
 
 
@@ -45,30 +49,30 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="probe, judge and read; show what would be written; write nothing",
+        help="probe, judge and read; show what a pass would write; write nothing",
     )
     parser.add_argument(
         "--output",
         choices=sorted(RENDERERS),
         default="text",
-        help="the closing line (text, the default), or all of it",
+        help="print the closing line (text, the default), or the whole outcome",
     )
     parser.add_argument(
         "--fail-on-unhealthy",
         action="store_true",
-        help="end with exit code 4 when a service is unhealthy",
+        help="end with exit code 4 if a service is unhealthy",
     )
     parser.add_argument(
         "--shard",
         type=_shard,
         metavar="I/N",
-        help="only the I-th of N shares of the services, from 0; else SHARD_COUNT",
+        help="probe only the I-th of N shares of the services, counted from 0 (else: SHARD_COUNT)",
     )
     parser.add_argument(
         "--every",
         type=_seconds,
         metavar="SECONDS",
-        help="run the pass again and again in this process, on a fixed cadence",
+        help="run the pass repeatedly in this process, every so many seconds",
     )
     parser.add_argument(
         "--for",
@@ -76,18 +80,30 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="seconds",
         default=math.inf,
         metavar="SECONDS",
-        help="with --every: end by itself after so long, with the exit code of the worst pass",
+        help="with --every: end after so many seconds, with the exit code of the worst pass",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Run one pass, or with --every a loop of it; return the exit code."""
-    settings = _sharded(options, settings)
+    """Run one pass, or a loop of it with ``--every``; return the exit code."""
+    settings = _with_shard(options, settings)
     if options.every is not None:
         from ops_worker.commands import run_loop
 
         return run_loop.run(options, settings)
     from ops_worker import process
+
+    outcome, code = _run_once(options, settings)
+    line = message(summary(outcome, code, settings.job_name))
+    process.write_termination_message(settings.termination_message_path, line)
+    if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
+        left_s = settings.pass_deadline - (time.monotonic() - options.begun)
+        _announce(settings.job_name, outcome, left_s - ANNOUNCE_RESERVE_S)
+    return code
+
+
+def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome, int]:
+    """Run the pass inside its heartbeat, and report it; return its outcome and exit code."""
     from ops_worker.passes import Context, function_of
 
     url = ""
@@ -106,17 +122,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         )
         outcome = function_of(options.command)(context)
         outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
-        code = report(options, outcome)
-    line = message(summary(outcome, code, settings.job_name))
-    process.write_termination_message(settings.termination_message_path, line)
-    if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
-        left_s = settings.pass_deadline - (time.monotonic() - options.begun)
-        _announce(settings.job_name, outcome, left_s - ANNOUNCE_RESERVE_S)
-    return code
+        return outcome, report(options, outcome)
 
 
 def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:
-    """Return the database of a pass; nothing is connected yet."""
+    """Return the database of a pass. It connects at the first transaction.
+
+    ``loop_deadline_s`` limits a transaction in a loop, in seconds; 0 in a single pass, where the
+    deadline of the process does.
+    """
     from ops_worker.adapters import postgres
 
     return postgres.Store(
@@ -130,13 +144,20 @@ def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Sto
 
 
 def observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
-    """Return the function that probes targets in ``budget_s`` seconds at most."""
+    """Return the function that probes targets within ``budget_s`` seconds.
+
+    On a terminal it shows its progress.
+    """
     from ops_worker.adapters import http
 
-    wanted, fits = settings.probe_concurrency, http.fitting(settings.probe_concurrency)
-    if fits < wanted and wanted != http.CONCURRENCY:  # the default adapts silently
-        what = f"PROBE_CONCURRENCY is {wanted}, but open files are limited to {fits} probes at once"
-        extra = {"action": "fewer probes at once", "what": what, "remedy": "raise ulimit -n"}
+    wanted = settings.probe_concurrency
+    fitting = http.fitting(wanted)
+    if fitting < wanted and wanted != http.CONCURRENCY:  # the default adapts without a warning
+        problem = (
+            f"PROBE_CONCURRENCY is {wanted}, "
+            f"but the limit of open files allows {fitting} probes at once"
+        )
+        extra = {"action": "fewer probes at once", "what": problem, "remedy": "raise ulimit -n"}
         _log.warning("fewer probes at once", extra=extra)
     probe = partial(
         http.confirm,
@@ -158,27 +179,29 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
     if not options.dry_run:
         _log_alerts(outcome)
     for warning in outcome.warnings:
-        _log.warning("the sample", extra={"action": "sample", "what": warning})
+        _log.warning("the pass has a warning", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
         extra = {
             "action": "not probed",
             "count": len(outcome.unprobed),
-            "first": " ".join(outcome.unprobed[:10]),
+            "first": " ".join(outcome.unprobed[:MAX_NAMES]),
             "because": ", ".join(outcome.unprobed_because),
             "remedy": remedy(outcome.unprobed_because),
         }
         _log.warning("not probed", extra=extra)
-    # Nobody may read any more, or a disk may be full: the database has what was done.
+    # The pipe may be closed or the disk full. The database has what the pass did.
     with contextlib.suppress(OSError):
         line = RENDERERS[options.output](outcome)
         sys.stdout.write(line + "\n")  # one write, so that the lines of two loops never mix
         sys.stdout.flush()
     judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
-    return UNHEALTHY if options.fail_on_unhealthy and judged and outcome.unhealthy else DONE
+    if options.fail_on_unhealthy and judged and outcome.unhealthy:
+        return UNHEALTHY
+    return DONE
 
 
-def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
-    """Return the settings with the shard of the command line, which wins over the environment."""
+def _with_shard(options: argparse.Namespace, settings: Settings) -> Settings:
+    """Return the settings with ``--shard``, which wins over the environment."""
     if options.shard is None:
         return settings
     index, count = options.shard
@@ -186,22 +209,22 @@ def _sharded(options: argparse.Namespace, settings: Settings) -> Settings:
 
 
 def _log_alerts(outcome: Outcome) -> None:
-    changed = {*outcome.opened, *outcome.closed}
-    for change in outcome.updates:
-        service = change.verdict.target.name
-        if service in changed:
-            changed.remove(service)
-            action = "alert opened" if change.opens else "alert closed"
-            extra = {"action": action, "service": service, "reason": change.verdict.reason}
-            _log.info(action, extra=extra)
-    for service in sorted(changed):  # the worker's own alert
-        action = "alert opened" if service in outcome.opened else "alert closed"
-        reason = f"the {_peers(outcome)} pass"
-        _log.warning(action, extra={"action": action, "service": service, "reason": reason})
+    """Log every alert that the pass opened or closed."""
+    reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
+    peer_passes = f"the {_peers(outcome)} pass"
+    for action, services in (("alert opened", outcome.opened), ("alert closed", outcome.closed)):
+        for service in services:
+            is_own = service not in reasons  # the worker's own alert, about its passes
+            extra = {
+                "action": action,
+                "service": service,
+                "reason": peer_passes if is_own else reasons[service],
+            }
+            _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
 
 
 def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
-    """Write an Event for each alert that was opened or closed."""
+    """Write a Kubernetes Event for each alert that the pass opened or closed."""
     from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
@@ -217,7 +240,7 @@ def _peers(outcome: Outcome) -> str:
 
 
 class _Progress:
-    """A line on a terminal that counts probes. A short round shows none."""
+    """A line on a terminal that counts probes. A short pass shows none."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -229,9 +252,11 @@ class _Progress:
 
     def __call__(self, done: int) -> None:
         """Show how many probes are done."""
-        if (now := time.monotonic()) >= self._due:
+        now = time.monotonic()
+        if now >= self._due:
             self._write(f"probed {done} of {self._total}")
-            self._due, self._shown = now + PROGRESS_EVERY_S, True
+            self._due = now + PROGRESS_EVERY_S
+            self._shown = True
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
@@ -239,25 +264,28 @@ class _Progress:
 
     @staticmethod
     def _write(line: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal went away
+        with contextlib.suppress(OSError):  # the terminal was closed
             sys.stderr.write(f"\r\033[K{line}")
             sys.stderr.flush()
 
 
 def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    numbers = re.fullmatch(r"[0-9]{1,4}/[0-9]{1,4}", text)
-    if numbers is None or not int(index) < int(count) <= MAX_SHARDS:
-        raise argparse.ArgumentTypeError(
-            f"{text} is no shard: 0/4 is the first of four, of at most {MAX_SHARDS}"
-        )
-    return int(index), int(count)
+    """Parse ``I/N``: the index of a shard, from 0, and the number of shards."""
+    numbers = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if numbers is not None:
+        index, count = int(numbers[1]), int(numbers[2])
+        if index < count <= MAX_SHARDS:
+            return index, count
+    raise argparse.ArgumentTypeError(
+        f"{text} is not a shard I/N: 0/4 is the first of four; N is at most {MAX_SHARDS}"
+    )
 
 
 def _seconds(text: str) -> float:
+    """Parse a number of seconds."""
     value = float(text)
     if not MIN_INTERVAL_S <= value <= MAX_INTERVAL_S:
         raise argparse.ArgumentTypeError(
-            f"{text} is no number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}"
+            f"{text} is not a number of seconds from {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}"
         )
     return value

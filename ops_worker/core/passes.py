@@ -1,7 +1,7 @@
 """The registry of passes: the only place that names them.
 
-Help, loops, the sidecar, locks, ``status``, ``explain``, the watch over the other passes and the
-rules for manifests follow it. Readers take ``PASSES`` when they need it, never at import.
+Help, loops, the sidecar, locks, ``status``, ``explain``, the alert about a stopped pass and the
+rules for manifests follow the registry. They read ``PASSES`` when they run, not at import.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
 class TransactionSpec(NamedTuple):
     """What a writing transaction needs.
 
-    Two transactions with the same ``lock`` (a number from 1 to 255) never run at the same time.
-    Without ``required_tables`` there is no transaction. ``creates`` is a table of the worker, which
-    is created if it is missing.
+    - ``lock``: two transactions with the same number (1 to 255) never run at the same time.
+    - ``required_tables``: the transaction fails if one of them is missing.
+    - ``creates``: a table of the worker, which is created if it is missing.
     """
 
     name: str
@@ -28,10 +28,11 @@ class TransactionSpec(NamedTuple):
 class PassSpec(NamedTuple):
     """A pass: everything that other modules need to know about it.
 
-    - ``run``: module and function, ``Context`` in and ``Outcome`` out; imported when it is run.
-    - ``marker``: the metric of the self-metrics by which the pass is found in ``system_metrics``.
-    - ``interval_setting``: the setting that holds its interval in the sidecar, in seconds.
-    - ``buffers``: whether a loop keeps its samples in memory while the database is away.
+    - ``run``: ``module:function``. The function takes a ``Context`` and returns an ``Outcome``. It
+      is imported when it runs.
+    - ``marker``: the self-metric by which readers find the pass in ``system_metrics``.
+    - ``interval_setting``: the setting with its interval in the sidecar, in seconds.
+    - ``buffers``: whether a loop keeps samples in memory while the database is away.
     """
 
     name: str
@@ -53,8 +54,8 @@ HEALTH = PassSpec(
         required_tables=("fleet_alert", "tenants"),
         creates="service_health",
     ),
-    # No other pass writes this metric. So nobody reads the many rows of the metrics pass to find
-    # that no health pass was recorded.
+    # Only the health pass writes this metric. So a reader who looks for it does not scan the many
+    # rows of the metrics pass.
     marker=MAINTENANCE,
     interval_setting="health_check_interval",
 )
@@ -76,7 +77,7 @@ PASSES = {spec.name: spec for spec in (HEALTH, METRICS)}
 
 
 def peers(name: str) -> tuple[str, ...]:
-    """Return the passes that the pass ``name`` watches: all others."""
+    """Return the names of all other passes: the pass ``name`` notices when one of them stops."""
     return tuple(other for other in PASSES if other != name)
 
 
@@ -86,5 +87,5 @@ def commands() -> tuple[str, ...]:
 
 
 def container_commands() -> tuple[str, ...]:
-    """Return the commands that containers of an installation run."""
+    """Return the commands that the containers of an installation run."""
     return (*commands(), "init-db")

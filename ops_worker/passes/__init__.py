@@ -1,6 +1,6 @@
-"""The passes. A pass is ``run(context) -> Outcome``: it decides the order of calls, nothing else.
+"""The passes. A pass is a function ``run(context) -> Outcome``; it only orders calls.
 
-``ops_worker.core.passes`` is the registry. A pass is imported when it is run.
+``ops_worker.core.passes`` is the registry. A pass is imported when it runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pass is given: everything it may use of the world."""
+"""The context of a pass: everything outside of it that a pass may use."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Context(NamedTuple):
     - ``clock``: the monotonic clock, in seconds.
     - ``dry_run``: whether the pass only shows what it would write.
     - ``backlog``: in a loop, where samples wait while the database is away.
-    - ``period_s``: seconds from one pass to the next: a loop's interval, else PASS_PERIOD.
-    - ``recording``: a pass enters ``recording()`` after the network is done and before it asks the
-      database. In a loop this raises StillRecordingError while an earlier pass is still in there,
-      so that the next probes start on time whatever the database does.
+    - ``period_s``: seconds from one pass to the next: the interval of a loop, else PASS_PERIOD.
+    - ``recording``: a pass uses the database inside ``with recording():``, after its probes. In a
+      loop this raises StillRecordingError while an earlier pass is still being recorded. So the
+      next probes begin on time whatever the database does.
     """
 
     settings: Settings
@@ -49,7 +49,7 @@ class Context(NamedTuple):
 
     @property
     def origin(self) -> dict[str, str]:
-        """What identifies this pass later: its job and pod, where it has them, and the version."""
+        """What identifies this pass later: version, and job and pod if it has them."""
         names = {
             "job": self.settings.job_name,
             "pod": self.settings.hostname,
@@ -63,7 +63,7 @@ class Context(NamedTuple):
         work: Callable[[Transaction], T],
         optional_tables: Sequence[str],
     ) -> T | None:
-        """Do the work in the transaction of a pass; return None if another one holds its lock.
+        """Run ``work`` in the transaction of a pass; return None if another process holds its lock.
 
         A dry run takes no lock and cannot write. Raises DatabaseError or SchemaError.
         """
@@ -76,28 +76,28 @@ class Context(NamedTuple):
     def require_live_holder(self, name: str) -> None:
         """Raise DatabaseError if the process that holds the lock of this pass seems to hang.
 
-        A pass that finds the lock held is skipped, because another process does its work. A
-        transaction that is older than three periods (at least 90 s) does no work any more, and all
-        later passes would be skipped.
+        A pass is skipped while another process holds its lock, because that process does the work.
+        A transaction that is older than three periods (at least 90 s) seems to hang, and every
+        later pass would be skipped without an error.
         """
         holder = self.store.lock_holder
         if holder is None or holder.held_s is None or holder.held_s <= stale_after_s(self.period_s):
             return
         waits = f", which waits for {holder.wait_event}" if holder.wait_event else ""
         raise DatabaseError(
-            f"the {name} pass was skipped for too long: database process {holder.pid} "
-            f"({holder.application}{waits}) has held its lock for {format_age(holder.held_s)}; "
-            "look at it in pg_stat_activity, and end it with "
+            f"the {name} pass is skipped: database process {holder.pid} "
+            f"({holder.application}{waits}) has held its lock for {format_age(holder.held_s)} "
+            "and seems to hang; find it in pg_stat_activity and end it with "
             f"SELECT pg_terminate_backend({holder.pid})"
         )
 
     def watch_peers(
         self, transaction: Transaction, spec: PassSpec, begun: float, *, may_open: bool
     ) -> Recorded:
-        """Open or close the worker's own alert, by the self-metrics of the other passes.
+        """Open the worker's own alert if another pass has stopped, or close it.
 
-        ``begun`` is the moment at which this pass began. Without self-metrics or system alerts
-        nothing is done.
+        ``begun`` is the moment at which this pass began (seconds, monotonic clock). Do nothing if
+        self-metrics or system alerts are off.
         """
         if not (self.settings.record_own_metrics and self.settings.system_alert_enabled):
             return pass_writes.NOTHING
@@ -118,7 +118,7 @@ class Context(NamedTuple):
         *,
         maintenance: bool | None = None,
     ) -> list[Sample]:
-        """Return the self-metrics of a pass that began at that moment; none if they are off."""
+        """Return the self-metrics of a pass that began at the moment ``begun``; none if off."""
         if not self.settings.record_own_metrics:
             return []
         tags = {"period_s": f"{self.period_s:g}"}
@@ -128,5 +128,5 @@ class Context(NamedTuple):
         return self_metrics(spec.name, verdicts, duration_s, tags, maintenance=maintenance)
 
     def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
-        """Return the latencies of the services that answered; none if self-metrics are off."""
+        """Return the latency of every service that answered; none if self-metrics are off."""
         return latency_samples(verdicts) if self.settings.record_own_metrics else []

@@ -1,4 +1,4 @@
-"""The metrics pass: the services' counters and the database's figures, appended as one sample."""
+"""The metrics pass: append the counters of the services and the database's figures as a sample."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LIVE_HOLDER_S = 15.0
-"""Seconds after which a transaction that holds the lock no longer counts as taking this sample."""
+"""Seconds after which the process that holds the lock is not expected to take this sample."""
 APART_RETRY_S = 60.0
-"""Seconds between two attempts to write a sample that the database refused."""
+"""Seconds between two attempts to write samples that the database refused."""
 CATCH_UP_S = 4.0
 """The least time, in seconds, for which a pass writes waiting samples after its own.
 
-Passes that come meanwhile let their samples wait. So a loop at 1 s catches up at the speed of the
-database, although it takes longer than a period. It is less than ``loop.STALLED_S``.
+During this time the samples of later passes wait. So a loop with an interval of 1 s catches up at
+the speed of the database. The value is below ``loop.STALLED_S``, after which a loop warns.
 """
 
 
 class Observed(NamedTuple):
-    """What a pass saw before it asks the database.
+    """What a pass knows before it uses the database.
 
-    ``begun`` and ``end`` are moments of the monotonic clock: when the pass began, and until when
-    figures may be read. ``figures`` is None in all shards but the first.
+    ``begun`` is the moment at which the pass began, ``end`` the moment until which it may read
+    figures (seconds, monotonic clock). ``figures`` is None in every shard but the first.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -69,8 +69,8 @@ class Written(NamedTuple):
 def run(context: Context) -> Outcome:
     """Observe, write, report. Every row has the time at which its pass began.
 
-    With a backlog, the sample waits there until the database has it. A pass that could write its
-    own sample then writes earlier ones, oldest first. Raises DatabaseError or SchemaError when the
+    In a loop, a sample that could not be written waits in the backlog. A pass that wrote its own
+    sample then writes the waiting ones, oldest first. Raises DatabaseError or SchemaError when the
     sample could not be recorded now.
     """
     begun = context.clock()
@@ -108,7 +108,7 @@ def run(context: Context) -> Outcome:
 
 
 def flush(context: Context, until: float) -> int:
-    """Write the samples that wait, without taking a new one; return how many were written.
+    """Write the waiting samples without taking a new one; return how many were written.
 
     No transaction begins after ``until`` (seconds, monotonic clock).
     """
@@ -139,9 +139,9 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
 
 
 def _record(context: Context, observed: Observed) -> Written | None:
-    """Write a sample, then earlier ones that wait; return None when skipped.
+    """Write a sample, then the waiting ones; return None if the pass was skipped.
 
-    When this fails, the sample waits in the backlog, without the database's figures.
+    If this fails, the sample waits in the backlog, without the database's figures.
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
     without_figures = _sample(observed.begun, _with_figures(context, observed, None))
@@ -173,7 +173,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
 def _with_figures(
     context: Context, observed: Observed, readings: list[Reading] | None
 ) -> list[Part]:
-    """Return the distinct samples of a pass; figures only in the first shard."""
+    """Return the samples of a pass without duplicates; figures only in the first shard."""
     parts = list(observed.parts)
     if observed.figures is not None:
         parts.append(figure_samples(readings, context.period_s))
@@ -185,18 +185,19 @@ def _sample(moment: float, parts: Sequence[Part]) -> Pending:
 
 
 def _with_self_metrics(context: Context, sample: Pending, observed: Observed) -> Pending:
-    """Add the self-metrics, also to a sample that waits: readers take the period from them."""
+    """Add the self-metrics. A sample that waits needs them, too: they hold the period."""
     metrics = context.self_metrics(METRICS, observed.verdicts, observed.begun)
     return sample._replace(samples=(*sample.samples, *metrics))
 
 
 def _let_wait(context: Context, sample: Pending) -> None:
-    """Put a sample into the backlog, where there is one."""
+    """Put a sample into the backlog, if there is one."""
     if context.backlog is None:
         return
     before = context.backlog.dropped
     context.backlog.add(sample)
-    if lost := context.backlog.dropped - before:
+    lost = context.backlog.dropped - before
+    if lost:
         _log.warning(
             "samples dropped: the backlog is full",
             extra={"action": "samples dropped", "count": lost},
@@ -206,8 +207,8 @@ def _let_wait(context: Context, sample: Pending) -> None:
 def _leave_to_holder(context: Context, sample: Pending) -> None:
     """Drop the sample of a skipped pass, because the process that holds the lock takes one.
 
-    If that process has held the lock for long, or if it may be a lost transaction of this one, the
-    sample waits instead.
+    The sample waits instead if that process has held the lock for long, or if the lock may belong
+    to a lost transaction of this process.
     """
     holder = context.store.lock_holder
     hangs = holder is not None and holder.held_s is not None and holder.held_s > LIVE_HOLDER_S
@@ -219,13 +220,14 @@ def _settle(context: Context, transaction: Transaction) -> None:
     """Find out whether an earlier transaction, whose COMMIT got no answer, was committed."""
     backlog = context.backlog
     if backlog is not None and backlog.in_doubt is not None:
-        backlog.settle(committed=transaction.was_committed(backlog.in_doubt[0]))
+        xid, _ = backlog.in_doubt
+        backlog.settle(committed=transaction.was_committed(xid))
 
 
 def _set_apart(
     context: Context, backlog: Backlog, entries: Sequence[Packed], error: OpsWorkerError
 ) -> None:
-    """Keep entries that the database refuses where they hold up no others."""
+    """Move entries that the database refuses out of the queue, so that others can be written."""
     backlog.set_apart(entries, context.clock() + APART_RETRY_S)
     _log.warning(
         "samples set apart: the database refuses them",
@@ -236,37 +238,51 @@ def _set_apart(
 def _write_waiting(context: Context, backlog: Backlog, until: float) -> int:
     """Write waiting samples in slices, oldest first, until the moment ``until``.
 
-    A slice has a transaction of its own. One that the database refuses, or that takes too long,
-    is halved; a sample that is refused alone is set apart. What fails for another reason waits
-    for the next pass. Return how many samples were written.
+    One sample that is set apart is tried first, if it is due. Once the database accepts it, all
+    that are set apart wait again. Return how many samples were written.
     """
     written = 0
-    refused_before = backlog.take_due_apart(context.clock())
-    while entries := refused_before or backlog.next_slice():
-        try:
-            done = context.store.write(METRICS.transaction, partial(_write_slice, context, entries))
-        except CommitUnknownError as error:
-            backlog.doubt(error.xid, entries)
+    retried = backlog.take_due_apart(context.clock())
+    entries = retried or backlog.next_slice()
+    while entries:
+        count = _write_entries(context, backlog, entries)
+        if count is None:
             break
-        except (SchemaError, StatementTimeoutError) as error:
-            if len(entries) > 1:
-                backlog.shrink_slice(len(entries))
-            else:
-                _set_apart(context, backlog, entries, error)
-        except DatabaseError:
-            break
-        else:
-            if done is None:
-                break
-            backlog.discard(entries)
-            backlog.grow_slice()
-            written += len(entries)
-            if refused_before:
-                backlog.readmit_apart()
-        refused_before = ()
+        written += count
+        if count and retried:
+            backlog.readmit_apart()
+        retried = ()
         if context.clock() > until:
             break
+        entries = backlog.next_slice()
     return written
+
+
+def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]) -> int | None:
+    """Write one slice in a transaction of its own; return how many samples were written.
+
+    The database may refuse a slice, or take too long. Then the next slice is half as long; a
+    sample that is refused alone is set apart. Return None if the rest has to wait for another
+    pass, because the database is away or another process holds the lock.
+    """
+    try:
+        done = context.store.write(METRICS.transaction, partial(_write_slice, context, entries))
+    except CommitUnknownError as error:
+        backlog.doubt(error.xid, entries)
+        return None
+    except (SchemaError, StatementTimeoutError) as error:
+        if len(entries) > 1:
+            backlog.shrink_slice(len(entries))
+        else:
+            _set_apart(context, backlog, entries, error)
+        return 0
+    except DatabaseError:
+        return None
+    if done is None:
+        return None
+    backlog.discard(entries)
+    backlog.grow_slice()
+    return len(entries)
 
 
 def _write_slice(context: Context, entries: Sequence[Packed], transaction: Transaction) -> bool:

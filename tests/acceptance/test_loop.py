@@ -1,6 +1,7 @@
 """Loop mode as a process: cadence, isolation, an absent database, a stopped process, signals.
 
-The times here are short, for CI; OPS_TEST_FULL=1 makes them those that were promised: a minute, 60 s, 20 s, 200 times.
+``tests/test_loop.py`` has the cases, in virtual time; here is one real process for every family of them.
+The times are short, for CI; OPS_TEST_FULL=1 makes them those that were promised: a minute, 60 s, 20 s, 200 times.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.acceptance
 FULL = bool(os.environ.get("OPS_TEST_FULL"))
 CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 40)
 TAKEN = "SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'"
+# Samples that waited: the database could not be asked for its figures.
+NOT_ASKED = "SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
 # Samples a second, for every second between the first and the last.
 SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy'), s AS (SELECT round(extract(epoch FROM time))::bigint AS slot FROM t)
            SELECT g.slot, (SELECT count(*) FROM s WHERE s.slot = g.slot) AS samples
@@ -84,22 +87,22 @@ def get(port: str, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def metric(port: str, name: str) -> float:
+    """Return a metric of the sidecar, such as ``buffered_samples{loop="metrics"}``; 0 while there is none."""
+    if not asked(port, "metrics"):
+        return 0.0
+    found = re.search(
+        rf"^ops_worker_{re.escape(name)} (\S+)$", get(port, "metrics")[1], re.MULTILINE
+    )
+    return float(found[1]) if found else 0.0
+
+
 def asked(port: str, path: str) -> int:
     """Ask the sidecar for a status; 0 while it does not listen yet."""
     try:
         return get(port, path)[0]
     except OSError:
         return 0
-
-
-def crashed(port: str) -> int:
-    """Give how many passes of the health loop the sidecar says that crashed."""
-    found = (
-        re.search(r'passes_total\{loop="health",result="crashed"\} (\d+)', get(port, "metrics")[1])
-        if asked(port, "metrics")
-        else None
-    )
-    return int(found[1]) if found else 0
 
 
 def skipped(err: str) -> int:
@@ -142,7 +145,7 @@ def test_for(worker: Worker, database: Database) -> None:
 
 
 def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """The pass names the exit code, as a single one does; of several the worst (``test_loop_clock``)."""
+    """The pass names the exit code, as a single one does; of several the worst (``tests/test_loop.py``)."""
     stubs["ingest"].mode = "down"
     assert worker("health", "--every", "3600", "--for", "1", "--fail-on-unhealthy").returncode == 4
     assert (
@@ -164,8 +167,8 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("health", "--for", "5"), "--for wants --every"),
-        (("health", "--every", "0"), "no number of seconds"),
+        (("health", "--for", "5"), "--for needs --every"),
+        (("health", "--every", "0"), "is not a number of seconds"),
         (("health", "--every", "soon"), "invalid"),
         (("sidecar", "metric"), "no pass metric"),
     ],
@@ -189,7 +192,7 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
     with broken(worker, "health.run = lambda context: 1 / 0", "sidecar", **env) as process:
         until(
             lambda: (
-                crashed(port) >= CRASH_S // 5
+                metric(port, 'passes_total{loop="health",result="crashed"}') >= CRASH_S // 5
                 and database.value(TAKEN) >= CRASH_S - 3
                 and asked(port, "health") == 503
             )
@@ -253,18 +256,17 @@ def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
 def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
     """Nothing is lost while the database is away: every second of it has its sample afterwards, none has two."""
     server, database = own
-    with worker.start("metrics", "--every", "1") as process:
-        time.sleep(3)
+    port = free_port()
+    env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port}
+    with worker.start("sidecar", "metrics", **env) as process:
+        until(lambda: database.value(TAKEN) >= 3)
         server.stop()
-        time.sleep(AWAY_S)
+        until(lambda: metric(port, 'passes_total{loop="metrics",result="failed"}') >= AWAY_S)
         server.start()
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            time.sleep(1)
-            slots = database.rows(SLOTS)
-            if len(slots) > AWAY_S and {row["samples"] for row in slots} == {1}:
-                break
-        time.sleep(2)
+        until(lambda: len(database.rows(SLOTS)) > AWAY_S)
+        until(lambda: {row["samples"] for row in database.rows(SLOTS)} == {1})
+        before = database.value(TAKEN)
+        until(lambda: database.value(TAKEN) >= before + 2)  # and none of the earlier ones twice
         _, err = ended(process)
     slots = database.rows(SLOTS)
     assert len(slots) >= AWAY_S + 3
@@ -283,21 +285,20 @@ def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
 
 
 def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """On overflow the oldest samples go, counted and logged; what waits is written when the loop is told to stop."""
+    """On overflow the oldest samples go, counted and logged; the others are written when the database is back."""
     server, database = own
-    with worker.start("metrics", "--every", "0.5", METRICS_BUFFER_SAMPLES="3") as process:
-        time.sleep(2.2)
+    port = free_port()
+    env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port, "METRICS_BUFFER_SAMPLES": "3"}
+    with worker.start("sidecar", "metrics", **env) as process:
+        until(lambda: database.value(TAKEN) >= 2)
         server.stop()
         before = time.time()
-        time.sleep(5)
+        until(lambda: metric(port, 'samples_dropped_total{loop="metrics"}') >= 3)
         server.start()
-        # at once: the connection's pause may not be over yet, and then the last flush is what writes them
-        time.sleep(12)
+        until(lambda: len(database.rows(NOT_ASKED)) >= 3)
         _, err = ended(process)
     assert sum(int(str(line["count"])) for line in logged(err, "samples dropped")) >= 3
-    away = database.rows(
-        "SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
-    )
+    away = database.rows(NOT_ASKED)
     assert len(away) == 3
     assert all(row["time"].timestamp() > before for row in away)
 
@@ -306,11 +307,16 @@ def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
     """A looped dry run writes nothing, also not later what it could not show."""
     server, database = own
     with worker.start("metrics", "--every", "0.5", "--dry-run") as process:
-        time.sleep(2)
+        assert process.stdout is not None and process.stderr is not None
+        assert "dry run" in process.stdout.readline()
         server.stop()
-        time.sleep(1.5)
+        while "pass failed" not in process.stderr.readline():
+            assert process.poll() is None
         server.start()
-        time.sleep(3)
+        shown = 0
+        while shown < 6:  # some were printed before; at least one is of a pass on the new server
+            shown += "dry run" in process.stdout.readline()
+            assert process.poll() is None
         ended(process)
     assert database.samples() == {}
 

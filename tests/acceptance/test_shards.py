@@ -38,10 +38,10 @@ def test_at_once(worker: Worker, database: Database) -> None:
 
 @pytest.mark.parametrize("shard", ["2/2", "-1/2", "1", "a/b", "0/0", "0/1001"])
 def test_no_such_shard(worker: Worker, shard: str) -> None:
-    """What is no shard is exit code 2, and a line that says what is."""
+    """A value that is not a shard ends with exit code 2, and the message explains the format."""
     done = worker("health", f"--shard={shard}")
     assert done.returncode == 2
-    assert f"{shard} is no shard: 0/4 is the first of four, of at most 1000" in done.stderr
+    assert f"{shard} is not a shard I/N: 0/4 is the first of four; N is at most 1000" in done.stderr
 
 
 def test_no_such_index(worker: Worker) -> None:

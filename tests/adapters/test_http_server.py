@@ -44,14 +44,14 @@ def test_health_and_ready() -> None:
     clock = Clock()
     telemetry = Telemetry({"health": 60.0, "metrics": 4.0}, 10.0, clock)
     assert (telemetry.health()[0], telemetry.ready()[0]) == (200, 503)
-    telemetry.tell(Tick("health", 0.1, outcome=HEALTH))
+    telemetry.record(Tick("health", 0.1, outcome=HEALTH))
     assert telemetry.ready() == (503, {"ready": False, "waiting_for": ["metrics"]})
-    telemetry.tell(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.SKIPPED)))
+    telemetry.record(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.SKIPPED)))
     assert telemetry.ready()[0] == 200
     clock.now = 15.0
-    telemetry.tell(Tick("metrics", 0.1, error=DatabaseError("away")))
+    telemetry.record(Tick("metrics", 0.1, error=DatabaseError("away")))
     clock.now = 30.0
-    telemetry.tell(Tick("metrics", 0.1, error=RuntimeError("boom")))
+    telemetry.record(Tick("metrics", 0.1, error=RuntimeError("boom")))
     assert telemetry.health()[0] == 200, "15 s without a completed tick are within 1.5 x 4 + 10"
     clock.now = 31.5
     status, body = telemetry.health()
@@ -62,7 +62,7 @@ def test_health_and_ready() -> None:
         "error": "a bug in ops-worker: RuntimeError; the log has the traceback",
     }
     assert body["loops"]["health"]["ok"]
-    telemetry.tell(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)))
+    telemetry.record(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)))
     assert telemetry.health()[0] == 200
 
 
@@ -70,8 +70,8 @@ def test_metrics() -> None:
     """/metrics is Prometheus text with everything that a loop tells."""
     telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)
     server = telemetry.serve("127.0.0.1", 0)
-    telemetry.tell(Tick("health", 0.3, outcome=HEALTH))
-    telemetry.tell(
+    telemetry.record(Tick("health", 0.3, outcome=HEALTH))
+    telemetry.record(
         Tick(
             "metrics",
             0.2,
@@ -82,7 +82,7 @@ def test_metrics() -> None:
             set_apart=4,
         )
     )
-    telemetry.tell(Tick("metrics", 0.2, error=RuntimeError("boom")))
+    telemetry.record(Tick("metrics", 0.2, error=RuntimeError("boom")))
     base = f"http://127.0.0.1:{server.server_address[1]}"
     status, text = get(f"{base}/metrics")
     found = {

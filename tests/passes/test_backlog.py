@@ -305,7 +305,7 @@ def test_skipped_for_too_long(
         with holding(database, PASSES[name].transaction.lock):
             holder = database.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
             with pytest.raises(
-                DatabaseError, match=rf"{name} pass was skipped.*terminate.*\({holder}\)"
+                DatabaseError, match=rf"{name} pass is skipped.*terminate.*\({holder}\)"
             ):
                 function_of(name)(context)
     assert len(backlog) == (1 if name == "metrics" else 0), "the sample waits"

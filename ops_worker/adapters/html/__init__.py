@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ops_worker import __version__
+from ops_worker.core.passes import HEALTH
 from ops_worker.errors import SettingsError
 from ops_worker.history.report import MAX_TIMELINES
 from ops_worker.text import format_duration, format_si
@@ -58,6 +59,7 @@ def render(page: Page) -> str:
         charts=charts,
         bucket_s=(page.ended - page.begun).total_seconds() / page.buckets,
         version=__version__,
+        health_pass=HEALTH.name,
     )
 
 

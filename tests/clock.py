@@ -1,0 +1,107 @@
+"""Virtual time for threads: it passes only while every thread waits."""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+from ops_worker.loop import Clock
+
+POLL_S = 0.0002
+"""Real seconds between two looks at what a thread waits for."""
+PATIENCE_POLLS = 150_000
+"""Looks after which a thread that neither waits nor ends fails the test: at least 30 s."""
+
+
+class VirtualTime:
+    """A monotonic and a wall clock that jump to the next timeout when all threads wait.
+
+    The threads are the one that creates this object, and all that start later. They must wait by
+    ``wait`` only. So the result does not depend on how fast or busy the machine is. Use it as a
+    context manager, which at its end also ends the threads that still wait.
+    """
+
+    def __init__(self, now: float = 1000.25, wall_offset: float = 1_700_000_000.0) -> None:
+        self.now = now
+        self.stalls: dict[float, float] = {}
+        """When the process stops, and for how many seconds."""
+        self.interrupts: dict[str, BaseException] = {}
+        """What the next wait of a thread that has a timeout raises, by the name of the thread."""
+        self.clock = Clock(self.monotonic, self.wall, self.wait)
+        self._wall_offset = wall_offset
+        self._lock = threading.Lock()
+        self._others = {*threading.enumerate()} - {threading.current_thread()}
+        self._waiting: dict[threading.Thread, tuple[threading.Event, float]] = {}
+        self._closed = False
+        self._deadlock = False
+
+    def monotonic(self) -> float:
+        """Return the seconds of the monotonic clock."""
+        return self.now
+
+    def wall(self) -> float:
+        """Return the seconds since the epoch."""
+        return self._wall_offset + self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds."""
+        self.wait(threading.Event(), seconds)
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        """Wait until the event is set or the time is over; return whether the event is set."""
+        thread = threading.current_thread()
+        if timeout is not None and thread.name in self.interrupts:
+            raise self.interrupts.pop(thread.name)
+        deadline = float("inf") if timeout is None else self.now + timeout
+        with self._lock:
+            self._waiting[thread] = (event, deadline)
+        try:
+            for _ in range(PATIENCE_POLLS):
+                if event.is_set() or self.now >= deadline:
+                    return event.is_set()
+                if self._closed:
+                    raise SystemExit
+                assert not self._deadlock, "every thread waits, and nothing can end a wait"
+                self._advance()
+                event.wait(POLL_S)
+            raise AssertionError(f"a thread neither waits nor ends: {self._busy()}")
+        finally:
+            with self._lock:
+                del self._waiting[thread]
+
+    def __enter__(self) -> Self:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._report
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        for thread in {*threading.enumerate()} - self._others - {threading.current_thread()}:
+            thread.join(30)
+        threading.excepthook = self._excepthook
+
+    def _report(self, error: threading.ExceptHookArgs) -> None:
+        if error.exc_type is not SystemExit:  # pytest reports it; the default of Python does not
+            self._excepthook(error)
+
+    def _busy(self) -> list[threading.Thread]:
+        """Return the threads that are alive and do not wait, or whose wait is over."""
+        busy = []
+        for thread in {*threading.enumerate()} - self._others:
+            event, deadline = self._waiting.get(thread, (None, 0.0))
+            if event is None or event.is_set() or deadline <= self.now:
+                busy.append(thread)
+        return busy
+
+    def _advance(self) -> None:
+        """If every thread waits, let the time pass until the first timeout."""
+        with self._lock:
+            if self._busy():
+                return
+            then = min(deadline for _, deadline in self._waiting.values())
+            if then == float("inf"):
+                self._deadlock = True
+                return
+            self.now = then
+            for moment in [moment for moment in self.stalls if moment <= then]:
+                self.now += self.stalls.pop(moment)

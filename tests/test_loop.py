@@ -1,0 +1,542 @@
+"""Loops in virtual time: cadence, isolation, signals. No test here sleeps.
+
+``tests/acceptance/test_loop.py`` has a real process for every family of claims.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker import loop as loops
+from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
+from ops_worker.core.model import Outcome, Result, Sample
+from ops_worker.errors import (
+    DatabaseError,
+    OpsWorkerError,
+    SchemaError,
+    SettingsError,
+    StillRecordingError,
+)
+from ops_worker.loop import Loop
+from ops_worker.passes import Context
+from tests.clock import VirtualTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ops_worker.core.model import Tick
+
+pytestmark = pytest.mark.unit
+
+START = 1000.25
+FIRST_SLOT = 1001.125
+"""The monotonic clock where the second slot of 1 s begins: slots begin with seconds of the wall clock."""
+TOOK_S = 0.3
+GRACE_S = 25.0
+
+
+class Simulation:
+    """Loops in virtual time. It keeps when every pass began, and every tick."""
+
+    def __init__(self) -> None:
+        self.time = VirtualTime(START, wall_offset=1_700_000_000.0 - 0.125)
+        self.stop = threading.Event()
+        self.begun: dict[str, list[float]] = {}
+        self.ticks: dict[str, list[Tick]] = {}
+        self.closed: list[float] = []
+        """What ``close`` received, and when."""
+        self.signal_at = math.inf
+        self.close: Callable[[float], None] = self.closed.append
+
+    def loop(
+        self,
+        name: str = "metrics",
+        *,
+        interval_s: float = 1.0,
+        seconds: float = math.inf,
+        work: Callable[[Context], Outcome] | None = None,
+        report: Callable[[Tick], int] | None = None,
+        backlog: Backlog | None = None,
+    ) -> Loop:
+        """Return a loop. By default its passes take 0.3 s and are recorded."""
+        begun = self.begun.setdefault(name, [])
+        ticks = self.ticks.setdefault(name, [])
+        work_of_pass = work or self.taking({})
+
+        def begin(context: Context) -> Outcome:
+            begun.append(self.time.now)
+            return work_of_pass(context)
+
+        def keep(tick: Tick) -> int:
+            ticks.append(tick)
+            loops.log_tick(tick)
+            return tick.exit_code if report is None else report(tick)
+
+        return Loop(
+            name,
+            interval_s,
+            begin,
+            context(self.time, backlog),
+            report=keep,
+            stop=self.stop,
+            until=self.time.now + seconds,
+            clock=self.time.clock,
+        )
+
+    def taking(self, seconds: Mapping[int, float]) -> Callable[[Context], Outcome]:
+        """Return a pass that takes 0.3 s, or so many seconds in the ticks of these numbers."""
+        numbers = iter(range(1_000_000))
+
+        def work(_: Context) -> Outcome:
+            self.time.sleep(seconds.get(next(numbers), TOOK_S))
+            return Outcome("metrics", Result.RECORDED)
+
+        return work
+
+    def run(self, *to_run: Loop) -> int:
+        """Run the loops as a process does; return the exit code."""
+        return loops.run(
+            to_run,
+            self.stop,
+            grace_s=GRACE_S,
+            close=self.close,
+            clock=self.time.clock,
+            await_signal=self._await_signal,
+        )
+
+    def _await_signal(self) -> None:
+        self.time.sleep(self.signal_at - self.time.now)
+        self.signal_at = math.inf
+
+    def skipped(self, name: str = "metrics") -> list[int]:
+        """Return how many slots were skipped before every tick."""
+        return [tick.skipped for tick in self.ticks[name]]
+
+
+@pytest.fixture
+def simulation() -> Iterator[Simulation]:
+    """A process with its own time. Threads that still wait at the end of the test are ended."""
+    simulation = Simulation()
+    with simulation.time:
+        yield simulation
+
+
+def context(time: VirtualTime, backlog: Backlog | None = None) -> Context:
+    """Return a context with a clock and without a database."""
+    unused: Any = None
+    return Context(unused, unused, unused, time.monotonic, backlog=backlog)
+
+
+def every(seconds: float, count: int, start: float = FIRST_SLOT) -> list[float]:
+    """Return so many moments."""
+    return [start + seconds * number for number in range(count)]
+
+
+def actions(caplog: pytest.LogCaptureFixture, action: str) -> list[logging.LogRecord]:
+    """Return the log records with an action."""
+    return [record for record in caplog.records if vars(record).get("action") == action]
+
+
+def fail(error: Exception) -> Callable[[Context], Outcome]:
+    """Return a pass that raises."""
+
+    def work(_: Context) -> Outcome:
+        raise error
+
+    return work
+
+
+class TestCadence:
+    """When a tick begins, and which slots are skipped."""
+
+    def test_on_time(self, simulation: Simulation) -> None:
+        """The first tick begins at once, the others with every second of the wall clock."""
+        simulation.loop(seconds=100).run()
+        assert simulation.begun["metrics"] == [START, *every(1, 100)]
+        assert [tick.late_s for tick in simulation.ticks["metrics"]] == [0.125] + [0.0] * 100
+        assert set(simulation.skipped()) == {0}
+
+    def test_duration(self, simulation: Simulation) -> None:
+        """A tick and its outcome have the duration of the pass."""
+        simulation.loop(seconds=1, work=simulation.taking({0: 0.5})).run()
+        tick = simulation.ticks["metrics"][0]
+        assert tick.outcome is not None
+        assert (tick.duration_s, tick.outcome.duration_s) == (0.5, 0.5)
+
+    def test_long_pass(self, simulation: Simulation) -> None:
+        """A pass of 2.5 s skips the two slots that began meanwhile. They are not made up for."""
+        simulation.loop(seconds=10, work=simulation.taking({3: 2.5})).run()
+        assert simulation.begun["metrics"] == [START, *every(1, 3), *every(1, 5, FIRST_SLOT + 5)]
+        assert simulation.skipped() == [0, 0, 0, 0, 2, 0, 0, 0, 0]
+        assert {tick.late_s for tick in simulation.ticks["metrics"][1:]} == {0.0}
+
+    @pytest.mark.parametrize("stopped_s", [7.5, 20.5, 3600.5])
+    def test_stopped_process(self, simulation: Simulation, stopped_s: float) -> None:
+        """A process that was stopped goes on with one tick, on time, and counts the skipped slots."""
+        simulation.time.stalls[1003.0] = stopped_s
+        simulation.loop(seconds=stopped_s + 6.5).run()
+        resumed = FIRST_SLOT + 2 + math.ceil(stopped_s)
+        expected = [START, *every(1, 2), *every(1, 4, resumed)]
+        assert simulation.begun["metrics"] == expected
+        assert simulation.skipped() == [0, 0, 0, math.ceil(stopped_s), 0, 0, 0]
+        assert {tick.late_s for tick in simulation.ticks["metrics"][1:]} == {0.0}
+
+    def test_stopped_for_a_part_of_a_slot(self, simulation: Simulation) -> None:
+        """A short stop makes a tick late, and skips no slot."""
+        simulation.time.stalls[1003.0] = 0.25
+        simulation.loop(seconds=5).run()
+        assert simulation.skipped() == [0] * 6
+        assert [tick.late_s for tick in simulation.ticks["metrics"]] == [0.125, 0, 0, 0.25, 0, 0]
+
+    def test_skipped_slots_are_logged(
+        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A tick logs the slots that were skipped before it."""
+        simulation.loop(seconds=6, work=simulation.taking({1: 2.5})).run()
+        skips = [(vars(record)["loop"], vars(record)["count"]) for record in
+                 actions(caplog, "ticks skipped")]  # fmt: skip
+        assert skips == [("metrics", 2)]
+
+    def test_stop_before_the_first_tick(self, simulation: Simulation) -> None:
+        """A loop that is stopped before its start runs nothing."""
+        simulation.stop.set()
+        simulation.loop().run()
+        assert simulation.begun["metrics"] == []
+
+
+class TestRecording:
+    """The probes begin on time, whatever the database does."""
+
+    def test_database_hangs(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
+        """While one pass is recorded, every second has its probes, and the later passes wait."""
+        mended = threading.Event()
+        results: list[str] = []
+
+        def work(context: Context) -> Outcome:
+            first = len(simulation.begun["metrics"]) == 1
+            try:
+                with context.recording():
+                    if first:
+                        simulation.time.wait(mended)
+            except StillRecordingError:
+                return Outcome("metrics", Result.WAITING)
+            return Outcome("metrics", Result.RECORDED)
+
+        def report(tick: Tick) -> int:
+            results.append(tick.result)
+            if results == ["waiting"] * 10:
+                mended.set()
+            return 0
+
+        simulation.loop(seconds=10, work=work, report=report).run()
+        assert simulation.begun["metrics"] == [START, *every(1, 10)]
+        assert results == ["waiting"] * 10 + ["recorded"]
+        waited = [vars(record)["seconds"] for record in actions(caplog, "still recording")]
+        assert waited == [5.9, 6.9, 7.9, 8.9, 9.9], "after STALLED_S, at every tick"
+
+    def test_one_at_a_time(self, simulation: Simulation) -> None:
+        """Passes that take 2.5 s to record are recorded one after the other, and none is lost."""
+        recording: list[int] = []
+
+        def work(context: Context) -> Outcome:
+            try:
+                with context.recording():
+                    recording.append(1)
+                    assert sum(recording) == 1
+                    simulation.time.sleep(2.5)
+                    recording.append(-1)
+            except StillRecordingError:
+                return Outcome("metrics", Result.WAITING)
+            return Outcome("metrics", Result.RECORDED)
+
+        simulation.loop(seconds=9, work=work).run()
+        assert simulation.begun["metrics"] == [START, *every(1, 9)]
+        results = [tick.result for tick in simulation.ticks["metrics"]]
+        assert (results.count("recorded"), results.count("waiting")) == (4, 6)
+
+    def test_lock_is_released_by_an_error(self, simulation: Simulation) -> None:
+        """A pass that raises while it is recorded does not keep the next one from it."""
+
+        def work(context: Context) -> Outcome:
+            with context.recording():
+                raise DatabaseError
+
+        simulation.loop(seconds=3, work=work).run()
+        assert [tick.result for tick in simulation.ticks["metrics"]] == ["failed"] * 4
+
+
+class TestTick:
+    """What a tick says."""
+
+    @pytest.mark.parametrize(
+        ("error", "code", "action", "level"),
+        [
+            (DatabaseError("away"), 1, "pass failed", logging.WARNING),
+            (SchemaError("no table"), 3, "pass failed", logging.WARNING),
+            (SettingsError(["no"]), 2, "pass failed", logging.WARNING),
+            (ZeroDivisionError("secret"), 1, "pass crashed", logging.ERROR),
+        ],
+    )
+    def test_error(
+        self,
+        simulation: Simulation,
+        caplog: pytest.LogCaptureFixture,
+        error: Exception,
+        code: int,
+        action: str,
+        level: int,
+    ) -> None:
+        """An error costs its own tick. It is logged; only a bug has a traceback."""
+        caplog.set_level(logging.INFO)
+        loop = simulation.loop(seconds=2, work=fail(error))
+        loop.run()
+        assert loop.exit_code == code
+        assert len(simulation.ticks["metrics"]) == 3
+        records = actions(caplog, action)
+        assert [record.levelno for record in records] == [level] * 3
+        is_bug = not isinstance(error, OpsWorkerError)
+        assert {bool(record.exc_info) for record in records} == {is_bug}
+        if not is_bug:
+            assert {vars(record)["exit_code"] for record in records} == {code}
+
+    def test_traceback_at_debug(
+        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """LOG_LEVEL=DEBUG shows the traceback of an expected error, too."""
+        caplog.set_level(logging.DEBUG, "ops_worker")
+        simulation.loop(seconds=0, work=fail(DatabaseError("away"))).run()
+        assert actions(caplog, "pass failed")[0].exc_info
+
+    def test_dropped(self, simulation: Simulation) -> None:
+        """Every lost sample is counted in one tick only; a tick also counts those that wait."""
+        backlog = Backlog(2, MEBIBYTE)
+
+        def work(_: Context) -> Outcome:
+            sample = Sample("ingest", "jobs", 1.0)
+            backlog.add(Pending(simulation.time.now, (sample,)))
+            raise DatabaseError("away")
+
+        simulation.loop(seconds=4, work=work, backlog=backlog).run()
+        ticks = simulation.ticks["metrics"]
+        assert [tick.buffered for tick in ticks] == [1, 2, 2, 2, 2]
+        assert [tick.dropped for tick in ticks] == [0, 0, 1, 1, 1]
+        assert {tick.set_apart for tick in ticks} == {0}
+
+    def test_set_apart(self, simulation: Simulation) -> None:
+        """A tick counts the samples that the database refuses."""
+        backlog = Backlog(2, MEBIBYTE)
+        backlog.add(Pending(1.0, (Sample("ingest", "jobs", 1.0),)))
+        backlog.set_apart(backlog.next_slice(), math.inf)
+        simulation.loop(seconds=0, backlog=backlog).run()
+        assert [tick.set_apart for tick in simulation.ticks["metrics"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [([0, 0], 0), ([0, 4, 0], 4), ([4, 1, 0], 1), ([1, 3, 1, 4], 3), ([3, 2, 0], 2)],
+)
+def test_worst_code(simulation: Simulation, codes: list[int], worst: int) -> None:
+    """The exit code is that of the worst pass; an unhealthy service is better than a failed pass."""
+    rest = iter(codes)
+    seconds = len(codes) - 1
+    loop = simulation.loop(seconds=seconds, report=lambda _: next(rest))
+    assert simulation.run(loop) == loop.exit_code == worst
+    assert [*rest] == []
+
+
+class TestProcess:
+    """Several loops in one process, until a signal or their end."""
+
+    def test_for(self, simulation: Simulation) -> None:
+        """Loops end by themselves at ``until``; the exit code is the worst, and ``close`` is called."""
+        health = simulation.loop("health", interval_s=5, seconds=60, report=lambda _: 4)
+        metrics = simulation.loop("metrics", seconds=60)
+        assert simulation.run(health, metrics) == 4
+        assert health.finished and metrics.finished
+        assert simulation.begun["metrics"] == [START, *every(1, 60)]
+        assert simulation.begun["health"] == [START, *every(5, 12, 1005.125)]
+        assert len(simulation.closed) == 1
+        assert (
+            simulation.closed[0] - GRACE_S - simulation.begun["metrics"][-1] <= 1 + loops.REVIVE_S
+        )
+
+    def test_crash_isolation(
+        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A pass that raises at every tick never touches the other loop: not one tick is late."""
+        health = simulation.loop("health", interval_s=5, seconds=60, work=lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
+        metrics = simulation.loop("metrics", seconds=60)
+        assert simulation.run(health, metrics) == 1
+        assert simulation.begun["metrics"] == [START, *every(1, 60)]
+        assert {tick.late_s for tick in simulation.ticks["metrics"][1:]} == {0.0}
+        assert {tick.result for tick in simulation.ticks["metrics"]} == {"recorded"}
+        assert [tick.result for tick in simulation.ticks["health"]] == ["crashed"] * 13
+        assert len(actions(caplog, "pass crashed")) == 13
+        assert not actions(caplog, "loop revived")
+
+    def test_hang_isolation(self, simulation: Simulation) -> None:
+        """A pass that waits for ever, for a service or a table, never delays the other loop."""
+        forever = threading.Event()
+
+        def hang(_: Context) -> Outcome:
+            simulation.time.wait(forever)
+            raise AssertionError
+
+        simulation.signal_at = START + 60
+        health = simulation.loop("health", interval_s=5, work=hang)
+        metrics = simulation.loop("metrics")
+        assert simulation.run(health, metrics) == 0
+        assert simulation.begun["health"] == [START]
+        assert simulation.begun["metrics"] == [START, *every(1, 60)]
+        assert (health.finished, metrics.finished) == (False, True)
+
+    def test_tick_thread_dies(
+        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A tick whose thread dies costs itself only: the next one is on time."""
+
+        def report(_: Tick) -> int:
+            if len(simulation.ticks["metrics"]) == 3:
+                raise SystemExit
+            return 0
+
+        assert simulation.run(simulation.loop(seconds=5, report=report)) == 0
+        assert simulation.begun["metrics"] == [START, *every(1, 5)]
+        (record,) = actions(caplog, "loop revived")
+        assert record.exc_info and record.exc_info[0] is SystemExit
+
+    def test_loop_thread_dies(
+        self, simulation: Simulation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A loop whose own thread dies is started again: no slot runs twice, the others go on."""
+
+        def kill(_: Context) -> Outcome:
+            if len(simulation.begun["metrics"]) == 3:
+                simulation.time.interrupts["metrics"] = SystemExit()
+            return Outcome("metrics", Result.RECORDED)
+
+        metrics = simulation.loop("metrics", seconds=8, work=kill)
+        health = simulation.loop("health", seconds=8)
+        assert simulation.run(metrics, health) == 0
+        assert metrics.finished and health.finished
+        assert simulation.begun["health"] == [START, *every(1, 8)]
+        # It died in the wait for its fourth slot, which is taken; the fifth one is on time.
+        assert simulation.begun["metrics"] == [START, *every(1, 2), *every(1, 5, FIRST_SLOT + 3)]
+        assert len(actions(caplog, "loop revived")) == 1
+
+    def test_no_thread_for_a_tick(
+        self,
+        simulation: Simulation,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Where the system starts no thread, the tick is lost; the loop goes on and ends."""
+        start = threading.Thread.start
+        refused: list[str] = []
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "metrics pass" and len(refused) < 1:
+                refused.append(thread.name)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        def ignore(error: threading.ExceptHookArgs) -> None:
+            assert error.exc_type is RuntimeError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            patch.setattr(threading, "excepthook", ignore)
+            assert simulation.run(simulation.loop(seconds=4)) == 0
+        assert simulation.begun["metrics"] == every(1, 4)
+        assert len(actions(caplog, "loop revived")) == 1
+
+
+class TestSignals:
+    """SIGTERM and SIGINT: what is running may end, and nothing begins."""
+
+    def test_between_ticks(self, simulation: Simulation) -> None:
+        """A signal between two ticks, a day before the next one, ends the process at once with 0."""
+        simulation.signal_at = START + 10
+        both = [simulation.loop(name, interval_s=86_400, report=lambda _: 1) for name in ("a", "b")]
+        assert simulation.run(*both) == 0, "the signal ended it, not its worst pass"
+        assert simulation.time.now == START + 10
+        assert simulation.closed == [START + 10 + GRACE_S]
+
+    def test_during_a_pass(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
+        """A running pass is finished within the grace; no tick begins after the signal."""
+        simulation.signal_at = START + 2
+        loop = simulation.loop(work=simulation.taking({0: 8.0}))
+        assert simulation.run(loop) == 0
+        assert loop.finished
+        assert simulation.begun["metrics"] == [START]
+        assert [tick.result for tick in simulation.ticks["metrics"]] == ["recorded"]
+        assert simulation.time.now == START + 8
+        assert not actions(caplog, "pass given up")
+
+    def test_pass_that_is_being_recorded(self, simulation: Simulation) -> None:
+        """The grace is also for a pass that is still being recorded, whose probes are done."""
+
+        def work(context: Context) -> Outcome:
+            with context.recording():
+                simulation.time.sleep(8)
+            return Outcome("metrics", Result.RECORDED)
+
+        simulation.signal_at = START + 0.5
+        assert simulation.run(simulation.loop(work=work)) == 0
+        assert [tick.result for tick in simulation.ticks["metrics"]] == ["recorded"]
+        assert simulation.time.now == START + 8
+
+    def test_grace_is_over(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
+        """A pass that takes longer than the grace is abandoned, with a warning; the code is 0."""
+        simulation.signal_at = START + 2
+        loop = simulation.loop(work=simulation.taking({0: 1000.0}))
+        assert simulation.run(loop) == 0
+        assert not loop.finished
+        assert simulation.time.now == START + 2 + GRACE_S
+        assert len(actions(caplog, "pass given up")) == 1
+        assert len(simulation.closed) == 1, "another loop's samples may still be written"
+
+    @pytest.mark.parametrize(
+        ("pass_s", "closing_s", "end"),
+        [
+            (0.3, 3.0, 2 + 3.0),
+            (0.3, 1000.0, 2 + GRACE_S),
+            (20.0, 1000.0, 2 + GRACE_S),
+            (1000.0, 0.5, 2 + GRACE_S + 0.5),
+            (1000.0, 1000.0, 2 + GRACE_S + loops.MIN_CLOSING_S),
+        ],
+    )
+    def test_closing(
+        self, simulation: Simulation, pass_s: float, closing_s: float, end: float
+    ) -> None:
+        """Waiting samples may be written until the grace is over, and at least for 1 s."""
+        simulation.signal_at = START + 2
+        simulation.close = lambda _: simulation.time.sleep(closing_s)
+        work = simulation.taking({0: pass_s})
+        assert simulation.run(simulation.loop(interval_s=3600, work=work)) == 0
+        assert simulation.time.now == START + end
+
+    def test_second_signal(self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A second signal ends the process with 1, without waiting for the pass."""
+        ended: list[tuple[int, float]] = []
+
+        def end(code: int) -> None:
+            ended.append((code, simulation.time.now))
+
+        signals = iter([2.0, 1.5])
+        with monkeypatch.context() as patch:
+            patch.setattr("os._exit", end)
+            loops.run(
+                [simulation.loop(work=simulation.taking({0: 1000.0}))],
+                simulation.stop,
+                grace_s=GRACE_S,
+                close=simulation.closed.append,
+                clock=simulation.time.clock,
+                await_signal=lambda: simulation.time.sleep(next(signals)),
+            )
+        assert ended == [(1, START + 3.5)]

@@ -1,0 +1,377 @@
+"""A third pass: one entry in the registry is all that the rest of the program needs.
+
+The entry names ``run`` below. Nothing else knows this pass.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+import pytest
+import yaml
+
+from ops_worker import loop, settings
+from ops_worker.adapters.postgres import MAINTENANCE_TABLE, pass_writes
+from ops_worker.adapters.postgres.specs import LOCK_SPACE
+from ops_worker.cli import _parser, main
+from ops_worker.commands import cluster, run_loop
+from ops_worker.core.model import Outcome, Recorded, Result
+from ops_worker.core.passes import PASSES, PassSpec, TransactionSpec
+from ops_worker.core.samples import PASS_SUCCESS
+
+if TYPE_CHECKING:
+    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.passes import Context
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+K8S = Path(__file__).parent.parent / "k8s"
+RECORDED = (
+    "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'rollup'"
+    " AND metric_name = 'pass_success'"
+)
+ROLLUP = PassSpec(
+    name="rollup",
+    summary="roll up old samples",
+    run="tests.test_third_pass:run",
+    transaction=TransactionSpec(name="rollup", lock=200, required_tables=("system_metrics",)),
+    marker=PASS_SUCCESS,
+    interval_setting="metrics_collection_interval",
+)
+
+
+class Written(NamedTuple):
+    """What the transaction did."""
+
+    peer: Recorded
+    warnings: tuple[str, ...]
+
+
+def run(context: Context) -> Outcome:
+    """Record the self-metrics of this pass, and do nothing else."""
+    begun = context.clock()
+    with context.recording():
+        work = partial(_write, context, begun)
+        written = context.transact(ROLLUP, work, (MAINTENANCE_TABLE, "fleet_alert", "tenants"))
+    if written is None:
+        context.require_live_holder(ROLLUP.name)
+        return Outcome(ROLLUP.name, Result.SKIPPED)
+    return Outcome(
+        name=ROLLUP.name,
+        result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
+        opened=written.peer.opened,
+        closed=written.peer.closed,
+        warnings=written.warnings,
+    )
+
+
+def _write(context: Context, begun: float, transaction: Transaction) -> Written:
+    if not context.dry_run:
+        samples = context.self_metrics(ROLLUP, (), begun)
+        pass_writes.record_self_metrics(transaction, begun, samples)
+    peer = context.watch_peers(transaction, ROLLUP, begun, may_open=True)
+    return Written(peer, tuple(transaction.warnings))
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the pass."""
+    monkeypatch.setitem(PASSES, ROLLUP.name, ROLLUP)
+
+
+@pytest.fixture
+def platform(monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs) -> Database:
+    """The test's database, which the settings name."""
+    for name, value in (stubs.env | {"DATABASE_URL": database.url, "SIDECAR_PORT": "0"}).items():
+        monkeypatch.setenv(name, value)
+    return database
+
+
+@pytest.mark.unit
+class TestCommandLine:
+    """Help, variables and loops."""
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The help lists the pass after the other passes, and before the other commands."""
+        assert main(["--help"]) == 0
+        out = capsys.readouterr().out
+        assert "roll up old samples" in out
+        assert (
+            out.index("\n    metrics ") < out.index("\n    rollup ") < out.index("\n    sidecar ")
+        )
+
+    def test_own_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Its own help has the options of a pass, and the variables that every pass reads."""
+        helps = {}
+        for name in ("health", "metrics", "rollup"):
+            assert main([name, "--help"]) == 0
+            helps[name] = capsys.readouterr().out
+        assert "usage: ops-worker rollup" in helps["rollup"]
+        assert "Roll up old samples." in helps["rollup"]
+        variables = {
+            name: {line.split()[0] for line in text.splitlines() if line[:3].strip(" ") and
+                   line.startswith("  ") and line.strip()[:1].isupper()}
+            for name, text in helps.items()
+        }  # fmt: skip
+        assert {"PASS_PERIOD", "PASS_DEADLINE", "DATABASE_URL"} <= variables["rollup"]
+        assert variables["rollup"] == variables["health"] & variables["metrics"]
+        for option in ("--dry-run", "--output", "--shard", "--every", "--for"):
+            assert option in helps["rollup"]
+        assert _parser().parse_args(["rollup", "--shard", "0/2"]).shard == (0, 2)
+
+    def test_intervals(self) -> None:
+        """``sidecar`` runs it with the interval of its setting; ``--every`` with its own."""
+        values = settings.Settings.model_construct(
+            health_check_interval=60.0, metrics_collection_interval=7.0
+        )
+
+        def intervals(*arguments: str) -> dict[str, float]:
+            return run_loop.intervals_of(_parser().parse_args(arguments), values)
+
+        assert intervals("sidecar") == {"health": 60.0, "metrics": 7.0, "rollup": 7.0}
+        assert intervals("sidecar", "rollup") == {"rollup": 7.0}
+        assert intervals("rollup", "--every", "3") == {"rollup": 3.0}
+        assert intervals("rollup") == {}
+
+    def test_suggestions(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A misspelled name suggests it, as a command and as an argument of ``sidecar``."""
+        for line in ("rolup", "sidecar rolup"):
+            assert main(line.split()) == 2
+            assert capsys.readouterr().err.rstrip("\n").endswith("; did you mean rollup?")
+        assert main(["sidecar", "--help"]) == 0
+        assert "health, metrics, rollup" in " ".join(capsys.readouterr().out.split())
+
+    def test_trigger(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+        """``trigger rollup`` starts the CronJob ops-worker-rollup; the help lists the pass."""
+        asked: list[str] = []
+
+        class Cluster:
+            namespace = "test"
+
+            def cronjob(self, name: str) -> dict[str, Any]:
+                asked.append(name)
+                return {
+                    "metadata": {"name": name, "uid": "u"},
+                    "spec": {"jobTemplate": {"spec": {}}},
+                }
+
+            def create_job(self, job: dict[str, Any]) -> str:
+                return str(job["metadata"]["name"])
+
+        monkeypatch.setattr(cluster, "_cluster", lambda _: Cluster())
+        assert main(["trigger", "rollup"]) == 0
+        assert asked == ["ops-worker-rollup"]
+        capsys.readouterr()
+        assert main(["trigger", "--help"]) == 0
+        assert "health, metrics, rollup, init-db" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.unit
+class TestManifests:
+    """``ops-worker manifests check`` knows a container that runs the pass."""
+
+    @staticmethod
+    def faults(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], *, period: str, schedule: str
+    ) -> str:
+        """Check a CronJob of the third pass beside the ConfigMaps; return what was printed."""
+        for path in K8S.glob("[0-3]*.yaml"):
+            (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+        text = (K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8")
+        document: dict[str, Any] = yaml.safe_load(
+            text.replace("ops-worker-health", "ops-worker-rollup")
+        )
+        document["spec"]["schedule"] = schedule
+        job = document["spec"]["jobTemplate"]["spec"]
+        container = job["template"]["spec"]["containers"][0]
+        # Nothing but its command shows that this container is the worker's.
+        container |= {"image": "registry.example/tools:1.0", "args": ["rollup"], "name": "job"}
+        for rule in job["podFailurePolicy"]["rules"]:
+            if "onExitCodes" in rule:
+                rule["onExitCodes"]["containerName"] = "job"
+        variables = [one for one in container["env"] if one["name"] != "PASS_PERIOD"]
+        container["env"] = [*variables, {"name": "PASS_PERIOD", "value": period}]
+        (tmp_path / "rollup.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        capsys.readouterr()
+        main(["manifests", "check", str(tmp_path)])
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    def test_recognised(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The container counts as the worker's: a PASS_PERIOD below the schedule's is a fault."""
+        said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="60")
+        (line,) = [line for line in said.splitlines() if "rollup.yaml" in line]
+        assert "PASS_PERIOD is 60: set it to 300" in line
+
+    def test_right_period(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """With the right period nothing is wrong."""
+        said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="300")
+        assert "rollup.yaml" not in said
+
+
+@pytest.mark.integration
+class TestDatabase:
+    """The pass on the platform's database."""
+
+    def test_single_pass(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
+        """A single pass records its self-metrics, and prints a closing line or a document."""
+        assert main(["rollup", "--dry-run"]) == 0
+        assert platform.value(RECORDED) == 0
+        assert main(["rollup"]) == 0
+        assert platform.value(RECORDED) == 1
+        assert "\nrollup: " in "\n" + capsys.readouterr().out
+        assert main(["rollup", "--output", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["pass"], document["result"]) == ("rollup", "recorded")
+
+    @pytest.mark.parametrize(
+        ("name", "result"), [("health", "recorded"), ("metrics", "recorded"), ("rollup", "skipped")]
+    )
+    def test_lock(
+        self,
+        platform: Database,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        result: str,
+    ) -> None:
+        """It has a lock of its own: while a process holds it, only this pass is skipped."""
+        with psycopg.connect(platform.url) as other:
+            lock = ROLLUP.transaction.lock
+            other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_SPACE, lock])
+            assert main([name, "--output", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["result"] == result
+
+    def test_every(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``--every`` runs it in a loop, whose interval its self-metrics record."""
+        _signal_when(monkeypatch, threading.Event().wait)
+        assert main(["rollup", "--every", "3600", "--for", "0.1"]) == 0
+        periods = "SELECT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'rollup' LIMIT 1"
+        assert platform.value(periods) == "3600"
+
+    def test_sidecar(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The sidecar runs it beside the other passes, until a signal."""
+        passes = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics"
+        _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 3))
+        assert main(["sidecar"]) == 0
+        assert platform.value(RECORDED) >= 1
+
+    def test_status(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
+        """``status`` lists it as never run, then on time, then stale."""
+        assert main(["health"]) == main(["metrics"]) == 0
+        assert _row_of_status(capsys) == ["never"]
+        assert main(["rollup"]) == 0
+        assert _row_of_status(capsys) == ["on", "time"]
+        _age(platform)
+        assert _row_of_status(capsys) == ["stale"]
+
+    def test_explain(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
+        """``explain ops_worker`` shows when it was recorded, and that it stopped."""
+        for name in PASSES:
+            assert main([name]) == 0
+        document = _explained(capsys)
+        assert [one["pass"] for one in document["passes"]] == ["health", "metrics", "rollup"]
+        assert document["state"] == "healthy"
+        _age(platform)
+        document = _explained(capsys)
+        assert (document["state"], document["reason"]) == (
+            "stale",
+            "not recorded for 3 periods: rollup",
+        )
+
+    @pytest.mark.usefixtures("platform")
+    def test_report(self, tmp_path: Path) -> None:
+        """``report`` has a row for it: how often it was recorded, or that it never was."""
+        assert main(["health"]) == main(["metrics"]) == 0
+        page = tmp_path / "page.html"
+        for _ in range(2):
+            assert main(["report", "-o", str(page)]) == 0
+            assert "rollup" in page.read_text(encoding="utf-8")
+            assert main(["rollup"]) == 0
+
+    @pytest.mark.parametrize("watcher", ["health", "metrics"])
+    def test_peers_notice_its_end(
+        self, platform: Database, capsys: pytest.CaptureFixture[str], watcher: str
+    ) -> None:
+        """When it has stopped, another pass opens the alert, which names it; later it closes it."""
+        for name in PASSES:
+            assert main([name]) == 0
+        _age(platform)
+        capsys.readouterr()
+        assert main([watcher, "--output", "json"]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["alerts"]["opened"] == ["ops_worker"]
+        (alert,) = platform.alerts()
+        assert alert["fingerprint"] == "system-health:ops_worker"
+        assert "no rollup pass was recorded for " in alert["summary"]
+        assert alert["details"]["evidence"]["seen_by"] == f"{watcher} pass"
+        (line,) = [line for line in captured.err.splitlines() if '"alert opened"' in line]
+        assert "rollup" in json.loads(line)["reason"]
+
+        platform.rows("UPDATE system_metrics SET time = now() WHERE tags ->> 'pass' = 'rollup'")
+        assert main([watcher, "--output", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["alerts"]["closed"] == ["ops_worker"]
+        assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
+
+    def test_it_notices_the_end_of_a_peer(self, platform: Database) -> None:
+        """It watches the other passes, as they watch it."""
+        for name in PASSES:
+            assert main([name]) == 0
+        _age(platform, "health")
+        assert main(["rollup"]) == 0
+        (alert,) = platform.alerts()
+        assert "no health pass was recorded" in alert["summary"]
+        assert main(["health"]) == main(["rollup"]) == 0
+        assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
+
+    def test_check(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
+        """``check`` tries the tables that it needs."""
+        platform.rows("DROP TABLE system_metrics CASCADE")
+        assert main(["check"]) == 3
+        assert "system_metrics" in capsys.readouterr().out
+
+
+def _age(database: Database, name: str = "rollup") -> None:
+    """Let a pass seem to have been recorded an hour ago for the last time."""
+    database.rows(
+        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s", name
+    )
+
+
+def _row_of_status(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the words of STATE that ``status`` shows for the pass."""
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line.split() for line in lines if line.startswith("rollup ")]
+    return line[1:3] if line[1] == "on" else line[1:2]
+
+
+def _explained(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["explain", "ops_worker", "--output", "json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def _signal_when(monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
+    """Let loops of this process see a signal when ``wait`` returns, and no second one."""
+    waits = iter([wait])
+
+    def await_signal() -> None:
+        next(waits, threading.Event().wait)()
+
+    monkeypatch.setattr(loop, "run", partial(loop.run, await_signal=await_signal))
+
+
+def _until(holds: Any) -> None:
+    """Poll until something holds."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
