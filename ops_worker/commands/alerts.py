@@ -1,4 +1,4 @@
-"""``ops-worker alerts``: what a person does with system alerts."""
+"""``ops-worker alerts``: list, acknowledge, close and prune system alerts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import getpass
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_worker.arguments import env_file, words
 from ops_worker.core.samples import OPS_WORKER
@@ -15,29 +15,38 @@ from ops_worker.errors import DONE, DatabaseError
 from ops_worker.text import format_table, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.adapters.postgres import Store, Transaction
+    from ops_worker.core.passes import TransactionSpec
+    from ops_worker.history.rows import AlertRow, ChangedAlertRow, UnmonitoredRow
     from ops_worker.settings import Settings
+
+T = TypeVar("T")
 
 HEAD = ("ID", "SERVICE", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED BY", "SUMMARY")
 MAX_ID = 2**63 - 1
+"""The highest value of ``bigint``, the type of the column ``id``."""
+MAX_ID_DIGITS = 20
+"""Digits of a number that are read: one more than the highest number has."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="list those that are open or acknowledged")
-    listing.add_argument("--all", action="store_true", help="also the last hundred that are closed")
-    listing.add_argument(
+    list_ = actions.add_parser("list", help="list the alerts that are open or acknowledged")
+    list_.add_argument(
+        "--all", action="store_true", help="list the last hundred closed alerts, too"
+    )
+    list_.add_argument(
         "--output",
         choices=["json", "table"],
         default="table",
-        help="a table for people (the default), or one document",
+        help="a table for people (the default), or one JSON document",
     )
     ack = actions.add_parser(
-        "ack", help="acknowledge one: it stays until its service is healthy again"
+        "ack", help="acknowledge an alert: it stays until its service is healthy again"
     )
     ack.add_argument("id", type=_number, metavar="ID")
     ack.add_argument(
@@ -45,16 +54,16 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=words,
         default="",
         metavar="NAME",
-        help="who acknowledges it; else the user who runs this",
+        help="who acknowledges it; default: the user who runs this command",
     )
     close = actions.add_parser(
         "close",
-        help="close one; a service that is still unhealthy has a new one after the next pass",
+        help="close an alert; if its service is still unhealthy, the next pass opens a new one",
     )
     close.add_argument("id", type=_number, metavar="ID")
     prune = actions.add_parser(
         "prune",
-        help="remove the rows of services that are no longer watched, and close their alerts",
+        help="remove the rows of services that are no longer monitored, and close their alerts",
     )
     prune.add_argument(
         "--dry-run", action="store_true", help="show what would be removed; remove nothing"
@@ -62,100 +71,135 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do it, and tell of each alert. Raises SettingsError for one that is not there."""
+    """Do the action and report each alert. Raises SettingsError for an alert that is not there."""
     from ops_worker.adapters import postgres
-    from ops_worker.adapters.postgres import operations
-    from ops_worker.core.passes import HEALTH
 
-    with contextlib.closing(
-        postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker alerts")
-    ) as database:
-
-        def within(
-            work: Callable[[Transaction], Any], *, health: bool = False, dry_run: bool = False
-        ) -> Any:
-            spec = HEALTH.transaction if health else postgres.ALERTS
-            if dry_run:
-                return database.read(
-                    work,
-                    required_tables=spec.required_tables,
-                    optional_tables=[spec.creates] if spec.creates else [],
-                )
-            done = database.write(spec, work)
-            if done is None:
-                raise DatabaseError("another ops-worker process holds the lock: try again")
-            return done
-
-        if options.action == "list":
-            rows = within(
-                lambda transaction: operations.alerts(transaction, closed=options.all), dry_run=True
-            )
-            print(json.dumps(rows, default=str) if options.output == "json" else _table(rows))
-        elif options.action == "ack":
-            by = options.by or user()
-            row = within(lambda transaction: operations.acknowledge(transaction, options.id, by))
-            print(f"alert {row['id']} of {row['service']} is acknowledged by {by}")
-        elif options.action == "close":
-            row = within(lambda transaction: operations.close(transaction, options.id))
-            print(
-                f"alert {row['id']} of {row['service']} is closed; if the service is still unhealthy, the next pass opens a new one"
-            )
-        else:
-            own = (
-                [OPS_WORKER] if settings.record_own_metrics else []
-            )  # else nobody closes the worker's own alert
-            watched = [*(target.name for target in settings.catalogue.targets), *own]
-            rows = within(
-                lambda transaction: operations.prune(transaction, watched, dry_run=options.dry_run),
-                health=True,
-                dry_run=options.dry_run,
-            )
-            for row in rows:
-                _say(row, dry_run=options.dry_run)
-            number, verb = (
-                ("1 service", "was") if len(rows) == 1 else (f"{len(rows)} services", "were")
-            )
-            print(f"alerts prune: {number} {'would be' if options.dry_run else verb} removed")
+    store = postgres.Store(
+        settings.connection, role=settings.pg_role, application="ops-worker alerts"
+    )
+    with contextlib.closing(store):
+        ACTIONS[options.action](store, options, settings)
     return DONE
 
 
-def _say(row: dict[str, Any], *, dry_run: bool) -> None:
-    what = [
-        f"row of {row['checked_at']:%Y-%m-%d %H:%M}" if row["checked_at"] else "",
-        f"alert {row['alert']} closed" if row["alert"] else "",
-    ]
-    print(
-        f"{'would remove' if dry_run else 'removed'} {one_line(row['service'])}: {', '.join(filter(None, what))}"
+def _list(store: Store, options: argparse.Namespace, _: Settings) -> None:
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
+
+    rows = store.read(
+        lambda transaction: operations.alerts(transaction, closed=options.all),
+        required_tables=postgres.ALERTS.required_tables,
     )
+    if options.output == "json":
+        print(json.dumps([row._asdict() for row in rows], default=str))
+    else:
+        print(_table(rows))
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    told = [
+def _acknowledge(store: Store, options: argparse.Namespace, _: Settings) -> None:
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
+
+    by = options.by or user()
+
+    def acknowledge(transaction: Transaction) -> ChangedAlertRow:
+        return operations.acknowledge(transaction, options.id, by)
+
+    alert = _write(store, postgres.ALERTS, acknowledge)
+    print(f"alert {alert.id} of {alert.service} is acknowledged by {by}")
+
+
+def _close(store: Store, options: argparse.Namespace, _: Settings) -> None:
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import operations
+
+    def close(transaction: Transaction) -> ChangedAlertRow:
+        return operations.close(transaction, options.id)
+
+    alert = _write(store, postgres.ALERTS, close)
+    consequence = "if the service is still unhealthy, the next pass opens a new one"
+    print(f"alert {alert.id} of {alert.service} is closed; {consequence}")
+
+
+def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> None:
+    from ops_worker.adapters.postgres import operations
+    from ops_worker.core.passes import HEALTH
+
+    monitored = [target.name for target in settings.catalogue.targets]
+    if settings.record_own_metrics:
+        # The passes close the worker's own alert. Without self-metrics, nobody else does.
+        monitored.append(OPS_WORKER)
+
+    def prune(transaction: Transaction) -> list[UnmonitoredRow]:
+        return operations.prune(transaction, monitored, dry_run=options.dry_run)
+
+    spec = HEALTH.transaction
+    if options.dry_run:
+        created = [spec.creates] if spec.creates else []
+        rows = store.read(prune, required_tables=spec.required_tables, optional_tables=created)
+    else:
+        rows = _write(store, spec, prune)
+    for row in rows:
+        _print_pruned(row, dry_run=options.dry_run)
+    number = "1 service" if len(rows) == 1 else f"{len(rows)} services"
+    verb = "was" if len(rows) == 1 else "were"
+    if options.dry_run:
+        verb = "would be"
+    print(f"alerts prune: {number} {verb} removed")
+
+
+ACTIONS = {"list": _list, "ack": _acknowledge, "close": _close, "prune": _prune}
+
+
+def _write(store: Store, spec: TransactionSpec, work: Callable[[Transaction], T]) -> T:
+    """Do the work in one transaction. Raises DatabaseError if the lock is held."""
+    result = store.write(spec, work)
+    if result is None:
+        raise DatabaseError("another ops-worker process holds the lock: try again")
+    return result
+
+
+def _print_pruned(row: UnmonitoredRow, *, dry_run: bool) -> None:
+    parts = []
+    if row.checked_at:
+        parts.append(f"row of {row.checked_at:%Y-%m-%d %H:%M}")
+    if row.alert:
+        parts.append(f"alert {row.alert} closed")
+    verb = "would remove" if dry_run else "removed"
+    print(f"{verb} {one_line(row.service)}: {', '.join(parts)}")
+
+
+def _table(rows: Sequence[AlertRow]) -> str:
+    if not rows:
+        return "no alert is open"
+    cells = [
         (
-            str(row["id"]),
-            one_line(row["service"]),
-            row["status"],
-            f"{row['created_at']:%Y-%m-%d %H:%M:%S %Z}",
-            f"{row['closed_at']:%Y-%m-%d %H:%M:%S %Z}" if row["closed_at"] else "-",
-            one_line(row["acknowledged_by"] or "-"),
-            one_line(row["summary"]),
+            str(row.id),
+            one_line(row.service),
+            row.status,
+            f"{row.created_at:%Y-%m-%d %H:%M:%S %Z}",
+            f"{row.closed_at:%Y-%m-%d %H:%M:%S %Z}" if row.closed_at else "-",
+            one_line(row.acknowledged_by or "-"),
+            one_line(row.summary),
         )
         for row in rows
     ]
-    return format_table(HEAD, told) if told else "no alert is open"
+    return format_table(HEAD, cells)
 
 
 def user() -> str:
-    """Name the user who runs this."""
+    """Return the name of the user who runs this command."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in the image
+    except (OSError, KeyError):  # A user without a name, as in the image.
         return f"user {os.getuid()}"
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= MAX_ID):
+    """Parse the number of an alert. Raises ArgumentTypeError for anything else."""
+    is_number = text.isascii() and text.isdigit()
+    if not is_number or int(text[:MAX_ID_DIGITS]) > MAX_ID:
         raise argparse.ArgumentTypeError(
-            f"{text} is no alert's number; `ops-worker alerts list` shows them"
+            f"{text} is not the number of an alert; `ops-worker alerts list` lists them"
         )
     return int(text)

@@ -1,4 +1,4 @@
-"""``ops-worker explain``: why a service is what it is, or was at some time."""
+"""``ops-worker explain``: why a service has its state, now or at an earlier time."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ops_worker.core.model import Target
+    from ops_worker.history.explain import Explanation, Rule, ServiceHistory
     from ops_worker.settings import Settings
 
 
@@ -30,87 +31,120 @@ def options(parser: argparse.ArgumentParser) -> None:
         "service",
         type=words,
         metavar="SERVICE",
-        help="a service that is watched, postgres, ops_worker, or one that was watched once",
+        help="a monitored service, one that was monitored before, postgres or ops_worker",
     )
     parser.add_argument(
         "--at",
         type=moment,
         metavar="TIME",
-        help="a time, UTC unless it says otherwise (2026-03-01T03:10), or so long ago (90m); else now",
+        help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), "
+        "or 90m for 90 minutes ago; default: now",
     )
     parser.add_argument(
         "--output",
         choices=["json", "text"],
         default="text",
-        help="sentences and tables (the default), or one document",
+        help="sentences and tables for people (the default), or one JSON document",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Explain it. Raises DatabaseError, SchemaError, or SettingsError for a service that nobody knows or a time that is not yet."""
-    from ops_worker.adapters import postgres
-    from ops_worker.adapters.postgres import history
-    from ops_worker.core.health import thresholds_of
-    from ops_worker.history.explain import Rule, build, known, sentences, tables
+    """Explain the state of a service.
 
-    watched = {target.name: target for target in settings.catalogue.targets}
-    target = watched.get(options.service) or next(
-        (one for one in watched.values() if one.series == options.service), None
-    )
+    Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a future time.
+    """
+    from ops_worker.history.explain import build, is_known
+
+    targets = {target.name: target for target in settings.catalogue.targets}
+    target = _target(options.service, targets)
     service = target.name if target else options.service
-    with contextlib.closing(
-        postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker explain")
-    ) as database:
-        found = database.read(
-            lambda transaction: history.findings(transaction, service, target, options.at),
-            required_tables=postgres.HISTORY_TABLES,
-            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
-        )
-    if target is None and not known(found):
-        raise SettingsError([_unknown(one_line(service), watched)])
-    if (
-        settings.maintenance_until is not None
-        and options.at is None
-        and settings.maintenance_until > found.now
-    ):
-        found = found._replace(
-            maintenance_until=max(settings.maintenance_until, found.maintenance_until or found.now)
-        )
-    thresholds = thresholds_of(target, settings.thresholds) if target else settings.thresholds
-    rule = Rule(
-        target,
-        thresholds,
-        alerts=settings.system_alert_enabled,
-        own=settings.record_own_metrics,
-    )
-    document = build(found, rule)
-    if options.output == "json":
-        print(json.dumps(document))
-    else:
-        print("\n".join(sentences(document)), end="\n\n", flush=True)
-        draw([one for one in tables(document) if one.rows or one.none])
+    history = _read(options, settings, service, target)
+    if target is None and not is_known(history):
+        raise SettingsError([_unknown_service(one_line(service), targets)])
+    setting = settings.maintenance_until
+    if setting is not None and options.at is None and setting > history.now:
+        until = max(setting, history.maintenance_until or history.now)
+        history = history._replace(maintenance_until=until)
+    _show(options, build(history, _rule(target, settings)))
     return DONE
 
 
-def _unknown(service: str, watched: Mapping[str, Target]) -> str:
-    """Say that there is no such service, and which one may be meant."""
+def _target(name: str, targets: Mapping[str, Target]) -> Target | None:
+    """Return the target of a service, by its name or by its name in ``system_metrics``."""
+    if name in targets:
+        return targets[name]
+    for target in targets.values():
+        if target.series == name:
+            return target
+    return None
+
+
+def _read(
+    options: argparse.Namespace, settings: Settings, service: str, target: Target | None
+) -> ServiceHistory:
+    from ops_worker.adapters import postgres
+    from ops_worker.adapters.postgres import history
+
+    store = postgres.Store(
+        settings.connection, role=settings.pg_role, application="ops-worker explain"
+    )
+    with contextlib.closing(store):
+        return store.read(
+            lambda transaction: history.service_history(transaction, service, target, options.at),
+            required_tables=postgres.HISTORY_TABLES,
+            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
+        )
+
+
+def _rule(target: Target | None, settings: Settings) -> Rule:
+    from ops_worker.core.health import thresholds_of
+    from ops_worker.history.explain import Rule
+
+    thresholds = settings.thresholds
+    if target:
+        thresholds = thresholds_of(target, thresholds)
+    return Rule(
+        target=target,
+        thresholds=thresholds,
+        alerts_enabled=settings.system_alert_enabled,
+        self_metrics_enabled=settings.record_own_metrics,
+    )
+
+
+def _show(options: argparse.Namespace, explanation: Explanation) -> None:
+    from ops_worker.history.documents import as_json
+    from ops_worker.history.explain import sentences, tables
+
+    if options.output == "json":
+        print(json.dumps(as_json(explanation)))
+        return
+    print("\n".join(sentences(explanation)), end="\n\n", flush=True)
+    draw([table for table in tables(explanation) if table.rows or table.none])
+
+
+def _unknown_service(service: str, targets: Mapping[str, Target]) -> str:
+    """Return an error: there is no such service, and which one may be meant."""
     from ops_worker.core.suggest import did_you_mean
 
-    names = [*watched, *(target.series for target in watched.values()), POSTGRES, OPS_WORKER]
-    question = did_you_mean(service, names)
-    listed = ", ".join([*watched][:MAX_LISTED]) + (", ..." if len(watched) > MAX_LISTED else "")
-    there_are = question or f": there are {listed or 'none'}"
-    return f"no service {service} is watched, and nothing is recorded of one{there_are}"
+    series = [target.series for target in targets.values()]
+    hint = did_you_mean(service, [*targets, *series, POSTGRES, OPS_WORKER])
+    if not hint:
+        listed = ", ".join(list(targets)[:MAX_LISTED]) or "none"
+        more = ", ..." if len(targets) > MAX_LISTED else ""
+        hint = f"; monitored services: {listed}{more}"
+    return f"service {service} is not monitored, and nothing is recorded about it{hint}"
 
 
 def moment(text: str) -> datetime:
-    """Read a time, or how long ago it was."""
+    """Parse a time, or how long ago it was. Raises ArgumentTypeError for anything else."""
     if re.fullmatch(r"[\d.]+[smhd]", text):
         return datetime.now(UTC) - timedelta(seconds=since(text))
     try:
-        told = datetime.fromisoformat(text)
-        return (told if told.tzinfo else told.replace(tzinfo=UTC)).astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=UTC)
+        return time.astimezone(UTC)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text} is no time: 2026-03-01T03:10, or 90m for so long ago"
+            f"{text} is not a time; write 2026-03-01T03:10, or 90m for 90 minutes ago"
         ) from None

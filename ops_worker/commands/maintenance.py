@@ -1,4 +1,4 @@
-"""``ops-worker maintenance``: a time in which no alert opens."""
+"""``ops-worker maintenance``: start, end and show a period in which no alert opens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     start = actions.add_parser(
         "start",
-        help="from now on no alert opens; probing and recording go on, and alerts still close",
+        help="open no alert from now on; probing and recording continue, and alerts still close",
     )
     start.add_argument(
         "--for",
@@ -36,102 +36,115 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="seconds",
         default=3600.0,
         metavar="TIME",
-        help="how long: 30m, 1h (the default), 2d",
+        help="how long it lasts: 30m, 1h (the default), 2d",
     )
-    start.add_argument("--reason", type=words, default="", help="what for")
+    start.add_argument("--reason", type=words, default="", help="why there is maintenance")
     start.add_argument(
         "--replace",
         action="store_true",
-        help="in place of one that is running; without this, that one stays, unless it is the same",
+        help="replace a maintenance that is running; without it, only the same one starts anew",
     )
-    end = actions.add_parser("end", help="alerts open again, with the next pass")
+    end = actions.add_parser("end", help="let alerts open again, from the next pass on")
     for action in (start, end):
-        said_by = "who says so; else the user who runs this"
-        action.add_argument("--by", type=words, default="", metavar="NAME", help=said_by)
-    actions.add_parser("status", help="say whether there is maintenance, until when, by whom")
+        action.add_argument(
+            "--by",
+            type=words,
+            default="",
+            metavar="NAME",
+            help="who does it; default: the user who runs this command",
+        )
+    actions.add_parser("status", help="show whether there is maintenance, until when, by whom")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do it, and tell how it is then.
+    """Do the action, and print the maintenance that is running then.
 
-    Raises DatabaseError, SchemaError, or SettingsError where another maintenance is running.
+    Raises DatabaseError, SchemaError, or SettingsError if another maintenance is running.
     """
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    said = ""
-    with contextlib.closing(
-        postgres.Store(
-            settings.connection, role=settings.pg_role, application="ops-worker maintenance"
-        )
-    ) as database:
+    store = postgres.Store(
+        settings.connection, role=settings.pg_role, application="ops-worker maintenance"
+    )
+    with contextlib.closing(store):
+        before = ""
         if options.action == "start":
-            said = _start(database, options)
+            before = _start(store, options)
         elif options.action == "end":
-            by = options.by or user()
-            ended = _write(database, lambda transaction: operations.end(transaction, by))
-            said = "the maintenance is over; " if ended else ""
-        row = database.read(operations.maintenance, optional_tables=[postgres.MAINTENANCE_TABLE])
+            before = _end(store, options)
+        running = store.read(
+            operations.running_maintenance, optional_tables=[postgres.MAINTENANCE_TABLE]
+        )
     until = settings.maintenance_until
     lasts = until is not None and until > datetime.now(UTC)
-    if row:
-        print(f"{said}{operations.described(row)}")
+    if running:
+        print(f"{before}{operations.describe(running)}")
     elif not lasts:
-        print(f"{said}no maintenance: what is unhealthy has an alert")
+        print(f"{before}no maintenance is running; alerts open")
     if until is not None:
-        print(
-            f"MAINTENANCE_UNTIL, where it is set, says until {_time(until)}{'' if lasts else ', which is past'}"
-        )
+        past = "" if lasts else ", which is past"
+        print(f"MAINTENANCE_UNTIL is set: until {until:%Y-%m-%d %H:%M:%S %Z}{past}")
     return DONE
 
 
-def _start(database: Store, options: argparse.Namespace) -> str:
-    """Start one; say in whose place it is, where there was another."""
+def _start(store: Store, options: argparse.Namespace) -> str:
+    """Start a maintenance, and return a line about the one that it replaced."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    database.create([postgres.MAINTENANCE_TABLE])
+    store.create([postgres.MAINTENANCE_TABLE])
     try:
-        database.create([postgres.MAINTENANCE_LOG])
-    except SchemaError as error:  # a role that may not make it starts a maintenance all the same
-        _no_history(str(error))
-    given = {
-        "seconds": options.seconds,
-        "by": options.by or user(),
-        "reason": options.reason,
-    }
-    replaced = _write(
-        database,
-        lambda transaction: operations.start(transaction, given, replace=options.replace),
+        store.create([postgres.MAINTENANCE_LOG])
+    except SchemaError as error:
+        # A role that may not create the log can still start a maintenance.
+        _warn_not_logged(str(error))
+    maintenance = operations.NewMaintenance(
+        seconds=options.seconds, by=options.by or user(), reason=options.reason
     )
-    return f"replaced: {operations.described(replaced)}\n" if replaced and options.replace else ""
+    replaced = _write(
+        store,
+        lambda transaction: operations.start(transaction, maintenance, replace=options.replace),
+    )
+    if replaced is None or not options.replace:
+        return ""
+    return f"replaced: {operations.describe(replaced)}\n"
 
 
-def _write(database: Store, work: Callable[[Transaction], T]) -> T:
-    """Do the work in one transaction. Raises DatabaseError where another one is under way."""
+def _end(store: Store, options: argparse.Namespace) -> str:
+    """End the maintenance, and return the start of a line about it, if there was one."""
+    from ops_worker.adapters.postgres import operations
+
+    by = options.by or user()
+    was_running = _write(store, lambda transaction: operations.end(transaction, by))
+    return "the maintenance has ended; " if was_running else ""
+
+
+def _write(store: Store, work: Callable[[Transaction], T]) -> T:
+    """Do the work in one transaction. Raises DatabaseError if the lock is held."""
     from ops_worker.adapters import postgres
 
     warnings: list[str] = []
 
-    def within(transaction: Transaction) -> tuple[T]:
+    def work_and_keep_warnings(transaction: Transaction) -> tuple[T]:
         nonlocal warnings
         warnings = transaction.warnings
+        # A tuple, because the store returns None if the lock is held.
         return (work(transaction),)
 
     tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
-    done = database.write(postgres.MAINTENANCE, within, optional_tables=tables)
-    if done is None:
+    result = store.write(postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
+    if result is None:
         raise DatabaseError("another ops-worker process holds the lock: try again")
     for warning in dict.fromkeys(warnings):
-        _no_history(warning)
-    return done[0]
+        _warn_not_logged(warning)
+    return result[0]
 
 
-def _no_history(error: str) -> None:
-    remedy = "the owner of the tables runs `ops-worker init-db`, and grants INSERT and UPDATE on it"
+def _warn_not_logged(error: str) -> None:
+    remedy = (
+        "as the owner of the tables, run `ops-worker init-db`, "
+        "then grant INSERT and UPDATE on ops_worker_maintenance_log to this role"
+    )
     extra = {"action": "no history", "error": error, "remedy": remedy}
-    _log.warning("this maintenance is not kept in the history", extra=extra)
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+    _log.warning("this maintenance is not written to its log table", extra=extra)

@@ -1,4 +1,4 @@
-"""``ops-worker report``: what happened, as a page to read, print and send."""
+"""``ops-worker report``: what happened in a period, as an HTML page to read, print and send."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from ops_worker.errors import DONE, FULL, SettingsError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from ops_worker.adapters.postgres.transaction import Transaction
-    from ops_worker.history.report import Page
+    from ops_worker.core.model import Target
+    from ops_worker.history.report import Report
     from ops_worker.settings import Settings
+
+STDOUT = "-"
+MAX_PREFIX = 100
+"""Characters of a file's name in that of its temporary file: a name may have 255 bytes."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -28,83 +34,94 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="file",
         required=True,
         metavar="FILE.html",
-        help="where to write the page; - is the standard output",
+        help="the file to write; - is standard output",
     )
     parser.add_argument(
         "--since",
         type=since,
         default=86_400.0,
         metavar="TIME",
-        help="how far back it goes: 2h, 24h (the default), 7d",
+        help="how far back the report goes: 2h, 24h (the default), 7d",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Write it. Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written."""
+    """Write the report.
+
+    Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written.
+    """
     from ops_worker.adapters import postgres
     from ops_worker.adapters.html import render
-    from ops_worker.adapters.postgres import history
-    from ops_worker.history import report
-    from ops_worker.history.series import counting
 
-    targets = settings.catalogue.targets
-    counts = counting(targets)
-
-    def read(transaction: Transaction) -> Page:
-        """Read it all at one moment of the database."""
-        longest_s = report.longest_s(history.passes(transaction))
-        points = report.buckets(options.since, longest_s)
-        facts = history.facts(transaction, options.since, points, counts)
-        chosen = report.wanted(facts.series, targets)
-        told = report.lasting(
-            chosen,
-            history.runs(transaction, transaction.now, options.since, chosen, longest_s),
-            targets,
-        )
-        found = report.page(
-            facts, points, told, history.incidents(transaction, options.since), targets
-        )
-        people = history.maintenances(transaction, found.begun, found.ended)
-        return found._replace(announced=report.announced(people))
-
-    with contextlib.closing(
-        postgres.Store(settings.connection, role=settings.pg_role, application="ops-worker report")
-    ) as database:
-        found = database.read(
-            read,
+    store = postgres.Store(
+        settings.connection, role=settings.pg_role, application="ops-worker report"
+    )
+    with contextlib.closing(store):
+        report = store.read(
+            lambda transaction: _read(transaction, options.since, settings.catalogue.targets),
             required_tables=postgres.HISTORY_TABLES,
             optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
         )
-    if options.file == "-":
-        sys.stdout.buffer.write(
-            render(found).encode()
-        )  # UTF-8, as the page says of itself, whatever the terminal's encoding
+    page = render(report)
+    if options.file == STDOUT:
+        # The page declares UTF-8, whatever the encoding of the terminal.
+        sys.stdout.buffer.write(page.encode())
     else:
-        _write(Path(options.file), render(found))
+        _write(Path(options.file), page)
         print(f"{options.file}: written")
     return DONE
 
 
+def _read(transaction: Transaction, since_s: float, targets: Sequence[Target]) -> Report:
+    """Read everything at one moment of the database's clock."""
+    from ops_worker.adapters.postgres import history
+    from ops_worker.history import report
+    from ops_worker.history.series import counter_rule
+
+    longest_s = report.longest_s(history.pass_records(transaction))
+    points = report.buckets(since_s, longest_s)
+    rows = history.status_rows(transaction, since_s, points, counter_rule(targets))
+    chosen = report.health_series(rows.series, targets)
+    runs = history.read_runs(transaction, transaction.now, since_s, chosen, longest_s)
+    health = report.health_runs(chosen, runs, targets)
+    incidents = history.incidents(transaction, since_s)
+    content = report.build(rows, points, health, incidents, targets)
+    maintenances = history.maintenances(transaction, content.begun, content.ended)
+    return content._replace(maintenances=report.maintenances(maintenances))
+
+
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all; what is there and is no file, a pipe say, is written to."""
-    beside = None
+    """Write a file completely or not at all, and keep its mode.
+
+    The text goes to a temporary file, which then replaces the file. Something that is not a file,
+    such as a pipe, is written to. Raises SettingsError if that fails, OSError if the disk is full.
+    """
+    temporary = None
     try:
         path = path.resolve()
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
             return
+        prefix = f".{path.name[:MAX_PREFIX]}."
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name[:100]}.", encoding="utf-8", delete=False
+            "w", dir=path.parent, prefix=prefix, encoding="utf-8", delete=False
         ) as file:
-            beside = Path(file.name)
+            temporary = Path(file.name)
             file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask)
-        beside.replace(path)
+        temporary.chmod(_mode(path))
+        temporary.replace(path)
     except OSError as error:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         if error.errno in FULL:
             raise
         raise SettingsError([f"-o {path}: {error.strerror or error}"]) from None
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of a file; if there is none, that of a new one."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)  # The only way to read it.
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,4 +1,4 @@
-"""``ops-worker status``: what is known now, on one screen."""
+"""``ops-worker status``: the current state on one screen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from ops_worker.arguments import env_file, since
 from ops_worker.errors import DONE, OpsWorkerError
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ops_worker.adapters.postgres import Store
-    from ops_worker.history.status import Table
+    from ops_worker.history.screen import ScreenTable
+    from ops_worker.history.status import Status
     from ops_worker.settings import Settings
 
-ANSWER_S = 15.0
-"""Seconds for a picture of a watch. A statement ends after 10 s: what takes longer is stuck."""
+READ_DEADLINE_S = 15.0
+"""Seconds to read the state with --watch. A statement ends after 10 s; a longer wait is stuck."""
 RETRY_PAUSE_S = 2.0
-"""Seconds between two attempts of a watch, at least, while the database cannot be asked."""
+"""Shortest pause in seconds between two attempts with --watch while the database fails."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -43,66 +44,92 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=since,
         const=2.0,
         metavar="TIME",
-        help="show it again and again, each 2 s or so often",
+        help="refresh the screen every TIME until Ctrl-C; every 2 s without TIME",
     )
     parser.add_argument(
         "--output",
         choices=["json", "text"],
         default="text",
-        help="tables for people (the default), or one document",
+        help="tables for people (the default), or one JSON document",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Show it once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError.
+    """Show the state once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError."""
+    if options.watch is not None:
+        _watch(options, settings)
+    with contextlib.closing(_store(settings)) as store:
+        _show(options, _read(store, options, settings))
+    return DONE
 
-    A watch whose first picture succeeded survives what comes later: it shows what is wrong and how
-    old its last picture is, and goes on trying.
+
+def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
+    """Refresh the screen until Ctrl-C.
+
+    Only a failure of the first attempt is raised. After a later one, the screen shows the error and
+    the age of the last state, and the next attempt follows.
     """
-    if options.watch is None:
-        with contextlib.closing(_store(settings)) as database:
-            _show(options, _document(database, options, settings))
-        return DONE
-    last: dict[str, Any] | None = None
-    taken = 0.0
+    status: Status | None = None
+    read_at = 0.0
     while True:
-        # A new one after each failure: nothing of a lost connection, or of its pauses, is left.
-        with contextlib.closing(_store(settings, deadline_s=ANSWER_S)) as database:
+        # A new store after each failure: the old one may have a broken connection.
+        with contextlib.closing(_store(settings, deadline_s=READ_DEADLINE_S)) as store:
             try:
                 while True:
-                    last = _document(database, options, settings)
-                    taken = time.monotonic()
-                    _show(options, last)
+                    status = _read(store, options, settings)
+                    read_at = time.monotonic()
+                    _show(options, status)
                     time.sleep(options.watch)
             except OpsWorkerError as error:
-                if last is None:
+                if status is None:
                     raise
-                _show(options, last, age_s=time.monotonic() - taken, error=str(error))
+                _show_failure(options, status, time.monotonic() - read_at, str(error))
         time.sleep(max(options.watch, RETRY_PAUSE_S))
 
 
-def _show(
-    options: argparse.Namespace,
-    document: dict[str, Any],
-    age_s: float = 0.0,
-    error: str = "",
-) -> None:
-    """Print a document; with an error, how old it is and why there is no newer one."""
-    from ops_worker.history.status import fitting, outdated, tables
+def _show(options: argparse.Namespace, status: Status) -> None:
+    from ops_worker.history.documents import as_json
 
     if options.output == "json":
-        failure = {"error": error, "at": document["at"], "age_s": round(age_s, 1)}
-        print(json.dumps(failure if error else document), flush=True)
+        print(json.dumps(as_json(status)), flush=True)
+    else:
+        _show_tables(options, _visible_tables(status))
+
+
+def _show_failure(options: argparse.Namespace, status: Status, age_s: float, error: str) -> None:
+    """Print why there is no newer state, and how old the last one is.
+
+    On a terminal, the last state stays on the screen. In a pipe it has been printed before.
+    """
+    from ops_worker.history.screen import outdated
+
+    if options.output == "json":
+        failure = {"error": error, "at": status.at.isoformat(), "age_s": round(age_s, 1)}
+        print(json.dumps(failure), flush=True)
         return
-    found = tables(document)
-    known = any(one.rows for one in found)
-    shown = [one for one in found if one.rows or (one.none and known)]
-    on_screen = options.watch is not None and sys.stdout.isatty()
-    if error:
-        shown = [outdated(age_s, error), *(shown if on_screen else [])]
-    if on_screen:
-        shown = fitting(shown, shutil.get_terminal_size().lines)
-    draw(shown, clear=options.watch is not None)
+    tables = [outdated(age_s, error)]
+    if sys.stdout.isatty():
+        tables += _visible_tables(status)
+    _show_tables(options, tables)
+
+
+def _visible_tables(status: Status) -> list[ScreenTable]:
+    """Return the tables that are worth showing; nothing before the first pass."""
+    from ops_worker.history.status import tables
+
+    shown = tables(status)
+    if not any(table.rows for table in shown):
+        return []
+    return [table for table in shown if table.rows or table.none]
+
+
+def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None:
+    from ops_worker.history.screen import fit
+
+    is_watch = options.watch is not None
+    if is_watch and sys.stdout.isatty():
+        tables = fit(tables, shutil.get_terminal_size().lines)
+    draw(tables, clear=is_watch)
 
 
 def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
@@ -116,35 +143,36 @@ def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
     )
 
 
-def _document(database: Store, options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Status:
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import history
-    from ops_worker.history.series import counting
+    from ops_worker.history.series import counter_rule
     from ops_worker.history.status import BUCKETS, build
 
     targets = settings.catalogue.targets
-    counts = counting(targets)
-    facts = database.read(
-        lambda transaction: history.facts(transaction, options.since, BUCKETS, counts),
+    is_counter = counter_rule(targets)
+    rows = store.read(
+        lambda transaction: history.status_rows(transaction, options.since, BUCKETS, is_counter),
         required_tables=postgres.HISTORY_TABLES,
         optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
     )
     series_of = {target.name: target.series for target in targets}
-    return build(facts, series_of, settings.maintenance_until)
+    return build(rows, series_of, settings.maintenance_until)
 
 
-def draw(tables: Sequence[Table], *, clear: bool = False) -> None:
-    """Show tables: with colours and as wide as the terminal is, or plainly where there is none."""
+def draw(tables: Sequence[ScreenTable], *, clear: bool = False) -> None:
+    """Print tables: in colour on a terminal, as plain text elsewhere."""
     if tables and sys.stdout.isatty():
-        with contextlib.suppress(
-            ImportError
-        ):  # without the extra `view` it is as plain as in a pipe
+        # Without the extra ``view``, a terminal gets plain text, too.
+        with contextlib.suppress(ImportError):
             from ops_worker.adapters import terminal
 
             terminal.draw(tables, clear=clear)
             return
-    parts = (
-        f"{one.title}\n{format_table(one.head, one.rows) if one.rows else one.none}"
-        for one in tables
-    )
-    print("\n\n".join(parts) or "no pass has recorded anything yet", flush=True)
+    text = "\n\n".join(_plain(table) for table in tables)
+    print(text or "no pass has recorded anything yet", flush=True)
+
+
+def _plain(table: ScreenTable) -> str:
+    body = format_table(table.head, table.rows) if table.rows else table.none
+    return f"{table.title}\n{body}"

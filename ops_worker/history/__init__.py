@@ -1,1 +1,1 @@
-"""What was recorded, for people: rows in, typed documents and tables out. Pure, as the core is."""
+"""What was recorded, for people: from rows to typed documents and screens. Pure, as the core is."""

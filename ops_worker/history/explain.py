@@ -1,4 +1,4 @@
-"""Why a service is what it is: from the rows about it to sentences, with the rule, its thresholds and the alert's history."""
+"""Why a service has its state: from the rows about it to a document, sentences and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ops_worker.core.staleness import (
     period_of,
     stale_after_s,
 )
-from ops_worker.history.status import Table
+from ops_worker.history.screen import ScreenTable, format_time
 from ops_worker.text import format_age, format_duration, one_line
 
 if TYPE_CHECKING:
@@ -27,442 +27,688 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.core.model import Target, Thresholds
+    from ops_worker.history.rows import (
+        HealthRow,
+        JsonValue,
+        MaintenanceRow,
+        ObservationRow,
+        ServiceAlertRow,
+    )
     from ops_worker.history.series import Run
 
-LOOKS_BACK_S = 86_400.0
-"""Seconds before the time in question of which the ups and downs are told."""
-MAX_TURNS = 8
-NOBODY = "no pass looked"
+LOOK_BACK_S = 86_400.0
+"""Seconds before the time in question for which the ups and downs are listed."""
+MAX_PERIODS = 8
+"""Periods of health that are listed."""
+NOT_OBSERVED = "no pass looked"
+"""The reason where nothing is known because no pass ran."""
 
 
-class Findings(NamedTuple):
-    """The rows about a service, as the store reads them, at a time ``at``; ``now`` is the database's clock."""
+class ServiceHistory(NamedTuple):
+    """The rows about a service at the time ``at``; ``now`` is the database's clock.
+
+    ``maintained`` is whether the last health pass before ``at`` recorded a maintenance.
+    ``maintenance_until`` is the end of the maintenance that is running, if ``at`` is now.
+    """
 
     service: str
     now: datetime
     at: datetime
-    row: Mapping[str, Any] | None
+    row: HealthRow | None
     runs: Sequence[Run]
-    observations: Sequence[Mapping[str, Any]]
-    alerts: Sequence[Mapping[str, Any]]
+    observations: Sequence[ObservationRow]
+    alerts: Sequence[ServiceAlertRow]
     passes: Sequence[PassRecord]
     maintained: bool
     maintenance_until: datetime | None
-    maintenances: Sequence[Mapping[str, Any]] = ()
+    maintenances: Sequence[MaintenanceRow] = ()
 
 
 class Rule(NamedTuple):
-    """What a service is judged by: its target (None where it is not watched), the thresholds.
+    """The rule by which a service is judged.
 
-    ``alerts`` is whether alerts open at all; ``own`` is whether the passes record themselves,
-    without which nobody can tell that one of them has stopped.
+    ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
+    all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
+    find out that another one has stopped.
     """
 
     target: Target | None
     thresholds: Thresholds
-    alerts: bool = True
-    own: bool = True
+    alerts_enabled: bool = True
+    self_metrics_enabled: bool = True
 
 
-def build(found: Findings, rule: Rule) -> dict[str, Any]:
-    """Build the document: what was so, why, and what the alert did."""
-    state = _state(found, rule)
-    alerts = [_alert(row, found) for row in found.alerts]
-    return {
-        "service": one_line(found.service),
-        "at": _utc(found.at),
-        **state,
-        "alert": _about_alert(found, rule, state, alerts),
-        "turns": _turns(found),
-        "observations": [_observation(row) for row in found.observations],
-        "rule": _rule(found.service, rule),
-        "alerts": alerts,
-        "passes": [
-            {
-                "pass": one_line(record.label),
-                "recorded": _utc(record.time),
-                "age_s": record.age_s(found.at),
-            }
-            for record in found.passes
-        ],
-        "maintenances": [_maintenance(row) for row in found.maintenances],
-    }
+class ServiceState(NamedTuple):
+    """The state of a service at a time.
 
-
-def known(found: Findings) -> bool:
-    """Say whether anything is known of the service: a row, a sample or an alert.
-
-    The worker and its database always are.
+    ``seen_by`` is the pass that observed it; it is empty if nothing is known.
     """
-    always = found.service in {OPS_WORKER, POSTGRES}
-    return bool(always or found.row or found.runs or found.observations or found.alerts)
+
+    state: str
+    since: datetime | None
+    reason: str
+    seen_by: str = ""
+    streak: int | None = None
 
 
-def sentences(document: Mapping[str, Any]) -> list[str]:
-    """Say in two lines what was so, and what came of it."""
-    state, since, at = document["state"], document["since"], document["at"]
-    if not document["seen_by"]:
-        held = f" since {_time(since)}" if since else ""
-        what = f"nothing is known of {document['service']}{held}: {document['reason']}"
-        if document["reason"] == NOBODY:
-            what = f"nothing is known of {document['service']}: no pass has looked{held}"
-    else:
-        held = f" since {_time(since)}" if since else ""
-        what = f"{document['service']} is {state}{held}{': ' if document['reason'] else ''}{document['reason']}"
-    by = f" (seen by {document['seen_by']})" if document["seen_by"] else ""
-    return [f"at {_time(at)} UTC: {what}{by}", document["alert"]]
+class HealthPeriod(NamedTuple):
+    """A period in which a service was healthy, unhealthy, or of which nothing is known."""
+
+    state: str
+    from_: datetime
+    to: datetime
+    seconds: float
 
 
-def tables(document: Mapping[str, Any]) -> list[Table]:
-    """Lay the document out for a person."""
-    turns = tuple(
-        (one["state"], _time(one["from"]), _time(one["to"]), format_duration(one["seconds"]))
-        for one in document["turns"]
+class Observation(NamedTuple):
+    """What a pass recorded about a service."""
+
+    time: datetime
+    pass_: str
+    found: str
+
+
+class Alert(NamedTuple):
+    """An alert of a service. ``open`` is whether it was open at the time in question.
+
+    ``ahead`` is whether it opened after that time. ``acknowledged_in_time`` is whether it had been
+    acknowledged by then.
+    """
+
+    id: int
+    status: str
+    open: bool
+    ahead: bool
+    opened: datetime
+    closed: datetime | None
+    acknowledged_by: str
+    acknowledged_in_time: bool
+    acknowledged_at: datetime | None
+    summary: str
+    evidence: Mapping[str, JsonValue]
+
+
+class PassAge(NamedTuple):
+    """The last record of a pass before the time in question, and its age then."""
+
+    pass_: str
+    recorded: datetime
+    age_s: float
+
+
+class Maintenance(NamedTuple):
+    """A maintenance at the time in question."""
+
+    from_: datetime
+    to: datetime
+    started_by: str
+    reason: str
+
+
+class Explanation(NamedTuple):
+    """The document of ``ops-worker explain``. The fields of these types are its keys.
+
+    ``alert`` is a sentence. ``rule`` has a phrase and its value for each part of the rule.
+    """
+
+    service: str
+    at: datetime
+    state: str
+    since: datetime | None
+    reason: str
+    seen_by: str
+    streak: int | None
+    alert: str
+    turns: Sequence[HealthPeriod]
+    observations: Sequence[Observation]
+    rule: Mapping[str, str]
+    alerts: Sequence[Alert]
+    passes: Sequence[PassAge]
+    maintenances: Sequence[Maintenance]
+
+
+def build(history: ServiceHistory, rule: Rule) -> Explanation:
+    """Build the document: the state, the reason, and what the alert did."""
+    state = _state(history, rule)
+    alerts = [_alert(row, history) for row in history.alerts]
+    return Explanation(
+        service=one_line(history.service),
+        at=history.at.astimezone(UTC),
+        state=state.state,
+        since=state.since,
+        reason=state.reason,
+        seen_by=state.seen_by,
+        streak=state.streak,
+        alert=_alert_sentence(history, rule, state, alerts),
+        turns=_health_periods(history),
+        observations=[_observation(row) for row in history.observations],
+        rule=_describe_rule(history.service, rule),
+        alerts=alerts,
+        passes=[_pass(record, history.at) for record in history.passes],
+        maintenances=[_maintenance(row) for row in history.maintenances],
     )
-    seen = tuple(
-        (_time(one["time"]), one["pass"], one["found"]) for one in document["observations"]
-    )
-    alerts = tuple(
-        (
-            str(one["id"]),
-            one["status"],
-            _time(one["opened"]),
-            _time(one["closed"]),
-            f"{one['acknowledged_by']}, {_time(one['acknowledged_at'])}"
-            if one["acknowledged_at"]
-            else "-",
-            one["summary"],
-        )
-        for one in document["alerts"]
-    )
-    newest = next((one for one in document["alerts"] if one["evidence"]), None)
-    evidence = (
-        tuple((name, one_line(str(value))) for name, value in newest["evidence"].items())
-        if newest
-        else ()
-    )
-    passes = tuple(
-        (one["pass"], _time(one["recorded"]), format_age(one["age_s"]))
-        for one in document["passes"]
-    )
-    looked = document["service"] != OPS_WORKER  # whose passes are all there is to see
-    no_turns, no_samples = NOBODY, "no pass has recorded anything of it"
-    if document["passes"]:
-        no_turns = "the metrics pass has recorded nothing of it"
-    if document["seen_by"]:
-        no_samples = "no sample of it is recorded"
-    maintenances = tuple(
-        (
-            _time(one["from"]),
-            _time(one["to"]),
-            one["started_by"],
-            one["reason"] or "-",
-        )
-        for one in document["maintenances"]
-    )
-    return [
-        Table(
-            f"Up and down by the metrics pass, the {format_age(LOOKS_BACK_S)} before",
-            ("STATE", "FROM", "TO", "FOR"),
-            turns,
-            0,
-            no_turns if looked else "",
-        ),
-        Table("Last seen", ("TIME", "PASS", "FOUND"), seen, None, no_samples if looked else ""),
-        Table("The rule", ("WHAT", "IS"), tuple(document["rule"].items())),
-        Table(
-            "Its last alerts",
-            ("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"),
-            alerts,
-            1,
-            "none",
-        ),
-        Table(f"What opened alert {newest['id'] if newest else ''}", ("WHAT", "WAS"), evidence),
-        Table("Maintenance at that time", ("FROM", "TO", "STARTED BY", "REASON"), maintenances),
-        Table(
-            "Passes, the last before it",
-            ("PASS", "RECORDED", "AGE"),
-            passes,
-            None,
-            "none was recorded, or RECORD_OWN_METRICS is off",
-        ),
-    ]
 
 
-def _state(found: Findings, rule: Rule) -> dict[str, Any]:
-    """Say what the service was: by its row where that speaks of the time, else by the samples, else nobody knows."""
-    row, health_s = found.row or {}, period_of(found.passes, HEALTH.name)
-    details = row["details"] if row and isinstance(row["details"], dict) else {}
-    since = (parse_time(details.get("since")) or row["checked_at"]) if row else None
-    spoken_of = since is not None and since <= found.at
-    now = spoken_of and row["checked_at"] <= found.at
-    age_s = (found.at - row["checked_at"]).total_seconds() if row else 0.0
-    ahead = found.at == found.now and age_s < -health_s  # a clock was set back: not to be believed
-    last = longest_silent(found.passes, HEALTH.name)  # of whichever shard the service is
-    looked_at = row["checked_at"] if now else last.time if last else None
-    state = one_line(str((details.get("status") if now else None) or row.get("status")))
-    if (
-        spoken_of
-        and not ahead
-        and looked_at
-        and (found.at - looked_at).total_seconds() <= stale_after_s(health_s)
-    ):
-        answer = f"http {details['http_status']}" if "http_status" in details else ""
-        # What was last seen, and so not what was seen then.
-        reason = str(details.get("error") or details.get("reason") or answer)
-        streak = details.get("streak") if now else None
-        return _told(
-            state,
-            since,
-            reason if now else "",
-            "the health pass",
-            streak if isinstance(streak, int) else None,
-        )
-    opened = next((row for row in found.alerts if _open(row, found)), None)
-    if run := next(
-        (one for one in reversed(found.runs) if one.begun <= found.at <= one.ended), None
-    ):
-        return _told(
-            "healthy" if run.up else "unhealthy",
-            run.begun,
-            opened["summary"] if opened and not run.up else "",
-            "the metrics pass",
-        )
-    if found.service == OPS_WORKER and found.passes:
-        gone = [
-            name
-            for name in sorted({record.name for record in found.passes})
-            if overdue(found.passes, name, found.at)
-        ]
-        reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(gone)}" if gone else ""
-        return _told("stale" if gone else "healthy", None, reason, "its passes")
-    if spoken_of or ahead:
-        return _told(
-            "stale", looked_at, f"no pass has looked since; it was {state}", "the health pass"
-        )
-    return _told("unknown", found.runs[-1].ended if found.runs else None, _unseen(found, rule))
+def is_known(history: ServiceHistory) -> bool:
+    """Return whether anything is known about the service: a row, a sample or an alert.
+
+    The worker and its database are always known.
+    """
+    if history.service in {OPS_WORKER, POSTGRES}:
+        return True
+    return bool(history.row or history.runs or history.observations or history.alerts)
 
 
-def _unseen(found: Findings, rule: Rule) -> str:
-    """Say why nothing is known of a service at that time; passes that ran are not denied."""
-    if found.service == OPS_WORKER:
+# The state. Each step returns None if it cannot answer; the first answer counts.
+
+
+class _RowAtTime(NamedTuple):
+    """What the row in ``service_health`` says about the time in question.
+
+    - ``covers``: the state of the row had begun by then.
+    - ``is_current``: the row had been written by then, so its details hold.
+    - ``from_future``: it is from the future, because a clock was set back. It is not believed.
+    - ``looked_at``: when a health pass last looked.
+    """
+
+    state: str
+    since: datetime
+    covers: bool
+    is_current: bool
+    from_future: bool
+    looked_at: datetime | None
+    details: Mapping[str, JsonValue]
+
+
+def _state(history: ServiceHistory, rule: Rule) -> ServiceState:
+    """Return the state by the row if that covers the time, else by the samples, else unknown."""
+    row = _row_at_time(history)
+    return (
+        _seen_by_health_pass(history, row)
+        or _seen_by_metrics_pass(history)
+        or _state_of_worker(history)
+        or _stale_row(row)
+        or _unknown(history, rule)
+    )
+
+
+def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
+    row = history.row
+    if row is None:
+        return None
+    details: Mapping[str, Any] = row.details if isinstance(row.details, dict) else {}
+    since = parse_time(details.get("since")) or row.checked_at
+    covers = since <= history.at
+    is_current = covers and row.checked_at <= history.at
+    age_s = (history.at - row.checked_at).total_seconds()
+    health_s = period_of(history.passes, HEALTH.name)
+    # Nobody knows in which shard the service is: the oldest record counts.
+    record = longest_silent(history.passes, HEALTH.name)
+    looked_at = record.time if record else None
+    state = row.status
+    if is_current:
+        looked_at = row.checked_at
+        state = details.get("status") or row.status
+    return _RowAtTime(
+        state=one_line(str(state)),
+        since=since,
+        covers=covers,
+        is_current=is_current,
+        from_future=history.at == history.now and age_s < -health_s,
+        looked_at=looked_at,
+        details=details,
+    )
+
+
+def _seen_by_health_pass(history: ServiceHistory, row: _RowAtTime | None) -> ServiceState | None:
+    """Return the state in the row, if a health pass looked shortly before that time."""
+    if row is None or not row.covers or row.from_future or row.looked_at is None:
+        return None
+    age_s = (history.at - row.looked_at).total_seconds()
+    if age_s > stale_after_s(period_of(history.passes, HEALTH.name)):
+        return None
+    reason = ""
+    streak = None
+    if row.is_current:
+        # A later row has the reason and the streak of a later time.
+        reason = _reason(row.details)
+        streak = row.details.get("streak")
+    return ServiceState(
+        state=row.state,
+        since=row.since.astimezone(UTC),
+        reason=one_line(reason),
+        seen_by="the health pass",
+        streak=streak if isinstance(streak, int) else None,
+    )
+
+
+def _reason(details: Mapping[str, JsonValue]) -> str:
+    reason = details.get("error") or details.get("reason")
+    if not reason and "http_status" in details:
+        reason = f"http {details['http_status']}"
+    return str(reason or "")
+
+
+def _seen_by_metrics_pass(history: ServiceHistory) -> ServiceState | None:
+    """Return the state in the samples, if they cover that time."""
+    covering = [run for run in history.runs if run.begun <= history.at <= run.ended]
+    if not covering:
+        return None
+    # At the moment of a change, the later run counts.
+    run = covering[-1]
+    reason = ""
+    if not run.up:
+        summaries = [row.summary for row in history.alerts if _is_open(row, history)]
+        reason = summaries[0] if summaries else ""
+    return ServiceState(
+        state="healthy" if run.up else "unhealthy",
+        since=run.begun.astimezone(UTC),
+        reason=one_line(reason),
+        seen_by="the metrics pass",
+    )
+
+
+def _state_of_worker(history: ServiceHistory) -> ServiceState | None:
+    """Return the state of the worker itself: stale if any of its passes has stopped."""
+    if history.service != OPS_WORKER or not history.passes:
+        return None
+    names = sorted({record.name for record in history.passes})
+    stopped = [name for name in names if overdue(history.passes, name, history.at)]
+    if not stopped:
+        return ServiceState(state="healthy", since=None, reason="", seen_by="its passes")
+    reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(stopped)}"
+    return ServiceState(state="stale", since=None, reason=reason, seen_by="its passes")
+
+
+def _stale_row(row: _RowAtTime | None) -> ServiceState | None:
+    """Return stale, if there is a row for that time and no pass has confirmed it."""
+    if row is None or not (row.covers or row.from_future):
+        return None
+    return ServiceState(
+        state="stale",
+        since=row.looked_at.astimezone(UTC) if row.looked_at else None,
+        reason=one_line(f"no pass has looked since; it was {row.state}"),
+        seen_by="the health pass",
+    )
+
+
+def _unknown(history: ServiceHistory, rule: Rule) -> ServiceState:
+    since = history.runs[-1].ended.astimezone(UTC) if history.runs else None
+    return ServiceState(state="unknown", since=since, reason=one_line(_why_unknown(history, rule)))
+
+
+def _why_unknown(history: ServiceHistory, rule: Rule) -> str:
+    """Return why nothing is known about a service at that time, although passes may have run."""
+    if history.service == OPS_WORKER:
         return "no pass was recorded, or RECORD_OWN_METRICS is off"
-    ran = [name for name in PASSES if is_fresh(found.passes, name, found.at)]
-    if not ran or found.service == POSTGRES:
-        return NOBODY
-    what = f"the last {' and '.join(ran)} pass{'es' if len(ran) > 1 else ''} did not probe it"
+    ran = [name for name in PASSES if is_fresh(history.passes, name, history.at)]
+    if not ran or history.service == POSTGRES:
+        return NOT_OBSERVED
+    several = len(ran) > 1
+    reason = f"the last {' and '.join(ran)} {'passes' if several else 'pass'} did not probe it"
     if rule.target is None:
-        return what
-    they = "they" if len(ran) > 1 else "it"
-    return f"{what}: it was not in the catalogue then, or {they} had no time left for it"
+        return reason
+    pronoun = "they" if several else "it"
+    return f"{reason}: it was not in the catalogue then, or {pronoun} had no time left for it"
 
 
-def _told(
-    state: str, since: datetime | None, reason: str, by: str = "", streak: int | None = None
-) -> dict[str, Any]:
-    return {
-        "state": state,
-        "since": _utc(since),
-        "reason": one_line(reason),
-        "seen_by": by,
-        "streak": streak,
-    }
+# The alert.
 
 
-def _about_alert(
-    found: Findings, rule: Rule, state: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]
+def _alert_sentence(
+    history: ServiceHistory, rule: Rule, state: ServiceState, alerts: Sequence[Alert]
 ) -> str:
-    """Say in a sentence whether there is an alert, and if there is none though one may be expected, why not."""
-    if opened := next((one for one in alerts if one["open"]), None):
-        acknowledged = opened["acknowledged_at"] if opened["acknowledged_in_time"] else None
-        by = (
-            f"acknowledged by {opened['acknowledged_by']} at {_time(acknowledged)}"
-            if acknowledged
-            else "acknowledged by nobody"
-        )
-        since = f"since {_time(opened['opened'])}"
-        if opened["ahead"]:
-            since = f"with a time that is not yet, {_time(opened['opened'])}"
-        return f"alert {opened['id']} is open {since}, {by}"
-    nothing_wrong = {"healthy"} if found.service == OPS_WORKER else {"healthy", "stale"}
-    if not state["seen_by"] or state["state"] in nothing_wrong:
+    """Return a sentence about the alert. If one may be expected, it says why none is open."""
+    for alert in alerts:
+        if alert.open:
+            return _open_alert_sentence(alert)
+    expects_none = {"healthy", "stale"}
+    if history.service == OPS_WORKER:
+        expects_none = {"healthy"}
+    if not state.seen_by or state.state in expects_none:
         return "no alert is open"
-    return f"no alert is open{_why_none(found, rule, state, alerts)}"
+    return f"no alert is open{_why_no_alert(history, rule, state, alerts)}"
 
 
-def _why_none(
-    found: Findings,
-    rule: Rule,
-    state: Mapping[str, Any],
-    alerts: Sequence[Mapping[str, Any]],
+def _open_alert_sentence(alert: Alert) -> str:
+    acknowledged = "acknowledged by nobody"
+    if alert.acknowledged_at and alert.acknowledged_in_time:
+        time = format_time(alert.acknowledged_at)
+        acknowledged = f"acknowledged by {alert.acknowledged_by} at {time}"
+    opened = format_time(alert.opened)
+    since = f"with a time that is not yet, {opened}" if alert.ahead else f"since {opened}"
+    return f"alert {alert.id} is open {since}, {acknowledged}"
+
+
+def _why_no_alert(
+    history: ServiceHistory, rule: Rule, state: ServiceState, alerts: Sequence[Alert]
 ) -> str:
-    """Say why no alert is open of what is not healthy."""
-    if why := _ruled_out(found, rule) or _maintained(found):
-        return f": {why}"
-    if found.service == OPS_WORKER:
-        return f": {_watcher(found)}"
-    after, streak = rule.thresholds.alert_after, state["streak"]
-    if streak is not None and streak < after:
-        return f" yet: {streak} of {after} passes in a row found it so"
+    """Return why no alert is open for a service that is not healthy, with punctuation."""
+    reason = _why_never(history, rule) or _why_maintenance(history)
+    if reason:
+        return f": {reason}"
+    if history.service == OPS_WORKER:
+        return f": {_who_opens_own_alert(history)}"
+    after = rule.thresholds.alert_after
+    if state.streak is not None and state.streak < after:
+        return f" yet: {state.streak} of {after} passes in a row found it so"
     opens = "it opens with the next health pass that finds it so"
-    if after > 1 and streak is None:
+    if after > 1 and state.streak is None:
         opens = f"it opens once {after} health passes in a row find it so"
-    since = state["since"]
-    closed_since = any(one["closed"] and since and one["closed"] >= since for one in alerts)
-    return f": {opens}{', or a person has closed it since' if closed_since else ''}"
+    closed_by_person = ""
+    if _was_closed_since(alerts, state.since):
+        closed_by_person = ", or a person has closed it since"
+    return f": {opens}{closed_by_person}"
 
 
-def _ruled_out(found: Findings, rule: Rule) -> str:
-    """Say why no alert of this service can open at all; nothing where one can."""
-    is_worker = found.service == OPS_WORKER
-    if found.service == POSTGRES:
+def _was_closed_since(alerts: Sequence[Alert], since: datetime | None) -> bool:
+    if since is None:
+        return False
+    return any(alert.closed is not None and alert.closed >= since for alert in alerts)
+
+
+def _why_never(history: ServiceHistory, rule: Rule) -> str:
+    """Return why no alert of this service can open at all; nothing if one can."""
+    is_worker = history.service == OPS_WORKER
+    if history.service == POSTGRES:
         return "none ever opens for postgres"
     if rule.target is None and not is_worker:
         return "no pass watches it any more"
-    if not rule.alerts:
+    if not rule.alerts_enabled:
         return "SYSTEM_ALERT_ENABLED is off, and so is the health pass"
-    if is_worker and not rule.own:
+    if is_worker and not rule.self_metrics_enabled:
         return "RECORD_OWN_METRICS is off, so that no pass can tell that the other one stopped"
     return ""
 
 
-def _maintained(found: Findings) -> str:
-    """Say that there is maintenance; where only the last health pass told of it, it may be over."""
-    if found.maintenance_until:
-        return f"there is maintenance until {_time(_utc(found.maintenance_until))}"
-    if not (found.maintained or found.maintenances):
+def _why_maintenance(history: ServiceHistory) -> str:
+    """Return that a maintenance is the reason; nothing if there is none.
+
+    If only the last health pass recorded it, it may be over.
+    """
+    if history.maintenance_until:
+        until = history.maintenance_until.astimezone(UTC)
+        return f"there is maintenance until {format_time(until)}"
+    if not history.maintained and not history.maintenances:
         return ""
-    if found.at < found.now:
+    if history.at < history.now:
         return "there is maintenance"
-    then = "if that is over, the next one that finds it so opens an alert"
-    return f"at the last health pass there was maintenance; {then}"
+    opens = "if that is over, the next one that finds it so opens an alert"
+    return f"at the last health pass there was maintenance; {opens}"
 
 
-def _watcher(found: Findings) -> str:
-    """Say which pass opens the worker's own alert, of a pass that stopped."""
+def _who_opens_own_alert(history: ServiceHistory) -> str:
+    """Return which pass opens the worker's own alert, after another pass has stopped."""
     for name in PASSES:
-        if is_fresh(found.passes, name, found.at) and not overdue(found.passes, name, found.at):
+        fresh = is_fresh(history.passes, name, history.at)
+        if fresh and not overdue(history.passes, name, history.at):
             return f"the {name} pass opens one with its next turn"
     return "no pass runs that could open one"
 
 
-def _maintenance(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "from": _utc(row["begun"]),
-        "to": _utc(row["ended"]),
-        "started_by": one_line(row["started_by"]),
-        "reason": one_line(row["reason"]),
-    }
-
-
-def _turns(found: Findings) -> list[dict[str, Any]]:
-    """List the last ups and downs, and the times between them of which nobody knows; the newest last."""
-    turns: list[dict[str, Any]] = []
-    for run, then in zip(
-        found.runs, [*(run.begun for run in found.runs[1:]), found.at], strict=False
-    ):
-        turns.append(_turn("healthy" if run.up else "unhealthy", run.begun, run.ended))
-        if run.ended < then:
-            turns.append(_turn("unknown", run.ended, then))
-    return turns[-MAX_TURNS:]
-
-
-def _turn(state: str, begun: datetime, ended: datetime) -> dict[str, Any]:
-    return {
-        "state": state,
-        "from": _utc(begun),
-        "to": _utc(ended),
-        "seconds": (ended - begun).total_seconds(),
-    }
-
-
-def _observation(row: Mapping[str, Any]) -> dict[str, Any]:
-    healthy = row["metric"] == HEALTHY
-    found = (
-        ("healthy" if row["value"] == 1 else "unhealthy")
-        if healthy
-        else f"answered in {row['value']:g} ms"
+def _alert(row: ServiceAlertRow, history: ServiceHistory) -> Alert:
+    acknowledged_in_time = False
+    if row.acknowledged_at:
+        is_now = history.at == history.now
+        acknowledged_in_time = is_now or row.acknowledged_at <= history.at
+    return Alert(
+        id=row.id,
+        status=row.status,
+        open=_is_open(row, history),
+        ahead=row.created_at > history.at,
+        opened=row.created_at.astimezone(UTC),
+        closed=_utc(row.closed_at),
+        acknowledged_by=one_line(row.acknowledged_by or ""),
+        acknowledged_in_time=acknowledged_in_time,
+        acknowledged_at=_utc(row.acknowledged_at),
+        summary=one_line(row.summary),
+        evidence=row.evidence if isinstance(row.evidence, dict) else {},
     )
-    return {
-        "time": _utc(row["time"]),
-        "pass": METRICS.name if healthy else HEALTH.name,
-        "found": found,
-    }
 
 
-def _alert(row: Mapping[str, Any], found: Findings) -> dict[str, Any]:
-    acknowledged = row["acknowledged_at"]
-    return {
-        "id": row["id"],
-        "status": row["status"],
-        "open": _open(row, found),
-        "ahead": row["created_at"] > found.at,
-        "opened": _utc(row["created_at"]),
-        "closed": _utc(row["closed_at"]),
-        "acknowledged_by": one_line(row["acknowledged_by"] or ""),
-        "acknowledged_in_time": bool(
-            acknowledged and (acknowledged <= found.at or found.at == found.now)
-        ),
-        "acknowledged_at": _utc(acknowledged),
-        "summary": one_line(row["summary"]),
-        "evidence": row["evidence"] if isinstance(row["evidence"], dict) else {},
-    }
+def _is_open(row: ServiceAlertRow, history: ServiceHistory) -> bool:
+    """Return whether an alert was open at that time. Now, its status alone decides."""
+    if history.at == history.now:
+        return row.status != "CLOSED"
+    if row.created_at > history.at:
+        return False
+    if row.status != "CLOSED":
+        return True
+    return row.closed_at is not None and row.closed_at > history.at
 
 
-def _open(row: Mapping[str, Any], found: Findings) -> bool:
-    """Return whether an alert was open at that time. Now its status alone decides."""
-    if found.at == found.now:
-        return bool(row["status"] != "CLOSED")
-    closed = row["status"] == "CLOSED" and (
-        row["closed_at"] is None or row["closed_at"] <= found.at
+# The other parts of the document.
+
+
+def _health_periods(history: ServiceHistory) -> list[HealthPeriod]:
+    """Return the last ups and downs, with the gaps between them as unknown, the newest last."""
+    periods: list[HealthPeriod] = []
+    next_begins = [*(run.begun for run in history.runs[1:]), history.at]
+    for run, next_begin in zip(history.runs, next_begins, strict=False):
+        periods.append(_health_period("healthy" if run.up else "unhealthy", run.begun, run.ended))
+        if run.ended < next_begin:
+            periods.append(_health_period("unknown", run.ended, next_begin))
+    return periods[-MAX_PERIODS:]
+
+
+def _health_period(state: str, begun: datetime, ended: datetime) -> HealthPeriod:
+    return HealthPeriod(
+        state=state,
+        from_=begun.astimezone(UTC),
+        to=ended.astimezone(UTC),
+        seconds=(ended - begun).total_seconds(),
     )
-    return bool(row["created_at"] <= found.at and not closed)
 
 
-def _rule(service: str, rule: Rule) -> dict[str, str]:
-    target = rule.target
-    off = "SYSTEM_ALERT_ENABLED is off" if not rule.alerts else ""
-    if target is None:
-        if service == OPS_WORKER:
-            if off or not rule.own:
-                return {"an alert opens": f"never: {off or 'RECORD_OWN_METRICS is off'}"}
-            silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
-            return {
-                "an alert opens when": f"a pass that once ran was not recorded for {silent}; the other pass sees that"
-            }
-        if service == POSTGRES:
-            return {
-                "healthy when": "it answers at least one figure of the metrics pass",
-                "an alert opens": "never",
-            }
+def _observation(row: ObservationRow) -> Observation:
+    time = row.time.astimezone(UTC)
+    if row.metric != HEALTHY:
+        return Observation(time, HEALTH.name, f"answered in {row.value:g} ms")
+    return Observation(time, METRICS.name, "healthy" if row.value == 1 else "unhealthy")
+
+
+def _pass(record: PassRecord, at: datetime) -> PassAge:
+    return PassAge(one_line(record.label), record.time.astimezone(UTC), record.age_s(at))
+
+
+def _maintenance(row: MaintenanceRow) -> Maintenance:
+    return Maintenance(
+        from_=row.begun.astimezone(UTC),
+        to=row.ended.astimezone(UTC),
+        started_by=one_line(row.started_by),
+        reason=one_line(row.reason),
+    )
+
+
+def _describe_rule(service: str, rule: Rule) -> dict[str, str]:
+    """Return the parts of the rule, each as a phrase and its value."""
+    if rule.target is not None:
+        return _describe_target(rule.target, rule)
+    if service == OPS_WORKER:
+        return _describe_own_alert(rule)
+    if service == POSTGRES:
         return {
-            "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+            "healthy when": "it answers at least one figure of the metrics pass",
+            "an alert opens": "never",
         }
-    statuses = ", ".join(map(str, target.expect))
-    body = ["a JSON object"] if target.json else []
-    body += wanted(target.conditions)
-    body += (
-        [f"latency at most {target.max_latency_ms} ms"] if target.max_latency_ms is not None else []
-    )
-    opens_after = _passes(rule.thresholds.alert_after, "unhealthy")
-    if off:
-        opens_after = f"never: {off}"
+    alone = "its row and its alert, where there are any, go with `ops-worker alerts prune`"
+    return {"watched": f"no; {alone}"}
+
+
+def _describe_own_alert(rule: Rule) -> dict[str, str]:
+    if not rule.alerts_enabled:
+        return {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
+    if not rule.self_metrics_enabled:
+        return {"an alert opens": "never: RECORD_OWN_METRICS is off"}
+    silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
+    stopped = f"a pass that once ran was not recorded for {silent}"
+    return {"an alert opens when": f"{stopped}; the other pass sees that"}
+
+
+def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
+    expectations = [f"http {', '.join(map(str, target.expect))}"]
+    if target.json:
+        expectations.append("a JSON object")
+    expectations += wanted(target.conditions)
+    if target.max_latency_ms is not None:
+        expectations.append(f"latency at most {target.max_latency_ms} ms")
+    opens_after = _passes_in_a_row(rule.thresholds.alert_after, "unhealthy")
+    if not rule.alerts_enabled:
+        opens_after = "never: SYSTEM_ALERT_ENABLED is off"
     return {
         "asked": target.shown_url,
         "answers within": f"{target.deadline_s:g} s",
-        "healthy when": "; ".join([f"http {statuses}", *body]),
+        "healthy when": "; ".join(expectations),
         "an alert opens after": opens_after,
-        "it closes after": _passes(rule.thresholds.resolve_after, "healthy"),
+        "it closes after": _passes_in_a_row(rule.thresholds.resolve_after, "healthy"),
     }
 
 
-def _passes(number: int, found: str) -> str:
-    return f"{number} {found} pass{'es in a row' if number > 1 else ''}"
+def _passes_in_a_row(number: int, health: str) -> str:
+    if number == 1:
+        return f"1 {health} pass"
+    return f"{number} {health} passes in a row"
 
 
-def _utc(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat()
+def _utc(time: datetime | None) -> datetime | None:
+    return time.astimezone(UTC) if time else None
 
 
-def _time(moment: str | None) -> str:
-    return moment[:19].replace("T", " ") if moment else "-"
+# The screen.
+
+
+def sentences(explanation: Explanation) -> list[str]:
+    """Return two sentences: the state with its reason, and the alert."""
+    time = format_time(explanation.at)
+    return [f"at {time} UTC: {_state_sentence(explanation)}", explanation.alert]
+
+
+def _state_sentence(explanation: Explanation) -> str:
+    service, reason = explanation.service, explanation.reason
+    since = f" since {format_time(explanation.since)}" if explanation.since else ""
+    if explanation.seen_by:
+        because = f": {reason}" if reason else ""
+        seen_by = f" (seen by {explanation.seen_by})"
+        return f"{service} is {explanation.state}{since}{because}{seen_by}"
+    if reason == NOT_OBSERVED:
+        return f"nothing is known about {service}: no pass has looked{since}"
+    return f"nothing is known about {service}{since}: {reason}"
+
+
+def tables(explanation: Explanation) -> list[ScreenTable]:
+    """Lay the document out as tables, below the sentences."""
+    return [
+        _health_table(explanation),
+        _observations_table(explanation),
+        ScreenTable("Rule", ("RULE", "VALUE"), tuple(explanation.rule.items())),
+        _alerts_table(explanation.alerts),
+        _evidence_table(explanation.alerts),
+        _maintenances_table(explanation.maintenances),
+        _passes_table(explanation.passes),
+    ]
+
+
+def _health_table(explanation: Explanation) -> ScreenTable:
+    none = NOT_OBSERVED
+    if explanation.passes:
+        none = "the metrics pass has recorded nothing about it"
+    if explanation.service == OPS_WORKER:
+        none = ""  # Its passes are all that there is to see.
+    return ScreenTable(
+        title=f"Health as recorded by the metrics pass, previous {format_age(LOOK_BACK_S)}",
+        head=("STATE", "FROM", "TO", "DURATION"),
+        rows=tuple(
+            (
+                period.state,
+                format_time(period.from_),
+                format_time(period.to),
+                format_duration(period.seconds),
+            )
+            for period in explanation.turns
+        ),
+        state_column=0,
+        none=none,
+    )
+
+
+def _observations_table(explanation: Explanation) -> ScreenTable:
+    none = "no pass has recorded anything about it"
+    if explanation.seen_by:
+        none = "no sample is recorded"
+    if explanation.service == OPS_WORKER:
+        none = ""
+    return ScreenTable(
+        title="Last samples",
+        head=("TIME", "PASS", "RESULT"),
+        rows=tuple(
+            (format_time(observation.time), observation.pass_, observation.found)
+            for observation in explanation.observations
+        ),
+        none=none,
+    )
+
+
+def _alerts_table(alerts: Sequence[Alert]) -> ScreenTable:
+    return ScreenTable(
+        title="Last alerts",
+        head=("ID", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED", "SUMMARY"),
+        rows=tuple(
+            (
+                str(alert.id),
+                alert.status,
+                format_time(alert.opened),
+                format_time(alert.closed),
+                _acknowledgement(alert),
+                alert.summary,
+            )
+            for alert in alerts
+        ),
+        state_column=1,
+        none="none",
+    )
+
+
+def _acknowledgement(alert: Alert) -> str:
+    if alert.acknowledged_at is None:
+        return "-"
+    return f"{alert.acknowledged_by}, {format_time(alert.acknowledged_at)}"
+
+
+def _evidence_table(alerts: Sequence[Alert]) -> ScreenTable:
+    """Return the evidence of the newest alert that has any; the table has no rows without it."""
+    head = ("NAME", "VALUE")
+    for alert in alerts:
+        if alert.evidence:
+            rows = tuple(
+                (one_line(name), one_line(str(value))) for name, value in alert.evidence.items()
+            )
+            return ScreenTable(f"Evidence of alert {alert.id}", head, rows)
+    return ScreenTable("Evidence", head, ())
+
+
+def _maintenances_table(maintenances: Sequence[Maintenance]) -> ScreenTable:
+    return ScreenTable(
+        title="Maintenance at that time",
+        head=("FROM", "TO", "STARTED BY", "REASON"),
+        rows=tuple(
+            (
+                format_time(maintenance.from_),
+                format_time(maintenance.to),
+                maintenance.started_by,
+                maintenance.reason or "-",
+            )
+            for maintenance in maintenances
+        ),
+    )
+
+
+def _passes_table(passes: Sequence[PassAge]) -> ScreenTable:
+    return ScreenTable(
+        title="Last passes before that time",
+        head=("PASS", "RECORDED", "AGE"),
+        rows=tuple(
+            (record.pass_, format_time(record.recorded), format_age(record.age_s))
+            for record in passes
+        ),
+        none="none was recorded, or RECORD_OWN_METRICS is off",
+    )

@@ -1,10 +1,10 @@
-"""What happened, for the page of ``ops-worker report``: from rows to availabilities, incidents and the points of charts."""
+"""What happened in a period: from rows to availabilities, incidents and charts of a report."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
@@ -17,31 +17,36 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.core.model import Target
+    from ops_worker.history.rows import AlertRow, MaintenanceRow, PassCountRow
     from ops_worker.history.series import Series
-    from ops_worker.history.status import Facts
+    from ops_worker.history.status import StatusRows
 
 MAX_BUCKETS = 144
-"""Points of a chart, at most: one for ten minutes of a day."""
+"""Highest number of points in a chart: one every ten minutes of a day."""
 BUCKET_PERIODS = 2
-"""Periods of the slowest pass that make a point, at least: with fewer there would be points without a row where nothing is missing."""
+"""Lowest number of periods of the slowest pass in one point.
+
+With fewer, some points would have no row although no pass was missed.
+"""
 CELLS = 600
-"""Parts of a timeline, each as wide as the narrowest mark that can be seen."""
+"""Parts of a timeline. Each one is as wide as the narrowest mark that can be seen."""
+FULL_COVERAGE = 1 - 1e-6
+"""The share of a cell that has to be known for the cell to be up, except for rounding errors."""
 MAX_CHARTS = 60
 MAX_TIMELINES = 100
-STATES = ("down", "unknown", "up")
-"""What a part of a timeline can be. The first one that is so at any time of it, is what it is: a short outage is seen."""
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
+"""The unit of a metric by the last word of its name."""
 
 
-class Lasting(NamedTuple):
-    """How long each of the series that tell of up and down was so, as the store reads them."""
+class HealthRuns(NamedTuple):
+    """The runs of every service, by its name, and the periods of maintenance."""
 
     services: Sequence[tuple[str, Sequence[Run]]]
     maintenance: Sequence[Run]
 
 
 class Span(NamedTuple):
-    """A part of a timeline, in cells of its width, in which all was the same."""
+    """A part of a timeline with one state, in cells: ``down``, ``unknown`` or ``up``."""
 
     state: str
     first: int
@@ -49,7 +54,10 @@ class Span(NamedTuple):
 
 
 class Availability(NamedTuple):
-    """How long a service was up, down, and nobody knows, in seconds; and how long of the time that it was down there was maintenance."""
+    """How long a service was up, down and unknown, in seconds.
+
+    ``planned_s`` is the part of ``down_s`` in which there was maintenance.
+    """
 
     service: str
     up_s: float
@@ -60,21 +68,26 @@ class Availability(NamedTuple):
     spans: Sequence[Span]
 
     @property
+    def known_s(self) -> float:
+        """The seconds in which it was up or down."""
+        return self.up_s + self.down_s
+
+    @property
     def available(self) -> float | None:
-        """The share that it was up, of the time of which somebody knows."""
-        known = self.up_s + self.down_s
-        return self.up_s / known if known else None
+        """The share of the known time in which it was up; None if nothing is known."""
+        return self.up_s / self.known_s if self.known_s else None
 
     @property
     def coverage(self) -> float:
-        """The share of the time of which somebody knows."""
-        return (self.up_s + self.down_s) / (self.up_s + self.down_s + self.unknown_s)
+        """The share of the whole time that is known."""
+        return self.known_s / (self.known_s + self.unknown_s)
 
 
 class Chart(NamedTuple):
-    """One series as the points of a chart: the middle of each bucket, its mean and its highest value; None where nobody looked.
+    """One series as the points of a chart: the middle of each bucket, its mean and its maximum.
 
-    Of a counter the points are its growth for each second, and there is no highest.
+    The points of a counter are its growth per second, and ``peaks`` is None. A point without rows
+    is None.
     """
 
     service: str
@@ -86,10 +99,10 @@ class Chart(NamedTuple):
     peaks: Sequence[float | None] | None
 
 
-class PassRow(NamedTuple):
-    """How often a pass was recorded, and how often it was not between the first time and the last.
+class PassSummary(NamedTuple):
+    """How often a pass was recorded, and how often it was missed between the first and last time.
 
-    ``stopped_s`` tells for how many seconds it has not been recorded any more, where that is longer than it may be; else 0.
+    ``stopped_s`` is for how many seconds it has not been recorded, if it has stopped, else 0.
     """
 
     name: str
@@ -101,8 +114,26 @@ class PassRow(NamedTuple):
     stopped_s: float
 
 
-class Announced(NamedTuple):
-    """A maintenance as people started and ended it; ``ended`` may lie ahead."""
+class Incident(NamedTuple):
+    """A system alert that was open in the period.
+
+    ``before`` is whether it opened before the period, ``seconds`` is how long it was open.
+    """
+
+    id: int
+    service: str
+    status: str
+    summary: str
+    created_at: datetime
+    closed_at: datetime | None
+    acknowledged_by: str
+    acknowledged_at: datetime | None
+    before: bool
+    seconds: float
+
+
+class Maintenance(NamedTuple):
+    """A maintenance as people started and ended it; ``ended`` may be in the future."""
 
     begun: datetime
     ended: datetime
@@ -111,19 +142,26 @@ class Announced(NamedTuple):
     reason: str
 
 
-class Page(NamedTuple):
-    """Everything that is on the page, at one moment of the database's clock."""
+class Report(NamedTuple):
+    """The content of a report, read at one moment of the database's clock, ``ended``.
+
+    ``maintenance`` has the periods in which the health pass recorded one; ``maintenances`` has
+    those that people started. ``left_out`` is how many series have no chart.
+    """
 
     begun: datetime
     ended: datetime
     services: Sequence[Availability]
     maintenance: Sequence[Run]
-    incidents: Sequence[Mapping[str, Any]]
-    passes: Sequence[PassRow]
+    incidents: Sequence[Incident]
+    passes: Sequence[PassSummary]
     charts: Sequence[Chart]
     buckets: int
     left_out: int
-    announced: Sequence[Announced] = ()
+    maintenances: Sequence[Maintenance] = ()
+
+
+# What to read.
 
 
 def longest_s(records: Iterable[PassRecord]) -> float:
@@ -133,222 +171,315 @@ def longest_s(records: Iterable[PassRecord]) -> float:
 
 
 def buckets(since_s: float, longest_s: float) -> int:
-    """Choose the number of a chart's points, by the longest time from one pass to the next."""
-    return max(1, min(MAX_BUCKETS, int(since_s / (BUCKET_PERIODS * longest_s))))
+    """Return the number of points in a chart over ``since_s`` seconds.
+
+    ``longest_s`` is the longest period of any pass, in seconds.
+    """
+    number = int(since_s / (BUCKET_PERIODS * longest_s))
+    return max(1, min(MAX_BUCKETS, number))
 
 
-def wanted(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
-    """Choose the series that tell of up and down and of maintenance, each with the pass that writes it; all services' among them."""
-    found = [one.key for one in series if one.metric == HEALTHY]
-    keys = [Key(target.series, HEALTHY, dict(target.tags)) for target in targets]
-    found += [key for key in keys if key not in found]
-    maintained = [
-        one.key for one in series if (one.service, one.metric) == (OPS_WORKER, MAINTENANCE)
+def health_series(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
+    """Return the series of health and of maintenance, each with the pass that writes it.
+
+    Every monitored service is among them, also without a row.
+    """
+    series = tuple(series)
+    health = [item.key for item in series if item.metric == HEALTHY]
+    monitored = [Key(target.series, HEALTHY, dict(target.tags)) for target in targets]
+    health += [key for key in monitored if key not in health]
+    own = [item for item in series if item.service == OPS_WORKER]
+    maintenance = [item.key for item in own if item.metric == MAINTENANCE]
+    return [
+        *((key, METRICS.name) for key in health),
+        *((key, HEALTH.name) for key in maintenance),
     ]
-    return [(key, METRICS.name) for key in found] + [(key, HEALTH.name) for key in maintained]
 
 
-def lasting(
+def health_runs(
     chosen: Sequence[tuple[Key, str]], runs: Sequence[Sequence[Run]], targets: Iterable[Target]
-) -> Lasting:
-    """Name each of the services, also those of which nothing is known."""
-    named, told = _names(targets), list(zip(chosen, runs, strict=True))
-    services = [
-        (_name(key.service, named) + format_labels(key.tags), some)
-        for (key, _), some in told
-        if key.metric == HEALTHY
-    ]
-    return Lasting(
-        services,
-        _merged(
-            one for (key, _), some in told if key.metric == MAINTENANCE for one in some if one.up
-        ),
-    )
+) -> HealthRuns:
+    """Return the runs by service, and the periods of maintenance.
+
+    ``chosen`` is the result of ``health_series``; ``runs`` has the runs of each of them.
+    """
+    names = _service_names(targets)
+    services: list[tuple[str, Sequence[Run]]] = []
+    maintenance: list[Run] = []
+    for (key, _), runs_of_key in zip(chosen, runs, strict=True):
+        if key.metric == HEALTHY:
+            name = _service_name(key.service, names) + format_labels(key.tags)
+            services.append((name, runs_of_key))
+        else:
+            maintenance += [run for run in runs_of_key if run.up]
+    return HealthRuns(services, _merge(maintenance))
 
 
-def page(
-    facts: Facts,
+def _merge(runs: Iterable[Run]) -> list[Run]:
+    """Merge the runs that overlap: every shard of a health pass records the same maintenance."""
+    merged: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.begun):
+        last = merged[-1] if merged else None
+        if last is not None and run.begun <= last.ended:
+            merged[-1] = last._replace(ended=max(last.ended, run.ended))
+        else:
+            merged.append(run)
+    return merged
+
+
+# What to show.
+
+
+def build(
+    rows: StatusRows,
     points: int,
-    told: Lasting,
-    incidents: Sequence[Mapping[str, Any]],
+    health: HealthRuns,
+    incidents: Sequence[AlertRow],
     targets: Iterable[Target],
-) -> Page:
-    """Build the page: the worst service first, then by name."""
-    begun = facts.now - timedelta(seconds=facts.since_s)
+) -> Report:
+    """Build the report: the services with the longest outages first, then by name.
+
+    ``points`` is the number of buckets in the series of ``rows``.
+    """
+    begun = rows.now - timedelta(seconds=rows.since_s)
     services = [
-        _availability(name, runs, told.maintenance, begun, facts.now)
-        for name, runs in told.services
+        _availability(name, runs, health.maintenance, begun, rows.now)
+        for name, runs in health.services
     ]
-    services.sort(key=lambda one: (-one.down_s, -one.unknown_s, one.service))
-    worth = [one for one in facts.series if _is_drawn(one)]
-    drawn = sorted(
-        (one for one in worth if len(one.growth if one.counts else one.buckets) > 1),
-        key=lambda one: (_rank(one), one.service or "", one.metric),
-    )
-    named = _names(targets)
-    return Page(
-        begun,
-        facts.now,
-        services,
-        told.maintenance,
-        [_incident(row, begun, facts.now) for row in incidents],
-        _passes(facts),
-        [
-            _chart(one, named, begun, timedelta(seconds=facts.since_s / points), points)
-            for one in drawn[:MAX_CHARTS]
-        ],
-        points,
-        len(worth) - len(drawn[:MAX_CHARTS]),
+    services.sort(key=lambda service: (-service.down_s, -service.unknown_s, service.service))
+    candidates = [series for series in rows.series if _has_chart(series)]
+    drawn = [series for series in candidates if _points(series) > 1]
+    drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
+    drawn = drawn[:MAX_CHARTS]
+    names = _service_names(targets)
+    width = timedelta(seconds=rows.since_s / points)
+    times = [begun + width * (number + 0.5) for number in range(points)]
+    return Report(
+        begun=begun,
+        ended=rows.now,
+        services=services,
+        maintenance=health.maintenance,
+        incidents=[_incident(row, begun, rows.now) for row in incidents],
+        passes=_passes(rows),
+        charts=[_chart(series, names, times) for series in drawn],
+        buckets=points,
+        left_out=len(candidates) - len(drawn),
     )
 
 
-def announced(rows: Iterable[Mapping[str, Any]]) -> list[Announced]:
-    """List the maintenances that people started, in the order of time; repeats of one are one."""
-    found: list[Announced] = []
+def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
+    """Return the maintenances that people started, the oldest first.
+
+    A maintenance that the same person started again for the same reason, before it ended, is one.
+    """
+    merged: list[Maintenance] = []
     for row in rows:
-        one = Announced(
-            row["begun"],
-            row["ended"],
-            started_by=one_line(row["started_by"]),
-            ended_by=one_line(row["ended_by"] or ""),
-            reason=one_line(row["reason"]),
+        maintenance = Maintenance(
+            begun=row.begun,
+            ended=row.ended,
+            started_by=one_line(row.started_by),
+            ended_by=one_line(row.ended_by or ""),
+            reason=one_line(row.reason),
         )
-        same = (one.started_by, one.reason)
-        repeats = [last for last in found[-1:] if (last.started_by, last.reason) == same]
-        if repeats and repeats[0].ended >= one.begun:
-            found[-1] = one._replace(begun=repeats[0].begun)
+        if merged and _is_repeat(maintenance, merged[-1]):
+            merged[-1] = maintenance._replace(begun=merged[-1].begun)
         else:
-            found.append(one)
-    return found
+            merged.append(maintenance)
+    return merged
 
 
-def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
-    """Lay runs out on a timeline of so many cells: the worst that was in a cell at any time is what it shows."""
-    cell_s = (ended - begun).total_seconds() / cells
-    known = [0.0] * cells
-    down = [False] * cells
-    for run in runs:
-        low, high = (
-            (run.begun - begun).total_seconds() / cell_s,
-            (run.ended - begun).total_seconds() / cell_s,
-        )
-        first, last = min(cells - 1, max(0, int(low))), min(cells - 1, max(0, int(high)))
-        for cell in range(first, last + 1):
-            part = max(0.0, min(high, cell + 1) - max(low, cell))
-            known[cell] += part
-            down[cell] = down[cell] or (not run.up and part > 0)
-    states = [
-        "down" if down[cell] else "up" if known[cell] > 1 - 1e-6 else "unknown"
-        for cell in range(cells)
-    ]
-    found = []
-    for state, group in groupby(range(cells), key=states.__getitem__):
-        some = list(group)
-        found.append(Span(state, some[0], len(some)))
-    return found
+def _is_repeat(maintenance: Maintenance, before: Maintenance) -> bool:
+    same_person = maintenance.started_by == before.started_by
+    same_reason = maintenance.reason == before.reason
+    return same_person and same_reason and before.ended >= maintenance.begun
 
 
-def _merged(runs: Iterable[Run]) -> list[Run]:
-    """Make one of those that overlap: each shard of a health pass tells of the same maintenance."""
-    found: list[Run] = []
-    for run in sorted(runs, key=lambda one: one.begun):
-        if found and run.begun <= found[-1].ended:
-            found[-1] = found[-1]._replace(ended=max(found[-1].ended, run.ended))
-        else:
-            found.append(run)
-    return found
-
-
-def _names(targets: Iterable[Target]) -> dict[str, str]:
-    return {target.series: target.name for target in targets}
-
-
-def _name(series: str | None, named: Mapping[str, str]) -> str:
-    return one_line(named.get(series or "", series or "(none)"))
+# Availability.
 
 
 def _availability(
     service: str, runs: Sequence[Run], maintenance: Sequence[Run], begun: datetime, ended: datetime
 ) -> Availability:
-    up_s, down_s = (sum(run.seconds for run in runs if run.up is up) for up in (True, False))
     outages = [run for run in runs if not run.up]
-    planned_s = sum(
-        max(0.0, (min(run.ended, one.ended) - max(run.begun, one.begun)).total_seconds())
-        for run in outages
-        for one in maintenance
-    )
+    up_s = sum(run.seconds for run in runs if run.up)
+    down_s = sum(run.seconds for run in outages)
     whole_s = (ended - begun).total_seconds()
     return Availability(
-        service,
-        up_s,
-        down_s,
-        max(0.0, whole_s - up_s - down_s),
-        planned_s,
-        len(outages),
-        spans(runs, begun, ended),
+        service=service,
+        up_s=up_s,
+        down_s=down_s,
+        unknown_s=max(0.0, whole_s - up_s - down_s),
+        planned_s=sum(_overlap_s(outage, run) for outage in outages for run in maintenance),
+        outages=len(outages),
+        spans=spans(runs, begun, ended),
     )
 
 
-def _incident(row: Mapping[str, Any], begun: datetime, now: datetime) -> dict[str, Any]:
-    closed_at = row["closed_at"] if row["status"] == "CLOSED" else None
-    return {
-        **row,
-        "closed_at": closed_at,
-        "service": one_line(row["service"]),
-        "summary": one_line(row["summary"]),
-        "acknowledged_by": one_line(row["acknowledged_by"] or ""),
-        "before": row["created_at"] < begun,
-        "seconds": max(0.0, ((closed_at or now) - row["created_at"]).total_seconds()),
+def _overlap_s(first: Run, second: Run) -> float:
+    begun, ended = max(first.begun, second.begun), min(first.ended, second.ended)
+    return max(0.0, (ended - begun).total_seconds())
+
+
+def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
+    """Lay runs out on a timeline of so many cells.
+
+    A cell is down if the service was down at any time of it, so that a short outage is seen. It is
+    up only if all of it is known.
+    """
+    cell_s = (ended - begun).total_seconds() / cells
+    known = [0.0] * cells
+    down = [False] * cells
+    for run in runs:
+        low = (run.begun - begun).total_seconds() / cell_s
+        high = (run.ended - begun).total_seconds() / cell_s
+        for cell in range(_cell(low, cells), _cell(high, cells) + 1):
+            part = max(0.0, min(high, cell + 1) - max(low, cell))
+            known[cell] += part
+            if part > 0 and not run.up:
+                down[cell] = True
+    states = ["up" if share > FULL_COVERAGE else "unknown" for share in known]
+    for cell in range(cells):
+        if down[cell]:
+            states[cell] = "down"
+    result: list[Span] = []
+    first = 0
+    for state, group in groupby(states):
+        number = len(list(group))
+        result.append(Span(state, first, number))
+        first += number
+    return result
+
+
+def _cell(position: float, cells: int) -> int:
+    return min(cells - 1, max(0, int(position)))
+
+
+def _service_names(targets: Iterable[Target]) -> dict[str, str]:
+    """Return the name of each monitored service by its name in ``system_metrics``."""
+    return {target.series: target.name for target in targets}
+
+
+def _service_name(series: str | None, names: Mapping[str, str]) -> str:
+    return one_line(names.get(series or "", series or "(none)"))
+
+
+# Incidents and passes.
+
+
+def _incident(row: AlertRow, begun: datetime, now: datetime) -> Incident:
+    # An open alert may have the time at which an earlier release closed it.
+    closed_at = row.closed_at if row.status == "CLOSED" else None
+    open_s = ((closed_at or now) - row.created_at).total_seconds()
+    return Incident(
+        id=row.id,
+        service=one_line(row.service),
+        status=row.status,
+        summary=one_line(row.summary),
+        created_at=row.created_at,
+        closed_at=closed_at,
+        acknowledged_by=one_line(row.acknowledged_by or ""),
+        acknowledged_at=row.acknowledged_at,
+        before=row.created_at < begun,
+        seconds=max(0.0, open_s),
+    )
+
+
+def _passes(rows: StatusRows) -> list[PassSummary]:
+    """Return each pass or shard that was recorded in the period, or should have been."""
+    if not rows.counts and not rows.passes:
+        return []  # No pass runs, or RECORD_OWN_METRICS is off.
+    periods = {
+        (record.name, record.shard): period_of([record], record.name) for record in rows.passes
     }
+    summaries = [
+        _pass_summary(count, rows.now, periods.pop((count.name, count.shard), None))
+        for count in rows.counts
+    ]
+    silent = {_pass_label(name, shard) for name, shard in periods}
+    silent |= PASSES.keys() - {count.name for count in rows.counts}
+    return summaries + [_silent_pass(name, rows.since_s) for name in sorted(silent)]
 
 
-def _passes(facts: Facts) -> list[PassRow]:
-    """List each pass, or shard of one, that was recorded in this time or should have been; of other shards than now none has stopped."""
-    each_s = {(one.name, one.shard): period_of([one], one.name) for one in facts.passes}
-    rows = []
-    for one in facts.ran:
-        name = one_line(f"{one['pass']} {one['shard']}" if one["shard"] else one["pass"])
-        now_s, stopped_s = (
-            each_s.pop((one["pass"], one["shard"]), None),
-            (facts.now - one["last"]).total_seconds(),
-        )
-        stopped_s = stopped_s if now_s and stopped_s > stale_after_s(now_s) else 0.0
-        rows.append(
-            PassRow(
-                name, now_s, one["first"], one["last"], one["recorded"], one["missed"], stopped_s
-            )
-        )
-    if not (facts.ran or facts.passes):
-        return []  # nothing is recorded of any: they do not run, or are told not to tell
-    gone = {f"{name} {shard}" if shard else name for name, shard in each_s} | (
-        PASSES.keys() - {one["pass"] for one in facts.ran}
+def _pass_summary(count: PassCountRow, now: datetime, period_s: float | None) -> PassSummary:
+    """Return the summary of a recorded pass.
+
+    Without a period, it belongs to a shard that no longer exists; such a shard has not stopped.
+    """
+    age_s = (now - count.last).total_seconds()
+    stopped = period_s is not None and age_s > stale_after_s(period_s)
+    return PassSummary(
+        name=one_line(_pass_label(count.name, count.shard)),
+        period_s=period_s,
+        first=count.first,
+        last=count.last,
+        recorded=count.recorded,
+        missed=count.missed,
+        stopped_s=age_s if stopped else 0.0,
     )
-    return rows + [PassRow(name, None, None, None, 0, 0, facts.since_s) for name in sorted(gone)]
 
 
-def _is_drawn(one: Series) -> bool:
-    return one.metric != HEALTHY and (one.service != OPS_WORKER or one.metric == "pass_duration_ms")
-
-
-def _rank(one: Series) -> int:
-    """Latencies first, then the services' and the platform's figures, the worker's own last."""
-    return 0 if one.metric == PROBE_LATENCY_MS else 2 if one.service == OPS_WORKER else 1
-
-
-def _chart(
-    one: Series, named: Mapping[str, str], begun: datetime, width: timedelta, points: int
-) -> Chart:
-    numbers = range(1, points + 1)
-    unit = UNITS.get(one.metric.rpartition("_")[2], "")
-    service = _name(one.service, named)
-    metric, times = (
-        one_line(one.metric) + format_labels(one.tags),
-        [begun + width * (number - 0.5) for number in numbers],
+def _silent_pass(name: str, since_s: float) -> PassSummary:
+    return PassSummary(
+        name=name,
+        period_s=None,
+        first=None,
+        last=None,
+        recorded=0,
+        missed=0,
+        stopped_s=since_s,
     )
-    if one.counts:
-        grown = [one.growth.get(number) for number in numbers]
-        rates = [some.increase / some.seconds if some and some.seconds else None for some in grown]
-        return Chart(service, metric, f"{unit} per s".strip(), one.latest, times, rates, None)
-    found = [one.buckets.get(number) for number in numbers]
-    means, peaks = [some and some.mean for some in found], [some and some.peak for some in found]
-    return Chart(service, metric, unit, one.latest, times, means, peaks)
+
+
+def _pass_label(name: str, shard: str | None) -> str:
+    return f"{name} {shard}" if shard else name
+
+
+# Charts.
+
+
+def _has_chart(series: Series) -> bool:
+    """Return whether a series is worth a chart: health is a timeline, most self-metrics are not."""
+    if series.metric == HEALTHY:
+        return False
+    return series.service != OPS_WORKER or series.metric == "pass_duration_ms"
+
+
+def _points(series: Series) -> int:
+    return len(series.growth) if series.counts else len(series.buckets)
+
+
+def _chart_group(series: Series) -> int:
+    """Return the place of a chart: latencies, then counters and figures, then self-metrics."""
+    if series.metric == PROBE_LATENCY_MS:
+        return 0
+    return 2 if series.service == OPS_WORKER else 1
+
+
+def _chart(series: Series, names: Mapping[str, str], times: Sequence[datetime]) -> Chart:
+    unit = UNITS.get(series.metric.rpartition("_")[2], "")
+    chart = Chart(
+        service=_service_name(series.service, names),
+        metric=one_line(series.metric) + format_labels(series.tags),
+        unit=unit,
+        latest=series.latest,
+        times=times,
+        means=(),
+        peaks=None,
+    )
+    numbers = range(1, len(times) + 1)
+    if series.counts:
+        rates = [_rate(series, number) for number in numbers]
+        return chart._replace(unit=f"{unit} per s".strip(), means=rates)
+    buckets = [series.buckets.get(number) for number in numbers]
+    return chart._replace(
+        means=[bucket.mean if bucket else None for bucket in buckets],
+        peaks=[bucket.peak if bucket else None for bucket in buckets],
+    )
+
+
+def _rate(series: Series, number: int) -> float | None:
+    """Return the growth per second in a bucket; None if nothing is known about it."""
+    growth = series.growth.get(number)
+    if growth is None or not growth.seconds:
+        return None
+    return growth.increase / growth.seconds

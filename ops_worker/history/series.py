@@ -1,50 +1,55 @@
-"""What was: the series of ``system_metrics`` over some time, in buckets of equal length."""
+"""The series of ``system_metrics`` over a period, in buckets of equal length."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.samples import HEALTHY, PROBE_LATENCY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.model import Target
+    from ops_worker.history.rows import BucketRow, JsonValue
 
 
 class Bucket(NamedTuple):
-    """The rows of one series in a part of the time: their mean and the highest."""
+    """The rows of one series in one bucket: their mean and their maximum."""
 
     mean: float
     peak: float
 
 
 class Growth(NamedTuple):
-    """How much a counter has grown, and in how many seconds: from the last row before a bucket to the last one in it."""
+    """The growth of a counter, and the seconds that it took.
+
+    It is counted from the last row before a bucket to the last row in it.
+    """
 
     increase: float
     seconds: float
 
 
 class Key(NamedTuple):
-    """What names a series."""
+    """The identity of a series."""
 
     service: str | None
     metric: str
-    tags: Mapping[str, Any] | None
+    tags: JsonValue
 
 
 class Series(NamedTuple):
-    """One series over some time, in buckets (from 1) that have rows, with its newest value.
+    """One series over a period. ``buckets`` has the buckets with rows, numbered from 1.
 
-    ``counts`` says that it is a counter, whose growth is of interest; of others the growth is not read.
+    ``first`` and ``last`` are the times of its first and last row, and ``latest`` is its newest
+    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read.
     """
 
     service: str | None
     metric: str
-    tags: Mapping[str, Any] | None
+    tags: JsonValue
     buckets: Mapping[int, Bucket]
     first: datetime
     last: datetime
@@ -54,22 +59,20 @@ class Series(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What names it."""
+        """The identity of this series."""
         return Key(self.service, self.metric, self.tags)
 
     @property
     def rate_per_s(self) -> float | None:
-        """Growth for each second between the first and the last row; None for what does not count, or has one row only."""
+        """The growth per second between the first and last row; None for a gauge or one row."""
         elapsed_s = (self.last - self.first).total_seconds()
-        return (
-            sum(one.increase for one in self.growth.values()) / elapsed_s
-            if self.counts and elapsed_s > 0
-            else None
-        )
+        if not self.counts or elapsed_s <= 0:
+            return None
+        return sum(growth.increase for growth in self.growth.values()) / elapsed_s
 
 
 class Run(NamedTuple):
-    """A time without a break in which a series said the same."""
+    """A period in which a series was continuously up or down."""
 
     up: bool
     begun: datetime
@@ -77,46 +80,54 @@ class Run(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The length of this period in seconds."""
         return (self.ended - self.begun).total_seconds()
 
 
-def counting(targets: Iterable[Target]) -> Callable[[str, str], bool]:
-    """Give the rule by which a series and metric is a counter: a watched service reports it, and does not call it a gauge."""
+def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
+    """Return the function that decides whether a service and metric are a counter.
+
+    They are if a monitored service reports the metric and the catalogue does not call it a gauge.
+    """
     targets = tuple(targets)
-    named = {
-        (target.series, one.name)
+    listed = {
+        (target.series, counter.name)
         for target in targets
-        for one in target.counters or ()
-        if not one.gauge
+        for counter in target.counters or ()
+        if not counter.gauge
     }
-    every = {target.series for target in targets if target.counters is None}
-    return lambda service, metric: (
-        (service, metric) in named
-        or (service in every and metric not in {HEALTHY, PROBE_LATENCY_MS})
-    )
+    # Services of which every counter is recorded.
+    unrestricted = {target.series for target in targets if target.counters is None}
+
+    def is_counter(service: str, metric: str) -> bool:
+        if (service, metric) in listed:
+            return True
+        return service in unrestricted and metric not in {HEALTHY, PROBE_LATENCY_MS}
+
+    return is_counter
 
 
-def gathered(rows: Iterable[Mapping[str, Any]], counts: Callable[[str, str], bool]) -> list[Series]:
-    """Gather the buckets of each series, in the order of their names."""
-    groups: dict[tuple[str, bool, str, str], list[Mapping[str, Any]]] = {}
+def group_series(rows: Iterable[BucketRow], is_counter: Callable[[str, str], bool]) -> list[Series]:
+    """Group the buckets by series, sorted by service, metric and tags."""
+    groups: dict[tuple[str, bool, str, str], list[BucketRow]] = {}
     for row in rows:
-        name = (
-            row["service"] or "",
-            row["service"] is None,
-            row["metric"],
-            json.dumps(row["tags"], sort_keys=True),
-        )
-        groups.setdefault(name, []).append(row)
+        # A service of NULL sorts like an empty name, and is another series.
+        tags = json.dumps(row.tags, sort_keys=True)
+        identity = (row.service or "", row.service is None, row.metric, tags)
+        groups.setdefault(identity, []).append(row)
     return [
-        Series(
-            group[0]["service"],
-            metric,
-            group[0]["tags"],
-            {row["bucket"]: Bucket(row["mean"], row["peak"]) for row in group},
-            min(row["first"] for row in group),
-            max(row["last"] for row in group),
-            counts(service, metric),
-        )
+        _series(group, counts=is_counter(service, metric))
         for (service, _, metric, _), group in sorted(groups.items())
     ]
+
+
+def _series(rows: Sequence[BucketRow], *, counts: bool) -> Series:
+    return Series(
+        service=rows[0].service,
+        metric=rows[0].metric,
+        tags=rows[0].tags,
+        buckets={row.bucket: Bucket(row.mean, row.peak) for row in rows},
+        first=min(row.first for row in rows),
+        last=max(row.last for row in rows),
+        counts=counts,
+    )

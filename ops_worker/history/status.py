@@ -1,313 +1,365 @@
-"""What is known now, from the rows of the database to one document and to tables: stale is never shown as healthy."""
+"""The current state, from rows to one document and to tables. Stale is never shown as healthy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import PassRecord, period_of, stale_after_s
+from ops_worker.history.screen import ScreenTable, format_ago, sparkline
 from ops_worker.text import format_age, format_labels, format_si, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from ops_worker.history.rows import (
+        JsonValue,
+        OpenAlertRow,
+        PassCountRow,
+        RunningMaintenance,
+        ServiceRow,
+    )
     from ops_worker.history.series import Series
 
 BUCKETS = 24
 """Points of a sparkline."""
-BARS = "▁▂▃▄▅▆▇█"
-GAP = "·"
-"""Where no pass looked."""
+HEALTHY_SCALE = (0.0, 1.0)
+"""The scale of the sparkline of ``healthy``, which is 0 or 1."""
 
 
-class Facts(NamedTuple):
-    """The rows that a status is made of, as the store reads them, at one moment of the database's clock."""
+class StatusRows(NamedTuple):
+    """The rows that a status is made of, read at one moment of the database's clock.
+
+    ``counts`` and ``series`` cover the last ``since_s`` seconds.
+    """
 
     now: datetime
     since_s: float
-    services: Sequence[Mapping[str, Any]]
-    alerts: Sequence[Mapping[str, Any]]
+    services: Sequence[ServiceRow]
+    alerts: Sequence[OpenAlertRow]
     passes: Sequence[PassRecord]
-    ran: Sequence[Mapping[str, Any]]
+    counts: Sequence[PassCountRow]
     series: Sequence[Series]
-    maintenance: Mapping[str, Any]
+    maintenance: RunningMaintenance | None
 
 
-class Table(NamedTuple):
-    """A part of the screen. ``marks`` gives the column whose word decides how a row is shown."""
+class ServiceStatus(NamedTuple):
+    """The state of a service; ``last_state`` is the recorded one, also where that is stale."""
 
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marks: int | None = None
-    none: str = ""  # what is said where there are no rows; nothing: it is left out
+    service: str
+    state: str
+    stale: bool
+    last_state: str
+    since: datetime | None
+    since_s: float | None
+    latency_ms: int | None
+    latency_history: Sequence[float | None]
+    checked_at: datetime
+    age_s: float
+    reason: str
+
+
+class OpenAlert(NamedTuple):
+    """An alert that is open or acknowledged."""
+
+    id: int
+    service: str
+    status: str
+    summary: str
+    created_at: datetime
+    age_s: float
+    acknowledged_by: str | None
+    acknowledged_at: datetime | None
+
+
+class MaintenanceStatus(NamedTuple):
+    """The maintenance that is running, and the seconds until its end."""
+
+    until: datetime
+    left_s: float
+    started_by: str
+    reason: str
+
+
+class PassStatus(NamedTuple):
+    """The last record of a pass or shard, its period, and how many passes were missed."""
+
+    pass_: str
+    shard: str | None
+    last_success: datetime
+    age_s: float
+    period_s: float
+    missed: int
+    stale: bool
+
+
+class SeriesStatus(NamedTuple):
+    """The newest value of a series, its rate, and the mean of each bucket; None without rows."""
+
+    service: str
+    metric: str
+    tags: JsonValue
+    value: float | None
+    time: datetime
+    age_s: float
+    stale: bool
+    rate_per_s: float | None
+    history: Sequence[float | None]
+
+
+class Status(NamedTuple):
+    """The document of ``ops-worker status``. The fields of these types are its keys."""
+
+    at: datetime
+    since_s: float
+    services: Sequence[ServiceStatus]
+    alerts: Sequence[OpenAlert]
+    maintenance: MaintenanceStatus | None
+    passes: Sequence[PassStatus]
+    series: Sequence[SeriesStatus]
 
 
 def build(
-    facts: Facts, series_of: Mapping[str, str], maintenance_until: datetime | None = None
-) -> dict[str, Any]:
-    """Build the document. ``series_of`` gives a service's name in ``system_metrics``; the settings may tell of a maintenance as well."""
-    metrics_s = period_of(facts.passes, METRICS.name)
-    series = [_series(one, facts.now, metrics_s) for one in facts.series]
-    latencies = {
-        one["service"]: one["history"] for one in series if one["metric"] == PROBE_LATENCY_MS
-    }
-    health_s = period_of(facts.passes, HEALTH.name)
-    named = {
-        row["service"]: series_of.get(row["service"], row["service"]) for row in facts.services
-    }
-    return {
-        "at": facts.now.isoformat(),
-        "since_s": facts.since_s,
-        "services": [
-            _service(row, facts.now, health_s, latencies.get(named[row["service"]]))
-            for row in facts.services
-        ],
-        "alerts": [_alert(row, facts.now) for row in facts.alerts],
-        "maintenance": _maintenance(facts, maintenance_until),
-        "passes": [_pass(row, facts) for row in facts.passes],
-        "series": [
-            one
-            for one in series
-            if one["metric"] != PROBE_LATENCY_MS and one["service"] != OPS_WORKER
-        ],
-    }
+    rows: StatusRows, series_of: Mapping[str, str], maintenance_until: datetime | None = None
+) -> Status:
+    """Build the document.
 
-
-def tables(document: Mapping[str, Any]) -> list[Table]:
-    """Lay the document out for a person."""
-    services = tuple(
-        (
-            one["service"],
-            one["state"],
-            "-" if one["since_s"] is None else _age(one["since_s"]),
-            "-" if one["latency_ms"] is None else f"{one['latency_ms']} ms",
-            sparkline(one["latency_history"]),
-            _age(one["age_s"]),
-            one["reason"] or "-",
-        )
-        for one in document["services"]
-    )
-    alerts = tuple(
-        (
-            str(one["id"]),
-            one["service"],
-            one["status"],
-            _age(one["age_s"]),
-            one["acknowledged_by"] or "-",
-            one["summary"],
-        )
-        for one in document["alerts"]
-    )
-    ran = tuple(
-        (
-            _labelled(one),
-            "stale" if one["stale"] else "on time",
-            format_age(one["age_s"]),
-            format_age(one["period_s"]),
-            str(one["missed"]),
-        )
-        for one in document["passes"]
-    )
-    never = (PASSES.keys() - {one["pass"] for one in document["passes"]}) if ran else ()
-    ran += tuple((name, "never", "-", "-", "-") for name in sorted(never))
-    series = tuple(
-        (
-            one["service"],
-            one["metric"] + format_labels(one["tags"]),
-            _now(one),
-            _rate(one["rate_per_s"]),
-            _drawn(one),
-        )
-        for one in document["series"]
-    )
-    lasting = document["maintenance"]
-    maintenance = (
-        ((format_age(lasting["left_s"]), lasting["started_by"], lasting["reason"] or "-"),)
-        if lasting
-        else ()
-    )
-    return [
-        Table("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), maintenance),
-        Table(
-            "Services",
-            ("SERVICE", "STATE", "FOR", "LATENCY", "HISTORY", "CHECKED", "REASON"),
-            services,
-            1,
-            "none was recorded",
-        ),
-        Table(
-            "Open alerts",
-            ("ID", "SERVICE", "STATUS", "AGE", "ACKNOWLEDGED BY", "SUMMARY"),
-            alerts,
-            2,
-            "none",
-        ),
-        Table(
-            "Passes",
-            ("PASS", "STATE", "LAST SUCCESS", "EACH", "MISSED"),
-            ran,
-            1,
-            "none was recorded, or RECORD_OWN_METRICS is off",
-        ),
-        Table(
-            f"Last {format_age(document['since_s'])}",
-            ("SERIES", "METRIC", "NOW", "RATE", "HISTORY"),
-            series,
-        ),
-    ]
-
-
-def outdated(age_s: float, error: str) -> Table:
-    """Say that what follows is old, and why there is nothing newer."""
-    title = f"No new picture for {format_age(age_s)}"
-    return Table(title, (), (), none=f"{error}; trying again")
-
-
-def fitting(shown: Sequence[Table], lines: int) -> list[Table]:
-    """Cut the last table so that all fits on a screen of so many lines; it then says how much is left out."""
-    *first, last = shown or [Table("", (), ())]
-    left = max(1, lines - sum(len(one.rows) + 3 if one.rows else 2 for one in first) - 5)
-    if len(last.rows) <= left:
-        return list(shown)
-    return [
-        *first,
-        last._replace(
-            title=f"{last.title}, {left} of {len(last.rows)}: the rest is on a higher screen",
-            rows=last.rows[:left],
-        ),
-    ]
-
-
-def sparkline(
-    values: Sequence[float | None] | None, scale: tuple[float, float] | None = None
-) -> str:
-    """Draw a bar for each value, from the least to the most or on a given scale; a gap where there is none."""
-    known = [value for value in values or () if value is not None]
-    if not known:
-        return ""
-    low, high = scale or (min(known), max(known))
-    if low == high:  # nothing moved: half way up, unless there is nothing
-        low, high = low - abs(low), high + abs(high)
-    step = (high - low) / (len(BARS) - 1) or 1.0
-    return "".join(
-        GAP if value is None else BARS[min(len(BARS) - 1, max(0, round((value - low) / step)))]
-        for value in values or ()
+    ``series_of`` is the name in ``system_metrics`` by service. ``maintenance_until`` is the end of
+    the maintenance in the settings, if they have one.
+    """
+    metrics_s = period_of(rows.passes, METRICS.name)
+    health_s = period_of(rows.passes, HEALTH.name)
+    series = [_series(series, rows.now, metrics_s) for series in rows.series]
+    latencies = {item.service: item.history for item in series if item.metric == PROBE_LATENCY_MS}
+    services = []
+    for row in rows.services:
+        history = latencies.get(series_of.get(row.service, row.service), ())
+        services.append(_service(row, rows.now, health_s, history))
+    return Status(
+        at=rows.now,
+        since_s=rows.since_s,
+        services=services,
+        alerts=[_alert(row, rows.now) for row in rows.alerts],
+        maintenance=_maintenance(rows, maintenance_until),
+        passes=[_pass(record, rows) for record in rows.passes],
+        series=[item for item in series if _is_listed(item)],
     )
 
 
 def _service(
-    row: Mapping[str, Any], now: datetime, period_s: float, history: Sequence[float | None] | None
-) -> dict[str, Any]:
-    age_s = (now - row["checked_at"]).total_seconds()
-    since = parse_time(row["since"])
-    stale = (
-        not -period_s <= age_s <= stale_after_s(period_s)
-    )  # also of a time that is not yet: a clock was set back
-    reason = one_line(row["reason"] or "")
-    last_state = one_line(row["state"] or row["status"])
-    return {
-        "service": one_line(row["service"]),
-        "state": "stale" if stale else last_state,
-        "stale": stale,
-        "last_state": last_state,
-        "since": since.isoformat() if since else None,
-        "since_s": (now - since).total_seconds() if since else None,
-        "latency_ms": row["latency_ms"],
-        "latency_history": list(history or ()),
-        "checked_at": row["checked_at"].isoformat(),
-        "age_s": age_s,
-        "reason": f"no pass has looked since; it was {last_state}" if stale else reason,
-    }
+    row: ServiceRow, now: datetime, period_s: float, history: Sequence[float | None]
+) -> ServiceStatus:
+    age_s = (now - row.checked_at).total_seconds()
+    since = parse_time(row.since)
+    # A time in the future is stale, too: the clock that wrote it was set back.
+    stale = not -period_s <= age_s <= stale_after_s(period_s)
+    last_state = one_line(row.state or row.status)
+    reason = one_line(row.reason or "")
+    if stale:
+        reason = f"no pass has looked since; it was {last_state}"
+    return ServiceStatus(
+        service=one_line(row.service),
+        state="stale" if stale else last_state,
+        stale=stale,
+        last_state=last_state,
+        since=since,
+        since_s=(now - since).total_seconds() if since else None,
+        latency_ms=row.latency_ms,
+        latency_history=history,
+        checked_at=row.checked_at,
+        age_s=age_s,
+        reason=reason,
+    )
 
 
-def _alert(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "service": one_line(row["service"]),
-        "status": row["status"],
-        "summary": one_line(row["summary"]),
-        "created_at": row["created_at"].isoformat(),
-        "age_s": (now - row["created_at"]).total_seconds(),
-        "acknowledged_by": one_line(row["acknowledged_by"] or "") or None,
-        "acknowledged_at": row["acknowledged_at"].isoformat() if row["acknowledged_at"] else None,
-    }
+def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
+    return OpenAlert(
+        id=row.id,
+        service=one_line(row.service),
+        status=row.status,
+        summary=one_line(row.summary),
+        created_at=row.created_at,
+        age_s=(now - row.created_at).total_seconds(),
+        acknowledged_by=one_line(row.acknowledged_by or "") or None,
+        acknowledged_at=row.acknowledged_at,
+    )
 
 
-def _maintenance(facts: Facts, told: datetime | None) -> dict[str, Any] | None:
-    row = facts.maintenance
-    if told is not None and told > (row["until"] if row else facts.now):
-        row = {
-            "until": told,
-            "left_s": (told - facts.now).total_seconds(),
-            "started_by": "MAINTENANCE_UNTIL",
-            "reason": "",
-        }
-    if not row:
+def _maintenance(rows: StatusRows, setting: datetime | None) -> MaintenanceStatus | None:
+    """Return the running maintenance that ends last: that of the database or of the setting."""
+    running = rows.maintenance
+    end = running.until if running else rows.now
+    if setting is not None and setting > end:
+        return MaintenanceStatus(
+            until=setting,
+            left_s=(setting - rows.now).total_seconds(),
+            started_by="MAINTENANCE_UNTIL",
+            reason="",
+        )
+    if running is None:
         return None
-    return {
-        "until": row["until"].isoformat(),
-        "left_s": row["left_s"],
-        "started_by": one_line(row["started_by"]),
-        "reason": one_line(row["reason"]),
-    }
+    return MaintenanceStatus(
+        until=running.until,
+        left_s=running.left_s,
+        started_by=one_line(running.started_by),
+        reason=one_line(running.reason),
+    )
 
 
-def _pass(record: PassRecord, facts: Facts) -> dict[str, Any]:
-    return {
-        "pass": record.name,
-        "shard": record.shard,
-        "last_success": record.time.isoformat(),
-        "age_s": record.age_s(facts.now),
-        "period_s": period_of([record], record.name),
-        "missed": sum(
-            one["missed"]
-            for one in facts.ran
-            if (one["pass"], one["shard"]) == (record.name, record.shard)
+def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
+    missed = [
+        count.missed
+        for count in rows.counts
+        if (count.name, count.shard) == (record.name, record.shard)
+    ]
+    return PassStatus(
+        pass_=record.name,
+        shard=record.shard,
+        last_success=record.time,
+        age_s=record.age_s(rows.now),
+        period_s=period_of([record], record.name),
+        missed=sum(missed),
+        stale=record.is_stale(rows.now),
+    )
+
+
+def _series(series: Series, now: datetime, period_s: float) -> SeriesStatus:
+    age_s = (now - series.last).total_seconds()
+    buckets = [series.buckets.get(number) for number in range(1, BUCKETS + 1)]
+    return SeriesStatus(
+        service=one_line(series.service or ""),
+        metric=one_line(series.metric),
+        tags=series.tags or {},
+        value=series.latest,
+        time=series.last,
+        age_s=age_s,
+        stale=age_s > stale_after_s(period_s),
+        rate_per_s=series.rate_per_s,
+        history=[bucket.mean if bucket else None for bucket in buckets],
+    )
+
+
+def _is_listed(series: SeriesStatus) -> bool:
+    """Return whether a series is in the list: latencies and self-metrics are shown elsewhere."""
+    return series.metric != PROBE_LATENCY_MS and series.service != OPS_WORKER
+
+
+def tables(status: Status) -> list[ScreenTable]:
+    """Lay the document out as tables."""
+    return [
+        _maintenance_table(status.maintenance),
+        _services_table(status.services),
+        _alerts_table(status.alerts),
+        _passes_table(status.passes),
+        _series_table(status),
+    ]
+
+
+def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
+    rows: tuple[tuple[str, ...], ...] = ()
+    if maintenance:
+        left = format_age(maintenance.left_s)
+        rows = ((left, maintenance.started_by, maintenance.reason or "-"),)
+    return ScreenTable("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), rows)
+
+
+def _services_table(services: Sequence[ServiceStatus]) -> ScreenTable:
+    return ScreenTable(
+        title="Services",
+        head=("SERVICE", "STATE", "DURATION", "LATENCY", "HISTORY", "CHECKED", "REASON"),
+        rows=tuple(
+            (
+                service.service,
+                service.state,
+                _duration(service.since_s),
+                "-" if service.latency_ms is None else f"{service.latency_ms} ms",
+                sparkline(service.latency_history),
+                format_ago(service.age_s),
+                service.reason or "-",
+            )
+            for service in services
         ),
-        "stale": record.is_stale(facts.now),
-    }
+        state_column=1,
+        none="none was recorded",
+    )
 
 
-def _series(one: Series, now: datetime, period_s: float) -> dict[str, Any]:
-    age_s = (now - one.last).total_seconds()
-    return {
-        "service": one_line(one.service or ""),
-        "metric": one_line(one.metric),
-        "tags": one.tags or {},
-        "value": one.latest,
-        "time": one.last.isoformat(),
-        "age_s": age_s,
-        "stale": age_s > stale_after_s(period_s),
-        "rate_per_s": one.rate_per_s,
-        "history": [
-            one.buckets[bucket].mean if bucket in one.buckets else None
-            for bucket in range(1, BUCKETS + 1)
-        ],
-    }
+def _alerts_table(alerts: Sequence[OpenAlert]) -> ScreenTable:
+    return ScreenTable(
+        title="Open alerts",
+        head=("ID", "SERVICE", "STATUS", "OPENED", "ACKNOWLEDGED BY", "SUMMARY"),
+        rows=tuple(
+            (
+                str(alert.id),
+                alert.service,
+                alert.status,
+                format_ago(alert.age_s),
+                alert.acknowledged_by or "-",
+                alert.summary,
+            )
+            for alert in alerts
+        ),
+        state_column=2,
+        none="none",
+    )
 
 
-def _age(seconds: float) -> str:
-    """Write how long ago a time was. A row of a time to come was written by a wrong clock."""
-    return format_age(seconds) if seconds > -1 else "in the future"
+def _passes_table(passes: Sequence[PassStatus]) -> ScreenTable:
+    rows = [
+        (
+            one_line(f"{status.pass_} {status.shard}" if status.shard else status.pass_),
+            "stale" if status.stale else "on time",
+            format_ago(status.age_s),
+            format_age(status.period_s),
+            str(status.missed),
+        )
+        for status in passes
+    ]
+    if passes:
+        never = PASSES.keys() - {status.pass_ for status in passes}
+        rows += [(name, "never", "-", "-", "-") for name in sorted(never)]
+    return ScreenTable(
+        title="Passes",
+        head=("PASS", "STATE", "LAST SUCCESS", "PERIOD", "MISSED"),
+        rows=tuple(rows),
+        state_column=1,
+        none="none was recorded, or RECORD_OWN_METRICS is off",
+    )
 
 
-def _labelled(told: Mapping[str, Any]) -> str:
-    return one_line(f"{told['pass']} {told['shard']}" if told["shard"] else told["pass"])
+def _series_table(status: Status) -> ScreenTable:
+    return ScreenTable(
+        title=f"Last {format_age(status.since_s)}",
+        head=("SERIES", "METRIC", "NOW", "RATE", "HISTORY"),
+        rows=tuple(
+            (
+                series.service,
+                series.metric + format_labels(series.tags),
+                _current_value(series),
+                _rate(series.rate_per_s),
+                sparkline(series.history, HEALTHY_SCALE if series.metric == HEALTHY else None),
+            )
+            for series in status.series
+        ),
+    )
 
 
-def _now(series: Mapping[str, Any]) -> str:
-    """Write the newest value, with its age where it is not of now."""
-    value = "-" if series["value"] is None else format_si(series["value"])
-    return f"{value} ({format_age(series['age_s'])} ago)" if series["stale"] else value
+def _duration(seconds: float | None) -> str:
+    """Return how long a state has lasted. A start in the future was written by a wrong clock."""
+    if seconds is None:
+        return "-"
+    return "in the future" if seconds <= -1 else format_age(max(seconds, 0.0))
 
 
-def _drawn(series: Mapping[str, Any]) -> str:
-    return sparkline(series["history"], (0.0, 1.0) if series["metric"] == HEALTHY else None)
+def _current_value(series: SeriesStatus) -> str:
+    """Return the newest value, with its age if it is stale."""
+    value = "-" if series.value is None else format_si(series.value)
+    return f"{value} ({format_age(series.age_s)} ago)" if series.stale else value
 
 
 def _rate(per_s: float | None) -> str:
+    """Return a rate with three significant digits; nothing for a gauge."""
     return "" if per_s is None else f"{format_si(float(f'{per_s:.3g}'))}/s"

@@ -63,7 +63,7 @@ GROUP BY 1, 2
 -- name: ran
 -- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap;
 -- where two of them say otherwise, of the longer. OFFSET 0: what a row says of it is looked at once.
-SELECT r.pass, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
+SELECT r.pass AS name, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
 FROM (
     SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / greatest(lag(p.period_s) OVER past, p.period_s)) - 1) AS missed
     FROM (
@@ -118,7 +118,7 @@ WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
 ORDER BY created_at, id
 
 -- name: service_row
-SELECT status, latency_ms, details, checked_at FROM service_health WHERE service = %(service)s
+SELECT status, details, checked_at FROM service_health WHERE service = %(service)s
 
 -- name: observations
 -- What the passes last saw of a service.

@@ -434,4 +434,4 @@ def test_a_maintenance_of_any_time(worker: Worker, moment: str) -> None:
     done = worker("maintenance start --for 1h --by x")
     is_over = moment.startswith(("-", "0")) or moment.endswith("BC")
     assert done.code == (0 if is_over else 2), done
-    assert is_over or "one is running already" in done.err
+    assert is_over or "another maintenance is running" in done.err

@@ -1,4 +1,4 @@
-"""`ops-worker alerts`: the platform's rules, for system alerts only."""
+"""`ops-worker alerts`: system alerts by the platform's rules, never those of tenants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
-    """A database in which the evaluator and the dispatcher have an alert."""
+    """A database in which the evaluator and the dispatcher have an open alert."""
     stubs["evaluator"].mode = stubs["dispatcher"].mode = "down"
     assert main(["health"]) == 0
     capsys.readouterr()
@@ -26,12 +26,12 @@ def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def numbers(database: Database) -> dict[str, int]:
-    """Give the alerts' numbers by service."""
+    """Return the numbers of the alerts by service."""
     return {alert["details"]["service"]: alert["id"] for alert in database.alerts()}
 
 
 def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Open and acknowledged ones are listed, those of tenants never; --all adds the closed ones."""
+    """Open and acknowledged system alerts are listed; --all adds the closed ones."""
     assert main(["alerts", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[1].split()[1:3] == ["evaluator", "OPEN"]
@@ -49,7 +49,7 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who acknowledges an alert, and when, stands in its row; once is enough; it closes when the service is well."""
+    """The row has the person and time; a second time is refused; the alert closes on recovery."""
     number = numbers(opened)["evaluator"]
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
     assert capsys.readouterr().out == f"alert {number} of evaluator is acknowledged by kim\n"
@@ -68,7 +68,7 @@ def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
 
 
 def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Closing does what a recovery does; the next pass opens a new one where the service is still unhealthy."""
+    """Closing does what a recovery does; the next pass opens a new alert if the service is unhealthy."""
     number = numbers(opened)["evaluator"]
     assert main(["alerts", "close", str(number)]) == 0
     row = next(alert for alert in opened.alerts() if alert["id"] == number)
@@ -85,19 +85,19 @@ def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("number", ["999999", "0", "x", "-1", "9" * 30, "\u0661"])
 def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
-    """An alert that is not there, or that is a tenant's, is none: nothing changes."""
+    """A missing alert and an alert of a tenant are refused, and nothing changes."""
     before = opened.rows("SELECT * FROM fleet_alert ORDER BY id")
     tenants = opened.value("SELECT min(id) FROM fleet_alert WHERE tenant_id <> '__system__'")
     for one in (number, str(tenants)):
         assert main(["alerts", "ack", one]) == main(["alerts", "close", one]) == 2
-    assert f"no system alert {tenants}: open are " in capsys.readouterr().err
+    assert f"there is no system alert {tenants}; open alerts: " in capsys.readouterr().err
     assert opened.rows("SELECT * FROM fleet_alert ORDER BY id") == before
 
 
 def test_prune(
     opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left of a service that is not watched any more goes when a person says so, and a dry run tells it first."""
+    """State rows and alerts of services that are no longer monitored are removed; a dry run lists them."""
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services were removed\n"
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", "")
@@ -125,7 +125,7 @@ def test_prune(
     )
     assert main(["alerts", "prune", "--dry-run"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", (
-        "the passes close it themselves"
+        "the passes close the worker's own alert"
     )
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
     opened.rows("DROP TABLE service_health CASCADE")

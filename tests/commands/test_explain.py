@@ -1,4 +1,4 @@
-"""`ops-worker explain`: why a service is what it is, and was; each sentence follows from rows."""
+"""`ops-worker explain`: why a service has its state, now and earlier; each sentence follows from rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_now(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is so now is what the health pass's row says, with the alert, who acknowledged it, and which pass saw it."""
+    """The current state is that of the row, with the alert, who acknowledged it, and which pass saw it."""
     told = explained("evaluator")
     row, (_, alert) = looked.health()["evaluator"], looked.alerts()
     assert (told["state"], told["reason"], told["streak"], told["since"]) == (
@@ -68,7 +68,7 @@ def test_now(
         r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ",
         plain,
     )
-    assert f"What opened alert {alert['id']}\nWHAT" in plain and re.search(
+    assert f"Evidence of alert {alert['id']}\nNAME" in plain and re.search(
         rf"^version +{__version__}$", plain, re.MULTILINE
     )
     assert main(["alerts", "close", str(alert["id"])]) == 0
@@ -89,7 +89,7 @@ def test_now(
 
 
 def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was so is what the samples of that time say; where nobody looked, that is said."""
+    """An earlier state follows from the samples of that time; without a sample, it is unknown."""
     alert = looked.alerts()[0]
     told = explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=2)).isoformat())
     down = looked.rows(
@@ -101,7 +101,7 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
         "the metrics pass",
     )
     assert told["reason"] == alert["summary"]
-    assert told["alert"].endswith("acknowledged by nobody"), "alex did so a minute later"
+    assert told["alert"].endswith("acknowledged by nobody"), "alex acknowledged it a minute later"
     assert (
         explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())[
             "alert"
@@ -131,12 +131,12 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
     )
     assert main(["explain", "dispatcher", "--at", "70m"]) == 0
     assert re.match(
-        r"at .* UTC: nothing is known of dispatcher: no pass has looked since [\d: -]+\nno alert is open\n",
+        r"at .* UTC: nothing is known about dispatcher: no pass has looked since [\d: -]+\nno alert is open\n",
         capsys.readouterr().out,
     )
     assert main(["explain", "dispatcher", "--at", "20d"]) == 0
     assert re.match(
-        r"at .* UTC: nothing is known of dispatcher: no pass has looked\nno alert is open\n",
+        r"at .* UTC: nothing is known about dispatcher: no pass has looked\nno alert is open\n",
         capsys.readouterr().out,
     )
     latencies = [one for one in after["observations"] if one["pass"] == "health"]
@@ -144,7 +144,7 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A maintenance, now or then, is why no alert is open."""
+    """A maintenance, now or at that time, is the reason why no alert is open."""
     told = explained("delivery_worker", "--at", "96m")
     assert (told["state"], told["reason"], told["alert"]) == (
         "unhealthy",
@@ -182,10 +182,10 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
     ), "the maintenance is over"
 
 
-def test_unknown_is_no_ignorance(
+def test_unknown_is_a_result(
     looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A service whose answer made no sense was looked at: that it is unknown what it is, is what the pass found."""
+    """A service with an unusable answer was probed: its state `unknown` is a result of the health pass."""
     stubs["ingest"].mode = "bad-json"
     assert looked.url and main(["health"]) == 0
     told = explained("ingest")
@@ -197,7 +197,7 @@ def test_unknown_is_no_ignorance(
 
 
 def test_slow_samples_of_a_fast_loop(looked: Database, explained: Any) -> None:
-    """While a service hangs, the samples of a fast loop come further apart than three of its periods: it is down all the time."""
+    """While a service hangs, the samples of a fast loop are over three periods apart; it is down throughout."""
     looked.rows("DELETE FROM system_metrics WHERE time > now() - interval '20 minutes'")
     looked.rows(
         """INSERT INTO system_metrics (time, metric_name, service, value, tags)
@@ -215,7 +215,7 @@ def test_secret_in_a_url(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A variable that is part of a URL is shown by its name."""
+    """A variable in a URL is shown by its name, never by its value."""
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://u:${P}@localhost/${TOKEN}"\n', encoding="utf-8"
     )
@@ -241,7 +241,7 @@ def test_secret_in_a_url(
 
 
 def test_stale(looked: Database, explained: Any) -> None:
-    """A row that no pass has renewed is stale, unless the metrics pass has looked since; a strange row explains nothing away."""
+    """An old row is stale unless a metrics pass has run since; a row with odd details is still explained."""
     looked.rows(
         "UPDATE service_health SET checked_at = now() - interval '10 minutes', details = details || jsonb_build_object('since', now() - interval '20 minutes')"
     )
@@ -269,7 +269,7 @@ def test_stale(looked: Database, explained: Any) -> None:
 
 
 def test_others(looked: Database, explained: Any) -> None:
-    """The database, the worker itself, and a service that was watched once can be asked about as well."""
+    """The database, the worker itself and a service that is no longer monitored can be explained."""
     told = explained("postgres")
     assert (told["state"], told["rule"]["an alert opens"]) == ("healthy", "never")
     told = explained("ops_worker")
@@ -292,7 +292,7 @@ def test_others(looked: Database, explained: Any) -> None:
 
 
 def test_row_in_the_past(looked: Database, explained: Any) -> None:
-    """A row that began before a gap says nothing of the gap; where a pass looked, it says the state, and not today's reason."""
+    """A row covers the time since its streak began if a pass ran then: with its state, without its reason."""
     begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
     looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
     looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy'")
@@ -315,7 +315,7 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
 
 
 def test_moment_of_a_change(looked: Database, explained: Any) -> None:
-    """At the very moment of a change it is what it changed to; times are UTC, whatever the database's zone."""
+    """At the moment of a change, the new state counts. Times are UTC, whatever the database's zone."""
     looked.rows(
         f"ALTER DATABASE {looked.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'"
     )
@@ -343,14 +343,16 @@ def test_moment_of_a_change(looked: Database, explained: Any) -> None:
         alert["id"],
     )
     assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
-    assert explained("delivery")["service"] == "delivery_worker", "the name of its series will do"
+    assert explained("delivery")["service"] == "delivery_worker", (
+        "a service is found by the name of its series"
+    )
 
 
 @pytest.mark.usefixtures("told")
 def test_rule(
     stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The rule is that of the catalogue, whose thresholds go before the settings'."""
+    """The rule is that of the catalogue, whose thresholds override the settings."""
     (tmp_path / "catalogue.toml").write_text(
         f"""[services.odd]
 url = "{stubs["ingest"].url.replace("//", "//user:secret@")}"
@@ -383,10 +385,10 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
 def test_bad(
     looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An unknown service, a time that is not yet or none, no permission: one line each, and the right exit code."""
+    """An unknown service, a bad time, a missing privilege: one line each, and the right exit code."""
     assert main(["explain", "nobody"]) == 2
     assert capsys.readouterr().err == (
-        "ops-worker explain: no service nobody is watched, and nothing is recorded of one: there are ingest, evaluator, dispatcher, delivery_worker\n"
+        "ops-worker explain: service nobody is not monitored, and nothing is recorded about it; monitored services: ingest, evaluator, dispatcher, delivery_worker\n"
     )
     for word, meant in (
         ("ingset", "ingest"),
@@ -396,11 +398,11 @@ def test_bad(
     ):
         assert main(["explain", word]) == 2
         assert capsys.readouterr().err.endswith(
-            f"no service {word} is watched, and nothing is recorded of one; did you mean {meant}?\n"
+            f"service {word} is not monitored, and nothing is recorded about it; did you mean {meant}?\n"
         )
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
-        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: that is not yet; the database's clock says \S+Z\n",
+        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: this time is in the future; the database's clock says \S+Z\n",
         capsys.readouterr().err,
     )
     for text in ("tomorrow", "99d", "1.1.1s", "2026-13-01"):
@@ -415,7 +417,7 @@ def test_bad(
 
 
 def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str, str]:
-    """Give both sentences, without the time in front, and what follows them."""
+    """Return both sentences, the first without its time, and the tables below them."""
     capsys.readouterr()
     assert main(["explain", *arguments]) == 0
     first, second, rest = capsys.readouterr().out.split("\n", 2)
@@ -425,7 +427,7 @@ def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 
 @pytest.fixture
 def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
-    """A service that has come into the catalogue since the last passes; nothing listens where it is said to be."""
+    """A database whose passes ran before a service was added to the catalogue; its port is closed."""
     (tmp_path / "own.toml").write_text(
         '[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8"
     )
@@ -433,7 +435,7 @@ def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Da
     return looked
 
 
-UNSEEN = "nothing is known of shop: the last health and metrics passes did not probe it: it was not in the catalogue then, or they had no time left for it"
+UNSEEN = "nothing is known about shop: the last health and metrics passes did not probe it: it was not in the catalogue then, or they had no time left for it"
 
 
 def test_new_service(
@@ -442,13 +444,14 @@ def test_new_service(
     explained: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of a service that no pass has probed yet it is not said that no pass has looked, while a table below lists the passes that did."""
+    """A service that no pass has probed yet is unknown, and the reason names the passes that ran."""
     first, second, rest = spoken(capsys, "shop")
     assert (first, second) == (UNSEEN, "no alert is open")
     assert (
-        "no pass looked" not in rest and "\nthe metrics pass has recorded nothing of it\n" in rest
+        "no pass looked" not in rest
+        and "\nthe metrics pass has recorded nothing about it\n" in rest
     )
-    assert "\nno pass has recorded anything of it\n" in rest and re.search(
+    assert "\nno pass has recorded anything about it\n" in rest and re.search(
         r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE
     )
     told = explained("shop")
@@ -463,15 +466,15 @@ def test_new_service(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     one = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
-    assert spoken(capsys, "shop")[0] == f"nothing is known of shop: {one}"
+    assert spoken(capsys, "shop")[0] == f"nothing is known about shop: {one}"
     new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
-    assert spoken(capsys, "shop")[0] == "nothing is known of shop: no pass has looked"
+    assert spoken(capsys, "shop")[0] == "nothing is known about shop: no pass has looked"
 
 
 def test_first_pass_of_a_new_service(
     new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the first pass of either kind has seen is said, and nothing that cannot be: no person can have closed an alert that never was."""
+    """After the first pass of either kind, its result is shown, and no alert is called closed."""
     assert new.url and main(["metrics"]) == 0
     first, second, _ = spoken(capsys, "shop")
     assert re.fullmatch(r"shop is unhealthy since [\d: -]+ \(seen by the metrics pass\)", first)
@@ -488,13 +491,13 @@ def test_first_pass_of_a_new_service(
         r"shop is down since [\d: -]+: Connection refused \(seen by the health pass\)", first
     )
     assert second == "no alert is open yet: 1 of 3 passes in a row found it so"
-    assert "\nno sample of it is recorded\n" in rest and "no pass" not in rest
+    assert "\nno sample is recorded\n" in rest and "no pass" not in rest
 
 
 def test_service_that_is_gone(
     new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a service that is watched no more, no pass will open an alert, and it is not said that they had no time."""
+    """For a service that is no longer monitored, no pass opens an alert, and the reason says so."""
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     monkeypatch.delenv("OPS_WORKER_CATALOGUE")
     assert spoken(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
@@ -502,13 +505,13 @@ def test_service_that_is_gone(
         "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
     )
     assert re.fullmatch(
-        r"nothing is known of odd since [\d: -]+: the last health and metrics passes did not probe it",
+        r"nothing is known about odd since [\d: -]+: the last health and metrics passes did not probe it",
         spoken(capsys, "odd")[0],
     )
 
 
 def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that was ended since the last health pass is not told as one that lasts: `maintenance status` says that there is none."""
+    """A maintenance that ended since the last health pass is not shown as running."""
     assert (
         new.url
         and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
@@ -524,14 +527,14 @@ def test_database_and_worker(
     explained: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both can be asked about before the first pass; of the database no alert is promised, and of the worker only what can open."""
+    """Both can be explained before the first pass. No alert ever opens for the database."""
     assert main(["init-db"]) == 0
     assert spoken(capsys, "postgres")[:2] == (
-        "nothing is known of postgres: no pass has looked",
+        "nothing is known about postgres: no pass has looked",
         "no alert is open",
     )
     assert spoken(capsys, "ops_worker")[:2] == (
-        "nothing is known of ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off", "no alert is open"
+        "nothing is known about ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off", "no alert is open"
     )  # fmt: skip
     assert main(["metrics"]) == main(["health"]) == 0
     told.rows(

@@ -1,4 +1,4 @@
-"""`ops-worker maintenance`: while it lasts no alert opens, and everything else goes on."""
+"""`ops-worker maintenance`: during a maintenance no alert opens, and everything else continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """States are recorded, alerts close, none opens; when it is over, what is still unhealthy has its alert."""
+    """States are recorded and alerts close, but none opens; afterwards, unhealthy services get an alert."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     assert (
@@ -54,7 +54,7 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
     assert main(["maintenance", "end"]) == 0
     assert (
         capsys.readouterr().out
-        == "the maintenance is over; no maintenance: what is unhealthy has an alert\n"
+        == "the maintenance has ended; no maintenance is running; alerts open\n"
     )
     assert main(["health"]) == 0
     assert {
@@ -63,9 +63,9 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
 
 
 def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """One whose time is over is none; a second start has the last word where it says --replace."""
+    """A maintenance ends by its time; with --replace, the last start counts."""
     assert main(["maintenance", "status"]) == main(["maintenance", "end"]) == 0
-    assert capsys.readouterr().out == "no maintenance: what is unhealthy has an alert\n" * 2
+    assert capsys.readouterr().out == "no maintenance is running; alerts open\n" * 2
     assert (
         main(["maintenance", "start", "--for", "2d"])
         == main(["maintenance", "start", "--for", "1h", "--replace"])
@@ -78,8 +78,8 @@ def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) 
     assert len(told.alerts()) == 1
 
 
-def test_somebody_else_is_at_it(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """What could not be done for somebody else's being at it, is no success."""
+def test_lock_is_held(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """While another process holds the lock, a command changes nothing and fails."""
     assert main(["maintenance", "start"]) == 0
     with psycopg.connect(told.url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, MAINTENANCE.lock))
@@ -96,16 +96,16 @@ def test_somebody_else_is_at_it(told: Database, capsys: pytest.CaptureFixture[st
         ["explain", "\udcff"],
     ],
 )
-def test_no_text(told: Database, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    """Bytes that are no UTF-8 are refused before the database would."""
+def test_not_utf8(told: Database, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    """Bytes that are not UTF-8 are refused before they reach the database."""
     assert told.url and main(command) == 2
     assert "it is not UTF-8" in capsys.readouterr().err
 
 
-def test_made_by_somebody_else(
+def test_table_of_another_owner(
     told: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pass of a role that has no right to the table but to read it is quiet as well."""
+    """A pass of another role that may only read the table opens no alert either."""
     told.rows("CREATE ROLE ops_other LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_other")
     told.rows("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO ops_other")
@@ -127,16 +127,14 @@ def test_setting(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MAINTENANCE_UNTIL does the same without a word in the database, while it lies ahead; it wants a zone."""
+    """MAINTENANCE_UNTIL does the same without a row in the database; it needs a zone."""
     stubs["ingest"].mode = "down"
     monkeypatch.setenv("MAINTENANCE_UNTIL", (datetime.now(UTC) + timedelta(minutes=5)).isoformat())
     assert main(["health"]) == main(["metrics"]) == main(["maintenance", "status"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        re.search(
-            r"^MAINTENANCE_UNTIL, where it is set, says until [\d: -]+ UTC$", said, re.MULTILINE
-        )
-        and "no maintenance" not in said
+        re.search(r"^MAINTENANCE_UNTIL is set: until [\d: -]+ UTC$", output, re.MULTILINE)
+        and "no maintenance" not in output
     )
     assert main(["status"]) == 0
     assert re.search(
@@ -149,7 +147,7 @@ def test_setting(
     assert main(["health"]) == 0
     assert len(told.alerts()) == 1
     assert main(["maintenance", "status"]) == 0
-    assert "says until 2020-01-01 00:00:00 UTC, which is past" in capsys.readouterr().out
+    assert "is set: until 2020-01-01 00:00:00 UTC, which is past" in capsys.readouterr().out
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2030-01-01T00:00:00")
     assert main(["health"]) == 2
     assert (
@@ -164,15 +162,15 @@ def start(*arguments: str) -> int:
 
 
 def logged(database: Database) -> list[tuple[str, str, str | None, bool]]:
-    """Give the history: who started each, what for, who ended it, and whether it was ended before its time."""
+    """Return the log: who started each, why, who ended it, and whether it was ended early."""
     rows = database.rows(
         "SELECT *, coalesce(ended_at < until, false) AS early FROM ops_worker_maintenance_log ORDER BY started_at"
     )
     return [(row["started_by"], row["reason"], row["ended_by"], row["early"]) for row in rows]
 
 
-def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is running is not replaced: whose it is, until when and why is said; --replace puts another in its place."""
+def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A running maintenance is replaced only with --replace; else the error shows its end, person and reason."""
     assert start("--for", "30m", "--by", "kim", "--reason", "new\nswitch") == 0
     before = told.rows("SELECT * FROM ops_worker_maintenance")
     capsys.readouterr()
@@ -185,8 +183,8 @@ def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> N
         assert start(*other) == 2
         out, err = capsys.readouterr()
         assert out == "" and re.fullmatch(
-            r"ops-worker maintenance: one is running already: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
-            r"Nothing was changed; --replace puts yours in its place\n",
+            r"ops-worker maintenance: another maintenance is running: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
+            r"Nothing was changed; use --replace to replace it\n",
             err,
         )
     assert told.rows("SELECT * FROM ops_worker_maintenance") == before and logged(told) == [
@@ -202,8 +200,8 @@ def test_somebody_elses(told: Database, capsys: pytest.CaptureFixture[str]) -> N
     assert logged(told) == [("kim", "new\nswitch", "lee", True), ("lee", "", None, False)]
 
 
-def test_the_same_once_more(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command again, as after a lost connection, is no other maintenance: it begins anew and asks for no --replace."""
+def test_same_maintenance_again(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again, for example after a lost connection, starts anew without --replace."""
     same = ["--for", "30m", "--by", "kim", "--reason", "racks"]
     assert start(*same) == 0
     told.rows(
@@ -217,24 +215,26 @@ def test_the_same_once_more(told: Database, capsys: pytest.CaptureFixture[str]) 
     assert 1700 < left_s <= 1800
     told.rows("UPDATE ops_worker_maintenance SET until = now() - interval '1 second'")
     assert start("--by", "lee", "--replace") == 0
-    assert "replaced" not in capsys.readouterr().out, "it was over"
+    assert "replaced" not in capsys.readouterr().out, "it had ended"
 
 
 def test_two_at_once(told: Database) -> None:
-    """Of those that start one at the same time, one wins; each of the others learns of it, or is told to try again."""
+    """Of several starts at the same time, one wins; the others are refused or find the lock held."""
     names = [f"person {number}" for number in range(6)]
     assert main(["init-db"]) == 0
     ready = threading.Barrier(len(names))
 
     def begin(name: str) -> object:
         with contextlib.closing(Store({"conninfo": told.url})) as database:
-            given = {"seconds": 60.0, "by": name, "reason": ""}
-            database.read(operations.maintenance, optional_tables=[MAINTENANCE_TABLE])
+            maintenance = operations.NewMaintenance(seconds=60.0, by=name, reason="")
+            database.read(operations.running_maintenance, optional_tables=[MAINTENANCE_TABLE])
             ready.wait(timeout=30)
             try:
                 return database.write(
                     MAINTENANCE,
-                    lambda transaction: operations.start(transaction, given, replace=False),
+                    lambda transaction: (
+                        operations.start(transaction, maintenance, replace=False),
+                    ),
                     optional_tables=[MAINTENANCE_TABLE, MAINTENANCE_LOG],
                 )
             except SettingsError as error:
@@ -242,7 +242,7 @@ def test_two_at_once(told: Database) -> None:
 
     with ThreadPoolExecutor(len(names)) as pool:
         done = list(pool.map(begin, names))
-    (winner,) = [name for name, found in zip(names, done, strict=True) if found == {}]
+    (winner,) = [name for name, found in zip(names, done, strict=True) if found == (None,)]
     assert logged(told) == [(winner, "", None, False)]
     refusals = [str(found) for found in done if isinstance(found, SettingsError)]
     assert all(f"started by {winner}" in refusal for refusal in refusals)
@@ -252,7 +252,7 @@ def test_two_at_once(told: Database) -> None:
 def test_history_of_others(
     told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A maintenance of an older release is entered when it ends; where a role cannot enter any, it starts them all the same."""
+    """An unlogged maintenance is logged when it ends; a role that may not write the log can start one."""
     assert main(["init-db"]) == 0
     told.rows("DROP TABLE ops_worker_maintenance_log")
     told.rows(
@@ -266,7 +266,7 @@ def test_history_of_others(
         other.setenv("DATABASE_URL", told.as_user("ops_limited"))
         capsys.readouterr()
         assert start("--by", "max") == 0
-        assert "this maintenance is not kept in the history" in capsys.readouterr().err
+        assert "this maintenance is not written to its log table" in capsys.readouterr().err
         assert main(["init-db"]) == 3
         assert main(["maintenance", "end"]) == 0
     told.rows(
@@ -287,8 +287,8 @@ def test_history_of_others(
     told.rows("DROP ROLE ops_limited")
 
 
-def test_person_and_reason_are_told(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is over stands in the report and in `explain --at` with person and reason, and nothing that they name is markup."""
+def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report` and `explain --at` show a past maintenance with person and reason, which are not markup."""
     reason = "<b>new</b> switch"
     assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
     capsys.readouterr()

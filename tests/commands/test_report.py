@@ -1,4 +1,4 @@
-"""`ops-worker report`: what it tells of what nobody knows, where it writes, and what it says when it cannot."""
+"""`ops-worker report`: unknown periods, files, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def test_what_is_not_known_is_not_green(
     looked: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pass that stopped is told at the top; a slower pass between fast ones hides no gap; no gauge is a counter."""
+    """A stopped pass is named at the top; a slow pass hides no gap of a fast one; a gauge is no counter."""
     looked.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time > now() - interval '20 minutes'"
     )
@@ -40,7 +40,7 @@ def test_what_is_not_known_is_not_green(
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
     _, ended = (
-        datetime.fromisoformat(told) for told in re.findall(r'<time datetime="([^"]+)"', page)[:2]
+        datetime.fromisoformat(text) for text in re.findall(r'<time datetime="([^"]+)"', page)[:2]
     )
     last = looked.value(
         "SELECT max(time) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
@@ -50,19 +50,19 @@ def test_what_is_not_known_is_not_green(
         f"<strong>The health pass has not been recorded for {stopped}: while it does not run, no alert opens.</strong>"
         in page
     )
-    assert "still" not in page, "an alert that is closed is not open, though nobody wrote when"
+    assert "still" not in page, "a closed alert is not open, also without the time of its closing"
     assert re.search(r"disk_0 free_bytes<small>bytes; now ", page)
     looked.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
-    assert "The health pass has not been recorded for 2 h" in page and "not in this time" in page
+    assert "The health pass has not been recorded for 2 h" in page and "not in this period" in page
 
 
 @pytest.mark.integration
 def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
-    """A link stays one, a file keeps its mode, and what is no file is written to."""
+    """A link stays a link, a file keeps its mode, and a pipe is written to."""
     assert looked
     page, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
     page.write_text("old")
@@ -78,7 +78,7 @@ def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
     with (tmp_path / "read").open("wb") as read, subprocess.Popen(["cat", str(pipe)], stdout=read):
         assert main(["report", "-o", str(pipe), "--since", "10m"]) == 0
     assert (tmp_path / "read").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert pipe.is_fifo() and sorted(one.name for one in tmp_path.iterdir()) == [
+    assert pipe.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == [
         "link.html",
         "page.html",
         "pipe",
@@ -94,7 +94,7 @@ def test_bad(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """No tables, nothing recorded, no permission, no place to write to, no extra: one line each, and the right exit code."""
+    """Missing tables, rows, privilege, folder or extra: one line each, and the right exit code."""
     target = str(tmp_path / "r.html")
     with monkeypatch.context() as other:
         other.setenv("DATABASE_URL", empty.url)
@@ -104,7 +104,7 @@ def test_bad(
     page = capsys.readouterr().out
     assert (
         page.startswith("<!doctype html>")
-        and "No service was seen down, but of 4 of 4 nothing is known." in page
+        and "No service was seen down, but nothing is known about 4 of 4 services." in page
     )
     assert (
         "No pass was recorded" in page
@@ -124,7 +124,7 @@ def test_bad(
             rf"ops-worker report: -o {wrong}: (No such file or directory|Is a directory)\n",
             capsys.readouterr().err,
         )
-    assert list(tmp_path.iterdir()) == [], "nothing is left of a page that could not be written"
+    assert list(tmp_path.iterdir()) == [], "a page that cannot be written leaves no file"
     told.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x' BYPASSRLS")
     with monkeypatch.context() as other:
         other.setenv("DATABASE_URL", told.as_user("ops_reader"))
@@ -138,5 +138,5 @@ def test_bad(
     assert main(["report", "-o", target]) == 2
     assert (
         capsys.readouterr().err
-        == "ops-worker report: report wants the extra: pip install 'ops-worker[report]' (jinja2 is missing)\n"
+        == "ops-worker report: report needs an extra: pip install 'ops-worker[report]' (jinja2 is missing)\n"
     )

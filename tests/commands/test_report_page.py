@@ -1,4 +1,4 @@
-"""The page of `ops-worker report` in a real browser: it asks for nothing, everyone can read it, and its numbers are the database's."""
+"""The report in a real browser: no requests, accessible, and its numbers follow from the rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The Chromium of this machine, without a window."""
+    """The Chromium of this machine, headless."""
     playwright = pytest.importorskip("playwright.sync_api")
     found = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -39,14 +39,14 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(
-    browser: Browser, path: Path, scheme: Any = "light", said: list[str] | None = None
+    browser: Browser, path: Path, scheme: Any = "light", messages: list[str] | None = None
 ) -> Page:
-    """Open a page; what its console says and what it asks for is appended to ``said``."""
+    """Open a page; its console messages and requests are appended to ``messages``."""
     page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-    if said is not None:
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("request", lambda request: said.append(request.url))
+    if messages is not None:
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
+        page.on("request", lambda request: messages.append(request.url))
     page.goto(path.as_uri())
     return page
 
@@ -56,13 +56,13 @@ def opened(
 def test_everyone_can_read_it(
     looked: Database, browser: Browser, tmp_path: Path, scheme: str
 ) -> None:
-    """It loads without a word on the console and without a request, keeps the rules of accessibility, and can be printed."""
+    """It loads without a console message or a request, is accessible, and can be printed."""
     from axe_playwright_python.sync_playwright import Axe
 
     assert looked and main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
-    said: list[str] = []
-    page = opened(browser, tmp_path / "r.html", scheme, said)
-    assert said == [(tmp_path / "r.html").as_uri()]
+    messages: list[str] = []
+    page = opened(browser, tmp_path / "r.html", scheme, messages)
+    assert messages == [(tmp_path / "r.html").as_uri()]
     assert (
         page.evaluate("getComputedStyle(document.body).backgroundColor")
         == {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 21, 28)"}[scheme]
@@ -75,7 +75,7 @@ def test_everyone_can_read_it(
         (one["id"], one["nodes"][0]["html"]) for one in Axe().run(page).response["violations"]
     ] == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
-    assert len(ids) == len(set(ids)), "a name stands there twice"
+    assert len(ids) == len(set(ids)), "an ID is used twice"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Availability"
     page.emulate_media(media="print", color_scheme=scheme)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_everyone_can_read_it(
 
 
 def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
-    """Write and open a report of two hours; give it with the times that it says it is of."""
+    """Write and open a report of two hours; return the page with its begin and end."""
     assert main(["report", "-o", str(path), "--since", "2h"]) == 0
     page = opened(browser, path)
     begun, now = (
@@ -100,7 +100,7 @@ def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
 
 
 def data(page: Page, selector: str) -> list[list[str]]:
-    """Give the cells of the rows of a table: the value of one that has a value, the moment of one that has one, or its text."""
+    """Return the cells of a table: the value, the time or the text of each."""
     rows: list[list[str]] = page.evaluate(
         """selector => [...document.querySelectorAll(`${selector} tbody tr`)].map(row => [...row.cells].map(cell =>
            cell.querySelector('data')?.value ?? cell.querySelector('time')?.dateTime ?? cell.textContent))""",
@@ -110,7 +110,7 @@ def data(page: Page, selector: str) -> list[list[str]]:
 
 
 def availability(rows: list[dict[str, Any]], begun: datetime, now: datetime) -> list[Any]:
-    """Go through the samples of a service, one after the other: how long it was up, and down, and how often it went down."""
+    """Return the seconds up and down, and the outages, from the samples of a service one by one."""
     seconds, outages, before = {True: 0.0, False: 0.0}, 0, None
     for one, then in zip(rows, [*rows[1:], None], strict=True):
         period = timedelta(seconds=one["period_s"])
@@ -130,12 +130,12 @@ def availability(rows: list[dict[str, Any]], begun: datetime, now: datetime) -> 
 
 @pytest.mark.acceptance
 def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_path: Path) -> None:
-    """Availabilities, incidents, passes and every point of every chart follow from the rows, across all that went wrong in the history."""
+    """Availabilities, incidents and passes follow from the rows, whatever went wrong in the history."""
     page, begun, now = reported(browser, tmp_path / "r.html")
     minute = timedelta(minutes=1)
     shown = {row[0]: row[1:] for row in data(page, "#availability-table")}
     assert list(shown)[:3] == ["dispatcher", "delivery_worker", "evaluator"], (
-        "the longest down comes first"
+        "the longest outage comes first"
     )
     for service, series in [(name, name.removesuffix("_worker")) for name in shown]:
         rows = looked.rows(
@@ -175,7 +175,7 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
             str(one["id"]),
             one["fingerprint"].partition(":")[2],
             *(
-                time.astimezone(UTC).isoformat() if time else "open still"
+                time.astimezone(UTC).isoformat() if time else "still open"
                 for time in (one["created_at"], one["closed_at"])
             ),
         ]
@@ -199,12 +199,14 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
             for a, b in pairwise(own)
         ]
         assert shown_passes[name] == (len(own), sum(max(0, gap) for gap in gaps))
-    assert 175 < shown_passes["metrics"][1] < 195, "a quarter of an hour without a pass is told"
+    assert 175 < shown_passes["metrics"][1] < 195, (
+        "the quarter of an hour without a pass is counted"
+    )
 
 
 @pytest.mark.acceptance
 def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_path: Path) -> None:
-    """Each chart has a point for each bucket with rows, of the height that the rows have, and no line over a gap."""
+    """Each chart has a point for each bucket with rows, at the right height, and no line over a gap."""
     page, begun, now = reported(browser, tmp_path / "r.html")
     charts = page.evaluate(
         """[...document.querySelectorAll('#charts figure')].map((one, place) => ({
@@ -276,7 +278,7 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
 
 @pytest.mark.acceptance
 def test_hostile_names(told: Database, browser: Browser, tmp_path: Path) -> None:
-    """What a service calls itself, or a person, is shown as it is, and does nothing."""
+    """Names of services and people are shown as they are, and are not markup."""
     assert main(["init-db"]) == 0
     name = "</svg><script>document.title='x'</script>$\\frac{1$ {{ 7 * 7 }}"
     told.rows(
@@ -293,9 +295,9 @@ def test_hostile_names(told: Database, browser: Browser, tmp_path: Path) -> None
         name, name, name,
     )  # fmt: skip
     assert main(["report", "-o", str(tmp_path / "r.html"), "--since", "10m"]) == 0
-    said: list[str] = []
-    page = opened(browser, tmp_path / "r.html", said=said)
-    assert len(said) == 1 and page.title().startswith("What happened")
+    messages: list[str] = []
+    page = opened(browser, tmp_path / "r.html", messages=messages)
+    assert len(messages) == 1 and page.title().startswith("Report, ")
     assert page.evaluate("document.querySelectorAll('script, img, link, iframe').length") == 0
     assert data(page, "#incidents-table")[0][1] == name and any(
         row[0].startswith(name) for row in data(page, "#availability-table")

@@ -1,4 +1,4 @@
-"""`ops-worker status`: every figure on the screen is a query's on the database, and what is old is stale."""
+"""`ops-worker status`: every number follows from the rows of the database, and old rows are stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ops_worker import settings
 from ops_worker.adapters import terminal
 from ops_worker.cli import main
 from ops_worker.commands import status
-from ops_worker.history.status import Table, fitting, sparkline
+from ops_worker.history.screen import ScreenTable, fit, sparkline
 from ops_worker.text import format_age
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (0, "0 s"),
         (59.6, "60 s"),
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
         (-5, "-5 s"),
     ],
 )
-def test_ago(seconds: float, told: str) -> None:
-    """A time is told in its largest unit of which there are two."""
-    assert format_age(seconds) == told
+def test_format_age(seconds: float, text: str) -> None:
+    """An age has the largest unit of which there are at least two."""
+    assert format_age(seconds) == text
 
 
 @pytest.mark.unit
 def test_sparkline() -> None:
-    """The least is the lowest bar and the most the highest; what nobody saw is a gap, and nothing at all is nothing."""
+    """The minimum is the lowest bar and the maximum the highest; None is a gap."""
     assert sparkline([0, None, 3.5, 7]) == "▁·▅█"
     assert sparkline([5, None, -5]) == "█·▁"
     assert (
@@ -55,18 +55,18 @@ def test_sparkline() -> None:
         sparkline([0, 0]),
         sparkline([1, 1, 0.5], (0, 1)),
     ) == ("▅▅", "▅", "▁▁", "██▅")
-    assert sparkline([None, None]) == sparkline(None) == ""
+    assert sparkline([None, None]) == sparkline(()) == ""
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """Give the document of a status."""
+    """Return the document of a status."""
     assert main(["status", "--output", "json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.integration
 def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each service has its state, and since when; a row of three periods ago is stale, on the screen and in the view."""
+    """Each service has its state and its begin. A row older than three periods is stale, also in the view."""
     found = {one["service"]: one for one in document(capsys)["services"]}
     rows = looked.health()
     assert {
@@ -111,7 +111,7 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 def test_series(
     looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
 ) -> None:
-    """The newest value, the rate and the history of each series are those of its rows, a counter that fell begun anew."""
+    """Newest value, rate and history of each series follow from its rows; a counter that fell was reset."""
     found = document(capsys, "--since", argument)
     now = datetime.fromisoformat(found["at"])
     begun = now - timedelta(seconds=seconds)
@@ -158,7 +158,7 @@ def test_series(
 
 @pytest.mark.integration
 def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A time in which no pass looked has no value."""
+    """A bucket in which no pass ran has no value."""
     one = next(
         one
         for one in document(capsys, "--since", "2h")["series"]
@@ -171,7 +171,7 @@ def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.integration
 def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Alerts that are open or acknowledged are shown with who did so; a pass that was not recorded for three periods is stale."""
+    """Open and acknowledged alerts are shown; a pass that was not recorded for three periods is stale."""
     looked.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', acknowledged_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
@@ -197,7 +197,7 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.integration
 def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Passes that were due between others, and left no row, are counted."""
+    """Passes that were due between two others and left no row are counted."""
     found = document(capsys, "--since", "2h")
     rows = looked.rows(
         """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
@@ -211,14 +211,14 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
             for a, b in pairwise(own)
         ]
         assert one["missed"] == sum(max(0, gap) for gap in gaps) > 10, (
-            "nobody looked for a quarter of an hour"
+            "no pass ran for a quarter of an hour"
         )
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("period", ["abc", "0", "-5", "1e300", "9999999999999", ""])
 def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: str) -> None:
-    """Values that are no numbers or near the largest double, and periods that nobody keeps, keep nothing else from being shown."""
+    """NaN, infinities, values near the largest double and invalid periods do not affect other rows."""
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) SELECT now() - make_interval(secs => n), 'queue_depth', 'ingest', v, '{}' "
         "FROM generate_series(1, 3) AS n, unnest(ARRAY['NaN', 'Infinity', '-Infinity', '1.7e308', '-1.7e308']::float8[]) AS v"
@@ -258,7 +258,7 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
 
 @pytest.mark.integration
 def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a person or another program left in a row spoils that row, and no other."""
+    """Invalid content in a row affects only that row."""
     looked.rows(
         "UPDATE service_health SET details = details || '{\"since\": \"2026-13-45T00:00:00\"}' WHERE service = 'ingest'"
     )
@@ -288,8 +288,8 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.integration
-def test_not_of_now(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row from a time that is not yet is stale: a clock was set back. A value that is old says how old it is."""
+def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row from the future is stale: a clock was set back. An old value shows its age."""
     looked.rows(
         "UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'"
     )
@@ -326,9 +326,9 @@ def test_resets(
     values: list[int],
     grown: int,
 ) -> None:
-    """A counter that falls began anew, however often: every fall is a reset, as the dashboard has it."""
+    """Every fall of a counter is a reset, as on the dashboard."""
     monkeypatch.setenv("DATABASE_URL", database.url)
-    database.rows(  # in one statement, which has one time: they are a minute apart
+    database.rows(  # one statement has one time, so the rows are exactly a minute apart
         "INSERT INTO system_metrics (time, metric_name, service, value) SELECT now() - make_interval(mins => %s - n::integer), 'messages_received', 'ingest', v"
         " FROM unnest(%s::float8[]) WITH ORDINALITY AS given (v, n)",
         len(values), values,
@@ -338,21 +338,23 @@ def test_resets(
 
 
 @pytest.mark.unit
-def test_fitting() -> None:
-    """On a screen that shows it again and again, the last table is cut so that the rest can be seen; what is left out is counted."""
+def test_fit() -> None:
+    """On a screen that is refreshed, the last table is shortened, and its title counts the rows."""
     rows = tuple(("a",) for _ in range(40))
-    first, last = Table("Services", ("S",), rows[:4]), Table("Last 1 h", ("S",), rows)
-    shown = fitting([first, last], 24)
+    first = ScreenTable("Services", ("S",), rows[:4])
+    last = ScreenTable("Last 1 h", ("S",), rows)
+    shown = fit([first, last], 24)
     assert (
-        shown[0] == first and shown[1].title == "Last 1 h, 12 of 40: the rest is on a higher screen"
+        shown[0] == first
+        and shown[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
     )
     assert sum(len(one.rows) + 3 for one in shown) < 24
-    assert fitting([first, last], 99) == [first, last] and fitting([], 24) == []
+    assert fit([first, last], 99) == [first, last] and fit([], 24) == []
 
 
 @pytest.mark.integration
 def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """While a maintenance lasts, that is the first thing on the screen."""
+    """A running maintenance is the first table on the screen."""
     assert document(capsys)["maintenance"] is None
     assert main(["status"]) == 0
     assert "Maintenance" not in capsys.readouterr().out
@@ -382,7 +384,7 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
 def test_screen(
     looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Piped it is plain; on a terminal it is as wide as that and coloured."""
+    """A pipe gets plain text; a terminal gets colours and its own width."""
     assert looked.alerts()
     looked.rows("UPDATE fleet_alert SET status = 'CLOSED' WHERE tenant_id = '__system__'")
     assert main(["status"]) == 0
@@ -391,7 +393,9 @@ def test_screen(
     plain = capsys.readouterr().out
     assert "\x1b" not in plain
     assert re.search(
-        r"^evaluator +down +\d+ s +- +\S+ +\d+ (s|min) +Connection refused$", plain, re.MULTILINE
+        r"^evaluator +down +\d+ s +- +\S+ +\d+ (s|min) ago +Connection refused$",
+        plain,
+        re.MULTILINE,
     )
     assert re.search(
         r"^ingest +messages_received +\S+( \w)? +\S+/s +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE
@@ -417,7 +421,7 @@ def test_beginning(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Before the first pass there is a line that says so, and before the first health pass what the metrics pass has recorded."""
+    """Before the first pass there is one line; before the first health pass, only what a metrics pass recorded."""
     for name, value in ({"DATABASE_URL": database.url} | stubs.env).items():
         monkeypatch.setenv(name, value)
     for is_terminal in (False, True):
@@ -445,7 +449,7 @@ def test_bad(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No tables, no permission, no time: one line each, and the right exit code."""
+    """Missing tables, a missing privilege, a bad time: one line each, and the right exit code."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["status"]) == 3
     assert "no table system_metrics, fleet_alert in database" in capsys.readouterr().err
@@ -465,7 +469,7 @@ def test_bad(
 
 
 class EndedError(Exception):
-    """Somebody has had enough of it."""
+    """Ends an endless loop."""
 
 
 @pytest.mark.integration
@@ -476,7 +480,7 @@ def test_watch_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
     terminal: bool,
 ) -> None:
-    """A database that does not answer any more is given up for a while: above the last picture stands since when, and why."""
+    """When the database stops answering, the screen shows the error above the last state, and retries."""
     pauses: list[float] = []
     screens: list[str] = []
     with psycopg.connect(looked.url) as other:
@@ -495,7 +499,7 @@ def test_watch_that_hangs(
         monkeypatch.setattr(
             status, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock))
         )
-        monkeypatch.setattr(status, "ANSWER_S", 0.3)
+        monkeypatch.setattr(status, "READ_DEADLINE_S", 0.3)
         monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
         monkeypatch.setenv("LINES", "99")
         with pytest.raises(EndedError):
@@ -503,12 +507,12 @@ def test_watch_that_hangs(
     assert pauses == [1.0, status.RETRY_PAUSE_S, 1.0]
     first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", one).split()) for one in screens)
     assert (
-        re.match(r"No new picture for 42 s:? database .*; trying again", lost)
+        re.match(r"No new data for 42 s:? database .*; trying again", lost)
         and str(looked.url) not in lost
     )
     assert (
-        "No new picture" not in first
-        and "No new picture" not in again
+        "No new data" not in first
+        and "No new data" not in again
         and "evaluator" in first
         and "evaluator" in again
     )

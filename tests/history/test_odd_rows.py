@@ -1,4 +1,4 @@
-"""Rows that a person or a restored backup left: what is said of them is of one mind, and nothing fails."""
+"""Rows that a person or a restored backup left: `status` and `explain` agree, and neither fails."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from ops_worker.core.decoding import MAX_DEPTH, load_jsonb
 from ops_worker.core.model import Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
-from ops_worker.history.explain import Findings, Rule
+from ops_worker.history.explain import Explanation, Rule, ServiceHistory
+from ops_worker.history.rows import HealthRow, ServiceAlertRow, ServiceRow
+from ops_worker.history.status import ServiceStatus, Status, StatusRows
 
 pytestmark = pytest.mark.unit
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-EVERY = (FIRST, NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), LAST)
+TIMES = (FIRST, NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), LAST)
 
 
 @pytest.mark.parametrize(
@@ -33,94 +35,116 @@ EVERY = (FIRST, NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), LAST)
     ],
 )
 def test_loaded(text: str | bytes, expected: Any) -> None:
-    """Whatever `jsonb` holds is read; what Python cannot hold, or nobody could write again, is null."""
+    """Any `jsonb` value is read. A value that Python cannot hold, or cannot write again, is null."""
     assert load_jsonb(text) == expected
 
 
 @pytest.mark.parametrize("opening", ["[", b"[", '{"a":', b'{"a":'])
 def test_loaded_is_bounded(opening: str | bytes) -> None:
-    """What is nested too deep is cut at the depth that is kept of a service's answer."""
+    """A value that is nested too deep is cut at the depth that is kept of a service's answer."""
     text = opening if isinstance(opening, str) else opening.decode()
     whole = text * 300 + "1" + ("]" if text == "[" else "}") * 300
-    found, depth = load_jsonb(whole if isinstance(opening, str) else whole.encode()), 0
-    while isinstance(found, (list, dict)):
-        (found,) = found.values() if isinstance(found, dict) else found
+    value, depth = load_jsonb(whole if isinstance(opening, str) else whole.encode()), 0
+    while isinstance(value, (list, dict)):
+        (value,) = value.values() if isinstance(value, dict) else value
         depth += 1
-    assert (found, depth) == (None, MAX_DEPTH)
+    assert (value, depth) == (None, MAX_DEPTH)
 
 
 def alert(
     status_word: str, created_at: datetime, closed_at: datetime | None = None
-) -> dict[str, Any]:
-    """Make a row of an alert."""
-    return {
-        "id": 7,
-        "service": "a",
-        "status": status_word,
-        "summary": "s",
-        "created_at": created_at,
-        "closed_at": closed_at,
-        "acknowledged_by": "x",
-        "acknowledged_at": created_at if status_word == "ACKNOWLEDGED" else None,
-        "evidence": None,
-    }
-
-
-def findings(
-    row: dict[str, Any] | None = None, alerts: tuple[dict[str, Any], ...] = (), at: datetime = NOW
-) -> Findings:
-    """Make what is known of a service."""
-    passes = [PassRecord("health", None, at - timedelta(seconds=5), 60.0)]
-    return Findings(
-        "a", NOW, at, row, (), (), alerts, passes, maintained=False, maintenance_until=None
+) -> ServiceAlertRow:
+    """Return the row of an alert."""
+    return ServiceAlertRow(
+        id=7,
+        status=status_word,
+        summary="s",
+        created_at=created_at,
+        closed_at=closed_at,
+        acknowledged_by="x",
+        acknowledged_at=created_at if status_word == "ACKNOWLEDGED" else None,
+        evidence=None,
     )
 
 
-def explained(found: Findings) -> dict[str, Any]:
-    """Give the document, after all of it was laid out as well."""
-    document = explain.build(found, Rule(None, Thresholds()))
+def service_history(
+    row: HealthRow | None = None, alerts: tuple[ServiceAlertRow, ...] = (), at: datetime = NOW
+) -> ServiceHistory:
+    """Return the history of a service with a recent health pass."""
+    return ServiceHistory(
+        service="a",
+        now=NOW,
+        at=at,
+        row=row,
+        runs=(),
+        observations=(),
+        alerts=alerts,
+        passes=[PassRecord("health", None, at - timedelta(seconds=5), 60.0)],
+        maintained=False,
+        maintenance_until=None,
+    )
+
+
+def explained(history: ServiceHistory) -> Explanation:
+    """Return the document of `explain`, after the screen was laid out as well."""
+    document = explain.build(history, Rule(None, Thresholds()))
     assert explain.sentences(document)
     assert explain.tables(document)
     return document
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Give what `status` says of a service, after all of it was laid out as well."""
-    service = {
-        "service": "a",
-        "latency_ms": None,
-        "state": None,
-        "since": None,
-        "reason": None,
-    } | row
-    facts = status.Facts(NOW, 3600.0, [service], [], [], [], [], {})
-    document = status.build(facts, {})
+def status_of(row: ServiceRow) -> Status:
+    """Return the document of `status` with one service, after the screen was laid out as well."""
+    rows = StatusRows(
+        now=NOW,
+        since_s=3600.0,
+        services=[row],
+        alerts=[],
+        passes=[],
+        counts=[],
+        series=[],
+        maintenance=None,
+    )
+    document = status.build(rows, {})
     assert status.tables(document)
-    found: dict[str, Any] = document["services"][0]
-    return found
+    return document
 
 
-@pytest.mark.parametrize("created_at", EVERY)
+def shown(row: HealthRow, state: str | None = None, since: Any = None) -> ServiceStatus:
+    """Return what `status` shows of a service."""
+    service = ServiceRow(
+        service="a",
+        status=row.status,
+        latency_ms=None,
+        state=state,
+        since=since,
+        checked_at=row.checked_at,
+        reason=None,
+    )
+    return status_of(service).services[0]
+
+
+@pytest.mark.parametrize("created_at", TIMES)
 @pytest.mark.parametrize("word", ["OPEN", "ACKNOWLEDGED"])
-def test_an_alert_of_any_time_is_open(word: str, created_at: datetime) -> None:
-    """An alert is open by its status, as `status` lists it, whatever its time; one that is not yet is told so."""
-    document = explained(findings(alerts=(alert(word, created_at, closed_at=FIRST),)))
-    assert document["alerts"][0]["open"]
+def test_alert_of_any_time_is_open(word: str, created_at: datetime) -> None:
+    """An alert is open by its status, whatever its time. A time in the future is named as such."""
+    document = explained(service_history(alerts=(alert(word, created_at, closed_at=FIRST),)))
+    assert document.alerts[0].open
     since = "with a time that is not yet, " if created_at > NOW else "since "
-    assert document["alert"].startswith(f"alert 7 is open {since}")
-    assert ("acknowledged by x" in document["alert"]) is (word == "ACKNOWLEDGED")
+    assert document.alert.startswith(f"alert 7 is open {since}")
+    assert ("acknowledged by x" in document.alert) is (word == "ACKNOWLEDGED")
 
 
-@pytest.mark.parametrize("closed_at", [*EVERY, None])
-def test_an_alert_that_is_closed_is_closed(closed_at: datetime | None) -> None:
+@pytest.mark.parametrize("closed_at", [*TIMES, None])
+def test_closed_alert_is_closed(closed_at: datetime | None) -> None:
     """A closed alert is closed now, whatever its times."""
-    for created_at in EVERY:
-        document = explained(findings(alerts=(alert("CLOSED", created_at, closed_at),)))
-        assert (document["alerts"][0]["open"], document["alert"]) == (False, "no alert is open")
+    for created_at in TIMES:
+        document = explained(service_history(alerts=(alert("CLOSED", created_at, closed_at),)))
+        assert (document.alerts[0].open, document.alert) == (False, "no alert is open")
 
 
 def test_alerts_of_the_past() -> None:
-    """At a time that is past an alert is open from when it was opened until it was closed, and no longer."""
+    """At an earlier time, an alert is open from its opening to its closing."""
     opened, closed = NOW - timedelta(hours=2), NOW - timedelta(hours=1)
     for at, row, is_open in (
         (NOW - timedelta(minutes=90), alert("CLOSED", opened, closed), True),
@@ -130,32 +154,21 @@ def test_alerts_of_the_past() -> None:
         (NOW - timedelta(hours=3), alert("OPEN", opened), False),
         (NOW - timedelta(hours=3), alert("OPEN", LAST), False),
     ):
-        assert explained(findings(alerts=(row,), at=at))["alerts"][0]["open"] is is_open
+        assert explained(service_history(alerts=(row,), at=at)).alerts[0].open is is_open
 
 
-@pytest.mark.parametrize("checked_at", EVERY)
-def test_a_row_that_nobody_believes(checked_at: datetime) -> None:
-    """`explain` and `status` are of one mind about a row of any time: what is too old, or not yet, is stale."""
-    row = {"status": "healthy", "latency_ms": 1, "details": {}, "checked_at": checked_at}
+@pytest.mark.parametrize("checked_at", TIMES)
+def test_row_of_any_time(checked_at: datetime) -> None:
+    """`explain` and `status` agree on a row of any time: too old and in the future are stale."""
+    row = HealthRow(status="healthy", details={}, checked_at=checked_at)
     expected = "healthy" if checked_at == NOW else "stale"
-    age = "0 s" if checked_at == NOW else "in the future" if checked_at > NOW else ""
-    assert shown(row)["state"] == expected
-    document = status.build(
-        status.Facts(
-            NOW,
-            3600.0,
-            [row | {"service": "a", "state": None, "since": None, "reason": None}],
-            [],
-            [],
-            [],
-            [],
-            {},
-        ),
-        {},
-    )
-    assert status.tables(document)[1].rows[0][5].startswith(age)
-    if checked_at >= NOW:  # of an older one a health pass that was recorded since looked as well
-        assert explained(findings(row))["state"] == expected
+    assert shown(row).state == expected
+    age = {NOW: "0 s ago"}.get(checked_at, "in the future" if checked_at > NOW else "")
+    service = ServiceRow("a", row.status, 1, None, None, checked_at, None)
+    services_table = status.tables(status_of(service))[1]
+    assert services_table.rows[0][5].startswith(age)
+    if checked_at >= NOW:  # An older row is confirmed by the health pass that was recorded since.
+        assert explained(service_history(row)).state == expected
 
 
 @pytest.mark.parametrize(
@@ -164,11 +177,11 @@ def test_a_row_that_nobody_believes(checked_at: datetime) -> None:
      {"status": {}, "error": ["x"], "streak": "9"}, {"status": "a\n", "reason": 5, "streak": 1.5}, {"http_status": [], "streak": None}],
 )  # fmt: skip
 def test_odd_details(details: Any) -> None:
-    """Details that no pass writes are told as far as they can be, in one line."""
-    row = {"status": "unhealthy", "latency_ms": None, "details": details, "checked_at": NOW}
-    for one in (row, row | {"checked_at": LAST}):
-        document = explained(findings(one))
+    """Details that no pass writes are shown as far as possible, on one line."""
+    row = HealthRow(status="unhealthy", details=details, checked_at=NOW)
+    for variant in (row, row._replace(checked_at=LAST)):
+        document = explained(service_history(variant))
         assert "\n" not in "".join(explain.sentences(document)[:1])
-        assert isinstance(document["reason"], str)
-        assert document["streak"] is None
-    assert "\n" not in shown(row | {"state": "a\nb", "since": details})["state"]
+        assert isinstance(document.reason, str)
+        assert document.streak is None
+    assert "\n" not in shown(row, state="a\nb", since=details).state

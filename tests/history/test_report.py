@@ -1,9 +1,8 @@
-"""The page's arithmetic: durations, shares, points, timelines, and what is drawn."""
+"""The arithmetic of a report: durations, shares, points, timelines, and the choice of charts."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,16 +16,17 @@ from ops_worker.history.report import (
     MAX_BUCKETS,
     MAX_CHARTS,
     Span,
-    announced,
     buckets,
-    lasting,
+    build,
+    health_runs,
+    health_series,
     longest_s,
+    maintenances,
     spans,
-    wanted,
 )
-from ops_worker.history.report import page as build
+from ops_worker.history.rows import MaintenanceRow, PassCountRow
 from ops_worker.history.series import Bucket, Run, Series
-from ops_worker.history.status import Facts
+from ops_worker.history.status import StatusRows
 from ops_worker.text import format_age, format_duration
 
 BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (0, "0 s"),
         (0.4, "0 s"),
@@ -46,17 +46,17 @@ BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
         (86_460, "1 d"),
     ],
 )
-def test_lasted(seconds: float, told: str) -> None:
-    """A duration is told in its two largest units; a second that is nothing is left out."""
-    assert format_duration(seconds) == told
+def test_format_duration(seconds: float, text: str) -> None:
+    """A duration has its two largest units; the second one is left out if it is zero."""
+    assert format_duration(seconds) == text
 
 
 SIZES = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 
 
-def read_back(told: str) -> tuple[float, list[int]]:
-    """Give the seconds that a shown duration says, and the sizes of its units, the largest first."""
-    words = told.split()
+def read_back(text: str) -> tuple[float, list[int]]:
+    """Return the seconds that a text means, and the sizes of its units, the largest first."""
+    words = text.split()
     sizes = [SIZES[unit] for unit in words[1::2]]
     return sum(int(number) * size for number, size in zip(words[::2], sizes, strict=True)), sizes
 
@@ -64,9 +64,9 @@ def read_back(told: str) -> tuple[float, list[int]]:
 @pytest.mark.unit
 @given(st.floats(0, 1e9) | st.integers(0, 10_000).map(float))
 def test_a_shown_duration_is_the_duration(seconds: float) -> None:
-    """Whatever is shown, read back, is the value: to half of its unit, or to less than one of the smaller of two units."""
-    for told in (format_age(seconds), cronjobs._short(seconds)):
-        value, (size,) = read_back(told)
+    """A text means the value, within half of its unit, or within one of the smaller of two units."""
+    for text in (format_age(seconds), cronjobs._short(seconds)):
+        value, (size,) = read_back(text)
         assert abs(value - seconds) <= size / 2
         assert size == 1 or value >= size
     value, sizes = read_back(format_duration(seconds))
@@ -78,7 +78,7 @@ def test_a_shown_duration_is_the_duration(seconds: float) -> None:
 
 @pytest.mark.unit
 def test_percent() -> None:
-    """Nothing is rounded up to all of it."""
+    """No share is rounded up to 100 %."""
     assert (percent(1), percent(0.999999), percent(0.98), percent(0), percent(None)) == (
         "100 %",
         "99.999 %",
@@ -90,7 +90,7 @@ def test_percent() -> None:
 
 @pytest.mark.unit
 def test_buckets() -> None:
-    """A point is never shorter than two periods of the slowest pass, so that a point without a row is a gap."""
+    """A point is at least two periods of the slowest pass, so that a point without rows is a gap."""
     passes = [PassRecord("health", None, BEGUN, period_s) for period_s in (5.0, 60.0, None)]
     assert (longest_s(passes), longest_s(passes[:1]), longest_s([])) == (60, 5, 60)
     assert [buckets(since, 60) for since in (60, 600, 7200, 86_400)] == [1, 5, 60, MAX_BUCKETS]
@@ -99,7 +99,7 @@ def test_buckets() -> None:
 
 @pytest.mark.unit
 def test_spans() -> None:
-    """A timeline shows the worst of each of its parts; what no run covers is unknown."""
+    """Each part of a timeline shows the worst state in it; a part without a run is unknown."""
 
     def run(up: bool, first: float, last: float) -> Run:
         return Run(up, BEGUN + timedelta(seconds=first), BEGUN + timedelta(seconds=last))
@@ -122,7 +122,7 @@ def test_spans() -> None:
 
 @pytest.mark.unit
 def test_shards_and_many_series() -> None:
-    """Each shard is a pass of its own that tells of the same maintenance; what is not drawn is counted."""
+    """Each shard is a pass that records the same maintenance; series without a chart are counted."""
 
     def series(
         metric: str, tags: dict[str, str], service: str = "ops_worker", points: int = 2
@@ -133,13 +133,13 @@ def test_shards_and_many_series() -> None:
         )
 
     shards = [{"pass": "health", "period_s": "60", "shard": f"{number}/2"} for number in (0, 1)]
-    told = [series("maintenance", tags) for tags in shards]
+    own = [series("maintenance", tags) for tags in shards]
     drawn = [
         series("free_bytes", {"disk": str(number)}, "store") for number in range(MAX_CHARTS + 3)
     ]
-    found = [*told, *drawn, series("used", {}, "store", points=1)]
+    all_series = [*own, *drawn, series("used", {}, "store", points=1)]
     targets = [Target("database", "http://localhost", "db", None)]
-    chosen = wanted(found, targets)
+    chosen = health_series(all_series, targets)
     assert [(key.service, name) for key, name in chosen] == [
         ("db", "metrics"),
         ("ops_worker", "health"),
@@ -149,7 +149,7 @@ def test_shards_and_many_series() -> None:
     def at(minute: float) -> datetime:
         return BEGUN + timedelta(minutes=minute)
 
-    lasts = lasting(
+    health = health_runs(
         chosen,
         [
             [],
@@ -158,38 +158,37 @@ def test_shards_and_many_series() -> None:
         ],
         targets,
     )
-    assert [*lasts] == [[("database", [])], [Run(True, at(1), at(4)), Run(True, at(8), at(9))]]
-    ran = {"pass": "health", "shard": "0/2", "first": at(0), "recorded": 2, "missed": 3}
-    page = build(
-        Facts(
-            at(10),
-            600,
-            [],
-            [],
-            [PassRecord("health", f"{number}/2", at(8), 60) for number in (0, 1)],
-            [
-                ran | {"last": at(8)},
-                ran | {"shard": "1/2", "last": at(5)},
-                ran | {"shard": None, "last": at(1)},
-            ],
-            found,
-            {},
-        ),
-        5,
-        lasts,
-        [],
-        targets,
+    assert [*health] == [[("database", [])], [Run(True, at(1), at(4)), Run(True, at(8), at(9))]]
+    count = PassCountRow("health", "0/2", first=at(0), last=at(8), recorded=2, missed=3)
+    rows = StatusRows(
+        now=at(10),
+        since_s=600,
+        services=[],
+        alerts=[],
+        passes=[PassRecord("health", f"{number}/2", at(8), 60) for number in (0, 1)],
+        counts=[
+            count,
+            count._replace(shard="1/2", last=at(5)),
+            count._replace(shard=None, last=at(1)),
+        ],
+        series=all_series,
+        maintenance=None,
     )
-    assert [(one.name, one.recorded, one.missed, one.stopped_s) for one in page.passes] == [
+    report = build(rows, 5, health, [], targets)
+    assert [(row.name, row.recorded, row.missed, row.stopped_s) for row in report.passes] == [
         ("health 0/2", 2, 3, 0), ("health 1/2", 2, 3, 300), ("health", 2, 3, 0), ("metrics", 0, 0, 600)
-    ], "nobody waits for one that is no shard now"  # fmt: skip
-    assert (len(page.charts), page.left_out, page.charts[0].unit, page.charts[0].means) == (
+    ], "a shard that no longer exists has not stopped"  # fmt: skip
+    assert (len(report.charts), report.left_out, report.charts[0].unit, report.charts[0].means) == (
         MAX_CHARTS,
         4,
         "bytes",
         [1.0, 1.0, None, None, None],
     )
-    assert (page.services[0].available, page.services[0].coverage, page.services[0].unknown_s) == (
+    assert (
+        report.services[0].available,
+        report.services[0].coverage,
+        report.services[0].unknown_s,
+    ) == (
         None,
         0,
         600,
@@ -197,21 +196,17 @@ def test_shards_and_many_series() -> None:
 
 
 @pytest.mark.unit
-def test_announced() -> None:
-    """A maintenance that was started again and again is one, by the same person for the same reason; another is another."""
+def test_maintenances() -> None:
+    """A maintenance that the same person started again for the same reason is one; others are not."""
 
-    def row(first: float, last: float, by: str, ended_by: str | None = None) -> dict[str, Any]:
+    def row(first: float, last: float, by: str, ended_by: str | None = None) -> MaintenanceRow:
         begun, ended = (BEGUN + timedelta(minutes=minute) for minute in (first, last))
-        return {
-            "begun": begun,
-            "ended": ended,
-            "started_by": by,
-            "ended_by": ended_by,
-            "reason": "racks\n",
-        }
+        return MaintenanceRow(begun, ended, by, ended_by, reason="racks\n")
 
     rows = [row(0, 1, "kim", "kim"), row(1, 3, "kim"), row(3, 4, "lee", "max"), row(5, 6, "lee")]
-    assert [((one.ended - one.begun).total_seconds(), *one[2:]) for one in announced(rows)] == [
+    assert [
+        ((item.ended - item.begun).total_seconds(), *item[2:]) for item in maintenances(rows)
+    ] == [
         (180, "kim", "", "racks"),
         (60, "lee", "max", "racks"),
         (60, "lee", "", "racks"),

@@ -34,8 +34,7 @@ SERVICES: list[tuple[str, str]] = [
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"', "key: {folder}/none cannot be read: No such file or directory"),
     (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
      "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key does not belong to the certificate"),
-    (f'url = "{SECURE}"
-key = "{{folder}}/other"', "key needs `certificate` as well"),
+    (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key needs `certificate` as well"),
 ]  # fmt: skip
 VARIABLES = {
     "INGEST_HEALTH_URL": (

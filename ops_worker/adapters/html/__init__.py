@@ -1,4 +1,4 @@
-"""The page of ``ops-worker report``: one HTML file that asks nothing of the network, with charts drawn into it.
+"""Render a report as one HTML file that loads nothing from the network, with its charts as SVG.
 
 The only importer of jinja2 and matplotlib, which come with the extra ``report``.
 """
@@ -15,7 +15,7 @@ from ops_worker.history.report import MAX_TIMELINES
 from ops_worker.text import format_duration, format_si
 
 if TYPE_CHECKING:
-    from ops_worker.history.report import Page
+    from ops_worker.history.report import Report
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,12 +24,17 @@ try:
     from ops_worker.adapters.html.charts import Drawing
 except ImportError as error:
     raise SettingsError(
-        [f"report wants the extra: pip install 'ops-worker[report]' ({error.name} is missing)"]
+        [f"report needs an extra: pip install 'ops-worker[report]' ({error.name} is missing)"]
     ) from None
 
+PERCENT_STEPS = 100_000
+"""Steps from 0 to 100 %: a percentage has three decimals."""
+ROUNDING = 1e-6
+"""Added before rounding down, so that 0.98 is not 97.999 % because of its binary fraction."""
 
-def render(page: Page) -> str:
-    """Write the page as HTML. Whatever a service or a person named is escaped."""
+
+def render(report: Report) -> str:
+    """Return a report as HTML. Every name and text in it is escaped."""
     environment = Environment(
         loader=PackageLoader("ops_worker.adapters.html", ""),
         autoescape=True,
@@ -44,35 +49,38 @@ def render(page: Page) -> str:
         "clock": clock,
         "stamp": datetime.isoformat,
     }
+    timelines = Markup()
     with Drawing() as drawing:
-        timelines = ""
-        if page.services:
-            timelines = _drawn(drawing.timelines(page, page.services[:MAX_TIMELINES]))
+        if report.services:
+            drawn = report.services[:MAX_TIMELINES]
+            timelines = _markup(drawing.timelines(report, drawn))
         charts = [
-            (chart, _drawn(drawing.chart(page, chart, place)))
-            for place, chart in enumerate(page.charts)
+            (chart, _markup(drawing.chart(report, chart, place)))
+            for place, chart in enumerate(report.charts)
         ]
     return environment.get_template("page.html").render(
-        page=page,
+        report=report,
         timelines=timelines,
         max_timelines=MAX_TIMELINES,
         charts=charts,
-        bucket_s=(page.ended - page.begun).total_seconds() / page.buckets,
+        bucket_s=(report.ended - report.begun).total_seconds() / report.buckets,
         version=__version__,
         health_pass=HEALTH.name,
     )
 
 
 def percent(share: float | None) -> str:
-    """Write a share in percent, rounded down: 100 % is all of it and nothing less."""
-    return "unknown" if share is None else f"{int(share * 100_000 + 1e-6) / 1000:g} %"
+    """Return a share as a percentage, rounded down: only the whole is 100 %."""
+    if share is None:
+        return "unknown"
+    return f"{int(share * PERCENT_STEPS + ROUNDING) / (PERCENT_STEPS / 100):g} %"
 
 
 def clock(moment: datetime) -> str:
-    """Write a time as the page's reader sees it, in UTC, to the second."""
+    """Return a time in UTC, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _drawn(svg: str) -> Markup:
+def _markup(svg: str) -> Markup:
     """Mark an SVG as safe: matplotlib escapes the texts in it."""
     return Markup(svg)  # noqa: S704

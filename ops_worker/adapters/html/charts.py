@@ -1,4 +1,4 @@
-"""Charts as SVG for an HTML page: lines over time and timelines, in the page's own colours and letters."""
+"""Draw charts as SVG for an HTML page: lines over time and timelines, in the page's colours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ops_worker.history.report import CELLS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ops_worker.history.report import Availability, Chart, Page
+    from ops_worker.history.report import Availability, Chart, Report
 
 COLOURS = {
     "text": "#010101",
@@ -30,17 +30,25 @@ COLOURS = {
     "down": "#060606",
     "unknown": "#070707",
 }
-"""What stands in a drawing for each colour of the page, which alone knows whether it is light or dark."""
+"""A placeholder for each colour of the page, which alone knows whether it is light or dark."""
 MAX_NAME = 28
-"""Characters of a service name beside its timeline."""
+"""Characters of a service's name beside its timeline."""
 HEIGHTS = {"up": 0.5, "down": 0.9, "unknown": 0.12}
-"""A part of a timeline is told from another one by its height as well, for who does not see the colours."""
-CHART_IN, TIMELINE_IN, ROW_IN = (7.0, 2.1), 14.0, 0.3
+"""The height of a part of a timeline: readers who do not see colours can tell them apart."""
+CHART_IN = (7.0, 2.1)
+"""Width and height of a chart in inches."""
+TIMELINE_IN, ROW_IN, AXIS_IN = 14.0, 0.3, 0.55
+"""Width of the timelines, height of each one, and height of their time axis, in inches."""
+MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.8
+"""Widths of the lines in points."""
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # letters stay letters: to be searched, read aloud and set in the page's font
+    # Text stays text: it can be searched and read aloud, and has the page's font.
+    "svg.fonttype": "none",
     "svg.hashsalt": "ops-worker",
-    "path.simplify": False,  # every point that is there is drawn
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    # Every point is drawn.
+    "path.simplify": False,
+    # A dollar sign in a name is not mathematics.
+    "text.parse_math": False,
     "timezone": "UTC",
     "font.size": 9,
     "axes.spines.top": False,
@@ -58,55 +66,49 @@ STYLE: dict[Any, Any] = {
 
 
 class Drawing(contextlib.AbstractContextManager["Drawing"]):
-    """Draws one SVG after the other, in one style. Use it as a context manager."""
+    """Draws one SVG after the other in one style. Use it as a context manager."""
 
     def __enter__(self) -> Self:
         self._style = contextlib.ExitStack()
         self._style.enter_context(mpl.rc_context(STYLE))
         self._style.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing"
-        )  # the letters are the browser's; only their width is guessed here
+        # The browser has the glyphs; only their width is estimated here.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         return self
 
     def __exit__(self, *error: object) -> None:
         self._style.close()
 
-    def chart(self, page: Page, chart: Chart, place: int) -> str:
-        """Draw a series: the mean of each bucket as a line, the highest above it; where nobody looked there is a gap."""
+    def chart(self, report: Report, chart: Chart, place: int) -> str:
+        """Draw a series: the mean of each bucket, and its maximum as a thin line.
+
+        A bucket without rows is a gap. ``place`` makes the element's names unique.
+        """
         figure, axes = _figure(*CHART_IN)
-        if chart.peaks is not None:
-            _line(axes, chart.times, chart.peaks, "peak", 0.8)
-        _line(axes, chart.times, chart.means, "mean", 1.6)
-        known = [value for value in (*chart.means, *(chart.peaks or ())) if value is not None]
+        peaks = chart.peaks or ()
+        if peaks:
+            _line(axes, chart.times, peaks, "peak", PEAK_WIDTH)
+        _line(axes, chart.times, chart.means, "mean", MEAN_WIDTH)
+        known = [value for value in (*chart.means, *peaks) if value is not None]
         if known and 0 <= min(known) <= max(known) / 2:
+            # The values vary much: the axis begins at zero.
             axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_ylabel(chart.unit or "number")
-        _time(axes, page)
+        _time_axis(axes, report)
         figure.subplots_adjust(left=0.11, right=0.98, top=0.95, bottom=0.2)
         return _svg(figure, f"chart{place}")
 
-    def timelines(self, page: Page, services: Sequence[Availability]) -> str:
-        """Draw for each service when it was up, down, and nobody knows; a bar above them for maintenance."""
-        rows = len(services) + bool(page.maintenance)
-        height_in = 0.55 + ROW_IN * rows
+    def timelines(self, report: Report, services: Sequence[Availability]) -> str:
+        """Draw the timeline of each service, and a bar for maintenance below them."""
+        rows = len(services) + bool(report.maintenance)
+        height_in = AXIS_IN + ROW_IN * rows
         figure, axes = _figure(TIMELINE_IN, height_in)
         axes.grid(visible=False)
-        cell = (page.ended - page.begun) / CELLS
-        for row, one in enumerate(services):
-            for state, height in HEIGHTS.items():
-                parts = [
-                    (page.begun + cell * span.first, cell * span.number)
-                    for span in one.spans
-                    if span.state == state
-                ]
-                drawn = axes.broken_barh(
-                    parts, (row - height / 2, height), facecolors=COLOURS[state], linewidth=0
-                )
-                drawn.set_gid(f"{state}-{row}")
-        for run in page.maintenance:
+        for row, service in enumerate(services):
+            _timeline(axes, report, service, row)
+        for run in report.maintenance:
             axes.broken_barh(
                 [(run.begun, run.ended - run.begun)],
                 (rows - 1.25, 0.5),
@@ -114,12 +116,12 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
                 edgecolors=COLOURS["text"],
                 hatch="////",
             )
-        names = [_cut(one.service) for one in services]
+        names = [_shorten(service.service) for service in services]
         axes.set_yticks(range(rows), [*names, "maintenance"][:rows])
         axes.set_ylim(rows - 0.4, -0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        _time(axes, page)
+        _time_axis(axes, report)
         figure.subplots_adjust(
             left=0.13, right=0.99, top=1 - 0.05 / height_in, bottom=0.42 / height_in
         )
@@ -131,20 +133,30 @@ def _figure(width_in: float, height_in: float) -> tuple[Figure, Any]:
     return figure, figure.add_subplot()
 
 
+def _timeline(axes: Any, report: Report, service: Availability, row: int) -> None:
+    """Draw the parts of a timeline, one group for each state."""
+    cell = (report.ended - report.begun) / CELLS
+    for state, height in HEIGHTS.items():
+        parts = [
+            (report.begun + cell * span.first, cell * span.number)
+            for span in service.spans
+            if span.state == state
+        ]
+        group = axes.broken_barh(
+            parts, (row - height / 2, height), facecolors=COLOURS[state], linewidth=0
+        )
+        group.set_gid(f"{state}-{row}")
+
+
 def _line(
     axes: Any, times: Sequence[Any], values: Sequence[float | None], name: str, width: float
 ) -> None:
-    """Draw a line, and a point for each value that has no neighbour to be joined with."""
+    """Draw a line with gaps, and a dot for each value without a neighbour to connect to."""
     heights = [float("nan") if value is None else value for value in values]
     axes.plot(
         times, heights, color=COLOURS[name], linewidth=width, solid_joinstyle="round", gid=name
     )
-    around = [None, *values, None]
-    lone = [
-        place
-        for place, value in enumerate(values)
-        if value is not None and around[place] is None and around[place + 2] is None
-    ]
+    lone = _without_neighbours(values)
     if lone:
         axes.plot(
             [times[place] for place in lone],
@@ -155,39 +167,50 @@ def _line(
         )
 
 
-def _time(axes: Any, page: Page) -> None:
-    axes.set_xlim(page.begun, page.ended)
-    known: Any = dates  # which has no types
-    locator = known.AutoDateLocator(tz=UTC)
+def _without_neighbours(values: Sequence[float | None]) -> list[int]:
+    """Return the places of the values that have a gap on both sides."""
+    places = []
+    padded = [None, *values, None]
+    for place, value in enumerate(values):
+        before, after = padded[place], padded[place + 2]
+        if value is not None and before is None and after is None:
+            places.append(place)
+    return places
+
+
+def _time_axis(axes: Any, report: Report) -> None:
+    axes.set_xlim(report.begun, report.ended)
+    untyped: Any = dates  # matplotlib has no types for this module.
+    locator = untyped.AutoDateLocator(tz=UTC)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(known.ConciseDateFormatter(locator, tz=UTC))
+    axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator, tz=UTC))
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Give a figure as an element of a page: with names of its own, in the page's colours, and hidden from who hears it.
+    """Return a figure as an element of a page.
 
-    Who hears it is told by the table beside it.
+    Its IDs begin with ``name``, its colours are those of the page, and it is hidden from screen
+    readers, which read the table beside it.
     """
-    written = io.StringIO()
-    figure.savefig(
-        written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
-    drawn = written.getvalue()
-    drawn = re.sub(
-        r"<metadata>.*?</metadata>\s*", "", drawn[drawn.index("<svg") :], flags=re.DOTALL
-    )
-    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawn)
-    drawn = re.sub(
+    file = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata=metadata)
+    svg = file.getvalue()
+    # Without the XML declaration, the doctype and the metadata.
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(
         r'^<svg\b[^>]*?(viewBox="[^"]*")[^>]*>',
         r'<svg \1 aria-hidden="true" focusable="false">',
-        drawn,
+        svg,
         count=1,
     )
-    drawn = drawn.replace("xlink:href", "href")
-    for colour, stands in COLOURS.items():
-        drawn = drawn.replace(stands, f"var(--{colour})")
-    return drawn
+    svg = svg.replace("xlink:href", "href")
+    for colour, placeholder in COLOURS.items():
+        svg = svg.replace(placeholder, f"var(--{colour})")
+    return svg
 
 
-def _cut(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"

@@ -1,9 +1,9 @@
-"""What people's commands do inside a transaction: inspect, acknowledge, close, remove, start and end a maintenance."""
+"""What people's commands do in a transaction: inspect tables, change alerts and maintenances."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
@@ -11,6 +11,13 @@ from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABL
 from ops_worker.adapters.postgres.transaction import SQL, one
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
+from ops_worker.history.rows import (
+    AlertRow,
+    ChangedAlertRow,
+    MaintenanceEndRow,
+    RunningMaintenance,
+    UnmonitoredRow,
+)
 from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
@@ -21,114 +28,145 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
+class NewMaintenance(NamedTuple):
+    """A maintenance that a person starts: its length, who starts it, and why."""
+
+    seconds: float
+    by: str
+    reason: str
+
+
 def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
-    """Read what the server tells of itself, and of the tables of ``checkup.TABLES``."""
+    """Read what the server reports about itself, and about the tables in ``self_check.TABLES``."""
     connection = transaction.connection
-    wanted = [
+    expected = [
         {"name": table.name, "privileges": table.privileges, "columns": table.columns}
         for table in TABLES
     ]
     with connection.pipeline():
-        server = connection.execute(SQL["inspect_server"])
-        tables = connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)})
-    found = one(server)
-    pooled = found["pid"] != connection.info.backend_pid  # a pooler gives a number of its own
-    return found | {"pooled": pooled}, tables.fetchall()
+        server = transaction.execute("inspect_server")
+        tables = transaction.execute("inspect_tables", {"tables": json.dumps(expected)})
+    row = one(server)
+    # A connection pooler reports a process ID of its own.
+    pooled = row["pid"] != connection.info.backend_pid
+    return row | {"pooled": pooled}, tables.fetchall()
 
 
-def alerts(transaction: Transaction, *, closed: bool) -> list[Row]:
-    """List the system alerts that are open or acknowledged, oldest first; with ``closed`` the last hundred of those as well."""
-    return transaction.connection.execute(SQL["list_alerts"], {"closed": closed}).fetchall()
+def alerts(transaction: Transaction, *, closed: bool) -> list[AlertRow]:
+    """Return the system alerts that are open or acknowledged, the oldest first.
 
-
-def acknowledge(transaction: Transaction, number: int, by: str) -> Row:
-    """Acknowledge an open alert, as the platform does. Raises SettingsError where it is not open."""
-    return _changed(transaction, SQL["acknowledge_alert"], number, {"by": by})
-
-
-def close(transaction: Transaction, number: int) -> Row:
-    """Close an alert that is open or acknowledged, as a recovery does. Raises SettingsError where it is neither."""
-    return _changed(transaction, SQL["close_alert"], number, {})
-
-
-def prune(transaction: Transaction, watched: Sequence[str], *, dry_run: bool) -> list[Row]:
-    """Remove the rows of services that are not watched, and close their alerts; give each with its row and its alert."""
-    execute = transaction.connection.execute
-    if "service_health" in transaction.present:
-        found = execute(SQL["unwatched"], {"watched": json.dumps(watched)}).fetchall()
-    else:
-        left = [row for row in alerts(transaction, closed=False) if row["service"] not in watched]
-        found = [
-            {"service": row["service"], "checked_at": None, "alert": row["id"]} for row in left
-        ]
-    if found and not dry_run:
-        names = {"services": json.dumps([row["service"] for row in found])}
-        with transaction.connection.pipeline():
-            execute(SQL["forget_services"], names)
-            execute(SQL["close_alerts"], names)
-    return found
-
-
-def start(transaction: Transaction, given: Mapping[str, Any], *, replace: bool) -> Row:
-    """Begin a maintenance of ``seconds`` for a ``reason`` that a person names, ``by``.
-
-    Return the one in whose place it is, if there was one. A repeat of the same begins it anew.
-    Raises SettingsError where another one is running and is not to be replaced.
+    With ``closed``, also the last hundred that are closed.
     """
-    running = maintenance(transaction)
-    _log(transaction, SQL["log_maintenance"], given)
-    given = {**given, "replace": replace}
-    if not transaction.connection.execute(SQL["start_maintenance"], given).fetchone():
-        stays = described(maintenance(transaction))
-        remedy = "Nothing was changed; --replace puts yours in its place"
-        raise SettingsError([f"one is running already: {stays}. {remedy}"])
-    _log(transaction, SQL["log_maintenance_end"], given)
-    _log(transaction, SQL["log_maintenance"], given)
+    return transaction.query(AlertRow, "list_alerts", {"closed": closed}).fetchall()
+
+
+def acknowledge(transaction: Transaction, number: int, by: str) -> ChangedAlertRow:
+    """Acknowledge an open alert, as the platform does. Raises SettingsError if it is not open."""
+    parameters = {"id": number, "by": by}
+    row = transaction.query(ChangedAlertRow, "acknowledge_alert", parameters).fetchone()
+    if row is None:
+        _raise_not_changed(transaction, number)
+    return row
+
+
+def close(transaction: Transaction, number: int) -> ChangedAlertRow:
+    """Close an alert that is open or acknowledged, as a recovery does.
+
+    Raises SettingsError if it is neither.
+    """
+    row = transaction.query(ChangedAlertRow, "close_alert", {"id": number}).fetchone()
+    if row is None:
+        _raise_not_changed(transaction, number)
+    return row
+
+
+def _raise_not_changed(transaction: Transaction, number: int) -> NoReturn:
+    """Raise SettingsError with the status of the alert, or with the numbers of the open ones."""
+    for alert in alerts(transaction, closed=True):
+        if alert.id == number:
+            by = f" by {alert.acknowledged_by}" if alert.status == "ACKNOWLEDGED" else ""
+            raise SettingsError([f"alert {number} is {alert.status}{by} already"])
+    numbers = ", ".join(str(alert.id) for alert in alerts(transaction, closed=False))
+    state = f"open alerts: {numbers}" if numbers else "no alert is open"
+    raise SettingsError([f"there is no system alert {number}; {state}"])
+
+
+def prune(
+    transaction: Transaction, monitored: Sequence[str], *, dry_run: bool
+) -> list[UnmonitoredRow]:
+    """Remove the rows of services that are no longer monitored, and close their alerts.
+
+    Return these services. A dry run changes nothing.
+    """
+    if "service_health" in transaction.present:
+        parameters = {"watched": json.dumps(monitored)}
+        rows = transaction.query(UnmonitoredRow, "unwatched", parameters).fetchall()
+    else:
+        rows = [
+            UnmonitoredRow(service=alert.service, checked_at=None, alert=alert.id)
+            for alert in alerts(transaction, closed=False)
+            if alert.service not in monitored
+        ]
+    if rows and not dry_run:
+        services = {"services": json.dumps([row.service for row in rows])}
+        with transaction.connection.pipeline():
+            transaction.execute("forget_services", services)
+            transaction.execute("close_alerts", services)
+    return rows
+
+
+def start(
+    transaction: Transaction, maintenance: NewMaintenance, *, replace: bool
+) -> RunningMaintenance | None:
+    """Start a maintenance, and return the one that was running before, if there was one.
+
+    The same maintenance again starts anew. Raises SettingsError if another one is running and
+    ``replace`` is false.
+    """
+    running = running_maintenance(transaction)
+    parameters = maintenance._asdict() | {"replace": replace}
+    _log(transaction, SQL["log_maintenance"], parameters)
+    started = transaction.query(MaintenanceEndRow, "start_maintenance", parameters).fetchone()
+    if started is None:
+        current = running_maintenance(transaction)
+        assert current is not None, "the one that was not replaced"
+        hint = "Nothing was changed; use --replace to replace it"
+        raise SettingsError([f"another maintenance is running: {describe(current)}. {hint}"])
+    _log(transaction, SQL["log_maintenance_end"], parameters)
+    _log(transaction, SQL["log_maintenance"], parameters)
     return running
 
 
 def end(transaction: Transaction, by: str) -> bool:
-    """End the maintenance, and say whether there was one."""
-    lasts = bool(maintenance(transaction))
+    """End the maintenance, and return whether there was one."""
+    was_running = running_maintenance(transaction) is not None
     if MAINTENANCE_TABLE in transaction.present:
         _log(transaction, SQL["log_maintenance"], {})
-        transaction.connection.execute(SQL["end_maintenance"])
+        transaction.execute("end_maintenance")
         _log(transaction, SQL["log_maintenance_end"], {"by": by})
-    return lasts
+    return was_running
 
 
-def described(row: Mapping[str, Any]) -> str:
-    """Say whose maintenance it is, until when, and what for."""
-    reason = f": {one_line(row['reason'])}" if row["reason"] else ""
-    until = f"{row['until']:%Y-%m-%d %H:%M:%S %Z} ({format_age(row['left_s'])} left)"
-    return f"maintenance until {until}, started by {one_line(row['started_by'])}{reason}"
+def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
+    """Return the maintenance that is running; None if there is none."""
+    if MAINTENANCE_TABLE not in transaction.present:
+        return None
+    return transaction.query(RunningMaintenance, "maintenance").fetchone()
 
 
-def _log(transaction: Transaction, statement: str, given: Mapping[str, Any]) -> None:
-    """Write to the history, where there is one; where this role may not, that is a warning."""
+def describe(maintenance: RunningMaintenance) -> str:
+    """Return until when a maintenance lasts, who started it, and why."""
+    until = f"{maintenance.until:%Y-%m-%d %H:%M:%S %Z} ({format_age(maintenance.left_s)} left)"
+    reason = f": {one_line(maintenance.reason)}" if maintenance.reason else ""
+    return f"maintenance until {until}, started by {one_line(maintenance.started_by)}{reason}"
+
+
+def _log(transaction: Transaction, statement: str, parameters: Mapping[str, Any]) -> None:
+    """Write to the log of maintenances, if there is one. A missing privilege is a warning."""
     if MAINTENANCE_LOG not in transaction.present:
         return
     try:
         with transaction.connection.transaction():  # a savepoint
-            transaction.connection.execute(statement, given)
+            transaction.connection.execute(statement, parameters)
     except InsufficientPrivilege as error:
         transaction.warnings.append(one_line(error.diag.message_primary or str(error)))
-
-
-def maintenance(transaction: Transaction) -> Row:
-    """Give the maintenance that lasts now; nothing where there is none."""
-    if MAINTENANCE_TABLE not in transaction.present:
-        return {}
-    return transaction.connection.execute(SQL["maintenance"]).fetchone() or {}
-
-
-def _changed(transaction: Transaction, statement: str, number: int, given: Row) -> Row:
-    if changed := transaction.connection.execute(statement, given | {"id": number}).fetchone():
-        return changed
-    if there := [row for row in alerts(transaction, closed=True) if row["id"] == number]:
-        by = f" by {there[0]['acknowledged_by']}" if there[0]["status"] == "ACKNOWLEDGED" else ""
-        raise SettingsError([f"alert {number} is {there[0]['status']}{by} already"])
-    numbers = ", ".join(str(row["id"]) for row in alerts(transaction, closed=False))
-    raise SettingsError(
-        [f"no system alert {number}: {f'open are {numbers}' if numbers else 'none is open'}"]
-    )

@@ -1,0 +1,181 @@
+"""The rows that readers get from the database: one type for each statement, one field per column.
+
+The statements are in ``sql/history.sql`` and ``sql/operations.sql``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+JsonValue: TypeAlias = Any
+"""A ``jsonb`` value. The database does not guarantee its shape: any program may have written it."""
+
+
+class ServiceRow(NamedTuple):
+    """The last state of a service: ``services_now``. The fields from ``details`` may be missing."""
+
+    service: str
+    status: str
+    latency_ms: int | None
+    state: str | None
+    since: str | None
+    checked_at: datetime
+    reason: str | None
+
+
+class HealthRow(NamedTuple):
+    """The row of one service in ``service_health``, with its details: ``service_row``."""
+
+    status: str
+    details: JsonValue
+    checked_at: datetime
+
+
+class OpenAlertRow(NamedTuple):
+    """A system alert that is open or acknowledged: ``alerts_now``."""
+
+    id: int
+    service: str
+    status: str
+    summary: str
+    created_at: datetime
+    acknowledged_by: str | None
+    acknowledged_at: datetime | None
+
+
+class AlertRow(NamedTuple):
+    """A system alert of any status: ``incidents`` and ``list_alerts``.
+
+    Its fields are also the JSON document of ``alerts list``.
+    """
+
+    id: int
+    service: str
+    status: str
+    summary: str
+    created_at: datetime
+    closed_at: datetime | None
+    acknowledged_by: str | None
+    acknowledged_at: datetime | None
+
+
+class ServiceAlertRow(NamedTuple):
+    """A system alert of one service, with the evidence: ``alerts_of``."""
+
+    id: int
+    status: str
+    summary: str
+    created_at: datetime
+    closed_at: datetime | None
+    acknowledged_by: str | None
+    acknowledged_at: datetime | None
+    evidence: JsonValue
+
+
+class ChangedAlertRow(NamedTuple):
+    """An alert that a person has just changed: ``acknowledge_alert`` and ``close_alert``."""
+
+    id: int
+    service: str
+
+
+class UnmonitoredRow(NamedTuple):
+    """A service that is no longer monitored: ``unwatched``.
+
+    ``checked_at`` is None if it has no row, ``alert`` is None if it has no open alert.
+    """
+
+    service: str
+    checked_at: datetime | None
+    alert: int | None
+
+
+class ObservationRow(NamedTuple):
+    """A sample of a service: its health or its latency in ms. ``observations``."""
+
+    time: datetime
+    metric: str
+    value: float
+
+
+class PassCountRow(NamedTuple):
+    """How many passes of one kind, or of one shard, were recorded, and how many missed: ``ran``."""
+
+    name: str
+    shard: str | None
+    first: datetime
+    last: datetime
+    recorded: int
+    missed: int
+
+
+class BucketRow(NamedTuple):
+    """The rows of one series in one bucket, and the first and last time of them: ``history``."""
+
+    service: str | None
+    metric: str
+    tags: JsonValue
+    bucket: int
+    mean: float
+    peak: float
+    first: datetime
+    last: datetime
+
+
+class LatestRow(NamedTuple):
+    """The newest value of a series, which is named by its place in the list: ``ends``."""
+
+    place: int
+    latest: float
+
+
+class GrowthRow(NamedTuple):
+    """The growth of a counter in one bucket, and over how many seconds: ``growth``."""
+
+    place: int
+    bucket: int
+    increase: float
+    seconds: float
+
+
+class RunRow(NamedTuple):
+    """A period in which a series was continuously up or down: ``runs``."""
+
+    place: int
+    up: bool
+    begun: datetime
+    ended: datetime
+
+
+class FlagRow(NamedTuple):
+    """The newest value of the metric ``maintenance``: ``maintained``."""
+
+    value: float
+
+
+class MaintenanceRow(NamedTuple):
+    """A maintenance of the past or present: ``maintenances_logged`` and ``maintenances_kept``."""
+
+    begun: datetime
+    ended: datetime
+    started_by: str
+    ended_by: str | None
+    reason: str
+
+
+class RunningMaintenance(NamedTuple):
+    """The maintenance that is running: ``maintenance``. ``left_s`` is the time until its end."""
+
+    until: datetime
+    started_by: str
+    reason: str
+    left_s: float
+
+
+class MaintenanceEndRow(NamedTuple):
+    """The end of a maintenance that was just started: ``start_maintenance``."""
+
+    until: datetime

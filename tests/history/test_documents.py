@@ -1,0 +1,227 @@
+"""The keys and their order in the JSON documents of `status` and `explain`: users rely on them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import NamedTuple
+
+import pytest
+
+from ops_worker.core.model import Thresholds
+from ops_worker.core.staleness import PassRecord
+from ops_worker.history import explain, status
+from ops_worker.history.documents import as_json
+from ops_worker.history.explain import Rule, ServiceHistory
+from ops_worker.history.rows import (
+    HealthRow,
+    MaintenanceRow,
+    ObservationRow,
+    OpenAlertRow,
+    PassCountRow,
+    RunningMaintenance,
+    ServiceAlertRow,
+    ServiceRow,
+)
+from ops_worker.history.series import Bucket, Growth, Run, Series
+from ops_worker.history.status import StatusRows
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+BEFORE = NOW - timedelta(seconds=30)
+PASSES = [PassRecord("health", "0/2", BEFORE, 60.0)]
+
+
+class Part(NamedTuple):
+    """A document with everything that needs a conversion."""
+
+    from_: datetime
+    pass_: str
+    tags: dict[str, list[int]]
+    parts: tuple[Part, ...]
+
+
+def test_as_json() -> None:
+    """Fields become keys in their order, keywords lose their underscore, times are ISO 8601."""
+    tokyo = datetime(2026, 3, 1, 9, tzinfo=timezone(timedelta(hours=9)))
+    part = Part(tokyo, "health", {"from_": [1]}, ())
+    assert json.dumps(as_json(part._replace(parts=(part,)))) == (
+        '{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, "parts": '
+        '[{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, "parts": []}]}'
+    )
+
+
+def test_status() -> None:
+    """The document of `status` has the keys, the order and the formats that it always had."""
+    series = Series(
+        service="ingest",
+        metric="messages_received",
+        tags=None,
+        buckets={24: Bucket(5.0, 9.0)},
+        first=NOW - timedelta(seconds=40),
+        last=BEFORE,
+        counts=True,
+        latest=9.0,
+        growth={24: Growth(5.0, 10.0)},
+    )
+    rows = StatusRows(
+        now=NOW,
+        since_s=3600.0,
+        services=[ServiceRow("ingest", "unhealthy", 7, "down", BEFORE.isoformat(), BEFORE, "x\n")],
+        alerts=[OpenAlertRow(3, "ingest", "OPEN", "summary", BEFORE, None, None)],
+        passes=PASSES,
+        counts=[PassCountRow("health", "0/2", BEFORE, BEFORE, 5, 2)],
+        series=[series, series._replace(metric="probe_latency_ms")],
+        maintenance=RunningMaintenance(NOW + timedelta(hours=1), "kim", "racks", 3600.0),
+    )
+    history = [None] * 23 + [5.0]
+    expected = {
+        "at": "2026-03-01T12:00:00+00:00",
+        "since_s": 3600.0,
+        "services": [
+            {
+                "service": "ingest",
+                "state": "down",
+                "stale": False,
+                "last_state": "down",
+                "since": "2026-03-01T11:59:30+00:00",
+                "since_s": 30.0,
+                "latency_ms": 7,
+                "latency_history": history,
+                "checked_at": "2026-03-01T11:59:30+00:00",
+                "age_s": 30.0,
+                "reason": "x",
+            }
+        ],
+        "alerts": [
+            {
+                "id": 3,
+                "service": "ingest",
+                "status": "OPEN",
+                "summary": "summary",
+                "created_at": "2026-03-01T11:59:30+00:00",
+                "age_s": 30.0,
+                "acknowledged_by": None,
+                "acknowledged_at": None,
+            }
+        ],
+        "maintenance": {
+            "until": "2026-03-01T13:00:00+00:00",
+            "left_s": 3600.0,
+            "started_by": "kim",
+            "reason": "racks",
+        },
+        "passes": [
+            {
+                "pass": "health",
+                "shard": "0/2",
+                "last_success": "2026-03-01T11:59:30+00:00",
+                "age_s": 30.0,
+                "period_s": 60.0,
+                "missed": 2,
+                "stale": False,
+            }
+        ],
+        "series": [
+            {
+                "service": "ingest",
+                "metric": "messages_received",
+                "tags": {},
+                "value": 9.0,
+                "time": "2026-03-01T11:59:30+00:00",
+                "age_s": 30.0,
+                "stale": False,
+                "rate_per_s": 0.5,
+                "history": history,
+            }
+        ],
+    }
+    assert json.dumps(as_json(status.build(rows, {}))) == json.dumps(expected)
+
+
+def test_explain() -> None:
+    """The document of `explain` has the keys, the order and the formats that it always had."""
+    alert = ServiceAlertRow(
+        id=3,
+        status="ACKNOWLEDGED",
+        summary="summary",
+        created_at=BEFORE,
+        closed_at=None,
+        acknowledged_by="kim",
+        acknowledged_at=NOW,
+        evidence={"state": "down"},
+    )
+    history = ServiceHistory(
+        service="gone",
+        now=NOW,
+        at=NOW,
+        row=HealthRow("unhealthy", {"status": "down", "error": "refused", "streak": 2}, BEFORE),
+        runs=[Run(up=False, begun=BEFORE, ended=BEFORE + timedelta(seconds=10))],
+        observations=[
+            ObservationRow(BEFORE, "healthy", 0.0),
+            ObservationRow(BEFORE, "probe_latency_ms", 7.0),
+        ],
+        alerts=[alert],
+        passes=PASSES,
+        maintained=False,
+        maintenance_until=None,
+        maintenances=[MaintenanceRow(BEFORE, NOW, "kim", None, "racks")],
+    )
+    expected = {
+        "service": "gone",
+        "at": "2026-03-01T12:00:00+00:00",
+        "state": "down",
+        "since": "2026-03-01T11:59:30+00:00",
+        "reason": "refused",
+        "seen_by": "the health pass",
+        "streak": 2,
+        "alert": "alert 3 is open since 2026-03-01 11:59:30, acknowledged by kim at 2026-03-01 12:00:00",
+        "turns": [
+            {
+                "state": "unhealthy",
+                "from": "2026-03-01T11:59:30+00:00",
+                "to": "2026-03-01T11:59:40+00:00",
+                "seconds": 10.0,
+            },
+            {
+                "state": "unknown",
+                "from": "2026-03-01T11:59:40+00:00",
+                "to": "2026-03-01T12:00:00+00:00",
+                "seconds": 20.0,
+            },
+        ],
+        "observations": [
+            {"time": "2026-03-01T11:59:30+00:00", "pass": "metrics", "found": "unhealthy"},
+            {"time": "2026-03-01T11:59:30+00:00", "pass": "health", "found": "answered in 7 ms"},
+        ],
+        "rule": {
+            "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+        },
+        "alerts": [
+            {
+                "id": 3,
+                "status": "ACKNOWLEDGED",
+                "open": True,
+                "ahead": False,
+                "opened": "2026-03-01T11:59:30+00:00",
+                "closed": None,
+                "acknowledged_by": "kim",
+                "acknowledged_in_time": True,
+                "acknowledged_at": "2026-03-01T12:00:00+00:00",
+                "summary": "summary",
+                "evidence": {"state": "down"},
+            }
+        ],
+        "passes": [{"pass": "health 0/2", "recorded": "2026-03-01T11:59:30+00:00", "age_s": 30.0}],
+        "maintenances": [
+            {
+                "from": "2026-03-01T11:59:30+00:00",
+                "to": "2026-03-01T12:00:00+00:00",
+                "started_by": "kim",
+                "reason": "racks",
+            }
+        ],
+    }
+    document = explain.build(history, Rule(None, Thresholds()))
+    assert json.dumps(as_json(document)) == json.dumps(expected)
