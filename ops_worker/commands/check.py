@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.arguments import env_file
+from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
     OK,
     WARNING,
     Finding,
     Refusal,
+    SchemaState,
     lines,
     of_keys,
+    of_schema,
     of_server,
     of_services,
     of_tables,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ops_worker.adapters.postgres import Store, Transaction
+    from ops_worker.core.model import Figure
     from ops_worker.settings import Settings
 
 
@@ -173,23 +177,44 @@ def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
     return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
 
 
+class _Facts(NamedTuple):
+    """What the database answers: the server, the tables, the version, and findings on figures."""
+
+    server: dict[str, Any]
+    tables: list[dict[str, Any]]
+    version: int | None
+    present: frozenset[str]
+    figures: list[Finding]
+
+
+class _Trial(NamedTuple):
+    """What was tried and rolled back. ``refusals`` is None if another check is under way."""
+
+    refusals: list[Refusal] | None = None
+    is_view_outdated: bool | None = None
+
+
 def _database(found: Settings) -> Iterator[Finding]:
     from ops_worker.adapters import postgres
-    from ops_worker.adapters.postgres import operations
+    from ops_worker.adapters.postgres import migrate, operations
 
     begun = time.monotonic()
 
-    def look(
-        transaction: Transaction,
-    ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
-        facts, tables = operations.inspect(transaction)
+    def look(transaction: Transaction) -> _Facts:
+        server, tables = operations.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
-        skew_s = time.time() - facts["now"].timestamp()
+        skew_s = time.time() - server["now"].timestamp()
         present = {row["name"] for row in tables if row["present"]}
-        findings = list(of_tables(tables))
+        figures: list[Finding] = []
         for figure in found.catalogue.figures:
-            findings += _figure(transaction, figure, present)
-        return facts | {"connected_ms": connected_ms, "skew_s": skew_s}, tables, findings
+            figures += _figure(transaction, figure, present, server["role"])
+        return _Facts(
+            server=server | {"connected_ms": connected_ms, "skew_s": skew_s},
+            tables=tables,
+            version=migrate.recorded_version(transaction),
+            present=transaction.present | present,
+            figures=figures,
+        )
 
     with contextlib.closing(
         postgres.Store(found.connection, role=found.pg_role, application="ops-worker check")
@@ -197,42 +222,59 @@ def _database(found: Settings) -> Iterator[Finding]:
         try:
             needed = [table for figure in found.catalogue.figures for table in figure.tables]
             optional = [table for table in needed if table != "fleet_alert"]
-            facts, tables, findings = database.read(look, optional_tables=optional)
-            refusals = [] if facts["standby"] else _refusals(database, tables)
-            yield from of_server(facts | {"refusals": refusals})
-            yield from findings
+            facts = database.read(look, optional_tables=[*optional, VIEW, VERSIONS])
+            trial = _Trial([]) if facts.server["standby"] else _try(database, facts)
+            yield from of_server(facts.server | {"refusals": trial.refusals})
+            state = SchemaState(
+                version=facts.version,
+                newest=migrate.newest(),
+                has_tables=not facts.present.isdisjoint(OWN),
+                has_view=VIEW in facts.present,
+                is_view_outdated=trial.is_view_outdated,
+            )
+            yield from of_schema(state)
+            yield from of_tables(facts.tables)
+            yield from facts.figures
         except OpsWorkerError as error:
             what, _, remedy = str(error).rpartition("; " if "; " in str(error) else ": ")
             yield Finding("database", FAULT, what, remedy)
 
 
-def _refusals(database: Store, rows: list[dict[str, Any]]) -> list[Refusal] | None:
-    """Try to write what a pass writes. None where another check does so at this moment."""
+def _try(database: Store, facts: _Facts) -> _Trial:
+    """Try to write what a pass writes, and compare the view. All of it is rolled back."""
     from ops_worker.adapters import postgres
-    from ops_worker.adapters.postgres import trial_writes
+    from ops_worker.adapters.postgres import migrate, trial_writes
 
-    def write(transaction: Transaction) -> list[Refusal]:
-        return trial_writes.refusals(transaction, rows)
+    def write(transaction: Transaction) -> _Trial:
+        refusals = trial_writes.refusals(transaction, facts.tables)
+        is_outdated = None
+        if VIEW in facts.present:
+            is_outdated = migrate.is_view_outdated(transaction.connection)
+        return _Trial(refusals, is_outdated)
 
     try:
-        return database.write(postgres.CHECK, write, optional_tables=trial_writes.tables(rows))
+        trial = database.write(
+            postgres.CHECK, write, optional_tables=trial_writes.tables(facts.tables)
+        )
     except OpsWorkerError as error:
-        return [Refusal("all tables", str(error), "make the database writable")]
+        return _Trial([Refusal("all tables", str(error), "make the database writable")])
+    return trial or _Trial()
 
 
-def _figure(transaction: Transaction, figure: Any, present: set[str]) -> Iterator[Finding]:
-    """Put a figure's statement to the database, which does not run it."""
+def _figure(
+    transaction: Transaction, figure: Figure, present: set[str], role: str
+) -> Iterator[Finding]:
+    """Prepare the statement of a figure; it is not executed."""
     from ops_worker.adapters.postgres import sql_metrics
 
     if not all(table in transaction.present | present for table in figure.tables):
         return
     problem, denied = sql_metrics.prepare(transaction, figure)
     if problem:
-        remedy = (
-            "grant SELECT on it to this role, or set PG_ROLE"
-            if denied
-            else "set its `sql` right in the catalogue"
-        )
+        remedy = "correct its `sql` in the catalogue"
+        if denied:
+            tables = ", ".join(figure.tables)
+            remedy = f"`GRANT SELECT ON {tables} TO {quoted(role)}`, or set PG_ROLE"
         yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 

@@ -1,4 +1,4 @@
-"""``ops-worker init-db``: create the tables of the worker, or the indexes that figures need."""
+"""``ops-worker init-db``: bring the schema up to date, or create the indexes that figures need."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file
 from ops_worker.commands.run_pass import store
-from ops_worker.errors import DONE
+from ops_worker.errors import DONE, SchemaError
 
 if TYPE_CHECKING:
     import argparse
 
+    from ops_worker.adapters.postgres.migrate import Change
     from ops_worker.settings import Settings
 
 
@@ -34,9 +35,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Create the tables that are missing, or print or create indexes; return the exit code."""
-    from ops_worker.adapters import postgres
+    """Apply migrations and repair the schema, or print or create indexes; return the exit code.
 
+    Raises SchemaError if a person has to repair something; all else is done then.
+    """
     with contextlib.closing(store(settings, "init-db")) as database:
         if options.indexes:
             for proposal in database.indexes(make=options.indexes == "create"):
@@ -44,15 +46,21 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 if proposal.statement:
                     print(f"{proposal.statement};", flush=True)
             return DONE
-        tables = [
-            *(postgres.STANDALONE_TABLES if options.standalone else ()),
-            "system_metrics",
-            "service_health",
-            "service_health_current",
-            postgres.MAINTENANCE_TABLE,
-            postgres.MAINTENANCE_LOG,
-        ]
-        created = database.create(tables)
-    for table, new in created.items():
-        print(f"{table}: {'created' if new else 'already there'}")
+        changes: list[Change] = []
+        try:
+            changes.extend(database.migrate(standalone=options.standalone))
+        finally:
+            _print(changes)
+    if faults := [change.fault for change in changes if change.fault]:
+        raise SchemaError("; ".join(faults))
     return DONE
+
+
+def _print(changes: list[Change]) -> None:
+    """Print what was done: migrations first, then the objects in the order of their creation."""
+    from ops_worker.adapters.postgres.migrate import OBJECTS
+
+    order = {name: number for number, name in enumerate(OBJECTS)}
+    for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
+        if not change.fault:
+            print(f"{change.subject}: {change.done}")

@@ -1,10 +1,11 @@
-"""Whether everything is there that a pass needs: what was looked at, how it is, and what to do about it."""
+"""The findings of ``ops-worker check``: subject, state, what was found, and the remedy."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
+from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, add_key, compare, quoted, set_type
 from ops_worker.core.suggest import closest, intended_variable
 from ops_worker.text import one_line
 
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
 KEY_LIKE = 0.75
-"""How like a setting's name an unknown key has to be, from 0 to 1, to be taken for it."""
+"""How similar an unknown key must be to the name of a setting, from 0 to 1, for a suggestion."""
 MAX_SKEW_S = 2.0
-"""Seconds by which two clocks may differ before it is worth a word."""
+"""Seconds by which two clocks may differ without a warning."""
 OLDEST = 140000
-"""PostgreSQL 14, as ``server_version_num`` tells it: the oldest on which the worker is tried."""
+"""PostgreSQL 14, as ``server_version_num`` has it: the oldest version that is tested."""
 
 
 class Finding(NamedTuple):
-    """One line of the checklist: what was looked at, how it is, what was found, and what to do where it is not ok."""
+    """One line of the checklist: subject, state, what was found, and the remedy if it is not ok."""
 
     subject: str
     state: str
@@ -32,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A row that a pass writes and the database refuses: the table, its words, and what helps."""
+    """A row that the database refuses: the table, the words of the database, and the remedy."""
 
     table: str
     said: str
@@ -40,7 +41,10 @@ class Refusal(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What a pass needs of a table. ``absent`` is how it is when the table is not there, and ``remedy`` what then helps."""
+    """What a pass needs of a table.
+
+    ``absent`` is the state if the table does not exist, and ``remedy`` what helps then.
+    """
 
     name: str
     privileges: tuple[str, ...]
@@ -49,7 +53,26 @@ class Table(NamedTuple):
     remedy: str
 
 
+class SchemaState(NamedTuple):
+    """What the database holds of the worker's schema.
+
+    - ``version``: the highest applied migration; 0 if none is recorded, None if it is unreadable.
+    - ``newest``: the version that this program knows.
+    - ``has_tables``: whether a table of the worker exists.
+    - ``has_view``: whether the view exists.
+    - ``is_view_outdated``: None if the view could not be compared.
+    """
+
+    version: int | None
+    newest: int
+    has_tables: bool
+    has_view: bool
+    is_view_outdated: bool | None
+
+
+INIT_DB = "run `ops-worker init-db`"
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
+BY_MAINTENANCE = "`ops-worker maintenance start` creates it"
 ALERT = (
     "tenant_id",
     "site_id",
@@ -62,20 +85,72 @@ ALERT = (
     "summary",
     "details",
 )
-LOGGED = ("started_at", "until", "ended_at", "started_by", "ended_by", "reason")
+
+
+def _columns(table: str) -> tuple[str, ...]:
+    return tuple(column.name for column in SHAPES[table].columns)
+
+
 TABLES = (
-    Table("service_health", ("SELECT", "INSERT", "UPDATE"), ("service", "status", "latency_ms", "details", "checked_at"), WARNING,
-          "the first health pass makes it where its role may; else the owner runs `ops-worker init-db`"),
-    Table("system_metrics", ("SELECT", "INSERT"), ("time", "metric_name", "service", "tags", "value"), FAULT, "run `ops-worker init-db`"),
-    Table("fleet_alert", ("SELECT", "INSERT", "UPDATE"), (*ALERT, "id", "created_at", "closed_at"), FAULT, PLATFORM),
-    Table("tenants", ("SELECT", "INSERT"), ("tenant_id", "name", "status", "metadata"), FAULT, PLATFORM),
-    Table("device_state", ("SELECT",), ("status",), OK, "its figures are left out"),
-    Table("delivery_jobs", ("SELECT",), ("status",), OK, "its figure is left out"),
-    Table("ops_worker_maintenance", ("SELECT",), ("until", "started_by", "reason"), OK, "`ops-worker maintenance start` makes it"),
-    Table("ops_worker_maintenance_log", ("SELECT",), LOGGED, OK,
-          "`ops-worker maintenance start` makes it"),
-)  # fmt: skip
-"""The tables, as the contract with the platform has them."""
+    Table(
+        name="service_health",
+        privileges=("SELECT", "INSERT", "UPDATE"),
+        columns=_columns("service_health"),
+        absent=WARNING,
+        remedy="the first health pass creates it if its role may; "
+        "else the owner runs `ops-worker init-db`",
+    ),
+    Table(
+        name="system_metrics",
+        privileges=("SELECT", "INSERT"),
+        columns=_columns("system_metrics"),
+        absent=FAULT,
+        remedy=INIT_DB,
+    ),
+    Table(
+        name="fleet_alert",
+        privileges=("SELECT", "INSERT", "UPDATE"),
+        columns=(*ALERT, "id", "created_at", "closed_at"),
+        absent=FAULT,
+        remedy=PLATFORM,
+    ),
+    Table(
+        name="tenants",
+        privileges=("SELECT", "INSERT"),
+        columns=("tenant_id", "name", "status", "metadata"),
+        absent=FAULT,
+        remedy=PLATFORM,
+    ),
+    Table(
+        name="device_state",
+        privileges=("SELECT",),
+        columns=("status",),
+        absent=OK,
+        remedy="its figures are left out",
+    ),
+    Table(
+        name="delivery_jobs",
+        privileges=("SELECT",),
+        columns=("status",),
+        absent=OK,
+        remedy="its figure is left out",
+    ),
+    Table(
+        name="ops_worker_maintenance",
+        privileges=("SELECT",),
+        columns=_columns("ops_worker_maintenance"),
+        absent=OK,
+        remedy=BY_MAINTENANCE,
+    ),
+    Table(
+        name="ops_worker_maintenance_log",
+        privileges=("SELECT",),
+        columns=_columns("ops_worker_maintenance_log"),
+        absent=OK,
+        remedy=BY_MAINTENANCE,
+    ),
+)
+"""The tables of the contract with the platform, and the worker's own."""
 
 
 def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
@@ -148,16 +223,18 @@ def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
         )
     if not refusals:
         return Finding("writable", OK, "yes: a row of each table was written and rolled back")
-    said = "; ".join(f"{one.table}: {one.said}" for one in refusals)
-    remedies = dict.fromkeys(one.remedy or f"see table {one.table} below" for one in refusals)
+    said = "; ".join(f"{refusal.table}: {refusal.said}" for refusal in refusals)
+    remedies = dict.fromkeys(
+        refusal.remedy or "see the lines of the tables below" for refusal in refusals
+    )
     return Finding("writable", FAULT, said, "; ".join(remedies))
 
 
 def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Judge the tables: there, not hidden, with the columns and the privileges that are needed."""
-    found = {row["name"]: row for row in rows}
+    """Judge the tables: existence, row level security, shape and privileges."""
+    by_name = {row["name"]: row for row in rows}
     for table in TABLES:
-        row = found[table.name]
+        row = by_name[table.name]
         subject = f"table {table.name}"
         if not row["present"]:
             yield Finding(subject, table.absent, "not there", table.remedy)
@@ -168,17 +245,91 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
                 "row level security hides its rows from this role",
                 "set PG_ROLE to a role that bypasses it, pulse_operator on the platform",
             )
-        elif row["missing"]:
-            yield Finding(subject, FAULT, f"no column {', '.join(row['missing'])}", PLATFORM)
-        elif row["lacking"]:
+        elif problems := [*_of_shape(table, row), *_of_privileges(table, row)]:
             yield Finding(
                 subject,
-                FAULT,
-                f"this role may not {', '.join(row['lacking'])}",
-                "grant that to it, or set PG_ROLE to a role that may",
+                FAULT if any(problem.state == FAULT for problem in problems) else WARNING,
+                "; ".join(problem.found for problem in problems),
+                "; ".join(dict.fromkeys(problem.remedy for problem in problems)),
             )
         else:
             yield Finding(subject, OK, f"may {', '.join(table.privileges)}")
+
+
+def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare columns, types and unique key with what the worker knows."""
+    init_db = f"{INIT_DB} as role {row['owner']}, which owns the table"
+    if row["missing"]:
+        remedy = PLATFORM if table.remedy == PLATFORM else init_db
+        if table.name not in SHAPES:
+            remedy = "run the platform's migrations"
+        yield Finding(table.name, FAULT, f"no column {', '.join(row['missing'])}", remedy)
+    if table.name not in SHAPES:
+        return
+    is_own = table.name in OWN
+    difference = compare(SHAPES[table.name], row["columns"], row["keys"])
+    for column, actual in difference.types:
+        # A warning: a pass may well work with it. Whether it does, the trial writes show.
+        said = f"column {column.name} is {actual}, not {column.type}"
+        remedy = init_db if is_own else f"`{set_type(table.name, column)}`"
+        yield Finding(table.name, WARNING, said, remedy)
+    if difference.key and not row["missing"]:
+        said = f"no unique key ({', '.join(difference.key)})"
+        remedy = init_db if is_own else f"`{add_key(table.name, difference.key)}`"
+        yield Finding(table.name, FAULT, said, remedy)
+
+
+def _of_privileges(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report the privileges that the role lacks, and the statements that grant them."""
+    role = quoted(row["role"])
+    if row["lacking"]:
+        lacking = ", ".join(row["lacking"])
+        remedy = f"`GRANT {lacking} ON {table.name} TO {role}`, or set PG_ROLE to a role that may"
+        yield Finding(table.name, FAULT, f"this role may not {lacking}", remedy)
+    for sequence in row["sequences"] if "INSERT" in table.privileges else ():
+        remedy = f"`GRANT USAGE ON SEQUENCE {sequence} TO {role}`"
+        yield Finding(table.name, FAULT, f"this role may not use its sequence {sequence}", remedy)
+
+
+def of_schema(state: SchemaState) -> Iterator[Finding]:
+    """Judge the version of the schema and the view."""
+    yield _of_version(state)
+    subject = f"view {VIEW}"
+    if not state.has_view and state.has_tables:
+        yield Finding(subject, WARNING, "not there: readers of SQL need it", INIT_DB)
+    elif state.has_view and (state.version or 0) > state.newest:
+        yield Finding(subject, OK, "not compared: the schema is newer than this program")
+    elif state.has_view and state.is_view_outdated is None:
+        yield Finding(subject, OK, "there; its definition could not be compared")
+    elif state.has_view and state.is_view_outdated:
+        remedy = f"{INIT_DB} as the role that owns it"
+        yield Finding(subject, WARNING, "its definition is not that of this version", remedy)
+    elif state.has_view:
+        yield Finding(subject, OK, "its definition is up to date")
+
+
+def _of_version(state: SchemaState) -> Finding:
+    subject = "schema"
+    owner = f"{INIT_DB} as the role that owns the tables"
+    if state.version is None:
+        remedy = f"run `DROP TABLE {VERSIONS}`, then `ops-worker init-db`"
+        return Finding(subject, WARNING, f"{VERSIONS} cannot be read", remedy)
+    if state.version > state.newest:
+        return Finding(
+            subject,
+            WARNING,
+            f"version {state.version}; this program knows version {state.newest}",
+            "upgrade ops-worker to the release that made this version",
+        )
+    if state.version == state.newest:
+        return Finding(subject, OK, f"version {state.version}, the newest")
+    if state.version == 0 and not state.has_tables:
+        first = "no version yet: the first health pass or `ops-worker init-db` records it"
+        return Finding(subject, OK, first)
+    if state.version == 0:
+        return Finding(subject, WARNING, "no version is recorded", owner)
+    said = f"version {state.version}; this program needs version {state.newest}"
+    return Finding(subject, WARNING, said, owner)
 
 
 def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:

@@ -40,12 +40,68 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
        (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb
 
 -- name: inspect_tables
-SELECT t.name, r.oid IS NOT NULL AS present, coalesce(row_security_active(r.oid), false) AS hidden,
-       ARRAY(SELECT p FROM jsonb_array_elements_text(t.privileges) AS p WHERE NOT has_table_privilege(r.oid, p)) AS lacking,
-       ARRAY(SELECT c FROM jsonb_array_elements_text(t.columns) AS c
-             WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = r.oid AND a.attname = c AND NOT a.attisdropped)) AS missing
-FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb),
-     LATERAL (SELECT to_regclass(t.name)::oid AS oid) AS r
+-- What is there of these tables: columns with types, unique keys that ON CONFLICT can use, the owner,
+-- and what this role lacks. A sequence of an identity column needs no privilege, that of a serial
+-- column does.
+SELECT
+    t.name,
+    c.oid IS NOT NULL AS present,
+    coalesce(row_security_active(c.oid), false) AS hidden,
+    ARRAY(
+        SELECT p FROM jsonb_array_elements_text(t.privileges) AS p
+        WHERE NOT has_table_privilege(c.oid, p)
+    ) AS lacking,
+    ARRAY(
+        SELECT n FROM jsonb_array_elements_text(t.columns) AS n
+        WHERE NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attname = n AND NOT a.attisdropped
+        )
+    ) AS missing,
+    coalesce((
+        SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod))
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ), '{}') AS columns,
+    coalesce((
+        SELECT jsonb_agg((
+            SELECT jsonb_agg(a.attname) FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attnum = ANY((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+        ))
+        FROM pg_index AS i
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+            AND i.indpred IS NULL AND i.indexprs IS NULL
+    ), '[]') AS keys,
+    ARRAY(
+        SELECT q.oid::regclass::text
+        FROM pg_depend AS d INNER JOIN pg_class AS q ON d.objid = q.oid
+        WHERE d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+            AND CASE q.relkind WHEN 'S' THEN NOT has_sequence_privilege(q.oid, 'USAGE') END
+    ) AS sequences,
+    pg_get_userbyid(c.relowner)::text AS owner,
+    coalesce(pg_has_role(c.relowner, 'USAGE'), false) AS owned,
+    current_user::text AS role
+FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb)
+LEFT JOIN pg_class AS c ON c.oid = to_regclass(t.name)
+
+-- name: versions
+SELECT version FROM ops_worker_schema ORDER BY version
+
+-- name: record_version
+INSERT INTO ops_worker_schema (version, name) VALUES (%(version)s, %(name)s)
+
+-- name: view_definition
+SELECT pg_get_viewdef(to_regclass(%(view)s)) AS definition
+
+-- name: view_grants
+-- Statements that grant again what a view grants, for one that is dropped and created anew.
+SELECT format(
+    'GRANT %%s ON service_health_current TO %%s',
+    a.privilege_type,
+    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+) AS statement
+FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+WHERE c.oid = to_regclass('service_health_current') AND a.grantee <> c.relowner
 
 -- name: list_alerts
 SELECT * FROM (

@@ -103,7 +103,7 @@ class TestDatabase:
             "metrics": ("system_metrics", "value"),
         }[command]
         database.rows(f"ALTER TABLE {table} DROP COLUMN {column} CASCADE")
-        one_line(worker(command), 3, f'"{column}"', "migrations")
+        one_line(worker(command), 3, f'"{column}"', "ops-worker check")
 
     def test_row_level_security(
         self, worker: Worker, database: Database, someone: str, command: str
@@ -158,7 +158,7 @@ def test_schema_without_create(worker: Worker, database: Database, someone: str)
     one_line(worker("health", **env), 3, "permission denied for schema public", "init-db")
     assert (
         worker("init-db").stdout
-        == "system_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\nops_worker_maintenance_log: created\n"
+        == "migration 0001_tables: applied\nsystem_metrics: already there\nservice_health: created\nservice_health_current: created\nops_worker_maintenance: created\nops_worker_maintenance_log: created\nops_worker_schema: created\n"
     )
     assert worker("health", **env).returncode == 0
     assert len(database.health()) == 4
@@ -172,7 +172,7 @@ def test_init_db_role(worker: Worker, database: Database) -> None:
     assert worker("health", PG_ROLE="pulse_operator").returncode == 3
     assert (
         worker("init-db", PG_ROLE="pulse_operator").stdout
-        == "system_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\nops_worker_maintenance_log: already there\n"
+        == "migration 0001_tables: already applied\nsystem_metrics: already there\nservice_health: already there\nservice_health_current: already there\nops_worker_maintenance: already there\nops_worker_maintenance_log: already there\nops_worker_schema: already there\n"
     )
     assert worker("health", PG_ROLE="pulse_operator").returncode == 0
 
@@ -216,13 +216,17 @@ def test_standalone(worker: Worker, empty: Database) -> None:
         "service_health_current",
         "ops_worker_maintenance",
         "ops_worker_maintenance_log",
+        "ops_worker_schema",
     ]
     first, second = (
         worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines()
         for _ in range(2)
     )
-    assert [f"{table}: created" for table in made] == first
-    assert [f"{table}: already there" for table in made] == second
+    assert first == ["migration 0001_tables: applied", *(f"{table}: created" for table in made)]
+    assert second == [
+        "migration 0001_tables: already applied",
+        *(f"{table}: already there" for table in made),
+    ]
     assert (
         worker(
             "health", DATABASE_URL=empty.url, INGEST_URL="", INGEST_HEALTH_URL="http://127.0.0.1:9"

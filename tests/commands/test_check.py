@@ -75,7 +75,7 @@ BROKEN = [
         "ALTER TABLE device_state RENAME COLUMN status TO state_word",
         "figure platform.devices_online",
         FAULT,
-        'column "status" does not exist | set its `sql`',
+        'column "status" does not exist | correct its `sql`',
     ),
 ]
 
@@ -109,7 +109,7 @@ def test_role(
     )  # fmt: skip
     assert found["table system_metrics"] == (
         FAULT,
-        "this role may not INSERT | grant that to it, or set PG_ROLE to a role that may",
+        "this role may not INSERT | `GRANT INSERT ON system_metrics TO ops_seer`, or set PG_ROLE to a role that may",
     )
     monkeypatch.setenv("PG_ROLE", "nobody_here")
     assert "nobody_here" in check(capsys, 3)["database"][1]
@@ -181,7 +181,7 @@ def test_not_permitted(
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_checked"))
     found = check(capsys, code=3)
     assert found["figure platform.devices_online"] == (
-        FAULT, "permission denied for table device_state | grant SELECT on it to this role, or set PG_ROLE"
+        FAULT, "permission denied for table device_state | `GRANT SELECT ON device_state TO ops_checked`, or set PG_ROLE"
     )  # fmt: skip
     monkeypatch.setenv("PG_ROLE", "pulse_operator")
     state, said = check(capsys, code=3)["database"]

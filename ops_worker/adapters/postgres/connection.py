@@ -40,13 +40,14 @@ from ops_worker.errors import (
     SchemaError,
     SettingsError,
 )
-from ops_worker.sql import script
+from ops_worker.sql import migrations
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.adapters.postgres.indexes import Proposal
+    from ops_worker.adapters.postgres.migrate import Change
 
 T = TypeVar("T")
 
@@ -173,42 +174,81 @@ class Store:
             raise self._leave_read_only(self._ours(error)) from error
 
     def create(self, tables: Sequence[str]) -> dict[str, bool]:
-        """Make those of the worker's tables that are not there; tell for each whether it was made.
+        """Create the missing ones of these tables; return for each whether it was created.
 
-        Safe when several do it at once. It is done as the login role where that one may create tables, else as
-        PG_ROLE; either way PG_ROLE may then read and write them.
+        This is safe when several processes do it at once. The login role creates them if it may,
+        else PG_ROLE. In both cases PG_ROLE may then read and write them.
+        Raises DatabaseError or SchemaError.
+        """
+        from ops_worker.adapters.postgres import migrate
+
+        with self._schema_change(tables) as (connection, present):
+            migrate.create(connection, tables, present)
+        return {table: table not in present for table in tables}
+
+    def migrate(self, *, standalone: bool = False) -> Iterator[Change]:
+        """Apply the migrations that are missing, one transaction each, and repair the objects.
+
+        Yield what was done, after each commit. ``standalone`` includes the minimal tables of the
+        platform. Raises DatabaseError or SchemaError; a repair that a person has to do is a
+        ``fault`` of its change.
+        """
+        from ops_worker.adapters.postgres import migrate
+
+        names = migrate.objects(standalone=standalone)
+        with self._schema_change(names) as (connection, _):
+            newer = list(migrate.refuse_newer(connection, names))
+        if newer:
+            yield from newer
+            return
+        created = set()
+        for migration in migrations():
+            with self._schema_change(names) as (connection, _):
+                changes = migrate.apply(connection, migration, names)
+            created |= {change.subject for change in changes}
+            yield from changes
+        with self._schema_change(names) as (connection, _):
+            changes = list(migrate.repair(connection, names, created))
+        yield from changes
+
+    @contextlib.contextmanager
+    def _schema_change(self, names: Sequence[str]) -> Iterator[tuple[Connection, set[str]]]:
+        """Open a transaction that may change the schema; commit it at the end.
+
+        It holds the lock of the schema. Yield the connection and which of the objects exist.
         """
         try:
             connection = self._connected()
             with self._rolled_back_on_error(connection):
-                try:
-                    with connection.pipeline():
-                        connection.execute(SQL["begin"])
-                        connection.execute(SQL["set_limits"], limits())
-                        connection.execute(
-                            SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK}
-                        )
-                        allowed = connection.execute(SQL["may_create"])
-                        survey = connection.execute(SQL["survey"], {"tables": list(tables)})
-                except pg.FeatureNotSupported:
-                    raise self._not_writable() from None
-                present, may = one(survey)["present"], one(allowed)
-                if may["temporary"] and not set(tables).issubset(present):
-                    raise SchemaError(
-                        f"no table can be made in database {self._place}: search_path ({may['search_path']!r}) begins "
-                        "with pg_temp, which makes it temporary: ALTER ROLE ... SET search_path"
-                    )
-                if self._role and not may["allowed"]:
-                    connection.execute(SQL["set_role"], {"role": self._role})
-                for table in tables:
-                    if table not in present:
-                        connection.execute(script(table))
-                    for grant in self._grants(connection, table):
-                        connection.execute(grant)
+                yield connection, self._begin_schema_change(connection, names)
+                for name in names:
+                    for grant in self._grants(connection, name):
+                        connection.execute(grant.encode())
                 connection.execute(SQL["commit"])
         except psycopg.Error as error:
             raise told(error, self._place) from error
-        return {table: table not in present for table in tables}
+
+    def _begin_schema_change(self, connection: Connection, names: Sequence[str]) -> set[str]:
+        try:
+            with connection.pipeline():
+                connection.execute(SQL["begin"])
+                connection.execute(SQL["set_limits"], limits())
+                connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
+                allowed = connection.execute(SQL["may_create"])
+                survey = connection.execute(SQL["survey"], {"tables": list(names)})
+        except pg.FeatureNotSupported:
+            raise self._not_writable() from None
+        present, may = set(one(survey)["present"]), one(allowed)
+        is_missing = not present.issuperset(names)
+        if may["temporary"] and is_missing:
+            raise SchemaError(
+                f"no table can be created in database {self._place}: search_path "
+                f"({may['search_path']!r}) begins with pg_temp, which makes it temporary: "
+                "ALTER ROLE ... SET search_path"
+            )
+        if self._role and is_missing and not may["allowed"]:
+            connection.execute(SQL["set_role"], {"role": self._role})
+        return present
 
     def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
         """Give what would make the figures cheap; with ``make``, each index once it is made.

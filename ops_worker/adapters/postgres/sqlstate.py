@@ -43,8 +43,21 @@ class Meaning(NamedTuple):
     kind: type[OpsWorkerError]
     remedy: str
 
+    def remedy_for(self, error: Error) -> str:
+        """Return the remedy, with the table and the column that the error names."""
+        if "{" not in self.remedy:
+            return self.remedy
+        names = {"table": error.diag.table_name, "column": error.diag.column_name}
+        return self.remedy.format(
+            **{name: one_line(value or f"the {name}") for name, value in names.items()}
+        )
 
-SCHEMA = "the tables are not as the worker knows them: run the platform's migrations, or `ops-worker init-db`"
+
+SCHEMA = (
+    "the tables are not as the worker expects them: `ops-worker check` names each difference and "
+    "what repairs it, `ops-worker init-db` or the platform's migrations"
+)
+"""The remedy for a table of another shape. ``check`` shows the lines of the tables instead."""
 
 MEANINGS = (
     # What a role may do, and what it is.
@@ -65,10 +78,14 @@ MEANINGS = (
         SchemaError,
         "make the partition for now, and let a job make the next ones; or change the CHECK constraint",
     ),
+    # ON CONFLICT finds no unique key.
+    Meaning(("42P10",), SchemaError, SCHEMA),
+    # A column that the worker does not know requires a value.
     Meaning(
-        ("42P10",),
+        ("23502",),
         SchemaError,
-        "add the unique key by which the worker looks rows up, as in the table that `ops-worker init-db` makes",
+        "allow NULL in the column: `ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL`, "
+        "or give it a default",
     ),
     Meaning(
         ("23503",),
@@ -127,9 +144,11 @@ MEANINGS = (
 
 def told(error: Error, place: str) -> OpsWorkerError:
     """Turn an error of the database at ``place`` into one line of ours, with its exit code."""
-    said = f"database {place}: {words(error)}"
-    found = meaning(error)
-    return found.kind(f"{said}: {found.remedy}") if found else DatabaseError(said)
+    text = f"database {place}: {words(error)}"
+    row = meaning(error)
+    if row is None:
+        return DatabaseError(text)
+    return row.kind(f"{text}: {row.remedy_for(error)}")
 
 
 def meaning(error: Error) -> Meaning | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from ops_worker.adapters.postgres.pass_writes import known_states, record_health, record_samples
-from ops_worker.adapters.postgres.sqlstate import meaning, words
+from ops_worker.adapters.postgres.sqlstate import SCHEMA, meaning, words
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.core.backlog import Pending
 from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
@@ -63,14 +63,21 @@ def _tried(
     except psycopg.Error as error:
         if transaction.connection.closed:
             raise
-        known = meaning(error)
-        return Refusal(table, words(error), known.remedy if known else "")
+        return Refusal(table, words(error), _remedy(error))
     finally:
         if not transaction.connection.closed:
             execute("ROLLBACK TO SAVEPOINT rehearsal")
     if arrived:
         return None
     return Refusal(table, "a row did not arrive", "a trigger or rule keeps it away: change that")
+
+
+def _remedy(error: psycopg.Error) -> str:
+    """Return the remedy; none if the lines of the tables name it."""
+    row = meaning(error)
+    if row is None or row.remedy == SCHEMA:
+        return ""
+    return row.remedy_for(error)
 
 
 def _samples(transaction: Transaction) -> bool:

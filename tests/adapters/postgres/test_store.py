@@ -202,10 +202,10 @@ def test_refused_in_any_language(state: str, words: str) -> None:
 
 
 STATES: list[tuple[str, type[OpsWorkerError], str]] = [
-    ("22001", SchemaError, "run the platform's migrations"),
-    ("22003", SchemaError, "run the platform's migrations"),
+    ("22001", SchemaError, "`ops-worker check` names each difference"),
+    ("22003", SchemaError, "`ops-worker check` names each difference"),
     ("22023", SchemaError, "set PG_ROLE to a role that exists"),
-    ("23502", SchemaError, "run the platform's migrations"),
+    ("23502", SchemaError, "allow NULL in the column"),
     ("23503", SchemaError, "foreign key"),
     ("23505", SchemaError, "unique or exclusion constraint"),
     ("23514", SchemaError, "make the partition for now"),
@@ -214,10 +214,10 @@ STATES: list[tuple[str, type[OpsWorkerError], str]] = [
     ("3D000", DatabaseError, "check PG_DB or DATABASE_URL"),
     ("3F000", SchemaError, "search_path"),
     ("42501", SchemaError, "grant that to the login role"),
-    ("42703", SchemaError, "run the platform's migrations"),
-    ("42804", SchemaError, "run the platform's migrations"),
-    ("42P01", SchemaError, "run the platform's migrations"),
-    ("42P10", SchemaError, "add the unique key"),
+    ("42703", SchemaError, "`ops-worker check` names each difference"),
+    ("42804", SchemaError, "`ops-worker check` names each difference"),
+    ("42P01", SchemaError, "`ops-worker check` names each difference"),
+    ("42P10", SchemaError, "`ops-worker check` names each difference"),
     ("428C9", SchemaError, "no view, and no generated column"),
     ("44000", SchemaError, "a trigger, rule or function"),
     ("53100", DatabaseError, "free disk space"),

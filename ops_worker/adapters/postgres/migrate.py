@@ -1,0 +1,362 @@
+"""The schema: create objects, apply migrations, repair what can be repaired without loss.
+
+Each function works inside a transaction that ``Store`` began and will commit, with the lock of the
+schema held. docs/decisions/0009-schema-versions.md explains the rules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg import errors as pg
+
+from ops_worker.adapters.postgres.specs import STANDALONE_TABLES
+from ops_worker.adapters.postgres.sqlstate import words
+from ops_worker.adapters.postgres.transaction import SQL, column, one
+from ops_worker.core import schema
+from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
+from ops_worker.errors import SchemaError
+from ops_worker.sql import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from ops_worker.adapters.postgres.transaction import Connection, Transaction
+    from ops_worker.core.schema import Column
+    from ops_worker.sql import Migration
+
+OBJECTS = (
+    "tenants",
+    "fleet_alert",
+    "system_metrics",
+    "service_health",
+    VIEW,
+    "ops_worker_maintenance",
+    "ops_worker_maintenance_log",
+    VERSIONS,
+)
+"""Every object of the migrations, in the order in which they are created."""
+EXPECTED_VIEW = "ops_worker_expected_view"
+"""The temporary view that shows how this server prints the expected definition."""
+
+
+class Change(NamedTuple):
+    """What was done to an object or with a migration. ``fault``: what has to be done by hand."""
+
+    subject: str
+    done: str
+    fault: str = ""
+
+
+def objects(*, standalone: bool) -> tuple[str, ...]:
+    """Return the objects that ``init-db`` creates and repairs."""
+    return tuple(name for name in OBJECTS if standalone or name not in STANDALONE_TABLES)
+
+
+def definition(name: str, until: int | None = None) -> str:
+    """Return the statements that create an object: its sections of all migrations, in order.
+
+    With ``until``, only the migrations up to that version count.
+    """
+    sections = [
+        migration.sections[name]
+        for migration in migrations()
+        if name in migration.sections and (until is None or migration.version <= until)
+    ]
+    return "\n".join(sections)
+
+
+def newest() -> int:
+    """Return the version of the schema that this program knows."""
+    return max(migration.version for migration in migrations())
+
+
+def present(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return which of these objects exist and are visible to this role."""
+    return set(one(connection.execute(SQL["survey"], {"tables": list(names)}))["present"])
+
+
+def create(connection: Connection, names: Sequence[str], there: Collection[str]) -> None:
+    """Create those of the objects that are not ``there``.
+
+    The first object of the worker also records the version of the schema. Where objects of an
+    installation without a version exist, only ``init-db`` records it.
+    """
+    missing = [name for name in names if name not in there]
+    is_first = bool(missing) and not present(connection, (*OWN, VIEW))
+    for name in missing:
+        connection.execute(definition(name).encode())
+    if is_first:
+        connection.execute(definition(VERSIONS).encode())
+        for migration in migrations():
+            _record(connection, migration)
+
+
+def versions(connection: Connection) -> list[int]:
+    """Return the numbers of the migrations that were applied.
+
+    Raises SchemaError if their table cannot be read.
+    """
+    if not present(connection, [VERSIONS]):
+        return []
+    try:
+        with connection.transaction():  # a savepoint
+            return list(column(connection.execute(SQL["versions"]), "version"))
+    except (pg.UndefinedColumn, pg.WrongObjectType) as error:
+        raise SchemaError(
+            f"{VERSIONS} cannot be read: {words(error)}: run `DROP TABLE {VERSIONS}`, "
+            "then `ops-worker init-db`; it records the versions again"
+        ) from error
+
+
+def refuse_newer(connection: Connection, names: Sequence[str]) -> Iterator[Change]:
+    """Report a schema that is newer than this program: it is left as it is.
+
+    Raises SchemaError if one of the objects is missing.
+    """
+    version = max(versions(connection), default=0)
+    if version <= newest():
+        return
+    said = f"version {version} is newer than this program, which knows {newest()}"
+    there = present(connection, names)
+    if missing := [name for name in names if name not in there]:
+        raise SchemaError(
+            f"no table {', '.join(missing)}, and the schema's {said}: "
+            "run init-db with the ops-worker that made this version"
+        )
+    yield Change("schema", f"{said}; nothing was changed")
+    for name in names:
+        yield Change(name, "already there")
+
+
+def apply(connection: Connection, migration: Migration, names: Sequence[str]) -> list[Change]:
+    """Apply one migration, unless it was applied: create missing objects, change the other ones.
+
+    Raises SchemaError for an object that the migration changes and that another role owns.
+    """
+    if migration.version in versions(connection):
+        return [Change(f"migration {migration.name}", "already applied")]
+    done = []
+    rows = {row["name"]: row for row in inspect(connection, names)}
+    for name in names:
+        if not rows[name]["present"]:
+            connection.execute(definition(name, migration.version).encode())
+            done.append(Change(name, "created"))
+        elif name in migration.sections and migration.version > 1:
+            if not rows[name]["owned"]:
+                raise SchemaError(
+                    f"migration {migration.name} changes {name}, which belongs to role "
+                    f"{rows[name]['owner']}: run `ops-worker init-db` as that role"
+                )
+            connection.execute(migration.sections[name].encode())
+    _record(connection, migration)
+    return [*done, Change(f"migration {migration.name}", "applied")]
+
+
+def repair(
+    connection: Connection, names: Sequence[str], created: Collection[str]
+) -> Iterator[Change]:
+    """Bring every object into the expected shape; say what was done to it and what was not.
+
+    ``created`` are the objects that were created just now.
+    """
+    for row in inspect(connection, names):
+        name = row["name"]
+        if not row["present"]:
+            connection.execute(definition(name).encode())
+            yield Change(name, "created")
+        elif name not in created:
+            yield Change(name, "already there")
+            repairs = _repair_view if name == VIEW else _repair_table
+            yield from repairs(connection, row)
+
+
+def inspect(connection: Connection, names: Collection[str]) -> list[dict[str, Any]]:
+    """Read the shape of these tables, in this order."""
+    wanted = [{"name": name, "privileges": [], "columns": []} for name in names]
+    rows = connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)}).fetchall()
+    order = {name: number for number, name in enumerate(names)}
+    return sorted(rows, key=lambda row: order[row["name"]])
+
+
+def is_view_outdated(connection: Connection) -> bool | None:
+    """Compare the view with its expected definition, as this server prints both.
+
+    Return None if this role may not create the temporary view for the comparison.
+    """
+    statement = re.sub(
+        rf"CREATE OR REPLACE VIEW {VIEW}\b",
+        f"CREATE TEMPORARY VIEW {EXPECTED_VIEW}",
+        _view_statement(),
+    )
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(statement.encode())
+            return _printed(connection, VIEW) != _printed(connection, f"pg_temp.{EXPECTED_VIEW}")
+    except psycopg.Error:
+        if connection.closed:
+            raise
+        return None
+
+
+def recorded_version(transaction: Transaction) -> int | None:
+    """Return the version of the schema, 0 if none is recorded, None if it cannot be read.
+
+    For ``check``; the reason is among the transaction's warnings.
+    """
+    if VERSIONS not in transaction.present:
+        return 0
+    numbers = None
+    with transaction.best_effort(f"{VERSIONS} cannot be read"):
+        numbers = transaction.execute("versions").fetchall()
+    return None if numbers is None else max((row["version"] for row in numbers), default=0)
+
+
+def _record(connection: Connection, migration: Migration) -> None:
+    given = {"version": migration.version, "name": migration.name}
+    connection.execute(SQL["record_version"], given)
+
+
+def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
+    table = row["name"]
+    difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
+    for added in difference.missing:
+        yield _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
+    for changed, was in difference.types:
+        statement = schema.set_type(table, changed)
+        hint = f"`{statement}`"
+        if table not in OWN:
+            # It may be the platform's and large; passes may well work with it.
+            yield Change(table, f"column {changed.name} is {was}, not {changed.type}: {hint}")
+            continue
+        hint = (
+            f"the values of {changed.name} ({was}) do not convert to {changed.type}: run "
+            f"`ALTER TABLE {table} DROP COLUMN {changed.name} CASCADE`, then `ops-worker init-db`"
+        )
+        yield _attempt(connection, row, f"column {changed.name} converted", statement, hint)
+    if difference.key:
+        key = ", ".join(difference.key)
+        yield _attempt(
+            connection,
+            row,
+            f"unique key ({key}) added",
+            schema.add_key(table, difference.key),
+            _hint_for_key(table, difference.key),
+        )
+
+
+def _addition(row: dict[str, Any], added: Column) -> tuple[str, str]:
+    """Return the statement that adds a column, and what helps if it fails."""
+    table = row["name"]
+    if added.fill:
+        return schema.add_filled_column(table, added), ""
+    statement = schema.add_column(table, added)
+    hint = (
+        f"the rows of {table} have no {added.name}: if they may go, run "  # noqa: S608 - for people
+        f"`DELETE FROM {table}`, then `ops-worker init-db`"
+    )
+    return statement, hint
+
+
+def _hint_for_key(table: str, key: Sequence[str]) -> str:
+    same = " AND ".join(f"a.{name} = b.{name}" for name in key)
+    empty = " OR ".join(f"{name} IS NULL" for name in key)
+    return (
+        f"rows of {table} have the same {', '.join(key)} or none: run "  # noqa: S608 - for people
+        f"`DELETE FROM {table} AS a USING {table} AS b WHERE {same} AND a.ctid < b.ctid` and "
+        f"`DELETE FROM {table} WHERE {empty}`, then `ops-worker init-db`"
+    )
+
+
+def _attempt(
+    connection: Connection, row: dict[str, Any], done: str, statement: str, hint: str
+) -> Change:
+    """Execute a statement in a savepoint; where it fails, return what has to be done by hand."""
+    table = row["name"]
+    if not row["owned"]:
+        fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
+        return Change(table, done, fault)
+    try:
+        with connection.transaction():
+            grants = _without_view(connection, table) if " TYPE " in statement else None
+            try:
+                with connection.transaction():
+                    connection.execute(statement.encode())
+            except pg.InvalidTableDefinition:  # it has a primary key, of other columns
+                statement = statement.replace("ADD PRIMARY KEY", "ADD UNIQUE")
+                connection.execute(statement.encode())
+            if grants is not None:
+                _create_view(connection, grants)
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        known = isinstance(error, (pg.DataError, pg.IntegrityError, pg.CannotCoerce))
+        return Change(table, done, f"{words(error)}: {hint if known and hint else statement}")
+    return Change(table, done)
+
+
+def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
+    outdated = is_view_outdated(connection)
+    if outdated is False or (outdated is None and not row["owned"]):
+        return
+    done = "definition replaced"
+    if not row["owned"]:
+        fault = f"{VIEW} is outdated and belongs to role {row['owner']}"
+        yield Change(VIEW, done, f"{fault}: run `ops-worker init-db` as that role")
+        return
+    before = _printed(connection, VIEW)
+    try:
+        with connection.transaction():
+            _replace_view(connection)
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        fault = f"{VIEW} cannot be replaced: {words(error)}"
+        remedy = f"run `DROP VIEW {VIEW} CASCADE`, then `ops-worker init-db`"
+        yield Change(VIEW, done, f"{fault}: {remedy}")
+        return
+    if before != _printed(connection, VIEW):
+        yield Change(VIEW, done)
+
+
+def _replace_view(connection: Connection) -> None:
+    """Replace the view. One with other columns is dropped, and created with the same grants."""
+    try:
+        with connection.transaction():
+            connection.execute(_view_statement().encode())
+    except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
+        grants = column(connection.execute(SQL["view_grants"]), "statement")
+        connection.execute(f"DROP VIEW {VIEW}".encode())
+        _create_view(connection, grants)
+
+
+def _without_view(connection: Connection, table: str) -> Sequence[str] | None:
+    """Drop the view, if it reads the table: a column's type cannot change under a view.
+
+    Return the statements that grant its privileges again; None if nothing was dropped.
+    """
+    if table != "service_health" or not present(connection, [VIEW]):
+        return None
+    grants: Sequence[str] = column(connection.execute(SQL["view_grants"]), "statement")
+    connection.execute(f"DROP VIEW {VIEW}".encode())
+    return grants
+
+
+def _create_view(connection: Connection, grants: Sequence[str]) -> None:
+    connection.execute(_view_statement().encode())
+    for grant in grants:
+        connection.execute(grant.encode())
+
+
+def _view_statement() -> str:
+    """Return the newest definition of the view."""
+    return [m.sections[VIEW] for m in migrations() if VIEW in m.sections][-1]
+
+
+def _printed(connection: Connection, view: str) -> str | None:
+    row = one(connection.execute(SQL["view_definition"], {"view": view}))
+    text: str | None = row["definition"]
+    return text

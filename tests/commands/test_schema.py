@@ -1,0 +1,479 @@
+"""The schema: broken in each known way, repaired by the printed remedy; and every earlier version."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker import sql
+from ops_worker.cli import main
+from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+STANDALONE = (
+    "tenants",
+    "fleet_alert",
+    "system_metrics",
+    "service_health",
+    VIEW,
+    "ops_worker_maintenance",
+    "ops_worker_maintenance_log",
+    VERSIONS,
+)
+COLUMNS = """SELECT c.relname AS object, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type,
+    a.attnotnull AS required, pg_get_expr(d.adbin, d.adrelid) AS expression, a.attidentity <> '' AS identity
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') ORDER BY 1, 2"""
+KEYS = """SELECT indrelid::regclass::text AS object, pg_get_indexdef(indexrelid) AS index FROM pg_index
+    WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) ORDER BY 1, 2"""
+VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
+OTHER_TYPES = {
+    "text": "varchar(99)",
+    "integer": "bigint",
+    "bigint": "numeric",
+    "real": "double precision",
+    "double precision": "numeric",
+    "jsonb": "json",
+    "boolean": "text",
+    "timestamp with time zone": "timestamp",
+}
+
+
+@pytest.fixture
+def alone(empty: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database without a platform, named by the settings; all of its tables are in use."""
+    for name, value in (stubs.env | {"DATABASE_URL": empty.url}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["init-db", "--standalone"]) == 0
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == main(["metrics"]) == 0
+    stubs["ingest"].mode = "ok"
+    assert main(["health"]) == main(["metrics"]) == main(["maintenance", "start"]) == 0
+    return empty
+
+
+def findings(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    """Return what ``check`` finds fault with, or warns of."""
+    capsys.readouterr()
+    code = main(["check", "--output", "json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == code
+    return [finding for finding in document["findings"] if finding["state"] != "ok"]
+
+
+def follow(
+    database: Database, capsys: pytest.CaptureFixture[str], remedy: str, depth: int = 0
+) -> None:
+    """Do what a remedy says: run its commands and execute its statements, in order.
+
+    Where init-db cannot do it, its message names the statement and is followed in turn.
+    """
+    assert depth < 3, remedy
+    steps = re.findall(r"`([^`]+)`", remedy)
+    assert steps, remedy
+    for step in steps:
+        if not step.startswith("ops-worker "):
+            database.rows(step)
+            continue
+        capsys.readouterr()
+        if main(step.split()[1:]):
+            follow(database, capsys, capsys.readouterr().err, depth + 1)
+
+
+def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> None:
+    """Follow the remedies of ``check``, line by line, until it is green; at most three times."""
+    for _ in range(3):
+        faults = findings(capsys)
+        if not faults:
+            return
+        for finding in faults:
+            if "lines of the tables below" not in finding["remedy"]:
+                follow(database, capsys, finding["remedy"])
+    assert findings(capsys) == [], why
+
+
+def break_and_repair(
+    database: Database, capsys: pytest.CaptureFixture[str], statements: str, subject: str = ""
+) -> None:
+    """Break the schema, find that ``check`` notices it, follow its remedies, and find it green."""
+    assert findings(capsys) == []
+    database.rows(statements)
+    faults = findings(capsys)
+    assert faults, statements
+    assert not subject or subject in {finding["subject"] for finding in faults}
+    repair(database, capsys, statements)
+    assert main(["health"]) == main(["metrics"]) == 0
+
+
+@pytest.mark.parametrize("table", SHAPES)
+def test_dropped_column(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+    """Each column of each table, dropped with all that depends on it, comes back."""
+    for column in SHAPES[table].columns:
+        if column.name.startswith(("acknowledged_", "created_", "updated_")):
+            continue  # the worker has no need of them in the platform's tables
+        assert alone.value(f"SELECT count(*) FROM {table}") or table == "system_metrics"
+        break_and_repair(alone, capsys, f"ALTER TABLE {table} DROP COLUMN {column.name} CASCADE")
+        main(["maintenance", "start"])
+
+
+UNTIED = f"""DROP VIEW IF EXISTS {VIEW};
+ALTER TABLE ops_worker_maintenance DROP CONSTRAINT ops_worker_maintenance_single_check;
+ALTER TABLE fleet_alert DROP CONSTRAINT fleet_alert_status_check, DROP CONSTRAINT fleet_alert_tenant_id_fkey;
+ALTER TABLE fleet_alert ALTER COLUMN id DROP IDENTITY, ALTER COLUMN id SET DEFAULT 7;
+DROP INDEX idx_fleet_alert_open_uq, idx_fleet_alert_tenant_created"""
+"""Nothing depends on a column's type any more."""
+
+
+@pytest.mark.parametrize("table", SHAPES)
+def test_changed_type(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+    """Each column of each table, changed to another type, is converted back without loss."""
+    alone.rows(UNTIED)
+    assert main(["init-db"]) == 0
+    for column in SHAPES[table].columns:
+        before = alone.rows(f"SELECT * FROM {table}")
+        name, other = column.name, OTHER_TYPES[column.type]
+        changed = f"""DROP VIEW {VIEW};
+            ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT;
+            ALTER TABLE {table} ALTER COLUMN {name} TYPE {other} USING {name}::{other}"""
+        break_and_repair(alone, capsys, changed, subject_of(table))
+        assert alone.rows(f"SELECT * FROM {table}")[: len(before)] == before or table in USED
+
+
+USED = {"service_health", "system_metrics", "fleet_alert"}
+"""Tables to which a pass writes."""
+
+
+def subject_of(table: str) -> str:
+    """Return the subject of ``check`` for a table."""
+    return "schema" if table == VERSIONS else f"table {table}"
+
+
+def test_values_that_do_not_convert(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that does not fit ends the repair; the message names the statement that does it."""
+    broken = f"""DROP VIEW {VIEW}; ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
+        ALTER TABLE service_health ALTER checked_at TYPE integer USING 0"""
+    alone.rows(broken)
+    assert main(["init-db"]) == 3
+    assert "`ALTER TABLE service_health DROP COLUMN checked_at CASCADE`" in capsys.readouterr().err
+    repair(alone, capsys, broken)
+
+
+OUTDATED = {
+    "the same columns": f"""CREATE OR REPLACE VIEW {VIEW} AS
+        SELECT service, status, latency_ms, details, checked_at FROM service_health""",
+    "fewer columns": f"DROP VIEW {VIEW}; CREATE VIEW {VIEW} AS SELECT service FROM service_health",
+    "a column more": f"""CREATE OR REPLACE VIEW {VIEW} AS
+        SELECT service, status, latency_ms, details, checked_at, 1 AS more FROM service_health""",
+    "a view on it": f"""DROP VIEW {VIEW}; CREATE VIEW {VIEW} AS SELECT service FROM service_health;
+        CREATE VIEW other AS SELECT * FROM {VIEW}""",
+    "a table in its place": f"DROP VIEW {VIEW}; CREATE TABLE {VIEW} (service text)",
+    "dropped": f"DROP VIEW {VIEW}",
+}
+
+
+@pytest.mark.parametrize("statements", OUTDATED.values(), ids=list(OUTDATED))
+def test_view(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
+    """A view of another definition is noticed and replaced; one that is missing is created."""
+    expected = alone.rows(VIEWS)
+    break_and_repair(alone, capsys, statements, f"view {VIEW}")
+    assert alone.rows(VIEWS) == expected
+
+
+def test_view_keeps_its_grants(alone: Database) -> None:
+    """A view that is dropped to be replaced grants what it granted."""
+    alone.rows('CREATE ROLE "ops view"')
+    alone.rows(OUTDATED["fewer columns"])
+    alone.rows(f'GRANT SELECT ON {VIEW} TO PUBLIC; GRANT SELECT, UPDATE ON {VIEW} TO "ops view"')
+    granted = "SELECT relacl::text FROM pg_class WHERE relname = 'service_health_current'"
+    before = alone.value(granted)
+    assert main(["init-db"]) == 0
+    assert sorted(alone.value(granted)) == sorted(before)
+    alone.rows('DROP OWNED BY "ops view"; DROP ROLE "ops view"')
+
+
+@pytest.mark.parametrize("table", [name for name in SHAPES if name != VERSIONS])
+def test_missing_table(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+    """A table that was dropped is created again."""
+    alone.rows(f"DROP TABLE {table} CASCADE")
+    if table.startswith("ops_worker_maintenance"):  # optional: `maintenance start` creates them
+        assert findings(capsys) == []
+        assert main(["maintenance", "start", "--replace"]) == 0
+    else:
+        assert findings(capsys) != []
+    repair(alone, capsys, table)
+    assert alone.value(f"SELECT to_regclass('{table}')") is not None
+
+
+@pytest.mark.parametrize("table", [name for name in SHAPES if SHAPES[name].key])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_missing_key(
+    alone: Database, capsys: pytest.CaptureFixture[str], table: str, repeated: bool
+) -> None:
+    """A unique key that was dropped is added; rows that are there twice are named first."""
+    broken = f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE"
+    if repeated:
+        broken += f"; INSERT INTO {table} SELECT * FROM {table}"
+    break_and_repair(alone, capsys, broken)
+
+
+def test_key_of_other_columns(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a primary key of other columns, a unique one is added."""
+    broken = """ALTER TABLE service_health DROP CONSTRAINT service_health_pkey;
+        ALTER TABLE service_health ADD PRIMARY KEY (service, checked_at)"""
+    break_and_repair(alone, capsys, broken, "table service_health")
+
+
+VERSION_FAULTS = {
+    "no row": f"DELETE FROM {VERSIONS}",
+    "no table": f"DROP TABLE {VERSIONS}",
+    "unreadable": f"ALTER TABLE {VERSIONS} RENAME COLUMN version TO number",
+    "a view": f"DROP TABLE {VERSIONS}; CREATE VIEW {VERSIONS} AS SELECT 'one' AS version",
+}
+
+
+@pytest.mark.parametrize("statements", VERSION_FAULTS.values(), ids=list(VERSION_FAULTS))
+def test_version(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
+    """A version that is missing or unreadable is a warning, and is recorded again."""
+    break_and_repair(alone, capsys, statements, "schema")
+
+
+def test_newer_version(
+    alone: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A schema of a newer program is a warning; passes work, and init-db leaves it as it is."""
+    later = with_another_migration(tmp_path)
+    with monkeypatch.context() as newer:
+        newer.setattr(sql, "MIGRATIONS", later)
+        assert main(["init-db", "--standalone"]) == 0
+        assert findings(capsys) == []
+    (finding,) = findings(capsys)
+    assert (finding["subject"], finding["state"]) == ("schema", "warning")
+    assert finding["found"] == "version 2; this program knows version 1"
+    assert main(["health"]) == main(["metrics"]) == 0
+    before = alone.rows(COLUMNS), alone.rows(VIEWS)
+    capsys.readouterr()
+    assert main(["init-db"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "schema: version 2 is newer than this program, which knows 1; nothing was changed\n"
+    )
+    assert (alone.rows(COLUMNS), alone.rows(VIEWS)) == before
+    alone.rows("DROP TABLE system_metrics CASCADE")
+    assert main(["init-db"]) == 3
+    assert "run init-db with the ops-worker that made this version" in capsys.readouterr().err
+    monkeypatch.setattr(sql, "MIGRATIONS", later)  # the remedy: the newer program
+    repair(alone, capsys, "newer")
+
+
+def with_another_migration(folder: Path) -> Path:
+    """Return a folder of the migrations and one that is not released."""
+    for path in sql.MIGRATIONS.glob("*.sql"):
+        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    view = sql.migrations()[-1].sections[VIEW].rstrip(";")
+    (folder / "0002_more.sql").write_text(
+        "-- object: ops_worker_maintenance_log\n"
+        "ALTER TABLE ops_worker_maintenance_log ADD COLUMN IF NOT EXISTS ticket text;\n"
+        f"-- object: {VIEW}\n{view} ORDER BY service;\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_migration_of_another_owner(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A migration that changes a table of another role says which role has to apply it."""
+    assert main(["init-db"]) == 0
+    told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
+    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
+    monkeypatch.setattr(sql, "MIGRATIONS", with_another_migration(tmp_path))
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_deploy"))
+        capsys.readouterr()
+        assert main(["init-db"]) == 3
+        assert "belongs to role postgres: run `ops-worker init-db` as that role" in (
+            capsys.readouterr().err
+        )
+    assert {finding["subject"] for finding in findings(capsys)} == {"schema", f"view {VIEW}"}
+    told.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
+    repair(told, capsys, "migration")
+
+
+def test_repair_by_another_role(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What belongs to another role is named with it and with the statement; nothing is changed."""
+    assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
+    told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
+    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
+    told.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
+    told.rows("GRANT CREATE ON SCHEMA public TO ops_deploy")
+    told.rows(f"CREATE VIEW {VIEW} AS SELECT service FROM service_health")
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_deploy"))
+        capsys.readouterr()
+        assert main(["init-db"]) == 3
+        out, err = capsys.readouterr()
+    assert "service_health: already there\n" in out
+    statement = "`ALTER TABLE service_health ADD COLUMN latency_ms integer`"
+    assert f"service_health belongs to role postgres: as that role run {statement}" in err
+    follow(told, capsys, statement)
+    told.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
+    repair(told, capsys, "another role")
+
+
+def test_missing_grants(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The printed GRANTs are all that a role needs that has no privilege at all."""
+    assert main(["init-db"]) == main(["health"]) == 0
+    told.rows("CREATE ROLE \"ops granted\" LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", told.as_user("ops%20granted"))
+    faults = findings(capsys)
+    assert {finding["subject"] for finding in faults} >= {"table fleet_alert", "table tenants"}
+    repair(told, capsys, "grants")
+    assert main(["health"]) == main(["metrics"]) == 0
+    told.rows('DROP OWNED BY "ops granted"; DROP ROLE "ops granted"')
+
+
+def test_platforms_tables_are_left_alone(
+    told: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --standalone, init-db changes nothing about tenants and fleet_alert."""
+    shape = "SELECT * FROM information_schema.columns WHERE table_name IN ('tenants', 'fleet_alert', 'device_state') ORDER BY 3, 4"
+    told.rows("ALTER TABLE fleet_alert RENAME COLUMN summary TO title")
+    told.rows("ALTER TABLE tenants ALTER name TYPE varchar(200)")
+    told.rows("ALTER TABLE system_metrics ALTER tags TYPE json")
+    before = told.rows(shape)
+    assert main(["init-db"]) == 0
+    assert "system_metrics: column tags is json, not jsonb: `ALTER TABLE" in capsys.readouterr().out
+    assert told.rows(shape) == before
+    found = {finding["subject"]: finding for finding in findings(capsys)}
+    assert "run the platform's migrations" in found["table fleet_alert"]["remedy"]
+    assert found["table tenants"]["state"] == "warning"
+
+
+def described(database: Database) -> list[list[dict[str, object]]]:
+    """Describe the whole schema."""
+    return [database.rows(query) for query in (COLUMNS, KEYS, VIEWS)]
+
+
+def test_shapes_are_the_sum_of_the_migrations(empty: Database, alone: Database) -> None:
+    """core/schema.py says of each table what the migrations make."""
+    assert empty.url == alone.url
+    rows = [row for row in alone.rows(COLUMNS) if row["object"] != VIEW]
+    expected = [
+        (shape.name, column.name, column.type, column.required, bool(column.default))
+        for shape in SHAPES.values()
+        for column in shape.columns
+    ]
+    actual = [
+        (
+            row["object"],
+            row["column"],
+            row["type"],
+            row["required"],
+            row["identity"] or row["expression"] is not None,
+        )
+        for row in rows
+    ]
+    assert sorted(actual) == sorted(expected)
+    for shape in SHAPES.values():
+        for column in shape.columns:
+            if column.default and not column.default.startswith("GENERATED"):
+                default = alone.value(
+                    "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
+                    f" WHERE adrelid = '{shape.name}'::regclass AND attname = '{column.name}'"
+                )
+                assert default.partition("::")[0].strip("'") == column.default.strip("'")
+    assert set(OWN) < set(SHAPES)
+
+
+FIRST = sql.migrations()[0]
+EARLIER = {
+    "nothing": "",
+    "what a pass created": FIRST.sections["service_health"],
+    "the first release, without a version": "\n".join(
+        FIRST.sections[name] for name in STANDALONE if name != VERSIONS
+    ),
+    **{
+        f"version {migration.version}": "\n".join(
+            [
+                *(
+                    statements
+                    for earlier in sql.migrations()[: migration.version]
+                    for statements in earlier.sections.values()
+                ),
+                *(
+                    f"INSERT INTO {VERSIONS} (version, name) VALUES ({earlier.version}, '{earlier.name}');"
+                    for earlier in sql.migrations()[: migration.version]
+                ),
+            ]
+        )
+        for migration in sql.migrations()
+    },
+}
+
+
+@pytest.mark.parametrize("statements", EARLIER.values(), ids=list(EARLIER))
+def test_from_every_earlier_version(
+    another: Database,
+    empty: Database,
+    stubs: Stubs,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    statements: str,
+) -> None:
+    """From every earlier version init-db leads to the same schema; then passes and check work."""
+    for name, value in (stubs.env | {"DATABASE_URL": empty.url}).items():
+        monkeypatch.setenv(name, value)
+    empty.rows(statements or "SELECT")
+    assert main(["init-db", "--standalone"]) == 0
+    upgraded = described(empty)
+    assert main(["health"]) == main(["metrics"]) == 0
+    assert findings(capsys) == []
+    assert empty.value(f"SELECT max(version) FROM {VERSIONS}") == sql.migrations()[-1].version
+    # The sum of the migrations, executed as they are.
+    another.rows("DROP SCHEMA public CASCADE")
+    another.rows("CREATE SCHEMA public")
+    for migration in sql.migrations():
+        for section in migration.sections.values():
+            another.rows(section)
+    assert described(another) == upgraded
+
+
+def test_first_pass_records_the_version(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass that creates its table in an empty installation records the version, init-db the rest."""
+    assert main(["health"]) == 0
+    assert told.value(f"SELECT count(*) FROM {VERSIONS}") == len(sql.migrations())
+    repair(told, capsys, "view")
+    told.rows(f"DROP TABLE {VERSIONS}, service_health CASCADE")
+    assert main(["maintenance", "start"]) == main(["health"]) == 0
+    assert told.value(f"SELECT to_regclass('{VERSIONS}')") is None, "older tables were there"
+    repair(told, capsys, "adopted")
+
+
+def test_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations are numbered from 1 without a gap, and each section names an object."""
+    numbers = [migration.version for migration in sql.migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    for migration in sql.migrations():
+        assert set(migration.sections) <= set(STANDALONE)
+    monkeypatch.setattr(sql, "MIGRATIONS", with_another_migration(tmp_path))
+    assert [migration.name for migration in sql.migrations()][-1] == "0002_more"
