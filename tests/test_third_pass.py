@@ -164,7 +164,7 @@ class TestCommandLine:
             def create_job(self, job: dict[str, Any]) -> str:
                 return str(job["metadata"]["name"])
 
-        monkeypatch.setattr(cluster, "_cluster", lambda _: Cluster())
+        monkeypatch.setattr(cluster, "_connect", lambda _: Cluster())
         assert main(["trigger", "rollup"]) == 0
         assert asked == ["ops-worker-rollup"]
         capsys.readouterr()
