@@ -49,12 +49,12 @@ class Container(NamedTuple):
 
     @property
     def is_init(self) -> bool:
-        """Whether it has to end before the main containers start: a plain init container."""
+        """True if it has to end before the main containers start: a plain init container."""
         return self.field == "initContainers" and not self.is_native_sidecar
 
     @property
     def is_native_sidecar(self) -> bool:
-        """Whether it is an init container that runs beside the main containers.
+        """True if it is an init container that runs beside the main containers.
 
         A Job does not wait for it. Source: kubernetes.io, "Sidecar Containers".
         """
@@ -62,7 +62,7 @@ class Container(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """Whether it is in ``containers``: a Job waits for it to end."""
+        """True if it is in ``containers``: a Job waits for it to end."""
         return self.field == "containers"
 
 
