@@ -105,8 +105,10 @@ class Schedule:
         if "TZ" in text:
             raise ValueError("the time zone belongs in spec.timeZone")
         self._zone = UTC if zone == "UTC" else ZoneInfo(zone)  # UTC needs no zone files
-        self._every_s = _duration_s(text.removeprefix(_EVERY)) if text.startswith(_EVERY) else 0
-        if not self._every_s:
+        self._every_s = 0
+        if text.startswith(_EVERY):
+            self._every_s = _duration_s(text.removeprefix(_EVERY))
+        else:
             self._fields = _fields(text)
             if next(_local_times(self._fields, FIRST, FIRST + CYCLE), None) is None:
                 raise NeverError(NO_RUN)
@@ -245,10 +247,11 @@ def _local_times(fields: tuple[str, ...], after: datetime, until: datetime) -> I
 
 def _fields(text: str) -> tuple[str, ...]:
     """Return the five fields as cronsim reads them: a star, or a list of numbers."""
-    is_macro = text.startswith("@")
-    parts = _PART.findall(_MACROS.get(text, "") if is_macro else text)
-    if is_macro and not parts:
-        raise ValueError(f"{text!r} is unknown; use @every, {', '.join(_MACROS)}")
+    if text.startswith("@"):
+        if text not in _MACROS:
+            raise ValueError(f"{text!r} is unknown; use @every, {', '.join(_MACROS)}")
+        text = _MACROS[text]
+    parts = _PART.findall(text)
     if len(parts) != len(_FIELDS):
         raise ValueError(f"it has {len(parts)} fields instead of 5")
     return tuple(_field(part, spec) for part, spec in zip(parts, _FIELDS, strict=True))
@@ -298,16 +301,19 @@ def _value(text: str, spec: _FieldSpec) -> int:
 def _number(text: str) -> int:
     """Return a number as Go reads it, or -1."""
     match = re.fullmatch(r"\+?0*([0-9]{1,19})", text)
-    value = int(match[1]) if match else -1
-    return value if value < _MAX_INT else -1
+    if match is None or int(match[1]) >= _MAX_INT:
+        return -1
+    return int(match[1])
 
 
 def _duration_s(text: str) -> int:
     """Return the whole seconds, at least one, of a duration as Go writes it."""
-    unsigned = text[1:] if text[:1] in {"+", "-"} else text
+    unsigned = re.sub(r"^[+-]", "", text)
     amounts = _AMOUNT.findall(unsigned)
     seconds = sum(float(amount) * _UNITS[unit] for amount, unit in amounts)
     is_complete = bool(unsigned) and "".join(map("".join, amounts)) == unsigned
     if (unsigned != "0" and not is_complete) or seconds >= _MAX_S:
         raise ValueError(f"{text!r} is not a duration, such as 90s or 1h30m")
-    return 1 if text.startswith("-") else max(1, int(seconds))
+    if text.startswith("-"):
+        return 1
+    return max(1, int(seconds))

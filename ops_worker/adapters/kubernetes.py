@@ -178,7 +178,7 @@ class Cluster:
         if container:
             query["container"] = container
         path = f"{self._path('', 'pods', pod)}/log"
-        request = _Request("GET", path, "pods/log", pod, query)
+        request = _Request(method="GET", path=path, resource="pods/log", name=pod, query=query)
         return self._answer(request).decode("utf-8", "replace")
 
     def no_cronjobs(self) -> str:
@@ -427,7 +427,7 @@ def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) 
         )
     contexts, chosen = config.list_kube_config_contexts(config_file=file)
     if context:
-        chosen = next((each for each in contexts if each["name"] == context), None)
+        chosen = next((entry for entry in contexts if entry["name"] == context), None)
     if chosen is None:
         raise SettingsError([f"--context {context}: {file} has no such context"])
     config.load_kube_config(

@@ -196,7 +196,7 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
     shown = ""
     # When activeDeadlineSeconds ends a Job, Kubernetes deletes the pod and the log before the Job
     # counts as failed. So keep those of a pass that has ended while another container runs.
-    kept: dict[str, Mapping[str, Any]] = {}
+    blocked: dict[str, Mapping[str, Any]] = {}
     logs: dict[str, str] = {}
     while True:
         job = connection.job(name)
@@ -204,11 +204,11 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
         pods = connection.pods(name)
         for pod in pods:
             pod_name = pod["metadata"]["name"]
-            if cronjobs.blocked_job(pod) and pod_name not in kept:
-                kept[pod_name] = pod
+            if cronjobs.blocked_job(pod) and pod_name not in blocked:
+                blocked[pod_name] = pod
                 logs[pod_name] = _log(connection, pod)
         if end is not None:
-            return _Ended(job, end, cronjobs.with_deleted(list(kept.values()), pods), logs)
+            return _Ended(job, end, cronjobs.with_deleted(list(blocked.values()), pods), logs)
         # Between two attempts there may be no pod: then the last state still holds.
         state = _state(pods) if pods or not shown else shown
         if state != shown:

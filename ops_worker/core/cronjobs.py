@@ -200,7 +200,7 @@ def table(rows: Sequence[Row]) -> str:
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         lines.append("  ".join(padded).rstrip())
-    warnings = [f"warning: {warning}" for each in rows for warning in each.warnings]
+    warnings = [f"warning: {warning}" for cronjob in rows for warning in cronjob.warnings]
     if warnings:
         lines += ["", *warnings]
     return "\n".join(lines)
@@ -427,7 +427,7 @@ def event_of(
 
 
 def _nonempty(texts: Iterable[str]) -> Iterator[str]:
-    return (each for each in texts if each)
+    return filter(None, texts)
 
 
 def _owners(job: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -439,8 +439,8 @@ def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the state of every container by its name, in the order in which they start."""
     status = at(pod, "status")
     fields = ("initContainerStatuses", "containerStatuses")
-    statuses = [mapping(each) for field in fields for each in items(status.get(field))]
-    return {text(each.get("name")): at(each, "state") for each in statuses}
+    entries = [mapping(entry) for field in fields for entry in items(status.get(field))]
+    return {text(entry.get("name")): at(entry, "state") for entry in entries}
 
 
 def _described(pod: Mapping[str, Any], name: str) -> str:
@@ -483,15 +483,15 @@ def _or_dash(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _cells(each: Row) -> tuple[str, ...]:
+def _cells(cronjob: Row) -> tuple[str, ...]:
     return (
-        each.name,
-        each.schedule,
-        "yes" if each.suspended else "no",
-        _ago(each.last_run_s),
-        _ago(each.last_success_s),
-        str(each.running),
-        _or_dash(each.missed),
-        _or_dash(each.exit_code),
-        each.summary or "-",
+        cronjob.name,
+        cronjob.schedule,
+        "yes" if cronjob.suspended else "no",
+        _ago(cronjob.last_run_s),
+        _ago(cronjob.last_success_s),
+        str(cronjob.running),
+        _or_dash(cronjob.missed),
+        _or_dash(cronjob.exit_code),
+        cronjob.summary or "-",
     )

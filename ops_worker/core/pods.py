@@ -49,12 +49,12 @@ class Container(NamedTuple):
 
     @property
     def is_init(self) -> bool:
-        """Whether it has to end before the main containers start: a plain init container."""
+        """True if it has to end before the main containers start: a plain init container."""
         return self.field == "initContainers" and not self.is_native_sidecar
 
     @property
     def is_native_sidecar(self) -> bool:
-        """Whether it is an init container that runs beside the main containers.
+        """True if it is an init container that runs beside the main containers.
 
         A Job does not wait for it. Source: kubernetes.io, "Sidecar Containers".
         """
@@ -62,7 +62,7 @@ class Container(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """Whether it is in ``containers``: a Job waits for it to end."""
+        """True if it is in ``containers``: a Job waits for it to end."""
         return self.field == "containers"
 
 
@@ -140,7 +140,9 @@ def invocation(container: Mapping[str, Any]) -> Invocation | None:
     words = _words(container)
     arguments = _program_arguments(words)
     if items(container.get("command")):
-        return _invocation_in_script(words) if arguments is None else Invocation(arguments)
+        if arguments is None:
+            return _invocation_in_script(words)
+        return Invocation(arguments)
     # The entrypoint of the worker's image is the worker. The entrypoint of another image may be a
     # wrapper that runs its arguments.
     if arguments is None or image_name(container) == OURS:
@@ -154,7 +156,9 @@ def _invocation_in_script(words: Sequence[str]) -> Invocation | None:
     if not shell:
         return None
     for option, script in pairwise(words):
-        match = _SCRIPT.search(script) if re.fullmatch(r"-[a-z]*c", option) else None
+        if not re.fullmatch(r"-[a-z]*c", option):
+            continue
+        match = _SCRIPT.search(script)
         if match:
             return Invocation(tuple(match[1].split()), shell)
     return None
@@ -175,7 +179,9 @@ def _program_arguments(words: Sequence[str]) -> tuple[str, ...] | None:
         is_python = re.fullmatch(r"python[0-9.]*", _file_name(word))
         if is_python and "ops_worker" in words[index:]:
             module = words.index("ops_worker", index)
-            return tuple(words[module + 1 :]) if words[module - 1] == "-m" else None
+            if words[module - 1] != "-m":
+                return None
+            return tuple(words[module + 1 :])
     return None
 
 

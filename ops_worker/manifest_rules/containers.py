@@ -66,15 +66,22 @@ def arguments(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
         yield Problem(f"{worker.container_path}.command", message)
         return
     error = facts.argument_error(worker.arguments) if worker.arguments_known else ""
-    in_job = worker.container.is_main and worker.document.kind in JOBS
     if error:
         yield Problem(field, _without_values(error, worker))
-    elif worker.endless and worker.container.is_init:
-        yield Problem(field, BLOCKS_POD)
-    elif worker.endless and in_job:
-        yield Problem(field, NEVER_ENDS)
-    elif worker.restarted and not worker.endless:
-        yield Problem(field, ENDS)
+        return
+    lifetime_problem = _lifetime_problem(worker)
+    if lifetime_problem:
+        yield Problem(field, lifetime_problem)
+
+
+def _lifetime_problem(worker: Worker) -> str:
+    """Return what is wrong if a command ends where it must not, or never ends; otherwise empty."""
+    if not worker.endless:
+        return ENDS if worker.restarted else ""
+    if worker.container.is_init:
+        return BLOCKS_POD
+    in_job = worker.container.is_main and worker.document.kind in JOBS
+    return NEVER_ENDS if in_job else ""
 
 
 def _without_values(error: str, worker: Worker) -> str:

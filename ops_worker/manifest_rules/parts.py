@@ -196,20 +196,20 @@ class Worker(NamedTuple):
 
     @property
     def endless(self) -> bool:
-        """Whether the command never ends by itself."""
+        """True if the command never ends by itself."""
         loops = "--every" in self.options and "--for" not in self.options
         return loops or self.command == "sidecar"
 
     @property
     def restarted(self) -> bool:
-        """Whether Kubernetes starts the container again after exit code 0."""
+        """True if Kubernetes starts the container again after exit code 0."""
         if self.container.is_native_sidecar:
             return True
         return self.container.is_main and self.document.kind not in {*JOBS, "Pod"}
 
     @property
     def scheduled(self) -> bool:
-        """Whether the container's passes are the runs of a CronJob."""
+        """True if the container's passes are the runs of a CronJob."""
         return self.document.kind == "CronJob" and self.container.is_main
 
 
@@ -306,7 +306,7 @@ def serves(container: pods.Container) -> bool:
     if WAITS_FOREVER.search(script):
         return not CAN_END.search(script)
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
-        return False  # a script may do anything, so it gets the benefit of the doubt
+        return False  # a script may do anything, so nothing is reported
     program = pods.image_name(content)
     if items(content.get("command")):
         program = words[0].rpartition("/")[2]
@@ -379,8 +379,10 @@ class _EnvironmentReader:
         written = str(variable.get("value") or "")
         self.referenced |= _references(written)
         value, unexpanded = _expanded(written, self._values)
-        set_elsewhere = [one for one in unexpanded if self._may_be_set(one)]
-        self._undefined += [(name, one) for one in unexpanded if one not in set_elsewhere]
+        set_elsewhere = {reference for reference in unexpanded if self._may_be_set(reference)}
+        self._undefined += [
+            (name, reference) for reference in unexpanded if reference not in set_elsewhere
+        ]
         from_secret = "secretKeyRef" in origin
         if set_elsewhere:
             from_secret |= self._sources.from_secret or not self._secret.isdisjoint(set_elsewhere)

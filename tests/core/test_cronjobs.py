@@ -195,6 +195,37 @@ def test_unschedulable() -> None:
     assert start_problem(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
 
 
+def test_pending_for_another_reason() -> None:
+    """A pending pod that has a node is no problem, whatever its conditions are."""
+    conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "reason": "Wait"}]
+    pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
+    assert start_problem(pending) == ""
+
+
+def test_newest_of_the_same_second() -> None:
+    """Of two pods that ended in the same second, the one that was created later counts."""
+    pods = []
+    for code, created in ((0, "2026-03-01T12:08:30Z"), (1, "2026-03-01T12:08:00Z")):
+        pod = ended(code, f'{{"summary": "exit {code}"}}', "2026-03-01T12:09:00Z")
+        pod["metadata"] = pod["metadata"] | {"creationTimestamp": created}
+        pods.append(pod)
+    found = row(cronjob(suspended=True), [JOB], pods, NOW, minutely)
+    assert (found.exit_code, found.summary) == (0, "exit 0")
+
+
+def test_warnings_are_not_repeated() -> None:
+    """The same warning of two pods is shown once."""
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    pod = {
+        "metadata": {"name": "p", "labels": POD_LABELS},
+        "status": {"containerStatuses": [{"state": waiting}]},
+    }
+    found = row(cronjob(suspended=True), [JOB], [pod, pod], NOW, minutely)
+    assert found.warnings == (
+        "ops-worker-health: pod p cannot start: CrashLoopBackOff; see `kubectl logs`",
+    )
+
+
 def test_finished() -> None:
     """A Job is complete, failed with a reason, or running."""
     assert finished({}) is None
