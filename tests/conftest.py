@@ -15,7 +15,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from ops_worker.variables import variables
-from tests.postgres import Postgres, load_platform
+from tests.postgres import Postgres, load_platform, memory_folder
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
     """A PostgreSQL that a test may stop, freeze and copy."""
-    with Postgres() as running:
+    with Postgres(folder=memory_folder()) as running:
         yield running
 
 
@@ -189,9 +189,18 @@ def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
 def _database(dsn: str, template: str) -> Iterator[Database]:
     name = f"ops_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        how = _copied_as_files(connection.info.server_version)
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
         yield Database(_on(dsn, name))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _copied_as_files(server_version: int) -> str:
+    """Return the option of CREATE DATABASE by which PostgreSQL copies files and writes no log.
+
+    PostgreSQL 14 does not know the option: it always copies files.
+    """
+    return "STRATEGY FILE_COPY" if server_version >= 150000 else ""
 
 
 def _on(dsn: str, name: str) -> str:

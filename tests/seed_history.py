@@ -5,7 +5,7 @@
 The metrics pass each 5 s, the health pass each 60 s, both silent for a quarter of an hour in the middle (nobody looked); ingest's
 counters begin anew 30 minutes ago; the dispatcher was down for 7 minutes, with its alert; delivery was down for 2 of the
 10 minutes of a maintenance; and with a moved clock, for a minute it was an hour slow, so that some rows came later than
-their time says.
+their time says. Statistics are brought up to date, as autovacuum does within a minute.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint,
 VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:dispatcher', 'CLOSED', 5, 1.0,
         'Service unhealthy: dispatcher (Connection refused)', '{"service": "dispatcher", "kind": "system_health"}',
         UNTIL - interval '45 minutes', UNTIL - interval '38 minutes', 'alex', UNTIL - interval '42 minutes');
-DROP TABLE ticks
+DROP TABLE ticks;
+ANALYZE system_metrics
 """
 
 

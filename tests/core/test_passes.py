@@ -1,0 +1,63 @@
+"""The registry of passes: what other programs rely on, written down."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops_worker.core.passes import PASSES, commands, container_commands, peers
+
+pytestmark = pytest.mark.unit
+
+
+def test_order() -> None:
+    """The order is that of the help."""
+    assert list(PASSES) == ["health", "metrics"]
+
+
+@pytest.mark.parametrize(("name", "others"), [("health", ("metrics",)), ("metrics", ("health",))])
+def test_peers(name: str, others: tuple[str, ...]) -> None:
+    """Each pass watches all others and not itself."""
+    assert peers(name) == others
+
+
+def test_commands() -> None:
+    """Containers run the passes, the sidecar and init-db."""
+    assert commands() == ("health", "metrics", "sidecar")
+    assert container_commands() == ("health", "metrics", "sidecar", "init-db")
+
+
+def test_locks() -> None:
+    """Locks never change: old and new releases of a pass exclude each other during a rollout."""
+    locks = {name: spec.transaction.lock for name, spec in PASSES.items()}
+    assert locks == {"health": 1, "metrics": 2}
+
+
+def test_tables() -> None:
+    """A pass refuses to run without its tables; only the health pass creates one."""
+    tables = {
+        name: (spec.transaction.required_tables, spec.transaction.creates)
+        for name, spec in PASSES.items()
+    }
+    assert tables == {
+        "health": (("fleet_alert", "tenants"), "service_health"),
+        "metrics": (("system_metrics",), ""),
+    }
+
+
+def test_markers() -> None:
+    """A pass is found by a metric that it alone writes, or by one that every pass writes."""
+    assert {name: spec.marker for name, spec in PASSES.items()} == {
+        "health": "maintenance",
+        "metrics": "pass_success",
+    }
+
+
+def test_buffers() -> None:
+    """Only samples are kept while the database is away: an old state of a service is of no use."""
+    assert {name for name, spec in PASSES.items() if spec.buffers} == {"metrics"}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_names_agree(name: str) -> None:
+    """A pass and its transaction have the same name, which ``lock_holders`` and the log show."""
+    assert PASSES[name].name == PASSES[name].transaction.name == name

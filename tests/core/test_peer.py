@@ -1,0 +1,143 @@
+"""Whether another pass has stopped: every case of the rule, as a table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops_worker.core.peer import LastSeen, PeerState, judge_peers, records
+from ops_worker.core.staleness import PassRecord
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NEVER = None
+
+
+def seen(
+    name: str, age_s: float | None, period_s: float | None = 60, shard: str | None = None
+) -> LastSeen:
+    """Return the row of a pass that was last recorded so many seconds ago, or never."""
+    time = None if age_s is None else NOW - timedelta(seconds=age_s)
+    return LastSeen(name=name, shard=shard, time=time, period_s=period_s)
+
+
+def record(
+    name: str, age_s: float, period_s: float | None = 60, shard: str | None = None
+) -> PassRecord:
+    """Return the record of a pass of this age."""
+    return PassRecord(name, shard, NOW - timedelta(seconds=age_s), period_s)
+
+
+FRESH = seen("metrics", 5)
+CASES: list[tuple[str, list[LastSeen], PeerState]] = [
+    ("nothing was ever recorded", [], PeerState()),
+    ("only this pass ran", [FRESH], PeerState()),
+    ("the peer never ran", [FRESH, seen("health", NEVER)], PeerState()),
+    ("both run", [FRESH, seen("health", 60)], PeerState(recovered=True)),
+    (
+        "three periods are not too long",
+        [FRESH, seen("health", 180)],
+        PeerState(recovered=True),
+    ),
+    (
+        "longer than three periods",
+        [FRESH, seen("health", 180.5)],
+        PeerState(stopped=record("health", 180.5)),
+    ),
+    (
+        "a short period: nothing under 90 s",
+        [FRESH, seen("health", 90, 5)],
+        PeerState(recovered=True),
+    ),
+    (
+        "a short period: more than 90 s",
+        [FRESH, seen("health", 91, 5)],
+        PeerState(stopped=record("health", 91, 5)),
+    ),
+    (
+        "a pass that recorded no period counts as one of 60 s",
+        [FRESH, seen("health", 181, None)],
+        PeerState(stopped=record("health", 181, None)),
+    ),
+    (
+        "one shard stopped",
+        [FRESH, seen("health", 10, shard="0/2"), seen("health", 500, shard="1/2")],
+        PeerState(stopped=record("health", 500, shard="1/2")),
+    ),
+    (
+        "two shards stopped: the older one is reported",
+        [FRESH, seen("health", 500, shard="0/2"), seen("health", 600, shard="1/2")],
+        PeerState(stopped=record("health", 600, shard="1/2")),
+    ),
+    (
+        "one shard never ran: it neither stopped nor recovered",
+        [FRESH, seen("health", 10, shard="0/2"), seen("health", NEVER, shard="1/2")],
+        PeerState(),
+    ),
+    (
+        "two peers: one stopped",
+        [FRESH, seen("health", 10), seen("ledger", 700)],
+        PeerState(stopped=record("ledger", 700)),
+    ),
+    (
+        "this pass was silent as well: it cannot judge, and nothing recovered",
+        [seen("metrics", 500), seen("health", 400)],
+        PeerState(),
+    ),
+    (
+        "this pass was never recorded: it cannot judge",
+        [seen("metrics", NEVER), seen("health", 400)],
+        PeerState(),
+    ),
+    (
+        "one shard of this pass is enough to judge",
+        [
+            seen("metrics", 400, shard="0/2"),
+            seen("metrics", 5, shard="1/2"),
+            seen("health", 400),
+        ],
+        PeerState(stopped=record("health", 400)),
+    ),
+    (
+        "this pass was silent, the peer runs",
+        [seen("metrics", 500), seen("health", 10)],
+        PeerState(recovered=True),
+    ),
+    (
+        "a shard of this pass that stopped is no peer",
+        [FRESH, seen("metrics", 900, shard="1/2"), seen("health", 10)],
+        PeerState(recovered=True),
+    ),
+    (
+        "a pass that is not among the peers is not judged",
+        [FRESH, seen("health", 10), seen("other", 900)],
+        PeerState(recovered=True),
+    ),
+    (
+        "a record from the future is fresh",
+        [FRESH, seen("health", -600)],
+        PeerState(recovered=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_judge_peers(rows: list[LastSeen], expected: PeerState) -> None:
+    """The metrics pass judges its peers by their last records."""
+    assert judge_peers("metrics", ("health", "ledger"), rows, NOW) == expected
+
+
+def test_no_peers() -> None:
+    """A pass without peers opens and closes nothing."""
+    rows = [FRESH, seen("health", 900)]
+    assert judge_peers("metrics", (), rows, NOW) == PeerState()
+
+
+def test_records() -> None:
+    """A shard without a record has none; all fields of the others are kept."""
+    rows = [seen("health", 7, 30, "1/2"), seen("health", NEVER, shard="0/2")]
+    assert records(rows) == [record("health", 7, 30, "1/2")]

@@ -1,0 +1,72 @@
+"""Exit codes and messages of errors: what schedulers and people rely on."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from ops_worker import errors
+
+pytestmark = pytest.mark.unit
+
+EXIT_CODES = {
+    "OpsWorkerError": 1,
+    "DatabaseError": 1,
+    "CommitUnknownError": 1,
+    "NotWritableError": 1,
+    "StillRecordingError": 1,
+    "StatementTimeoutError": 1,
+    "SettingsError": 2,
+    "SchemaError": 3,
+}
+
+
+def test_exit_codes() -> None:
+    """Every class of error has its documented exit code."""
+    found = {
+        name: kind.exit_code
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.OpsWorkerError)
+    }
+    assert found == EXIT_CODES
+
+
+def test_codes_without_error() -> None:
+    """0 is success; 4 is success with an unhealthy service."""
+    assert (errors.DONE, errors.UNHEALTHY) == (0, 4)
+
+
+def test_retried() -> None:
+    """Only what a retry may help is a DatabaseError; a full disk counts as that."""
+    assert not issubclass(errors.SchemaError, errors.DatabaseError)
+    assert not issubclass(errors.SettingsError, errors.DatabaseError)
+    assert errors.FULL == {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def test_message() -> None:
+    """Without a message an error says the first line of its docstring."""
+    assert str(errors.DatabaseError("refused")) == "refused"
+    assert str(errors.StillRecordingError()) == (errors.StillRecordingError.__doc__ or "").rstrip()
+
+
+def test_all_faults() -> None:
+    """Wrong settings are reported together."""
+    error = errors.SettingsError(["a is wrong", "b is missing"])
+    assert error.faults == ("a is wrong", "b is missing")
+    assert str(error) == "a is wrong; b is missing"
+
+
+def test_commit_unknown() -> None:
+    """The transaction id is kept, so that its fate can be asked for later; it is not in the text."""
+    error = errors.CommitUnknownError("4711")
+    assert error.xid == "4711"
+    assert "4711" not in str(error)
+
+
+def test_shown() -> None:
+    """The text of a foreign error may hold a secret: only its class is shown."""
+    assert errors.shown(errors.SchemaError("no table x")) == "no table x"
+    text = errors.shown(ValueError("password is hunter2"))
+    assert "ValueError" in text
+    assert "hunter2" not in text
