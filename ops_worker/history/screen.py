@@ -58,7 +58,9 @@ def fit(tables: Sequence[ScreenTable], lines: int) -> list[ScreenTable]:
 
 
 def _lines_of(table: ScreenTable) -> int:
-    return len(table.rows) + TABLE_LINES if table.rows else EMPTY_TABLE_LINES
+    if not table.rows:
+        return EMPTY_TABLE_LINES
+    return len(table.rows) + TABLE_LINES
 
 
 def sparkline(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
@@ -86,7 +88,9 @@ def _bar(value: float | None, low: float, step: float) -> str:
 
 def format_ago(age_s: float) -> str:
     """Return how long ago a time was. A time in the future was written by a wrong clock."""
-    return "in the future" if age_s <= -1 else f"{format_age(max(age_s, 0.0))} ago"
+    if age_s <= -1:
+        return "in the future"
+    return f"{format_age(max(age_s, 0.0))} ago"
 
 
 def format_time(time: datetime | None) -> str:

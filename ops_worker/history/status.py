@@ -157,12 +157,14 @@ def _service(
     # A time in the future is stale, too: the clock that wrote it was set back.
     stale = not -period_s <= age_s <= stale_after_s(period_s)
     last_state = one_line(row.state or row.status)
+    state = last_state
     reason = one_line(row.reason or "")
     if stale:
+        state = "stale"
         reason = f"no pass has looked since; it was {last_state}"
     return ServiceStatus(
         service=one_line(row.service),
-        state="stale" if stale else last_state,
+        state=state,
         stale=stale,
         last_state=last_state,
         since=since,
@@ -351,15 +353,22 @@ def _duration(seconds: float | None) -> str:
     """Return how long a state has lasted. A start in the future was written by a wrong clock."""
     if seconds is None:
         return "-"
-    return "in the future" if seconds <= -1 else format_age(max(seconds, 0.0))
+    if seconds <= -1:
+        return "in the future"
+    return format_age(max(seconds, 0.0))
 
 
 def _current_value(series: SeriesStatus) -> str:
     """Return the newest value, with its age if it is stale."""
     value = "-" if series.value is None else format_si(series.value)
-    return f"{value} ({format_age(series.age_s)} ago)" if series.stale else value
+    if series.stale:
+        return f"{value} ({format_age(series.age_s)} ago)"
+    return value
 
 
 def _rate(per_s: float | None) -> str:
     """Return a rate with three significant digits; nothing for a gauge."""
-    return "" if per_s is None else f"{format_si(float(f'{per_s:.3g}'))}/s"
+    if per_s is None:
+        return ""
+    rounded = float(f"{per_s:.3g}")
+    return f"{format_si(rounded)}/s"

@@ -1,161 +1,284 @@
 -- Statements of the commands that read what was recorded: status, explain, report.
 
 -- name: services_now
-SELECT service, status, latency_ms, details ->> 'status' AS state, details ->> 'since' AS since, checked_at,
-       coalesce(details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')) AS reason
-FROM service_health ORDER BY service
+SELECT
+    service, status, latency_ms, details ->> 'status' AS state, details ->> 'since' AS since,
+    checked_at,
+    coalesce(
+        details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')
+    ) AS reason
+FROM service_health
+ORDER BY service
 
 -- name: alerts_now
-SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, acknowledged_by, acknowledged_at
+SELECT
+    id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at,
+    acknowledged_by, acknowledged_at
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')
+WHERE tenant_id = '__system__'
+  AND status IN ('OPEN', 'ACKNOWLEDGED')
+  AND starts_with(fingerprint, 'system-health:')
 ORDER BY created_at, id
 
 -- name: look_back
--- Sorts of a week's rows stay in memory: it is one connection of one person. Nothing is compiled: each statement runs once.
+-- The rows of a week are sorted in memory: this is one connection of one person. JIT compilation
+-- is off, because each statement is executed once.
 SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)
 
 -- name: history
--- Each series in buckets of equal length. No order among the rows is asked for, so that several processes can share it. The squares of
--- the values have to be doubles: one value near the largest double would keep all the others from being shown. NaN is above them all.
-SELECT service, metric_name AS metric, tags,
-       least(width_bucket(date_part('epoch', time),
-                          date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
-                          date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket,
-       avg(value) AS mean, max(value) AS peak, min(time) AS first, max(time) AS last
+-- Every series in buckets of equal length. There is no ORDER BY, so that parallel workers can share
+-- the work. Larger values are left out, because their squares are not doubles: one value near the
+-- largest double would hide all others. NaN sorts above all numbers, and is left out as well.
+SELECT
+    service, metric_name AS metric, tags,
+    least(width_bucket(
+        date_part('epoch', time),
+        date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
+        date_part('epoch', %(now)s::timestamptz),
+        %(buckets)s::integer
+    ), %(buckets)s::integer) AS bucket,
+    avg(value) AS mean, max(value) AS peak, min(time) AS first, max(time) AS last
 FROM system_metrics
-WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND time <= %(now)s AND value BETWEEN -1e150 AND 1e150
+WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+  AND time <= %(now)s
+  AND value BETWEEN -1e150 AND 1e150
 GROUP BY 1, 2, 3, 4
 
 -- name: ends
 -- The newest value of each series.
 SELECT n.place, l.value AS latest
-FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, last timestamptz)
+FROM jsonb_to_recordset(%(series)s::jsonb)
+     AS n (place integer, service text, metric text, tags jsonb, last timestamptz)
 CROSS JOIN LATERAL (
-    SELECT m.value FROM system_metrics AS m
-    WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-      AND m.tags IS NOT DISTINCT FROM n.tags AND m.time = n.last AND m.value BETWEEN -1e150 AND 1e150 LIMIT 1) AS l
+    SELECT m.value
+    FROM system_metrics AS m
+    WHERE m.metric_name = n.metric
+      AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+      AND m.tags IS NOT DISTINCT FROM n.tags
+      AND m.time = n.last
+      AND m.value BETWEEN -1e150 AND 1e150
+    LIMIT 1
+) AS l
 
 -- name: growth
--- How much each counter has grown in each bucket, and in how many seconds: one that falls began anew at 0. Left out is a row that lies
--- outside of its neighbours, of which the later is no lower than the earlier and comes within a period and a half: it stands between them
--- because it was written while a clock was wrong. Where nothing was squeezed in, it is two periods, and the counter was reset twice.
-SELECT n.place, s.bucket, sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase, sum(s.seconds)::float8 AS seconds
-FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb)
+-- The growth of each counter in each bucket, and over how many seconds. A counter that fell was
+-- reset to 0. One kind of row is left out: its value is outside of its neighbours', the neighbours
+-- do not fall, and they are at most a period and a half apart. Such a row was written while a clock
+-- was wrong. If nothing was squeezed in, the neighbours are two periods apart, and the counter was
+-- reset twice.
+SELECT
+    n.place, s.bucket,
+    sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase,
+    sum(s.seconds)::float8 AS seconds
+FROM jsonb_to_recordset(%(series)s::jsonb)
+     AS n (place integer, service text, metric text, tags jsonb)
 CROSS JOIN LATERAL (
-    SELECT r.value, r.value - lag(r.value) OVER past AS step, date_part('epoch', r.time - lag(r.time) OVER past) AS seconds,
-           least(width_bucket(date_part('epoch', r.time),
-                              date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
-                              date_part('epoch', %(now)s::timestamptz), %(buckets)s::integer), %(buckets)s::integer) AS bucket
+    SELECT
+        r.value,
+        r.value - lag(r.value) OVER past AS step,
+        date_part('epoch', r.time - lag(r.time) OVER past) AS seconds,
+        least(width_bucket(
+            date_part('epoch', r.time),
+            date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
+            date_part('epoch', %(now)s::timestamptz),
+            %(buckets)s::integer
+        ), %(buckets)s::integer) AS bucket
     FROM (
-        SELECT m.time, m.value, lag(m.value) OVER around AS before, lead(m.value) OVER around AS after,
-               lead(m.time) OVER around - lag(m.time) OVER around AS apart
+        SELECT
+            m.time, m.value,
+            lag(m.value) OVER around AS before,
+            lead(m.value) OVER around AS after,
+            lead(m.time) OVER around - lag(m.time) OVER around AS apart
         FROM system_metrics AS m
-        WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+        WHERE m.metric_name = n.metric
+          AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
           AND m.tags IS NOT DISTINCT FROM n.tags
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) AND m.time <= %(now)s AND m.value BETWEEN -1e150 AND 1e150
-        WINDOW around AS (ORDER BY m.time)) AS r
-    WHERE (r.before <= r.after AND r.value NOT BETWEEN r.before AND r.after AND r.apart < make_interval(secs => 1.5 * %(period_s)s::float8)) IS NOT TRUE
-    WINDOW past AS (ORDER BY r.time)) AS s
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+          AND m.time <= %(now)s
+          AND m.value BETWEEN -1e150 AND 1e150
+        WINDOW around AS (ORDER BY m.time)
+    ) AS r
+    WHERE (
+        r.before <= r.after
+        AND r.value NOT BETWEEN r.before AND r.after
+        AND r.apart < make_interval(secs => 1.5 * %(period_s)s::float8)
+    ) IS NOT TRUE
+    WINDOW past AS (ORDER BY r.time)
+) AS s
 WHERE s.step IS NOT NULL
 GROUP BY 1, 2
 
 -- name: ran
--- How often each pass was recorded, and how often not: a pass says how long it is to the next one, and more of those are missing in a gap;
--- where two of them say otherwise, of the longer. OFFSET 0: what a row says of it is looked at once.
-SELECT r.pass AS name, r.shard, min(r.time) AS first, max(r.time) AS last, count(*) AS recorded, sum(r.missed)::bigint AS missed
+-- How often each pass was recorded, and how often it was missed. Each record has the period until
+-- the next one; of two neighbours with different periods, the longer one counts. OFFSET 0 keeps the
+-- planner from evaluating the tags of a row more than once.
+SELECT
+    r.pass AS name, r.shard,
+    min(r.time) AS first, max(r.time) AS last,
+    count(*) AS recorded, sum(r.missed)::bigint AS missed
 FROM (
-    SELECT p.*, greatest(0, round(date_part('epoch', p.time - lag(p.time) OVER past) / greatest(lag(p.period_s) OVER past, p.period_s)) - 1) AS missed
+    SELECT
+        p.*,
+        greatest(0, round(
+            date_part('epoch', p.time - lag(p.time) OVER past)
+            / greatest(lag(p.period_s) OVER past, p.period_s)
+        ) - 1) AS missed
     FROM (
-        SELECT m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time, coalesce(nullif(substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0), 60) AS period_s
+        SELECT
+            m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time,
+            coalesce(nullif(
+                substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0
+            ), 60) AS period_s
         FROM system_metrics AS m
-        WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.tags ->> 'pass' IS NOT NULL AND m.time <= %(now)s
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8) OFFSET 0) AS p
-    WINDOW past AS (PARTITION BY p.pass, p.shard ORDER BY p.time)) AS r
-GROUP BY 1, 2 ORDER BY 1, 2
+        WHERE m.metric_name = 'pass_success'
+          AND m.service = 'ops_worker'
+          AND m.tags ->> 'pass' IS NOT NULL
+          AND m.time <= %(now)s
+          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+        OFFSET 0
+    ) AS p
+    WINDOW past AS (PARTITION BY p.pass, p.shard ORDER BY p.time)
+) AS r
+GROUP BY 1, 2
+ORDER BY 1, 2
 
 -- name: runs
--- From when to when each series was 1, and was not. A sample speaks until the next one, if that is there within three periods, or the least
--- patience; otherwise for one period, and nobody knows what was after that. Its period is what the pass told that wrote it, at the same time.
+-- The periods in which each series was continuously 1, or not 1. A sample holds until the next one,
+-- if that follows within three periods, or within least_s seconds; otherwise it holds for
+-- one period, and the time after that is unknown. The period is that of the pass that wrote the
+-- sample, recorded at the same time.
 WITH cadence AS MATERIALIZED (
-    SELECT m.tags ->> 'pass' AS pass, m.time, max(nullif(substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0)) AS period_s
+    SELECT
+        m.tags ->> 'pass' AS pass, m.time,
+        max(nullif(
+            substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0
+        )) AS period_s
     FROM system_metrics AS m
-    WHERE m.metric_name = 'pass_success' AND m.service = 'ops_worker' AND m.time <= %(now)s
-      AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
+    WHERE m.metric_name = 'pass_success'
+      AND m.service = 'ops_worker'
+      AND m.time <= %(now)s
+      AND m.time > %(now)s::timestamptz
+                   - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
     GROUP BY 1, 2
 )
-SELECT r.place, r.up, greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun,
-       least(r.ended, %(now)s) AS ended
+SELECT
+    r.place, r.up,
+    greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun,
+    least(r.ended, %(now)s) AS ended
 FROM (
-    SELECT n.place, t.up, t.begun, t.turns,
-           coalesce(lead(CASE WHEN t.turns THEN t.before_ended ELSE t.spoken END) OVER (PARTITION BY n.place ORDER BY t.number), t.spoken) AS ended
-    FROM jsonb_to_recordset(%(series)s::jsonb) AS n (place integer, service text, metric text, tags jsonb, pass text)
+    SELECT
+        n.place, t.up, t.begun, t.turns,
+        coalesce(
+            lead(CASE WHEN t.turns THEN t.before_ended ELSE t.spoken END)
+                OVER (PARTITION BY n.place ORDER BY t.number),
+            t.spoken
+        ) AS ended
+    FROM jsonb_to_recordset(%(series)s::jsonb)
+         AS n (place integer, service text, metric text, tags jsonb, pass text)
     CROSS JOIN LATERAL (
-        SELECT * FROM (
-            SELECT v.up, v.begun, v.spoken, row_number() OVER past AS number, lead(v.begun) OVER past IS NULL AS ends,
-                   lag(v.up) OVER past IS DISTINCT FROM v.up OR lag(v.awaited) OVER past < v.begun AS turns,
-                   CASE WHEN v.begun <= lag(v.awaited) OVER past THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended
+        SELECT *
+        FROM (
+            SELECT
+                v.up, v.begun, v.spoken,
+                row_number() OVER past AS number,
+                lead(v.begun) OVER past IS NULL AS ends,
+                lag(v.up) OVER past IS DISTINCT FROM v.up
+                    OR lag(v.awaited) OVER past < v.begun AS turns,
+                CASE WHEN v.begun <= lag(v.awaited) OVER past
+                     THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended
             FROM (
-                SELECT m.value = 1 AS up, m.time AS begun, m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
-                       m.time + make_interval(secs => greatest(3 * coalesce(c.period_s, 60), %(least_s)s::float8)) AS awaited
-                FROM system_metrics AS m LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time
-                WHERE m.metric_name = n.metric AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-                  AND m.tags IS NOT DISTINCT FROM n.tags AND m.time <= %(now)s
-                  AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)) AS v
-            WINDOW past AS (ORDER BY v.begun)) AS s
-        WHERE s.turns OR s.ends) AS t) AS r
+                SELECT
+                    m.value = 1 AS up, m.time AS begun,
+                    m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
+                    m.time + make_interval(
+                        secs => greatest(3 * coalesce(c.period_s, 60), %(least_s)s::float8)
+                    ) AS awaited
+                FROM system_metrics AS m
+                LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time
+                WHERE m.metric_name = n.metric
+                  AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
+                  AND m.tags IS NOT DISTINCT FROM n.tags
+                  AND m.time <= %(now)s
+                  AND m.time > %(now)s::timestamptz
+                               - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
+            ) AS v
+            WINDOW past AS (ORDER BY v.begun)
+        ) AS s
+        WHERE s.turns OR s.ends
+    ) AS t
+) AS r
 WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
 ORDER BY 1, r.begun
 
 -- name: incidents
--- The system alerts that were open at some time of the last so many seconds; those that are open
--- now, whatever their time.
-SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at
+-- The system alerts that were open in the last so many seconds. Those that are open now are among
+-- them, whatever their time.
+SELECT
+    id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at,
+    closed_at, acknowledged_by, acknowledged_at
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
-  AND (status <> 'CLOSED'
-       OR created_at <= %(now)s AND closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8))
+WHERE tenant_id = '__system__'
+  AND starts_with(fingerprint, 'system-health:')
+  AND (
+      status <> 'CLOSED'
+      OR created_at <= %(now)s
+         AND closed_at > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
+  )
 ORDER BY created_at, id
 
 -- name: service_row
 SELECT status, details, checked_at FROM service_health WHERE service = %(service)s
 
 -- name: observations
--- What the passes last saw of a service.
-SELECT time, metric_name AS metric, value FROM system_metrics
-WHERE service = %(series)s AND metric_name IN ('healthy', 'probe_latency_ms') AND time <= %(at)s
-ORDER BY time DESC LIMIT 10
+-- The last samples of the health and the latency of a service.
+SELECT time, metric_name AS metric, value
+FROM system_metrics
+WHERE service = %(series)s
+  AND metric_name IN ('healthy', 'probe_latency_ms')
+  AND time <= %(at)s
+ORDER BY time DESC
+LIMIT 10
 
 -- name: alerts_of
--- The last alerts of a service that had opened by then; now also those that are open, whatever
--- their time.
-SELECT id, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at, details -> 'evidence' AS evidence
+-- The last alerts of a service that had opened by a time. If that time is now, the alerts that are
+-- open are among them, whatever their time.
+SELECT
+    id, status, summary, created_at, closed_at, acknowledged_by, acknowledged_at,
+    details -> 'evidence' AS evidence
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND fingerprint = 'system-health:' || %(service)s
+WHERE tenant_id = '__system__'
+  AND fingerprint = 'system-health:' || %(service)s
   AND (created_at <= %(at)s OR %(now)s::boolean AND status <> 'CLOSED')
-ORDER BY %(now)s::boolean AND status <> 'CLOSED' DESC, created_at DESC, id DESC LIMIT 5
+ORDER BY %(now)s::boolean AND status <> 'CLOSED' DESC, created_at DESC, id DESC
+LIMIT 5
 
 -- name: maintained
--- What the last health pass of that time told of a maintenance.
-SELECT value FROM system_metrics
-WHERE metric_name = 'maintenance' AND service = 'ops_worker' AND time <= %(at)s
+-- Whether the last health pass before a time recorded a maintenance: 1 or 0.
+SELECT value
+FROM system_metrics
+WHERE metric_name = 'maintenance'
+  AND service = 'ops_worker'
+  AND time <= %(at)s
   AND time > %(at)s::timestamptz - make_interval(secs => %(patience_s)s::float8)
-ORDER BY time DESC LIMIT 1
+ORDER BY time DESC
+LIMIT 1
 
 -- name: maintenances_logged
--- Those that lasted at some time from one moment to another; infinite times are brought into the
--- calendar.
-SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
-       least(coalesce(ended_at, until), %(until)s::timestamptz + interval '10 years') AS ended,
-       started_by, ended_by, reason
+-- The maintenances between two times. Infinite times are moved to a time within ten years, because
+-- durations are computed from them.
+SELECT
+    greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+    least(coalesce(ended_at, until), %(until)s::timestamptz + interval '10 years') AS ended,
+    started_by, ended_by, reason
 FROM ops_worker_maintenance_log
 WHERE started_at <= %(until)s AND coalesce(ended_at, until) > %(since)s
 ORDER BY started_at
 
 -- name: maintenances_kept
--- The same of the one that is there, for where nobody has entered it.
-SELECT greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
-       least(until, %(until)s::timestamptz + interval '10 years') AS ended,
-       started_by, NULL AS ended_by, reason
+-- The same for the maintenance that is running, in case it is not in the log.
+SELECT
+    greatest(started_at, %(until)s::timestamptz - interval '10 years') AS begun,
+    least(until, %(until)s::timestamptz + interval '10 years') AS ended,
+    started_by, NULL AS ended_by, reason
 FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s

@@ -320,7 +320,7 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
         r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE
     )
     assert (
-        re.search(r"<td>kim</td><td>&lt;b&gt;new&lt;/b&gt; switch</td><td>lee</td>", page)
+        re.search(r"<td>kim</td>\s<td>&lt;b&gt;new&lt;/b&gt; switch</td>\s<td>lee</td>", page)
         and '<data value="900.0">' in page
     )
     assert "<td>odd</td>" in page and "<td>old</td>" not in page and "<td>later</td>" not in page

@@ -51,7 +51,7 @@ def test_what_is_not_known_is_not_green(
         in page
     )
     assert "still" not in page, "a closed alert is not open, also without the time of its closing"
-    assert re.search(r"disk_0 free_bytes<small>bytes; now ", page)
+    assert re.search(r"disk_0 free_bytes<small>bytes; now\s", page)
     looked.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
