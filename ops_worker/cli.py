@@ -205,7 +205,7 @@ COMMANDS = {
         module="maintenance",
     ),
     "init-db": Command(
-        summary="create the tables that the worker owns, where they are missing",
+        summary="create, upgrade and repair the tables that the worker owns",
         module="init_db",
     ),
     "trigger": Command(

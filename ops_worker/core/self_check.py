@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
-from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, add_key, compare, quoted, set_type
+from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, compare, quoted, set_type
 from ops_worker.core.suggest import meant, variable
 from ops_worker.text import one_line
 
@@ -149,6 +149,13 @@ TABLES = (
         absent=OK,
         remedy=BY_MAINTENANCE,
     ),
+    Table(
+        name=VERSIONS,
+        privileges=("SELECT",),
+        columns=_columns(VERSIONS),
+        absent=OK,
+        remedy="the line of the schema says more",
+    ),
 )
 """The tables of the contract with the platform, and the worker's own."""
 
@@ -271,12 +278,21 @@ def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
     for column, actual in difference.types:
         # A warning: a pass may well work with it. Whether it does, the trial writes show.
         said = f"column {column.name} is {actual}, not {column.type}"
-        remedy = init_db if is_own else f"`{set_type(table.name, column)}`"
+        remedy = init_db if is_own else _type_remedy(set_type(table.name, column), row["readers"])
         yield Finding(table.name, WARNING, said, remedy)
     if difference.key and not row["missing"]:
         said = f"no unique key ({', '.join(difference.key)})"
-        remedy = init_db if is_own else f"`{add_key(table.name, difference.key)}`"
-        yield Finding(table.name, FAULT, said, remedy)
+        yield Finding(table.name, FAULT, said, init_db if is_own else PLATFORM)
+
+
+def _type_remedy(statement: str, readers: Sequence[str]) -> str:
+    """Return what converts a column; a type cannot change under a view that reads the table."""
+    if others := [view for view in readers if view != VIEW]:
+        views = ", ".join(others)
+        return f"drop the views that read it ({views}), then `{statement}`, and create them again"
+    if VIEW in readers:
+        return f"`DROP VIEW {VIEW}`, then `{statement}`, then `ops-worker init-db`"
+    return f"`{statement}`"
 
 
 def _of_privileges(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
