@@ -205,7 +205,8 @@ def _database(found: Settings) -> Iterator[Finding]:
         present = {row["name"] for row in tables if row["present"]}
         figures: list[Finding] = []
         for figure in found.catalogue.figures:
-            figures += _figure(transaction, figure, present, server["role"])
+            if present.union(transaction.present).issuperset(figure.tables):
+                figures += _figure(transaction, figure, tables, server["role"])
         return _Facts(
             server=server | {"connected_ms": connected_ms, "skew_s": skew_s},
             tables=tables,
@@ -260,20 +261,21 @@ def _try(database: Store, facts: _Facts) -> _Trial:
 
 
 def _figure(
-    transaction: Transaction, figure: Figure, present: set[str], role: str
+    transaction: Transaction, figure: Figure, rows: list[dict[str, Any]], role: str
 ) -> Iterator[Finding]:
     """Prepare the statement of a figure; it is not executed."""
     from ops_worker.adapters.postgres import sql_metrics
 
-    if not all(table in transaction.present | present for table in figure.tables):
-        return
     problem, denied = sql_metrics.prepare(transaction, figure)
-    if problem:
-        remedy = "correct its `sql` in the catalogue"
-        if denied:
-            tables = ", ".join(figure.tables)
-            remedy = f"`GRANT SELECT ON {tables} TO {quoted(role)}`, or set PG_ROLE"
-        yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
+    if not problem:
+        return
+    remedy = "correct its `sql` in the catalogue"
+    tables = ", ".join(figure.tables)
+    if any(row["missing"] for row in rows if row["name"] in figure.tables):
+        remedy = f"see the lines of its tables above ({tables})"
+    elif denied:
+        remedy = f"`GRANT SELECT ON {tables} TO {quoted(role)}`, or set PG_ROLE"
+    yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
 def _unusable(found: Settings) -> Iterator[Finding]:

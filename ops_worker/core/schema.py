@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
     @property
     def has_plain_default(self) -> bool:
-        """Whether the default is an expression: not none, and not the next number of a sequence."""
+        """True if the default is an expression, and not the next number of a sequence."""
         return bool(self.default) and not self.default.startswith("GENERATED")
 
 

@@ -278,20 +278,22 @@ def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
     for column, actual in difference.types:
         # A warning: a pass may well work with it. Whether it does, the trial writes show.
         said = f"column {column.name} is {actual}, not {column.type}"
-        remedy = init_db if is_own else _type_remedy(set_type(table.name, column), row["readers"])
+        remedy = init_db
+        if not is_own:
+            remedy = _type_remedy(table.name, set_type(table.name, column), row["readers"])
         yield Finding(table.name, WARNING, said, remedy)
     if difference.key and not row["missing"]:
         said = f"no unique key ({', '.join(difference.key)})"
         yield Finding(table.name, FAULT, said, init_db if is_own else PLATFORM)
 
 
-def _type_remedy(statement: str, readers: Sequence[str]) -> str:
+def _type_remedy(table: str, statement: str, readers: Sequence[str]) -> str:
     """Return what converts a column; a type cannot change under a view that reads the table."""
     if others := [view for view in readers if view != VIEW]:
         views = ", ".join(others)
         return f"drop the views that read it ({views}), then `{statement}`, and create them again"
-    if VIEW in readers:
-        return f"`DROP VIEW {VIEW}`, then `{statement}`, then `ops-worker init-db`"
+    if table == "system_metrics":
+        return f"`DROP VIEW IF EXISTS {VIEW}`, then `{statement}`, then `ops-worker init-db`"
     return f"`{statement}`"
 
 

@@ -11,7 +11,17 @@ import pytest
 from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation
-from ops_worker.core.self_check import FAULT, OK, WARNING, of_server, worst
+from ops_worker.core.self_check import (
+    FAULT,
+    OK,
+    TABLES,
+    WARNING,
+    SchemaState,
+    of_schema,
+    of_server,
+    of_tables,
+    worst,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +85,7 @@ BROKEN = [
         "ALTER TABLE device_state RENAME COLUMN status TO state_word",
         "figure platform.devices_online",
         FAULT,
-        'column "status" does not exist | correct its `sql`',
+        'column "status" does not exist | see the lines of its tables above (device_state)',
     ),
 ]
 
@@ -244,6 +254,75 @@ def test_of_server() -> None:
         "pooler": (OK, "a pooler stands in between, which is fine in transaction mode"),
     }
     assert worst([]) == OK
+
+
+SCHEMA: list[tuple[SchemaState, list[tuple[str, str]]]] = [
+    (SchemaState(0, 2, False, False, None), [(OK, "no version yet: the first health pass")]),
+    (
+        SchemaState(0, 2, True, False, None),
+        [(WARNING, "no version is recorded"), (WARNING, "not there")],
+    ),
+    (
+        SchemaState(1, 2, True, True, None),
+        [(WARNING, "version 1; this program needs version 2"), (OK, "there; its definition")],
+    ),
+    (
+        SchemaState(2, 2, True, True, True),
+        [(OK, "version 2, the newest"), (WARNING, "its definition is not that")],
+    ),
+    (
+        SchemaState(2, 2, True, True, False),
+        [(OK, "version 2, the newest"), (OK, "its definition is up to date")],
+    ),
+    (
+        SchemaState(3, 2, True, True, True),
+        [(WARNING, "version 3; this program knows version 2"), (OK, "not compared")],
+    ),
+    (
+        SchemaState(None, 2, True, True, False),
+        [(WARNING, "ops_worker_schema cannot be read"), (OK, "its definition is up to date")],
+    ),
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("state", "expected"), SCHEMA)
+def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
+    """The version and the view, in each state; a warning has a remedy."""
+    findings = list(of_schema(state))
+    assert len(findings) == len(expected)
+    for finding, (level, said) in zip(findings, expected, strict=True):
+        assert finding.state == level and finding.found.startswith(said)
+        assert bool(finding.remedy) is (level == WARNING)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("readers", "remedy"),
+    [
+        (["service_health_current"], "`DROP VIEW IF EXISTS service_health_current`, then `ALTER"),
+        (["other", "service_health_current"], "drop the views that read it (other), then `ALTER"),
+    ],
+)
+def test_type_under_a_view(readers: list[str], remedy: str) -> None:
+    """A type cannot change under a view, so the remedy drops the view first."""
+    row = {
+        "present": True,
+        "hidden": False,
+        "missing": [],
+        "lacking": [],
+        "sequences": [],
+        "owner": "o",
+        "role": "r",
+        "keys": [],
+        "columns": {"time": "date"},
+        "readers": readers,
+    }
+    rows = [{"name": table.name, "present": False} for table in TABLES]
+    rows = [row | {"name": r["name"]} if r["name"] == "system_metrics" else r for r in rows]
+    found = {finding.subject: finding for finding in of_tables(rows)}
+    assert found["table system_metrics"].state == WARNING
+    assert found["table system_metrics"].remedy.startswith(remedy)
 
 
 def test_cluster(
