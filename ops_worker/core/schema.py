@@ -20,7 +20,7 @@ VERSIONS = "ops_worker_schema"
 
 
 class Column(NamedTuple):
-    """A column. ``default`` is an SQL expression or GENERATED clause, empty if there is none.
+    """A column. ``default`` is an SQL expression or a GENERATED clause, or empty.
 
     ``fill`` is the value for rows that exist when the column is added back. Without a fill and a
     default, a required column is only added back to an empty table.
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a table differs from its shape. ``types`` pairs a column with its type in the database."""
+    """How a table differs from its shape. ``types`` pairs a column with its actual type."""
 
     missing: tuple[Column, ...]
     types: tuple[tuple[Column, str], ...]

@@ -208,7 +208,7 @@ def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert other.write(CHECK, inside) == (
         WARNING,
-        "not tried: another `ops-worker check` is under way: run it again",
+        "not tried: another `ops-worker check` is running: run it again",
     )
     other.close()
     with psycopg.connect(told.url) as holder:

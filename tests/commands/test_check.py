@@ -147,7 +147,7 @@ def test_services(
         WARNING,
         "degraded: http 503 | it answers: its log says more",
     )
-    assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
+    assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
 
 def test_own_limits(
@@ -249,9 +249,9 @@ def test_of_server() -> None:
         "connection": (OK, "database d as r, by login role l, in 5 ms"),
         "version": (WARNING, "PostgreSQL 13.1"),
         "writable": (FAULT, "a standby"),
-        "clock": (WARNING, "this machine is -9.0 s off the database's"),
+        "clock": (WARNING, "this machine differs from the database by -9.0 s"),
         "TimescaleDB": (OK, "2.17"),
-        "pooler": (OK, "a pooler stands in between, which is fine in transaction mode"),
+        "pooler": (OK, "there is one between, which is fine in transaction mode"),
     }
     assert worst([]) == OK
 
@@ -337,11 +337,11 @@ def test_cluster(
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     state, said = check(capsys)["CronJobs"]
-    assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
+    assert state == WARNING and "run `ops-worker cluster` with access to the cluster" in said
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
     state, said = check(capsys)["CronJobs"]
-    assert state == OK and said.startswith("not looked at: this pod has no service account's token")
+    assert state == OK and said.startswith("not checked: this pod has no token of a service account")
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 

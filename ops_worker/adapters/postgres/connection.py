@@ -143,7 +143,7 @@ class Store:
     ) -> T:
         """Do the work in one read-only transaction without a lock.
 
-        Retries and errors are those of ``write``. Without ``required_tables`` this raises SchemaError.
+        Retries and errors are those of ``write``. A missing required table is a SchemaError.
         """
         spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
         result: T | None = self._transact(spec, work, optional_tables, dry_run=True)
