@@ -46,6 +46,7 @@ lowest: ## the tests of what uses dependencies, in one process, with the oldest 
 lint: $(READY) ## format, style, types, layers and the CI workflow
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/sqlfluff lint ops_worker/sql
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github/workflows
@@ -53,6 +54,7 @@ lint: $(READY) ## format, style, types, layers and the CI workflow
 format: $(READY) ## put the format right
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+	$(BIN)/sqlfluff fix ops_worker/sql
 
 render: $(READY) ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (wants kubectl)
 	$(BIN)/python -m tests.render

@@ -224,7 +224,7 @@ COMMANDS = {
         module="maintenance",
     ),
     "init-db": Command(
-        summary="create the worker's tables that are missing",
+        summary="create, upgrade and repair the tables that the worker owns",
         module="init_db",
     ),
     "trigger": Command(

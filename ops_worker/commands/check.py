@@ -1,6 +1,6 @@
-"""``ops-worker check``: look at everything that a pass needs, and change nothing.
+"""``ops-worker check``: check everything that a pass needs, and change nothing.
 
-What it writes to find out whether a pass could write is rolled back.
+The trial writes, which show whether a pass could write, are rolled back.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ if TYPE_CHECKING:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of ``check``."""
     env_file(parser)
     parser.add_argument(
         "--output",
         choices=["json", "text"],
         default="text",
-        help="a checklist (text, the default), or one document",
+        help="a checklist (text, the default), or one JSON document",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the checklist; give 0, 2 where the settings are at fault, 3 where something else is."""
+    """Print the checklist; return 0, 2 for a fault of the settings, or 3 for any other fault."""
     from ops_worker import settings
 
     findings: list[Finding] = []
     code = DONE
     unread = list(_unread(options.env_file))
     try:
-        found = settings.load(options.env_file)
+        loaded = settings.load(options.env_file)
     except SettingsError as error:
         findings += [
-            Finding("settings", FAULT, fault, "set it right, in the environment or .env")
+            Finding("settings", FAULT, fault, "correct it in the environment or .env")
             for fault in error.faults
         ]
         findings += unread
@@ -72,65 +72,64 @@ def run(options: argparse.Namespace) -> int:
     else:
         findings += _settings(options.env_file)
         findings += unread
-        findings += _doubts(found)
-        findings += [*_database(found), *_services(found), *_cluster()]
+        findings += _doubts(loaded)
+        findings += [*_database(loaded), *_services(loaded), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
-        if unusable := [*_unusable(found)]:
+        if unusable := [*_unusable(loaded)]:
             findings += unusable
             code = SettingsError.exit_code
-    if options.output == "json":
-        print(
-            json.dumps(
-                {
-                    "state": worst(findings),
-                    "exit_code": code,
-                    "findings": [one._asdict() for one in findings],
-                }
-            )
-        )
-    else:
-        print(lines(findings))
+    print(_document(findings, code) if options.output == "json" else lines(findings))
     return code
 
 
-def _doubts(found: Settings) -> Iterator[Finding]:
-    """Warn of values that are accepted, though they can hardly be meant."""
-    off, remedy = "off", "set it to true, unless that is meant"
-    for name, doubt in found.doubts.items():
+def _document(findings: list[Finding], code: int) -> str:
+    document = {
+        "state": worst(findings),
+        "exit_code": code,
+        "findings": [finding._asdict() for finding in findings],
+    }
+    return json.dumps(document)
+
+
+def _doubts(loaded: Settings) -> Iterator[Finding]:
+    """Warn of values that are accepted although they are most likely mistakes."""
+    off, remedy = "off", "set it to true, unless that is intended"
+    for name, doubt in loaded.doubts.items():
         if name == "SYSTEM_ALERT_ENABLED":
             off, remedy = doubt
         else:
             yield Finding(name, WARNING, doubt.taken, doubt.remedy)
-    if not found.system_alert_enabled:
-        told = f"{off}: the health pass does nothing, and no alert opens"
-        yield Finding("SYSTEM_ALERT_ENABLED", WARNING, told, remedy)
+    if not loaded.system_alert_enabled:
+        consequence = f"{off}: the health pass does nothing, and no alert opens"
+        yield Finding("SYSTEM_ALERT_ENABLED", WARNING, consequence, remedy)
 
 
 def _settings(env_file: Path | None) -> Iterator[Finding]:
-    """Say where each setting that is set comes from, and its value unless it is a secret."""
+    """Report the source of each setting, and its value unless it is a secret."""
     from ops_worker import settings
     from ops_worker.catalogue import url_problem
     from ops_worker.text import without_password
     from ops_worker.variables import variables
 
-    given = settings.read_variables(env_file)
+    values = settings.read_variables(env_file)
     for variable in variables():
-        name = next((one for one in variable.names if one in given), None)
+        name = next((name for name in variable.names if name in values), None)
         if name is None:
             continue
-        value = repr(without_password(given[name]))
-        no_url = name.endswith("_URL") and given[name] and url_problem(given[name].strip())
+        text = values[name]
+        is_bad_url = name.endswith("_URL") and text and url_problem(text.strip())
+        value = repr(without_password(text))
         if (
-            name in settings.SECRET_VARIABLES or no_url
-        ):  # of what is no URL, any part may be a secret
+            name in settings.SECRET_VARIABLES or is_bad_url
+        ):  # any part of a malformed URL may be a secret
             value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
-    yield Finding("settings", OK, "every other one is its default")
+    yield Finding("settings", OK, "all others have their default")
 
 
 class _Names(NamedTuple):
-    """The keys of the ``.env`` file, the settings' variables, and what else is referred to."""
+    """Keys of the ``.env`` file, names of settings, and names that the catalogue refers to."""
 
     keys: tuple[str, ...]
     settings: frozenset[str]
@@ -138,47 +137,51 @@ class _Names(NamedTuple):
 
 
 def _names(env_file: Path | None) -> _Names:
-    """Read which names there are. Raises SettingsError where the ``.env`` file cannot be read."""
+    """Collect the names. Raises SettingsError if the ``.env`` file cannot be read."""
     from ops_worker import catalogue, settings
     from ops_worker.variables import variables
 
-    given = settings.read_variables(env_file)
+    values = settings.read_variables(env_file)
     keys = tuple(settings.read_file(env_file))
-    source, wrong = settings.named(given.get("OPS_WORKER_CATALOGUE", ""))
+    source, wrong = settings.named(values.get("OPS_WORKER_CATALOGUE", ""))
     references = set(catalogue.references(source.text)) if source else set()
     if keys:
         text = (env_file or Path(".env")).read_text(encoding="utf-8")
-        references.update(re.findall(r"\$\{(\w+)", text))  # one line of it may refer to another
-    known = frozenset(name for one in variables() for name in one.names)
+        references.update(re.findall(r"\$\{(\w+)", text))  # a line may refer to another line
+    known = frozenset(name for variable in variables() for name in variable.names)
     return _Names(() if wrong else keys, known, frozenset(references))
 
 
 def _unread(env_file: Path | None) -> Iterator[Finding]:
-    """Find what is set and never read: misspelled variables, and keys of the ``.env`` file."""
+    """Find values that nothing reads: misspelled variables, and keys of the ``.env`` file."""
     for name, question in near_misses(env_file):
         yield Finding(f"variable {name}", WARNING, "nothing reads it", question)
-    with contextlib.suppress(SettingsError):  # which the settings tell
+    with contextlib.suppress(SettingsError):  # the settings report it
         names = _names(env_file)
         keys = [key for key in names.keys if key not in names.settings | names.references]
         yield from of_keys(keys, names.settings, str(env_file or ".env"))
 
 
 def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
-    """List variables that nearly are ones that are read, each with a question."""
+    """Return variables with a name similar to one that is read, each with a question."""
     from ops_worker.core.suggest import intended_variable
 
     try:
         names = _names(env_file)
     except SettingsError:
         return []
-    meant = names.settings | {name for name in names.references if name not in os.environ}
-    foreign = {name: value for name, value in os.environ.items() if name not in names.references}
-    near = {name: intended_variable(name, value, meant) for name, value in sorted(foreign.items())}
-    return [(one_line(name), f"did you mean {other}?") for name, other in near.items() if other]
+    candidates = names.settings | {name for name in names.references if name not in os.environ}
+    misses = []
+    for name, value in sorted(os.environ.items()):
+        if name in names.references:
+            continue
+        if similar := intended_variable(name, value, candidates):
+            misses.append((one_line(name), f"did you mean {similar}?"))
+    return misses
 
 
 class _Facts(NamedTuple):
-    """What the database answers: the server, the tables, the version, and findings on figures."""
+    """What the database reports: server, tables, schema version, and findings on figures."""
 
     server: dict[str, Any]
     tables: list[dict[str, Any]]
@@ -188,13 +191,14 @@ class _Facts(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """What was tried and rolled back. ``refusals`` is None if another check is under way."""
+    """Results of what was rolled back. ``refusals`` is None if another check is running."""
 
     refusals: list[Refusal] | None = None
     is_view_outdated: bool | None = None
 
 
-def _database(found: Settings) -> Iterator[Finding]:
+def _database(loaded: Settings) -> Iterator[Finding]:
+    """Check the database: server, schema, tables, privileges, trial writes and figures."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import migrate, operations
 
@@ -206,8 +210,9 @@ def _database(found: Settings) -> Iterator[Finding]:
         skew_s = time.time() - server["now"].timestamp()
         present = {row["name"] for row in tables if row["present"]}
         figures: list[Finding] = []
-        for figure in found.catalogue.figures:
-            figures += _figure(transaction, figure, present, server["role"])
+        for figure in loaded.catalogue.figures:
+            if present.union(transaction.present).issuperset(figure.tables):
+                figures += _figure(transaction, figure, tables, server["role"])
         return _Facts(
             server=server | {"connected_ms": connected_ms, "skew_s": skew_s},
             tables=tables,
@@ -217,11 +222,11 @@ def _database(found: Settings) -> Iterator[Finding]:
         )
 
     with contextlib.closing(
-        postgres.Store(found.connection, role=found.pg_role, application="ops-worker check")
+        postgres.Store(loaded.connection, role=loaded.pg_role, application="ops-worker check")
     ) as database:
         try:
-            needed = [table for figure in found.catalogue.figures for table in figure.tables]
-            optional = [table for table in needed if table != "fleet_alert"]
+            counted = [table for figure in loaded.catalogue.figures for table in figure.tables]
+            optional = [table for table in counted if table != "fleet_alert"]
             facts = database.read(look, optional_tables=[*optional, VIEW, VERSIONS])
             trial = _Trial([]) if facts.server["standby"] else _try(database, facts)
             yield from of_server(facts.server | {"refusals": trial.refusals})
@@ -236,8 +241,9 @@ def _database(found: Settings) -> Iterator[Finding]:
             yield from of_tables(facts.tables)
             yield from facts.figures
         except OpsWorkerError as error:
-            what, _, remedy = str(error).rpartition("; " if "; " in str(error) else ": ")
-            yield Finding("database", FAULT, what, remedy)
+            separator = "; " if "; " in str(error) else ": "
+            problem, _, remedy = str(error).rpartition(separator)
+            yield Finding("database", FAULT, problem, remedy)
 
 
 def _try(database: Store, facts: _Facts) -> _Trial:
@@ -262,63 +268,65 @@ def _try(database: Store, facts: _Facts) -> _Trial:
 
 
 def _figure(
-    transaction: Transaction, figure: Figure, present: set[str], role: str
+    transaction: Transaction, figure: Figure, rows: list[dict[str, Any]], role: str
 ) -> Iterator[Finding]:
     """Prepare the statement of a figure; it is not executed."""
     from ops_worker.adapters.postgres import sql_metrics
 
-    if not all(table in transaction.present | present for table in figure.tables):
-        return
     problem, denied = sql_metrics.prepare(transaction, figure)
-    if problem:
-        remedy = "correct its `sql` in the catalogue"
-        if denied:
-            tables = ", ".join(figure.tables)
-            remedy = f"`GRANT SELECT ON {tables} TO {quoted(role)}`, or set PG_ROLE"
-        yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
+    if not problem:
+        return
+    remedy = "correct its `sql` in the catalogue"
+    tables = ", ".join(figure.tables)
+    if any(row["missing"] for row in rows if row["name"] in figure.tables):
+        remedy = f"see the lines of its tables above ({tables})"
+    elif denied:
+        remedy = f"`GRANT SELECT ON {tables} TO {quoted(role)}`, or set PG_ROLE"
+    yield Finding(f"figure {figure.name}", FAULT, problem, remedy)
 
 
-def _unusable(found: Settings) -> Iterator[Finding]:
+def _unusable(loaded: Settings) -> Iterator[Finding]:
     """Report each value that a service needs and that is missing or unusable.
 
-    A pass finds such a service unknown.
+    In a pass, such a service is unknown.
     """
     from ops_worker.adapters import http
 
-    remedy = "set it right in the environment, .env, the catalogue or the file"
-    for name, fault in http.faults(found.targets):
+    remedy = "correct it in the environment, .env, the catalogue or the file"
+    for name, fault in http.faults(loaded.targets):
         yield Finding(f"service {name}", FAULT, fault, remedy)
 
 
-def _services(found: Settings) -> Iterator[Finding]:
+def _services(loaded: Settings) -> Iterator[Finding]:
+    """Probe the services."""
     from ops_worker.adapters import http
     from ops_worker.core.health import judge_all, not_probed, not_probed_reasons, remedy
 
-    seen = http.observe(
-        found.targets,
-        concurrency=found.probe_concurrency,
-        budget_s=found.pass_deadline - http.RESERVE_S,
+    observations = http.observe(
+        loaded.targets,
+        concurrency=loaded.probe_concurrency,
+        budget_s=loaded.pass_deadline - http.RESERVE_S,
     )
-    verdicts = judge_all(seen)
-    # Those with faults of their own have been reported.
-    yield from of_services([one for one in verdicts if not one.target.faults])
-    reasons = not_probed_reasons(seen, found.targets)
-    for name in not_probed(verdicts, found.targets):
-        because = f"not probed: {', '.join(reasons)}"
-        yield Finding(f"service {name}", WARNING, because, remedy(reasons))
-    if not found.targets:
+    verdicts = judge_all(observations)
+    # `_unusable` reports services with faults of their own.
+    yield from of_services([verdict for verdict in verdicts if not verdict.target.faults])
+    reasons = not_probed_reasons(observations, loaded.targets)
+    for name in not_probed(verdicts, loaded.targets):
+        problem = f"not probed: {', '.join(reasons)}"
+        yield Finding(f"service {name}", WARNING, problem, remedy(reasons))
+    if not loaded.targets:
         yield Finding(
             "services",
             WARNING,
-            "none is watched",
-            "set their URLs, or name services of your own in a catalogue",
+            "none is monitored",
+            "set their URLs, or define your own services in a catalogue",
         )
-    for name in found.catalogue.unmonitored:
-        yield Finding(f"service {name}", OK, "not watched: its URL is empty")
+    for name in loaded.catalogue.unmonitored:
+        yield Finding(f"service {name}", OK, "not monitored: its URL is empty")
 
 
 def _cluster() -> Iterator[Finding]:
-    """Look at the CronJobs, where this runs in a pod that may ask for them."""
+    """Check the CronJobs, if this runs in a pod with access to the API of Kubernetes."""
     if not os.environ.get("KUBERNETES_SERVICE_HOST"):
         return
     from ops_worker.adapters.kubernetes import Cluster, may_ask
@@ -328,22 +336,22 @@ def _cluster() -> Iterator[Finding]:
         yield Finding(
             "CronJobs",
             OK,
-            "not looked at: this pod has no service account's token; `ops-worker cluster` does it from outside",
+            "not checked: this pod has no token of a service account; "
+            "`ops-worker cluster` does it from outside",
         )
         return
     try:
         for row in rows(Cluster()):
-            state = WARNING if row.warnings else OK
-            yield Finding(
-                f"CronJob {row.name}",
-                state,
-                "; ".join(row.warnings) or row.summary or "no run yet",
-                "see `ops-worker cluster`" if row.warnings else "",
-            )
+            subject = f"CronJob {row.name}"
+            if row.warnings:
+                warnings = "; ".join(row.warnings)
+                yield Finding(subject, WARNING, warnings, "see `ops-worker cluster`")
+            else:
+                yield Finding(subject, OK, row.summary or "no run yet")
     except OpsWorkerError as error:
         yield Finding(
             "CronJobs",
             WARNING,
             str(error),
-            "run `ops-worker cluster` where you may ask the cluster",
+            "run `ops-worker cluster` with access to the cluster",
         )

@@ -24,13 +24,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["print", "create"],
         const="print",
-        help="instead: print, as SQL, the indexes that make the figures cost what they find; "
-        "`create` also makes them, concurrently",
+        help="only print, as SQL, indexes that make the figures cheap; "
+        "`create` also creates them, concurrently",
     )
     parser.add_argument(
         "--standalone",
         action="store_true",
-        help="also create minimal tenants and fleet_alert, where there is no platform",
+        help="also create and repair minimal tenants and fleet_alert, where there is no platform",
     )
 
 

@@ -20,7 +20,7 @@ VERSIONS = "ops_worker_schema"
 
 
 class Column(NamedTuple):
-    """A column. ``default`` is an SQL expression or GENERATED clause, empty if there is none.
+    """A column. ``default`` is an SQL expression or a GENERATED clause, or empty.
 
     ``fill`` is the value for rows that exist when the column is added back. Without a fill and a
     default, a required column is only added back to an empty table.
@@ -32,6 +32,11 @@ class Column(NamedTuple):
     default: str = ""
     fill: str = ""
 
+    @property
+    def has_plain_default(self) -> bool:
+        """True if the default is an expression, and not the next number of a sequence."""
+        return bool(self.default) and not self.default.startswith("GENERATED")
+
 
 class Shape(NamedTuple):
     """The columns of a table, and the unique key by which the worker looks rows up."""
@@ -42,7 +47,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a table differs from its shape. ``types`` pairs a column with its type in the database."""
+    """How a table differs from its shape. ``types`` pairs a column with its actual type."""
 
     missing: tuple[Column, ...]
     types: tuple[tuple[Column, str], ...]
@@ -171,7 +176,7 @@ def add_column(table: str, column: Column) -> str:
     parts = ["ADD COLUMN", column.name, column.type]
     if column.required:
         parts.append("NOT NULL")
-    if column.default and not column.default.startswith("GENERATED"):
+    if column.has_plain_default:
         parts.append("DEFAULT")
     if column.default:
         parts.append(column.default)
@@ -195,10 +200,10 @@ def set_type(table: str, column: Column) -> str:
     It converts by way of text. So a value that does not fit is an error, and is never rounded.
     """
     changes = [
-        f"ALTER COLUMN {column.name} DROP DEFAULT",
-        f"ALTER COLUMN {column.name} TYPE {column.type} USING {column.name}::text::{column.type}",
+        f"ALTER COLUMN {column.name} TYPE {column.type} USING {column.name}::text::{column.type}"
     ]
-    if column.default:
+    if column.has_plain_default:
+        changes.insert(0, f"ALTER COLUMN {column.name} DROP DEFAULT")
         changes.append(f"ALTER COLUMN {column.name} SET DEFAULT {column.default}")
     return f"ALTER TABLE {table} {', '.join(changes)}"
 

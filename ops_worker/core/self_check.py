@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
-from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, add_key, compare, quoted, set_type
+from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, compare, quoted, set_type
 from ops_worker.core.suggest import closest, intended_variable
 from ops_worker.text import one_line
 
@@ -149,67 +149,66 @@ TABLES = (
         absent=OK,
         remedy=BY_MAINTENANCE,
     ),
+    Table(
+        name=VERSIONS,
+        privileges=("SELECT",),
+        columns=_columns(VERSIONS),
+        absent=OK,
+        remedy="the line of the schema says more",
+    ),
 )
 """The tables of the contract with the platform, and the worker's own."""
 
 
 def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
-    """Warn of the keys of a ``.env`` file that are never read; ``known`` are the settings."""
+    """Warn of keys of a ``.env`` file that nothing reads. ``known`` are the names of settings."""
     for key in keys:
-        near = intended_variable(key, "", known) or closest(key, known, KEY_LIKE)
+        similar = intended_variable(key, "", known) or closest(key, known, KEY_LIKE)
         remedy = "remove it; `ops-worker sidecar --help` lists the names that are read"
-        if near:
-            remedy = f"did you mean {near}?"
+        if similar:
+            remedy = f"did you mean {similar}?"
         yield Finding(f"{file}: {one_line(key)}", WARNING, "nothing reads this key", remedy)
 
 
 def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
-    """Judge what the server told of itself."""
-    as_role = (
-        facts["role"]
-        if facts["role"] == facts["login"]
-        else f"{facts['role']}, by login role {facts['login']}"
-    )
+    """Judge the facts about the server."""
+    as_role = facts["role"]
+    if facts["login"] != as_role:
+        as_role = f"{as_role}, by login role {facts['login']}"
     yield Finding(
         "connection",
         OK,
         f"database {facts['database']} as {as_role}, in {facts['connected_ms']:.0f} ms",
     )
-    old = facts["version_number"] < OLDEST
-    yield Finding(
-        "version",
-        WARNING if old else OK,
-        f"PostgreSQL {facts['version']}",
-        "the worker is tried on 14 and newer" if old else "",
-    )
-    yield _writable(standby=facts["standby"], refusals=facts["refusals"])
-    skew = facts["skew_s"]
-    if abs(skew) > MAX_SKEW_S:
-        yield Finding(
-            "clock",
-            WARNING,
-            f"this machine is {skew:+.1f} s off the database's",
-            "rows have the database's time; set this clock right for its logs",
-        )
+    version = f"PostgreSQL {facts['version']}"
+    if facts["version_number"] < OLDEST:
+        yield Finding("version", WARNING, version, "upgrade: the worker is tested on 14 and newer")
     else:
-        yield Finding("clock", OK, f"this machine is within {MAX_SKEW_S:g} s of the database's")
-    yield Finding(
-        "TimescaleDB",
-        OK,
-        facts["timescaledb"]
-        or "not installed: system_metrics is an ordinary table, and nothing deletes old rows",
-    )
-    yield Finding(
-        "pooler",
-        OK,
-        "a pooler stands in between, which is fine in transaction mode"
-        if facts["pooled"]
-        else "none in between",
+        yield Finding("version", OK, version)
+    yield _writable(standby=facts["standby"], refusals=facts["refusals"])
+    yield _clock(facts["skew_s"])
+    without = "not installed: system_metrics is an ordinary table, and nothing deletes old rows"
+    yield Finding("TimescaleDB", OK, facts["timescaledb"] or without)
+    pooler = "none"
+    if facts["pooled"]:
+        pooler = "there is one between, which is fine in transaction mode"
+    yield Finding("pooler", OK, pooler)
+
+
+def _clock(skew_s: float) -> Finding:
+    """Compare the clock of this machine with that of the database."""
+    if abs(skew_s) <= MAX_SKEW_S:
+        return Finding("clock", OK, f"this machine is within {MAX_SKEW_S:g} s of the database")
+    return Finding(
+        "clock",
+        WARNING,
+        f"this machine differs from the database by {skew_s:+.1f} s",
+        "rows have the time of the database; correct this clock for the sake of the logs",
     )
 
 
 def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
-    """Judge whether a pass could write. ``refusals`` is None where that could not be tried."""
+    """Judge whether a pass could write. ``refusals`` is None if that could not be tried."""
     if standby:
         return Finding(
             "writable", FAULT, "a standby", "point DATABASE_URL or PG_HOST at the primary"
@@ -218,7 +217,7 @@ def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
         return Finding(
             "writable",
             WARNING,
-            "not tried: another `ops-worker check` is under way",
+            "not tried: another `ops-worker check` is running",
             "run it again",
         )
     if not refusals:
@@ -271,12 +270,23 @@ def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
     for column, actual in difference.types:
         # A warning: a pass may well work with it. Whether it does, the trial writes show.
         said = f"column {column.name} is {actual}, not {column.type}"
-        remedy = init_db if is_own else f"`{set_type(table.name, column)}`"
+        remedy = init_db
+        if not is_own:
+            remedy = _type_remedy(table.name, set_type(table.name, column), row["readers"])
         yield Finding(table.name, WARNING, said, remedy)
     if difference.key and not row["missing"]:
         said = f"no unique key ({', '.join(difference.key)})"
-        remedy = init_db if is_own else f"`{add_key(table.name, difference.key)}`"
-        yield Finding(table.name, FAULT, said, remedy)
+        yield Finding(table.name, FAULT, said, init_db if is_own else PLATFORM)
+
+
+def _type_remedy(table: str, statement: str, readers: Sequence[str]) -> str:
+    """Return what converts a column; a type cannot change under a view that reads the table."""
+    if others := [view for view in readers if view != VIEW]:
+        views = ", ".join(others)
+        return f"drop the views that read it ({views}), then `{statement}`, and create them again"
+    if table == "system_metrics":
+        return f"`DROP VIEW IF EXISTS {VIEW}`, then `{statement}`, then `ops-worker init-db`"
+    return f"`{statement}`"
 
 
 def _of_privileges(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
@@ -333,10 +343,10 @@ def _of_version(state: SchemaState) -> Finding:
 
 
 def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
-    """Judge what the services answered. One that does not is a warning: the world is watched, not needed."""
+    """Judge the services. An unhealthy one is a warning: a pass works without it."""
     remedies = {
         State.DOWN: "check its URL, its name, the NetworkPolicy, and that it runs",
-        State.UNKNOWN: "something answered, or nothing did in time: check its URL and its log",
+        State.UNKNOWN: "the answer was unusable or late: check its URL and its log",
         State.DEGRADED: "it answers: its log says more",
     }
     for verdict in verdicts:
@@ -353,21 +363,19 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
 
 
 def lines(findings: Sequence[Finding]) -> str:
-    """Render the checklist: a line for each finding, below it what to do, and a line that counts them."""
+    """Render the checklist: a line per finding, its remedy below it, and the totals."""
     width = max(len(finding.subject) for finding in findings)
-    told = []
+    rows = []
     for finding in findings:
-        told.append(f"{finding.state:7}  {finding.subject:{width}}  {finding.found}")
+        rows.append(f"{finding.state:7}  {finding.subject:{width}}  {finding.found}")
         if finding.remedy and finding.state != OK:
-            told.append(f"{'':7}  {'':{width}}  -> {finding.remedy}")
-    counts = [
-        f"{sum(finding.state == state for finding in findings)} {state}"
-        for state in (OK, WARNING, FAULT)
-    ]
-    return "\n".join([*told, "", f"check: {', '.join(counts)}"])
+            rows.append(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+    states = [finding.state for finding in findings]
+    totals = ", ".join(f"{states.count(state)} {state}" for state in (OK, WARNING, FAULT))
+    return "\n".join([*rows, "", f"check: {totals}"])
 
 
 def worst(findings: Sequence[Finding]) -> str:
-    """Give the worst state of all."""
+    """Return the worst state of all findings."""
     states = {finding.state for finding in findings}
     return next((state for state in (FAULT, WARNING) if state in states), OK)

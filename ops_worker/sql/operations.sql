@@ -1,48 +1,77 @@
 -- Statements of the commands for people: init-db, check, alerts, maintenance.
 
 -- name: database_exists
-SELECT FROM pg_database WHERE datname = %(database)s
+SELECT FROM pg_database
+WHERE datname = %(database)s;
 
 -- name: wait_for_lock
-SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer)
+SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer);
 
 -- name: may_create
--- Where pg_temp comes first, what is made is temporary and goes with the connection.
-SELECT has_schema_privilege(current_schema(), 'CREATE') AS allowed, current_setting('search_path') AS search_path,
-       starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary
+-- If pg_temp comes first, a new table is temporary and disappears with the connection.
+SELECT
+    has_schema_privilege(current_schema(), 'CREATE') AS allowed,
+    current_setting('search_path') AS search_path,
+    starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary;
 
 -- name: grants_to_role
--- The one statement that cannot take its names as parameters; none where the table is somebody else's.
-SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s::text) AS statement
-FROM pg_class WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE')
+-- A GRANT cannot take names as parameters. No row if the table belongs to another role.
+SELECT
+    format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s::text)
+        AS statement
+FROM pg_class
+WHERE oid = to_regclass(%(table)s::text) AND pg_has_role(relowner, 'USAGE');
 
 -- name: index_session
--- For the session: CREATE INDEX CONCURRENTLY cannot run inside a transaction, and takes as long as it takes.
-SELECT set_config('statement_timeout', '0', false) AS statement_timeout,
-       set_config('lock_timeout', '0', false) AS lock_timeout,
-       set_config('default_transaction_read_only', 'off', false) AS default_transaction_read_only,
-       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', false) END
-           AS transaction_timeout
+-- For the session: CREATE INDEX CONCURRENTLY cannot run inside a transaction, and may take long.
+SELECT
+    set_config('statement_timeout', '0', false) AS statement_timeout,
+    set_config('lock_timeout', '0', false) AS lock_timeout,
+    set_config('default_transaction_read_only', 'off', false) AS default_transaction_read_only,
+    CASE
+        WHEN
+            current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', false)
+    END
+        AS transaction_timeout;
 
 -- name: table_and_index
--- How many rows a table has by the statistics (NULL: no table; -1: nobody has looked), and whether an index is there and finished (NULL: it is not there).
-SELECT (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s::text)) AS rows,
-       (SELECT i.indisvalid FROM pg_index AS i WHERE i.indexrelid = to_regclass(nullif(%(index)s::text, ''))) AS valid
+-- The rows of a table by the statistics (NULL: no table; -1: never analysed), and whether an index
+-- is finished (NULL: no index).
+SELECT
+    (
+        SELECT c.reltuples FROM pg_class AS c
+        WHERE c.oid = to_regclass(%(table)s::text)
+    ) AS rows,
+    (
+        SELECT i.indisvalid FROM pg_index AS i
+        WHERE i.indexrelid = to_regclass(nullif(%(index)s::text, ''))
+    ) AS valid;
 
 -- name: partial_indexes
 SELECT c.relname::text AS name FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-WHERE c.relname = ANY(%(names)s::text[]) AND i.indpred IS NOT NULL ORDER BY 1
+WHERE c.relname = ANY(%(names)s::text[]) AND i.indpred IS NOT NULL
+ORDER BY 1;
 
 -- name: inspect_server
-SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_number,
-       current_database()::text AS database, current_user::text AS role, session_user::text AS login,
-       pg_is_in_recovery() AS standby, pg_backend_pid() AS pid, clock_timestamp() AS now,
-       (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb
+SELECT
+    current_setting('server_version') AS version,
+    current_setting('server_version_num')::integer AS version_number,
+    current_database()::text AS database,
+    current_user::text AS role,
+    session_user::text AS login,
+    pg_is_in_recovery() AS standby,
+    pg_backend_pid() AS pid,
+    clock_timestamp() AS now,
+    (
+        SELECT extversion FROM pg_extension
+        WHERE extname = 'timescaledb'
+    ) AS timescaledb;
 
 -- name: inspect_tables
--- What is there of these tables: columns with types, unique keys that ON CONFLICT can use, the owner,
--- and what this role lacks. A sequence of an identity column needs no privilege, that of a serial
--- column does.
+-- The shape of these tables: columns with types, unique keys that ON CONFLICT can use, views that
+-- read them, the owner, and what this role lacks. The sequence of a serial column needs a
+-- privilege, that of an identity column does not.
 SELECT
     t.name,
     c.oid IS NOT NULL AS present,
@@ -64,103 +93,166 @@ SELECT
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     ), '{}') AS columns,
     coalesce((
-        SELECT jsonb_agg((
-            SELECT jsonb_agg(a.attname) FROM pg_attribute AS a
-            WHERE a.attrelid = c.oid AND a.attnum = ANY((i.indkey::smallint[])[0:i.indnkeyatts - 1])
-        ))
+        SELECT
+            jsonb_agg((
+                SELECT jsonb_agg(a.attname) FROM pg_attribute AS a
+                WHERE
+                    a.attrelid = c.oid
+                    AND a.attnum = ANY((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+            ))
         FROM pg_index AS i
-        WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+        WHERE
+            i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
             AND i.indpred IS NULL AND i.indexprs IS NULL
     ), '[]') AS keys,
     ARRAY(
         SELECT q.oid::regclass::text
         FROM pg_depend AS d INNER JOIN pg_class AS q ON d.objid = q.oid
-        WHERE d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+        WHERE
+            d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
             AND CASE q.relkind WHEN 'S' THEN NOT has_sequence_privilege(q.oid, 'USAGE') END
     ) AS sequences,
+    ARRAY(
+        SELECT DISTINCT w.ev_class::regclass::text
+        FROM pg_depend AS d INNER JOIN pg_rewrite AS w ON d.objid = w.oid
+        WHERE d.refobjid = c.oid AND d.classid = 'pg_rewrite'::regclass AND w.ev_class <> c.oid
+    ) AS readers,
     pg_get_userbyid(c.relowner)::text AS owner,
     coalesce(pg_has_role(c.relowner, 'USAGE'), false) AS owned,
     current_user::text AS role
 FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb)
-LEFT JOIN pg_class AS c ON c.oid = to_regclass(t.name)
+LEFT JOIN pg_class AS c ON c.oid = to_regclass(t.name);
 
 -- name: versions
-SELECT version FROM ops_worker_schema ORDER BY version
+SELECT version::integer FROM ops_worker_schema
+ORDER BY version;
 
 -- name: record_version
-INSERT INTO ops_worker_schema (version, name) VALUES (%(version)s, %(name)s)
+INSERT INTO ops_worker_schema (version, name) VALUES (%(version)s, %(name)s);
 
 -- name: view_definition
-SELECT pg_get_viewdef(to_regclass(%(view)s)) AS definition
+SELECT pg_get_viewdef(to_regclass(%(view)s)) AS definition;
 
 -- name: view_grants
--- Statements that grant again what a view grants, for one that is dropped and created anew.
-SELECT format(
-    'GRANT %%s ON service_health_current TO %%s',
-    a.privilege_type,
-    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-) AS statement
+-- Statements that repeat the grants of the view, for when it is dropped and created again.
+SELECT
+    format(
+        'GRANT %%s ON service_health_current TO %%s',
+        a.privilege_type,
+        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+    ) AS statement
 FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-WHERE c.oid = to_regclass('service_health_current') AND a.grantee <> c.relowner
+WHERE c.oid = to_regclass('service_health_current') AND a.grantee <> c.relowner;
 
 -- name: list_alerts
 SELECT * FROM (
-    SELECT id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at, closed_at,
-           acknowledged_by, acknowledged_at
+    SELECT
+        id,
+        substr(fingerprint, length('system-health:') + 1) AS service,
+        status,
+        summary,
+        created_at,
+        closed_at,
+        acknowledged_by,
+        acknowledged_at
     FROM fleet_alert
-    WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
-      AND (status IN ('OPEN', 'ACKNOWLEDGED') OR %(closed)s::boolean)
+    WHERE
+        tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
+        AND (status IN ('OPEN', 'ACKNOWLEDGED') OR %(closed)s::boolean)
     ORDER BY status = 'CLOSED', created_at DESC, id DESC
-    LIMIT (SELECT 100 + count(*) FROM fleet_alert
-           WHERE tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:') AND status IN ('OPEN', 'ACKNOWLEDGED'))) AS newest
-ORDER BY created_at, id
+    LIMIT (
+        SELECT 100 + count(*) FROM fleet_alert
+        WHERE
+            tenant_id = '__system__'
+            AND starts_with(fingerprint, 'system-health:')
+            AND status IN ('OPEN', 'ACKNOWLEDGED')
+    )
+) AS newest
+ORDER BY created_at, id;
 
 -- name: acknowledge_alert
 UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = %(by)s, acknowledged_at = now()
-WHERE id = %(id)s AND status = 'OPEN' AND tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
-RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service
+WHERE
+    id = %(id)s
+    AND status = 'OPEN'
+    AND tenant_id = '__system__'
+    AND starts_with(fingerprint, 'system-health:')
+RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service;
 
 -- name: close_alert
 UPDATE fleet_alert
-SET status = 'CLOSED', closed_at = now(),
-    details = CASE jsonb_typeof(details) WHEN 'object' THEN details ELSE '{}' END || jsonb_build_object('resolved_at', now()::text)
-WHERE id = %(id)s AND status IN ('OPEN', 'ACKNOWLEDGED') AND tenant_id = '__system__' AND starts_with(fingerprint, 'system-health:')
-RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service
+SET
+    status = 'CLOSED', closed_at = now(),
+    details
+    = CASE jsonb_typeof(details) WHEN 'object' THEN details ELSE '{}' END
+    || jsonb_build_object('resolved_at', now()::text)
+WHERE
+    id = %(id)s
+    AND status IN ('OPEN', 'ACKNOWLEDGED')
+    AND tenant_id = '__system__'
+    AND starts_with(fingerprint, 'system-health:')
+RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service;
 
 -- name: unwatched
--- What is left of services that are not watched.
-SELECT coalesce(h.service, a.service) AS service, h.checked_at, a.id AS alert
+-- State rows and open alerts of services that are no longer monitored.
+SELECT
+    coalesce(h.service, a.service) AS service,
+    h.checked_at,
+    a.id AS alert
 FROM service_health AS h
-FULL JOIN (SELECT id, substr(fingerprint, length('system-health:') + 1) AS service FROM fleet_alert
-           WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')) AS a
-       ON a.service = h.service
+FULL JOIN (
+    SELECT
+        id,
+        substr(fingerprint, length('system-health:') + 1) AS service
+    FROM fleet_alert
+    WHERE
+        tenant_id = '__system__'
+        AND status IN ('OPEN', 'ACKNOWLEDGED')
+        AND starts_with(fingerprint, 'system-health:')
+) AS a
+    ON a.service = h.service
 WHERE coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(watched)s::jsonb))
-ORDER BY 1
+ORDER BY 1;
 
 -- name: forget_services
-DELETE FROM service_health WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
+DELETE FROM service_health
+WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb));
 
 -- name: start_maintenance
--- No row: another one is running, and stays. A repeat, the same in all that was given, begins it
--- anew.
+-- No row: another maintenance is running, and stays. A repeat with the same person, reason and
+-- duration starts it again.
 INSERT INTO ops_worker_maintenance AS m (until, started_by, reason)
 VALUES (now() + make_interval(secs => %(seconds)s::float8), %(by)s, %(reason)s)
-ON CONFLICT (single) DO UPDATE SET until = excluded.until, started_at = now(), started_by = excluded.started_by, reason = excluded.reason
-WHERE %(replace)s::boolean OR m.until <= now()
-   OR (m.started_by = excluded.started_by AND m.reason = excluded.reason
-       AND CASE WHEN m.started_at <= now()  -- near the end of all times the sum is out of range
-                THEN m.until = m.started_at + make_interval(secs => %(seconds)s::float8) END)
-RETURNING until
+ON CONFLICT (single) DO UPDATE
+    SET
+        until = excluded.until,
+        started_at = now(),
+        started_by = excluded.started_by,
+        reason = excluded.reason
+    WHERE %(replace)s::boolean OR m.until <= now()
+    OR (
+        m.started_by = excluded.started_by AND m.reason = excluded.reason
+        AND CASE
+            WHEN m.started_at <= now()  -- near infinity the sum is out of range
+                THEN m.until = m.started_at + make_interval(secs => %(seconds)s::float8)
+        END
+    )
+RETURNING until;
 
 -- name: end_maintenance
-DELETE FROM ops_worker_maintenance
+DELETE FROM ops_worker_maintenance;
 
 -- name: log_maintenance
--- Enter the maintenance that is there, unless it is entered.
+-- Copy the current maintenance to the log, unless it is there already.
 INSERT INTO ops_worker_maintenance_log (started_at, until, started_by, reason)
-SELECT started_at, until, started_by, reason FROM ops_worker_maintenance
-ON CONFLICT (started_at) DO NOTHING
+SELECT
+    started_at,
+    until,
+    started_by,
+    reason
+FROM ops_worker_maintenance
+ON CONFLICT (started_at) DO NOTHING;
 
 -- name: log_maintenance_end
 UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
-WHERE ended_at IS NULL AND until > now()
+WHERE ended_at IS NULL AND until > now();

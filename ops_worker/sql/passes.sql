@@ -2,175 +2,304 @@
 -- what the pass reads; then what it writes; then COMMIT. Lists are one jsonb parameter, which
 -- jsonb_to_recordset unpacks.
 
--- name: begin
--- READ COMMITTED and READ WRITE by name, whatever the role's defaults: a statement after the lock
--- must see what was committed before it. A standby refuses READ WRITE: feature_not_supported.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
-
--- name: begin_read_only
-BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY
-
 -- name: set_role
 -- SET LOCAL ROLE as a function, so that the name can be a parameter.
-SELECT set_config('role', %(role)s, true)
+SELECT set_config('role', %(role)s, true);
 
 -- name: set_limits
--- The one place that makes a session what the program expects, whatever the role, the database or
--- the server sets: limits, formats of times and numbers, and strings in which a backslash is one.
--- SET LOCAL, all of it: behind a connection pooler a session is not ours to configure.
--- client_encoding is a parameter of the connection, which poolers keep. transaction_timeout is there
--- since PostgreSQL 17.
--- A COMMIT does not wait for a standby: with synchronous replication and no standby left it would wait for ever, with the
--- pass's lock held, and nobody would be told. A failover may lose the last rows; the next pass writes them again.
-SELECT set_config('statement_timeout', %(statement_ms)s, true),
-       set_config('lock_timeout', %(lock_ms)s, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
-       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
-            THEN set_config('transaction_timeout', '0', true) END,
-       set_config('standard_conforming_strings', 'on', true),
-       set_config('DateStyle', 'ISO, YMD', true),
-       set_config('IntervalStyle', 'postgres', true),
-       set_config('TimeZone', 'UTC', true),
-       set_config('extra_float_digits', '1', true),
-       set_config('synchronous_commit',
-                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+-- The only place that configures the session, whatever the role, the database or the server sets:
+-- limits, formats of times and numbers, and strings without backslash escapes. All of it is SET
+-- LOCAL: behind a connection pooler the session belongs to others. client_encoding is a parameter
+-- of the connection, which poolers keep. transaction_timeout exists since PostgreSQL 17. A COMMIT
+-- does not wait for a standby. With synchronous replication and no standby left it would wait for
+-- ever, hold the lock of the pass, and nobody would be alerted. A failover may lose the last rows;
+-- the next pass writes them again.
+SELECT
+    set_config('statement_timeout', %(statement_ms)s, true),
+    set_config('lock_timeout', %(lock_ms)s, true),
+    set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
+    CASE
+        WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', true)
+    END,
+    set_config('standard_conforming_strings', 'on', true),
+    set_config('DateStyle', 'ISO, YMD', true),
+    set_config('IntervalStyle', 'postgres', true),
+    set_config('TimeZone', 'UTC', true),
+    set_config('extra_float_digits', '1', true),
+    set_config(
+        'synchronous_commit',
+        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true
+    );
 
 -- name: try_lock
--- A statement of its own, before any that reads: the snapshot of the next one is then younger than the commit of
--- the pass that held the lock before.
-SELECT pg_try_advisory_xact_lock(%(space)s::integer, %(lock)s::integer) AS locked
+-- A statement of its own, before any statement that reads: the snapshot of the next statement is
+-- then newer than the commit of the pass that held the lock before.
+SELECT pg_try_advisory_xact_lock(%(space)s::integer, %(lock)s::integer) AS locked;
 
 -- name: lock_holder
--- Who holds the lock of a pass, for how long, and what its process waits for. The time is NULL where
--- this role may not see it. An advisory lock of two integers has objsubid 2.
-SELECT l.pid, a.application_name AS application, a.wait_event,
-       date_part('epoch', clock_timestamp() - a.xact_start) AS held_s
+-- The process that holds the lock of a pass, for how long, and what it waits for. The time is NULL
+-- if this role may not see it. An advisory lock of two integers has objsubid 2.
+SELECT
+    l.pid,
+    a.application_name AS application,
+    a.wait_event,
+    date_part('epoch', clock_timestamp() - a.xact_start) AS held_s
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-  AND l.classid = %(space)s::integer::oid AND l.objid = %(lock)s::integer::oid
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+WHERE
+    l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+    AND l.classid = %(space)s::integer::oid AND l.objid = %(lock)s::integer::oid
+    AND l.database = (
+        SELECT oid FROM pg_database
+        WHERE datname = current_database()
+    );
 
 -- name: survey
--- Everything that decides whether the pass can do its work at all, and the clock that it writes by.
-SELECT clock_timestamp() AS now,
-       current_setting('transaction_read_only')::boolean AS read_only,
-       CASE WHEN current_setting('transaction_read_only')::boolean THEN NULL
-            ELSE pg_current_xact_id()::text END AS xid,
-       current_user::text AS role,
-       current_setting('server_encoding') AS encoding,
-       current_setting('search_path') AS search_path,
-       ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE to_regclass(t) IS NOT NULL) AS present,
-       ARRAY(SELECT c.oid::regclass::text FROM pg_class AS c
-             WHERE c.relname = ANY(%(tables)s::text[]) AND to_regclass(c.relname::text) IS NULL
-               AND c.relkind = ANY('{r,p,v,f,m}')) AS elsewhere,
-       ARRAY(SELECT t FROM unnest(%(tables)s::text[]) AS t WHERE row_security_active(to_regclass(t))) AS hidden
-
--- name: commit
-COMMIT
-
--- name: rollback
-ROLLBACK
+-- Everything that decides whether the pass can do its work, and the clock of its rows.
+SELECT
+    clock_timestamp() AS now,
+    current_setting('transaction_read_only')::boolean AS read_only,
+    CASE
+        WHEN current_setting('transaction_read_only')::boolean THEN NULL
+        ELSE pg_current_xact_id()::text
+    END AS xid,
+    current_user::text AS role,
+    current_setting('server_encoding') AS encoding,
+    current_setting('search_path') AS search_path,
+    ARRAY(
+        SELECT t FROM unnest(%(tables)s::text[]) AS t
+        WHERE to_regclass(t) IS NOT NULL)
+        AS present,
+    ARRAY(
+        SELECT c.oid::regclass::text FROM pg_class AS c
+        WHERE
+            c.relname = ANY(%(tables)s::text[]) AND to_regclass(c.relname::text) IS NULL
+            AND c.relkind = ANY('{r,p,v,f,m}')
+    ) AS elsewhere,
+    ARRAY(
+        SELECT t FROM unnest(%(tables)s::text[]) AS t
+        WHERE row_security_active(to_regclass(t)))
+        AS hidden;
 
 -- name: xact_status
--- After a COMMIT whose answer was lost: committed, aborted, in progress, or NULL when it is too old to tell. A number
--- that this server has not given out yet was lost in a crash or a failover, with everything that it did.
-SELECT CASE WHEN %(xid)s::text::xid8 >= pg_current_xact_id() THEN 'aborted'
-            ELSE pg_xact_status(%(xid)s::text::xid8) END AS status
+-- After a COMMIT whose answer was lost: committed, aborted, in progress, or NULL if it is too old.
+-- A number that this server has not assigned yet was lost in a crash or a failover, with all its
+-- rows.
+SELECT CASE
+    WHEN %(xid)s::text::xid8 >= pg_current_xact_id() THEN 'aborted'
+    ELSE pg_xact_status(%(xid)s::text::xid8)
+END AS status;
 
 -- name: remembered
-SELECT h.service, h.status, h.details -> 'streak' AS streak, h.details ->> 'since' AS since, h.checked_at
+SELECT
+    h.service,
+    h.status,
+    h.details -> 'streak' AS streak,
+    h.details ->> 'since' AS since,
+    h.checked_at
 FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
-JOIN service_health AS h ON h.service = s.name
+JOIN service_health AS h ON h.service = s.name;
 
 -- name: alerted
 SELECT substr(fingerprint, length('system-health:') + 1) AS service
 FROM fleet_alert
-WHERE tenant_id = '__system__' AND status IN ('OPEN', 'ACKNOWLEDGED') AND starts_with(fingerprint, 'system-health:')
+WHERE
+    tenant_id = '__system__'
+    AND status IN ('OPEN', 'ACKNOWLEDGED')
+    AND starts_with(fingerprint, 'system-health:');
 
 -- name: upsert_health
 INSERT INTO service_health AS h (service, status, latency_ms, details, checked_at)
-SELECT r.service, r.status, r.latency_ms, r.details, r.checked_at
-FROM jsonb_to_recordset(%(rows)s::jsonb)
-     AS r (service text, status text, latency_ms integer, details jsonb, checked_at timestamptz)
+SELECT
+    r.service,
+    r.status,
+    r.latency_ms,
+    r.details,
+    r.checked_at
+FROM
+    jsonb_to_recordset(%(rows)s::jsonb)
+        AS r (service text, status text, latency_ms integer, details jsonb, checked_at timestamptz)
 ON CONFLICT (service) DO UPDATE
-    SET status = excluded.status, latency_ms = excluded.latency_ms, details = excluded.details, checked_at = excluded.checked_at
+    SET
+        status = excluded.status,
+        latency_ms = excluded.latency_ms,
+        details = excluded.details,
+        checked_at = excluded.checked_at;
 
 -- name: ensure_system_tenant
 INSERT INTO tenants (tenant_id, name, status, metadata)
 VALUES ('__system__', 'System Alerts', 'ACTIVE', '{"kind": "system"}')
-ON CONFLICT (tenant_id) DO NOTHING
+ON CONFLICT (tenant_id) DO NOTHING;
 
 -- name: open_alerts
--- ON CONFLICT guards against writers that do not take the lock; what is returned is what was opened.
-INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details)
-SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:' || a.service, 'OPEN', 5, 1.0, a.summary,
-       jsonb_strip_nulls(jsonb_build_object('service', a.service, 'kind', 'system_health', 'evidence', a.evidence))
+-- ON CONFLICT guards against writers that do not take the lock. Only opened alerts are returned.
+INSERT INTO fleet_alert (
+    tenant_id,
+    site_id,
+    device_id,
+    alert_type,
+    fingerprint,
+    status,
+    severity,
+    confidence,
+    summary,
+    details
+)
+SELECT
+    '__system__',
+    '__system__',
+    '__system__',
+    'SYSTEM_HEALTH',
+    'system-health:' || a.service,
+    'OPEN',
+    5,
+    1.0,
+    a.summary,
+    jsonb_strip_nulls(
+        jsonb_build_object('service', a.service, 'kind', 'system_health', 'evidence', a.evidence)
+    )
 FROM jsonb_to_recordset(%(alerts)s::jsonb) AS a (service text, summary text, evidence jsonb)
 ON CONFLICT DO NOTHING
-RETURNING details ->> 'service' AS service
+RETURNING details ->> 'service' AS service;
 
 -- name: close_alerts
 UPDATE fleet_alert AS f
-SET status = 'CLOSED',
+SET
+    status = 'CLOSED',
     closed_at = now(),
     details = CASE jsonb_typeof(f.details) WHEN 'object' THEN f.details ELSE '{}' END
-              || jsonb_build_object('resolved_at', now()::text)
+    || jsonb_build_object('resolved_at', now()::text)
 FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
-WHERE f.tenant_id = '__system__' AND f.fingerprint = 'system-health:' || s.name AND f.status IN ('OPEN', 'ACKNOWLEDGED')
-RETURNING s.name AS service
+WHERE
+    f.tenant_id = '__system__'
+    AND f.fingerprint = 'system-health:' || s.name
+    AND f.status IN ('OPEN', 'ACKNOWLEDGED')
+RETURNING s.name AS service;
 
 -- name: figure_limits
--- Inside a savepoint: both settings end with it. After it comes SET LOCAL TimeZone TO DEFAULT: the
--- time zone in which a figure's statement knows "today" is that of the role.
-SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(statement_ms)s, true)
+-- Inside a savepoint: both settings end with it. SET LOCAL TimeZone TO DEFAULT follows: in the
+-- statement of a figure, "today" is that of the role.
+SELECT
+    set_config('transaction_read_only', 'on', true),
+    set_config('statement_timeout', %(statement_ms)s, true);
 
 -- name: best_effort_limits
--- For what is worth no pass, and no wait. Inside a savepoint: a ROLLBACK TO it takes them back, a RELEASE does not.
-SELECT set_config('lock_timeout', '500', true), set_config('statement_timeout', '2000', true)
+-- Short limits for optional work. Inside a savepoint: ROLLBACK TO restores the old ones, RELEASE
+-- does not.
+SELECT
+    set_config('lock_timeout', '500', true),
+    set_config('statement_timeout', '2000', true);
 
 -- name: insert_samples
--- One document for each pass: its time, and the rows that all have this time.
+-- One document per pass: its time, and its rows, which all have this time.
 INSERT INTO system_metrics (time, metric_name, service, tags, value)
-SELECT p.time, s.metric, s.service, s.tags, s.value
+SELECT
+    p.time,
+    s.metric,
+    s.service,
+    s.tags,
+    s.value
 FROM jsonb_to_recordset(%(passes)s::jsonb) AS p (time timestamptz, samples jsonb)
 CROSS JOIN LATERAL jsonb_to_recordset(p.samples)
-     AS s (metric text, service text, tags jsonb, value double precision)
+    AS s (metric text, service text, tags jsonb, value double precision);
 
 -- name: already_taken
--- The figures with an interval of their own of which the slot that began `since` has a sample already.
+-- Figures with their own interval whose slot, which began at `since`, already has a sample.
 SELECT f.name
-FROM jsonb_to_recordset(%(figures)s::jsonb) AS f (name text, metric text, since timestamptz, until timestamptz)
-WHERE EXISTS (SELECT FROM system_metrics AS m WHERE m.metric_name = f.metric AND m.time >= f.since AND m.time <= f.until)
+FROM
+    jsonb_to_recordset(%(figures)s::jsonb)
+        AS f (name text, metric text, since timestamptz, until timestamptz)
+WHERE
+    EXISTS (
+        SELECT FROM system_metrics AS m
+        WHERE m.metric_name = f.metric AND m.time >= f.since AND m.time <= f.until
+    );
 
 -- name: passes_now
--- When each of these passes was last recorded before a time: each shard for itself, if there are any now, and NULL for one that is not
--- found. How long it is to the next one is the longest that its last five said: one that a person ran beside them changes nothing. It
--- walks an index from the newest row back, no more than so many rows or 400 days. Each CASE is for the planner, which takes it to be
--- true of every second row; without it, it expects next to none to be found, and reads and sorts all rows that there are instead.
-SELECT p.pass AS name, s.shard, m.time, m.period_s
+-- When each of these passes was last recorded before a time, per shard if there are any; NULL if it
+-- was not found. Its period is the longest of its last five rows, so a pass that a person runs
+-- changes nothing. It walks an index back from the newest row, at most so many rows or 400 days.
+-- Each CASE is for the planner, which estimates that it holds for every second row. Without it, the
+-- planner expects almost no match, and reads and sorts all rows.
+SELECT
+    p.pass AS name,
+    s.shard,
+    m.time,
+    m.period_s
 FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
-CROSS JOIN LATERAL (
-    SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards
-    FROM (SELECT time, tags FROM system_metrics
-          WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
-          ORDER BY time DESC LIMIT %(rows)s) AS r
-    WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
-    ORDER BY r.time DESC LIMIT 1) AS newest
-CROSS JOIN LATERAL (SELECT i || '/' || newest.shards AS shard FROM generate_series(0, coalesce(newest.shards, 1) - 1) AS i) AS s
-CROSS JOIN LATERAL (
-    SELECT max(time) AS time, max(period_s) AS period_s FROM (
-        SELECT r.time, nullif(substring(r.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0) AS period_s
-        FROM (SELECT time, tags FROM system_metrics
-              WHERE metric_name = p.metric AND service = 'ops_worker' AND time <= %(at)s AND time > %(at)s::timestamptz - interval '400 days'
-              ORDER BY time DESC LIMIT %(rows)s) AS r
-        WHERE CASE WHEN r.tags ->> 'pass' = p.pass AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard THEN true END
-        ORDER BY r.time DESC LIMIT 5) AS last) AS m
-ORDER BY p.pass, m.time
+CROSS JOIN
+    LATERAL (
+        SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards
+        FROM (
+            SELECT
+                time,
+                tags
+            FROM system_metrics
+            WHERE
+                metric_name = p.metric
+                AND service = 'ops_worker'
+                AND time <= %(at)s
+                AND time > %(at)s::timestamptz - interval '400 days'
+            ORDER BY time DESC LIMIT %(rows)s
+        ) AS r
+        WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
+        ORDER BY r.time DESC LIMIT 1
+    ) AS newest
+CROSS JOIN
+    LATERAL (
+        SELECT i || '/' || newest.shards AS shard
+        FROM generate_series(0, coalesce(newest.shards, 1) - 1) AS i
+    ) AS s
+CROSS JOIN
+    LATERAL (
+        SELECT
+            max(time) AS time,
+            max(period_s) AS period_s
+        FROM (
+            SELECT
+                r.time,
+                nullif(
+                    substring(r.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8,
+                    0
+                ) AS period_s
+            FROM (
+                SELECT
+                    time,
+                    tags
+                FROM system_metrics
+                WHERE
+                    metric_name = p.metric
+                    AND service = 'ops_worker'
+                    AND time <= %(at)s
+                    AND time > %(at)s::timestamptz - interval '400 days'
+                ORDER BY time DESC LIMIT %(rows)s
+            ) AS r
+            WHERE
+                CASE
+                    WHEN
+                        r.tags ->> 'pass' = p.pass
+                        AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard
+                        THEN true
+                END
+            ORDER BY r.time DESC LIMIT 5
+        ) AS last
+    ) AS m
+ORDER BY p.pass, m.time;
 
 -- name: alerts_can_open
--- Whether there is a table for them (NULL: there is none), and no row level security that hides it.
-SELECT NOT row_security_active(to_regclass('fleet_alert')) AS can
+-- Whether row level security leaves fleet_alert visible; NULL if there is no such table.
+SELECT NOT row_security_active(to_regclass('fleet_alert')) AS can;
 
 -- name: maintenance
-SELECT m.until, m.started_by, m.reason, extract(epoch FROM m.until - now())::float8 AS left_s
-FROM (SELECT least(until, now() + interval '10 years') AS until, started_by, reason FROM ops_worker_maintenance WHERE until > now()) AS m
+SELECT
+    m.until,
+    m.started_by,
+    m.reason,
+    extract(EPOCH FROM m.until - now())::float8 AS left_s
+FROM
+    (SELECT
+        least(until, now() + interval '10 years') AS until,
+        started_by,
+        reason
+    FROM ops_worker_maintenance
+    WHERE until > now()) AS m;

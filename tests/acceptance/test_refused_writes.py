@@ -35,7 +35,7 @@ REFUSED = {
         "metrics",
         "change the CHECK constraint",
     ),
-    "no partition for now": (PARTITIONED, "metrics", "make the partition for now"),
+    "no partition for now": (PARTITIONED, "metrics", "create the partition for now"),
     "no key of services": (
         "ALTER TABLE service_health DROP CONSTRAINT service_health_pkey",
         "health",
@@ -70,7 +70,7 @@ REFUSED = {
         """ALTER TABLE fleet_alert DROP COLUMN severity;
         ALTER TABLE fleet_alert ADD severity integer GENERATED ALWAYS AS (5) STORED""",
         "health",
-        "no generated column",
+        "or a generated column",
     ),
     "out of range": (
         "DROP VIEW system_metrics_latest, system_metrics_recent, service_health_current; ALTER TABLE system_metrics ALTER value TYPE numeric(5, 2)",
@@ -92,7 +92,7 @@ REFUSED = {
         """ALTER TABLE system_metrics RENAME TO plain;
         CREATE VIEW system_metrics AS SELECT DISTINCT * FROM plain""",
         "metrics",
-        "let the worker write to a table, no view",
+        "the worker has to write to a table, not to a view",
     ),
     "at the commit": (
         """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -208,13 +208,13 @@ def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert other.write(CHECK, inside) == (
         WARNING,
-        "not tried: another `ops-worker check` is under way: run it again",
+        "not tried: another `ops-worker check` is running: run it again",
     )
     other.close()
     with psycopg.connect(told.url) as holder:
         holder.execute("LOCK TABLE system_metrics IN SHARE MODE")
         state, found = writable(capsys)
-    assert state == FAULT and "look at pg_locks" in found
+    assert state == FAULT and "see pg_locks" in found
 
 
 def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,17 @@ import pytest
 from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation
-from ops_worker.core.self_check import FAULT, OK, WARNING, of_server, worst
+from ops_worker.core.self_check import (
+    FAULT,
+    OK,
+    TABLES,
+    WARNING,
+    SchemaState,
+    of_schema,
+    of_server,
+    of_tables,
+    worst,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +85,7 @@ BROKEN = [
         "ALTER TABLE device_state RENAME COLUMN status TO state_word",
         "figure platform.devices_online",
         FAULT,
-        'column "status" does not exist | correct its `sql`',
+        'column "status" does not exist | see the lines of its tables above (device_state)',
     ),
 ]
 
@@ -137,7 +147,7 @@ def test_services(
         WARNING,
         "degraded: http 503 | it answers: its log says more",
     )
-    assert found["service delivery_worker"] == (OK, "not watched: its URL is empty | ")
+    assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
 
 def test_own_limits(
@@ -239,11 +249,80 @@ def test_of_server() -> None:
         "connection": (OK, "database d as r, by login role l, in 5 ms"),
         "version": (WARNING, "PostgreSQL 13.1"),
         "writable": (FAULT, "a standby"),
-        "clock": (WARNING, "this machine is -9.0 s off the database's"),
+        "clock": (WARNING, "this machine differs from the database by -9.0 s"),
         "TimescaleDB": (OK, "2.17"),
-        "pooler": (OK, "a pooler stands in between, which is fine in transaction mode"),
+        "pooler": (OK, "there is one between, which is fine in transaction mode"),
     }
     assert worst([]) == OK
+
+
+SCHEMA: list[tuple[SchemaState, list[tuple[str, str]]]] = [
+    (SchemaState(0, 2, False, False, None), [(OK, "no version yet: the first health pass")]),
+    (
+        SchemaState(0, 2, True, False, None),
+        [(WARNING, "no version is recorded"), (WARNING, "not there")],
+    ),
+    (
+        SchemaState(1, 2, True, True, None),
+        [(WARNING, "version 1; this program needs version 2"), (OK, "there; its definition")],
+    ),
+    (
+        SchemaState(2, 2, True, True, True),
+        [(OK, "version 2, the newest"), (WARNING, "its definition is not that")],
+    ),
+    (
+        SchemaState(2, 2, True, True, False),
+        [(OK, "version 2, the newest"), (OK, "its definition is up to date")],
+    ),
+    (
+        SchemaState(3, 2, True, True, True),
+        [(WARNING, "version 3; this program knows version 2"), (OK, "not compared")],
+    ),
+    (
+        SchemaState(None, 2, True, True, False),
+        [(WARNING, "ops_worker_schema cannot be read"), (OK, "its definition is up to date")],
+    ),
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("state", "expected"), SCHEMA)
+def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
+    """The version and the view, in each state; a warning has a remedy."""
+    findings = list(of_schema(state))
+    assert len(findings) == len(expected)
+    for finding, (level, said) in zip(findings, expected, strict=True):
+        assert finding.state == level and finding.found.startswith(said)
+        assert bool(finding.remedy) is (level == WARNING)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("readers", "remedy"),
+    [
+        (["service_health_current"], "`DROP VIEW IF EXISTS service_health_current`, then `ALTER"),
+        (["other", "service_health_current"], "drop the views that read it (other), then `ALTER"),
+    ],
+)
+def test_type_under_a_view(readers: list[str], remedy: str) -> None:
+    """A type cannot change under a view, so the remedy drops the view first."""
+    row = {
+        "present": True,
+        "hidden": False,
+        "missing": [],
+        "lacking": [],
+        "sequences": [],
+        "owner": "o",
+        "role": "r",
+        "keys": [],
+        "columns": {"time": "date"},
+        "readers": readers,
+    }
+    rows = [{"name": table.name, "present": False} for table in TABLES]
+    rows = [row | {"name": r["name"]} if r["name"] == "system_metrics" else r for r in rows]
+    found = {finding.subject: finding for finding in of_tables(rows)}
+    assert found["table system_metrics"].state == WARNING
+    assert found["table system_metrics"].remedy.startswith(remedy)
 
 
 def test_cluster(
@@ -258,11 +337,13 @@ def test_cluster(
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     state, said = check(capsys)["CronJobs"]
-    assert state == WARNING and "run `ops-worker cluster` where you may ask the cluster" in said
+    assert state == WARNING and "run `ops-worker cluster` with access to the cluster" in said
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
     state, said = check(capsys)["CronJobs"]
-    assert state == OK and said.startswith("not looked at: this pod has no service account's token")
+    assert state == OK and said.startswith(
+        "not checked: this pod has no token of a service account"
+    )
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 

@@ -1,4 +1,4 @@
-"""The connection, and the one place that begins, commits and retries transactions."""
+"""The connection, and the only module that begins, commits and retries transactions."""
 
 from __future__ import annotations
 
@@ -52,18 +52,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
+"""Longest wait for one connection, in seconds, unless DATABASE_URL sets it."""
 SETTLE_S = 5.0
-"""How long to ask what became of a COMMIT whose answer was lost."""
+"""Seconds during which the state of a COMMIT is asked for if its answer was lost."""
 
 
 class _LockHeldError(Exception):
-    """Another transaction of this spec is under way."""
+    """Another process holds the lock of this transaction."""
 
 
 class Store:
-    """The connection, and the only place that begins, commits and retries transactions."""
+    """The connection to the database. It begins, commits and retries transactions."""
 
-    def __init__(  # noqa: PLR0913 - where, as whom, and for whom
+    def __init__(  # noqa: PLR0913 - connection, identity and retry policy
         self,
         connection: Mapping[str, str | int],
         *,
@@ -73,33 +74,36 @@ class Store:
         again: RetryPolicy | None = None,
         shard: int = 0,
     ) -> None:
-        """Take libpq's parameters, or a URI as ``conninfo``; nothing is contacted yet.
+        """Store the parameters of libpq, or a URI as ``conninfo``. Nothing is contacted yet.
 
-        In a loop, ``loop_deadline_s`` is the longest that a transaction may take before its connection is cut, and a
-        connection that failed is not tried again before a pause that grows from 0.5 to 15 s. A process of one pass
-        needs neither: its own deadline ends it. It has ``again`` instead, for the first connection of a fresh pod.
-        Passes of different ``shard`` have different locks.
+        In a loop, ``loop_deadline_s`` is the longest duration of a transaction in seconds. After it
+        the connection is cut. A connection that failed is tried again after a pause that grows from
+        0.5 to 15 s. A single pass needs neither, because its own deadline ends it. ``again`` is its
+        retry policy for the first connection of a new pod. Each ``shard`` has its own lock.
 
-        Raises SettingsError for a URI that libpq cannot read. What libpq says of it is left out: it may quote the
-        password.
+        Raises SettingsError for a URI that libpq cannot parse. The message of libpq is left out,
+        because it may contain the password.
         """
         try:
-            given = conninfo_to_dict(make_conninfo(**connection))  # type: ignore[arg-type]  # as libpq takes them
+            # libpq's parameters, by name
+            conninfo = make_conninfo(**connection)  # type: ignore[arg-type]
+            parameters = conninfo_to_dict(conninfo)
         except psycopg.ProgrammingError:
             raise SettingsError(
-                ["DATABASE_URL cannot be read by libpq: check its parameters and %-escapes"]
+                ["libpq cannot parse DATABASE_URL: check its parameters and %-escapes"]
             ) from None
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": application,
             "tcp_user_timeout": 10_000,
         }
-        # Beats the client_encoding of the environment, the role and the server; a pooler keeps it.
+        # This overrides the client_encoding of the environment, role and server. A pooler keeps it.
         always = {"client_encoding": "utf8"}
-        self._conninfo = make_conninfo(**(defaults | given | always))  # type: ignore[arg-type]
-        self._place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
-        self._user = str(given.get("user") or "")
-        self._database = str(given.get("dbname") or self._user)
+        self._conninfo = make_conninfo(**(defaults | parameters | always))  # type: ignore[arg-type]
+        host, port = parameters.get("host") or "localhost", parameters.get("port") or 5432
+        self._place = f"{host}:{port}/{parameters.get('dbname') or ''}"
+        self._user = str(parameters.get("user") or "")
+        self._database = str(parameters.get("dbname") or self._user)
         self._role = role
         self._connection: Connection | None = None
         self._deadline_s = loop_deadline_s
@@ -107,10 +111,10 @@ class Store:
         self._shard = shard
         self._failures = 0
         self._not_before = 0.0
-        self._several_hosts = "," in str(given.get("host") or given.get("hostaddr") or "")
-        self._chosen_server = "target_session_attrs" in given
+        self._several_hosts = "," in str(parameters.get("host") or parameters.get("hostaddr") or "")
+        self._chosen_server = "target_session_attrs" in parameters
         self.lock_holder: LockHolder | None = None
-        """Who held the lock when ``write`` last returned None."""
+        """The process that held the lock when ``write`` last returned None."""
 
     def write(
         self,
@@ -121,10 +125,11 @@ class Store:
     ) -> T | None:
         """Do the work in one transaction that may write; return None if the lock is held.
 
-        The lock of ``spec`` is held until the commit and never waited for. ``optional_tables`` are
-        tables that the work can do without; ``Transaction.present`` has those that exist. A lost
-        connection, a deadlock or a serialization failure is retried once; so is a connection of an
-        earlier pass that leads to a server which became read-only: a new one may lead to the new
+        The lock of ``spec`` is held until the commit. Nobody waits for it. ``optional_tables`` are
+        tables that the work can do without; ``Transaction.present`` has those that exist.
+
+        A lost connection, a deadlock and a serialization failure are retried once. So is a server
+        that became read-only since the connection was made: a new connection may lead to the new
         primary. Raises DatabaseError or SchemaError.
         """
         return self._transact(spec, work, optional_tables, dry_run=False)
@@ -136,30 +141,30 @@ class Store:
         required_tables: Sequence[str] = (),
         optional_tables: Sequence[str] = (),
     ) -> T:
-        """Do the work in one read-only transaction, without a lock; retry and errors as in ``write``.
+        """Do the work in one read-only transaction without a lock.
 
-        Without ``required_tables`` this raises SchemaError.
+        Retries and errors are those of ``write``. A missing required table is a SchemaError.
         """
         spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
-        done: T | None = self._transact(spec, work, optional_tables, dry_run=True)
-        return cast("T", done)  # None only where a lock is held
+        result: T | None = self._transact(spec, work, optional_tables, dry_run=True)
+        return cast("T", result)  # None would mean a held lock, and a reader takes none
 
     def _transact(
         self,
         spec: TransactionSpec,
         work: Callable[[Transaction], T],
-        reads: Sequence[str],
+        optional_tables: Sequence[str],
         *,
         dry_run: bool,
     ) -> T | None:
         reused = self._connection is not None
         try:
-            return self._attempt(spec, work, reads, dry_run=dry_run)
+            return self._attempt(spec, work, optional_tables, dry_run=dry_run)
         except _LockHeldError:
             self.lock_holder = self._find_lock_holder(spec)
             return None
         except (psycopg.Error, NotWritableError) as error:
-            first = self._ours(error)
+            first = self._translated(error)
             if isinstance(first, NotWritableError):
                 if not reused:
                     raise self._leave_read_only(first) from error
@@ -167,11 +172,12 @@ class Store:
             elif not (isinstance(error, psycopg.Error) and worth_a_retry(error)):
                 raise first from error
         try:
-            return self._attempt(spec, work, reads, dry_run=dry_run)
-        except _LockHeldError:  # most likely by the connection that was just lost: nothing was recorded, so it did not go well
+            return self._attempt(spec, work, optional_tables, dry_run=dry_run)
+        except _LockHeldError:
+            # Most likely the lost connection still holds it. Nothing was recorded, so this failed.
             raise first from None
         except (psycopg.Error, NotWritableError) as error:
-            raise self._leave_read_only(self._ours(error)) from error
+            raise self._leave_read_only(self._translated(error)) from error
 
     def create(self, tables: Sequence[str]) -> dict[str, bool]:
         """Create the missing ones of these tables; return for each whether it was created.
@@ -251,7 +257,7 @@ class Store:
         return present
 
     def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
-        """Give what would make the figures cheap; with ``make``, each index once it is made.
+        """Yield a proposal for each figure. With ``make``, create its index first.
 
         Raises DatabaseError or SchemaError.
         """
@@ -278,14 +284,15 @@ class Store:
             self._connection.close()
             self._connection = None
 
-    def _ours(self, error: psycopg.Error | OpsWorkerError) -> OpsWorkerError:
+    def _translated(self, error: psycopg.Error | OpsWorkerError) -> OpsWorkerError:
+        """Return an error of psycopg as an error of the worker."""
         return told(error, self._place) if isinstance(error, psycopg.Error) else error
 
     def _leave_read_only(self, error: OpsWorkerError) -> OpsWorkerError:
         """Close the connection to a server that accepts no writes, and return the error.
 
-        After the pause for a failed connection a loop makes a new one: by then the host name may
-        lead to another server, or the server may be the primary again.
+        A loop opens a new connection after the pause for a failed connection. By then the host name
+        may lead to another server, or the server may be the primary again.
         """
         if isinstance(error, NotWritableError):
             self.close()
@@ -293,12 +300,13 @@ class Store:
         return error
 
     def _pause(self) -> None:
-        """Let a loop wait before its next connection: longer after each failure."""
+        """Set the earliest time of a loop's next connection; the pause grows with each failure."""
         self._failures += 1
-        self._not_before = time.monotonic() + backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
+        pause = backoff(self._failures, random.random())  # noqa: S311 - jitter is no secret
+        self._not_before = time.monotonic() + pause
 
     def _find_lock_holder(self, spec: TransactionSpec) -> LockHolder | None:
-        """Look up who holds the lock, as the login role: it may see its own processes."""
+        """Return the process that holds the lock. The login role may see its own processes."""
         with contextlib.suppress(psycopg.Error, OpsWorkerError):
             connection = self._connected()
             with self._cut_at_deadline(connection):
@@ -313,85 +321,87 @@ class Store:
         self,
         spec: TransactionSpec,
         work: Callable[[Transaction], T],
-        reads: Sequence[str],
+        optional_tables: Sequence[str],
         *,
         dry_run: bool,
         first: bool = True,
     ) -> T:
         connection = self._connected(writes=not dry_run)
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
-            tables = dict.fromkeys((*spec.required_tables, *filter(None, [spec.creates]), *reads))
+            creates = [spec.creates] if spec.creates else []
+            tables = dict.fromkeys((*spec.required_tables, *creates, *optional_tables))
             survey, locked = self._begin(connection, spec, tables, dry_run=dry_run)
             self._check(spec, survey, dry_run=dry_run)
             if not locked:
                 raise _LockHeldError
             if spec.creates and spec.creates not in survey["present"] and not dry_run:
                 connection.execute(SQL["rollback"])
-                self._make(spec, survey["role"], first=first)
-                return self._attempt(spec, work, reads, dry_run=dry_run, first=False)
-            done = work(Transaction(connection, survey))
+                self._create_for(spec, survey["role"], first=first)
+                return self._attempt(spec, work, optional_tables, dry_run=dry_run, first=False)
+            result = work(Transaction(connection, survey))
             self._commit(connection, survey["xid"])
         self._failures = 0
-        return done
+        return result
 
-    def _make(self, spec: TransactionSpec, role: str, *, first: bool) -> None:
+    def _create_for(self, spec: TransactionSpec, role: str, *, first: bool) -> None:
+        """Create the table that a transaction needs. ``role`` did not see it before."""
         if not first:
             raise SchemaError(
-                f"{spec.creates} is there, but role {role} does not see it in database {self._place}: "
-                "give the login role and PG_ROLE the same search_path, and USAGE on its schema"
+                f"{spec.creates} exists, but role {role} does not see it in database "
+                f"{self._place}: give the login role and PG_ROLE the same search_path, and USAGE "
+                "on its schema"
             )
         self.create([spec.creates])
 
     def _begin(
         self, connection: Connection, spec: TransactionSpec, tables: Iterable[str], *, dry_run: bool
     ) -> tuple[dict[str, Any], bool]:
+        """Begin a transaction; return the survey, and whether the lock is held or not needed."""
+        lock = None
         try:
             with connection.pipeline():
                 connection.execute(SQL["begin_read_only" if dry_run else "begin"])
                 if self._role:
                     connection.execute(SQL["set_role"], {"role": self._role})
                 connection.execute(SQL["set_limits"], limits())
-                lock = (
-                    None if dry_run else connection.execute(SQL["try_lock"], self._lock_key(spec))
-                )
+                if not dry_run:
+                    lock = connection.execute(SQL["try_lock"], self._lock_key(spec))
                 survey = connection.execute(SQL["survey"], {"tables": list(tables)})
         except pg.FeatureNotSupported:
             raise self._not_writable() from None
-        return one(survey) | {"read_at": time.monotonic()}, lock is None or one(lock)["locked"]
+        is_locked = lock is None or one(lock)["locked"]
+        return one(survey) | {"read_at": time.monotonic()}, is_locked
 
     def _not_writable(self) -> NotWritableError:
-        """Make the error of a server that begins no transaction that may write, or begins it read-only."""
+        """Return the error for a server that accepts no writes."""
         return NotWritableError(
-            f"database {self._place} is read-only (a standby?): point DATABASE_URL or PG_HOST at the primary"
+            f"database {self._place} is read-only (a standby?): "
+            "point DATABASE_URL or PG_HOST at the primary"
         )
 
     def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, dry_run: bool) -> None:
+        """Raise an error if the survey shows that the work cannot be done."""
         if survey["read_only"] and not dry_run:
             raise self._not_writable()
         if survey["encoding"] != "UTF8":
             raise SchemaError(
-                f"database {self._place} is encoded in {survey['encoding']}, which cannot hold every answer: it has to be UTF8"
+                f"database {self._place} is encoded in {survey['encoding']}, which cannot hold "
+                "every answer: it has to be UTF8"
             )
         if missing := [table for table in spec.required_tables if table not in survey["present"]]:
-            platforms = any(table in STANDALONE_TABLES for table in missing)
-            remedy = "run `ops-worker init-db`"
-            if platforms:
-                remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
-            if elsewhere := survey["elsewhere"]:
-                remedy = (
-                    f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does not reach: "
-                    f"ALTER ROLE ... SET search_path, or else {remedy}"
-                )
             raise SchemaError(
-                f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}: {remedy}"
+                f"no table {', '.join(missing)} in database {self._place} "
+                f"for role {survey['role']}: {_remedy_for_missing(missing, survey)}"
             )
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
-                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to a role that bypasses it "
-                "(pulse_operator on the platform) and that the login role is a member of"
+                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to "
+                "a role that bypasses it (pulse_operator on the platform) and that the login role "
+                "is a member of"
             )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
+        """Commit. If the answer is lost, find out what became of the transaction."""
         try:
             connection.execute(SQL["commit"])
         except psycopg.OperationalError:
@@ -399,14 +409,16 @@ class Store:
                 raise
 
     def _was_committed(self, xid: str) -> bool:
-        """Ask a new connection what became of a transaction, so that a retry can never write it twice."""
+        """Ask on a new connection whether a transaction was committed.
+
+        So a retry never writes it twice. Raises CommitUnknownError if the server does not know.
+        """
         end = time.monotonic() + SETTLE_S
         while True:
             time.sleep(RECONNECT_PAUSE_S)
             self._connection = None
-            with contextlib.suppress(
-                OpsWorkerError, psycopg.Error
-            ):  # the server may come and go meanwhile
+            # The server may come and go in the meantime.
+            with contextlib.suppress(OpsWorkerError, psycopg.Error):
                 status = self._status_of(xid)
                 if status in {"committed", "aborted"}:
                     return bool(status == "committed")
@@ -414,27 +426,31 @@ class Store:
                 raise CommitUnknownError(xid)
 
     def _status_of(self, xid: str) -> str | None:
+        """Return committed, aborted or in progress; None if the transaction is too old."""
         connection = self._connected()
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             with connection.pipeline():
                 connection.execute(SQL["begin"])
                 connection.execute(SQL["set_limits"], limits())
-                found = connection.execute(SQL["xact_status"], {"xid": xid})
+                cursor = connection.execute(SQL["xact_status"], {"xid": xid})
                 connection.execute(SQL["rollback"])
-            status: str | None = one(found)["status"]
+            status: str | None = one(cursor)["status"]
         return status
 
     def _grants(self, connection: Connection, table: str) -> list[str]:
+        """Return the statements that let PG_ROLE use a table; none if another role owns it."""
         if not self._role:
             return []
-        found = connection.execute(SQL["grants_to_role"], {"table": table, "role": self._role})
-        return [row["statement"] for row in found]
+        cursor = connection.execute(SQL["grants_to_role"], {"table": table, "role": self._role})
+        return [row["statement"] for row in cursor]
 
     def _connected(self, *, writes: bool = True) -> Connection:
+        """Return the connection, opened if needed. Raises DatabaseError or SettingsError."""
         if self._connection is None or self._connection.closed:
             if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
                 raise DatabaseError(
-                    f"no connection to database {self._place}; the next attempt is due in {pause:.1f} s"
+                    f"no connection to database {self._place}; "
+                    f"the next attempt is due in {pause:.1f} s"
                 )
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
@@ -447,37 +463,39 @@ class Store:
                     raise SettingsError([fault]) from None
                 self._pause()
                 raise DatabaseError(
-                    f"no connection to database {self._place} as {self._user}: {one_line(str(error))}; "
-                    "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+                    f"no connection to database {self._place} as {self._user}: "
+                    f"{one_line(str(error))}; check that it runs, and DATABASE_URL or "
+                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
                 ) from error
         return self._connection
 
     def _has_no_database(self) -> bool:
-        """Return whether the server is there and has no database of this name.
+        """Return whether the server answers and has no database of this name.
 
-        libpq gives no SQLSTATE of a connection that failed, and words may be in any language; so
-        the server's own database is asked, where this role may connect to it.
+        libpq gives no SQLSTATE for a failed connection, and the message may be in any language. So
+        ask the database ``postgres``, if this role may connect to it.
         """
         with (
             contextlib.suppress(psycopg.Error),
             psycopg.connect(self._conninfo, dbname="postgres", connect_timeout=2) as server,
         ):
-            found = server.execute(SQL["database_exists"], {"database": self._database})
-            return found.fetchone() is None
+            cursor = server.execute(SQL["database_exists"], {"database": self._database})
+            return cursor.fetchone() is None
         return False
 
     def _server_for(self, *, writes: bool) -> dict[str, str]:
-        """Return libpq's parameters that choose a server.
+        """Return the parameters by which libpq chooses one of several hosts.
 
-        Of several hosts, a pass takes the primary; without that, libpq takes the first one that
-        answers, which may be a standby for ever. A reader takes any.
+        A pass needs the primary. Without these parameters libpq takes the first host that answers,
+        which may always be a standby. A reader takes any host.
         """
         if writes and self._several_hosts and not self._chosen_server:
             return {"target_session_attrs": "primary"}
         return {}
 
     def _connect(self, server: Mapping[str, str]) -> Connection:
-        left = 0 if self._deadline_s else self._again.times
+        """Open a connection, with the retries of the policy. A loop retries at its next tick."""
+        retries = 0 if self._deadline_s else self._again.times
         while True:
             try:
                 connection = psycopg.connect(
@@ -488,19 +506,19 @@ class Store:
                     **server,  # type: ignore[arg-type]  # libpq's parameters, by name
                 )
             except psycopg.OperationalError:
-                # libpq gives no SQLSTATE of a connection that failed, and the server's words may be
-                # in any language: "starting up" and "too many connections" pass, so all are tried.
-                if not left:
+                # libpq gives no SQLSTATE for a failed connection, and the message may be in any
+                # language. "Starting up" and "too many connections" are temporary: retry all.
+                if not retries:
                     raise
             else:
                 register(connection)
                 return connection
-            left -= 1
+            retries -= 1
             time.sleep(self._again.delay_s)
 
     @contextlib.contextmanager
     def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
-        """Cut the connection when the transaction outlives its deadline: a frozen server would be waited for forever."""
+        """Cut the connection at the deadline of the transaction: a frozen server never answers."""
         if not self._deadline_s:
             yield
             return
@@ -515,6 +533,7 @@ class Store:
 
     @contextlib.contextmanager
     def _rolled_back_on_error(self, connection: Connection) -> Iterator[None]:
+        """Roll back if the body raises."""
         try:
             yield
         except BaseException:
@@ -523,11 +542,29 @@ class Store:
             raise
 
 
+def _remedy_for_missing(missing: Sequence[str], survey: Mapping[str, Any]) -> str:
+    """Return what to do about missing tables."""
+    remedy = "run `ops-worker init-db`"
+    if any(table in STANDALONE_TABLES for table in missing):
+        remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
+    if elsewhere := survey["elsewhere"]:
+        return (
+            f"there is {', '.join(elsewhere)}, which search_path ({survey['search_path']!r}) does "
+            f"not reach: ALTER ROLE ... SET search_path, or else {remedy}"
+        )
+    return remedy
+
+
 def _cut(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it ended a moment ago
+    with contextlib.suppress(OSError):  # the connection was closed in the meantime
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def backoff(failures: int, chance: float) -> float:
-    """Give the seconds to wait after so many failures in a row: doubling from 0.5 to 15, less up to half by ``chance``."""
-    return float(min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10)) * (1 - chance / 2))
+    """Return the pause in seconds after so many consecutive failures.
+
+    It doubles from 0.5 to 15 s. ``chance``, from 0 to 1, shortens it by up to half, so that not all
+    loops reconnect at the same time.
+    """
+    pause = min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10))
+    return float(pause * (1 - chance / 2))

@@ -1,4 +1,7 @@
-"""Indexes that make a figure cost what it finds and not what exists: proposed, and made only when somebody says so."""
+"""Partial indexes that make figures cheap: proposed, and created only on request.
+
+With its index, a figure reads the rows that it counts. Without it, it reads rows of every state.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Connection
 
 SMALL = 10_000
-"""Rows below which a table is read as fast as any index."""
+"""Number of rows below which a table needs no index."""
 
 
 class Candidate(NamedTuple):
-    """A figure that counts a state which few rows are in, and the partial index that holds just those."""
+    """A figure that counts a rare state, and the partial index that holds only its rows."""
 
     figure: str
     table: str
@@ -25,12 +28,12 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The index's name."""
+        """The name of the index."""
         return f"ops_worker_{self.table}_{self.state.lower()}"
 
     @property
     def where(self) -> str:
-        """Which rows it holds."""
+        """The condition of the rows in the index."""
         return f"status = '{self.state}'"
 
 
@@ -40,82 +43,84 @@ CANDIDATES = (
     Candidate("platform.deliveries_pending", "delivery_jobs", "PENDING"),
 )
 MOST = ("platform.devices_online", "device_state")
-"""The figure that counts most of its table, which no index makes cheap."""
+"""The figure that counts most rows of its table: no index makes it cheap."""
 
 
 class Proposal(NamedTuple):
-    """What is said of a figure, and the statement that makes its index where there is one to make."""
+    """A remark on a figure, and the statement that creates its index, empty if it needs none."""
 
     said: str
     statement: str = ""
 
 
 def propose(connection: Connection) -> Iterator[Proposal]:
-    """Look at each figure's plan, without running it, and say what would make it cheap."""
+    """Look at the plan of each figure, without running it, and propose what makes it cheap."""
     for candidate in CANDIDATES:
-        found = one(
-            connection.execute(
-                SQL["table_and_index"], {"table": candidate.table, "index": candidate.name}
-            )
-        )
-        rows = found["rows"] or 0
-        size = (
-            f"about {round(rows)} rows"
-            if rows >= 0
-            else "never analysed, so that nobody knows how many rows it has"
-        )
-        subject = f"{candidate.figure} ({candidate.table}, {size})"
-        if found["rows"] is None:
-            yield Proposal(f"{candidate.figure}: no table {candidate.table}")
-        elif found["valid"] is False:
-            yield Proposal(
-                f"{subject}: {candidate.name} was not finished: DROP INDEX CONCURRENTLY {candidate.name}; and then once more"
-            )
-        elif found["rows"] < SMALL:
-            yield Proposal(f"{subject}: nothing to do, the table is small")
-        elif partial := _partial(connection, candidate):
-            yield Proposal(f"{subject}: nothing to do, {partial} holds few rows but those")
-        else:
-            statement = f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {candidate.name} ON {candidate.table} (status) WHERE {candidate.where}"
-            yield Proposal(
-                f"{subject}: its count reads rows of every state; with this index only those that it counts",
-                statement,
-            )
+        yield _propose(connection, candidate)
     figure, table = MOST
-    found = one(connection.execute(SQL["table_and_index"], {"table": table, "index": ""}))
-    if (found["rows"] or 0) >= SMALL:
+    facts = one(connection.execute(SQL["table_and_index"], {"table": table, "index": ""}))
+    if (facts["rows"] or 0) >= SMALL:
         yield Proposal(
-            f"{figure} ({table}) counts most of the table, which no index makes cheap: give it `every` in the catalogue"
+            f"{figure} ({table}) counts most of the table, and no index makes that cheap: "
+            "give it `every` in the catalogue"
         )
+
+
+def _propose(connection: Connection, candidate: Candidate) -> Proposal:
+    names = {"table": candidate.table, "index": candidate.name}
+    facts = one(connection.execute(SQL["table_and_index"], names))
+    rows = facts["rows"]
+    if rows is None:
+        return Proposal(f"{candidate.figure}: no table {candidate.table}")
+    size = f"about {round(rows)} rows"
+    if rows < 0:
+        size = "never analysed, so the number of rows is unknown"
+    subject = f"{candidate.figure} ({candidate.table}, {size})"
+    if facts["valid"] is False:
+        return Proposal(
+            f"{subject}: the index {candidate.name} was not finished: run "
+            f"DROP INDEX CONCURRENTLY {candidate.name}; then run this command again"
+        )
+    if rows < SMALL:
+        return Proposal(f"{subject}: nothing to do, the table is small")
+    if partial := _partial(connection, candidate):
+        return Proposal(f"{subject}: nothing to do, {partial} holds few other rows")
+    return Proposal(
+        f"{subject}: the count reads rows of every state; with this index only the counted ones",
+        f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {candidate.name} "
+        f"ON {candidate.table} (status) WHERE {candidate.where}",
+    )
 
 
 def create(connection: Connection, statement: str) -> None:
-    """Make an index without blocking anybody who writes; that takes as long as it takes."""
+    """Create an index without blocking writers; this may take long."""
     session = one(connection.execute(SQL["index_session"]))
     changed = [name for name, value in session.items() if value is not None]
     try:
         connection.execute(statement.encode())
     finally:
-        if not connection.closed:  # behind a pooler the session is somebody else's next
+        if not connection.closed:  # behind a pooler, the next user of the session is another one
             for name in changed:
                 connection.execute(f"RESET {name}".encode())
 
 
 def _partial(connection: Connection, candidate: Candidate) -> str:
-    """Name the partial index that the planner would count with, if it is one."""
-    query = f"EXPLAIN (FORMAT JSON) SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608 - names of this module
+    """Return the name of the partial index with which the planner would count, if any."""
+    count = f"SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608 - names of this module
+    query = f"EXPLAIN (FORMAT JSON) {count}"
     plan = one(connection.execute(query.encode()))["QUERY PLAN"]
-    names = list(_indexes(json.loads(plan) if isinstance(plan, str) else plan))
+    names = list(_index_names(json.loads(plan) if isinstance(plan, str) else plan))
     partial = connection.execute(SQL["partial_indexes"], {"names": names}).fetchall()
     return ", ".join(row["name"] for row in partial)
 
 
-def _indexes(node: Any) -> Iterator[str]:
+def _index_names(node: Any) -> Iterator[str]:
+    """Find the names of all indexes in a plan."""
     if isinstance(node, list):
-        for one_of in node:
-            yield from _indexes(one_of)
+        for child in node:
+            yield from _index_names(child)
     elif isinstance(node, dict):
         if "Index Name" in node:
             yield node["Index Name"]
         for value in node.values():
-            yield from _indexes(value)
+            yield from _index_names(value)

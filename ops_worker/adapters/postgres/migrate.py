@@ -105,7 +105,7 @@ def versions(connection: Connection) -> list[int]:
     try:
         with connection.transaction():  # a savepoint
             return list(column(connection.execute(SQL["versions"]), "version"))
-    except (pg.UndefinedColumn, pg.WrongObjectType) as error:
+    except (pg.UndefinedColumn, pg.DataError) as error:
         raise SchemaError(
             f"{VERSIONS} cannot be read: {words(error)}: run `DROP TABLE {VERSIONS}`, "
             "then `ops-worker init-db`; it records the versions again"
@@ -139,12 +139,12 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
     """
     if migration.version in versions(connection):
         return [Change(f"migration {migration.name}", "already applied")]
-    done = []
+    done: list[Change] = []
     rows = {row["name"]: row for row in inspect(connection, names)}
     for name in names:
         if not rows[name]["present"]:
-            connection.execute(definition(name, migration.version).encode())
-            done.append(Change(name, "created"))
+            created = _create_object(connection, name, migration.version)
+            done += [] if created.fault else [created]
         elif name in migration.sections and migration.version > 1:
             if not rows[name]["owned"]:
                 raise SchemaError(
@@ -166,8 +166,7 @@ def repair(
     for row in inspect(connection, names):
         name = row["name"]
         if not row["present"]:
-            connection.execute(definition(name).encode())
-            yield Change(name, "created")
+            yield _create_object(connection, name)
         elif name not in created:
             yield Change(name, "already there")
             repairs = _repair_view if name == VIEW else _repair_table
@@ -215,6 +214,21 @@ def recorded_version(transaction: Transaction) -> int | None:
     return None if numbers is None else max((row["version"] for row in numbers), default=0)
 
 
+def _create_object(connection: Connection, name: str, until: int | None = None) -> Change:
+    """Create an object. The view may have to wait until the tables that it reads are repaired."""
+    statements = definition(name, until).encode()
+    if name != VIEW:
+        connection.execute(statements)
+        return Change(name, "created")
+    try:
+        with connection.transaction():
+            connection.execute(statements)
+    except (pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch) as error:
+        fault = f"{VIEW} cannot be created: {words(error)}: repair the tables that it reads first"
+        return Change(VIEW, "created", fault)
+    return Change(VIEW, "created")
+
+
 def _record(connection: Connection, migration: Migration) -> None:
     given = {"version": migration.version, "name": migration.name}
     connection.execute(SQL["record_version"], given)
@@ -227,10 +241,10 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
         yield _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
     for changed, was in difference.types:
         statement = schema.set_type(table, changed)
-        hint = f"`{statement}`"
         if table not in OWN:
             # It may be the platform's and large; passes may well work with it.
-            yield Change(table, f"column {changed.name} is {was}, not {changed.type}: {hint}")
+            said = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
+            yield Change(table, f"{said} (`ops-worker check` names the statement)")
             continue
         hint = (
             f"the values of {changed.name} ({was}) do not convert to {changed.type}: run "
@@ -314,9 +328,11 @@ def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change
     except psycopg.Error as error:
         if connection.closed:
             raise
+        remedy = f"`DROP VIEW {VIEW} CASCADE`"
+        if isinstance(error, pg.WrongObjectType):
+            remedy = f"`ALTER TABLE {VIEW} RENAME TO {VIEW}_old`"
         fault = f"{VIEW} cannot be replaced: {words(error)}"
-        remedy = f"run `DROP VIEW {VIEW} CASCADE`, then `ops-worker init-db`"
-        yield Change(VIEW, done, f"{fault}: {remedy}")
+        yield Change(VIEW, done, f"{fault}: run {remedy}, then `ops-worker init-db`")
         return
     if before != _printed(connection, VIEW):
         yield Change(VIEW, done)

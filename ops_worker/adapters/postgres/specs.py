@@ -1,4 +1,4 @@
-"""Locks, limits and tables of transactions."""
+"""Locks, time limits and tables of transactions."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import NamedTuple
 from ops_worker.core.passes import TransactionSpec
 
 LOCK_SPACE = 0x6F707377
-"""First half of the worker's advisory lock keys: "opsw"."""
+"""First half of the worker's advisory lock keys: "opsw" in ASCII."""
 SCHEMA_LOCK = 0
+"""Second half of the key of the lock for schema changes."""
 
 STANDALONE_TABLES = ("tenants", "fleet_alert")
-"""Tables of the platform that only ``init-db --standalone`` makes."""
-
+"""Tables of the platform that only ``init-db --standalone`` creates."""
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
-"""Longest wait for a row or table that somebody else holds. (The pass's own lock is never waited for.)"""
+"""Longest wait for a row or table that another session locks. The pass's own lock never waits."""
 IDLE_TIMEOUT_MS = 15_000
-"""The server ends a transaction whose process was stopped in the middle of it."""
+"""Time after which the server ends a transaction whose process hangs."""
 
 
 def limits() -> dict[str, str]:
-    """Give the limits of a transaction, as its statement takes them."""
+    """Return the limits of a transaction in ms, as parameters of ``set_limits``."""
     return {
         "statement_ms": str(STATEMENT_TIMEOUT_MS),
         "lock_ms": str(LOCK_TIMEOUT_MS),
@@ -31,11 +31,11 @@ def limits() -> dict[str, str]:
 
 
 RESERVE_S = 2.0
-"""Seconds of a pass that its figures leave for writing them."""
+"""Seconds of a pass that are kept for writing when figures take long."""
 
 
 class RetryPolicy(NamedTuple):
-    """How often a failed connection is tried again at once, and after how many seconds."""
+    """How often a failed connection is tried again, and the pause before each try in seconds."""
 
     times: int = 0
     delay_s: float = 1.0
@@ -50,6 +50,6 @@ ALERTS = TransactionSpec("alerts", 5, required_tables=("fleet_alert",))
 MAINTENANCE = TransactionSpec("maintenance", 6)
 
 HISTORY_TABLES = ("system_metrics", "fleet_alert")
-"""The tables without which there is no history to read."""
+"""The tables that readers of the history require."""
 HISTORY_OPTIONAL_TABLES = ("service_health", MAINTENANCE_TABLE, MAINTENANCE_LOG)
-"""The tables that a reader can do without: the health pass, or a person, creates them."""
+"""The tables that readers can do without: the health pass or a person creates them."""

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONNECTION_LOST = ("08", "53300", "57P", "25P03", "25P04")
-"""SQLSTATEs, or their beginnings, with which the server ends a connection; without any, the network did."""
+"""SQLSTATEs or their prefixes with which the server ends a connection.
+
+An error without an SQLSTATE comes from the network.
+"""
 RECONNECT_PAUSE_S = 0.5
+"""Pause before a new connection, so that a restarting server is ready."""
 NUMBERS = (
     "connect_timeout",
     "keepalives",
@@ -32,12 +36,12 @@ NUMBERS = (
     "keepalives_count",
     "tcp_user_timeout",
 )
-"""Parameters of a connection that libpq reads as numbers only once it has connected by TCP."""
+"""Parameters that libpq parses as numbers only after it has connected by TCP."""
 NOWHERE = "/nonexistent-folder-of-ops-worker"
 
 
 class Meaning(NamedTuple):
-    """A row of the table: SQLSTATEs or their beginnings, what they are to us, and the remedy."""
+    """A row of the table: SQLSTATEs or their prefixes, the class of the error, the remedy."""
 
     states: tuple[str, ...]
     kind: type[OpsWorkerError]
@@ -60,7 +64,7 @@ SCHEMA = (
 """The remedy for a table of another shape. ``check`` shows the lines of the tables instead."""
 
 MEANINGS = (
-    # What a role may do, and what it is.
+    # Privileges and roles.
     Meaning(
         ("22023", "42704", "0P"),
         SchemaError,
@@ -69,14 +73,16 @@ MEANINGS = (
     Meaning(
         ("42501",),
         SchemaError,
-        "grant that to the login role, or set PG_ROLE to a role that has it (`ops-worker init-db`, run by the owner, makes tables)",
+        "grant that to the login role, or set PG_ROLE to a role that has it "
+        "(`ops-worker init-db`, run by the owner, creates tables)",
     ),
-    Meaning(("3F",), SchemaError, "give the role a search_path with a schema that is there"),
-    # What a table refuses: the same row is refused again.
+    Meaning(("3F",), SchemaError, "give the role a search_path with an existing schema"),
+    # A table refuses a row: the same row would be refused again.
     Meaning(
         ("23514",),
         SchemaError,
-        "make the partition for now, and let a job make the next ones; or change the CHECK constraint",
+        "create the partition for now, and let a job create the next ones; "
+        "or change the CHECK constraint",
     ),
     # ON CONFLICT finds no unique key.
     Meaning(("42P10",), SchemaError, SCHEMA),
@@ -100,7 +106,7 @@ MEANINGS = (
     Meaning(
         ("428C9", "55000"),
         SchemaError,
-        "let the worker write to a table, no view, and no generated column",
+        "the worker has to write to a table, not to a view or a generated column",
     ),
     Meaning(
         ("P0", "09", "27", "38", "39", "44"),
@@ -109,23 +115,25 @@ MEANINGS = (
     ),
     Meaning(("54",), SchemaError, "a row is too large for an index or the server: drop that index"),
     Meaning(("0A",), SchemaError, "use an ordinary table: this one, or the server, cannot do that"),
-    Meaning(("HV",), SchemaError, "look at the foreign table, its server and its user mapping"),
-    Meaning(("57014",), StatementTimeoutError, "it took too long: look at pg_stat_activity"),
-    Meaning(("55P03",), DatabaseError, "somebody held a lock on it for too long: look at pg_locks"),
+    Meaning(("HV",), SchemaError, "check the foreign table, its server and its user mapping"),
+    Meaning(("57014",), StatementTimeoutError, "it took too long: see pg_stat_activity"),
+    Meaning(
+        ("55P03",), DatabaseError, "another session held a lock on it for too long: see pg_locks"
+    ),
     Meaning(("25006",), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
-    # What passes, or somebody is to make pass.
+    # Temporary, or to be resolved outside of the worker.
     Meaning(
         ("28",),
         DatabaseError,
         "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf",
     ),
-    Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker makes no database"),
+    Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker creates no database"),
     Meaning(("53100",), DatabaseError, "free disk space on the server"),
-    Meaning(("53200",), DatabaseError, "the server has no memory left: look at its other sessions"),
+    Meaning(("53200",), DatabaseError, "the server has no memory left: check its other sessions"),
     Meaning(
         ("53300",), DatabaseError, "raise max_connections or the role's limit, or use a pooler"
     ),
-    Meaning(("53",), DatabaseError, "the server has reached a limit of its own: look at its log"),
+    Meaning(("53",), DatabaseError, "the server has reached a limit of its own: see its log"),
     Meaning(
         ("XX001", "XX002"),
         SchemaError,
@@ -134,16 +142,16 @@ MEANINGS = (
     Meaning(
         ("58", "F0", "XX"),
         DatabaseError,
-        "the server reports damage or a bug of its own: look at its log",
+        "the server reports damage or a bug of its own: see its log",
     ),
-    # Columns of another type, that are missing, too narrow, or want a value.
+    # Columns are missing, too narrow or of another type.
     Meaning(("22", "23", "42"), SchemaError, SCHEMA),
 )
-"""The first row that fits counts."""
+"""The first row that matches counts."""
 
 
 def told(error: Error, place: str) -> OpsWorkerError:
-    """Turn an error of the database at ``place`` into one line of ours, with its exit code."""
+    """Return an error of the database at ``place`` as an error of the worker, with a remedy."""
     text = f"database {place}: {words(error)}"
     row = meaning(error)
     if row is None:
@@ -152,56 +160,63 @@ def told(error: Error, place: str) -> OpsWorkerError:
 
 
 def meaning(error: Error) -> Meaning | None:
-    """Find what an error means to us by its SQLSTATE; its words may be in any language."""
+    """Return the row of the table for an error's SQLSTATE. Its text may be in any language."""
     state = error.sqlstate or ""
-    return next((one for one in MEANINGS if state.startswith(one.states)), None)
+    return next((row for row in MEANINGS if state.startswith(row.states)), None)
 
 
 def words(error: Error) -> str:
-    """Return what the database says, on one line, with the constraint or column that it names."""
-    said = one_line(error.diag.message_primary or str(error))
-    named = error.diag.constraint_name or error.diag.column_name
-    return said if not named or named in said else f"{said} ({one_line(named)})"
+    """Return the message of the database on one line, with the constraint or column it names."""
+    message = one_line(error.diag.message_primary or str(error))
+    name = error.diag.constraint_name or error.diag.column_name
+    if not name or name in message:
+        return message
+    return f"{message} ({one_line(name)})"
 
 
 def refused_parameters(conninfo: str) -> list[str]:
-    """Name the parameters of a connection whose values libpq refuses. Nothing is contacted.
+    """Return the names of connection parameters whose values libpq refuses.
 
-    libpq checks most of them only when it connects. So it is told to connect to a place that is not
-    there. Its message may hold a password, in any language, and is not shown: a message that names
-    that place means that the parameters were accepted.
+    Nothing is contacted. libpq checks most parameters only when it connects, so it tries to connect
+    to a socket that does not exist. Its message may contain a password, in any language, and is not
+    shown. A message that names the socket means that libpq accepted the parameters.
     """
-    given = conninfo_to_dict(conninfo)
-    places = [str(given.pop(name)).count(",") for name in ("host", "hostaddr") if given.get(name)]
-    if len(set(places)) > 1:
-        return ["host and hostaddr, of which there are not as many"]
-    hosts = max(places, default=0) + 1
-    if _accepted(given, hosts):
-        return [name for name in NUMBERS if not _is_number(given.get(name, 0))]
+    parameters = conninfo_to_dict(conninfo)
+    commas = [
+        str(parameters.pop(name)).count(",")
+        for name in ("host", "hostaddr")
+        if parameters.get(name)
+    ]
+    if len(set(commas)) > 1:
+        return ["host and hostaddr, which have to be equally many"]
+    hosts = max(commas, default=0) + 1
+    if _accepted(parameters, hosts):
+        return [name for name in NUMBERS if not _is_number(parameters.get(name, 0))]
     if not _accepted({}, hosts):
-        return ["a variable of the environment that libpq reads (PGPORT, PGSSLMODE ...)"]
-    alone = [name for name, value in given.items() if not _accepted({name: value}, hosts)]
-    return alone or ["some of its parameters, which exclude each other"]
+        return ["an environment variable that libpq reads (PGPORT, PGSSLMODE ...)"]
+    refused = [name for name, value in parameters.items() if not _accepted({name: value}, hosts)]
+    return refused or ["some of its parameters, which exclude each other"]
 
 
 def _is_number(value: object) -> bool:
     return str(value).strip().removeprefix("-").isdecimal()
 
 
-def _accepted(given: Mapping[str, Any], hosts: int) -> bool:
-    nowhere = make_conninfo(**given, host=",".join([NOWHERE] * hosts))
-    attempt = pq.PGconn.connect_start(nowhere.encode())
+def _accepted(parameters: Mapping[str, Any], hosts: int) -> bool:
+    """Return whether libpq gets as far as trying to connect to each of so many hosts."""
+    conninfo = make_conninfo(**parameters, host=",".join([NOWHERE] * hosts))
+    attempt = pq.PGconn.connect_start(conninfo.encode())
     tried = attempt.error_message.count(NOWHERE.encode())
     attempt.finish()
     return tried == hosts
 
 
 def worth_a_retry(error: Error) -> bool:
-    """Whether the same once more may well succeed; where the connection was lost, after a moment."""
+    """Return whether a retry may succeed. If the connection was lost, pause first."""
     if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
         return True
     state = error.sqlstate or ("08000" if isinstance(error, pg.OperationalError) else "")
     lost = state.startswith(CONNECTION_LOST)
     if lost:
-        time.sleep(RECONNECT_PAUSE_S)  # a server that restarts needs a moment
+        time.sleep(RECONNECT_PAUSE_S)
     return lost

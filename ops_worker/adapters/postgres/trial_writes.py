@@ -1,4 +1,4 @@
-"""Whether a pass could write: what it writes is written by the same statements, and taken back."""
+"""Trial writes for ``check``: the statements of a pass, rolled back."""
 
 from __future__ import annotations
 
@@ -23,53 +23,56 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 NAME = "ops-worker check"
-"""The service of the rows, a name that no catalogue can have."""
+"""The service name of the rows. No catalogue can contain it."""
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Choose, of the tables as ``people.inspect`` found them, those in which a row can be tried."""
+    """Return which tables of ``operations.inspect`` a row can be written to."""
     return [row["name"] for row in rows if row["present"] and not row["hidden"]]
 
 
 def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> list[Refusal]:
-    """Try what a pass writes, table by table, and give what the database has against it.
+    """Write what a pass writes, table by table, and return what the database refuses.
 
-    Nothing is left but the number that a sequence gave to an alert, which no rollback takes back.
+    All of it is rolled back. Only a number of the alerts' sequence stays used.
     """
-    found = []
+    refused = []
     needed = {table for spec in PASSES.values() for table in spec.transaction.required_tables}
     for row in rows:
         if row["name"] not in needed:
             continue
         if not row["present"]:
-            found.append(Refusal(row["name"], "not there"))
+            refused.append(Refusal(row["name"], "not there"))
         elif row["hidden"]:
-            found.append(Refusal(row["name"], "row level security hides its rows from this role"))
+            hidden = "row level security hides its rows from this role"
+            refused.append(Refusal(row["name"], hidden))
     for table, write in _WRITES.items():
-        if table in transaction.present and (refusal := _tried(transaction, table, write)):
-            found.append(refusal)
-    return found
+        if table in transaction.present:
+            refused += _try(transaction, table, write)
+    return refused
 
 
-def _tried(
+def _try(
     transaction: Transaction, table: str, write: Callable[[Transaction], bool]
-) -> Refusal | None:
+) -> list[Refusal]:
+    """Write in a savepoint and roll back; return the refusal, if there is one."""
     execute = transaction.connection.execute
     execute("SAVEPOINT rehearsal")
     execute(SQL["best_effort_limits"])
     try:
         arrived = write(transaction)
-        execute("SET CONSTRAINTS ALL IMMEDIATE")  # those that are looked at only with a COMMIT
+        execute("SET CONSTRAINTS ALL IMMEDIATE")  # check deferred constraints now
     except psycopg.Error as error:
         if transaction.connection.closed:
             raise
-        return Refusal(table, words(error), _remedy(error))
+        return [Refusal(table, words(error), _remedy(error))]
     finally:
         if not transaction.connection.closed:
             execute("ROLLBACK TO SAVEPOINT rehearsal")
     if arrived:
-        return None
-    return Refusal(table, "a row did not arrive", "a trigger or rule keeps it away: change that")
+        return []
+    remedy = "a trigger or rule keeps it away: change that"
+    return [Refusal(table, "a row did not arrive", remedy)]
 
 
 def _remedy(error: psycopg.Error) -> str:
@@ -95,7 +98,7 @@ def _health(transaction: Transaction) -> bool:
     verdict = Verdict(Target(NAME, "", NAME, ()), moment, State.DOWN, "tried")
     update = StateChange(verdict, 1, transaction.now, transaction.now)
     record_health(transaction, [update])
-    record_health(transaction, [update])  # once more, where the row is there already
+    record_health(transaction, [update])  # again, to update the row
     known = known_states(transaction, [NAME])[NAME]
     return known.healthy is False
 
@@ -114,4 +117,4 @@ _WRITES: dict[str, Callable[[Transaction], bool]] = {
     "service_health": _health,
     "fleet_alert": _alert,
 }
-"""What is written to each table. With an alert goes the row of `tenants` that it refers to."""
+"""The write to each table. That of an alert includes its row in ``tenants``."""

@@ -1,4 +1,4 @@
-"""Values of the database that Python has no room for: none of them makes a reader fail."""
+"""Loaders for values that Python cannot represent, so that no reader fails on them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class _Moment(Loader):
-    """Load a time as a UTC datetime; one without a zone was written in a session of UTC.
+    """Load a time as a UTC datetime. A time without a zone is taken as UTC.
 
-    Infinity and years that Python does not know become the last or the first moment that it does.
+    Infinity and years that Python does not support become its last or first possible time.
     """
 
     def load(self, data: Buffer) -> datetime:
-        """Read the text that the server writes with DateStyle ISO."""
+        """Parse the text that the server sends with DateStyle ISO."""
         text = bytes(data).decode()
         try:
             moment = datetime.fromisoformat(text)
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         except (ValueError, OverflowError):  # "-infinity", "0044-03-15 ... BC", "294276-12-31 ..."
-            return FIRST if text.startswith(("-", "000")) or text.endswith("BC") else LAST
+            is_past = text.startswith(("-", "000")) or text.endswith("BC")
+            return FIRST if is_past else LAST
 
 
 def register(connection: Connection) -> None:
-    """Have a connection load any time and any JSON."""
+    """Make a connection load any time and any JSON."""
     for kind in ("timestamptz", "timestamp"):
         connection.adapters.register_loader(kind, _Moment)
     set_json_loads(load_jsonb, connection)
