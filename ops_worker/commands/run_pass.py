@@ -12,7 +12,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ops_worker.adapters.http.heartbeat import heartbeat
 from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
@@ -104,13 +103,14 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome, int]:
     """Run the pass inside its heartbeat, and report it; return its outcome and exit code."""
+    from ops_worker.adapters.http import heartbeat
     from ops_worker.passes import Context, function_of
 
     url = ""
     if settings.heartbeat_url and not options.dry_run:
         url = settings.heartbeat_url.get_secret_value()
     end = options.begun + settings.pass_deadline - ANNOUNCE_RESERVE_S
-    with heartbeat(url, end), contextlib.closing(store(settings, options.command)) as database:
+    with heartbeat.heartbeat(url, end), contextlib.closing(store(settings, options.command)) as database:
         left_s = settings.pass_deadline - (time.monotonic() - options.begun)
         context = Context(
             settings=settings,

@@ -97,7 +97,7 @@ def test_it_ends_before_the_pass(
         ends.append(end)
         return contextlib.nullcontext()
 
-    monkeypatch.setattr("ops_worker.commands.run_pass.heartbeat", noted)
+    monkeypatch.setattr("ops_worker.adapters.http.heartbeat.heartbeat", noted)
     for name, value in (
         worker.env | {"HEARTBEAT_URL": listener.url, "PASS_DEADLINE": "30"}
     ).items():
