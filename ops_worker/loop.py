@@ -109,7 +109,6 @@ class Loop:
         self._until = until
         self._clock = clock
         self._slot: int | None = None
-        self._latest: _Progress | None = None
         self._recorder: _Progress | None = None
         self._recording_since = 0.0
         self._record_lock = threading.Lock()
@@ -121,9 +120,8 @@ class Loop:
         """Run ticks until ``stop`` or ``until``. The first tick starts at once."""
         while (due := self._await_slot()) is not None:
             self._start_tick(due)
-        for progress in (self._recorder, self._latest):
-            if progress is not None:
-                self._clock.wait(progress.ended, None)
+        if self._recorder is not None:  # a tick that is not recorded has ended by now
+            self._clock.wait(self._recorder.ended, None)
         self.finished = True
 
     def take_error(self) -> BaseException | None:
@@ -155,15 +153,10 @@ class Loop:
     def _start_tick(self, due: _Due) -> None:
         """Run a tick in a thread of its own; return when its probes are done."""
         progress = _Progress(observed=threading.Event(), ended=threading.Event())
-        self._latest = progress
         thread = threading.Thread(
             target=self._run_tick, args=(due, progress), name=f"{self.name} pass", daemon=True
         )
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no room for another thread
-            progress.ended.set()
-            raise
+        thread.start()
         self._clock.wait(progress.observed, None)
 
     def _run_tick(self, due: _Due, progress: _Progress) -> None:
@@ -172,8 +165,8 @@ class Loop:
         except BaseException as error:  # noqa: BLE001 - the main thread reports it
             self._error = error
         finally:
-            progress.observed.set()
             progress.ended.set()
+            progress.observed.set()
 
     def _tick(self, due: _Due, progress: _Progress) -> None:
         """Run the pass once and report how it ended."""

@@ -11,6 +11,8 @@ POLL_S = 0.0002
 """Real seconds between two looks at what a thread waits for."""
 PATIENCE_POLLS = 150_000
 """Looks after which a thread that neither waits nor ends fails the test: at least 30 s."""
+LIMIT_S = 10_000.0
+"""Virtual seconds after which a test that does not end fails."""
 
 
 class VirtualTime:
@@ -34,6 +36,7 @@ class VirtualTime:
         self._waiting: dict[threading.Thread, tuple[threading.Event, float]] = {}
         self._closed = False
         self._deadlock = False
+        self._limit = now + LIMIT_S
 
     def monotonic(self) -> float:
         """Return the seconds of the monotonic clock."""
@@ -61,7 +64,7 @@ class VirtualTime:
                     return event.is_set()
                 if self._closed:
                     raise SystemExit
-                assert not self._deadlock, "every thread waits, and nothing can end a wait"
+                assert not self._deadlock, "every thread waits, and nothing ends the test"
                 self._advance()
                 event.wait(POLL_S)
             raise AssertionError(f"a thread neither waits nor ends: {self._busy()}")
@@ -99,7 +102,7 @@ class VirtualTime:
             if self._busy():
                 return
             then = min(deadline for _, deadline in self._waiting.values())
-            if then == float("inf"):
+            if then > self._limit:
                 self._deadlock = True
                 return
             self.now = then

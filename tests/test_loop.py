@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -202,6 +203,12 @@ class TestCadence:
                  actions(caplog, "ticks skipped")]  # fmt: skip
         assert skips == [("metrics", 2)]
 
+    @pytest.mark.parametrize(("seconds", "count"), [(0, 1), (0.875, 1), (0.876, 2)])
+    def test_until(self, simulation: Simulation, seconds: float, count: int) -> None:
+        """No slot begins at or after ``until``; the first tick always runs."""
+        simulation.loop(seconds=seconds).run()
+        assert len(simulation.begun["metrics"]) == count
+
     def test_stop_before_the_first_tick(self, simulation: Simulation) -> None:
         """A loop that is stopped before its start runs nothing."""
         simulation.stop.set()
@@ -258,6 +265,22 @@ class TestRecording:
         assert simulation.begun["metrics"] == [START, *every(1, 9)]
         results = [tick.result for tick in simulation.ticks["metrics"]]
         assert (results.count("recorded"), results.count("waiting")) == (4, 6)
+
+    def test_end_waits_for_the_record(self, simulation: Simulation) -> None:
+        """A loop ends when its last record is written, also if later passes have ended before."""
+
+        def work(context: Context) -> Outcome:
+            try:
+                with context.recording():
+                    simulation.time.sleep(20)
+            except StillRecordingError:
+                return Outcome("metrics", Result.WAITING)
+            return Outcome("metrics", Result.RECORDED)
+
+        simulation.loop(seconds=5, work=work).run()
+        results = [tick.result for tick in simulation.ticks["metrics"]]
+        assert results == ["waiting"] * 5 + ["recorded"]
+        assert simulation.time.now == START + 20
 
     def test_lock_is_released_by_an_error(self, simulation: Simulation) -> None:
         """A pass that raises while it is recorded does not keep the next one from it."""
@@ -429,19 +452,20 @@ class TestProcess:
         assert simulation.begun["metrics"] == [START, *every(1, 2), *every(1, 5, FIRST_SLOT + 3)]
         assert len(actions(caplog, "loop revived")) == 1
 
+    @pytest.mark.parametrize("lost", [0, 2, 4])
     def test_no_thread_for_a_tick(
         self,
         simulation: Simulation,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
+        lost: int,
     ) -> None:
         """Where the system starts no thread, the tick is lost; the loop goes on and ends."""
         start = threading.Thread.start
-        refused: list[str] = []
+        numbers = itertools.count()
 
         def refuse(thread: threading.Thread) -> None:
-            if thread.name == "metrics pass" and len(refused) < 1:
-                refused.append(thread.name)
+            if thread.name == "metrics pass" and next(numbers) == lost:
                 raise RuntimeError("can't start new thread")
             start(thread)
 
@@ -452,7 +476,8 @@ class TestProcess:
             patch.setattr(threading.Thread, "start", refuse)
             patch.setattr(threading, "excepthook", ignore)
             assert simulation.run(simulation.loop(seconds=4)) == 0
-        assert simulation.begun["metrics"] == every(1, 4)
+        slots = [START, *every(1, 4)]
+        assert simulation.begun["metrics"] == slots[:lost] + slots[lost + 1 :]
         assert len(actions(caplog, "loop revived")) == 1
 
 
@@ -500,6 +525,15 @@ class TestSignals:
         assert simulation.time.now == START + 2 + GRACE_S
         assert len(actions(caplog, "pass given up")) == 1
         assert len(simulation.closed) == 1, "another loop's samples may still be written"
+
+    def test_one_grace_for_all(self, simulation: Simulation) -> None:
+        """Several passes that hang have one grace together."""
+        simulation.signal_at = START + 2
+        hanging = [
+            simulation.loop(name, work=simulation.taking({0: 1000.0})) for name in ("a", "b", "c")
+        ]
+        assert simulation.run(*hanging) == 0
+        assert simulation.time.now == START + 2 + GRACE_S
 
     @pytest.mark.parametrize(
         ("pass_s", "closing_s", "end"),

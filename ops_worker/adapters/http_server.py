@@ -31,7 +31,7 @@ except ImportError as error:
     raise SettingsError([problem]) from None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ops_worker.core.model import Outcome, Tick
 
@@ -56,6 +56,59 @@ class _LoopState(NamedTuple):
     error: str = ""
 
 
+class _Metrics:
+    """The metrics of /metrics, in a registry of their own."""
+
+    def __init__(self, loops: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        make: dict[str, Any] = {"registry": self.registry, "namespace": "ops_worker"}
+        self.passes = Counter("passes", "Passes by result.", ["loop", "result"], **make)
+        self.duration = Histogram(
+            "pass_duration_seconds", "Duration of a pass.", ["loop"], buckets=DURATIONS_S, **make
+        )
+        self.success = Gauge(
+            "last_success_timestamp_seconds",
+            "Time of the last pass that succeeded.",
+            ["loop"],
+            **make,
+        )
+        self.skipped = Counter(
+            "ticks_skipped", "Ticks that were skipped, because the loop was late.", ["loop"], **make
+        )
+        self.buffered = Gauge(
+            "buffered_samples", "Passes whose samples wait for the database.", ["loop"], **make
+        )
+        self.dropped = Counter(
+            "samples_dropped",
+            "Passes whose samples were lost because the buffer was full.",
+            ["loop"],
+            **make,
+        )
+        self.apart = Gauge(
+            "set_apart_samples", "Passes whose samples the database refuses.", ["loop"], **make
+        )
+        self.alerts = Gauge(
+            "alerts_open", "Services with an alert at the last health pass.", **make
+        )
+        self.state = Gauge(
+            "service_state",
+            "1 for the state of the service, 0 for the other states.",
+            ["service", "state"],
+            **make,
+        )
+        self.latency = Gauge(
+            "service_latency_seconds",
+            "Latency of the last answer; NaN if there was none.",
+            ["service"],
+            **make,
+        )
+        for name in loops:
+            self.skipped.labels(name)
+            self.buffered.labels(name)
+            self.apart.labels(name)
+            self.dropped.labels(name)
+
+
 class Telemetry:
     """Record the ticks of the loops and serve them. Any thread may call ``record``."""
 
@@ -73,63 +126,17 @@ class Telemetry:
         self._clock = clock
         self._loops = {name: _LoopState(clock()) for name in intervals_s}
         self._lock = threading.Lock()
-        self.registry = CollectorRegistry()
-        make: dict[str, Any] = {"registry": self.registry, "namespace": "ops_worker"}
-        self._passes = Counter("passes", "Passes by result.", ["loop", "result"], **make)
-        self._duration = Histogram(
-            "pass_duration_seconds", "Duration of a pass.", ["loop"], buckets=DURATIONS_S, **make
-        )
-        self._success = Gauge(
-            "last_success_timestamp_seconds",
-            "Time of the last pass that succeeded.",
-            ["loop"],
-            **make,
-        )
-        self._skipped = Counter(
-            "ticks_skipped", "Ticks that were skipped, because the loop was late.", ["loop"], **make
-        )
-        self._buffered = Gauge(
-            "buffered_samples", "Passes whose samples wait for the database.", ["loop"], **make
-        )
-        self._dropped = Counter(
-            "samples_dropped",
-            "Passes whose samples were lost because the buffer was full.",
-            ["loop"],
-            **make,
-        )
-        self._apart = Gauge(
-            "set_apart_samples", "Passes whose samples the database refuses.", ["loop"], **make
-        )
-        self._alerts = Gauge(
-            "alerts_open", "Services with an alert at the last health pass.", **make
-        )
-        self._state = Gauge(
-            "service_state",
-            "1 for the state of the service, 0 for the other states.",
-            ["service", "state"],
-            **make,
-        )
-        self._latency = Gauge(
-            "service_latency_seconds",
-            "Latency of the last answer; NaN if there was none.",
-            ["service"],
-            **make,
-        )
-        for name in intervals_s:
-            self._skipped.labels(name)
-            self._buffered.labels(name)
-            self._apart.labels(name)
-            self._dropped.labels(name)
+        self._metrics = _Metrics(intervals_s)
 
     def record(self, tick: Tick) -> None:
         """Record a tick."""
         self._update_state(tick)
-        self._passes.labels(tick.loop, tick.result).inc()
-        self._duration.labels(tick.loop).observe(tick.duration_s)
-        self._skipped.labels(tick.loop).inc(tick.skipped)
-        self._buffered.labels(tick.loop).set(tick.buffered)
-        self._dropped.labels(tick.loop).inc(tick.dropped)
-        self._apart.labels(tick.loop).set(tick.set_apart)
+        self._metrics.passes.labels(tick.loop, tick.result).inc()
+        self._metrics.duration.labels(tick.loop).observe(tick.duration_s)
+        self._metrics.skipped.labels(tick.loop).inc(tick.skipped)
+        self._metrics.buffered.labels(tick.loop).set(tick.buffered)
+        self._metrics.dropped.labels(tick.loop).inc(tick.dropped)
+        self._metrics.apart.labels(tick.loop).set(tick.set_apart)
         if tick.outcome is not None:
             self._record_outcome(tick.loop, tick.outcome)
 
@@ -147,15 +154,15 @@ class Telemetry:
 
     def _record_outcome(self, loop: str, outcome: Outcome) -> None:
         if outcome.result is not Result.WAITING:
-            self._success.labels(loop).set_to_current_time()
+            self._metrics.success.labels(loop).set_to_current_time()
         if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
-            self._alerts.set(len(outcome.alerted))
+            self._metrics.alerts.set(len(outcome.alerted))
         for verdict in outcome.verdicts:
             service, latency_ms = verdict.target.name, verdict.latency_ms
             for state in State:
-                self._state.labels(service, state.value).set(verdict.state is state)
+                self._metrics.state.labels(service, state.value).set(verdict.state is state)
             latency_s = math.nan if latency_ms is None else latency_ms / 1000
-            self._latency.labels(service).set(latency_s)
+            self._metrics.latency.labels(service).set(latency_s)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return 200 if every loop completes its ticks in time, else 503, and a document."""
@@ -182,7 +189,7 @@ class Telemetry:
 
     def serve(self, host: str, port: int) -> ThreadingHTTPServer:
         """Serve in threads. Port 0 takes a free one. Raise SettingsError if the port is taken."""
-        telemetry = self
+        telemetry, registry = self, self._metrics.registry
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_TIMEOUT_S
@@ -192,7 +199,7 @@ class Telemetry:
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(telemetry.registry))
+                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
                 elif path == "/health":
                     self._answer_json(*telemetry.health())
                 elif path == "/ready":

@@ -49,7 +49,7 @@ SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name
 def ended(
     process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM
 ) -> tuple[str, str]:
-    """Send a signal, and claim that the process ends well."""
+    """Send a signal, assert that the process ends with 0, and return what it printed."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -57,7 +57,7 @@ def ended(
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Wait for what comes sooner or later, on a busy machine later."""
+    """Poll until something holds."""
     end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
@@ -65,20 +65,20 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def logged(err: str, action: str) -> list[dict[str, object]]:
-    """Give the log's lines of an action."""
+    """Return the lines of the log with an action."""
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("action") == action]
 
 
 def free_port() -> str:
-    """Give a port that nobody has."""
+    """Return a free port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return str(sock.getsockname()[1])
 
 
 def get(port: str, path: str) -> tuple[int, str]:
-    """Ask the sidecar."""
+    """Send a request to the sidecar; return status and body."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -98,7 +98,7 @@ def metric(port: str, name: str) -> float:
 
 
 def asked(port: str, path: str) -> int:
-    """Ask the sidecar for a status; 0 while it does not listen yet."""
+    """Return the status of an answer of the sidecar; 0 while it does not listen yet."""
     try:
         return get(port, path)[0]
     except OSError:
@@ -106,12 +106,12 @@ def asked(port: str, path: str) -> int:
 
 
 def skipped(err: str) -> int:
-    """Give how many ticks a loop says that it skipped."""
+    """Return how many ticks the log counts as skipped."""
     return sum(int(str(line["count"])) for line in logged(err, "ticks skipped"))
 
 
 def pending(process: subprocess.Popen[str]) -> bool:
-    """Tell whether a signal still waits to be taken by the process."""
+    """Return whether a signal is still pending in the process."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     return any(
         int(mask, 16) for mask in re.findall(r"^(?:ShdPnd|SigPnd):\s*(\w+)$", status, re.MULTILINE)
@@ -119,7 +119,7 @@ def pending(process: subprocess.Popen[str]) -> bool:
 
 
 def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    """Start the worker with a line of Python that breaks something in it first."""
+    """Start the worker after a line of Python that breaks something in it."""
     script = f"import sys; from ops_worker import cli, loop, process; from ops_worker.passes import health; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
     command = [sys.executable, "-c", script, *arguments]
     return Process(
@@ -133,7 +133,7 @@ def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subproces
 
 
 def test_for(worker: Worker, database: Database) -> None:
-    """--for ends by itself: a first sample at once, then one in every second; a busy machine may skip some, and then says so."""
+    """--for ends by itself: a first sample at once, then one every second. A busy machine may skip some, and counts them."""
     done = worker("metrics", "--every", "1", "--for", "4")
     assert done.returncode == 0, done.stderr
     written = done.stdout.count("samples written")
@@ -145,7 +145,7 @@ def test_for(worker: Worker, database: Database) -> None:
 
 
 def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """The pass names the exit code, as a single one does; of several the worst (``tests/test_loop.py``)."""
+    """The exit code is that of a pass, as for a single pass; of several passes that of the worst (``tests/test_loop.py``)."""
     stubs["ingest"].mode = "down"
     assert worker("health", "--every", "3600", "--for", "1", "--fail-on-unhealthy").returncode == 4
     assert (
@@ -159,7 +159,7 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
     assert done.returncode == 3
     assert {line["exit_code"] for line in logged(done.stderr, "pass failed")} == {3}
     assert {line["buffered"] for line in logged(done.stderr, "pass failed")} == {0}, (
-        "what no retry helps does not wait"
+        "a sample that no retry helps does not wait"
     )
     assert "Traceback" not in done.stderr
 
@@ -174,14 +174,14 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
     ],
 )
 def test_usage(worker: Worker, arguments: tuple[str, ...], message: str) -> None:
-    """What cannot be meant is refused."""
+    """A command line that makes no sense ends with 2."""
     done = worker(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_crash_isolation(worker: Worker, database: Database) -> None:
-    """A pass that raises on each tick costs its loop its ticks; the other loop keeps its cadence, and the process stays."""
+    """A pass that raises on every tick loses its ticks only: the other loop keeps its cadence, and the process goes on."""
     port = free_port()
     env = {
         "HEALTH_CHECK_INTERVAL": "5",
@@ -212,7 +212,7 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
 
 
 def test_thread_dies(worker: Worker, database: Database) -> None:
-    """A loop whose thread itself dies is started again and goes on."""
+    """A tick whose thread dies is reported, and the loop goes on."""
     patch = "from ops_worker.commands import run_loop; real = run_loop.report; seen = []; run_loop.report = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else real(o, t))"
     with broken(
         worker,
@@ -246,7 +246,7 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
 
 @pytest.fixture
 def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
-    """A server of the test's own, which it may stop."""
+    """Start a server that the test may stop."""
     with Postgres() as server:
         load_platform(server.url())
         worker.env["DATABASE_URL"] = server.url()
@@ -254,7 +254,7 @@ def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
 
 
 def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """Nothing is lost while the database is away: every second of it has its sample afterwards, none has two."""
+    """Nothing is lost while the database is away: afterwards every second has one sample."""
     server, database = own
     port = free_port()
     env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port}
@@ -285,7 +285,7 @@ def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
 
 
 def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """On overflow the oldest samples go, counted and logged; the others are written when the database is back."""
+    """A full buffer drops the oldest samples, counts and logs them; the others are written when the database is back."""
     server, database = own
     port = free_port()
     env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port, "METRICS_BUFFER_SAMPLES": "3"}
@@ -304,7 +304,7 @@ def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> N
 
 
 def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """A looped dry run writes nothing, also not later what it could not show."""
+    """A dry run in a loop writes nothing, also not later."""
     server, database = own
     with worker.start("metrics", "--every", "0.5", "--dry-run") as process:
         assert process.stdout is not None and process.stderr is not None
@@ -322,7 +322,7 @@ def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
 
 
 def test_stopped_process(worker: Worker, database: Database) -> None:
-    """A process that was stopped for long goes on with one pass, not with a burst, and counts the ticks it skipped."""
+    """A process that was stopped goes on with one pass, not with a burst, and counts the skipped ticks."""
     begun = time.monotonic()
     with worker.start("metrics", "--every", "1") as process:
         until(lambda: database.value(TAKEN) >= 2)
@@ -334,12 +334,12 @@ def test_stopped_process(worker: Worker, database: Database) -> None:
         _, err = ended(process)
     assert skipped(err) >= STOPPED_S - 1
     assert database.value(TAKEN) + skipped(err) <= time.monotonic() - begun + 2, (
-        "no slot that was skipped was made up for"
+        "no skipped slot was made up for"
     )
 
 
 def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """A sidecar and CronJobs' passes at the same time: no error, no alert twice, no transition lost, one sample a tick."""
+    """Loops and single passes at the same time: no error, no double alert, no lost transition, one sample per tick."""
     with (
         worker.start("health", "--every", "0.1") as health,
         worker.start("metrics", "--every", "1") as metrics,
@@ -371,7 +371,7 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_between_ticks(worker: Worker, database: Database, number: signal.Signals) -> None:
-    """A signal between ticks, of which the next would come next day, ends the sidecar with 0."""
+    """A signal between two ticks, a day before the next one, ends the sidecar with 0."""
     env = {
         "HEALTH_CHECK_INTERVAL": "86400",
         "METRICS_COLLECTION_INTERVAL": "86400",
@@ -384,7 +384,7 @@ def test_signal_between_ticks(worker: Worker, database: Database, number: signal
 
 
 def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """A pass that is under way is finished first; one that takes too long is given up; a second signal does not wait."""
+    """A running pass is finished; one that takes longer than the grace is abandoned; a second signal ends the process at once."""
     stubs["ingest"].mode = "hang"
     with worker.start("health", "--every", "60") as process:
         until(lambda: stubs["ingest"].requests)
@@ -404,7 +404,7 @@ def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) 
 
 
 def test_port_taken(worker: Worker) -> None:
-    """A port that somebody has is a fault of the settings."""
+    """A port that is taken ends with 2, and names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = worker("sidecar", SIDECAR_PORT=str(taken.getsockname()[1]))
     assert done.returncode == 2

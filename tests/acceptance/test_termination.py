@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -85,11 +86,21 @@ def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, erro
     assert {key: value for key, value in found.items() if key != "error"} == expected
 
 
-def test_loop_leaves_its_worst(worker: Worker, path: Path, stubs: Stubs) -> None:
+def test_loop_leaves_its_worst(
+    worker: Worker, database: Database, path: Path, stubs: Stubs
+) -> None:
     """A loop ends with the exit code of its worst pass, and with its message."""
-    threading.Timer(2.5, setattr, (stubs["ingest"], "mode", "ok")).start()
+    worker("init-db")
     stubs["ingest"].mode = "503"
-    assert worker("health", "--every", "0.5", "--for", "5", "--fail-on-unhealthy").returncode == 4
+    seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
+    with worker.start("health", "--every", "0.5", "--fail-on-unhealthy", "--for", "8") as process:
+        for status in ("unhealthy", "healthy"):
+            end = time.monotonic() + 60
+            while not database.value(seen, status):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            stubs["ingest"].mode = "ok"
+        assert process.wait(60) == 4
     assert left(path)["unhealthy"] == {"ingest": "http 503"}
 
 

@@ -25,12 +25,12 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
 def get(url: str) -> tuple[int, str]:
-    """Ask, and give the status and the body."""
+    """Send a request; return status and body."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -40,7 +40,7 @@ def get(url: str) -> tuple[int, str]:
 
 
 def test_health_and_ready() -> None:
-    """A loop is healthy while it completes its ticks, also when the database is away; ready once the database answered all."""
+    """A loop is healthy while it completes its ticks, also if the database is away; ready once the database answered."""
     clock = Clock()
     telemetry = Telemetry({"health": 60.0, "metrics": 4.0}, 10.0, clock)
     assert (telemetry.health()[0], telemetry.ready()[0]) == (200, 503)
@@ -67,7 +67,7 @@ def test_health_and_ready() -> None:
 
 
 def test_metrics() -> None:
-    """/metrics is Prometheus text with everything that a loop tells."""
+    """/metrics is Prometheus text with everything that a tick has."""
     telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)
     server = telemetry.serve("127.0.0.1", 0)
     telemetry.record(Tick("health", 0.3, outcome=HEALTH))
