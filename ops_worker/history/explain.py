@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.conditions import wanted
 from ops_worker.core.decoding import parse_time
@@ -236,7 +236,7 @@ def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
     row = history.row
     if row is None:
         return None
-    details: Mapping[str, Any] = row.details if isinstance(row.details, dict) else {}
+    details: Mapping[str, JsonValue] = row.details if isinstance(row.details, dict) else {}
     since = parse_time(details.get("since")) or row.checked_at
     covers = since <= history.at
     is_current = covers and row.checked_at <= history.at

@@ -41,8 +41,8 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["alerts", "list"]) == 0
     assert capsys.readouterr().out == "no alert is open\n"
     assert main(["alerts", "list", "--all", "--output", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(one["service"], one["status"]) for one in found] == [
+    alerts = json.loads(capsys.readouterr().out)
+    assert [(alert["service"], alert["status"]) for alert in alerts] == [
         ("evaluator", "CLOSED"),
         ("dispatcher", "CLOSED"),
     ]
@@ -88,8 +88,8 @@ def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: s
     """A missing alert and an alert of a tenant are refused, and nothing changes."""
     before = opened.rows("SELECT * FROM fleet_alert ORDER BY id")
     tenants = opened.value("SELECT min(id) FROM fleet_alert WHERE tenant_id <> '__system__'")
-    for one in (number, str(tenants)):
-        assert main(["alerts", "ack", one]) == main(["alerts", "close", one]) == 2
+    for argument in (number, str(tenants)):
+        assert main(["alerts", "ack", argument]) == main(["alerts", "close", argument]) == 2
     assert f"there is no system alert {tenants}; open alerts: " in capsys.readouterr().err
     assert opened.rows("SELECT * FROM fleet_alert ORDER BY id") == before
 

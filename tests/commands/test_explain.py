@@ -41,25 +41,25 @@ def test_now(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The current state is that of the row, with the alert, who acknowledged it, and which pass saw it."""
-    told = explained("evaluator")
+    answer = explained("evaluator")
     row, (_, alert) = looked.health()["evaluator"], looked.alerts()
-    assert (told["state"], told["reason"], told["streak"], told["since"]) == (
+    assert (answer["state"], answer["reason"], answer["streak"], answer["since"]) == (
         "down",
         "Connection refused",
         1,
         row["details"]["since"],
     )
     assert (
-        told["alert"]
+        answer["alert"]
         == f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, acknowledged by nobody"
     )
-    (shown,) = told["alerts"]
+    (shown,) = answer["alerts"]
     assert (
         shown["evidence"] == alert["details"]["evidence"]
         and shown["evidence"]["version"] == __version__
     )
-    assert told["rule"]["an alert opens after"] == "1 unhealthy pass"
-    assert [one["pass"] for one in told["passes"]] == ["health", "metrics"]
+    assert answer["rule"]["an alert opens after"] == "1 unhealthy pass"
+    assert [item["pass"] for item in answer["passes"]] == ["health", "metrics"]
     assert main(["alerts", "ack", str(alert["id"]), "--by", "kim"]) == 0
     assert re.search(r", acknowledged by kim at [\d: -]+$", explained("evaluator")["alert"])
     assert main(["explain", "evaluator"]) == 0
@@ -75,12 +75,12 @@ def test_now(
     assert explained("evaluator")["alert"].endswith("or a person has closed it since")
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
     assert main(["health"]) == 0
-    told = explained("evaluator")
-    assert (told["alert"], told["streak"]) == (
+    answer = explained("evaluator")
+    assert (answer["alert"], answer["streak"]) == (
         "no alert is open yet: 2 of 3 passes in a row found it so",
         2,
     )
-    assert told["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
+    assert answer["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert (
         explained("evaluator")["alert"]
@@ -91,17 +91,19 @@ def test_now(
 def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """An earlier state follows from the samples of that time; without a sample, it is unknown."""
     alert = looked.alerts()[0]
-    told = explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=2)).isoformat())
+    answer = explained(
+        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=2)).isoformat()
+    )
     down = looked.rows(
         "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0"
     )[0]
-    assert (told["state"], told["since"], told["seen_by"]) == (
+    assert (answer["state"], answer["since"], answer["seen_by"]) == (
         "unhealthy",
         down["first"].astimezone(UTC).isoformat(),
         "the metrics pass",
     )
-    assert told["reason"] == alert["summary"]
-    assert told["alert"].endswith("acknowledged by nobody"), "alex acknowledged it a minute later"
+    assert answer["reason"] == alert["summary"]
+    assert answer["alert"].endswith("acknowledged by nobody"), "alex acknowledged it a minute later"
     assert (
         explained("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())[
             "alert"
@@ -116,7 +118,7 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
         [],
     )
     after = explained("dispatcher", "--at", (alert["closed_at"] + timedelta(minutes=5)).isoformat())
-    assert [(one["state"], one["to"]) for one in after["turns"]][-2] == (
+    assert [(item["state"], item["to"]) for item in after["turns"]][-2] == (
         "unhealthy",
         (down["last"] + timedelta(seconds=5)).astimezone(UTC).isoformat(),
     )
@@ -126,8 +128,8 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
         "state"
     ] == "unknown"
     assert all(
-        datetime.fromisoformat(one["time"]) <= datetime.fromisoformat(gap["at"])
-        for one in gap["observations"]
+        datetime.fromisoformat(item["time"]) <= datetime.fromisoformat(gap["at"])
+        for item in gap["observations"]
     )
     assert main(["explain", "dispatcher", "--at", "70m"]) == 0
     assert re.match(
@@ -139,14 +141,14 @@ def test_then(looked: Database, explained: Any, capsys: pytest.CaptureFixture[st
         r"at .* UTC: nothing is known about dispatcher: no pass has looked\nno alert is open\n",
         capsys.readouterr().out,
     )
-    latencies = [one for one in after["observations"] if one["pass"] == "health"]
+    latencies = [item for item in after["observations"] if item["pass"] == "health"]
     assert latencies == [] or re.fullmatch(r"answered in [\d.]+ ms", latencies[0]["found"])
 
 
 def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A maintenance, now or at that time, is the reason why no alert is open."""
-    told = explained("delivery_worker", "--at", "96m")
-    assert (told["state"], told["reason"], told["alert"]) == (
+    answer = explained("delivery_worker", "--at", "96m")
+    assert (answer["state"], answer["reason"], answer["alert"]) == (
         "unhealthy",
         "",
         "no alert is open: there is maintenance",
@@ -188,8 +190,8 @@ def test_unknown_is_a_result(
     """A service with an unusable answer was probed: its state `unknown` is a result of the health pass."""
     stubs["ingest"].mode = "bad-json"
     assert looked.url and main(["health"]) == 0
-    told = explained("ingest")
-    assert (told["state"], told["seen_by"]) == ("unknown", "the health pass") and told[
+    answer = explained("ingest")
+    assert (answer["state"], answer["seen_by"]) == ("unknown", "the health pass") and answer[
         "alert"
     ].startswith("alert ")
     assert main(["explain", "ingest"]) == 0
@@ -245,13 +247,13 @@ def test_stale(looked: Database, explained: Any) -> None:
     looked.rows(
         "UPDATE service_health SET checked_at = now() - interval '10 minutes', details = details || jsonb_build_object('since', now() - interval '20 minutes')"
     )
-    told = explained("ingest")
-    assert (told["state"], told["seen_by"]) == ("healthy", "the metrics pass")
+    answer = explained("ingest")
+    assert (answer["state"], answer["seen_by"]) == ("healthy", "the metrics pass")
     looked.rows(
         "DELETE FROM system_metrics WHERE metric_name = 'healthy' AND time > now() - interval '10 minutes'"
     )
-    told = explained("ingest")
-    assert (told["state"], told["reason"], told["alert"]) == (
+    answer = explained("ingest")
+    assert (answer["state"], answer["reason"], answer["alert"]) == (
         "stale",
         "no pass has looked since; it was healthy",
         "no alert is open",
@@ -263,27 +265,27 @@ def test_stale(looked: Database, explained: Any) -> None:
     looked.rows(
         """UPDATE service_health SET status = 'unhealthy', details = '{"http_status": 503, "since": "9"}' WHERE service = 'ingest'"""
     )
-    told = explained("ingest")
-    assert (told["state"], told["reason"], told["streak"]) == ("unhealthy", "http 503", None)
+    answer = explained("ingest")
+    assert (answer["state"], answer["reason"], answer["streak"]) == ("unhealthy", "http 503", None)
     assert parse_time("0001-01-01T00:00:00+23:00") is None or parse_time(None) is None
 
 
 def test_others(looked: Database, explained: Any) -> None:
     """The database, the worker itself and a service that is no longer monitored can be explained."""
-    told = explained("postgres")
-    assert (told["state"], told["rule"]["an alert opens"]) == ("healthy", "never")
-    told = explained("ops_worker")
-    assert (told["state"], told["seen_by"]) == ("healthy", "its passes")
+    answer = explained("postgres")
+    assert (answer["state"], answer["rule"]["an alert opens"]) == ("healthy", "never")
+    answer = explained("ops_worker")
+    assert (answer["state"], answer["seen_by"]) == ("healthy", "its passes")
     looked.rows(
         "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
     )
-    told = explained("ops_worker")
-    assert (told["state"], told["reason"]) == ("stale", "not recorded for 3 periods: metrics")
+    answer = explained("ops_worker")
+    assert (answer["state"], answer["reason"]) == ("stale", "not recorded for 3 periods: metrics")
     looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
     assert explained("ops_worker")["state"] == "unknown"
     looked.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
-    told = explained("gone")
-    assert (told["state"], told["rule"]) == (
+    answer = explained("gone")
+    assert (answer["state"], answer["rule"]) == (
         "healthy",
         {
             "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
@@ -296,15 +298,15 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
     begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
     looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
     looked.rows("DELETE FROM system_metrics WHERE metric_name = 'healthy'")
-    found = explained("evaluator", "--at", "50m")
-    assert (found["state"], found["reason"], found["streak"], found["seen_by"]) == (
+    answer = explained("evaluator", "--at", "50m")
+    assert (answer["state"], answer["reason"], answer["streak"], answer["seen_by"]) == (
         "unhealthy",
         "",
         None,
         "the health pass",
     )
-    found = explained("ingest", "--at", "70m")
-    assert (found["state"], found["reason"]) == (
+    answer = explained("ingest", "--at", "70m")
+    assert (answer["state"], answer["reason"]) == (
         "stale",
         "no pass has looked since; it was healthy",
     )
@@ -323,17 +325,20 @@ def test_moment_of_a_change(looked: Database, explained: Any) -> None:
     row = looked.rows(
         "SELECT min(time) AS at FROM system_metrics WHERE service = 'dispatcher' AND metric_name = 'healthy' AND value = 0"
     )[0]
-    found = explained("dispatcher", "--at", row["at"].isoformat())
-    assert (found["state"], found["since"]) == ("unhealthy", row["at"].astimezone(UTC).isoformat())
+    answer = explained("dispatcher", "--at", row["at"].isoformat())
+    assert (answer["state"], answer["since"]) == (
+        "unhealthy",
+        row["at"].astimezone(UTC).isoformat(),
+    )
     assert all(
         moment.endswith("+00:00")
-        for turn in found["turns"]
+        for turn in answer["turns"]
         for moment in (turn["from"], turn["to"])
     )
-    found = explained(
+    answer = explained(
         "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat()
     )
-    assert found["alert"].startswith(
+    assert answer["alert"].startswith(
         f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     )
     looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
@@ -366,14 +371,14 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
     )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
     assert main(["init-db"]) == 0
-    found = explained("odd")
-    assert (found["state"], found["alert"], found["turns"], found["observations"]) == (
+    answer = explained("odd")
+    assert (answer["state"], answer["alert"], answer["turns"], answer["observations"]) == (
         "unknown",
         "no alert is open",
         [],
         [],
     )
-    assert found["rule"] == {
+    assert answer["rule"] == {
         "asked": stubs["ingest"].url.replace("//", "//***@") + "/health",
         "answers within": "5 s",
         "healthy when": "http 200, 204; a JSON object; /counters/queue_depth is at most 100; latency at most 700 ms",
@@ -454,8 +459,8 @@ def test_new_service(
     assert "\nno pass has recorded anything about it\n" in rest and re.search(
         r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE
     )
-    told = explained("shop")
-    assert (told["state"], told["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
+    answer = explained("shop")
+    assert (answer["state"], answer["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
     assert explained("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
@@ -465,8 +470,8 @@ def test_new_service(
     new.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
-    one = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
-    assert spoken(capsys, "shop")[0] == f"nothing is known about shop: {one}"
+    reason = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
+    assert spoken(capsys, "shop")[0] == f"nothing is known about shop: {reason}"
     new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
     assert spoken(capsys, "shop")[0] == "nothing is known about shop: no pass has looked"
 

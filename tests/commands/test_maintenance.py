@@ -242,9 +242,9 @@ def test_two_at_once(told: Database) -> None:
 
     with ThreadPoolExecutor(len(names)) as pool:
         done = list(pool.map(begin, names))
-    (winner,) = [name for name, found in zip(names, done, strict=True) if found == (None,)]
+    (winner,) = [name for name, result in zip(names, done, strict=True) if result == (None,)]
     assert logged(told) == [(winner, "", None, False)]
-    refusals = [str(found) for found in done if isinstance(found, SettingsError)]
+    refusals = [str(result) for result in done if isinstance(result, SettingsError)]
     assert all(f"started by {winner}" in refusal for refusal in refusals)
     assert len(refusals) + done.count(None) == len(names) - 1
 
@@ -306,8 +306,8 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     )
     capsys.readouterr()
     assert main(["explain", "ingest", "--at", "55m", "--output", "json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["maintenances"]
-    assert (found["started_by"], found["reason"]) == ("kim", reason)
+    (maintenance,) = json.loads(capsys.readouterr().out)["maintenances"]
+    assert (maintenance["started_by"], maintenance["reason"]) == ("kim", reason)
     assert main(["explain", "ingest"]) == 0
     assert "Maintenance at that time" not in capsys.readouterr().out
     looked.rows(

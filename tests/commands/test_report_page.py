@@ -27,13 +27,13 @@ SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 def browser() -> Iterator[Browser]:
     """The Chromium of this machine, headless."""
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next(
+    path = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
-    if found is None:
+    if path is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
@@ -72,7 +72,8 @@ def test_everyone_can_read_it(
     page.screenshot(path=SCREENSHOTS / f"report-{scheme}-whole.png", full_page=True)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert [
-        (one["id"], one["nodes"][0]["html"]) for one in Axe().run(page).response["violations"]
+        (violation["id"], violation["nodes"][0]["html"])
+        for violation in Axe().run(page).response["violations"]
     ] == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
     assert len(ids) == len(set(ids)), "an ID is used twice"
@@ -91,8 +92,8 @@ def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
     assert main(["report", "-o", str(path), "--since", "2h"]) == 0
     page = opened(browser, path)
     begun, now = (
-        datetime.fromisoformat(one)
-        for one in page.evaluate(
+        datetime.fromisoformat(text)
+        for text in page.evaluate(
             "[...document.querySelectorAll('header time')].map(one => one.dateTime)"
         )
     )
@@ -112,18 +113,19 @@ def data(page: Page, selector: str) -> list[list[str]]:
 def availability(rows: list[dict[str, Any]], begun: datetime, now: datetime) -> list[Any]:
     """Return the seconds up and down, and the outages, from the samples of a service one by one."""
     seconds, outages, before = {True: 0.0, False: 0.0}, 0, None
-    for one, then in zip(rows, [*rows[1:], None], strict=True):
-        period = timedelta(seconds=one["period_s"])
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        period = timedelta(seconds=row["period_s"])
         until = (
-            then["time"]
-            if then and then["time"] - one["time"] <= max(3 * period, timedelta(seconds=90))
-            else min(one["time"] + period, now)
+            following["time"]
+            if following
+            and following["time"] - row["time"] <= max(3 * period, timedelta(seconds=90))
+            else min(row["time"] + period, now)
         )
         if until <= begun:
             continue
-        up = one["value"] == 1
-        outages += not up and before != (False, one["time"])
-        seconds[up] += (until - max(begun, one["time"])).total_seconds()
+        up = row["value"] == 1
+        outages += not up and before != (False, row["time"])
+        seconds[up] += (until - max(begun, row["time"])).total_seconds()
         before = (up, until)
     return [seconds[True], seconds[False], outages]
 
@@ -162,7 +164,7 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
         "SELECT min(time) AS first, max(time) AS last FROM system_metrics WHERE metric_name = 'maintenance' AND value = 1 AND time > %s",
         begun,
     )
-    assert [datetime.fromisoformat(one) for one in maintained] == [
+    assert [datetime.fromisoformat(item) for item in maintained] == [
         rows[0]["first"],
         rows[0]["last"] + minute,
     ]
@@ -172,18 +174,18 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
     )
     assert [row[:4] for row in data(page, "#incidents-table")] == [
         [
-            str(one["id"]),
-            one["fingerprint"].partition(":")[2],
+            str(item["id"]),
+            item["fingerprint"].partition(":")[2],
             *(
                 time.astimezone(UTC).isoformat() if time else "still open"
-                for time in (one["created_at"], one["closed_at"])
+                for time in (item["created_at"], item["closed_at"])
             ),
         ]
-        for one in alerts
+        for item in alerts
     ]
     lasts = [float(row[4]) for row in data(page, "#incidents-table")]
     assert lasts == pytest.approx(
-        [((one["closed_at"] or now) - one["created_at"]).total_seconds() for one in alerts]
+        [((item["closed_at"] or now) - item["created_at"]).total_seconds() for item in alerts]
     )
 
     passes = looked.rows(
@@ -193,7 +195,7 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
     )  # fmt: skip
     shown_passes = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
     for name in ("health", "metrics"):
-        own = [one for one in passes if one["pass"] == name]
+        own = [item for item in passes if item["pass"] == name]
         gaps = [
             round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1
             for a, b in pairwise(own)

@@ -67,10 +67,11 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 @pytest.mark.integration
 def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Each service has its state and its begin. A row older than three periods is stale, also in the view."""
-    found = {one["service"]: one for one in document(capsys)["services"]}
+    services = {item["service"]: item for item in document(capsys)["services"]}
     rows = looked.health()
     assert {
-        name: (one["state"], one["latency_ms"], one["checked_at"]) for name, one in found.items()
+        name: (item["state"], item["latency_ms"], item["checked_at"])
+        for name, item in services.items()
     } == {
         name: (
             row["details"]["status"],
@@ -80,8 +81,8 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
         for name, row in rows.items()
     }
     assert (
-        found["evaluator"]["reason"] == "Connection refused"
-        and found["evaluator"]["state"] == "down"
+        services["evaluator"]["reason"] == "Connection refused"
+        and services["evaluator"]["state"] == "down"
     )
     looked.rows(
         "UPDATE service_health SET checked_at = now() - interval '179 seconds' WHERE service = 'evaluator'"
@@ -89,12 +90,12 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     looked.rows(
         "UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'"
     )
-    found = {one["service"]: one for one in document(capsys)["services"]}
-    assert (found["ingest"]["state"], found["ingest"]["reason"]) == (
+    services = {item["service"]: item for item in document(capsys)["services"]}
+    assert (services["ingest"]["state"], services["ingest"]["reason"]) == (
         "stale",
         "no pass has looked since; it was healthy",
     )
-    assert found["evaluator"]["state"] == "down"
+    assert services["evaluator"]["state"] == "down"
     current = {
         row["service"]: row["status"] for row in looked.rows("SELECT * FROM service_health_current")
     }
@@ -112,10 +113,10 @@ def test_series(
     looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
 ) -> None:
     """Newest value, rate and history of each series follow from its rows; a counter that fell was reset."""
-    found = document(capsys, "--since", argument)
-    now = datetime.fromisoformat(found["at"])
+    answer = document(capsys, "--since", argument)
+    now = datetime.fromisoformat(answer["at"])
     begun = now - timedelta(seconds=seconds)
-    shown = {(one["service"], one["metric"]): one for one in found["series"]}
+    shown = {(item["service"], item["metric"]): item for item in answer["series"]}
     for service, metric in (
         ("ingest", "messages_received"),
         ("evaluator", "rules_evaluated"),
@@ -125,8 +126,8 @@ def test_series(
         rows = looked.rows(
             f"SELECT time, value FROM system_metrics WHERE service = '{service}' AND metric_name = '{metric}' AND time > '{begun}' AND time <= '{now}' ORDER BY time"
         )
-        one = shown[service, metric]
-        assert (one["value"], one["time"]) == (
+        item = shown[service, metric]
+        assert (item["value"], item["time"]) == (
             rows[-1]["value"],
             rows[-1]["time"].astimezone(UTC).isoformat(),
         )
@@ -145,12 +146,12 @@ def test_series(
             if metric in {"queue_depth", "devices_online"}
             else pytest.approx(sum(steps) / elapsed)
         )
-        assert one["rate_per_s"] == expected
-        for bucket, mean in enumerate(one["history"]):
+        assert item["rate_per_s"] == expected
+        for bucket, mean in enumerate(item["history"]):
             low, high = (begun + timedelta(seconds=seconds / 24 * n) for n in (bucket, bucket + 1))
             inside = [row["value"] for row in rows if low <= row["time"] < high]
             assert mean == (pytest.approx(sum(inside) / len(inside)) if inside else None)
-    latencies = next(one for one in found["services"] if one["service"] == "delivery_worker")[
+    latencies = next(item for item in answer["services"] if item["service"] == "delivery_worker")[
         "latency_history"
     ]
     assert len(latencies) == 24 and any(latencies)
@@ -159,12 +160,12 @@ def test_series(
 @pytest.mark.integration
 def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A bucket in which no pass ran has no value."""
-    one = next(
-        one
-        for one in document(capsys, "--since", "2h")["series"]
-        if one["metric"] == "devices_online"
+    item = next(
+        item
+        for item in document(capsys, "--since", "2h")["series"]
+        if item["metric"] == "devices_online"
     )
-    assert None in one["history"][8:13] and one["history"][-1] is not None
+    assert None in item["history"][8:13] and item["history"][-1] is not None
     looked.rows("DELETE FROM system_metrics WHERE service <> 'ops_worker'")
     assert document(capsys)["series"] == []
 
@@ -175,8 +176,8 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
     looked.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', acknowledged_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
-    found = document(capsys)
-    (alert,) = found["alerts"]
+    answer = document(capsys)
+    (alert,) = answer["alerts"]
     assert (alert["service"], alert["status"], alert["acknowledged_by"]) == (
         "evaluator",
         "ACKNOWLEDGED",
@@ -184,33 +185,33 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
     )
     assert alert["summary"] == "Service unhealthy: evaluator (Connection refused)"
     created = looked.value("SELECT created_at FROM fleet_alert WHERE id = %s", alert["id"])
-    assert alert["age_s"] == (datetime.fromisoformat(found["at"]) - created).total_seconds()
-    assert [(one["pass"], one["period_s"], one["stale"]) for one in found["passes"]] == [
+    assert alert["age_s"] == (datetime.fromisoformat(answer["at"]) - created).total_seconds()
+    assert [(item["pass"], item["period_s"], item["stale"]) for item in answer["passes"]] == [
         ("health", 60, False),
         ("metrics", 60, False),
     ]
     looked.rows(
         "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
-    assert [one["stale"] for one in document(capsys)["passes"]] == [True, False]
+    assert [item["stale"] for item in document(capsys)["passes"]] == [True, False]
 
 
 @pytest.mark.integration
 def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Passes that were due between two others and left no row are counted."""
-    found = document(capsys, "--since", "2h")
+    answer = document(capsys, "--since", "2h")
     rows = looked.rows(
         """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
            WHERE metric_name = 'pass_success' AND time > %s::timestamptz - interval '2 hours' AND time <= %s ORDER BY 1, time""",
-        found["at"], found["at"],
+        answer["at"], answer["at"],
     )  # fmt: skip
-    for one in found["passes"]:
-        own = [row for row in rows if row["pass"] == one["pass"]]
+    for item in answer["passes"]:
+        own = [row for row in rows if row["pass"] == item["pass"]]
         gaps = [
             round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1
             for a, b in pairwise(own)
         ]
-        assert one["missed"] == sum(max(0, gap) for gap in gaps) > 10, (
+        assert item["missed"] == sum(max(0, gap) for gap in gaps) > 10, (
             "no pass ran for a quarter of an hour"
         )
 
@@ -230,17 +231,17 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) WHERE service = 'ops_worker' AND time > now() - interval '1 minute'",
         period,
     )
-    found = document(capsys, "--since", "2h")
-    assert {one["period_s"] for one in found["passes"]} == {60} and {
-        one["stale"] for one in found["passes"]
+    answer = document(capsys, "--since", "2h")
+    assert {item["period_s"] for item in answer["passes"]} == {60} and {
+        item["stale"] for item in answer["passes"]
     } == {False}
-    one = next(
-        one
-        for one in found["series"]
-        if (one["service"], one["metric"]) == ("ingest", "queue_depth")
+    item = next(
+        item
+        for item in answer["series"]
+        if (item["service"], item["metric"]) == ("ingest", "queue_depth")
     )
-    assert 0 <= one["value"] <= 100 and all(
-        0 <= mean <= 100 for mean in one["history"] if mean is not None
+    assert 0 <= item["value"] <= 100 and all(
+        0 <= mean <= 100 for mean in item["history"] if mean is not None
     )
     assert (
         main(["status"])
@@ -270,11 +271,13 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     looked.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
-    found = document(capsys)
-    services = {one["service"]: (one["state"], one["since"]) for one in found["services"]}
+    answer = document(capsys)
+    services = {item["service"]: (item["state"], item["since"]) for item in answer["services"]}
     assert services["ingest"] == ("healthy", None)
-    assert [one["acknowledged_by"] for one in found["alerts"]] == ["k [31m im"]
-    assert {one["service"]: one["value"] for one in found["series"] if one["metric"] == "odd"} == {
+    assert [item["acknowledged_by"] for item in answer["alerts"]] == ["k [31m im"]
+    assert {
+        item["service"]: item["value"] for item in answer["series"] if item["metric"] == "odd"
+    } == {
         "a": 7,
         "b": 7,
         "c": None,
@@ -294,7 +297,7 @@ def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -
         "UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'"
     )
     assert (
-        next(one["state"] for one in document(capsys)["services"] if one["service"] == "ingest")
+        next(item["state"] for item in document(capsys)["services"] if item["service"] == "ingest")
         == "stale"
     )
     assert (
@@ -333,8 +336,8 @@ def test_resets(
         " FROM unnest(%s::float8[]) WITH ORDINALITY AS given (v, n)",
         len(values), values,
     )  # fmt: skip
-    (one,) = document(capsys)["series"]
-    assert one["rate_per_s"] == pytest.approx(grown / (60 * (len(values) - 1)), rel=1e-3)
+    (item,) = document(capsys)["series"]
+    assert item["rate_per_s"] == pytest.approx(grown / (60 * (len(values) - 1)), rel=1e-3)
 
 
 @pytest.mark.unit
@@ -348,7 +351,7 @@ def test_fit() -> None:
         shown[0] == first
         and shown[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
     )
-    assert sum(len(one.rows) + 3 for one in shown) < 24
+    assert sum(len(item.rows) + 3 for item in shown) < 24
     assert fit([first, last], 99) == [first, last] and fit([], 24) == []
 
 
@@ -366,13 +369,17 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     ]
     capsys.readouterr()
     shown = document(capsys)
-    found = shown["maintenance"]
-    assert (found["until"], found["started_by"], found["reason"]) == (
+    maintenance = shown["maintenance"]
+    assert (maintenance["until"], maintenance["started_by"], maintenance["reason"]) == (
         until.isoformat(),
         "kim",
         "new racks",
     )
-    assert (until - datetime.fromisoformat(shown["at"])).total_seconds() <= found["left_s"] <= 5400
+    assert (
+        (until - datetime.fromisoformat(shown["at"])).total_seconds()
+        <= maintenance["left_s"]
+        <= 5400
+    )
     assert main(["status"]) == 0
     assert re.match(
         r"Maintenance: no alert opens\nENDS IN +STARTED BY +REASON\n(8\d|90) min +kim +new racks\n",
@@ -505,7 +512,7 @@ def test_watch_that_hangs(
         with pytest.raises(EndedError):
             status.run(argparse.Namespace(watch=1.0, output="text", since=3600.0), settings.load())
     assert pauses == [1.0, status.RETRY_PAUSE_S, 1.0]
-    first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", one).split()) for one in screens)
+    first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", item).split()) for item in screens)
     assert (
         re.match(r"No new data for 42 s:? database .*; trying again", lost)
         and str(looked.url) not in lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_of
@@ -225,6 +225,6 @@ def service_history(
     )
 
 
-def _named(place: int, key: Key) -> dict[str, Any]:
+def _named(place: int, key: Key) -> dict[str, object]:
     """Return a series as the statements take it, numbered by its place in the list."""
     return {"place": place, **key._asdict()}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 Row = dict[str, Any]
+"""A row of the self-check, whose rules take rows as they are."""
 
 
 class NewMaintenance(NamedTuple):
@@ -161,7 +162,7 @@ def describe(maintenance: RunningMaintenance) -> str:
     return f"maintenance until {until}, started by {one_line(maintenance.started_by)}{reason}"
 
 
-def _log(transaction: Transaction, statement: str, parameters: Mapping[str, Any]) -> None:
+def _log(transaction: Transaction, statement: str, parameters: Mapping[str, object]) -> None:
     """Write to the log of maintenances, if there is one. A missing privilege is a warning."""
     if MAINTENANCE_LOG not in transaction.present:
         return
