@@ -341,7 +341,9 @@ def test_cluster(
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
     state, said = check(capsys)["CronJobs"]
-    assert state == OK and said.startswith("not checked: this pod has no token of a service account")
+    assert state == OK and said.startswith(
+        "not checked: this pod has no token of a service account"
+    )
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 

@@ -46,7 +46,7 @@ OTHER_TYPES = {
     "integer": "bigint",
     "bigint": "numeric",
     "real": "double precision",
-    "double precision": "numeric",
+    "double precision": "text",
     "jsonb": "json",
     "boolean": "text",
     "timestamp with time zone": "timestamp",
