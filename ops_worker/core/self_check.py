@@ -236,7 +236,7 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         row = by_name[table.name]
         subject = f"table {table.name}"
         if not row["present"]:
-            yield Finding(subject, table.absent, "not there", table.remedy)
+            yield _of_absent(table, row)
         elif row["hidden"]:
             yield Finding(
                 subject,
@@ -253,6 +253,19 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             )
         else:
             yield Finding(subject, OK, f"may {', '.join(table.privileges)}")
+
+
+def _of_absent(table: Table, row: Mapping[str, Any]) -> Finding:
+    """Judge a table that this role does not see; it may exist in a schema out of reach."""
+    subject = f"table {table.name}"
+    elsewhere = row.get("elsewhere")
+    if table.absent == OK or not elsewhere:
+        return Finding(subject, table.absent, "not there", table.remedy)
+    schema, login = elsewhere["schema"], quoted(row["login"])
+    remedy = f"`ALTER ROLE {login} SET search_path TO {row['search_path']}, {schema}`"
+    if not elsewhere["usage"]:
+        remedy = f"`GRANT USAGE ON SCHEMA {schema} TO {quoted(row['role'])}`"
+    return Finding(subject, table.absent, f"not visible: it is in schema {schema}", remedy)
 
 
 def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:

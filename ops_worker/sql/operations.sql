@@ -71,7 +71,8 @@ SELECT
 -- name: inspect_tables
 -- The shape of these tables: columns with types, unique keys that ON CONFLICT can use, views that
 -- read them, the owner, and what this role lacks. The sequence of a serial column needs a
--- privilege, that of an identity column does not.
+-- privilege, that of an identity column does not. `elsewhere` is the schema of a table that exists
+-- and that this role does not see.
 SELECT
     t.name,
     c.oid IS NOT NULL AS present,
@@ -119,6 +120,18 @@ SELECT
     ) AS readers,
     pg_get_userbyid(c.relowner)::text AS owner,
     coalesce(pg_has_role(c.relowner, 'USAGE'), false) AS owned,
+    (
+        SELECT
+            jsonb_build_object(
+                'schema', quote_ident(s.nspname), 'usage', has_schema_privilege(s.oid, 'USAGE')
+            )
+        FROM pg_class AS e INNER JOIN pg_namespace AS s ON e.relnamespace = s.oid
+        WHERE c.oid IS NULL AND e.relname = t.name AND e.relkind = ANY('{r,p,v,f,m}')
+        ORDER BY s.nspname
+        LIMIT 1
+    ) AS elsewhere,
+    current_setting('search_path') AS search_path,
+    session_user::text AS login,
     current_user::text AS role
 FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, columns jsonb)
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(t.name);

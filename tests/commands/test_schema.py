@@ -46,7 +46,7 @@ OTHER_TYPES = {
     "integer": "bigint",
     "bigint": "numeric",
     "real": "double precision",
-    "double precision": "numeric",
+    "double precision": "text",
     "jsonb": "json",
     "boolean": "text",
     "timestamp with time zone": "timestamp",
@@ -351,6 +351,30 @@ def test_missing_grants(
     repair(told, capsys, "grants")
     assert main(["health"]) == main(["metrics"]) == 0
     told.rows('DROP OWNED BY "ops granted"; DROP ROLE "ops granted"')
+
+
+@pytest.mark.parametrize("is_public", [True, False])
+def test_out_of_reach(
+    told: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_public: bool,
+) -> None:
+    """A table in a schema that the role does not reach is not created again somewhere else."""
+    assert main(["init-db"]) == main(["health"]) == 0
+    told.rows("CREATE ROLE ops_reach LOGIN PASSWORD 'x' BYPASSRLS")
+    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_reach")
+    told.rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO ops_reach")
+    if is_public:
+        told.rows('ALTER ROLE ops_reach SET search_path TO "$user"')
+    else:
+        told.rows("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_reach"))
+    found = {finding["subject"]: finding for finding in findings(capsys)}
+    assert found["table system_metrics"]["found"] == "not visible: it is in schema public"
+    follow(told, capsys, found["table system_metrics"]["remedy"])
+    assert findings(capsys) == []
+    told.rows("DROP OWNED BY ops_reach; DROP ROLE ops_reach")
 
 
 def test_platforms_tables_are_left_alone(

@@ -1,4 +1,4 @@
-"""The schema: create objects, apply migrations, repair what can be repaired without loss.
+"""The schema: create objects, apply migrations, repair objects without loss.
 
 Each function works inside a transaction that ``Store`` began and will commit, with the lock of the
 schema held. docs/decisions/0009-schema-versions.md explains the rules.
@@ -44,7 +44,7 @@ EXPECTED_VIEW = "ops_worker_expected_view"
 
 
 class Change(NamedTuple):
-    """What was done to an object or with a migration. ``fault``: what has to be done by hand."""
+    """What was done to an object or a migration; with a ``fault``, what a person has to do."""
 
     subject: str
     done: str
@@ -80,10 +80,10 @@ def present(connection: Connection, names: Collection[str]) -> set[str]:
 
 
 def create(connection: Connection, names: Sequence[str], there: Collection[str]) -> None:
-    """Create those of the objects that are not ``there``.
+    """Create the missing objects; ``there`` are those that exist.
 
-    The first object of the worker also records the version of the schema. Where objects of an
-    installation without a version exist, only ``init-db`` records it.
+    The first object of the worker also records the version of the schema. If objects without a
+    version exist, only ``init-db`` records it.
     """
     missing = [name for name in names if name not in there]
     is_first = bool(missing) and not present(connection, (*OWN, VIEW))
@@ -113,7 +113,7 @@ def versions(connection: Connection) -> list[int]:
 
 
 def refuse_newer(connection: Connection, names: Sequence[str]) -> Iterator[Change]:
-    """Report a schema that is newer than this program: it is left as it is.
+    """Report a schema that is newer than this program. It must not be changed.
 
     Raises SchemaError if one of the objects is missing.
     """
@@ -159,9 +159,9 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
 def repair(
     connection: Connection, names: Sequence[str], created: Collection[str]
 ) -> Iterator[Change]:
-    """Bring every object into the expected shape; say what was done to it and what was not.
+    """Bring every object into the expected shape; yield what was done, and what could not be done.
 
-    ``created`` are the objects that were created just now.
+    ``created`` are the objects that this run has already created.
     """
     for row in inspect(connection, names):
         name = row["name"]
@@ -215,7 +215,7 @@ def recorded_version(transaction: Transaction) -> int | None:
 
 
 def _create_object(connection: Connection, name: str, until: int | None = None) -> Change:
-    """Create an object. The view may have to wait until the tables that it reads are repaired."""
+    """Create an object. The view needs the tables that it reads in the expected shape."""
     statements = definition(name, until).encode()
     if name != VIEW:
         connection.execute(statements)
@@ -230,11 +230,13 @@ def _create_object(connection: Connection, name: str, until: int | None = None) 
 
 
 def _record(connection: Connection, migration: Migration) -> None:
+    """Record that a migration was applied."""
     given = {"version": migration.version, "name": migration.name}
     connection.execute(SQL["record_version"], given)
 
 
 def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
+    """Add missing columns, convert types of the worker's own tables, add the unique key."""
     table = row["name"]
     difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
     for added in difference.missing:
@@ -242,7 +244,7 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
     for changed, was in difference.types:
         statement = schema.set_type(table, changed)
         if table not in OWN:
-            # It may be the platform's and large; passes may well work with it.
+            # It may be the platform's, and large. Passes may work with it.
             said = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
             yield Change(table, f"{said} (`ops-worker check` names the statement)")
             continue
@@ -263,7 +265,7 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
 
 
 def _addition(row: dict[str, Any], added: Column) -> tuple[str, str]:
-    """Return the statement that adds a column, and what helps if it fails."""
+    """Return the statement that adds a column, and the remedy if it fails."""
     table = row["name"]
     if added.fill:
         return schema.add_filled_column(table, added), ""
@@ -276,6 +278,7 @@ def _addition(row: dict[str, Any], added: Column) -> tuple[str, str]:
 
 
 def _hint_for_key(table: str, key: Sequence[str]) -> str:
+    """Return what removes the rows that keep a key from being added."""
     same = " AND ".join(f"a.{name} = b.{name}" for name in key)
     empty = " OR ".join(f"{name} IS NULL" for name in key)
     return (
@@ -288,7 +291,7 @@ def _hint_for_key(table: str, key: Sequence[str]) -> str:
 def _attempt(
     connection: Connection, row: dict[str, Any], done: str, statement: str, hint: str
 ) -> Change:
-    """Execute a statement in a savepoint; where it fails, return what has to be done by hand."""
+    """Execute a statement in a savepoint. If it fails, the change has a fault with the remedy."""
     table = row["name"]
     if not row["owned"]:
         fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
@@ -299,7 +302,7 @@ def _attempt(
             try:
                 with connection.transaction():
                     connection.execute(statement.encode())
-            except pg.InvalidTableDefinition:  # it has a primary key, of other columns
+            except pg.InvalidTableDefinition:  # it has a primary key of other columns
                 statement = statement.replace("ADD PRIMARY KEY", "ADD UNIQUE")
                 connection.execute(statement.encode())
             if grants is not None:
@@ -307,12 +310,15 @@ def _attempt(
     except psycopg.Error as error:
         if connection.closed:
             raise
-        known = isinstance(error, (pg.DataError, pg.IntegrityError, pg.CannotCoerce))
-        return Change(table, done, f"{words(error)}: {hint if known and hint else statement}")
+        is_about_rows = isinstance(error, (pg.DataError, pg.IntegrityError))
+        if not (is_about_rows and hint):
+            hint = f"run `{statement}`, then `ops-worker init-db`"
+        return Change(table, done, f"{words(error)}: {hint}")
     return Change(table, done)
 
 
 def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
+    """Replace the view if its definition is not the expected one."""
     outdated = is_view_outdated(connection)
     if outdated is False or (outdated is None and not row["owned"]):
         return
@@ -362,6 +368,7 @@ def _without_view(connection: Connection, table: str) -> Sequence[str] | None:
 
 
 def _create_view(connection: Connection, grants: Sequence[str]) -> None:
+    """Create the view, and grant its privileges again."""
     connection.execute(_view_statement().encode())
     for grant in grants:
         connection.execute(grant.encode())
@@ -373,6 +380,7 @@ def _view_statement() -> str:
 
 
 def _printed(connection: Connection, view: str) -> str | None:
+    """Return the definition of a view as the server prints it; None if there is no such view."""
     row = one(connection.execute(SQL["view_definition"], {"view": view}))
     text: str | None = row["definition"]
     return text
