@@ -110,7 +110,8 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
     if settings.heartbeat_url and not options.dry_run:
         url = settings.heartbeat_url.get_secret_value()
     end = options.begun + settings.pass_deadline - ANNOUNCE_RESERVE_S
-    with heartbeat.heartbeat(url, end), contextlib.closing(store(settings, options.command)) as database:
+    database = store(settings, options.command)
+    with heartbeat.heartbeat(url, end), contextlib.closing(database):
         left_s = settings.pass_deadline - (time.monotonic() - options.begun)
         context = Context(
             settings=settings,

@@ -54,7 +54,7 @@ class PassRecord(NamedTuple):
 
 
 def stale_after_s(period_s: float | None) -> float:
-    """Return the seconds after which a pass of this period counts as stopped: three, at least 90."""
+    """Return the seconds after which a pass counts as stopped: three periods, at least 90 s."""
     return max(STALE_PERIODS * (period_s or DEFAULT_PERIOD_S), MIN_STALE_S)
 
 

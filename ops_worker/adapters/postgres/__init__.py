@@ -1,4 +1,4 @@
-"""PostgreSQL: what earlier passes recorded, and what this one records. The only importer of psycopg.
+"""PostgreSQL: what earlier passes recorded and what this one records; sole importer of psycopg.
 
 One connection, made after the network is done, and one short transaction. ``connection`` is the
 only module that begins, commits and retries transactions. What may be done in one is in
