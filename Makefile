@@ -7,7 +7,7 @@ READY  := $(VENV)/ready
 SOAK   ?= 600
 WORKERS ?= 3
 
-.PHONY: help run test unit lowest lint format render validate cluster soak bench clean
+.PHONY: help run test unit lowest mutate lint format render validate cluster soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ lowest: ## the tests of what uses dependencies, in one process, with the oldest 
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' --ignore=tests/core --ignore=tests/manifest_rules
 
+mutate: ## change the rules of the core in every small way; a unit test has to notice each (tests/mutants.md)
+	$(PYTHON) -m venv $(VENV)-mutate
+	$(VENV)-mutate/bin/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1' --editable '.[cluster,sidecar,demo,dev]'
+	$(VENV)-mutate/bin/python -m mutmut run --max-children 2
+	$(VENV)-mutate/bin/python -m mutmut results
+
 lint: $(READY) ## format, style, types, layers and the CI workflow
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -72,4 +78,4 @@ bench: $(READY) ## what a pass, thousands of targets, a large fleet and a look b
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
-	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench $(VENV)-mutate mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

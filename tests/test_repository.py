@@ -141,3 +141,86 @@ def test_guide_grep() -> None:
         ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "ops_worker/" in done.stdout
+
+
+TESTED_ELSEWHERE = {
+    "__init__": "the map of the package, without code",
+    "__main__": "acceptance/test_process.py runs it as a process",
+    "adapters": "no code",
+    "adapters.html": "commands/test_report_page.py opens the page in a browser",
+    "adapters.html.charts": "commands/test_report_page.py compares every point with the rows",
+    "adapters.http": "adapters/http/test_probes.py and test_confirm.py",
+    "adapters.http.heartbeat": "acceptance/test_heartbeat.py",
+    "adapters.http.limits": "acceptance/test_many.py needs processes with few files",
+    "adapters.http.reasons": "adapters/http/test_exchange.py makes every fault on a socket",
+    "adapters.yaml_files": "manifest_rules/test_check.py, on files that nobody should write",
+    "adapters.terminal": "commands/test_status.py compares the screens",
+    "commands": "test_cli.py",
+    "commands.catalogue": "catalogue/test_catalogue.py",
+    "commands.cluster": "adapters/test_kubernetes.py, on an API server",
+    "commands.manifests": "manifest_rules/test_check.py",
+    "commands.run_loop": "acceptance/test_loop.py",
+    "commands.init_db": "acceptance/test_process.py, on real roles",
+    "commands.run_pass": "passes/test_contract.py runs it for every pass",
+    "core": "no code",
+    "core.decoding": "core/test_answer.py, with hypothesis",
+    "core.self_check": "commands/test_check.py makes every finding on a database",
+    "history": "no code",
+    "loop": "test_loop_clock.py, on a clock of its own",
+    "process": "acceptance/test_termination.py",
+    "passes": "the layer's description, without code",
+    "passes.context": "passes/test_contract.py",
+    "passes.health": "passes/test_contract.py is the contract of both passes",
+    "passes.metrics": "passes/test_contract.py is the contract of both passes",
+    "variables": "test_settings.py compares them with the settings",
+}
+"""Modules without a test file of the same name, and where their tests are."""
+TESTED_TOGETHER = {
+    "adapters.postgres": "adapters/postgres/test_store.py tests the package on a real server",
+    "catalogue": "catalogue/test_catalogue.py tests the package by its documents",
+    "history": "the documents of commands/test_status.py, test_explain.py and test_report.py",
+    "manifest_rules": "manifest_rules/test_check.py tests the package by its findings",
+}
+"""Packages whose modules are steps of one thing, which is tested as a whole."""
+
+
+def mirrors(module: Path) -> list[Path]:
+    """Return the test files in which the tests of a module may be."""
+    folder = ROOT / "tests" / module.parent
+    if module.name != "__init__.py":
+        return [folder / f"test_{module.name}"]
+    name = f"test_{module.parent.name}.py"
+    return [folder / name, folder.parent / name]
+
+
+def dotted(module: Path) -> str:
+    """Return the name of a module, without that of the whole package."""
+    parts = module.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def test_every_module_has_tests() -> None:
+    """A module has a test file of its name, or the list says where its tests are."""
+    package = ROOT / "ops_worker"
+    modules = [path.relative_to(package) for path in package.rglob("*.py")]
+    unmirrored = {
+        dotted(module) for module in modules if not any(path.is_file() for path in mirrors(module))
+    }
+    together = {
+        name
+        for name in unmirrored
+        if any(name == one or name.startswith(f"{one}.") for one in TESTED_TOGETHER)
+    }
+    assert unmirrored - together - TESTED_ELSEWHERE.keys() == set()
+    assert TESTED_ELSEWHERE.keys() - unmirrored == set(), "these have a test file now: remove them"
+
+
+def test_where_modules_are_tested() -> None:
+    """Every test file that the lists name exists."""
+    named = {
+        path
+        for text in (*TESTED_ELSEWHERE.values(), *TESTED_TOGETHER.values())
+        for path in re.findall(r"[\w/]+\.py", text)
+        if "/" in path
+    }
+    assert [path for path in sorted(named) if not (ROOT / "tests" / path).is_file()] == []

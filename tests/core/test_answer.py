@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.decoding import MAX_DEPTH, MAX_INT_DIGITS, decode, storable, yaml_problem
-from ops_worker.text import MAX_REASON, one_line
+from ops_worker.core.decoding import decode, storable, yaml_problem
+from ops_worker.text import one_line
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ WHOLE = [
     ),
     (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
     (b'{"a": 1' + b"0" * 400 + b"}", {"a": 10**400}),
-    (b'{"a": 1' + b"0" * MAX_INT_DIGITS + b"}", {"a": None}),
+    (b'{"a": 1' + b"0" * 4_000 + b"}", {"a": None}),
     (b'{"a": {"b": [true, false, null, 1.5, "x"]}}', {"a": {"b": [True, False, None, 1.5, "x"]}}),
 ]
 
@@ -78,7 +78,7 @@ def test_storable_is_bounded() -> None:
     """What is nested too deeply for others becomes null where it is, and what is not stays."""
     deep = decode(b'{"a":' * 500 + b"1" + b"}" * 500)
     text = json.dumps(storable(deep))
-    assert text.count("{") == MAX_DEPTH
+    assert text.count("{") == 200
     assert "null" in text
 
 
@@ -113,7 +113,7 @@ def test_decode_is_total(body: bytes) -> None:
         ("Connection refused", "Connection refused"),
         ("a\r\nSet-Cookie: x\x1b[31m\x00b\u2028c\ud800", "a Set-Cookie: x [31m b c"),
         ("  tabs\tand  spaces ", "tabs and  spaces"),
-        ("x" * 1000, "x" * (MAX_REASON - 1) + "…"),
+        ("x" * 1000, "x" * 299 + "…"),
     ],
 )
 def test_one_line(text: str, expected: str) -> None:

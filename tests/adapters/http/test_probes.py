@@ -18,12 +18,15 @@ import pytest
 import trustme
 
 from ops_worker.adapters import http
-from ops_worker.adapters.http import MAX_BODY, exchange, observe
+from ops_worker.adapters.http import exchange, observe
 from ops_worker.catalogue import NO_HEADER
 from ops_worker.core.model import Failure, Observation, Target, Tls
 from tests.stubs import Behaviour, Stub, Stubs, healthy, raw, reply
 
 pytestmark = pytest.mark.integration
+
+MEBIBYTE = 1 << 20
+"""Bytes of the largest body that is read."""
 
 SHORT_S = 0.3
 OBJECT = json.dumps({"counters": {"a": 1}})
@@ -59,7 +62,7 @@ ANSWERS = [
         200,
         b"{}",
     ),
-    (reply("x" * MAX_BODY), 200, b"x" * MAX_BODY),
+    (reply("x" * MEBIBYTE), 200, b"x" * MEBIBYTE),
     (reply("no", status="500 Internal Server Error"), 500, b""),
     (reply("", status="302 Found", headers={"Location": "http://127.0.0.1:1/"}), 302, b""),
     (reply("", status="204 No Content"), 204, b""),
@@ -82,7 +85,7 @@ def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> 
 
 BOMB = gzip.compress(gzip.compress(b"x" * (16 << 20)))
 UNANSWERED = [
-    (reply("x" * (MAX_BODY + 1)), "body larger than 1 MiB"),
+    (reply("x" * (MEBIBYTE + 1)), "body larger than 1 MiB"),
     (
         reply(gzip.compress(b"x" * (64 << 20)), headers={"Content-Encoding": "gzip"}),
         "body larger than 1 MiB",

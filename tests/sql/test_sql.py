@@ -1,0 +1,38 @@
+"""The SQL files: every statement has one name, and a name stands for one statement."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from ops_worker import sql
+
+pytestmark = pytest.mark.unit
+
+NAMES = [
+    name
+    for file in sql.STATEMENT_FILES
+    for name in re.findall(r"^-- name: (.*)$", sql.script(file), re.MULTILINE)
+]
+
+
+def test_unique() -> None:
+    """No name stands in the files twice: the second statement would replace the first."""
+    assert [name for name, count in Counter(NAMES).items() if count > 1] == []
+    assert set(sql.queries()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_statement(name: str) -> None:
+    """A name stands for one statement: the driver prepares no more at once."""
+    statement = sql.queries()[name]
+    code = re.sub(r"--.*", "", statement).strip()
+    assert code
+    assert ";" not in re.sub(r"'[^']*'", "", code).rstrip(";")
+
+
+def test_names() -> None:
+    """A name is a word that code can use as a key."""
+    assert [name for name in NAMES if not re.fullmatch(r"[a-z][a-z0-9_]*", name)] == []

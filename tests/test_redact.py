@@ -1,0 +1,80 @@
+"""Stars for secrets: which values count as secrets, and how they are replaced."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker import redact
+from ops_worker.core.model import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """Restore the secrets that were known before, which belong to other tests."""
+    before = set(redact._known)
+    redact._known.clear()
+    yield
+    redact._known.clear()
+    redact._known.update(before)
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("http://host/path", set()),
+        ("http://host/a@b", {"host/a", base64.b64encode(b"host/a").decode(), ""}),
+        (
+            "http://user:pass%20word@host/",
+            {
+                "user:pass%20word",
+                "user:pass word",
+                base64.b64encode(b"user:pass word").decode(),
+                "pass%20word",
+                "pass word",
+            },
+        ),
+        (
+            "https://token-only@host/",
+            {"token-only", base64.b64encode(b"token-only").decode(), ""},
+        ),
+    ],
+)
+def test_of_url(url: str, secrets: set[str]) -> None:
+    """User information counts as it is written, decoded, and as Basic authentication sends it."""
+    assert set(redact.of_url(url)) == secrets
+
+
+def test_of_target() -> None:
+    """A header's value counts as a whole and word by word; its name does not."""
+    target = Target("a", "http://host/", "a", (), headers=(("Authorization", "Bearer abcdefgh"),))
+    assert set(redact.of_target(target)) == {"Bearer abcdefgh", "Bearer", "abcdefgh"}
+
+
+def test_shortest() -> None:
+    """Fewer than 8 characters are too few: stars would replace ordinary words."""
+    redact.know(["1234567", "12345678"])
+    assert redact.starred("1234567, 12345678") == "1234567, ***"
+
+
+def test_longest_first() -> None:
+    """A secret that contains another one is replaced as a whole."""
+    redact.know(["abcdefgh", "abcdefghijkl"])
+    assert redact.starred("x abcdefghijkl y") == "x *** y"
+    target = Target("a", "http://h/", "a", (), headers=(("X", "longer-secret shorter-s"),))
+    lengths = [len(secret) for secret in redact.known_of(target)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_known_stay_known() -> None:
+    """Secrets are added to those that are known."""
+    redact.know(["first-secret"])
+    redact.know(["second-secret"])
+    assert redact.starred("first-secret second-secret first-secret") == "*** *** ***"
