@@ -60,21 +60,21 @@ def test_of_target() -> None:
 
 def test_shortest() -> None:
     """Fewer than 8 characters are too few: stars would replace ordinary words."""
-    redact.know(["1234567", "12345678"])
+    redact.remember(["1234567", "12345678"])
     assert redact.starred("1234567, 12345678") == "1234567, ***"
 
 
 def test_longest_first() -> None:
     """A secret that contains another one is replaced as a whole."""
-    redact.know(["abcdefgh", "abcdefghijkl"])
+    redact.remember(["abcdefgh", "abcdefghijkl"])
     assert redact.starred("x abcdefghijkl y") == "x *** y"
     target = Target("a", "http://h/", "a", (), headers=(("X", "longer-secret shorter-s"),))
-    lengths = [len(secret) for secret in redact.known_of(target)]
+    lengths = [len(secret) for secret in redact.secrets_of(target)]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_known_stay_known() -> None:
     """Secrets are added to those that are known."""
-    redact.know(["first-secret"])
-    redact.know(["second-secret"])
+    redact.remember(["first-secret"])
+    redact.remember(["second-secret"])
     assert redact.starred("first-secret second-secret first-secret") == "*** *** ***"

@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from ops_worker.core.decoding import MAX_DEPTH, load_jsonb
-=======
-from ops_worker.core.decoding import loaded
->>>>>>> tests
+from ops_worker.core.decoding import load_jsonb
 from ops_worker.core.model import Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
@@ -52,11 +48,7 @@ def test_loaded_is_bounded(opening: str | bytes) -> None:
     while isinstance(value, (list, dict)):
         (value,) = value.values() if isinstance(value, dict) else value
         depth += 1
-<<<<<<< HEAD
-    assert (value, depth) == (None, MAX_DEPTH)
-=======
-    assert (found, depth) == (None, 200)
->>>>>>> tests
+    assert (value, depth) == (None, 200)
 
 
 def alert(

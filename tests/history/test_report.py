@@ -132,9 +132,7 @@ def test_shards_and_many_series() -> None:
 
     shards = [{"pass": "health", "period_s": "60", "shard": f"{number}/2"} for number in (0, 1)]
     own = [series("maintenance", tags) for tags in shards]
-    drawn = [
-        series("free_bytes", {"disk": str(number)}, "store") for number in range(63)
-    ]
+    drawn = [series("free_bytes", {"disk": str(number)}, "store") for number in range(63)]
     all_series = [*own, *drawn, series("used", {}, "store", points=1)]
     targets = [Target("database", "http://localhost", "db", None)]
     chosen = health_series(all_series, targets)
@@ -175,15 +173,9 @@ def test_shards_and_many_series() -> None:
     report = build(rows, 5, health, [], targets)
     assert [(row.name, row.recorded, row.missed, row.stopped_s) for row in report.passes] == [
         ("health 0/2", 2, 3, 0), ("health 1/2", 2, 3, 300), ("health", 2, 3, 0), ("metrics", 0, 0, 600)
-<<<<<<< HEAD
     ], "a shard that no longer exists has not stopped"  # fmt: skip
     assert (len(report.charts), report.left_out, report.charts[0].unit, report.charts[0].means) == (
-        MAX_CHARTS,
-=======
-    ], "nobody waits for one that is no shard now"  # fmt: skip
-    assert (len(page.charts), page.left_out, page.charts[0].unit, page.charts[0].means) == (
         60,
->>>>>>> tests
         4,
         "bytes",
         [1.0, 1.0, None, None, None],

@@ -179,7 +179,7 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
 
 
 def last_seen_of(at: datetime, rows: int) -> dict[str, Any]:
-    """Return the parameters of ``passes_now``: every pass before a time, in so many rows at most."""
+    """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
     markers = [spec.marker for spec in PASSES.values()]
     return {"passes": list(PASSES), "metrics": markers, "at": at, "rows": rows}
 

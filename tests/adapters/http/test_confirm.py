@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ops_worker.adapters import http
 from ops_worker.core.model import Failure, Observation, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = pytest.mark.unit
 
@@ -56,7 +58,12 @@ def targets(count: int, deadline_s: float = DEADLINE_S) -> list[Target]:
 
 
 def confirmed(
-    probes: Probes, count: int, *, times: int = 1, concurrency: int = 2, budget_s: float = 100.0
+    probes: Probes,  # noqa: ARG001 - it is in place
+    count: int,
+    *,
+    times: int = 1,
+    concurrency: int = 2,
+    budget_s: float = 100.0,
 ) -> list[int]:
     """Run the probes and return the attempts of each service."""
     seen = http.confirm(
