@@ -169,6 +169,7 @@ TESTED_ELSEWHERE = {
     "loop": "test_loop_clock.py, on a clock of its own",
     "process": "acceptance/test_termination.py",
     "passes": "the layer's description, without code",
+    "core.schema": "commands/test_schema.py breaks every shape and repairs it",
     "passes.context": "passes/test_contract.py",
     "passes.health": "passes/test_contract.py is the contract of both passes",
     "passes.metrics": "passes/test_contract.py is the contract of both passes",

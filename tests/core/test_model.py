@@ -25,7 +25,7 @@ def target(name: str, **values: str) -> Target:
 )
 def test_shown_url(written: str, shown: str) -> None:
     """A URL is shown as the catalogue has it, and never with a password."""
-    assert target("a", written=written).shown_url == shown
+    assert target("a", url_template=written).shown_url == shown
 
 
 @pytest.mark.parametrize("state", State)
