@@ -20,10 +20,14 @@ class Migration(NamedTuple):
 
 
 def queries() -> dict[str, str]:
-    """Return the named statements. Each one follows a line ``-- name: NAME``."""
+    """Return the named statements, without the semicolon at the end.
+
+    Each one follows a line ``-- name: NAME``.
+    """
     statements: dict[str, str] = {}
     for file in STATEMENT_FILES:
-        statements |= _blocks(script(file), "-- name: ")
+        for name, statement in _blocks(script(file), "-- name: ").items():
+            statements[name] = statement.removesuffix(";")
     return statements
 
 
