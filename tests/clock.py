@@ -78,6 +78,7 @@ class VirtualTime:
         return self
 
     def __exit__(self, *_: object) -> None:
+        threading.excepthook = self._report  # pytest sets its own for each phase of a test
         self._closed = True
         for thread in {*threading.enumerate()} - self._others - {threading.current_thread()}:
             thread.join(30)
