@@ -34,7 +34,21 @@ def test_since(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "0.9s", "31.001d", "2678401", "-1h", "+1h", "1w", "1 h", "h", "1e3", "inf", "1.2345m"],
+    [
+        "",
+        "0",
+        "0.9s",
+        "31.001d",
+        "2678401",
+        "-1h",
+        "+1h",
+        "1w",
+        "1 h",
+        "h",
+        "1e3",
+        "inf",
+        "1.2345m",
+    ],
 )
 def test_since_refused(text: str) -> None:
     """Anything but 1 s to 31 days is refused, and the message shows valid forms."""

@@ -17,7 +17,11 @@ def target(name: str, **values: str) -> Target:
 
 @pytest.mark.parametrize(
     ("written", "shown"),
-    [("", "http://***@host/"), ("http://${A}/", "http://${A}/"), ("http://u:p@h/", "http://***@h/")],
+    [
+        ("", "http://***@host/"),
+        ("http://${A}/", "http://${A}/"),
+        ("http://u:p@h/", "http://***@h/"),
+    ],
 )
 def test_shown_url(written: str, shown: str) -> None:
     """A URL is shown as the catalogue has it, and never with a password."""

@@ -132,9 +132,7 @@ def test_shards_and_many_series() -> None:
 
     shards = [{"pass": "health", "period_s": "60", "shard": f"{number}/2"} for number in (0, 1)]
     told = [series("maintenance", tags) for tags in shards]
-    drawn = [
-        series("free_bytes", {"disk": str(number)}, "store") for number in range(63)
-    ]
+    drawn = [series("free_bytes", {"disk": str(number)}, "store") for number in range(63)]
     found = [*told, *drawn, series("used", {}, "store", points=1)]
     targets = [Target("database", "http://localhost", "db", None)]
     chosen = wanted(found, targets)
