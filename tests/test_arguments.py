@@ -56,7 +56,7 @@ def test_since_refused(text: str) -> None:
         since(text)
 
 
-@pytest.mark.parametrize("text", ["", "racks", "Ärger ✓", "\U0001f600"])
+@pytest.mark.parametrize("text", ["", "racks", "Ärger", "✓", "a\U0001f600"])
 def test_words(text: str) -> None:
     """Text is taken as it is."""
     assert words(text) == text

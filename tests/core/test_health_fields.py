@@ -9,17 +9,21 @@ import pytest
 
 from ops_worker.core.health import (
     TIME_UP,
+    alerted,
     details,
     evidence,
     judge,
     not_among,
     remedy,
+    suppress_alerts,
     thresholds_of,
 )
 from ops_worker.core.model import (
     Condition,
     Failure,
+    KnownState,
     Observation,
+    Recorded,
     State,
     StateChange,
     Target,
@@ -163,3 +167,22 @@ def test_not_among() -> None:
     verdicts = [Verdict(target=names[1], taken_at=0.0, state=State.HEALTHY)]
     assert not_among(verdicts, names) == ("c", "b")
     assert not_among(verdicts, names[1:2]) == ()
+
+
+def test_suppress_alerts() -> None:
+    """In a maintenance no alert opens; alerts close, and the rows stay as they are."""
+    opening = change(state=State.DOWN, reason="r")._replace(opens=True)
+    closing = change(state=State.HEALTHY)._replace(closes=True)
+    assert suppress_alerts([opening, closing]) == [opening._replace(opens=False), closing]
+
+
+def test_alerted() -> None:
+    """Services have an alert if they had one, or it opened; not if it closed."""
+    before = {
+        "z": KnownState(alerted=True),
+        "b": KnownState(alerted=True),
+        "c": KnownState(alerted=False),
+        "d": KnownState(alerted=False),
+    }
+    recorded = Recorded(updates=(), opened=("c",), closed=("b",))
+    assert alerted(before, recorded) == ("c", "z")
