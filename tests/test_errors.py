@@ -42,7 +42,7 @@ def test_retried() -> None:
     """Only what a retry may help is a DatabaseError; a full disk counts as that."""
     assert not issubclass(errors.SchemaError, errors.DatabaseError)
     assert not issubclass(errors.SettingsError, errors.DatabaseError)
-    assert errors.FULL == {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+    assert {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO} == errors.FULL
 
 
 def test_message() -> None:

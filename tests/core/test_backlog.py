@@ -240,3 +240,11 @@ def test_readmitted_by_their_moments() -> None:
     backlog._waiting.append(waiting)
     backlog.readmit_apart()
     assert backlog.next_slice() == (apart, waiting)
+
+
+def test_new() -> None:
+    """A new backlog is empty, and nothing is in doubt."""
+    backlog = Backlog(1)
+    assert backlog.in_doubt is None
+    assert (len(backlog), backlog.apart, backlog.unwritten, backlog.dropped) == (0, 0, 0, 0)
+    assert backlog.take_due_apart(0.0) == backlog.next_slice() == ()

@@ -170,11 +170,11 @@ def test_self_metrics() -> None:
     """The metrics of a pass about itself, with its tags; `maintenance` only where it is known."""
     down = Verdict(target=TARGET, taken_at=0.0, state=State.DOWN, reason="r")
     tags = {"period_s": "60"}
-    found = self_metrics("health", [down, verdict({})], 0.25, tags, maintenance=True)
+    found = self_metrics("health", [down, verdict({}), down], 0.25, tags, maintenance=True)
     assert {sample.metric: sample.value for sample in found} == {
         "pass_duration_ms": 250.0,
         "pass_success": 1.0,
-        "services_unhealthy": 1.0,
+        "services_unhealthy": 2.0,
         "maintenance": 1.0,
     }
     assert {sample.service for sample in found} == {"ops_worker"}
