@@ -56,13 +56,13 @@ def test_since_refused(text: str) -> None:
         since(text)
 
 
-@pytest.mark.parametrize("text", ["", "racks", "Ärger ✓", "\U0001f600"])
+@pytest.mark.parametrize("text", ["", "racks", "Ärger", "✓", "a\U0001f600"])
 def test_words(text: str) -> None:
     """Text is taken as it is."""
     assert words(text) == text
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\udfff"])  # noqa: PT014 - three different surrogates
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "x\udfff"])
 def test_words_refused(text: str) -> None:
     """Bytes that are not UTF-8 reach Python as lone surrogates, which no database stores."""
     with pytest.raises(argparse.ArgumentTypeError, match="UTF-8"):

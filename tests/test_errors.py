@@ -34,7 +34,8 @@ def test_exit_codes() -> None:
 
 def test_codes_without_error() -> None:
     """0 is success; 4 is success with an unhealthy service."""
-    assert (errors.DONE, errors.UNHEALTHY) == (0, 4)
+    codes = (errors.DONE, errors.UNHEALTHY)
+    assert codes == (0, 4)
 
 
 def test_retried() -> None:

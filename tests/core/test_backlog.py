@@ -166,3 +166,85 @@ def test_settle(committed: bool, expected: list[float]) -> None:
     backlog.settle(committed=committed)
     assert moments(backlog.next_slice()) == expected
     assert backlog.in_doubt is None
+
+
+def entry(moment: float, rows: int) -> Packed:
+    """Return an entry of so many rows, which takes 300 bytes."""
+    return Packed(moment, rows, (b"x" * 100,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        ((20_000, 20_000), 2),
+        ((20_000, 20_001), 1),
+        ((40_001, 1), 1),
+        ((39_999, 1, 1), 2),
+        ((1,) * 64, 64),
+        ((1,) * 65, 64),
+    ],
+)
+def test_slice_limits(rows: tuple[int, ...], taken: int) -> None:
+    """A slice has at most 40,000 rows and 64 entries, but never less than one entry."""
+    backlog = Backlog(100)
+    backlog._waiting.extend(entry(number, count) for number, count in enumerate(rows))
+    assert len(backlog.next_slice()) == taken
+
+
+@pytest.mark.parametrize(("failed", "size"), [(1, 1), (2, 1), (3, 1), (5, 2), (7, 3), (64, 32)])
+def test_half_slice(failed: int, size: int) -> None:
+    """Half of the refused entries are tried next, rounded down, at least one."""
+    backlog, _ = filled(70)
+    backlog.shrink_slice(failed)
+    assert len(backlog.next_slice()) == size
+
+
+def test_size_counts_every_entry() -> None:
+    """Memory is counted wherever an entry is: waiting, set apart or in doubt."""
+    backlog, entries = filled(3)
+    total = sum(one.size for one in entries)
+    assert backlog.size == total
+    backlog.set_apart(entries[:1], retry_at=0.0)
+    backlog.doubt("42", entries[1:2])
+    assert backlog.size == total
+    assert entries[0].size == 200 + len(entries[0].data[0])
+
+
+@pytest.mark.parametrize(("spare", "dropped"), [(0, 0), (-1, 1)])
+def test_limit_of_bytes_is_reached(spare: int, dropped: int) -> None:
+    """Exactly the limit is allowed; a byte more drops the oldest entry."""
+    sizes = sum(pack(pending(number)).size for number in range(2))
+    backlog = Backlog(100, sizes + spare)
+    for number in range(2):
+        backlog.add(pending(number))
+    assert backlog.dropped == dropped
+
+
+def test_bytes_of_doubt_are_limited() -> None:
+    """Entries in doubt take memory as well: others are dropped for them."""
+    size = pack(pending(0)).size
+    backlog = Backlog(100, 2 * size)
+    first = backlog.add(pending(0))
+    backlog.doubt("42", [first])
+    for number in (1, 2):
+        backlog.add(pending(number))
+    assert backlog.dropped == 1
+    assert moments(backlog.next_slice()) == [2.0]
+
+
+def test_readmitted_by_their_moments() -> None:
+    """Only the time of an entry orders it: of two of the same time, the one set apart is first."""
+    backlog = Backlog(100)
+    apart, waiting = entry(1.0, 9), entry(1.0, 1)
+    backlog.set_apart([apart], retry_at=0.0)
+    backlog._waiting.append(waiting)
+    backlog.readmit_apart()
+    assert backlog.next_slice() == (apart, waiting)
+
+
+def test_new() -> None:
+    """A new backlog is empty, and nothing is in doubt."""
+    backlog = Backlog(1)
+    assert backlog.in_doubt is None
+    assert (len(backlog), backlog.apart, backlog.unwritten, backlog.dropped) == (0, 0, 0, 0)
+    assert backlog.take_due_apart(0.0) == backlog.next_slice() == ()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.conditions import ABSENT, RELATIONS, broken, value_at
+from ops_worker.core.conditions import ABSENT, RELATIONS, broken, value_at, wanted
 from ops_worker.core.model import Condition
 
 pytestmark = pytest.mark.unit
@@ -90,3 +90,45 @@ def test_broken_is_total(document: Any, pointer: str, relation: str) -> None:
     wanted: Any = 1 if RELATIONS[relation].numeric else (1,) if relation == "one_of" else "x"
     for reason in broken(json.loads(json.dumps(document)), [Condition(pointer, relation, wanted)]):
         assert ", wants " in reason
+
+
+LONG = "é" * 58
+"""With its quotes, 60 characters as JSON."""
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (LONG, f'"{LONG}"'),
+        (LONG + "é", f'"{LONG}…'),
+        (2**256 - 1, f"{str(2**256 - 1)[:59]}…"),
+        (2**256, "a very large number"),
+        (-(2**256), "a very large number"),
+        (True, "true"),
+        (None, "null"),
+    ],
+)
+def test_shown(value: Any, shown: str) -> None:
+    """A value is shown as JSON with its own characters, at most 60 of them; not the longest integers."""
+    assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
+
+
+@pytest.mark.parametrize(
+    ("pointer", "found"),
+    [
+        ("/0", 10),
+        ("/2", 12),
+        ("/3", ABSENT),
+        ("/00", ABSENT),
+        ("/01", ABSENT),
+        ("/-", ABSENT),
+        ("/-1", ABSENT),
+        ("/²", ABSENT),
+        ("/٣", ABSENT),
+        ("/1e0", ABSENT),
+        ("/" + "9" * 5000, ABSENT),
+    ],
+)
+def test_index(pointer: str, found: Any) -> None:
+    """An index is what RFC 6901 calls one: ASCII digits, without leading zeros, within the array."""
+    assert value_at([10, 11, 12], pointer) == found

@@ -32,3 +32,17 @@ def test_adding_a_shard(count: int) -> None:
     shares = Counter(after)
     assert set(shares) == set(range(count + 1))
     assert max(shares.values()) < 1.5 * len(NAMES) / (count + 1)
+
+
+def test_many_written_down() -> None:
+    """The assignment of 48 names to 16 shards, and of a name to 1 to 24 shards, as it was released."""
+    assert [shard_of(f"service-{number}", 16) for number in range(48)] == [
+        *(6, 13, 2, 13, 13, 2, 8, 6, 2, 2, 7, 7, 9, 10, 0, 1),
+        *(15, 8, 0, 14, 13, 7, 9, 5, 7, 10, 12, 15, 13, 9, 12, 7),
+        *(3, 11, 6, 12, 14, 7, 1, 15, 8, 6, 1, 1, 0, 1, 9, 7),
+    ]
+    assert [shard_of("ingest", count) for count in range(1, 25)] == [
+        *(0, 0, 2, 3, 3, 3, 3, 3, 3, 9, 9, 9, 9),
+        *(13, 13, 13, 13, 13, 13, 13, 13, 13, 22, 22),
+    ]
+    assert [shard_of(name, 1000) for name in ("Ä", "", "a" * 1000)] == [761, 472, 950]

@@ -13,6 +13,7 @@ from ops_worker.core.staleness import (
     overdue,
     period_of,
     stale_after_s,
+    stopped,
 )
 
 pytestmark = pytest.mark.unit
@@ -69,3 +70,28 @@ def test_awake() -> None:
         [record("health", 600, shard="0/2"), record("health", 20, shard="1/2")], "health", NOW
     )
     assert not is_fresh([record("health", 600), record("metrics", 1)], "health", NOW)
+
+
+def test_label() -> None:
+    """A shard is named with its pass."""
+    assert record("health", 1).label == "health"
+    assert record("health", 1, shard="0/2").label == "health 0/2"
+
+
+@pytest.mark.parametrize(
+    ("period_s", "text"),
+    [
+        (60, "no health pass was recorded for 5 min; one is due every 1 min"),
+        (5, "no health pass was recorded for 5 min; one is due every 5 s"),
+        (None, "no health pass was recorded for 5 min; one is due every 1 min"),
+    ],
+)
+def test_stopped(period_s: float | None, text: str) -> None:
+    """The alert says how long nothing was recorded, and how often a record is due."""
+    assert stopped(record("health", 300, period_s), NOW) == text
+
+
+def test_age() -> None:
+    """An age is in seconds; that of a record from the future is negative."""
+    assert [record("health", age_s).age_s(NOW) for age_s in (0, 12.5, -30)] == [0, 12.5, -30]
+    assert record("health", 0, 300).stale_after_s == 900

@@ -58,12 +58,7 @@ def targets(count: int, deadline_s: float = DEADLINE_S) -> list[Target]:
 
 
 def confirmed(
-    probes: Probes,  # noqa: ARG001 - it is in place
-    count: int,
-    *,
-    times: int = 1,
-    concurrency: int = 2,
-    budget_s: float = 100.0,
+    count: int, *, times: int = 1, concurrency: int = 2, budget_s: float = 100.0
 ) -> list[int]:
     """Run the probes and return the attempts of each service."""
     seen = http.confirm(
@@ -90,10 +85,10 @@ def test_needs_all_rounds(
 ) -> None:
     """It needs the delay and, for every round of probes, the longest deadline; a moment less is too little."""
     failures = dict.fromkeys("abcdefghij"[:failing], Failure.NO_CONNECTION)
-    enough = Probes(monkeypatch, failures)
-    assert confirmed(enough, failing, concurrency=concurrency, budget_s=needed_s) == [2] * failing
+    Probes(monkeypatch, failures)
+    assert confirmed(failing, concurrency=concurrency, budget_s=needed_s) == [2] * failing
     too_little = Probes(monkeypatch, failures)
-    attempts = confirmed(too_little, failing, concurrency=concurrency, budget_s=needed_s - 0.01)
+    attempts = confirmed(failing, concurrency=concurrency, budget_s=needed_s - 0.01)
     assert attempts == [1] * failing
     assert too_little.waits == []
 
@@ -102,7 +97,7 @@ def test_needs_all_rounds(
 def test_times(monkeypatch: pytest.MonkeyPatch, times: int, rounds: int) -> None:
     """A service without an answer is probed ``times`` more times, with a delay before each."""
     probes = Probes(monkeypatch, {"a": Failure.NO_ANSWER})
-    assert confirmed(probes, 1, times=times) == [rounds]
+    assert confirmed(1, times=times) == [rounds]
     assert probes.probed == [["a"]] * rounds
     assert probes.waits == [1.0] * times
 
@@ -110,7 +105,7 @@ def test_times(monkeypatch: pytest.MonkeyPatch, times: int, rounds: int) -> None
 def test_budget_covers_all_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time runs from the first probe: waits that are over count."""
     probes = Probes(monkeypatch, {"a": Failure.NO_CONNECTION})
-    assert confirmed(probes, 1, times=9, budget_s=7.0) == [4]
+    assert confirmed(1, times=9, budget_s=7.0) == [4]
     assert probes.waits == [1.0, 1.0, 1.0], "after three waits, 4 s are left for a probe of 5 s"
 
 
@@ -139,7 +134,7 @@ def test_who_is_asked_again(
 ) -> None:
     """Only a service that gave no HTTP answer is probed again; the others keep their first result."""
     probes = Probes(monkeypatch, {} if failure is None else {"b": failure})
-    assert confirmed(probes, 3) == [1, 2 if again else 1, 1]
+    assert confirmed(3) == [1, 2 if again else 1, 1]
     assert probes.probed == [["a", "b", "c"], *([["b"]] if again else [])]
 
 
