@@ -239,8 +239,12 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
     """Add missing columns, convert types of the worker's own tables, add the unique key."""
     table = row["name"]
     difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
+    absent = set()
     for added in difference.missing:
-        yield _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
+        change = _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
+        if change.fault:
+            absent.add(added.name)
+        yield change
     for changed, was in difference.types:
         statement = schema.set_type(table, changed)
         if table not in OWN:
@@ -253,7 +257,7 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             f"`ALTER TABLE {table} DROP COLUMN {changed.name} CASCADE`, then `ops-worker init-db`"
         )
         yield _attempt(connection, row, f"column {changed.name} converted", statement, hint)
-    if difference.key:
+    if difference.key and absent.isdisjoint(difference.key):
         key = ", ".join(difference.key)
         yield _attempt(
             connection,
