@@ -92,4 +92,4 @@ def test_looks_back_a_day(told: Database, capsys: pytest.CaptureFixture[str]) ->
     found = document(capsys, "explain", "ingest")["turns"]
     assert [one["state"] for one in found if one["state"] != "unknown"] == ["healthy"]
     assert main(["explain", "ingest"]) == 0
-    assert "the 24 h before" in capsys.readouterr().out
+    assert "previous 24 h" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from ops_worker.core.health import (
     details,
     evidence,
     judge,
-    not_among,
+    not_probed,
     remedy,
     suppress_alerts,
     thresholds_of,
@@ -165,8 +165,8 @@ def test_not_among() -> None:
     """Services without a verdict are named in the order of the catalogue."""
     names = [TARGET._replace(name=name) for name in "cab"]
     verdicts = [Verdict(target=names[1], taken_at=0.0, state=State.HEALTHY)]
-    assert not_among(verdicts, names) == ("c", "b")
-    assert not_among(verdicts, names[1:2]) == ()
+    assert not_probed(verdicts, names) == ("c", "b")
+    assert not_probed(verdicts, names[1:2]) == ()
 
 
 def test_suppress_alerts() -> None:

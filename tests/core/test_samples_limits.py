@@ -125,7 +125,7 @@ def test_same_series_in_a_pass() -> None:
     (part,) = distinct([([first, other, again, bare, bare_again], [])])
     assert part[0] == [first, other, bare]
     (warning,) = part[1]
-    assert "(2 such rows)" in warning
+    assert "(such rows: 2)" in warning
 
 
 @pytest.mark.parametrize(
