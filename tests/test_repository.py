@@ -159,7 +159,6 @@ TESTED_ELSEWHERE = {
     "commands.init_db": "acceptance/test_process.py, on real roles",
     "commands.run_pass": "passes/test_contract.py runs it for every pass",
     "core": "no code",
-    "core.decoding": "core/test_answer.py, with hypothesis",
     "core.self_check": "commands/test_check.py makes every finding on a database",
     "history": "no code",
     "passes": "the layer's description, without code",
