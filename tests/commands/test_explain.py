@@ -195,7 +195,9 @@ def test_unknown_is_a_result(
         "alert"
     ].startswith("alert ")
     assert main(["explain", "ingest"]) == 0
-    assert re.search(r" UTC: ingest is unknown since [\d :-]+: bad JSON: ", capsys.readouterr().out)
+    assert re.search(
+        r" UTC: ingest is unknown, unhealthy since [\d :-]+: bad JSON: ", capsys.readouterr().out
+    )
 
 
 def test_slow_samples_of_a_fast_loop(looked: Database, explained: Any) -> None:
