@@ -33,15 +33,17 @@ _log = logging.getLogger("ops_worker")
 EXIT_CODES = """\
 exit codes:
   0  the pass was done and recorded, whatever the state of the services; or it was skipped, because
-     another process held the lock; or it is off (SYSTEM_ALERT_ENABLED)
+     another process held the lock, unless that process seems to hang: then 1; or it is off
+     (SYSTEM_ALERT_ENABLED)
   1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may
      help
   2  usage or settings: the message names the variable and what it expects; check also ends with
      it if a service lacks a value
   3  schema or permission: the message says what to run or to set; check also ends with it if it
      finds a fault outside the settings
-  4  done and recorded, and --fail-on-unhealthy was given and a service is unhealthy; or faults
-     (manifests check, catalogue check) or warnings (cluster --fail-on-warnings) were found
+  4  done and recorded, or shown by a dry run, and --fail-on-unhealthy was given and a service is
+     unhealthy; or faults (manifests check, catalogue check) or warnings (cluster
+     --fail-on-warnings) were found
 """
 
 
@@ -66,7 +68,9 @@ class Command(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
-    """Run one command and return its exit code. This is the only place that catches every error.
+    """Run one command and return its exit code.
+
+    In a single pass, this is the only place that catches every error.
 
     ``guarded`` is for a process that runs this command only: a signal or the deadline ends it.
     """

@@ -1,4 +1,4 @@
-"""The settings: the only reader of the environment and of the ``.env`` file.
+"""The settings: the only reader of the environment, and of the ``.env`` file, for settings.
 
 Every setting is one field, and its docstring is its public documentation. ``--help`` and
 docs/settings.md are made from these docstrings (see ``variables``), and a test compares
@@ -49,8 +49,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 def setting(default: Any = None, *, wants: str, only: str = "", **constraints: Any) -> Any:
     """Declare a field of ``Settings``.
 
-    ``wants`` describes the accepted values, for error messages. ``only`` lists the commands that
-    read the setting; empty: all of them.
+    ``wants`` describes the accepted values, for error messages. ``only`` lists the commands whose
+    work depends on the setting; empty: all commands that load the settings. ``check`` reports every
+    setting and is not listed. A test compares ``only`` with the modules of the commands.
     """
     return Field(default, json_schema_extra={"wants": wants, "only": only}, **constraints)
 
@@ -202,32 +203,42 @@ class Settings(BaseSettings):
     """Role that every transaction takes on with SET LOCAL ROLE; on the platform `pulse_operator`.
     Empty: transactions run as the login role."""
     ops_worker_catalogue: Text = setting(
-        "", wants="the path of a TOML file", only="passes sidecar catalogue"
+        "",
+        wants="the path of a TOML file",
+        only="passes sidecar status explain report alerts catalogue",
     )
     """TOML file with your own services and figures (docs/catalogue.md). They are added to the
     platform's and replace those of the same name. Empty: only the platform's are used."""
     system_alert_enabled: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
-        only="passes sidecar",
+        only="passes sidecar explain",
     )
     """Turns the health pass on or off. 1, true, yes and on mean on, in upper or lower case. Any
     other word means off: the health pass then probes nothing, writes nothing and says so."""
     maintenance_until: Moment = setting(
         None,
         wants="a time with its zone, for example 2026-03-01T12:00:00Z",
-        only="passes sidecar maintenance",
+        only="passes sidecar status explain maintenance",
     )
     """End of a maintenance, as a time with its zone. Until then no alert opens. Services are still
     probed and recorded, and alerts still close. `ops-worker maintenance start` does the same
     without a change of settings."""
     alert_after_failures: Integer = setting(
-        1, wants="a whole number of passes, 1 to 32767", only="health sidecar", ge=1, le=32767
+        1,
+        wants="a whole number of passes, 1 to 32767",
+        only="health sidecar explain",
+        ge=1,
+        le=32767,
     )
     """Number of consecutive unhealthy passes after which the alert of a service opens. With 2 or
     more, one failed probe does not open an alert."""
     resolve_after_successes: Integer = setting(
-        1, wants="a whole number of passes, 1 to 32767", only="health sidecar", ge=1, le=32767
+        1,
+        wants="a whole number of passes, 1 to 32767",
+        only="health sidecar explain",
+        ge=1,
+        le=32767,
     )
     """Number of consecutive healthy passes after which the alert of a service closes. With 2 or
     more, a service that fails again and again keeps one alert open."""
@@ -259,11 +270,11 @@ class Settings(BaseSettings):
     record_own_metrics: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
-        only="passes sidecar",
+        only="passes sidecar explain alerts",
     )
-    """Turns self-metrics on or off. If on, every pass records its own figures (series
-    `ops_worker`), and the health pass records `probe_latency_ms` of every service. If off, no
-    alert opens when the other pass stops."""
+    """Turns self-metrics on or off. If on, every pass records self-metrics (series `ops_worker`),
+    and the health pass records `probe_latency_ms` of every service that answered. If off, no alert
+    opens when another pass stops. Empty means off."""
     probe_concurrency: Integer = setting(
         128,
         wants="a whole number of probes, 1 to 1000",
@@ -274,28 +285,33 @@ class Settings(BaseSettings):
     """Maximum number of probes at the same time. It is reduced if the limit of open files
     (`ulimit -n`) is too low: a probe needs up to three."""
     shard_count: Integer = setting(
-        1, wants="a whole number of shards, 1 to 1000", only="passes", ge=1, le=1000
+        1, wants="a whole number of shards, 1 to 1000", only="passes sidecar", ge=1, le=1000
     )
     """Number of shards. The services are divided among them by name, and each pass has the
     services of one shard."""
     job_completion_index: Integer = setting(
         0,
         wants="the number of a shard, from 0 to SHARD_COUNT - 1",
-        only="passes",
+        only="passes sidecar",
         ge=0,
         le=999,
     )
     """Number of the shard of this pass, from 0. An Indexed Job sets it. The pass of shard 0 also
     measures the figures of the database."""
-    confirm_failures: Integer = setting(0, wants="a whole number of times, 0 to 5", ge=0, le=5)
+    confirm_failures: Integer = setting(
+        0, wants="a whole number of times, 0 to 5", only="passes sidecar init-db", ge=0, le=5
+    )
     """Number of times that a probe without an HTTP answer, or a failed connection to the database,
     is repeated. In a pod, set 1: its network may not be ready when the process starts."""
-    confirm_delay: Seconds = setting(1.0, wants="a number of seconds, 0 to 30", ge=0, le=30)
+    confirm_delay: Seconds = setting(
+        1.0, wants="a number of seconds, 0 to 30", only="passes sidecar init-db", ge=0, le=30
+    )
     """Seconds before a probe or a connection is repeated. They are a part of PASS_DEADLINE."""
-    termination_message_path: Text = setting("", wants="the path of a file", only="passes init-db")
-    """File to which the result is written as one line of JSON, for `kubectl describe pod`. In a
-    pod, set `/dev/termination-log`. Empty: no file is written."""
-    job_name: Text = setting("", wants="the name of a Job", only="passes sidecar")
+    termination_message_path: Text = setting("", wants="the path of a file")
+    """File to which the result of a pass, or the failure of a command that uses the database, is
+    written as one line of JSON, for `kubectl describe pod`. In a pod, set `/dev/termination-log`.
+    Empty: no file is written."""
+    job_name: Text = setting("", wants="the name of a Job")
     """Name of the Job that runs the pass. The manifests set it through the downward API. It is
     shown in the result, and names the CronJob for Events."""
     hostname: Text = setting("", wants="the name of a pod or machine", only="passes sidecar")
@@ -321,8 +337,9 @@ class Settings(BaseSettings):
     """Seconds that a loop waits for its current pass when it is told to stop. It must be less than
     terminationGracePeriodSeconds of the pod."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, 6 to 86400", ge=6, le=86400)
-    """Longest duration of a pass in seconds. Then the pass ends with exit code 1. It must be less
-    than activeDeadlineSeconds of the Job, so that the pass can still report the reason."""
+    """Longest duration of a pass in seconds. Then the pass ends with exit code 1. In a loop, the
+    connection is cut instead. It must be less than activeDeadlineSeconds of the Job, so that the
+    pass can still report the reason."""
     log_level: Level = setting("INFO", wants="DEBUG, INFO, WARNING, ERROR or CRITICAL")
     """Lowest level of log messages: DEBUG, INFO, WARNING, ERROR or CRITICAL. Any other word means
     INFO. With DEBUG, a failure is logged with its traceback."""

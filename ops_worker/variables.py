@@ -20,8 +20,8 @@ from ops_worker.core.passes import PASSES
 class Variable(NamedTuple):
     """A setting, with one or more names of its environment variable: the first one set wins.
 
-    ``default`` is text; empty means none. ``only`` lists the commands that read the variable,
-    separated by spaces; empty means all of them.
+    ``default`` is text; empty means none. ``only`` lists the commands whose work depends on the
+    variable, separated by spaces; empty means all commands that load the settings.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ def variables() -> list[Variable]:
             names=names,
             default=default,
             meaning=f"Base URL of {service}. Empty: the service is not monitored.",
-            only="passes sidecar catalogue",
+            only="passes sidecar status explain report alerts catalogue",
         )
         for service, names, default in builtin_urls()
     ]

@@ -99,6 +99,42 @@ def test_env_example() -> None:
     )
 
 
+DERIVED_SETTINGS = {
+    "catalogue": ("ops_worker_catalogue",),
+    "targets": ("ops_worker_catalogue",),
+    "thresholds": ("alert_after_failures", "resolve_after_successes"),
+}
+"""Properties of the settings that commands read, and the fields from which they are made."""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_settings_name_their_commands(name: str) -> None:
+    """A setting that the module of a command reads is in the help of the command."""
+    command = commands()[name]
+    if not command.has_settings:
+        return
+    module = ROOT / "ops_worker" / "commands" / f"{command.module}.py"
+    attributes = set(re.findall(r"\bsettings\.(\w+)", module.read_text(encoding="utf-8")))
+    read = {field for word in attributes for field in DERIVED_SETTINGS.get(word, (word,))}
+    # The two modules of the passes are shared by commands that do not read all of these.
+    shared = {
+        "kubernetes_events",
+        "heartbeat_url",
+        "pass_period",
+        "metrics_buffer_samples",
+        "metrics_buffer_mib",
+    }
+    unlisted = [
+        variable.names[0]
+        for variable in variables()
+        if variable.names[0].lower() in read - shared
+        if variable.commands
+        if name not in variable.commands
+    ]
+    assert unlisted == []
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("name", pages.TABLES)
 def test_tables_are_up_to_date(name: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.conditions import wanted
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.model import State
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import (
@@ -40,6 +41,8 @@ LOOK_BACK_S = 86_400.0
 """Seconds before the time in question for which the ups and downs are listed."""
 MAX_PERIODS = 8
 """Periods of health that are listed."""
+UNHEALTHY_STATES = frozenset(state.value for state in State if state is not State.HEALTHY)
+"""The states that one streak of unhealthy passes may have in turn."""
 NOT_OBSERVED = "no pass looked"
 """The reason where nothing is known because no pass ran."""
 
@@ -589,6 +592,9 @@ def _state_sentence(explanation: Explanation) -> str:
     if explanation.seen_by:
         because = f": {reason}" if reason else ""
         seen_by = f" (seen by {explanation.seen_by})"
+        if explanation.state in UNHEALTHY_STATES and since:
+            # The time is that of the streak, which goes on when a degraded service goes down.
+            since = f", unhealthy{since}"
         return f"{service} is {explanation.state}{since}{because}{seen_by}"
     if reason == NOT_OBSERVED:
         return f"nothing is known about {service}: no pass has looked{since}"

@@ -65,7 +65,7 @@ def test_now(
     assert main(["explain", "evaluator"]) == 0
     plain = capsys.readouterr().out
     assert re.match(
-        r"at [\d: -]+ UTC: evaluator is down since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ",
+        r"at [\d: -]+ UTC: evaluator is down, unhealthy since [\d: -]+: Connection refused \(seen by the health pass\)\nalert \d+ is open since ",
         plain,
     )
     assert f"Evidence of alert {alert['id']}\nNAME" in plain and re.search(
@@ -195,7 +195,9 @@ def test_unknown_is_a_result(
         "alert"
     ].startswith("alert ")
     assert main(["explain", "ingest"]) == 0
-    assert re.search(r" UTC: ingest is unknown since [\d :-]+: bad JSON: ", capsys.readouterr().out)
+    assert re.search(
+        r" UTC: ingest is unknown, unhealthy since [\d :-]+: bad JSON: ", capsys.readouterr().out
+    )
 
 
 def test_slow_samples_of_a_fast_loop(looked: Database, explained: Any) -> None:
@@ -493,7 +495,8 @@ def test_first_pass_of_a_new_service(
     new.rows("DELETE FROM system_metrics WHERE service = 'shop'")
     first, second, rest = spoken(capsys, "shop")
     assert re.fullmatch(
-        r"shop is down since [\d: -]+: Connection refused \(seen by the health pass\)", first
+        r"shop is down, unhealthy since [\d: -]+: Connection refused \(seen by the health pass\)",
+        first,
     )
     assert second == "no alert is open yet: 1 of 3 passes in a row found it so"
     assert "\nno sample is recorded\n" in rest and "no pass" not in rest

@@ -158,7 +158,7 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
         "s11",
     }  # whose files are read later
     assert main(["health"]) == main(["explain", "ingest"]) == 0
-    assert "ingest is unknown since" in capsys.readouterr().out
+    assert "ingest is unknown, unhealthy since" in capsys.readouterr().out
 
 
 def test_explained(
