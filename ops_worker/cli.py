@@ -66,7 +66,9 @@ class Command(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None, *, guarded: bool = False) -> int:
-    """Run one command and return its exit code. This is the only place that catches every error.
+    """Run one command and return its exit code.
+
+    In a single pass, this is the only place that catches every error; ``loop`` does it, too.
 
     ``guarded`` is for a process that runs this command only: a signal or the deadline ends it.
     """
@@ -101,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
 
         problem = f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}"
         raise SettingsError([problem + did_you_mean(unknown[0], [*PASSES])])
-    if getattr(options, "every", 0) is None and options.seconds != math.inf:
+    if getattr(options, "every", 0) is None and options.for_s != math.inf:
         raise SettingsError(["--for needs --every: a single pass ends by itself"])
 
 
@@ -135,7 +137,7 @@ def _load_settings(options: argparse.Namespace) -> Settings:
     """Load the settings. Keep where a failure leaves its message, also if they are wrong."""
     from ops_worker import settings
 
-    options.message_path, options.job = settings.termination()
+    options.message_path, options.job = settings.termination_variables()
     try:
         loaded = settings.load(options.env_file)
     except SettingsError as error:  # perhaps a missing variable is set under a similar name

@@ -24,8 +24,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["print", "create"],
         const="print",
-        help="only print, as SQL, indexes that make the figures cheap; "
-        "`create` also creates them, concurrently",
+        help="print the SQL of indexes that make built-in figures cheap, and do nothing else; "
+        "`create` also creates them (CREATE INDEX CONCURRENTLY)",
     )
     parser.add_argument(
         "--standalone",
@@ -37,7 +37,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Apply migrations and repair the schema, or print or create indexes; return the exit code.
 
-    Raises SchemaError if a person has to repair something; all else is done then.
+    Raises SchemaError if a person has to repair something; everything else has been done
+    by then.
     """
     with contextlib.closing(store(settings, "init-db")) as database:
         if options.indexes:
@@ -63,4 +64,4 @@ def _print(changes: list[Change]) -> None:
     order = {name: number for number, name in enumerate(OBJECTS)}
     for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
         if not change.fault:
-            print(f"{change.subject}: {change.done}")
+            print(f"{change.subject}: {change.action}")
