@@ -105,7 +105,7 @@ def _check(options: argparse.Namespace) -> None:
 
         problem = f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}"
         raise SettingsError([problem + did_you_mean(unknown[0], [*PASSES])])
-    if getattr(options, "every", 0) is None and options.seconds != math.inf:
+    if getattr(options, "every", 0) is None and options.for_s != math.inf:
         raise SettingsError(["--for needs --every: a single pass ends by itself"])
 
 
@@ -139,7 +139,7 @@ def _load_settings(options: argparse.Namespace) -> Settings:
     """Load the settings. Keep where a failure leaves its message, also if they are wrong."""
     from ops_worker import settings
 
-    options.message_path, options.job = settings.termination()
+    options.message_path, options.job = settings.termination_variables()
     try:
         loaded = settings.load(options.env_file)
     except SettingsError as error:  # perhaps a missing variable is set under a similar name

@@ -18,6 +18,8 @@ DONE = 0
 """Exit code: the pass was recorded, or was skipped because another pass held the lock."""
 UNHEALTHY = 4
 """Exit code: the pass was recorded and a service is unhealthy. Only with --fail-on-unhealthy."""
+SEVERITY = (DONE, UNHEALTHY, 1, 3, 2)
+"""Exit codes from best to worst: first those of a recorded pass, last those that no retry helps."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of writing the output that are not a bug: disk full, quota exceeded, device failed.
 
@@ -33,6 +35,15 @@ class OpsWorkerError(Exception):
     def __init__(self, message: str = "") -> None:
         """Use the message, or else the first line of the docstring of the class."""
         super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+
+
+def severity(code: int) -> tuple[int, int]:
+    """Return a sort key of exit codes, from best to worst; ``SEVERITY`` has the order.
+
+    A code that is not the worker's, for example 137 after SIGKILL, is worse than all of them.
+    """
+    rank = SEVERITY.index(code) if code in SEVERITY else len(SEVERITY)
+    return rank, code
 
 
 def shown(error: Exception) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker import process
 from ops_worker.core.cadence import Cadence
 from ops_worker.core.model import Tick
-from ops_worker.errors import DONE, OpsWorkerError, StillRecordingError
+from ops_worker.errors import DONE, OpsWorkerError, StillRecordingError, severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +40,6 @@ STALLED_S = 5.0
 """Seconds after which every tick warns that an earlier pass is still being recorded."""
 MIN_CLOSING_S = 1.0
 """The least time, in seconds, to write the waiting samples when the loops have ended."""
-SEVERITY = (DONE, 4, 1, 3, 2)
-"""Exit codes from best to worst. A process that runs several passes ends with the worst."""
 
 
 class Clock(NamedTuple):
@@ -77,7 +75,9 @@ class _Progress(NamedTuple):
 
 
 class Loop:
-    """One pass on its cadence. ``run`` belongs to one thread; any thread may read the rest.
+    """One pass on its cadence.
+
+    Only one thread may call ``run``; any thread may read the attributes.
 
     - ``report`` receives every tick and returns its exit code.
     - ``stop``: no tick begins once it is set.
@@ -241,7 +241,7 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
     """Run the loops until all have finished, or until SIGTERM or SIGINT; return the exit code.
 
     After the first signal no tick begins, and the exit code is 0. Passes that are running and
-    ``close`` have ``grace_s`` seconds; ``close`` receives the moment at which these are over. A
+    ``close`` have ``grace_s`` seconds; ``close`` receives the moment at which this time is over. A
     second signal ends the process at once, with exit code 1. ``process.hold_signals`` must have
     been called before.
     """
@@ -266,8 +266,8 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
 
 
 def worst(*codes: int) -> int:
-    """Return the worst of these exit codes."""
-    return max(codes, key=SEVERITY.index)
+    """Return the worst of these exit codes: a process that runs several passes ends with it."""
+    return max(codes, key=severity)
 
 
 def log_tick(tick: Tick) -> None:

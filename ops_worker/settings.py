@@ -145,7 +145,7 @@ HeartbeatUrl = Annotated[
     BeforeValidator(_default_when_empty),
     BeforeValidator(_trimmed),
 ]
-Moment = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
+Time = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
 DatabaseUrl = Annotated[
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     )
     """Turns the health pass on or off. 1, true, yes and on mean on, in upper or lower case. Any
     other word means off: the health pass then probes nothing, writes nothing and says so."""
-    maintenance_until: Moment = setting(
+    maintenance_until: Time = setting(
         None,
         wants="a time with its zone, for example 2026-03-01T12:00:00Z",
         only="passes sidecar status explain maintenance",
@@ -439,7 +439,7 @@ def faults(variables: Mapping[str, str]) -> list[str]:
     return []
 
 
-def termination() -> tuple[str, str]:
+def termination_variables() -> tuple[str, str]:
     """Return TERMINATION_MESSAGE_PATH and JOB_NAME, unchecked.
 
     A process whose settings are invalid uses them to report this.
@@ -496,10 +496,10 @@ def read_variables(env_file: Path | None = None) -> dict[str, str]:
 
     Raises SettingsError if the file cannot be read.
     """
-    return read_file(env_file) | dict(os.environ)
+    return read_env_file(env_file) | dict(os.environ)
 
 
-def read_file(env_file: Path | None = None) -> dict[str, str]:
+def read_env_file(env_file: Path | None = None) -> dict[str, str]:
     """Return the variables of the ``.env`` file; empty if there is no file.
 
     Raises SettingsError if the file cannot be read.
@@ -514,16 +514,16 @@ def read_file(env_file: Path | None = None) -> dict[str, str]:
 
 def load_catalogue(path: str, variables: Mapping[str, str]) -> tuple[Catalogue, list[str]]:
     """Load the catalogue with the user's file at ``path``, if any; return it and its faults."""
-    source, fault = named(path)
+    source, fault = read_user_catalogue(path)
     if fault:
         return Catalogue(), [fault]
     return catalogue.load(source, Surroundings(variables))
 
 
-def named(path: str) -> tuple[Source | None, str]:
-    """Read the user's catalogue. Return its text and the error, if it cannot be read.
+def read_user_catalogue(path: str) -> tuple[Source | None, str]:
+    """Read the user's catalogue; return the file and the error, if it cannot be read.
 
-    The text is None if it cannot be read, or if the path is empty.
+    The file is None if it cannot be read, or if the path is empty.
     """
     if not path:
         return None, ""

@@ -51,6 +51,11 @@ def test_message() -> None:
     assert str(errors.StillRecordingError()) == (errors.StillRecordingError.__doc__ or "").rstrip()
 
 
+def test_severity() -> None:
+    """The order is: success, unhealthy service, failures; a code of another origin is the worst."""
+    assert sorted([137, 3, 0, 4, 1, 2], key=errors.severity) == [0, 4, 1, 3, 2, 137]
+
+
 def test_all_faults() -> None:
     """Wrong settings are reported together."""
     error = errors.SettingsError(["a is wrong", "b is missing"])

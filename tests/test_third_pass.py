@@ -79,6 +79,17 @@ def _write(context: Context, begun: float, transaction: Transaction) -> Written:
     return Written(peer, tuple(transaction.warnings))
 
 
+FLUSHED: list[Context] = []
+"""The contexts that ``flush`` received."""
+
+
+def flush(context: Context, end: float) -> int:
+    """Keep the context of the loop."""
+    assert end > time.monotonic()
+    FLUSHED.append(context)
+    return 0
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the pass."""
@@ -253,6 +264,18 @@ class TestDatabase:
         assert main(["rollup", "--every", "3600", "--for", "0.1"]) == 0
         periods = "SELECT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'rollup' LIMIT 1"
         assert platform.value(periods) == "3600"
+
+    def test_flush(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At the end of a loop, the flush that the entry names writes what waits; no other does."""
+        FLUSHED.clear()
+        spec = ROLLUP._replace(flush="tests.test_third_pass:flush")
+        monkeypatch.setitem(PASSES, ROLLUP.name, spec)
+        monkeypatch.setattr("ops_worker.passes.metrics.flush", lambda *_: pytest.fail("metrics"))
+        _signal_when(monkeypatch, threading.Event().wait)
+        assert main(["rollup", "--every", "3600", "--for", "0.1"]) == 0
+        (context,) = FLUSHED
+        assert context.backlog is not None
+        assert platform.value(RECORDED) >= 1
 
     def test_sidecar(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """The sidecar runs it beside the other passes, until a signal."""

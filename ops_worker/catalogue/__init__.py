@@ -1,7 +1,8 @@
 """The catalogue: which services are monitored and which figures are measured.
 
 The catalogue is data, and only this package reads and checks it. ``builtin.toml`` holds the
-platform's own entries. A file of the user adds entries, replaces them by name, or stands alone.
+built-in entries, those of the platform. A file of the user adds entries, replaces them by name, or
+stands alone.
 
 - ``source`` reads and parses a file; ``entries`` defines its keys and what they accept.
 - ``resolve`` makes targets from entries, with the values of variables and files.
@@ -53,7 +54,7 @@ class Catalogue(NamedTuple):
 
     - ``targets``: the monitored services.
     - ``unmonitored``: names of services whose URL is empty.
-    - ``own``: names of the entries in the user's file, ``services.NAME`` or
+    - ``user_entries``: names of the entries in the user's file, ``services.NAME`` or
       ``figures.SERVICE.NAME``.
     - ``file``: the user's file, if there is one.
     """
@@ -61,13 +62,13 @@ class Catalogue(NamedTuple):
     targets: tuple[Target, ...] = ()
     figures: tuple[Figure, ...] = ()
     unmonitored: tuple[str, ...] = ()
-    own: frozenset[str] = frozenset()
+    user_entries: frozenset[str] = frozenset()
     file: str = BUILTIN_FILE
 
     def located(self, service: str, fault: str) -> str:
         """Return a fault of a service with its file and entry in front."""
         entry = f"services.{service}"
-        file = self.file if entry in self.own else BUILTIN_FILE
+        file = self.file if entry in self.user_entries else BUILTIN_FILE
         return f"{file}: {entry}.{fault}"
 
     @property
@@ -78,21 +79,21 @@ class Catalogue(NamedTuple):
         ]
 
 
-def load(source: Source | None, around: Surroundings) -> tuple[Catalogue, list[str]]:
-    """Return the catalogue in force and the faults of its shape.
+def load(source: Source | None, surroundings: Surroundings) -> tuple[Catalogue, list[str]]:
+    """Return the catalogue in force, and the faults of the file itself (keys, types, conflicts).
 
-    ``source`` is the user's file, or None. A value that only one service needs and that is missing
-    or unusable is not a fault of the shape. It is one of the ``faults`` of the target.
+    ``source`` is the user's file, or None. If a value that only one service needs is missing or
+    unusable, it is in the ``faults`` of that target instead.
     """
     builtin, faults = parse(Source(BUILTIN_FILE, BUILTIN.read_text(encoding="utf-8")))
-    own, own_faults = parse(source) if source is not None else (None, [])
-    if builtin is None or own_faults:
-        return Catalogue(), [*faults, *own_faults]
-    layers = _layers(builtin, own)
+    user, user_faults = parse(source) if source is not None else (None, [])
+    if builtin is None or user_faults:
+        return Catalogue(), [*faults, *user_faults]
+    layers = _layers(builtin, user)
     services = {name: entry for layer in layers for name, entry in layer.services.items()}
     targets, unmonitored = [], []
     for name, entry in services.items():
-        target = resolve(name, entry, around)
+        target = resolve(name, entry, surroundings)
         if target is None:
             unmonitored.append(name)
         else:
@@ -104,7 +105,7 @@ def load(source: Source | None, around: Surroundings) -> tuple[Catalogue, list[s
         targets=tuple(targets),
         figures=figures,
         unmonitored=tuple(unmonitored),
-        own=_names(own),
+        user_entries=_names(user),
         file=file,
     )
     return in_force, faults
@@ -122,11 +123,11 @@ def builtin_urls() -> list[tuple[str, tuple[str, ...], str]]:
     ]
 
 
-def _layers(builtin: Entries, own: Entries | None) -> list[Entries]:
+def _layers(builtin: Entries, user: Entries | None) -> list[Entries]:
     """Return the catalogues in force. An entry of a later one replaces that of an earlier one."""
-    if own is None:
+    if user is None:
         return [builtin]
-    return [builtin, own] if own.builtin else [own]
+    return [builtin, user] if user.builtin else [user]
 
 
 def _figures(layers: list[Entries]) -> tuple[Figure, ...]:
@@ -150,12 +151,12 @@ def _figure(series: str, name: str, entry: FigureEntry) -> Figure:
     )
 
 
-def _names(own: Entries | None) -> frozenset[str]:
+def _names(user: Entries | None) -> frozenset[str]:
     """Return the names of all entries of the user's file."""
-    if own is None:
+    if user is None:
         return frozenset()
-    services = [f"services.{name}" for name in own.services]
+    services = [f"services.{name}" for name in user.services]
     figures = [
-        f"figures.{series}.{name}" for series, entries in own.figures.items() for name in entries
+        f"figures.{series}.{name}" for series, entries in user.figures.items() for name in entries
     ]
     return frozenset([*services, *figures])

@@ -50,20 +50,20 @@ def is_header_value(text: str) -> bool:
     return bool(re.fullmatch(r"[!-~]([\t -~]*[!-~])?", text))
 
 
-def resolve(name: str, entry: ServiceEntry, around: Surroundings) -> Target | None:
+def resolve(name: str, entry: ServiceEntry, surroundings: Surroundings) -> Target | None:
     """Return the target of a service, or None if its URL is empty.
 
     A value that is missing or unusable is one of the target's ``faults``.
     """
-    return _Resolver(around).target(name, entry)
+    return _Resolver(surroundings).target(name, entry)
 
 
 class _Resolver:
     """Resolves the values of one service and collects their faults."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self._variables = around.variables
-        self._known = around.known
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._variables = surroundings.variables
+        self._known = surroundings.known
         self._faults: list[str] = []
 
     def target(self, name: str, entry: ServiceEntry) -> Target | None:

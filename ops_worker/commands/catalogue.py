@@ -197,4 +197,4 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def _origin(catalogue: Catalogue, entry: str, path: str) -> str:
-    return path if entry in catalogue.own else "built-in"
+    return path if entry in catalogue.user_entries else "built-in"

@@ -142,8 +142,8 @@ def _names(env_file: Path | None) -> _Names:
     from ops_worker.variables import variables
 
     values = settings.read_variables(env_file)
-    keys = tuple(settings.read_file(env_file))
-    source, wrong = settings.named(values.get("OPS_WORKER_CATALOGUE", ""))
+    keys = tuple(settings.read_env_file(env_file))
+    source, wrong = settings.read_user_catalogue(values.get("OPS_WORKER_CATALOGUE", ""))
     references = set(catalogue.references(source.text)) if source else set()
     if keys:
         text = (env_file or Path(".env")).read_text(encoding="utf-8")
@@ -305,7 +305,7 @@ def _services(loaded: Settings) -> Iterator[Finding]:
     observations = http.observe(
         loaded.targets,
         concurrency=loaded.probe_concurrency,
-        budget_s=loaded.pass_deadline - http.RESERVE_S,
+        budget_s=loaded.pass_deadline - http.DATABASE_RESERVE_S,
     )
     verdicts = judge_all(observations)
     # `_unusable` reports services with faults of their own.

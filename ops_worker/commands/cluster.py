@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.passes import PASSES, container_commands
-from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
+from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, severity
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ops_worker.adapters.kubernetes import Cluster
-    from ops_worker.core.cronjobs import JobEnd, Row
+    from ops_worker.core.cronjobs import CronJobState, JobEnd
 
 POLL_S = 1.0
 """Seconds between two looks at a Job."""
@@ -100,7 +100,7 @@ def cluster(options: argparse.Namespace) -> int:
     return UNHEALTHY if options.fail_on_warnings and has_warnings else DONE
 
 
-def rows(connection: Cluster) -> list[Row]:
+def rows(connection: Cluster) -> list[CronJobState]:
     """Return the rows of the worker's CronJobs. Raises NotFoundError if there are none."""
     from ops_worker.adapters.kubernetes import NotFoundError
     from ops_worker.core import cronjobs
@@ -237,7 +237,7 @@ def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]])
     codes = [int(state["exitCode"]) for state in states if state is not None]
     if failed and (not states or None in states):
         codes.append(OpsWorkerError.exit_code)  # a pass did not get to its end
-    return max(codes, key=cronjobs.severity, default=DONE)
+    return max(codes, key=severity, default=DONE)
 
 
 def _log(connection: Cluster, pod: Mapping[str, Any]) -> str:

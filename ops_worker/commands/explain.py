@@ -35,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--at",
-        type=moment,
+        type=time_or_age,
         metavar="TIME",
         help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), "
         "or 90m for 90 minutes ago; default: now",
@@ -135,7 +135,7 @@ def _unknown_service(service: str, targets: Mapping[str, Target]) -> str:
     return f"service {service} is not monitored, and nothing is recorded about it{hint}"
 
 
-def moment(text: str) -> datetime:
+def time_or_age(text: str) -> datetime:
     """Parse a time, or how long ago it was. Raises ArgumentTypeError for anything else."""
     if re.fullmatch(r"[\d.]+[smhd]", text):
         return datetime.now(UTC) - timedelta(seconds=since(text))

@@ -63,4 +63,4 @@ def _print(changes: list[Change]) -> None:
     order = {name: number for number, name in enumerate(OBJECTS)}
     for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
         if not change.fault:
-            print(f"{change.subject}: {change.done}")
+            print(f"{change.subject}: {change.action}")

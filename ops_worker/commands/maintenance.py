@@ -33,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--for",
         type=since,
-        dest="seconds",
+        dest="for_s",
         default=3600.0,
         metavar="TIME",
         help="how long it lasts: 30m, 1h (the default), 2d",
@@ -100,7 +100,7 @@ def _start(store: Store, options: argparse.Namespace) -> str:
         # A role that may not create the log can still start a maintenance.
         _warn_not_logged(str(error))
     maintenance = operations.NewMaintenance(
-        seconds=options.seconds, by=options.by or user(), reason=options.reason
+        seconds=options.for_s, by=options.by or user(), reason=options.reason
     )
     replaced = _write(
         store,

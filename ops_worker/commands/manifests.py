@@ -78,7 +78,7 @@ def _argument_error(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]]
                     return "only prints help and does nothing"
                 problem = printed.getvalue().strip().rpartition("error: ")[2]
                 return re.sub(r"=\S+", "=...", problem)  # a value may be a secret
-        if getattr(options, "every", 0) is None and options.seconds != math.inf:
+        if getattr(options, "every", 0) is None and options.for_s != math.inf:
             return "--for requires --every"
         return ""
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file
-from ops_worker.commands.run_pass import observe, report, store
+from ops_worker.commands.run_pass import observer, report, store
 from ops_worker.core.output import failed, message, summary
 from ops_worker.core.passes import PASSES
 from ops_worker.errors import DONE, OpsWorkerError
@@ -39,7 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "passes", nargs="*", metavar="PASS", help=f"passes to run: {names} (default: all)"
     )
-    parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, seconds=math.inf)
+    parser.set_defaults(output="text", dry_run=False, fail_on_unhealthy=False, for_s=math.inf)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     intervals = intervals_of(options, settings)
     report_tick = _Reporter(options, settings, _telemetry(options, settings, intervals))
     stop = Event()
-    until = loop.SYSTEM_CLOCK.monotonic() + options.seconds
+    until = loop.SYSTEM_CLOCK.monotonic() + options.for_s
     loops = [
         loop.Loop(
             name,
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     ]
     code = loop.run(loops, stop, grace_s=settings.shutdown_grace, close=partial(_close, loops))
     lost = _report_lost(loops)
-    if lost and code == DONE and options.seconds != math.inf:
+    if lost and code == DONE and options.for_s != math.inf:
         return OpsWorkerError.exit_code
     return code
 
@@ -138,19 +138,19 @@ def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, f
 def _context(
     options: argparse.Namespace, settings: Settings, spec: PassSpec, interval_s: float
 ) -> Context:
-    """Return the context of a loop: its own connection, and a backlog if the pass buffers."""
+    """Return the context of a loop: its own connection, and a backlog if the pass has a flush."""
     from ops_worker.core.backlog import MEBIBYTE, Backlog
     from ops_worker.passes import Context
 
     backlog = None
-    if spec.buffers and not options.dry_run:  # a dry run leaves nothing to write later
+    if spec.flush and not options.dry_run:  # a dry run leaves nothing to write later
         backlog = Backlog(
             settings.metrics_buffer_samples or math.ceil(BUFFERED_S / interval_s),
             settings.metrics_buffer_mib * MEBIBYTE,
         )
     return Context(
         settings=settings,
-        observe=observe(settings, settings.pass_deadline),
+        observe=observer(settings, settings.pass_deadline),
         store=store(settings, spec.name, loop_deadline_s=settings.pass_deadline),
         clock=time.monotonic,
         dry_run=options.dry_run,
@@ -161,13 +161,14 @@ def _context(
 
 def _close(loops: Sequence[Loop], deadline: float) -> None:
     """Write the waiting samples until ``deadline`` (monotonic clock); close the connections."""
-    from ops_worker.passes import metrics
+    from ops_worker.passes import flush_of
 
     for loop in loops:
         if not loop.finished:  # its pass still uses the connection
             continue
+        flush = flush_of(loop.name)
         with contextlib.suppress(OpsWorkerError):
-            written = metrics.flush(loop.context, deadline)
+            written = flush(loop.context, deadline) if flush else 0
             if written:
                 extra = {"action": "flushed", "count": written}
                 _log.info("wrote the samples that waited for the database", extra=extra)

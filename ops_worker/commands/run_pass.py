@@ -76,7 +76,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         type=_seconds,
-        dest="seconds",
+        dest="for_s",
         default=math.inf,
         metavar="SECONDS",
         help="with --every: end after so many seconds, with the exit code of the worst pass",
@@ -115,7 +115,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
         left_s = settings.pass_deadline - (time.monotonic() - options.begun)
         context = Context(
             settings=settings,
-            observe=observe(settings, left_s),
+            observe=observer(settings, left_s),
             store=database,
             clock=time.monotonic,
             dry_run=options.dry_run,
@@ -139,12 +139,14 @@ def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Sto
         role=settings.pg_role,
         application=f"ops-worker {name}",
         loop_deadline_s=loop_deadline_s,
-        again=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
+        connect_retries=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
         shard=settings.job_completion_index,
     )
 
 
-def observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]], list[Observation]]:
+def observer(
+    settings: Settings, budget_s: float
+) -> Callable[[Sequence[Target]], list[Observation]]:
     """Return the function that probes targets within ``budget_s`` seconds.
 
     On a terminal it shows its progress.
@@ -165,7 +167,7 @@ def observe(settings: Settings, budget_s: float) -> Callable[[Sequence[Target]],
         times=settings.confirm_failures,
         delay_s=settings.confirm_delay,
         concurrency=settings.probe_concurrency,
-        budget_s=budget_s - http.RESERVE_S,
+        budget_s=budget_s - http.DATABASE_RESERVE_S,
     )
 
     def probe_with_progress(targets: Sequence[Target]) -> list[Observation]:
@@ -224,7 +226,7 @@ def _log_alerts(outcome: Outcome) -> None:
             _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
 
 
-def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
+def _announce(job: str, outcome: Outcome, left_s: float) -> None:
     """Write a Kubernetes Event for each alert that the pass opened or closed."""
     from ops_worker.adapters.kubernetes import announce
 
@@ -232,7 +234,7 @@ def _announce(job: str, outcome: Outcome, deadline_s: float) -> None:
     own_reason = f"the {_peers(outcome)} pass stopped"
     opened = [(name, reasons.get(name, own_reason)) for name in outcome.opened]
     closed = [(name, "") for name in outcome.closed]
-    for warning in announce(job, opened + closed, deadline_s):
+    for warning in announce(job, opened + closed, left_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 

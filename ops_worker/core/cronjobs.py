@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.pods import at, containers, items, mapping, text, workers
+from ops_worker.errors import severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ HINTS = {
 """What to do about a pod that cannot start, by the reason that Kubernetes reports."""
 
 
-class Row(NamedTuple):
+class CronJobState(NamedTuple):
     """The state of a CronJob. Ages are in seconds.
 
     - ``missed``: runs that were due since the last one. None if the CronJob is suspended or has
@@ -106,7 +107,7 @@ def row(
     pods: Sequence[Mapping[str, Any]],
     now: datetime,
     due: Callable[[datetime], int | None],
-) -> Row:
+) -> CronJobState:
     """Return the row of a CronJob. ``jobs`` and ``pods`` may contain those of other CronJobs.
 
     ``due`` counts the runs that were due since a time; None if that is unknown.
@@ -126,7 +127,7 @@ def row(
     if not suspended:
         missed = None if last_run is None else due(last_run)
         warnings += _overdue(cronjob, last_success, now, due)
-    return Row(
+    return CronJobState(
         name=name,
         schedule=spec["schedule"],
         suspended=suspended,
@@ -192,7 +193,7 @@ def _overdue(
     return [f"{problem}: {hint}"]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[CronJobState]) -> str:
     """Render the rows as a table, followed by their warnings."""
     cells = [HEAD, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -228,11 +229,6 @@ def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
     if not ends or not all(ends):
         return None
     return dict(max(ends, key=lambda state: severity(state["exitCode"])))
-
-
-def severity(code: int) -> tuple[bool, bool, int]:
-    """Return a sort key of exit codes: 0, then 4 (a service is unhealthy), then all others."""
-    return code != 0, code != 4, code  # noqa: PLR2004 - docs/operations.md, "Exit codes"
 
 
 def other_failure(pod: Mapping[str, Any]) -> str:
@@ -483,7 +479,7 @@ def _or_dash(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _cells(cronjob: Row) -> tuple[str, ...]:
+def _cells(cronjob: CronJobState) -> tuple[str, ...]:
     return (
         cronjob.name,
         cronjob.schedule,

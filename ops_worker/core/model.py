@@ -326,7 +326,7 @@ class Result(enum.StrEnum):
 class Outcome(NamedTuple):
     """What a pass did. The closing line and ``--output json`` are made from it.
 
-    - ``stale``: services of which the database already had a newer observation.
+    - ``superseded``: services of which the database already had a newer observation.
     - ``alerted``: services that have an alert now, open or acknowledged.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
@@ -338,7 +338,7 @@ class Outcome(NamedTuple):
     result: Result
     verdicts: tuple[Verdict, ...] = ()
     updates: tuple[StateChange, ...] = ()
-    stale: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     alerted: tuple[str, ...] = ()

@@ -56,7 +56,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "maintenance_until": maintenance_until,
         "not_probed": list(outcome.unprobed),
         "not_probed_because": list(outcome.unprobed_because),
-        "stale": list(outcome.stale),
+        "stale": list(outcome.superseded),
         "samples": [_sample(sample) for sample in outcome.samples],
         "warnings": list(outcome.warnings),
         "duration_s": round(outcome.duration_s, 3),
@@ -165,8 +165,9 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
     if outcome.samples:
         verb = "would be written" if dry_run else "written"
         yield f"{_count(len(outcome.samples), 'sample')} {verb}"
-    if outcome.stale:
-        yield f"{len(outcome.stale)} older than the database's row: {_listed(outcome.stale)}"
+    if outcome.superseded:
+        names = _listed(outcome.superseded)
+        yield f"{len(outcome.superseded)} older than the database's row: {names}"
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
 

@@ -1,4 +1,4 @@
-"""The registry of passes: the only place that names them.
+"""The registry of passes: the place to add one.
 
 Help, loops, the sidecar, locks, ``status``, ``explain``, the alert about a stopped pass and the
 rules for manifests follow the registry. They read ``PASSES`` when they run, not at import.
@@ -14,7 +14,8 @@ from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
 class TransactionSpec(NamedTuple):
     """What a writing transaction needs.
 
-    - ``lock``: two transactions with the same number (1 to 255) never run at the same time.
+    - ``lock``: two transactions of the same shard with the same number (1 to 255) never run at the
+      same time.
     - ``required_tables``: the transaction fails if one of them is missing.
     - ``creates``: a table of the worker, which is created if it is missing.
     """
@@ -32,7 +33,9 @@ class PassSpec(NamedTuple):
       is imported when it runs.
     - ``marker``: the self-metric by which readers find the pass in ``system_metrics``.
     - ``interval_setting``: the setting with its interval in the sidecar, in seconds.
-    - ``buffers``: whether a loop keeps samples in memory while the database is away.
+    - ``flush``: ``module:function``; empty if a loop keeps no samples while the database is away.
+      The function takes a ``Context`` and the moment until which a transaction may begin (seconds,
+      monotonic clock). It writes the samples in the backlog and returns how many.
     """
 
     name: str
@@ -41,7 +44,7 @@ class PassSpec(NamedTuple):
     transaction: TransactionSpec
     marker: str
     interval_setting: str
-    buffers: bool = False
+    flush: str = ""
 
 
 HEALTH = PassSpec(
@@ -68,7 +71,7 @@ METRICS = PassSpec(
     transaction=TransactionSpec(name="metrics", lock=2, required_tables=("system_metrics",)),
     marker=PASS_SUCCESS,
     interval_setting="metrics_collection_interval",
-    buffers=True,
+    flush="ops_worker.passes.metrics:flush",
 )
 """The pass that records samples."""
 

@@ -46,8 +46,8 @@ def judge_peers(
 ) -> PeerState:
     """Judge whether peers of the pass ``name`` have stopped.
 
-    A peer that never ran has not stopped. A pass that was not recorded itself for as long concludes
-    that nobody has: what kept it may have kept the others, which have their turn first.
+    A peer that never ran has not stopped. A pass that was itself not recorded for that long does
+    not open the alert: the same cause may have stopped the others, and they get time to run first.
     """
     known = records(rows)
     watched = [row for row in rows if row.name in peers]

@@ -15,11 +15,11 @@ DEFAULT_PERIOD_S = 60.0
 STALE_PERIODS = 3
 """Periods after which a pass counts as stopped."""
 MIN_STALE_S = 90.0
-"""Seconds below which no pass counts as stopped.
+"""A pass recorded within this many seconds never counts as stopped.
 
 A row carries the time at which its pass began, and is visible when the pass ends, up to
-PASS_DEADLINE (40 s) later. So the newest row of a loop with a short interval and a service that
-hangs may be twice that old, and a tick.
+PASS_DEADLINE (40 s) later. So in a loop with a short interval, while a service hangs, the newest
+row may be 80 s plus one tick old.
 """
 
 

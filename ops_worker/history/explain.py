@@ -50,7 +50,7 @@ NOT_OBSERVED = "no pass looked"
 class ServiceHistory(NamedTuple):
     """The rows about a service at the time ``at``; ``now`` is the database's clock.
 
-    ``maintained`` is whether the last health pass before ``at`` recorded a maintenance.
+    ``in_maintenance`` is whether the last health pass before ``at`` recorded a maintenance.
     ``maintenance_until`` is the end of the maintenance that is running, if ``at`` is now.
     """
 
@@ -62,7 +62,7 @@ class ServiceHistory(NamedTuple):
     observations: Sequence[ObservationRow]
     alerts: Sequence[ServiceAlertRow]
     passes: Sequence[PassRecord]
-    maintained: bool
+    in_maintenance: bool
     maintenance_until: datetime | None
     maintenances: Sequence[MaintenanceRow] = ()
 
@@ -224,7 +224,7 @@ class _RowAtTime(NamedTuple):
 
 
 def _state(history: ServiceHistory, rule: Rule) -> ServiceState:
-    """Return the state by the row if that covers the time, else by the samples, else unknown."""
+    """Return the state from the row if it covers the time, else from the samples, else unknown."""
     row = _row_at_time(history)
     return (
         _seen_by_health_pass(history, row)
@@ -379,7 +379,7 @@ def _open_alert_sentence(alert: Alert) -> str:
         time = format_time(alert.acknowledged_at)
         acknowledged = f"acknowledged by {alert.acknowledged_by} at {time}"
     opened = format_time(alert.opened)
-    since = f"with a time that is not yet, {opened}" if alert.ahead else f"since {opened}"
+    since = f"with an opening time in the future, {opened}" if alert.ahead else f"since {opened}"
     return f"alert {alert.id} is open {since}, {acknowledged}"
 
 
@@ -432,7 +432,7 @@ def _why_maintenance(history: ServiceHistory) -> str:
     if history.maintenance_until:
         until = history.maintenance_until.astimezone(UTC)
         return f"there is maintenance until {format_time(until)}"
-    if not history.maintained and not history.maintenances:
+    if not history.in_maintenance and not history.maintenances:
         return ""
     if history.at < history.now:
         return "there is maintenance"
@@ -545,7 +545,7 @@ def _describe_own_alert(rule: Rule) -> dict[str, str]:
         return {"an alert opens": "never: RECORD_OWN_METRICS is off"}
     silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
     stopped = f"a pass that once ran was not recorded for {silent}"
-    return {"an alert opens when": f"{stopped}; the other pass sees that"}
+    return {"an alert opens when": f"{stopped}; another pass sees that"}
 
 
 def _describe_target(target: Target, rule: Rule) -> dict[str, str]:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 MAX_BUCKETS = 144
 """Highest number of points in a chart: one every ten minutes of a day."""
 BUCKET_PERIODS = 2
-"""Lowest number of periods of the slowest pass in one point.
+"""A point covers at least this many periods of the slowest pass.
 
 With fewer, some points would have no row although no pass was missed.
 """
 CELLS = 600
 """Parts of a timeline. Each one is as wide as the narrowest mark that can be seen."""
 FULL_COVERAGE = 1 - 1e-6
-"""The share of a cell that has to be known for the cell to be up, except for rounding errors."""
+"""A cell is up only if at least this share of it is known; the gap to 1 allows for rounding."""
 MAX_CHARTS = 60
 MAX_TIMELINES = 100
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
@@ -117,7 +117,7 @@ class PassSummary(NamedTuple):
 class Incident(NamedTuple):
     """A system alert that was open in the period.
 
-    ``before`` is whether it opened before the period, ``seconds`` is how long it was open.
+    ``opened_before`` is whether it opened before the period, ``seconds`` is how long it was open.
     """
 
     id: int
@@ -128,7 +128,7 @@ class Incident(NamedTuple):
     closed_at: datetime | None
     acknowledged_by: str
     acknowledged_at: datetime | None
-    before: bool
+    opened_before: bool
     seconds: float
 
 
@@ -379,7 +379,7 @@ def _incident(row: AlertRow, begun: datetime, now: datetime) -> Incident:
         closed_at=closed_at,
         acknowledged_by=one_line(row.acknowledged_by or ""),
         acknowledged_at=row.acknowledged_at,
-        before=row.created_at < begun,
+        opened_before=row.created_at < begun,
         seconds=max(0.0, open_s),
     )
 

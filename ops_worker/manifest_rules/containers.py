@@ -52,7 +52,7 @@ DEFAULT_GRACE_S = 30
 
 
 def arguments(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
-    """The arguments are a valid command of the program that ends where it has to.
+    """The arguments are a valid ops-worker command. In a Job it ends; in a Deployment it does not.
 
     Source: kubernetes.io, "Init Containers" and "Sidecar Containers": init containers have to end,
     and those with ``restartPolicy: Always`` must not.
@@ -336,7 +336,7 @@ def api_token(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
     """
     if not worker.owns_pod:
         return
-    calls_api = worker.command in CLUSTER_COMMANDS or events(worker)
+    calls_api = worker.command in CLUSTER_COMMANDS or writes_events(worker)
     mounted = worker.pod.get("automountServiceAccountToken") is not False
     if mounted == calls_api:
         return
@@ -440,7 +440,7 @@ def image(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
         )
 
 
-def events(worker: Worker) -> bool:
+def writes_events(worker: Worker) -> bool:
     """Return whether the worker writes Kubernetes Events."""
     return worker.values.get("KUBERNETES_EVENTS", "").strip().lower() in TRUE_WORDS
 

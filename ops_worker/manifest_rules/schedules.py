@@ -180,7 +180,7 @@ def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iter
     if gaps.longest > max_stale_s:
         yield Problem(
             "spec.schedule",
-            f"{period}, but the other pass opens an alert after {max_stale_s} s; "
+            f"{period}, but another pass opens an alert after {max_stale_s} s; "
             "run it at least every month",
         )
         return
@@ -192,7 +192,7 @@ def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iter
         yield Problem(
             "spec.schedule",
             f"{period}, but PASS_PERIOD is {setting:g}: set it to {needed}, "
-            "or the other pass opens an alert although no run is due",
+            "or another pass opens an alert although no run is due",
         )
 
 

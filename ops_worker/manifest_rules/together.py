@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ops_worker.core.passes import container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
-from ops_worker.manifest_rules.containers import catalogue_of, events
+from ops_worker.manifest_rules.containers import catalogue_of, writes_events
 from ops_worker.manifest_rules.parts import pod_template
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator
                 )
     may_create_events = Permission("", "events", "create") in granted
     for worker in workers:
-        if events(worker) and not may_create_events:
+        if writes_events(worker) and not may_create_events:
             yield worker.document.fault(
                 f"{worker.container_path}.env",
                 "KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events",
@@ -295,7 +295,7 @@ def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
         if target_port is not None and target_port not in ports:
             ports.add(target_port)
             yield Destination("TCP", target_port, f"service {target.name}")
-    if events(worker):
+    if writes_events(worker):
         yield Destination("TCP", 443, "the API server")
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.passes import PASSES
 from ops_worker.passes.context import Context
@@ -16,11 +16,25 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Outcome
 
-__all__ = ["Context", "function_of"]
+__all__ = ["Context", "flush_of", "function_of"]
 
 
 def function_of(name: str) -> Callable[[Context], Outcome]:
     """Return the function that runs the pass ``name``."""
-    module, _, function = PASSES[name].run.partition(":")
-    run: Callable[[Context], Outcome] = getattr(import_module(module), function)
+    run: Callable[[Context], Outcome] = _imported(PASSES[name].run)
     return run
+
+
+def flush_of(name: str) -> Callable[[Context, float], int] | None:
+    """Return the function that writes the waiting samples of the pass ``name``, if it has one."""
+    reference = PASSES[name].flush
+    if not reference:
+        return None
+    flush: Callable[[Context, float], int] = _imported(reference)
+    return flush
+
+
+def _imported(reference: str) -> Any:
+    """Return the function that ``module:function`` names."""
+    module, _, function = reference.partition(":")
+    return getattr(import_module(module), function)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ops_worker.passes.context import Context
 
 OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
+"""Tables of the self-metrics and of maintenances: without them the pass still records states."""
 
 
 class Written(NamedTuple):
@@ -35,7 +36,7 @@ class Written(NamedTuple):
 def run(context: Context) -> Outcome:
     """Observe, judge, write, report.
 
-    The network is done before the transaction begins. Raises DatabaseError or SchemaError when the
+    All probes end before the transaction begins. Raises DatabaseError or SchemaError when the
     states could not be recorded.
     """
     if not context.settings.system_alert_enabled:
@@ -66,22 +67,25 @@ def run(context: Context) -> Outcome:
 def _write(
     context: Context, verdicts: Sequence[Verdict], begun: float, transaction: Transaction
 ) -> Written:
-    """Read what is known, decide what changes, write it. A dry run decides and writes nothing."""
-    until = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
+    maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
-    if until is not None:
+    if maintenance_end is not None:
         changes = health.suppress_alerts(changes)
     if context.dry_run:
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        metrics = context.self_metrics(HEALTH, verdicts, begun, maintenance=until is not None)
+        metrics = context.self_metrics(
+            HEALTH, verdicts, begun, maintenance=maintenance_end is not None
+        )
         samples = [*metrics, *context.latencies(verdicts)]
         pass_writes.record_self_metrics(transaction, begun, samples)
-    peer = context.watch_peers(transaction, HEALTH, begun, may_open=until is None)
+    # No process monitors the worker itself. So every pass notices when another one has stopped.
+    peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
@@ -89,19 +93,23 @@ def _write(
     return Written(
         recorded=recorded,
         before=before,
-        maintenance_until=until,
+        maintenance_until=maintenance_end,
         warnings=tuple(transaction.warnings),
     )
 
 
 def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
+    """Return the outcome with what the transaction recorded.
+
+    A service is superseded if the database already had a newer observation: nothing was written.
+    """
     recorded = written.recorded
     current = {change.verdict.target.name for change in recorded.updates}
     names = (verdict.target.name for verdict in outcome.verdicts)
     return outcome._replace(
         result=result,
         updates=recorded.updates,
-        stale=tuple(name for name in names if name not in current),
+        superseded=tuple(name for name in names if name not in current),
         opened=recorded.opened,
         closed=recorded.closed,
         alerted=health.alerted(written.before, recorded),

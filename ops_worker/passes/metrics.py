@@ -6,7 +6,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.adapters.postgres import MAINTENANCE_TABLE, RESERVE_S, pass_writes, sql_metrics
+from ops_worker.adapters.postgres import (
+    MAINTENANCE_TABLE,
+    WRITE_RESERVE_S,
+    pass_writes,
+    sql_metrics,
+)
 from ops_worker.core import health
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Outcome, Result
@@ -32,15 +37,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LIVE_HOLDER_S = 15.0
-"""Seconds after which the process that holds the lock is not expected to take this sample."""
+SLOW_HOLDER_S = 15.0
+"""If another process has held the lock for longer than this, in seconds, this sample waits.
+
+Otherwise it is dropped, because that process takes one.
+"""
 APART_RETRY_S = 60.0
 """Seconds between two attempts to write samples that the database refused."""
 CATCH_UP_S = 4.0
 """The least time, in seconds, for which a pass writes waiting samples after its own.
 
-During this time the samples of later passes wait. So a loop with an interval of 1 s catches up at
-the speed of the database. The value is below ``loop.STALLED_S``, after which a loop warns.
+Meanwhile the samples of later passes join the backlog, and are written with it in large slices. So
+a loop with an interval of 1 s catches up as fast as the database can write. The value is below
+``loop.STALLED_S``, after which a loop warns.
 """
 
 
@@ -83,7 +92,7 @@ def run(context: Context) -> Outcome:
         parts=tuple(service_samples(verdict) for verdict in verdicts),
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
-        end=begun + settings.pass_deadline - RESERVE_S,
+        end=begun + settings.pass_deadline - WRITE_RESERVE_S,
     )
     outcome = Outcome(
         name=METRICS.name,
@@ -107,17 +116,17 @@ def run(context: Context) -> Outcome:
     )
 
 
-def flush(context: Context, until: float) -> int:
+def flush(context: Context, end: float) -> int:
     """Write the waiting samples without taking a new one; return how many were written.
 
-    No transaction begins after ``until`` (seconds, monotonic clock).
+    No transaction begins after ``end`` (seconds, monotonic clock).
     """
     backlog = context.backlog
     if backlog is None or not (len(backlog) or backlog.in_doubt):
         return 0
     if backlog.in_doubt:
         context.store.write(METRICS.transaction, partial(_settle, context))
-    return _write_waiting(context, backlog, until)
+    return _write_waiting(context, backlog, end)
 
 
 def _write(context: Context, observed: Observed, transaction: Transaction) -> Written:
@@ -132,8 +141,10 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
     if not context.dry_run:
         _settle(context, transaction)
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
-    until = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
-    peer = context.watch_peers(transaction, METRICS, observed.begun, may_open=until is None)
+    maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    peer = context.watch_peers(
+        transaction, METRICS, observed.begun, may_open=maintenance_end is None
+    )
     warnings = [warning for _, problems in parts for warning in problems]
     return Written(sample.samples, peer, (*warnings, *transaction.warnings))
 
@@ -145,7 +156,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
     without_figures = _sample(observed.begun, _with_figures(context, observed, None))
-    waiting = _with_self_metrics(context, without_figures, observed)
+    fallback = _with_self_metrics(context, without_figures, observed)
     try:
         with context.recording():
             write = partial(_write, context, observed)
@@ -155,17 +166,17 @@ def _record(context: Context, observed: Observed) -> Written | None:
                 _write_waiting(context, context.backlog, context.clock() + catch_up_s)
         if written is None:
             context.require_live_holder(METRICS.name)
-            _leave_to_holder(context, waiting)
+            _leave_to_holder(context, fallback)
     except CommitUnknownError as error:
         if context.backlog is not None:
-            context.backlog.doubt(error.xid, [pack(waiting)])
+            context.backlog.doubt(error.xid, [pack(fallback)])
         raise
     except (DatabaseError, StillRecordingError):
-        _let_wait(context, waiting)
+        _let_wait(context, fallback)
         raise
     except SchemaError as error:
         if context.backlog is not None:
-            _set_apart(context, context.backlog, [pack(waiting)], error)
+            _set_apart(context, context.backlog, [pack(fallback)], error)
         raise
     return written
 
@@ -211,7 +222,7 @@ def _leave_to_holder(context: Context, sample: Pending) -> None:
     to a lost transaction of this process.
     """
     holder = context.store.lock_holder
-    hangs = holder is not None and holder.held_s is not None and holder.held_s > LIVE_HOLDER_S
+    hangs = holder is not None and holder.held_s is not None and holder.held_s > SLOW_HOLDER_S
     if hangs or (context.backlog is not None and context.backlog.in_doubt):
         _let_wait(context, sample)
 
@@ -235,8 +246,8 @@ def _set_apart(
     )
 
 
-def _write_waiting(context: Context, backlog: Backlog, until: float) -> int:
-    """Write waiting samples in slices, oldest first, until the moment ``until``.
+def _write_waiting(context: Context, backlog: Backlog, end: float) -> int:
+    """Write waiting samples in slices, oldest first, until the moment ``end``.
 
     One sample that is set apart is tried first, if it is due. Once the database accepts it, all
     that are set apart wait again. Return how many samples were written.
@@ -252,7 +263,7 @@ def _write_waiting(context: Context, backlog: Backlog, until: float) -> int:
         if count and retried:
             backlog.readmit_apart()
         retried = ()
-        if context.clock() > until:
+        if context.clock() > end:
             break
         entries = backlog.next_slice()
     return written

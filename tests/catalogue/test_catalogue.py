@@ -125,7 +125,7 @@ def test_everything(tmp_path: Path) -> None:
             {"kind": "x"},
         ),
     )
-    assert found.own == {"services.shop.eu", "figures.orders.open"}
+    assert found.user_entries == {"services.shop.eu", "figures.orders.open"}
 
 
 def test_added_and_replaced() -> None:

@@ -15,7 +15,7 @@ from ops_worker.cli import _parser
 from ops_worker.commands import run_loop
 from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample, State, Target, Tick, Verdict
-from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.errors import DatabaseError, SchemaError
 from ops_worker.passes import metrics
 
@@ -141,9 +141,15 @@ class TestClose:
     """What happens after the last tick."""
 
     def test_flush(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-        """Waiting samples are written until the deadline; each loop's failure is its own."""
+        """Waiting samples are written until the deadline; each loop's failure is its own.
+
+        Only a pass with a flush is asked.
+        """
         caplog.set_level(logging.INFO, "ops_worker")
         loops = [stub("first"), stub("running", finished=False), stub("away"), stub("last")]
+        for loop in loops:
+            monkeypatch.setitem(PASSES, loop.name, METRICS._replace(name=loop.name))
+        loops.append(stub("health"))
         asked: list[float] = []
 
         def flush(context: Any, until: float) -> int:
@@ -155,7 +161,7 @@ class TestClose:
         monkeypatch.setattr(metrics, "flush", flush)
         run_loop._close(loops, 1234.5)
         assert asked == [1234.5] * 3, "a pass that still runs uses its connection"
-        assert [loop.closed for loop in loops] == [["first"], [], ["away"], ["last"]]
+        assert [loop.closed for loop in loops] == [["first"], [], ["away"], ["last"], ["health"]]
         (record,) = caplog.records
         assert (vars(record)["action"], vars(record)["count"]) == ("flushed", 5)
 
@@ -193,5 +199,5 @@ class TestClose:
         monkeypatch.setattr("ops_worker.loop.run", run)
         words = ["metrics", "--every", "1", *(["--for", seconds] if seconds else [])]
         parsed = options(*words)
-        assert (parsed.seconds == math.inf) == (seconds is None)
+        assert (parsed.for_s == math.inf) == (seconds is None)
         assert run_loop.run(parsed, values) == expected

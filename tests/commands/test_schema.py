@@ -502,9 +502,9 @@ def test_by_several_at_once(empty: Database) -> None:
     with ThreadPoolExecutor(6) as pool:
         changes = [change for run in pool.map(run, range(6)) for change in run]
     assert not any(change.fault for change in changes)
-    created = [change.subject for change in changes if change.done == "created"]
+    created = [change.subject for change in changes if change.action == "created"]
     assert sorted(created) == sorted(STANDALONE)
-    applied = [change.subject for change in changes if change.done == "applied"]
+    applied = [change.subject for change in changes if change.action == "applied"]
     assert applied == [f"migration {migration.name}" for migration in sql.migrations()]
 
 

@@ -13,7 +13,6 @@ from ops_worker.core.cronjobs import (
     last_attempts,
     other_failure,
     row,
-    severity,
     start_problem,
     table,
     terminated,
@@ -334,11 +333,6 @@ def test_the_workers_own_end() -> None:
     ) == ["ops-worker"]
     assert worker_names({"spec": {"containers": [{"name": "b"}, {"name": "a"}]}}) == ["b"]
     assert worker_names({"status": {}}) == [] and terminated({"status": {}}) is None
-
-
-def test_severity() -> None:
-    """The order is: success, unhealthy service, failures."""
-    assert sorted([137, 3, 0, 4, 1, 2], key=severity) == [0, 4, 1, 2, 3, 137]
 
 
 @pytest.mark.parametrize(

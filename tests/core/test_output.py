@@ -35,7 +35,7 @@ LINES = [
     ),
     (Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)), "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)"),
     (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
-    (Outcome("health", Result.RECORDED, (ONE,), stale=("one",)),
+    (Outcome("health", Result.RECORDED, (ONE,), superseded=("one",)),
      "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)"),
     (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
     (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),

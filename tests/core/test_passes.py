@@ -52,9 +52,9 @@ def test_markers() -> None:
     }
 
 
-def test_buffers() -> None:
+def test_flush() -> None:
     """Only samples are kept while the database is away: an old state of a service is of no use."""
-    assert {name for name, spec in PASSES.items() if spec.buffers} == {"metrics"}
+    assert {name for name, spec in PASSES.items() if spec.flush} == {"metrics"}
 
 
 @pytest.mark.parametrize("name", PASSES)

@@ -164,7 +164,7 @@ def test_explain() -> None:
         ],
         alerts=[alert],
         passes=PASSES,
-        maintained=False,
+        in_maintenance=False,
         maintenance_until=None,
         maintenances=[MaintenanceRow(BEFORE, NOW, "kim", None, "racks")],
     )

@@ -80,7 +80,7 @@ def service_history(
         observations=(),
         alerts=alerts,
         passes=[PassRecord("health", None, at - timedelta(seconds=5), 60.0)],
-        maintained=False,
+        in_maintenance=False,
         maintenance_until=None,
     )
 
@@ -130,7 +130,7 @@ def test_alert_of_any_time_is_open(word: str, created_at: datetime) -> None:
     """An alert is open by its status, whatever its time. A time in the future is named as such."""
     document = explained(service_history(alerts=(alert(word, created_at, closed_at=FIRST),)))
     assert document.alerts[0].open
-    since = "with a time that is not yet, " if created_at > NOW else "since "
+    since = "with an opening time in the future, " if created_at > NOW else "since "
     assert document.alert.startswith(f"alert 7 is open {since}")
     assert ("acknowledged by x" in document.alert) is (word == "ACKNOWLEDGED")
 

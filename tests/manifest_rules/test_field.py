@@ -23,7 +23,7 @@ FOREIGN = list(
 SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
 NATIVE = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
 NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is not a cron schedule: the time zone belongs in spec.timeZone"
-HALF_YEAR = "leaves up to 15897600 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"
+HALF_YEAR = "leaves up to 15897600 s between two runs, but another pass opens an alert after 2999997 s; run it at least every month"
 REAL = {
     "proxy-beside": [f"{POD}.containers[1]: cloud-sql-proxy {NATIVE}"],
     "mesh-injected": [f"{POD}.containers[2]: istio-proxy {NATIVE}"],

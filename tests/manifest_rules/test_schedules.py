@@ -26,7 +26,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         "spec.schedule",
         "*/5 * * * *",
         "spec.schedule",
-        "runs every 300 s, but PASS_PERIOD is 60: set it to 300, or the other pass opens an alert although no run is due",
+        "runs every 300 s, but PASS_PERIOD is 60: set it to 300, or another pass opens an alert although no run is due",
     ),
     (
         "spec.schedule",
@@ -276,12 +276,12 @@ LATE = (
 
 PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "227100"}, []),
-    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or the other pass opens an alert although no run is due"]),
-    ("@weekly", "Etc/UTC", {}, ["spec.schedule: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, or the other pass opens an alert although no run is due"]),
+    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or another pass opens an alert although no run is due"]),
+    ("@weekly", "Etc/UTC", {}, ["spec.schedule: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, or another pass opens an alert although no run is due"]),
     ("@weekly", "Europe/Berlin", {"PASS_PERIOD": "604800"}, []),
-    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or the other pass opens an alert although no run is due"]),
+    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or another pass opens an alert although no run is due"]),
     ("@monthly", "Etc/UTC", {"PASS_PERIOD": "999999"}, []),
-    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but the other pass opens an alert after 2999997 s; run it at least every month"]),
+    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but another pass opens an alert after 2999997 s; run it at least every month"]),
     ("0 6 * * *", "Europe/Berlin", {"PASS_PERIOD": "86400"}, []),
     ("30 2 * * *", "America/New_York", {"PASS_PERIOD": "86400"}, []),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 90}, []),

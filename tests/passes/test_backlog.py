@@ -313,7 +313,7 @@ def test_skipped_for_too_long(
 
 def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that holds the lock for long takes no samples: they wait."""
-    monkeypatch.setattr("ops_worker.passes.metrics.LIVE_HOLDER_S", 0.0)
+    monkeypatch.setattr("ops_worker.passes.metrics.SLOW_HOLDER_S", 0.0)
     backlog = Backlog(10)
     with holding(database, METRICS.transaction.lock):
         assert sample(database.url, backlog).result is Result.SKIPPED

@@ -16,7 +16,7 @@ import pytest
 from ops_worker import __version__, cli, settings
 from ops_worker.adapters import http
 from ops_worker.adapters.postgres import Store
-from ops_worker.adapters.postgres.pass_writes import WATCH_ROWS, last_seen_of
+from ops_worker.adapters.postgres.pass_writes import WATCH_ROWS, last_seen_parameters
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
@@ -327,7 +327,7 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
         outcome = function_of("health")(Context(found, paused, store, time.monotonic))
-    assert (len(outcome.stale), outcome.opened) == (4, ())
+    assert (len(outcome.superseded), outcome.opened) == (4, ())
     assert database.health()["ingest"]["status"] == "healthy"
     assert database.alerts() == []
 
@@ -386,7 +386,7 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
             outcomes = list(pool.map(one, range(8)))
             while not any(outcome.opened or outcome.closed for outcome in outcomes):
                 # A busy machine makes an observation look older than the one of the round before.
-                assert any("ingest" in outcome.stale for outcome in outcomes)
+                assert any("ingest" in outcome.superseded for outcome in outcomes)
                 outcomes = list(pool.map(one, range(8)))
             assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
             changed = [outcome for outcome in outcomes if outcome.opened or outcome.closed]
@@ -552,7 +552,7 @@ def test_not_probed(run: Passes, database: Database) -> None:
         context = Context(found, hurried, store, time.monotonic)
         health, metrics = (function_of(name)(context) for name in ("health", "metrics"))
     assert health.unprobed == metrics.unprobed == ("ingest",)
-    assert (health.opened, health.stale, database.alerts()) == ((), (), [])
+    assert (health.opened, health.superseded, database.alerts()) == ((), (), [])
     assert database.health()["ingest"] == before
     assert ("ingest", "healthy") not in database.samples() and (
         "evaluator",
@@ -810,7 +810,7 @@ def test_watching_costs_no_pass(database: Database, there: bool) -> None:
         now = datetime.now(UTC)
         plan = connection.execute(
             f"EXPLAIN (ANALYZE, FORMAT JSON) {SQL['passes_now']}".encode(),
-            last_seen_of(now, WATCH_ROWS),
+            last_seen_parameters(now, WATCH_ROWS),
         ).fetchone()
     assert plan is not None
     scans = [

@@ -1,4 +1,4 @@
-"""HTTP probes: from targets to observations. The only importer of httpx, h11 and sockets.
+"""HTTP probes: from targets to observations. The only importer of httpx and h11.
 
 A probe is one connection with one request, and one deadline from the first packet to the last byte.
 The transports of httpx do not fit that: they keep a pool for later requests, search it for every
@@ -35,10 +35,18 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 128
 """Probes at the same time, by default."""
-RESERVE_S = 5.0
+DATABASE_RESERVE_S = 5.0
 """Seconds of a pass that are reserved for the database."""
 
-__all__ = ["CONCURRENCY", "MAX_BODY", "RESERVE_S", "confirm", "faults", "fitting", "observe"]
+__all__ = [
+    "CONCURRENCY",
+    "DATABASE_RESERVE_S",
+    "MAX_BODY",
+    "confirm",
+    "faults",
+    "fitting",
+    "observe",
+]
 
 
 def observe(
@@ -62,7 +70,7 @@ def observe(
     A target that has faults, or whose certificates cannot be loaded, receives no request. Its
     observation has the reason, and the ``target`` of the observation has the faults.
     """
-    last_start = time.monotonic() + budget_s
+    last_end = time.monotonic() + budget_s
     try:
         contexts, problems = _tls_contexts(targets)
         concurrency = fitting(concurrency)
@@ -85,7 +93,7 @@ def observe(
         (index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s)
         for index in queue
     )
-    for task in reactor.run(entries, last_start):
+    for task in reactor.run(entries, last_end):
         observations[task.key] = _observation(targets[task.key], task)
         if on_progress is not None:
             on_progress(len(observations))

@@ -125,12 +125,12 @@ class Reactor:
         # Tasks to resume, each with what its exchange receives.
         self._ready: deque[tuple[Task, Any]] = deque()
 
-    def run(self, entries: Iterable[Entry], last_start: float) -> Iterator[Task]:
+    def run(self, entries: Iterable[Entry], last_end: float) -> Iterator[Task]:
         """Run exchanges; yield the task of each as it ends. Can be called once.
 
         An entry is a key, a function that makes the exchange, and its deadline in seconds. The
         first ``concurrency`` exchanges start at once. Of the others, only those start whose
-        deadline ends before ``last_start``, a moment of the monotonic clock.
+        deadline ends before ``last_end``, a moment of the monotonic clock.
 
         An exchange that ends because of a limit of this process is repeated after others have
         ended and released their resources. Until then no exchange starts. Afterwards each exchange
@@ -142,11 +142,7 @@ class Reactor:
         active = started = 0
         try:
             while queue or active:
-                if (
-                    queue
-                    and started >= first
-                    and time.monotonic() + queue[0].deadline_s > last_start
-                ):
+                if queue and started >= first and time.monotonic() + queue[0].deadline_s > last_end:
                     yield from self._abandon(queue)
                     queue.clear()
                     continue

@@ -16,8 +16,8 @@ from ops_worker.adapters.postgres.specs import (
     MAINTENANCE,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
-    RESERVE_S,
     STANDALONE_TABLES,
+    WRITE_RESERVE_S,
     RetryPolicy,
 )
 from ops_worker.adapters.postgres.transaction import Transaction
@@ -30,8 +30,8 @@ __all__ = [
     "MAINTENANCE",
     "MAINTENANCE_LOG",
     "MAINTENANCE_TABLE",
-    "RESERVE_S",
     "STANDALONE_TABLES",
+    "WRITE_RESERVE_S",
     "RetryPolicy",
     "Store",
     "Transaction",

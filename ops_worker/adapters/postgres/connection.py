@@ -25,7 +25,7 @@ from ops_worker.adapters.postgres.specs import (
 from ops_worker.adapters.postgres.sqlstate import (
     RECONNECT_PAUSE_S,
     refused_parameters,
-    told,
+    translated,
     worth_a_retry,
 )
 from ops_worker.adapters.postgres.transaction import SQL, Connection, Transaction, one
@@ -71,15 +71,16 @@ class Store:
         role: str = "",
         application: str = "ops-worker",
         loop_deadline_s: float = 0.0,
-        again: RetryPolicy | None = None,
+        connect_retries: RetryPolicy | None = None,
         shard: int = 0,
     ) -> None:
         """Store the parameters of libpq, or a URI as ``conninfo``. Nothing is contacted yet.
 
         In a loop, ``loop_deadline_s`` is the longest duration of a transaction in seconds. After it
         the connection is cut. A connection that failed is tried again after a pause that grows from
-        0.5 to 15 s. A single pass needs neither, because its own deadline ends it. ``again`` is its
-        retry policy for the first connection of a new pod. Each ``shard`` has its own lock.
+        0.5 to 15 s. A single pass needs neither, because its own deadline ends it.
+        ``connect_retries`` says how often a single pass repeats a failed connection; the network of
+        a new pod may not be ready. Each ``shard`` has its own lock.
 
         Raises SettingsError for a URI that libpq cannot parse. The message of libpq is left out,
         because it may contain the password.
@@ -107,12 +108,12 @@ class Store:
         self._role = role
         self._connection: Connection | None = None
         self._deadline_s = loop_deadline_s
-        self._again = again or RetryPolicy()
+        self._connect_retries = connect_retries or RetryPolicy()
         self._shard = shard
         self._failures = 0
         self._not_before = 0.0
         self._several_hosts = "," in str(parameters.get("host") or parameters.get("hostaddr") or "")
-        self._chosen_server = "target_session_attrs" in parameters
+        self._has_session_attrs = "target_session_attrs" in parameters
         self.lock_holder: LockHolder | None = None
         """The process that held the lock when ``write`` last returned None."""
 
@@ -132,7 +133,7 @@ class Store:
         that became read-only since the connection was made: a new connection may lead to the new
         primary. Raises DatabaseError or SchemaError.
         """
-        return self._transact(spec, work, optional_tables, dry_run=False)
+        return self._transact(spec, work, optional_tables, read_only=False)
 
     def read(
         self,
@@ -146,7 +147,7 @@ class Store:
         Retries and errors are those of ``write``. A missing required table is a SchemaError.
         """
         spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
-        result: T | None = self._transact(spec, work, optional_tables, dry_run=True)
+        result: T | None = self._transact(spec, work, optional_tables, read_only=True)
         return cast("T", result)  # None would mean a held lock, and a reader takes none
 
     def _transact(
@@ -155,11 +156,11 @@ class Store:
         work: Callable[[Transaction], T],
         optional_tables: Sequence[str],
         *,
-        dry_run: bool,
+        read_only: bool,
     ) -> T | None:
         reused = self._connection is not None
         try:
-            return self._attempt(spec, work, optional_tables, dry_run=dry_run)
+            return self._attempt(spec, work, optional_tables, read_only=read_only)
         except _LockHeldError:
             self.lock_holder = self._find_lock_holder(spec)
             return None
@@ -172,7 +173,7 @@ class Store:
             elif not (isinstance(error, psycopg.Error) and worth_a_retry(error)):
                 raise first from error
         try:
-            return self._attempt(spec, work, optional_tables, dry_run=dry_run)
+            return self._attempt(spec, work, optional_tables, read_only=read_only)
         except _LockHeldError:
             # Most likely the lost connection still holds it. Nothing was recorded, so this failed.
             raise first from None
@@ -203,7 +204,7 @@ class Store:
 
         names = migrate.objects(standalone=standalone)
         with self._schema_change(names) as (connection, _):
-            newer = list(migrate.refuse_newer(connection, names))
+            newer = list(migrate.report_newer(connection, names))
         if newer:
             yield from newer
             return
@@ -232,7 +233,7 @@ class Store:
                         connection.execute(grant.encode())
                 connection.execute(SQL["commit"])
         except psycopg.Error as error:
-            raise told(error, self._place) from error
+            raise translated(error, self._place) from error
 
     def _begin_schema_change(self, connection: Connection, names: Sequence[str]) -> set[str]:
         try:
@@ -257,9 +258,9 @@ class Store:
         return present
 
     def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
-        """Yield a proposal for each figure. With ``make``, create its index first.
+        """Yield a proposal for each built-in figure that an index could help.
 
-        Raises DatabaseError or SchemaError.
+        With ``make``, create its index first. Raises DatabaseError or SchemaError.
         """
         from ops_worker.adapters.postgres import indexes
 
@@ -276,7 +277,7 @@ class Store:
                     indexes.create(connection, proposal.statement)
                 yield proposal
         except psycopg.Error as error:
-            raise told(error, self._place) from error
+            raise translated(error, self._place) from error
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -286,7 +287,7 @@ class Store:
 
     def _translated(self, error: psycopg.Error | OpsWorkerError) -> OpsWorkerError:
         """Return an error of psycopg as an error of the worker."""
-        return told(error, self._place) if isinstance(error, psycopg.Error) else error
+        return translated(error, self._place) if isinstance(error, psycopg.Error) else error
 
     def _leave_read_only(self, error: OpsWorkerError) -> OpsWorkerError:
         """Close the connection to a server that accepts no writes, and return the error.
@@ -323,21 +324,21 @@ class Store:
         work: Callable[[Transaction], T],
         optional_tables: Sequence[str],
         *,
-        dry_run: bool,
+        read_only: bool,
         first: bool = True,
     ) -> T:
-        connection = self._connected(writes=not dry_run)
+        connection = self._connected(writes=not read_only)
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             creates = [spec.creates] if spec.creates else []
             tables = dict.fromkeys((*spec.required_tables, *creates, *optional_tables))
-            survey, locked = self._begin(connection, spec, tables, dry_run=dry_run)
-            self._check(spec, survey, dry_run=dry_run)
+            survey, locked = self._begin(connection, spec, tables, read_only=read_only)
+            self._check(spec, survey, read_only=read_only)
             if not locked:
                 raise _LockHeldError
-            if spec.creates and spec.creates not in survey["present"] and not dry_run:
+            if spec.creates and spec.creates not in survey["present"] and not read_only:
                 connection.execute(SQL["rollback"])
                 self._create_for(spec, survey["role"], first=first)
-                return self._attempt(spec, work, optional_tables, dry_run=dry_run, first=False)
+                return self._attempt(spec, work, optional_tables, read_only=read_only, first=False)
             result = work(Transaction(connection, survey))
             self._commit(connection, survey["xid"])
         self._failures = 0
@@ -354,17 +355,22 @@ class Store:
         self.create([spec.creates])
 
     def _begin(
-        self, connection: Connection, spec: TransactionSpec, tables: Iterable[str], *, dry_run: bool
+        self,
+        connection: Connection,
+        spec: TransactionSpec,
+        tables: Iterable[str],
+        *,
+        read_only: bool,
     ) -> tuple[dict[str, Any], bool]:
         """Begin a transaction; return the survey, and whether the lock is held or not needed."""
         lock = None
         try:
             with connection.pipeline():
-                connection.execute(SQL["begin_read_only" if dry_run else "begin"])
+                connection.execute(SQL["begin_read_only" if read_only else "begin"])
                 if self._role:
                     connection.execute(SQL["set_role"], {"role": self._role})
                 connection.execute(SQL["set_limits"], limits())
-                if not dry_run:
+                if not read_only:
                     lock = connection.execute(SQL["try_lock"], self._lock_key(spec))
                 survey = connection.execute(SQL["survey"], {"tables": list(tables)})
         except pg.FeatureNotSupported:
@@ -379,9 +385,9 @@ class Store:
             "point DATABASE_URL or PG_HOST at the primary"
         )
 
-    def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, dry_run: bool) -> None:
+    def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, read_only: bool) -> None:
         """Raise an error if the survey shows that the work cannot be done."""
-        if survey["read_only"] and not dry_run:
+        if survey["read_only"] and not read_only:
             raise self._not_writable()
         if survey["encoding"] != "UTF8":
             raise SchemaError(
@@ -411,7 +417,8 @@ class Store:
     def _was_committed(self, xid: str) -> bool:
         """Ask on a new connection whether a transaction was committed.
 
-        So a retry never writes it twice. Raises CommitUnknownError if the server does not know.
+        The answer prevents a retry from writing the same rows twice. Raises CommitUnknownError if
+        the server does not know.
         """
         end = time.monotonic() + SETTLE_S
         while True:
@@ -489,13 +496,13 @@ class Store:
         A pass needs the primary. Without these parameters libpq takes the first host that answers,
         which may always be a standby. A reader takes any host.
         """
-        if writes and self._several_hosts and not self._chosen_server:
+        if writes and self._several_hosts and not self._has_session_attrs:
             return {"target_session_attrs": "primary"}
         return {}
 
     def _connect(self, server: Mapping[str, str]) -> Connection:
         """Open a connection, with the retries of the policy. A loop retries at its next tick."""
-        retries = 0 if self._deadline_s else self._again.times
+        retries = 0 if self._deadline_s else self._connect_retries.times
         while True:
             try:
                 connection = psycopg.connect(
@@ -514,7 +521,7 @@ class Store:
                 register(connection)
                 return connection
             retries -= 1
-            time.sleep(self._again.delay_s)
+            time.sleep(self._connect_retries.delay_s)
 
     @contextlib.contextmanager
     def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.operations import running_maintenance
-from ops_worker.adapters.postgres.pass_writes import last_seen_of
+from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
 from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.peer import LastSeen, records
@@ -80,7 +80,7 @@ def status_rows(
 
 def pass_records(transaction: Transaction, at: datetime | None = None) -> list[PassRecord]:
     """Read the last record of each pass, or of each of its shards, now or at a time."""
-    parameters = last_seen_of(at or transaction.now, COMMAND_ROWS)
+    parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS)
     return records(transaction.query(LastSeen, "passes_now", parameters).fetchall())
 
 
@@ -219,7 +219,7 @@ def service_history(
         observations=observations.fetchall(),
         alerts=alerts.fetchall(),
         passes=records,
-        maintained=flag is not None and flag.value == 1,
+        in_maintenance=flag is not None and flag.value == 1,
         maintenance_until=running.until if running else None,
         maintenances=maintenances(transaction, at, at),
     )

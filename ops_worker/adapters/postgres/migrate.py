@@ -44,10 +44,10 @@ EXPECTED_VIEW = "ops_worker_expected_view"
 
 
 class Change(NamedTuple):
-    """What was done to an object or a migration; with a ``fault``, what a person has to do."""
+    """A change to an object or a migration; with a ``fault``, it was not made: a person has to."""
 
     subject: str
-    done: str
+    action: str
     fault: str = ""
 
 
@@ -79,13 +79,13 @@ def present(connection: Connection, names: Collection[str]) -> set[str]:
     return set(one(connection.execute(SQL["survey"], {"tables": list(names)}))["present"])
 
 
-def create(connection: Connection, names: Sequence[str], there: Collection[str]) -> None:
-    """Create the missing objects; ``there`` are those that exist.
+def create(connection: Connection, names: Sequence[str], existing: Collection[str]) -> None:
+    """Create the missing objects; ``existing`` are those that exist.
 
     The first object of the worker also records the version of the schema. If objects without a
     version exist, only ``init-db`` records it.
     """
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if name not in existing]
     is_first = bool(missing) and not present(connection, (*OWN, VIEW))
     for name in missing:
         connection.execute(definition(name).encode())
@@ -112,7 +112,7 @@ def versions(connection: Connection) -> list[int]:
         ) from error
 
 
-def refuse_newer(connection: Connection, names: Sequence[str]) -> Iterator[Change]:
+def report_newer(connection: Connection, names: Sequence[str]) -> Iterator[Change]:
     """Report a schema that is newer than this program. It must not be changed.
 
     Raises SchemaError if one of the objects is missing.
@@ -121,8 +121,8 @@ def refuse_newer(connection: Connection, names: Sequence[str]) -> Iterator[Chang
     if version <= newest():
         return
     said = f"version {version} is newer than this program, which knows {newest()}"
-    there = present(connection, names)
-    if missing := [name for name in names if name not in there]:
+    existing = present(connection, names)
+    if missing := [name for name in names if name not in existing]:
         raise SchemaError(
             f"no table {', '.join(missing)}, and the schema's {said}: "
             "run init-db with the ops-worker that made this version"
@@ -133,18 +133,20 @@ def refuse_newer(connection: Connection, names: Sequence[str]) -> Iterator[Chang
 
 
 def apply(connection: Connection, migration: Migration, names: Sequence[str]) -> list[Change]:
-    """Apply one migration, unless it was applied: create missing objects, change the other ones.
+    """Apply one migration if it was not applied before.
+
+    Create the objects that are missing, and change those that the migration names.
 
     Raises SchemaError for an object that the migration changes and that another role owns.
     """
     if migration.version in versions(connection):
         return [Change(f"migration {migration.name}", "already applied")]
-    done: list[Change] = []
+    changes: list[Change] = []
     rows = {row["name"]: row for row in inspect(connection, names)}
     for name in names:
         if not rows[name]["present"]:
             created = _create_object(connection, name, migration.version)
-            done += [] if created.fault else [created]
+            changes += [] if created.fault else [created]
         elif name in migration.sections and migration.version > 1:
             if not rows[name]["owned"]:
                 raise SchemaError(
@@ -153,7 +155,7 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
                 )
             connection.execute(migration.sections[name].encode())
     _record(connection, migration)
-    return [*done, Change(f"migration {migration.name}", "applied")]
+    return [*changes, Change(f"migration {migration.name}", "applied")]
 
 
 def repair(
@@ -293,13 +295,13 @@ def _hint_for_key(table: str, key: Sequence[str]) -> str:
 
 
 def _attempt(
-    connection: Connection, row: dict[str, Any], done: str, statement: str, hint: str
+    connection: Connection, row: dict[str, Any], action: str, statement: str, hint: str
 ) -> Change:
     """Execute a statement in a savepoint. If it fails, the change has a fault with the remedy."""
     table = row["name"]
     if not row["owned"]:
         fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
-        return Change(table, done, fault)
+        return Change(table, action, fault)
     try:
         with connection.transaction():
             grants = _without_view(connection, table) if " TYPE " in statement else None
@@ -317,8 +319,8 @@ def _attempt(
         is_about_rows = isinstance(error, (pg.DataError, pg.IntegrityError))
         if not (is_about_rows and hint):
             hint = f"run `{statement}`, then `ops-worker init-db`"
-        return Change(table, done, f"{words(error)}: {hint}")
-    return Change(table, done)
+        return Change(table, action, f"{words(error)}: {hint}")
+    return Change(table, action)
 
 
 def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
@@ -326,10 +328,10 @@ def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change
     outdated = is_view_outdated(connection)
     if outdated is False or (outdated is None and not row["owned"]):
         return
-    done = "definition replaced"
+    action = "definition replaced"
     if not row["owned"]:
         fault = f"{VIEW} is outdated and belongs to role {row['owner']}"
-        yield Change(VIEW, done, f"{fault}: run `ops-worker init-db` as that role")
+        yield Change(VIEW, action, f"{fault}: run `ops-worker init-db` as that role")
         return
     before = _printed(connection, VIEW)
     try:
@@ -342,10 +344,10 @@ def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change
         if isinstance(error, pg.WrongObjectType):
             remedy = f"`ALTER TABLE {VIEW} RENAME TO {VIEW}_old`"
         fault = f"{VIEW} cannot be replaced: {words(error)}"
-        yield Change(VIEW, done, f"{fault}: run {remedy}, then `ops-worker init-db`")
+        yield Change(VIEW, action, f"{fault}: run {remedy}, then `ops-worker init-db`")
         return
     if before != _printed(connection, VIEW):
-        yield Change(VIEW, done)
+        yield Change(VIEW, action)
 
 
 def _replace_view(connection: Connection) -> None:

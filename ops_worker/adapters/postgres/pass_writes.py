@@ -112,7 +112,7 @@ def record_health(
     )
 
 
-def record_samples(transaction: Transaction, passes: Sequence[Pending | Packed]) -> None:
+def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]) -> None:
     """Append the samples of these passes; all rows of a pass have the time of its moment.
 
     Usually this is one statement. No statement gets more than STATEMENT_CHARACTERS of JSON, or one
@@ -120,7 +120,7 @@ def record_samples(transaction: Transaction, passes: Sequence[Pending | Packed])
     """
     batch: list[str] = []
     size = 0
-    for entry in passes:
+    for entry in entries:
         time = transaction.time_of(entry.moment).isoformat()
         for document in entry.documents:
             if batch and size + len(document) > STATEMENT_CHARACTERS:
@@ -165,7 +165,7 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
         permitted = transaction.execute("alerts_can_open")
         # Without the row that this pass has just written.
         before = transaction.time_of(begun) - timedelta(microseconds=1)
-        seen = transaction.query(LastSeen, "passes_now", last_seen_of(before, WATCH_ROWS))
+        seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
         can_open = one(permitted)["can"]
         state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
         if can_open is False:
@@ -178,7 +178,7 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
     return done
 
 
-def last_seen_of(at: datetime, rows: int) -> dict[str, Any]:
+def last_seen_parameters(at: datetime, rows: int) -> dict[str, Any]:
     """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
     markers = [spec.marker for spec in PASSES.values()]
     return {"passes": list(PASSES), "metrics": markers, "at": at, "rows": rows}

@@ -30,7 +30,7 @@ def limits() -> dict[str, str]:
     }
 
 
-RESERVE_S = 2.0
+WRITE_RESERVE_S = 2.0
 """Seconds of a pass that are kept for writing when figures take long."""
 
 

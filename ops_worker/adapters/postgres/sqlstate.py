@@ -150,7 +150,7 @@ MEANINGS = (
 """The first row that matches counts."""
 
 
-def told(error: Error, place: str) -> OpsWorkerError:
+def translated(error: Error, place: str) -> OpsWorkerError:
     """Return an error of the database at ``place`` as an error of the worker, with a remedy."""
     text = f"database {place}: {words(error)}"
     row = meaning(error)

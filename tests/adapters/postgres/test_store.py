@@ -191,7 +191,7 @@ def test_refused_in_any_language(state: str, words: str) -> None:
     with contextlib.closing(Refusing(state, words)) as server:
         store = Store(
             {"host": "127.0.0.1", "port": server.port, "sslmode": "disable"},
-            again=RetryPolicy(2, 0.0),
+            connect_retries=RetryPolicy(2, 0.0),
         )
         with pytest.raises(DatabaseError, match="no connection to database"):
             store.write(METRICS.transaction, lambda _: None)
