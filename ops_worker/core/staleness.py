@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PERIOD_S = 60.0
 """The period in seconds of a pass that did not record its own: that of the shortest CronJob."""
+PERIOD_PATTERN = "^[0-9]{1,6}(?:[.][0-9]{1,6})?$"
+"""A regular expression for the tag ``period_s``. Statements get it as a parameter."""
 STALE_PERIODS = 3
 """Periods after which a pass counts as stopped."""
 MIN_STALE_S = 90.0
@@ -21,6 +23,14 @@ A row carries the time at which its pass began, and is visible when the pass end
 PASS_DEADLINE (40 s) later. So in a loop with a short interval, while a service hangs, the newest
 row may be 80 s plus one tick old.
 """
+
+PARAMETERS = {
+    "period_pattern": PERIOD_PATTERN,
+    "default_period_s": DEFAULT_PERIOD_S,
+    "stale_periods": STALE_PERIODS,
+    "least_s": MIN_STALE_S,
+}
+"""The rules of this module as parameters of SQL statements."""
 
 
 class PassRecord(NamedTuple):

@@ -127,8 +127,8 @@ FROM (
         SELECT
             m.tags ->> 'pass' AS pass, m.tags ->> 'shard' AS shard, m.time,
             coalesce(nullif(
-                substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0
-            ), 60) AS period_s
+                substring(m.tags ->> 'period_s' FROM %(period_pattern)s::text)::float8, 0
+            ), %(default_period_s)s) AS period_s
         FROM system_metrics AS m
         WHERE m.metric_name = 'pass_success'
           AND m.service = 'ops_worker'
@@ -151,7 +151,7 @@ WITH cadence AS MATERIALIZED (
     SELECT
         m.tags ->> 'pass' AS pass, m.time,
         max(nullif(
-            substring(m.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8, 0
+            substring(m.tags ->> 'period_s' FROM %(period_pattern)s::text)::float8, 0
         )) AS period_s
     FROM system_metrics AS m
     WHERE m.metric_name = 'pass_success'
@@ -189,9 +189,14 @@ FROM (
             FROM (
                 SELECT
                     m.value = 1 AS up, m.time AS begun,
-                    m.time + make_interval(secs => coalesce(c.period_s, 60)) AS spoken,
                     m.time + make_interval(
-                        secs => greatest(3 * coalesce(c.period_s, 60), %(least_s)s::float8)
+                        secs => coalesce(c.period_s, %(default_period_s)s)
+                    ) AS spoken,
+                    m.time + make_interval(
+                        secs => greatest(
+                            %(stale_periods)s * coalesce(c.period_s, %(default_period_s)s),
+                            %(least_s)s::float8
+                        )
                     ) AS awaited
                 FROM system_metrics AS m
                 LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time

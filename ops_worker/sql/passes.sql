@@ -259,7 +259,7 @@ CROSS JOIN
             SELECT
                 r.time,
                 nullif(
-                    substring(r.tags ->> 'period_s' FROM '^[0-9]{1,6}(?:[.][0-9]{1,6})?$')::float8,
+                    substring(r.tags ->> 'period_s' FROM %(period_pattern)s::text)::float8,
                     0
                 ) AS period_s
             FROM (

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from ops_worker.core.staleness import MIN_STALE_S, stale_after_s
+from ops_worker.core.staleness import PARAMETERS, stale_after_s
 from ops_worker.sql import queries
 from tests.bench.tools import measure
 from tests.seed_history import seed
@@ -106,7 +106,7 @@ def _plans(url: str) -> list[str]:
                 "buckets": 144,
                 "series": json.dumps(listed),
             }
-            given |= {"period_s": 5, "patience_s": stale_after_s(60), "least_s": MIN_STALE_S}
+            given |= PARAMETERS | {"period_s": 5, "patience_s": stale_after_s(60)}
             statement = named[name].replace("%(now)s", "now()")
             plan = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {statement}".encode(), given)
             plans.append(f"{name}, 7d:\n" + "\n".join(f"    {row[0]}" for row in plan))

@@ -267,6 +267,12 @@ def test_flush_ends_in_time() -> None:
     assert len(backlog) == 6
 
 
+def test_refused_without_a_backlog() -> None:
+    """A single pass whose sample is refused says so; it has nothing to set the sample apart in."""
+    with pytest.raises(SchemaError):
+        metrics.run(scripted(None, SchemaError("no partition")))
+
+
 def test_in_doubt_without_a_backlog() -> None:
     """A single pass says that nobody knows; it has nothing to keep the sample in."""
     with pytest.raises(CommitUnknownError):

@@ -295,6 +295,18 @@ def test_off(run: Passes, database: Database, stubs: Stubs) -> None:
     assert not stubs["ingest"].requests
 
 
+def test_figures_belong_to_the_first_shard(run: Passes) -> None:
+    """The database's own figures are read by shard 0 only."""
+    run.env.setenv("SHARD_COUNT", "2")
+    recorded = {}
+    for shard in ("0", "1"):
+        run.env.setenv("JOB_COMPLETION_INDEX", shard)
+        recorded[shard] = {sample.service for sample in run("metrics").samples}
+    assert "postgres" in recorded["0"]
+    assert not {"postgres", "platform"} & recorded["1"]
+    assert not recorded["0"] & recorded["1"]
+
+
 def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
     """A dry run tells what a pass would write, with and without the tables, and writes nothing."""
     stubs["ingest"].mode = "down"

@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 
 from ops_worker import sql
+from ops_worker.core import staleness
+from ops_worker.sql import migrations, queries
 
 pytestmark = pytest.mark.unit
 
@@ -36,3 +38,18 @@ def test_one_statement(name: str) -> None:
 def test_names() -> None:
     """A name is a word that code can use as a key."""
     assert [name for name in NAMES if not re.fullmatch(r"[a-z][a-z0-9_]*", name)] == []
+
+
+def test_rules_stand_once() -> None:
+    """Statements get periods and staleness as parameters; only the view has to spell them out."""
+    pattern = staleness.PERIOD_PATTERN
+    assert not any(pattern in statement or "1,6" in statement for statement in queries().values())
+    (view,) = [
+        sections["service_health_current"]
+        for _, _, sections in migrations()
+        if "service_health_current" in sections
+    ]
+    assert f"FROM '{pattern}'" in view
+    stale = f"greatest({staleness.STALE_PERIODS} * p.period, interval '{staleness.MIN_STALE_S:g} seconds')"
+    assert stale in view
+    assert f"coalesce(max(last.period_s), {staleness.DEFAULT_PERIOD_S:g})" in view

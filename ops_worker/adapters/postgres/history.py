@@ -11,7 +11,7 @@ from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABL
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.samples import HEALTHY
-from ops_worker.core.staleness import MIN_STALE_S, period_of, stale_after_s
+from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import LOOK_BACK_S, ServiceHistory
 from ops_worker.history.rows import (
@@ -63,7 +63,7 @@ def status_rows(
         if "service_health" in transaction.present:
             services = transaction.query(ServiceRow, "services_now")
         alerts = transaction.query(OpenAlertRow, "alerts_now")
-    counts = transaction.query(PassCountRow, "ran", {"now": now, "since_s": since_s})
+    counts = transaction.query(PassCountRow, "ran", PARAMETERS | {"now": now, "since_s": since_s})
     records = pass_records(transaction)
     metrics_s = period_of(records, METRICS.name)
     return StatusRows(
@@ -140,11 +140,10 @@ def read_runs(
     of any pass, in seconds. The runs are in the order of time.
     """
     named = [_named(place, key) | {"pass": name} for place, (key, name) in enumerate(chosen)]
-    parameters = {
+    parameters = PARAMETERS | {
         "now": until,
         "since_s": since_s,
         "patience_s": stale_after_s(longest_s),
-        "least_s": MIN_STALE_S,
         "series": json.dumps(named),
     }
     runs: list[list[Run]] = [[] for _ in chosen]

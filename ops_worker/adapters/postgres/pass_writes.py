@@ -15,7 +15,7 @@ from ops_worker.core.model import NO_TAGS, KnownState, Recorded
 from ops_worker.core.passes import PASSES, peers
 from ops_worker.core.peer import LastSeen, judge_peers
 from ops_worker.core.samples import OPS_WORKER
-from ops_worker.core.staleness import stopped
+from ops_worker.core.staleness import PARAMETERS, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,7 +181,8 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
 def last_seen_parameters(at: datetime, rows: int) -> dict[str, Any]:
     """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
     markers = [spec.marker for spec in PASSES.values()]
-    return {"passes": list(PASSES), "metrics": markers, "at": at, "rows": rows}
+    names = list(PASSES)
+    return PARAMETERS | {"passes": names, "metrics": markers, "at": at, "rows": rows}
 
 
 def _open_own_alert(
