@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(VENV)/demo
 READY  := $(VENV)/ready
 SOAK   ?= 600
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: help run test unit lowest mutate lint format render validate cluster soak bench clean
 

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,9 +21,10 @@ from tests.stubs import Stubs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
     from types import TracebackType
 
+AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
+"""A folder for PYTHONPATH that hides what only the developers' tools have."""
 _numbers = itertools.count()
 
 
@@ -183,7 +185,8 @@ def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
         for name, value in os.environ.items()
         if name in {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
     }
-    return Worker(tmp_path, bare | stubs.env | {"DATABASE_URL": database.url})
+    given = stubs.env | {"DATABASE_URL": database.url, "PYTHONPATH": AS_IN_THE_IMAGE}
+    return Worker(tmp_path, bare | given)
 
 
 def _database(dsn: str, template: str) -> Iterator[Database]:

@@ -1,0 +1,7 @@
+"""Stand-in for click, which the image does not have and the developers' tools do.
+
+httpx imports its own command line, with click, rich and pygments, if click is there. The worker's
+processes in tests have this folder on PYTHONPATH, so that they start as the image does.
+"""
+
+raise ImportError("not installed, as in the image")
