@@ -28,7 +28,8 @@ def _repair_streams() -> None:
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the process ends
+            # It stays open until the process ends.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
         else:
             stream.reconfigure(errors="replace")
 

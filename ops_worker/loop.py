@@ -321,6 +321,7 @@ def _start(name: str, work: Callable[[], None]) -> threading.Event:
     ended = threading.Event()
 
     def run_and_end() -> None:
+        """Run the work, and set the event whatever happens."""
         try:
             work()
         finally:

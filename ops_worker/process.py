@@ -55,9 +55,11 @@ def enforce_deadline(
     """
 
     def end_on_signal() -> None:
+        """Wait for a signal, then end the process."""
         finish(fail(f"stopped by {await_signal()}"))
 
     def end_on_deadline() -> None:
+        """End the process because of its deadline."""
         finish(fail(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
 
     timer = threading.Timer(deadline_s - spent_s, end_on_deadline)

@@ -427,6 +427,7 @@ class _ExplicitSettings(Settings):
         init_settings: Any,
         **_: Any,
     ) -> tuple[Any, ...]:
+        """Return the only source: the values that are passed."""
         return (init_settings,)
 
 
@@ -466,7 +467,8 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     in_force, catalogue_faults = load_catalogue(path, variables)
     redact.remember(_secrets(variables, in_force.targets))
     try:
-        settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]  # its own keyword
+        # _env_file is a keyword of pydantic-settings, not a field.
+        settings = Settings(_env_file=env_file or ".env")  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError([*_faults(error), *catalogue_faults]) from None
     if catalogue_faults:

@@ -34,25 +34,25 @@ class Database(NamedTuple):
     url: str
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
-        """Give the rows of a query; none for a statement that has none."""
+        """Return the rows of a query; none for a statement that has none."""
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
             cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, *parameters: object) -> Any:
-        """Give the first column of the first row."""
+        """Return the first column of the first row."""
         return next(iter(self.rows(query, *parameters)[0].values()))
 
     def health(self) -> dict[str, dict[str, Any]]:
-        """Give service_health by service."""
+        """Return service_health by service."""
         return {row["service"]: row for row in self.rows("SELECT * FROM service_health")}
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Give the system's alerts, oldest first."""
+        """Return the system's alerts, oldest first."""
         return self.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id")
 
     def samples(self) -> dict[tuple[str, str], float]:
-        """Give system_metrics by service and metric, less the worker's own figures; each may stand there once only."""
+        """Return system_metrics by service and metric, less the worker's own figures; each may stand there once only."""
         rows = self.rows(
             "SELECT * FROM system_metrics WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'"
         )
@@ -61,7 +61,7 @@ class Database(NamedTuple):
         return found
 
     def as_user(self, user: str, password: str = "x") -> str:
-        """Give the URL for another login."""
+        """Return the URL for another login."""
         parts = urlsplit(self.url)
         return urlunsplit(
             parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}")

@@ -40,7 +40,7 @@ class Steps:
     """Runs the worker's commands one after the other, until a signal comes."""
 
     def __init__(self) -> None:
-        """Take over the signals."""
+        """Handle the signals."""
         self.signal = 0
         self._running: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -162,7 +162,7 @@ def tour(steps: Steps, folder: Path) -> int:
 
 
 def rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Give the names of a query's columns, and its rows."""
+    """Return the names of a query's columns, and its rows."""
     import psycopg
 
     with psycopg.connect(url) as connection:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def pooler(url: str, folder: Path) -> Iterator[str]:
-    """Give the URL of the database behind a PgBouncer, whose files are in the folder; skip the test where there is no PgBouncer."""
+    """Return the URL of the database behind a PgBouncer, whose files are in the folder; skip the test where there is no PgBouncer."""
     program = shutil.which("pgbouncer")
     if program is None:
         pytest.skip("no pgbouncer on this machine; Debian's package pgbouncer has one")

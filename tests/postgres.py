@@ -194,7 +194,7 @@ class Postgres:
     def url(
         self, database: str = "postgres", user: str = "postgres", password: str = PASSWORD
     ) -> str:
-        """Give the URI of a database on this server."""
+        """Return the URI of a database on this server."""
         escaped = password.replace("@", "%40").replace("/", "%2F")
         return f"postgresql://{user}:{escaped}@127.0.0.1:{self.port}/{database}"
 

@@ -35,7 +35,7 @@ SCHEMAS = ("1.29", "1.37")
 
 
 def rendered(folder: Path) -> dict[Path, str]:
-    """Give what a kustomization comes to, by the file that it belongs in."""
+    """Return what a kustomization comes to, by the file that it belongs in."""
     found = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
     ).stdout
@@ -51,7 +51,7 @@ def rendered(folder: Path) -> dict[Path, str]:
 
 
 def out_of_date(folder: Path, files: list[Path]) -> list[str]:
-    """Tell which of the rendered files are not what their folder comes to."""
+    """Return which of the rendered files are not what their folder comes to."""
     if shutil.which("kubectl"):
         fresh = rendered(folder)
         wrong = [
@@ -71,7 +71,7 @@ def out_of_date(folder: Path, files: list[Path]) -> list[str]:
 
 
 def misfits(path: Path) -> list[str]:
-    """Tell what the Kubernetes schemas have against a file, and how each is called. A kind without a schema is an error."""
+    """Return what the Kubernetes schemas have against a file, and how each is called. A kind without a schema is an error."""
     faults = []
     for one in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         subject = f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}"

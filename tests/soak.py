@@ -68,7 +68,7 @@ class Bystander(threading.Thread):
             self.late.append(1000 * (time.time() % 1))
 
     def p99(self) -> float:
-        """Give the 99th percentile; 0 before the first second."""
+        """Return the 99th percentile; 0 before the first second."""
         return sorted(self.late)[int(0.99 * len(self.late))] if self.late else 0.0
 
 

@@ -35,7 +35,7 @@ class Stub:
     def __init__(
         self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
     ) -> None:
-        """Take a free port and begin to answer."""
+        """Bind a free port and begin to answer."""
         self.name = name
         self.counters: Any = None  # said instead of the growing ones when set
         self.started = time.monotonic()
@@ -77,7 +77,7 @@ class Stub:
             self._listener = None
 
     def answer(self) -> dict[str, Any]:
-        """Give the body of a healthy answer, of the shape that the real service has."""
+        """Return the body of a healthy answer, of the shape that the real service has."""
         counters = (
             _growing(self.name, time.monotonic() - self.started)
             if self.counters is None

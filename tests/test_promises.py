@@ -219,7 +219,7 @@ def test_glossary_names_code() -> None:
 
 
 def exists(name: str) -> bool:
-    """Tell whether a dotted name is a module, or something in one."""
+    """Return whether a dotted name is a module, or something in one."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
@@ -405,7 +405,7 @@ def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
 
 
 def installed(extras: Sequence[str]) -> dict[str, Distribution]:
-    """Give the packages besides this one that an installation of it with these extras brings, by name."""
+    """Return the packages besides this one that an installation of it with these extras brings, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],

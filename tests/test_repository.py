@@ -115,7 +115,7 @@ def test_hooks() -> None:
 
 
 def targets() -> set[str]:
-    """Give the Makefile's targets."""
+    """Return the Makefile's targets."""
     return set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 
 

@@ -197,6 +197,7 @@ class Telemetry:
             sys_version = ""
 
             def do_GET(self) -> None:
+                """Answer a request."""
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))

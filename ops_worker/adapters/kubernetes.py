@@ -345,7 +345,8 @@ def _create_events(job: str, transitions: Sequence[tuple[str, str]], end: float)
         raise ClusterError("KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob")
     cluster = Cluster()
     # Without the CronJob's uid, `kubectl describe cronjob` would not find the Events.
-    cronjob = cluster._get("batch", "cronjobs", name, _remaining_s(end))  # noqa: SLF001 - same module
+    left_s = _remaining_s(end)
+    cronjob = cluster._get("batch", "cronjobs", name, left_s)  # noqa: SLF001 - same module
     reference = {"name": name, "uid": cronjob["metadata"]["uid"]}
     for service, reason in transitions:
         event = event_of(reference, cluster.namespace, service, reason, datetime.now(UTC))
@@ -393,7 +394,7 @@ def _connect(kubeconfig: str, context: str) -> _Connection:
             source = f"context {name}"
     except SettingsError:
         raise
-    except Exception as error:  # noqa: BLE001 - the YAML parser, the files and the client raise anything
+    except Exception as error:  # noqa: BLE001 - the parser, the files and the client raise anything
         raise SettingsError(
             [f"the kubeconfig cannot be used: {_kubeconfig_problem(error)}"]
         ) from None

@@ -77,6 +77,7 @@ def _parser() -> Callable[[str], Iterator[Any]]:
         """A loader that limits what aliases repeat."""
 
         def construct_document(self, node: Any) -> Any:
+            """Construct a document. Raises _AliasError if its aliases repeat too much."""
             own_sizes: dict[int, int] = {}
             if _size(node, own_sizes, {}) - sum(own_sizes.values()) > MAX_REPEATED:
                 raise _AliasError("its aliases (*) repeat more than 1 MiB")

@@ -65,6 +65,7 @@ def _of_type(*kinds: type) -> BeforeValidator:
     """Accept only values of exactly these types: pydantic would convert others."""
 
     def check(value: Any) -> Any:
+        """Return the value. Raises ValueError if it has another type."""
         if type(value) not in kinds:
             raise ValueError("of another type")
         return value

@@ -7,6 +7,7 @@ import contextlib
 import getpass
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_worker.arguments import env_file, words
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.passes import TransactionSpec
-    from ops_worker.history.rows import AlertRow, ChangedAlertRow, UnmonitoredRow
+    from ops_worker.history.rows import AlertRow, UnmonitoredRow
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
@@ -101,10 +102,7 @@ def _acknowledge(store: Store, options: argparse.Namespace, _: Settings) -> None
     from ops_worker.adapters.postgres import operations
 
     by = options.by or user()
-
-    def acknowledge(transaction: Transaction) -> ChangedAlertRow:
-        return operations.acknowledge(transaction, options.id, by)
-
+    acknowledge = partial(operations.acknowledge, number=options.id, by=by)
     alert = _write(store, postgres.ALERTS, acknowledge)
     print(f"alert {alert.id} of {alert.service} is acknowledged by {by}")
 
@@ -113,10 +111,7 @@ def _close(store: Store, options: argparse.Namespace, _: Settings) -> None:
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    def close(transaction: Transaction) -> ChangedAlertRow:
-        return operations.close(transaction, options.id)
-
-    alert = _write(store, postgres.ALERTS, close)
+    alert = _write(store, postgres.ALERTS, partial(operations.close, number=options.id))
     consequence = "if the service is still unhealthy, the next pass opens a new one"
     print(f"alert {alert.id} of {alert.service} is closed; {consequence}")
 
@@ -129,16 +124,11 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
     if settings.record_own_metrics:
         # The passes close the worker's own alert. Without self-metrics, nobody else does.
         monitored.append(OPS_WORKER)
-
-    def prune(transaction: Transaction) -> list[UnmonitoredRow]:
-        return operations.prune(transaction, monitored, dry_run=options.dry_run)
-
-    spec = HEALTH.transaction
+    prune = partial(operations.prune, monitored=monitored, dry_run=options.dry_run)
     if options.dry_run:
-        created = [spec.creates] if spec.creates else []
-        rows = store.read(prune, required_tables=spec.required_tables, optional_tables=created)
+        rows = store.dry_run(HEALTH.transaction, prune)
     else:
-        rows = _write(store, spec, prune)
+        rows = _write(store, HEALTH.transaction, prune)
     for row in rows:
         _print_pruned(row, dry_run=options.dry_run)
     number = "1 service" if len(rows) == 1 else f"{len(rows)} services"

@@ -111,6 +111,7 @@ def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[st
     notes: list[str] = []
 
     def prepare(transaction: Transaction) -> list[str]:
+        """Return the faults that the database finds in the figures."""
         faults = []
         for figure in figures:
             missing = [table for table in figure.tables if table not in transaction.present]

@@ -205,6 +205,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
     begun = time.monotonic()
 
     def look(transaction: Transaction) -> _Facts:
+        """Read everything about the database that needs no write."""
         server, tables = operations.inspect(transaction)
         connected_ms = (time.monotonic() - begun) * 1000
         skew_s = time.time() - server["now"].timestamp()
@@ -252,6 +253,7 @@ def _try(database: Store, facts: _Facts) -> _Trial:
     from ops_worker.adapters.postgres import migrate, trial_writes
 
     def write(transaction: Transaction) -> _Trial:
+        """Try what a pass writes; the view is compared in the same transaction."""
         refusals = trial_writes.refusals(transaction, facts.tables)
         is_outdated = None
         if VIEW in facts.present:

@@ -127,6 +127,7 @@ def _write(store: Store, work: Callable[[Transaction], T]) -> T:
     warnings: list[str] = []
 
     def work_and_keep_warnings(transaction: Transaction) -> tuple[T]:
+        """Do the work, and keep the warnings of its transaction."""
         nonlocal warnings
         warnings = transaction.warnings
         # A tuple, because the store returns None if the lock is held.

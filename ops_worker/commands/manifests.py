@@ -69,6 +69,7 @@ def _argument_error(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]]
     """Return a function that returns what is wrong with arguments, in the parser's words."""
 
     def argument_error(arguments: Sequence[str]) -> str:
+        """Return what the parser says about arguments; nothing if they are valid."""
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             try:

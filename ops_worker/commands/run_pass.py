@@ -171,6 +171,7 @@ def observer(
     )
 
     def probe_with_progress(targets: Sequence[Target]) -> list[Observation]:
+        """Probe the targets, and count them on the terminal."""
         with _Progress(len(targets)) as progress:
             return probe(targets, on_progress=progress)
 

@@ -218,7 +218,7 @@ def _sample(figure: Figure, row: Mapping[str, Any], service: str) -> Sample:
     if double is None:
         raise ValueError(f"returns {_shown(value)}, which is not a finite number")
     if not isinstance(tags, (dict, type(None))):
-        raise ValueError("returns `tags` that are not a JSON object")  # noqa: TRY004 - bad data, no bug
+        raise ValueError("returns `tags` that are not a JSON object")  # noqa: TRY004 - bad data
     return Sample(service, figure.metric, double, {**figure.tags, **(tags or {})})
 
 

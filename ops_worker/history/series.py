@@ -100,6 +100,7 @@ def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
     unrestricted = {target.series for target in targets if target.counters is None}
 
     def is_counter(service: str, metric: str) -> bool:
+        """Return whether a series is a counter."""
         if (service, metric) in listed:
             return True
         return service in unrestricted and metric not in {HEALTHY, PROBE_LATENCY_MS}

@@ -319,6 +319,7 @@ def _expanded(value: str, values: Mapping[str, str]) -> tuple[str, list[str]]:
     unexpanded: list[str] = []
 
     def replacement(match: re.Match[str]) -> str:
+        """Return what a reference stands for; the reference itself if that is not known."""
         if match[1] == "$":
             return "$"
         name = match[2]

@@ -67,11 +67,8 @@ class Context(NamedTuple):
 
         A dry run takes no lock and cannot write. Raises DatabaseError or SchemaError.
         """
-        needs = spec.transaction
-        if not self.dry_run:
-            return self.store.write(needs, work, optional_tables=optional_tables)
-        tables = [*optional_tables, needs.creates] if needs.creates else optional_tables
-        return self.store.read(work, required_tables=needs.required_tables, optional_tables=tables)
+        transact = self.store.dry_run if self.dry_run else self.store.write
+        return transact(spec.transaction, work, optional_tables=optional_tables)
 
     def require_live_holder(self, name: str) -> None:
         """Raise DatabaseError if the process that holds the lock of this pass seems to hang.

@@ -88,7 +88,7 @@ def looped(worker: Worker, counters: int, tmp_path: Path) -> Worker:
 
 
 def memory_kb(pid: int) -> int:
-    """Give the most memory that a process ever had, in kB."""
+    """Return the most memory that a process ever had, in kB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -114,7 +114,7 @@ def await_no_gap(database: Database, within_s: float = 300.0) -> None:
 def fault(
     kind: str, primary: Postgres, line: Switchboard
 ) -> contextlib.AbstractContextManager[object]:
-    """Give what breaks the database in one way, and mends it again."""
+    """Return a context in which the database is broken in one way; it is mended at the end."""
 
     @contextlib.contextmanager
     def during(begin: Callable[[], object], end: Callable[[], object]) -> Iterator[None]:

@@ -31,7 +31,7 @@ def listener() -> Iterator[Stub]:
 
 
 def told(stub: Stub) -> list[str]:
-    """Give the paths that were asked for."""
+    """Return the paths that were asked for."""
     return [request.split()[1].decode() for request in stub.requests]
 
 

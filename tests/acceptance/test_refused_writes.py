@@ -116,7 +116,7 @@ def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> D
 
 
 def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """Give what `check` finds of writing: its state, and what was found with what to do."""
+    """Return what `check` finds of writing: its state, and what was found with what to do."""
     capsys.readouterr()
     main(["check", "--output", "json"])
     (found,) = (

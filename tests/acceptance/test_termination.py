@@ -23,7 +23,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def left(path: Path) -> dict[str, Any]:
-    """Give the message, which has to be one line below 4 KiB."""
+    """Return the message, which has to be one line below 4 KiB."""
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < 4096
     assert "\n" not in text
@@ -33,7 +33,7 @@ def left(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def path(worker: Worker, tmp_path: Path) -> Path:
-    """Tell the worker where to leave it."""
+    """Set where the worker writes it."""
     worker.env["TERMINATION_MESSAGE_PATH"] = str(tmp_path / "termination-log")
     worker.env["JOB_NAME"] = "ops-worker-health-29400000"
     return tmp_path / "termination-log"

@@ -53,7 +53,7 @@ class Server:
                 self.answer(self.due.popleft()[1])
 
     def accept(self) -> None:
-        """Take every connection that waits."""
+        """Accept every connection that waits."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 connection, _ = self.listener.accept()

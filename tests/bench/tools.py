@@ -78,7 +78,7 @@ def fast_server(wait_ms: float = 0) -> Iterator[int]:
 
 
 def urls(number: int, port: int) -> list[str]:
-    """Give that many base URLs, each with a loopback address of its own."""
+    """Return so many base URLs, each with a loopback address of its own."""
     return [
         f"http://127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}:{port}" for n in range(number)
     ]
@@ -112,11 +112,6 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return (
-            f"{value:.3f}"
-            if abs(value) < 1
-            else f"{value:.2f}"
-            if abs(value) < 10
-            else f"{value:.1f}"
-        )
+        digits = 3 if abs(value) < 1 else 2
+        return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
     return "-" if value is None else str(value)

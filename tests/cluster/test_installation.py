@@ -248,7 +248,7 @@ def test_events(installation: Installation) -> None:
 
 
 def variant(name: str, kind: str, which: str) -> str:
-    """Give one object of a variant, as YAML."""
+    """Return one object of a variant, as YAML."""
     objects = yaml.safe_load_all(
         (K8S / "variants" / name / "rendered.yaml").read_text(encoding="utf-8")
     )

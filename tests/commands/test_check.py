@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 
 def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[str, str]]:
-    """Give the findings by what was looked at: state, and what was found with what to do."""
+    """Return the findings by what was looked at: state, and what was found with what to do."""
     capsys.readouterr()
     assert main(["check", "--output", "json"]) == code
     document = json.loads(capsys.readouterr().out)

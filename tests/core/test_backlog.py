@@ -17,7 +17,7 @@ def pending(number: int, rows: int = 1) -> Pending:
 
 
 def moments(entries: tuple[Packed, ...]) -> list[float]:
-    """Give the moments of entries."""
+    """Return the moments of entries."""
     return [entry.moment for entry in entries]
 
 

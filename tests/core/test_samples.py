@@ -28,7 +28,7 @@ HEALTHY = Sample("delivery", "healthy", 1.0)
 
 
 def taken(counters: Any) -> tuple[dict[str, float], list[str]]:
-    """Give the samples of a healthy service with these counters, by metric, and the warnings."""
+    """Return the samples of a healthy service with these counters, by metric, and the warnings."""
     samples, warnings = service_samples(Verdict(TARGET, 0.0, State.HEALTHY, counters=counters))
     assert samples[-1] == HEALTHY
     return {sample.metric: sample.value for sample in samples[:-1]}, warnings

@@ -20,7 +20,7 @@ Words = Annotated[str, Field(min_length=1)]
 
 
 class _Closed(BaseModel):
-    """Takes what is named, as it is written, and nothing else."""
+    """Accept what is named, as it is written, and nothing else."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -94,7 +94,7 @@ class _PrometheusRule(_Closed):
 
 
 def faults(content: dict[str, Any]) -> list[str]:
-    """Give what is wrong with a PrometheusRule, each with its field."""
+    """Return what is wrong with a PrometheusRule, each with its field."""
     try:
         rule = _PrometheusRule.model_validate(content)
     except ValidationError as error:

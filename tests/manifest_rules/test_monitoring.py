@@ -44,7 +44,7 @@ METRICS = {
 
 
 def scheduled(objects: list[Any]) -> dict[tuple[str, str], int]:
-    """Give the period of each CronJob that is meant to run by itself, by namespace and name."""
+    """Return the period of each CronJob that is meant to run by itself, by namespace and name."""
     jobs = [one for one in objects if one["kind"] == "CronJob" and not one["spec"]["suspend"]]
     return {
         (one["metadata"]["namespace"], one["metadata"]["name"]): read(
@@ -55,7 +55,7 @@ def scheduled(objects: list[Any]) -> dict[tuple[str, str], int]:
 
 
 def covered(rule: Any) -> dict[tuple[str, str], int]:
-    """Give the seconds after which a rule takes each CronJob for overdue, by namespace and name."""
+    """Return the seconds after which a rule takes each CronJob for overdue, by namespace and name."""
     (group,) = rule["spec"]["groups"]
     found = {}
     for one in group["rules"]:
@@ -67,7 +67,7 @@ def covered(rule: Any) -> dict[tuple[str, str], int]:
 
 
 def objects(path: Path) -> list[Any]:
-    """Give the objects of a file."""
+    """Return the objects of a file."""
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
@@ -279,7 +279,7 @@ class History(NamedTuple):
     instance: str = "a"
 
     def series(self) -> list[dict[str, str]]:
-        """Give the series; one that ends is marked so, as when its target goes away."""
+        """Return the series; one that ends is marked so, as when its target goes away."""
         metrics = {
             "kube_cronjob_status_last_successful_time": self.succeeded,
             "kube_cronjob_spec_suspend": self.suspend,
@@ -299,12 +299,12 @@ class History(NamedTuple):
 
 
 def until(minute: int) -> list[int]:
-    """Give successes up to and with a scrape, and then the last one for ever."""
+    """Return successes up to and with a scrape, and then the last one for ever."""
     return [min(success, SUCCEEDS[minute]) for success in SUCCEEDS]
 
 
 def between(first: int, last: int) -> list[int]:
-    """Give 1 from one scrape to another, and 0 before and after."""
+    """Return 1 from one scrape to another, and 0 before and after."""
     return [int(first <= minute <= last) for minute in range(END + 1)]
 
 
@@ -423,7 +423,7 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
 
 @pytest.fixture
 def promtool(tmp_path: Path) -> str:
-    """Give the program; the rules are in rules.yaml of the test's folder."""
+    """Return the program; the rules are in rules.yaml of the test's folder."""
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("no promtool on this machine; Debian's package prometheus has one")
@@ -434,7 +434,7 @@ def promtool(tmp_path: Path) -> str:
 def complaints(
     promtool: str, folder: Path, histories: list[History], expected: dict[str, Any]
 ) -> str:
-    """Give what promtool has against the rules, on the series of some CronJobs; nothing when all is as expected."""
+    """Return what promtool has against the rules, on the series of some CronJobs; nothing when all is as expected."""
     test = {
         "interval": "1m",
         "input_series": [one for history in histories for one in history.series()],

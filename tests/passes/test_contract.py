@@ -618,7 +618,7 @@ def test_no_time_for_figures(database: Database) -> None:
 
 
 def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
-    """Give what the worker recorded of itself: metric, pass, value, period."""
+    """Return what the worker recorded of itself: metric, pass, value, period."""
     rows = database.rows(
         "SELECT metric_name, value, tags FROM system_metrics WHERE service = 'ops_worker' ORDER BY tags ->> 'pass', metric_name"
     )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.adapters.http.limits import OwnLimitError, no_descriptor, own_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 MIN_RESOLVERS, MAX_RESOLVERS = 16, 256
@@ -142,7 +142,7 @@ class Reactor:
         active = started = 0
         try:
             while queue or active:
-                if queue and started >= first and time.monotonic() + queue[0].deadline_s > last_end:
+                if started >= first and self._is_late(queue, last_end):
                     yield from self._abandon(queue)
                     queue.clear()
                     continue
@@ -174,6 +174,11 @@ class Reactor:
         task = Task(job, job.make(), deadline)
         self._push_deadline(deadline, task)
         self._resume(task, None, ended)
+
+    @staticmethod
+    def _is_late(queue: Sequence[Job], last_end: float) -> bool:
+        """Return whether the next job would end too late."""
+        return bool(queue) and time.monotonic() + queue[0].deadline_s > last_end
 
     @staticmethod
     def _abandon(queue: Iterable[Job]) -> Iterator[Task]:

@@ -150,6 +150,20 @@ class Store:
         result: T | None = self._transact(spec, work, optional_tables, read_only=True)
         return cast("T", result)  # None would mean a held lock, and a reader takes none
 
+    def dry_run(
+        self,
+        spec: TransactionSpec,
+        work: Callable[[Transaction], T],
+        *,
+        optional_tables: Sequence[str] = (),
+    ) -> T:
+        """Do the work of a writing transaction without its lock, in one that cannot write.
+
+        The table that ``spec`` creates may be missing.
+        """
+        tables = [*optional_tables, spec.creates] if spec.creates else optional_tables
+        return self.read(work, required_tables=spec.required_tables, optional_tables=tables)
+
     def _transact(
         self,
         spec: TransactionSpec,

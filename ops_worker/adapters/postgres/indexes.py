@@ -106,7 +106,8 @@ def create(connection: Connection, statement: str) -> None:
 
 def _partial(connection: Connection, candidate: Candidate) -> str:
     """Return the name of the partial index with which the planner would count, if any."""
-    count = f"SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608 - names of this module
+    # All names are those of this module.
+    count = f"SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608
     query = f"EXPLAIN (FORMAT JSON) {count}"
     plan = one(connection.execute(query.encode()))["QUERY PLAN"]
     names = list(_index_names(json.loads(plan) if isinstance(plan, str) else plan))

@@ -33,7 +33,7 @@ class Transaction:
     """
 
     def __init__(self, connection: Connection, survey: Mapping[str, Any]) -> None:
-        """Take the connection and the row of the survey."""
+        """Store the connection and the row of the survey."""
         self.connection = connection
         self._read_at: float = survey["read_at"]
         self.now: datetime = survey["now"].astimezone(UTC)

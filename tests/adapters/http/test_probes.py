@@ -356,7 +356,7 @@ def test_names_are_resolved_once(stub: Stub, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def served(certificate: trustme.LeafCert) -> Stub:
-    """Give a service with this certificate."""
+    """Return a service with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return Stub("ingest", tls=context)

@@ -915,7 +915,7 @@ def test_backoff(failures: int, chance: float, expected: float) -> None:
 
 
 def many(database: Database, rows: int = 20_000) -> None:
-    """Give the platform that many devices and jobs, few of which are stale or pending."""
+    """Insert so many devices and jobs, of which few are stale or pending."""
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("ALTER TABLE device_state DISABLE TRIGGER USER")
         connection.execute(
