@@ -186,6 +186,7 @@ class _Facts(NamedTuple):
     server: dict[str, Any]
     tables: list[dict[str, Any]]
     version: int | None
+    version_problem: str
     present: frozenset[str]
     figures: list[Finding]
 
@@ -214,10 +215,12 @@ def _database(loaded: Settings) -> Iterator[Finding]:
         for figure in loaded.catalogue.figures:
             if present.union(transaction.present).issuperset(figure.tables):
                 figures += _figure(transaction, figure, tables, server["role"])
+        version, version_problem = migrate.recorded_version(transaction)
         return _Facts(
             server=server | {"connected_ms": connected_ms, "skew_s": skew_s},
             tables=tables,
-            version=migrate.recorded_version(transaction),
+            version=version,
+            version_problem=version_problem,
             present=transaction.present | present,
             figures=figures,
         )
@@ -237,6 +240,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
                 has_tables=not facts.present.isdisjoint(OWN),
                 has_view=VIEW in facts.present,
                 is_view_outdated=trial.is_view_outdated,
+                version_problem=facts.version_problem,
             )
             yield from of_schema(state)
             yield from of_tables(facts.tables)

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import PASSES, container_commands
+from ops_worker.core.passes import PASSES
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, severity
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def trigger(options: argparse.Namespace) -> int:
 
     connection = _connect(options)
     name = options.name
-    if name in container_commands():
+    if name in {*PASSES, "init-db"}:
         name = f"ops-worker-{name}"
     job = connection.create_job(job_of(connection.cronjob(name), _suffix()))
     print(f"job.batch/{job} created in namespace {connection.namespace}", file=sys.stderr)

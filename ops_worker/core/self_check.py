@@ -56,11 +56,12 @@ class Table(NamedTuple):
 class SchemaState(NamedTuple):
     """What the database holds of the worker's schema.
 
-    - ``version``: the highest applied migration; 0 if none is recorded, None if it is unreadable.
+    - ``version``: the highest applied migration; 0 if none is recorded, None if it cannot be read.
     - ``newest``: the version that this program knows.
     - ``has_tables``: whether a table of the worker exists.
     - ``has_view``: whether the view exists.
     - ``is_view_outdated``: None if the view could not be compared.
+    - ``version_problem``: why not, if the table itself is as expected.
     """
 
     version: int | None
@@ -68,6 +69,7 @@ class SchemaState(NamedTuple):
     has_tables: bool
     has_view: bool
     is_view_outdated: bool | None
+    version_problem: str = ""
 
 
 INIT_DB = "run `ops-worker init-db`"
@@ -336,7 +338,10 @@ def _of_version(state: SchemaState) -> Finding:
     owner = f"{INIT_DB} as the role that owns the tables"
     if state.version is None:
         remedy = f"run `DROP TABLE {VERSIONS}`, then `ops-worker init-db`"
-        return Finding(subject, WARNING, f"{VERSIONS} cannot be read", remedy)
+        if state.version_problem:
+            remedy = f"see the lines of table {VERSIONS}, or try again"
+        problem = ": ".join(filter(None, [f"{VERSIONS} cannot be read", state.version_problem]))
+        return Finding(subject, WARNING, problem, remedy)
     if state.version > state.newest:
         return Finding(
             subject,

@@ -8,11 +8,20 @@ WHERE datname = %(database)s;
 SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer);
 
 -- name: may_create
--- If pg_temp comes first, a new table is temporary and disappears with the connection.
+-- If pg_temp comes first, a new table is temporary and disappears with the connection. Objects of
+-- the role cannot be changed by a login that does not inherit its rights.
 SELECT
     has_schema_privilege(current_schema(), 'CREATE') AS allowed,
     current_setting('search_path') AS search_path,
-    starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary;
+    starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary,
+    (
+        SELECT
+            coalesce(bool_or(pg_has_role(r.oid, c.relowner, 'USAGE')), false)
+            AND NOT coalesce(bool_or(pg_has_role(c.relowner, 'USAGE')), false)
+        FROM pg_class AS c
+        LEFT JOIN pg_roles AS r ON r.rolname = %(role)s::text
+        WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS t (name))
+    ) AS role_owns;
 
 -- name: grants_to_role
 -- A GRANT cannot take names as parameters. No row if the table belongs to another role.

@@ -282,6 +282,13 @@ SCHEMA: list[tuple[SchemaState, list[tuple[str, str]]]] = [
         SchemaState(None, 2, True, True, False),
         [(WARNING, "ops_worker_schema cannot be read"), (OK, "its definition is up to date")],
     ),
+    (
+        SchemaState(None, 2, True, True, False, "permission denied"),
+        [
+            (WARNING, "ops_worker_schema cannot be read: permission denied"),
+            (OK, "its definition is up to date"),
+        ],
+    ),
 ]
 
 

@@ -339,6 +339,42 @@ def test_repair_by_another_role(
     repair(told, capsys, "another role")
 
 
+def test_repair_as_the_role_that_owns(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login that does not inherit the rights of PG_ROLE repairs the tables of that role."""
+    told.rows("CREATE ROLE ops_owner; CREATE ROLE ops_login LOGIN NOINHERIT PASSWORD 'x'")
+    told.rows("GRANT ops_owner TO ops_login; GRANT CREATE ON SCHEMA public TO ops_owner")
+    told.rows("DROP TABLE system_metrics CASCADE")
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_login"))
+        other.setenv("PG_ROLE", "ops_owner")
+        assert main(["init-db"]) == 0
+        told.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
+        capsys.readouterr()
+        assert main(["init-db"]) == 0
+        assert "latency_ms" in capsys.readouterr().out
+    owner = "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'service_health'"
+    assert told.value(owner) == "ops_owner"
+    told.rows("DROP OWNED BY ops_owner; DROP ROLE ops_login; DROP ROLE ops_owner")
+
+
+def test_version_that_may_not_be_read(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that this role may not read costs a GRANT, never the table."""
+    assert main(["init-db"]) == 0
+    told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
+    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_blind")
+    told.rows(f"REVOKE SELECT ON {VERSIONS} FROM ops_blind, PUBLIC")
+    with monkeypatch.context() as other:
+        other.setenv("DATABASE_URL", told.as_user("ops_blind"))
+        remedies = {finding["subject"]: finding["remedy"] for finding in findings(capsys)}
+    told.rows("DROP OWNED BY ops_blind; DROP ROLE ops_blind")
+    assert not any("DROP" in remedy for remedy in remedies.values())
+    assert "GRANT" in remedies[f"table {VERSIONS}"]
+
+
 def test_missing_grants(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,7 +255,9 @@ class Store:
                 connection.execute(SQL["begin"])
                 connection.execute(SQL["set_limits"], limits())
                 connection.execute(SQL["wait_for_lock"], {"space": LOCK_SPACE, "lock": SCHEMA_LOCK})
-                allowed = connection.execute(SQL["may_create"])
+                allowed = connection.execute(
+                    SQL["may_create"], {"role": self._role, "tables": list(names)}
+                )
                 survey = connection.execute(SQL["survey"], {"tables": list(names)})
         except pg.FeatureNotSupported:
             raise self._not_writable() from None
@@ -267,7 +269,7 @@ class Store:
                 f"({may['search_path']!r}) begins with pg_temp, which makes it temporary: "
                 "ALTER ROLE ... SET search_path"
             )
-        if self._role and is_missing and not may["allowed"]:
+        if self._role and ((is_missing and not may["allowed"]) or may["role_owns"]):
             connection.execute(SQL["set_role"], {"role": self._role})
         return present
 

@@ -203,17 +203,23 @@ def is_view_outdated(connection: Connection) -> bool | None:
         return None
 
 
-def recorded_version(transaction: Transaction) -> int | None:
-    """Return the version of the schema, 0 if none is recorded, None if it cannot be read.
+def recorded_version(transaction: Transaction) -> tuple[int | None, str]:
+    """Return the version of the schema, 0 if none is recorded; None if it cannot be read, and why.
 
-    For ``check``; the reason is among the transaction's warnings.
+    The reason is empty if the table does not have the shape of the versions.
     """
     if VERSIONS not in transaction.present:
-        return 0
-    numbers = None
-    with transaction.best_effort(f"{VERSIONS} cannot be read"):
-        numbers = transaction.execute("versions").fetchall()
-    return None if numbers is None else max((row["version"] for row in numbers), default=0)
+        return 0, ""
+    try:
+        with transaction.connection.transaction():  # a savepoint
+            numbers = column(transaction.execute("versions"), "version")
+    except (pg.UndefinedColumn, pg.DataError):
+        return None, ""
+    except psycopg.Error as error:
+        if transaction.connection.closed:
+            raise
+        return None, words(error)
+    return max(numbers, default=0), ""
 
 
 def _create_object(connection: Connection, name: str, until: int | None = None) -> Change:

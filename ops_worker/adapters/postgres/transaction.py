@@ -95,13 +95,6 @@ def one(cursor: Cursor) -> dict[str, Any]:
     return row
 
 
-def one_of(cursor: psycopg.Cursor[R]) -> R:
-    """Return the typed row of a statement that always has one."""
-    row = cursor.fetchone()
-    assert row is not None, "a statement that always has a row"
-    return row
-
-
 def column(cursor: Cursor | None, name: str) -> Sequence[Any]:
     """Return the values of one column; nothing if the statement was not executed."""
     return [row[name] for row in cursor.fetchall()] if cursor else []
