@@ -213,7 +213,7 @@ def test_not_permitted(
         f"not permitted to list cronjobs in namespace {NAMESPACE}: grant it in a Role of that namespace, bound to this account\n"
     )
     assert main(["trigger", "health", "-n", "nowhere-at-all"]) == 2
-    assert "there is no such namespace" in capsys.readouterr().err
+    assert "the namespace does not exist" in capsys.readouterr().err
 
 
 def test_events(installation: Installation) -> None:
