@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,22 @@ def pod(code: int | None = None, message: str = "", **status: object) -> dict[st
     }
 
 
+class QuietServer(http.server.ThreadingHTTPServer):
+    """A server that does not print when a client leaves before its answer is written.
+
+    The traceback would go to the standard error of whichever test runs at that moment.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 512  # a test may send all its requests at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the exception that a request raised, unless it means that the client left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class ApiServer:
     """Answer by method and path with status and body; a list holds one answer per request."""
 
@@ -95,9 +112,7 @@ class ApiServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.http.block_on_close = False
+        self.http = QuietServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.kubeconfig = folder / "kubeconfig"

@@ -10,7 +10,9 @@ This is the only importer of http.server and prometheus_client.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,7 +43,24 @@ REQUEST_TIMEOUT_S = 5
 """Seconds that a client may take to send its request."""
 DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """The buckets of the histogram of durations, in seconds."""
+_log = logging.getLogger(__name__)
 PATHS = "the paths are /health, /ready and /metrics"
+
+
+class _Server(ThreadingHTTPServer):
+    """A server whose errors are lines of the log, and to which a client that leaves is no error.
+
+    The base class prints a traceback to standard error. A kubelet or a Prometheus that gives up
+    waiting causes one, and it would stand between the JSON lines of the log.
+    """
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log the exception that a request raised."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            extra = {"action": "request failed", "client": str(client_address[0])}
+            _log.exception("a request to the endpoint failed", extra=extra)
 
 
 class _LoopState(NamedTuple):
@@ -222,11 +241,10 @@ class Telemetry:
                 """Log nothing: a probe every few seconds is not worth a line."""
 
         try:
-            server = ThreadingHTTPServer((host, port), Handler)
+            server = _Server((host, port), Handler)
         except OSError as error:
             raise SettingsError(
                 [f"SIDECAR_HOST {host}, SIDECAR_PORT {port}: {error.strerror or error}"]
             ) from None
-        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, name="endpoint", daemon=True).start()
         return server

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import pytest
 
 from tests.acceptance.test_loop import SLOTS, ended, logged, skipped
 from tests.conftest import Database
+from tests.kubernetes_api import QuietServer
 from tests.postgres import Postgres, load_platform
 from tests.proxy import Switchboard
 
@@ -56,10 +57,7 @@ def counters() -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 512  # all services are asked at once
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
     server.shutdown()

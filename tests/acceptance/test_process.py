@@ -293,7 +293,7 @@ def test_nobody_reads(worker: Worker, database: Database) -> None:
     with worker.start("health") as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert len(database.health()) == 4
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "ops_worker", "metrics"]
@@ -412,7 +412,7 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
                     command, DATABASE_URL=re.sub(r":\d+/", f":{proxy.port}/", database.url)
                 )
             )
-            running[0].communicate(timeout=20)
+            running[0].communicate(timeout=60)
         free = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'ops-worker%' AND datname = current_database()"
         while not database.value(free):
             time.sleep(0.01)

@@ -71,7 +71,7 @@ def test_lost_connection(
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
             assert documents(process, "services")["at"] > lost["at"]
         process.send_signal(number)
-        _, err = process.communicate(timeout=5)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (-number, "")
         server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
@@ -102,5 +102,5 @@ def test_failover(worker: Worker) -> None:
                 standby.start()
                 assert documents(process, "services")["at"] > found["at"]
                 process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=5)
+                _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (-signal.SIGINT, "")

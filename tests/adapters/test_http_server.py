@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 
@@ -108,3 +112,51 @@ def test_metrics() -> None:
         telemetry.serve("127.0.0.1", server.server_address[1])
     server.shutdown()
     server.server_close()
+
+
+def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
+    """Request /health of an endpoint that answers, or raises, when the client has left or not."""
+    asked, left = threading.Event(), threading.Event()
+
+    class Late(Telemetry):
+        def health(self) -> tuple[int, dict[str, object]]:
+            asked.set()
+            left.wait(30)
+            if raises is not None:
+                raise raises
+            return 200, {"filler": "x" * 10_000_000}
+
+    server = Late({}, 10.0).serve("127.0.0.1", 0)
+    server.daemon_threads = False  # so that server_close() waits for the request's thread
+    client = socket.create_connection(("127.0.0.1", server.server_port), timeout=30)
+    try:
+        client.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert asked.wait(30)
+        if client_leaves:  # with a reset, as a process that is killed does
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        left.set()
+    finally:
+        server.shutdown()
+        server.server_close()
+        client.close()
+
+
+def test_client_that_leaves(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that leaves before its answer is written prints nothing and logs nothing."""
+    answer_late(None, client_leaves=True)
+    assert (capsys.readouterr().err, caplog.records) == ("", [])
+
+
+def test_request_that_fails(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in the endpoint is one line of the log, with its traceback, and no other output."""
+    answer_late(LookupError, client_leaves=False)
+    assert capsys.readouterr().err == ""
+    (record,) = caplog.records
+    assert (record.levelno, record.__dict__["client"]) == (logging.ERROR, "127.0.0.1")
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError

@@ -416,7 +416,7 @@ def test_interrupted(server: ApiServer) -> None:
         assert process.stderr is not None
         said = [process.stderr.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=10)[1]
+        rest = process.communicate(timeout=60)[1]
     assert said[2] == "a-job: waiting for a pod\n"
     assert (process.returncode, rest) == (-signal.SIGINT, "")
 
