@@ -131,10 +131,15 @@ def change_run(
     """
     times = [sight.at for sight in sights] or [begun]
     first_at, last_at, digest = min(times), max(times), digest_of(sights)
-    if newest is not None and (newest.period_s, newest.config) == (period_s, config):
-        if not _is_hole(newest.last_at, newest.period_s, first_at, period_s):
-            return RunChange(newest.id, newest.first_at, last_at, newest.passes + 1, digest)
-    return RunChange(None, first_at, last_at, 1, digest)
+    if newest is None or _begins_run(newest, first_at, period_s, config):
+        return RunChange(None, first_at, last_at, 1, digest)
+    return RunChange(newest.id, newest.first_at, last_at, newest.passes + 1, digest)
+
+
+def _begins_run(newest: Run, first_at: datetime, period_s: float, config: str) -> bool:
+    if (newest.period_s, newest.config) != (period_s, config):
+        return True
+    return _is_hole(newest.last_at, newest.period_s, first_at, period_s)
 
 
 def change_spans(

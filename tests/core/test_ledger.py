@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops_worker.core.ledger import (
+    Ended,
     Run,
     Sight,
     Span,
+    availability,
     change_run,
     change_spans,
     covers,
+    digest_of,
     newer,
     timeline,
 )
@@ -170,10 +174,166 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
         pieces = ledger.timeline(service, 0, now + 100, now)
         assert pieces[0][1] == 0
         assert pieces[-1][2] == now + 100
-        for (_, _, ended), (_, begun, _) in zip(pieces, pieces[1:], strict=False):
+        for (_, _, ended), (_, begun, _) in pairwise(pieces):
             assert ended == begun
         for second in sorted(changes):
             if second >= now + 100:
                 continue
             (state,) = {s for s, begun, ended in pieces if begun <= second < ended}
             assert state == looked_up(record, service, second, now), second
+
+
+def recorded(*states: tuple[int, str]) -> Recorder:
+    """Return a ledger of a service that was seen so, at these seconds, every 60 s."""
+    ledger = Recorder()
+    for second, state in states:
+        ledger.record([sight("a", second, state)], 60)
+    return ledger
+
+
+def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[object, ...]:
+    """Return seconds by state, and the value with its bounds in seconds of healthy time."""
+    spans = [(span, covers(ledger.runs)) for span in ledger.spans]
+    periods = {run.id: run.period_s for run in ledger.runs}
+    pieces = timeline(spans, periods, since=at(since), until=at(until), now=at(now))
+    found = availability(pieces)
+    seconds = {state: length for state, length in found.seconds.items() if length}
+    seen_s = sum(length for state, length in seconds.items() if state != "unseen")
+    bounds = (found.least, found.value, found.most)
+    return (
+        seconds,
+        *(None if share is None else round(share * seen_s, 6) for share in bounds),
+        round(found.coverage, 6),
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "period", "expected"),
+    [
+        ([], (0, 100, 100), ({"unseen": 100}, None, None, None, 0.0)),
+        ([(0, "healthy")], (0, 30, 30), ({"healthy": 30}, 30, 30, 30, 1.0)),
+        (  # a single sight counts for a period; the end may have come right after it
+            [(0, "healthy")],
+            (0, 1000, 1000),
+            ({"healthy": 60, "unseen": 940}, 0, 60, 60, 0.06),
+        ),
+        (  # an outage of one pass is one period, at least next to nothing and at most two
+            [(0, "healthy"), (60, "down"), (120, "healthy")],
+            (0, 120, 120),
+            ({"healthy": 60, "down": 60}, 0, 60, 120, 1.0),
+        ),
+        (  # a change between two kinds of down is none of the availability
+            [(0, "down"), (60, "unknown"), (120, "unknown")],
+            (0, 120, 120),
+            ({"down": 60, "unknown": 60}, 0, 0, 0, 1.0),
+        ),
+        (  # the true moment of a change may lie before the end of the period, its sight after it
+            [(0, "healthy"), (60, "healthy"), (120, "down")],
+            (0, 90, 120),
+            ({"healthy": 90}, 60, 90, 90, 1.0),
+        ),
+        (  # down before a hole: it may have recovered right after its last sight
+            [(0, "down"), (600, "healthy")],
+            (0, 600, 600),
+            ({"down": 60, "unseen": 540}, 0, 0, 60, 0.1),
+        ),
+    ],
+)
+def test_availability(
+    states: list[tuple[int, str]], period: tuple[int, int, int], expected: tuple[object, ...]
+) -> None:
+    """Seconds of each state; healthy seconds at least, as seen, and at most; coverage."""
+    assert summed(recorded(*states), *period) == expected
+
+
+def test_bounds_of_a_piece() -> None:
+    """An outage began after the last sight of health, and ended before the next one."""
+    ledger = recorded((0, "healthy"), (60, "down"), (120, "down"), (180, "healthy"))
+    spans = [(span, covers(ledger.runs)) for span in ledger.spans]
+    pieces = timeline(spans, {1: 60.0}, since=at(0), until=at(200), now=at(200))
+    outage = pieces[1]
+    assert (outage.begun, outage.ended) == (at(60), at(180))
+    assert (outage.from_earliest, outage.last_seen, outage.to_latest) == (at(0), at(120), at(180))
+
+
+def test_a_pass_without_change_writes_no_span() -> None:
+    """Only a change of state or class writes spans, whatever the number of passes."""
+    ledger = recorded(*((second, "healthy") for second in range(0, 6000, 60)))
+    assert (len(ledger.runs), len(ledger.spans), ledger.written) == (1, 1, 1)
+    assert ledger.runs[0].passes == 100
+
+
+def test_a_hole_ends_a_run_and_no_span() -> None:
+    """After a time in which nobody looked, one row is written for all services."""
+    ledger = Recorder()
+    for second in (0, 60, 5000):
+        ledger.record([sight(name, second, "healthy") for name in ("a", "b", "c")], 60)
+    assert [run.passes for run in ledger.runs] == [2, 1]
+    assert ledger.written == 3
+
+
+@pytest.mark.parametrize(
+    ("period_s", "config", "second", "extends"),
+    [
+        (60, "c", 180, True),  # three periods
+        (60, "c", 181, False),
+        (20, "c", 60, False),  # another period
+        (60, "d", 60, False),  # another configuration
+    ],
+)
+def test_run(period_s: float, config: str, second: int, extends: bool) -> None:
+    """A pass extends the newest run, or begins one with the number 1."""
+    newest = Run(7, 60, "c", at(-60), at(0), 2)
+    change = change_run(
+        newest,
+        sights=[sight("a", second, "down")],
+        begun=at(second),
+        period_s=period_s,
+        config=config,
+    )
+    assert (change.id, change.passes) == ((7, 3) if extends else (None, 1))
+    assert change.last_at == at(second)
+    assert change.first_at == (at(-60) if extends else at(second))
+
+
+def test_run_without_services() -> None:
+    """A pass without targets counts with its beginning."""
+    change = change_run(None, sights=[], begun=at(5), period_s=60, config="c")
+    assert (change.id, change.first_at, change.last_at, change.passes) == (None, at(5), at(5), 1)
+
+
+def test_spans_end_with_the_last_sight() -> None:
+    """Of another state, and of a service that was left out, the previous pass saw the last."""
+    previous = Run(3, 60, "c", at(0), at(120), 3)
+    lasting = [
+        Span(1, "same", "down", "refused", "", at(0), 1, 3),
+        Span(2, "other", "down", "refused", "", at(60), 2, 3),
+        Span(3, "class", "down", "refused", "", at(60), 2, 3),
+        Span(4, "gone", "healthy", "", "", at(60), 2, 3),
+    ]
+    sights = [
+        Sight("same", at(180), "down", "refused", "connection refused"),
+        Sight("other", at(180), "healthy"),
+        Sight("class", at(180), "down", "name"),
+        Sight("new", at(180), "healthy"),
+    ]
+    changes = change_spans(lasting, sights, previous)
+    assert changes.ended == tuple(Ended(span, at(120), 3, 3) for span in (2, 3, 4))
+    assert [one.service for one in changes.begun] == ["other", "class", "new"]
+
+
+def test_an_older_pass_changes_nothing() -> None:
+    """Sights that are not newer than the newest run are left out."""
+    newest = Run(1, 60, "c", at(0), at(60), 2)
+    sights = [sight("a", 60, "down"), sight("b", 61, "down")]
+    assert newer(sights, newest) == (sights[1],)
+    assert newer(sights, None) == tuple(sights)
+
+
+def test_digest() -> None:
+    """The same states have the same digest, in any order; another state or class has another."""
+    one, two = sight("a", 0, "healthy"), sight("b", 5, "down")
+    same = digest_of([two._replace(at=at(9), reason="x"), one])
+    assert digest_of([one, two]) == same
+    assert digest_of([one, two._replace(reason_class="refused")]) != same
+    assert digest_of([one]) != digest_of([])
