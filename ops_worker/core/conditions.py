@@ -67,17 +67,20 @@ def value_at(document: Any, pointer: str) -> Any:
     return document
 
 
-def broken(document: Any, conditions: Iterable[Condition]) -> list[str]:
-    """Return a reason for every broken condition: the actual value and what it wants.
+def broken_conditions(
+    document: Any, conditions: Iterable[Condition]
+) -> list[tuple[Condition, str]]:
+    """Return every broken condition, and why: the actual value and what the condition wants.
 
     An absent value breaks every condition.
     """
-    reasons = []
+    broken = []
     for condition in conditions:
         actual = value_at(document, condition.pointer)
         if not _holds(actual, condition):
-            reasons.append(f"{condition.pointer} is {_shown(actual)}, wants {_expected(condition)}")
-    return reasons
+            wants = f"wants {_expected(condition)}"
+            broken.append((condition, f"{condition.pointer} is {_shown(actual)}, {wants}"))
+    return broken
 
 
 def wanted(conditions: Iterable[Condition]) -> list[str]:

@@ -23,6 +23,10 @@ _SET_JSON = "(set json = false)"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # every surrogate in a Python string is a lone one
 
 
+class NotAnObjectError(ValueError):
+    """A body is JSON, but not an object."""
+
+
 def decode(body: bytes) -> dict[str, Any]:
     """Return a response body as a JSON object, in which NaN and infinities are null.
 
@@ -42,7 +46,7 @@ def decode(body: bytes) -> dict[str, Any]:
         raise ValueError(_unparsable(error)) from None
     if isinstance(document, dict):
         return document
-    raise ValueError(f"not a JSON object but {_KINDS[type(document)]}")
+    raise NotAnObjectError(f"not a JSON object but {_KINDS[type(document)]}")
 
 
 def load_jsonb(text: str | bytes) -> Any:

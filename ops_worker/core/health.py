@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.conditions import ABSENT, broken, value_at
-from ops_worker.core.decoding import decode, storable
+from ops_worker.core.conditions import ABSENT, broken_conditions, value_at
+from ops_worker.core.decoding import NotAnObjectError, decode, storable
 from ops_worker.core.model import (
     Failure,
     KnownState,
@@ -62,6 +62,7 @@ def _judge_failure(observation: Observation, failure: Failure) -> Verdict:
         taken_at=observation.taken_at,
         state=State.DOWN if failure is Failure.NO_CONNECTION else State.UNKNOWN,
         reason=one_line(observation.error) or failure.value,
+        reason_class=observation.reason_class or "protocol",
     )
 
 
@@ -77,6 +78,7 @@ def _judge_status(observation: Observation) -> Verdict:
         reason=one_line(reason),
         latency_ms=observation.latency_ms,
         http_status=observation.http_status,
+        reason_class=f"http_{observation.http_status}",
     )
 
 
@@ -86,15 +88,26 @@ def _judge_answer(observation: Observation) -> Verdict:
     try:
         document = decode(observation.body) if target.json else {}
     except ValueError as error:
-        reason = one_line(str(error))
-        return Verdict(target, observation.taken_at, State.UNKNOWN, reason)
-    reasons = [*broken(document, target.conditions), *_too_slow(observation)]
+        return Verdict(
+            target=target,
+            taken_at=observation.taken_at,
+            state=State.UNKNOWN,
+            reason=one_line(str(error)),
+            reason_class="not_object" if isinstance(error, NotAnObjectError) else "not_json",
+        )
+    broken = broken_conditions(document, target.conditions)
+    slow = _too_slow(observation)
+    reasons = [*(reason for _, reason in broken), *slow]
+    reason_class = "latency" if slow else ""
+    if broken:
+        reason_class = f"condition:{broken[0][0].pointer}"
     counters = value_at(document, target.counters_at)
     return Verdict(
         target=target,
         taken_at=observation.taken_at,
         state=State.DEGRADED if reasons else State.HEALTHY,
         reason=one_line("; ".join(reasons)),
+        reason_class=reason_class,
         latency_ms=observation.latency_ms,
         http_status=observation.http_status,
         counters={} if counters is ABSENT else storable(counters),

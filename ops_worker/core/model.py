@@ -152,7 +152,7 @@ class Observation(NamedTuple):
 
     With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
     an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
-    answer, ``failure`` and ``error`` are set.
+    answer, ``failure``, ``error`` and ``reason_class`` are set (docs/contract.md, "Reason classes").
     """
 
     target: Target
@@ -163,6 +163,7 @@ class Observation(NamedTuple):
     failure: Failure | None = None
     error: str = ""
     attempts: int = 1
+    reason_class: str = ""
 
 
 class State(enum.StrEnum):
@@ -177,6 +178,8 @@ class State(enum.StrEnum):
 class Verdict(NamedTuple):
     """An observation, judged. ``reason`` is empty if and only if the state is healthy.
 
+    So is ``reason_class``, which groups reasons (docs/contract.md, "Reason classes").
+
     ``counters`` is the JSON value at ``target.counters_at``, with everything removed that ``jsonb``
     cannot hold. It is usually an object, but may be any JSON value. It is None if there was no
     answer with an expected status. The other fields are those of the observation.
@@ -190,6 +193,7 @@ class Verdict(NamedTuple):
     http_status: int | None = None
     counters: Any = None
     attempts: int = 1
+    reason_class: str = ""
 
     @property
     def healthy(self) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.conditions import ABSENT, RELATIONS, broken, value_at, wanted
+from ops_worker.core.conditions import ABSENT, RELATIONS, broken_conditions, value_at, wanted
 from ops_worker.core.model import Condition
 
 pytestmark = pytest.mark.unit
@@ -75,7 +75,9 @@ def test_value_at(pointer: str, expected: object) -> None:
 )
 def test_broken(pointer: str, relation: str, value: object, reason: str) -> None:
     """A condition that does not hold says what was found, and what was wanted; what is absent fits none."""
-    assert broken(DOCUMENT, [Condition(pointer, relation, value)]) == [reason] * bool(reason)
+    conditions = [Condition(pointer, relation, value)]
+    reasons = [text for _, text in broken_conditions(DOCUMENT, conditions)]
+    assert reasons == [reason] * bool(reason)
 
 
 JSON = st.recursive(
@@ -90,7 +92,8 @@ def test_broken_is_total(document: Any, pointer: str, relation: str) -> None:
     wanted: Any = (1,) if relation == "one_of" else "x"
     if RELATIONS[relation].numeric:
         wanted = 1
-    for reason in broken(json.loads(json.dumps(document)), [Condition(pointer, relation, wanted)]):
+    condition = Condition(pointer, relation, wanted)
+    for _, reason in broken_conditions(json.loads(json.dumps(document)), [condition]):
         assert ", wants " in reason
 
 

@@ -180,6 +180,7 @@ def _faulty(target: Target) -> Observation:
         taken_at=time.monotonic(),
         failure=Failure.NO_ANSWER,
         error="; ".join(target.faults),
+        reason_class="setting",
     )
 
 

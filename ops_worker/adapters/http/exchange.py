@@ -27,7 +27,7 @@ from ops_worker.adapters.http.reasons import (
     SWITCHED,
     NoAnswerError,
     UnreachableError,
-    failure_of,
+    cause_of,
     foreign,
     system_text,
     wants_tls,
@@ -110,8 +110,14 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
 
 def failed(target: Target, error: Exception) -> Observation:
     """Return the observation of a probe that ended with an error instead of an answer."""
-    failure, reason = failure_of(error, target.deadline_s)
-    return Observation(target, time.monotonic(), failure=failure, error=reason)
+    cause = cause_of(error, target.deadline_s)
+    return Observation(
+        target,
+        time.monotonic(),
+        failure=cause.failure,
+        error=cause.reason,
+        reason_class=cause.reason_class,
+    )
 
 
 def _request(target: Target) -> httpx.Request:
@@ -204,7 +210,7 @@ def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
         return (yield Lookup(host, port))
     except TimeoutError as error:
         reason = f"no answer within {deadline_s:g} s"
-        raise UnreachableError(f"name resolution failed: {reason}") from error
+        raise UnreachableError(f"name resolution failed: {reason}", "name") from error
     except OSError as error:
         if own_limit(error):
             raise
@@ -212,7 +218,7 @@ def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
         reason = system_text(error)
         if isinstance(error, socket.gaierror):
             reason = error.strerror or ""
-        raise UnreachableError(f"name resolution failed: {reason}") from error
+        raise UnreachableError(f"name resolution failed: {reason}", "name") from error
 
 
 def _connect(addresses: Sequence[Address]) -> Steps:
@@ -311,7 +317,8 @@ def _most_telling(errors: Sequence[OSError]) -> Exception:
     error = (refusals or errors)[-1]
     if isinstance(error, (TimeoutError, ConnectionResetError, ConnectionAbortedError)):
         return error
-    return UnreachableError(system_text(error))
+    refused = isinstance(error, ConnectionRefusedError)
+    return UnreachableError(system_text(error), "refused" if refused else "unreachable")
 
 
 def _handshake(sock: ssl.SSLSocket) -> Steps:
@@ -324,7 +331,7 @@ def _handshake(sock: ssl.SSLSocket) -> Steps:
             except ssl.SSLWantWriteError:
                 yield Wait((sock.fileno(),), WRITE)
     except ConnectionError as error:
-        raise UnreachableError(f"TLS: {system_text(error)} during the handshake") from error
+        raise UnreachableError(f"TLS: {system_text(error)} during the handshake", "tls") from error
 
 
 def _send(sock: socket.socket, data: bytes) -> Steps:
@@ -366,7 +373,7 @@ def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_BODY:
-                raise NoAnswerError("body larger than 1 MiB")
+                raise NoAnswerError("body larger than 1 MiB", "too_large")
         elif isinstance(event, h11.EndOfMessage):
             return response, bytes(body), received
 
@@ -378,7 +385,7 @@ def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: 
     """
     data = yield from _receive(sock)
     if in_head and not data:
-        raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED)
+        raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED, "reset")
     if not before and (reason := foreign(data)):
         raise NoAnswerError(reason)
     received = time.monotonic()
@@ -482,6 +489,6 @@ def _decompressed(body: bytes, start: int, wbits: int, max_length: int) -> tuple
             raise EOFError
         data += inflater.decompress(part, max_length - len(data) + 1)
         if len(data) > max_length:
-            raise NoAnswerError("body larger than 1 MiB")
+            raise NoAnswerError("body larger than 1 MiB", "too_large")
         start += len(part) - len(inflater.unused_data)
     return bytes(data), start

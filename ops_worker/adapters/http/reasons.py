@@ -10,6 +10,7 @@ import os
 import ssl
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import h11
 import httpx
@@ -19,11 +20,26 @@ from ops_worker.core.model import Failure
 
 
 class NoAnswerError(Exception):
-    """The service gave no answer that can be judged. The message is the reason that is shown."""
+    """The service gave no answer that can be judged. The message is the reason that is shown.
+
+    ``reason_class`` groups reasons (docs/contract.md, "Reason classes").
+    """
+
+    def __init__(self, reason: str, reason_class: str = "protocol") -> None:
+        super().__init__(reason)
+        self.reason_class = reason_class
 
 
 class UnreachableError(NoAnswerError):
     """No connection could be made: refused, unknown name, no route, TLS."""
+
+
+class Cause(NamedTuple):
+    """Why a probe has no answer. ``reason_class`` is empty for a limit of this process."""
+
+    failure: Failure
+    reason: str
+    reason_class: str = ""
 
 
 CLOSED = "closed the connection without an answer"
@@ -83,18 +99,15 @@ _URL = (("port", "invalid port"), ("address", "invalid address"), ("IDNA", "inva
 """A part of the message of httpx about a URL, and the reason for it."""
 
 
-def failure_of(error: Exception, deadline_s: float) -> tuple[Failure, str]:
-    """Return the failure and the reason of a probe that an error ended.
-
-    ``deadline_s`` is the deadline of the probe in seconds.
-    """
+def cause_of(error: Exception, deadline_s: float) -> Cause:
+    """Return why an error ended a probe. ``deadline_s`` is the deadline of the probe in seconds."""
     if limit := own_limit(error):
-        return Failure.NOT_PROBED, limit
+        return Cause(Failure.NOT_PROBED, limit)
     if isinstance(error, UnreachableError):
-        return Failure.NO_CONNECTION, str(error)
+        return Cause(Failure.NO_CONNECTION, str(error), error.reason_class)
     if isinstance(error, ssl.SSLError):
-        return Failure.NO_CONNECTION, _tls_reason(error)
-    return Failure.NO_ANSWER, _reason(error, deadline_s)
+        return Cause(Failure.NO_CONNECTION, _tls_reason(error), "tls")
+    return Cause(Failure.NO_ANSWER, _reason(error, deadline_s), _class_without_answer(error))
 
 
 def foreign(start: bytes) -> str:
@@ -132,6 +145,16 @@ def _reason(error: Exception, deadline_s: float) -> str:
     if isinstance(error, httpx.InvalidURL):
         return f"bad URL: {_first_match(_URL, str(error), 'it cannot be parsed')}"
     return f"internal error of ops-worker{_place(error)}"
+
+
+def _class_without_answer(error: Exception) -> str:
+    if isinstance(error, NoAnswerError):
+        return error.reason_class
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, OSError):
+        return "reset"
+    return "protocol"
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

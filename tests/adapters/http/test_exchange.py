@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from ops_worker.adapters.http import exchange, observe
 from ops_worker.adapters.http.limits import own_limit
-from ops_worker.adapters.http.reasons import UnreachableError, failure_of
+from ops_worker.adapters.http.reasons import UnreachableError, cause_of
 from ops_worker.core.health import judge
 from ops_worker.core.model import Failure, Observation, State, Target
 from tests.stubs import Behaviour, Stub, raw, reply
@@ -331,7 +331,7 @@ def errors() -> list[Exception]:
 @pytest.mark.parametrize("error", errors(), ids=repr)
 def test_every_error_has_words(error: Exception) -> None:
     """No exception's own text or name is a reason, unless it is the system's word for it."""
-    _, reason = failure_of(error, 5.0)
+    reason = cause_of(error, 5.0).reason
     assert reason
     assert not NO_WORDS.search(reason)
     assert "secret" not in reason
@@ -343,7 +343,8 @@ def test_openssl_words() -> None:
         1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error (_ssl.c:997)"
     )
     error.reason = "TLSV1_ALERT_INTERNAL_ERROR"
-    assert failure_of(error, 5.0) == (Failure.NO_CONNECTION, "TLS: tlsv1 alert internal error")
+    cause = (Failure.NO_CONNECTION, "TLS: tlsv1 alert internal error", "tls")
+    assert cause_of(error, 5.0) == cause
 
 
 def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
