@@ -152,7 +152,8 @@ class Observation(NamedTuple):
 
     With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
     an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
-    answer, ``failure``, ``error`` and ``reason_class`` are set (docs/contract.md, "Reason classes").
+    answer, ``failure``, ``error`` and ``reason_class`` are set. The class groups reasons
+    (docs/contract.md, "Reason classes").
     """
 
     target: Target

@@ -44,17 +44,30 @@ TARGET = Target(
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ANSWERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
-        {"failure": Failure.NO_CONNECTION, "error": "refused"},
-        {"state": State.DOWN, "reason": "refused"},
+        {"failure": Failure.NO_CONNECTION, "error": "no way", "reason_class": "unreachable"},
+        {"state": State.DOWN, "reason": "no way", "reason_class": "unreachable"},
     ),
-    ({"failure": Failure.NO_ANSWER}, {"state": State.UNKNOWN, "reason": "no answer"}),
+    (
+        {"failure": Failure.NO_ANSWER},
+        {"state": State.UNKNOWN, "reason": "no answer", "reason_class": "protocol"},
+    ),
     (
         {"http_status": 503, "latency_ms": 4},
-        {"state": State.DEGRADED, "reason": "http 503", "latency_ms": 4, "http_status": 503},
+        {
+            "state": State.DEGRADED,
+            "reason": "http 503",
+            "latency_ms": 4,
+            "http_status": 503,
+            "reason_class": "http_503",
+        },
     ),
     (
         {"http_status": 200, "latency_ms": 4, "body": b"[]"},
-        {"state": State.UNKNOWN, "reason": "not a JSON object but an array"},
+        {
+            "state": State.UNKNOWN,
+            "reason": "not a JSON object but an array",
+            "reason_class": "not_object",
+        },
     ),
     (
         {"http_status": 200, "latency_ms": 10, "body": b'{"status": "ok", "counters": {"a": 1}}'},
@@ -65,9 +78,32 @@ ANSWERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {
             "state": State.DEGRADED,
             "reason": '/status is "bad", wants "ok"; latency is 11 ms, wants at most 10 ms',
+            "reason_class": "condition:/status",
             "latency_ms": 11,
             "http_status": 200,
             "counters": {},
+        },
+    ),
+]
+
+ANSWERS += [
+    (
+        {"http_status": 200, "latency_ms": 11, "body": b'{"status": "ok"}'},
+        {
+            "state": State.DEGRADED,
+            "reason": "latency is 11 ms, wants at most 10 ms",
+            "reason_class": "latency",
+            "latency_ms": 11,
+            "http_status": 200,
+            "counters": {},
+        },
+    ),
+    (
+        {"http_status": 200, "latency_ms": 4, "body": b"well"},
+        {
+            "state": State.UNKNOWN,
+            "reason": "the body is text, not JSON (set json = false)",
+            "reason_class": "not_json",
         },
     ),
 ]
