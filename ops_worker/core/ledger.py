@@ -161,7 +161,8 @@ def change_spans(
         )
         if same:
             kept.add(span.service)
-        elif previous is not None:
+        else:
+            assert previous is not None, "a span begins in a run"
             ended.append(Ended(span.id, previous.last_at, previous.passes, previous.id))
     begun = tuple(sight for sight in sights if sight.service not in kept)
     return SpanChanges(tuple(ended), begun)

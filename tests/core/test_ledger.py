@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from ops_worker.core.ledger import (
 pytestmark = pytest.mark.unit
 
 BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
+EXAMPLES = 1000 if os.environ.get("OPS_TEST_FULL") else 100
 STATES = ("healthy", "degraded", "down", "unknown")
 
 
@@ -158,7 +160,7 @@ def histories(draw: st.DrawFn) -> list[Pass]:
 
 
 @given(histories(), st.integers(0, 700))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
     """The ledger knows of each second what a record of every pass knows of it."""
     ledger = Recorder()
