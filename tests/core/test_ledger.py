@@ -12,18 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops_worker.core.ledger import (
-    Ended,
+    Book,
     Run,
     Sight,
+    Sighting,
     Span,
-    availability,
-    change_run,
-    change_spans,
-    covers,
     digest_of,
-    newer,
-    timeline,
 )
+from ops_worker.core.timeline import Coverage, Piece, availability
 
 pytestmark = pytest.mark.unit
 
@@ -44,68 +40,65 @@ class Recorder:
         self.runs: list[Run] = []
         self.spans: list[Span] = []
         self.written = 0
+        self.read = 0
 
-    def record(self, sights: list[Sight], period_s: float, config: str = "c") -> None:
+    def record(
+        self,
+        sights: list[Sight],
+        period_s: float = 60,
+        config: str = "c",
+        now: datetime | None = None,
+    ) -> None:
         """Record a pass, in the way in which the adapter does it."""
-        newest = self.runs[-1] if self.runs else None
-        fresh = newer(sights, newest)
-        if sights and not fresh:
-            return
-        change = change_run(newest, sights=fresh, begun=at(0), period_s=period_s, config=config)
-        number = change.id if change.id is not None else len(self.runs) + 1
-        run = Run(
-            id=number,
-            period_s=period_s,
-            config=config,
-            first_at=change.first_at,
-            last_at=change.last_at,
-            passes=change.passes,
-            digest=change.digest,
-        )
-        if newest is None or newest.digest != change.digest:
-            self._change_spans(fresh, newest, run)
-        if change.id is None:
-            self.runs.append(run)
-        else:
-            self.runs[-1] = run
+        self.record_all([Sighting(at(0), tuple(sights), period_s, config)], now)
 
-    def _change_spans(self, sights: tuple[Sight, ...], newest: Run | None, run: Run) -> None:
-        lasting = [span for span in self.spans if span.last_at is None]
-        ended, begun = change_spans(lasting, sights, newest)
-        for end in ended:
-            self.spans[end.span] = self.spans[end.span]._replace(
-                last_at=end.last_at, last_no=end.last_no, last_run=end.last_run
-            )
-        for sight in begun:
-            self.spans.append(
-                Span(
-                    id=len(self.spans),
-                    service=sight.service,
-                    state=sight.state,
-                    reason_class=sight.reason_class,
-                    reason=sight.reason,
-                    first_at=sight.at,
-                    first_no=run.passes,
-                    run=run.id,
-                )
-            )
-        self.written += len(ended) + len(begun)
+    def record_all(self, sightings: list[Sighting], now: datetime | None = None) -> None:
+        """Record passes in one transaction."""
+        newest = self.runs[-1] if self.runs else None
+        latest = max((sight.at for seen in sightings for sight in seen.sights), default=at(0))
+        book = Book(newest, self._open_spans, now or latest)
+        for sighting in sightings:
+            book.enter(sighting)
+        numbers = {}
+        for run in book.runs:
+            if run.id > 0:
+                self.runs[run.id - 1] = run
+            else:
+                self.runs.append(run._replace(id=len(self.runs) + 1))
+                numbers[run.id] = len(self.runs)
+        for span in book.ended:
+            self.spans[span.id] = self._numbered(span, numbers)
+        for span in book.begun:
+            self.spans.append(self._numbered(span, numbers)._replace(id=len(self.spans)))
+        self.written += len(book.ended) + len(book.begun)
+
+    def _open_spans(self) -> list[Span]:
+        self.read += 1
+        return [span for span in self.spans if span.last_at is None]
+
+    def _numbered(self, span: Span, numbers: dict[int, int]) -> Span:
+        last = span.last_run
+        return span._replace(
+            run=numbers.get(span.run, span.run),
+            last_run=None if last is None else numbers.get(last, last),
+        )
+
+    def pieces(self, service: str, since: float, until: float, now: float) -> list[Piece]:
+        """Return a service's timeline."""
+        spans = [span for span in self.spans if span.service == service]
+        return Coverage(self.runs, at(now)).timeline(spans, at(since), at(until))
 
     def timeline(
         self, service: str, since: float, until: float, now: float
     ) -> list[tuple[str, float, float]]:
         """Return a service's timeline as state, begin and end in seconds."""
-        known = covers(self.runs)
-        spans = [(span, known) for span in self.spans if span.service == service]
-        periods = {run.id: run.period_s for run in self.runs}
-        pieces = timeline(spans, periods, since=at(since), until=at(until), now=at(now))
         return [
             (
                 piece.state,
                 (piece.begun - BEGUN).total_seconds(),
                 (piece.ended - BEGUN).total_seconds(),
             )
-            for piece in pieces
+            for piece in self.pieces(service, since, until, now)
         ]
 
 
@@ -195,9 +188,7 @@ def recorded(*states: tuple[int, str]) -> Recorder:
 
 def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[object, ...]:
     """Return seconds by state, and the value with its bounds in seconds of healthy time."""
-    spans = [(span, covers(ledger.runs)) for span in ledger.spans]
-    periods = {run.id: run.period_s for run in ledger.runs}
-    pieces = timeline(spans, periods, since=at(since), until=at(until), now=at(now))
+    pieces = ledger.pieces("a", since, until, now)
     found = availability(pieces)
     seconds = {state: length for state, length in found.seconds.items() if length}
     seen_s = sum(length for state, length in seconds.items() if state != "unseen")
@@ -251,8 +242,7 @@ def test_availability(
 def test_bounds_of_a_piece() -> None:
     """An outage began after the last sight of health, and ended before the next one."""
     ledger = recorded((0, "healthy"), (60, "down"), (120, "down"), (180, "healthy"))
-    spans = [(span, covers(ledger.runs)) for span in ledger.spans]
-    pieces = timeline(spans, {1: 60.0}, since=at(0), until=at(200), now=at(200))
+    pieces = ledger.pieces("a", 0, 200, 200)
     outage = pieces[1]
     assert (outage.begun, outage.ended) == (at(60), at(180))
     assert (outage.from_earliest, outage.last_seen, outage.to_latest) == (at(0), at(120), at(180))
@@ -285,51 +275,114 @@ def test_a_hole_ends_a_run_and_no_span() -> None:
 )
 def test_run(period_s: float, config: str, second: int, extends: bool) -> None:
     """A pass extends the newest run, or begins one with the number 1."""
-    newest = Run(7, 60, "c", at(-60), at(0), 2)
-    change = change_run(
-        newest,
-        sights=[sight("a", second, "down")],
-        begun=at(second),
-        period_s=period_s,
-        config=config,
-    )
-    assert (change.id, change.passes) == ((7, 3) if extends else (None, 1))
-    assert change.last_at == at(second)
-    assert change.first_at == (at(-60) if extends else at(second))
+    ledger = recorded((-60, "down"), (0, "down"))
+    ledger.record([sight("a", second, "down")], period_s, config)
+    run = ledger.runs[-1]
+    assert (run.id, run.passes) == ((1, 3) if extends else (2, 1))
+    assert run.last_at == at(second)
+    assert run.first_at == (at(-60) if extends else at(second))
+    assert len(ledger.spans) == 1
 
 
 def test_run_without_services() -> None:
-    """A pass without targets counts with its beginning."""
-    change = change_run(None, sights=[], begun=at(5), period_s=60, config="c")
-    assert (change.id, change.first_at, change.last_at, change.passes) == (None, at(5), at(5), 1)
+    """A pass without services counts with the time at which it began."""
+    ledger = Recorder()
+    ledger.record_all([Sighting(at(5), (), 60, "c"), Sighting(at(65), (), 60, "c")], at(70))
+    (run,) = ledger.runs
+    assert (run.first_at, run.last_at, run.passes) == (at(5), at(65), 2)
 
 
 def test_spans_end_with_the_last_sight() -> None:
     """Of another state, and of a service that was left out, the previous pass saw the last."""
-    previous = Run(3, 60, "c", at(0), at(120), 3)
-    lasting = [
-        Span(1, "same", "down", "refused", "", at(0), 1, 3),
-        Span(2, "other", "down", "refused", "", at(60), 2, 3),
-        Span(3, "class", "down", "refused", "", at(60), 2, 3),
-        Span(4, "gone", "healthy", "", "", at(60), 2, 3),
+    ledger = Recorder()
+    ledger.record([sight("early", second, "down") for second in (0,)])
+    before = {"same": "down", "other": "down", "class": "down", "gone": "healthy"}
+    for second in (60, 120):
+        ledger.record([sight(name, second, state) for name, state in before.items()])
+    ledger.record(
+        [
+            Sight("same", at(180), "down", "down", "another text"),
+            Sight("other", at(180), "healthy"),
+            Sight("class", at(180), "down", "name"),
+            Sight("new", at(180), "healthy"),
+        ]
+    )
+    ended = [span for span in ledger.spans if span.last_at == at(120)]
+    assert [(span.service, span.last_no, span.last_run) for span in ended] == [
+        ("other", 3, 1),
+        ("class", 3, 1),
+        ("gone", 3, 1),
     ]
-    sights = [
-        Sight("same", at(180), "down", "refused", "connection refused"),
-        Sight("other", at(180), "healthy"),
-        Sight("class", at(180), "down", "name"),
-        Sight("new", at(180), "healthy"),
-    ]
-    changes = change_spans(lasting, sights, previous)
-    assert changes.ended == tuple(Ended(span, at(120), 3, 3) for span in (2, 3, 4))
-    assert [one.service for one in changes.begun] == ["other", "class", "new"]
+    begun = [span.service for span in ledger.spans if span.first_no == 4]
+    assert begun == ["other", "class", "new"]
 
 
 def test_an_older_pass_changes_nothing() -> None:
-    """Sights that are not newer than the newest run are left out."""
-    newest = Run(1, 60, "c", at(0), at(60), 2)
-    sights = [sight("a", 60, "down"), sight("b", 61, "down")]
-    assert newer(sights, newest) == (sights[1],)
-    assert newer(sights, None) == tuple(sights)
+    """Sights that are not newer than the newest run are left out, and their spans go on."""
+    ledger = Recorder()
+    ledger.record([sight("a", 60, "healthy"), sight("b", 60, "healthy")])
+    ledger.record([sight("a", 59, "down"), sight("b", 60, "down")], now=at(70))
+    assert (ledger.written, ledger.runs[0].passes) == (2, 1)
+    ledger.record([sight("a", 59, "down"), sight("b", 61, "down")], now=at(70))
+    open_spans = {span.service: span.state for span in ledger.spans if span.last_at is None}
+    assert open_spans == {"a": "healthy", "b": "down"}
+    assert ledger.runs[0].digest == "", "the next pass reads the spans"
+
+
+def test_clock_set_back() -> None:
+    """Runs from the future are left as they are; what was written last counts."""
+    ledger = Recorder()
+    for second in (0, 60, 7200, 7260):
+        ledger.record([sight("a", second, "down")], now=at(second))
+    for second in (3600, 3660, 3720):
+        ledger.record([sight("a", second, "healthy")], now=at(second))
+    assert [run.passes for run in ledger.runs] == [2, 2, 3]
+    assert ledger.timeline("a", 0, 8000, 3730) == [
+        ("down", 0, 120),
+        ("unseen", 120, 3600),
+        ("healthy", 3600, 3730),
+        ("unseen", 3730, 8000),
+    ]
+    assert ledger.timeline("a", 3500, 8000, 9000) == [
+        ("unseen", 3500, 3600),
+        ("healthy", 3600, 3780),
+        ("unseen", 3780, 7200),
+        ("down", 7200, 7320),
+        ("unseen", 7320, 8000),
+    ]
+
+
+def test_passes_of_one_transaction() -> None:
+    """Passes that waited give the rows that they would have given one by one."""
+    states = ["healthy", "down", "down", "healthy", "healthy"]
+    seen = [[sight("a", 60 * n, state)] for n, state in enumerate(states)]
+    seen.insert(3, [sight("a", 125, "down"), sight("b", 126, "down")])
+    seen.append([sight("a", 5000, "down")])
+    one_by_one, at_once = Recorder(), Recorder()
+    for sights in seen:
+        one_by_one.record(sights)
+    at_once.record_all([Sighting(at(0), tuple(sights), 60, "c") for sights in seen])
+    assert one_by_one.runs == at_once.runs
+
+    def rows(ledger: Recorder) -> list[Span]:
+        return sorted(span._replace(id=0) for span in ledger.spans)
+
+    assert rows(one_by_one) == rows(at_once)
+
+
+def test_nothing_is_read_when_nothing_changed() -> None:
+    """A pass with the states of the pass before reads no spans, also after a hole."""
+    ledger = recorded((0, "healthy"), (60, "healthy"), (6000, "healthy"))
+    assert (ledger.read, len(ledger.runs)) == (1, 2)
+
+
+def test_span_without_its_run() -> None:
+    """A span whose run was removed ends at its first sight, and is in no timeline."""
+    ledger = Recorder()
+    ledger.spans = [Span(0, "a", "down", "down", "", at(0), 1, 77)]
+    ledger.record([sight("a", 60, "healthy")])
+    assert (ledger.spans[0].last_at, ledger.spans[0].last_run) == (at(0), 77)
+    assert ledger.timeline("a", 0, 70, 70) == [("unseen", 0, 60), ("healthy", 60, 70)]
 
 
 def test_digest() -> None:
