@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import unquote
@@ -397,6 +398,19 @@ class Settings(BaseSettings):
             for target in self._catalogue.targets
             if shard_of(target.name, self.shard_count) == self.job_completion_index
         )
+
+    @property
+    def shard(self) -> str:
+        """The shard of this pass and the number of shards: "0/1" if they are not divided."""
+        return f"{self.job_completion_index}/{self.shard_count}"
+
+    @cached_property
+    def config(self) -> tuple[str, dict[str, Any]]:
+        """The hash of what decides verdicts and alerts, and its document, without secrets."""
+        from ops_worker.core.ledger import config_hash, config_of
+
+        document = config_of(self.targets, self.thresholds)
+        return config_hash(document), document
 
     @property
     def thresholds(self) -> Thresholds:

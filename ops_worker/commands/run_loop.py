@@ -140,6 +140,7 @@ def _context(
 ) -> Context:
     """Return the context of a loop: its own connection, and a backlog if the pass has a flush."""
     from ops_worker.core.backlog import MEBIBYTE, Backlog
+    from ops_worker.core.sightings import Sightings
     from ops_worker.passes import Context
 
     backlog = None
@@ -156,6 +157,7 @@ def _context(
         dry_run=options.dry_run,
         backlog=backlog,
         period_s=interval_s,
+        sightings=Sightings(),
     )
 
 

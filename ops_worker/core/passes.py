@@ -18,12 +18,15 @@ class TransactionSpec(NamedTuple):
       same time.
     - ``required_tables``: the transaction fails if one of them is missing.
     - ``creates``: a table of the worker, which is created if it is missing.
+    - ``creates_if_permitted``: tables of the worker that are created if they are missing and the
+      role may create them. The transaction does without them.
     """
 
     name: str
     lock: int
     required_tables: tuple[str, ...] = ()
     creates: str = ""
+    creates_if_permitted: tuple[str, ...] = ()
 
 
 class PassSpec(NamedTuple):
@@ -47,6 +50,9 @@ class PassSpec(NamedTuple):
     flush: str = ""
 
 
+LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config")
+"""The tables of the ledger, which every pass with services writes."""
+
 HEALTH = PassSpec(
     name="health",
     summary="probe the services once, record their state, open and close alerts",
@@ -56,6 +62,7 @@ HEALTH = PassSpec(
         lock=1,
         required_tables=("fleet_alert", "tenants"),
         creates="service_health",
+        creates_if_permitted=LEDGER_TABLES,
     ),
     # Only the health pass writes this metric. So a reader who looks for it does not scan the many
     # rows of the metrics pass.
@@ -68,7 +75,12 @@ METRICS = PassSpec(
     name="metrics",
     summary="append one sample of the services' counters and the database's figures",
     run="ops_worker.passes.metrics:run",
-    transaction=TransactionSpec(name="metrics", lock=2, required_tables=("system_metrics",)),
+    transaction=TransactionSpec(
+        name="metrics",
+        lock=2,
+        required_tables=("system_metrics",),
+        creates_if_permitted=LEDGER_TABLES,
+    ),
     marker=PASS_SUCCESS,
     interval_setting="metrics_collection_interval",
     flush="ops_worker.passes.metrics:flush",

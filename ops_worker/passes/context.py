@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ops_worker.core.backlog import Backlog
     from ops_worker.core.model import Observation, Recorded, Sample, Target, Verdict
     from ops_worker.core.passes import PassSpec
+    from ops_worker.core.sightings import Sightings
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Context(NamedTuple):
     - ``clock``: the monotonic clock, in seconds.
     - ``dry_run``: whether the pass only shows what it would write.
     - ``backlog``: in a loop, where samples wait while the database is away.
+    - ``sightings``: in a loop, where the passes wait that the ledger does not have yet.
     - ``period_s``: seconds from one pass to the next: the interval of a loop, else PASS_PERIOD.
     - ``recording``: a pass uses the database inside ``with recording():``, after its probes. In a
       loop this raises StillRecordingError while an earlier pass is still being recorded. So the
@@ -46,6 +48,7 @@ class Context(NamedTuple):
     backlog: Backlog | None = None
     period_s: float = 60.0
     recording: Callable[[], AbstractContextManager[None]] = nullcontext
+    sightings: Sightings | None = None
 
     @property
     def origin(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from ops_worker.core.model import Outcome, Result
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
+from ops_worker.passes.ledger import PassLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,8 @@ def run(context: Context) -> Outcome:
         unprobed=health.not_probed(verdicts, targets),
         unprobed_because=health.not_probed_reasons(observations, targets),
     )
-    write = partial(_write, context, verdicts, begun)
+    ledger = PassLedger(context, HEALTH, verdicts, begun)
+    write = partial(_write, context, verdicts, begun, ledger)
     try:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
@@ -60,12 +62,18 @@ def run(context: Context) -> Outcome:
         return outcome._replace(result=Result.WAITING)
     if written is None:
         context.require_live_holder(HEALTH.name)
+        ledger.withdraw()
         return outcome
+    ledger.confirm()
     return _reported(outcome, written, Result.DRY_RUN if context.dry_run else Result.RECORDED)
 
 
 def _write(
-    context: Context, verdicts: Sequence[Verdict], begun: float, transaction: Transaction
+    context: Context,
+    verdicts: Sequence[Verdict],
+    begun: float,
+    ledger: PassLedger,
+    transaction: Transaction,
 ) -> Written:
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
@@ -84,6 +92,7 @@ def _write(
         )
         samples = [*metrics, *context.latencies(verdicts)]
         pass_writes.record_self_metrics(transaction, begun, samples)
+        ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)
     recorded = recorded._replace(

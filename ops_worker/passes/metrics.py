@@ -24,6 +24,7 @@ from ops_worker.errors import (
     StatementTimeoutError,
     StillRecordingError,
 )
+from ops_worker.passes.ledger import PassLedger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +62,7 @@ class Observed(NamedTuple):
     """
 
     verdicts: tuple[Verdict, ...]
+    ledger: PassLedger
     parts: tuple[Part, ...]
     figures: tuple[Figure, ...] | None
     begun: float
@@ -89,6 +91,7 @@ def run(context: Context) -> Outcome:
     verdicts = health.judge_all(observations)
     observed = Observed(
         verdicts=verdicts,
+        ledger=PassLedger(context, METRICS, verdicts, begun),
         parts=tuple(service_samples(verdict) for verdict in verdicts),
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
@@ -141,6 +144,7 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
     if not context.dry_run:
         _settle(context, transaction)
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
+        observed.ledger.enter(transaction)
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
     peer = context.watch_peers(
         transaction, METRICS, observed.begun, may_open=maintenance_end is None
@@ -161,12 +165,14 @@ def _record(context: Context, observed: Observed) -> Written | None:
         with context.recording():
             write = partial(_write, context, observed)
             written = context.transact(METRICS, write, [MAINTENANCE_TABLE, *tables])
+            if written is not None:
+                observed.ledger.confirm()
             if written is not None and context.backlog is not None:
                 catch_up_s = max(CATCH_UP_S, context.period_s / 2)
                 _write_waiting(context, context.backlog, context.clock() + catch_up_s)
         if written is None:
             context.require_live_holder(METRICS.name)
-            _leave_to_holder(context, fallback)
+            _leave_to_holder(context, fallback, observed.ledger)
     except CommitUnknownError as error:
         if context.backlog is not None:
             context.backlog.doubt(error.xid, [pack(fallback)])
@@ -215,7 +221,7 @@ def _let_wait(context: Context, sample: Pending) -> None:
         )
 
 
-def _leave_to_holder(context: Context, sample: Pending) -> None:
+def _leave_to_holder(context: Context, sample: Pending, ledger: PassLedger) -> None:
     """Drop the sample of a skipped pass, because the process that holds the lock takes one.
 
     The sample waits instead if that process has held the lock for long, or if the lock may belong
@@ -225,6 +231,8 @@ def _leave_to_holder(context: Context, sample: Pending) -> None:
     hangs = holder is not None and holder.held_s is not None and holder.held_s > SLOW_HOLDER_S
     if hangs or (context.backlog is not None and context.backlog.in_doubt):
         _let_wait(context, sample)
+    else:
+        ledger.withdraw()
 
 
 def _settle(context: Context, transaction: Transaction) -> None:

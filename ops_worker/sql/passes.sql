@@ -64,6 +64,11 @@ SELECT
         ELSE pg_current_xact_id()::text
     END AS xid,
     current_user::text AS role,
+    coalesce(
+        has_schema_privilege(current_schema(), 'CREATE')
+        OR has_schema_privilege(session_user, current_schema(), 'CREATE'),
+        false
+    ) AS may_create,
     current_setting('server_encoding') AS encoding,
     current_setting('search_path') AS search_path,
     ARRAY(
@@ -303,3 +308,96 @@ FROM
         reason
     FROM ops_worker_maintenance
     WHERE until > now()) AS m;
+
+-- name: newest_run
+-- The run that was written last. An index on last_at would make every pass write to it.
+SELECT
+    id,
+    period_s,
+    config,
+    first_at,
+    last_at,
+    passes,
+    digest,
+    shard
+FROM ops_worker_run
+WHERE installation = %(installation)s AND pass = %(pass)s AND shard = %(shard)s
+ORDER BY id DESC LIMIT 1;
+
+-- name: open_spans
+SELECT
+    s.id,
+    s.service,
+    s.state,
+    s.reason_class,
+    s.reason,
+    s.first_at,
+    s.first_no,
+    s.run,
+    s.last_at,
+    s.last_no,
+    s.last_run
+FROM ops_worker_span AS s
+JOIN ops_worker_run AS r ON r.id = s.run
+WHERE
+    s.last_at IS NULL AND s.pass = %(pass)s
+    AND r.installation = %(installation)s AND r.shard = %(shard)s;
+
+-- name: extend_run
+UPDATE ops_worker_run
+SET last_at = %(last_at)s, passes = %(passes)s, digest = %(digest)s
+WHERE id = %(id)s;
+
+-- name: begin_run
+INSERT INTO ops_worker_run (
+    pass, shard, installation, period_s, config, first_at, last_at, passes, digest
+)
+VALUES (
+    %(pass)s, %(shard)s, %(installation)s, %(period_s)s, %(config)s, %(first_at)s, %(last_at)s,
+    %(passes)s, %(digest)s
+)
+RETURNING id;
+
+-- name: record_config
+INSERT INTO ops_worker_config (config, document)
+VALUES (%(config)s, %(document)s::jsonb)
+ON CONFLICT (config) DO NOTHING;
+
+-- name: end_spans
+UPDATE ops_worker_span AS s
+SET last_at = r.last_at, last_no = r.last_no, last_run = r.last_run
+FROM
+    jsonb_to_recordset(%(spans)s::jsonb)
+        AS r (id bigint, last_at timestamptz, last_no bigint, last_run bigint)
+WHERE s.id = r.id;
+
+-- name: begin_spans
+INSERT INTO ops_worker_span (
+    pass, service, state, reason_class, reason, first_at, first_no, run, last_at, last_no, last_run
+)
+SELECT
+    %(pass)s,
+    r.service,
+    r.state,
+    r.reason_class,
+    r.reason,
+    r.first_at,
+    r.first_no,
+    r.run,
+    r.last_at,
+    r.last_no,
+    r.last_run
+FROM
+    jsonb_to_recordset(%(spans)s::jsonb)
+        AS r (
+            service text,
+            state text,
+            reason_class text,
+            reason text,
+            first_at timestamptz,
+            first_no bigint,
+            run bigint,
+            last_at timestamptz,
+            last_no bigint,
+            last_run bigint
+        );

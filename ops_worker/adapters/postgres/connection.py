@@ -111,6 +111,7 @@ class Store:
         self._connect_retries = connect_retries or RetryPolicy()
         self._shard = shard
         self._failures = 0
+        self._tried_to_create = False
         self._not_before = 0.0
         self._several_hosts = "," in str(parameters.get("host") or parameters.get("hostaddr") or "")
         self._has_session_attrs = "target_session_attrs" in parameters
@@ -346,7 +347,9 @@ class Store:
         connection = self._connected(writes=not read_only)
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             creates = [spec.creates] if spec.creates else []
-            tables = dict.fromkeys((*spec.required_tables, *creates, *optional_tables))
+            tables = dict.fromkeys(
+                (*spec.required_tables, *creates, *optional_tables, *spec.creates_if_permitted)
+            )
             survey, locked = self._begin(connection, spec, tables, read_only=read_only)
             self._check(spec, survey, read_only=read_only)
             if not locked:
@@ -355,10 +358,22 @@ class Store:
                 connection.execute(SQL["rollback"])
                 self._create_for(spec, survey["role"], first=first)
                 return self._attempt(spec, work, optional_tables, read_only=read_only, first=False)
+            if not read_only and self._should_create(spec, survey):
+                connection.execute(SQL["rollback"])
+                with contextlib.suppress(SchemaError):  # `check` names the reason
+                    self.create(spec.creates_if_permitted)
+                return self._attempt(spec, work, optional_tables, read_only=read_only, first=first)
             result = work(Transaction(connection, survey))
             self._commit(connection, survey["xid"])
         self._failures = 0
         return result
+
+    def _should_create(self, spec: TransactionSpec, survey: Mapping[str, Any]) -> bool:
+        """Return whether to try to create the tables that a transaction can do without; once."""
+        if self._tried_to_create or not survey["may_create"]:
+            return False
+        self._tried_to_create = True
+        return not set(spec.creates_if_permitted) <= set(survey["present"])
 
     def _create_for(self, spec: TransactionSpec, role: str, *, first: bool) -> None:
         """Create the table that a transaction needs. ``role`` did not see it before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ops_worker.core.passes import TransactionSpec
+from ops_worker.core.passes import LEDGER_TABLES, TransactionSpec
 
 LOCK_SPACE = 0x6F707377
 """First half of the worker's advisory lock keys: "opsw" in ASCII."""
@@ -43,6 +43,7 @@ class RetryPolicy(NamedTuple):
 
 MAINTENANCE_TABLE = "ops_worker_maintenance"
 MAINTENANCE_LOG = "ops_worker_maintenance_log"
+RUN_TABLE, SPAN_TABLE, CONFIG_TABLE = LEDGER_TABLES
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
 CHECK = TransactionSpec("check", 4)

@@ -1,0 +1,105 @@
+"""What a pass writes to the ledger in its transaction."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
+from ops_worker.adapters.postgres.transaction import one
+from ops_worker.core.ledger import INSTALLATION, Book, Run, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.sightings import Seen
+
+SIGHTS = 100_000
+"""Sights that one transaction enters at most, at least one pass: they take about a second."""
+SPANS = 20_000
+"""Spans that one statement writes at most."""
+
+
+def enter(
+    transaction: Transaction,
+    name: str,
+    shard: str,
+    waiting: Iterable[tuple[int, Seen]],
+    config: tuple[str, Mapping[str, Any]],
+) -> int | None:
+    """Enter passes that wait into the ledger of the pass ``name``.
+
+    ``waiting`` has the number of each and what it saw, oldest first. ``config`` has the hash and
+    the document of the configuration.
+
+    Return the number of the last pass that was entered; None if there was none, or if it failed.
+    A failure is a warning: the passes wait for the next transaction.
+    """
+    if not {RUN_TABLE, SPAN_TABLE} <= transaction.present:
+        return None
+    entered = None
+    with transaction.best_effort("the history of the services is not recorded"):
+        entered = _enter(transaction, {"pass": name, "shard": shard}, waiting, config)
+    return entered  # noqa: RET504 - None after a failure
+
+
+def _enter(
+    transaction: Transaction,
+    pass_and_shard: Mapping[str, str],
+    waiting: Iterable[tuple[int, Seen]],
+    config: tuple[str, Mapping[str, Any]],
+) -> int | None:
+    """Enter passes, as many as one transaction should; return the number of the last one."""
+    key = {**pass_and_shard, "installation": INSTALLATION}
+    newest = transaction.query(Run, "newest_run", key).fetchone()
+
+    def read_open_spans() -> Sequence[Span]:
+        """Read the spans that last."""
+        return transaction.query(Span, "open_spans", key).fetchall()
+
+    book = Book(newest, read_open_spans, transaction.now)
+    sights = 0
+    last = None
+    for number, seen in waiting:
+        sights += len(seen.services)
+        if last is not None and sights > SIGHTS:
+            break
+        book.enter(seen.sighting(transaction.time_of))
+        last = number
+    _write(transaction, book, key, config)
+    return last
+
+
+def _write(
+    transaction: Transaction,
+    book: Book,
+    key: Mapping[str, str],
+    config: tuple[str, Mapping[str, Any]],
+) -> None:
+    """Write what the book says. A new run gets its number first, because spans refer to it."""
+    numbers: dict[int | None, int] = {}
+    for run in book.runs:
+        if run.id > 0:
+            transaction.execute("extend_run", run._asdict())
+        else:
+            # The shard of a new run is not known to the book.
+            begun = transaction.execute("begin_run", {**run._asdict(), **key})
+            numbers[run.id] = one(begun)["id"]
+    if numbers:
+        digest, document = config
+        parameters = {"config": digest, "document": json.dumps(document)}
+        transaction.execute("record_config", parameters)
+    for statement, spans in (("end_spans", book.ended), ("begin_spans", book.begun)):
+        for start in range(0, len(spans), SPANS):
+            rows = [_row(span, numbers) for span in spans[start : start + SPANS]]
+            transaction.execute(statement, {**key, "spans": json.dumps(rows)})
+
+
+def _row(span: Span, numbers: Mapping[int | None, int]) -> dict[str, Any]:
+    row = span._asdict()
+    row["first_at"] = span.first_at.isoformat()
+    row["last_at"] = None if span.last_at is None else span.last_at.isoformat()
+    row["run"] = numbers.get(span.run, span.run)
+    row["last_run"] = numbers.get(span.last_run, span.last_run)
+    return row

@@ -1,0 +1,59 @@
+"""The ledger of a pass: what the pass saw waits until a transaction has entered it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.adapters.postgres import ledger_writes
+from ops_worker.core.sightings import Sightings, seen_by_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.core.model import Verdict
+    from ops_worker.core.passes import PassSpec
+    from ops_worker.passes.context import Context
+
+
+class PassLedger:
+    """What one pass enters into the ledger, together with the passes that waited before it.
+
+    A dry run enters nothing.
+    """
+
+    def __init__(
+        self, context: Context, spec: PassSpec, verdicts: Sequence[Verdict], begun: float
+    ) -> None:
+        """Let the pass wait that began at the moment ``begun`` and has these verdicts."""
+        self._context = context
+        self._spec = spec
+        # A single pass keeps nothing for a later one.
+        self._sightings = Sightings() if context.sightings is None else context.sightings
+        self._entered: int | None = None
+        if not context.dry_run:
+            config, _ = context.settings.config
+            seen = seen_by_pass(verdicts, begun, context.period_s, config)
+            self._number = self._sightings.add(seen)
+
+    def enter(self, transaction: Transaction) -> None:
+        """Enter all passes that wait, oldest first, in the transaction of this one."""
+        if self._context.dry_run:
+            return
+        self._entered = ledger_writes.enter(
+            transaction,
+            self._spec.name,
+            self._context.settings.shard,
+            self._sightings.waiting(),
+            self._context.settings.config,
+        )
+
+    def confirm(self) -> None:
+        """Let no pass wait any more that was entered. Call this after the COMMIT."""
+        if self._entered is not None:
+            self._sightings.discard(self._entered)
+
+    def withdraw(self) -> None:
+        """Do not enter this pass: another process has the lock, and enters its own."""
+        if not self._context.dry_run:
+            self._sightings.withdraw(self._number)

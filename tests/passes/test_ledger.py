@@ -1,0 +1,408 @@
+"""The ledger as passes write it: its rows, how many they are, and a record of every pass."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from ops_worker import settings
+from ops_worker.adapters.postgres import Store
+from ops_worker.core.ledger import Run, Span
+from ops_worker.core.model import Failure, Observation, Result
+from ops_worker.core.passes import HEALTH
+from ops_worker.core.sightings import Sightings
+from ops_worker.core.timeline import Coverage
+from ops_worker.errors import OpsWorkerError
+from ops_worker.passes import Context, function_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import psycopg
+
+    from ops_worker.core.model import Outcome, Target
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+NO_BUILTIN = "builtin = false\n"
+HISTORIES = 100 if os.environ.get("OPS_TEST_FULL") else 12
+START_S = -100_000.0
+"""Where the histories begin, in seconds from now: passes are late, but none is from the future."""
+STATES = ("healthy", "down", "timeout", "http 503")
+NAMES = {"healthy": "healthy", "down": "down", "timeout": "unknown", "http 503": "degraded"}
+
+
+class Looks:
+    """Runs passes at times of the past, which see what they are told to see."""
+
+    def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
+        self.env = env
+        self.folder = folder
+        self.database = database
+        self.now = time.monotonic()
+        self.sightings = Sightings()
+        env.setenv("DATABASE_URL", database.url)
+        env.setenv("OPS_WORKER_CATALOGUE", str(folder / "catalogue.toml"))
+        env.setenv("RECORD_OWN_METRICS", "false")
+        self.services("a", "b", "c")
+
+    def services(self, *names: str) -> None:
+        """Monitor these services from now on."""
+        entries = [f'[services.{name}]\nurl = "http://127.0.0.1:1"\n' for name in names]
+        (self.folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
+
+    def __call__(
+        self,
+        second: float,
+        states: dict[str, str],
+        *,
+        name: str = "health",
+        period_s: float = 60.0,
+        url: str = "",
+        dry_run: bool = False,
+    ) -> Outcome:
+        """Run a pass that began at a second after the start; it probes only these services."""
+        moment = self.now + START_S + second
+
+        def observe(targets: Sequence[Target]) -> list[Observation]:
+            """Return what the pass is told to see."""
+            return [
+                observation(target, moment, states[target.name])
+                for target in targets
+                if target.name in states
+            ]
+
+        found = settings.load()
+        connection = {"conninfo": url} if url else found.connection
+        with contextlib.closing(Store(connection, shard=found.job_completion_index)) as store:
+            context = Context(
+                settings=found,
+                observe=observe,
+                store=store,
+                clock=lambda: moment,
+                dry_run=dry_run,
+                period_s=period_s,
+                sightings=self.sightings,
+            )
+            return function_of(name)(context)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return the rows of a table in the order in which they were written."""
+        return self.database.rows(f"SELECT * FROM {table} ORDER BY id")
+
+    def spans(self) -> list[tuple[object, ...]]:
+        """Return the spans: service, state, class, first and last number; in order of beginning."""
+        return [
+            (row["service"], row["state"], row["reason_class"], row["first_no"], row["last_no"])
+            for row in sorted(self.rows("ops_worker_span"), key=lambda row: row["service"])
+        ]
+
+
+def observation(target: Target, moment: float, state: str) -> Observation:
+    """Return an observation that is judged as this state."""
+    if state == "healthy":
+        return Observation(target, moment, 200, 3, body=b"{}")
+    if state == "down":
+        return Observation(
+            target,
+            moment,
+            failure=Failure.NO_CONNECTION,
+            error="Connection refused",
+            reason_class="refused",
+        )
+    if state == "timeout":
+        return Observation(
+            target,
+            moment,
+            failure=Failure.NO_ANSWER,
+            error=f"timeout after {moment:.3f} s",
+            reason_class="timeout",
+        )
+    return Observation(target, moment, 503, 4)
+
+
+@pytest.fixture
+def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Looks:
+    """Passes of the past."""
+    return Looks(monkeypatch, tmp_path, database)
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_rows(look: Looks, name: str) -> None:
+    """Spans are written when a state or its class changes; a run counts the passes."""
+    well = {"a": "healthy", "b": "healthy", "c": "healthy"}
+    for second, changed in enumerate([{}, {"b": "down"}, {"b": "down"}, {"b": "http 503"}, {}]):
+        look(60 * second, well | changed, name=name)
+    (run,) = look.rows("ops_worker_run")
+    assert (run["pass"], run["shard"], run["installation"]) == (name, "0/1", "ops-worker")
+    assert (run["period_s"], run["passes"]) == (60.0, 5)
+    assert run["last_at"] - run["first_at"] == timedelta(seconds=240)
+    assert look.spans() == [
+        ("a", "healthy", "", 1, None),
+        ("b", "healthy", "", 1, 1),
+        ("b", "down", "refused", 2, 3),
+        ("b", "degraded", "http_503", 4, 4),
+        ("b", "healthy", "", 5, None),
+        ("c", "healthy", "", 1, None),
+    ]
+    (config,) = look.database.rows("SELECT * FROM ops_worker_config")
+    assert run["config"] == config["config"]
+    assert config["document"]["services"]["a"]["url"] == "http://127.0.0.1:1/health"
+
+
+def test_a_changed_number_is_no_change(look: Looks) -> None:
+    """A reason with another number has the same class: the span goes on."""
+    for second in (0, 60, 120):
+        look(second, {"a": "timeout"})
+    ((service, state, reason_class, first, last),) = look.spans()
+    assert (service, state, reason_class, first, last) == ("a", "unknown", "timeout", 1, None)
+
+
+def test_a_hole_costs_one_row(look: Looks) -> None:
+    """A time in which no pass ran begins a run, and no span."""
+    for second in (0, 60, 6000):
+        look(second, {"a": "healthy", "b": "down"})
+    assert [row["passes"] for row in look.rows("ops_worker_run")] == [2, 1]
+    assert len(look.spans()) == 2
+
+
+def test_not_probed(look: Looks) -> None:
+    """The span of a service that a pass left out ends with its last sight."""
+    look(0, {"a": "healthy", "b": "healthy"})
+    look(60, {"a": "healthy"})
+    look(120, {"a": "healthy", "b": "healthy"})
+    assert look.spans() == [
+        ("a", "healthy", "", 1, None),
+        ("b", "healthy", "", 1, 1),
+        ("b", "healthy", "", 3, None),
+    ]
+
+
+def test_dry_run(look: Looks) -> None:
+    """A dry run writes nothing and creates no table."""
+    look(0, {"a": "down"}, dry_run=True)
+    tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'ops_worker_span%'"
+    assert (look.database.value(tables), len(look.sightings)) == (0, 0)
+
+
+def test_secrets_are_not_in_the_configuration(look: Looks) -> None:
+    """The document of the configuration has names of headers, and URLs without a password."""
+    (look.folder / "catalogue.toml").write_text(
+        NO_BUILTIN
+        + '[services.a]\nurl = "http://user:hush@127.0.0.1:1/x"\nheaders = {Token = "hush"}\n'
+    )
+    look(0, {"a": "healthy"})
+    text = look.database.value("SELECT document::text FROM ops_worker_config")
+    assert "hush" not in text
+    assert "Token" in text
+
+
+def test_configuration_begins_a_run(look: Looks) -> None:
+    """Another set of services is another configuration; what both monitor goes on."""
+    look(0, {"a": "healthy", "b": "down"})
+    look.services("a", "b", "d")
+    look(60, {"a": "healthy", "b": "down", "d": "down"})
+    assert [row["passes"] for row in look.rows("ops_worker_run")] == [1, 1]
+    assert len(look.spans()) == 3
+    assert look.database.value("SELECT count(*) FROM ops_worker_config") == 2
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_passes_wait_for_the_database(look: Looks, name: str) -> None:
+    """Passes of a loop that could not be recorded are entered with the next one, in order."""
+    look(0, {"a": "healthy"}, name=name)
+    for second, state in ((60, "healthy"), (120, "down"), (180, "down"), (240, "healthy")):
+        with pytest.raises(OpsWorkerError):
+            look(second, {"a": state}, name=name, url="postgresql://a:b@127.0.0.1:9/x")
+    look(300, {"a": "healthy"}, name=name)
+    assert look.spans() == [
+        ("a", "healthy", "", 1, 2),
+        ("a", "down", "refused", 3, 4),
+        ("a", "healthy", "", 5, None),
+    ]
+    assert [row["passes"] for row in look.rows("ops_worker_run")] == [6]
+    assert len(look.sightings) == 0
+
+
+def test_skipped(look: Looks) -> None:
+    """A pass that is skipped, because another process holds the lock, is not entered later."""
+    look(0, {"a": "healthy"})
+    with contextlib.closing(Store({"conninfo": look.database.url})) as other:
+        outcome = other.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
+    assert outcome is not None
+    assert outcome.result is Result.SKIPPED
+    look(120, {"a": "healthy"})
+    assert look.spans() == [("a", "healthy", "", 1, None)]
+
+
+def test_entered_twice(look: Looks) -> None:
+    """Passes that the ledger already has change nothing: a COMMIT may have had no answer."""
+    look(0, {"a": "healthy", "b": "down"})
+    before = (look.rows("ops_worker_run"), look.spans())
+    look.now -= 0.001
+    look(0, {"a": "down", "b": "healthy"})
+    assert (look.rows("ops_worker_run"), look.spans()) == before
+
+
+def test_without_the_right_to_create(look: Looks) -> None:
+    """Where the role may not create tables, passes record all but the history."""
+    look(0, {"a": "healthy"})
+    look.database.rows("DROP TABLE ops_worker_run, ops_worker_span, ops_worker_config")
+    look.database.rows("CREATE ROLE ops_small LOGIN PASSWORD 'x'")
+    look.database.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_small")
+    look.database.rows("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO ops_small")
+    try:
+        outcome = look(60, {"a": "down"}, url=look.database.as_user("ops_small"))
+        assert (outcome.result, outcome.opened) == (Result.RECORDED, ("a",))
+    finally:
+        look.database.rows("DROP OWNED BY ops_small")
+        look.database.rows("DROP ROLE ops_small")
+
+
+def test_a_ledger_that_fails(look: Looks) -> None:
+    """A failure of the ledger is a warning; what could not be entered is entered later."""
+    look(0, {"a": "healthy"})
+    look.database.rows("ALTER TABLE ops_worker_span RENAME COLUMN state TO states")
+    outcome = look(60, {"a": "down"})
+    assert (outcome.result, outcome.opened) == (Result.RECORDED, ("a",))
+    (warning,) = outcome.warnings
+    assert warning.startswith("the history of the services is not recorded: column ")
+    look.database.rows("ALTER TABLE ops_worker_span RENAME COLUMN states TO state")
+    look(120, {"a": "down"})
+    assert look.spans() == [
+        ("a", "healthy", "", 1, 1),
+        ("a", "down", "refused", 2, None),
+    ]
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+@pytest.mark.parametrize("count", [10, 1000])
+def test_nothing_changed(
+    look: Looks, monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    """A pass in which nothing changed updates one row of the ledger, for any number of services."""
+    names = [f"s{number}" for number in range(count)]
+    look.services(*names)
+    states = dict.fromkeys(names, "healthy") | {"s3": "down"}
+    look(0, states, name=name)
+    written: list[dict[str, Any]] = []
+    commit = Store._commit
+
+    def counted(store: Store, connection: psycopg.Connection[Any], xid: str | None) -> None:
+        """Count what this transaction wrote, then commit."""
+        written.extend(connection.execute(WRITTEN).fetchall())
+        commit(store, connection, xid)
+
+    monkeypatch.setattr(Store, "_commit", counted)
+    look(60, states, name=name)
+    assert written == [
+        {"relname": "ops_worker_config", "inserted": 0, "updated": 0, "deleted": 0},
+        {"relname": "ops_worker_run", "inserted": 0, "updated": 1, "deleted": 0},
+        {"relname": "ops_worker_span", "inserted": 0, "updated": 0, "deleted": 0},
+    ]
+
+
+WRITTEN = """
+SELECT relname, n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted
+FROM pg_stat_xact_user_tables WHERE relname IN ('ops_worker_run', 'ops_worker_span', 'ops_worker_config')
+ORDER BY relname
+"""
+
+
+class Recorded(NamedTuple):
+    """A pass of the full record: when, its period in seconds, and what it saw."""
+
+    second: float
+    period_s: float
+    states: dict[str, str]
+
+
+def looked_up(record: list[Recorded], service: str, second: float, now: float) -> str:
+    """Return what a service was at a second, by the record of every pass."""
+    seen = [one for one in record if service in one.states]
+    last = max((one for one in seen if one.second <= second), default=None)
+    if last is None or second >= now:
+        return "unseen"
+    after = min((one for one in seen if one.second > second), default=None)
+    is_near = second < last.second + last.period_s
+    if after is not None:
+        patience_s = max(3 * last.period_s, 3 * after.period_s, 90)
+        is_near = is_near or after.second - last.second <= patience_s
+    elif last == max(record):
+        is_near = is_near or now - last.second <= max(3 * last.period_s, 90)
+    return last.states[service] if is_near else "unseen"
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
+    """The ledger knows of each second what a record of every pass knows of it.
+
+    There are holes, services that were left out, outages with passes that wait, late and repeated
+    passes, and other periods.
+    """
+    chance = random.Random(seed)
+    record: list[Recorded] = []
+    states = dict.fromkeys("abc", "healthy")
+    second = 0.0
+    period_s = 60.0
+    is_away = False
+    for _ in range(60):
+        second += chance.choice([period_s, period_s, period_s, period_s + 7, 95, 181, 600])
+        if chance.random() < 0.1:
+            period_s = chance.choice([60.0, 20.0])
+        for service in "abc":
+            if chance.random() < 0.15:
+                states[service] = chance.choice(STATES)
+        seen = {name: state for name, state in states.items() if chance.random() < 0.93}
+        if not seen:
+            continue
+        is_away = chance.random() < (0.7 if is_away else 0.1)
+        url = "postgresql://a:b@127.0.0.1:9/x" if is_away else ""
+        with contextlib.suppress(OpsWorkerError):
+            look(second, seen, period_s=period_s, url=url)
+        record.append(Recorded(second, period_s, dict(seen)))
+        if chance.random() < 0.1:  # late or repeated
+            with contextlib.suppress(OpsWorkerError):
+                look(second - chance.choice([0, 30, 500]), dict.fromkeys(seen, "timeout"), url=url)
+    look(second + 1, states, period_s=period_s)
+    record.append(Recorded(second + 1, period_s, dict(states)))
+    assert len(look.sightings) == 0
+    compare(look, record, second + 500)
+
+
+def compare(look: Looks, record: list[Recorded], now_s: float) -> None:
+    """Compare the timelines of the database with a record of every pass, at every change."""
+    columns = ", ".join(Run._fields)
+    runs = [Run(**row) for row in look.database.rows(f"SELECT {columns} FROM ops_worker_run")]
+    columns = ", ".join(Span._fields)
+    spans = [Span(**row) for row in look.database.rows(f"SELECT {columns} FROM ops_worker_span")]
+    begun = min(run.first_at for run in runs) - timedelta(seconds=record[0].second)
+
+    def at(second: float) -> datetime:
+        """Return the time of a second of the history."""
+        return begun + timedelta(seconds=second)
+
+    moments = {0.0, now_s, *(one.second for one in record)}
+    moments |= {one.second + one.period_s for one in record}
+    coverage = Coverage(runs, at(now_s))
+    for service in "abc":
+        pieces = coverage.timeline(
+            [span for span in spans if span.service == service], at(0), at(now_s + 100)
+        )
+        for earlier, later in itertools.pairwise(pieces):
+            assert earlier.ended == later.begun
+        for second in sorted(moments):
+            # Times of the database have microseconds.
+            middle = at(second) + timedelta(milliseconds=5)
+            (state,) = {piece.state for piece in pieces if piece.begun <= middle < piece.ended}
+            expected = looked_up(record, service, second + 0.005, now_s)
+            assert state == NAMES.get(expected, expected), (service, second)
