@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.arguments import env_file
+from ops_worker.commands.database import opened
 from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
@@ -200,7 +201,6 @@ class _Trial(NamedTuple):
 
 def _database(loaded: Settings) -> Iterator[Finding]:
     """Check the database: server, schema, tables, privileges, trial writes and figures."""
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import migrate, operations
 
     begun = time.monotonic()
@@ -225,9 +225,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             figures=figures,
         )
 
-    with contextlib.closing(
-        postgres.Store(loaded.connection, role=loaded.pg_role, application="ops-worker check")
-    ) as database:
+    with opened(loaded, "check") as database:
         try:
             counted = [table for figure in loaded.catalogue.figures for table in figure.tables]
             optional = [table for table in counted if table != "fleet_alert"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file, since, words
+from ops_worker.commands.database import opened, read_history
 from ops_worker.commands.status import draw
 from ops_worker.core.output import MAX_LISTED
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
@@ -82,17 +82,12 @@ def _target(name: str, targets: Mapping[str, Target]) -> Target | None:
 def _read(
     options: argparse.Namespace, settings: Settings, service: str, target: Target | None
 ) -> ServiceHistory:
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import history
 
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker explain"
-    )
-    with contextlib.closing(store):
-        return store.read(
+    with opened(settings, "explain") as store:
+        return read_history(
+            store,
             lambda transaction: history.service_history(transaction, service, target, options.at),
-            required_tables=postgres.HISTORY_TABLES,
-            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
         )
 
 

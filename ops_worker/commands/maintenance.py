@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_worker.arguments import env_file, since, words
 from ops_worker.commands.alerts import user
-from ops_worker.errors import DONE, DatabaseError, SchemaError
+from ops_worker.commands.database import opened, write
+from ops_worker.errors import DONE, SchemaError
 
 if TYPE_CHECKING:
     import argparse
@@ -64,10 +64,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker maintenance"
-    )
-    with contextlib.closing(store):
+    with opened(settings, "maintenance") as store:
         before = ""
         if options.action == "start":
             before = _start(store, options)
@@ -121,25 +118,22 @@ def _end(store: Store, options: argparse.Namespace) -> str:
 
 
 def _write(store: Store, work: Callable[[Transaction], T]) -> T:
-    """Do the work in one transaction. Raises DatabaseError if the lock is held."""
+    """Do the work in one transaction; log its warnings about the log table."""
     from ops_worker.adapters import postgres
 
     warnings: list[str] = []
 
-    def work_and_keep_warnings(transaction: Transaction) -> tuple[T]:
+    def work_and_keep_warnings(transaction: Transaction) -> T:
         """Do the work, and keep the warnings of its transaction."""
         nonlocal warnings
         warnings = transaction.warnings
-        # A tuple, because the store returns None if the lock is held.
-        return (work(transaction),)
+        return work(transaction)
 
     tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
-    result = store.write(postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
-    if result is None:
-        raise DatabaseError("another ops-worker process holds the lock: try again")
+    result = write(store, postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
     for warning in dict.fromkeys(warnings):
         _warn_not_logged(warning)
-    return result[0]
+    return result
 
 
 def _warn_not_logged(error: str) -> None:
