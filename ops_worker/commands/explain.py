@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a future time.
     """
+    from ops_worker.core.health import maintenance_end
     from ops_worker.history.explain import build, is_known
 
     targets = {target.name: target for target in settings.catalogue.targets}
@@ -61,9 +62,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     history = _read(options, settings, service, target)
     if target is None and not is_known(history):
         raise SettingsError([_unknown_service(one_line(service), targets)])
-    setting = settings.maintenance_until
-    if setting is not None and options.at is None and setting > history.now:
-        until = max(setting, history.maintenance_until or history.now)
+    if options.at is None:
+        until = maintenance_end(history.maintenance_until, settings.maintenance_until, history.now)
         history = history._replace(maintenance_until=until)
     _show(options, build(history, _rule(target, settings)))
     return DONE

@@ -68,10 +68,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _read(transaction: Transaction, since_s: float, targets: Sequence[Target]) -> Report:
     """Read everything at one moment of the database's clock."""
     from ops_worker.adapters.postgres import history
+    from ops_worker.core.staleness import longest_period_s
     from ops_worker.history import report
     from ops_worker.history.series import counter_rule
 
-    longest_s = report.longest_s(history.pass_records(transaction))
+    longest_s = longest_period_s(history.pass_records(transaction))
     points = report.buckets(since_s, longest_s)
     rows = history.status_rows(transaction, since_s, points, counter_rule(targets))
     chosen = report.health_series(rows.series, targets)

@@ -264,6 +264,22 @@ def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
     return {**origin, **{name: value for name, value in facts.items() if value is not None}}
 
 
-def summary(verdict: Verdict) -> str:
-    """Return ``fleet_alert.summary``: the service, and the reason that opened the alert."""
-    return f"Service unhealthy: {verdict.target.name} ({verdict.reason})"
+def new_alert(service: str, reason: str, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an alert to open. Its summary names the service and the reason that opened it."""
+    return {
+        "service": service,
+        "summary": f"Service unhealthy: {service} ({reason})",
+        "evidence": evidence,
+    }
+
+
+def maintenance_end(
+    recorded: datetime | None, setting: datetime | None, now: datetime
+) -> datetime | None:
+    """Return the end of the maintenance, in which no alert opens; None if there is none.
+
+    The later one counts: ``recorded``, that of the maintenance that is running by the database, or
+    ``setting``, that of MAINTENANCE_UNTIL, if it is not over.
+    """
+    ends = [recorded, setting if setting is not None and setting > now else None]
+    return max(filter(None, ends), default=None)

@@ -10,7 +10,7 @@ from ops_worker.adapters.postgres.specs import MAINTENANCE_TABLE
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
-from ops_worker.core.health import details, evidence, summary
+from ops_worker.core.health import details, evidence, maintenance_end, new_alert
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
 from ops_worker.core.passes import PASSES, peers
 from ops_worker.core.peer import LastSeen, judge_peers
@@ -20,7 +20,7 @@ from ops_worker.core.staleness import PARAMETERS, stopped
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.adapters.postgres.transaction import Cursor, Transaction
     from ops_worker.core.backlog import Packed
     from ops_worker.core.model import Sample, StateChange
     from ops_worker.core.staleness import PassRecord
@@ -66,17 +66,12 @@ def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str,
 
 
 def maintenance_until(transaction: Transaction, setting: datetime | None) -> datetime | None:
-    """Return the end of the maintenance, in which no alert opens; None if there is none.
-
-    The later one counts: that of the database or that of the setting.
-    """
-    ends = []
-    if setting is not None and setting > transaction.now:
-        ends.append(setting)
+    """Return the end of the maintenance by the database and the setting; None if there is none."""
+    recorded: Sequence[datetime] = ()
     if MAINTENANCE_TABLE in transaction.present:
         with transaction.best_effort("no maintenance could be looked for, so that alerts open"):
-            ends += column(transaction.execute("maintenance"), "until")
-    return max(ends, default=None)
+            recorded = column(transaction.execute("maintenance"), "until")
+    return maintenance_end(next(iter(recorded), None), setting, transaction.now)
 
 
 def record_health(
@@ -89,11 +84,7 @@ def record_health(
     ``origin`` names the pass: its job, pod and version. An alert keeps it with the evidence.
     """
     opening = [
-        {
-            "service": change.verdict.target.name,
-            "summary": summary(change.verdict),
-            "evidence": evidence(change, origin),
-        }
+        new_alert(change.verdict.target.name, change.verdict.reason, evidence(change, origin))
         for change in changes
         if change.opens
     ]
@@ -103,13 +94,18 @@ def record_health(
     with transaction.connection.pipeline():
         transaction.execute("upsert_health", {"rows": rows})
         if opening:
-            transaction.execute("ensure_system_tenant")
-            opened = transaction.execute("open_alerts", {"alerts": json.dumps(opening)})
+            opened = open_alerts(transaction, opening)
         if closing:
             closed = transaction.execute("close_alerts", {"services": json.dumps(closing)})
     return Recorded(
         tuple(changes), tuple(column(opened, "service")), tuple(column(closed, "service"))
     )
+
+
+def open_alerts(transaction: Transaction, alerts: Sequence[Mapping[str, Any]]) -> Cursor:
+    """Open these alerts of ``new_alert``; the cursor has a row for each one that was not open."""
+    transaction.execute("ensure_system_tenant")
+    return transaction.execute("open_alerts", {"alerts": json.dumps(alerts)})
 
 
 def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]) -> None:
@@ -198,18 +194,13 @@ def _open_own_alert(
             NOTHING if _own_alert_is_open(transaction) else NOTHING._replace(opened=(OPS_WORKER,))
         )
     reason = stopped(record, transaction.now)
-    alert = {
-        "service": OPS_WORKER,
-        "summary": f"Service unhealthy: {OPS_WORKER} ({reason})",
-        "evidence": {
-            **origin,
-            "seen_by": f"{name} pass",
-            "reason": reason,
-            "last_recorded": record.time.astimezone(UTC).isoformat(),
-        },
+    facts = {
+        **origin,
+        "seen_by": f"{name} pass",
+        "reason": reason,
+        "last_recorded": record.time.astimezone(UTC).isoformat(),
     }
-    transaction.execute("ensure_system_tenant")
-    opened = transaction.execute("open_alerts", {"alerts": json.dumps([alert])})
+    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts)])
     return NOTHING._replace(opened=tuple(column(opened, "service")))
 
 

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.adapters.postgres.pass_writes import known_states, record_health, record_samples
+from ops_worker.adapters.postgres.pass_writes import (
+    known_states,
+    open_alerts,
+    record_health,
+    record_samples,
+)
 from ops_worker.adapters.postgres.sqlstate import SCHEMA, meaning, words
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.core.backlog import Pending
+from ops_worker.core.health import new_alert
 from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
 from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
@@ -104,11 +110,8 @@ def _health(transaction: Transaction) -> bool:
 
 
 def _alert(transaction: Transaction) -> bool:
-    execute = transaction.connection.execute
-    alert = {"service": NAME, "summary": f"Service unhealthy: {NAME} (tried)", "evidence": {}}
-    execute(SQL["ensure_system_tenant"])
-    opened = execute(SQL["open_alerts"], {"alerts": json.dumps([alert])}).fetchall()
-    closed = execute(SQL["close_alerts"], {"services": json.dumps([NAME])}).fetchall()
+    opened = open_alerts(transaction, [new_alert(NAME, "tried", {})]).fetchall()
+    closed = transaction.execute("close_alerts", {"services": json.dumps([NAME])}).fetchall()
     return bool(opened and closed)
 
 
