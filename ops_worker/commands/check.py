@@ -64,10 +64,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         loaded = settings.load(options.env_file)
     except SettingsError as error:
-        findings += [
-            Finding("settings", FAULT, fault, "correct it in the environment or .env")
-            for fault in error.faults
-        ]
+        findings += [Finding("settings", FAULT, fault, error.remedy) for fault in error.faults]
         findings += unread
         code = error.exit_code
     else:
@@ -244,9 +241,8 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             yield from of_tables(facts.tables)
             yield from facts.figures
         except OpsWorkerError as error:
-            separator = "; " if "; " in str(error) else ": "
-            problem, _, remedy = str(error).rpartition(separator)
-            yield Finding("database", FAULT, problem, remedy)
+            remedy = error.remedy or "see the log of the server"
+            yield Finding("database", FAULT, error.problem, remedy)
 
 
 def _try(database: Store, facts: _Facts) -> _Trial:

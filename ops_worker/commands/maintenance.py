@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ops_worker.arguments import env_file, since, words
 from ops_worker.commands.alerts import user
 from ops_worker.commands.database import opened, write
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.errors import DONE, SchemaError
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError if another maintenance is running.
     """
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
     with opened(settings, "maintenance") as store:
@@ -70,9 +70,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             before = _start(store, options)
         elif options.action == "end":
             before = _end(store, options)
-        running = store.read(
-            operations.running_maintenance, optional_tables=[postgres.MAINTENANCE_TABLE]
-        )
+        running = store.read(operations.running_maintenance, optional_tables=[MAINTENANCE_TABLE])
     until = settings.maintenance_until
     lasts = until is not None and until > datetime.now(UTC)
     if running:
@@ -87,12 +85,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _start(store: Store, options: argparse.Namespace) -> str:
     """Start a maintenance, and return a line about the one that it replaced."""
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    store.create([postgres.MAINTENANCE_TABLE])
+    store.create([MAINTENANCE_TABLE])
     try:
-        store.create([postgres.MAINTENANCE_LOG])
+        store.create([MAINTENANCE_LOG])
     except SchemaError as error:
         # A role that may not create the log can still start a maintenance.
         _warn_not_logged(str(error))
@@ -129,7 +126,7 @@ def _write(store: Store, work: Callable[[Transaction], T]) -> T:
         warnings = transaction.warnings
         return work(transaction)
 
-    tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
+    tables = [MAINTENANCE_TABLE, MAINTENANCE_LOG]
     result = write(store, postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
     for warning in dict.fromkeys(warnings):
         _warn_not_logged(warning)
@@ -139,7 +136,7 @@ def _write(store: Store, work: Callable[[Transaction], T]) -> T:
 def _warn_not_logged(error: str) -> None:
     remedy = (
         "as the owner of the tables, run `ops-worker init-db`, "
-        "then grant INSERT and UPDATE on ops_worker_maintenance_log to this role"
+        f"then grant INSERT and UPDATE on {MAINTENANCE_LOG} to this role"
     )
     extra = {"action": "no history", "error": error, "remedy": remedy}
     _log.warning("this maintenance is not written to its log table", extra=extra)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.adapters.postgres import MAINTENANCE_TABLE, pass_writes
+from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH
+from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import (
-    MAINTENANCE_TABLE,
     WRITE_RESERVE_S,
     pass_writes,
     sql_metrics,
@@ -15,7 +14,7 @@ from ops_worker.adapters.postgres import (
 from ops_worker.core import health
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import METRICS
+from ops_worker.core.passes import MAINTENANCE_TABLE, METRICS
 from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,

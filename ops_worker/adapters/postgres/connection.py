@@ -33,6 +33,7 @@ from ops_worker.adapters.postgres.types import register
 from ops_worker.core.model import LockHolder
 from ops_worker.core.passes import TransactionSpec
 from ops_worker.errors import (
+    ROW_SECURITY_REMEDY,
     CommitUnknownError,
     DatabaseError,
     NotWritableError,
@@ -146,7 +147,7 @@ class Store:
 
         Retries and errors are those of ``write``. A missing required table is a SchemaError.
         """
-        spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
+        spec = TransactionSpec(lock=0, required_tables=tuple(required_tables))
         result: T | None = self._transact(spec, work, optional_tables, read_only=True)
         return cast("T", result)  # None would mean a held lock, and a reader takes none
 
@@ -397,8 +398,8 @@ class Store:
     def _not_writable(self) -> NotWritableError:
         """Return the error for a server that accepts no writes."""
         return NotWritableError(
-            f"database {self._place} is read-only (a standby?): "
-            "point DATABASE_URL or PG_HOST at the primary"
+            f"database {self._place} is read-only (a standby?)",
+            "point DATABASE_URL or PG_HOST at the primary",
         )
 
     def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, read_only: bool) -> None:
@@ -408,18 +409,19 @@ class Store:
         if survey["encoding"] != "UTF8":
             raise SchemaError(
                 f"database {self._place} is encoded in {survey['encoding']}, which cannot hold "
-                "every answer: it has to be UTF8"
+                "every answer",
+                "it has to be UTF8",
             )
         if missing := [table for table in spec.required_tables if table not in survey["present"]]:
             raise SchemaError(
                 f"no table {', '.join(missing)} in database {self._place} "
-                f"for role {survey['role']}: {_remedy_for_missing(missing, survey)}"
+                f"for role {survey['role']}",
+                _remedy_for_missing(missing, survey),
             )
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
-                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to "
-                "a role that bypasses it (pulse_operator on the platform) and that the login role "
-                "is a member of"
+                f"row level security hides fleet_alert from role {survey['role']}",
+                ROW_SECURITY_REMEDY,
             )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
@@ -487,8 +489,10 @@ class Store:
                 self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: "
-                    f"{one_line(str(error))}; check that it runs, and DATABASE_URL or "
-                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+                    f"{one_line(str(error))}",
+                    "check that it runs, and DATABASE_URL or "
+                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS",
+                    joint="; ",
                 ) from error
         return self._connection
 

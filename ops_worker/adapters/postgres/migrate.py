@@ -17,6 +17,7 @@ from ops_worker.adapters.postgres.specs import STANDALONE_TABLES
 from ops_worker.adapters.postgres.sqlstate import words
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core import schema
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 from ops_worker.errors import SchemaError
 from ops_worker.sql import migrations
@@ -34,8 +35,8 @@ OBJECTS = (
     "system_metrics",
     "service_health",
     VIEW,
-    "ops_worker_maintenance",
-    "ops_worker_maintenance_log",
+    MAINTENANCE_TABLE,
+    MAINTENANCE_LOG,
     VERSIONS,
 )
 """Every object of the migrations, in the order in which they are created."""
@@ -49,6 +50,21 @@ class Change(NamedTuple):
     subject: str
     action: str
     fault: str = ""
+
+
+class _Repair(NamedTuple):
+    """A statement that repairs a table, and the name of what it does.
+
+    ``hint`` is the remedy if the rows of the table prevent it, ``alternative`` another statement if
+    the definition of the table does. A column's type cannot change under a view: if
+    ``changes_type``, the view is dropped before and created again.
+    """
+
+    action: str
+    statement: str
+    hint: str = ""
+    alternative: str = ""
+    changes_type: bool = False
 
 
 def objects(*, standalone: bool) -> tuple[str, ...]:
@@ -249,12 +265,11 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
     difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
     absent = set()
     for added in difference.missing:
-        change = _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
+        change = _attempt(connection, row, _addition(table, added))
         if change.fault:
             absent.add(added.name)
         yield change
     for changed, was in difference.types:
-        statement = schema.set_type(table, changed)
         if table not in OWN:
             # It may be the platform's, and large. Passes may work with it.
             said = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
@@ -264,29 +279,34 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             f"the values of {changed.name} ({was}) do not convert to {changed.type}: run "
             f"`ALTER TABLE {table} DROP COLUMN {changed.name} CASCADE`, then `ops-worker init-db`"
         )
-        yield _attempt(connection, row, f"column {changed.name} converted", statement, hint)
-    if difference.key and absent.isdisjoint(difference.key):
-        key = ", ".join(difference.key)
-        yield _attempt(
-            connection,
-            row,
-            f"unique key ({key}) added",
-            schema.add_key(table, difference.key),
-            _hint_for_key(table, difference.key),
+        conversion = _Repair(
+            action=f"column {changed.name} converted",
+            statement=schema.set_type(table, changed),
+            hint=hint,
+            changes_type=True,
         )
+        yield _attempt(connection, row, conversion)
+    if difference.key and absent.isdisjoint(difference.key):
+        key = _Repair(
+            action=f"unique key ({', '.join(difference.key)}) added",
+            statement=schema.add_key(table, difference.key),
+            hint=_hint_for_key(table, difference.key),
+            # A table has at most one primary key, and it may be of other columns.
+            alternative=schema.add_key(table, difference.key, kind="UNIQUE"),
+        )
+        yield _attempt(connection, row, key)
 
 
-def _addition(row: dict[str, Any], added: Column) -> tuple[str, str]:
-    """Return the statement that adds a column, and the remedy if it fails."""
-    table = row["name"]
+def _addition(table: str, added: Column) -> _Repair:
+    """Return the repair that adds a column."""
+    action = f"column {added.name} added"
     if added.fill:
-        return schema.add_filled_column(table, added), ""
-    statement = schema.add_column(table, added)
+        return _Repair(action, schema.add_filled_column(table, added))
     hint = (
         f"the rows of {table} have no {added.name}: if they may go, run "  # noqa: S608 - for people
         f"`DELETE FROM {table}`, then `ops-worker init-db`"
     )
-    return statement, hint
+    return _Repair(action, schema.add_column(table, added), hint)
 
 
 def _hint_for_key(table: str, key: Sequence[str]) -> str:
@@ -300,22 +320,20 @@ def _hint_for_key(table: str, key: Sequence[str]) -> str:
     )
 
 
-def _attempt(
-    connection: Connection, row: dict[str, Any], action: str, statement: str, hint: str
-) -> Change:
-    """Execute a statement in a savepoint. If it fails, the change has a fault with the remedy."""
-    table = row["name"]
+def _attempt(connection: Connection, row: dict[str, Any], repair: _Repair) -> Change:
+    """Repair a table in a savepoint. If that fails, the change has a fault with the remedy."""
+    table, action, statement = row["name"], repair.action, repair.statement
     if not row["owned"]:
         fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
         return Change(table, action, fault)
     try:
         with connection.transaction():
-            grants = _without_view(connection, table) if " TYPE " in statement else None
+            grants = _without_view(connection, table) if repair.changes_type else None
             try:
                 with connection.transaction():
                     connection.execute(statement.encode())
-            except pg.InvalidTableDefinition:  # it has a primary key of other columns
-                statement = statement.replace("ADD PRIMARY KEY", "ADD UNIQUE")
+            except pg.InvalidTableDefinition:
+                statement = repair.alternative or statement
                 connection.execute(statement.encode())
             if grants is not None:
                 _create_view(connection, grants)
@@ -323,6 +341,7 @@ def _attempt(
         if connection.closed:
             raise
         is_about_rows = isinstance(error, (pg.DataError, pg.IntegrityError))
+        hint = repair.hint
         if not (is_about_rows and hint):
             hint = f"run `{statement}`, then `ops-worker init-db`"
         return Change(table, action, f"{words(error)}: {hint}")

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
-from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, one
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
 from ops_worker.history.rows import (
     AlertRow,
     ChangedAlertRow,
-    MaintenanceEndRow,
     RunningMaintenance,
     UnmonitoredRow,
 )
@@ -127,7 +126,7 @@ def start(
     running = running_maintenance(transaction)
     parameters = maintenance._asdict() | {"replace": replace}
     _log(transaction, SQL["log_maintenance"], parameters)
-    started = transaction.query(MaintenanceEndRow, "start_maintenance", parameters).fetchone()
+    started = transaction.execute("start_maintenance", parameters).fetchone()
     if started is None:
         current = running_maintenance(transaction)
         assert current is not None, "the one that was not replaced"

@@ -6,16 +6,16 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.adapters.postgres.specs import MAINTENANCE_TABLE
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import details, evidence, maintenance_end, new_alert
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
-from ops_worker.core.passes import PASSES, peers
+from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, peers
 from ops_worker.core.peer import LastSeen, judge_peers
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import PARAMETERS, stopped
+from ops_worker.errors import ROW_SECURITY_REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,8 +165,8 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
         can_open = one(permitted)["can"]
         state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
         if can_open is False:
-            hint = "row level security hides fleet_alert; set PG_ROLE"
-            transaction.warnings.append(f"{problem}: {hint}")
+            fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
+            transaction.warnings.append(f"{problem}: {fault}")
         if can_open and state.stopped and may_open:
             done = _open_own_alert(transaction, name, state.stopped, origin, dry_run=dry_run)
         if can_open and state.recovered:

@@ -12,6 +12,7 @@ import psycopg
 from ops_worker.adapters.postgres.transaction import SQL, column
 from ops_worker.core.model import Reading
 from ops_worker.core.samples import MAX_ROWS, samples_of, shape_fault
+from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
     if missing := [table for table in figure.tables if table not in transaction.present]:
         return Reading(figure, problem=f"no table {', '.join(missing)}", absent=True)
     if hidden := [table for table in figure.tables if table in transaction.hidden]:
-        problem = f"row level security hides {', '.join(hidden)}: set PG_ROLE"
+        problem = f"row level security hides {', '.join(hidden)}: {ROW_SECURITY_REMEDY}"
         return Reading(figure, problem=problem)
     begun = time.monotonic()
     timeout_s = min(figure.timeout_s, until - begun)

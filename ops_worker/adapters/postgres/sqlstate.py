@@ -156,7 +156,7 @@ def translated(error: Error, place: str) -> OpsWorkerError:
     row = meaning(error)
     if row is None:
         return DatabaseError(text)
-    return row.kind(f"{text}: {row.remedy_for(error)}")
+    return row.kind(text, row.remedy_for(error))
 
 
 def meaning(error: Error) -> Meaning | None:

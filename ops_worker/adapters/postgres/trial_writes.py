@@ -21,7 +21,7 @@ from ops_worker.core.health import new_alert
 from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
 from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
-from ops_worker.core.self_check import Refusal
+from ops_worker.core.self_check import HIDDEN, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +50,7 @@ def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> lis
         if not row["present"]:
             refused.append(Refusal(row["name"], "not there"))
         elif row["hidden"]:
-            hidden = "row level security hides its rows from this role"
-            refused.append(Refusal(row["name"], hidden))
+            refused.append(Refusal(row["name"], HIDDEN))
     for table, write in _WRITES.items():
         if table in transaction.present:
             refused += _try(transaction, table, write)
