@@ -118,6 +118,7 @@ class Context(NamedTuple):
         """Return the self-metrics of a pass that began at the moment ``begun``; none if off."""
         if not self.settings.record_own_metrics:
             return []
+        # Readers judge by it whether this pass has stopped.
         tags = {"period_s": f"{self.period_s:g}"}
         if self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"

@@ -57,6 +57,7 @@ def run(context: Context) -> Outcome:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
     except StillRecordingError:
+        # Nothing waits to be written: an old state of a service is of no use.
         return outcome._replace(result=Result.WAITING)
     if written is None:
         context.require_live_holder(HEALTH.name)
@@ -70,6 +71,7 @@ def _write(
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
+    # The worker has an alert of its own, which counts among those that are open.
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
@@ -83,6 +85,7 @@ def _write(
             HEALTH, verdicts, begun, maintenance=maintenance_end is not None
         )
         samples = [*metrics, *context.latencies(verdicts)]
+        # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)

@@ -89,6 +89,7 @@ def run(context: Context) -> Outcome:
     observed = Observed(
         verdicts=verdicts,
         parts=tuple(service_samples(verdict) for verdict in verdicts),
+        # The figures are about the whole platform: one shard records them, not all.
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
         end=begun + settings.pass_deadline - WRITE_RESERVE_S,
@@ -155,6 +156,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
     without_figures = _sample(observed.begun, _with_figures(context, observed, None))
+    # Made beforehand, without figures: it is needed if the database cannot be asked.
     fallback = _with_self_metrics(context, without_figures, observed)
     try:
         with context.recording():
@@ -164,16 +166,20 @@ def _record(context: Context, observed: Observed) -> Written | None:
                 catch_up_s = max(CATCH_UP_S, context.period_s / 2)
                 _write_waiting(context, context.backlog, context.clock() + catch_up_s)
         if written is None:
+            # If that process seems to hang, this raises, and the sample waits.
             context.require_live_holder(METRICS.name)
             _leave_to_holder(context, fallback)
     except CommitUnknownError as error:
+        # Before DatabaseError, of which it is a kind: these samples may be written already.
         if context.backlog is not None:
             context.backlog.doubt(error.xid, [pack(fallback)])
         raise
     except (DatabaseError, StillRecordingError):
+        # A later pass may succeed.
         _let_wait(context, fallback)
         raise
     except SchemaError as error:
+        # No retry helps, and the sample must not delay the others.
         if context.backlog is not None:
             _set_apart(context, context.backlog, [pack(fallback)], error)
         raise
@@ -281,6 +287,7 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
         backlog.doubt(error.xid, entries)
         return None
     except (SchemaError, StatementTimeoutError) as error:
+        # Before DatabaseError: a smaller slice takes less time, and shows what is refused.
         if len(entries) > 1:
             backlog.shrink_slice(len(entries))
         else:
@@ -298,4 +305,5 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
 def _write_slice(context: Context, entries: Sequence[Packed], transaction: Transaction) -> bool:
     _settle(context, transaction)
     pass_writes.record_samples(transaction, entries)
+    # The store returns None if the lock is held.
     return True

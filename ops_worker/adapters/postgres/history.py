@@ -108,6 +108,7 @@ def read_series(
     counters = [named[place] for place, item in enumerate(series) if item.counts]
     with transaction.connection.pipeline():
         ends = transaction.query(LatestRow, "ends", {"series": json.dumps(named)})
+        # Only counters grow; reading the rows of a gauge again would cost time for nothing.
         parameters["series"] = json.dumps(counters)
         growth = transaction.query(GrowthRow, "growth", parameters)
     latest = {row.place: row.latest for row in ends}

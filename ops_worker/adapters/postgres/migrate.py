@@ -162,8 +162,10 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
     for name in names:
         if not rows[name]["present"]:
             created = _create_object(connection, name, migration.version)
+            # The repair at the end tries such a view again, and reports it if that fails.
             changes += [] if created.fault else [created]
         elif name in migration.sections and migration.version > 1:
+            # Migration 1 adopts tables that exist, also those of the platform, as they are.
             if not rows[name]["owned"]:
                 raise SchemaError(
                     f"migration {migration.name} changes {name}, which belongs to role "
@@ -204,6 +206,8 @@ def is_view_outdated(connection: Connection) -> bool | None:
 
     Return None if this role may not create the temporary view for the comparison.
     """
+    # PostgreSQL prints a view in its own way, which changes between versions. So the server prints
+    # both, and no text is stored.
     statement = re.sub(
         rf"CREATE OR REPLACE VIEW {VIEW}\b",
         f"CREATE TEMPORARY VIEW {EXPECTED_VIEW}",
@@ -286,6 +290,7 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             changes_type=True,
         )
         yield _attempt(connection, row, conversion)
+    # A key of a column that could not be added would only fail as well.
     if difference.key and absent.isdisjoint(difference.key):
         key = _Repair(
             action=f"unique key ({', '.join(difference.key)}) added",
@@ -381,6 +386,7 @@ def _replace_view(connection: Connection) -> None:
         with connection.transaction():
             connection.execute(_view_statement().encode())
     except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
+        # CREATE OR REPLACE VIEW can only append columns. DROP loses the grants.
         grants = column(connection.execute(SQL["view_grants"]), "statement")
         connection.execute(f"DROP VIEW {VIEW}".encode())
         _create_view(connection, grants)

@@ -98,6 +98,7 @@ def prune(
 
     Return these services. A dry run changes nothing.
     """
+    # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
         parameters = {"watched": json.dumps(monitored)}
         rows = transaction.query(UnmonitoredRow, "unwatched", parameters).fetchall()
@@ -125,6 +126,7 @@ def start(
     """
     running = running_maintenance(transaction)
     parameters = maintenance._asdict() | {"replace": replace}
+    # An older release did not log the one that is replaced now.
     _log(transaction, SQL["log_maintenance"], parameters)
     started = transaction.execute("start_maintenance", parameters).fetchone()
     if started is None:
@@ -166,6 +168,7 @@ def _log(transaction: Transaction, statement: str, parameters: Mapping[str, obje
     if MAINTENANCE_LOG not in transaction.present:
         return
     try:
+        # A role may be permitted to start a maintenance but not to write the log.
         with transaction.connection.transaction():  # a savepoint
             transaction.connection.execute(statement, parameters)
     except InsufficientPrivilege as error:

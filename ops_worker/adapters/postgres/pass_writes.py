@@ -47,6 +47,7 @@ class StateRow(NamedTuple):
 
 def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str, KnownState]:
     """Read what earlier passes recorded of these services; return one entry for each."""
+    # A dry run creates no table, so this one may be missing.
     rows = None
     with transaction.connection.pipeline():
         if "service_health" in transaction.present:
@@ -89,10 +90,12 @@ def record_health(
         if change.opens
     ]
     closing = [change.verdict.target.name for change in changes if change.closes]
+    # jsonb cannot hold NaN, and by default json.dumps writes it.
     rows = json.dumps([_row(change) for change in changes], allow_nan=False)
     opened = closed = None
     with transaction.connection.pipeline():
         transaction.execute("upsert_health", {"rows": rows})
+        # Most passes open and close nothing. They send no statement for it.
         if opening:
             opened = open_alerts(transaction, opening)
         if closing:
@@ -104,6 +107,7 @@ def record_health(
 
 def open_alerts(transaction: Transaction, alerts: Sequence[Mapping[str, Any]]) -> Cursor:
     """Open these alerts of ``new_alert``; the cursor has a row for each one that was not open."""
+    # The platform has a foreign key from alerts to tenants.
     transaction.execute("ensure_system_tenant")
     return transaction.execute("open_alerts", {"alerts": json.dumps(alerts)})
 
@@ -122,6 +126,7 @@ def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]
             if batch and size + len(document) > STATEMENT_CHARACTERS:
                 _insert_samples(transaction, batch)
                 batch, size = [], 0
+            # The documents are JSON already, so only the frame around them is added.
             batch.append(f'{{"time": "{time}", "samples": {document}}}')
             size += len(document)
     if batch:
@@ -164,6 +169,7 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
         seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
         can_open = one(permitted)["can"]
         state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
+        # None means that there is no such table: an installation without alerts.
         if can_open is False:
             fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
             transaction.warnings.append(f"{problem}: {fault}")

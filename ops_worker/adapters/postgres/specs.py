@@ -43,6 +43,7 @@ class RetryPolicy(NamedTuple):
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
 CHECK = TransactionSpec(lock=4)
+# With a number of its own, a command never makes a pass skip.
 ALERTS = TransactionSpec(lock=5, required_tables=("fleet_alert",))
 MAINTENANCE = TransactionSpec(lock=6)
 

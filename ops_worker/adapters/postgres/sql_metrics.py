@@ -79,6 +79,7 @@ def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
     timeout_s = min(figure.timeout_s, until - begun)
     if timeout_s <= 0:
         return Reading(figure, problem="the pass had no time left for it")
+    # One row more than is allowed shows that there are too many.
     cursor, error = _try_statement(transaction, figure, MAX_ROWS + 1, timeout_s)
     took_s = time.monotonic() - begun
     if cursor is None:
@@ -98,6 +99,7 @@ def _try_statement(
     Return its cursor, or the error.
     """
     # Executing it is what a figure is for.
+    # A subquery cannot hold two statements. The line end closes a comment in its last line.
     framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608
     limits = {"statement_ms": str(max(1, round(timeout_s * 1000)))}
     execute = transaction.connection.execute
@@ -105,6 +107,7 @@ def _try_statement(
         with transaction.connection.pipeline():
             execute("SAVEPOINT figure")
             execute(SQL["figure_limits"], limits)
+            # After the limits, which are for the worker: "today" in a figure is that of the role.
             execute("SET LOCAL TimeZone TO DEFAULT")
             cursor = execute(framed.encode())
             execute("ROLLBACK TO SAVEPOINT figure")  # resets the limits as well

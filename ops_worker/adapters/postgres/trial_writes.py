@@ -63,6 +63,7 @@ def _try(
     """Write in a savepoint and roll back; return the refusal, if there is one."""
     execute = transaction.connection.execute
     execute("SAVEPOINT rehearsal")
+    # A check waits only briefly for a lock that another session holds.
     execute(SQL["best_effort_limits"])
     try:
         arrived = write(transaction)
@@ -74,6 +75,7 @@ def _try(
     finally:
         if not transaction.connection.closed:
             execute("ROLLBACK TO SAVEPOINT rehearsal")
+    # A trigger can keep a row away without an error.
     if arrived:
         return []
     remedy = "a trigger or rule keeps it away: change that"
@@ -117,6 +119,7 @@ def _alert(transaction: Transaction) -> bool:
 _WRITES: dict[str, Callable[[Transaction], bool]] = {
     "system_metrics": _samples,
     "service_health": _health,
+    # The tenant is a part of it, because the platform has a foreign key from alerts to tenants.
     "fleet_alert": _alert,
 }
 """The write to each table. That of an alert includes its row in ``tenants``."""
