@@ -9,7 +9,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file, words
+from ops_worker.arguments import env_file, output_option, words
 from ops_worker.commands.database import opened, write
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import DONE
@@ -37,12 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     list_.add_argument(
         "--all", action="store_true", help="list the last hundred closed alerts, too"
     )
-    list_.add_argument(
-        "--output",
-        choices=["json", "table"],
-        default="table",
-        help="a table for people (the default), or one JSON document",
-    )
+    output_option(list_, "a table for people (the default), or one JSON document", plain="table")
     ack = actions.add_parser(
         "ack", help="acknowledge an alert: it stays until its service is healthy again"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file
+from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
 from ops_worker.errors import DONE, UNHEALTHY, SettingsError
 from ops_worker.text import format_table
@@ -31,12 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     show = actions.add_parser("show", help="show the entries in force and where they come from")
     _add_file(show)
-    show.add_argument(
-        "--output",
-        choices=["json", "table"],
-        default="table",
-        help="a table for people (the default), or JSON with all details",
-    )
+    output_option(show, "a table for people (the default), or JSON with all details", plain="table")
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:

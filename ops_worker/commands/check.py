@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.arguments import env_file
+from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
 from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
@@ -46,12 +46,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``check``."""
     env_file(parser)
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="a checklist (text, the default), or one JSON document",
-    )
+    output_option(parser, "a checklist (text, the default), or one JSON document")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ops_worker.arguments import env_file, since, words
+from ops_worker.arguments import env_file, output_option, since, words
 from ops_worker.commands.database import opened, read_history
 from ops_worker.commands.status import draw
 from ops_worker.core.output import MAX_LISTED
@@ -40,12 +40,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), "
         "or 90m for 90 minutes ago; default: now",
     )
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="sentences and tables for people (the default), or one JSON document",
-    )
+    output_option(parser, "sentences and tables for people (the default), or one JSON document")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from ops_worker.arguments import env_file, since
+from ops_worker.arguments import env_file, output_option, since
 from ops_worker.commands.database import opened, read_history
 from ops_worker.errors import DONE, OpsWorkerError
 from ops_worker.text import format_table
@@ -47,12 +47,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="refresh the screen every TIME until Ctrl-C; every 2 s without TIME",
     )
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="tables for people (the default), or one JSON document",
-    )
+    output_option(parser, "tables for people (the default), or one JSON document")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -42,17 +42,8 @@ def run(context: Context) -> Outcome:
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
     begun = context.clock()
-    targets = context.settings.targets
-    observations = context.observe(targets)
-    verdicts = health.judge_all(observations)
-    outcome = Outcome(
-        name=HEALTH.name,
-        result=Result.SKIPPED,
-        verdicts=verdicts,
-        unprobed=health.not_probed(verdicts, targets),
-        unprobed_because=health.not_probed_reasons(observations, targets),
-    )
-    write = partial(_write, context, verdicts, begun)
+    outcome = context.observed(HEALTH)
+    write = partial(_write, context, outcome.verdicts, begun)
     try:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)

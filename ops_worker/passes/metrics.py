@@ -11,9 +11,8 @@ from ops_worker.adapters.postgres import (
     pass_writes,
     sql_metrics,
 )
-from ops_worker.core import health
 from ops_worker.core.backlog import Pending, pack
-from ops_worker.core.model import Outcome, Result
+from ops_worker.core.model import Result
 from ops_worker.core.passes import MAINTENANCE_TABLE, METRICS
 from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.backlog import Backlog, Packed
-    from ops_worker.core.model import Figure, Reading, Recorded, Sample, Verdict
+    from ops_worker.core.model import Figure, Outcome, Reading, Recorded, Sample, Verdict
     from ops_worker.core.samples import Part
     from ops_worker.errors import OpsWorkerError
     from ops_worker.passes.context import Context
@@ -83,23 +82,14 @@ def run(context: Context) -> Outcome:
     """
     begun = context.clock()
     settings = context.settings
-    targets = settings.targets
-    observations = context.observe(targets)
-    verdicts = health.judge_all(observations)
+    outcome = context.observed(METRICS)
     observed = Observed(
-        verdicts=verdicts,
-        parts=tuple(service_samples(verdict) for verdict in verdicts),
+        verdicts=outcome.verdicts,
+        parts=tuple(service_samples(verdict) for verdict in outcome.verdicts),
         # The figures are about the whole platform: one shard records them, not all.
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
         end=begun + settings.pass_deadline - WRITE_RESERVE_S,
-    )
-    outcome = Outcome(
-        name=METRICS.name,
-        result=Result.SKIPPED,
-        verdicts=verdicts,
-        unprobed=health.not_probed(verdicts, targets),
-        unprobed_because=health.not_probed_reasons(observations, targets),
     )
     try:
         written = _record(context, observed)
