@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ops_worker.core.passes import TransactionSpec
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, TransactionSpec
 
 LOCK_SPACE = 0x6F707377
 """First half of the worker's advisory lock keys: "opsw" in ASCII."""
@@ -41,13 +41,11 @@ class RetryPolicy(NamedTuple):
     delay_s: float = 1.0
 
 
-MAINTENANCE_TABLE = "ops_worker_maintenance"
-MAINTENANCE_LOG = "ops_worker_maintenance_log"
-
 # The locks 1 and 2 belong to the passes (core/passes.py).
-CHECK = TransactionSpec("check", 4)
-ALERTS = TransactionSpec("alerts", 5, required_tables=("fleet_alert",))
-MAINTENANCE = TransactionSpec("maintenance", 6)
+CHECK = TransactionSpec(lock=4)
+# With a number of its own, a command never makes a pass skip.
+ALERTS = TransactionSpec(lock=5, required_tables=("fleet_alert",))
+MAINTENANCE = TransactionSpec(lock=6)
 
 HISTORY_TABLES = ("system_metrics", "fleet_alert")
 """The tables that readers of the history require."""
