@@ -22,6 +22,13 @@ def env_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def output_option(
+    parser: argparse.ArgumentParser, description: str, *, plain: str = "text"
+) -> None:
+    """Add --output: JSON, or by default the form for people."""
+    parser.add_argument("--output", choices=["json", plain], default=plain, help=description)
+
+
 def since(text: str) -> float:
     """Return a duration such as 30m in seconds. Without a unit it is in seconds.
 

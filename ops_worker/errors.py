@@ -26,15 +26,31 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 A retry may help.
 """
 
+ROW_SECURITY_REMEDY = (
+    "set PG_ROLE to a role that bypasses it (pulse_operator on the platform) and that the login "
+    "role is a member of"
+)
+"""The remedy where row level security hides the rows of a table."""
+
 
 class OpsWorkerError(Exception):
-    """The pass was not done."""
+    """The pass was not done.
+
+    ``remedy`` is what to do, as far as that is known. The message of most errors ends with it;
+    ``problem`` is the message without it.
+    """
 
     exit_code: ClassVar[int] = 1
+    remedy = ""
 
-    def __init__(self, message: str = "") -> None:
-        """Use the message, or else the first line of the docstring of the class."""
-        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+    def __init__(self, problem: str = "", remedy: str = "", *, joint: str = ": ") -> None:
+        """Use the problem, or else the first line of the docstring of the class.
+
+        ``joint`` stands between the problem and the remedy in the message.
+        """
+        self.problem = problem or (type(self).__doc__ or "").splitlines()[0]
+        self.remedy = remedy or self.remedy
+        super().__init__(joint.join(filter(None, (self.problem, remedy))))
 
 
 def severity(code: int) -> tuple[int, int]:
@@ -94,6 +110,7 @@ class SettingsError(OpsWorkerError):
     """
 
     exit_code = 2
+    remedy = "correct it in the environment or .env"
 
     def __init__(self, faults: Sequence[str]) -> None:
         """Join the faults, one sentence each, to the message."""

@@ -153,6 +153,7 @@ class Loop:
     def _start_tick(self, due: _Due) -> None:
         """Run a tick in a thread of its own; return when its probes are done."""
         progress = _Progress(observed=threading.Event(), ended=threading.Event())
+        # A daemon: a pass that hangs must not keep the process from its end.
         thread = threading.Thread(
             target=self._run_tick, args=(due, progress), name=f"{self.name} pass", daemon=True
         )
@@ -165,6 +166,7 @@ class Loop:
         except BaseException as error:  # noqa: BLE001 - the main thread reports it
             self._error = error
         finally:
+            # Also after an error, or the loop would wait for ever.
             progress.ended.set()
             progress.observed.set()
 
@@ -198,6 +200,7 @@ class Loop:
         if backlog is None:
             return tick
         with self._report_lock:
+            # Two ticks may end at the same time, and each lost sample is reported once.
             dropped = backlog.dropped - self._dropped_reported
             self._dropped_reported += dropped
         return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
@@ -205,6 +208,7 @@ class Loop:
     @contextlib.contextmanager
     def _recording(self, progress: _Progress) -> Iterator[None]:
         """Record one pass at a time. Raise StillRecordingError while another one is recorded."""
+        # Waiting here would delay the probes of the next tick.
         if not self._record_lock.acquire(blocking=False):
             self._warn_if_stalled()
             raise StillRecordingError
@@ -246,6 +250,7 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
     been called before.
     """
     gc.enable()  # a long-lived process makes garbage that is worth collecting
+    # What exists now lives as long as the process: the collector need not look at it again.
     gc.freeze()
     signalled = threading.Event()
     signals = partial(_stop_on_signal, stop, signalled, await_signal)
@@ -258,8 +263,10 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
         _log.warning(
             "a pass did not end in time and is abandoned", extra={"action": "pass given up"}
         )
+    # In a thread, because the database may never answer.
     closed = _start("close", partial(close, deadline))
     clock.wait(closed, max(MIN_CLOSING_S, deadline - clock.monotonic()))
+    # A pod is stopped by SIGTERM. That is no failure, whatever the passes did before.
     if signalled.is_set():
         return DONE
     return worst(*(loop.exit_code for loop in loops))
@@ -339,4 +346,5 @@ def _stop_on_signal(
     signalled.set()
     stop.set()
     await_signal()
+    # At once, without cleanup: the first signal already asked for an orderly end.
     os._exit(1)

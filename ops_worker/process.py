@@ -63,6 +63,7 @@ def enforce_deadline(
         finish(fail(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
 
     timer = threading.Timer(deadline_s - spent_s, end_on_deadline)
+    # Neither thread keeps a process that has done its work.
     timer.daemon = True
     timer.start()
     threading.Thread(target=end_on_signal, name="signals", daemon=True).start()
@@ -88,6 +89,7 @@ def write_termination_message(path: str, line: str) -> None:
     if not path:
         return
     try:
+        # In place: Kubernetes mounts this file, so another one cannot be renamed to it.
         Path(path).write_text(line, encoding="utf-8")
     except OSError as error:
         _log.warning(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import unquote
@@ -431,27 +431,34 @@ class Settings(BaseSettings):
         }
 
 
-class _ExplicitSettings(Settings):
-    """Settings from arguments only. The environment of this process is not read."""
-
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]
-        cls,
-        settings_cls: Any,  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: Any,
-        **_: Any,
-    ) -> tuple[Any, ...]:
-        """Return the only source: the values that are passed."""
-        return (init_settings,)
-
-
 def faults(variables: Mapping[str, str]) -> list[str]:
     """Return the faults in the variables of another process, for example from a manifest."""
     try:
-        _ExplicitSettings(**variables)  # type: ignore[arg-type]  # to be validated
+        _explicit_settings()(**variables)  # type: ignore[arg-type]  # to be validated
     except ValidationError as error:
         return _faults(error)
     return []
+
+
+@cache
+def _explicit_settings() -> type[Settings]:
+    """Return a class of settings from arguments only, which reads no environment and no file.
+
+    It is made when it is needed: to build a class costs a pass milliseconds.
+    """
+
+    class Explicit(Settings):
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]
+            cls,
+            settings_cls: Any,  # noqa: ARG003 - pydantic-settings' signature
+            init_settings: Any,
+            **_: Any,
+        ) -> tuple[Any, ...]:
+            """Return the only source: the values that are passed."""
+            return (init_settings,)
+
+    return Explicit
 
 
 def termination_variables() -> tuple[str, str]:

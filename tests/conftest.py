@@ -109,6 +109,27 @@ class Worker:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every process of pytest-xdist begin with its share of the slow tests.
+
+    The distribution ``worksteal`` gives each process an equal part of the list, in order. With the
+    slow tests at the end of the parts, one process would run them while the others are idle.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if not processes:
+        return
+    slow = [item for item in items if item.get_closest_marker("acceptance")]
+    fast = [item for item in items if not item.get_closest_marker("acceptance")]
+    ordered: list[pytest.Item] = []
+    for number in range(processes):
+        size = (len(items) - len(ordered)) // (processes - number)
+        part = slow[number::processes]
+        missing = max(0, size - len(part))
+        ordered += [*part, *fast[:missing]]
+        del fast[:missing]
+    items[:] = [*ordered, *fast]
+
+
 @pytest.fixture(autouse=True)
 def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the worker's variables of the person who runs it, nor a .env file."""

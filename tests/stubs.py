@@ -44,7 +44,12 @@ class Stub:
         self._host = host
         self._mode: str | Behaviour = "ok"
         self._listener: socket.socket | None = None
-        self.port = 0
+        # A socket that never listens keeps the port while the service is down: without it, another
+        # process could get the port, and answer.
+        self._reserved = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind((host, 0))
+        self.port = self._reserved.getsockname()[1]
         self._listen()
 
     @property
@@ -64,11 +69,16 @@ class Stub:
         )
         self._mode = mode
         if mode == "down":
-            self.close()
+            self._refuse()
         elif self._listener is None:
             self._listen()
 
     def close(self) -> None:
+        """Stop listening, and give up the port."""
+        self._refuse()
+        self._reserved.close()
+
+    def _refuse(self) -> None:
         """Stop listening: connections are refused from now on."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
@@ -87,7 +97,6 @@ class Stub:
 
     def _listen(self) -> None:
         listener = socket.create_server((self._host, self.port), backlog=256, reuse_port=False)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 

@@ -340,8 +340,8 @@ def test_toml_is_a_catalogue(text: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_commands_run(worker: Worker, block: str) -> None:
     """Every command in a block of shell commands runs as it stands.
 
-    Its URLs are those of the test's database and services; make tells what it would run, pytest what it would collect,
-    and the installation is left to whoever runs the tests.
+    Its URLs are those of the test's database and services; make tells what it would run, pytest what it would collect
+    in one folder, and the installation is left to whoever runs the tests.
     """
     for variable in ("INGEST", "EVALUATOR", "DISPATCHER"):
         block = re.sub(
@@ -353,7 +353,7 @@ def test_commands_run(worker: Worker, block: str) -> None:
         block,
     )
     block = block.replace(
-        ".venv/bin/pytest", f"{sys.executable} -m pytest --collect-only -q {ROOT}/tests"
+        ".venv/bin/pytest", f"{sys.executable} -m pytest --collect-only -q {ROOT}/tests/sql"
     )
     block = block.replace(". venv/bin/activate", "")
     block = block.replace("manifests check k8s", f"manifests check {ROOT}/k8s")

@@ -156,6 +156,7 @@ TESTED_ELSEWHERE = {
     "adapters.terminal": "commands/test_status.py compares the screens",
     "commands": "test_cli.py",
     "commands.catalogue": "catalogue/test_catalogue.py",
+    "commands.database": "commands/test_alerts.py, test_maintenance.py and test_status.py",
     "commands.init_db": "acceptance/test_process.py, on real roles",
     "commands.run_pass": "passes/test_contract.py runs it for every pass",
     "core": "no code",

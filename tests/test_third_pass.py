@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 from ops_worker import loop, settings
-from ops_worker.adapters.postgres import MAINTENANCE_TABLE, pass_writes
+from ops_worker.adapters.postgres import pass_writes
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.cli import _parser, main
 from ops_worker.commands import cluster, run_loop
 from ops_worker.core.model import Outcome, Recorded, Result
-from ops_worker.core.passes import PASSES, PassSpec, TransactionSpec
+from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, PassSpec, TransactionSpec
 from ops_worker.core.samples import PASS_SUCCESS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ ROLLUP = PassSpec(
     name="rollup",
     summary="roll up old samples",
     run="tests.test_third_pass:run",
-    transaction=TransactionSpec(name="rollup", lock=200, required_tables=("system_metrics",)),
+    transaction=TransactionSpec(lock=200, required_tables=("system_metrics",)),
     marker=PASS_SUCCESS,
     interval_setting="metrics_collection_interval",
 )

@@ -143,6 +143,7 @@ class Cluster:
         recognised = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
         if not recognised:
             return WorkerObjects([], [], [])
+        # Without a label, only its owner tells whose a Job is.
         jobs = list(self._list("batch", "jobs", ""))
         return WorkerObjects(recognised, jobs, self._pods(JOB_LABEL))
 
@@ -179,6 +180,7 @@ class Cluster:
             query["container"] = container
         path = f"{self._path('', 'pods', pod)}/log"
         request = _Request(method="GET", path=path, resource="pods/log", name=pod, query=query)
+        # A log may hold any bytes.
         return self._answer(request).decode("utf-8", "replace")
 
     def no_cronjobs(self) -> str:
@@ -214,6 +216,7 @@ class Cluster:
                 query["continue"] = token
             request = _Request("GET", self._path(group, resource), resource, query=query)
             page = json.loads(self._answer(request))
+            # Kubernetes is written in Go, which encodes an empty list as null.
             yield from page.get("items") or ()
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
@@ -275,6 +278,8 @@ class Cluster:
                 read=min(READ_S, deadline_s),
                 total=deadline_s,
             ),
+            # A redirect would carry the token to another server, and a Retry-After could exceed the
+            # deadline.
             retries=False,
             redirect=False,
         )
@@ -335,11 +340,13 @@ def may_ask() -> bool:
 
 def _create_events(job: str, transitions: Sequence[tuple[str, str]], end: float) -> None:
     """Write the Events until a time of the monotonic clock. Raises OpsWorkerError if it cannot."""
+    # Otherwise the kubeconfig of a developer would decide where the Events go.
     if not TOKEN.is_file():
         raise ClusterError(
             "KUBERNETES_EVENTS is on, but there is no service account token: "
             "set automountServiceAccountToken, see k8s/variants/events"
         )
+    # Kubernetes names a Job of a CronJob after it, with the scheduled time behind the last dash.
     name = job.rpartition("-")[0]
     if not name:
         raise ClusterError("KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob")

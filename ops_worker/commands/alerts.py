@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import getpass
 import json
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file, words
+from ops_worker.arguments import env_file, output_option, words
+from ops_worker.commands.database import opened, write
 from ops_worker.core.samples import OPS_WORKER
-from ops_worker.errors import DONE, DatabaseError
+from ops_worker.errors import DONE
 from ops_worker.text import format_table, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from ops_worker.adapters.postgres import Store, Transaction
-    from ops_worker.core.passes import TransactionSpec
+    from ops_worker.adapters.postgres import Store
     from ops_worker.history.rows import AlertRow, UnmonitoredRow
     from ops_worker.settings import Settings
-
-T = TypeVar("T")
 
 HEAD = ("ID", "SERVICE", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED BY", "SUMMARY")
 MAX_ID = 2**63 - 1
@@ -40,12 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     list_.add_argument(
         "--all", action="store_true", help="list the last hundred closed alerts, too"
     )
-    list_.add_argument(
-        "--output",
-        choices=["json", "table"],
-        default="table",
-        help="a table for people (the default), or one JSON document",
-    )
+    output_option(list_, "a table for people (the default), or one JSON document", plain="table")
     ack = actions.add_parser(
         "ack", help="acknowledge an alert: it stays until its service is healthy again"
     )
@@ -73,12 +65,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Do the action and report each alert. Raises SettingsError for an alert that is not there."""
-    from ops_worker.adapters import postgres
-
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker alerts"
-    )
-    with contextlib.closing(store):
+    with opened(settings, "alerts") as store:
         ACTIONS[options.action](store, options, settings)
     return DONE
 
@@ -103,7 +90,7 @@ def _acknowledge(store: Store, options: argparse.Namespace, _: Settings) -> None
 
     by = options.by or user()
     acknowledge = partial(operations.acknowledge, number=options.id, by=by)
-    alert = _write(store, postgres.ALERTS, acknowledge)
+    alert = write(store, postgres.ALERTS, acknowledge)
     print(f"alert {alert.id} of {alert.service} is acknowledged by {by}")
 
 
@@ -111,7 +98,7 @@ def _close(store: Store, options: argparse.Namespace, _: Settings) -> None:
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    alert = _write(store, postgres.ALERTS, partial(operations.close, number=options.id))
+    alert = write(store, postgres.ALERTS, partial(operations.close, number=options.id))
     consequence = "if the service is still unhealthy, the next pass opens a new one"
     print(f"alert {alert.id} of {alert.service} is closed; {consequence}")
 
@@ -128,7 +115,7 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
     if options.dry_run:
         rows = store.dry_run(HEALTH.transaction, prune)
     else:
-        rows = _write(store, HEALTH.transaction, prune)
+        rows = write(store, HEALTH.transaction, prune)
     for row in rows:
         _print_pruned(row, dry_run=options.dry_run)
     number = "1 service" if len(rows) == 1 else f"{len(rows)} services"
@@ -139,14 +126,6 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
 
 
 ACTIONS = {"list": _list, "ack": _acknowledge, "close": _close, "prune": _prune}
-
-
-def _write(store: Store, spec: TransactionSpec, work: Callable[[Transaction], T]) -> T:
-    """Do the work in one transaction. Raises DatabaseError if the lock is held."""
-    result = store.write(spec, work)
-    if result is None:
-        raise DatabaseError("another ops-worker process holds the lock: try again")
-    return result
 
 
 def _print_pruned(row: UnmonitoredRow, *, dry_run: bool) -> None:

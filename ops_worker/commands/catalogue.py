@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file
+from ops_worker.arguments import env_file, output_option
+from ops_worker.commands.database import opened
 from ops_worker.errors import DONE, UNHEALTHY, SettingsError
 from ops_worker.text import format_table
 
@@ -30,12 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     show = actions.add_parser("show", help="show the entries in force and where they come from")
     _add_file(show)
-    show.add_argument(
-        "--output",
-        choices=["json", "table"],
-        default="table",
-        help="a table for people (the default), or JSON with all details",
-    )
+    output_option(show, "a table for people (the default), or JSON with all details", plain="table")
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +97,6 @@ def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[st
     Return the faults that it finds, and notes about figures whose tables do not exist.
     """
     from ops_worker import settings
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import sql_metrics
     from ops_worker.core.passes import METRICS
 
@@ -123,17 +118,12 @@ def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[st
                 faults.append(f"{file}: figures.{figure.name}.sql: {problem}")
         return faults
 
-    store = postgres.Store(
-        loaded.connection, role=loaded.pg_role, application="ops-worker catalogue"
-    )
-    try:
+    with opened(loaded, "catalogue") as store:
         faults = store.read(
             prepare,
             required_tables=METRICS.transaction.required_tables,
             optional_tables=[table for figure in figures for table in figure.tables],
         )
-    finally:
-        store.close()
     return faults, notes
 
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.arguments import env_file
+from ops_worker.arguments import env_file, output_option
+from ops_worker.commands.database import opened
 from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
@@ -45,12 +46,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``check``."""
     env_file(parser)
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="a checklist (text, the default), or one JSON document",
-    )
+    output_option(parser, "a checklist (text, the default), or one JSON document")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,10 +59,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         loaded = settings.load(options.env_file)
     except SettingsError as error:
-        findings += [
-            Finding("settings", FAULT, fault, "correct it in the environment or .env")
-            for fault in error.faults
-        ]
+        findings += [Finding("settings", FAULT, fault, error.remedy) for fault in error.faults]
         findings += unread
         code = error.exit_code
     else:
@@ -200,7 +193,6 @@ class _Trial(NamedTuple):
 
 def _database(loaded: Settings) -> Iterator[Finding]:
     """Check the database: server, schema, tables, privileges, trial writes and figures."""
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import migrate, operations
 
     begun = time.monotonic()
@@ -225,9 +217,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             figures=figures,
         )
 
-    with contextlib.closing(
-        postgres.Store(loaded.connection, role=loaded.pg_role, application="ops-worker check")
-    ) as database:
+    with opened(loaded, "check") as database:
         try:
             counted = [table for figure in loaded.catalogue.figures for table in figure.tables]
             optional = [table for table in counted if table != "fleet_alert"]
@@ -246,9 +236,8 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             yield from of_tables(facts.tables)
             yield from facts.figures
         except OpsWorkerError as error:
-            separator = "; " if "; " in str(error) else ": "
-            problem, _, remedy = str(error).rpartition(separator)
-            yield Finding("database", FAULT, problem, remedy)
+            remedy = error.remedy or "see the log of the server"
+            yield Finding("database", FAULT, error.problem, remedy)
 
 
 def _try(database: Store, facts: _Facts) -> _Trial:

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.arguments import output_option
 from ops_worker.core.passes import PASSES
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError, severity
 
@@ -28,12 +29,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 def cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cluster``."""
     _common_options(parser)
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="text: a table with warnings (default); json: one document",
-    )
+    output_option(parser, "text: a table with warnings (default); json: one document")
     parser.add_argument(
         "--fail-on-warnings",
         action="store_true",

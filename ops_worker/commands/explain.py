@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ops_worker.arguments import env_file, since, words
+from ops_worker.arguments import env_file, output_option, since, words
+from ops_worker.commands.database import opened, read_history
 from ops_worker.commands.status import draw
 from ops_worker.core.output import MAX_LISTED
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
@@ -40,12 +40,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), "
         "or 90m for 90 minutes ago; default: now",
     )
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="sentences and tables for people (the default), or one JSON document",
-    )
+    output_option(parser, "sentences and tables for people (the default), or one JSON document")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -53,6 +48,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a future time.
     """
+    from ops_worker.core.health import maintenance_end
     from ops_worker.history.explain import build, is_known
 
     targets = {target.name: target for target in settings.catalogue.targets}
@@ -61,9 +57,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     history = _read(options, settings, service, target)
     if target is None and not is_known(history):
         raise SettingsError([_unknown_service(one_line(service), targets)])
-    setting = settings.maintenance_until
-    if setting is not None and options.at is None and setting > history.now:
-        until = max(setting, history.maintenance_until or history.now)
+    if options.at is None:
+        until = maintenance_end(history.maintenance_until, settings.maintenance_until, history.now)
         history = history._replace(maintenance_until=until)
     _show(options, build(history, _rule(target, settings)))
     return DONE
@@ -82,17 +77,12 @@ def _target(name: str, targets: Mapping[str, Target]) -> Target | None:
 def _read(
     options: argparse.Namespace, settings: Settings, service: str, target: Target | None
 ) -> ServiceHistory:
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import history
 
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker explain"
-    )
-    with contextlib.closing(store):
-        return store.read(
+    with opened(settings, "explain") as store:
+        return read_history(
+            store,
             lambda transaction: history.service_history(transaction, service, target, options.at),
-            required_tables=postgres.HISTORY_TABLES,
-            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
         )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_worker.arguments import env_file, since, words
 from ops_worker.commands.alerts import user
-from ops_worker.errors import DONE, DatabaseError, SchemaError
+from ops_worker.commands.database import opened, write
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.errors import DONE, SchemaError
 
 if TYPE_CHECKING:
     import argparse
@@ -61,21 +62,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError if another maintenance is running.
     """
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker maintenance"
-    )
-    with contextlib.closing(store):
+    with opened(settings, "maintenance") as store:
         before = ""
         if options.action == "start":
             before = _start(store, options)
         elif options.action == "end":
             before = _end(store, options)
-        running = store.read(
-            operations.running_maintenance, optional_tables=[postgres.MAINTENANCE_TABLE]
-        )
+        running = store.read(operations.running_maintenance, optional_tables=[MAINTENANCE_TABLE])
     until = settings.maintenance_until
     lasts = until is not None and until > datetime.now(UTC)
     if running:
@@ -90,12 +85,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _start(store: Store, options: argparse.Namespace) -> str:
     """Start a maintenance, and return a line about the one that it replaced."""
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    store.create([postgres.MAINTENANCE_TABLE])
+    store.create([MAINTENANCE_TABLE])
     try:
-        store.create([postgres.MAINTENANCE_LOG])
+        store.create([MAINTENANCE_LOG])
     except SchemaError as error:
         # A role that may not create the log can still start a maintenance.
         _warn_not_logged(str(error))
@@ -121,31 +115,28 @@ def _end(store: Store, options: argparse.Namespace) -> str:
 
 
 def _write(store: Store, work: Callable[[Transaction], T]) -> T:
-    """Do the work in one transaction. Raises DatabaseError if the lock is held."""
+    """Do the work in one transaction; log its warnings about the log table."""
     from ops_worker.adapters import postgres
 
     warnings: list[str] = []
 
-    def work_and_keep_warnings(transaction: Transaction) -> tuple[T]:
+    def work_and_keep_warnings(transaction: Transaction) -> T:
         """Do the work, and keep the warnings of its transaction."""
         nonlocal warnings
         warnings = transaction.warnings
-        # A tuple, because the store returns None if the lock is held.
-        return (work(transaction),)
+        return work(transaction)
 
-    tables = [postgres.MAINTENANCE_TABLE, postgres.MAINTENANCE_LOG]
-    result = store.write(postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
-    if result is None:
-        raise DatabaseError("another ops-worker process holds the lock: try again")
+    tables = [MAINTENANCE_TABLE, MAINTENANCE_LOG]
+    result = write(store, postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
     for warning in dict.fromkeys(warnings):
         _warn_not_logged(warning)
-    return result[0]
+    return result
 
 
 def _warn_not_logged(error: str) -> None:
     remedy = (
         "as the owner of the tables, run `ops-worker init-db`, "
-        "then grant INSERT and UPDATE on ops_worker_maintenance_log to this role"
+        f"then grant INSERT and UPDATE on {MAINTENANCE_LOG} to this role"
     )
     extra = {"action": "no history", "error": error, "remedy": remedy}
     _log.warning("this maintenance is not written to its log table", extra=extra)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file, since
+from ops_worker.commands.database import opened, read_history
 from ops_worker.errors import DONE, FULL, SettingsError
 
 if TYPE_CHECKING:
@@ -50,18 +50,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written.
     """
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.html import render
 
-    store = postgres.Store(
-        settings.connection, role=settings.pg_role, application="ops-worker report"
-    )
-    with contextlib.closing(store):
-        report = store.read(
-            lambda transaction: _read(transaction, options.since, settings.catalogue.targets),
-            required_tables=postgres.HISTORY_TABLES,
-            optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
-        )
+    targets = settings.catalogue.targets
+    with opened(settings, "report") as store:
+        report = read_history(store, lambda transaction: _read(transaction, options.since, targets))
     page = render(report)
     if options.file == STDOUT:
         # The page declares UTF-8, whatever the encoding of the terminal.
@@ -75,10 +68,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _read(transaction: Transaction, since_s: float, targets: Sequence[Target]) -> Report:
     """Read everything at one moment of the database's clock."""
     from ops_worker.adapters.postgres import history
+    from ops_worker.core.staleness import longest_period_s
     from ops_worker.history import report
     from ops_worker.history.series import counter_rule
 
-    longest_s = report.longest_s(history.pass_records(transaction))
+    longest_s = longest_period_s(history.pass_records(transaction))
     points = report.buckets(since_s, longest_s)
     rows = history.status_rows(transaction, since_s, points, counter_rule(targets))
     chosen = report.health_series(rows.series, targets)

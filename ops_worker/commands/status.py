@@ -9,7 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from ops_worker.arguments import env_file, since
+from ops_worker.arguments import env_file, output_option, since
+from ops_worker.commands.database import opened, read_history
 from ops_worker.errors import DONE, OpsWorkerError
 from ops_worker.text import format_table
 
@@ -46,19 +47,14 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="refresh the screen every TIME until Ctrl-C; every 2 s without TIME",
     )
-    parser.add_argument(
-        "--output",
-        choices=["json", "text"],
-        default="text",
-        help="tables for people (the default), or one JSON document",
-    )
+    output_option(parser, "tables for people (the default), or one JSON document")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Show the state once, or with --watch until Ctrl-C. Raises DatabaseError or SchemaError."""
     if options.watch is not None:
         _watch(options, settings)
-    with contextlib.closing(_store(settings)) as store:
+    with opened(settings, "status") as store:
         _show(options, _read(store, options, settings))
     return DONE
 
@@ -73,7 +69,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
     read_at = 0.0
     while True:
         # A new store after each failure: the old one may have a broken connection.
-        with contextlib.closing(_store(settings, deadline_s=READ_DEADLINE_S)) as store:
+        with opened(settings, "status", deadline_s=READ_DEADLINE_S) as store:
             try:
                 while True:
                     status = _read(store, options, settings)
@@ -132,29 +128,16 @@ def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None
     draw(tables, clear=is_watch)
 
 
-def _store(settings: Settings, *, deadline_s: float = 0.0) -> Store:
-    from ops_worker.adapters import postgres
-
-    return postgres.Store(
-        settings.connection,
-        role=settings.pg_role,
-        application="ops-worker status",
-        loop_deadline_s=deadline_s,
-    )
-
-
 def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Status:
-    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import history
     from ops_worker.history.series import counter_rule
     from ops_worker.history.status import BUCKETS, build
 
     targets = settings.catalogue.targets
     is_counter = counter_rule(targets)
-    rows = store.read(
+    rows = read_history(
+        store,
         lambda transaction: history.status_rows(transaction, options.since, BUCKETS, is_counter),
-        required_tables=postgres.HISTORY_TABLES,
-        optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
     )
     series_of = {target.name: target.series for target in targets}
     return build(rows, series_of, settings.maintenance_until)

@@ -129,6 +129,7 @@ class Backlog:
 
     def add(self, pending: Pending) -> Packed:
         """Compress the samples of a pass, append them to the waiting entries, return the entry."""
+        # Compressed before the lock is taken, so that no other thread waits for it.
         entry = pack(pending)
         with self._lock:
             self._waiting.append(entry)
@@ -143,6 +144,7 @@ class Backlog:
             for entry in self._waiting:
                 rows += entry.rows
                 is_full = len(entries) >= self._slice or rows > SLICE_ROWS
+                # One entry goes in any case, however many rows it has.
                 if entries and is_full:
                     break
                 entries.append(entry)
@@ -150,6 +152,7 @@ class Backlog:
 
     def shrink_slice(self, failed: int) -> None:
         """Halve the size of a slice after the database refused one with ``failed`` entries."""
+        # Half of what was tried, which may be less than a slice.
         self._slice = max(1, failed // 2)
 
     def grow_slice(self) -> None:
@@ -188,6 +191,7 @@ class Backlog:
     def readmit_apart(self) -> None:
         """Let all entries that are set apart wait again after the database accepted one."""
         with self._lock:
+            # The oldest first, so that it is also the first to be dropped.
             self._waiting = deque(sorted([*self._apart, *self._waiting], key=_moment))
             self._apart.clear()
 
@@ -204,11 +208,13 @@ class Backlog:
             _, entries = self.in_doubt
             self.in_doubt = None
             if not committed:
+                # They are older than all that wait.
                 self._waiting.extendleft(reversed(entries))
                 self._drop_excess()
 
     def _remove(self, entries: Sequence[Packed]) -> None:
         """Remove entries from those that wait. An entry that was already dropped is ignored."""
+        # By identity: two passes may have equal samples.
         removed = {id(entry) for entry in entries}
         self._waiting = deque(entry for entry in self._waiting if id(entry) not in removed)
 
@@ -219,6 +225,7 @@ class Backlog:
 
     def _exceeded(self) -> bool:
         count = len(self._apart) + len(self._waiting)
+        # The newest entry stays whatever its size.
         return count > self._limit or (count > 1 and self._size() > self._limit_bytes)
 
     def _size(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.pods import at, containers, items, mapping, text, workers
 from ops_worker.errors import severity
+from ops_worker.text import format_age, format_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,7 +182,7 @@ def _overdue(
     since = last_success or _time(cronjob["metadata"].get("creationTimestamp"))
     if since is None or (due(since) or 0) <= MAX_DUE:
         return []
-    age = _short((now - since).total_seconds())
+    age = format_age((now - since).total_seconds())
     problem = f"no successful run for {age}"
     if last_success is None:
         problem = f"no successful run since the CronJob was created {age} ago"
@@ -195,12 +196,7 @@ def _overdue(
 
 def table(rows: Sequence[CronJobState]) -> str:
     """Render the rows as a table, followed by their warnings."""
-    cells = [HEAD, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        lines.append("  ".join(padded).rstrip())
+    lines = [format_table(HEAD, list(map(_cells, rows)))]
     warnings = [f"warning: {warning}" for cronjob in rows for warning in cronjob.warnings]
     if warnings:
         lines += ["", *warnings]
@@ -463,16 +459,8 @@ def _age(since: datetime | None, now: datetime) -> float | None:
     return None if since is None else (now - since).total_seconds()
 
 
-def _short(seconds: float) -> str:
-    """Return a duration in the largest unit of which it has at least two."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
 def _ago(age_s: float | None) -> str:
-    return "-" if age_s is None else f"{_short(age_s)} ago"
+    return "-" if age_s is None else f"{format_age(max(0.0, age_s))} ago"
 
 
 def _or_dash(value: int | None) -> str:

@@ -61,6 +61,7 @@ def _judge_failure(observation: Observation, failure: Failure) -> Verdict:
         target=observation.target,
         taken_at=observation.taken_at,
         state=State.DOWN if failure is Failure.NO_CONNECTION else State.UNKNOWN,
+        # An unhealthy verdict always has a reason, also where the error has no text.
         reason=one_line(observation.error) or failure.value,
         reason_class=observation.reason_class or "protocol",
     )
@@ -165,6 +166,7 @@ def decide(
     if before.checked_at is not None and observed_at <= before.checked_at <= now:
         return None
     same_health = before.healthy is verdict.healthy
+    # Counted in the database, so that passes of different processes count together.
     streak = before.streak + 1 if same_health else 1
     since = observed_at
     if same_health and before.since is not None:
@@ -174,6 +176,7 @@ def decide(
         streak=streak,
         since=since,
         checked_at=observed_at,
+        # At least, not exactly: a maintenance may have suppressed the alert before.
         opens=not verdict.healthy and not before.alerted and streak >= thresholds.alert_after,
         closes=verdict.healthy and before.alerted and streak >= thresholds.resolve_after,
     )
@@ -277,6 +280,22 @@ def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
     return {**origin, **{name: value for name, value in facts.items() if value is not None}}
 
 
-def summary(verdict: Verdict) -> str:
-    """Return ``fleet_alert.summary``: the service, and the reason that opened the alert."""
-    return f"Service unhealthy: {verdict.target.name} ({verdict.reason})"
+def new_alert(service: str, reason: str, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an alert to open. Its summary names the service and the reason that opened it."""
+    return {
+        "service": service,
+        "summary": f"Service unhealthy: {service} ({reason})",
+        "evidence": evidence,
+    }
+
+
+def maintenance_end(
+    recorded: datetime | None, setting: datetime | None, now: datetime
+) -> datetime | None:
+    """Return the end of the maintenance, in which no alert opens; None if there is none.
+
+    The later one counts: ``recorded``, that of the maintenance that is running by the database, or
+    ``setting``, that of MAINTENANCE_UNTIL, if it is not over.
+    """
+    ends = [recorded, setting if setting is not None and setting > now else None]
+    return max(filter(None, ends), default=None)

@@ -10,6 +10,11 @@ from typing import NamedTuple
 
 from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
 
+MAINTENANCE_TABLE = "ops_worker_maintenance"
+"""The table of the maintenance that is running."""
+MAINTENANCE_LOG = "ops_worker_maintenance_log"
+"""The table of all maintenances."""
+
 
 class TransactionSpec(NamedTuple):
     """What a writing transaction needs.
@@ -22,7 +27,6 @@ class TransactionSpec(NamedTuple):
       role may create them. The transaction does without them.
     """
 
-    name: str
     lock: int
     required_tables: tuple[str, ...] = ()
     creates: str = ""
@@ -58,7 +62,6 @@ HEALTH = PassSpec(
     summary="probe the services once, record their state, open and close alerts",
     run="ops_worker.passes.health:run",
     transaction=TransactionSpec(
-        name="health",
         lock=1,
         required_tables=("fleet_alert", "tenants"),
         creates="service_health",
@@ -76,7 +79,6 @@ METRICS = PassSpec(
     summary="append one sample of the services' counters and the database's figures",
     run="ops_worker.passes.metrics:run",
     transaction=TransactionSpec(
-        name="metrics",
         lock=2,
         required_tables=("system_metrics",),
         creates_if_permitted=LEDGER_TABLES,

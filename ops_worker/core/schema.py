@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -110,7 +112,7 @@ _SHAPES = (
         key=("service",),
     ),
     Shape(
-        name="ops_worker_maintenance",
+        name=MAINTENANCE_TABLE,
         columns=(
             Column("single", "boolean", required=True, default="true"),
             # A maintenance without an end is over: it must not suppress alerts.
@@ -122,7 +124,7 @@ _SHAPES = (
         key=("single",),
     ),
     Shape(
-        name="ops_worker_maintenance_log",
+        name=MAINTENANCE_LOG,
         columns=(
             Column("started_at", TIME, required=True, default="now()"),
             Column("until", TIME, required=True, fill="now()"),
@@ -192,8 +194,8 @@ SHAPES = {shape.name: shape for shape in _SHAPES}
 """The shape of each table by its name."""
 OWN = (
     "service_health",
-    "ops_worker_maintenance",
-    "ops_worker_maintenance_log",
+    MAINTENANCE_TABLE,
+    MAINTENANCE_LOG,
     "ops_worker_config",
     "ops_worker_run",
     "ops_worker_span",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, compare, quoted, set_type
 from ops_worker.core.suggest import closest, intended_variable
+from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class SchemaState(NamedTuple):
     version_problem: str = ""
 
 
+HIDDEN = "row level security hides its rows from this role"
 INIT_DB = "run `ops-worker init-db`"
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
 BY_MAINTENANCE = "`ops-worker maintenance start` creates it"
@@ -138,16 +141,16 @@ TABLES = (
         remedy="its figure is left out",
     ),
     Table(
-        name="ops_worker_maintenance",
+        name=MAINTENANCE_TABLE,
         privileges=("SELECT",),
-        columns=_columns("ops_worker_maintenance"),
+        columns=_columns(MAINTENANCE_TABLE),
         absent=OK,
         remedy=BY_MAINTENANCE,
     ),
     Table(
-        name="ops_worker_maintenance_log",
+        name=MAINTENANCE_LOG,
         privileges=("SELECT",),
-        columns=_columns("ops_worker_maintenance_log"),
+        columns=_columns(MAINTENANCE_LOG),
         absent=OK,
         remedy=BY_MAINTENANCE,
     ),
@@ -243,8 +246,8 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             yield Finding(
                 subject,
                 FAULT,
-                "row level security hides its rows from this role",
-                "set PG_ROLE to a role that bypasses it, pulse_operator on the platform",
+                HIDDEN,
+                ROW_SECURITY_REMEDY,
             )
         elif problems := [*_of_shape(table, row), *_of_privileges(table, row)]:
             yield Finding(

@@ -47,12 +47,12 @@ class PassRecord(NamedTuple):
     @property
     def label(self) -> str:
         """The pass and its shard, for people."""
-        return f"{self.name} {self.shard}" if self.shard else self.name
+        return label(self.name, self.shard)
 
     @property
     def stale_after_s(self) -> float:
         """Seconds after which this record is stale."""
-        return stale_after_s(self.period_s)
+        return stale_after_s(longest_period_s([self]))
 
     def age_s(self, at: datetime) -> float:
         """Return the age of this record at a time, in seconds."""
@@ -63,15 +63,25 @@ class PassRecord(NamedTuple):
         return self.age_s(at) > self.stale_after_s
 
 
-def stale_after_s(period_s: float | None) -> float:
+def label(name: str, shard: str | None) -> str:
+    """Return a pass and its shard, for people."""
+    return f"{name} {shard}" if shard else name
+
+
+def stale_after_s(period_s: float) -> float:
     """Return the seconds after which a pass counts as stopped: three periods, at least 90 s."""
-    return max(STALE_PERIODS * (period_s or DEFAULT_PERIOD_S), MIN_STALE_S)
+    return max(STALE_PERIODS * period_s, MIN_STALE_S)
+
+
+def longest_period_s(records: Iterable[PassRecord]) -> float:
+    """Return the longest period of these records, in seconds."""
+    periods = (record.period_s or DEFAULT_PERIOD_S for record in records)
+    return max(periods, default=DEFAULT_PERIOD_S)
 
 
 def period_of(records: Iterable[PassRecord], name: str) -> float:
     """Return the period of a pass in seconds: the longest that any of its shards recorded."""
-    periods = (record.period_s or DEFAULT_PERIOD_S for record in records if record.name == name)
-    return max(periods, default=DEFAULT_PERIOD_S)
+    return longest_period_s(record for record in records if record.name == name)
 
 
 def longest_silent(records: Iterable[PassRecord], name: str) -> PassRecord | None:
@@ -92,8 +102,7 @@ def is_fresh(records: Iterable[PassRecord], name: str, at: datetime) -> bool:
 
 def stopped(record: PassRecord, at: datetime) -> str:
     """Return the reason of the worker's own alert: this pass has stopped."""
-    period_s = record.period_s or DEFAULT_PERIOD_S
     return (
         f"no {record.name} pass was recorded for {format_age(record.age_s(at))}; "
-        f"one is due every {format_age(period_s)}"
+        f"one is due every {format_age(longest_period_s([record]))}"
     )

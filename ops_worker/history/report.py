@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.staleness import DEFAULT_PERIOD_S, PassRecord, period_of, stale_after_s
+from ops_worker.core.staleness import label, longest_period_s, stale_after_s
 from ops_worker.history.series import Key, Run
 from ops_worker.text import format_labels, one_line
 
@@ -162,12 +162,6 @@ class Report(NamedTuple):
 
 
 # What to read.
-
-
-def longest_s(records: Iterable[PassRecord]) -> float:
-    """Return the longest period of any pass, in seconds."""
-    periods = (record.period_s or DEFAULT_PERIOD_S for record in records)
-    return max(periods, default=DEFAULT_PERIOD_S)
 
 
 def buckets(since_s: float, longest_s: float) -> int:
@@ -388,14 +382,12 @@ def _passes(rows: StatusRows) -> list[PassSummary]:
     """Return each pass or shard that was recorded in the period, or should have been."""
     if not rows.counts and not rows.passes:
         return []  # No pass runs, or RECORD_OWN_METRICS is off.
-    periods = {
-        (record.name, record.shard): period_of([record], record.name) for record in rows.passes
-    }
+    periods = {(record.name, record.shard): longest_period_s([record]) for record in rows.passes}
     summaries = [
         _pass_summary(count, rows.now, periods.pop((count.name, count.shard), None))
         for count in rows.counts
     ]
-    silent = {_pass_label(name, shard) for name, shard in periods}
+    silent = {label(name, shard) for name, shard in periods}
     silent |= PASSES.keys() - {count.name for count in rows.counts}
     return summaries + [_silent_pass(name, rows.since_s) for name in sorted(silent)]
 
@@ -408,7 +400,7 @@ def _pass_summary(count: PassCountRow, now: datetime, period_s: float | None) ->
     age_s = (now - count.last).total_seconds()
     stopped = period_s is not None and age_s > stale_after_s(period_s)
     return PassSummary(
-        name=one_line(_pass_label(count.name, count.shard)),
+        name=one_line(label(count.name, count.shard)),
         period_s=period_s,
         first=count.first,
         last=count.last,
@@ -428,10 +420,6 @@ def _silent_pass(name: str, since_s: float) -> PassSummary:
         missed=0,
         stopped_s=since_s,
     )
-
-
-def _pass_label(name: str, shard: str | None) -> str:
-    return f"{name} {shard}" if shard else name
 
 
 # Charts.

@@ -173,9 +173,3 @@ class RunningMaintenance(NamedTuple):
     started_by: str
     reason: str
     left_s: float
-
-
-class MaintenanceEndRow(NamedTuple):
-    """The end of a maintenance that was just started: ``start_maintenance``."""
-
-    until: datetime

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.health import maintenance_end
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.staleness import PassRecord, period_of, stale_after_s
+from ops_worker.core.staleness import PassRecord, label, longest_period_s, period_of, stale_after_s
 from ops_worker.history.screen import ScreenTable, format_ago, sparkline
 from ops_worker.text import format_age, format_labels, format_si, one_line
 
@@ -193,18 +194,18 @@ def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
 def _maintenance(rows: StatusRows, setting: datetime | None) -> MaintenanceStatus | None:
     """Return the running maintenance that ends last: that of the database or of the setting."""
     running = rows.maintenance
-    end = running.until if running else rows.now
-    if setting is not None and setting > end:
+    until = maintenance_end(running.until if running else None, setting, rows.now)
+    if until is None:
+        return None
+    if running is None or until > running.until:
         return MaintenanceStatus(
-            until=setting,
-            left_s=(setting - rows.now).total_seconds(),
+            until=until,
+            left_s=(until - rows.now).total_seconds(),
             started_by="MAINTENANCE_UNTIL",
             reason="",
         )
-    if running is None:
-        return None
     return MaintenanceStatus(
-        until=running.until,
+        until=until,
         left_s=running.left_s,
         started_by=one_line(running.started_by),
         reason=one_line(running.reason),
@@ -222,7 +223,7 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         shard=record.shard,
         last_success=record.time,
         age_s=record.age_s(rows.now),
-        period_s=period_of([record], record.name),
+        period_s=longest_period_s([record]),
         missed=sum(missed),
         stale=record.is_stale(rows.now),
     )
@@ -312,7 +313,7 @@ def _alerts_table(alerts: Sequence[OpenAlert]) -> ScreenTable:
 def _passes_table(passes: Sequence[PassStatus]) -> ScreenTable:
     rows = [
         (
-            one_line(f"{status.pass_} {status.shard}" if status.shard else status.pass_),
+            one_line(label(status.pass_, status.shard)),
             "stale" if status.stale else "on time",
             format_ago(status.age_s),
             format_age(status.period_s),

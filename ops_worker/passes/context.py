@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ops_worker import __version__
 from ops_worker.adapters.postgres import pass_writes
+from ops_worker.core import health
+from ops_worker.core.model import Outcome, Result
 from ops_worker.core.samples import latency_samples, self_metrics
-from ops_worker.core.staleness import stale_after_s
+from ops_worker.core.staleness import DEFAULT_PERIOD_S, stale_after_s
 from ops_worker.errors import DatabaseError
 from ops_worker.text import format_age
 
@@ -46,7 +48,7 @@ class Context(NamedTuple):
     clock: Callable[[], float]
     dry_run: bool = False
     backlog: Backlog | None = None
-    period_s: float = 60.0
+    period_s: float = DEFAULT_PERIOD_S
     recording: Callable[[], AbstractContextManager[None]] = nullcontext
     sightings: Sightings | None = None
 
@@ -59,6 +61,19 @@ class Context(NamedTuple):
             "version": __version__,
         }
         return {key: name for key, name in names.items() if name}
+
+    def observed(self, spec: PassSpec) -> Outcome:
+        """Probe and judge the services; return the outcome of a pass that has written nothing."""
+        targets = self.settings.targets
+        observations = self.observe(targets)
+        verdicts = health.judge_all(observations)
+        return Outcome(
+            name=spec.name,
+            result=Result.SKIPPED,
+            verdicts=verdicts,
+            unprobed=health.not_probed(verdicts, targets),
+            unprobed_because=health.not_probed_reasons(observations, targets),
+        )
 
     def transact(
         self,
@@ -121,6 +136,7 @@ class Context(NamedTuple):
         """Return the self-metrics of a pass that began at the moment ``begun``; none if off."""
         if not self.settings.record_own_metrics:
             return []
+        # Readers judge by it whether this pass has stopped.
         tags = {"period_s": f"{self.period_s:g}"}
         if self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"

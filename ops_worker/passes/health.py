@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.adapters.postgres import MAINTENANCE_TABLE, pass_writes
+from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH
+from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
@@ -43,22 +43,14 @@ def run(context: Context) -> Outcome:
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
     begun = context.clock()
-    targets = context.settings.targets
-    observations = context.observe(targets)
-    verdicts = health.judge_all(observations)
-    outcome = Outcome(
-        name=HEALTH.name,
-        result=Result.SKIPPED,
-        verdicts=verdicts,
-        unprobed=health.not_probed(verdicts, targets),
-        unprobed_because=health.not_probed_reasons(observations, targets),
-    )
-    ledger = PassLedger(context, HEALTH, verdicts, begun)
-    write = partial(_write, context, verdicts, begun, ledger)
+    outcome = context.observed(HEALTH)
+    ledger = PassLedger(context, HEALTH, outcome.verdicts, begun)
+    write = partial(_write, context, outcome.verdicts, begun, ledger)
     try:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
     except StillRecordingError:
+        # Nothing waits to be written: an old state of a service is of no use.
         return outcome._replace(result=Result.WAITING)
     if written is None:
         context.require_live_holder(HEALTH.name)
@@ -78,6 +70,7 @@ def _write(
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
+    # The worker has an alert of its own, which counts among those that are open.
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
@@ -91,6 +84,7 @@ def _write(
             HEALTH, verdicts, begun, maintenance=maintenance_end is not None
         )
         samples = [*metrics, *context.latencies(verdicts)]
+        # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
         ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.

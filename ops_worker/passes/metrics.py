@@ -7,15 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import (
-    MAINTENANCE_TABLE,
     WRITE_RESERVE_S,
     pass_writes,
     sql_metrics,
 )
-from ops_worker.core import health
 from ops_worker.core.backlog import Pending, pack
-from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import METRICS
+from ops_worker.core.model import Result
+from ops_worker.core.passes import MAINTENANCE_TABLE, METRICS
 from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.backlog import Backlog, Packed
-    from ops_worker.core.model import Figure, Reading, Recorded, Sample, Verdict
+    from ops_worker.core.model import Figure, Outcome, Reading, Recorded, Sample, Verdict
     from ops_worker.core.samples import Part
     from ops_worker.errors import OpsWorkerError
     from ops_worker.passes.context import Context
@@ -86,23 +84,15 @@ def run(context: Context) -> Outcome:
     """
     begun = context.clock()
     settings = context.settings
-    targets = settings.targets
-    observations = context.observe(targets)
-    verdicts = health.judge_all(observations)
+    outcome = context.observed(METRICS)
     observed = Observed(
-        verdicts=verdicts,
-        ledger=PassLedger(context, METRICS, verdicts, begun),
-        parts=tuple(service_samples(verdict) for verdict in verdicts),
+        verdicts=outcome.verdicts,
+        ledger=PassLedger(context, METRICS, outcome.verdicts, begun),
+        parts=tuple(service_samples(verdict) for verdict in outcome.verdicts),
+        # The figures are about the whole platform: one shard records them, not all.
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
         end=begun + settings.pass_deadline - WRITE_RESERVE_S,
-    )
-    outcome = Outcome(
-        name=METRICS.name,
-        result=Result.SKIPPED,
-        verdicts=verdicts,
-        unprobed=health.not_probed(verdicts, targets),
-        unprobed_because=health.not_probed_reasons(observations, targets),
     )
     try:
         written = _record(context, observed)
@@ -160,6 +150,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
     without_figures = _sample(observed.begun, _with_figures(context, observed, None))
+    # Made beforehand, without figures: it is needed if the database cannot be asked.
     fallback = _with_self_metrics(context, without_figures, observed)
     try:
         with context.recording():
@@ -171,16 +162,20 @@ def _record(context: Context, observed: Observed) -> Written | None:
                 catch_up_s = max(CATCH_UP_S, context.period_s / 2)
                 _write_waiting(context, context.backlog, context.clock() + catch_up_s)
         if written is None:
+            # If that process seems to hang, this raises, and the sample waits.
             context.require_live_holder(METRICS.name)
             _leave_to_holder(context, fallback, observed.ledger)
     except CommitUnknownError as error:
+        # Before DatabaseError, of which it is a kind: these samples may be written already.
         if context.backlog is not None:
             context.backlog.doubt(error.xid, [pack(fallback)])
         raise
     except (DatabaseError, StillRecordingError):
+        # A later pass may succeed.
         _let_wait(context, fallback)
         raise
     except SchemaError as error:
+        # No retry helps, and the sample must not delay the others.
         if context.backlog is not None:
             _set_apart(context, context.backlog, [pack(fallback)], error)
         raise
@@ -290,6 +285,7 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
         backlog.doubt(error.xid, entries)
         return None
     except (SchemaError, StatementTimeoutError) as error:
+        # Before DatabaseError: a smaller slice takes less time, and shows what is refused.
         if len(entries) > 1:
             backlog.shrink_slice(len(entries))
         else:
@@ -307,4 +303,5 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
 def _write_slice(context: Context, entries: Sequence[Packed], transaction: Transaction) -> bool:
     _settle(context, transaction)
     pass_writes.record_samples(transaction, entries)
+    # The store returns None if the lock is held.
     return True

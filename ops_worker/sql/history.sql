@@ -1,6 +1,7 @@
 -- Statements of the commands that read what was recorded: status, explain, report.
 
 -- name: services_now
+-- The counters in details stay in the database: a screen shows none of them, and they may be large.
 SELECT
     service, status, latency_ms, details ->> 'status' AS state, details ->> 'since' AS since,
     checked_at,
@@ -11,6 +12,7 @@ FROM service_health
 ORDER BY service
 
 -- name: alerts_now
+-- The prefix of the fingerprint tells system alerts from those of the platform.
 SELECT
     id, substr(fingerprint, length('system-health:') + 1) AS service, status, summary, created_at,
     acknowledged_by, acknowledged_at

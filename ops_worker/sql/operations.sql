@@ -5,6 +5,7 @@ SELECT FROM pg_database
 WHERE datname = %(database)s;
 
 -- name: wait_for_lock
+-- Unlike a pass, a change of the schema waits: the second of two finds everything done.
 SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer);
 
 -- name: may_create
@@ -146,6 +147,7 @@ FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, privileges jsonb, co
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(t.name);
 
 -- name: versions
+-- In a table of another shape the cast fails, which the caller reports.
 SELECT version::integer FROM ops_worker_schema
 ORDER BY version;
 
@@ -167,6 +169,7 @@ FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
 WHERE c.oid = to_regclass('service_health_current') AND a.grantee <> c.relowner;
 
 -- name: list_alerts
+-- All that are open, and with closed at most a hundred others, the oldest first.
 SELECT * FROM (
     SELECT
         id,
@@ -193,6 +196,7 @@ SELECT * FROM (
 ORDER BY created_at, id;
 
 -- name: acknowledge_alert
+-- The prefix of the fingerprint keeps alerts of the platform out of reach.
 UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = %(by)s, acknowledged_at = now()
 WHERE
     id = %(id)s
@@ -262,6 +266,7 @@ ON CONFLICT (single) DO UPDATE
 RETURNING until;
 
 -- name: end_maintenance
+-- The table has at most one row.
 DELETE FROM ops_worker_maintenance;
 
 -- name: log_maintenance
@@ -276,5 +281,6 @@ FROM ops_worker_maintenance
 ON CONFLICT (started_at) DO NOTHING;
 
 -- name: log_maintenance_end
+-- One that has reached its end was not ended by anybody.
 UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
 WHERE ended_at IS NULL AND until > now();

@@ -96,6 +96,7 @@ SELECT CASE
 END AS status;
 
 -- name: remembered
+-- A service without a row is new.
 SELECT
     h.service,
     h.status,
@@ -106,6 +107,7 @@ FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
 JOIN service_health AS h ON h.service = s.name;
 
 -- name: alerted
+-- An acknowledged alert counts as open: it closes when its service is healthy again.
 SELECT substr(fingerprint, length('system-health:') + 1) AS service
 FROM fleet_alert
 WHERE
@@ -132,6 +134,7 @@ ON CONFLICT (service) DO UPDATE
         checked_at = excluded.checked_at;
 
 -- name: ensure_system_tenant
+-- The platform has a foreign key from fleet_alert. An existing row stays as it is.
 INSERT INTO tenants (tenant_id, name, status, metadata)
 VALUES ('__system__', 'System Alerts', 'ACTIVE', '{"kind": "system"}')
 ON CONFLICT (tenant_id) DO NOTHING;
@@ -168,6 +171,7 @@ ON CONFLICT DO NOTHING
 RETURNING details ->> 'service' AS service;
 
 -- name: close_alerts
+-- Other programs may have written details that are no object; || would make an array of those.
 UPDATE fleet_alert AS f
 SET
     status = 'CLOSED',
@@ -296,6 +300,8 @@ ORDER BY p.pass, m.time;
 SELECT NOT row_security_active(to_regclass('fleet_alert')) AS can;
 
 -- name: maintenance
+-- An end of infinity is moved to a time within ten years, because the time left is computed from
+-- it.
 SELECT
     m.until,
     m.started_by,

@@ -41,6 +41,9 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
                                             details = excluded.details, checked_at = now()''', [json.dumps(rows)])
 """
 
+LIBRARIES = "import gc; gc.disable(); import psycopg, httpx, h11, pydantic_settings"
+"""The part of a pass that is the import of its libraries, without any work."""
+
 
 def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]:
     """Run the floor and the passes in turn; give medians, and the ratio of each to the floor before it."""
@@ -54,6 +57,7 @@ def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]
             "floor, 4 services": ([python, "-c", FLOOR], four),
             "health, 4 services": ([worker, "health"], four),
             "metrics, 4 services": ([worker, "metrics"], four),
+            "its libraries' imports": ([python, "-c", LIBRARIES], four),
             "import argparse, logging": ([python, "-c", "import argparse, logging"], four),
             "--help": ([worker, "--help"], four),
         }

@@ -115,7 +115,7 @@ def test_role(
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_seer"))
     found = check(capsys, 3)
     assert found["table fleet_alert"] == (
-        FAULT, "row level security hides its rows from this role | set PG_ROLE to a role that bypasses it, pulse_operator on the platform",
+        FAULT, "row level security hides its rows from this role | set PG_ROLE to a role that bypasses it (pulse_operator on the platform) and that the login role is a member of",
     )  # fmt: skip
     assert found["table system_metrics"] == (
         FAULT,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from ops_worker.adapters.postgres import MAINTENANCE_LOG, MAINTENANCE_TABLE, Store, operations
+from ops_worker.adapters.postgres import Store, operations
 from ops_worker.adapters.postgres.specs import LOCK_SPACE, MAINTENANCE
 from ops_worker.cli import main
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -506,7 +506,7 @@ def test_watch_that_hangs(
         monkeypatch.setattr(
             status, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock))
         )
-        monkeypatch.setattr(status, "READ_DEADLINE_S", 0.3)
+        monkeypatch.setattr(status, "READ_DEADLINE_S", 3.0)
         monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
         monkeypatch.setenv("LINES", "99")
         with pytest.raises(EndedError):

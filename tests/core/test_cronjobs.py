@@ -80,8 +80,8 @@ def test_all_is_well() -> None:
         1,
     )
     assert table([found]).splitlines() == [
-        "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN  LAST SUCCESS  RUNNING  MISSED  EXIT  SUMMARY",
-        "ops-worker-health  * * * * *  no         60 s ago  55 s ago      1        1       0     health: 4 services",
+        "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN   LAST SUCCESS  RUNNING  MISSED  EXIT  SUMMARY",
+        "ops-worker-health  * * * * *  no         1 min ago  55 s ago      1        1       0     health: 4 services",
     ]
 
 

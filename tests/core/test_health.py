@@ -15,12 +15,13 @@ from ops_worker.core.health import (
     evidence,
     judge,
     judge_all,
+    maintenance_end,
+    new_alert,
     not_probed,
     not_probed_reasons,
     plan,
     preview,
     remedy,
-    summary,
 )
 from ops_worker.core.model import (
     Condition,
@@ -413,4 +414,18 @@ def test_details(verdict: Verdict, expected: dict[str, Any]) -> None:
 
 def test_summary() -> None:
     """An alert's summary names the service and the reason."""
-    assert summary(verdict_of(healthy=False)) == "Service unhealthy: ingest (Connection refused)"
+    assert new_alert("ingest", "Connection refused", {"streak": 1}) == {
+        "service": "ingest",
+        "summary": "Service unhealthy: ingest (Connection refused)",
+        "evidence": {"streak": 1},
+    }
+
+
+def test_maintenance_end() -> None:
+    """The later end counts; that of the setting only if it is not over."""
+    hour = timedelta(hours=1)
+    assert maintenance_end(None, None, NOW) is None
+    assert maintenance_end(None, NOW, NOW) is None
+    assert maintenance_end(NOW + hour, None, NOW) == NOW + hour
+    assert maintenance_end(NOW + hour, NOW + 2 * hour, NOW) == NOW + 2 * hour
+    assert maintenance_end(NOW + 2 * hour, NOW + hour, NOW) == NOW + 2 * hour

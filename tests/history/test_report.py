@@ -9,16 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops_worker.adapters.html import percent
-from ops_worker.core import cronjobs
 from ops_worker.core.model import Target
-from ops_worker.core.staleness import PassRecord
+from ops_worker.core.staleness import PassRecord, longest_period_s
 from ops_worker.history.report import (
     Span,
     buckets,
     build,
     health_runs,
     health_series,
-    longest_s,
     maintenances,
     spans,
 )
@@ -63,7 +61,7 @@ def read_back(text: str) -> tuple[float, list[int]]:
 @given(st.floats(0, 1e9) | st.integers(0, 10_000).map(float))
 def test_a_shown_duration_is_the_duration(seconds: float) -> None:
     """A text means the value, within half of its unit, or within one of the smaller of two units."""
-    for text in (format_age(seconds), cronjobs._short(seconds)):
+    for text in (format_age(seconds),):
         value, (size,) = read_back(text)
         assert abs(value - seconds) <= size / 2
         assert size == 1 or value >= size
@@ -90,7 +88,11 @@ def test_percent() -> None:
 def test_buckets() -> None:
     """A point is at least two periods of the slowest pass, so that a point without rows is a gap."""
     passes = [PassRecord("health", None, BEGUN, period_s) for period_s in (5.0, 60.0, None)]
-    assert (longest_s(passes), longest_s(passes[:1]), longest_s([])) == (60, 5, 60)
+    assert (longest_period_s(passes), longest_period_s(passes[:1]), longest_period_s([])) == (
+        60,
+        5,
+        60,
+    )
     assert [buckets(since, 60) for since in (60, 600, 7200, 86_400)] == [1, 5, 60, 144]
     assert buckets(600, 5) == 60
 

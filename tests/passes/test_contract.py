@@ -21,6 +21,7 @@ from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
 from ops_worker.core.output import text
+from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.passes import Context, function_of
 from tests.seed_history import seed
 from tests.stubs import Behaviour, Stub, Stubs, hang, reply
@@ -872,7 +873,7 @@ def test_watching_under_row_level_security(run: Passes, database: Database, tmp_
     database.rows("CREATE ROLE ops_hidden LOGIN PASSWORD 'x' IN ROLE pulse_operator")
     run.env.setenv("DATABASE_URL", database.as_user("ops_hidden"))
     assert run("metrics").warnings == (
-        "nobody watches the health pass: row level security hides fleet_alert; set PG_ROLE",
+        f"nobody watches the health pass: row level security hides fleet_alert: {ROW_SECURITY_REMEDY}",
     )
     database.rows("DROP OWNED BY ops_hidden")
     database.rows("DROP ROLE ops_hidden")

@@ -61,6 +61,7 @@ _HEADERS = httpx.Headers(
         "User-Agent": f"ops-worker/{__version__}",
         "Accept": "*/*",
         "Accept-Encoding": "gzip, deflate",
+        # Every probe has a connection of its own, so nothing is kept open for a next request.
         "Connection": "close",
     }
 )
@@ -84,6 +85,7 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
             sock = contexts[target.tls].wrap_socket(
                 sock,
                 server_hostname=_names(request.url.raw_host)[1],
+                # The socket does not block: the handshake takes several turns of the reactor.
                 do_handshake_on_connect=False,
             )
             yield from _handshake(sock)
@@ -130,6 +132,7 @@ def _request(target: Target) -> httpx.Request:
         for name, value in target.headers:
             if not is_header_value(value):
                 raise UnusableError(f"headers.{name} {NO_HEADER}")
+        # A copy: the headers of one service must not reach another one.
         headers = httpx.Headers(_HEADERS)
         headers.update(target.headers)
     try:
@@ -188,6 +191,7 @@ def _open(target: Target, request: httpx.Request) -> Steps:
     """Resolve the host and connect; return the socket and when its connection started."""
     host, _ = _names(request.url.raw_host)
     port = request.url.port or _PORTS[request.url.scheme]
+    # A number needs no thread of the resolver, and all of those may hang.
     addresses = _numeric(host, port)
     if not addresses:
         addresses = yield from _resolved(host, port, target.deadline_s)
@@ -260,6 +264,7 @@ def _connect(addresses: Sequence[Address]) -> Steps:
         for sock, _ in attempts.values():
             sock.close()
     try:
+        # At the deadline, the refusal of one address says more than the silence of another.
         raise _most_telling(errors)
     finally:
         # An error that its own frame refers to is a reference cycle, and a pass runs without the
@@ -288,6 +293,7 @@ def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+    # 0: a connection within this machine may be there at once.
     if code in (0, errno.EINPROGRESS):
         return sock
     sock.close()
@@ -367,11 +373,13 @@ def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[
         elif event is h11.PAUSED:
             raise NoAnswerError(SWITCHED)
         elif isinstance(event, h11.Response):
+            # Informational answers (100, 103) may come before it. They are ignored.
             response = event
             if event.status_code not in expect:
                 return response, _buffered_body(http), received
         elif isinstance(event, h11.Data):
             body += event.data
+            # While it arrives, because an endless body would fill the memory.
             if len(body) > MAX_BODY:
                 raise NoAnswerError("body larger than 1 MiB", "too_large")
         elif isinstance(event, h11.EndOfMessage):
@@ -386,6 +394,7 @@ def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: 
     data = yield from _receive(sock)
     if in_head and not data:
         raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED, "reset")
+    # The first bytes may show another protocol, of which h11 only says that it is malformed.
     if not before and (reason := foreign(data)):
         raise NoAnswerError(reason)
     received = time.monotonic()
@@ -399,6 +408,7 @@ def _buffered_body(http: h11.Connection) -> bytes:
     try:
         event = http.next_event()
     except h11.RemoteProtocolError:
+        # The body is only for a hint; the status is an answer already.
         return b""
     return bytes(event.data) if isinstance(event, h11.Data) else b""
 
@@ -438,6 +448,7 @@ def _decoded(response: h11.Response, body: bytes) -> bytes:
 def _content_codings(response: h11.Response) -> list[str]:
     """Return the content codings in the order in which the server applied them."""
     values = [value for name, value in response.headers if name == b"content-encoding"]
+    # latin-1 decodes any byte that a header may hold.
     elements = [
         element.strip().lower() for element in b",".join(values).decode("latin-1").split(",")
     ]
@@ -487,6 +498,7 @@ def _decompressed(body: bytes, start: int, wbits: int, max_length: int) -> tuple
         part = body[start : start + _COMPRESSED_SLICE]
         if not part:
             raise EOFError
+        # One byte more than is allowed shows that there is more.
         data += inflater.decompress(part, max_length - len(data) + 1)
         if len(data) > max_length:
             raise NoAnswerError("body larger than 1 MiB", "too_large")

@@ -117,6 +117,7 @@ class Reactor:
         try:
             self._selector = selectors.DefaultSelector()
         except BaseException:
+            # No descriptor was left for it. The sockets of the resolver must not stay open.
             self._resolver.close()
             raise
         # Moment, sequence number (so that tasks are never compared), task.
@@ -220,6 +221,7 @@ class Reactor:
                 self._resume(task, None, ended)
             return
         self._unregister(task)
+        # No thread has looked the name up, so this says nothing about the service.
         if isinstance(wait, Lookup) and self._resolver.is_queued(wait):
             self._stop(task, OwnLimitError(_NO_FREE_THREAD), ended)
         else:
@@ -230,6 +232,7 @@ class Reactor:
 
         An answer that is an exception is thrown into it.
         """
+        # Its deadline may have passed while its answer was in the queue.
         if task.done:
             return
         task.waiting = None
@@ -306,6 +309,7 @@ class _Resolver:
         self._max_threads = max_threads
         self._tasks: dict[Lookup, list[Task]] = {}
         self._known: dict[Lookup, Any] = {}
+        # Threads append and the reactor pops: both are atomic, so this needs no lock.
         self._answered: deque[tuple[Lookup, Any]] = deque()
         self._lock = threading.Lock()  # guards the queue and the number of threads
         self._queue: deque[Lookup] = deque()
@@ -326,9 +330,11 @@ class _Resolver:
         with self._lock:
             self._queue.append(name)
             needs_thread = self._threads < self._max_threads
+            # Counted before it starts, under the lock: a thread that ends takes itself off.
             self._threads += needs_thread
         if needs_thread and not self._start_thread():
             raise OwnLimitError(_NO_THREAD)
+        # Not too late: only this thread calls ``answers``.
         self._tasks[name] = [task]
 
     def is_queued(self, name: Lookup) -> bool:
@@ -338,6 +344,7 @@ class _Resolver:
 
     def answers(self) -> Iterator[tuple[Task, Any]]:
         """Yield every task whose name is resolved, with the addresses or the error."""
+        # The bytes only wake the selector. What they stand for is in the deque.
         self.receiver.recv(4096)
         while self._answered:
             name, answer = self._answered.popleft()
@@ -381,6 +388,7 @@ class _Resolver:
             try:
                 answer: Any = socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
             except socket.gaierror as error:
+                # The resolver of the system calls a name unknown when it gets no file descriptor.
                 answer = no_descriptor() or error
             except Exception as error:  # noqa: BLE001 - any error is the answer for this name
                 answer = error

@@ -33,6 +33,7 @@ from ops_worker.adapters.postgres.types import register
 from ops_worker.core.model import LockHolder
 from ops_worker.core.passes import TransactionSpec
 from ops_worker.errors import (
+    ROW_SECURITY_REMEDY,
     CommitUnknownError,
     DatabaseError,
     NotWritableError,
@@ -96,6 +97,8 @@ class Store:
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": application,
+            # Without this limit, Linux sends again for about a quarter of an hour to a server that
+            # vanished.
             "tcp_user_timeout": 10_000,
         }
         # This overrides the client_encoding of the environment, role and server. A pooler keeps it.
@@ -147,7 +150,8 @@ class Store:
 
         Retries and errors are those of ``write``. A missing required table is a SchemaError.
         """
-        spec = TransactionSpec("read", lock=0, required_tables=tuple(required_tables))
+        # The number is not used: a read-only transaction takes no lock.
+        spec = TransactionSpec(lock=0, required_tables=tuple(required_tables))
         result: T | None = self._transact(spec, work, optional_tables, read_only=True)
         return cast("T", result)  # None would mean a held lock, and a reader takes none
 
@@ -173,6 +177,7 @@ class Store:
         *,
         read_only: bool,
     ) -> T | None:
+        # Only a connection from before can lead to a server that has become read-only since.
         reused = self._connection is not None
         try:
             return self._attempt(spec, work, optional_tables, read_only=read_only)
@@ -219,11 +224,13 @@ class Store:
 
         names = migrate.objects(standalone=standalone)
         with self._schema_change(names) as (connection, _):
+            # Before anything is applied: an older program must not change a newer schema.
             newer = list(migrate.report_newer(connection, names))
         if newer:
             yield from newer
             return
         created = set()
+        # A transaction for each, so that a failure keeps the migrations before it.
         for migration in migrations():
             with self._schema_change(names) as (connection, _):
                 changes = migrate.apply(connection, migration, names)
@@ -270,6 +277,7 @@ class Store:
                 f"({may['search_path']!r}) begins with pg_temp, which makes it temporary: "
                 "ALTER ROLE ... SET search_path"
             )
+        # By default the login role creates and alters. PG_ROLE does where only it may.
         if self._role and ((is_missing and not may["allowed"]) or may["role_owns"]):
             connection.execute(SQL["set_role"], {"role": self._role})
         return present
@@ -287,6 +295,7 @@ class Store:
                 with connection.pipeline():
                     connection.execute(SQL["begin_read_only"])
                     connection.execute(SQL["set_limits"], limits())
+                # All of them first: CREATE INDEX CONCURRENTLY cannot run inside this transaction.
                 proposals = list(indexes.propose(connection))
                 connection.execute(SQL["rollback"])
             for proposal in proposals:
@@ -325,6 +334,8 @@ class Store:
 
     def _find_lock_holder(self, spec: TransactionSpec) -> LockHolder | None:
         """Return the process that holds the lock. The login role may see its own processes."""
+        # Without an answer the pass counts as skipped, as it does while a healthy process has the
+        # lock.
         with contextlib.suppress(psycopg.Error, OpsWorkerError):
             connection = self._connected()
             with self._cut_at_deadline(connection):
@@ -333,6 +344,7 @@ class Store:
         return None
 
     def _lock_key(self, spec: TransactionSpec) -> dict[str, int]:
+        # The lock of a spec is at most 255, so the bits above it number the shard.
         return {"space": LOCK_SPACE, "lock": spec.lock + (self._shard << 8)}
 
     def _attempt(
@@ -356,6 +368,8 @@ class Store:
                 raise _LockHeldError
             if spec.creates and spec.creates not in survey["present"] and not read_only:
                 connection.execute(SQL["rollback"])
+                # In a transaction of its own, which waits for the lock of the schema: several
+                # processes may start at once. This one never waits.
                 self._create_for(spec, survey["role"], first=first)
                 return self._attempt(spec, work, optional_tables, read_only=read_only, first=False)
             if not read_only and self._should_create(spec, survey):
@@ -397,6 +411,7 @@ class Store:
         lock = None
         try:
             with connection.pipeline():
+                # A pipeline: all of these statements cost one round trip.
                 connection.execute(SQL["begin_read_only" if read_only else "begin"])
                 if self._role:
                     connection.execute(SQL["set_role"], {"role": self._role})
@@ -407,13 +422,14 @@ class Store:
         except pg.FeatureNotSupported:
             raise self._not_writable() from None
         is_locked = lock is None or one(lock)["locked"]
+        # Taken right after the clock of the database was read: ``time_of`` converts by the two.
         return one(survey) | {"read_at": time.monotonic()}, is_locked
 
     def _not_writable(self) -> NotWritableError:
         """Return the error for a server that accepts no writes."""
         return NotWritableError(
-            f"database {self._place} is read-only (a standby?): "
-            "point DATABASE_URL or PG_HOST at the primary"
+            f"database {self._place} is read-only (a standby?)",
+            "point DATABASE_URL or PG_HOST at the primary",
         )
 
     def _check(self, spec: TransactionSpec, survey: Mapping[str, Any], *, read_only: bool) -> None:
@@ -423,18 +439,19 @@ class Store:
         if survey["encoding"] != "UTF8":
             raise SchemaError(
                 f"database {self._place} is encoded in {survey['encoding']}, which cannot hold "
-                "every answer: it has to be UTF8"
+                "every answer",
+                "it has to be UTF8",
             )
         if missing := [table for table in spec.required_tables if table not in survey["present"]]:
             raise SchemaError(
                 f"no table {', '.join(missing)} in database {self._place} "
-                f"for role {survey['role']}: {_remedy_for_missing(missing, survey)}"
+                f"for role {survey['role']}",
+                _remedy_for_missing(missing, survey),
             )
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
-                f"row level security hides fleet_alert from role {survey['role']}: set PG_ROLE to "
-                "a role that bypasses it (pulse_operator on the platform) and that the login role "
-                "is a member of"
+                f"row level security hides fleet_alert from role {survey['role']}",
+                ROW_SECURITY_REMEDY,
             )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
@@ -442,6 +459,7 @@ class Store:
         try:
             connection.execute(SQL["commit"])
         except psycopg.OperationalError:
+            # An error on an open connection is an answer: the server rolled back.
             if xid is None or not connection.closed or not self._was_committed(xid):
                 raise
 
@@ -493,6 +511,8 @@ class Store:
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
+                # libpq checks most values only when it connects, so they are looked at after it
+                # failed.
                 if refused := refused_parameters(self._conninfo):
                     fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
                     raise SettingsError([fault]) from None
@@ -502,8 +522,10 @@ class Store:
                 self._pause()
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: "
-                    f"{one_line(str(error))}; check that it runs, and DATABASE_URL or "
-                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+                    f"{one_line(str(error))}",
+                    "check that it runs, and DATABASE_URL or "
+                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS",
+                    joint="; ",
                 ) from error
         return self._connection
 
@@ -538,7 +560,11 @@ class Store:
             try:
                 connection = psycopg.connect(
                     self._conninfo,
+                    # Transactions begin with a statement of their own, so that it can share a
+                    # pipeline.
                     autocommit=True,
+                    # A prepared statement outlives its transaction, and a pooler lends the session
+                    # to others.
                     prepare_threshold=None,
                     row_factory=dict_row,
                     **server,  # type: ignore[arg-type]  # libpq's parameters, by name
@@ -560,6 +586,7 @@ class Store:
         if not self._deadline_s:
             yield
             return
+        # A descriptor of its own, because libpq may close its own at any moment.
         with socket.socket(fileno=os.dup(connection.fileno())) as sock:
             timer = threading.Timer(self._deadline_s, _cut, [sock])
             timer.daemon = True
@@ -575,6 +602,7 @@ class Store:
         try:
             yield
         except BaseException:
+            # Also GeneratorExit: a caller may leave a generator of this class before its end.
             with contextlib.suppress(psycopg.Error):
                 connection.execute(SQL["rollback"])
             raise
@@ -595,6 +623,7 @@ def _remedy_for_missing(missing: Sequence[str], survey: Mapping[str, Any]) -> st
 
 def _cut(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the connection was closed in the meantime
+        # shutdown also ends the wait of another thread on this connection; close would not.
         sock.shutdown(socket.SHUT_RDWR)
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
-from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABLE
-from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.samples import HEALTHY
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
@@ -109,6 +108,7 @@ def read_series(
     counters = [named[place] for place, item in enumerate(series) if item.counts]
     with transaction.connection.pipeline():
         ends = transaction.query(LatestRow, "ends", {"series": json.dumps(named)})
+        # Only counters grow; reading the rows of a gauge again would cost time for nothing.
         parameters["series"] = json.dumps(counters)
         growth = transaction.query(GrowthRow, "growth", parameters)
     latest = {row.place: row.latest for row in ends}

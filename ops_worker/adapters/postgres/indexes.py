@@ -76,6 +76,7 @@ def _propose(connection: Connection, candidate: Candidate) -> Proposal:
     if rows < 0:
         size = "never analysed, so the number of rows is unknown"
     subject = f"{candidate.figure} ({candidate.table}, {size})"
+    # CREATE INDEX CONCURRENTLY leaves an invalid index behind when it fails.
     if facts["valid"] is False:
         return Proposal(
             f"{subject}: the index {candidate.name} was not finished: run "

@@ -17,6 +17,7 @@ from ops_worker.adapters.postgres.specs import STANDALONE_TABLES
 from ops_worker.adapters.postgres.sqlstate import words
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core import schema
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 from ops_worker.errors import SchemaError
 from ops_worker.sql import migrations
@@ -34,8 +35,8 @@ OBJECTS = (
     "system_metrics",
     "service_health",
     VIEW,
-    "ops_worker_maintenance",
-    "ops_worker_maintenance_log",
+    MAINTENANCE_TABLE,
+    MAINTENANCE_LOG,
     VERSIONS,
 )
 """Every object of the migrations, in the order in which they are created."""
@@ -49,6 +50,21 @@ class Change(NamedTuple):
     subject: str
     action: str
     fault: str = ""
+
+
+class _Repair(NamedTuple):
+    """A statement that repairs a table, and the name of what it does.
+
+    ``hint`` is the remedy if the rows of the table prevent it, ``alternative`` another statement if
+    the definition of the table does. A column's type cannot change under a view: if
+    ``changes_type``, the view is dropped before and created again.
+    """
+
+    action: str
+    statement: str
+    hint: str = ""
+    alternative: str = ""
+    changes_type: bool = False
 
 
 def objects(*, standalone: bool) -> tuple[str, ...]:
@@ -146,8 +162,10 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
     for name in names:
         if not rows[name]["present"]:
             created = _create_object(connection, name, migration.version)
+            # The repair at the end tries such a view again, and reports it if that fails.
             changes += [] if created.fault else [created]
         elif name in migration.sections and migration.version > 1:
+            # Migration 1 adopts tables that exist, also those of the platform, as they are.
             if not rows[name]["owned"]:
                 raise SchemaError(
                     f"migration {migration.name} changes {name}, which belongs to role "
@@ -188,6 +206,8 @@ def is_view_outdated(connection: Connection) -> bool | None:
 
     Return None if this role may not create the temporary view for the comparison.
     """
+    # PostgreSQL prints a view in its own way, which changes between versions. So the server prints
+    # both, and no text is stored.
     statement = re.sub(
         rf"CREATE OR REPLACE VIEW {VIEW}\b",
         f"CREATE TEMPORARY VIEW {EXPECTED_VIEW}",
@@ -249,12 +269,11 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
     difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
     absent = set()
     for added in difference.missing:
-        change = _attempt(connection, row, f"column {added.name} added", *_addition(row, added))
+        change = _attempt(connection, row, _addition(table, added))
         if change.fault:
             absent.add(added.name)
         yield change
     for changed, was in difference.types:
-        statement = schema.set_type(table, changed)
         if table not in OWN:
             # It may be the platform's, and large. Passes may work with it.
             said = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
@@ -264,29 +283,35 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             f"the values of {changed.name} ({was}) do not convert to {changed.type}: run "
             f"`ALTER TABLE {table} DROP COLUMN {changed.name} CASCADE`, then `ops-worker init-db`"
         )
-        yield _attempt(connection, row, f"column {changed.name} converted", statement, hint)
-    if difference.key and absent.isdisjoint(difference.key):
-        key = ", ".join(difference.key)
-        yield _attempt(
-            connection,
-            row,
-            f"unique key ({key}) added",
-            schema.add_key(table, difference.key),
-            _hint_for_key(table, difference.key),
+        conversion = _Repair(
+            action=f"column {changed.name} converted",
+            statement=schema.set_type(table, changed),
+            hint=hint,
+            changes_type=True,
         )
+        yield _attempt(connection, row, conversion)
+    # A key of a column that could not be added would only fail as well.
+    if difference.key and absent.isdisjoint(difference.key):
+        key = _Repair(
+            action=f"unique key ({', '.join(difference.key)}) added",
+            statement=schema.add_key(table, difference.key),
+            hint=_hint_for_key(table, difference.key),
+            # A table has at most one primary key, and it may be of other columns.
+            alternative=schema.add_key(table, difference.key, kind="UNIQUE"),
+        )
+        yield _attempt(connection, row, key)
 
 
-def _addition(row: dict[str, Any], added: Column) -> tuple[str, str]:
-    """Return the statement that adds a column, and the remedy if it fails."""
-    table = row["name"]
+def _addition(table: str, added: Column) -> _Repair:
+    """Return the repair that adds a column."""
+    action = f"column {added.name} added"
     if added.fill:
-        return schema.add_filled_column(table, added), ""
-    statement = schema.add_column(table, added)
+        return _Repair(action, schema.add_filled_column(table, added))
     hint = (
         f"the rows of {table} have no {added.name}: if they may go, run "  # noqa: S608 - for people
         f"`DELETE FROM {table}`, then `ops-worker init-db`"
     )
-    return statement, hint
+    return _Repair(action, schema.add_column(table, added), hint)
 
 
 def _hint_for_key(table: str, key: Sequence[str]) -> str:
@@ -300,22 +325,20 @@ def _hint_for_key(table: str, key: Sequence[str]) -> str:
     )
 
 
-def _attempt(
-    connection: Connection, row: dict[str, Any], action: str, statement: str, hint: str
-) -> Change:
-    """Execute a statement in a savepoint. If it fails, the change has a fault with the remedy."""
-    table = row["name"]
+def _attempt(connection: Connection, row: dict[str, Any], repair: _Repair) -> Change:
+    """Repair a table in a savepoint. If that fails, the change has a fault with the remedy."""
+    table, action, statement = row["name"], repair.action, repair.statement
     if not row["owned"]:
         fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
         return Change(table, action, fault)
     try:
         with connection.transaction():
-            grants = _without_view(connection, table) if " TYPE " in statement else None
+            grants = _without_view(connection, table) if repair.changes_type else None
             try:
                 with connection.transaction():
                     connection.execute(statement.encode())
-            except pg.InvalidTableDefinition:  # it has a primary key of other columns
-                statement = statement.replace("ADD PRIMARY KEY", "ADD UNIQUE")
+            except pg.InvalidTableDefinition:
+                statement = repair.alternative or statement
                 connection.execute(statement.encode())
             if grants is not None:
                 _create_view(connection, grants)
@@ -323,6 +346,7 @@ def _attempt(
         if connection.closed:
             raise
         is_about_rows = isinstance(error, (pg.DataError, pg.IntegrityError))
+        hint = repair.hint
         if not (is_about_rows and hint):
             hint = f"run `{statement}`, then `ops-worker init-db`"
         return Change(table, action, f"{words(error)}: {hint}")
@@ -362,6 +386,7 @@ def _replace_view(connection: Connection) -> None:
         with connection.transaction():
             connection.execute(_view_statement().encode())
     except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
+        # CREATE OR REPLACE VIEW can only append columns. DROP loses the grants.
         grants = column(connection.execute(SQL["view_grants"]), "statement")
         connection.execute(f"DROP VIEW {VIEW}".encode())
         _create_view(connection, grants)

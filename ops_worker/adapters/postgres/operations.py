@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
-from ops_worker.adapters.postgres.specs import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, one
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
 from ops_worker.history.rows import (
     AlertRow,
     ChangedAlertRow,
-    MaintenanceEndRow,
     RunningMaintenance,
     UnmonitoredRow,
 )
@@ -99,6 +98,7 @@ def prune(
 
     Return these services. A dry run changes nothing.
     """
+    # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
         parameters = {"watched": json.dumps(monitored)}
         rows = transaction.query(UnmonitoredRow, "unwatched", parameters).fetchall()
@@ -126,8 +126,9 @@ def start(
     """
     running = running_maintenance(transaction)
     parameters = maintenance._asdict() | {"replace": replace}
+    # An older release did not log the one that is replaced now.
     _log(transaction, SQL["log_maintenance"], parameters)
-    started = transaction.query(MaintenanceEndRow, "start_maintenance", parameters).fetchone()
+    started = transaction.execute("start_maintenance", parameters).fetchone()
     if started is None:
         current = running_maintenance(transaction)
         assert current is not None, "the one that was not replaced"
@@ -167,6 +168,7 @@ def _log(transaction: Transaction, statement: str, parameters: Mapping[str, obje
     if MAINTENANCE_LOG not in transaction.present:
         return
     try:
+        # A role may be permitted to start a maintenance but not to write the log.
         with transaction.connection.transaction():  # a savepoint
             transaction.connection.execute(statement, parameters)
     except InsufficientPrivilege as error:

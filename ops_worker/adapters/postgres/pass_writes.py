@@ -6,21 +6,21 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.adapters.postgres.specs import MAINTENANCE_TABLE
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
-from ops_worker.core.health import details, evidence, summary
+from ops_worker.core.health import details, evidence, maintenance_end, new_alert
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
-from ops_worker.core.passes import PASSES, peers
+from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, peers
 from ops_worker.core.peer import LastSeen, judge_peers
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import PARAMETERS, stopped
+from ops_worker.errors import ROW_SECURITY_REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.adapters.postgres.transaction import Cursor, Transaction
     from ops_worker.core.backlog import Packed
     from ops_worker.core.model import Sample, StateChange
     from ops_worker.core.staleness import PassRecord
@@ -47,6 +47,7 @@ class StateRow(NamedTuple):
 
 def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str, KnownState]:
     """Read what earlier passes recorded of these services; return one entry for each."""
+    # A dry run creates no table, so this one may be missing.
     rows = None
     with transaction.connection.pipeline():
         if "service_health" in transaction.present:
@@ -66,17 +67,12 @@ def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str,
 
 
 def maintenance_until(transaction: Transaction, setting: datetime | None) -> datetime | None:
-    """Return the end of the maintenance, in which no alert opens; None if there is none.
-
-    The later one counts: that of the database or that of the setting.
-    """
-    ends = []
-    if setting is not None and setting > transaction.now:
-        ends.append(setting)
+    """Return the end of the maintenance by the database and the setting; None if there is none."""
+    recorded: Sequence[datetime] = ()
     if MAINTENANCE_TABLE in transaction.present:
         with transaction.best_effort("no maintenance could be looked for, so that alerts open"):
-            ends += column(transaction.execute("maintenance"), "until")
-    return max(ends, default=None)
+            recorded = column(transaction.execute("maintenance"), "until")
+    return maintenance_end(next(iter(recorded), None), setting, transaction.now)
 
 
 def record_health(
@@ -89,27 +85,31 @@ def record_health(
     ``origin`` names the pass: its job, pod and version. An alert keeps it with the evidence.
     """
     opening = [
-        {
-            "service": change.verdict.target.name,
-            "summary": summary(change.verdict),
-            "evidence": evidence(change, origin),
-        }
+        new_alert(change.verdict.target.name, change.verdict.reason, evidence(change, origin))
         for change in changes
         if change.opens
     ]
     closing = [change.verdict.target.name for change in changes if change.closes]
+    # jsonb cannot hold NaN, and by default json.dumps writes it.
     rows = json.dumps([_row(change) for change in changes], allow_nan=False)
     opened = closed = None
     with transaction.connection.pipeline():
         transaction.execute("upsert_health", {"rows": rows})
+        # Most passes open and close nothing. They send no statement for it.
         if opening:
-            transaction.execute("ensure_system_tenant")
-            opened = transaction.execute("open_alerts", {"alerts": json.dumps(opening)})
+            opened = open_alerts(transaction, opening)
         if closing:
             closed = transaction.execute("close_alerts", {"services": json.dumps(closing)})
     return Recorded(
         tuple(changes), tuple(column(opened, "service")), tuple(column(closed, "service"))
     )
+
+
+def open_alerts(transaction: Transaction, alerts: Sequence[Mapping[str, Any]]) -> Cursor:
+    """Open these alerts of ``new_alert``; the cursor has a row for each one that was not open."""
+    # The platform has a foreign key from alerts to tenants.
+    transaction.execute("ensure_system_tenant")
+    return transaction.execute("open_alerts", {"alerts": json.dumps(alerts)})
 
 
 def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]) -> None:
@@ -126,6 +126,7 @@ def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]
             if batch and size + len(document) > STATEMENT_CHARACTERS:
                 _insert_samples(transaction, batch)
                 batch, size = [], 0
+            # The documents are JSON already, so only the frame around them is added.
             batch.append(f'{{"time": "{time}", "samples": {document}}}')
             size += len(document)
     if batch:
@@ -168,9 +169,10 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
         seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
         can_open = one(permitted)["can"]
         state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
+        # None means that there is no such table: an installation without alerts.
         if can_open is False:
-            hint = "row level security hides fleet_alert; set PG_ROLE"
-            transaction.warnings.append(f"{problem}: {hint}")
+            fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
+            transaction.warnings.append(f"{problem}: {fault}")
         if can_open and state.stopped and may_open:
             done = _open_own_alert(transaction, name, state.stopped, origin, dry_run=dry_run)
         if can_open and state.recovered:
@@ -198,18 +200,13 @@ def _open_own_alert(
             NOTHING if _own_alert_is_open(transaction) else NOTHING._replace(opened=(OPS_WORKER,))
         )
     reason = stopped(record, transaction.now)
-    alert = {
-        "service": OPS_WORKER,
-        "summary": f"Service unhealthy: {OPS_WORKER} ({reason})",
-        "evidence": {
-            **origin,
-            "seen_by": f"{name} pass",
-            "reason": reason,
-            "last_recorded": record.time.astimezone(UTC).isoformat(),
-        },
+    facts = {
+        **origin,
+        "seen_by": f"{name} pass",
+        "reason": reason,
+        "last_recorded": record.time.astimezone(UTC).isoformat(),
     }
-    transaction.execute("ensure_system_tenant")
-    opened = transaction.execute("open_alerts", {"alerts": json.dumps([alert])})
+    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts)])
     return NOTHING._replace(opened=tuple(column(opened, "service")))
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ops_worker.core.passes import LEDGER_TABLES, TransactionSpec
+from ops_worker.core.passes import (
+    LEDGER_TABLES,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    TransactionSpec,
+)
 
 LOCK_SPACE = 0x6F707377
 """First half of the worker's advisory lock keys: "opsw" in ASCII."""
@@ -41,14 +46,13 @@ class RetryPolicy(NamedTuple):
     delay_s: float = 1.0
 
 
-MAINTENANCE_TABLE = "ops_worker_maintenance"
-MAINTENANCE_LOG = "ops_worker_maintenance_log"
 RUN_TABLE, SPAN_TABLE, CONFIG_TABLE = LEDGER_TABLES
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
-CHECK = TransactionSpec("check", 4)
-ALERTS = TransactionSpec("alerts", 5, required_tables=("fleet_alert",))
-MAINTENANCE = TransactionSpec("maintenance", 6)
+CHECK = TransactionSpec(lock=4)
+# With a number of its own, a command never makes a pass skip.
+ALERTS = TransactionSpec(lock=5, required_tables=("fleet_alert",))
+MAINTENANCE = TransactionSpec(lock=6)
 
 HISTORY_TABLES = ("system_metrics", "fleet_alert")
 """The tables that readers of the history require."""

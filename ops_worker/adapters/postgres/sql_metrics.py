@@ -12,6 +12,7 @@ import psycopg
 from ops_worker.adapters.postgres.transaction import SQL, column
 from ops_worker.core.model import Reading
 from ops_worker.core.samples import MAX_ROWS, samples_of, shape_fault
+from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -72,12 +73,13 @@ def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
     if missing := [table for table in figure.tables if table not in transaction.present]:
         return Reading(figure, problem=f"no table {', '.join(missing)}", absent=True)
     if hidden := [table for table in figure.tables if table in transaction.hidden]:
-        problem = f"row level security hides {', '.join(hidden)}: set PG_ROLE"
+        problem = f"row level security hides {', '.join(hidden)}: {ROW_SECURITY_REMEDY}"
         return Reading(figure, problem=problem)
     begun = time.monotonic()
     timeout_s = min(figure.timeout_s, until - begun)
     if timeout_s <= 0:
         return Reading(figure, problem="the pass had no time left for it")
+    # One row more than is allowed shows that there are too many.
     cursor, error = _try_statement(transaction, figure, MAX_ROWS + 1, timeout_s)
     took_s = time.monotonic() - begun
     if cursor is None:
@@ -97,6 +99,7 @@ def _try_statement(
     Return its cursor, or the error.
     """
     # Executing it is what a figure is for.
+    # A subquery cannot hold two statements. The line end closes a comment in its last line.
     framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608
     limits = {"statement_ms": str(max(1, round(timeout_s * 1000)))}
     execute = transaction.connection.execute
@@ -104,6 +107,7 @@ def _try_statement(
         with transaction.connection.pipeline():
             execute("SAVEPOINT figure")
             execute(SQL["figure_limits"], limits)
+            # After the limits, which are for the worker: "today" in a figure is that of the role.
             execute("SET LOCAL TimeZone TO DEFAULT")
             cursor = execute(framed.encode())
             execute("ROLLBACK TO SAVEPOINT figure")  # resets the limits as well

@@ -128,6 +128,7 @@ MEANINGS = (
         "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf",
     ),
     Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker creates no database"),
+    # Single states of class 53 come before the class, because the first match counts.
     Meaning(("53100",), DatabaseError, "free disk space on the server"),
     Meaning(("53200",), DatabaseError, "the server has no memory left: check its other sessions"),
     Meaning(
@@ -156,7 +157,7 @@ def translated(error: Error, place: str) -> OpsWorkerError:
     row = meaning(error)
     if row is None:
         return DatabaseError(text)
-    return row.kind(f"{text}: {row.remedy_for(error)}")
+    return row.kind(text, row.remedy_for(error))
 
 
 def meaning(error: Error) -> Meaning | None:
@@ -167,6 +168,7 @@ def meaning(error: Error) -> Meaning | None:
 
 def words(error: Error) -> str:
     """Return the message of the database on one line, with the constraint or column it names."""
+    # Not the detail: it quotes the values of the row.
     message = one_line(error.diag.message_primary or str(error))
     name = error.diag.constraint_name or error.diag.column_name
     if not name or name in message:
@@ -192,6 +194,7 @@ def refused_parameters(conninfo: str) -> list[str]:
     hosts = max(commas, default=0) + 1
     if _accepted(parameters, hosts):
         return [name for name in NUMBERS if not _is_number(parameters.get(name, 0))]
+    # libpq reads variables such as PGPORT on its own, and refuses their values in the same way.
     if not _accepted({}, hosts):
         return ["an environment variable that libpq reads (PGPORT, PGSSLMODE ...)"]
     refused = [name for name, value in parameters.items() if not _accepted({name: value}, hosts)]
@@ -215,6 +218,7 @@ def worth_a_retry(error: Error) -> bool:
     """Return whether a retry may succeed. If the connection was lost, pause first."""
     if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
         return True
+    # An error of libpq itself has no SQLSTATE: the network failed.
     state = error.sqlstate or ("08000" if isinstance(error, pg.OperationalError) else "")
     lost = state.startswith(CONNECTION_LOST)
     if lost:

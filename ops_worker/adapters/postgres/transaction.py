@@ -43,6 +43,7 @@ class Transaction:
 
     def time_of(self, moment: float) -> datetime:
         """Convert a moment of the monotonic clock (seconds) to a time of the database's clock."""
+        # The calendar of this machine is never asked, because it may be wrong.
         return self.now - timedelta(seconds=self._read_at - moment)
 
     def execute(self, name: str, parameters: Mapping[str, Any] | None = None) -> Cursor:
@@ -69,6 +70,7 @@ class Transaction:
                 execute("SAVEPOINT best_effort")
                 execute(SQL["best_effort_limits"])
                 yield
+                # RELEASE keeps the short limits, and a COMMIT may take longer than they allow.
                 execute("RELEASE SAVEPOINT best_effort")
                 execute(SQL["set_limits"], limits())
         except psycopg.Error as error:

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.adapters.postgres.pass_writes import known_states, record_health, record_samples
+from ops_worker.adapters.postgres.pass_writes import (
+    known_states,
+    open_alerts,
+    record_health,
+    record_samples,
+)
 from ops_worker.adapters.postgres.sqlstate import SCHEMA, meaning, words
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.core.backlog import Pending
+from ops_worker.core.health import new_alert
 from ops_worker.core.model import Sample, State, StateChange, Target, Verdict
 from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
-from ops_worker.core.self_check import Refusal
+from ops_worker.core.self_check import HIDDEN, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +50,7 @@ def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> lis
         if not row["present"]:
             refused.append(Refusal(row["name"], "not there"))
         elif row["hidden"]:
-            hidden = "row level security hides its rows from this role"
-            refused.append(Refusal(row["name"], hidden))
+            refused.append(Refusal(row["name"], HIDDEN))
     for table, write in _WRITES.items():
         if table in transaction.present:
             refused += _try(transaction, table, write)
@@ -58,6 +63,7 @@ def _try(
     """Write in a savepoint and roll back; return the refusal, if there is one."""
     execute = transaction.connection.execute
     execute("SAVEPOINT rehearsal")
+    # A check waits only briefly for a lock that another session holds.
     execute(SQL["best_effort_limits"])
     try:
         arrived = write(transaction)
@@ -69,6 +75,7 @@ def _try(
     finally:
         if not transaction.connection.closed:
             execute("ROLLBACK TO SAVEPOINT rehearsal")
+    # A trigger can keep a row away without an error.
     if arrived:
         return []
     remedy = "a trigger or rule keeps it away: change that"
@@ -104,17 +111,15 @@ def _health(transaction: Transaction) -> bool:
 
 
 def _alert(transaction: Transaction) -> bool:
-    execute = transaction.connection.execute
-    alert = {"service": NAME, "summary": f"Service unhealthy: {NAME} (tried)", "evidence": {}}
-    execute(SQL["ensure_system_tenant"])
-    opened = execute(SQL["open_alerts"], {"alerts": json.dumps([alert])}).fetchall()
-    closed = execute(SQL["close_alerts"], {"services": json.dumps([NAME])}).fetchall()
+    opened = open_alerts(transaction, [new_alert(NAME, "tried", {})]).fetchall()
+    closed = transaction.execute("close_alerts", {"services": json.dumps([NAME])}).fetchall()
     return bool(opened and closed)
 
 
 _WRITES: dict[str, Callable[[Transaction], bool]] = {
     "system_metrics": _samples,
     "service_health": _health,
+    # The tenant is a part of it, because the platform has a foreign key from alerts to tenants.
     "fleet_alert": _alert,
 }
 """The write to each table. That of an alert includes its row in ``tenants``."""

@@ -68,7 +68,8 @@ def test_fewer_at_once(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(reactor, "own_limit", watched)
     with files(30):
-        assert http.fitting(128) == 6
+        # Three for each. A socket of an earlier test may be closed meanwhile.
+        assert 6 <= http.fitting(128) <= 9
         seen = observe(many)
     assert [one.http_status for one in seen] == [200] * 100
     assert not [one for one in ended if own_limit(one)]

@@ -863,7 +863,7 @@ def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.Monke
     for name in ("lock_holder", "xact_status"):
         monkeypatch.setitem(SQL, name, "SELECT pg_sleep(600)")
     with (
-        contextlib.closing(Store({"conninfo": database.url}, loop_deadline_s=0.3)) as store,
+        contextlib.closing(Store({"conninfo": database.url}, loop_deadline_s=1.0)) as store,
         contextlib.closing(Store({"conninfo": database.url})) as other,
     ):
         assert other.write(
@@ -880,7 +880,7 @@ def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.Monke
 
 def test_loop_deadline(database: Database) -> None:
     """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
-    store = Store({"conninfo": database.url}, loop_deadline_s=0.3)
+    store = Store({"conninfo": database.url}, loop_deadline_s=1.0)
     with pytest.raises(DatabaseError):
         store.write(METRICS.transaction, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
     left = database.rows(

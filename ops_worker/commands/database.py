@@ -1,0 +1,63 @@
+"""The database as people's commands use it; those of the passes are in ``run_pass``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, TypeVar
+
+from ops_worker.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ops_worker.adapters.postgres import Store, Transaction
+    from ops_worker.core.passes import TransactionSpec
+    from ops_worker.settings import Settings
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, command: str, *, deadline_s: float = 0.0) -> Iterator[Store]:
+    """Yield the store of a command and close it at the end.
+
+    ``deadline_s`` limits a transaction of a command that repeats, in seconds; 0 is no limit.
+    """
+    from ops_worker.adapters import postgres
+
+    store = postgres.Store(
+        settings.connection,
+        role=settings.pg_role,
+        application=f"ops-worker {command}",
+        loop_deadline_s=deadline_s,
+    )
+    with contextlib.closing(store):
+        yield store
+
+
+def read_history(store: Store, work: Callable[[Transaction], T]) -> T:
+    """Read what passes recorded, in one transaction."""
+    from ops_worker.adapters import postgres
+
+    return store.read(
+        work,
+        required_tables=postgres.HISTORY_TABLES,
+        optional_tables=postgres.HISTORY_OPTIONAL_TABLES,
+    )
+
+
+def write(
+    store: Store,
+    spec: TransactionSpec,
+    work: Callable[[Transaction], T],
+    *,
+    optional_tables: Sequence[str] = (),
+) -> T:
+    """Do the work in one transaction. Raises DatabaseError if another process holds the lock."""
+    # A tuple, because the store returns None if the lock is held, and the work may as well.
+    result = store.write(
+        spec, lambda transaction: (work(transaction),), optional_tables=optional_tables
+    )
+    if result is None:
+        raise DatabaseError("another ops-worker process holds the lock: try again")
+    return result[0]
