@@ -461,6 +461,15 @@ def _explicit_settings() -> type[Settings]:
     return Explicit
 
 
+def pass_period(variables: Mapping[str, str]) -> float:
+    """Return PASS_PERIOD in seconds, also where the other settings are not complete."""
+    default: float = Settings.model_fields["pass_period"].default
+    try:
+        return float(variables.get("PASS_PERIOD", "")) or default
+    except ValueError:
+        return default
+
+
 def termination_variables() -> tuple[str, str]:
     """Return TERMINATION_MESSAGE_PATH and JOB_NAME, unchecked.
 

@@ -284,6 +284,13 @@ class ServiceEntry(Entry):
     """ALERT_AFTER_FAILURES of this service."""
     resolve_after: Annotated[int | None, _of_type(int)] = field(None, wants=PASSES, ge=1, le=32767)
     """RESOLVE_AFTER_SUCCESSES of this service."""
+    slo: Annotated[float | None, _of_type(int, float)] = field(
+        None, wants="a percentage, more than 0 and less than 100, for example 99.9", gt=0, lt=100
+    )
+    """Service level objective: the percentage of the time in which the service is to be healthy.
+    `status` and `report` show what is left of its error budget."""
+    slo_window: Whole = field(30, wants="a whole number of days, 1 to 365", ge=1, le=365)
+    """Days up to now over which the objective is measured."""
 
 
 class FigureEntry(Entry):

@@ -88,6 +88,8 @@ class _Resolver:
             tags=entry.tags or NO_TAGS,
             alert_after=entry.alert_after,
             resolve_after=entry.resolve_after,
+            slo=entry.slo,
+            slo_window_days=entry.slo_window,
             url_template=_with_path(url_template, entry.path),
             faults=tuple(self._faults),
         )

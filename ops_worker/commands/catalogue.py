@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
+from ops_worker.core import slo
 from ops_worker.errors import DONE, UNHEALTHY, SettingsError
 from ops_worker.text import format_table
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.catalogue import Catalogue
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     path = options.file or variables.get("OPS_WORKER_CATALOGUE", "")
     catalogue, faults = settings.load_catalogue(path, variables)
     if options.action == "check":
+        faults = [*faults, *_slo_faults(catalogue, variables)]
         return _check(options, catalogue, faults, path)
     if faults:
         raise SettingsError(faults)
@@ -89,6 +92,21 @@ def _service_faults(catalogue: Catalogue) -> list[str]:
     from ops_worker.adapters import http
 
     return [catalogue.located(name, fault) for name, fault in http.faults(catalogue.targets)]
+
+
+def _slo_faults(catalogue: Catalogue, variables: Mapping[str, str]) -> list[str]:
+    """Return the objectives that passes of PASS_PERIOD cannot measure."""
+    from ops_worker import settings
+
+    period_s = settings.pass_period(variables)
+    faults = []
+    for target in catalogue.targets:
+        if target.slo is None:
+            continue
+        objective = slo.Objective(target.slo, target.slo_window_days)
+        if problem := slo.problem(objective, period_s):
+            faults.append(catalogue.located(target.name, f"slo: {problem}"))
+    return faults
 
 
 def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:

@@ -107,6 +107,8 @@ class Target(NamedTuple):
     - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
       shown, because it does not contain the values of the variables.
+    - ``slo`` is the percentage of the time in which the service is to be healthy, over
+      ``slo_window_days``. None: it has no objective.
     - ``faults`` are the reasons why the service cannot be probed. They name a key and the variable
       or file, but never a value.
     """
@@ -126,6 +128,8 @@ class Target(NamedTuple):
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
+    slo: float | None = None
+    slo_window_days: int = 30
     url_template: str = ""
     faults: tuple[str, ...] = ()
 

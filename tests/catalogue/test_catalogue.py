@@ -71,6 +71,8 @@ max_latency_ms = 300
 counters = ["a", { name = "depth", from = ["queue", "backlog"] }, { name = "b", from = "B" }]
 counters_at = "/stats"
 tags = { team = "shop" }
+slo = 99.5
+slo_window = 7
 alert_after = 3
 [figures.orders.open]
 sql = "SELECT count(*) AS value FROM orders; "
@@ -111,6 +113,8 @@ def test_everything(tmp_path: Path) -> None:
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
+            slo=99.5,
+            slo_window_days=7,
             url_template="https://${HOST}:8443/shop/status?full=1",
         ),
     )
@@ -237,6 +241,11 @@ BAD = [
     ('[figures.a.b]\nsql = "/* SELECT */ -- a\\n insert into x"', f"{F}.sql is"),
     ('[figures.a.b]\nsql = ""', f"{F}.sql is ''; expected {STATEMENT}"),
     ('[figures.a.b]\nsql = "SELECT \'\\u0000\'"', f"{F}.sql is"),
+    (service("slo = 100"), f"{S}.slo is 100; expected a percentage, more than 0 and less than 100, for example 99.9"),
+    (service("slo = '99.9'"), f"{S}.slo is '99.9'; expected a percentage"),
+    (service("slo = true"), f"{S}.slo is true; expected a percentage"),
+    (service("slo_window = 0"), f"{S}.slo_window is 0; expected a whole number of days, 1 to 365"),
+    (service("slo_window = 1.5"), f"{S}.slo_window is 1.5; expected a whole number of days"),
     ("[figures.a.b]\nsql = 1", f"{F}.sql is 1; expected {STATEMENT}"),
     (figure("tables = 'x'"), f"{F}.tables is 'x'; expected a list of table names"),
     (figure("timeout = 0"), f"{F}.timeout is 0; expected a number of seconds, 0.01 to 60"),
@@ -404,6 +413,23 @@ def test_check(
     path.write_bytes(b"\xff")
     assert main(["catalogue", "check"]) == 4
     assert "codec can't decode" in capsys.readouterr().out
+
+
+def test_objective(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An objective that passes of PASS_PERIOD cannot measure is a fault, with the arithmetic."""
+    path.write_text(service("slo = 99.99"))
+    assert main(["catalogue", "check", str(path)]) == 4
+    assert capsys.readouterr().out.startswith(
+        f"{path}: services.a.slo: 99.99 over 30 days allows 259 s "
+    )
+    monkeypatch.setenv("PASS_PERIOD", "5")
+    assert main(["catalogue", "check", str(path)]) == 0
+    monkeypatch.setenv("PASS_PERIOD", "often")
+    assert main(["catalogue", "check", str(path)]) == 4
+    path.write_text(service("slo = 99.9"))
+    assert main(["catalogue", "check", str(path)]) == 0
 
 
 def test_show(

@@ -1,0 +1,78 @@
+"""Service level objectives: budgets, what is left of them, and whether they can be measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops_worker.core.slo import Objective, budget, problem
+from ops_worker.core.timeline import Availability, availability
+from tests.recorder import Recorder, sight
+
+pytestmark = pytest.mark.unit
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize(
+    ("percent", "days", "expected_s"),
+    [(99.9, 30, 2592.0), (99.0, 1, 864.0), (50.0, 2, 86_400.0)],
+)
+def test_budget(percent: float, days: int, expected_s: float) -> None:
+    """The budget is the part of the window that the objective leaves."""
+    assert Objective(percent, days).budget_s == pytest.approx(expected_s)
+
+
+def test_left() -> None:
+    """An outage uses what it lasted, within the bounds of its changes; unseen time uses nothing."""
+    ledger = Recorder()
+    for second in range(0, 6000, 60):
+        ledger.record([sight("a", second, "down" if 1200 <= second < 1800 else "healthy")])
+    summed = availability(ledger.pieces("a", -DAY_S, 6000, 6000))
+    left = budget(Objective(99.0, 1), summed)
+    assert left.left_s == pytest.approx(864 - 600)
+    assert left.left == pytest.approx(264 / 864)
+    assert [left.least_s, left.most_s] == pytest.approx([864 - 660, 864 - 540])
+    assert left.coverage == pytest.approx(6000 / (6000 + DAY_S))
+
+
+def test_missed() -> None:
+    """A budget that is used up is negative."""
+    ledger = Recorder()
+    for second in range(0, 6000, 60):
+        ledger.record([sight("a", second, "down")])
+    summed = availability(ledger.pieces("a", 0, 6000, 6000))
+    assert budget(Objective(99.0, 1), summed).left_s == pytest.approx(864 - 6000)
+
+
+def test_never_seen() -> None:
+    """A service that nobody looked at has used nothing, and nothing is known of it."""
+    empty = Availability(dict.fromkeys(("healthy", "unseen"), 0.0), None, None, None, 0.0)
+    left = budget(Objective(99.0, 1), empty)
+    assert (left.left, left.least_s, left.most_s, left.coverage) == (1.0, 864.0, 864.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("percent", "days", "period_s", "measurable"),
+    [
+        (99.9, 30, 60, True),  # 2,592 s are 43 periods
+        (99.99, 30, 60, False),  # 259 s are 4
+        (99.99, 30, 5, True),
+        (99.976, 30, 60, True),  # 622 s
+        (99.977, 30, 60, False),  # 596 s
+        (99.0, 1, 60, True),
+        (99.5, 1, 60, False),
+    ],
+)
+def test_measurable(percent: float, days: int, period_s: float, measurable: bool) -> None:
+    """A budget of fewer than ten periods cannot be measured."""
+    assert (problem(Objective(percent, days), period_s) == "") is measurable
+
+
+def test_arithmetic() -> None:
+    """The message has the budget, what the passes can measure, and what to do."""
+    assert problem(Objective(99.99, 30), 60) == (
+        "99.99 over 30 days allows 259 s (100 - 99.99 % of 2592000 s); passes every 60 s measure "
+        "no less than 10 periods, 600 s: set at most 99.976, or a longer slo_window, or run a "
+        "pass every 25.9 s"
+    )
+    assert problem(Objective(99.976, 30), 60) == ""
