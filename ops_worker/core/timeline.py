@@ -7,10 +7,12 @@ before the first sight of the new one.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.ledger import HEALTHY, STATES, UNSEEN, is_hole
+from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_hole
+from ops_worker.core.staleness import stale_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,21 +27,24 @@ class Cover(NamedTuple):
     """A time without a hole in which passes of one shard ran.
 
     ``begun`` is the first sight in it, ``last_at`` the last one; the periods in seconds are those
-    of its first and its last run.
+    of its first and its last run, and the longest of all.
     """
 
     begun: datetime
     last_at: datetime
     first_period_s: float
     last_period_s: float
+    longest_period_s: float
 
 
 class Piece(NamedTuple):
     """A part of a timeline in which all was the same.
 
     ``state`` is UNSEEN while nobody looked. A seen state really began between ``from_earliest`` and
-    ``begun``; it was last seen at ``last_seen``, and really ended between then and ``to_latest``.
-    ``then`` is the state of the next piece; None if there is none.
+    ``first_seen``, which is ``begun`` except where the piece was cut out of a longer one. It was
+    last seen at ``last_seen``, and really ended between then and ``to_latest``. Two sights of it
+    are at most ``apart_s`` seconds apart. ``then`` is the state of the next piece; None if there is
+    none.
     """
 
     state: str
@@ -48,8 +53,10 @@ class Piece(NamedTuple):
     begun: datetime
     ended: datetime
     from_earliest: datetime
+    first_seen: datetime
     last_seen: datetime
     to_latest: datetime
+    apart_s: float = 0.0
     then: str | None = None
 
     @property
@@ -86,6 +93,7 @@ class _Segment(NamedTuple):
     last: datetime
     first_period_s: float
     last_period_s: float
+    longest_period_s: float
     lasts: bool
 
 
@@ -155,9 +163,20 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
         if before is not None and not is_hole(
             before.last_at, before.last_period_s, run.first_at, run.period_s
         ):
-            covers[-1] = before._replace(last_at=run.last_at, last_period_s=run.period_s)
+            covers[-1] = before._replace(
+                last_at=run.last_at,
+                last_period_s=run.period_s,
+                longest_period_s=max(before.longest_period_s, run.period_s),
+            )
         else:
-            covers.append(Cover(run.first_at, run.last_at, run.period_s, run.period_s))
+            cover = Cover(
+                begun=run.first_at,
+                last_at=run.last_at,
+                first_period_s=run.period_s,
+                last_period_s=run.period_s,
+                longest_period_s=run.period_s,
+            )
+            covers.append(cover)
     return covers
 
 
@@ -183,22 +202,81 @@ def _overlaid(pieces: list[Piece], newer: list[Piece]) -> list[Piece]:
     return [*before, *newer, *after]
 
 
+def merged(finer: Sequence[Piece], coarser: Sequence[Piece]) -> list[Piece]:
+    """Return one timeline of two: the finer one where it knows the state, else the coarser one.
+
+    Both are timelines of the same period, without gaps; so is the result.
+    """
+    pieces: list[Piece] = []
+    for piece in finer:
+        if piece.state == UNSEEN:
+            pieces += _cut_out(coarser, piece.begun, piece.ended)
+        else:
+            pieces.append(piece)
+    return _followed(_bounded(_joined(pieces)))
+
+
+def _cut_out(pieces: Sequence[Piece], since: datetime, until: datetime) -> Iterator[Piece]:
+    """Yield the parts of the pieces between two times."""
+    start = bisect_right(pieces, since, key=lambda piece: piece.ended)
+    for piece in pieces[start:]:
+        if piece.begun >= until:
+            break
+        yield _part(piece, max(piece.begun, since), min(piece.ended, until))
+
+
+def _part(piece: Piece, begun: datetime, ended: datetime) -> Piece:
+    """Return a part of a piece. Its first and last sight are as early and as late as is certain."""
+    first_seen, last_seen = piece.first_seen, piece.last_seen
+    apart = timedelta(seconds=piece.apart_s)
+    if begun > piece.first_seen:
+        first_seen = begun + apart
+        if first_seen > piece.last_seen:
+            first_seen = piece.last_seen if piece.last_seen >= begun else ended
+    if ended < piece.last_seen:
+        last_seen = max(piece.first_seen, ended - apart)
+    return piece._replace(
+        begun=begun,
+        ended=ended,
+        first_seen=min(first_seen, ended),
+        last_seen=max(begun, min(last_seen, ended)),
+    )
+
+
+def _bounded(pieces: Sequence[Piece]) -> list[Piece]:
+    """Set the bounds of each seen piece by the seen pieces before and after it."""
+    bounded: list[Piece] = []
+    earlier: datetime | None = None
+    for piece in pieces:
+        if piece.state == UNSEEN:
+            bounded.append(piece)
+            continue
+        from_earliest = piece.from_earliest if earlier is None else earlier
+        bounded.append(piece._replace(from_earliest=from_earliest))
+        earlier = piece.last_seen
+    later: datetime | None = None
+    for number, piece in reversed([*enumerate(bounded)]):
+        if piece.state == UNSEEN:
+            continue
+        if later is not None:
+            bounded[number] = piece._replace(to_latest=later)
+        later = piece.first_seen
+    return bounded
+
+
 def availability(pieces: Sequence[Piece]) -> Availability:
     """Sum up a timeline."""
     seconds = dict.fromkeys((*STATES, UNSEEN), 0.0)
     least = most = 0.0
+    before = None
     for piece in pieces:
-        seconds[piece.state] = seconds.get(piece.state, 0.0) + piece.seconds
-        if piece.state == UNSEEN:
-            continue
-        up = piece.state == HEALTHY
-        doubtful_s = 0.0
-        if piece.then is not None and (piece.then == HEALTHY) != up:
-            doubtful_s = (piece.ended - piece.last_seen).total_seconds()
-        if piece.then == UNSEEN:
-            doubtful_s = (piece.ended - piece.last_seen).total_seconds()
-        least += piece.seconds - doubtful_s if up else 0.0
-        most += piece.seconds if up else doubtful_s
+        seconds[piece.state] += piece.seconds
+        if piece.state == HEALTHY:
+            least += piece.seconds - _doubtful_s(piece, before)
+            most += piece.seconds
+        elif piece.state != UNSEEN:
+            most += _doubtful_s(piece, before)
+        before = piece.state
     total_s = sum(seconds.values())
     seen_s = total_s - seconds[UNSEEN]
     if seen_s <= 0:
@@ -212,28 +290,48 @@ def availability(pieces: Sequence[Piece]) -> Availability:
     )
 
 
+def _doubtful_s(piece: Piece, before: str | None) -> float:
+    """Return the seconds at the ends of a piece in which its neighbours may have been the state.
+
+    They matter only if the neighbour is up and the piece is not, or the reverse. Before a time in
+    which nobody looked, the state may have ended with its last sight. ``before`` is the state of
+    the piece before, None if there is none.
+    """
+    is_up = piece.state == HEALTHY
+    doubtful_s = 0.0
+    if before not in {None, UNSEEN} and (before == HEALTHY) != is_up:
+        doubtful_s += (piece.first_seen - piece.begun).total_seconds()
+    if piece.then is not None and (piece.then == UNSEEN or (piece.then == HEALTHY) != is_up):
+        doubtful_s += (piece.ended - piece.last_seen).total_seconds()
+    return min(doubtful_s, piece.seconds)
+
+
 def _segments(
     span: Span, shard_covers: Sequence[Cover], periods: Mapping[int, float]
 ) -> Iterator[_Segment]:
     """Yield a span's parts, one for each cover in which it was seen."""
-    for cover in shard_covers:
+    # The covers of an epoch are in the order of time: one that ended before the span has none.
+    start = bisect_left(shard_covers, span.first_at, key=lambda cover: cover.last_at)
+    for cover in shard_covers[start:]:
         first = max(span.first_at, cover.begun)
         last = cover.last_at if span.last_at is None else min(span.last_at, cover.last_at)
         if first > last:
-            continue
+            break
         first_period_s, last_period_s = cover.first_period_s, cover.last_period_s
         if first == span.first_at:
             first_period_s = periods.get(span.run, first_period_s)
         if span.last_run is not None and last == span.last_at:
             last_period_s = periods.get(span.last_run, last_period_s)
         yield _Segment(
-            state=span.state,
+            # Another program may have written any word.
+            state=span.state if span.state in STATES else UNKNOWN,
             reason_class=span.reason_class,
             reason=span.reason,
             first=first,
             last=last,
             first_period_s=first_period_s,
             last_period_s=last_period_s,
+            longest_period_s=cover.longest_period_s,
             lasts=span.last_at is None and cover == shard_covers[-1],
         )
 
@@ -262,8 +360,10 @@ def _piece(
         begun=segment.first,
         ended=ended,
         from_earliest=segment.first if earlier is None else earlier,
+        first_seen=segment.first,
         last_seen=last,
         to_latest=max(ended, to_latest),
+        apart_s=stale_after_s(segment.longest_period_s),
     )
 
 
@@ -279,7 +379,10 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         )
         if before is not None and same:
             found[-1] = before._replace(
-                ended=piece.ended, last_seen=piece.last_seen, to_latest=piece.to_latest
+                ended=piece.ended,
+                last_seen=max(before.last_seen, piece.last_seen),
+                to_latest=piece.to_latest,
+                apart_s=max(before.apart_s, piece.apart_s),
             )
         else:
             found.append(piece)
@@ -297,9 +400,14 @@ def _filled(pieces: Sequence[Piece], since: datetime, until: datetime) -> list[P
         at = piece.ended
     if at < until:
         found.append(_unseen(at, until))
-    following = [piece.state for piece in found[1:]]
+    return _followed(found)
+
+
+def _followed(pieces: Sequence[Piece]) -> list[Piece]:
+    """Name the state after each piece."""
+    following = [piece.state for piece in pieces[1:]]
     return [
-        piece._replace(then=then) for piece, then in zip(found, [*following, None], strict=True)
+        piece._replace(then=then) for piece, then in zip(pieces, [*following, None], strict=True)
     ]
 
 
@@ -311,6 +419,7 @@ def _unseen(begun: datetime, ended: datetime) -> Piece:
         begun=begun,
         ended=ended,
         from_earliest=begun,
+        first_seen=begun,
         last_seen=ended,
         to_latest=ended,
     )
@@ -327,6 +436,7 @@ def _clipped(pieces: Iterable[Piece], since: datetime, until: datetime) -> list[
             begun=cut(piece.begun),
             ended=cut(piece.ended),
             from_earliest=cut(piece.from_earliest),
+            first_seen=cut(piece.first_seen),
             last_seen=cut(piece.last_seen),
             to_latest=cut(piece.to_latest),
         )
