@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_hole
@@ -41,10 +42,10 @@ class Piece(NamedTuple):
     """A part of a timeline in which all was the same.
 
     ``state`` is UNSEEN while nobody looked. A seen state really began between ``from_earliest`` and
-    ``first_seen``, which is ``begun`` except where the piece was cut out of a longer one. It was
-    last seen at ``last_seen``, and really ended between then and ``to_latest``. Two sights of it
-    are at most ``apart_s`` seconds apart. ``then`` is the state of the next piece; None if there is
-    none.
+    ``first_seen``; it was last seen at ``last_seen``, and really ended between then and
+    ``to_latest``. The two sights are within the piece except where it was cut out of a longer one
+    (``_part``). Two sights of it are at most ``apart_s`` seconds apart. ``then`` is the state of
+    the next piece; None if there is none.
     """
 
     state: str
@@ -226,42 +227,40 @@ def _cut_out(pieces: Sequence[Piece], since: datetime, until: datetime) -> Itera
 
 
 def _part(piece: Piece, begun: datetime, ended: datetime) -> Piece:
-    """Return a part of a piece. Its first and last sight are as early and as late as is certain."""
-    first_seen, last_seen = piece.first_seen, piece.last_seen
+    """Return a part of a piece.
+
+    Its last sight is the latest that is certain, perhaps before the part. Its first sight is as
+    late as it may be, perhaps after the part.
+    """
+    if piece.state == UNSEEN:
+        return _unseen(begun, ended)
     apart = timedelta(seconds=piece.apart_s)
-    if begun > piece.first_seen:
-        first_seen = begun + apart
-        if first_seen > piece.last_seen:
-            first_seen = piece.last_seen if piece.last_seen >= begun else ended
+    first_seen, last_seen = piece.first_seen, piece.last_seen
+    if begun > piece.last_seen:
+        first_seen = piece.to_latest
+    elif begun > piece.first_seen:
+        first_seen = min(begun + apart, piece.last_seen)
     if ended < piece.last_seen:
         last_seen = max(piece.first_seen, ended - apart)
-    return piece._replace(
-        begun=begun,
-        ended=ended,
-        first_seen=min(first_seen, ended),
-        last_seen=max(begun, min(last_seen, ended)),
-    )
+    return piece._replace(begun=begun, ended=ended, first_seen=first_seen, last_seen=last_seen)
 
 
 def _bounded(pieces: Sequence[Piece]) -> list[Piece]:
-    """Set the bounds of each seen piece by the seen pieces before and after it."""
-    bounded: list[Piece] = []
-    earlier: datetime | None = None
-    for piece in pieces:
-        if piece.state == UNSEEN:
-            bounded.append(piece)
-            continue
-        from_earliest = piece.from_earliest if earlier is None else earlier
-        bounded.append(piece._replace(from_earliest=from_earliest))
-        earlier = piece.last_seen
-    later: datetime | None = None
-    for number, piece in reversed([*enumerate(bounded)]):
-        if piece.state == UNSEEN:
-            continue
-        if later is not None:
-            bounded[number] = piece._replace(to_latest=later)
-        later = piece.first_seen
+    """Set the bounds of each seen piece by the sights before and after it."""
+    bounded = [*pieces]
+    seen = [number for number, piece in enumerate(bounded) if piece.state != UNSEEN]
+    for before, number in pairwise(seen):
+        earlier = bounded[before]
+        last_seen = max(earlier.from_earliest, earlier.last_seen)
+        bounded[number] = bounded[number]._replace(from_earliest=last_seen)
+    for number, after in pairwise(reversed(seen)):
+        bounded[after] = bounded[after]._replace(to_latest=_first_seen(bounded[number]))
     return bounded
+
+
+def _first_seen(piece: Piece) -> datetime:
+    """Return the first sight of a piece, or of the one after it if that is earlier."""
+    return min(piece.first_seen, piece.to_latest)
 
 
 def availability(pieces: Sequence[Piece]) -> Availability:
@@ -380,6 +379,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         if before is not None and same:
             found[-1] = before._replace(
                 ended=piece.ended,
+                first_seen=min(before.first_seen, piece.first_seen),
                 last_seen=max(before.last_seen, piece.last_seen),
                 to_latest=piece.to_latest,
                 apart_s=max(before.apart_s, piece.apart_s),
@@ -407,7 +407,7 @@ def _followed(pieces: Sequence[Piece]) -> list[Piece]:
     """Name the state after each piece."""
     following = [piece.state for piece in pieces[1:]]
     return [
-        piece._replace(then=then) for piece, then in zip(pieces, [*following, None], strict=True)
+        piece._replace(then=then) for piece, then in zip(pieces, [*following, None], strict=False)
     ]
 
 

@@ -24,7 +24,7 @@ from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
-from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.passes import LEDGER_TABLES, HEALTH, METRICS
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -88,7 +88,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
     queries = sql.queries()
     with contextlib.closing(Store({"conninfo": database.url})) as store:
-        store.create(["service_health", "ops_worker_maintenance", "ops_worker_maintenance_log"])
+        maintenance = ["ops_worker_maintenance", "ops_worker_maintenance_log"]
+        store.create(["service_health", *maintenance, *LEDGER_TABLES])
     with psycopg.connect(database.url) as connection:
         for name, statement in queries.items():
             numbers: dict[str, int] = {}
