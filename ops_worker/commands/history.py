@@ -52,7 +52,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     begin.add_argument(
         "--from",
-        dest="begun",
+        dest="beginning",
         type=time_or_age,
         metavar="TIME",
         help="the same: the beginning of the period",
@@ -60,7 +60,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         "--until",
-        dest="ended",
+        dest="end",
         type=time_or_age,
         metavar="TIME",
         help="the end of the period, written in the same ways; default: now",
@@ -125,10 +125,10 @@ def _read(
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
     """Return the beginning and the end of the period. Raises SettingsError for an empty one."""
-    begun = options.since if options.since is not None else options.begun
-    until = now if options.ended is None else _time(options.ended, now)
+    begun = options.since if options.since is not None else options.beginning
+    until = now if options.end is None else _time(options.end, now)
     since = until - DEFAULT_PERIOD if begun is None else _time(begun, now)
-    for time in (since, until):
+    for time in (until, since):
         if time > now:
             raise SettingsError([f"{_shown(time)}: this time is in the future; {_clock(now)}"])
     if since >= until:

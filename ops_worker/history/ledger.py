@@ -184,8 +184,8 @@ class Table:
 
     def __init__(self, rows: LedgerRows, name: str, *, width: int) -> None:
         """Set the widths of the columns; ``name`` is the pass, or ``ALL``."""
-        self._title = f"History from {rows.since:%F %T} to {rows.until:%F %T} UTC"
-        self._seen_by = "all passes" if name == ALL else f"the {name} pass"
+        seen_by = "all passes" if name == ALL else f"the {name} pass"
+        self._title = f"{rows.since:%F %T} to {rows.until:%F %T} UTC, as {seen_by} saw it"
         self._width = width
         self._format = "%m-%d %H:%M:%S"
         if rows.until - rows.since > MAX_WITHOUT_YEAR:
@@ -197,7 +197,7 @@ class Table:
 
     def heading(self) -> Iterator[str]:
         """Yield the lines above the first service."""
-        yield _cut(f"{self._title}, as seen by {self._seen_by}", self._width)
+        yield _cut(self._title, self._width)
         yield self._line(HEAD)
 
     def lines(self, document: ServiceDocument) -> Iterator[str]:

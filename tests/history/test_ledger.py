@@ -151,14 +151,17 @@ def lines(rows: LedgerRows, name: str = "health", width: int = 80) -> list[str]:
 
 def test_table() -> None:
     """A line for each span, the newest last, with what is not certain; then the availability."""
-    assert "\n".join(lines(ROWS)) == """\
-History from 2026-03-01 00:00:00 to 2026-03-01 00:10:00 UTC, as seen by the hea…
+    assert (
+        "\n".join(lines(ROWS))
+        == """\
+2026-03-01 00:00:00 to 2026-03-01 00:10:00 UTC, as the health pass saw it
 SERVICE STATE    FROM           TO             LASTED     BOUNDS/REASON
 a       unseen   03-01 00:00:00 03-01 00:01:00 1 min
 a       healthy  03-01 00:01:00 03-01 00:03:00 2 min
 a       down     03-01 00:03:00 03-01 00:05:00 2 min      -1 min Connection ref…
 a       healthy  03-01 00:05:00 03-01 00:10:00 5 min      -1 min
 a: healthy 77.777 % (66.666 % to 88.888 %), seen 90 % of time"""
+    )
 
 
 def test_table_of_the_unseen() -> None:
@@ -187,7 +190,8 @@ def test_table_fits(width: int) -> None:
     """No line is wider than the screen, whatever the names and reasons; what is cut has a mark."""
     service = "a-service-with-a-long-name" * 3
     spans = [
-        one._replace(service=service, reason="x" * 300, state="down") for one in ROWS.spans["health"]
+        one._replace(service=service, reason="x" * 300, state="down")
+        for one in ROWS.spans["health"]
     ]
     shown = lines(ROWS._replace(services=[service], spans={"health": spans}), width=width)
     assert {len(line) for line in shown} <= {*range(width + 1)}

@@ -24,7 +24,7 @@ from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
-from ops_worker.core.passes import LEDGER_TABLES, HEALTH, METRICS
+from ops_worker.core.passes import HEALTH, LEDGER_TABLES, METRICS
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
