@@ -42,13 +42,6 @@ def options(parser: argparse.ArgumentParser) -> None:
         "ack", help="acknowledge an alert: it stays until its service is healthy again"
     )
     ack.add_argument("id", type=_number, metavar="ID")
-    ack.add_argument(
-        "--by",
-        type=words,
-        default="",
-        metavar="NAME",
-        help="who acknowledges it; default: the user who runs this command",
-    )
     close = actions.add_parser(
         "close",
         help="close an alert; if its service is still unhealthy, the next pass opens a new one",
@@ -61,6 +54,17 @@ def options(parser: argparse.ArgumentParser) -> None:
     prune.add_argument(
         "--dry-run", action="store_true", help="show what would be removed; remove nothing"
     )
+    for action in (ack, close, prune):
+        action.add_argument(
+            "--by",
+            type=words,
+            default="",
+            metavar="NAME",
+            help="who does it; default: the user who runs this command",
+        )
+        action.add_argument(
+            "--reason", type=words, default="", help="why; it is kept with the action"
+        )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -89,7 +93,7 @@ def _acknowledge(store: Store, options: argparse.Namespace, _: Settings) -> None
     from ops_worker.adapters.postgres import operations
 
     by = options.by or user()
-    acknowledge = partial(operations.acknowledge, number=options.id, by=by)
+    acknowledge = partial(operations.acknowledge, number=options.id, by=by, reason=options.reason)
     alert = write(store, postgres.ALERTS, acknowledge)
     print(f"alert {alert.id} of {alert.service} is acknowledged by {by}")
 
@@ -98,7 +102,9 @@ def _close(store: Store, options: argparse.Namespace, _: Settings) -> None:
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    alert = write(store, postgres.ALERTS, partial(operations.close, number=options.id))
+    by = options.by or user()
+    close = partial(operations.close, number=options.id, by=by, reason=options.reason)
+    alert = write(store, postgres.ALERTS, close)
     consequence = "if the service is still unhealthy, the next pass opens a new one"
     print(f"alert {alert.id} of {alert.service} is closed; {consequence}")
 
@@ -111,7 +117,13 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
     if settings.record_own_metrics:
         # The passes close the worker's own alert. Without self-metrics, nobody else does.
         monitored.append(OPS_WORKER)
-    prune = partial(operations.prune, monitored=monitored, dry_run=options.dry_run)
+    prune = partial(
+        operations.prune,
+        monitored=monitored,
+        by=options.by or user(),
+        reason=options.reason,
+        dry_run=options.dry_run,
+    )
     if options.dry_run:
         rows = store.dry_run(HEALTH.transaction, prune)
     else:

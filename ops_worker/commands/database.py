@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from ops_worker.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.passes import TransactionSpec
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -53,11 +55,29 @@ def write(
     *,
     optional_tables: Sequence[str] = (),
 ) -> T:
-    """Do the work in one transaction. Raises DatabaseError if another process holds the lock."""
+    """Do the work in one transaction; log its warnings about tables of the history.
+
+    Raises DatabaseError if another process holds the lock.
+    """
     # A tuple, because the store returns None if the lock is held, and the work may as well.
     result = store.write(
-        spec, lambda transaction: (work(transaction),), optional_tables=optional_tables
+        spec,
+        lambda transaction: (work(transaction), transaction.warnings),
+        optional_tables=optional_tables,
     )
     if result is None:
         raise DatabaseError("another ops-worker process holds the lock: try again")
-    return result[0]
+    done, warnings = result
+    warn_not_recorded(dict.fromkeys(warnings))
+    return done
+
+
+def warn_not_recorded(errors: Iterable[str]) -> None:
+    """Log that something was done, but is not in the history, because a privilege is missing."""
+    for error in errors:
+        remedy = (
+            "as the owner of the tables, run `ops-worker init-db`, "
+            "then grant INSERT and UPDATE on this table to this role"
+        )
+        extra = {"action": "no history", "error": error, "remedy": remedy}
+        _log.warning("this is not recorded in the history", extra=extra)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ops_worker.arguments import duration, env_file, words
 from ops_worker.commands.alerts import user
-from ops_worker.commands.database import opened, write
+from ops_worker.commands.database import opened, warn_not_recorded, write
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.errors import DONE, SchemaError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
-    from ops_worker.adapters.postgres import Store, Transaction
+    from ops_worker.adapters.postgres import Store
     from ops_worker.settings import Settings
 
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
+TABLES = (MAINTENANCE_TABLE, MAINTENANCE_LOG)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +82,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _start(store: Store, options: argparse.Namespace) -> str:
     """Start a maintenance, and return a line about the one that it replaced."""
+    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
     store.create([MAINTENANCE_TABLE])
@@ -92,13 +90,15 @@ def _start(store: Store, options: argparse.Namespace) -> str:
         store.create([MAINTENANCE_LOG])
     except SchemaError as error:
         # A role that may not create the log can still start a maintenance.
-        _warn_not_logged(str(error))
+        warn_not_recorded([str(error)])
     maintenance = operations.NewMaintenance(
         seconds=options.for_s, by=options.by or user(), reason=options.reason
     )
-    replaced = _write(
+    replaced = write(
         store,
+        postgres.MAINTENANCE,
         lambda transaction: operations.start(transaction, maintenance, replace=options.replace),
+        optional_tables=TABLES,
     )
     if replaced is None or not options.replace:
         return ""
@@ -107,36 +107,14 @@ def _start(store: Store, options: argparse.Namespace) -> str:
 
 def _end(store: Store, options: argparse.Namespace) -> str:
     """End the maintenance, and return the start of a line about it, if there was one."""
+    from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
     by = options.by or user()
-    was_running = _write(store, lambda transaction: operations.end(transaction, by))
-    return "the maintenance has ended; " if was_running else ""
-
-
-def _write(store: Store, work: Callable[[Transaction], T]) -> T:
-    """Do the work in one transaction; log its warnings about the log table."""
-    from ops_worker.adapters import postgres
-
-    warnings: list[str] = []
-
-    def work_and_keep_warnings(transaction: Transaction) -> T:
-        """Do the work, and keep the warnings of its transaction."""
-        nonlocal warnings
-        warnings = transaction.warnings
-        return work(transaction)
-
-    tables = [MAINTENANCE_TABLE, MAINTENANCE_LOG]
-    result = write(store, postgres.MAINTENANCE, work_and_keep_warnings, optional_tables=tables)
-    for warning in dict.fromkeys(warnings):
-        _warn_not_logged(warning)
-    return result
-
-
-def _warn_not_logged(error: str) -> None:
-    remedy = (
-        "as the owner of the tables, run `ops-worker init-db`, "
-        f"then grant INSERT and UPDATE on {MAINTENANCE_LOG} to this role"
+    was_running = write(
+        store,
+        postgres.MAINTENANCE,
+        lambda transaction: operations.end(transaction, by),
+        optional_tables=TABLES,
     )
-    extra = {"action": "no history", "error": error, "remedy": remedy}
-    _log.warning("this maintenance is not written to its log table", extra=extra)
+    return "the maintenance has ended; " if was_running else ""

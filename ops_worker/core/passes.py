@@ -54,7 +54,9 @@ class PassSpec(NamedTuple):
     flush: str = ""
 
 
-LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config")
+ACTION_TABLE = "ops_worker_action"
+"""The table of what people did."""
+LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config", ACTION_TABLE)
 """The tables of the ledger, which every pass with services writes."""
 
 HEALTH = PassSpec(

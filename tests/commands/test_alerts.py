@@ -135,3 +135,54 @@ def test_prune(
         "alerts prune: 1 service was removed\n"
     )
     assert {alert["status"] for alert in opened.alerts()} == {"CLOSED"}
+
+
+def actions(database: Database) -> list[tuple[object, ...]]:
+    """Return what people did, in order: action, person, reason, services."""
+    rows = database.rows("SELECT * FROM ops_worker_action ORDER BY id")
+    return [(row["action"], row["by"], row["reason"], row["services"]) for row in rows]
+
+
+def test_actions(opened: Database) -> None:
+    """Who acknowledged, closed or pruned what, when and why, is kept."""
+    alerts = numbers(opened)
+    number = str(alerts["evaluator"])
+    assert main(["alerts", "ack", number, "--by", "kim", "--reason", "on it"]) == 0
+    assert main(["alerts", "close", number, "--by", "lee", "--reason", "a false alarm"]) == 0
+    assert actions(opened) == [
+        ("acknowledged", "kim", "on it", ["evaluator"]),
+        ("closed", "lee", "a false alarm", ["evaluator"]),
+    ]
+    assert opened.value("SELECT count(*) FROM ops_worker_action WHERE alert = %s", number) == 2
+
+
+def test_pruned_history_ends(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history of a pruned service ends with the last pass, and the next pass reads it again."""
+    lasting = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
+    monkeypatch.setenv("INGEST_HEALTH_URL", "")
+    assert main(["alerts", "prune", "--by", "kim"]) == 0
+    assert [row["service"] for row in opened.rows(lasting)] == [
+        "delivery_worker",
+        "dispatcher",
+        "evaluator",
+    ]
+    assert actions(opened) == [("pruned", "kim", "", ["ingest"])]
+    ends = "SELECT s.last_at = r.last_at AND s.last_no = r.passes AND r.digest = '' FROM ops_worker_span AS s JOIN ops_worker_run AS r ON r.id = s.last_run"
+    assert opened.value(ends) is True
+
+
+def test_actions_without_their_table(
+    opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role that may not write the table of actions can act; that it is not recorded is logged."""
+    opened.rows("CREATE ROLE ops_limited LOGIN BYPASSRLS PASSWORD 'x'")
+    opened.rows("GRANT ALL ON fleet_alert TO ops_limited")
+    opened.rows("GRANT SELECT ON ops_worker_action TO ops_limited")
+    monkeypatch.setenv("DATABASE_URL", opened.as_user("ops_limited"))
+    try:
+        assert main(["alerts", "close", str(numbers(opened)["evaluator"])]) == 0
+        assert "permission denied for table ops_worker_action" in capsys.readouterr().err
+    finally:
+        opened.rows("DROP OWNED BY ops_limited")
+        opened.rows("DROP ROLE ops_limited")
+    assert actions(opened) == []

@@ -267,7 +267,7 @@ def test_history_of_others(
         other.setenv("DATABASE_URL", told.as_user("ops_limited"))
         capsys.readouterr()
         assert start("--by", "max") == 0
-        assert "this maintenance is not written to its log table" in capsys.readouterr().err
+        assert "this is not recorded in the history" in capsys.readouterr().err
         assert main(["init-db"]) == 3
         assert main(["maintenance", "end"]) == 0
     told.rows(
@@ -331,3 +331,15 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
         == main(["explain", "ingest", "--at", "55m"])
         == 0
     )
+
+
+def test_actions(told: Database) -> None:
+    """Who started and ended a maintenance is kept, with its reason and its end."""
+    assert start("--by", "kim", "--reason", "racks") == 0
+    assert main(["maintenance", "end", "--by", "lee"]) == 0
+    rows = told.rows("SELECT * FROM ops_worker_action ORDER BY id")
+    assert [(row["action"], row["by"], row["reason"]) for row in rows] == [
+        ("maintenance_started", "kim", "racks"),
+        ("maintenance_ended", "lee", ""),
+    ]
+    assert rows[0]["until"] > rows[0]["at"]

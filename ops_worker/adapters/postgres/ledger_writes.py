@@ -10,7 +10,7 @@ from ops_worker.adapters.postgres.transaction import one
 from ops_worker.core.ledger import INSTALLATION, Book, Run, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.sightings import Seen
@@ -90,10 +90,16 @@ def _write(
         digest, document = config
         parameters = {"config": digest, "document": json.dumps(document)}
         transaction.execute("record_config", parameters)
-    for statement, spans in (("end_spans", book.ended), ("begin_spans", book.begun)):
-        for start in range(0, len(spans), SPANS):
-            rows = [_row(span, numbers) for span in spans[start : start + SPANS]]
-            transaction.execute(statement, {**key, "spans": json.dumps(rows)})
+    for rows in _documents(book.ended, numbers):
+        transaction.execute("end_spans", {"spans": rows})
+    for rows in _documents(book.begun, numbers):
+        transaction.execute("begin_spans", {**key, "spans": rows})
+
+
+def _documents(spans: Sequence[Span], numbers: Mapping[int | None, int]) -> Iterator[str]:
+    """Yield the rows as JSON arrays, each for one statement."""
+    for start in range(0, len(spans), SPANS):
+        yield json.dumps([_row(span, numbers) for span in spans[start : start + SPANS]])
 
 
 def _row(span: Span, numbers: Mapping[int | None, int]) -> dict[str, Any]:

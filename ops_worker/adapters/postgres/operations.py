@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
+from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, one
-from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.core.passes import ACTION_TABLE, MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
 from ops_worker.history.rows import (
@@ -21,11 +22,23 @@ from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
 
 Row = dict[str, Any]
 """A row of the self-check, whose rules take rows as they are."""
+
+
+class Action(NamedTuple):
+    """What a person did: who did it, and why. ``services`` is empty if it is about all of them."""
+
+    action: str
+    by: str = ""
+    reason: str = ""
+    services: tuple[str, ...] = ()
+    until: datetime | None = None
+    alert: int | None = None
 
 
 class NewMaintenance(NamedTuple):
@@ -60,16 +73,19 @@ def alerts(transaction: Transaction, *, closed: bool) -> list[AlertRow]:
     return transaction.query(AlertRow, "list_alerts", {"closed": closed}).fetchall()
 
 
-def acknowledge(transaction: Transaction, number: int, by: str) -> ChangedAlertRow:
+def acknowledge(
+    transaction: Transaction, number: int, by: str, reason: str = ""
+) -> ChangedAlertRow:
     """Acknowledge an open alert, as the platform does. Raises SettingsError if it is not open."""
     parameters = {"id": number, "by": by}
     row = transaction.query(ChangedAlertRow, "acknowledge_alert", parameters).fetchone()
     if row is None:
         _raise_not_changed(transaction, number)
+    _record(transaction, Action("acknowledged", by, reason, (row.service,), alert=number))
     return row
 
 
-def close(transaction: Transaction, number: int) -> ChangedAlertRow:
+def close(transaction: Transaction, number: int, by: str, reason: str = "") -> ChangedAlertRow:
     """Close an alert that is open or acknowledged, as a recovery does.
 
     Raises SettingsError if it is neither.
@@ -77,6 +93,7 @@ def close(transaction: Transaction, number: int) -> ChangedAlertRow:
     row = transaction.query(ChangedAlertRow, "close_alert", {"id": number}).fetchone()
     if row is None:
         _raise_not_changed(transaction, number)
+    _record(transaction, Action("closed", by, reason, (row.service,), alert=number))
     return row
 
 
@@ -92,11 +109,12 @@ def _raise_not_changed(transaction: Transaction, number: int) -> NoReturn:
 
 
 def prune(
-    transaction: Transaction, monitored: Sequence[str], *, dry_run: bool
+    transaction: Transaction, monitored: Sequence[str], by: str, reason: str, *, dry_run: bool
 ) -> list[UnmonitoredRow]:
     """Remove the rows of services that are no longer monitored, and close their alerts.
 
-    Return these services. A dry run changes nothing.
+    Their history stays, and ends with the last pass. Return these services. A dry run changes
+    nothing.
     """
     # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
@@ -113,6 +131,10 @@ def prune(
         with transaction.connection.pipeline():
             transaction.execute("forget_services", services)
             transaction.execute("close_alerts", services)
+        names = tuple(row.service for row in rows)
+        if {RUN_TABLE, SPAN_TABLE} <= transaction.present:
+            _if_permitted(transaction, SQL["end_spans_of"], services)
+        _record(transaction, Action("pruned", by, reason, names))
     return rows
 
 
@@ -136,6 +158,13 @@ def start(
         raise SettingsError([f"another maintenance is running: {describe(current)}. {hint}"])
     _log(transaction, SQL["log_maintenance_end"], parameters)
     _log(transaction, SQL["log_maintenance"], parameters)
+    action = Action(
+        action="maintenance_started",
+        by=maintenance.by,
+        reason=maintenance.reason,
+        until=started["until"],
+    )
+    _record(transaction, action)
     return running
 
 
@@ -146,6 +175,8 @@ def end(transaction: Transaction, by: str) -> bool:
         _log(transaction, SQL["log_maintenance"], {})
         transaction.execute("end_maintenance")
         _log(transaction, SQL["log_maintenance_end"], {"by": by})
+        if was_running:
+            _record(transaction, Action("maintenance_ended", by))
     return was_running
 
 
@@ -165,10 +196,25 @@ def describe(maintenance: RunningMaintenance) -> str:
 
 def _log(transaction: Transaction, statement: str, parameters: Mapping[str, object]) -> None:
     """Write to the log of maintenances, if there is one. A missing privilege is a warning."""
-    if MAINTENANCE_LOG not in transaction.present:
-        return
+    if MAINTENANCE_LOG in transaction.present:
+        _if_permitted(transaction, statement, parameters)
+
+
+def _record(transaction: Transaction, action: Action) -> None:
+    """Record what a person did, if there is a table for it. A missing privilege is a warning."""
+    if ACTION_TABLE in transaction.present:
+        parameters = action._asdict() | {"services": json.dumps(action.services)}
+        _if_permitted(transaction, SQL["record_action"], parameters)
+
+
+def _if_permitted(
+    transaction: Transaction, statement: str, parameters: Mapping[str, object]
+) -> None:
+    """Execute a statement of secondary importance. A missing privilege is a warning.
+
+    A role may be permitted to start a maintenance, for example, but not to write the log.
+    """
     try:
-        # A role may be permitted to start a maintenance but not to write the log.
         with transaction.connection.transaction():  # a savepoint
             transaction.connection.execute(statement, parameters)
     except InsufficientPrivilege as error:

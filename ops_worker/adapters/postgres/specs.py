@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ops_worker.core.passes import (
+    ACTION_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
@@ -46,13 +47,15 @@ class RetryPolicy(NamedTuple):
     delay_s: float = 1.0
 
 
-RUN_TABLE, SPAN_TABLE, CONFIG_TABLE = LEDGER_TABLES
+RUN_TABLE, SPAN_TABLE, CONFIG_TABLE, _ = LEDGER_TABLES
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
 CHECK = TransactionSpec(lock=4)
 # With a number of its own, a command never makes a pass skip.
-ALERTS = TransactionSpec(lock=5, required_tables=("fleet_alert",))
-MAINTENANCE = TransactionSpec(lock=6)
+ALERTS = TransactionSpec(
+    lock=5, required_tables=("fleet_alert",), creates_if_permitted=(ACTION_TABLE,)
+)
+MAINTENANCE = TransactionSpec(lock=6, creates_if_permitted=(ACTION_TABLE,))
 
 HISTORY_TABLES = ("system_metrics", "fleet_alert")
 """The tables that readers of the history require."""

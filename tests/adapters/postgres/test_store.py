@@ -25,6 +25,7 @@ from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
 from ops_worker.core.passes import HEALTH, LEDGER_TABLES, METRICS
+from ops_worker.core.schema import OWN, VERSIONS
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -88,8 +89,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
     queries = sql.queries()
     with contextlib.closing(Store({"conninfo": database.url})) as store:
-        maintenance = ["ops_worker_maintenance", "ops_worker_maintenance_log"]
-        store.create(["service_health", *maintenance, *LEDGER_TABLES])
+        store.create([table for table in OWN if table != VERSIONS])
     with psycopg.connect(database.url) as connection:
         for name, statement in queries.items():
             numbers: dict[str, int] = {}
@@ -415,7 +415,7 @@ def test_constant_number_of_statements(database: Database, monkeypatch: pytest.M
         return execute(self, query, *args, **kwargs)
 
     store = Store({"conninfo": database.url})
-    store.create(["service_health"])
+    store.create(["service_health", *LEDGER_TABLES])
     monkeypatch.setattr(psycopg.Connection, "execute", counted)
     for number in (3, 1000):
         for healthy in (False, True):
@@ -687,9 +687,16 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
     assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry makes it good"
 
 
+def with_ledger(database: Database) -> None:
+    """Create the tables of the ledger, so that no pass does it."""
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        store.create(LEDGER_TABLES)
+
+
 def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody can tell whether a COMMIT took effect, the pass fails rather than write twice."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
+    with_ledger(database)
     cut: list[int] = []
 
     def watch(piece: int, data: bytes) -> str:
@@ -707,6 +714,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_commit_settled_late(database: Database) -> None:
     """The question what became of a COMMIT is asked again when its answer is lost as well."""
+    with_ledger(database)
     cut: list[bytes] = []
 
     def watch(_: int, data: bytes) -> str:

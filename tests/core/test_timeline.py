@@ -1,0 +1,185 @@
+"""Timelines: what a service was at any time, and how far that may be wrong."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops_worker.core.ledger import Span
+from ops_worker.core.timeline import availability
+from tests.recorder import Recorder, at, recorded, sight
+
+pytestmark = pytest.mark.unit
+
+EXAMPLES = 1000 if os.environ.get("OPS_TEST_FULL") else 100
+STATES = ("healthy", "degraded", "down", "unknown")
+
+
+class Pass(NamedTuple):
+    """A pass of the full record: when, its period, and what it saw of each service."""
+
+    second: int
+    period_s: int
+    states: dict[str, str]
+
+
+def patience_s(one: int, other: int) -> int:
+    """Return the seconds that may lie between two passes: three periods, at least 90 s."""
+    return max(3 * one, 3 * other, 90)
+
+
+def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
+    """Return what a service was at a second, by the record of every pass."""
+    last = max((p for p in record if service in p.states and p.second <= second), default=None)
+    if last is None or second >= now:
+        return "unseen"
+    after = min((p for p in record if service in p.states and p.second > second), default=None)
+    if after is not None:
+        near = after.second - last.second <= patience_s(last.period_s, after.period_s)
+        return last.states[service] if near or second < last.second + last.period_s else "unseen"
+    is_newest = last == max(record)
+    near = is_newest and now - last.second <= patience_s(last.period_s, last.period_s)
+    return last.states[service] if near or second < last.second + last.period_s else "unseen"
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Pass]:
+    """Draw a history: passes with holes, other periods, services left out, states that change."""
+    record = []
+    second = 0
+    period_s = 60
+    states = dict.fromkeys("abc", "healthy")
+    for _ in range(draw(st.integers(1, 25))):
+        second += draw(st.sampled_from([period_s, period_s, period_s, period_s + 7, 95, 181, 600]))
+        period_s = draw(st.sampled_from([60, 60, 60, 60, 20]))
+        for service in draw(st.sets(st.sampled_from("abc"), max_size=2)):
+            states[service] = draw(st.sampled_from(STATES))
+        left_out = draw(st.one_of(st.just(set()), st.sets(st.sampled_from("abc"), max_size=2)))
+        seen = {name: state for name, state in states.items() if name not in left_out}
+        record.append(Pass(second, period_s, seen))
+    return record
+
+
+@given(histories(), st.integers(0, 700))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
+    """The ledger knows of each second what a record of every pass knows of it."""
+    ledger = Recorder()
+    for one in record:
+        sights = [sight(name, one.second, state) for name, state in one.states.items()]
+        ledger.record(sights, one.period_s)
+    now = record[-1].second + later
+    changes = {0, now + 100}
+    for one in record:
+        changes |= {one.second, one.second + one.period_s}
+    changes |= {now}
+    for service in "abc":
+        pieces = ledger.timeline(service, 0, now + 100, now)
+        assert pieces[0][1] == 0
+        assert pieces[-1][2] == now + 100
+        for (_, _, ended), (_, begun, _) in pairwise(pieces):
+            assert ended == begun
+        for second in sorted(changes):
+            if second >= now + 100:
+                continue
+            (state,) = {s for s, begun, ended in pieces if begun <= second < ended}
+            assert state == looked_up(record, service, second, now), second
+
+
+def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[object, ...]:
+    """Return seconds by state, and the value with its bounds in seconds of healthy time."""
+    pieces = ledger.pieces("a", since, until, now)
+    found = availability(pieces)
+    seconds = {state: length for state, length in found.seconds.items() if length}
+    seen_s = sum(length for state, length in seconds.items() if state != "unseen")
+    bounds = (found.least, found.value, found.most)
+    return (
+        seconds,
+        *(None if share is None else round(share * seen_s, 6) for share in bounds),
+        round(found.coverage, 6),
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "period", "expected"),
+    [
+        ([], (0, 100, 100), ({"unseen": 100}, None, None, None, 0.0)),
+        ([(0, "healthy")], (0, 30, 30), ({"healthy": 30}, 30, 30, 30, 1.0)),
+        (  # a single sight counts for a period; the end may have come right after it
+            [(0, "healthy")],
+            (0, 1000, 1000),
+            ({"healthy": 60, "unseen": 940}, 0, 60, 60, 0.06),
+        ),
+        (  # an outage of one pass is one period, at least next to nothing and at most two
+            [(0, "healthy"), (60, "down"), (120, "healthy")],
+            (0, 120, 120),
+            ({"healthy": 60, "down": 60}, 0, 60, 120, 1.0),
+        ),
+        (  # a change between two kinds of down is none of the availability
+            [(0, "down"), (60, "unknown"), (120, "unknown")],
+            (0, 120, 120),
+            ({"down": 60, "unknown": 60}, 0, 0, 0, 1.0),
+        ),
+        (  # the true moment of a change may lie before the end of the period, its sight after it
+            [(0, "healthy"), (60, "healthy"), (120, "down")],
+            (0, 90, 120),
+            ({"healthy": 90}, 60, 90, 90, 1.0),
+        ),
+        (  # down before a hole: it may have recovered right after its last sight
+            [(0, "down"), (600, "healthy")],
+            (0, 600, 600),
+            ({"down": 60, "unseen": 540}, 0, 0, 60, 0.1),
+        ),
+    ],
+)
+def test_availability(
+    states: list[tuple[int, str]], period: tuple[int, int, int], expected: tuple[object, ...]
+) -> None:
+    """Seconds of each state; healthy seconds at least, as seen, and at most; coverage."""
+    assert summed(recorded(*states), *period) == expected
+
+
+def test_bounds_of_a_piece() -> None:
+    """An outage began after the last sight of health, and ended before the next one."""
+    ledger = recorded((0, "healthy"), (60, "down"), (120, "down"), (180, "healthy"))
+    pieces = ledger.pieces("a", 0, 200, 200)
+    outage = pieces[1]
+    assert (outage.begun, outage.ended) == (at(60), at(180))
+    assert (outage.from_earliest, outage.last_seen, outage.to_latest) == (at(0), at(120), at(180))
+
+
+def test_clock_set_back() -> None:
+    """Runs from the future are left as they are; what was written last counts."""
+    ledger = Recorder()
+    for second in (0, 60, 7200, 7260):
+        ledger.record([sight("a", second, "down")], now=at(second))
+    for second in (3600, 3660, 3720):
+        ledger.record([sight("a", second, "healthy")], now=at(second))
+    assert [run.passes for run in ledger.runs] == [2, 2, 3]
+    assert ledger.timeline("a", 0, 8000, 3730) == [
+        ("down", 0, 120),
+        ("unseen", 120, 3600),
+        ("healthy", 3600, 3730),
+        ("unseen", 3730, 8000),
+    ]
+    assert ledger.timeline("a", 3500, 8000, 9000) == [
+        ("unseen", 3500, 3600),
+        ("healthy", 3600, 3780),
+        ("unseen", 3780, 7200),
+        ("down", 7200, 7320),
+        ("unseen", 7320, 8000),
+    ]
+
+
+def test_span_without_its_run() -> None:
+    """A span whose run was removed ends at its first sight, and is in no timeline."""
+    ledger = Recorder()
+    ledger.spans = [Span(0, "a", "down", "down", "", at(0), 1, 77)]
+    ledger.record([sight("a", 60, "healthy")])
+    assert (ledger.spans[0].last_at, ledger.spans[0].last_run) == (at(0), 77)
+    assert ledger.timeline("a", 0, 70, 70) == [("unseen", 0, 60), ("healthy", 60, 70)]
