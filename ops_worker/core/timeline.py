@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_hole
@@ -128,14 +129,14 @@ class Coverage:
         for span in spans:
             place = self._places.get(span.run)
             if place is not None:
-                segments = _segments(span, self._covers[place], self._periods)
+                segments = _segments(span, self._covers[place], self._periods, since, until)
                 epochs.setdefault(place[1], []).extend(segments)
         pieces: list[Piece] = []
         for _, segments_of_epoch in sorted(epochs.items()):
             pieces = _overlaid(pieces, _pieces(segments_of_epoch, self._now))
         # What was recorded for a time after now comes from a clock that was set back.
         pieces = [
-            piece._replace(ended=min(piece.ended, self._now))
+            piece if piece.ended <= self._now else piece._replace(ended=self._now)
             for piece in pieces
             if piece.begun <= self._now
         ]
@@ -154,6 +155,10 @@ def _epochs(runs: Sequence[Run]) -> list[list[Run]]:
             epochs.append([])
         epochs[-1].append(run)
     return epochs
+
+
+_last_at = attrgetter("last_at")
+_begun = attrgetter("begun")
 
 
 def _covers(runs: Iterable[Run]) -> list[Cover]:
@@ -305,17 +310,38 @@ def _doubtful_s(piece: Piece, before: str | None) -> float:
     return min(doubtful_s, piece.seconds)
 
 
+def _covers_of(
+    span: Span, shard_covers: Sequence[Cover], since: datetime, until: datetime
+) -> Sequence[Cover]:
+    """Return the covers in which a span was seen, in the period and next to it.
+
+    They are in the order of time, and there may be many: those that tell nothing about the period
+    are left out. Of a span outside of the period, the cover that is closest to it remains.
+    """
+    start = bisect_left(shard_covers, span.first_at, key=_last_at)
+    stop = len(shard_covers)
+    if span.last_at is not None:
+        stop = bisect_right(shard_covers, span.last_at, key=_begun)
+    nearest = bisect_left(shard_covers, since, key=_last_at) - 1
+    start = max(start, min(nearest, stop - 1))
+    furthest = bisect_right(shard_covers, until, key=_begun) + 1
+    return shard_covers[start : min(stop, max(furthest, start + 1))]
+
+
 def _segments(
-    span: Span, shard_covers: Sequence[Cover], periods: Mapping[int, float]
+    span: Span,
+    shard_covers: Sequence[Cover],
+    periods: Mapping[int, float],
+    since: datetime,
+    until: datetime,
 ) -> Iterator[_Segment]:
-    """Yield a span's parts, one for each cover in which it was seen."""
-    # The covers of an epoch are in the order of time: one that ended before the span has none.
-    start = bisect_left(shard_covers, span.first_at, key=lambda cover: cover.last_at)
-    for cover in shard_covers[start:]:
+    """Yield a span's parts, one for each cover in which it was seen, in the period and next to it.
+
+    ``periods`` has the seconds from one pass to the next in each run.
+    """
+    for cover in _covers_of(span, shard_covers, since, until):
         first = max(span.first_at, cover.begun)
         last = cover.last_at if span.last_at is None else min(span.last_at, cover.last_at)
-        if first > last:
-            break
         first_period_s, last_period_s = cover.first_period_s, cover.last_period_s
         if first == span.first_at:
             first_period_s = periods.get(span.run, first_period_s)
@@ -431,15 +457,19 @@ def _clipped(pieces: Iterable[Piece], since: datetime, until: datetime) -> list[
     def cut(moment: datetime) -> datetime:
         return max(since, min(moment, until))
 
-    return [
-        piece._replace(
-            begun=cut(piece.begun),
-            ended=cut(piece.ended),
-            from_earliest=cut(piece.from_earliest),
-            first_seen=cut(piece.first_seen),
-            last_seen=cut(piece.last_seen),
-            to_latest=cut(piece.to_latest),
-        )
-        for piece in pieces
-        if piece.begun < until and piece.ended > since
-    ]
+    clipped = []
+    for piece in pieces:
+        if piece.begun >= until or piece.ended <= since:
+            continue
+        # Most pieces are inside of a long period, and need no copy.
+        if piece.from_earliest < since or piece.to_latest > until:
+            piece = piece._replace(  # noqa: PLW2901
+                begun=cut(piece.begun),
+                ended=cut(piece.ended),
+                from_earliest=cut(piece.from_earliest),
+                first_seen=cut(piece.first_seen),
+                last_seen=cut(piece.last_seen),
+                to_latest=cut(piece.to_latest),
+            )
+        clipped.append(piece)
+    return clipped

@@ -200,7 +200,9 @@ def test_table(
         for entry in document["services"]
         for span in entry["spans"]
     ]
-    assert any(re.match(r"a +down .* [45] min.* -(1 min|60 s) Connection r", line) for line in lines)
+    assert any(
+        re.match(r"a +down .* [45] min.* -(1 min|60 s) Connection r", line) for line in lines
+    )
     shares = [line for line in lines if ": healthy " in line]
     assert re.fullmatch(r"a: healthy 8\d\.\d+ % \(8\S+ % to \S+ %\), seen \S+ % of time", shares[0])
     assert len(shares) == 3

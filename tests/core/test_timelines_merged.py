@@ -34,6 +34,12 @@ def second(time: datetime) -> float:
 
 def timeline(period_s: float, *sights: tuple[int, str], until: float = END) -> list[Piece]:
     """Return the timeline of a service that was seen so, by passes at these seconds."""
+    runs, spans = ledger(period_s, *sights)
+    return Coverage(runs, at(until)).timeline(spans, at(0), at(until))
+
+
+def ledger(period_s: float, *sights: tuple[int, str]) -> tuple[list[Run], list[Span]]:
+    """Return the rows of a service that was seen so, by passes at these seconds."""
     runs: list[Run] = []
     spans: list[Span] = []
     for number, (moment, state) in enumerate(sights, start=1):
@@ -62,7 +68,7 @@ def timeline(period_s: float, *sights: tuple[int, str], until: float = END) -> l
         )
     if spans:
         spans[-1] = spans[-1]._replace(last_at=None, last_no=None, last_run=None)
-    return Coverage(runs, at(until)).timeline(spans, at(0), at(until))
+    return runs, spans
 
 
 def every(period_s: int, since: int, until: int, state: str = "healthy") -> list[tuple[int, str]]:
@@ -230,6 +236,29 @@ def test_merged_is_the_choice_of_each_second(
         assert total.least is not None
         assert total.most is not None
         assert 0 <= total.least <= total.value <= total.most <= 1
+
+
+@given(sights(20), st.integers(0, END - 1), st.integers(1, END))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: int) -> None:
+    """What is left out for a shorter period makes no difference to what is in it."""
+    coverage = Coverage(ledger(20, *seen)[0], at(END))
+    spans = ledger(20, *seen)[1]
+    until = min(since + length, END)
+
+    def cut(time: datetime) -> float:
+        """Cut a time at the edges of the period."""
+        return max(since, min(second(time), until))
+
+    def known(piece: Piece) -> tuple[object, ...]:
+        """Return what is known of a piece within the period."""
+        times = (piece.begun, piece.ended, piece.from_earliest, piece.last_seen, piece.to_latest)
+        return (piece.state, *map(cut, times))
+
+    whole = coverage.timeline(spans, at(0), at(END))
+    part = coverage.timeline(spans, at(since), at(until))
+    inside = [piece for piece in whole if cut(piece.begun) < cut(piece.ended)]
+    assert [known(piece) for piece in part] == [known(piece) for piece in inside]
 
 
 @st.composite
