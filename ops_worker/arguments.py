@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-MAX_SINCE_S = 31 * 86_400.0
-"""Longest time, in seconds, that --since accepts: 31 days."""
-UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-"""Seconds in each unit."""
+DAY_S = 86_400.0
+MAX_SINCE_S = 31 * DAY_S
+"""Longest time, in seconds, that --since accepts where every sample is read: 31 days."""
+MAX_AGE_S = 10 * 365 * DAY_S
+"""Longest age, in seconds, of a time that is written as one: ten years."""
+UNITS = {"y": 365 * DAY_S, "d": DAY_S, "h": 3_600.0, "m": 60.0, "s": 1.0}
+"""Seconds in each unit, in the order in which a duration names them."""
+_DURATION = re.compile("".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,3}})?){unit})?" for unit in UNITS))
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,3})?")
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 
 
 def env_file(parser: argparse.ArgumentParser) -> None:
@@ -29,18 +36,79 @@ def output_option(
     parser.add_argument("--output", choices=["json", plain], default=plain, help=description)
 
 
-def since(text: str) -> float:
-    """Return a duration such as 30m in seconds. Without a unit it is in seconds.
+def duration(text: str) -> float:
+    """Return a duration such as 30m or 1h30m in seconds. Without a unit it is in seconds.
 
     Raises ArgumentTypeError if it is not a duration from 1 s to 31 d.
     """
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text)
-    seconds = float(match.group(1)) * UNITS[match.group(2) or "s"] if match else 0.0
-    if not 1 <= seconds <= MAX_SINCE_S:
+    seconds = _seconds(text)
+    if seconds is None or not 1 <= seconds <= MAX_SINCE_S:
         raise argparse.ArgumentTypeError(
-            f"{text} is not a duration from 1s to 31d, for example 30m, 1h or 7d"
+            f"{text} is not a duration from 1s to 31d, for example 30m, 1h30m or 7d"
         )
     return seconds
+
+
+def since(text: str) -> float:
+    """Return how many seconds ago a period begins: it is a duration, or a time of the past.
+
+    Raises ArgumentTypeError if that is not from 1 s to 31 d.
+    """
+    value = _time_or_age(text)
+    if isinstance(value, datetime):
+        value = (datetime.now(UTC) - value).total_seconds()
+    if value is None or not 1 <= value <= MAX_SINCE_S:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a duration from 1s to 31d, for example 30m, 1h30m or 7d, "
+            "nor a time of these days: 05:08, 2026-03-01 or 2026-03-01T05:08 (UTC)"
+        )
+    return value
+
+
+def time_or_age(text: str) -> datetime | float:
+    """Return a time in UTC, or how many seconds ago it was: up to ten years.
+
+    Raises ArgumentTypeError for anything else.
+    """
+    value = _time_or_age(text)
+    if isinstance(value, datetime) or (value is not None and value <= MAX_AGE_S):
+        return value
+    raise argparse.ArgumentTypeError(
+        f"{text} is not a time; write 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone), "
+        "05:08 for the last time that it was 05:08, or 90m, 1h30m, 30d, 1y for that long ago"
+    )
+
+
+def _time_or_age(text: str) -> datetime | float | None:
+    """Parse a time, or a duration; return None for anything else.
+
+    Hours and minutes are those of today, or of yesterday if they are still to come today. A time
+    without a zone is in UTC.
+    """
+    seconds = _seconds(text)
+    if seconds is not None:
+        return seconds
+    now = datetime.now(UTC)
+    if clock := _CLOCK.fullmatch(text):
+        hour, minute, second = (int(part or 0) for part in clock.groups())
+        time = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        return time if time <= now else time - timedelta(days=1)
+    try:
+        time = datetime.fromisoformat(text)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _seconds(text: str) -> float | None:
+    """Parse a duration; return None for anything else."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    match = _DURATION.fullmatch(text)
+    if match is None or not text:
+        return None
+    numbers = zip(match.groups(default="0"), UNITS.values(), strict=True)
+    return sum(float(number) * unit_s for number, unit_s in numbers)
 
 
 def words(text: str) -> str:

@@ -168,7 +168,9 @@ def _guard(options: argparse.Namespace, settings: Settings) -> None:
     if options.command == "sidecar" or getattr(options, "every", None) is not None:
         return
     builds_indexes = getattr(options, "indexes", None) == "create"
-    if builds_indexes or getattr(options, "watch", None):
+    # A history may be long, and a pager may read it slowly.
+    is_unlimited = builds_indexes or options.command == "history"
+    if is_unlimited or getattr(options, "watch", None):
         process.release_signals()
         return
     process.enforce_deadline(
@@ -215,6 +217,10 @@ COMMANDS = {
     ),
     "status": Command("show the current state: services, open alerts, passes, figures", "status"),
     "explain": Command("explain the state of a service, now or at an earlier time", "explain"),
+    "history": Command(
+        summary="show what services were over days or years, and their availability",
+        module="history",
+    ),
     "report": Command(
         summary="write an HTML page: availability, incidents, latency, figures",
         module="report",

@@ -16,6 +16,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from ops_worker.variables import variables
+from tests.looks import Looks
 from tests.postgres import Postgres, load_platform, memory_folder
 from tests.stubs import Stubs
 
@@ -183,6 +184,12 @@ def empty(dsn: str) -> Iterator[Database]:
 def database(dsn: str, template: str) -> Iterator[Database]:
     """A database of the test's own, with the platform's tables and a small fleet."""
     yield from _database(dsn, template)
+
+
+@pytest.fixture
+def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Looks:
+    """Passes of the past, on a database of the test's own, which the settings name."""
+    return Looks(monkeypatch, tmp_path, database)
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ops_worker.arguments import env_file, output_option, since, words
+from ops_worker.arguments import env_file, output_option, time_or_age, words
 from ops_worker.commands.database import opened, read_history
 from ops_worker.commands.status import draw
 from ops_worker.core.output import MAX_LISTED
@@ -17,6 +15,7 @@ from ops_worker.errors import DONE, SettingsError
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from ops_worker.core.model import Target
@@ -35,9 +34,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--at",
-        type=time_or_age,
+        type=_time,
         metavar="TIME",
-        help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), "
+        help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), 05:08, "
         "or 90m for 90 minutes ago; default: now",
     )
     output_option(parser, "sentences and tables for people (the default), or one JSON document")
@@ -52,11 +51,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.history.explain import build, is_known
 
     targets = {target.name: target for target in settings.catalogue.targets}
-    target = _target(options.service, targets)
+    target = named_target(options.service, targets)
     service = target.name if target else options.service
     history = _read(options, settings, service, target)
     if target is None and not is_known(history):
-        raise SettingsError([_unknown_service(one_line(service), targets)])
+        problem = unknown_service(one_line(service), targets, POSTGRES, OPS_WORKER)
+        raise SettingsError([problem])
     if options.at is None:
         until = maintenance_end(history.maintenance_until, settings.maintenance_until, history.now)
         history = history._replace(maintenance_until=until)
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return DONE
 
 
-def _target(name: str, targets: Mapping[str, Target]) -> Target | None:
+def named_target(name: str, targets: Mapping[str, Target]) -> Target | None:
     """Return the target of a service, by its name or by its name in ``system_metrics``."""
     if name in targets:
         return targets[name]
@@ -112,12 +112,15 @@ def _show(options: argparse.Namespace, explanation: Explanation) -> None:
     draw([table for table in tables(explanation) if table.rows or table.none])
 
 
-def _unknown_service(service: str, targets: Mapping[str, Target]) -> str:
-    """Return an error: there is no such service, and which one may be meant."""
+def unknown_service(service: str, targets: Mapping[str, Target], *others: str) -> str:
+    """Return an error: there is no such service, and which one may be meant.
+
+    ``others`` are names besides those of the targets that the command knows.
+    """
     from ops_worker.core.suggest import did_you_mean
 
     series = [target.series for target in targets.values()]
-    hint = did_you_mean(service, [*targets, *series, POSTGRES, OPS_WORKER])
+    hint = did_you_mean(service, [*targets, *series, *others])
     if not hint:
         listed = ", ".join(list(targets)[:MAX_LISTED]) or "none"
         more = ", ..." if len(targets) > MAX_LISTED else ""
@@ -125,16 +128,9 @@ def _unknown_service(service: str, targets: Mapping[str, Target]) -> str:
     return f"service {service} is not monitored, and nothing is recorded about it{hint}"
 
 
-def time_or_age(text: str) -> datetime:
+def _time(text: str) -> datetime:
     """Parse a time, or how long ago it was. Raises ArgumentTypeError for anything else."""
-    if re.fullmatch(r"[\d.]+[smhd]", text):
-        return datetime.now(UTC) - timedelta(seconds=since(text))
-    try:
-        time = datetime.fromisoformat(text)
-        if time.tzinfo is None:
-            time = time.replace(tzinfo=UTC)
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a time; write 2026-03-01T03:10, or 90m for 90 minutes ago"
-        ) from None
+    value = time_or_age(text)
+    if isinstance(value, datetime):
+        return value
+    return datetime.now(UTC) - timedelta(seconds=value)

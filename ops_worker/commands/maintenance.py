@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file, since, words
+from ops_worker.arguments import duration, env_file, words
 from ops_worker.commands.alerts import user
 from ops_worker.commands.database import opened, warn_not_recorded, write
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
@@ -30,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     start.add_argument(
         "--for",
-        type=since,
+        type=duration,
         dest="for_s",
         default=3600.0,
         metavar="TIME",

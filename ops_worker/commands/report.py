@@ -41,7 +41,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=since,
         default=86_400.0,
         metavar="TIME",
-        help="how far back the report goes: 2h, 24h (the default), 7d",
+        help="how far back the report goes: 2h, 24h (the default), 7d; "
+        "or from when: 05:08, 2026-03-01",
     )
 
 

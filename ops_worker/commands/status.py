@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from ops_worker.arguments import env_file, output_option, since
+from ops_worker.arguments import duration, env_file, output_option, since
 from ops_worker.commands.database import opened, read_history
 from ops_worker.errors import DONE, OpsWorkerError
 from ops_worker.text import format_table
@@ -37,12 +37,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=since,
         default=3600.0,
         metavar="TIME",
-        help="how far back the history goes: 30m, 1h (the default), 7d",
+        help="how far back the history goes: 30m, 1h (the default), 7d; "
+        "or from when: 05:08, 2026-03-01",
     )
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=since,
+        type=duration,
         const=2.0,
         metavar="TIME",
         help="refresh the screen every TIME until Ctrl-C; every 2 s without TIME",

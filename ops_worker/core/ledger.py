@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target, Thresholds
 
 HEALTHY = "healthy"
-STATES = (HEALTHY, "degraded", "down", "unknown")
+UNKNOWN = "unknown"
+STATES = (HEALTHY, "degraded", "down", UNKNOWN)
 """The states that a pass records (``service_health.details.status``)."""
 UNSEEN = "unseen"
 """The state of a service while nobody looked."""

@@ -7,10 +7,14 @@ before the first sight of the new one.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.ledger import HEALTHY, STATES, UNSEEN, is_hole
+from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_hole
+from ops_worker.core.staleness import stale_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,21 +29,24 @@ class Cover(NamedTuple):
     """A time without a hole in which passes of one shard ran.
 
     ``begun`` is the first sight in it, ``last_at`` the last one; the periods in seconds are those
-    of its first and its last run.
+    of its first and its last run, and the longest of all.
     """
 
     begun: datetime
     last_at: datetime
     first_period_s: float
     last_period_s: float
+    longest_period_s: float
 
 
 class Piece(NamedTuple):
     """A part of a timeline in which all was the same.
 
     ``state`` is UNSEEN while nobody looked. A seen state really began between ``from_earliest`` and
-    ``begun``; it was last seen at ``last_seen``, and really ended between then and ``to_latest``.
-    ``then`` is the state of the next piece; None if there is none.
+    ``first_seen``; it was last seen at ``last_seen``, and really ended between then and
+    ``to_latest``. The two sights are within the piece except where it was cut out of a longer one
+    (``_part``). Two sights of it are at most ``apart_s`` seconds apart. ``then`` is the state of
+    the next piece; None if there is none.
     """
 
     state: str
@@ -48,8 +55,10 @@ class Piece(NamedTuple):
     begun: datetime
     ended: datetime
     from_earliest: datetime
+    first_seen: datetime
     last_seen: datetime
     to_latest: datetime
+    apart_s: float = 0.0
     then: str | None = None
 
     @property
@@ -86,6 +95,7 @@ class _Segment(NamedTuple):
     last: datetime
     first_period_s: float
     last_period_s: float
+    longest_period_s: float
     lasts: bool
 
 
@@ -119,14 +129,14 @@ class Coverage:
         for span in spans:
             place = self._places.get(span.run)
             if place is not None:
-                segments = _segments(span, self._covers[place], self._periods)
+                segments = _segments(span, self._covers[place], self._periods, since, until)
                 epochs.setdefault(place[1], []).extend(segments)
         pieces: list[Piece] = []
         for _, segments_of_epoch in sorted(epochs.items()):
             pieces = _overlaid(pieces, _pieces(segments_of_epoch, self._now))
         # What was recorded for a time after now comes from a clock that was set back.
         pieces = [
-            piece._replace(ended=min(piece.ended, self._now))
+            piece if piece.ended <= self._now else piece._replace(ended=self._now)
             for piece in pieces
             if piece.begun <= self._now
         ]
@@ -147,6 +157,10 @@ def _epochs(runs: Sequence[Run]) -> list[list[Run]]:
     return epochs
 
 
+_last_at = attrgetter("last_at")
+_begun = attrgetter("begun")
+
+
 def _covers(runs: Iterable[Run]) -> list[Cover]:
     """Join the runs of an epoch that follow each other within the patience."""
     covers: list[Cover] = []
@@ -155,9 +169,20 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
         if before is not None and not is_hole(
             before.last_at, before.last_period_s, run.first_at, run.period_s
         ):
-            covers[-1] = before._replace(last_at=run.last_at, last_period_s=run.period_s)
+            covers[-1] = before._replace(
+                last_at=run.last_at,
+                last_period_s=run.period_s,
+                longest_period_s=max(before.longest_period_s, run.period_s),
+            )
         else:
-            covers.append(Cover(run.first_at, run.last_at, run.period_s, run.period_s))
+            cover = Cover(
+                begun=run.first_at,
+                last_at=run.last_at,
+                first_period_s=run.period_s,
+                last_period_s=run.period_s,
+                longest_period_s=run.period_s,
+            )
+            covers.append(cover)
     return covers
 
 
@@ -183,22 +208,79 @@ def _overlaid(pieces: list[Piece], newer: list[Piece]) -> list[Piece]:
     return [*before, *newer, *after]
 
 
+def merged(finer: Sequence[Piece], coarser: Sequence[Piece]) -> list[Piece]:
+    """Return one timeline of two: the finer one where it knows the state, else the coarser one.
+
+    Both are timelines of the same period, without gaps; so is the result.
+    """
+    pieces: list[Piece] = []
+    for piece in finer:
+        if piece.state == UNSEEN:
+            pieces += _cut_out(coarser, piece.begun, piece.ended)
+        else:
+            pieces.append(piece)
+    return _followed(_bounded(_joined(pieces)))
+
+
+def _cut_out(pieces: Sequence[Piece], since: datetime, until: datetime) -> Iterator[Piece]:
+    """Yield the parts of the pieces between two times."""
+    start = bisect_right(pieces, since, key=lambda piece: piece.ended)
+    for piece in pieces[start:]:
+        if piece.begun >= until:
+            break
+        yield _part(piece, max(piece.begun, since), min(piece.ended, until))
+
+
+def _part(piece: Piece, begun: datetime, ended: datetime) -> Piece:
+    """Return a part of a piece.
+
+    Its last sight is the latest that is certain, perhaps before the part. Its first sight is as
+    late as it may be, perhaps after the part.
+    """
+    if piece.state == UNSEEN:
+        return _unseen(begun, ended)
+    apart = timedelta(seconds=piece.apart_s)
+    first_seen, last_seen = piece.first_seen, piece.last_seen
+    if begun > piece.last_seen:
+        first_seen = piece.to_latest
+    elif begun > piece.first_seen:
+        first_seen = min(begun + apart, piece.last_seen)
+    if ended < piece.last_seen:
+        last_seen = max(piece.first_seen, ended - apart)
+    return piece._replace(begun=begun, ended=ended, first_seen=first_seen, last_seen=last_seen)
+
+
+def _bounded(pieces: Sequence[Piece]) -> list[Piece]:
+    """Set the bounds of each seen piece by the sights before and after it."""
+    bounded = [*pieces]
+    seen = [number for number, piece in enumerate(bounded) if piece.state != UNSEEN]
+    for before, number in pairwise(seen):
+        earlier = bounded[before]
+        last_seen = max(earlier.from_earliest, earlier.last_seen)
+        bounded[number] = bounded[number]._replace(from_earliest=last_seen)
+    for number, after in pairwise(reversed(seen)):
+        bounded[after] = bounded[after]._replace(to_latest=_first_seen(bounded[number]))
+    return bounded
+
+
+def _first_seen(piece: Piece) -> datetime:
+    """Return the first sight of a piece, or of the one after it if that is earlier."""
+    return min(piece.first_seen, piece.to_latest)
+
+
 def availability(pieces: Sequence[Piece]) -> Availability:
     """Sum up a timeline."""
     seconds = dict.fromkeys((*STATES, UNSEEN), 0.0)
     least = most = 0.0
+    before = None
     for piece in pieces:
-        seconds[piece.state] = seconds.get(piece.state, 0.0) + piece.seconds
-        if piece.state == UNSEEN:
-            continue
-        up = piece.state == HEALTHY
-        doubtful_s = 0.0
-        if piece.then is not None and (piece.then == HEALTHY) != up:
-            doubtful_s = (piece.ended - piece.last_seen).total_seconds()
-        if piece.then == UNSEEN:
-            doubtful_s = (piece.ended - piece.last_seen).total_seconds()
-        least += piece.seconds - doubtful_s if up else 0.0
-        most += piece.seconds if up else doubtful_s
+        seconds[piece.state] += piece.seconds
+        if piece.state == HEALTHY:
+            least += piece.seconds - _doubtful_s(piece, before)
+            most += piece.seconds
+        elif piece.state != UNSEEN:
+            most += _doubtful_s(piece, before)
+        before = piece.state
     total_s = sum(seconds.values())
     seen_s = total_s - seconds[UNSEEN]
     if seen_s <= 0:
@@ -212,28 +294,69 @@ def availability(pieces: Sequence[Piece]) -> Availability:
     )
 
 
+def _doubtful_s(piece: Piece, before: str | None) -> float:
+    """Return the seconds at the ends of a piece in which its neighbours may have been the state.
+
+    They matter only if the neighbour is up and the piece is not, or the reverse. Before a time in
+    which nobody looked, the state may have ended with its last sight. ``before`` is the state of
+    the piece before, None if there is none.
+    """
+    is_up = piece.state == HEALTHY
+    doubtful_s = 0.0
+    if before not in {None, UNSEEN} and (before == HEALTHY) != is_up:
+        doubtful_s += (piece.first_seen - piece.begun).total_seconds()
+    if piece.then is not None and (piece.then == UNSEEN or (piece.then == HEALTHY) != is_up):
+        doubtful_s += (piece.ended - piece.last_seen).total_seconds()
+    return min(doubtful_s, piece.seconds)
+
+
+def _covers_of(
+    span: Span, shard_covers: Sequence[Cover], since: datetime, until: datetime
+) -> Sequence[Cover]:
+    """Return the covers in which a span was seen, in the period and next to it.
+
+    They are in the order of time, and there may be many: those that tell nothing about the period
+    are left out. Of a span outside of the period, the cover that is closest to it remains.
+    """
+    start = bisect_left(shard_covers, span.first_at, key=_last_at)
+    stop = len(shard_covers)
+    if span.last_at is not None:
+        stop = bisect_right(shard_covers, span.last_at, key=_begun)
+    nearest = bisect_left(shard_covers, since, key=_last_at) - 1
+    start = max(start, min(nearest, stop - 1))
+    furthest = bisect_right(shard_covers, until, key=_begun) + 1
+    return shard_covers[start : min(stop, max(furthest, start + 1))]
+
+
 def _segments(
-    span: Span, shard_covers: Sequence[Cover], periods: Mapping[int, float]
+    span: Span,
+    shard_covers: Sequence[Cover],
+    periods: Mapping[int, float],
+    since: datetime,
+    until: datetime,
 ) -> Iterator[_Segment]:
-    """Yield a span's parts, one for each cover in which it was seen."""
-    for cover in shard_covers:
+    """Yield a span's parts, one for each cover in which it was seen, in the period and next to it.
+
+    ``periods`` has the seconds from one pass to the next in each run.
+    """
+    for cover in _covers_of(span, shard_covers, since, until):
         first = max(span.first_at, cover.begun)
         last = cover.last_at if span.last_at is None else min(span.last_at, cover.last_at)
-        if first > last:
-            continue
         first_period_s, last_period_s = cover.first_period_s, cover.last_period_s
         if first == span.first_at:
             first_period_s = periods.get(span.run, first_period_s)
         if span.last_run is not None and last == span.last_at:
             last_period_s = periods.get(span.last_run, last_period_s)
         yield _Segment(
-            state=span.state,
+            # Another program may have written any word.
+            state=span.state if span.state in STATES else UNKNOWN,
             reason_class=span.reason_class,
             reason=span.reason,
             first=first,
             last=last,
             first_period_s=first_period_s,
             last_period_s=last_period_s,
+            longest_period_s=cover.longest_period_s,
             lasts=span.last_at is None and cover == shard_covers[-1],
         )
 
@@ -262,8 +385,10 @@ def _piece(
         begun=segment.first,
         ended=ended,
         from_earliest=segment.first if earlier is None else earlier,
+        first_seen=segment.first,
         last_seen=last,
         to_latest=max(ended, to_latest),
+        apart_s=stale_after_s(segment.longest_period_s),
     )
 
 
@@ -279,7 +404,11 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         )
         if before is not None and same:
             found[-1] = before._replace(
-                ended=piece.ended, last_seen=piece.last_seen, to_latest=piece.to_latest
+                ended=piece.ended,
+                first_seen=min(before.first_seen, piece.first_seen),
+                last_seen=max(before.last_seen, piece.last_seen),
+                to_latest=piece.to_latest,
+                apart_s=max(before.apart_s, piece.apart_s),
             )
         else:
             found.append(piece)
@@ -297,9 +426,14 @@ def _filled(pieces: Sequence[Piece], since: datetime, until: datetime) -> list[P
         at = piece.ended
     if at < until:
         found.append(_unseen(at, until))
-    following = [piece.state for piece in found[1:]]
+    return _followed(found)
+
+
+def _followed(pieces: Sequence[Piece]) -> list[Piece]:
+    """Name the state after each piece."""
+    following = [piece.state for piece in pieces[1:]]
     return [
-        piece._replace(then=then) for piece, then in zip(found, [*following, None], strict=True)
+        piece._replace(then=then) for piece, then in zip(pieces, [*following, None], strict=False)
     ]
 
 
@@ -311,6 +445,7 @@ def _unseen(begun: datetime, ended: datetime) -> Piece:
         begun=begun,
         ended=ended,
         from_earliest=begun,
+        first_seen=begun,
         last_seen=ended,
         to_latest=ended,
     )
@@ -322,14 +457,19 @@ def _clipped(pieces: Iterable[Piece], since: datetime, until: datetime) -> list[
     def cut(moment: datetime) -> datetime:
         return max(since, min(moment, until))
 
-    return [
-        piece._replace(
-            begun=cut(piece.begun),
-            ended=cut(piece.ended),
-            from_earliest=cut(piece.from_earliest),
-            last_seen=cut(piece.last_seen),
-            to_latest=cut(piece.to_latest),
-        )
-        for piece in pieces
-        if piece.begun < until and piece.ended > since
-    ]
+    clipped = []
+    for piece in pieces:
+        if piece.begun >= until or piece.ended <= since:
+            continue
+        # Most pieces are inside of a long period, and need no copy.
+        if piece.from_earliest < since or piece.to_latest > until:
+            piece = piece._replace(  # noqa: PLW2901
+                begun=cut(piece.begun),
+                ended=cut(piece.ended),
+                from_earliest=cut(piece.from_earliest),
+                first_seen=cut(piece.first_seen),
+                last_seen=cut(piece.last_seen),
+                to_latest=cut(piece.to_latest),
+            )
+        clipped.append(piece)
+    return clipped

@@ -289,3 +289,58 @@ SELECT
     started_by, NULL AS ended_by, reason
 FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s
+
+-- name: ledger_runs
+-- All runs of a pass: a span that lasts refers to the run in which it began, however long ago that
+-- was, and they are few. An infinite time, or a period that is no number, is moved to one with
+-- which Python can compute.
+SELECT
+    id,
+    least(greatest(period_s, 0), 1e6)::float8 AS period_s,
+    config,
+    least(greatest(first_at, timestamptz '1970-01-01 00:00:00Z'), %(latest)s) AS first_at,
+    least(greatest(last_at, first_at, timestamptz '1970-01-01 00:00:00Z'), %(latest)s) AS last_at,
+    passes,
+    digest,
+    shard
+FROM ops_worker_run
+WHERE installation = %(installation)s AND pass = %(pass)s
+ORDER BY id
+
+-- name: ledger_spans
+-- The spans of these services that overlap a period. The period is longer by a margin at both ends:
+-- a state counts for some time after its last sight, until the first sight of the next one.
+SELECT
+    id,
+    service,
+    state,
+    reason_class,
+    reason,
+    least(greatest(first_at, timestamptz '1970-01-01 00:00:00Z'), %(latest)s) AS first_at,
+    first_no,
+    run,
+    CASE
+        WHEN last_at IS NOT NULL
+            THEN least(greatest(last_at, timestamptz '1970-01-01 00:00:00Z'), %(latest)s)
+    END AS last_at,
+    last_no,
+    last_run
+FROM ops_worker_span
+WHERE pass = %(pass)s
+  AND service = ANY(%(services)s::text[])
+  AND first_at <= %(until)s::timestamptz + make_interval(secs => %(margin_s)s::float8)
+  AND (
+      last_at IS NULL
+      OR last_at >= %(since)s::timestamptz - make_interval(secs => %(margin_s)s::float8)
+  )
+ORDER BY service, first_at, id
+
+-- name: ledger_services
+-- The services that the ledger has and that were not removed: a span of each of them lasts.
+SELECT DISTINCT service FROM ops_worker_span WHERE last_at IS NULL
+
+-- name: ledger_knows
+SELECT EXISTS (SELECT FROM ops_worker_span WHERE service = %(service)s) AS known
+
+-- name: services_known
+SELECT service FROM service_health

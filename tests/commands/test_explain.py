@@ -412,7 +412,7 @@ def test_bad(
         r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: this time is in the future; the database's clock says \S+Z\n",
         capsys.readouterr().err,
     )
-    for text in ("tomorrow", "99d", "1.1.1s", "2026-13-01"):
+    for text in ("tomorrow", "99y", "1.1.1s", "2026-13-01"):
         assert main(["explain", "ingest", "--at", text]) == 2
         assert "--at" in capsys.readouterr().err
     assert main(["explain"]) == 2

@@ -31,7 +31,7 @@ from ops_worker.adapters.postgres.sqlstate import (
 from ops_worker.adapters.postgres.transaction import SQL, Connection, Transaction, one
 from ops_worker.adapters.postgres.types import register
 from ops_worker.core.model import LockHolder
-from ops_worker.core.passes import TransactionSpec
+from ops_worker.core.passes import LEDGER_TABLES, TransactionSpec
 from ops_worker.errors import (
     ROW_SECURITY_REMEDY,
     CommitUnknownError,
@@ -611,6 +611,8 @@ class Store:
 def _remedy_for_missing(missing: Sequence[str], survey: Mapping[str, Any]) -> str:
     """Return what to do about missing tables."""
     remedy = "run `ops-worker init-db`"
+    if set(missing) <= set(LEDGER_TABLES):
+        remedy += "; passes create the tables of the ledger as well, if their role may"
     if any(table in STANDALONE_TABLES for table in missing):
         remedy = "run the platform's migrations, or `ops-worker init-db --standalone`"
     if elsewhere := survey["elsewhere"]:

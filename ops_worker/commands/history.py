@@ -1,0 +1,197 @@
+"""``ops-worker history``: what services were over a long time, from the ledger."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ops_worker.arguments import env_file, time_or_age, words
+from ops_worker.commands.database import opened
+from ops_worker.commands.explain import named_target, unknown_service
+from ops_worker.errors import DONE, SettingsError
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.core.model import Target
+    from ops_worker.history.ledger import LedgerRows
+    from ops_worker.settings import Settings
+
+DEFAULT_PERIOD = timedelta(days=7)
+"""The period without --since and --from."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from ops_worker.core.passes import PASSES
+    from ops_worker.history.ledger import ALL
+
+    env_file(parser)
+    parser.add_argument(
+        "service",
+        nargs="?",
+        type=words,
+        metavar="SERVICE",
+        help="a monitored service, or one that was monitored before; without it, all that are "
+        "recorded and were not removed by `alerts prune`",
+    )
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--since",
+        type=time_or_age,
+        metavar="TIME",
+        help="how far back the history goes: 90m, 1h30m, 7d (the default), 30d, 1y; "
+        "or from when: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
+    )
+    begin.add_argument(
+        "--from",
+        dest="beginning",
+        type=time_or_age,
+        metavar="TIME",
+        help="the same: the beginning of the period",
+    )
+    parser.add_argument(
+        "--to",
+        "--until",
+        dest="end",
+        type=time_or_age,
+        metavar="TIME",
+        help="the end of the period, written in the same ways; default: now",
+    )
+    parser.add_argument(
+        "--pass",
+        dest="name",
+        choices=[ALL, *PASSES],
+        default=ALL,
+        help="whose history: that of one pass, or of all together (the default), where the metrics "
+        "pass counts if it looked, else the health pass",
+    )
+    parser.add_argument(
+        "--output",
+        choices=["table", "csv", "json"],
+        default="table",
+        help="a table for people (the default), a row for each span for spreadsheets, or one JSON "
+        "document",
+    )
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Show the history.
+
+    Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a period that is
+    not in the past.
+    """
+    from ops_worker.adapters import postgres
+
+    targets = {target.name: target for target in settings.catalogue.targets}
+    with opened(settings, "history") as store:
+        rows = store.read(
+            lambda transaction: _read(transaction, options, targets),
+            required_tables=postgres.LEDGER_READ_TABLES,
+            optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
+        )
+    # The transaction is over: whoever reads the output may be slow.
+    show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
+    show(rows, options.name)
+    return DONE
+
+
+def _read(
+    transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
+) -> LedgerRows:
+    """Read everything at one moment of the database's clock."""
+    from ops_worker.adapters.postgres import ledger_reads
+    from ops_worker.history.ledger import ALL, MERGED
+
+    since, until = _period(options, transaction.now)
+    services = ledger_reads.current_services(transaction)
+    if options.service is not None:
+        target = named_target(options.service, targets)
+        service = target.name if target else options.service
+        is_known = target is not None or service in services
+        if not is_known and not ledger_reads.is_recorded(transaction, service):
+            raise SettingsError([unknown_service(one_line(service), targets)])
+        services = [service]
+    passes = MERGED if options.name == ALL else (options.name,)
+    return ledger_reads.ledger_rows(transaction, services, passes, since, until)
+
+
+def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
+    """Return the beginning and the end of the period. Raises SettingsError for an empty one."""
+    begun = options.since if options.since is not None else options.beginning
+    until = now if options.end is None else _time(options.end, now)
+    since = until - DEFAULT_PERIOD if begun is None else _time(begun, now)
+    for time in (until, since):
+        if time > now:
+            raise SettingsError([f"{_shown(time)}: this time is in the future; {_clock(now)}"])
+    if since >= until:
+        raise SettingsError(
+            [f"the period from {_shown(since)} to {_shown(until)} is empty; {_clock(now)}"]
+        )
+    return since, until
+
+
+def _time(value: datetime | float, now: datetime) -> datetime:
+    """Return a time; a number is how many seconds ago it was."""
+    return value if isinstance(value, datetime) else now - timedelta(seconds=value)
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%S}Z"
+
+
+def _clock(now: datetime) -> str:
+    return f"the database's clock says {_shown(now)}"
+
+
+def _show_json(rows: LedgerRows, name: str) -> None:
+    """Print one document. It is written service by service, because it may be large."""
+    from ops_worker.history.documents import as_json
+    from ops_worker.history.ledger import documents
+
+    period = {"from": as_json(rows.since), "to": as_json(rows.until)}
+    sys.stdout.write(json.dumps(period).removesuffix("}") + ', "services": [')
+    separator = ""
+    for document in documents(rows, name):
+        sys.stdout.write(separator + json.dumps(as_json(document)))
+        separator = ", "
+    print("]}")
+
+
+def _show_csv(rows: LedgerRows, name: str) -> None:
+    from ops_worker.history.ledger import CSV_HEAD, csv_rows, documents
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(CSV_HEAD)
+    for document in documents(rows, name):
+        writer.writerows(csv_rows(document))
+
+
+def _show_table(rows: LedgerRows, name: str) -> None:
+    from ops_worker.history.ledger import Table, documents
+
+    if not rows.services:
+        print("no pass has recorded anything yet")
+        return
+    table = Table(rows, name, width=_width())
+    for line in table.heading():
+        print(line)
+    for document in documents(rows, name):
+        for line in table.lines(document):
+            print(line)
+
+
+def _width() -> int:
+    """Return the columns of the terminal; of a pipe or a narrow terminal, those of a table."""
+    from ops_worker.history.ledger import WIDTH
+
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(WIDTH, shutil.get_terminal_size().columns)

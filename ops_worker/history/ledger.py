@@ -1,0 +1,253 @@
+"""The history of services from the ledger: documents, and the same for people and spreadsheets."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.core import timeline
+from ops_worker.core.ledger import STATES, UNKNOWN, UNSEEN
+from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.timeline import Coverage
+from ops_worker.text import format_age, format_duration, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.ledger import Run, Span
+    from ops_worker.core.timeline import Piece
+
+ALL = "all"
+"""The name of the stream that is merged of the streams of several passes."""
+MERGED = (METRICS.name, HEALTH.name)
+"""The passes whose streams are merged. Where the first one knows, it counts."""
+WIDTH = 80
+"""Columns of a table, unless the terminal is wider."""
+MAX_SERVICE = 16
+"""Columns of the name of a service in a table."""
+MAX_WITHOUT_YEAR = timedelta(days=330)
+"""The longest period in whose table a time needs no year."""
+HEAD = ("SERVICE", "STATE", "FROM", "TO", "LASTED", "BOUNDS/REASON")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet evaluates as a formula."""
+PERCENT_STEPS = 100_000
+"""Steps from 0 to 100 %: a percentage has three decimals."""
+ROUNDING = 1e-6
+"""What the rounding of a share may have taken from a whole step."""
+
+
+class LedgerRows(NamedTuple):
+    """What the database has: the runs of each pass, and its spans in order of service.
+
+    ``services`` are those that are asked for. ``now`` is the database's clock.
+    """
+
+    now: datetime
+    since: datetime
+    until: datetime
+    services: Sequence[str]
+    runs: Mapping[str, Sequence[Run]]
+    spans: Mapping[str, Sequence[Span]]
+
+
+class SpanDocument(NamedTuple):
+    """A time in which a service was in one state.
+
+    ``seen`` is False where nobody looked; the state is then ``unknown``. The state really began
+    between ``from_earliest`` and ``from_``, and was over at ``to_latest`` at the latest.
+    """
+
+    state: str
+    reason: str
+    reason_class: str
+    seen: bool
+    from_: datetime
+    to: datetime
+    from_earliest: datetime
+    to_latest: datetime
+
+
+class AvailabilityDocument(NamedTuple):
+    """The healthy share of the time that was seen, with its bounds; the share that was seen."""
+
+    value: float | None
+    least: float | None
+    most: float | None
+    coverage: float
+
+
+class ServiceDocument(NamedTuple):
+    """What one service was, as one pass saw it, or as all passes together did."""
+
+    service: str
+    pass_: str
+    spans: tuple[SpanDocument, ...]
+    seconds: Mapping[str, float]
+    availability: AvailabilityDocument
+
+
+def documents(rows: LedgerRows, name: str) -> Iterator[ServiceDocument]:
+    """Yield the document of each service, as the pass ``name`` saw it, or ``ALL``."""
+    names = MERGED if name == ALL else (name,)
+    streams = [_Stream(rows, pass_name) for pass_name in names]
+    for service in rows.services:
+        finest, *coarser = [stream.timeline(service) for stream in streams]
+        for other in coarser:
+            finest = timeline.merged(finest, other)
+        yield _document(service, name, finest)
+
+
+class _Stream:
+    """What one pass recorded of all services."""
+
+    def __init__(self, rows: LedgerRows, name: str) -> None:
+        self._coverage = Coverage(rows.runs[name], rows.now)
+        self._since, self._until = rows.since, rows.until
+        self._spans: dict[str, list[Span]] = {}
+        for span in rows.spans[name]:
+            self._spans.setdefault(span.service, []).append(span)
+
+    def timeline(self, service: str) -> list[Piece]:
+        """Return what a service was in the period."""
+        # Each service is asked for once: what was read of it is not needed any more.
+        spans = self._spans.pop(service, [])
+        return self._coverage.timeline(spans, self._since, self._until)
+
+
+def _document(service: str, name: str, pieces: Sequence[Piece]) -> ServiceDocument:
+    total = timeline.availability(pieces)
+    return ServiceDocument(
+        service=service,
+        pass_=name,
+        spans=tuple(_span(piece) for piece in pieces),
+        seconds={state: round(total.seconds[state], 6) for state in (*STATES, UNSEEN)},
+        availability=AvailabilityDocument(
+            value=total.value,
+            least=total.least,
+            most=total.most,
+            coverage=total.coverage,
+        ),
+    )
+
+
+def _span(piece: Piece) -> SpanDocument:
+    is_seen = piece.state != UNSEEN
+    return SpanDocument(
+        state=piece.state if is_seen else UNKNOWN,
+        reason=piece.reason,
+        reason_class=piece.reason_class,
+        seen=is_seen,
+        from_=piece.begun,
+        to=piece.ended,
+        from_earliest=piece.from_earliest,
+        to_latest=piece.to_latest,
+    )
+
+
+CSV_HEAD = (
+    "service",
+    "pass",
+    *(name.rstrip("_") for name in SpanDocument._fields),
+    "seconds",
+)
+"""The heading of a CSV file: a row for each span."""
+
+
+def csv_rows(document: ServiceDocument) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each span. A text that a spreadsheet would evaluate gets an apostrophe."""
+    for span in document.spans:
+        yield (
+            _harmless(document.service),
+            document.pass_,
+            span.state,
+            _harmless(span.reason),
+            _harmless(span.reason_class),
+            "true" if span.seen else "false",
+            span.from_.isoformat(),
+            span.to.isoformat(),
+            span.from_earliest.isoformat(),
+            span.to_latest.isoformat(),
+            (span.to - span.from_).total_seconds(),
+        )
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+class Table:
+    """Lines for people: one for each span, and one with the availability of each service.
+
+    No line has more than ``width`` columns; what is longer is cut, and ends with an ellipsis.
+    """
+
+    def __init__(self, rows: LedgerRows, name: str, *, width: int) -> None:
+        """Set the widths of the columns; ``name`` is the pass, or ``ALL``."""
+        seen_by = "all passes" if name == ALL else f"the {name} pass"
+        self._title = f"{rows.since:%F %T} to {rows.until:%F %T} UTC, as {seen_by} saw it"
+        self._width = width
+        self._format = "%m-%d %H:%M:%S"
+        if rows.until - rows.since > MAX_WITHOUT_YEAR:
+            self._format = "%Y-%m-%d %H:%M"
+        lengths = [len(one_line(service)) for service in rows.services]
+        service_width = min(MAX_SERVICE, max([len(HEAD[0]), *lengths]))
+        time_width = len(f"{rows.since:{self._format}}")
+        self._widths = (service_width, 8, time_width, time_width, 10)
+
+    def heading(self) -> Iterator[str]:
+        """Yield the lines above the first service."""
+        yield _cut(self._title, self._width)
+        yield self._line(HEAD)
+
+    def lines(self, document: ServiceDocument) -> Iterator[str]:
+        """Yield the lines of a service."""
+        service = one_line(document.service)
+        for span in document.spans:
+            cells = (
+                service,
+                span.state if span.seen else UNSEEN,
+                f"{span.from_:{self._format}}",
+                f"{span.to:{self._format}}",
+                format_duration((span.to - span.from_).total_seconds()),
+                _note(span),
+            )
+            yield self._line(cells)
+        name = _cut(service, MAX_SERVICE)
+        yield _cut(f"{name}: {_sentence(document.availability)}", self._width)
+
+    def _line(self, cells: Sequence[str]) -> str:
+        *columns, note = cells
+        padded = [
+            _cut(cell, width).ljust(width)
+            for cell, width in zip(columns, self._widths, strict=True)
+        ]
+        return _cut(" ".join([*padded, note]).rstrip(), self._width)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _note(span: SpanDocument) -> str:
+    """Return how much earlier the state may have begun and later ended, and its reason."""
+    parts = []
+    if span.seen:
+        earlier_s = (span.from_ - span.from_earliest).total_seconds()
+        later_s = (span.to_latest - span.to).total_seconds()
+        parts += [f"-{format_age(earlier_s)}"] if round(earlier_s) > 0 else []
+        parts += [f"+{format_age(later_s)}"] if round(later_s) > 0 else []
+    return " ".join([*parts, one_line(span.reason)]).strip()
+
+
+def _sentence(availability: AvailabilityDocument) -> str:
+    value, least, most = availability.value, availability.least, availability.most
+    if value is None or least is None or most is None:
+        return "nobody looked"
+    bounds = "" if least == most else f" ({_percent(least)} to {_percent(most)})"
+    return f"healthy {_percent(value)}{bounds}, seen {_percent(availability.coverage)} of time"
+
+
+def _percent(share: float) -> str:
+    """Return a share as a percentage, rounded down: only the whole is 100 %."""
+    return f"{int(share * PERCENT_STEPS + ROUNDING) / (PERCENT_STEPS / 100):g} %"

@@ -1,0 +1,115 @@
+"""Passes of the past, which see what they are told to see: what writes histories for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from ops_worker import settings
+from ops_worker.adapters.postgres import Store
+from ops_worker.core.model import Failure, Observation
+from ops_worker.core.sightings import Sightings
+from ops_worker.passes import Context, function_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pytest
+
+    from ops_worker.core.model import Outcome, Target
+    from tests.conftest import Database
+
+NO_BUILTIN = "builtin = false\n"
+START_S = -100_000.0
+"""Where the histories begin, in seconds from now: passes are late, but none is from the future."""
+
+
+class Looks:
+    """Runs passes at times of the past, which see what they are told to see."""
+
+    def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
+        self.env = env
+        self.folder = folder
+        self.database = database
+        self.now = time.monotonic()
+        self.sightings = Sightings()
+        env.setenv("DATABASE_URL", database.url)
+        env.setenv("OPS_WORKER_CATALOGUE", str(folder / "catalogue.toml"))
+        env.setenv("RECORD_OWN_METRICS", "false")
+        self.services("a", "b", "c")
+
+    def services(self, *names: str) -> None:
+        """Monitor these services from now on."""
+        entries = [f'[services.{name}]\nurl = "http://127.0.0.1:1"\n' for name in names]
+        (self.folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
+
+    def __call__(
+        self,
+        second: float,
+        states: dict[str, str],
+        *,
+        name: str = "health",
+        period_s: float = 60.0,
+        url: str = "",
+        dry_run: bool = False,
+    ) -> Outcome:
+        """Run a pass that began at a second after the start; it probes only these services."""
+        moment = self.now + START_S + second
+
+        def observe(targets: Sequence[Target]) -> list[Observation]:
+            """Return what the pass is told to see."""
+            return [
+                observation(target, moment, states[target.name])
+                for target in targets
+                if target.name in states
+            ]
+
+        found = settings.load()
+        connection = {"conninfo": url} if url else found.connection
+        with contextlib.closing(Store(connection, shard=found.job_completion_index)) as store:
+            context = Context(
+                settings=found,
+                observe=observe,
+                store=store,
+                clock=lambda: moment,
+                dry_run=dry_run,
+                period_s=period_s,
+                sightings=self.sightings,
+            )
+            return function_of(name)(context)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return the rows of a table in the order in which they were written."""
+        return self.database.rows(f"SELECT * FROM {table} ORDER BY id")
+
+    def spans(self) -> list[tuple[object, ...]]:
+        """Return the spans: service, state, class, first and last number; in order of beginning."""
+        return [
+            (row["service"], row["state"], row["reason_class"], row["first_no"], row["last_no"])
+            for row in sorted(self.rows("ops_worker_span"), key=lambda row: row["service"])
+        ]
+
+
+def observation(target: Target, moment: float, state: str) -> Observation:
+    """Return an observation that is judged as this state."""
+    if state == "healthy":
+        return Observation(target, moment, 200, 3, body=b"{}")
+    if state == "down":
+        return Observation(
+            target,
+            moment,
+            failure=Failure.NO_CONNECTION,
+            error="Connection refused",
+            reason_class="refused",
+        )
+    if state == "timeout":
+        return Observation(
+            target,
+            moment,
+            failure=Failure.NO_ANSWER,
+            error=f"timeout after {moment:.3f} s",
+            reason_class="timeout",
+        )
+    return Observation(target, moment, 503, 4)
