@@ -99,6 +99,7 @@ class Span(NamedTuple):
 class Book:
     """The ledger of one pass and shard, while sightings are entered into it, oldest first.
 
+    - ``newest``: the run that was written last.
     - ``runs``: the runs that are new or changed, oldest first.
     - ``ended``: spans of the database that ended.
     - ``begun``: spans that began; they may have ended again.
@@ -114,7 +115,7 @@ class Book:
         ``now`` is the time of the database's clock.
         """
         self.ended: list[Span] = []
-        self._newest = newest
+        self.newest = newest
         self._read_open_spans = read_open_spans
         self._now = now
         self._runs: dict[int, Run] = {}
@@ -138,7 +139,7 @@ class Book:
         A sight that is not newer than the newest run changes nothing: the pass is late, was paused
         or is repeated. A pass without any newer sight does not count.
         """
-        newest = self._newest
+        newest = self.newest
         # The newest run is from the future: a clock was set back. Nothing is older than it.
         is_set_back = newest is not None and newest.last_at > self._now
         fresh = sighting.sights
@@ -154,7 +155,7 @@ class Book:
         if is_set_back or not is_same:
             self._change_spans(fresh, stale, run, keeps_spans=not is_set_back)
         self._runs[run.id] = run
-        self._newest = run
+        self.newest = run
 
     def _extended(self, sighting: Sighting, sights: Sequence[Sight], newest: Run | None) -> Run:
         """Return the newest run with one more pass, or a new run.
@@ -216,7 +217,7 @@ class Book:
     def _end(self, span: Span) -> None:
         """End a span with the last sight of its state: in the pass before this one."""
         ended = span._replace(last_at=span.first_at, last_no=span.first_no, last_run=span.run)
-        newest = self._newest
+        newest = self.newest
         if newest is not None and newest.last_at >= span.first_at:
             ended = span._replace(last_at=newest.last_at, last_no=newest.passes, last_run=newest.id)
         (self._begun if span.id == NEW else self.ended).append(ended)

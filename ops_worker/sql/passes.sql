@@ -407,3 +407,30 @@ FROM
             last_no bigint,
             last_run bigint
         );
+
+-- name: fill_bounds
+-- The oldest sample that is not in the ledger yet, and the first pass that wrote to the ledger
+-- itself. The index on metric_name and time finds both ends.
+SELECT
+    r.first_at AS ledger_begins,
+    (
+        SELECT m.time FROM system_metrics AS m
+        WHERE
+            m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
+            AND m.time > coalesce(%(after)s::timestamptz, '-infinity') AND m.time < r.first_at
+        ORDER BY m.time LIMIT 1
+    ) AS first
+FROM ops_worker_run AS r
+WHERE r.installation = %(installation)s AND r.pass = %(pass)s AND r.shard <> %(shard)s
+ORDER BY r.first_at LIMIT 1;
+
+-- name: samples_to_fill
+SELECT
+    m.time,
+    m.service AS series,
+    m.value
+FROM system_metrics AS m
+WHERE
+    m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
+    AND m.time >= %(since)s AND m.time < %(until)s
+ORDER BY m.time, m.service;

@@ -52,13 +52,7 @@ def _enter(
 ) -> int | None:
     """Enter passes, as many as one transaction should; return the number of the last one."""
     key = {**pass_and_shard, "installation": INSTALLATION}
-    newest = transaction.query(Run, "newest_run", key).fetchone()
-
-    def read_open_spans() -> Sequence[Span]:
-        """Read the spans that last."""
-        return transaction.query(Span, "open_spans", key).fetchall()
-
-    book = Book(newest, read_open_spans, transaction.now)
+    book = read_book(transaction, key)
     sights = 0
     last = None
     for number, seen in waiting:
@@ -67,11 +61,22 @@ def _enter(
             break
         book.enter(seen.sighting(transaction.time_of))
         last = number
-    _write(transaction, book, key, config)
+    write_book(transaction, book, key, config)
     return last
 
 
-def _write(
+def read_book(transaction: Transaction, key: Mapping[str, str]) -> Book:
+    """Open the book of a pass and shard of an installation."""
+    newest = transaction.query(Run, "newest_run", key).fetchone()
+
+    def read_open_spans() -> Sequence[Span]:
+        """Read the spans that last."""
+        return transaction.query(Span, "open_spans", key).fetchall()
+
+    return Book(newest, read_open_spans, transaction.now)
+
+
+def write_book(
     transaction: Transaction,
     book: Book,
     key: Mapping[str, str],

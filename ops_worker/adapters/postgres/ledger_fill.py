@@ -1,0 +1,87 @@
+"""The ledger of the time before it: filled once from the samples of the metrics pass.
+
+A sample says whether a service was healthy, and not how it was unhealthy. So its state is then
+``unknown``. The runs have the shard SHARD, which no pass has, and no configuration.
+"""
+
+from __future__ import annotations
+
+import statistics
+from datetime import timedelta
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.adapters.postgres.ledger_writes import read_book, write_book
+from ops_worker.core.ledger import HEALTHY, INSTALLATION, Sight, Sighting
+from ops_worker.core.passes import METRICS
+from ops_worker.core.staleness import DEFAULT_PERIOD_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.ledger import Book
+
+SHARD = "samples"
+"""The shard of the runs that were filled."""
+STEP = timedelta(hours=1)
+"""The time of which one transaction reads the samples."""
+REASON_CLASS = "sample"
+REASON = "recorded as unhealthy before the ledger began"
+KEY = {"pass": METRICS.name, "shard": SHARD, "installation": INSTALLATION}
+
+
+class SampleRow(NamedTuple):
+    """Whether a service was healthy in a sample, by its series."""
+
+    time: datetime
+    series: str
+    value: float
+
+
+def fill(transaction: Transaction, services: Mapping[str, str]) -> bool:
+    """Fill the next step; return whether there is more to do.
+
+    ``services`` has the name of each monitored service by its series.
+    """
+    book = read_book(transaction, KEY)
+    filled = book.newest.last_at if book.newest else None
+    parameters = {**KEY, "after": filled, "series": list(services)}
+    bounds = transaction.execute("fill_bounds", parameters).fetchone()
+    if bounds is None or bounds["first"] is None:
+        return _end(transaction, book)
+    until = min(bounds["first"] + STEP, bounds["ledger_begins"])
+    parameters |= {"since": bounds["first"], "until": until}
+    rows = transaction.query(SampleRow, "samples_to_fill", parameters).fetchall()
+    for sighting in _sightings(rows, services):
+        book.enter(sighting)
+    write_book(transaction, book, KEY, ("", {}))
+    return True
+
+
+def _end(transaction: Transaction, book: Book) -> bool:
+    """End the spans when all is filled: what follows is in the ledger of the passes."""
+    if book.newest is not None and book.newest.digest:
+        moment = book.newest.last_at + timedelta(microseconds=1)
+        book.enter(Sighting(moment, (), book.newest.period_s, book.newest.config))
+        ended = [run._replace(digest="") for run in book.runs]
+        write_book(transaction, book, KEY, ("", {}), ended)
+    return False
+
+
+def _sightings(rows: Sequence[SampleRow], services: Mapping[str, str]) -> Iterator[Sighting]:
+    """Yield the samples of each pass, in order of time."""
+    times = sorted({row.time for row in rows})
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    # A whole number, so that a pass that is a little late does not begin a new run.
+    period_s = max(1.0, float(round(statistics.median(gaps)))) if gaps else DEFAULT_PERIOD_S
+    for time, group in groupby(rows, key=lambda row: row.time):
+        sights = {services[row.series]: _sight(row, services[row.series]) for row in group}
+        yield Sighting(time, tuple(sights.values()), period_s, "")
+
+
+def _sight(row: SampleRow, service: str) -> Sight:
+    if row.value == 1:
+        return Sight(service, row.time, HEALTHY)
+    return Sight(service, row.time, "unknown", REASON_CLASS, REASON)
