@@ -375,13 +375,15 @@ class TestGuard:
     @pytest.mark.parametrize(
         ("options", "prepared"),
         [({"watch": 2.0}, ["released"]), ({"indexes": "create"}, ["released"]),
+         ({"command": "history"}, ["released"]),
          ({"watch": None}, ["deadline 40"]), ({"indexes": "print"}, ["deadline 40"])],
     )  # fmt: skip
     def test_commands_of_people(
         self, guards: list[str], options: dict[str, object], prepared: list[str]
     ) -> None:
-        """A watch, or the creation of indexes, may take any time; others have the deadline."""
-        parsed: Any = SimpleNamespace(command="status", begun=time.monotonic(), **options)
+        """A watch, a history, or the creation of indexes may take any time; others may not."""
+        named = {"command": "status", "begun": time.monotonic(), **options}
+        parsed: Any = SimpleNamespace(**named)
         settings: Any = SimpleNamespace(pass_deadline=40.0)
         cli._guard(parsed, settings)
         assert guards == prepared

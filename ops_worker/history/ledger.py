@@ -29,7 +29,7 @@ MAX_SERVICE = 16
 MAX_WITHOUT_YEAR = timedelta(days=330)
 """The longest period in whose table a time needs no year."""
 HEAD = ("SERVICE", "STATE", "FROM", "TO", "LASTED", "BOUNDS/REASON")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that a spreadsheet evaluates as a formula."""
 PERCENT_STEPS = 100_000
 """Steps from 0 to 100 %: a percentage has three decimals."""

@@ -15,6 +15,7 @@ import pytest
 
 from ops_worker import sql
 from ops_worker.cli import main
+from ops_worker.commands import history as command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,6 +207,14 @@ def test_table(
     shares = [line for line in lines if ": healthy " in line]
     assert re.fullmatch(r"a: healthy 8\d\.\d+ % \(8\S+ % to \S+ %\), seen \S+ % of time", shares[0])
     assert len(shares) == 3
+
+
+@pytest.mark.parametrize(("columns", "width"), [(60, 80), (130, 130)])
+def test_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, width: int) -> None:
+    """A wide terminal shows more of the reasons; a narrow one gets what a pipe gets."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command._width() == width
 
 
 def test_csv(
