@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,6 +16,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from ops_worker.adapters.postgres import Store
+from ops_worker.core.passes import LEDGER_TABLES
 from ops_worker.variables import variables
 from tests.looks import Looks
 from tests.postgres import Postgres, load_platform, memory_folder
@@ -60,6 +63,11 @@ class Database(NamedTuple):
         found = {(row["service"], row["metric_name"]): row["value"] for row in rows}
         assert len(found) == len(rows), "a series stands there twice"
         return found
+
+    def create_ledger(self) -> None:
+        """Create the tables of the ledger, so that no pass does it."""
+        with contextlib.closing(Store({"conninfo": self.url})) as store:
+            store.create(LEDGER_TABLES)
 
     def as_user(self, user: str, password: str = "x") -> str:
         """Return the URL for another login."""

@@ -101,6 +101,7 @@ def test_permanent(database: Database) -> None:
 def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_word: str) -> None:
     """Samples of which nobody knows whether they were written are asked about by the next pass, and written once."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
+    database.create_ledger()
     backlog = Backlog(10)
     backlog.add(ONE)
     cut: list[str] = []

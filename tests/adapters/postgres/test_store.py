@@ -687,16 +687,10 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
     assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry makes it good"
 
 
-def with_ledger(database: Database) -> None:
-    """Create the tables of the ledger, so that no pass does it."""
-    with contextlib.closing(Store({"conninfo": database.url})) as store:
-        store.create(LEDGER_TABLES)
-
-
 def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody can tell whether a COMMIT took effect, the pass fails rather than write twice."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
-    with_ledger(database)
+    database.create_ledger()
     cut: list[int] = []
 
     def watch(piece: int, data: bytes) -> str:
@@ -714,7 +708,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_commit_settled_late(database: Database) -> None:
     """The question what became of a COMMIT is asked again when its answer is lost as well."""
-    with_ledger(database)
+    database.create_ledger()
     cut: list[bytes] = []
 
     def watch(_: int, data: bytes) -> str:

@@ -1,0 +1,124 @@
+"""The ledger of the time before it, from samples."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.adapters.postgres import Store
+from ops_worker.adapters.postgres.ledger_fill import SHARD, fill
+from ops_worker.core.ledger import Run, Span
+from ops_worker.core.passes import LEDGER_TABLES, METRICS
+from ops_worker.core.timeline import Coverage
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+SERVICES = {"ingest": "ingest", "delivery": "delivery_worker"}
+SAMPLES = """
+INSERT INTO system_metrics (time, metric_name, service, value)
+SELECT now() - interval '1 day' + make_interval(secs => n * 5), 'healthy', s.name,
+    CASE WHEN s.name = 'delivery' AND n BETWEEN 600 AND 719 THEN 0 ELSE 1 END
+FROM generate_series(0, 2999) AS n, (VALUES ('ingest'), ('delivery'), ('postgres')) AS s (name)
+WHERE n NOT BETWEEN 1000 AND 1499
+"""
+"""Four hours every 5 s with a hole of 2,500 s; the delivery worker is unhealthy for ten minutes."""
+LIVE = """
+INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)
+VALUES ('metrics', 5, now() - interval '1 day' + interval '15000 seconds', now())
+"""
+
+
+@pytest.fixture
+def store(database: Database) -> Any:
+    """A store of a database with the tables of the ledger."""
+    database.create_ledger()
+    with contextlib.closing(Store({"conninfo": database.url})) as opened:
+        yield opened
+
+
+def fill_all(store: Store) -> int:
+    """Fill until there is no more to do; return the number of steps."""
+    for step in range(1000):
+        if not store.write(
+            METRICS.transaction,
+            lambda transaction: fill(transaction, SERVICES),
+            optional_tables=LEDGER_TABLES,
+        ):
+            return step
+    raise AssertionError("it never ends")
+
+
+def rows(database: Database) -> tuple[list[Run], list[Span]]:
+    """Return the runs and spans of the ledger."""
+    runs, spans = (
+        database.rows(f"SELECT {', '.join(kind._fields)} FROM {table} ORDER BY id")
+        for kind, table in ((Run, "ops_worker_run"), (Span, "ops_worker_span"))
+    )
+    return [Run(**row) for row in runs], [Span(**row) for row in spans]
+
+
+def test_fill(store: Store, database: Database) -> None:
+    """The states of the samples become spans in steps of an hour; holes are holes; once only."""
+    database.rows(SAMPLES)
+    database.rows(LIVE)
+    assert fill_all(store) == 5
+    runs, spans = rows(database)
+    filled = [run for run in runs if run.shard == SHARD]
+    assert [(run.period_s, run.config) for run in filled] == [(5.0, "")] * 2
+    assert all(span.last_at is not None for span in spans)
+    assert {span.service for span in spans} == set(SERVICES.values())
+    begun = filled[0].first_at
+    pieces = Coverage(filled, begun + timedelta(days=1)).timeline(
+        [span for span in spans if span.service == "delivery_worker"],
+        begun,
+        begun + timedelta(seconds=15000),
+    )
+    assert [(piece.state, round(piece.seconds)) for piece in pieces] == [
+        ("healthy", 3000),
+        ("unknown", 600),
+        ("healthy", 1400),
+        ("unseen", 2500),
+        ("healthy", 7500),
+    ]
+    assert pieces[1].reason == "recorded as unhealthy before the ledger began"
+    before = rows(database)
+    assert fill_all(store) == 0
+    assert rows(database) == before
+
+
+def test_nothing_to_fill(store: Store, database: Database) -> None:
+    """Without a pass that wrote the ledger, or without older samples, nothing is filled."""
+    database.rows(SAMPLES)
+    assert fill_all(store) == 0
+    database.rows("DELETE FROM system_metrics")
+    database.rows(LIVE)
+    assert fill_all(store) == 0
+    assert [run.shard for run in rows(database)[0]] == ["0/1"]
+
+
+def test_one_sample(store: Store, database: Database) -> None:
+    """A single sample has the period of a CronJob."""
+    database.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value)"
+        " VALUES (now() - interval '1 day', 'healthy', 'ingest', 'NaN')"
+    )
+    database.rows(LIVE)
+    assert fill_all(store) == 1
+    runs, (span,) = rows(database)
+    assert [run.period_s for run in runs if run.shard == SHARD] == [60.0]
+    assert (span.service, span.state) == ("ingest", "unknown")
+
+
+def test_samples_of_any_time(store: Store, database: Database) -> None:
+    """Samples of an infinite time make nothing fail."""
+    database.rows(SAMPLES)
+    database.rows("UPDATE system_metrics SET time = '-infinity' WHERE value = 0")
+    database.rows(LIVE)
+    assert fill_all(store) > 0
+    assert all(isinstance(run.first_at, datetime) for run in rows(database)[0])
