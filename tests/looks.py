@@ -113,3 +113,27 @@ def observation(target: Target, moment: float, state: str) -> Observation:
             reason_class="timeout",
         )
     return Observation(target, moment, 503, 4)
+
+
+UNSOUND = """
+SELECT 'spans overlap, or the order of their numbers is wrong' AS problem, s.*
+FROM (
+    SELECT s.*, r.shard, r.installation,
+        lead(s.first_at) OVER w AS next_at, lead(s.id) OVER w AS next_id
+    FROM ops_worker_span AS s JOIN ops_worker_run AS r ON r.id = s.run
+    WINDOW w AS (PARTITION BY s.pass, s.service, r.shard, r.installation ORDER BY s.first_at, s.id)
+) AS s
+WHERE (s.next_id IS NOT NULL AND (s.last_at IS NULL OR s.last_at >= s.next_at))
+    OR s.last_at < s.first_at
+    OR (s.last_at IS NULL) <> (s.last_run IS NULL) OR (s.last_at IS NULL) <> (s.last_no IS NULL)
+    OR (s.last_run = s.run AND s.last_no < s.first_no)
+    OR s.first_no > (SELECT passes FROM ops_worker_run AS r WHERE r.id = s.run)
+    OR s.last_no > (SELECT passes FROM ops_worker_run AS r WHERE r.id = s.last_run)
+"""
+"""Rows of the ledger that contradict each other."""
+
+
+def passes_in_ledger(database: Database) -> int:
+    """Return the number of passes in the ledger; check that no row contradicts another one."""
+    assert database.rows(UNSOUND) == []
+    return int(database.value("SELECT coalesce(sum(passes), 0)::int FROM ops_worker_run"))

@@ -25,6 +25,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Database, Process
+from tests.looks import passes_in_ledger
 from tests.postgres import Postgres, load_platform
 
 if TYPE_CHECKING:
@@ -361,6 +362,16 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
     alerts = database.alerts()
     assert len(alerts) == OVERLAPS // 4, "down for every second pair"
     assert {alert["status"] for alert in alerts} == {"CLOSED"}
+    assert passes_in_ledger(database) > OVERLAPS
+    # A probe that is under way when the service goes down may find another reason in between.
+    spans = database.rows(
+        "SELECT state FROM ops_worker_span WHERE service = 'ingest' AND pass = 'health' ORDER BY first_at"
+    )
+    healthy = [
+        is_healthy
+        for is_healthy, _ in itertools.groupby(row["state"] == "healthy" for row in spans)
+    ]
+    assert healthy.count(False) == len(alerts)
     for earlier, later in itertools.pairwise(alerts):
         assert earlier["closed_at"] <= later["created_at"]
     assert (

@@ -21,6 +21,7 @@ import pytest
 from ops_worker.adapters.postgres.migrate import OBJECTS
 from ops_worker.core.schema import OWN, VIEW
 from ops_worker.sql import migrations
+from tests.looks import passes_in_ledger
 from tests.pooler import pooler
 from tests.postgres import PASSWORD, Postgres
 from tests.proxy import Proxy
@@ -390,6 +391,7 @@ def test_kill_at_every_piece(
 def _killed(worker: Worker, command: str, database: Database, cuts: range) -> int:
     """Kill a pass at each of these pieces until one lives; give how many were."""
     worker("init-db", DATABASE_URL=database.url)
+    in_ledger = 0
     for killed, cut in enumerate(cuts):
         database.rows("TRUNCATE service_health, system_metrics")
         database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
@@ -415,6 +417,8 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
             time.sleep(0.01)
         left = (len(database.health()), len(database.alerts()), len(database.samples()))
         assert left in {(0, 0, 0), (4, 1, 0) if command == "health" else (0, 0, 18)}
+        in_ledger += left != (0, 0, 0)
+        assert passes_in_ledger(database) == in_ledger, "the ledger has what the other tables have"
         if running[0].returncode == 0:
             return killed
     raise AssertionError("no pass lived")
@@ -428,6 +432,8 @@ def test_eight_processes(worker: Worker, database: Database, stubs: Stubs) -> No
     assert [process.returncode for process in running] == [0] * 8, done
     assert len(database.alerts()) == 1
     assert sum("1 alert opened" in out for out, _ in done) == 1
+    assert passes_in_ledger(database) >= 1
+    assert len(database.rows("SELECT * FROM ops_worker_span")) == 4
 
 
 def test_imports(worker: Worker) -> None:

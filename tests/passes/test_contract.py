@@ -23,6 +23,7 @@ from ops_worker.core.model import Failure, Observation, Outcome, Result, Target
 from ops_worker.core.output import text
 from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.passes import Context, function_of
+from tests.looks import passes_in_ledger
 from tests.seed_history import seed
 from tests.stubs import Behaviour, Stub, Stubs, hang, reply
 
@@ -410,7 +411,9 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
     alerts = database.alerts()
     assert len(alerts) == 25
     assert all(alert["status"] == "CLOSED" for alert in alerts)
-    assert done >= 50
+    assert done >= 50 <= passes_in_ledger(database) <= done
+    lasting = "SELECT count(*) FROM ops_worker_span WHERE last_at IS NULL"
+    assert database.value(lasting) == 4
 
 
 def test_main(
