@@ -251,6 +251,26 @@ class Settings(BaseSettings):
         5.0, wants="a number of seconds, 1 to 86400", only="sidecar", ge=1, le=86400
     )
     """Interval of the sidecar's metrics loop in seconds, at least 1."""
+    rollup_interval: Seconds = setting(
+        3600.0, wants="a number of seconds, 60 to 86400", only="sidecar", ge=60, le=86400
+    )
+    """Interval of the sidecar's rollup loop in seconds, at least 60."""
+    history_days: Integer = setting(
+        400, wants="a whole number of days, 0 to 9000", only="rollup sidecar", ge=0, le=9000
+    )
+    """Number of days for which the rollup pass keeps hours, days and states that are over. What is
+    older is removed in small steps. 0: nothing is removed."""
+    samples_days: Integer = setting(
+        0,
+        wants="a whole number of days, 0 to 9000",
+        only="rollup sidecar init-db",
+        ge=0,
+        le=9000,
+    )
+    """Number of days for which the rollup pass keeps samples in a plain table `system_metrics`.
+    Older ones are removed in small steps, after they were rolled up. Set it to 7 where
+    `ops-worker init-db --standalone` created the table and TimescaleDB is not installed. A
+    hypertable is never changed: its own policy removes samples. 0: nothing is removed."""
     metrics_buffer_samples: Integer = setting(
         0, wants="a whole number of samples, 0 to 1000000", only="metrics sidecar", ge=0, le=10**6
     )
