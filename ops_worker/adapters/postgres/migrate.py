@@ -17,7 +17,12 @@ from ops_worker.adapters.postgres.specs import STANDALONE_TABLES
 from ops_worker.adapters.postgres.sqlstate import words
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core import schema
-from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, ROLLUP_TABLES
+from ops_worker.core.passes import (
+    LEDGER_TABLES,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
+)
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 from ops_worker.errors import SchemaError
 from ops_worker.sql import migrations
@@ -37,6 +42,7 @@ OBJECTS = (
     VIEW,
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
+    *LEDGER_TABLES,
     *ROLLUP_TABLES,
     VERSIONS,
 )
