@@ -20,7 +20,7 @@ LEVELS = {HOUR: timedelta(hours=1), DAY: timedelta(days=1)}
 SETTLES = timedelta(minutes=10)
 """A slice is complete so long after its end: by then, running passes have written their samples."""
 REPEATED = timedelta(hours=6)
-"""A slice is rolled up again in every run until so long after it was complete.
+"""A slice is rolled up again in every run until so long after it was complete. New ones go first.
 
 A loop keeps samples while it cannot reach the database, by default for an hour
 (METRICS_BUFFER_SAMPLES), and writes them later with the time at which they were taken.
@@ -69,20 +69,24 @@ class Positions(NamedTuple):
 
     @classmethod
     def initial(cls, state: RollupState, now: datetime, history_days: int) -> Positions:
-        """Return where a run begins: after the newest slice, but some slices are repeated.
+        """Return where a run begins: after the newest slice of each level.
 
         Without any slice, it begins at the oldest sample that is not older than ``history_days``.
         """
         complete = {level: floor(now - SETTLES, level) for level in LEVELS}
-        oldest = oldest_kept(now, history_days)
         done = {}
         for level, newest in ((HOUR, state.hour), (DAY, state.day)):
-            begin = oldest
+            done[level] = oldest_kept(now, history_days)
             if newest is not None:
                 # The newest slice may be from the future, after a clock was set back.
-                begin = min(newest + LEVELS[level], floor(now - SETTLES - REPEATED, level))
-            done[level] = max(begin, oldest)
+                after = min(newest + LEVELS[level], complete[level])
+                done[level] = max(after, done[level])
         return cls(done, complete)
+
+    def repeated(self, now: datetime) -> Positions:
+        """Return the slices before these positions that are rolled up once more."""
+        begin = {level: floor(now - SETTLES - REPEATED, level) for level in LEVELS}
+        return Positions(done=begin, complete=self.done)
 
     def due(self, excluded: Iterable[str] = ()) -> str | None:
         """Return the level whose next slice ends first; None if no slice is complete."""

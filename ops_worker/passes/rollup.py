@@ -113,6 +113,7 @@ class _Rollup:
         self._last_begin = begun + SHARE * deadline_s
         self._end = begun + deadline_s - RESERVE_S
         self._parameters = parameters(context.settings.catalogue.targets)
+        self._pace = Pace()
         self._written = {HOUR: 0, DAY: 0}
         self._rows = 0
         self._removed: dict[str, int] = {}
@@ -131,22 +132,28 @@ class _Rollup:
         )
 
     def run(self) -> None:
-        """Roll up, then remove. Raises DatabaseError if a slice takes too long."""
-        self._roll_up()
+        """Roll up, then remove. Raises DatabaseError if a slice takes too long.
+
+        New slices go before those that are only repeated for late samples. So a run always gets on.
+        """
+        before = self._positions
+        self._positions = self._roll_up(before)
+        if not self._positions.behind_s:
+            self._roll_up(before.repeated(self._start.now))
         self._remove()
         if self._failure is not None:
             raise self._failure
 
-    def _roll_up(self) -> None:
-        """Roll up slices, oldest first, until none is due or no time is left."""
-        pace = Pace()
+    def _roll_up(self, positions: Positions) -> Positions:
+        """Roll up slices, oldest first, while there is time; return where it is then."""
         too_long: set[str] = set()
-        while level := self._positions.due(too_long):
+        while level := positions.due(too_long):
             begun = self._context.clock()
-            if not pace.fits(level, self._last_begin - begun):
+            if not self._pace.fits(level, self._last_begin - begun):
                 break
+            work = partial(self._roll_up_next, positions, level)
             try:
-                done = self._context.transact(ROLLUP, partial(self._roll_up_next, level), TABLES)
+                done = self._context.transact(ROLLUP, work, TABLES)
             except StatementTimeoutError as error:
                 # The slices of the other level go on, and so does the retention.
                 too_long.add(level)
@@ -157,27 +164,26 @@ class _Rollup:
                 continue
             if done is None:
                 break  # another process has begun to roll up
-            self._advance(level, done)
-            pace.add(level, self._context.clock() - begun)
+            positions = self._advanced(positions, level, done)
+            self._pace.add(level, self._context.clock() - begun)
+        return positions
 
-    def _roll_up_next(self, level: str, transaction: Transaction) -> Done:
+    def _roll_up_next(self, positions: Positions, level: str, transaction: Transaction) -> Done:
         """Roll up the next slice of a level that has samples. A dry run only looks for it."""
-        since, until = self._positions.done[level], self._positions.complete[level]
+        since, until = positions.done[level], positions.complete[level]
         rollup_writes.set_limits(transaction, self._end - self._context.clock())
         part = rollup_writes.next_slice(transaction, level, since, until)
         if part is None or self._context.dry_run:
             return Done(part)
         return Done(part, rollup_writes.roll_up(transaction, part, self._parameters))
 
-    def _advance(self, level: str, done: Done) -> None:
-        """Note after the COMMIT that a slice is done. Without one, all complete slices are."""
+    def _advanced(self, positions: Positions, level: str, done: Done) -> Positions:
+        """Return the positions after the COMMIT of a slice. Without one, no more has samples."""
         if done.part is None:
-            position = self._positions.complete[level]
-        else:
-            position = done.part.end
-            self._written[level] += self._context.dry_run or done.rows > 0
-            self._rows += done.rows
-        self._positions = self._positions.moved(level, position)
+            return positions.moved(level, positions.complete[level])
+        self._written[level] += self._context.dry_run or done.rows > 0
+        self._rows += done.rows
+        return positions.moved(level, done.part.end)
 
     def _remove(self) -> None:
         """Remove what is older than the settings allow, in small steps, while there is time."""
