@@ -256,7 +256,7 @@ class TestExitCodes:
             ("health --for 5", "--for needs --every"),
             (
                 "sidecar metric",
-                "no pass metric: there are health and metrics; did you mean metrics",
+                "no pass metric: the passes are health, metrics, rollup; did you mean metrics",
             ),
             ("sidecar a b", "no pass a, b: there are health and metrics"),
         ],

@@ -288,7 +288,7 @@ class TestDatabase:
     def test_sidecar(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """The sidecar runs it beside the other passes, until a signal."""
         passes = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics"
-        _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 3))
+        _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 4))
         assert main(["sidecar"]) == 0
         assert platform.value(RECORDED) >= 1
 
