@@ -348,7 +348,8 @@ class Settings(BaseSettings):
         60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
     )
     """Seconds from one single pass to the next, as in the schedule of the CronJob. If no pass is
-    recorded for three periods, and at least 90 s, the pass counts as stopped."""
+    recorded for three periods, and at least 90 s, the pass counts as stopped. The period of the
+    rollup pass is at least 3600."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="passes")
     """URL to which a single pass reports its start (`/start`), success and failure (`/fail`), as
     healthchecks.io defines them. A query stays at the end of the URL. Empty: no reports."""

@@ -258,7 +258,7 @@ class TestExitCodes:
                 "sidecar metric",
                 "no pass metric: the passes are health, metrics, rollup; did you mean metrics",
             ),
-            ("sidecar a b", "no pass a, b: there are health and metrics"),
+            ("sidecar a b", "no pass a, b: the passes are health, metrics, rollup"),
         ],
     )
     def test_checked(self, capsys: pytest.CaptureFixture[str], line: str, text: str) -> None:

@@ -307,10 +307,10 @@ class TestDatabase:
             assert main([name]) == 0
         document = _explained(capsys)
         assert [one["pass"] for one in document["passes"]] == [
+            "archive",
             "health",
             "metrics",
             "rollup",
-            "archive",
         ]
         assert document["state"] == "healthy"
         _age(platform)

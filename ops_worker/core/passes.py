@@ -46,6 +46,9 @@ class PassSpec(NamedTuple):
     - ``sharded``: whether each shard runs the pass for its services.
     - ``optional``: whether an installation may do without the pass. As long as it was never
       recorded, no reader mentions it.
+    - ``probes``: whether the pass connects to the services.
+    - ``least_period_s``: the shortest period that a single pass records, in seconds. PASS_PERIOD is
+      60 by default, which is not that of a pass that runs once an hour.
     """
 
     name: str
@@ -57,6 +60,8 @@ class PassSpec(NamedTuple):
     flush: str = ""
     sharded: bool = True
     optional: bool = False
+    probes: bool = True
+    least_period_s: float = 1.0
 
 
 LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config")
@@ -111,6 +116,8 @@ ROLLUP = PassSpec(
     interval_setting="rollup_interval",
     sharded=False,
     optional=True,
+    probes=False,
+    least_period_s=3600.0,
 )
 """The pass that keeps the samples of each hour and day, in short."""
 

@@ -264,7 +264,7 @@ def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None
 # What follows runs promtool. A scrape is made each minute, the rules are evaluated each half minute, and what fires is looked at
 # in the middle of each minute. Times are seconds since the epoch, at which every history begins.
 END = 100
-HEALTH, OTHER = "ops-worker-health", "ops-worker-metrics"
+HEALTH, OTHER, ROLLUP = "ops-worker-health", "ops-worker-metrics", "ops-worker-rollup"
 NAMESPACE = "ops-worker"
 SUCCEEDS = [60 * minute - 57 for minute in range(END + 1)]
 """A success 3 s into each minute, as the scrape at the end of the minute sees it."""
@@ -312,6 +312,7 @@ def between(first: int, last: int) -> list[int]:
 
 
 WELL = History(cronjob=OTHER)
+HOURLY = History([None if minute < 17 else 1020 for minute in range(END + 1)], cronjob=ROLLUP)
 STOPPED = [WELL, History(succeeded=until(10))]
 NEVER_SUCCEEDED = [WELL, History(succeeded=None)]
 PAUSED = [SUCCEEDS[10] if 10 < minute < 43 else success for minute, success in enumerate(SUCCEEDS)]
@@ -370,6 +371,14 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
     "resumed in vain": (
         [WELL, History(until(10), between(11, 40))],
         {(OVERDUE, HEALTH): range(43, END)},
+    ),
+    "the rollup stopped": (
+        [WELL, History(), History([-20_000] * (END + 1), cronjob=ROLLUP)],
+        {(OVERDUE, ROLLUP): range(END)},
+    ),
+    "the rollup was resumed": (
+        [WELL, History(), History([-20_000] * (END + 1), between(0, 40), cronjob=ROLLUP)],
+        {},
     ),
     "kube-state-metrics goes away": (
         [
@@ -438,9 +447,10 @@ def complaints(
     promtool: str, folder: Path, histories: list[History], expected: dict[str, Any]
 ) -> str:
     """Return what promtool has against the rules, on the series of some CronJobs; nothing when all is as expected."""
+    others = [] if any(one.cronjob == ROLLUP for one in histories) else [HOURLY]
     test = {
         "interval": "1m",
-        "input_series": [one for history in histories for one in history.series()],
+        "input_series": [one for history in [*histories, *others] for one in history.series()],
         **expected,
     }
     path = folder / "tests.yaml"
