@@ -25,7 +25,12 @@ from ops_worker.core.rollup import (
     removable_samples,
 )
 from ops_worker.core.samples import OPS_WORKER, ROLLUP_BEHIND_S
-from ops_worker.errors import DatabaseError, StatementTimeoutError, StillRecordingError
+from ops_worker.errors import (
+    DatabaseError,
+    SchemaError,
+    StatementTimeoutError,
+    StillRecordingError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +95,7 @@ def run(context: Context) -> Outcome:
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
         opened=peer.opened,
         closed=peer.closed,
-        warnings=warnings,
+        warnings=(*work.warnings, *warnings),
         rolled=work.rolled,
     )
 
@@ -118,6 +123,7 @@ class _Rollup:
         self._rows = 0
         self._removed: dict[str, int] = {}
         self._failure: DatabaseError | None = None
+        self.warnings: list[str] = []
 
     @property
     def rolled(self) -> Rolled:
@@ -190,11 +196,18 @@ class _Rollup:
         if self._context.dry_run:
             return
         for step, before in self._retention():
-            removed = rollup_writes.REMOVED_ROWS
-            while removed == rollup_writes.REMOVED_ROWS and self._context.clock() < self._end:
-                work = partial(self._remove_some, step, before)
-                removed = self._context.transact(ROLLUP, work, TABLES) or 0
-                self._removed[step.table] = self._removed.get(step.table, 0) + removed
+            try:
+                self._remove_all(step, before)
+            except (SchemaError, StatementTimeoutError) as error:
+                # Hours and days matter more than what is too old.
+                self.warnings.append(f"old rows of {step.table} are not removed: {error}")
+
+    def _remove_all(self, step: Step, before: datetime) -> None:
+        removed = rollup_writes.REMOVED_ROWS
+        while removed == rollup_writes.REMOVED_ROWS and self._context.clock() < self._end:
+            work = partial(self._remove_some, step, before)
+            removed = self._context.transact(ROLLUP, work, TABLES) or 0
+            self._removed[step.table] = self._removed.get(step.table, 0) + removed
 
     def _retention(self) -> Iterator[tuple[Step, datetime]]:
         """Yield what is to be removed, and the time before which it is too old."""

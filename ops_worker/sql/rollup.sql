@@ -15,13 +15,15 @@ SELECT
     (SELECT max(begun) FROM ops_worker_day) AS day;
 
 -- name: plain_samples
--- Whether samples are in a plain table. A hypertable and a partitioned table have children.
+-- Whether samples are in a plain table. A partitioned table has children. So has a hypertable, but
+-- not before its first row; it counts as one wherever TimescaleDB is installed.
 SELECT
     EXISTS (
         SELECT FROM pg_class AS c
         WHERE
             c.oid = to_regclass('system_metrics') AND c.relkind = 'r'
             AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
+            AND NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'timescaledb')
     ) AS plain;
 
 -- name: first_sample

@@ -473,6 +473,21 @@ def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["config"] for row in configs] == ["new", "used"]
 
 
+def test_may_not_remove(rollup: Rollup) -> None:
+    """A role that may not remove rows still rolls up; a warning names the table."""
+    assert main(["init-db"]) == 0
+    rollup.insert(history(19, hours=3))
+    rollup.database.rows("CREATE ROLE ops_keeper LOGIN PASSWORD 'x' BYPASSRLS")
+    rollup.database.rows(
+        "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_keeper"
+    )
+    outcome = rollup(DATABASE_URL=rollup.database.as_user("ops_keeper"))
+    rollup.database.rows("DROP OWNED BY ops_keeper; DROP ROLE ops_keeper")
+    assert outcome.result is Result.RECORDED
+    assert any("old rows of ops_worker_hour are not removed" in one for one in outcome.warnings)
+    assert rollup.rows(HOUR) != {}
+
+
 def test_without_ledger(rollup: Rollup) -> None:
     """Without the tables of the ledger, the others are still emptied."""
     rollup()
