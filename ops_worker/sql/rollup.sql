@@ -18,12 +18,18 @@ SELECT
 -- Whether samples are in a plain table. A partitioned table has children. So has a hypertable, but
 -- not before its first row; it counts as one wherever TimescaleDB is installed.
 SELECT
-    EXISTS (
+    EXISTS(
         SELECT FROM pg_class AS c
         WHERE
             c.oid = to_regclass('system_metrics') AND c.relkind = 'r'
-            AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
-            AND NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'timescaledb')
+            AND NOT EXISTS (
+                SELECT FROM pg_inherits AS i
+                WHERE i.inhparent = c.oid
+            )
+            AND NOT EXISTS (
+                SELECT FROM pg_extension AS e
+                WHERE e.extname = 'timescaledb'
+            )
     ) AS plain;
 
 -- name: first_sample
@@ -115,18 +121,19 @@ counted AS (
         m.time,
         m.value
     FROM series AS s
-    CROSS JOIN LATERAL (
-        SELECT
-            b.time,
-            b.value
-        FROM system_metrics AS b
-        WHERE
-            b.metric_name = s.metric_name AND b.service = s.service
-            AND coalesce(b.tags, '{}') = s.tags
-            AND b.time >= %(begun)s::timestamptz - interval '1 day' AND b.time < %(begun)s
-            AND b.value BETWEEN -1e150 AND 1e150
-        ORDER BY b.time DESC, b.value DESC LIMIT 2
-    ) AS m
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                b.time,
+                b.value
+            FROM system_metrics AS b
+            WHERE
+                b.metric_name = s.metric_name AND b.service = s.service
+                AND coalesce(b.tags, '{}') = s.tags
+                AND b.time >= %(begun)s::timestamptz - interval '1 day' AND b.time < %(begun)s
+                AND b.value BETWEEN -1e150 AND 1e150
+            ORDER BY b.time DESC, b.value DESC LIMIT 2
+        ) AS m
     WHERE s.is_counter
     UNION ALL
     SELECT
@@ -136,18 +143,19 @@ counted AS (
         m.time,
         m.value
     FROM series AS s
-    CROSS JOIN LATERAL (
-        SELECT
-            b.time,
-            b.value
-        FROM system_metrics AS b
-        WHERE
-            b.metric_name = s.metric_name AND b.service = s.service
-            AND coalesce(b.tags, '{}') = s.tags
-            AND b.time >= %(until)s AND b.time < %(until)s::timestamptz + interval '1 hour'
-            AND b.value BETWEEN -1e150 AND 1e150
-        ORDER BY b.time, b.value LIMIT 1
-    ) AS m
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                b.time,
+                b.value
+            FROM system_metrics AS b
+            WHERE
+                b.metric_name = s.metric_name AND b.service = s.service
+                AND coalesce(b.tags, '{}') = s.tags
+                AND b.time >= %(until)s AND b.time < %(until)s::timestamptz + interval '1 hour'
+                AND b.value BETWEEN -1e150 AND 1e150
+            ORDER BY b.time, b.value LIMIT 1
+        ) AS m
     WHERE s.is_counter
 ),
 
@@ -175,9 +183,10 @@ growth AS (
             )
         ) AS r
         CROSS JOIN (
-            SELECT make_interval(secs => 1.5 * coalesce(max(nullif(
-                substring(tags ->> 'period_s' FROM %(period_pattern)s::text)::float8, 0
-            )), %(default_period_s)s)) AS neighbours
+            SELECT
+                make_interval(secs => 1.5 * coalesce(max(nullif(
+                    substring(tags ->> 'period_s' FROM %(period_pattern)s::text)::float8, 0
+                )), %(default_period_s)s)) AS neighbours
             FROM sample
             WHERE
                 metric_name = 'pass_success' AND service = 'ops_worker'
@@ -222,7 +231,8 @@ hours AS (
         service, metric_name, tags, begun, samples, mean, least, most, latest, p50, p95, p99,
         increase, seconds
     )
-    SELECT * FROM rolled WHERE %(level)s = 'hour'
+    SELECT * FROM rolled
+    WHERE %(level)s = 'hour'
     ON CONFLICT (service, metric_name, tags, begun) DO UPDATE
         SET
             samples = excluded.samples,
@@ -244,7 +254,8 @@ days AS (
         service, metric_name, tags, begun, samples, mean, least, most, latest, p50, p95, p99,
         increase, seconds
     )
-    SELECT * FROM rolled WHERE %(level)s = 'day'
+    SELECT * FROM rolled
+    WHERE %(level)s = 'day'
     ON CONFLICT (service, metric_name, tags, begun) DO UPDATE
         SET
             samples = excluded.samples,
@@ -342,8 +353,14 @@ WITH removed AS (
                 SELECT r.id FROM ops_worker_run AS r
                 WHERE
                     r.last_at < %(before)s
-                    AND NOT EXISTS (SELECT FROM ops_worker_span AS s WHERE s.run = r.id)
-                    AND NOT EXISTS (SELECT FROM ops_worker_span AS s WHERE s.last_run = r.id)
+                    AND NOT EXISTS (
+                        SELECT FROM ops_worker_span AS s
+                        WHERE s.run = r.id
+                    )
+                    AND NOT EXISTS (
+                        SELECT FROM ops_worker_span AS s
+                        WHERE s.last_run = r.id
+                    )
                     AND EXISTS (
                         SELECT FROM ops_worker_run AS n
                         WHERE
@@ -368,7 +385,8 @@ WITH removed AS (
                 WHERE
                     c.first_at < %(before)s
                     AND NOT EXISTS (
-                        SELECT FROM ops_worker_run AS r WHERE r.config = c.config
+                        SELECT FROM ops_worker_run AS r
+                        WHERE r.config = c.config
                     )
                 LIMIT %(rows)s
             )

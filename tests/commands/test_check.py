@@ -11,6 +11,7 @@ import pytest
 from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation
+from ops_worker.core.passes import LEDGER_TABLES
 from ops_worker.core.self_check import (
     FAULT,
     OK,
@@ -49,10 +50,11 @@ def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[
 
 
 def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where all is well every line is ok, but for the table that the first pass makes; and nothing is made."""
+    """Where all is well every line is ok, but for the tables that the first pass makes; and nothing is made."""
     found = check(capsys)
     assert {subject for subject, (state, _) in found.items() if state != OK} == {
-        "table service_health"
+        "table service_health",
+        *(f"table {name}" for name in LEDGER_TABLES),
     }
     assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
     assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
