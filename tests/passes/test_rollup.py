@@ -601,6 +601,32 @@ def test_shards(rollup: Rollup) -> None:
     assert [row["tags"] for row in tags] == [{"pass": "rollup", "period_s": "3600"}]
 
 
+def test_standalone(
+    empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``init-db --standalone`` says what removes old samples of a plain table, until it is set."""
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    hint = "set SAMPLES_DAYS=7 and run `ops-worker rollup` every hour"
+    assert main(["init-db", "--standalone"]) == 0
+    assert hint in capsys.readouterr().out
+    assert main(["init-db"]) == 0
+    monkeypatch.setenv("SAMPLES_DAYS", "7")
+    assert main(["init-db", "--standalone"]) == 0
+    monkeypatch.delenv("SAMPLES_DAYS")
+    empty.rows("CREATE TABLE chunk () INHERITS (system_metrics)")
+    assert main(["init-db", "--standalone"]) == 0
+    assert hint not in capsys.readouterr().out
+
+
+def test_single_pass_period(rollup: Rollup) -> None:
+    """A rollup that is started without PASS_PERIOD counts as stopped after three hours."""
+    assert main(["rollup"]) == 0
+    period = (
+        "SELECT DISTINCT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'rollup'"
+    )
+    assert rollup.database.value(period) == "3600"
+
+
 def test_missing_tables(rollup: Rollup) -> None:
     """A role that may not create the tables is told what to run."""
     rollup.database.rows("CREATE ROLE ops_small LOGIN PASSWORD 'x'")
