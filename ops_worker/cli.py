@@ -103,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
     if unknown:
         from ops_worker.core.suggest import did_you_mean
 
-        problem = f"no pass {', '.join(unknown)}: there are {' and '.join(PASSES)}"
+        problem = f"no pass {', '.join(unknown)}: the passes are {', '.join(PASSES)}"
         raise SettingsError([problem + did_you_mean(unknown[0], [*PASSES])])
     if getattr(options, "every", 0) is None and options.for_s != math.inf:
         raise SettingsError(["--for needs --every: a single pass ends by itself"])

@@ -251,6 +251,26 @@ class Settings(BaseSettings):
         5.0, wants="a number of seconds, 1 to 86400", only="sidecar", ge=1, le=86400
     )
     """Interval of the sidecar's metrics loop in seconds, at least 1."""
+    rollup_interval: Seconds = setting(
+        3600.0, wants="a number of seconds, 60 to 86400", only="sidecar", ge=60, le=86400
+    )
+    """Interval of the sidecar's rollup loop in seconds, at least 60."""
+    history_days: Integer = setting(
+        400, wants="a whole number of days, 0 to 9000", only="rollup sidecar", ge=0, le=9000
+    )
+    """Number of days for which the rollup pass keeps hours, days and states that are over. What is
+    older is removed in small steps. 0: nothing is removed."""
+    samples_days: Integer = setting(
+        0,
+        wants="a whole number of days, 0 to 9000",
+        only="rollup sidecar init-db",
+        ge=0,
+        le=9000,
+    )
+    """Number of days for which the rollup pass keeps samples in a plain table `system_metrics`.
+    Older ones are removed in small steps, after they were rolled up. Set it to 7 where
+    `ops-worker init-db --standalone` created the table and TimescaleDB is not installed. A
+    hypertable is never changed: its own policy removes samples. 0: nothing is removed."""
     metrics_buffer_samples: Integer = setting(
         0, wants="a whole number of samples, 0 to 1000000", only="metrics sidecar", ge=0, le=10**6
     )
@@ -328,7 +348,8 @@ class Settings(BaseSettings):
         60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
     )
     """Seconds from one single pass to the next, as in the schedule of the CronJob. If no pass is
-    recorded for three periods, and at least 90 s, the pass counts as stopped."""
+    recorded for three periods, and at least 90 s, the pass counts as stopped. The period of the
+    rollup pass is at least 3600."""
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="passes")
     """URL to which a single pass reports its start (`/start`), success and failure (`/fail`), as
     healthchecks.io defines them. A query stays at the end of the URL. Empty: no reports."""

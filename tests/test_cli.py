@@ -256,9 +256,9 @@ class TestExitCodes:
             ("health --for 5", "--for needs --every"),
             (
                 "sidecar metric",
-                "no pass metric: there are health and metrics; did you mean metrics",
+                "no pass metric: the passes are health, metrics, rollup; did you mean metrics",
             ),
-            ("sidecar a b", "no pass a, b: there are health and metrics"),
+            ("sidecar a b", "no pass a, b: the passes are health, metrics, rollup"),
         ],
     )
     def test_checked(self, capsys: pytest.CaptureFixture[str], line: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A third pass: one entry in the registry is all that the rest of the program needs.
+"""One more pass: one entry in the registry is all that the rest of the program needs.
 
 The entry names ``run`` below. Nothing else knows this pass.
 """
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 K8S = Path(__file__).parent.parent / "k8s"
 RECORDED = (
-    "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'rollup'"
+    "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'archive'"
     " AND metric_name = 'pass_success'"
 )
-ROLLUP = PassSpec(
-    name="rollup",
-    summary="roll up old samples",
+ARCHIVE = PassSpec(
+    name="archive",
+    summary="archive old samples",
     run="tests.test_third_pass:run",
     transaction=TransactionSpec(lock=200, required_tables=("system_metrics",)),
     marker=PASS_SUCCESS,
@@ -58,12 +58,12 @@ def run(context: Context) -> Outcome:
     begun = context.clock()
     with context.recording():
         work = partial(_write, context, begun)
-        written = context.transact(ROLLUP, work, (MAINTENANCE_TABLE, "fleet_alert", "tenants"))
+        written = context.transact(ARCHIVE, work, (MAINTENANCE_TABLE, "fleet_alert", "tenants"))
     if written is None:
-        context.require_live_holder(ROLLUP.name)
-        return Outcome(ROLLUP.name, Result.SKIPPED)
+        context.require_live_holder(ARCHIVE.name)
+        return Outcome(ARCHIVE.name, Result.SKIPPED)
     return Outcome(
-        name=ROLLUP.name,
+        name=ARCHIVE.name,
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
         opened=written.peer.opened,
         closed=written.peer.closed,
@@ -73,9 +73,9 @@ def run(context: Context) -> Outcome:
 
 def _write(context: Context, begun: float, transaction: Transaction) -> Written:
     if not context.dry_run:
-        samples = context.self_metrics(ROLLUP, (), begun)
+        samples = context.self_metrics(ARCHIVE, (), begun)
         pass_writes.record_self_metrics(transaction, begun, samples)
-    peer = context.watch_peers(transaction, ROLLUP, begun, may_open=True)
+    peer = context.watch_peers(transaction, ARCHIVE, begun, may_open=True)
     return Written(peer, tuple(transaction.warnings))
 
 
@@ -93,7 +93,7 @@ def flush(context: Context, end: float) -> int:
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the pass."""
-    monkeypatch.setitem(PASSES, ROLLUP.name, ROLLUP)
+    monkeypatch.setitem(PASSES, ARCHIVE.name, ARCHIVE)
 
 
 @pytest.fixture
@@ -112,54 +112,59 @@ class TestCommandLine:
         """The help lists the pass after the other passes, and before the other commands."""
         assert main(["--help"]) == 0
         out = capsys.readouterr().out
-        assert "roll up old samples" in out
+        assert "archive old samples" in out
         assert (
-            out.index("\n    metrics ") < out.index("\n    rollup ") < out.index("\n    sidecar ")
+            out.index("\n    metrics ") < out.index("\n    archive ") < out.index("\n    sidecar ")
         )
 
     def test_own_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Its own help has the options of a pass, and the variables that every pass reads."""
         helps = {}
-        for name in ("health", "metrics", "rollup"):
+        for name in ("health", "metrics", "archive"):
             assert main([name, "--help"]) == 0
             helps[name] = capsys.readouterr().out
-        assert "usage: ops-worker rollup" in helps["rollup"]
-        assert "Roll up old samples." in helps["rollup"]
+        assert "usage: ops-worker archive" in helps["archive"]
+        assert "Archive old samples." in helps["archive"]
         variables = {
             name: {line.split()[0] for line in text.splitlines() if line[:3].strip(" ") and
                    line.startswith("  ") and line.strip()[:1].isupper()}
             for name, text in helps.items()
         }  # fmt: skip
-        assert {"PASS_PERIOD", "PASS_DEADLINE", "DATABASE_URL"} <= variables["rollup"]
-        assert variables["rollup"] == variables["health"] & variables["metrics"]
+        assert {"PASS_PERIOD", "PASS_DEADLINE", "DATABASE_URL"} <= variables["archive"]
+        assert variables["archive"] == variables["health"] & variables["metrics"]
         for option in ("--dry-run", "--output", "--shard", "--every", "--for"):
-            assert option in helps["rollup"]
-        assert _parser().parse_args(["rollup", "--shard", "0/2"]).shard == (0, 2)
+            assert option in helps["archive"]
+        assert _parser().parse_args(["archive", "--shard", "0/2"]).shard == (0, 2)
 
     def test_intervals(self) -> None:
         """``sidecar`` runs it with the interval of its setting; ``--every`` with its own."""
         values = settings.Settings.model_construct(
-            health_check_interval=60.0, metrics_collection_interval=7.0
+            health_check_interval=60.0, metrics_collection_interval=7.0, rollup_interval=9.0
         )
 
         def intervals(*arguments: str) -> dict[str, float]:
             return run_loop.intervals_of(_parser().parse_args(arguments), values)
 
-        assert intervals("sidecar") == {"health": 60.0, "metrics": 7.0, "rollup": 7.0}
-        assert intervals("sidecar", "rollup") == {"rollup": 7.0}
-        assert intervals("rollup", "--every", "3") == {"rollup": 3.0}
-        assert intervals("rollup") == {}
+        assert intervals("sidecar") == {
+            "health": 60.0,
+            "metrics": 7.0,
+            "rollup": 9.0,
+            "archive": 7.0,
+        }
+        assert intervals("sidecar", "archive") == {"archive": 7.0}
+        assert intervals("archive", "--every", "3") == {"archive": 3.0}
+        assert intervals("archive") == {}
 
     def test_suggestions(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A misspelled name suggests it, as a command and as an argument of ``sidecar``."""
-        for line in ("rolup", "sidecar rolup"):
+        for line in ("archiv", "sidecar archiv"):
             assert main(line.split()) == 2
-            assert capsys.readouterr().err.rstrip("\n").endswith("; did you mean rollup?")
+            assert capsys.readouterr().err.rstrip("\n").endswith("; did you mean archive?")
         assert main(["sidecar", "--help"]) == 0
-        assert "health, metrics, rollup" in " ".join(capsys.readouterr().out.split())
+        assert "health, metrics, rollup, archive" in " ".join(capsys.readouterr().out.split())
 
     def test_trigger(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-        """``trigger rollup`` starts the CronJob ops-worker-rollup; the help lists the pass."""
+        """``trigger archive`` starts the CronJob ops-worker-archive; the help lists the pass."""
         asked: list[str] = []
 
         class Cluster:
@@ -176,11 +181,13 @@ class TestCommandLine:
                 return str(job["metadata"]["name"])
 
         monkeypatch.setattr(cluster, "_connect", lambda _: Cluster())
-        assert main(["trigger", "rollup"]) == 0
-        assert asked == ["ops-worker-rollup"]
+        assert main(["trigger", "archive"]) == 0
+        assert asked == ["ops-worker-archive"]
         capsys.readouterr()
         assert main(["trigger", "--help"]) == 0
-        assert "health, metrics, rollup, init-db" in " ".join(capsys.readouterr().out.split())
+        assert "health, metrics, rollup, archive, init-db" in " ".join(
+            capsys.readouterr().out.split()
+        )
 
 
 @pytest.mark.unit
@@ -196,19 +203,19 @@ class TestManifests:
             (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
         text = (K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8")
         document: dict[str, Any] = yaml.safe_load(
-            text.replace("ops-worker-health", "ops-worker-rollup")
+            text.replace("ops-worker-health", "ops-worker-archive")
         )
         document["spec"]["schedule"] = schedule
         job = document["spec"]["jobTemplate"]["spec"]
         container = job["template"]["spec"]["containers"][0]
         # Nothing but its command shows that this container is the worker's.
-        container |= {"image": "registry.example/tools:1.0", "args": ["rollup"], "name": "job"}
+        container |= {"image": "registry.example/tools:1.0", "args": ["archive"], "name": "job"}
         for rule in job["podFailurePolicy"]["rules"]:
             if "onExitCodes" in rule:
                 rule["onExitCodes"]["containerName"] = "job"
         variables = [one for one in container["env"] if one["name"] != "PASS_PERIOD"]
         container["env"] = [*variables, {"name": "PASS_PERIOD", "value": period}]
-        (tmp_path / "rollup.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        (tmp_path / "archive.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         capsys.readouterr()
         main(["manifests", "check", str(tmp_path)])
         captured = capsys.readouterr()
@@ -217,13 +224,13 @@ class TestManifests:
     def test_recognised(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The container counts as the worker's: a PASS_PERIOD below the schedule's is a fault."""
         said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="60")
-        (line,) = [line for line in said.splitlines() if "rollup.yaml" in line]
+        (line,) = [line for line in said.splitlines() if "archive.yaml" in line]
         assert "PASS_PERIOD is 60: set it to 300" in line
 
     def test_right_period(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """With the right period nothing is wrong."""
         said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="300")
-        assert "rollup.yaml" not in said
+        assert "archive.yaml" not in said
 
 
 @pytest.mark.integration
@@ -232,17 +239,18 @@ class TestDatabase:
 
     def test_single_pass(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
         """A single pass records its self-metrics, and prints a closing line or a document."""
-        assert main(["rollup", "--dry-run"]) == 0
+        assert main(["archive", "--dry-run"]) == 0
         assert platform.value(RECORDED) == 0
-        assert main(["rollup"]) == 0
+        assert main(["archive"]) == 0
         assert platform.value(RECORDED) == 1
-        assert "\nrollup: " in "\n" + capsys.readouterr().out
-        assert main(["rollup", "--output", "json"]) == 0
+        assert "\narchive: " in "\n" + capsys.readouterr().out
+        assert main(["archive", "--output", "json"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert (document["pass"], document["result"]) == ("rollup", "recorded")
+        assert (document["pass"], document["result"]) == ("archive", "recorded")
 
     @pytest.mark.parametrize(
-        ("name", "result"), [("health", "recorded"), ("metrics", "recorded"), ("rollup", "skipped")]
+        ("name", "result"),
+        [("health", "recorded"), ("metrics", "recorded"), ("archive", "skipped")],
     )
     def test_lock(
         self,
@@ -253,7 +261,7 @@ class TestDatabase:
     ) -> None:
         """It has a lock of its own: while a process holds it, only this pass is skipped."""
         with psycopg.connect(platform.url) as other:
-            lock = ROLLUP.transaction.lock
+            lock = ARCHIVE.transaction.lock
             other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_SPACE, lock])
             assert main([name, "--output", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["result"] == result
@@ -261,18 +269,18 @@ class TestDatabase:
     def test_every(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """``--every`` runs it in a loop, whose interval its self-metrics record."""
         _signal_when(monkeypatch, threading.Event().wait)
-        assert main(["rollup", "--every", "3600", "--for", "0.1"]) == 0
-        periods = "SELECT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'rollup' LIMIT 1"
+        assert main(["archive", "--every", "3600", "--for", "0.1"]) == 0
+        periods = "SELECT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'archive' LIMIT 1"
         assert platform.value(periods) == "3600"
 
     def test_flush(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """At the end of a loop, the flush that the entry names writes what waits; no other does."""
         FLUSHED.clear()
-        spec = ROLLUP._replace(flush="tests.test_third_pass:flush")
-        monkeypatch.setitem(PASSES, ROLLUP.name, spec)
+        spec = ARCHIVE._replace(flush="tests.test_third_pass:flush")
+        monkeypatch.setitem(PASSES, ARCHIVE.name, spec)
         monkeypatch.setattr("ops_worker.passes.metrics.flush", lambda *_: pytest.fail("metrics"))
         _signal_when(monkeypatch, threading.Event().wait)
-        assert main(["rollup", "--every", "3600", "--for", "0.1"]) == 0
+        assert main(["archive", "--every", "3600", "--for", "0.1"]) == 0
         (context,) = FLUSHED
         assert context.backlog is not None
         assert platform.value(RECORDED) >= 1
@@ -280,7 +288,7 @@ class TestDatabase:
     def test_sidecar(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """The sidecar runs it beside the other passes, until a signal."""
         passes = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics"
-        _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 3))
+        _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 4))
         assert main(["sidecar"]) == 0
         assert platform.value(RECORDED) >= 1
 
@@ -288,7 +296,7 @@ class TestDatabase:
         """``status`` lists it as never run, then on time, then stale."""
         assert main(["health"]) == main(["metrics"]) == 0
         assert _row_of_status(capsys) == ["never"]
-        assert main(["rollup"]) == 0
+        assert main(["archive"]) == 0
         assert _row_of_status(capsys) == ["on", "time"]
         _age(platform)
         assert _row_of_status(capsys) == ["stale"]
@@ -298,13 +306,18 @@ class TestDatabase:
         for name in PASSES:
             assert main([name]) == 0
         document = _explained(capsys)
-        assert [one["pass"] for one in document["passes"]] == ["health", "metrics", "rollup"]
+        assert [one["pass"] for one in document["passes"]] == [
+            "archive",
+            "health",
+            "metrics",
+            "rollup",
+        ]
         assert document["state"] == "healthy"
         _age(platform)
         document = _explained(capsys)
         assert (document["state"], document["reason"]) == (
             "stale",
-            "not recorded for 3 periods: rollup",
+            "not recorded for 3 periods: archive",
         )
 
     @pytest.mark.usefixtures("platform")
@@ -314,8 +327,8 @@ class TestDatabase:
         page = tmp_path / "page.html"
         for _ in range(2):
             assert main(["report", "-o", str(page)]) == 0
-            assert "rollup" in page.read_text(encoding="utf-8")
-            assert main(["rollup"]) == 0
+            assert "archive" in page.read_text(encoding="utf-8")
+            assert main(["archive"]) == 0
 
     @pytest.mark.parametrize("watcher", ["health", "metrics"])
     def test_peers_notice_its_end(
@@ -331,12 +344,12 @@ class TestDatabase:
         assert json.loads(captured.out)["alerts"]["opened"] == ["ops_worker"]
         (alert,) = platform.alerts()
         assert alert["fingerprint"] == "system-health:ops_worker"
-        assert "no rollup pass was recorded for " in alert["summary"]
+        assert "no archive pass was recorded for " in alert["summary"]
         assert alert["details"]["evidence"]["seen_by"] == f"{watcher} pass"
         (line,) = [line for line in captured.err.splitlines() if '"alert opened"' in line]
-        assert "rollup" in json.loads(line)["reason"]
+        assert "archive" in json.loads(line)["reason"]
 
-        platform.rows("UPDATE system_metrics SET time = now() WHERE tags ->> 'pass' = 'rollup'")
+        platform.rows("UPDATE system_metrics SET time = now() WHERE tags ->> 'pass' = 'archive'")
         assert main([watcher, "--output", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["alerts"]["closed"] == ["ops_worker"]
         assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
@@ -346,10 +359,10 @@ class TestDatabase:
         for name in PASSES:
             assert main([name]) == 0
         _age(platform, "health")
-        assert main(["rollup"]) == 0
+        assert main(["archive"]) == 0
         (alert,) = platform.alerts()
         assert "no health pass was recorded" in alert["summary"]
-        assert main(["health"]) == main(["rollup"]) == 0
+        assert main(["health"]) == main(["archive"]) == 0
         assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
 
     def test_check(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,7 +372,7 @@ class TestDatabase:
         assert "system_metrics" in capsys.readouterr().out
 
 
-def _age(database: Database, name: str = "rollup") -> None:
+def _age(database: Database, name: str = "archive") -> None:
     """Let a pass seem to have been recorded an hour ago for the last time."""
     database.rows(
         "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s", name
@@ -371,7 +384,7 @@ def _row_of_status(capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
     assert main(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (line,) = [line.split() for line in lines if line.startswith("rollup ")]
+    (line,) = [line.split() for line in lines if line.startswith("archive ")]
     return line[1:3] if line[1] == "on" else line[1:2]
 
 

@@ -12,6 +12,7 @@ from ops_worker.errors import DONE, SchemaError
 if TYPE_CHECKING:
     import argparse
 
+    from ops_worker.adapters.postgres import Store
     from ops_worker.adapters.postgres.migrate import Change
     from ops_worker.settings import Settings
 
@@ -51,6 +52,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             changes.extend(database.migrate(standalone=options.standalone))
         finally:
             _print(changes)
+        if options.standalone and not settings.samples_days:
+            _print_retention(database)
     if faults := [change.fault for change in changes if change.fault]:
         raise SchemaError("; ".join(faults))
     return DONE
@@ -64,3 +67,14 @@ def _print(changes: list[Change]) -> None:
     for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
         if not change.fault:
             print(f"{change.subject}: {change.action}")
+
+
+def _print_retention(database: Store) -> None:
+    """Print what removes old samples, if nothing does yet."""
+    from ops_worker.adapters.postgres.rollup_writes import has_plain_samples
+
+    if database.read(has_plain_samples):
+        print(
+            "system_metrics: nothing removes old samples from a plain table; "
+            "set SAMPLES_DAYS=7 and run `ops-worker rollup` every hour"
+        )

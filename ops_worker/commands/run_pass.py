@@ -16,7 +16,7 @@ from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.output import RENDERERS, message, summary
-from ops_worker.core.passes import peers
+from ops_worker.core.passes import PASSES, peers
 from ops_worker.errors import DONE, UNHEALTHY
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             store=database,
             clock=time.monotonic,
             dry_run=options.dry_run,
-            period_s=settings.pass_period,
+            period_s=max(settings.pass_period, PASSES[options.command].least_period_s),
         )
         outcome = function_of(options.command)(context)
         outcome = outcome._replace(duration_s=time.monotonic() - options.begun)

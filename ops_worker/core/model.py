@@ -332,6 +332,24 @@ class Result(enum.StrEnum):
     OFF = "off"  # SYSTEM_ALERT_ENABLED is off
 
 
+class Rolled(NamedTuple):
+    """What a rollup pass did.
+
+    - ``hours``, ``days``: slices of which rows were written, or would be in a dry run.
+    - ``rows``: rows of hours and days that were written.
+    - ``removed``: rows that were removed, by table.
+    - ``until``: the hours before this time are done.
+    - ``behind_s``: seconds of complete hours or days that are not done yet.
+    """
+
+    hours: int = 0
+    days: int = 0
+    rows: int = 0
+    removed: Mapping[str, int] = {}
+    until: datetime | None = None
+    behind_s: float = 0.0
+
+
 class Outcome(NamedTuple):
     """What a pass did. The closing line and ``--output json`` are made from it.
 
@@ -341,6 +359,7 @@ class Outcome(NamedTuple):
       left, or limits of this process.
     - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
     - ``duration_s``: the duration of the pass in seconds of wall time.
+    - ``rolled``: what a rollup pass did; None for the other passes.
     """
 
     name: str
@@ -357,6 +376,7 @@ class Outcome(NamedTuple):
     unprobed: tuple[str, ...] = ()
     unprobed_because: tuple[str, ...] = ()
     maintenance_until: datetime | None = None
+    rolled: Rolled | None = None
 
     @property
     def unhealthy(self) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.model import Outcome, Result, State
-from ops_worker.text import format_table
+from ops_worker.text import format_age, format_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ops_worker.core.model import Sample, Verdict
+    from ops_worker.core.model import Rolled, Sample, Verdict
 
 
 MAX_LISTED = 10
@@ -33,9 +33,11 @@ def document(outcome: Outcome) -> dict[str, Any]:
     maintenance_until = None
     if outcome.maintenance_until is not None:
         maintenance_until = outcome.maintenance_until.isoformat()
+    rolled = {} if outcome.rolled is None else {"rollup": _rolled(outcome.rolled)}
     return {
         "pass": outcome.name,
         "result": outcome.result.value,
+        **rolled,
         "services": [
             {
                 "service": verdict.target.name,
@@ -60,6 +62,14 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "samples": [_sample(sample) for sample in outcome.samples],
         "warnings": list(outcome.warnings),
         "duration_s": round(outcome.duration_s, 3),
+    }
+
+
+def _rolled(rolled: Rolled) -> dict[str, Any]:
+    return {
+        **rolled._asdict(),
+        "until": None if rolled.until is None else rolled.until.isoformat(),
+        "behind_s": round(rolled.behind_s),
     }
 
 
@@ -138,15 +148,19 @@ RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json,
 
 
 def _body(outcome: Outcome) -> str:
+    if outcome.result is Result.OFF and outcome.rolled is not None:
+        return "off: the pass of shard 0 does it for all shards"
     services = _services(outcome.verdicts)
     if outcome.result is Result.OFF:
         return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
     if outcome.result is Result.WAITING:
-        return f"waiting: an earlier {outcome.name} pass is still being recorded; {services}"
+        waiting = f"waiting: an earlier {outcome.name} pass is still being recorded"
+        return waiting if outcome.rolled is not None else f"{waiting}; {services}"
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry_run = outcome.result is Result.DRY_RUN
-    parts = [services, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
+    first = [services] if outcome.rolled is None else _rollup(outcome.rolled, dry_run=dry_run)
+    parts = [*first, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
     if outcome.warnings:
         parts.append(_count(len(outcome.warnings), "warning"))
     if dry_run:
@@ -170,6 +184,20 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
         yield f"{len(outcome.superseded)} older than the database's row: {names}"
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
+
+
+def _rollup(rolled: Rolled, *, dry_run: bool) -> Iterator[str]:
+    """Yield what a rollup pass did, and where it is."""
+    verb = "would be written" if dry_run else "written"
+    hours, days = _count(rolled.hours, "hour"), _count(rolled.days, "day")
+    yield f"{hours} and {days} {verb}, {_count(rolled.rows, 'row')}"
+    removed = [f"{count} of {table}" for table, count in rolled.removed.items() if count]
+    if removed:
+        yield f"rows removed: {', '.join(removed)}"
+    if rolled.until is not None:
+        yield f"complete until {rolled.until:%Y-%m-%d %H:%M %Z}"
+    if rolled.behind_s:
+        yield f"behind by {format_age(rolled.behind_s)}; the next pass continues"
 
 
 def _alerts(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:

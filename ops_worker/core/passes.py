@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS
+from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS, ROLLUP_BEHIND_S
 
 MAINTENANCE_TABLE = "ops_worker_maintenance"
 """The table of the maintenance that is running."""
@@ -43,6 +43,12 @@ class PassSpec(NamedTuple):
     - ``flush``: ``module:function``; empty if a loop keeps no samples while the database is away.
       The function takes a ``Context`` and the moment until which a transaction may begin (seconds,
       monotonic clock). It writes the samples in the backlog and returns how many.
+    - ``sharded``: whether each shard runs the pass for its services.
+    - ``optional``: whether an installation may do without the pass. As long as it was never
+      recorded, no reader mentions it.
+    - ``probes``: whether the pass connects to the services.
+    - ``least_period_s``: the shortest period that a single pass records, in seconds. PASS_PERIOD is
+      60 by default, which is not that of a pass that runs once an hour.
     """
 
     name: str
@@ -52,6 +58,10 @@ class PassSpec(NamedTuple):
     marker: str
     interval_setting: str
     flush: str = ""
+    sharded: bool = True
+    optional: bool = False
+    probes: bool = True
+    least_period_s: float = 1.0
 
 
 ACTION_TABLE = "ops_worker_action"
@@ -91,13 +101,40 @@ METRICS = PassSpec(
 )
 """The pass that records samples."""
 
-PASSES = {spec.name: spec for spec in (HEALTH, METRICS)}
+ROLLUP_TABLES = ("ops_worker_hour", "ops_worker_day")
+"""The tables of the rollup pass."""
+
+ROLLUP = PassSpec(
+    name="rollup",
+    summary="turn samples into one row per series and hour, and per day; remove what is too old",
+    run="ops_worker.passes.rollup:run",
+    transaction=TransactionSpec(
+        lock=3,
+        required_tables=("system_metrics",),
+        creates_if_permitted=ROLLUP_TABLES,
+    ),
+    # A metric of its own: it is found at once, however long ago it was recorded.
+    marker=ROLLUP_BEHIND_S,
+    interval_setting="rollup_interval",
+    sharded=False,
+    optional=True,
+    probes=False,
+    least_period_s=3600.0,
+)
+"""The pass that keeps the samples of each hour and day, in short."""
+
+PASSES = {spec.name: spec for spec in (HEALTH, METRICS, ROLLUP)}
 """Every pass by its name, in the order of the help."""
 
 
 def peers(name: str) -> tuple[str, ...]:
     """Return the names of all other passes: the pass ``name`` notices when one of them stops."""
     return tuple(other for other in PASSES if other != name)
+
+
+def expected() -> set[str]:
+    """Return the names of the passes that every installation runs."""
+    return {name for name, spec in PASSES.items() if not spec.optional}
 
 
 def commands() -> tuple[str, ...]:

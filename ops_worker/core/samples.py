@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import Counter, Reading, Sample, Verdict
 from ops_worker.text import format_labels, one_line
@@ -13,7 +13,7 @@ from ops_worker.text import format_labels, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ops_worker.core.model import Figure
+    from ops_worker.core.model import Figure, Target
 
     Part = tuple[list[Sample], list[str]]
 
@@ -32,6 +32,8 @@ OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
 """Metric of each health pass: 1 during a maintenance, else 0. It shows past maintenances."""
+ROLLUP_BEHIND_S = "rollup_behind_s"
+"""Metric of each rollup pass: seconds of complete hours or days that are not rolled up yet."""
 MAX_COUNTERS = 200
 """Counters that are recorded of a service with ``counters = "*"``: it must not fill the table."""
 MAX_ROWS = 1000
@@ -42,6 +44,41 @@ MAX_SHARE = 0.1
 """Share of its interval that a figure may take without a warning."""
 MAX_SHOWN = 40
 """Characters of a value in a message: enough to recognise a number."""
+
+
+class CounterSeries(NamedTuple):
+    """Which series are counters; all others are gauges.
+
+    ``listed`` has services with a counter's name. Of the services in ``unrestricted`` every metric
+    is a counter, except for ``gauges``.
+    """
+
+    listed: frozenset[tuple[str, str]]
+    unrestricted: frozenset[str]
+    gauges: frozenset[str] = OWN_METRICS
+
+    def includes(self, service: str, metric: str) -> bool:
+        """Return whether a service and metric are a counter."""
+        if (service, metric) in self.listed:
+            return True
+        return service in self.unrestricted and metric not in self.gauges
+
+
+def counter_series(targets: Iterable[Target]) -> CounterSeries:
+    """Return which series are counters.
+
+    They are if a monitored service reports the metric and the catalogue does not call it a gauge.
+    """
+    targets = tuple(targets)
+    listed = {
+        (target.series, counter.name)
+        for target in targets
+        for counter in target.counters or ()
+        if not counter.gauge
+    }
+    # Services of which every counter is recorded.
+    unrestricted = {target.series for target in targets if target.counters is None}
+    return CounterSeries(frozenset(listed), frozenset(unrestricted))
 
 
 def service_samples(verdict: Verdict) -> tuple[list[Sample], list[str]]:

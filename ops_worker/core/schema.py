@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, ROLLUP_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -56,6 +56,25 @@ class Difference(NamedTuple):
     key: tuple[str, ...]
 
 
+DOUBLE = "double precision"
+_ROLLED = (
+    Column("service", TEXT, required=True, fill="''"),
+    Column("metric_name", TEXT, required=True, fill="''"),
+    Column("tags", "jsonb", required=True, default="'{}'"),
+    Column("begun", TIME, required=True, fill="'epoch'"),
+    # A row of no sample is replaced by the next rollup of its hour.
+    Column("samples", "bigint", required=True, fill="0"),
+    Column("mean", DOUBLE, required=True, fill="'NaN'"),
+    Column("least", DOUBLE, required=True, fill="'NaN'"),
+    Column("most", DOUBLE, required=True, fill="'NaN'"),
+    Column("latest", DOUBLE, required=True, fill="'NaN'"),
+    Column("p50", DOUBLE),
+    Column("p95", DOUBLE),
+    Column("p99", DOUBLE),
+    Column("increase", DOUBLE),
+    Column("seconds", DOUBLE),
+)
+"""The columns of the hours and of the days."""
 _SHAPES = (
     Shape(
         name="tenants",
@@ -180,6 +199,10 @@ _SHAPES = (
         ),
         key=("id",),
     ),
+    *(
+        Shape(name, _ROLLED, key=("service", "metric_name", "tags", "begun"))
+        for name in ROLLUP_TABLES
+    ),
     Shape(
         name="ops_worker_action",
         columns=(
@@ -214,6 +237,7 @@ OWN = (
     "ops_worker_run",
     "ops_worker_span",
     "ops_worker_action",
+    *ROLLUP_TABLES,
     VERSIONS,
 )
 """The tables that nobody but the worker creates. The platform may have created the other ones."""

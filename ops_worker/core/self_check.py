@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
-from ops_worker.core.passes import LEDGER_TABLES, MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.core.passes import (
+    LEDGER_TABLES,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
+)
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, compare, quoted, set_type
 from ops_worker.core.suggest import closest, intended_variable
 from ops_worker.errors import ROW_SECURITY_REMEDY
@@ -164,6 +169,17 @@ TABLES = (
             "may; else the owner runs `ops-worker init-db`",
         )
         for name in LEDGER_TABLES
+    ),
+    *(
+        Table(
+            name=name,
+            privileges=("SELECT", "INSERT", "UPDATE", "DELETE"),
+            columns=_columns(name),
+            absent=OK,
+            remedy="the first rollup pass creates it if its role may; "
+            "else the owner runs `ops-worker init-db`",
+        )
+        for name in ROLLUP_TABLES
     ),
     Table(
         name=VERSIONS,

@@ -344,7 +344,8 @@ def _why_unknown(history: ServiceHistory, rule: Rule) -> str:
     """Return why nothing is known about a service at that time, although passes may have run."""
     if history.service == OPS_WORKER:
         return "no pass was recorded, or RECORD_OWN_METRICS is off"
-    ran = [name for name in PASSES if is_fresh(history.passes, name, history.at)]
+    probing = [name for name, spec in PASSES.items() if spec.probes]
+    ran = [name for name in probing if is_fresh(history.passes, name, history.at)]
     if not ran or history.service == POSTGRES:
         return NOT_OBSERVED
     several = len(ran) > 1

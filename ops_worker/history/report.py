@@ -6,7 +6,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import HEALTH, METRICS, PASSES
+from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
 from ops_worker.history.series import Key, Run
@@ -388,7 +388,7 @@ def _passes(rows: StatusRows) -> list[PassSummary]:
         for count in rows.counts
     ]
     silent = {label(name, shard) for name, shard in periods}
-    silent |= PASSES.keys() - {count.name for count in rows.counts}
+    silent |= expected() - {count.name for count in rows.counts}
     return summaries + [_silent_pass(name, rows.since_s) for name in sorted(silent)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.samples import HEALTHY, PROBE_LATENCY_MS
+from ops_worker.core.samples import counter_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,27 +85,8 @@ class Run(NamedTuple):
 
 
 def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
-    """Return the function that decides whether a service and metric are a counter.
-
-    They are if a monitored service reports the metric and the catalogue does not call it a gauge.
-    """
-    targets = tuple(targets)
-    listed = {
-        (target.series, counter.name)
-        for target in targets
-        for counter in target.counters or ()
-        if not counter.gauge
-    }
-    # Services of which every counter is recorded.
-    unrestricted = {target.series for target in targets if target.counters is None}
-
-    def is_counter(service: str, metric: str) -> bool:
-        """Return whether a series is a counter."""
-        if (service, metric) in listed:
-            return True
-        return service in unrestricted and metric not in {HEALTHY, PROBE_LATENCY_MS}
-
-    return is_counter
+    """Return the function that decides whether a service and metric are a counter."""
+    return counter_series(targets).includes
 
 
 def group_series(rows: Iterable[BucketRow], is_counter: Callable[[str, str], bool]) -> list[Series]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
-from ops_worker.core.passes import HEALTH, METRICS, PASSES
+from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import PassRecord, label, longest_period_s, period_of, stale_after_s
 from ops_worker.history.screen import ScreenTable, format_ago, sparkline
@@ -322,7 +322,7 @@ def _passes_table(passes: Sequence[PassStatus]) -> ScreenTable:
         for status in passes
     ]
     if passes:
-        never = PASSES.keys() - {status.pass_ for status in passes}
+        never = expected() - {status.pass_ for status in passes}
         rows += [(name, "never", "-", "-", "-") for name in sorted(never)]
     return ScreenTable(
         title="Passes",

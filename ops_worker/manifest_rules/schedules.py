@@ -317,6 +317,11 @@ def shards(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Prob
     count = number(setting)
     completions = number(job.get("completions", 1))
     is_indexed = job.get("completionMode") == "Indexed"
+    if worker.command in PASSES and not PASSES[worker.command].sharded:
+        if completions != 1:
+            message = f"must be 1: one {worker.command} pass does the work for all shards"
+            yield Problem(f"{JOB_PATH}.completions", message)
+        return
     if count != completions or (count != 1 and not is_indexed):
         yield Problem(
             f"{JOB_PATH}.completions",

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ops_worker.core.passes import container_commands
+from ops_worker.core.passes import PASSES, container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
 from ops_worker.manifest_rules.containers import catalogue_of, writes_events
 from ops_worker.manifest_rules.parts import pod_template
@@ -290,7 +290,9 @@ def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
         if port.isdecimal() and len(port) <= MAX_PORT_DIGITS:
             yield Destination("TCP", int(port), "PG_PORT")
     ports = set()
-    for target in catalogue_of(worker)[0].targets:
+    is_probing = worker.command not in PASSES or PASSES[worker.command].probes
+    targets = catalogue_of(worker)[0].targets if is_probing else ()
+    for target in targets:
         target_port = _port_of(target.url)
         if target_port is not None and target_port not in ports:
             ports.add(target_port)

@@ -138,7 +138,7 @@ class Context(NamedTuple):
             return []
         # Readers judge by it whether this pass has stopped.
         tags = {"period_s": f"{self.period_s:g}"}
-        if self.settings.shard_count > 1:
+        if spec.sharded and self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
         duration_s = self.clock() - begun
         return self_metrics(spec.name, verdicts, duration_s, tags, maintenance=maintenance)

@@ -388,11 +388,12 @@ def test_signal_between_ticks(worker: Worker, database: Database, number: signal
     env = {
         "HEALTH_CHECK_INTERVAL": "86400",
         "METRICS_COLLECTION_INTERVAL": "86400",
+        "ROLLUP_INTERVAL": "86400",
         "SIDECAR_PORT": "0",
     }
     recorded = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics WHERE metric_name = 'pass_success'"
     with worker.start("sidecar", **env) as process:
-        until(lambda: database.value(recorded) == 2)
+        until(lambda: database.value(recorded) == 3)
         ended(process, number)
 
 

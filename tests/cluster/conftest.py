@@ -156,7 +156,7 @@ def _point_at(host: str, port: int, stubs: Stubs) -> None:
         "-p",
         json.dumps(to_host),
     )
-    for name in ("health", "metrics"):
+    for name in ("health", "metrics", "rollup"):
         kubectl(
             "-n",
             NAMESPACE,

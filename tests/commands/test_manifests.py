@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The command counts objects and faults, and exits with 4 if there are faults."""
     assert main(["manifests", "check", str(K8S)]) == 0
-    assert capsys.readouterr().out == "manifests: 8 objects checked, 0 faults\n"
+    assert capsys.readouterr().out == "manifests: 9 objects checked, 0 faults\n"
     bad = tmp_path / "bad.yaml"
     bad.write_text(
         (K8S / HEALTH).read_text(encoding="utf-8").replace("timeZone: Etc/UTC", "timeZone: Moon"),
@@ -53,7 +53,7 @@ def test_standard_input_and_lists() -> None:
         check=False,
         cwd=K8S.parent,
     )
-    assert (done.returncode, done.stdout) == (0, "manifests: 8 objects checked, 0 faults\n")
+    assert (done.returncode, done.stdout) == (0, "manifests: 9 objects checked, 0 faults\n")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ops_worker.core.model import Outcome, Result, Sample, State, StateChange, Target, Verdict
-from ops_worker.core.output import as_json, as_table, failed, message, summary, text
+from ops_worker.core.model import (
+    Outcome,
+    Result,
+    Rolled,
+    Sample,
+    State,
+    StateChange,
+    Target,
+    Verdict,
+)
+from ops_worker.core.output import as_json, as_table, document, failed, message, summary, text
 
 pytestmark = pytest.mark.unit
 
@@ -157,3 +166,52 @@ def test_message_is_short() -> None:
         == 3
     )
     assert "200 probed again, 200 confirmed" in text(Outcome("health", Result.RECORDED, many))
+
+
+ROLLED = Rolled(
+    hours=1,
+    days=2,
+    rows=30,
+    removed={"system_metrics": 4, "ops_worker_hour": 0},
+    until=datetime(2026, 3, 1, 13, tzinfo=UTC),
+    behind_s=7200.0,
+)
+
+
+def test_rollup() -> None:
+    """The closing line says what was written and removed, and where the pass is."""
+    outcome = Outcome("rollup", Result.RECORDED, rolled=ROLLED)
+    assert text(outcome) == (
+        "rollup: 1 hour and 2 days written, 30 rows; rows removed: 4 of system_metrics; "
+        "complete until 2026-03-01 13:00 UTC; behind by 2 h; the next pass continues (0.00 s)"
+    )
+    assert as_table(outcome) == text(outcome)
+    assert summary(outcome, 0)["summary"] == text(outcome)
+    assert document(outcome)["rollup"] == {
+        "hours": 1,
+        "days": 2,
+        "rows": 30,
+        "removed": {"system_metrics": 4, "ops_worker_hour": 0},
+        "until": "2026-03-01T13:00:00+00:00",
+        "behind_s": 7200,
+    }
+    assert "rollup" not in document(Outcome("health", Result.RECORDED))
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (
+            Result.DRY_RUN,
+            "0 hours and 0 days would be written, 0 rows; dry run, nothing was written",
+        ),
+        (Result.OFF, "off: the pass of shard 0 does it for all shards"),
+        (Result.WAITING, "waiting: an earlier rollup pass is still being recorded"),
+        (Result.SKIPPED, "skipped: another rollup pass holds the lock; nothing was written"),
+    ],
+)
+def test_rollup_without_work(result: Result, line: str) -> None:
+    """It counts no services, because it probes none."""
+    outcome = Outcome("rollup", result, rolled=Rolled())
+    assert text(outcome) == f"rollup: {line} (0.00 s)"
+    assert document(outcome)["rollup"]["until"] is None

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from ops_worker.core.passes import PASSES, commands, container_commands, peers
+from ops_worker.core.passes import PASSES, commands, container_commands, expected, peers
 
 pytestmark = pytest.mark.unit
 
 
 def test_order() -> None:
     """The order is that of the help."""
-    assert list(PASSES) == ["health", "metrics"]
+    assert list(PASSES) == ["health", "metrics", "rollup"]
 
 
-@pytest.mark.parametrize(("name", "others"), [("health", ("metrics",)), ("metrics", ("health",))])
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("health", ("metrics", "rollup")),
+        ("metrics", ("health", "rollup")),
+        ("rollup", ("health", "metrics")),
+    ],
+)
 def test_peers(name: str, others: tuple[str, ...]) -> None:
     """Each pass watches all others and not itself."""
     assert peers(name) == others
@@ -22,14 +29,14 @@ def test_peers(name: str, others: tuple[str, ...]) -> None:
 
 def test_commands() -> None:
     """Containers run the passes, the sidecar and init-db."""
-    assert commands() == ("health", "metrics", "sidecar")
-    assert container_commands() == ("health", "metrics", "sidecar", "init-db")
+    assert commands() == ("health", "metrics", "rollup", "sidecar")
+    assert container_commands() == ("health", "metrics", "rollup", "sidecar", "init-db")
 
 
 def test_locks() -> None:
     """Locks never change: old and new releases of a pass exclude each other during a rollout."""
     locks = {name: spec.transaction.lock for name, spec in PASSES.items()}
-    assert locks == {"health": 1, "metrics": 2}
+    assert locks == {"health": 1, "metrics": 2, "rollup": 3}
 
 
 def test_tables() -> None:
@@ -41,6 +48,7 @@ def test_tables() -> None:
     assert tables == {
         "health": (("fleet_alert", "tenants"), "service_health"),
         "metrics": (("system_metrics",), ""),
+        "rollup": (("system_metrics",), ""),
     }
 
 
@@ -49,7 +57,13 @@ def test_markers() -> None:
     assert {name: spec.marker for name, spec in PASSES.items()} == {
         "health": "maintenance",
         "metrics": "pass_success",
+        "rollup": "rollup_behind_s",
     }
+
+
+def test_expected() -> None:
+    """An installation may do without the rollup; no other pass is optional."""
+    assert expected() == {"health", "metrics"}
 
 
 def test_flush() -> None:

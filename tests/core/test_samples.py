@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops_worker.core.model import Counter, Figure, Reading, Sample, State, Target, Verdict
-from ops_worker.core.samples import distinct, figure_samples, number, samples_of, service_samples
+from ops_worker.core.samples import (
+    counter_series,
+    distinct,
+    figure_samples,
+    number,
+    samples_of,
+    service_samples,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -305,3 +312,14 @@ def test_number_is_total(value: Any) -> None:
     """Any value is a finite double or none."""
     found = number(value)
     assert found is None or (isinstance(found, float) and abs(found) < float("inf"))
+
+
+def test_counter_series() -> None:
+    """Counters are listed, or all metrics of a service whose counters are not listed."""
+    listed = Target("a", "", "a", (Counter("c", ()), Counter("g", (), gauge=True)))
+    series = counter_series([listed, Target("b", "", "b", None)])
+    assert series.includes("a", "c")
+    assert not series.includes("a", "g")
+    assert series.includes("b", "anything")
+    assert not series.includes("b", "healthy")
+    assert not series.includes("c", "c")

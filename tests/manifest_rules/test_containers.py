@@ -251,12 +251,12 @@ def test_rule(path: str, value: object, field: str, message: str) -> None:
 def test_image(image: str, is_fixed: bool) -> None:
     """An image needs a version tag or a digest; a registry's port is no tag."""
     objects = INSTALLED
-    for name in ("health", "init-db", "metrics"):
+    for name in ("health", "init-db", "metrics", "rollup"):
         objects = broken(f"40-cronjob-{name}.yaml", f"{CONTAINER}.image", image, objects)
     message = f"{image!r} can change at any time; use a version tag or a digest"
     faults = [
         f"40-cronjob-{name}.yaml: CronJob/ops-worker-{name}: {CONTAINER}.image: {message}"
-        for name in ("health", "init-db", "metrics")
+        for name in ("health", "init-db", "metrics", "rollup")
     ]
     assert faults_of(objects) == ([] if is_fixed else faults)
 

@@ -77,7 +77,8 @@ INSTALLED = scheduled([one for path in sorted(K8S.glob("*.yaml")) for one in obj
 @pytest.mark.unit
 def test_every_cronjob_is_covered() -> None:
     """Each CronJob that runs by itself, and no other, counts as overdue after three of its periods."""
-    assert sorted(name for _, name in INSTALLED) == ["ops-worker-health", "ops-worker-metrics"]
+    names = sorted(name for _, name in INSTALLED)
+    assert names == ["ops-worker-health", "ops-worker-metrics", "ops-worker-rollup"]
     assert covered(RULE) == {job: PERIODS * seconds for job, seconds in INSTALLED.items()}
 
 
@@ -108,9 +109,11 @@ def test_every_alert_is_about_every_cronjob() -> None:
 
 @pytest.mark.unit
 def test_a_resumed_cronjob_has_three_periods() -> None:
-    """How far the alert looks back for a suspension is three of the longest period."""
-    (minutes,) = re.findall(r"\[([0-9]+)m\]", ALERTS[OVERDUE]["expr"])
-    assert int(minutes) * 60 == PERIODS * max(INSTALLED.values())
+    """How far the alert looks back for a suspension is three of each period."""
+    minutes = re.findall(r"\[([0-9]+)m\]", ALERTS[OVERDUE]["expr"])
+    assert [int(number) * 60 for number in minutes] == [
+        PERIODS * seconds for seconds in sorted(set(INSTALLED.values()))
+    ]
 
 
 @pytest.mark.unit
@@ -261,7 +264,7 @@ def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None
 # What follows runs promtool. A scrape is made each minute, the rules are evaluated each half minute, and what fires is looked at
 # in the middle of each minute. Times are seconds since the epoch, at which every history begins.
 END = 100
-HEALTH, OTHER = "ops-worker-health", "ops-worker-metrics"
+HEALTH, OTHER, ROLLUP = "ops-worker-health", "ops-worker-metrics", "ops-worker-rollup"
 NAMESPACE = "ops-worker"
 SUCCEEDS = [60 * minute - 57 for minute in range(END + 1)]
 """A success 3 s into each minute, as the scrape at the end of the minute sees it."""
@@ -309,6 +312,7 @@ def between(first: int, last: int) -> list[int]:
 
 
 WELL = History(cronjob=OTHER)
+HOURLY = History([None if minute < 17 else 1020 for minute in range(END + 1)], cronjob=ROLLUP)
 STOPPED = [WELL, History(succeeded=until(10))]
 NEVER_SUCCEEDED = [WELL, History(succeeded=None)]
 PAUSED = [SUCCEEDS[10] if 10 < minute < 43 else success for minute, success in enumerate(SUCCEEDS)]
@@ -367,6 +371,14 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
     "resumed in vain": (
         [WELL, History(until(10), between(11, 40))],
         {(OVERDUE, HEALTH): range(43, END)},
+    ),
+    "the rollup stopped": (
+        [WELL, History(), History([-20_000] * (END + 1), cronjob=ROLLUP)],
+        {(OVERDUE, ROLLUP): range(END)},
+    ),
+    "the rollup was resumed": (
+        [WELL, History(), History([-20_000] * (END + 1), between(0, 40), cronjob=ROLLUP)],
+        {},
     ),
     "kube-state-metrics goes away": (
         [
@@ -435,9 +447,10 @@ def complaints(
     promtool: str, folder: Path, histories: list[History], expected: dict[str, Any]
 ) -> str:
     """Return what promtool has against the rules, on the series of some CronJobs; nothing when all is as expected."""
+    others = [] if any(one.cronjob == ROLLUP for one in histories) else [HOURLY]
     test = {
         "interval": "1m",
-        "input_series": [one for history in histories for one in history.series()],
+        "input_series": [one for history in [*histories, *others] for one in history.series()],
         **expected,
     }
     path = folder / "tests.yaml"

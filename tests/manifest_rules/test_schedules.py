@@ -265,6 +265,29 @@ def test_shards(path: str, value: object, field: str, message: str) -> None:
     )
 
 
+ROLLUP = "40-cronjob-rollup.yaml"
+
+
+def test_rollup_in_shards() -> None:
+    """One rollup pass does the work for all shards, whatever SHARD_COUNT is."""
+    message = "must be 1: one rollup pass does the work for all shards"
+    assert faults_of(broken(ROLLUP, f"{JOB}.completions", 3)) == [
+        f"{ROLLUP}: CronJob/ops-worker-rollup: {JOB}.completions: {message}"
+    ]
+    assert faults_of(broken(ROLLUP, f"{JOB}.completions", 1)) == []
+
+
+def test_rollup_period() -> None:
+    """Its PASS_PERIOD is that of its schedule, and its deadlines are its own."""
+    variables = [{"name": "PASS_PERIOD", "value": "60"}]
+    (fault,) = [
+        fault
+        for fault in faults_of(broken(ROLLUP, f"{CONTAINER}.env", variables))
+        if "PASS_PERIOD" in fault
+    ]
+    assert "runs every 3600 s, but PASS_PERIOD is 60: set it to 3600" in fault
+
+
 EVERY = "with @every it must be at least the period (90), or no run ever starts"
 
 

@@ -17,7 +17,12 @@ from ops_worker.adapters.postgres.specs import STANDALONE_TABLES
 from ops_worker.adapters.postgres.sqlstate import words
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core import schema
-from ops_worker.core.passes import LEDGER_TABLES, MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.core.passes import (
+    LEDGER_TABLES,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
+)
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 from ops_worker.errors import SchemaError
 from ops_worker.sql import migrations
@@ -38,6 +43,7 @@ OBJECTS = (
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
     *LEDGER_TABLES,
+    *ROLLUP_TABLES,
     VERSIONS,
 )
 """Every object of the migrations, in the order in which they are created."""
@@ -162,7 +168,7 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
     rows = {row["name"]: row for row in inspect(connection, names)}
     for name in names:
         if not definition(name, migration.version):
-            continue  # a later migration creates it
+            continue  # a later migration adds it
         if not rows[name]["present"]:
             created = _create_object(connection, name, migration.version)
             # The repair at the end tries such a view again, and reports it if that fails.

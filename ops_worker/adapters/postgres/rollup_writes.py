@@ -1,0 +1,84 @@
+"""What the rollup pass reads and writes in its transactions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.adapters.postgres.specs import CONFIG_TABLE, RUN_TABLE, SPAN_TABLE
+from ops_worker.adapters.postgres.transaction import one
+from ops_worker.core.passes import ACTION_TABLE, ROLLUP_TABLES
+from ops_worker.core.rollup import RollupState, Slice, floor
+from ops_worker.errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+
+REMOVED_ROWS = 10_000
+"""Rows that one transaction removes at most: they take about 50 ms."""
+SAMPLES = "system_metrics"
+
+
+class Step(NamedTuple):
+    """A table of which old rows are removed, and the statement that removes some of them."""
+
+    table: str
+    statement: str
+
+
+HISTORY_STEPS = (
+    Step(ROLLUP_TABLES[0], "remove_hours"),
+    Step(ROLLUP_TABLES[1], "remove_days"),
+    Step(SPAN_TABLE, "remove_spans"),
+    Step(RUN_TABLE, "remove_runs"),
+    Step(CONFIG_TABLE, "remove_configs"),
+    Step(ACTION_TABLE, "remove_actions"),
+)
+"""The retention of the history. The order matters: a span holds its run, a run its config."""
+SAMPLES_STEP = Step(SAMPLES, "remove_samples")
+
+
+def read_state(transaction: Transaction) -> RollupState:
+    """Return what was rolled up. Raises SchemaError if a table of the rollup is missing."""
+    if missing := [table for table in ROLLUP_TABLES if table not in transaction.present]:
+        raise SchemaError(
+            f"no table {', '.join(missing)}, and this role may not create it",
+            "run `ops-worker init-db` as a role that may create tables",
+        )
+    newest = one(transaction.execute("rollup_state"))
+    return RollupState(**newest, plain=has_plain_samples(transaction))
+
+
+def has_plain_samples(transaction: Transaction) -> bool:
+    """Return whether samples are in a plain table, from which nothing removes the old ones."""
+    return bool(one(transaction.execute("plain_samples"))["plain"])
+
+
+def set_limits(transaction: Transaction, left_s: float) -> None:
+    """Give the statements of this transaction so many seconds, at least one."""
+    limit_ms = round(1000 * max(1.0, left_s))
+    transaction.execute("rollup_limits", {"statement_ms": str(limit_ms)})
+
+
+def next_slice(
+    transaction: Transaction, level: str, since: datetime, until: datetime
+) -> Slice | None:
+    """Return the first hour or day that has samples; None if there is no sample in between."""
+    first = one(transaction.execute("first_sample", {"since": since, "until": until}))["first"]
+    return None if first is None else Slice(level, floor(first, level))
+
+
+def roll_up(transaction: Transaction, part: Slice, parameters: Mapping[str, Any]) -> int:
+    """Write the rows of a slice; return how many are new or changed."""
+    bounds = {"level": part.level, "begun": part.begun, "until": part.end}
+    return int(one(transaction.execute("roll_up", {**parameters, **bounds}))["written"])
+
+
+def remove(transaction: Transaction, step: Step, before: datetime) -> int:
+    """Remove some of the rows that are older than a time; return how many."""
+    if step.table not in transaction.present:
+        return 0
+    limits = {"before": before, "rows": REMOVED_ROWS}
+    return int(one(transaction.execute(step.statement, limits))["removed"])

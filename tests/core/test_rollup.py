@@ -1,0 +1,129 @@
+"""The rules of the rollup: which slices are due, and what is too old."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops_worker.core.model import Counter, Target
+from ops_worker.core.rollup import (
+    DAY,
+    HOUR,
+    OLDEST,
+    Pace,
+    Positions,
+    RollupState,
+    Slice,
+    floor,
+    oldest_kept,
+    parameters,
+    removable_samples,
+)
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 10, 15, 20, tzinfo=UTC)
+TODAY = datetime(2026, 3, 10, tzinfo=UTC)
+
+
+def hour(number: int) -> datetime:
+    """Return the beginning of an hour of today."""
+    return TODAY + timedelta(hours=number)
+
+
+def test_floor() -> None:
+    """Days begin at midnight in UTC, whatever the zone of a time."""
+    there = NOW.astimezone(tz=None)
+    assert floor(there, HOUR) == hour(15)
+    assert floor(there, DAY) == TODAY
+    assert Slice(HOUR, hour(3)).end == hour(4)
+    assert Slice(DAY, TODAY).end == TODAY + timedelta(days=1)
+
+
+@pytest.mark.parametrize(("minute", "end"), [(9, 14), (10, 15), (20, 15)])
+def test_settles(minute: int, end: int) -> None:
+    """An hour is complete ten minutes after its end."""
+    state = RollupState(hour(13), TODAY - timedelta(days=1), plain=True)
+    positions = Positions.initial(state, NOW.replace(minute=minute), 400)
+    assert positions.done[HOUR] == hour(14)
+    assert positions.complete == {HOUR: hour(end), DAY: TODAY}
+    assert positions.due() == (HOUR if end == 15 else None)
+    assert positions.behind_s == (end - 14) * 3600
+
+
+def test_from_the_beginning() -> None:
+    """A new database begins at the oldest sample that is kept; a day follows its hours."""
+    positions = Positions.initial(RollupState(None, None, plain=True), NOW, 2)
+    assert positions.done == dict.fromkeys((HOUR, DAY), NOW - timedelta(days=2))
+    assert Positions.initial(RollupState(None, None, plain=True), NOW, 0).done[DAY] == OLDEST
+    order = []
+    while level := positions.due():
+        part = Slice(level, floor(positions.done[level], level))
+        order.append(part)
+        positions = positions.moved(level, part.end)
+    assert [part.end for part in order] == sorted(part.end for part in order)
+    assert len([part for part in order if part.level == HOUR]) == 48
+    assert len([part for part in order if part.level == DAY]) == 2
+    assert positions.behind_s == 0
+
+
+def test_excluded() -> None:
+    """A level that takes too long is left out."""
+    positions = Positions.initial(RollupState(None, None, plain=True), NOW, 2)
+    assert positions.due([HOUR]) == DAY
+    assert positions.due([HOUR, DAY]) is None
+
+
+def test_repeated() -> None:
+    """Slices that were complete in the last six hours are repeated, up to where the run began."""
+    state = RollupState(hour(13), TODAY - timedelta(days=1), plain=True)
+    repeated = Positions.initial(state, NOW, 400).repeated(NOW)
+    assert (repeated.done[HOUR], repeated.complete[HOUR]) == (hour(9), hour(14))
+    assert repeated.due() == HOUR
+    early = Positions.initial(state, hour(3), 400).repeated(hour(3))
+    assert Slice(DAY, early.done[DAY]).end == early.complete[DAY] == TODAY
+
+
+def test_future() -> None:
+    """Rows of the future, after a clock was set back, are neither behind nor ahead."""
+    state = RollupState(hour(99), TODAY + timedelta(days=9), plain=True)
+    positions = Positions.initial(state, NOW, 400)
+    assert positions.due() is None
+    assert positions.behind_s == 0
+    assert positions.repeated(NOW).due() == HOUR
+
+
+def test_retention() -> None:
+    """Samples are kept while a slice needs them, those of the day before it included."""
+    assert oldest_kept(NOW, 0) == OLDEST
+    done = Positions.initial(RollupState(hour(14), TODAY - timedelta(days=1), plain=True), NOW, 0)
+    assert removable_samples(NOW, 7, done) == NOW - timedelta(days=7)
+    assert removable_samples(NOW, 1, done) == TODAY - timedelta(days=1)
+    late = done.moved(DAY, TODAY - timedelta(days=20))
+    assert removable_samples(NOW, 7, late) == TODAY - timedelta(days=21)
+
+
+def test_parameters() -> None:
+    """Counters are those of the catalogue; gauges and the worker's own metrics are none."""
+    listed = Target("a", "", "a", (Counter("c", ()), Counter("g", (), gauge=True)))
+    every = Target("b", "", "b", None)
+    found = parameters([listed, every])
+    assert json.loads(found["counters"]) == [{"service": "a", "metric": "c"}]
+    assert found["all_counters"] == ["b"]
+    assert found["gauges"] == ["healthy", "probe_latency_ms"]
+    assert found["latencies"] == ["probe_latency_ms"]
+
+
+def test_pace() -> None:
+    """A slice begins only if it fits; a first day is expected to take as long as its hours."""
+    pace = Pace()
+    assert pace.fits(DAY, 0.0)
+    pace.add(HOUR, 1.0)
+    assert pace.fits(HOUR, 1.5)
+    assert not pace.fits(HOUR, 1.4)
+    assert not pace.fits(DAY, 35.0)
+    assert pace.fits(DAY, 36.0)
+    pace.add(DAY, 2.0)
+    assert pace.fits(DAY, 3.0)
