@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import Result, State
-from ops_worker.core.passes import HEALTH
+from ops_worker.core.passes import HEALTH, PASSES
 from ops_worker.errors import OpsWorkerError, SettingsError
 
 try:
@@ -200,9 +200,16 @@ class Telemetry:
         return 503, {"status": "unhealthy", "loops": loops}
 
     def ready(self) -> tuple[int, dict[str, Any]]:
-        """Return 200 if the database has answered every loop, else 503; and a document."""
+        """Return 200 if the database has answered every loop, else 503; and a document.
+
+        A pass that an installation may do without is not waited for: its tables may be missing.
+        """
         with self._lock:
-            waiting = [name for name, state in self._loops.items() if not state.answered]
+            waiting = [
+                name
+                for name, state in self._loops.items()
+                if not state.answered and not PASSES[name].optional
+            ]
         status = 503 if waiting else 200
         return status, {"ready": not waiting, "waiting_for": waiting}
 

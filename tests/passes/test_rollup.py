@@ -444,6 +444,8 @@ SELECT 'health', 'a', 'down', at, 1, 1, at + interval '1 hour', 2, 1
 FROM generate_series(now() - interval '60 days', now() - interval '50 days', '5 hours') AS at;
 INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run)
 VALUES ('health', 'a', 'healthy', now() - interval '45 days', 1, 2);
+INSERT INTO ops_worker_action (at, action) SELECT now() - make_interval(days => 5 + 10 * n), 'pruned'
+FROM generate_series(0, 9) AS n;
 """
 
 
@@ -463,6 +465,7 @@ def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
         "ops_worker_span": 49,
         "ops_worker_run": 1,
         "ops_worker_config": 1,
+        "ops_worker_action": 7,
     }
     for table in ("ops_worker_hour", "ops_worker_day"):
         assert rollup.database.value(f"SELECT min(begun) > now() - interval '30 days' FROM {table}")
@@ -486,6 +489,29 @@ def test_may_not_remove(rollup: Rollup) -> None:
     assert outcome.result is Result.RECORDED
     assert any("old rows of ops_worker_hour are not removed" in one for one in outcome.warnings)
     assert rollup.rows(HOUR) != {}
+
+
+def test_fills_the_ledger(rollup: Rollup) -> None:
+    """Once, from the samples before the first pass that wrote it; a failure is a warning."""
+    assert main(["init-db"]) == 0
+    rollup.database.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value)"
+        " SELECT now() - interval '2 days' + make_interval(secs => n * 60), 'healthy', 'a', 1"
+        " FROM generate_series(0, 600) AS n"
+    )
+    rollup.database.rows(
+        "INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)"
+        " VALUES ('metrics', 5, now() - interval '1 day', now())"
+    )
+    rollup(dry_run=True)
+    spans = "SELECT service, state, last_no FROM ops_worker_span"
+    assert rollup.database.rows(spans) == []
+    for _ in range(2):
+        assert rollup().warnings == ()
+        assert rollup.database.rows(spans) == [{"service": "a", "state": "healthy", "last_no": 601}]
+    rollup.database.rows("ALTER TABLE ops_worker_run RENAME COLUMN digest TO other")
+    (warning,) = rollup().warnings
+    assert warning.startswith("the ledger is not filled from older samples: ")
 
 
 def test_without_ledger(rollup: Rollup) -> None:

@@ -44,8 +44,9 @@ def read_state(transaction: Transaction) -> RollupState:
     """Return what was rolled up. Raises SchemaError if a table of the rollup is missing."""
     if missing := [table for table in ROLLUP_TABLES if table not in transaction.present]:
         raise SchemaError(
-            f"no table {', '.join(missing)}, and this role may not create it",
-            "run `ops-worker init-db` as a role that may create tables",
+            f"no table {', '.join(missing)}",
+            "run `ops-worker init-db` as a role that may create tables; a pass whose role may "
+            "create tables, and that is no dry run, creates it as well",
         )
     newest = one(transaction.execute("rollup_state"))
     return RollupState(**newest, plain=has_plain_samples(transaction))
