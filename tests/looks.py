@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 NO_BUILTIN = "builtin = false\n"
-START_S = -100_000.0
+START_S = -500_000.0
 """Where the histories begin, in seconds from now: passes are late, but none is from the future."""
 
 

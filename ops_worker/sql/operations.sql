@@ -250,14 +250,19 @@ WITH ended AS (
     UPDATE ops_worker_span AS s
     SET last_at = greatest(n.last_at, s.first_at), last_no = n.passes, last_run = n.id
     FROM ops_worker_run AS r
-    CROSS JOIN LATERAL (
-        SELECT id, last_at, passes FROM ops_worker_run AS newest
-        WHERE
-            newest.installation = r.installation
-            AND newest.pass = r.pass
-            AND newest.shard = r.shard
-        ORDER BY newest.id DESC LIMIT 1
-    ) AS n
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                id,
+                last_at,
+                passes
+            FROM ops_worker_run AS newest
+            WHERE
+                newest.installation = r.installation
+                AND newest.pass = r.pass
+                AND newest.shard = r.shard
+            ORDER BY newest.id DESC LIMIT 1
+        ) AS n
     WHERE
         s.run = r.id AND s.last_at IS NULL
         AND s.service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
@@ -265,7 +270,8 @@ WITH ended AS (
 )
 
 -- The next pass reads the spans again.
-UPDATE ops_worker_run SET digest = '' WHERE id IN (SELECT id FROM ended);
+UPDATE ops_worker_run SET digest = ''
+WHERE id IN (SELECT id FROM ended);
 
 -- name: record_action
 INSERT INTO ops_worker_action (action, by, reason, services, until, alert)

@@ -698,7 +698,10 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         warning, watching = run("health").warnings  # while the lock is held
-    assert watching == "nobody watches the metrics pass: canceling statement due to lock timeout"
+    assert (
+        watching
+        == "nobody watches the passes metrics and rollup: canceling statement due to lock timeout"
+    )
     assert warning == (
         "the worker's own figures not recorded: canceling statement due to lock timeout; RECORD_OWN_METRICS=false leaves them out"
     )
@@ -706,7 +709,7 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
     database.rows("ALTER TABLE system_metrics RENAME COLUMN tags TO labels")
     first, second = run("health").warnings
     assert first.startswith('the worker\'s own figures not recorded: column "tags" of relation')
-    assert second == 'nobody watches the metrics pass: column "tags" does not exist'
+    assert second == 'nobody watches the passes metrics and rollup: column "tags" does not exist'
     database.rows("DROP TABLE system_metrics CASCADE")
     assert run("health").warnings == ()
 
@@ -863,7 +866,7 @@ def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_
     database.rows("ALTER TABLE fleet_alert RENAME COLUMN confidence TO certainty")
     outcome = run("metrics")
     assert (outcome.opened, len(outcome.warnings)) == ((), 1)
-    assert outcome.warnings[0].startswith("nobody watches the health pass: column ")
+    assert outcome.warnings[0].startswith("nobody watches the passes health and rollup: column ")
     database.rows("DROP TABLE fleet_alert CASCADE")
     assert run("metrics").warnings == ()
 
@@ -876,7 +879,7 @@ def test_watching_under_row_level_security(run: Passes, database: Database, tmp_
     database.rows("CREATE ROLE ops_hidden LOGIN PASSWORD 'x' IN ROLE pulse_operator")
     run.env.setenv("DATABASE_URL", database.as_user("ops_hidden"))
     assert run("metrics").warnings == (
-        f"nobody watches the health pass: row level security hides fleet_alert: {ROW_SECURITY_REMEDY}",
+        f"nobody watches the passes health and rollup: row level security hides fleet_alert: {ROW_SECURITY_REMEDY}",
     )
     database.rows("DROP OWNED BY ops_hidden")
     database.rows("DROP ROLE ops_hidden")

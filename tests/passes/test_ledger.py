@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 HISTORIES = 100 if os.environ.get("OPS_TEST_FULL") else 12
-JITTER = timedelta(seconds=0.5)
+JITTER = timedelta(seconds=1.25)
 STATES = ("healthy", "down", "timeout", "http 503")
 NAMES = {"healthy": "healthy", "down": "down", "timeout": "unknown", "http 503": "degraded"}
 
@@ -232,10 +232,10 @@ def looked_up(record: list[Recorded], service: str, second: float, now: float) -
     after = min((one for one in seen if one.second > second), default=None)
     is_near = second < last.second + last.period_s
     if after is not None:
-        patience_s = max(3 * last.period_s, 3 * after.period_s, 90)
+        patience_s = 3 * max(last.period_s, after.period_s)
         is_near = is_near or after.second - last.second <= patience_s
     elif last == max(record):
-        is_near = is_near or now - last.second <= max(3 * last.period_s, 90)
+        is_near = is_near or now - last.second <= 3 * last.period_s
     return last.states[service] if is_near else "unseen"
 
 
@@ -244,18 +244,19 @@ def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
     """The ledger knows of each second what a record of every pass knows of it.
 
     There are holes, services that were left out, outages with passes that wait, late and repeated
-    passes, and other periods.
+    passes, and other periods. No time between passes is near the patience, which two clocks of a
+    busy machine could lead across.
     """
     chance = random.Random(seed)
     record: list[Recorded] = []
     states = dict.fromkeys("abc", "healthy")
     second = 0.0
-    period_s = 60.0
+    period_s = 600.0
     is_away = False
     for _ in range(60):
-        second += chance.choice([period_s, period_s, period_s, period_s + 7, 95, 181, 600])
+        second += 2.5 + chance.choice([period_s] * 3 + [period_s + 70, 950, 1810, 6000])
         if chance.random() < 0.1:
-            period_s = chance.choice([60.0, 20.0])
+            period_s = chance.choice([600.0, 200.0])
         for service in "abc":
             if chance.random() < 0.15:
                 states[service] = chance.choice(STATES)
@@ -269,11 +270,13 @@ def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
         record.append(Recorded(second, period_s, dict(seen)))
         if chance.random() < 0.1:  # late or repeated
             with contextlib.suppress(OpsWorkerError):
-                look(second - chance.choice([2, 30, 500]), dict.fromkeys(seen, "timeout"), url=url)
-    look(second + 3, states, period_s=period_s)
-    record.append(Recorded(second + 3, period_s, dict(states)))
+                look(
+                    second - chance.choice([20, 300, 5000]), dict.fromkeys(seen, "timeout"), url=url
+                )
+    look(second + 30, states, period_s=period_s)
+    record.append(Recorded(second + 30, period_s, dict(states)))
     assert len(look.sightings) == 0
-    compare(look, record, second + 500)
+    compare(look, record, second + 5000)
 
 
 def compare(look: Looks, record: list[Recorded], now_s: float) -> None:
@@ -293,12 +296,12 @@ def compare(look: Looks, record: list[Recorded], now_s: float) -> None:
     coverage = Coverage(runs, at(now_s))
     for service in "abc":
         pieces = coverage.timeline(
-            [span for span in spans if span.service == service], at(0), at(now_s + 100)
+            [span for span in spans if span.service == service], at(0), at(now_s + 1000)
         )
         for earlier, later in itertools.pairwise(pieces):
             assert earlier.ended == later.begun
         for second in sorted(moments):
-            # Passes are whole seconds apart, give or take the jitter of two clocks.
+            # Events are 2.5 s apart or at the same moment, give or take the jitter of two clocks.
             middle = at(second) + JITTER
             (state,) = {piece.state for piece in pieces if piece.begun <= middle < piece.ended}
             expected = looked_up(record, service, second + JITTER.total_seconds(), now_s)

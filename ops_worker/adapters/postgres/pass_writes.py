@@ -160,7 +160,7 @@ def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
     if "system_metrics" not in transaction.present:
         return NOTHING
     others = " and ".join(peers(name))
-    problem = f"nobody watches the {others} pass"
+    problem = f"nobody watches the passes {others}"
     done = NOTHING
     with transaction.best_effort(problem):
         permitted = transaction.execute("alerts_can_open")

@@ -16,7 +16,13 @@ import pytest
 
 import ops_worker.adapters.postgres
 from ops_worker import sql
-from ops_worker.adapters.postgres import RetryPolicy, Store, pass_writes, sql_metrics
+from ops_worker.adapters.postgres import (
+    RetryPolicy,
+    Store,
+    pass_writes,
+    rollup_writes,
+    sql_metrics,
+)
 from ops_worker.adapters.postgres.connection import backoff
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.adapters.postgres.types import FIRST, LAST
@@ -109,6 +115,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
     used |= set(re.findall(r'\.execute\("(\w+)"', source))
     used |= set(re.findall(r'\.query\(\w+, "(\w+)"', source))
+    used |= {step.statement for step in (*rollup_writes.HISTORY_STEPS, rollup_writes.SAMPLES_STEP)}
     assert set(queries) == used
 
 
