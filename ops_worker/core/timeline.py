@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
+WORST_FIRST = ("down", UNKNOWN, "degraded")
+"""The unhealthy states. A service that gives no usable answer is worse than a degraded one."""
 
 
 class Cover(NamedTuple):
@@ -292,6 +294,37 @@ def availability(pieces: Sequence[Piece]) -> Availability:
         most=most / seen_s,
         coverage=seen_s / total_s,
     )
+
+
+def bucket_states(
+    pieces: Sequence[Piece], since: datetime, until: datetime, number: int
+) -> list[str]:
+    """Return the state of each of ``number`` buckets of equal length, the oldest first.
+
+    ``pieces`` are a timeline from ``since`` to ``until``. A bucket has the worst state that was
+    seen in it, however short: ``down``, ``unknown``, ``degraded``, ``healthy``. If only part of it
+    was seen, and that part was healthy, it is healthy if the part is at least half of it. Otherwise
+    it is UNSEEN.
+    """
+    length = (until - since) / number
+    edges = [*(since + place * length for place in range(number)), until]
+    states = []
+    for begun, ended in pairwise(edges):
+        seconds: dict[str, float] = {}
+        for part in _cut_out(pieces, begun, ended):
+            seconds[part.state] = seconds.get(part.state, 0.0) + part.seconds
+        states.append(_bucket_state(seconds))
+    return states
+
+
+def _bucket_state(seconds: Mapping[str, float]) -> str:
+    """Return the state of a bucket from the seconds of each state in it."""
+    for state in WORST_FIRST:
+        if state in seconds:
+            return state
+    if seconds.get(HEALTHY, 0.0) > 0 and seconds[HEALTHY] >= seconds.get(UNSEEN, 0.0):
+        return HEALTHY
+    return UNSEEN
 
 
 def _doubtful_s(piece: Piece, before: str | None) -> float:
