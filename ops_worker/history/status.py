@@ -49,7 +49,7 @@ BAR_SHARE = 4
 """On a wide screen, a state bar gets one of so many columns more; the reasons get the others."""
 CHANGED, UNCHANGED = "* ", "  "
 """Before the name of what changed since the picture before, and of what did not."""
-NO_LEDGER = "no bar and no availability: the ledger is missing, or this role may not read it"
+NO_LEDGER = "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
 """Below the services if nobody knows what they were before."""
 HEALTHY_SCALE = (0.0, 1.0)
 """The scale of the sparkline of ``healthy``, which is 0 or 1."""
@@ -472,14 +472,14 @@ def tables(
         _services_table(status, changes),
         _budgets_table(status.services),
         _alerts_table(status.alerts, changes),
-        _passes_table(status.passes, changes),
+        _passes_table(status, changes),
         _series_table(status, width),
     ]
 
 
 def heading(status: Status, *, before: Status | None = None) -> ScreenTable:
     """Return the first lines of the screen: the verdict, then the database and the time."""
-    parts = [status.database] if status.database else []
+    parts = [f"database {status.database}"] if status.database else []
     line = ", ".join([*parts, f"{status.at:%F %T} UTC"])
     if before is not None:
         line += f"; * changed since {before.at:%T}"
@@ -557,7 +557,7 @@ def _budgets_table(services: Sequence[ServiceStatus]) -> ScreenTable:
             f"{budget.slo:g} %",
             _budget_left(budget),
             _budget_bounds(budget),
-            _whole_percent(budget.coverage),
+            _seen(budget.coverage),
         )
         for service, budget in ((service, service.budget) for service in services)
         if budget is not None
@@ -593,6 +593,11 @@ def _budget_bounds(budget: BudgetDocument) -> str:
     return "-" if least == most else f"{least:.0f} to {most:.0f} %"
 
 
+def _seen(coverage: float) -> str:
+    """Return how much of a window was seen; a new installation has seen little of it."""
+    return "< 1 %" if 0 < coverage < 0.01 else _whole_percent(coverage)  # noqa: PLR2004
+
+
 def _whole_percent(share: float) -> str:
     return f"{percent_rounded_down(share, 0):.0f} %"
 
@@ -623,22 +628,25 @@ def _alerts_table(alerts: Sequence[OpenAlert], changes: _Changes) -> ScreenTable
     return flexible("Open alerts", columns, rows, state_column=2, none="none")
 
 
-def _passes_table(passes: Sequence[PassStatus], changes: _Changes) -> ScreenTable:
+def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
+    passes = status.passes
     before: dict[str, object] = {}
     if changes.before:
-        before = {_pass_label(status): status.stale for status in changes.before.passes}
+        before = {_pass_label(record): record.stale for record in changes.before.passes}
     rows = [
         (
-            changes.mark(_pass_label(status), status.stale, before),
-            "stale" if status.stale else "on time",
-            format_ago(status.age_s),
-            format_age(status.period_s),
-            str(status.missed),
+            changes.mark(_pass_label(record), record.stale, before),
+            "stale" if record.stale else "on time",
+            format_ago(record.age_s),
+            format_age(record.period_s),
+            str(record.missed),
         )
-        for status in passes
+        for record in passes
     ]
+    title = "Passes"
     if passes:
-        never = PASSES.keys() - {status.pass_ for status in passes}
+        title = f"Passes; MISSED: last {format_age(status.samples_since_s)}"
+        never = PASSES.keys() - {record.pass_ for record in passes}
         unchanged = dict.fromkeys(never)
         rows += [
             (changes.mark(name, None, unchanged), "never", "-", "-", "-") for name in sorted(never)
@@ -651,7 +659,7 @@ def _passes_table(passes: Sequence[PassStatus], changes: _Changes) -> ScreenTabl
         Column("MISSED", drop=2),
     )
     return flexible(
-        "Passes",
+        title,
         columns,
         tuple(rows),
         state_column=1,
