@@ -491,7 +491,11 @@ def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
     if maintenance:
         left = format_age(maintenance.left_s)
         rows = ((left, maintenance.started_by, maintenance.reason or "-"),)
-    columns = (Column("ENDS IN"), Column("STARTED BY", least=10), Column("REASON", is_note=True))
+    columns = (
+        Column("ENDS IN"),
+        Column("STARTED BY", least=10),
+        Column("REASON", least=8, is_note=True),
+    )
     return flexible("Maintenance: no alert opens", columns, rows)
 
 
