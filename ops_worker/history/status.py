@@ -524,7 +524,8 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         for service in services
     ]
     columns: tuple[Column, ...] = (
-        Column("SERVICE", least=12),
+        # A name that is not longer stays whole, and other columns are left out.
+        Column("SERVICE", least=16),
         Column("STATE", least=8),
         Column("FOR", drop=5),
         Column("BAR", drop=4, is_bar=True),
