@@ -283,15 +283,16 @@ def availability(pieces: Sequence[Piece]) -> Availability:
         elif piece.state != UNSEEN:
             most += _doubtful_s(piece, before)
         before = piece.state
-    total_s = sum(seconds.values())
-    seen_s = total_s - seconds[UNSEEN]
+    # Not the total less the unseen time: its rounding would make shares of more than 1.
+    seen_s = sum(seconds[state] for state in STATES)
+    total_s = seen_s + seconds[UNSEEN]
     if seen_s <= 0:
         return Availability(seconds, None, None, None, 0.0)
     return Availability(
         seconds=seconds,
         value=seconds[HEALTHY] / seen_s,
         least=least / seen_s,
-        most=most / seen_s,
+        most=min(1.0, most / seen_s),
         coverage=seen_s / total_s,
     )
 

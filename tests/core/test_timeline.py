@@ -241,3 +241,10 @@ def test_bucket_states_equal_the_seconds(
             if expected == "healthy" and seconds.count("healthy") * 2 < length:
                 expected = "unseen"
             assert state == expected
+
+
+def test_shares_of_a_long_period() -> None:
+    """Much unseen time takes nothing from the rest: what was always healthy is exactly 1."""
+    ledger = recorded(*((second + 0.123457, "healthy") for second in range(0, 600, 60)))
+    found = availability(ledger.pieces("a", -315_360_000, 601, 601))
+    assert (found.least, found.value, found.most) == (1, 1, 1)
