@@ -161,6 +161,7 @@ def _epochs(runs: Sequence[Run]) -> list[list[Run]]:
 
 _last_at = attrgetter("last_at")
 _begun = attrgetter("begun")
+_ended = attrgetter("ended")
 
 
 def _covers(runs: Iterable[Run]) -> list[Cover]:
@@ -309,13 +310,19 @@ def bucket_states(
     """
     length = (until - since) / number
     edges = [*(since + place * length for place in range(number)), until]
-    states = []
-    for begun, ended in pairwise(edges):
-        seconds: dict[str, float] = {}
-        for part in _cut_out(pieces, begun, ended):
-            seconds[part.state] = seconds.get(part.state, 0.0) + part.seconds
-        states.append(_bucket_state(seconds))
-    return states
+    return [_bucket_state(_seconds(pieces, *edge)) for edge in pairwise(edges)]
+
+
+def _seconds(pieces: Sequence[Piece], since: datetime, until: datetime) -> dict[str, float]:
+    """Return the seconds of each state between two times; a state that was not seen has none."""
+    seconds: dict[str, float] = {}
+    place = bisect_right(pieces, since, key=_ended)
+    while place < len(pieces) and pieces[place].begun < until:
+        piece = pieces[place]
+        length = min(piece.ended, until) - max(piece.begun, since)
+        seconds[piece.state] = seconds.get(piece.state, 0.0) + length.total_seconds()
+        place += 1
+    return seconds
 
 
 def _bucket_state(seconds: Mapping[str, float]) -> str:
