@@ -74,8 +74,8 @@ def _lines(table: ScreenTable) -> Iterator[Text]:
             yield Text(line.text, "dim")
         else:
             yield _row(table, line.cells)
-    if table.below:
-        below = Text(table.below, "dim")
+    for text in table.below.splitlines():
+        below = Text(text, "dim")
         for mark, style in BAR_STYLES.items():
             below.highlight_regex(f"{re.escape(mark)}(?= )", style)
         yield below

@@ -61,7 +61,7 @@ class ScreenTable(NamedTuple):
 
     ``state_column`` is the column whose word decides the colour. ``none`` is printed if there are
     no rows; if it is empty, such a table is left out. A table with ``columns`` is made to fit the
-    screen. ``notes`` has the text below each row, empty for none; ``below`` is the last line.
+    screen. ``notes`` has the text below each row, empty for none; ``below`` has the last lines.
     """
 
     title: str
@@ -254,8 +254,7 @@ def plain(table: ScreenTable, width: int) -> str:
     if not table.rows:
         return f"{table.title}\n{table.none}"
     lines = [table.title, *(line.text for line in table_lines(table))]
-    if table.below:
-        lines.append(table.below)
+    lines += table.below.splitlines()
     if table.columns:
         lines = [cut(line, width) for line in lines]
     return "\n".join(lines)
@@ -287,7 +286,7 @@ def _lines_of(table: ScreenTable) -> int:
     if not table.rows:
         return EMPTY_TABLE_LINES + f"{table.title}{table.none}".count("\n")
     notes = sum(1 for note in table.notes if note)
-    return len(table.rows) + notes + bool(table.below) + TABLE_LINES
+    return len(table.rows) + notes + len(table.below.splitlines()) + TABLE_LINES
 
 
 def state_bar(states: Sequence[str]) -> str:

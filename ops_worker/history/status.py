@@ -47,6 +47,10 @@ BAR_LESS = 64
 """Columns that the rest of a table of services usually needs."""
 BAR_SHARE = 4
 """On a wide screen, a state bar gets one of so many columns more; the reasons get the others."""
+WELL_SEEN = 0.5
+"""The share of the period that has to be seen, so that an availability stands for the period."""
+PARTLY_SEEN = "AVAIL in (): seen for less than half of the period"
+"""Below the services if one of them was not seen so long."""
 CHANGED, UNCHANGED = "* ", "  "
 """Before the name of what changed since the picture before, and of what did not."""
 NO_LEDGER = "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
@@ -499,6 +503,10 @@ def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
     return flexible("Maintenance: no alert opens", columns, rows)
 
 
+AVAILABILITY = 4
+"""The place of the column AVAIL."""
+
+
 def _services_table(status: Status, changes: _Changes) -> ScreenTable:
     """Lay out the services: the unhealthy ones first, then the stale ones; each group by name."""
     services = sorted(status.services, key=_urgency)
@@ -538,7 +546,10 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         rows = [row[:3] + row[5:] for row in rows]
         columns = columns[:3] + columns[5:]
     table = flexible(title, columns, tuple(rows), state_column=1, none="none was recorded")
-    return table._replace(below=LEGEND if has_ledger else NO_LEDGER)
+    if not has_ledger:
+        return table._replace(below=NO_LEDGER)
+    is_partly_seen = any(row[AVAILABILITY].startswith("(") for row in rows)
+    return table._replace(below=f"{LEGEND}\n{PARTLY_SEEN}" if is_partly_seen else LEGEND)
 
 
 def _urgency(service: ServiceStatus) -> tuple[int, str]:
@@ -548,11 +559,15 @@ def _urgency(service: ServiceStatus) -> tuple[int, str]:
 
 
 def _availability(availability: AvailabilityDocument | None) -> str:
-    """Return the healthy share of the time that was seen, rounded down to two decimals."""
+    """Return the healthy share of the time that was seen, rounded down to two decimals.
+
+    It is in parentheses if little of the period was seen: nobody shall take it for all of it.
+    """
     if availability is None or availability.value is None:
         return "-"
     percent = percent_rounded_down(availability.value, 2)
-    return "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
+    shown = "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
+    return f"({shown})" if availability.coverage < WELL_SEEN else shown
 
 
 def _budgets_table(services: Sequence[ServiceStatus]) -> ScreenTable:

@@ -404,7 +404,7 @@ def test_screen(
     plain = capsys.readouterr().out
     assert "\x1b" not in plain
     assert re.search(
-        r"^evaluator +down +\d+ s +·{15,}x +0.00 % +- +\d+ (s|min) ago\n  Connection refused$",
+        r"^evaluator +down +\d+ s +·{15,}x +\(0.00 %\) +- +\d+ (s|min) ago\n  Connection refused$",
         plain,
         re.MULTILINE,
     )

@@ -150,22 +150,20 @@ def test_screen_shows_the_document(
     assert main(["status", "--since", "2h"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("1 of 3 services is unhealthy; 1 alert is not acknowledged\ndatabase ")
-    rows = re.findall(r"^([abc]) +(\w+) +\d+ \w+ +(\S{24}) +(\S+) % +\S+", out, re.MULTILINE)
+    rows = re.findall(r"^([abc]) +(\w+) +\d+ \w+ +(\S{24}) +\(?(\S+) %\)? +\S+", out, re.MULTILINE)
     assert [name for name, *_ in rows] == ["a", "b", "c"]
     for name, state, bar, percent in rows:
         item = services[name]
         assert state == item["state"]
         assert bar == "".join(STATE_MARKS[word] for word in item["states"])
         value = item["availability"]["value"] * 100
-        assert -0.01 < float(percent) - value <= 1e-6 or percent == "100"
+        # A moment passed between the two commands.
+        assert -0.02 < float(percent) - value < 0.01
     (left,) = re.findall(
         r"^a +99 % +(.*? left.*?|none left.*?) \(of 14 min in 1 d\)", out, re.MULTILINE
     )
     assert left.startswith("none left, ")
-    assert (
-        re.search(r"^b +90 % +99 % left \(of 72 h in 30 d\)", out, re.MULTILINE)
-        or "of 3 d in 30 d" in out
-    )
+    assert re.search(r"^b +90 % +9\d % left \(of 3 d in 30 d\)", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

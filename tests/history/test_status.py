@@ -326,6 +326,20 @@ def test_availability_is_rounded_down(share: float, shown: str) -> None:
     assert status._availability(document) == shown
 
 
+def test_availability_of_little_time() -> None:
+    """An availability of less than half of the period is in parentheses, and a line says so."""
+    document = AvailabilityDocument(1.0, 1.0, 1.0, 0.5)
+    assert status._availability(document) == "100 %"
+    assert status._availability(document._replace(coverage=0.49)) == "(100 %)"
+    period = PERIOD._replace(since=NOW - timedelta(days=1))
+    rows = ROWS._replace(services=HEALTHY)
+    ledger = StatusLedger(period, [], {})
+    table = status.tables(status.build(rows, {}, None, ledger=ledger))[1]
+    assert [row[4] for row in table.rows] == ["(83.33 %)", "(90.00 %)", "-"]
+    assert table.below == f"{LEGEND}\nAVAIL in (): seen for less than half of the period"
+    assert plain(fitted(table, 80), 80).endswith(table.below)
+
+
 def crowded(width: int, *, before: bool = False) -> Status:
     """Return a document with long names, reasons and values in every table."""
     services = [
@@ -386,7 +400,7 @@ def test_fits(width: int, marks: bool) -> None:
         table = fitted(table, width)  # noqa: PLW2901
         drawn = plain(table, width).splitlines()
         notes = sum(1 for note in table.notes if note)
-        assert len(drawn) == 2 + len(table.rows) + notes + bool(table.below)
+        assert len(drawn) == 2 + len(table.rows) + notes + len(table.below.splitlines())
     rows = [line.removeprefix("  ") for line in shown]
     assert any(re.match("evaluator +down ", line) for line in rows)
     text = "\n".join(shown)
