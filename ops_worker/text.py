@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ MAX_REASON = 300
 """Characters of a line: enough for any error, and it fits a log line and a termination message."""
 
 _UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_ROUNDING = 1e-6
+"""What the rounding of a share may have taken from a whole step of a percentage."""
 _AGE_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 _DURATION_UNITS = (*_AGE_UNITS, ("s", 1))
 
@@ -71,6 +74,13 @@ def format_duration(seconds: float) -> str:
         if number or parts:
             parts.append((number, unit))
     return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number) or "0 s"
+
+
+def percent_rounded_down(share: float, decimals: int) -> float:
+    """Return a share as a percentage, rounded down: only the whole is 100."""
+    steps = int(10**decimals)
+    whole: int = math.floor(share * 100 * steps + _ROUNDING)
+    return whole / steps
 
 
 def without_password(url: str) -> str:

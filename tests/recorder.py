@@ -89,7 +89,7 @@ def sight(service: str, seconds: float, state: str) -> Sight:
     return Sight(service, at(seconds), state, "" if state == "healthy" else state)
 
 
-def recorded(*states: tuple[int, str]) -> Recorder:
+def recorded(*states: tuple[float, str]) -> Recorder:
     """Return a ledger of a service that was seen so, at these seconds, every 60 s."""
     ledger = Recorder()
     for second, state in states:

@@ -13,6 +13,7 @@ from ops_worker.text import (
     format_si,
     format_table,
     one_line,
+    percent_rounded_down,
     without_password,
 )
 
@@ -132,3 +133,20 @@ def test_format_table() -> None:
     """Columns are as wide as their widest cell; lines have no spaces at their end."""
     text = format_table(("A", "LONG"), [("abc", "x"), ("d", "")])
     assert text == "A    LONG\nabc  x\nd"
+
+
+@pytest.mark.parametrize(
+    ("share", "decimals", "expected"),
+    [
+        (1.0, 2, 100.0),
+        (0.999_999_9, 2, 99.99),
+        (0.9993, 2, 99.93),
+        (0.29, 0, 29.0),
+        (0.07, 2, 7.0),
+        (0.0, 3, 0.0),
+        (-0.001, 0, -1.0),
+    ],
+)
+def test_percent_rounded_down(share: float, decimals: int, expected: float) -> None:
+    """Only the whole is 100 %; a share that is a whole step is not rounded below it."""
+    assert percent_rounded_down(share, decimals) == expected

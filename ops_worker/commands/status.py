@@ -7,18 +7,18 @@ import json
 import shutil
 import sys
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from ops_worker.arguments import duration, env_file, output_option, since
+from ops_worker.arguments import MAX_SINCE_S, duration, env_file, output_option, time_or_age
 from ops_worker.commands.database import opened, read_history
-from ops_worker.errors import DONE, OpsWorkerError
-from ops_worker.text import format_table
+from ops_worker.errors import DONE, OpsWorkerError, SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ops_worker.adapters.postgres import Store
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.history.screen import ScreenTable
     from ops_worker.history.status import Status
     from ops_worker.settings import Settings
@@ -34,11 +34,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     env_file(parser)
     parser.add_argument(
         "--since",
-        type=since,
+        type=time_or_age,
         default=3600.0,
         metavar="TIME",
-        help="how far back the history goes: 30m, 1h (the default), 7d; "
-        "or from when: 05:08, 2026-03-01",
+        help="how far back the history goes: 90m, 1h (the default), 7d, 1y; "
+        "or from when: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
     )
     parser.add_argument(
         "--watch",
@@ -67,15 +67,16 @@ def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
     the age of the last state, and the next attempt follows.
     """
     status: Status | None = None
+    before: Status | None = None
     read_at = 0.0
     while True:
         # A new store after each failure: the old one may have a broken connection.
         with opened(settings, "status", deadline_s=READ_DEADLINE_S) as store:
             try:
                 while True:
-                    status = _read(store, options, settings)
+                    before, status = status, _read(store, options, settings)
                     read_at = time.monotonic()
-                    _show(options, status)
+                    _show(options, status, before)
                     time.sleep(options.watch)
             except OpsWorkerError as error:
                 if status is None:
@@ -84,13 +85,14 @@ def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
         time.sleep(max(options.watch, RETRY_PAUSE_S))
 
 
-def _show(options: argparse.Namespace, status: Status) -> None:
+def _show(options: argparse.Namespace, status: Status, before: Status | None = None) -> None:
+    """Print the state. ``before`` is the picture before, with --watch."""
     from ops_worker.history.documents import as_json
 
     if options.output == "json":
         print(json.dumps(as_json(status)), flush=True)
     else:
-        _show_tables(options, _visible_tables(status))
+        _show_tables(options, _visible_tables(status, before))
 
 
 def _show_failure(options: argparse.Namespace, status: Status, age_s: float, error: str) -> None:
@@ -110,53 +112,97 @@ def _show_failure(options: argparse.Namespace, status: Status, age_s: float, err
     _show_tables(options, tables)
 
 
-def _visible_tables(status: Status) -> list[ScreenTable]:
+def _visible_tables(status: Status, before: Status | None = None) -> list[ScreenTable]:
     """Return the tables that are worth showing; nothing before the first pass."""
-    from ops_worker.history.status import tables
+    from ops_worker.history.status import heading, tables
 
-    shown = tables(status)
+    shown = tables(status, before=before, width=_width())
     if not any(table.rows for table in shown):
         return []
-    return [table for table in shown if table.rows or table.none]
+    shown = [table for table in shown if table.rows or table.none]
+    return [heading(status, before=before), *shown]
 
 
 def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None:
-    from ops_worker.history.screen import fit
+    from ops_worker.history.screen import fit, fitted
 
+    width = _width()
     is_watch = options.watch is not None
+    tables = [fitted(table, width) for table in tables]
     if is_watch and sys.stdout.isatty():
         tables = fit(tables, shutil.get_terminal_size().lines)
-    draw(tables, clear=is_watch)
+    draw(tables, clear=is_watch, width=width)
+
+
+def _width() -> int:
+    """Return the columns of the screen: those of the terminal, or COLUMNS; 80 in a pipe."""
+    from ops_worker.history.screen import MIN_WIDTH
+
+    return max(MIN_WIDTH, shutil.get_terminal_size().columns)
 
 
 def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Status:
-    from ops_worker.adapters.postgres import history
+    from ops_worker.adapters.postgres import history, ledger_reads
+    from ops_worker.core.slo import Objective
     from ops_worker.history.series import counter_rule
-    from ops_worker.history.status import BUCKETS, build
+    from ops_worker.history.status import BUCKETS, CHANGED, StatusLedger, StatusRows, bar_length
+    from ops_worker.history.status import build as build_status
 
     targets = settings.catalogue.targets
     is_counter = counter_rule(targets)
-    rows = read_history(
-        store,
-        lambda transaction: history.status_rows(transaction, options.since, BUCKETS, is_counter),
+    objectives = {
+        target.name: Objective(target.slo, target.slo_window_days)
+        for target in targets
+        if target.slo is not None
+    }
+
+    def read(transaction: Transaction) -> tuple[StatusRows, StatusLedger | None]:
+        """Read everything at one moment of the database's clock."""
+        since_s = _since_s(options.since, transaction.now)
+        samples_s = min(since_s, MAX_SINCE_S)
+        rows = history.status_rows(transaction, samples_s, BUCKETS, is_counter)
+        services = [row.service for row in rows.services]
+        ledger = ledger_reads.status_ledger(transaction, services, since_s, objectives)
+        return rows, ledger
+
+    rows, ledger = read_history(store, read)
+    states = BUCKETS
+    if options.output != "json":
+        # The marks of --watch take some of the room.
+        states = bar_length(_width() - (len(CHANGED) if options.watch is not None else 0))
+    return build_status(
+        rows,
+        {target.name: target.series for target in targets},
+        settings.maintenance_until,
+        ledger=ledger,
+        states=states,
     )
-    series_of = {target.name: target.series for target in targets}
-    return build(rows, series_of, settings.maintenance_until)
 
 
-def draw(tables: Sequence[ScreenTable], *, clear: bool = False) -> None:
-    """Print tables: in colour on a terminal, as plain text elsewhere."""
+def _since_s(since: datetime | float, now: datetime) -> float:
+    """Return the length of the period in seconds. Raises SettingsError if it is under a second."""
+    since_s = (now - since).total_seconds() if isinstance(since, datetime) else since
+    if since_s < 1:
+        clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
+        raise SettingsError(
+            [f"--since: the period is shorter than 1 s, or not in the past; {clock}"]
+        )
+    return since_s
+
+
+def draw(tables: Sequence[ScreenTable], *, clear: bool = False, width: int | None = None) -> None:
+    """Print tables: in colour on a terminal, as plain text elsewhere.
+
+    ``width`` is that of the screen for which they were made, if they were made for one.
+    """
+    from ops_worker.history.screen import WIDTH, plain
+
     if tables and sys.stdout.isatty():
         # Without the extra ``view``, a terminal gets plain text, too.
         with contextlib.suppress(ImportError):
             from ops_worker.adapters import terminal
 
-            terminal.draw(tables, clear=clear)
+            terminal.draw(tables, clear=clear, width=width)
             return
-    text = "\n\n".join(_plain(table) for table in tables)
+    text = "\n\n".join(plain(table, width or WIDTH) for table in tables)
     print(text or "no pass has recorded anything yet", flush=True)
-
-
-def _plain(table: ScreenTable) -> str:
-    body = format_table(table.head, table.rows) if table.rows else table.none
-    return f"{table.title}\n{body}"

@@ -56,7 +56,7 @@ class Budget(NamedTuple):
 
 def budget(objective: Objective, availability: Availability) -> Budget:
     """Return what is left of the budget. ``availability`` is that of the objective's window."""
-    seen_s = sum(availability.seconds.values()) - availability.seconds[UNSEEN]
+    seen_s = sum(length for state, length in availability.seconds.items() if state != UNSEEN)
 
     def left_s(healthy: float | None) -> float:
         """Return what is left if so large a share of the seen time was healthy."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
+WORST_FIRST = ("down", UNKNOWN, "degraded")
+"""The unhealthy states. A service that gives no usable answer is worse than a degraded one."""
 
 
 class Cover(NamedTuple):
@@ -159,6 +161,7 @@ def _epochs(runs: Sequence[Run]) -> list[list[Run]]:
 
 _last_at = attrgetter("last_at")
 _begun = attrgetter("begun")
+_ended = attrgetter("ended")
 
 
 def _covers(runs: Iterable[Run]) -> list[Cover]:
@@ -281,17 +284,55 @@ def availability(pieces: Sequence[Piece]) -> Availability:
         elif piece.state != UNSEEN:
             most += _doubtful_s(piece, before)
         before = piece.state
-    total_s = sum(seconds.values())
-    seen_s = total_s - seconds[UNSEEN]
+    # Not the total less the unseen time: its rounding would make shares of more than 1.
+    seen_s = sum(seconds[state] for state in STATES)
+    total_s = seen_s + seconds[UNSEEN]
     if seen_s <= 0:
         return Availability(seconds, None, None, None, 0.0)
     return Availability(
         seconds=seconds,
         value=seconds[HEALTHY] / seen_s,
         least=least / seen_s,
-        most=most / seen_s,
+        most=min(1.0, most / seen_s),
         coverage=seen_s / total_s,
     )
+
+
+def bucket_states(
+    pieces: Sequence[Piece], since: datetime, until: datetime, number: int
+) -> list[str]:
+    """Return the state of each of ``number`` buckets of equal length, the oldest first.
+
+    ``pieces`` are a timeline from ``since`` to ``until``. A bucket has the worst state that was
+    seen in it, however short: ``down``, ``unknown``, ``degraded``, ``healthy``. If only part of it
+    was seen, and that part was healthy, it is healthy if the part is at least half of it. Otherwise
+    it is UNSEEN.
+    """
+    length = (until - since) / number
+    edges = [*(since + place * length for place in range(number)), until]
+    return [_bucket_state(_seconds(pieces, *edge)) for edge in pairwise(edges)]
+
+
+def _seconds(pieces: Sequence[Piece], since: datetime, until: datetime) -> dict[str, float]:
+    """Return the seconds of each state between two times; a state that was not seen has none."""
+    seconds: dict[str, float] = {}
+    place = bisect_right(pieces, since, key=_ended)
+    while place < len(pieces) and pieces[place].begun < until:
+        piece = pieces[place]
+        length = min(piece.ended, until) - max(piece.begun, since)
+        seconds[piece.state] = seconds.get(piece.state, 0.0) + length.total_seconds()
+        place += 1
+    return seconds
+
+
+def _bucket_state(seconds: Mapping[str, float]) -> str:
+    """Return the state of a bucket from the seconds of each state in it."""
+    for state in WORST_FIRST:
+        if state in seconds:
+            return state
+    if seconds.get(HEALTHY, 0.0) > 0 and seconds[HEALTHY] >= seconds.get(UNSEEN, 0.0):
+        return HEALTHY
+    return UNSEEN
 
 
 def _doubtful_s(piece: Piece, before: str | None) -> float:

@@ -9,14 +9,14 @@ from ops_worker.core import timeline
 from ops_worker.core.ledger import STATES, UNKNOWN, UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.timeline import Coverage
-from ops_worker.text import format_age, format_duration, one_line
+from ops_worker.text import format_age, format_duration, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.ledger import Run, Span
-    from ops_worker.core.timeline import Piece
+    from ops_worker.core.timeline import Availability, Piece
 
 ALL = "all"
 """The name of the stream that is merged of the streams of several passes."""
@@ -31,10 +31,8 @@ MAX_WITHOUT_YEAR = timedelta(days=330)
 HEAD = ("SERVICE", "STATE", "FROM", "TO", "LASTED", "BOUNDS/REASON")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that a spreadsheet evaluates as a formula."""
-PERCENT_STEPS = 100_000
-"""Steps from 0 to 100 %: a percentage has three decimals."""
-ROUNDING = 1e-6
-"""What the rounding of a share may have taken from a whole step."""
+DECIMALS = 3
+"""Decimals of a percentage."""
 
 
 class LedgerRows(NamedTuple):
@@ -89,13 +87,29 @@ class ServiceDocument(NamedTuple):
 
 def documents(rows: LedgerRows, name: str) -> Iterator[ServiceDocument]:
     """Yield the document of each service, as the pass ``name`` saw it, or ``ALL``."""
+    for service, pieces in timelines(rows, name):
+        yield _document(service, name, pieces)
+
+
+def timelines(rows: LedgerRows, name: str = ALL) -> Iterator[tuple[str, list[Piece]]]:
+    """Yield each service and its timeline, as the pass ``name`` saw it, or ``ALL``."""
     names = MERGED if name == ALL else (name,)
     streams = [_Stream(rows, pass_name) for pass_name in names]
     for service in rows.services:
         finest, *coarser = [stream.timeline(service) for stream in streams]
         for other in coarser:
             finest = timeline.merged(finest, other)
-        yield _document(service, name, finest)
+        yield service, finest
+
+
+def availability_document(total: Availability) -> AvailabilityDocument:
+    """Return an availability without its seconds."""
+    return AvailabilityDocument(
+        value=total.value,
+        least=total.least,
+        most=total.most,
+        coverage=total.coverage,
+    )
 
 
 class _Stream:
@@ -122,12 +136,7 @@ def _document(service: str, name: str, pieces: Sequence[Piece]) -> ServiceDocume
         pass_=name,
         spans=tuple(_span(piece) for piece in pieces),
         seconds={state: round(total.seconds[state], 6) for state in (*STATES, UNSEEN)},
-        availability=AvailabilityDocument(
-            value=total.value,
-            least=total.least,
-            most=total.most,
-            coverage=total.coverage,
-        ),
+        availability=availability_document(total),
     )
 
 
@@ -250,4 +259,4 @@ def _sentence(availability: AvailabilityDocument) -> str:
 
 def _percent(share: float) -> str:
     """Return a share as a percentage, rounded down: only the whole is 100 %."""
-    return f"{int(share * PERCENT_STEPS + ROUNDING) / (PERCENT_STEPS / 100):g} %"
+    return f"{percent_rounded_down(share, DECIMALS):g} %"

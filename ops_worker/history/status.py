@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.core import slo, timeline
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import PassRecord, label, longest_period_s, period_of, stale_after_s
-from ops_worker.history.screen import ScreenTable, format_ago, sparkline
-from ops_worker.text import format_age, format_labels, format_si, one_line
+from ops_worker.history.ledger import AvailabilityDocument, availability_document, timelines
+from ops_worker.history.screen import (
+    LEGEND,
+    WIDTH,
+    Column,
+    ScreenTable,
+    flexible,
+    format_ago,
+    halved,
+    sparkline,
+    state_bar,
+)
+from ops_worker.text import format_age, format_labels, format_si, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from ops_worker.core.slo import Objective
+    from ops_worker.history.ledger import LedgerRows
     from ops_worker.history.rows import (
         JsonValue,
         OpenAlertRow,
@@ -26,7 +40,21 @@ if TYPE_CHECKING:
     from ops_worker.history.series import Series
 
 BUCKETS = 24
-"""Points of a sparkline."""
+"""Points of a sparkline, and states of a service in the document."""
+MIN_BAR, MAX_BAR = 12, 60
+"""The shortest and the longest state bar on a screen, in columns."""
+BAR_LESS = 64
+"""Columns that the rest of a table of services usually needs."""
+BAR_SHARE = 4
+"""On a wide screen, a state bar gets one of so many columns more; the reasons get the others."""
+WELL_SEEN = 0.5
+"""The share of the period that has to be seen, so that an availability stands for the period."""
+PARTLY_SEEN = "AVAIL in (): seen for less than half of the period"
+"""Below the services if one of them was not seen so long."""
+CHANGED, UNCHANGED = "* ", "  "
+"""Before the name of what changed since the picture before, and of what did not."""
+NO_LEDGER = "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
+"""Below the services if nobody knows what they were before."""
 HEALTHY_SCALE = (0.0, 1.0)
 """The scale of the sparkline of ``healthy``, which is 0 or 1."""
 
@@ -45,10 +73,44 @@ class StatusRows(NamedTuple):
     counts: Sequence[PassCountRow]
     series: Sequence[Series]
     maintenance: RunningMaintenance | None
+    database: str = ""
+
+
+class StatusLedger(NamedTuple):
+    """What the ledger has of the services.
+
+    ``period`` is that of the status. Each of ``windows`` ends now, and is as long as that of the
+    objectives of its services. ``objectives`` are those of the services that have one.
+    """
+
+    period: LedgerRows
+    windows: Sequence[LedgerRows]
+    objectives: Mapping[str, Objective]
+
+
+class BudgetDocument(NamedTuple):
+    """The error budget of a service over ``window_days``: seconds and share that are left.
+
+    They are negative once the objective is missed. ``least_s`` and ``most_s`` are the bounds of
+    ``left_s``. ``coverage`` is the share of the window in which the service was seen.
+    """
+
+    slo: float
+    window_days: int
+    left_s: float
+    least_s: float
+    most_s: float
+    left: float
+    coverage: float
 
 
 class ServiceStatus(NamedTuple):
-    """The state of a service; ``last_state`` is the recorded one, also where that is stale."""
+    """The state of a service; ``last_state`` is the recorded one, also where that is stale.
+
+    ``series`` is its name in ``system_metrics``. ``states`` has the state of each bucket of the
+    period, the oldest first (``core.timeline.bucket_states``). It is empty, and ``availability``
+    and ``budget`` are None, if there is no ledger. ``budget`` is None without an objective.
+    """
 
     service: str
     state: str
@@ -61,6 +123,10 @@ class ServiceStatus(NamedTuple):
     checked_at: datetime
     age_s: float
     reason: str
+    series: str
+    states: Sequence[str]
+    availability: AvailabilityDocument | None
+    budget: BudgetDocument | None
 
 
 class OpenAlert(NamedTuple):
@@ -98,7 +164,10 @@ class PassStatus(NamedTuple):
 
 
 class SeriesStatus(NamedTuple):
-    """The newest value of a series, its rate, and the mean of each bucket; None without rows."""
+    """The newest value of a series, and the mean of each bucket; None without rows.
+
+    Only a ``counter`` has rates: over the whole period, and in each bucket.
+    """
 
     service: str
     metric: str
@@ -109,13 +178,21 @@ class SeriesStatus(NamedTuple):
     stale: bool
     rate_per_s: float | None
     history: Sequence[float | None]
+    counter: bool
+    rate_history: Sequence[float | None]
 
 
 class Status(NamedTuple):
-    """The document of ``ops-worker status``. The fields of these types are its keys."""
+    """The document of ``ops-worker status``. The fields of these types are its keys.
 
+    States and availability go back ``since_s``, passes and series ``samples_since_s``.
+    """
+
+    verdict: str
+    database: str
     at: datetime
     since_s: float
+    samples_since_s: float
     services: Sequence[ServiceStatus]
     alerts: Sequence[OpenAlert]
     maintenance: MaintenanceStatus | None
@@ -123,35 +200,94 @@ class Status(NamedTuple):
     series: Sequence[SeriesStatus]
 
 
+class _Past(NamedTuple):
+    """What the ledger says of each service, and the latencies of each series."""
+
+    latencies: Mapping[str, Sequence[float | None]]
+    states: Mapping[str, Sequence[str]] = {}
+    availability: Mapping[str, AvailabilityDocument] = {}
+    budgets: Mapping[str, BudgetDocument] = {}
+
+
 def build(
-    rows: StatusRows, series_of: Mapping[str, str], maintenance_until: datetime | None = None
+    rows: StatusRows,
+    series_of: Mapping[str, str],
+    maintenance_until: datetime | None = None,
+    *,
+    ledger: StatusLedger | None = None,
+    states: int = BUCKETS,
 ) -> Status:
     """Build the document.
 
     ``series_of`` is the name in ``system_metrics`` by service. ``maintenance_until`` is the end of
-    the maintenance in the settings, if they have one.
+    the maintenance in the settings, if they have one. ``states`` is the number of states of each
+    service.
     """
     metrics_s = period_of(rows.passes, METRICS.name)
     health_s = period_of(rows.passes, HEALTH.name)
     series = [_series(series, rows.now, metrics_s) for series in rows.series]
     latencies = {item.service: item.history for item in series if item.metric == PROBE_LATENCY_MS}
+    past = _Past(latencies)
+    since_s = rows.since_s
+    if ledger is not None:
+        past = _past(ledger, latencies, states)
+        since_s = (ledger.period.until - ledger.period.since).total_seconds()
     services = []
     for row in rows.services:
-        history = latencies.get(series_of.get(row.service, row.service), ())
-        services.append(_service(row, rows.now, health_s, history))
+        name = series_of.get(row.service, row.service)
+        services.append(_service(row, rows.now, health_s, name, past))
+    alerts = [_alert(row, rows.now) for row in rows.alerts]
+    passes = [_pass(record, rows) for record in rows.passes]
     return Status(
+        verdict=_verdict(services, alerts, passes),
+        database=one_line(rows.database),
         at=rows.now,
-        since_s=rows.since_s,
+        since_s=since_s,
+        samples_since_s=rows.since_s,
         services=services,
-        alerts=[_alert(row, rows.now) for row in rows.alerts],
+        alerts=alerts,
         maintenance=_maintenance(rows, maintenance_until),
-        passes=[_pass(record, rows) for record in rows.passes],
+        passes=passes,
         series=[item for item in series if _is_listed(item)],
     )
 
 
+def _past(
+    ledger: StatusLedger, latencies: Mapping[str, Sequence[float | None]], states: int
+) -> _Past:
+    """Sum up what the ledger has."""
+    period = ledger.period
+    of_services: dict[str, Sequence[str]] = {}
+    availability: dict[str, AvailabilityDocument] = {}
+    budgets: dict[str, BudgetDocument] = {}
+    for service, pieces in timelines(period):
+        of_services[service] = timeline.bucket_states(pieces, period.since, period.until, states)
+        availability[service] = availability_document(timeline.availability(pieces))
+    for window in ledger.windows:
+        for service, pieces in timelines(window):
+            budget = slo.budget(ledger.objectives[service], timeline.availability(pieces))
+            budgets[service] = _budget(budget)
+    return _Past(latencies, of_services, availability, budgets)
+
+
+def _budget(budget: slo.Budget) -> BudgetDocument:
+    return BudgetDocument(
+        slo=budget.objective.percent,
+        window_days=budget.objective.days,
+        left_s=budget.left_s,
+        least_s=budget.least_s,
+        most_s=budget.most_s,
+        left=budget.left,
+        coverage=budget.coverage,
+    )
+
+
 def _service(
-    row: ServiceRow, now: datetime, period_s: float, history: Sequence[float | None]
+    row: ServiceRow,
+    now: datetime,
+    period_s: float,
+    series: str,
+    past: _Past,
 ) -> ServiceStatus:
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
@@ -171,11 +307,58 @@ def _service(
         since=since,
         since_s=(now - since).total_seconds() if since else None,
         latency_ms=row.latency_ms,
-        latency_history=history,
+        latency_history=past.latencies.get(series, ()),
         checked_at=row.checked_at,
         age_s=age_s,
         reason=reason,
+        series=one_line(series),
+        states=past.states.get(row.service, ()),
+        availability=past.availability.get(row.service),
+        budget=past.budgets.get(row.service),
     )
+
+
+def _verdict(
+    services: Sequence[ServiceStatus], alerts: Sequence[OpenAlert], passes: Sequence[PassStatus]
+) -> str:
+    """Return what a person has to know first, in one sentence."""
+    parts = [_verdict_on_services(services)]
+    new = sum(1 for alert in alerts if alert.status == "OPEN")
+    if new:
+        parts.append(f"{_counted(new, 'alert')} not acknowledged")
+    elif alerts:
+        parts.append(f"{_counted(len(alerts), 'alert')} open and acknowledged")
+    late = {status.pass_: None for status in passes if status.stale}
+    parts += [f"the {one_line(name)} pass is stale" for name in late]
+    return "; ".join(parts)
+
+
+def _verdict_on_services(services: Sequence[ServiceStatus]) -> str:
+    """Return how many services are unhealthy or stale: neither is ever counted as healthy."""
+    total = len(services)
+    stale = sum(1 for service in services if service.stale)
+    unhealthy = sum(1 for service in services if not service.stale and service.state != HEALTHY)
+    if not total:
+        return "No service was recorded"
+    if total == 1:
+        state = "healthy"
+        if stale or unhealthy:
+            state = "stale" if stale else "unhealthy"
+        return f"The only service is {state}"
+    counts = ((unhealthy, "unhealthy"), (stale, "stale"))
+    parts = [(number, word) for number, word in counts if number]
+    if not parts:
+        return f"All {total} services are healthy"
+    (number, word), *others = parts
+    verb = "is" if number == 1 else "are"
+    first = f"{number} of {total} services {verb} {word}"
+    if number == total:
+        first = f"All {total} services are {word}"
+    return ", ".join([first, *(f"{number} {word}" for number, word in others)])
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
@@ -242,7 +425,17 @@ def _series(series: Series, now: datetime, period_s: float) -> SeriesStatus:
         stale=age_s > stale_after_s(period_s),
         rate_per_s=series.rate_per_s,
         history=[bucket.mean if bucket else None for bucket in buckets],
+        counter=series.counts,
+        rate_history=[_rate_in(series, number) for number in range(1, BUCKETS + 1)],
     )
+
+
+def _rate_in(series: Series, number: int) -> float | None:
+    """Return the growth per second in a bucket; None for a gauge, or if nothing is known."""
+    growth = series.growth.get(number)
+    if growth is None or growth.seconds <= 0:
+        return None
+    return growth.increase / growth.seconds
 
 
 def _is_listed(series: SeriesStatus) -> bool:
@@ -250,15 +443,51 @@ def _is_listed(series: SeriesStatus) -> bool:
     return series.metric != PROBE_LATENCY_MS and series.service != OPS_WORKER
 
 
-def tables(status: Status) -> list[ScreenTable]:
-    """Lay the document out as tables."""
+def bar_length(width: int) -> int:
+    """Return the length of a state bar on a screen that is so wide."""
+    length = min(width - BAR_LESS, BUCKETS)
+    more = (width - BAR_LESS - BUCKETS) // BAR_SHARE
+    return min(MAX_BAR, max(MIN_BAR, length + max(0, more)))
+
+
+class _Changes(NamedTuple):
+    """Mark what is not as it was in the picture before, if there was one."""
+
+    before: Status | None
+
+    def mark(self, name: str, facts: object, facts_before: Mapping[str, object]) -> str:
+        """Return a name with a mark if its facts are new or changed."""
+        if self.before is None:
+            return name
+        is_same = name in facts_before and facts_before[name] == facts
+        return f"{UNCHANGED if is_same else CHANGED}{name}"
+
+
+def tables(
+    status: Status, *, before: Status | None = None, width: int = WIDTH
+) -> list[ScreenTable]:
+    """Lay the document out as tables. ``before`` is the picture before, of a screen that repeats.
+
+    What changed since then has a mark.
+    """
+    changes = _Changes(before)
     return [
         _maintenance_table(status.maintenance),
-        _services_table(status.services),
-        _alerts_table(status.alerts),
-        _passes_table(status.passes),
-        _series_table(status),
+        _services_table(status, changes),
+        _budgets_table(status.services),
+        _alerts_table(status.alerts, changes),
+        _passes_table(status, changes),
+        _series_table(status, width),
     ]
+
+
+def heading(status: Status, *, before: Status | None = None) -> ScreenTable:
+    """Return the first lines of the screen: the verdict, then the database and the time."""
+    parts = [f"database {status.database}"] if status.database else []
+    line = ", ".join([*parts, f"{status.at:%F %T} UTC"])
+    if before is not None:
+        line += f"; * changed since {before.at:%T}"
+    return ScreenTable(status.verdict, (), (), none=line)
 
 
 def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
@@ -266,88 +495,233 @@ def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
     if maintenance:
         left = format_age(maintenance.left_s)
         rows = ((left, maintenance.started_by, maintenance.reason or "-"),)
-    return ScreenTable("Maintenance: no alert opens", ("ENDS IN", "STARTED BY", "REASON"), rows)
-
-
-def _services_table(services: Sequence[ServiceStatus]) -> ScreenTable:
-    return ScreenTable(
-        title="Services",
-        head=("SERVICE", "STATE", "DURATION", "LATENCY", "HISTORY", "CHECKED", "REASON"),
-        rows=tuple(
-            (
-                service.service,
-                service.state,
-                _duration(service.since_s),
-                "-" if service.latency_ms is None else f"{service.latency_ms} ms",
-                sparkline(service.latency_history),
-                format_ago(service.age_s),
-                service.reason or "-",
-            )
-            for service in services
-        ),
-        state_column=1,
-        none="none was recorded",
+    columns = (
+        Column("ENDS IN"),
+        Column("STARTED BY", least=10),
+        Column("REASON", least=8, is_note=True),
     )
+    return flexible("Maintenance: no alert opens", columns, rows)
 
 
-def _alerts_table(alerts: Sequence[OpenAlert]) -> ScreenTable:
-    return ScreenTable(
-        title="Open alerts",
-        head=("ID", "SERVICE", "STATUS", "OPENED", "ACKNOWLEDGED BY", "SUMMARY"),
-        rows=tuple(
-            (
-                str(alert.id),
-                alert.service,
-                alert.status,
-                format_ago(alert.age_s),
-                alert.acknowledged_by or "-",
-                alert.summary,
-            )
-            for alert in alerts
-        ),
-        state_column=2,
-        none="none",
+AVAILABILITY = 4
+"""The place of the column AVAIL."""
+
+
+def _services_table(status: Status, changes: _Changes) -> ScreenTable:
+    """Lay out the services: the unhealthy ones first, then the stale ones; each group by name."""
+    services = sorted(status.services, key=_urgency)
+    states_before: dict[str, object] = {}
+    if changes.before:
+        states_before = {service.service: service.state for service in changes.before.services}
+    has_ledger = any(service.states for service in services)
+    title = "Services"
+    if has_ledger:
+        title = f"Services; BAR and AVAIL: last {format_age(status.since_s)}"
+    rows: list[tuple[str, ...]] = [
+        (
+            changes.mark(service.service, service.state, states_before),
+            service.state,
+            # Nobody knows for how long a stale service has been what it is.
+            "-" if service.stale else _duration(service.since_s),
+            state_bar(service.states),
+            _availability(service.availability),
+            "-" if service.latency_ms is None else f"{service.latency_ms} ms",
+            format_ago(service.age_s),
+            service.reason or "-",
+        )
+        for service in services
+    ]
+    columns: tuple[Column, ...] = (
+        # A name that is not longer stays whole, and other columns are left out.
+        Column("SERVICE", least=16),
+        Column("STATE", least=8),
+        Column("FOR", drop=5),
+        Column("BAR", drop=4, is_bar=True),
+        Column("AVAIL", drop=3),
+        Column("LATENCY", drop=1),
+        Column("CHECKED", drop=2),
+        Column("REASON", least=6, is_note=True),
     )
+    if not has_ledger:
+        rows = [row[:3] + row[5:] for row in rows]
+        columns = columns[:3] + columns[5:]
+    table = flexible(title, columns, tuple(rows), state_column=1, none="none was recorded")
+    if not has_ledger:
+        return table._replace(below=NO_LEDGER)
+    is_partly_seen = any(row[AVAILABILITY].startswith("(") for row in rows)
+    return table._replace(below=f"{LEGEND}\n{PARTLY_SEEN}" if is_partly_seen else LEGEND)
 
 
-def _passes_table(passes: Sequence[PassStatus]) -> ScreenTable:
+def _urgency(service: ServiceStatus) -> tuple[int, str]:
+    if service.state == HEALTHY:
+        return (2, service.service)
+    return (1 if service.stale else 0, service.service)
+
+
+def _availability(availability: AvailabilityDocument | None) -> str:
+    """Return the healthy share of the time that was seen, rounded down to two decimals.
+
+    It is in parentheses if little of the period was seen: nobody shall take it for all of it.
+    """
+    if availability is None or availability.value is None:
+        return "-"
+    percent = percent_rounded_down(availability.value, 2)
+    shown = "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
+    return f"({shown})" if availability.coverage < WELL_SEEN else shown
+
+
+def _budgets_table(services: Sequence[ServiceStatus]) -> ScreenTable:
+    rows = tuple(
+        (
+            service.service,
+            f"{budget.slo:g} %",
+            _budget_left(budget),
+            _budget_bounds(budget),
+            _seen(budget.coverage),
+        )
+        for service, budget in ((service, service.budget) for service in services)
+        if budget is not None
+    )
+    columns = (
+        Column("SERVICE", least=12),
+        Column("SLO"),
+        Column("ERROR BUDGET", least=20),
+        Column("BOUNDS", drop=1),
+        Column("SEEN", drop=2),
+    )
+    return flexible("Service level objectives", columns, rows)
+
+
+def _budget_left(budget: BudgetDocument) -> str:
+    objective = slo.Objective(budget.slo, budget.window_days)
+    whole = f"(of {format_age(objective.budget_s)} in {budget.window_days} d)"
+    if not budget.coverage:
+        return f"nobody looked {whole}"
+    if budget.left_s < 0:
+        return f"none left, {format_age(-budget.left_s)} too much {whole}"
+    return f"{_whole_percent(budget.left)} left {whole}"
+
+
+def _budget_bounds(budget: BudgetDocument) -> str:
+    """Return between which shares of the budget the rest is."""
+    if budget.least_s == budget.most_s or not budget.coverage:
+        return "-"
+    budget_s = slo.Objective(budget.slo, budget.window_days).budget_s
+    least, most = (
+        percent_rounded_down(left_s / budget_s, 0) for left_s in (budget.least_s, budget.most_s)
+    )
+    return "-" if least == most else f"{least:.0f} to {most:.0f} %"
+
+
+def _seen(coverage: float) -> str:
+    """Return how much of a window was seen; a new installation has seen little of it."""
+    return "< 1 %" if 0 < coverage < 0.01 else _whole_percent(coverage)  # noqa: PLR2004
+
+
+def _whole_percent(share: float) -> str:
+    return f"{percent_rounded_down(share, 0):.0f} %"
+
+
+def _alerts_table(alerts: Sequence[OpenAlert], changes: _Changes) -> ScreenTable:
+    before: dict[str, object] = {}
+    if changes.before:
+        before = {str(alert.id): alert.status for alert in changes.before.alerts}
+    columns = (
+        Column("ID"),
+        Column("SERVICE", least=12),
+        Column("STATUS"),
+        Column("OPENED", drop=2),
+        Column("ACKNOWLEDGED BY", least=8, drop=1),
+        Column("SUMMARY", least=8, is_note=True),
+    )
+    rows = tuple(
+        (
+            changes.mark(str(alert.id), alert.status, before),
+            alert.service,
+            alert.status,
+            format_ago(alert.age_s),
+            alert.acknowledged_by or "-",
+            alert.summary,
+        )
+        for alert in alerts
+    )
+    return flexible("Open alerts", columns, rows, state_column=2, none="none")
+
+
+def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
+    passes = status.passes
+    before: dict[str, object] = {}
+    if changes.before:
+        before = {_pass_label(record): record.stale for record in changes.before.passes}
     rows = [
         (
-            one_line(label(status.pass_, status.shard)),
-            "stale" if status.stale else "on time",
-            format_ago(status.age_s),
-            format_age(status.period_s),
-            str(status.missed),
+            changes.mark(_pass_label(record), record.stale, before),
+            "stale" if record.stale else "on time",
+            format_ago(record.age_s),
+            format_age(record.period_s),
+            str(record.missed),
         )
-        for status in passes
+        for record in passes
     ]
+    title = "Passes"
     if passes:
-        never = expected() - {status.pass_ for status in passes}
-        rows += [(name, "never", "-", "-", "-") for name in sorted(never)]
-    return ScreenTable(
-        title="Passes",
-        head=("PASS", "STATE", "LAST SUCCESS", "PERIOD", "MISSED"),
-        rows=tuple(rows),
+        title = f"Passes; MISSED: last {format_age(status.samples_since_s)}"
+        never = expected() - {record.pass_ for record in passes}
+        unchanged = dict.fromkeys(never)
+        rows += [
+            (changes.mark(name, None, unchanged), "never", "-", "-", "-") for name in sorted(never)
+        ]
+    columns = (
+        Column("PASS", least=8),
+        Column("STATE"),
+        Column("LAST SUCCESS", drop=3),
+        Column("PERIOD", drop=1),
+        Column("MISSED", drop=2),
+    )
+    return flexible(
+        title,
+        columns,
+        tuple(rows),
         state_column=1,
         none="none was recorded, or RECORD_OWN_METRICS is off",
     )
 
 
-def _series_table(status: Status) -> ScreenTable:
-    return ScreenTable(
-        title=f"Last {format_age(status.since_s)}",
-        head=("SERIES", "METRIC", "NOW", "RATE", "HISTORY"),
-        rows=tuple(
-            (
-                series.service,
-                series.metric + format_labels(series.tags),
-                _current_value(series),
-                _rate(series.rate_per_s),
-                sparkline(series.history, HEALTHY_SCALE if series.metric == HEALTHY else None),
-            )
-            for series in status.series
-        ),
+def _pass_label(status: PassStatus) -> str:
+    return one_line(label(status.pass_, status.shard))
+
+
+def _series_table(status: Status, width: int) -> ScreenTable:
+    """Lay out the series, with the latencies of the services among them."""
+
+    def drawn(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
+        return sparkline(halved(values) if width < WIDTH else values, scale)
+
+    rows = [
+        (
+            series.service,
+            series.metric + format_labels(series.tags),
+            _current_value(series),
+            drawn(
+                series.rate_history if series.counter else series.history,
+                HEALTHY_SCALE if series.metric == HEALTHY else None,
+            ),
+        )
+        for series in status.series
+    ]
+    rows += [
+        (service.series, PROBE_LATENCY_MS, _latency(service), drawn(service.latency_history))
+        for service in status.services
+        if any(value is not None for value in service.latency_history)
+    ]
+    columns = (
+        Column("SERIES", least=8),
+        Column("METRIC", least=10),
+        Column("VALUE/RATE"),
+        Column("HISTORY", drop=1),
     )
+    title = f"Series, last {format_age(status.samples_since_s)}"
+    return flexible(title, columns, tuple(sorted(rows, key=lambda row: row[:2])))
 
 
 def _duration(seconds: float | None) -> str:
@@ -360,16 +734,24 @@ def _duration(seconds: float | None) -> str:
 
 
 def _current_value(series: SeriesStatus) -> str:
-    """Return the newest value, with its age if it is stale."""
-    value = "-" if series.value is None else format_si(series.value)
+    """Return the rate of a counter or the newest value of a gauge, with its age if it is stale."""
+    if series.counter:
+        value = _rate(series.rate_per_s)
+    else:
+        value = "-" if series.value is None else format_si(series.value)
     if series.stale:
         return f"{value} ({format_age(series.age_s)} ago)"
     return value
 
 
 def _rate(per_s: float | None) -> str:
-    """Return a rate with three significant digits; nothing for a gauge."""
+    """Return a rate with three significant digits; a dash if there is only one value."""
     if per_s is None:
-        return ""
+        return "-"
     rounded = float(f"{per_s:.3g}")
     return f"{format_si(rounded)}/s"
+
+
+def _latency(service: ServiceStatus) -> str:
+    value = "-" if service.latency_ms is None else f"{service.latency_ms} ms"
+    return f"{value} ({format_ago(service.age_s)})" if service.stale else value

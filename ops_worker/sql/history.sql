@@ -290,6 +290,12 @@ SELECT
 FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s
 
+-- name: ledger_readable
+-- Whether this role may read the ledger, which a reader can do without.
+SELECT
+    has_table_privilege('ops_worker_run', 'SELECT')
+    AND has_table_privilege('ops_worker_span', 'SELECT') AS readable
+
 -- name: ledger_runs
 -- All runs of a pass: a span that lasts refers to the run in which it began, however long ago that
 -- was, and they are few. An infinite time, or a period that is no number, is moved to one with

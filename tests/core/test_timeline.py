@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops_worker.core.ledger import Span
-from ops_worker.core.timeline import availability
+from ops_worker.core.timeline import availability, bucket_states
 from tests.recorder import Recorder, at, recorded, sight
 
 pytestmark = pytest.mark.unit
@@ -183,3 +183,68 @@ def test_span_without_its_run() -> None:
     ledger.record([sight("a", 60, "healthy")])
     assert (ledger.spans[0].last_at, ledger.spans[0].last_run) == (at(0), 77)
     assert ledger.timeline("a", 0, 70, 70) == [("unseen", 0, 60), ("healthy", 60, 70)]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], ["unseen"] * 3),
+        (  # an outage of one pass is seen, however long the bucket is
+            [*((second, "healthy") for second in range(0, 900, 60)), (900, "down")],
+            ["healthy", "healthy", "healthy"],
+        ),
+        (
+            [(0, "healthy"), (60, "down"), (120, "healthy"), (180, "healthy"), (240, "healthy")],
+            ["down", "unseen", "unseen"],
+        ),
+        (  # down is worse than unknown, which is worse than degraded
+            [(0, "degraded"), (60, "down"), (120, "unknown"), (180, "unknown"), (240, "unknown"),
+             (300, "unknown"), (360, "degraded"), (420, "degraded"), (480, "degraded"),
+             (540, "degraded"), (600, "degraded"), (660, "healthy")],
+            ["down", "unknown", "degraded"],
+        ),
+        ([(0, "healthy"), (60, "healthy"), (90, "healthy")], ["healthy", "unseen", "unseen"]),
+        ([(0, "healthy"), (60, "healthy"), (89, "healthy")], ["unseen", "unseen", "unseen"]),
+        ([(0, "healthy"), (899, "degraded")], ["unseen", "unseen", "degraded"]),
+    ],
+)  # fmt: skip
+def test_bucket_states(states: list[tuple[int, str]], expected: list[str]) -> None:
+    """The worst state counts. Health has to be seen for half of a bucket, here 150 of 300 s."""
+    pieces = recorded(*states).pieces("a", 0, 900, 900)
+    assert bucket_states(pieces, at(0), at(900), 3) == expected
+
+
+WORSE = {"unseen": -1, "healthy": 0, "degraded": 1, "unknown": 2, "down": 3}
+
+
+@given(histories(), st.integers(0, 700), st.integers(1, 60), st.integers(1, 7))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_bucket_states_equal_the_seconds(
+    record: list[Pass], begun: int, length: int, number: int
+) -> None:
+    """Each bucket has the state that follows from its seconds, one by one."""
+    ledger = Recorder()
+    for one in record:
+        sights = [sight(name, one.second, state) for name, state in one.states.items()]
+        ledger.record(sights, one.period_s)
+    now, ended = record[-1].second + 30, begun + length * number
+    for service in "abc":
+        pieces = ledger.pieces(service, begun, ended, now)
+        states = bucket_states(pieces, at(begun), at(ended), number)
+        assert len(states) == number
+        for place, state in enumerate(states):
+            first = begun + place * length
+            seconds = [
+                looked_up(record, service, second, now) for second in range(first, first + length)
+            ]
+            expected = max(seconds, key=lambda state: WORSE[state])
+            if expected == "healthy" and seconds.count("healthy") * 2 < length:
+                expected = "unseen"
+            assert state == expected
+
+
+def test_shares_of_a_long_period() -> None:
+    """Much unseen time takes nothing from the rest: what was always healthy is exactly 1."""
+    ledger = recorded(*((second + 0.123457, "healthy") for second in range(0, 600, 60)))
+    found = availability(ledger.pieces("a", -315_360_000, 601, 601))
+    assert (found.least, found.value, found.most) == (1, 1, 1)

@@ -77,8 +77,11 @@ def test_status() -> None:
     )
     history = [None] * 23 + [5.0]
     expected = {
+        "verdict": "The only service is unhealthy; 1 alert is not acknowledged",
+        "database": "",
         "at": "2026-03-01T12:00:00+00:00",
         "since_s": 3600.0,
+        "samples_since_s": 3600.0,
         "services": [
             {
                 "service": "ingest",
@@ -92,6 +95,10 @@ def test_status() -> None:
                 "checked_at": "2026-03-01T11:59:30+00:00",
                 "age_s": 30.0,
                 "reason": "x",
+                "series": "ingest",
+                "states": [],
+                "availability": None,
+                "budget": None,
             }
         ],
         "alerts": [
@@ -134,6 +141,8 @@ def test_status() -> None:
                 "stale": False,
                 "rate_per_s": 0.5,
                 "history": history,
+                "counter": True,
+                "rate_history": [None] * 23 + [0.5],
             }
         ],
     }

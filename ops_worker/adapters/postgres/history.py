@@ -74,6 +74,7 @@ def status_rows(
         counts=counts.fetchall(),
         series=read_series(transaction, since_s, buckets, is_counter, metrics_s),
         maintenance=running_maintenance(transaction),
+        database=transaction.connection.info.dbname,
     )
 
 

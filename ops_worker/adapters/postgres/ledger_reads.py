@@ -5,16 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.ledger import INSTALLATION, Run, Span
 from ops_worker.core.staleness import stale_after_s
-from ops_worker.history.ledger import LedgerRows
+from ops_worker.history.ledger import MERGED, LedgerRows
+from ops_worker.history.status import StatusLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.slo import Objective
 
 FUTURE = timedelta(days=3650)
 """Times later than this after now, such as infinity, are read as this one."""
@@ -49,6 +52,36 @@ def ledger_rows(
         services=services,
         runs=runs,
         spans=spans,
+    )
+
+
+def status_ledger(
+    transaction: Transaction,
+    services: Sequence[str],
+    since_s: float,
+    objectives: Mapping[str, Objective],
+) -> StatusLedger | None:
+    """Read the last ``since_s`` seconds of these services, and the windows of their objectives.
+
+    Return None if there is no ledger, or none that this role may read.
+    """
+    if not transaction.present.issuperset(LEDGER_READ_TABLES):
+        return None
+    if not one(transaction.execute("ledger_readable"))["readable"]:
+        return None
+    by_days: dict[int, list[str]] = {}
+    for service in services:
+        if service in objectives:
+            by_days.setdefault(objectives[service].days, []).append(service)
+    now = transaction.now
+
+    def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
+        return ledger_rows(transaction, some_services, MERGED, now - length, now)
+
+    return StatusLedger(
+        period=read(services, timedelta(seconds=since_s)),
+        windows=[read(some, timedelta(days=days)) for days, some in by_days.items()],
+        objectives=objectives,
     )
 
 

@@ -59,10 +59,15 @@ MAINTENANCE = TransactionSpec(lock=6, creates_if_permitted=(ACTION_TABLE,))
 
 HISTORY_TABLES = ("system_metrics", "fleet_alert")
 """The tables that readers of the history require."""
-HISTORY_OPTIONAL_TABLES = ("service_health", MAINTENANCE_TABLE, MAINTENANCE_LOG)
-"""The tables that readers can do without: the health pass or a person creates them."""
-
 LEDGER_READ_TABLES = (RUN_TABLE, SPAN_TABLE)
 """The tables that readers of the ledger require."""
+HISTORY_OPTIONAL_TABLES = (
+    "service_health",
+    MAINTENANCE_TABLE,
+    MAINTENANCE_LOG,
+    *LEDGER_READ_TABLES,
+)
+"""The tables that readers can do without: passes or a person create them."""
+
 LEDGER_OPTIONAL_TABLES = ("service_health",)
 """The tables that readers of the ledger can do without."""
