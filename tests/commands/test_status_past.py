@@ -16,6 +16,7 @@ from ops_worker.cli import main
 from ops_worker.commands import status
 from ops_worker.history.screen import STATE_MARKS, text_width
 from tests.commands.test_history import ODD
+from tests.looks import START_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ RECORDED = {"H": "healthy", "D": "degraded", "d": "down", "u": "unknown", ".": "
 @pytest.fixture
 def past(look: Looks) -> Looks:
     """Record two hours: a pass of health every 60 s, a hole of half an hour, and an unprobed service."""
-    look.now += 100_000 - LENGTH_S - 20
+    look.now += -START_S - LENGTH_S - 20
     catalogue = look.folder / "catalogue.toml"
     text = catalogue.read_text()
     text = text.replace("[services.a]\n", "[services.a]\nslo = 99\nslo_window = 1\n")
@@ -255,7 +256,7 @@ def test_stale(
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
 def test_odd_rows(look: Looks, read: Callable[..., Document], statement: str) -> None:
     """Whatever a person or a restored backup left in the ledger, the command shows the state."""
-    look.now += 100_000 - 320
+    look.now += -START_S - 320
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (300, "down")):
         for name in ("health", "metrics"):
             look(second, {"a": state, "b": "healthy", "c": "healthy"}, name=name)
