@@ -37,11 +37,14 @@ test: $(READY) ## every test; all branches of the core and the passes are taken
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
+# Tests of the core's rules and of what SQL does: an older dependency changes nothing about them.
+OF_NO_DEPENDENCY := core manifest_rules history commands/test_schema.py commands/test_status_past.py passes/test_ledger.py passes/test_rollup.py
+
 lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
-	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' --ignore=tests/core --ignore=tests/manifest_rules
+	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' $(addprefix --ignore=tests/,$(OF_NO_DEPENDENCY))
 
 mutate: ## change the rules of the core in every small way; a unit test has to notice each (tests/mutants.md)
 	$(PYTHON) -m venv $(VENV)-mutate

@@ -118,7 +118,7 @@ class Sightings:
                 self._drop_oldest()
         return entry.number
 
-    def withdraw(self, number: int) -> None:
+    def withdraw(self, number: int | None) -> None:
         """Remove the newest entry, if it has this number: another process entered this pass."""
         with self._lock:
             if self._entries and self._entries[-1].number == number:

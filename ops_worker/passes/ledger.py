@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PassLedger:
     """What one pass enters into the ledger, together with the passes that waited before it.
 
-    A dry run enters nothing.
+    A dry run never calls ``enter``, and what it saw does not wait.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class PassLedger:
         # A single pass keeps nothing for a later one.
         self._sightings = Sightings() if context.sightings is None else context.sightings
         self._entered: int | None = None
+        self._number: int | None = None
         if not context.dry_run:
             config, _ = context.settings.config
             seen = seen_by_pass(verdicts, begun, context.period_s, config)
@@ -38,8 +39,6 @@ class PassLedger:
 
     def enter(self, transaction: Transaction) -> None:
         """Enter all passes that wait, oldest first, in the transaction of this one."""
-        if self._context.dry_run:
-            return
         self._entered = ledger_writes.enter(
             transaction,
             self._spec.name,
@@ -55,5 +54,4 @@ class PassLedger:
 
     def withdraw(self) -> None:
         """Do not enter this pass: another process has the lock, and enters its own."""
-        if not self._context.dry_run:
-            self._sightings.withdraw(self._number)
+        self._sightings.withdraw(self._number)

@@ -199,9 +199,9 @@ class _Rollup:
         series = {target.series: target.name for target in self._context.settings.catalogue.targets}
         work = partial(_fill_some, series)
         try:
-            while self._context.clock() < self._last_begin:
-                if not self._context.transact(ROLLUP, work, TABLES):
-                    break
+            has_more = True
+            while has_more and self._context.clock() < self._last_begin:
+                has_more = bool(self._context.transact(ROLLUP, work, TABLES))
         except (SchemaError, StatementTimeoutError) as error:
             self.warnings.append(f"the ledger is not filled from older samples: {error}")
 
