@@ -29,6 +29,17 @@ def env_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def by_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--by``: who does what the command does."""
+    parser.add_argument(
+        "--by",
+        type=words,
+        default="",
+        metavar="NAME",
+        help="who does it; default: the user who runs this command",
+    )
+
+
 def output_option(
     parser: argparse.ArgumentParser, description: str, *, plain: str = "text"
 ) -> None:

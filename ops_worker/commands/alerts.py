@@ -9,7 +9,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file, output_option, words
+from ops_worker.arguments import by_option, env_file, output_option, words
 from ops_worker.commands.database import opened, write
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import DONE
@@ -55,13 +55,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show what would be removed; remove nothing"
     )
     for action in (ack, close, prune):
-        action.add_argument(
-            "--by",
-            type=words,
-            default="",
-            metavar="NAME",
-            help="who does it; default: the user who runs this command",
-        )
+        by_option(action)
         action.add_argument(
             "--reason", type=words, default="", help="why; it is kept with the action"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import duration, env_file, words
+from ops_worker.arguments import by_option, duration, env_file, words
 from ops_worker.commands.alerts import user
 from ops_worker.commands.database import opened, warn_not_recorded, write
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
@@ -44,13 +44,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     end = actions.add_parser("end", help="let alerts open again, from the next pass on")
     for action in (start, end):
-        action.add_argument(
-            "--by",
-            type=words,
-            default="",
-            metavar="NAME",
-            help="who does it; default: the user who runs this command",
-        )
+        by_option(action)
     actions.add_parser("status", help="show whether there is maintenance, until when, by whom")
 
 

@@ -142,9 +142,7 @@ class Book:
         newest = self.newest
         # The newest run is from the future: a clock was set back. Nothing is older than it.
         is_set_back = newest is not None and newest.last_at > self._now
-        fresh = sighting.sights
-        if newest is not None and not is_set_back:
-            fresh = tuple(sight for sight in fresh if sight.at > newest.last_at)
+        fresh = sighting.sights if is_set_back else _newer(sighting.sights, newest)
         if sighting.sights and not fresh:
             return
         stale = {sight.service for sight in sighting.sights} - {sight.service for sight in fresh}
@@ -221,6 +219,13 @@ class Book:
         if newest is not None and newest.last_at >= span.first_at:
             ended = span._replace(last_at=newest.last_at, last_no=newest.passes, last_run=newest.id)
         (self._begun if span.id == NEW else self.ended).append(ended)
+
+
+def _newer(sights: tuple[Sight, ...], newest: Run | None) -> tuple[Sight, ...]:
+    """Return the sights that are newer than all sights of the newest run."""
+    if newest is None:
+        return sights
+    return tuple(sight for sight in sights if sight.at > newest.last_at)
 
 
 def _begun_span(sight: Sight, run: Run) -> Span:

@@ -496,6 +496,7 @@ def _clipped(pieces: Iterable[Piece], since: datetime, until: datetime) -> list[
     """Cut the pieces and their bounds at the edges of the period."""
 
     def cut(moment: datetime) -> datetime:
+        """Return the time, moved to the nearest edge if it is outside of the period."""
         return max(since, min(moment, until))
 
     clipped = []

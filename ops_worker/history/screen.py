@@ -196,6 +196,7 @@ def _without(table: ScreenTable, place: int) -> ScreenTable:
     """Return a table without a column; the texts of a column of notes go below the rows."""
 
     def rest(cells: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cells of the other columns."""
         return cells[:place] + cells[place + 1 :]
 
     notes = table.notes
@@ -224,6 +225,7 @@ def _shortened(table: ScreenTable, excess: int) -> ScreenTable:
             excess -= less
 
     def shortened(cells: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cells, each cut to the width of its column."""
         return tuple(cut(cell, width) for cell, width in zip(cells, widths, strict=True))
 
     return table._replace(
@@ -236,6 +238,7 @@ def table_lines(table: ScreenTable) -> Iterator[TableLine]:
     widths = _widths(table)
 
     def padded(cells: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cells, each as wide as its column."""
         return tuple(
             cell + " " * (width - text_width(cell))
             for cell, width in zip(cells, widths, strict=True)

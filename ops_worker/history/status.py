@@ -340,13 +340,10 @@ def _verdict_on_services(services: Sequence[ServiceStatus]) -> str:
     unhealthy = sum(1 for service in services if not service.stale and service.state != HEALTHY)
     if not total:
         return "No service was recorded"
-    if total == 1:
-        state = "healthy"
-        if stale or unhealthy:
-            state = "stale" if stale else "unhealthy"
-        return f"The only service is {state}"
     counts = ((unhealthy, "unhealthy"), (stale, "stale"))
     parts = [(number, word) for number, word in counts if number]
+    if total == 1:
+        return f"The only service is {parts[0][1] if parts else HEALTHY}"
     if not parts:
         return f"All {total} services are healthy"
     (number, word), *others = parts
@@ -695,6 +692,7 @@ def _series_table(status: Status, width: int) -> ScreenTable:
     """Lay out the series, with the latencies of the services among them."""
 
     def drawn(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
+        """Return a sparkline, of half its length on a narrow screen."""
         return sparkline(halved(values) if width < WIDTH else values, scale)
 
     rows = [

@@ -76,6 +76,7 @@ def status_ledger(
     now = transaction.now
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
+        """Read what was recorded of these services for so long, up to now."""
         return ledger_rows(transaction, some_services, MERGED, now - length, now)
 
     return StatusLedger(

@@ -58,7 +58,7 @@ def has_plain_samples(transaction: Transaction) -> bool:
 
 
 def set_limits(transaction: Transaction, left_s: float) -> None:
-    """Give the statements of this transaction so many seconds, at least one."""
+    """Limit each statement of this transaction to ``left_s`` seconds, at least one."""
     limit_ms = round(1000 * max(1.0, left_s))
     transaction.execute("rollup_limits", {"statement_ms": str(limit_ms)})
 
