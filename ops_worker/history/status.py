@@ -514,18 +514,8 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
     title = "Services"
     if has_ledger:
         title = f"Services; BAR and AVAIL: last {format_age(status.since_s)}"
-    rows: list[tuple[str, ...]] = [
-        (
-            changes.mark(service.service, service.state, states_before),
-            service.state,
-            # Nobody knows for how long a stale service has been what it is.
-            "-" if service.stale else _duration(service.since_s),
-            state_bar(service.states),
-            _availability(service.availability),
-            "-" if service.latency_ms is None else f"{service.latency_ms} ms",
-            format_ago(service.age_s),
-            service.reason or "-",
-        )
+    rows = [
+        _service_row(service, changes.mark(service.service, service.state, states_before))
         for service in services
     ]
     columns: tuple[Column, ...] = (
@@ -547,6 +537,20 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         return table._replace(below=NO_LEDGER)
     is_partly_seen = any(row[AVAILABILITY].startswith("(") for row in rows)
     return table._replace(below=f"{LEGEND}\n{PARTLY_SEEN}" if is_partly_seen else LEGEND)
+
+
+def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
+    return (
+        name,
+        service.state,
+        # Nobody knows for how long a stale service has been what it is.
+        "-" if service.stale else _duration(service.since_s),
+        state_bar(service.states),
+        _availability(service.availability),
+        "-" if service.latency_ms is None else f"{service.latency_ms} ms",
+        format_ago(service.age_s),
+        service.reason or "-",
+    )
 
 
 def _urgency(service: ServiceStatus) -> tuple[int, str]:
