@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from datetime import timedelta
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.adapters.postgres.ledger_writes import read_book, write_book
 from ops_worker.core.ledger import HEALTHY, INSTALLATION, Sight, Sighting
@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
-    from ops_worker.core.ledger import Book
+    from ops_worker.core.ledger import Book, Run
 
 SHARD = "samples"
 """The shard of the runs that were filled."""
 STEP = timedelta(hours=1)
-"""The time of which one transaction reads the samples."""
+"""The time of which one transaction reads the samples, at most."""
+ROWS = 50_000
+"""Samples that one transaction reads, at most.
+
+They use about 20 MiB. The container of the rollup has 128 MiB, and an hour of 1,000 services every
+5 s has 720,000 samples.
+"""
+SAME_PERIOD = 0.1
+"""The share by which two periods may differ and still count as the same: a CronJob starts late."""
 REASON_CLASS = "sample"
 REASON = "recorded as unhealthy before the ledger began"
 KEY = {"pass": METRICS.name, "shard": SHARD, "installation": INSTALLATION}
@@ -52,9 +60,8 @@ def fill(transaction: Transaction, services: Mapping[str, str]) -> bool:
     if bounds is None or bounds["first"] is None:
         return _end(transaction, book)
     until = min(bounds["first"] + STEP, bounds["ledger_begins"])
-    parameters |= {"since": bounds["first"], "until": until}
-    rows = transaction.query(SampleRow, "samples_to_fill", parameters).fetchall()
-    for sighting in _sightings(rows, services):
+    rows = _samples(transaction, parameters | {"since": bounds["first"], "until": until})
+    for sighting in _sightings(rows, services, book.newest):
         book.enter(sighting)
     write_book(transaction, book, KEY, ("", {}))
     return True
@@ -71,15 +78,43 @@ def _end(transaction: Transaction, book: Book) -> bool:
     return False
 
 
-def _sightings(rows: Sequence[SampleRow], services: Mapping[str, str]) -> Iterator[Sighting]:
-    """Yield the samples of each pass, in order of time."""
-    times = sorted({row.time for row in rows})
-    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
-    # A whole number, so that a pass that is a little late does not begin a new run.
-    period_s = max(1.0, float(round(statistics.median(gaps)))) if gaps else DEFAULT_PERIOD_S
+def _samples(transaction: Transaction, parameters: Mapping[str, Any]) -> list[SampleRow]:
+    """Read the samples of whole passes, oldest first, as many as one transaction reads."""
+    # Of several passes, so that their period can be computed.
+    limit = max(ROWS, 4 * len(parameters["series"]))
+    step = {**parameters, "rows": limit}
+    rows = transaction.query(SampleRow, "samples_to_fill", step).fetchall()
+    if len(rows) < limit:
+        return rows
+    # Samples of the last pass may be missing. It stays if it is the only one.
+    last = rows[-1].time
+    return [row for row in rows if row.time != last] or rows
+
+
+def _sightings(
+    rows: Sequence[SampleRow], services: Mapping[str, str], newest: Run | None
+) -> Iterator[Sighting]:
+    """Yield the samples of each pass, in order of time. ``newest`` is the run before them."""
+    period_s = _period_s(sorted({row.time for row in rows}), newest)
     for time, group in groupby(rows, key=lambda row: row.time):
         sights = {services[row.series]: _sight(row, services[row.series]) for row in group}
         yield Sighting(time, tuple(sights.values()), period_s, "")
+
+
+def _period_s(times: Sequence[datetime], newest: Run | None) -> float:
+    """Return the period of passes that began at these times, in whole seconds.
+
+    It is that of the run before them if it is about the same, or if there is only one pass. So a
+    pass that is a little late does not begin a new run.
+    """
+    earlier_s = DEFAULT_PERIOD_S if newest is None else newest.period_s
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    if not gaps:
+        return earlier_s
+    period_s = max(1.0, float(round(statistics.median(gaps))))
+    if newest is not None and abs(period_s - earlier_s) <= SAME_PERIOD * earlier_s:
+        return earlier_s
+    return period_s
 
 
 def _sight(row: SampleRow, service: str) -> Sight:

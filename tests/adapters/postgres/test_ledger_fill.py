@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops_worker.adapters.postgres import Store
+from ops_worker.adapters.postgres import Store, ledger_fill
 from ops_worker.adapters.postgres.ledger_fill import SHARD, fill
 from ops_worker.core.ledger import Run, Span
 from ops_worker.core.passes import LEDGER_TABLES, METRICS
@@ -113,6 +113,98 @@ def test_one_sample(store: Store, database: Database) -> None:
     runs, (span,) = rows(database)
     assert [run.period_s for run in runs if run.shard == SHARD] == [60.0]
     assert (span.service, span.state) == ("ingest", "unknown")
+
+
+def test_own_sample(store: Store, database: Database) -> None:
+    """The sample of the first pass that wrote to the ledger is not filled: it is there already."""
+    database.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value)"
+        " VALUES (now() - interval '62 s', 'healthy', 'ingest', 1),"
+        " (now() - interval '2 s', 'healthy', 'ingest', 1)"
+    )
+    run = (
+        "INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)"
+        " VALUES ('metrics', 60, now(), now())"
+    )
+    database.rows(run)
+    assert fill_all(store) == 1
+    _, (span,) = rows(database)
+    assert span.last_at == span.first_at
+    assert database.value("SELECT now() - first_at > interval '60 s' FROM ops_worker_span")
+
+
+@pytest.mark.parametrize("period_s", ["NaN", "Infinity", "-1"])
+def test_odd_period(store: Store, database: Database, period_s: str) -> None:
+    """A period that no pass has makes nothing fail."""
+    database.rows(SAMPLES)
+    database.rows(LIVE)
+    database.rows("UPDATE ops_worker_run SET period_s = %s::float8", period_s)
+    assert fill_all(store) > 0
+
+
+def test_many_services(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step reads a limited number of samples, and whole passes; the result is the same."""
+    database.rows(SAMPLES)
+    database.rows(LIVE)
+    assert fill_all(store) == 5
+    runs, spans = rows(database)
+    database.rows("DELETE FROM ops_worker_span")
+    database.rows(f"DELETE FROM ops_worker_run WHERE shard = '{SHARD}'")
+    monkeypatch.setattr(ledger_fill, "ROWS", 101)
+    assert fill_all(store) == 50
+    assert stripped(*rows(database)) == stripped(runs, spans)
+
+
+def stripped(runs: list[Run], spans: list[Span]) -> Any:
+    """Return runs and spans without the numbers that the database gave them."""
+    numbers = {run.id: place for place, run in enumerate(runs)}
+    return [run._replace(id=0) for run in runs], [
+        span._replace(id=0, run=numbers[span.run], last_run=numbers[span.last_run or 0])
+        for span in sorted(spans, key=lambda span: (span.first_at, span.service))
+    ]
+
+
+def test_more_samples_than_rows(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more samples at one time than a step reads, some are left out, and the fill goes on."""
+    database.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value)"
+        " SELECT now() - make_interval(hours => h), 'healthy', 'ingest', 1"
+        " FROM generate_series(3, 4) AS h, generate_series(1, 20)"
+    )
+    database.rows(
+        "INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)"
+        " VALUES ('metrics', 5, now(), now())"
+    )
+    monkeypatch.setattr(ledger_fill, "ROWS", 1)
+    assert fill_all(store) == 2
+    runs, _ = rows(database)
+    assert len([run for run in runs if run.shard == SHARD]) == 2
+
+
+@pytest.mark.parametrize(("gap_s", "runs"), [(62, 1), (90, 2)])
+def test_period_changes(store: Store, database: Database, gap_s: int, runs: int) -> None:
+    """A period that differs by little begins no new run."""
+    for hour, every in ((3, 60), (2, gap_s)):
+        database.rows(
+            "INSERT INTO system_metrics (time, metric_name, service, value)"
+            " SELECT now() - make_interval(hours => %s) + make_interval(secs => n * %s),"
+            " 'healthy', 'ingest', 1 FROM generate_series(0, 30) AS n",
+            hour,
+            every,
+        )
+    database.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value)"
+        " SELECT now() - interval '3 hours' + make_interval(secs => n * 60), 'healthy', 'ingest', 1"
+        " FROM generate_series(31, 58) AS n"
+    )
+    database.rows(
+        "INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)"
+        " VALUES ('metrics', 60, now(), now())"
+    )
+    fill_all(store)
+    assert len([run for run in rows(database)[0] if run.shard == SHARD]) == runs
 
 
 def test_samples_of_any_time(store: Store, database: Database) -> None:
