@@ -51,9 +51,9 @@ def trigger_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=120.0,
         metavar="SECONDS",
-        help="with --wait: wait at most this long (120)",
+        help="with --wait: wait at most this long "
+        "(default: 120, or 30 more than activeDeadlineSeconds if that is longer)",
     )
 
 
@@ -153,15 +153,19 @@ def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int |
 
 def trigger(options: argparse.Namespace) -> int:
     """Create a Job from the CronJob's template; with ``--wait``, return the pass's exit code."""
-    from ops_worker.core.cronjobs import job_of
+    from ops_worker.core.cronjobs import job_of, longest_wait_s
 
     connection = _connect(options)
     name = options.name
     if name in {*PASSES, "init-db"}:
         name = f"ops-worker-{name}"
-    job = connection.create_job(job_of(connection.cronjob(name), _suffix()))
+    content = job_of(connection.cronjob(name), _suffix())
+    job = connection.create_job(content)
     print(f"job.batch/{job} created in namespace {connection.namespace}", file=sys.stderr)
-    return _wait(connection, job, options.timeout) if options.wait else DONE
+    if not options.wait:
+        return DONE
+    timeout_s = longest_wait_s(content) if options.timeout is None else options.timeout
+    return _wait(connection, job, timeout_s)
 
 
 class _Ended(NamedTuple):
@@ -225,7 +229,8 @@ def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]])
     failed = ended.end.kind == "Failed"
     reason = f": {ended.end.reason}" if failed and ended.end.reason else ""
     print(f"{name}: {ended.end.kind}{reason}", file=sys.stderr)
-    problems = [cronjobs.other_failure(pod) for pod in attempts]
+    problems = [cronjobs.out_of_memory(pod) for pod in attempts]
+    problems += [cronjobs.other_failure(pod) for pod in attempts]
     problems.append(cronjobs.unexplained_failure(ended.job, attempts))
     for problem in filter(None, problems):
         print(f"{name}: {problem}", file=sys.stderr)

@@ -47,6 +47,12 @@ USE_NATIVE_SIDECAR = (
 """The hint for a container that keeps a Job from completing."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 """The annotation with a pod's index in an Indexed Job (kubernetes.io, "Jobs")."""
+WAIT_S = 120.0
+"""Seconds in which a Job without a deadline, or with a short one, should end."""
+WAIT_MARGIN_S = 30.0
+"""Seconds that Kubernetes takes to end a Job after its deadline: the pod's grace is 10 s."""
+OUT_OF_MEMORY = "OOMKilled"
+"""The reason with which Kubernetes ends a container that exceeds its memory limit."""
 _PULL_HINT = "check the image's name, and that the cluster can pull it"
 HINTS = {
     "ErrImagePull": _PULL_HINT,
@@ -270,6 +276,15 @@ def blocked_job(pod: Mapping[str, Any], now: datetime | None = None) -> str:
     return ""
 
 
+def out_of_memory(pod: Mapping[str, Any]) -> str:
+    """Return that the worker's container exceeded its memory limit; empty if it did not."""
+    end = terminated(pod)
+    if end is None or end.get("reason") != OUT_OF_MEMORY:
+        return ""
+    name = pod["metadata"]["name"]
+    return f"pod {name} ended with exit code {end['exitCode']}: {termination_text(end)}"
+
+
 def unexplained_failure(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
     """Return why a Job failed, if none of its pods shows the reason; empty for any other Job."""
     end = finished(job)
@@ -315,7 +330,10 @@ def termination_text(end: Mapping[str, Any]) -> str:
     """Return the result of a pass from its termination message, on one line.
 
     Of a message that is not the worker's, return the last line; without a message, the reason.
+    After OOMKilled the message is the end of the log, which says nothing about the memory.
     """
+    if end.get("reason") == OUT_OF_MEMORY:
+        return f"{OUT_OF_MEMORY}: raise resources.limits.memory of the container"
     message = str(end.get("message") or "")
     try:
         document = json.loads(message)
@@ -388,6 +406,14 @@ def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
         "ownerReferences": [owner],
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
+
+
+def longest_wait_s(job: Mapping[str, Any]) -> float:
+    """Return the seconds after which a Job should have ended, with all its attempts."""
+    deadline_s = at(job, "spec").get("activeDeadlineSeconds")
+    if deadline_s is None:
+        return WAIT_S
+    return max(WAIT_S, float(deadline_s) + WAIT_MARGIN_S)
 
 
 def event_of(

@@ -14,6 +14,7 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.commands import cluster as commands
+from ops_worker.core import cronjobs
 from tests.kubernetes_api import (
     BATCH,
     CORE,
@@ -320,6 +321,41 @@ def test_wait_too_long(server: ApiServer, capsys: pytest.CaptureFixture[str]) ->
     assert (
         last_error_line(capsys)
         == "ops-worker trigger: a-job has not ended within 0.1 s: waiting for a pod; see `kubectl -n ops describe job a-job`"
+    )
+
+
+@pytest.mark.parametrize(("deadline_s", "wait_s"), [(None, "0.1"), (330, "0.2")])
+def test_wait_by_default(
+    server: ApiServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    deadline_s: int | None,
+    wait_s: str,
+) -> None:
+    """Without --timeout, the wait is longer than the deadline of the Job."""
+    monkeypatch.setattr(cronjobs, "WAIT_S", 0.1)
+    monkeypatch.setattr(cronjobs, "WAIT_MARGIN_S", -329.8)
+    long = cronjob()
+    long["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] = deadline_s
+    server.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (200, long)
+    server.answers[f"GET {BATCH}/jobs/a-job"] = (200, {})
+    assert main(["trigger", "health", "--wait"]) == 1
+    assert f"has not ended within {wait_s} s" in last_error_line(capsys)
+
+
+def test_wait_out_of_memory(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass that was killed for its memory leaves no line; the reason is shown."""
+    killed = pod(137)
+    killed["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": (200, over("Failed")),
+        f"GET {CORE}/pods": (200, {"items": [killed]}),
+        f"GET {CORE}/pods/a-pod/log": (200, ""),
+    }
+    assert main(["trigger", "health", "--wait"]) == 137
+    assert last_error_line(capsys) == (
+        "a-job: pod a-pod ended with exit code 137: "
+        "OOMKilled: raise resources.limits.memory of the container"
     )
 
 

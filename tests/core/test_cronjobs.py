@@ -11,7 +11,9 @@ from ops_worker.core.cronjobs import (
     finished,
     job_of,
     last_attempts,
+    longest_wait_s,
     other_failure,
+    out_of_memory,
     row,
     start_problem,
     table,
@@ -138,6 +140,32 @@ def test_missing_status() -> None:
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
 
 
+OOM = "OOMKilled: raise resources.limits.memory of the container"
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [({}, 120), ({"activeDeadlineSeconds": 50}, 120), ({"activeDeadlineSeconds": 330}, 360)],
+)
+def test_longest_wait(spec: dict[str, int], seconds: float) -> None:
+    """A Job has ended a little after its deadline."""
+    assert longest_wait_s({"spec": spec}) == seconds
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ({"exitCode": 137, "reason": "OOMKilled"}, f"pod p ended with exit code 137: {OOM}"),
+        ({"exitCode": 1, "reason": "Error"}, ""),
+        (None, ""),
+    ],
+)
+def test_out_of_memory(end: dict[str, Any] | None, expected: str) -> None:
+    """A container that exceeded its memory limit is reported, and no other one."""
+    status = {"containerStatuses": [{"name": "ops-worker", "state": {"terminated": end}}]}
+    assert out_of_memory({"metadata": {"name": "p"}, "status": status}) == expected
+
+
 @pytest.mark.parametrize(
     ("message", "reason", "expected"),
     [
@@ -145,7 +173,9 @@ def test_missing_status() -> None:
         ('{"error": "no"}', "", "no"),
         ("[1]", "", "[1]"),
         ("first\nlast line\n", "", "last line"),
-        ("", "OOMKilled", "OOMKilled"),
+        ("", "Error", "Error"),
+        ("the last line of the log", "OOMKilled", OOM),
+        ("", "OOMKilled", OOM),
         ("x" * 999, "", "x" * 300),
     ],
 )
