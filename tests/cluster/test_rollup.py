@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +30,13 @@ FROM date_trunc('hour', now() - interval '10 minutes') AS h (ends),
         AS s (service, metric, sign)
 """
 """A counter that grows by one every minute, and a figure that falls, in complete hours."""
+SLOW = """
+CREATE FUNCTION ops_test_slow() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_sleep(5); RETURN NULL; END$$;
+CREATE TRIGGER slow AFTER INSERT ON ops_worker_hour
+FOR EACH STATEMENT EXECUTE FUNCTION ops_test_slow()
+"""
+"""Lets every hour take five seconds."""
 OWN_TABLES = ("ops_worker_hour", "ops_worker_day", "ops_worker_span", "ops_worker_run")
 
 
@@ -157,6 +165,27 @@ def test_failed(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None
         f"ops-worker-rollup: the last pass failed with exit code 137: {problem}"
     ]
     assert hours(plain) == []
+
+
+def test_pod_deleted(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pod that is deleted in the middle keeps its hours; the Job's next pod continues."""
+    plain.database.rows(SAMPLES)
+    plain.database.rows(SLOW)
+    try:
+        assert main(["trigger", "rollup", "-n", NAMESPACE]) == 0
+        job = re.findall(r"job\.batch/(\S+) created", capsys.readouterr().err)[0]
+        end = time.monotonic() + 60
+        while not hours(plain) and time.monotonic() < end:
+            time.sleep(0.2)
+        done = hours(plain)
+        kubectl("-n", NAMESPACE, "delete", "pod", "-l", f"job-name={job}", "--wait=false")
+        kubectl("-n", NAMESPACE, "wait", "--for=condition=complete", f"job/{job}", "--timeout=90s")
+    finally:
+        plain.database.rows("DROP FUNCTION ops_test_slow CASCADE")
+    assert 0 < len(done) < 2 * HOURS
+    rows = hours(plain)
+    assert len(rows) == 2 * HOURS
+    assert [row for row in done if row in rows] == done
 
 
 def test_without_rollup(
