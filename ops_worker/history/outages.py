@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import timeline
@@ -131,7 +132,7 @@ def _state_total(pieces: Sequence[Piece], state: str) -> StateTotal:
     return StateTotal(
         state=state,
         times=len(times),
-        seconds=round(sum(stretch.seconds for stretch in times), 6),
+        seconds=round(fsum(stretch.seconds for stretch in times), 6),
         longest=longest(times),
     )
 

@@ -6,14 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.action_reads import read_actions
-from ops_worker.adapters.postgres.ledger_reads import FIRST, service_ledger
+from ops_worker.adapters.postgres.ledger_reads import service_ledger
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
-from ops_worker.history.explain import ServiceHistory, look_back
+from ops_worker.history.explain import ServiceHistory, before, look_back
 from ops_worker.history.rows import (
     AlertRow,
     BucketRow,
@@ -219,7 +219,7 @@ def service_history(
         in_maintenance=flag is not None and flag.value == 1,
         maintenance_until=running.until if running else None,
         maintenances=maintenances(transaction, at, at),
-        actions=read_actions(transaction, at - min(length, at - FIRST), at, [service]),
+        actions=read_actions(transaction, before(at, length), at, [service]),
     )
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.ledger import INSTALLATION, Run, Span
 from ops_worker.core.staleness import stale_after_s
-from ops_worker.history.explain.rows import ServiceLedger
+from ops_worker.history.explain.rows import ServiceLedger, before
 from ops_worker.history.ledger import MERGED, LedgerRows
 from ops_worker.history.rows import RecentSpansRow
 from ops_worker.history.status import StatusLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.slo import Objective
 
 RECENT_SPANS = 40
 """Spans of each pass that are read at least, however old. A screen shows fewer changes."""
-FIRST = datetime.min.replace(tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 """The resolution of a time in the database."""
 FUTURE = timedelta(days=3650)
@@ -108,7 +108,7 @@ def service_ledger(
         return None
     # What begins at the very time counts. Now, the period ends with the present.
     until = at if at == transaction.now else at + MOMENT
-    since = at - min(length, at - FIRST)
+    since = before(at, length)
     parameters = {
         "service": service,
         "passes": list(MERGED),

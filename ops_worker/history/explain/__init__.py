@@ -11,6 +11,7 @@ from ops_worker.history.explain.rows import (
     Rule,
     ServiceHistory,
     ServiceLedger,
+    before,
     is_known,
     look_back,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Rule",
     "ServiceHistory",
     "ServiceLedger",
+    "before",
     "build",
     "heading",
     "is_known",

@@ -12,9 +12,15 @@ from ops_worker.core.samples import HEALTHY
 from ops_worker.history.actions import Action, action_document
 from ops_worker.history.budgets import BudgetDocument, budget_document
 from ops_worker.history.explain.alert import Alert, alert_of, alert_sentence
-from ops_worker.history.explain.rows import PERIOD, objective_of
+from ops_worker.history.explain.rows import PERIOD, before, objective_of
 from ops_worker.history.explain.rule import describe_rule
-from ops_worker.history.explain.state import STALE, shown_by_status, state_of, timelines_of
+from ops_worker.history.explain.state import (
+    STALE,
+    last_sight,
+    shown_by_status,
+    state_of,
+    timelines_of,
+)
 from ops_worker.history.ledger import timelines
 from ops_worker.history.outages import Past, of_state, stretches, sum_up
 from ops_worker.text import one_line
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
     from ops_worker.core.timeline import Piece
     from ops_worker.history.explain.rows import Rule, ServiceHistory
     from ops_worker.history.explain.state import Timelines
-    from ops_worker.history.outages import Stretch
     from ops_worker.history.rows import MaintenanceRow, ObservationRow
 
 MAX_TURNS = 8
@@ -167,8 +172,8 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         state_since=same.from_ if same else None,
         state_since_earliest=same.from_earliest if same else None,
         unseen_s=health.unseen_s if health else None,
-        first_sight=_is_first_sight(health, lines, history),
-        complete=_is_complete(health, lines, history),
+        first_sight=state.is_first_sight,
+        complete=state.is_complete,
         ledger=history.ledger is not None,
         sights=_sights(lines, history),
         past=_past(lines, history),
@@ -179,22 +184,6 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
 
 def _age_s(last_seen: datetime | None, history: ServiceHistory) -> float | None:
     return None if last_seen is None else (history.at - last_seen).total_seconds()
-
-
-def _is_first_sight(
-    health: Stretch | None, lines: Timelines | None, history: ServiceHistory
-) -> bool:
-    """Return whether the service was never seen before it became what it is."""
-    if health is None or lines is None or not _is_complete(health, lines, history):
-        return False
-    return not any(piece.state != UNSEEN and piece.begun < health.from_ for piece in lines.merged)
-
-
-def _is_complete(health: Stretch | None, lines: Timelines | None, history: ServiceHistory) -> bool:
-    """Return whether the beginning is known: the rows go back to it, or to the first sight."""
-    if health is None or lines is None or history.ledger is None:
-        return True
-    return history.ledger.is_complete or health.from_ > history.ledger.rows.since
 
 
 def _turns(lines: Timelines | None) -> list[Turn]:
@@ -231,9 +220,7 @@ def _sights(lines: Timelines | None, history: ServiceHistory) -> list[Sight]:
         piece = pieces[-1]
         if piece.state == UNSEEN:
             continue
-        last_seen = None
-        if history.is_now or piece.last_seen < history.at:
-            last_seen = piece.last_seen
+        last_seen = last_sight(piece, history)
         same = stretches(pieces, of_state(piece.state))[-1]
         sights.append(Sight(name, piece.state, same.from_, last_seen, _age_s(last_seen, history)))
     return sights
@@ -265,7 +252,7 @@ def _last(
     if lines is None or history.ledger is None:
         return None
     rows = history.ledger.rows
-    since = max(rows.since, rows.until - length)
+    since = max(rows.since, before(rows.until, length))
     ((_, pieces),) = timelines(rows._replace(since=since))
     return pieces
 

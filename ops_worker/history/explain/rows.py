@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
@@ -10,7 +10,6 @@ from ops_worker.core.slo import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
@@ -93,6 +92,11 @@ def look_back(target: Target | None) -> timedelta:
     if objective is None:
         return PERIOD
     return max(PERIOD, timedelta(days=objective.days))
+
+
+def before(at: datetime, length: timedelta) -> datetime:
+    """Return the time that was so long before another one, or the first one of the calendar."""
+    return at - min(length, at - datetime.min.replace(tzinfo=UTC))
 
 
 def is_known(history: ServiceHistory) -> bool:

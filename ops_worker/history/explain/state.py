@@ -42,8 +42,12 @@ class ServiceState(NamedTuple):
 
     ``seen_by`` is the pass that observed it; it is empty if nothing is known. ``last_state`` is the
     state that was recorded last, also where it is stale. ``last_seen`` is the last sight, if it is
-    known. ``health`` is the time for which the service has been healthy, or unhealthy in any way;
-    ``same`` the time for which it has been in this state. Only the ledger has both.
+    known.
+
+    Only the ledger has the rest: ``health`` is the time for which the service has been healthy, or
+    unhealthy in any way; ``same`` the time for which it has been in this state. ``is_first_sight``
+    is whether it was never seen before ``health``. ``is_complete`` is False if ``health`` may have
+    begun earlier, because no more was read.
     """
 
     state: str
@@ -55,6 +59,8 @@ class ServiceState(NamedTuple):
     last_seen: datetime | None = None
     health: Stretch | None = None
     same: Stretch | None = None
+    is_first_sight: bool = False
+    is_complete: bool = True
 
 
 class Timelines(NamedTuple):
@@ -143,17 +149,25 @@ def _seen_in_ledger(
     row: _RowAtTime | None, lines: Timelines | None, history: ServiceHistory
 ) -> ServiceState | None:
     """Return the state in the ledger, if a pass looked at that time."""
-    if lines is None or lines.merged[-1].state == UNSEEN:
+    if lines is None or history.ledger is None or lines.merged[-1].state == UNSEEN:
         return None
-    piece = lines.merged[-1]
-    name, last_seen = _seen_by(lines, history)
-    health = stretches(lines.merged, of_same_health(piece.state))[-1]
+    name = _seen_by(lines, history)
+    pieces = lines.by_pass[name]
+    last_seen = last_sight(pieces[-1], history)
+    if pieces[-1].state == lines.merged[-1].state:
+        pieces = lines.merged
+    piece = pieces[-1]
+    health = stretches(pieces, of_same_health(piece.state))[-1]
     reason = piece.reason
     streak = None
     if row is not None and row.is_written and row.state == piece.state:
         # The reason in the ledger is that of the first sight; the row has the newest one.
         reason = _reason(row.details) or reason
         streak = row.details.get("streak")
+    is_complete = history.ledger.is_complete or health.from_ > history.ledger.rows.since
+    seen_before = any(
+        earlier.state != UNSEEN and earlier.begun < health.from_ for earlier in pieces
+    )
     return ServiceState(
         state=piece.state,
         since=health.from_.astimezone(UTC),
@@ -163,17 +177,31 @@ def _seen_in_ledger(
         last_state=piece.state,
         last_seen=last_seen,
         health=health,
-        same=stretches(lines.merged, of_state(piece.state))[-1],
+        same=stretches(pieces, of_state(piece.state))[-1],
+        is_first_sight=is_complete and not seen_before,
+        is_complete=is_complete,
     )
 
 
-def _seen_by(lines: Timelines, history: ServiceHistory) -> tuple[str, datetime | None]:
-    """Return the pass whose state counts, and its last sight before the time, if it is known."""
-    name = next(name for name in MERGED if lines.by_pass[name][-1].state != UNSEEN)
-    piece = lines.by_pass[name][-1]
-    # A piece that went on after an earlier time was cut there: when the pass looked is not known.
-    is_certain = history.is_now or piece.last_seen < history.at
-    return name, piece.last_seen.astimezone(UTC) if is_certain else None
+def _seen_by(lines: Timelines, history: ServiceHistory) -> str:
+    """Return the pass whose state counts: now, the one that looked last.
+
+    Of an earlier time nobody knows which one looked last before it; there, the finer one counts.
+    """
+    looked = [name for name in MERGED if lines.by_pass[name][-1].state != UNSEEN]
+    if not history.is_now:
+        return looked[0]
+    return max(looked, key=lambda name: lines.by_pass[name][-1].last_seen)
+
+
+def last_sight(piece: Piece, history: ServiceHistory) -> datetime | None:
+    """Return the last sight of a piece before the time in question; None if it is not known.
+
+    A piece that went on after that time was cut there: when the pass looked before is not recorded.
+    """
+    if history.is_now or piece.last_seen < history.at:
+        return piece.last_seen.astimezone(UTC)
+    return None
 
 
 def _seen_in_row(
