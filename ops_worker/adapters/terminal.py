@@ -28,6 +28,7 @@ STYLES = {
     "ACKNOWLEDGED": "yellow",
     "stale": "bold magenta",
     "never": "bold magenta",
+    "unseen": "dim",
     "unknown": "bold yellow",
     "unhealthy": "bold red",
     "down": "bold red",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
+from ops_worker.core.growth import Retention, TableSize, describe
 from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
@@ -174,7 +175,7 @@ def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
 
 
 class _Facts(NamedTuple):
-    """What the database reports: server, tables, schema version, and findings on figures."""
+    """What the database reports: server, tables and their sizes, schema version, figures."""
 
     server: dict[str, Any]
     tables: list[dict[str, Any]]
@@ -182,6 +183,7 @@ class _Facts(NamedTuple):
     version_problem: str
     present: frozenset[str]
     figures: list[Finding]
+    sizes: list[TableSize]
 
 
 class _Trial(NamedTuple):
@@ -215,6 +217,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             version_problem=version_problem,
             present=transaction.present | present,
             figures=figures,
+            sizes=operations.table_sizes(transaction),
         )
 
     with opened(loaded, "check") as database:
@@ -234,10 +237,19 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             )
             yield from of_schema(state)
             yield from of_tables(facts.tables)
+            yield from _growth(facts, loaded)
             yield from facts.figures
         except OpsWorkerError as error:
             remedy = error.remedy or "see the log of the server"
             yield Finding("database", FAULT, error.problem, remedy)
+
+
+def _growth(facts: _Facts, loaded: Settings) -> Iterator[Finding]:
+    """Report what the tables grow by, and what removes their old rows."""
+    retention = Retention(loaded.samples_days, loaded.history_days)
+    for size in facts.sizes:
+        described = describe(size, facts.server["now"], retention)
+        yield Finding(f"growth of {size.name}", OK, described)
 
 
 def _try(database: Store, facts: _Facts) -> _Trial:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file, output_option, time_or_age, words
 from ops_worker.commands.database import opened, read_history
-from ops_worker.commands.status import draw
+from ops_worker.commands.status import draw, screen_width
 from ops_worker.core.output import MAX_LISTED
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.errors import DONE, SettingsError
@@ -36,8 +36,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--at",
         type=_time,
         metavar="TIME",
-        help="the time to explain: 2026-03-01T03:10 (UTC unless it has a zone), 05:08, "
-        "or 90m for 90 minutes ago; default: now",
+        help="the time to explain, as far back as the ledger goes: 2026-03-01T03:10 (UTC unless it "
+        "has a zone), 05:08, or 90m for 90 minutes ago; default: now",
     )
     output_option(parser, "sentences and tables for people (the default), or one JSON document")
 
@@ -103,13 +103,16 @@ def _rule(target: Target | None, settings: Settings) -> Rule:
 
 def _show(options: argparse.Namespace, explanation: Explanation) -> None:
     from ops_worker.history.documents import as_json
-    from ops_worker.history.explain import sentences, tables
+    from ops_worker.history.explain import heading, tables
+    from ops_worker.history.screen import fitted
 
     if options.output == "json":
         print(json.dumps(as_json(explanation)))
         return
-    print("\n".join(sentences(explanation)), end="\n\n", flush=True)
-    draw([table for table in tables(explanation) if table.rows or table.none])
+    width = screen_width()
+    shown = [table for table in tables(explanation, width) if table.rows or table.none]
+    fitting = [fitted(table, width) for table in shown]
+    draw([heading(explanation, width), *fitting], width=width)
 
 
 def unknown_service(service: str, targets: Mapping[str, Target], *others: str) -> str:

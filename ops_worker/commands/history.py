@@ -17,12 +17,16 @@ from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.model import Target
+    from ops_worker.history.actions import Action
     from ops_worker.history.ledger import LedgerRows
     from ops_worker.settings import Settings
+
+    Actions: TypeAlias = Sequence[Action] | None
 
 DEFAULT_PERIOD = timedelta(days=7)
 """The period without --since and --from."""
@@ -92,22 +96,23 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
     targets = {target.name: target for target in settings.catalogue.targets}
     with opened(settings, "history") as store:
-        rows = store.read(
+        rows, actions = store.read(
             lambda transaction: _read(transaction, options, targets),
             required_tables=postgres.LEDGER_READ_TABLES,
             optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
         )
     # The transaction is over: whoever reads the output may be slow.
     show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
-    show(rows, options.name)
+    show(rows, options.name, actions)
     return DONE
 
 
 def _read(
     transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
-) -> LedgerRows:
+) -> tuple[LedgerRows, Actions]:
     """Read everything at one moment of the database's clock."""
-    from ops_worker.adapters.postgres import ledger_reads
+    from ops_worker.adapters.postgres import action_reads, ledger_reads
+    from ops_worker.history.actions import action_document
     from ops_worker.history.ledger import ALL, MERGED
 
     since, until = _period(options, transaction.now)
@@ -120,7 +125,12 @@ def _read(
             raise SettingsError([unknown_service(one_line(service), targets)])
         services = [service]
     passes = MERGED if options.name == ALL else (options.name,)
-    return ledger_reads.ledger_rows(transaction, services, passes, since, until)
+    rows = ledger_reads.ledger_rows(transaction, services, passes, since, until)
+    about = None if options.service is None else services
+    actions = action_reads.read_actions(transaction, since, until, about)
+    if actions is None:
+        return rows, None
+    return rows, [action_document(row) for row in actions]
 
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
@@ -151,8 +161,11 @@ def _clock(now: datetime) -> str:
     return f"the database's clock says {_shown(now)}"
 
 
-def _show_json(rows: LedgerRows, name: str) -> None:
-    """Print one document. It is written service by service, because it may be large."""
+def _show_json(rows: LedgerRows, name: str, actions: Actions) -> None:
+    """Print one document. It is written service by service, because it may be large.
+
+    ``actions`` is null if they cannot be read.
+    """
     from ops_worker.history.documents import as_json
     from ops_worker.history.ledger import documents
 
@@ -162,10 +175,11 @@ def _show_json(rows: LedgerRows, name: str) -> None:
     for document in documents(rows, name):
         sys.stdout.write(separator + json.dumps(as_json(document)))
         separator = ", "
-    print("]}")
+    print("], " + json.dumps({"actions": as_json(actions)}).removeprefix("{"))
 
 
-def _show_csv(rows: LedgerRows, name: str) -> None:
+def _show_csv(rows: LedgerRows, name: str, _: Actions) -> None:
+    """Print a row for each span; what people did are no spans."""
     from ops_worker.history.ledger import CSV_HEAD, csv_rows, documents
 
     writer = csv.writer(sys.stdout)
@@ -174,8 +188,11 @@ def _show_csv(rows: LedgerRows, name: str) -> None:
         writer.writerows(csv_rows(document))
 
 
-def _show_table(rows: LedgerRows, name: str) -> None:
+def _show_table(rows: LedgerRows, name: str, actions: Actions) -> None:
+    """Print a line for each span, and below them what people did in the period."""
+    from ops_worker.history.actions import NO_ACTIONS, actions_table
     from ops_worker.history.ledger import Table, documents
+    from ops_worker.history.screen import fitted, plain
 
     if not rows.services:
         print("no pass has recorded anything yet")
@@ -186,6 +203,12 @@ def _show_table(rows: LedgerRows, name: str) -> None:
     for document in documents(rows, name):
         for line in table.lines(document):
             print(line)
+    if actions is None:
+        print(f"\n{NO_ACTIONS}")
+    elif actions:
+        width = _width()
+        fitting = fitted(actions_table(actions, "What people did"), width)
+        print(f"\n{plain(fitting, width)}")
 
 
 def _width() -> int:

@@ -116,7 +116,7 @@ def _visible_tables(status: Status, before: Status | None = None) -> list[Screen
     """Return the tables that are worth showing; nothing before the first pass."""
     from ops_worker.history.status import heading, tables
 
-    shown = tables(status, before=before, width=_width())
+    shown = tables(status, before=before, width=screen_width())
     if not any(table.rows for table in shown):
         return []
     shown = [table for table in shown if table.rows or table.none]
@@ -126,7 +126,7 @@ def _visible_tables(status: Status, before: Status | None = None) -> list[Screen
 def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None:
     from ops_worker.history.screen import fit, fitted
 
-    width = _width()
+    width = screen_width()
     is_watch = options.watch is not None
     tables = [fitted(table, width) for table in tables]
     if is_watch and sys.stdout.isatty():
@@ -134,7 +134,7 @@ def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None
     draw(tables, clear=is_watch, width=width)
 
 
-def _width() -> int:
+def screen_width() -> int:
     """Return the columns of the screen: those of the terminal, or COLUMNS; 80 in a pipe."""
     from ops_worker.history.screen import MIN_WIDTH
 
@@ -169,7 +169,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
     states = BUCKETS
     if options.output != "json":
         # The marks of --watch take some of the room.
-        states = bar_length(_width() - (len(CHANGED) if options.watch is not None else 0))
+        states = bar_length(screen_width() - (len(CHANGED) if options.watch is not None else 0))
     return build_status(
         rows,
         {target.name: target.series for target in targets},

@@ -73,6 +73,14 @@ def stale_after_s(period_s: float) -> float:
     return max(STALE_PERIODS * period_s, MIN_STALE_S)
 
 
+def is_current(age_s: float, period_s: float) -> bool:
+    """Return whether a row of this age is believed, of a pass that runs every ``period_s``.
+
+    A time in the future is not: the clock that wrote it was set back.
+    """
+    return -period_s <= age_s <= stale_after_s(period_s)
+
+
 def longest_period_s(records: Iterable[PassRecord]) -> float:
     """Return the longest period of these records, in seconds."""
     periods = (record.period_s or DEFAULT_PERIOD_S for record in records)

@@ -223,7 +223,7 @@ class Table:
             )
             yield self._line(cells)
         name = _cut(service, MAX_SERVICE)
-        yield _cut(f"{name}: {_sentence(document.availability)}", self._width)
+        yield _cut(f"{name}: {availability_sentence(document.availability)}", self._width)
 
     def _line(self, cells: Sequence[str]) -> str:
         *columns, note = cells
@@ -249,7 +249,8 @@ def _note(span: SpanDocument) -> str:
     return " ".join([*parts, one_line(span.reason)]).strip()
 
 
-def _sentence(availability: AvailabilityDocument) -> str:
+def availability_sentence(availability: AvailabilityDocument) -> str:
+    """Return the healthy share with its bounds, and how much of the time was seen."""
     value, least, most = availability.value, availability.least, availability.most
     if value is None or least is None or most is None:
         return "nobody looked"

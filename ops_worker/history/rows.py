@@ -156,6 +156,33 @@ class FlagRow(NamedTuple):
     value: float
 
 
+class ActionRow(NamedTuple):
+    """What a person did: ``actions``.
+
+    ``services`` has names; an empty array is all services. ``until`` is the end of a maintenance,
+    ``alert`` the number of an alert.
+    """
+
+    at: datetime
+    action: str
+    by: str
+    reason: str
+    services: JsonValue
+    until: datetime | None
+    alert: int | None
+
+
+class RecentSpansRow(NamedTuple):
+    """The number of the last spans of a service by a pass, and the beginning of the first of them.
+
+    ``ledger_recent``.
+    """
+
+    name: str
+    spans: int
+    first_at: datetime
+
+
 class MaintenanceRow(NamedTuple):
     """A maintenance of the past or present: ``maintenances_logged`` and ``maintenances_kept``."""
 

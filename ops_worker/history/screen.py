@@ -20,6 +20,8 @@ STATE_MARKS = {HEALTHY: "█", "degraded": "▒", "down": "x", UNKNOWN: "?", UNS
 """How a state bar shows each state. The marks differ in shape, so that nobody needs colours."""
 LEGEND = "BAR: █ healthy  ▒ degraded  x down  ? unknown  · not seen"
 """What the marks of a state bar mean, in at most 60 columns."""
+NO_LEDGER_TO_READ = "no ledger to read (`ops-worker init-db`)"
+"""What a screen says where the ledger is missing, or may not be read."""
 WIDTH = 80
 """Columns of a screen if nobody says how wide it is."""
 MIN_WIDTH = 40
@@ -334,6 +336,11 @@ def format_ago(age_s: float) -> str:
     if age_s <= -1:
         return "in the future"
     return f"{format_age(max(age_s, 0.0))} ago"
+
+
+def stale_reason(last_state: str) -> str:
+    """Return the reason of a stale state. ``last_state`` is the state that was recorded last."""
+    return f"no pass has looked since; it was {last_state}"
 
 
 def format_time(time: datetime | None) -> str:

@@ -9,10 +9,19 @@ from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
-from ops_worker.core.staleness import PassRecord, label, longest_period_s, period_of, stale_after_s
+from ops_worker.core.staleness import (
+    PassRecord,
+    is_current,
+    label,
+    longest_period_s,
+    period_of,
+    stale_after_s,
+)
+from ops_worker.history.budgets import BudgetDocument, budget_document, budgets_table
 from ops_worker.history.ledger import AvailabilityDocument, availability_document, timelines
 from ops_worker.history.screen import (
     LEGEND,
+    NO_LEDGER_TO_READ,
     WIDTH,
     Column,
     ScreenTable,
@@ -20,6 +29,7 @@ from ops_worker.history.screen import (
     format_ago,
     halved,
     sparkline,
+    stale_reason,
     state_bar,
 )
 from ops_worker.text import format_age, format_labels, format_si, one_line, percent_rounded_down
@@ -53,7 +63,7 @@ PARTLY_SEEN = "AVAIL in (): seen for less than half of the period"
 """Below the services if one of them was not seen so long."""
 CHANGED, UNCHANGED = "* ", "  "
 """Before the name of what changed since the picture before, and of what did not."""
-NO_LEDGER = "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
+NO_LEDGER = f"no BAR, no AVAIL: {NO_LEDGER_TO_READ}"
 """Below the services if nobody knows what they were before."""
 HEALTHY_SCALE = (0.0, 1.0)
 """The scale of the sparkline of ``healthy``, which is 0 or 1."""
@@ -86,22 +96,6 @@ class StatusLedger(NamedTuple):
     period: LedgerRows
     windows: Sequence[LedgerRows]
     objectives: Mapping[str, Objective]
-
-
-class BudgetDocument(NamedTuple):
-    """The error budget of a service over ``window_days``: seconds and share that are left.
-
-    They are negative once the objective is missed. ``least_s`` and ``most_s`` are the bounds of
-    ``left_s``. ``coverage`` is the share of the window in which the service was seen.
-    """
-
-    slo: float
-    window_days: int
-    left_s: float
-    least_s: float
-    most_s: float
-    left: float
-    coverage: float
 
 
 class ServiceStatus(NamedTuple):
@@ -266,20 +260,8 @@ def _past(
     for window in ledger.windows:
         for service, pieces in timelines(window):
             budget = slo.budget(ledger.objectives[service], timeline.availability(pieces))
-            budgets[service] = _budget(budget)
+            budgets[service] = budget_document(budget)
     return _Past(latencies, of_services, availability, budgets)
-
-
-def _budget(budget: slo.Budget) -> BudgetDocument:
-    return BudgetDocument(
-        slo=budget.objective.percent,
-        window_days=budget.objective.days,
-        left_s=budget.left_s,
-        least_s=budget.least_s,
-        most_s=budget.most_s,
-        left=budget.left,
-        coverage=budget.coverage,
-    )
 
 
 def _service(
@@ -291,14 +273,13 @@ def _service(
 ) -> ServiceStatus:
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
-    # A time in the future is stale, too: the clock that wrote it was set back.
-    stale = not -period_s <= age_s <= stale_after_s(period_s)
+    stale = not is_current(age_s, period_s)
     last_state = one_line(row.state or row.status)
     state = last_state
     reason = one_line(row.reason or "")
     if stale:
         state = "stale"
-        reason = f"no pass has looked since; it was {last_state}"
+        reason = stale_reason(last_state)
     return ServiceStatus(
         service=one_line(row.service),
         state=state,
@@ -471,7 +452,7 @@ def tables(
     return [
         _maintenance_table(status.maintenance),
         _services_table(status, changes),
-        _budgets_table(status.services),
+        budgets_table((service.service, service.budget) for service in status.services),
         _alerts_table(status.alerts, changes),
         _passes_table(status, changes),
         _series_table(status, width),
@@ -569,58 +550,6 @@ def _availability(availability: AvailabilityDocument | None) -> str:
     percent = percent_rounded_down(availability.value, 2)
     shown = "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
     return f"({shown})" if availability.coverage < WELL_SEEN else shown
-
-
-def _budgets_table(services: Sequence[ServiceStatus]) -> ScreenTable:
-    rows = tuple(
-        (
-            service.service,
-            f"{budget.slo:g} %",
-            _budget_left(budget),
-            _budget_bounds(budget),
-            _seen(budget.coverage),
-        )
-        for service, budget in ((service, service.budget) for service in services)
-        if budget is not None
-    )
-    columns = (
-        Column("SERVICE", least=12),
-        Column("SLO"),
-        Column("ERROR BUDGET", least=20),
-        Column("BOUNDS", drop=1),
-        Column("SEEN", drop=2),
-    )
-    return flexible("Service level objectives", columns, rows)
-
-
-def _budget_left(budget: BudgetDocument) -> str:
-    objective = slo.Objective(budget.slo, budget.window_days)
-    whole = f"(of {format_age(objective.budget_s)} in {budget.window_days} d)"
-    if not budget.coverage:
-        return f"nobody looked {whole}"
-    if budget.left_s < 0:
-        return f"none left, {format_age(-budget.left_s)} too much {whole}"
-    return f"{_whole_percent(budget.left)} left {whole}"
-
-
-def _budget_bounds(budget: BudgetDocument) -> str:
-    """Return between which shares of the budget the rest is."""
-    if budget.least_s == budget.most_s or not budget.coverage:
-        return "-"
-    budget_s = slo.Objective(budget.slo, budget.window_days).budget_s
-    least, most = (
-        percent_rounded_down(left_s / budget_s, 0) for left_s in (budget.least_s, budget.most_s)
-    )
-    return "-" if least == most else f"{least:.0f} to {most:.0f} %"
-
-
-def _seen(coverage: float) -> str:
-    """Return how much of a window was seen; a new installation has seen little of it."""
-    return "< 1 %" if 0 < coverage < 0.01 else _whole_percent(coverage)  # noqa: PLR2004
-
-
-def _whole_percent(share: float) -> str:
-    return f"{percent_rounded_down(share, 0):.0f} %"
 
 
 def _alerts_table(alerts: Sequence[OpenAlert], changes: _Changes) -> ScreenTable:

@@ -341,6 +341,19 @@ WHERE pass = %(pass)s
   )
 ORDER BY service, first_at, id
 
+-- name: ledger_recent
+-- The last spans of a service by each pass: how many, at most so many, and when the first began.
+SELECT p.name, count(*) AS spans, min(s.first_at) AS first_at
+FROM unnest(%(passes)s::text[]) AS p (name)
+CROSS JOIN LATERAL (
+    SELECT greatest(s.first_at, timestamptz '1970-01-01 00:00:00Z') AS first_at
+    FROM ops_worker_span AS s
+    WHERE s.service = %(service)s AND s.pass = p.name AND s.first_at <= %(until)s
+    ORDER BY s.first_at DESC
+    LIMIT %(number)s
+) AS s
+GROUP BY p.name
+
 -- name: ledger_services
 -- The services that the ledger has and that were not removed: a span of each of them lasts.
 SELECT DISTINCT service FROM ops_worker_span WHERE last_at IS NULL
@@ -350,3 +363,20 @@ SELECT EXISTS (SELECT FROM ops_worker_span WHERE service = %(service)s) AS known
 
 -- name: services_known
 SELECT service FROM service_health
+
+-- name: actions_readable
+-- Whether this role may read what people did, which a reader can do without.
+SELECT has_table_privilege('ops_worker_action', 'SELECT') AS readable
+
+-- name: actions
+-- What people did in a period. An action without names is about all services.
+SELECT at, action, by, reason, services, until, alert
+FROM ops_worker_action
+WHERE at > %(since)s
+  AND at <= %(until)s
+  AND (
+      %(services)s::text[] IS NULL
+      OR services = '[]'
+      OR jsonb_exists_any(services, %(services)s::text[])
+  )
+ORDER BY at, id

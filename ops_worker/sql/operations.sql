@@ -78,6 +78,59 @@ SELECT
         WHERE extname = 'timescaledb'
     ) AS timescaledb;
 
+-- name: table_sizes
+-- How large these tables are, by the statistics of the server: no row is read. Partitions and the
+-- chunks of a hypertable are descendants of their table; compressed chunks are not.
+-- `is_indexed`: an index finds the oldest row at once, and this role may read it.
+SELECT
+    t.name,
+    sum(c.reltuples) FILTER (WHERE c.reltuples >= 0)::float8 AS rows,
+    coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS bytes,
+    count(*) > 1 OR (
+        t.name = 'system_metrics'
+        AND EXISTS (
+            SELECT FROM pg_extension AS e
+            WHERE e.extname = 'timescaledb'
+        )
+    ) AS is_divided,
+    has_table_privilege(to_regclass(t.name), 'SELECT') AND EXISTS (
+        SELECT FROM pg_index AS i INNER JOIN pg_attribute AS a
+            ON i.indrelid = a.attrelid AND a.attnum = (i.indkey::smallint[])[0]
+        WHERE
+            i.indrelid = to_regclass(t.name) AND i.indisvalid AND i.indpred IS NULL
+            AND a.attname = t.time
+            AND a.atttypid = ANY(ARRAY['timestamptz', 'bigint']::regtype[])
+    ) AS is_indexed
+FROM jsonb_to_recordset(%(tables)s::jsonb) AS t (name text, time text)
+CROSS JOIN
+    LATERAL (
+        WITH RECURSIVE tree AS (
+            SELECT to_regclass(t.name)::oid AS relation
+            UNION ALL
+            SELECT h.inhrelid
+            FROM pg_inherits AS h INNER JOIN tree ON h.inhparent = tree.relation
+        )
+
+        SELECT relation FROM tree
+    ) AS r
+INNER JOIN pg_class AS c ON r.relation = c.oid AND c.relkind = ANY('{r,p}')
+GROUP BY t.name, t.time
+ORDER BY t.name;
+
+-- name: oldest_of_system_metrics
+SELECT min(time) AS oldest FROM system_metrics;
+
+-- name: oldest_of_ops_worker_run
+-- Runs are numbered in the order in which they begin.
+SELECT first_at AS oldest FROM ops_worker_run
+ORDER BY id LIMIT 1;
+
+-- name: oldest_of_ops_worker_hour
+SELECT min(begun) AS oldest FROM ops_worker_hour;
+
+-- name: oldest_of_ops_worker_day
+SELECT min(begun) AS oldest FROM ops_worker_day;
+
 -- name: inspect_tables
 -- The shape of these tables: columns with types, unique keys that ON CONFLICT can use, views that
 -- read them, the owner, and what this role lacks. The sequence of a serial column needs a

@@ -511,3 +511,58 @@ def test_odd_level(
     assert check(capsys)["LOG_LEVEL"] == (
         WARNING, "'verbose' is not a log level; INFO is used | set it to DEBUG, INFO, WARNING, ERROR, CRITICAL",
     )  # fmt: skip
+
+
+def test_growth(
+    looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each table that grows: rows and bytes by the statistics, per day of its age."""
+    looked.rows("ANALYZE system_metrics; ANALYZE ops_worker_span")
+    rows, size = (
+        looked.value(f"SELECT {what} FROM pg_class WHERE oid = 'system_metrics'::regclass")
+        for what in ("reltuples", "pg_total_relation_size(oid)")
+    )
+    age_s = looked.value("SELECT date_part('epoch', now() - min(time)) FROM system_metrics")
+    monkeypatch.setenv("SAMPLES_DAYS", "7")
+    found = check(capsys)
+    state, said = found["growth of system_metrics"]
+    assert state == OK
+    match = re.match(r"about ([\d.]+) rows and ([\d.]+) MiB per day \(([\d.]+) rows, ", said)
+    assert match
+    per_day, mib_per_day, number = map(float, match.groups())
+    assert number == rows == looked.value("SELECT count(*) FROM system_metrics")
+    assert per_day == pytest.approx(rows / age_s * 86_400, rel=0.05)
+    assert mib_per_day == pytest.approx(size / age_s * 86_400 / 2**20, rel=0.05)
+    assert "the rollup pass removes rows older than 7 d (SAMPLES_DAYS)" in said
+    assert re.match(
+        r"8 rows, \d+ KiB; .* 400 d \(HISTORY_DAYS\)", found["growth of ops_worker_span"][1]
+    )
+    looked.rows("UPDATE ops_worker_run SET first_at = first_at - interval '2 days'")
+    said = check(capsys)["growth of ops_worker_span"][1]
+    assert re.match(r"about 4 rows and [\d.]+ KiB per day \(8 rows, .* in 2 d\)", said)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP INDEX system_metrics_time_idx",
+        "ALTER TABLE ops_worker_run RENAME first_at TO x",
+        "UPDATE ops_worker_run SET first_at = 'infinity'",
+        "UPDATE ops_worker_run SET first_at = '-infinity'",
+        "CREATE TABLE part () INHERITS (system_metrics)",
+    ],
+)
+def test_growth_of_odd_tables(
+    looked: Database, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    """Without an index that finds the oldest row, the table is not read; nothing fails over it."""
+    looked.rows(statement)
+    main(["check", "--output", "json"])
+    document = json.loads(capsys.readouterr().out)
+    found = {one["subject"]: one["found"] for one in document["findings"]}
+    assert "database" not in found
+    assert "connection" in found
+    if "INDEX" in statement or "INHERITS" in statement:
+        assert "per day" not in found["growth of system_metrics"]
+    if "INHERITS" in statement:
+        assert "partitioned" in found["growth of system_metrics"]

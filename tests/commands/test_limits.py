@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SAMPLES = """INSERT INTO system_metrics (time, metric_name, service, value)
-             SELECT now() - ago, 'healthy', 'ingest', value FROM """
-
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """Run a command and return its document."""
@@ -68,28 +65,26 @@ def test_state_that_is_believed(
     assert found["last_state"] == "healthy"
 
 
-@pytest.mark.parametrize(("samples", "turns"), [(1, 1), (7, 7), (8, 8), (9, 8), (30, 8)])
-def test_turns(
-    told: Database, capsys: pytest.CaptureFixture[str], samples: int, turns: int
-) -> None:
-    """`explain` lists the last 8 ups and downs; the newest is the last one."""
+@pytest.mark.parametrize(("spans", "turns"), [(1, 2), (6, 7), (7, 8), (8, 8), (50, 8)])
+def test_turns(told: Database, capsys: pytest.CaptureFixture[str], spans: int, turns: int) -> None:
+    """`explain` lists the last 8 changes, however old they are; the newest is the last one."""
+    assert main(["init-db"]) == 0
+    begun = "now() - interval '2 years'"
     told.rows(
-        SAMPLES
-        + "(SELECT make_interval(mins => n) AS ago, n %% 2 AS value FROM generate_series(0, %s) AS n) AS t",
-        samples - 1,
+        "INSERT INTO ops_worker_run (id, pass, period_s, first_at, last_at, passes) VALUES "
+        f"(1, 'health', 60, {begun}, {begun} + interval '1 day', 1441)"
     )
-    found = document(capsys, "explain", "ingest")["turns"]
-    assert len(found) == turns
-    assert [one["state"] for one in reversed(found)] == (["unhealthy", "healthy"] * 4)[:turns]
-
-
-def test_looks_back_a_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`explain` reads the samples of the last 24 hours, and no older ones."""
     told.rows(
-        SAMPLES + "(VALUES (interval '24 hours 5 minutes', 0),"
-        " (interval '23 hours 55 minutes', 1)) AS t (ago, value)"
+        "INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run, last_at, "
+        "last_no, last_run) SELECT 'health', 'ingest', "
+        "CASE n % 2 WHEN 0 THEN 'healthy' ELSE 'down' END, "
+        f"{begun} + make_interval(mins => 10 * n), 10 * n + 1, 1, "
+        f"{begun} + make_interval(mins => 10 * n + 9), 10 * n + 10, 1 "
+        f"FROM generate_series(0, {spans - 1}) AS n"
     )
-    found = document(capsys, "explain", "ingest")["turns"]
-    assert [one["state"] for one in found if one["state"] != "unknown"] == ["healthy"]
-    assert main(["explain", "ingest"]) == 0
-    assert "previous 24 h" in capsys.readouterr().out
+    found = document(capsys, "explain", "ingest", "--at", "729d")["turns"]
+    # After the last span, nobody looked.
+    states = ["healthy", "down"] * spans
+    assert [one["state"] for one in found] == [*states[:spans], "unknown"][-turns:]
+    assert [one["seen"] for one in found][-1] is False
+    assert found[-2]["seconds"] == 600

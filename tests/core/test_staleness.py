@@ -8,6 +8,7 @@ import pytest
 
 from ops_worker.core.staleness import (
     PassRecord,
+    is_current,
     is_fresh,
     longest_silent,
     overdue,
@@ -34,6 +35,24 @@ def record(
 def test_patience(period_s: float, patience: float) -> None:
     """Three periods; but a pass may last longer than a short one."""
     assert stale_after_s(period_s) == patience
+
+
+@pytest.mark.parametrize(
+    ("age_s", "period_s", "current"),
+    [
+        (0, 5, True),
+        (90, 5, True),
+        (91, 5, False),
+        (180, 60, True),
+        (181, 60, False),
+        (-60, 60, True),
+        (-61, 60, False),
+        (-6, 5, False),
+    ],
+)
+def test_current(age_s: float, period_s: float, current: bool) -> None:
+    """A row is believed for three periods, at least 90 s, and up to a period ahead of the clock."""
+    assert is_current(age_s, period_s) is current
 
 
 def test_period() -> None:

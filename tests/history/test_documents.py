@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import pytest
 
+from ops_worker.core.ledger import Run, Span
 from ops_worker.core.model import Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
 from ops_worker.history.documents import as_json
-from ops_worker.history.explain import Rule, ServiceHistory
+from ops_worker.history.explain import Rule, ServiceHistory, ServiceLedger
+from ops_worker.history.ledger import LedgerRows
 from ops_worker.history.rows import (
+    ActionRow,
     HealthRow,
     MaintenanceRow,
     ObservationRow,
@@ -23,7 +26,7 @@ from ops_worker.history.rows import (
     ServiceAlertRow,
     ServiceRow,
 )
-from ops_worker.history.series import Bucket, Growth, Run, Series
+from ops_worker.history.series import Bucket, Growth, Series
 from ops_worker.history.status import StatusRows
 
 pytestmark = pytest.mark.unit
@@ -149,6 +152,65 @@ def test_status() -> None:
     assert json.dumps(as_json(status.build(rows, {}))) == json.dumps(expected)
 
 
+LEDGER = ServiceLedger(
+    rows=LedgerRows(
+        now=NOW,
+        since=NOW - timedelta(days=30),
+        until=NOW,
+        services=["gone"],
+        runs={
+            "health": [Run(1, 60.0, "c", NOW - timedelta(minutes=10), BEFORE, 10)],
+            "metrics": [],
+        },
+        spans={
+            "health": [
+                Span(
+                    id=1,
+                    service="gone",
+                    state="down",
+                    reason_class="refused",
+                    reason="Connection refused",
+                    first_at=NOW - timedelta(minutes=10),
+                    first_no=1,
+                    run=1,
+                )
+            ],
+            "metrics": [],
+        },
+    ),
+    is_complete=True,
+    is_recorded=True,
+)
+TEN_MINUTES = "2026-03-01T11:50:00+00:00"
+OUTAGE = {
+    "from": TEN_MINUTES,
+    "to": "2026-03-01T12:00:00+00:00",
+    "from_earliest": TEN_MINUTES,
+    "to_latest": "2026-03-01T12:00:00+00:00",
+    "seconds": 600.0,
+    "unseen_s": 0.0,
+}
+PAST = {
+    "from": "2026-01-30T12:00:00+00:00",
+    "to": "2026-03-01T12:00:00+00:00",
+    "availability": {"value": 0.0, "least": 0.0, "most": 0.0, "coverage": 600 / 2_592_000},
+    "seconds": {
+        "healthy": 0.0,
+        "degraded": 0.0,
+        "down": 600.0,
+        "unknown": 0.0,
+        "unseen": 2_591_400.0,
+    },
+    "outages": 1,
+    "longest": OUTAGE,
+    "states": [
+        {"state": "degraded", "times": 0, "seconds": 0.0, "longest": None},
+        {"state": "down", "times": 1, "seconds": 600.0, "longest": OUTAGE},
+        {"state": "unknown", "times": 0, "seconds": 0.0, "longest": None},
+    ],
+}
+
+
 def test_explain() -> None:
     """The document of `explain` has the keys, the order and the formats that it always had."""
     alert = ServiceAlertRow(
@@ -166,7 +228,7 @@ def test_explain() -> None:
         now=NOW,
         at=NOW,
         row=HealthRow("unhealthy", {"status": "down", "error": "refused", "streak": 2}, BEFORE),
-        runs=[Run(up=False, begun=BEFORE, ended=BEFORE + timedelta(seconds=10))],
+        ledger=LEDGER,
         observations=[
             ObservationRow(BEFORE, "healthy", 0.0),
             ObservationRow(BEFORE, "probe_latency_ms", 7.0),
@@ -176,29 +238,29 @@ def test_explain() -> None:
         in_maintenance=False,
         maintenance_until=None,
         maintenances=[MaintenanceRow(BEFORE, NOW, "kim", None, "racks")],
+        actions=[ActionRow(NOW, "acknowledged", "kim", "mine", ["gone"], None, 3)],
     )
     expected = {
         "service": "gone",
         "at": "2026-03-01T12:00:00+00:00",
         "state": "down",
-        "since": "2026-03-01T11:59:30+00:00",
+        "since": TEN_MINUTES,
         "reason": "refused",
         "seen_by": "the health pass",
         "streak": 2,
         "alert": "alert 3 is open since 2026-03-01 11:59:30, acknowledged by kim at 2026-03-01 12:00:00",
         "turns": [
             {
-                "state": "unhealthy",
-                "from": "2026-03-01T11:59:30+00:00",
-                "to": "2026-03-01T11:59:40+00:00",
-                "seconds": 10.0,
-            },
-            {
-                "state": "unknown",
-                "from": "2026-03-01T11:59:40+00:00",
+                "state": "down",
+                "from": TEN_MINUTES,
                 "to": "2026-03-01T12:00:00+00:00",
-                "seconds": 20.0,
-            },
+                "seconds": 600.0,
+                "seen": True,
+                "reason": "Connection refused",
+                "reason_class": "refused",
+                "from_earliest": TEN_MINUTES,
+                "to_latest": "2026-03-01T12:00:00+00:00",
+            }
         ],
         "observations": [
             {"time": "2026-03-01T11:59:30+00:00", "pass": "metrics", "found": "unhealthy"},
@@ -229,6 +291,41 @@ def test_explain() -> None:
                 "to": "2026-03-01T12:00:00+00:00",
                 "started_by": "kim",
                 "reason": "racks",
+            }
+        ],
+        "now": True,
+        "stale": False,
+        "last_state": "down",
+        "status_shows": "down",
+        "last_seen": "2026-03-01T11:59:30+00:00",
+        "age_s": 30.0,
+        "since_earliest": TEN_MINUTES,
+        "state_since": TEN_MINUTES,
+        "state_since_earliest": TEN_MINUTES,
+        "unseen_s": 0.0,
+        "first_sight": True,
+        "complete": True,
+        "ledger": True,
+        "sights": [
+            {
+                "pass": "health",
+                "state": "down",
+                "since": TEN_MINUTES,
+                "last_seen": "2026-03-01T11:59:30+00:00",
+                "age_s": 30.0,
+            }
+        ],
+        "past": PAST,
+        "budget": None,
+        "actions": [
+            {
+                "at": "2026-03-01T12:00:00+00:00",
+                "action": "acknowledged",
+                "by": "kim",
+                "reason": "mine",
+                "services": ["gone"],
+                "until": None,
+                "alert": 3,
             }
         ],
     }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ops_worker.adapters.postgres.action_reads import read_actions
+from ops_worker.adapters.postgres.ledger_reads import service_ledger
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
-from ops_worker.core.samples import HEALTHY
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
-from ops_worker.history.explain import LOOK_BACK_S, ServiceHistory
+from ops_worker.history.explain import ServiceHistory, before, look_back
 from ops_worker.history.rows import (
     AlertRow,
     BucketRow,
@@ -188,16 +189,13 @@ def service_history(
     if at > now:
         clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
         raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
-    key = Key(service, HEALTHY, {})
-    if target:
-        key = Key(target.series, HEALTHY, dict(target.tags))
-    records = pass_records(transaction, at)
+    passes = pass_records(transaction, at)
     parameters = {
         "service": service,
-        "series": key.service,
+        "series": target.series if target else service,
         "at": at,
         "now": at == now,
-        "patience_s": stale_after_s(period_of(records, HEALTH.name)),
+        "patience_s": stale_after_s(period_of(passes, HEALTH.name)),
     }
     row = None
     with transaction.connection.pipeline():
@@ -206,22 +204,22 @@ def service_history(
         observations = transaction.query(ObservationRow, "observations", parameters)
         alerts = transaction.query(ServiceAlertRow, "alerts_of", parameters)
         flags = transaction.query(FlagRow, "maintained", parameters)
-    metrics_s = period_of(records, METRICS.name)
-    (runs,) = read_runs(transaction, at, LOOK_BACK_S, [(key, METRICS.name)], metrics_s)
     flag = flags.fetchone()
     running = running_maintenance(transaction) if at == now else None
+    length = look_back(target)
     return ServiceHistory(
         service=service,
         now=now,
         at=at,
         row=row.fetchone() if row else None,
-        runs=runs,
+        ledger=service_ledger(transaction, service, at, length),
         observations=observations.fetchall(),
         alerts=alerts.fetchall(),
-        passes=records,
+        passes=passes,
         in_maintenance=flag is not None and flag.value == 1,
         maintenance_until=running.until if running else None,
         maintenances=maintenances(transaction, at, at),
+        actions=read_actions(transaction, before(at, length), at, [service]),
     )
 
 

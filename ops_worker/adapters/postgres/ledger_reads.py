@@ -9,7 +9,9 @@ from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.ledger import INSTALLATION, Run, Span
 from ops_worker.core.staleness import stale_after_s
+from ops_worker.history.explain.rows import ServiceLedger, before
 from ops_worker.history.ledger import MERGED, LedgerRows
+from ops_worker.history.rows import RecentSpansRow
 from ops_worker.history.status import StatusLedger
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.slo import Objective
 
+RECENT_SPANS = 40
+"""Spans of each pass that are read at least, however old. A screen shows fewer changes."""
+MOMENT = timedelta(microseconds=1)
+"""The resolution of a time in the database."""
 FUTURE = timedelta(days=3650)
 """Times later than this after now, such as infinity, are read as this one."""
 
@@ -55,6 +61,13 @@ def ledger_rows(
     )
 
 
+def is_readable(transaction: Transaction) -> bool:
+    """Return whether there is a ledger, and this role may read it."""
+    if not transaction.present.issuperset(LEDGER_READ_TABLES):
+        return False
+    return bool(one(transaction.execute("ledger_readable"))["readable"])
+
+
 def status_ledger(
     transaction: Transaction,
     services: Sequence[str],
@@ -65,9 +78,7 @@ def status_ledger(
 
     Return None if there is no ledger, or none that this role may read.
     """
-    if not transaction.present.issuperset(LEDGER_READ_TABLES):
-        return None
-    if not one(transaction.execute("ledger_readable"))["readable"]:
+    if not is_readable(transaction):
         return None
     by_days: dict[int, list[str]] = {}
     for service in services:
@@ -83,6 +94,35 @@ def status_ledger(
         period=read(services, timedelta(seconds=since_s)),
         windows=[read(some, timedelta(days=days)) for days, some in by_days.items()],
         objectives=objectives,
+    )
+
+
+def service_ledger(
+    transaction: Transaction, service: str, at: datetime, length: timedelta
+) -> ServiceLedger | None:
+    """Read what a service was for so long before a time, and its last changes, however old.
+
+    Return None if there is no ledger, or none that this role may read.
+    """
+    if not is_readable(transaction):
+        return None
+    # What begins at the very time counts. Now, the period ends with the present.
+    until = at if at == transaction.now else at + MOMENT
+    since = before(at, length)
+    parameters = {
+        "service": service,
+        "passes": list(MERGED),
+        "until": at,
+        "number": RECENT_SPANS,
+    }
+    recent = transaction.query(RecentSpansRow, "ledger_recent", parameters).fetchall()
+    cut = [row.first_at for row in recent if row.spans == RECENT_SPANS]
+    # Of two passes, the one that goes back less decides from when on both are known.
+    first = max(cut) if cut else min([row.first_at for row in recent], default=since)
+    return ServiceLedger(
+        rows=ledger_rows(transaction, [service], MERGED, min(since, first), until),
+        is_complete=not cut,
+        is_recorded=is_recorded(transaction, service),
     )
 
 

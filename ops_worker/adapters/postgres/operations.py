@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, one
+from ops_worker.core.growth import GROWING, SAMPLES, TableSize
 from ops_worker.core.passes import ACTION_TABLE, MAINTENANCE_LOG, MAINTENANCE_TABLE
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
@@ -22,10 +24,17 @@ from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
 
+TIME_COLUMNS = {
+    SAMPLES: "time",
+    RUN_TABLE: "id",
+    SPAN_TABLE: "first_at",
+    "ops_worker_hour": "begun",
+    "ops_worker_day": "begun",
+}
+"""By table, the column by which its oldest row is found, if an index begins with it."""
 Row = dict[str, Any]
 """A row of the self-check, whose rules take rows as they are."""
 
@@ -63,6 +72,42 @@ def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
     # A connection pooler reports a process ID of its own.
     pooled = row["pid"] != connection.info.backend_pid
     return row | {"pooled": pooled}, tables.fetchall()
+
+
+def table_sizes(transaction: Transaction) -> list[TableSize]:
+    """Read how large the tables are that grow with time, without reading their rows.
+
+    Return nothing if that fails: other lines of the checklist say what is wrong with the tables.
+    """
+    sizes: list[TableSize] = []
+    with transaction.best_effort("the sizes of the tables were not read"):
+        sizes += _table_sizes(transaction)
+    return sizes
+
+
+def _table_sizes(transaction: Transaction) -> list[TableSize]:
+    names = json.dumps([{"name": name, "time": time} for name, time in TIME_COLUMNS.items()])
+    found = transaction.execute("table_sizes", {"tables": names}).fetchall()
+    rows = {row["name"]: row for row in found}
+    sizes = []
+    for name in GROWING:
+        if name not in rows:
+            continue
+        row = rows[name]
+        # Spans have no index on time alone: they are as old as the first run.
+        dated = rows.get(RUN_TABLE if name == SPAN_TABLE else name)
+        oldest = None
+        if dated is not None and dated["is_indexed"] and not row["is_divided"]:
+            oldest = _oldest(transaction, dated["name"])
+        sizes.append(TableSize(name, row["rows"], row["bytes"], oldest, row["is_divided"]))
+    return sizes
+
+
+def _oldest(transaction: Transaction, name: str) -> datetime | None:
+    """Return the time of the oldest row; None if there is no row, or its time is no time."""
+    row = transaction.execute(f"oldest_of_{name}").fetchone()
+    oldest = row["oldest"] if row else None
+    return oldest if isinstance(oldest, datetime) else None
 
 
 def alerts(transaction: Transaction, *, closed: bool) -> list[AlertRow]:

@@ -65,9 +65,10 @@ HISTORY_OPTIONAL_TABLES = (
     "service_health",
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
+    ACTION_TABLE,
     *LEDGER_READ_TABLES,
 )
 """The tables that readers can do without: passes or a person create them."""
 
-LEDGER_OPTIONAL_TABLES = ("service_health",)
+LEDGER_OPTIONAL_TABLES = ("service_health", ACTION_TABLE)
 """The tables that readers of the ledger can do without."""

@@ -1,0 +1,38 @@
+"""What readers get in a transaction of what people did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.adapters.postgres.transaction import one
+from ops_worker.core.passes import ACTION_TABLE
+from ops_worker.history.rows import ActionRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+
+
+def read_actions(
+    transaction: Transaction,
+    since: datetime,
+    until: datetime,
+    services: Sequence[str] | None,
+) -> list[ActionRow] | None:
+    """Read what people did after ``since``, up to ``until``, the oldest first.
+
+    With ``services``, read only what is about one of them, or about all services, such as a
+    maintenance. Return None if there is no table of it, or none that this role may read.
+    """
+    if ACTION_TABLE not in transaction.present:
+        return None
+    if not one(transaction.execute("actions_readable"))["readable"]:
+        return None
+    parameters = {
+        "since": since,
+        "until": until,
+        "services": None if services is None else list(services),
+    }
+    return transaction.query(ActionRow, "actions", parameters).fetchall()

@@ -1,0 +1,85 @@
+"""What people did, as documents and as a table: acknowledged and closed alerts, maintenances."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.history.screen import Column, ScreenTable, flexible, format_time
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ops_worker.history.rows import ActionRow, JsonValue
+
+ALL_SERVICES = "all"
+"""What the table shows if an action is about all services."""
+NO_ACTIONS = "no table ops_worker_action to read (`ops-worker init-db`)"
+"""What a screen says where the actions are missing, or may not be read."""
+
+
+class Action(NamedTuple):
+    """What a person did. ``services`` is empty if it is about all of them.
+
+    ``until`` is the end of a maintenance, ``alert`` the number of an alert.
+    """
+
+    at: datetime
+    action: str
+    by: str
+    reason: str
+    services: Sequence[str]
+    until: datetime | None
+    alert: int | None
+
+
+def action_document(row: ActionRow) -> Action:
+    """Return an action as the documents have it."""
+    return Action(
+        at=row.at.astimezone(UTC),
+        action=one_line(row.action),
+        by=one_line(row.by),
+        reason=one_line(row.reason),
+        services=_names(row.services),
+        until=row.until.astimezone(UTC) if row.until else None,
+        alert=row.alert,
+    )
+
+
+def _names(services: JsonValue) -> list[str]:
+    """Return the names of an action. Any program may have written any JSON there."""
+    names = services if isinstance(services, list) else [services]
+    return [one_line(name) for name in names if isinstance(name, str)]
+
+
+def actions_table(actions: Sequence[Action], title: str, *, none: str = "") -> ScreenTable:
+    """Return the table of what people did, the newest last."""
+    rows = tuple(
+        (
+            format_time(action.at),
+            action.action.replace("_", " "),
+            action.by or "-",
+            ", ".join(action.services) or ALL_SERVICES,
+            _subject(action),
+            action.reason or "-",
+        )
+        for action in actions
+    )
+    columns = (
+        Column("AT"),
+        Column("ACTION"),
+        Column("BY", least=6),
+        Column("SERVICES", least=6, drop=1),
+        Column("ALERT/UNTIL", drop=2),
+        Column("REASON", least=8, is_note=True),
+    )
+    return flexible(title, columns, rows, none=none)
+
+
+def _subject(action: Action) -> str:
+    """Return the number of the alert, or the end of the maintenance."""
+    if action.alert is not None:
+        return str(action.alert)
+    return format_time(action.until)

@@ -1,0 +1,94 @@
+"""Error budgets as documents, and their table on a screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.core import slo
+from ops_worker.history.screen import Column, ScreenTable, flexible
+from ops_worker.text import format_age, percent_rounded_down
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class BudgetDocument(NamedTuple):
+    """The error budget of a service over ``window_days``: seconds and share that are left.
+
+    They are negative once the objective is missed. ``least_s`` and ``most_s`` are the bounds of
+    ``left_s``. ``coverage`` is the share of the window in which the service was seen.
+    """
+
+    slo: float
+    window_days: int
+    left_s: float
+    least_s: float
+    most_s: float
+    left: float
+    coverage: float
+
+
+def budget_document(budget: slo.Budget) -> BudgetDocument:
+    """Return an error budget as the documents have it."""
+    return BudgetDocument(
+        slo=budget.objective.percent,
+        window_days=budget.objective.days,
+        left_s=budget.left_s,
+        least_s=budget.least_s,
+        most_s=budget.most_s,
+        left=budget.left,
+        coverage=budget.coverage,
+    )
+
+
+def budgets_table(budgets: Iterable[tuple[str, BudgetDocument | None]]) -> ScreenTable:
+    """Return the table of the error budgets by service; a service without one has no row."""
+    rows = tuple(
+        (
+            service,
+            f"{budget.slo:g} %",
+            _left(budget),
+            _bounds(budget),
+            _seen(budget.coverage),
+        )
+        for service, budget in budgets
+        if budget is not None
+    )
+    columns = (
+        Column("SERVICE", least=12),
+        Column("SLO"),
+        Column("ERROR BUDGET", least=20),
+        Column("BOUNDS", drop=1),
+        Column("SEEN", drop=2),
+    )
+    return flexible("Service level objectives", columns, rows)
+
+
+def _left(budget: BudgetDocument) -> str:
+    objective = slo.Objective(budget.slo, budget.window_days)
+    whole = f"(of {format_age(objective.budget_s)} in {budget.window_days} d)"
+    if not budget.coverage:
+        return f"nobody looked {whole}"
+    if budget.left_s < 0:
+        return f"none left, {format_age(-budget.left_s)} too much {whole}"
+    return f"{_whole_percent(budget.left)} left {whole}"
+
+
+def _bounds(budget: BudgetDocument) -> str:
+    """Return between which shares of the budget the rest is."""
+    if budget.least_s == budget.most_s or not budget.coverage:
+        return "-"
+    budget_s = slo.Objective(budget.slo, budget.window_days).budget_s
+    least, most = (
+        percent_rounded_down(left_s / budget_s, 0) for left_s in (budget.least_s, budget.most_s)
+    )
+    return "-" if least == most else f"{least:.0f} to {most:.0f} %"
+
+
+def _seen(coverage: float) -> str:
+    """Return how much of a window was seen; a new installation has seen little of it."""
+    return "< 1 %" if 0 < coverage < 0.01 else _whole_percent(coverage)  # noqa: PLR2004
+
+
+def _whole_percent(share: float) -> str:
+    return f"{percent_rounded_down(share, 0):.0f} %"

@@ -1,0 +1,111 @@
+"""What is read about a service: its row, the ledger, samples, alerts and people's actions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.core.samples import OPS_WORKER, POSTGRES
+from ops_worker.core.slo import Objective
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops_worker.core.model import Target, Thresholds
+    from ops_worker.core.staleness import PassRecord
+    from ops_worker.history.ledger import LedgerRows
+    from ops_worker.history.rows import (
+        ActionRow,
+        HealthRow,
+        MaintenanceRow,
+        ObservationRow,
+        ServiceAlertRow,
+    )
+
+PERIOD = timedelta(days=30)
+"""The period before the time in question in which outages are counted: that of most objectives."""
+
+
+class ServiceLedger(NamedTuple):
+    """What the ledger has of a service up to a time.
+
+    ``is_complete`` is whether the rows go back to its first sight. ``is_recorded`` is whether it
+    was ever recorded, perhaps only later.
+    """
+
+    rows: LedgerRows
+    is_complete: bool
+    is_recorded: bool
+
+
+class ServiceHistory(NamedTuple):
+    """The rows about a service at the time ``at``; ``now`` is the database's clock.
+
+    ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
+    before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
+    is running, if ``at`` is now. ``actions`` is None if they cannot be read.
+    """
+
+    service: str
+    now: datetime
+    at: datetime
+    row: HealthRow | None
+    ledger: ServiceLedger | None
+    observations: Sequence[ObservationRow]
+    alerts: Sequence[ServiceAlertRow]
+    passes: Sequence[PassRecord]
+    in_maintenance: bool
+    maintenance_until: datetime | None
+    maintenances: Sequence[MaintenanceRow] = ()
+    actions: Sequence[ActionRow] | None = ()
+
+    @property
+    def is_now(self) -> bool:
+        """Whether the time in question is the present."""
+        return self.at == self.now
+
+
+class Rule(NamedTuple):
+    """The rule by which a service is judged.
+
+    ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
+    all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
+    find out that another one has stopped.
+    """
+
+    target: Target | None
+    thresholds: Thresholds
+    alerts_enabled: bool = True
+    self_metrics_enabled: bool = True
+
+
+def objective_of(target: Target | None) -> Objective | None:
+    """Return the objective of a service; None if it has none."""
+    if target is None or target.slo is None:
+        return None
+    return Objective(target.slo, target.slo_window_days)
+
+
+def look_back(target: Target | None) -> timedelta:
+    """Return for how long before the time in question all of the ledger is read."""
+    objective = objective_of(target)
+    if objective is None:
+        return PERIOD
+    return max(PERIOD, timedelta(days=objective.days))
+
+
+def before(at: datetime, length: timedelta) -> datetime:
+    """Return the time that was so long before another one, or the first one of the calendar."""
+    return at - min(length, at - datetime.min.replace(tzinfo=UTC))
+
+
+def is_known(history: ServiceHistory) -> bool:
+    """Return whether anything is known about the service: a row, a sample, an alert, a span.
+
+    The worker and its database are always known.
+    """
+    if history.service in {OPS_WORKER, POSTGRES}:
+        return True
+    if history.ledger is not None and history.ledger.is_recorded:
+        return True
+    return bool(history.row or history.observations or history.alerts)

@@ -1,0 +1,66 @@
+"""The rule by which a service is judged, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.core.conditions import wanted
+from ops_worker.core.samples import OPS_WORKER, POSTGRES
+from ops_worker.core.staleness import MIN_STALE_S, STALE_PERIODS
+
+if TYPE_CHECKING:
+    from ops_worker.core.model import Target
+    from ops_worker.history.explain.rows import Rule
+
+
+def describe_rule(service: str, rule: Rule) -> dict[str, str]:
+    """Return the parts of the rule, each as a phrase and its value."""
+    if rule.target is not None:
+        return _describe_target(rule.target, rule)
+    if service == OPS_WORKER:
+        return _describe_own_alert(rule)
+    if service == POSTGRES:
+        return {
+            "healthy when": "it answers at least one figure of the metrics pass",
+            "an alert opens": "never",
+        }
+    alone = "its row and its alert, where there are any, go with `ops-worker alerts prune`"
+    return {"watched": f"no; {alone}"}
+
+
+def _describe_own_alert(rule: Rule) -> dict[str, str]:
+    if not rule.alerts_enabled:
+        return {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
+    if not rule.self_metrics_enabled:
+        return {"an alert opens": "never: RECORD_OWN_METRICS is off"}
+    silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
+    stopped = f"a pass that once ran was not recorded for {silent}"
+    return {"an alert opens when": f"{stopped}; another pass sees that"}
+
+
+def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
+    expectations = [f"http {', '.join(map(str, target.expect))}"]
+    if target.json:
+        expectations.append("a JSON object")
+    expectations += wanted(target.conditions)
+    if target.max_latency_ms is not None:
+        expectations.append(f"latency at most {target.max_latency_ms} ms")
+    opens_after = _passes_in_a_row(rule.thresholds.alert_after, "unhealthy")
+    if not rule.alerts_enabled:
+        opens_after = "never: SYSTEM_ALERT_ENABLED is off"
+    described = {
+        "asked": target.shown_url,
+        "answers within": f"{target.deadline_s:g} s",
+        "healthy when": "; ".join(expectations),
+        "an alert opens after": opens_after,
+        "it closes after": _passes_in_a_row(rule.thresholds.resolve_after, "healthy"),
+    }
+    if target.slo is not None:
+        described["objective"] = f"{target.slo:g} % healthy over {target.slo_window_days} d"
+    return described
+
+
+def _passes_in_a_row(number: int, health: str) -> str:
+    if number == 1:
+        return f"1 {health} pass"
+    return f"{number} {health} passes in a row"

@@ -1,0 +1,125 @@
+"""Outages in a timeline: how often, how long, the longest; against a count second by second."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import groupby, pairwise
+
+import pytest
+
+from ops_worker.core.ledger import STATES, UNSEEN
+from ops_worker.core.timeline import Piece
+from ops_worker.history.outages import of_same_health, of_state, stretches, sum_up
+
+pytestmark = pytest.mark.unit
+
+BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
+LETTERS = {"H": "healthy", "D": "degraded", "d": "down", "u": "unknown", ".": UNSEEN}
+
+
+def at(second: float) -> datetime:
+    """Return a time after the beginning."""
+    return BEGUN + timedelta(seconds=second)
+
+
+def timeline(text: str) -> list[Piece]:
+    """Return a timeline of which each letter is a second; each state was seen a second before."""
+    pieces = []
+    second = 0
+    for letter, group in groupby(text):
+        length = len(list(group))
+        pieces.append(piece(LETTERS[letter], second, second + length))
+        second += length
+    return [before._replace(then=after.state) for before, after in pairwise(pieces)] + pieces[-1:]
+
+
+def piece(state: str, begun: int, ended: int) -> Piece:
+    """Return a piece of a timeline."""
+    return Piece(
+        state=state,
+        reason_class="",
+        reason="",
+        begun=at(begun),
+        ended=at(ended),
+        from_earliest=at(max(0, begun - 1)),
+        first_seen=at(begun),
+        last_seen=at(ended - 1),
+        to_latest=at(ended + 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HHHH", []),
+        ("....", []),
+        ("HddH", [(1, 3, 2, 0)]),
+        ("dd", [(0, 2, 2, 0)]),
+        ("HdDuH", [(1, 4, 3, 0)]),
+        ("dHd", [(0, 1, 1, 0), (2, 3, 1, 0)]),
+        ("Hd..dH", [(1, 5, 2, 2)]),
+        ("Hd..HdH", [(1, 2, 1, 0), (5, 6, 1, 0)]),
+        ("..d..", [(2, 3, 1, 0)]),
+        ("d.d.d", [(0, 5, 3, 2)]),
+        ("d.H.d", [(0, 1, 1, 0), (4, 5, 1, 0)]),
+    ],
+)
+def test_outages(text: str, expected: list[tuple[int, int, float, float]]) -> None:
+    """An outage ends when the service was seen healthy; unseen time inside of it is not counted."""
+    found = stretches(timeline(text), of_same_health("down"))
+    shown = [(item.from_, item.to, item.seconds, item.unseen_s) for item in found]
+    assert shown == [
+        (at(begun), at(ended), seconds, unseen) for begun, ended, seconds, unseen in expected
+    ]
+
+
+def test_bounds() -> None:
+    """The bounds of a stretch are those of its first and its last piece."""
+    (outage,) = stretches(timeline("HHdd.DDH"), of_same_health("down"))
+    assert (outage.from_earliest, outage.to_latest) == (at(1), at(9))
+    cut = [one._replace(from_earliest=at(3), to_latest=at(1)) for one in timeline("HHddH")]
+    (outage,) = stretches(cut, of_state("down"))
+    assert (outage.from_earliest, outage.to_latest) == (at(2), at(4)), "never within the outage"
+
+
+def test_state_and_health() -> None:
+    """A change from one unhealthy state to another ends the state, and not the outage."""
+    pieces = timeline("HdDdH")
+    assert [item.from_ for item in stretches(pieces, of_state("down"))] == [at(1), at(3)]
+    assert [item.from_ for item in stretches(pieces, of_same_health("unknown"))] == [at(1)]
+    assert [item.to for item in stretches(pieces, of_same_health("healthy"))] == [at(1), at(5)]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_against_seconds(seed: int) -> None:
+    """All sums and counts equal those of a walk from second to second."""
+    chance = random.Random(seed)
+    letters = "".join(
+        letter * chance.randint(1, 9)
+        for letter in chance.choices("HHDdu..", k=chance.randint(1, 30))
+    )
+    total = sum_up(timeline(letters), at(0), at(len(letters)))
+    seconds = {state: float(letters.count(letter)) for letter, state in LETTERS.items()}
+    assert total.seconds == seconds
+    assert list(total.seconds) == [*STATES, UNSEEN]
+    seen = letters.replace(".", "")
+    assert total.outages == len([1 for word in seen.split("H") if word])
+    assert (total.longest.seconds if total.longest else 0) == max(map(len, seen.split("H")))
+    for item in total.states:
+        letter = next(key for key, state in LETTERS.items() if state == item.state)
+        times = [len(list(group)) for key, group in groupby(seen) if key == letter]
+        assert (item.times, item.seconds) == (len(times), sum(times))
+        assert (item.longest.seconds if item.longest else 0) == max(times, default=0)
+    if seen:
+        assert total.availability.value == pytest.approx(seen.count("H") / len(seen))
+    else:
+        assert total.availability.value is None
+    assert total.availability.coverage == pytest.approx(len(seen) / len(letters))
+
+
+def test_longest_of_equal_ones() -> None:
+    """Of two outages of the same length, the newer one is shown."""
+    total = sum_up(timeline("HddHddH"), at(0), at(7))
+    assert total.longest
+    assert total.longest.from_ == at(4)
