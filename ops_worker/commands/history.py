@@ -7,7 +7,8 @@ import json
 import shutil
 import sys
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ops_worker.arguments import env_file, time_or_age, words
 from ops_worker.commands.database import opened
@@ -17,15 +18,18 @@ from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.model import Target
-    from ops_worker.history.ledger import LedgerRows
+    from ops_worker.history.ledger import LedgerPeriod, ServiceDocument
     from ops_worker.settings import Settings
 
+T = TypeVar("T")
 DEFAULT_PERIOD = timedelta(days=7)
 """The period without --since and --from."""
+CHUNK = 200
+"""Services that are read in one transaction: their rows of a year are a few megabytes."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -88,27 +92,31 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a period that is
     not in the past.
     """
-    from ops_worker.adapters import postgres
-
     targets = {target.name: target for target in settings.catalogue.targets}
     with opened(settings, "history") as store:
-        rows = store.read(
-            lambda transaction: _read(transaction, options, targets),
-            required_tables=postgres.LEDGER_READ_TABLES,
-            optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
-        )
-    # The transaction is over: whoever reads the output may be slow.
-    show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
-    show(rows, options.name)
+        period = _read(store, lambda transaction: _asked(transaction, options, targets))
+        show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
+        show(period, options.name, _documents(store, period, options.name))
     return DONE
 
 
-def _read(
+def _read(store: Store, work: Callable[[Transaction], T]) -> T:
+    """Read from the ledger in one transaction."""
+    from ops_worker.adapters import postgres
+
+    return store.read(
+        work,
+        required_tables=postgres.LEDGER_READ_TABLES,
+        optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
+    )
+
+
+def _asked(
     transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
-) -> LedgerRows:
-    """Read everything at one moment of the database's clock."""
+) -> LedgerPeriod:
+    """Return the period and the services that are asked for."""
     from ops_worker.adapters.postgres import ledger_reads
-    from ops_worker.history.ledger import ALL, MERGED
+    from ops_worker.history.ledger import LedgerPeriod
 
     since, until = _period(options, transaction.now)
     services = ledger_reads.current_services(transaction)
@@ -119,8 +127,24 @@ def _read(
         if not is_known and not ledger_reads.is_recorded(transaction, service):
             raise SettingsError([unknown_service(one_line(service), targets)])
         services = [service]
-    passes = MERGED if options.name == ALL else (options.name,)
-    return ledger_reads.ledger_rows(transaction, services, passes, since, until)
+    return LedgerPeriod(transaction.now, since, until, services)
+
+
+def _documents(store: Store, period: LedgerPeriod, name: str) -> Iterator[ServiceDocument]:
+    """Yield the document of each service.
+
+    Only some services are in memory at a time. No transaction is open while documents are
+    written, because whoever reads the output may be slow. What passes record meanwhile is later
+    than the period's ``now``, and does not count.
+    """
+    from ops_worker.adapters.postgres import ledger_reads
+    from ops_worker.history.ledger import ALL, MERGED, documents
+
+    passes = MERGED if name == ALL else (name,)
+    for start in range(0, len(period.services), CHUNK):
+        chunk = period._replace(services=period.services[start : start + CHUNK])
+        rows = _read(store, partial(ledger_reads.ledger_rows, period=chunk, passes=passes))
+        yield from documents(rows, name)
 
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
@@ -151,39 +175,38 @@ def _clock(now: datetime) -> str:
     return f"the database's clock says {_shown(now)}"
 
 
-def _show_json(rows: LedgerRows, name: str) -> None:
+def _show_json(period: LedgerPeriod, _name: str, documents: Iterable[ServiceDocument]) -> None:
     """Print one document. It is written service by service, because it may be large."""
     from ops_worker.history.documents import as_json
-    from ops_worker.history.ledger import documents
 
-    period = {"from": as_json(rows.since), "to": as_json(rows.until)}
-    sys.stdout.write(json.dumps(period).removesuffix("}") + ', "services": [')
+    begin = {"from": as_json(period.since), "to": as_json(period.until)}
+    sys.stdout.write(json.dumps(begin).removesuffix("}") + ', "services": [')
     separator = ""
-    for document in documents(rows, name):
+    for document in documents:
         sys.stdout.write(separator + json.dumps(as_json(document)))
         separator = ", "
     print("]}")
 
 
-def _show_csv(rows: LedgerRows, name: str) -> None:
-    from ops_worker.history.ledger import CSV_HEAD, csv_rows, documents
+def _show_csv(_period: LedgerPeriod, _name: str, documents: Iterable[ServiceDocument]) -> None:
+    from ops_worker.history.ledger import CSV_HEAD, csv_rows
 
     writer = csv.writer(sys.stdout)
     writer.writerow(CSV_HEAD)
-    for document in documents(rows, name):
+    for document in documents:
         writer.writerows(csv_rows(document))
 
 
-def _show_table(rows: LedgerRows, name: str) -> None:
-    from ops_worker.history.ledger import Table, documents
+def _show_table(period: LedgerPeriod, name: str, documents: Iterable[ServiceDocument]) -> None:
+    from ops_worker.history.ledger import Table
 
-    if not rows.services:
+    if not period.services:
         print("no pass has recorded anything yet")
         return
-    table = Table(rows, name, width=_width())
+    table = Table(period, name, width=_width())
     for line in table.heading():
         print(line)
-    for document in documents(rows, name):
+    for document in documents:
         for line in table.lines(document):
             print(line)
 

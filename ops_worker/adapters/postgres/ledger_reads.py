@@ -9,12 +9,11 @@ from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.ledger import INSTALLATION, Run, Span
 from ops_worker.core.staleness import stale_after_s
-from ops_worker.history.ledger import MERGED, LedgerRows
+from ops_worker.history.ledger import MERGED, LedgerPeriod, LedgerRows
 from ops_worker.history.status import StatusLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.slo import Objective
@@ -24,32 +23,28 @@ FUTURE = timedelta(days=3650)
 
 
 def ledger_rows(
-    transaction: Transaction,
-    services: Sequence[str],
-    passes: Sequence[str],
-    since: datetime,
-    until: datetime,
+    transaction: Transaction, period: LedgerPeriod, passes: Sequence[str]
 ) -> LedgerRows:
-    """Read what these passes recorded of these services between two times."""
+    """Read what these passes recorded of the period's services."""
     latest = transaction.now + FUTURE
     runs: dict[str, list[Run]] = {}
     spans: dict[str, list[Span]] = {}
     for name in passes:
         parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
-        runs[name] = transaction.query(Run, "ledger_runs", parameters).fetchall()
+        runs[name] = transaction.rows(Run._make, "ledger_runs", parameters)
         periods = [run.period_s for run in runs[name]]
         parameters |= {
-            "services": list(services),
-            "since": since,
-            "until": until,
+            "services": list(period.services),
+            "since": period.since,
+            "until": period.until,
             "margin_s": stale_after_s(max(periods, default=0.0)),
         }
-        spans[name] = transaction.query(Span, "ledger_spans", parameters).fetchall()
+        spans[name] = transaction.rows(Span._make, "ledger_spans", parameters)
     return LedgerRows(
-        now=transaction.now,
-        since=since,
-        until=until,
-        services=services,
+        now=period.now,
+        since=period.since,
+        until=period.until,
+        services=period.services,
         runs=runs,
         spans=spans,
     )
@@ -77,7 +72,8 @@ def status_ledger(
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
         """Read what was recorded of these services for so long, up to now."""
-        return ledger_rows(transaction, some_services, MERGED, now - length, now)
+        period = LedgerPeriod(now, now - length, now, some_services)
+        return ledger_rows(transaction, period, MERGED)
 
     return StatusLedger(
         period=read(services, timedelta(seconds=since_s)),
