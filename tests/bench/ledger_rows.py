@@ -23,6 +23,8 @@ INCIDENT_PASSES = 60
 CLASSES = {"down": "refused", "degraded": "http_503", "unknown": "timeout"}
 RUN_COLUMNS = (*Run._fields, "pass", "installation")
 SPAN_COLUMNS = (*Span._fields, "pass")
+NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
+"""Number the next rows after those that were copied."""
 
 
 def copy_year(
@@ -43,6 +45,8 @@ def copy_year(
                 for span in _spans(chance, runs, service, period_s):
                     number += 1
                     copy.write_row((*span._replace(id=number), name))
+        for table in ("ops_worker_run", "ops_worker_span"):
+            cursor.execute(NEXT_ID.format(table=table).encode())
 
 
 def _runs(chance: random.Random, period_s: float) -> list[Run]:
