@@ -243,9 +243,9 @@ class Totals:
             # The other pass matters where this one did not look, and the end of the period.
             is_hard = not change.is_short or ended > self._ended
             if change.before is None:
-                begun = self._sure_before(tracks, ended - self._margin)
+                begun = self._sure_before(tracks, ended - self._margin - 1)
             if change.after is None:
-                ended = self._sure_after(tracks, begun + self._margin)
+                ended = self._sure_after(tracks, begun + self._margin + 1)
         if not is_hard:
             return self._simple_step(change, number=0)
         return _Step(max(begun, self._begun), min(ended, self._ended), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -157,3 +157,105 @@ def test_two_shards(
     fine = moved(before[:2], after[:2])
     check([fine], 0, now, now, 5)
     check([fine, coarse[:2]], 0, now, now, 5)
+
+
+WELL = Block(20, "healthy", 0, 0)
+DOWN = Block(3, "down", 0, 0)
+HOLE = Block(20, "healthy", 3000, 0)
+ABSENT = Block(5, None, 0, 0)
+BACK = Block(20, "healthy", 0, 1000)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        [WELL, DOWN, WELL],
+        [HOLE, DOWN, HOLE],
+        [ABSENT, WELL, ABSENT],
+        [WELL, ABSENT, DOWN],
+        [WELL, Block(3, "degraded", 0, 0), DOWN, WELL],
+        [WELL, Block(5, None, 0, 1000)],
+        [WELL, ABSENT],
+        [WELL, BACK, DOWN],
+        [WELL, BACK, ABSENT],
+        [WELL, BACK, BACK],
+        [WELL, Block(5, "down", 0, 1190)],
+        [ABSENT, WELL, Block(40, "down", 0, 1000), WELL],
+        [Block(1, "down", 3000, 0)] * 4,
+    ],
+)
+def test_histories(drawn: list[Block]) -> None:
+    """Holes, times without the service, and clocks that were set back, in each pass."""
+    fine, coarse = rows(drawn, 20), rows(drawn, 60)
+    for now in (fine[2], coarse[2], coarse[2] + 500):
+        check([coarse[:2]], 0, now, now, 4)
+        check([coarse[:2]], min(now - 1, 2500), now, now, 4)
+        check([fine[:2]], -30, now - 30, now, 4)
+        for streams in ([fine[:2], coarse[:2]], [NOTHING, coarse[:2]], [fine[:2], NOTHING]):
+            check(streams, -2000, now, now, 4)
+            check(streams, min(100, now - 130), now - 100, now, 4)
+
+
+@pytest.mark.parametrize("begun", [-20_000, -1000, -100, 0, 100, 1000])
+def test_one_pass_is_late(begun: int) -> None:
+    """The finer pass begins and ends at other times than the coarser one, which saw changes."""
+    coarse = rows([WELL, DOWN, HOLE, DOWN, WELL, WELL], 60)
+    fine = rows([WELL, ABSENT, HOLE, DOWN, WELL], 20, max(0, begun))
+    streams = [fine[:2], coarse[:2]]
+    now = max(fine[2], coarse[2]) + 100
+    check(streams, begun, now, now, 6)
+    later = rows([WELL, DOWN, HOLE, WELL], 60, max(0, -begun))
+    now = max(fine[2], later[2]) + 100
+    check([fine[:2], later[:2]], -100, now, now, 6)
+
+
+def odd(spans: list[Span], **fields: object) -> list[Span]:
+    """Return the spans, the first one with other values."""
+    return [spans[0]._replace(**fields), *spans[1:]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": "sleepy"},
+        {"run": 77},
+        {"last_run": 77},
+        {"last_run": None},
+        {"first_at": at(-500)},
+        {"last_at": at(-10)},
+        {"last_at": at(2500)},
+        {"last_at": at(90_000)},
+        {"last_at": at(4000)},
+        {"last_at": None},
+    ],
+)
+def test_odd_rows(fields: dict[str, object]) -> None:
+    """Rows that another program has written have the sums of their pieces."""
+    runs, spans, second = rows([HOLE, DOWN, WELL], 60)
+    for streams in ([(runs, odd(spans, **fields))], [NOTHING, (runs, odd(spans, **fields))]):
+        check(streams, 0, second, second, 4)
+
+
+def test_periods_that_are_odd() -> None:
+    """A period that ends after now, and passes without a period."""
+    runs, spans, second = rows([WELL, DOWN, WELL], 60)
+    check([(runs, spans)], 0, second + 500, second, 4)
+    check([([run._replace(period_s=0) for run in runs], spans)], 0, second, second, 4)
+
+
+def test_most_services_need_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pieces of a state are made once. Those of a service are only made around a hole."""
+    made = []
+    timeline = Coverage.timeline
+
+    def counted(self: Coverage, *period: Any) -> list[Piece]:
+        """Count the timelines."""
+        made.append(period)
+        return timeline(self, *period)
+
+    runs, spans, second = rows([HOLE, WELL, DOWN, HOLE, DOWN, WELL], 60)
+    totals = Totals([Coverage(runs, at(second))], at(0), at(second))
+    monkeypatch.setattr(Coverage, "timeline", counted)
+    for _ in range(3):
+        totals.summary([spans])
+    assert len(made) == 2, "that of healthy services, and that of services that are down"
