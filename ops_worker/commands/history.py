@@ -142,9 +142,16 @@ def _documents(store: Store, period: LedgerPeriod, name: str) -> Iterator[Servic
 
     passes = MERGED if name == ALL else (name,)
     for start in range(0, len(period.services), CHUNK):
-        chunk = period._replace(services=period.services[start : start + CHUNK])
-        rows = _read(store, partial(ledger_reads.ledger_rows, period=chunk, passes=passes))
-        yield from documents(rows, name)
+        services = period.services[start : start + CHUNK]
+        read = partial(
+            ledger_reads.ledger_rows,
+            services=services,
+            passes=passes,
+            since=period.since,
+            until=period.until,
+            now=period.now,
+        )
+        yield from documents(_read(store, read), name)
 
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:

@@ -9,11 +9,12 @@ from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.ledger import INSTALLATION, Run, Span
 from ops_worker.core.staleness import stale_after_s
-from ops_worker.history.ledger import MERGED, LedgerPeriod, LedgerRows
+from ops_worker.history.ledger import MERGED, LedgerRows
 from ops_worker.history.status import StatusLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.slo import Objective
@@ -23,9 +24,18 @@ FUTURE = timedelta(days=3650)
 
 
 def ledger_rows(
-    transaction: Transaction, period: LedgerPeriod, passes: Sequence[str]
+    transaction: Transaction,
+    services: Sequence[str],
+    passes: Sequence[str],
+    since: datetime,
+    until: datetime,
+    *,
+    now: datetime | None = None,
 ) -> LedgerRows:
-    """Read what these passes recorded of the period's services."""
+    """Read what these passes recorded of these services between two times.
+
+    ``now`` is the clock of an earlier transaction, if services are read in several ones.
+    """
     latest = transaction.now + FUTURE
     runs: dict[str, list[Run]] = {}
     spans: dict[str, list[Span]] = {}
@@ -34,17 +44,17 @@ def ledger_rows(
         runs[name] = transaction.rows(Run._make, "ledger_runs", parameters)
         periods = [run.period_s for run in runs[name]]
         parameters |= {
-            "services": list(period.services),
-            "since": period.since,
-            "until": period.until,
+            "services": list(services),
+            "since": since,
+            "until": until,
             "margin_s": stale_after_s(max(periods, default=0.0)),
         }
         spans[name] = transaction.rows(Span._make, "ledger_spans", parameters)
     return LedgerRows(
-        now=period.now,
-        since=period.since,
-        until=period.until,
-        services=period.services,
+        now=now or transaction.now,
+        since=since,
+        until=until,
+        services=services,
         runs=runs,
         spans=spans,
     )
@@ -72,8 +82,7 @@ def status_ledger(
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
         """Read what was recorded of these services for so long, up to now."""
-        period = LedgerPeriod(now, now - length, now, some_services)
-        return ledger_rows(transaction, period, MERGED)
+        return ledger_rows(transaction, some_services, MERGED, now - length, now)
 
     return StatusLedger(
         period=read(services, timedelta(seconds=since_s)),
