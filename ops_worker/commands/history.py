@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.model import Target
-    from ops_worker.history.ledger import LedgerPeriod, ServiceDocument
+    from ops_worker.history.ledger import LedgerPeriod, LedgerRows, ServiceDocument
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
@@ -137,21 +137,23 @@ def _documents(store: Store, period: LedgerPeriod, name: str) -> Iterator[Servic
     written, because whoever reads the output may be slow. What passes record meanwhile is later
     than the period's ``now``, and does not count.
     """
+    from ops_worker.history.ledger import documents
+
+    for start in range(0, len(period.services), CHUNK):
+        part = period._replace(services=period.services[start : start + CHUNK])
+        yield from documents(_read(store, partial(_rows, part, name)), name)
+
+
+def _rows(period: LedgerPeriod, name: str, transaction: Transaction) -> LedgerRows:
+    """Read the rows of the period's services, as of the period's clock."""
     from ops_worker.adapters.postgres import ledger_reads
-    from ops_worker.history.ledger import ALL, MERGED, documents
+    from ops_worker.history.ledger import ALL, MERGED
 
     passes = MERGED if name == ALL else (name,)
-    for start in range(0, len(period.services), CHUNK):
-        services = period.services[start : start + CHUNK]
-        read = partial(
-            ledger_reads.ledger_rows,
-            services=services,
-            passes=passes,
-            since=period.since,
-            until=period.until,
-            now=period.now,
-        )
-        yield from documents(_read(store, read), name)
+    rows = ledger_reads.ledger_rows(
+        transaction, period.services, passes, period.since, period.until
+    )
+    return rows._replace(now=period.now)
 
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:

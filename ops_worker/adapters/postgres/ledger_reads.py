@@ -29,13 +29,8 @@ def ledger_rows(
     passes: Sequence[str],
     since: datetime,
     until: datetime,
-    *,
-    now: datetime | None = None,
 ) -> LedgerRows:
-    """Read what these passes recorded of these services between two times.
-
-    ``now`` is the clock of an earlier transaction, if services are read in several ones.
-    """
+    """Read what these passes recorded of these services between two times."""
     latest = transaction.now + FUTURE
     runs: dict[str, list[Run]] = {}
     spans: dict[str, list[Span]] = {}
@@ -51,7 +46,7 @@ def ledger_rows(
         }
         spans[name] = transaction.rows(Span._make, "ledger_spans", parameters)
     return LedgerRows(
-        now=now or transaction.now,
+        now=transaction.now,
         since=since,
         until=until,
         services=services,
