@@ -241,7 +241,7 @@ class Totals:
         is_hard = change.is_set_back
         if self._is_merged:
             # The other pass matters where this one did not look, and the end of the period.
-            is_hard = not change.is_short or ended > self._ended
+            is_hard = not change.is_short or ended >= self._ended
             if change.before is None:
                 begun = self._sure_before(tracks, ended - self._margin - 1)
             if change.after is None:
@@ -257,7 +257,7 @@ class Totals:
         low, high = first - self._margin, last + self._margin
         if tracks[0].looked_through(low, high):
             return None
-        is_inside = self._begun <= first and last <= self._ended
+        is_inside = self._begun <= first and last < self._ended
         if not tracks[0].looked_in(low, high) and is_inside and not change.is_set_back:
             return None if change.before is None else self._simple_step(change, number=1)
         begun, ended = self._sure_before(tracks, low), self._sure_after(tracks, high)

@@ -209,6 +209,16 @@ def test_one_pass_is_late(begun: int) -> None:
     check([fine[:2], later[:2]], -100, now, now, 6)
 
 
+@pytest.mark.parametrize("state", ["healthy", "down"])
+def test_change_at_the_end(state: str) -> None:
+    """The first sight of the next state is the end of the period, in each pass."""
+    fine = rows([Block(1, "healthy", 0, 0)], 20)
+    coarse = rows([Block(1, state, 200, 0), Block(1, state, 0, 0), Block(1, "degraded", 0, 0)], 60)
+    check([fine[:2], coarse[:2]], -100, 320, 320, 3)
+    check([coarse[:2], NOTHING], -100, 320, 320, 3)
+    check([coarse[:2]], -100, 320, 320, 3)
+
+
 def odd(spans: list[Span], **fields: object) -> list[Span]:
     """Return the spans, the first one with other values."""
     return [spans[0]._replace(**fields), *spans[1:]]  # type: ignore[arg-type]
