@@ -362,6 +362,7 @@ class _Track:
 
     def __init__(self, stream: _Stream, spans: Sequence[Span]) -> None:
         self._stream = stream
+        self._spans = spans
         places = stream.coverage.places
         stays = [_stay(stream, span) for span in spans if span.run in places]
         if stream.is_set_back:
@@ -452,8 +453,11 @@ class _Track:
         following = self._stretches[number + 1 : number + 2]
         return following == [self._stretches[number]]
 
-    def spans_between(self, begun: int, ended: int) -> list[Span]:
+    def spans_between(self, begun: int, ended: int) -> Sequence[Span]:
         """Return the spans between two times, and those next to them."""
+        if self._stream.is_set_back:
+            # What a later epoch hides still ends what was before it.
+            return self._spans
         start = max(0, bisect_right(self._firsts, begun) - 2)
         stop = bisect_right(self._firsts, ended) + 1
         return [stay.span for stay in self._stays[start:stop]]

@@ -177,6 +177,13 @@ BACK = Block(20, "healthy", 0, 1000)
         [WELL, Block(5, None, 0, 1000)],
         [WELL, ABSENT],
         [WELL, BACK, DOWN],
+        [
+            Block(1, "healthy", 0, 0),
+            Block(1, None, 0, 0),
+            Block(2, "healthy", 700, 0),
+            Block(3, None, 0, 0),
+            Block(4, "healthy", 0, 1000),
+        ],
         [WELL, BACK, ABSENT],
         [WELL, BACK, BACK],
         [WELL, Block(5, "down", 0, 1190)],
