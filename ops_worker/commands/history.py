@@ -7,7 +7,8 @@ import json
 import shutil
 import sys
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ops_worker.arguments import env_file, time_or_age, words
 from ops_worker.commands.database import opened
@@ -17,19 +18,19 @@ from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ops_worker.adapters.postgres import Transaction
+    from ops_worker.adapters.postgres import Store, Transaction
     from ops_worker.core.model import Target
     from ops_worker.history.actions import Action
-    from ops_worker.history.ledger import LedgerRows
+    from ops_worker.history.ledger import LedgerPeriod, LedgerRows, ServiceDocument
     from ops_worker.settings import Settings
 
-    Actions: TypeAlias = Sequence[Action] | None
-
+T = TypeVar("T")
 DEFAULT_PERIOD = timedelta(days=7)
 """The period without --since and --from."""
+CHUNK = 200
+"""Services that are read in one transaction: their rows of a year are a few megabytes."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -86,34 +87,49 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Asked(NamedTuple):
+    """What is asked for: a period with its services, and the name of a pass, or ``all``.
+
+    ``actions`` is what people did in the period; None if it cannot be read.
+    """
+
+    period: LedgerPeriod
+    name: str
+    actions: Sequence[Action] | None
+
+
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Show the history.
 
     Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a period that is
     not in the past.
     """
-    from ops_worker.adapters import postgres
-
     targets = {target.name: target for target in settings.catalogue.targets}
     with opened(settings, "history") as store:
-        rows, actions = store.read(
-            lambda transaction: _read(transaction, options, targets),
-            required_tables=postgres.LEDGER_READ_TABLES,
-            optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
-        )
-    # The transaction is over: whoever reads the output may be slow.
-    show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
-    show(rows, options.name, actions)
+        asked = _read(store, lambda transaction: _asked(transaction, options, targets))
+        show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
+        show(asked, _documents(store, asked))
     return DONE
 
 
-def _read(
+def _read(store: Store, work: Callable[[Transaction], T]) -> T:
+    """Read from the ledger in one transaction."""
+    from ops_worker.adapters import postgres
+
+    return store.read(
+        work,
+        required_tables=postgres.LEDGER_READ_TABLES,
+        optional_tables=postgres.LEDGER_OPTIONAL_TABLES,
+    )
+
+
+def _asked(
     transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
-) -> tuple[LedgerRows, Actions]:
-    """Read everything at one moment of the database's clock."""
+) -> _Asked:
+    """Return the period and the services that are asked for, and what people did in it."""
     from ops_worker.adapters.postgres import action_reads, ledger_reads
     from ops_worker.history.actions import action_document
-    from ops_worker.history.ledger import ALL, MERGED
+    from ops_worker.history.ledger import LedgerPeriod
 
     since, until = _period(options, transaction.now)
     services = ledger_reads.current_services(transaction)
@@ -124,13 +140,40 @@ def _read(
         if not is_known and not ledger_reads.is_recorded(transaction, service):
             raise SettingsError([unknown_service(one_line(service), targets)])
         services = [service]
-    passes = MERGED if options.name == ALL else (options.name,)
-    rows = ledger_reads.ledger_rows(transaction, services, passes, since, until)
     about = None if options.service is None else services
     actions = action_reads.read_actions(transaction, since, until, about)
-    if actions is None:
-        return rows, None
-    return rows, [action_document(row) for row in actions]
+    return _Asked(
+        period=LedgerPeriod(transaction.now, since, until, services),
+        name=options.name,
+        actions=None if actions is None else [action_document(row) for row in actions],
+    )
+
+
+def _documents(store: Store, asked: _Asked) -> Iterator[ServiceDocument]:
+    """Yield the document of each service.
+
+    Only some services are in memory at a time. No transaction is open while documents are
+    written, because whoever reads the output may be slow. What passes record meanwhile is later
+    than the period's ``now``, and does not count.
+    """
+    from ops_worker.history.ledger import documents
+
+    services = asked.period.services
+    for start in range(0, len(services), CHUNK):
+        part = asked.period._replace(services=services[start : start + CHUNK])
+        yield from documents(_read(store, partial(_rows, part, asked.name)), asked.name)
+
+
+def _rows(period: LedgerPeriod, name: str, transaction: Transaction) -> LedgerRows:
+    """Read the rows of the period's services, as of the period's clock."""
+    from ops_worker.adapters.postgres import ledger_reads
+    from ops_worker.history.ledger import ALL, MERGED
+
+    passes = MERGED if name == ALL else (name,)
+    rows = ledger_reads.ledger_rows(
+        transaction, period.services, passes, period.since, period.until
+    )
+    return rows._replace(now=period.now)
 
 
 def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
@@ -161,53 +204,49 @@ def _clock(now: datetime) -> str:
     return f"the database's clock says {_shown(now)}"
 
 
-def _show_json(rows: LedgerRows, name: str, actions: Actions) -> None:
-    """Print one document. It is written service by service, because it may be large.
-
-    ``actions`` is null if they cannot be read.
-    """
+def _show_json(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
+    """Print one document. It is written service by service, because it may be large."""
     from ops_worker.history.documents import as_json
-    from ops_worker.history.ledger import documents
 
-    period = {"from": as_json(rows.since), "to": as_json(rows.until)}
-    sys.stdout.write(json.dumps(period).removesuffix("}") + ', "services": [')
+    begin = {"from": as_json(asked.period.since), "to": as_json(asked.period.until)}
+    sys.stdout.write(json.dumps(begin).removesuffix("}") + ', "services": [')
     separator = ""
-    for document in documents(rows, name):
+    for document in documents:
         sys.stdout.write(separator + json.dumps(as_json(document)))
         separator = ", "
-    print("], " + json.dumps({"actions": as_json(actions)}).removeprefix("{"))
+    print("], " + json.dumps({"actions": as_json(asked.actions)}).removeprefix("{"))
 
 
-def _show_csv(rows: LedgerRows, name: str, _: Actions) -> None:
+def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
     """Print a row for each span; what people did are no spans."""
-    from ops_worker.history.ledger import CSV_HEAD, csv_rows, documents
+    from ops_worker.history.ledger import CSV_HEAD, csv_rows
 
     writer = csv.writer(sys.stdout)
     writer.writerow(CSV_HEAD)
-    for document in documents(rows, name):
+    for document in documents:
         writer.writerows(csv_rows(document))
 
 
-def _show_table(rows: LedgerRows, name: str, actions: Actions) -> None:
+def _show_table(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
     """Print a line for each span, and below them what people did in the period."""
     from ops_worker.history.actions import NO_ACTIONS, actions_table
-    from ops_worker.history.ledger import Table, documents
+    from ops_worker.history.ledger import Table
     from ops_worker.history.screen import fitted, plain
 
-    if not rows.services:
+    if not asked.period.services:
         print("no pass has recorded anything yet")
         return
-    table = Table(rows, name, width=_width())
+    width = _width()
+    table = Table(asked.period, asked.name, width=width)
     for line in table.heading():
         print(line)
-    for document in documents(rows, name):
+    for document in documents:
         for line in table.lines(document):
             print(line)
-    if actions is None:
+    if asked.actions is None:
         print(f"\n{NO_ACTIONS}")
-    elif actions:
-        width = _width()
-        fitting = fitted(actions_table(actions, "What people did"), width)
+    elif asked.actions:
+        fitting = fitted(actions_table(asked.actions, "What people did"), width)
         print(f"\n{plain(fitting, width)}")
 
 

@@ -101,23 +101,31 @@ class _Segment(NamedTuple):
     lasts: bool
 
 
+Place = tuple[str, int]
+"""A shard, and how often its clock was set back before."""
+
+
 class Coverage:
-    """When the passes of one kind looked, by shard: what turns spans into timelines."""
+    """When the passes of one kind looked, by shard: what turns spans into timelines.
+
+    ``periods`` has the period of each run in seconds, by its number. ``places`` has its place, and
+    ``covers`` the covers of each place, the oldest first.
+    """
 
     def __init__(self, runs: Iterable[Run], now: datetime) -> None:
         """Take all runs of a pass that may cover the period, and the time now."""
         shards: dict[str, list[Run]] = {}
         for run in runs:
             shards.setdefault(run.shard, []).append(run)
-        self._now = now
-        self._periods: dict[int, float] = {}
-        self._places: dict[int, tuple[str, int]] = {}
-        self._covers: dict[tuple[str, int], list[Cover]] = {}
+        self.now = now
+        self.periods: dict[int, float] = {}
+        self.places: dict[int, Place] = {}
+        self.covers: dict[Place, list[Cover]] = {}
         for shard, shard_runs in shards.items():
             for number, epoch in enumerate(_epochs(shard_runs)):
-                self._covers[shard, number] = _covers(epoch)
-                self._places |= {run.id: (shard, number) for run in epoch}
-                self._periods |= {run.id: run.period_s for run in epoch}
+                self.covers[shard, number] = _covers(epoch)
+                self.places |= {run.id: (shard, number) for run in epoch}
+                self.periods |= {run.id: run.period_s for run in epoch}
 
     def timeline(self, spans: Iterable[Span], since: datetime, until: datetime) -> list[Piece]:
         """Return what a service was from ``since`` to ``until``, without gaps.
@@ -129,18 +137,18 @@ class Coverage:
         """
         epochs: dict[int, list[_Segment]] = {}
         for span in spans:
-            place = self._places.get(span.run)
+            place = self.places.get(span.run)
             if place is not None:
-                segments = _segments(span, self._covers[place], self._periods, since, until)
+                segments = _segments(span, self.covers[place], self.periods, since, until)
                 epochs.setdefault(place[1], []).extend(segments)
         pieces: list[Piece] = []
         for _, segments_of_epoch in sorted(epochs.items()):
-            pieces = _overlaid(pieces, _pieces(segments_of_epoch, self._now))
+            pieces = _overlaid(pieces, _pieces(segments_of_epoch, self.now))
         # What was recorded for a time after now comes from a clock that was set back.
         pieces = [
-            piece if piece.ended <= self._now else piece._replace(ended=self._now)
+            piece if piece.ended <= self.now else piece._replace(ended=self.now)
             for piece in pieces
-            if piece.begun <= self._now
+            if piece.begun <= self.now
         ]
         return _clipped(_filled(pieces, since, until), since, until)
 
@@ -335,20 +343,26 @@ def _bucket_state(seconds: Mapping[str, float]) -> str:
     return UNSEEN
 
 
-def _doubtful_s(piece: Piece, before: str | None) -> float:
-    """Return the seconds at the ends of a piece in which its neighbours may have been the state.
+def doubts(piece: Piece, before: str | None) -> tuple[timedelta, timedelta]:
+    """Return the times at both ends of a piece in which its neighbours may have been the state.
 
     They matter only if the neighbour is up and the piece is not, or the reverse. Before a time in
     which nobody looked, the state may have ended with its last sight. ``before`` is the state of
-    the piece before, None if there is none.
+    the piece before, None if there is none. Both may be longer than the piece.
     """
     is_up = piece.state == HEALTHY
-    doubtful_s = 0.0
+    left = right = timedelta()
     if before not in {None, UNSEEN} and (before == HEALTHY) != is_up:
-        doubtful_s += (piece.first_seen - piece.begun).total_seconds()
+        left = piece.first_seen - piece.begun
     if piece.then is not None and (piece.then == UNSEEN or (piece.then == HEALTHY) != is_up):
-        doubtful_s += (piece.ended - piece.last_seen).total_seconds()
-    return min(doubtful_s, piece.seconds)
+        right = piece.ended - piece.last_seen
+    return left, right
+
+
+def _doubtful_s(piece: Piece, before: str | None) -> float:
+    """Return the seconds of a piece in which its neighbours may have been the state."""
+    left, right = doubts(piece, before)
+    return min((left + right).total_seconds(), piece.seconds)
 
 
 def _covers_of(

@@ -9,6 +9,7 @@ from ops_worker.core import timeline
 from ops_worker.core.ledger import STATES, UNKNOWN, UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.timeline import Coverage
+from ops_worker.core.totals import Totals
 from ops_worker.text import format_age, format_duration, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.ledger import Run, Span
     from ops_worker.core.timeline import Availability, Piece
+    from ops_worker.core.totals import Summary
 
 ALL = "all"
 """The name of the stream that is merged of the streams of several passes."""
@@ -33,6 +35,15 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that a spreadsheet evaluates as a formula."""
 DECIMALS = 3
 """Decimals of a percentage."""
+
+
+class LedgerPeriod(NamedTuple):
+    """What is asked for: a period and services. ``now`` is the database's clock."""
+
+    now: datetime
+    since: datetime
+    until: datetime
+    services: Sequence[str]
 
 
 class LedgerRows(NamedTuple):
@@ -93,13 +104,27 @@ def documents(rows: LedgerRows, name: str) -> Iterator[ServiceDocument]:
 
 def timelines(rows: LedgerRows, name: str = ALL) -> Iterator[tuple[str, list[Piece]]]:
     """Yield each service and its timeline, as the pass ``name`` saw it, or ``ALL``."""
-    names = MERGED if name == ALL else (name,)
-    streams = [_Stream(rows, pass_name) for pass_name in names]
+    streams = [_Stream(rows, pass_name) for pass_name in _names(name)]
     for service in rows.services:
         finest, *coarser = [stream.timeline(service) for stream in streams]
         for other in coarser:
             finest = timeline.merged(finest, other)
         yield service, finest
+
+
+def summaries(
+    rows: LedgerRows, name: str = ALL, *, buckets: int = 0
+) -> Iterator[tuple[str, Summary]]:
+    """Yield each service and its sums, as the pass ``name`` saw it, or ``ALL``.
+
+    They equal the sums over ``timelines``, with much less work. ``buckets`` is the number of
+    states of each service.
+    """
+    streams = [_Stream(rows, pass_name) for pass_name in _names(name)]
+    coverages = [stream.coverage for stream in streams]
+    totals = Totals(coverages, rows.since, rows.until, buckets=buckets)
+    for service in rows.services:
+        yield service, totals.summary([stream.spans(service) for stream in streams])
 
 
 def availability_document(total: Availability) -> AvailabilityDocument:
@@ -112,21 +137,28 @@ def availability_document(total: Availability) -> AvailabilityDocument:
     )
 
 
+def _names(name: str) -> Sequence[str]:
+    """Return the passes whose streams are asked for, the finest one first."""
+    return MERGED if name == ALL else (name,)
+
+
 class _Stream:
     """What one pass recorded of all services."""
 
     def __init__(self, rows: LedgerRows, name: str) -> None:
-        self._coverage = Coverage(rows.runs[name], rows.now)
+        self.coverage = Coverage(rows.runs[name], rows.now)
         self._since, self._until = rows.since, rows.until
         self._spans: dict[str, list[Span]] = {}
         for span in rows.spans[name]:
             self._spans.setdefault(span.service, []).append(span)
 
+    def spans(self, service: str) -> list[Span]:
+        """Return the spans of a service, the oldest first."""
+        return self._spans.get(service, [])
+
     def timeline(self, service: str) -> list[Piece]:
         """Return what a service was in the period."""
-        # Each service is asked for once: what was read of it is not needed any more.
-        spans = self._spans.pop(service, [])
-        return self._coverage.timeline(spans, self._since, self._until)
+        return self.coverage.timeline(self.spans(service), self._since, self._until)
 
 
 def _document(service: str, name: str, pieces: Sequence[Piece]) -> ServiceDocument:
@@ -191,17 +223,17 @@ class Table:
     No line has more than ``width`` columns; what is longer is cut, and ends with an ellipsis.
     """
 
-    def __init__(self, rows: LedgerRows, name: str, *, width: int) -> None:
+    def __init__(self, period: LedgerPeriod, name: str, *, width: int) -> None:
         """Set the widths of the columns; ``name`` is the pass, or ``ALL``."""
         seen_by = "all passes" if name == ALL else f"the {name} pass"
-        self._title = f"{rows.since:%F %T} to {rows.until:%F %T} UTC, as {seen_by} saw it"
+        self._title = f"{period.since:%F %T} to {period.until:%F %T} UTC, as {seen_by} saw it"
         self._width = width
         self._format = "%m-%d %H:%M:%S"
-        if rows.until - rows.since > MAX_WITHOUT_YEAR:
+        if period.until - period.since > MAX_WITHOUT_YEAR:
             self._format = "%Y-%m-%d %H:%M"
-        lengths = [len(one_line(service)) for service in rows.services]
+        lengths = [len(one_line(service)) for service in period.services]
         service_width = min(MAX_SERVICE, max([len(HEAD[0]), *lengths]))
-        time_width = len(f"{rows.since:{self._format}}")
+        time_width = len(f"{period.since:{self._format}}")
         self._widths = (service_width, 8, time_width, time_width, 10)
 
     def heading(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core import slo, timeline
+from ops_worker.core import slo
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.passes import HEALTH, METRICS, expected
@@ -18,7 +18,7 @@ from ops_worker.core.staleness import (
     stale_after_s,
 )
 from ops_worker.history.budgets import BudgetDocument, budget_document, budgets_table
-from ops_worker.history.ledger import AvailabilityDocument, availability_document, timelines
+from ops_worker.history.ledger import AvailabilityDocument, availability_document, summaries
 from ops_worker.history.screen import (
     LEGEND,
     NO_LEDGER_TO_READ,
@@ -254,12 +254,12 @@ def _past(
     of_services: dict[str, Sequence[str]] = {}
     availability: dict[str, AvailabilityDocument] = {}
     budgets: dict[str, BudgetDocument] = {}
-    for service, pieces in timelines(period):
-        of_services[service] = timeline.bucket_states(pieces, period.since, period.until, states)
-        availability[service] = availability_document(timeline.availability(pieces))
+    for service, summary in summaries(period, buckets=states):
+        of_services[service] = summary.states
+        availability[service] = availability_document(summary.availability)
     for window in ledger.windows:
-        for service, pieces in timelines(window):
-            budget = slo.budget(ledger.objectives[service], timeline.availability(pieces))
+        for service, summary in summaries(window):
+            budget = slo.budget(ledger.objectives[service], summary.availability)
             budgets[service] = budget_document(budget)
     return _Past(latencies, of_services, availability, budgets)
 

