@@ -44,8 +44,9 @@ class Summary(NamedTuple):
     """What a service was in a period.
 
     ``states`` has the state of each bucket, as ``timeline.bucket_states`` returns it. ``outages``
-    is the number of unbroken times in which the service was seen and not healthy, and
-    ``longest_s`` the seconds of the longest one.
+    is the number of times in which the service was never seen healthy. ``longest_s`` is for how
+    many seconds it was seen unhealthy in the longest one: unseen time neither ends an outage nor
+    counts.
     """
 
     availability: Availability
@@ -536,7 +537,8 @@ class _Tally:
         self._healthy = [0] * (len(edges) - 1)
         self._worst = [0] * (len(edges) - 1)
         self._outages = self._longest = 0
-        self._outage = (NEVER, NEVER)
+        # The length of the outage that no healthy time has ended yet; 0 if there is none.
+        self._outage = 0
 
     def add(self, parts: Sequence[_Part], begun: int, ended: int) -> None:
         """Add the parts between two times."""
@@ -559,19 +561,18 @@ class _Tally:
         self._seconds[part.state] += last - first
         if part.state == HEALTHY:
             self._doubts_up += doubt
+            self._outage = 0
         else:
             self._doubts_down += doubt
-            self._add_outage(first, last)
+            self._add_outage(last - first)
         self._add_to_buckets(part.state, first, last)
 
-    def _add_outage(self, begun: int, ended: int) -> None:
-        """Count an outage, or make the last one longer."""
-        if begun == self._outage[1]:
-            begun = self._outage[0]
-        else:
+    def _add_outage(self, length: int) -> None:
+        """Count an outage, or make the last one longer: unseen time does not end it."""
+        if not self._outage:
             self._outages += 1
-        self._outage = (begun, ended)
-        self._longest = max(self._longest, ended - begun)
+        self._outage += length
+        self._longest = max(self._longest, self._outage)
 
     def _add_to_buckets(self, state: str, begun: int, ended: int) -> None:
         edges = self._edges
@@ -590,6 +591,8 @@ class _Tally:
         healthy, doubts = common.healthy_at(begun)
         healthy_then, doubts_then = common.healthy_at(ended)
         self._seconds[HEALTHY] += healthy_then - healthy
+        if healthy_then > healthy:
+            self._outage = 0
         self._doubts_up += doubts_then - doubts
         if not self._healthy:
             return

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops_worker.core.ledger import Run, Span
+from ops_worker.core.ledger import UNSEEN, Run, Span
 from ops_worker.core.timeline import Coverage, availability, bucket_states, merged
 from ops_worker.core.totals import Totals
 from tests.recorder import Recorder, at, sight
@@ -87,13 +87,14 @@ def moved(first: Rows, second: Rows) -> Rows:
 def outages(pieces: Sequence[Piece]) -> tuple[int, float]:
     """Return the number of outages, and the seconds of the longest one."""
     lengths: list[timedelta] = []
-    before = None
+    is_open = False
     for piece in pieces:
         if piece.state in UNHEALTHY:
-            if before not in UNHEALTHY:
+            if not is_open:
                 lengths.append(timedelta())
             lengths[-1] += piece.ended - piece.begun
-        before = piece.state
+        if piece.state != UNSEEN:
+            is_open = piece.state in UNHEALTHY
     return len(lengths), max(lengths, default=timedelta()).total_seconds()
 
 
