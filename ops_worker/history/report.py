@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
+from ops_worker.history.buckets import grid, whole_buckets
 from ops_worker.history.series import Key, Run
 from ops_worker.text import format_labels, one_line
 
@@ -170,7 +171,7 @@ def buckets(since_s: float, longest_s: float) -> int:
     ``longest_s`` is the longest period of any pass, in seconds.
     """
     number = int(since_s / (BUCKET_PERIODS * longest_s))
-    return max(1, min(MAX_BUCKETS, number))
+    return whole_buckets(since_s, max(1, min(MAX_BUCKETS, number)))
 
 
 def health_series(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
@@ -246,8 +247,7 @@ def build(
     drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
     drawn = drawn[:MAX_CHARTS]
     names = _service_names(targets)
-    width = timedelta(seconds=rows.since_s / points)
-    times = [begun + width * (number + 0.5) for number in range(points)]
+    times = grid(rows.now, rows.since_s, points).middles
     return Report(
         begun=begun,
         ended=rows.now,

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
+from ops_worker.adapters.postgres.rollup_reads import (
+    STEP_BACK_S,
+    TICK,
+    cover,
+    rolled_ends,
+    rolled_rows,
+)
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
-from ops_worker.core.samples import HEALTHY
+from ops_worker.core.samples import HEALTHY, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import LOOK_BACK_S, ServiceHistory
+from ops_worker.history.pass_counts import pass_counts
+from ops_worker.history.ledger import MERGED
 from ops_worker.history.rows import (
     AlertRow,
     BucketRow,
@@ -28,13 +38,14 @@ from ops_worker.history.rows import (
     ServiceAlertRow,
     ServiceRow,
 )
-from ops_worker.history.series import Growth, Key, Run, group_series
+from ops_worker.history.series import Growth, Key, Run, add_growth, group_series
 from ops_worker.history.status import StatusRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from ops_worker.adapters.postgres.rollup_reads import Coverage
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.model import Target
     from ops_worker.core.staleness import PassRecord
@@ -52,8 +63,9 @@ def status_rows(
 ) -> StatusRows:
     """Read what a status is made of: the current state, and the series of the last ``since_s``.
 
-    Each series is divided into ``buckets`` of equal length. ``is_counter`` decides by service and
-    metric whether its growth is read.
+    Each series is divided into ``buckets`` (``history.buckets``). ``is_counter`` decides by service
+    and metric whether its growth is read. The result may cover a shorter period, if there is no
+    rollup of a very long one.
     """
     now = transaction.now
     services = None
@@ -62,20 +74,31 @@ def status_rows(
         if "service_health" in transaction.present:
             services = transaction.query(ServiceRow, "services_now")
         alerts = transaction.query(OpenAlertRow, "alerts_now")
-    counts = transaction.query(PassCountRow, "ran", PARAMETERS | {"now": now, "since_s": since_s})
     records = pass_records(transaction)
     metrics_s = period_of(records, METRICS.name)
+    coverage = cover(transaction, since_s, buckets)
+    series = read_series(transaction, coverage, is_counter, metrics_s)
     return StatusRows(
         now=now,
-        since_s=since_s,
+        since_s=coverage.grid.seconds,
         services=services.fetchall() if services else [],
         alerts=alerts.fetchall(),
         passes=records,
-        counts=counts.fetchall(),
-        series=read_series(transaction, since_s, buckets, is_counter, metrics_s),
+        counts=_pass_counts(transaction, coverage, series),
+        series=series,
         maintenance=running_maintenance(transaction),
         database=transaction.connection.info.dbname,
     )
+
+
+def _pass_counts(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> list[PassCountRow]:
+    """Return how often each pass was recorded and missed, from samples or from the rollup."""
+    if not coverage.is_rolled:
+        parameters = PARAMETERS | {"now": transaction.now, "since_s": coverage.grid.seconds}
+        return transaction.query(PassCountRow, "ran", parameters).fetchall()
+    return pass_counts(series, ledger_reads.pass_runs(transaction, MERGED))
 
 
 def pass_records(transaction: Transaction, at: datetime | None = None) -> list[PassRecord]:
@@ -86,46 +109,73 @@ def pass_records(transaction: Transaction, at: datetime | None = None) -> list[P
 
 def read_series(
     transaction: Transaction,
-    since_s: float,
-    buckets: int,
+    coverage: Coverage,
     is_counter: Callable[[str, str], bool],
     period_s: float,
 ) -> list[Series]:
-    """Read the last ``since_s`` seconds of every series; for counters, also the growth.
+    """Read every series over a period; for counters, also the growth.
 
     ``period_s`` is the time from one sample to the next, in seconds.
     """
-    parameters = {
-        "now": transaction.now,
-        "since_s": since_s,
-        "buckets": buckets,
-        "period_s": period_s,
+    rows = rolled_rows(transaction, coverage)
+    samples = [part for part in coverage.parts if part.level is None]
+    parameters = _sample_parameters(coverage)
+    for part in samples:
+        rows += transaction.query(BucketRow, "history", parameters | part._asdict())
+    series = group_series(rows, is_counter)
+    # Only counters grow; reading the rows of a gauge again would cost time for nothing.
+    counters = [_named(place, item.key) for place, item in enumerate(series) if item.counts]
+    parameters |= {"series": json.dumps(counters), "period_s": period_s}
+    growth = [dict(item.growth) for item in series]
+    for part in samples:
+        for row in transaction.query(GrowthRow, "growth", parameters | part._asdict()):
+            add_growth(growth[row.place], row.bucket, Growth(row.increase, row.seconds))
+    series = [item._replace(growth=growth[place]) for place, item in enumerate(series)]
+    return _with_ends(transaction, coverage, series)
+
+
+def _sample_parameters(coverage: Coverage) -> dict[str, Any]:
+    """Return the parameters with which samples are read.
+
+    Beside rows of the rollup, samples are counted as the rollup pass counts them.
+    """
+    is_rolled = coverage.is_rolled
+    return {
+        "begins": list(coverage.grid.begins),
+        "end": coverage.grid.until + TICK,
+        "no_service": "" if is_rolled else None,
+        "no_tags": "{}" if is_rolled else None,
+        "look_back_s": STEP_BACK_S if is_rolled else 0.0,
     }
-    series = group_series(transaction.query(BucketRow, "history", parameters), is_counter)
-    named = [
-        _named(place, item.key) | {"last": item.last.isoformat()}
-        for place, item in enumerate(series)
-    ]
-    counters = [named[place] for place, item in enumerate(series) if item.counts]
-    with transaction.connection.pipeline():
-        ends = transaction.query(LatestRow, "ends", {"series": json.dumps(named)})
-        # Only counters grow; reading the rows of a gauge again would cost time for nothing.
-        parameters["series"] = json.dumps(counters)
-        growth = transaction.query(GrowthRow, "growth", parameters)
-    latest = {row.place: row.latest for row in ends}
-    growth_of = _growth_by_place(growth)
-    return [
-        item._replace(latest=latest.get(place), growth=growth_of.get(place, {}))
-        for place, item in enumerate(series)
-    ]
 
 
-def _growth_by_place(rows: Iterable[GrowthRow]) -> dict[int, dict[int, Growth]]:
-    """Return the growth by the place of the series and the number of the bucket."""
-    growth: dict[int, dict[int, Growth]] = {}
-    for row in rows:
-        growth.setdefault(row.place, {})[row.bucket] = Growth(row.increase, row.seconds)
-    return growth
+def _with_ends(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> list[Series]:
+    """Return the series with their newest values, and the times of samples instead of hours."""
+    result = list(series)
+    in_samples = []
+    in_rollup = []
+    for place, item in enumerate(series):
+        is_last_rolled = coverage.level_at(item.last) is not None
+        is_first_needed = item.metric == PASS_SUCCESS
+        if not is_last_rolled:
+            in_samples.append(_named(place, item.key) | {"last": item.last.isoformat()})
+        if is_last_rolled or (is_first_needed and coverage.level_at(item.first)):
+            in_rollup.append((place, item))
+    parameters = _sample_parameters(coverage) | {"series": json.dumps(in_samples)}
+    for row in transaction.query(LatestRow, "ends", parameters):
+        result[row.place] = result[row.place]._replace(latest=row.latest)
+    if not in_rollup:
+        return result
+    for end in rolled_ends(transaction, coverage, in_rollup):
+        item = result[end.place]
+        result[end.place] = item._replace(
+            first=end.first or item.first,
+            last=end.last or item.last,
+            latest=item.latest if end.latest is None else end.latest,
+        )
+    return result
 
 
 def read_runs(

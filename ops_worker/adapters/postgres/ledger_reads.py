@@ -31,14 +31,13 @@ def ledger_rows(
     until: datetime,
 ) -> LedgerRows:
     """Read what these passes recorded of these services between two times."""
-    latest = transaction.now + FUTURE
-    runs: dict[str, list[Run]] = {}
+    runs = {name: _runs_of(transaction, name) for name in passes}
     spans: dict[str, list[Span]] = {}
     for name in passes:
-        parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
-        runs[name] = transaction.query(Run, "ledger_runs", parameters).fetchall()
         periods = [run.period_s for run in runs[name]]
-        parameters |= {
+        parameters = {
+            "pass": name,
+            "latest": transaction.now + FUTURE,
             "services": list(services),
             "since": since,
             "until": until,
@@ -55,6 +54,27 @@ def ledger_rows(
     )
 
 
+def _runs_of(transaction: Transaction, name: str) -> list[Run]:
+    """Read all runs of a pass."""
+    latest = transaction.now + FUTURE
+    parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
+    return transaction.query(Run, "ledger_runs", parameters).fetchall()
+
+
+def pass_runs(transaction: Transaction, passes: Sequence[str]) -> dict[str, list[Run]]:
+    """Read all runs of these passes, by pass; none if there is no ledger that may be read."""
+    if not is_readable(transaction):
+        return {}
+    return {name: _runs_of(transaction, name) for name in passes}
+
+
+def is_readable(transaction: Transaction) -> bool:
+    """Return whether there is a ledger, and this role may read it."""
+    if not transaction.present.issuperset(LEDGER_READ_TABLES):
+        return False
+    return bool(one(transaction.execute("ledger_readable"))["readable"])
+
+
 def status_ledger(
     transaction: Transaction,
     services: Sequence[str],
@@ -65,9 +85,7 @@ def status_ledger(
 
     Return None if there is no ledger, or none that this role may read.
     """
-    if not transaction.present.issuperset(LEDGER_READ_TABLES):
-        return None
-    if not one(transaction.execute("ledger_readable"))["readable"]:
+    if not is_readable(transaction):
         return None
     by_days: dict[int, list[str]] = {}
     for service in services:

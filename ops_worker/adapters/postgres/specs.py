@@ -9,6 +9,7 @@ from ops_worker.core.passes import (
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
     TransactionSpec,
 )
 
@@ -66,6 +67,7 @@ HISTORY_OPTIONAL_TABLES = (
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
     *LEDGER_READ_TABLES,
+    *ROLLUP_TABLES,
 )
 """The tables that readers can do without: passes or a person create them."""
 
