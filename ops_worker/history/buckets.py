@@ -59,11 +59,10 @@ def grid(until: datetime, since_s: float, number: int) -> Grid:
     before. Of more buckets than hours, none does.
     """
     since = until - timedelta(seconds=since_s)
-    width = (until - since) / number
     level = _level(since_s, number)
     begins = [since]
     for place in range(1, number):
-        begin = since + width * place
+        begin = since + (until - since) * place / number
         begins.append(begin if level is None else floor(begin, level))
     return Grid(since=since, until=until, begins=begins, level=level)
 

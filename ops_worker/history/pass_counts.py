@@ -1,9 +1,9 @@
 """How often each pass was recorded and missed over a long period, without reading its samples.
 
-The rollup has the number of records, and the ledger has the runs, with the number of passes of each.
-Within a run, as many passes were missed as its length has periods without one. Between two runs, the
-rule is that of the statement ``ran``. So the number may be wrong by one in each run, because times
-of passes vary, and a pass that a person starts may hide one that was missed.
+The rollup has the number of records, and the ledger has the runs, with the number of passes in
+each. Within a run, as many passes were missed as its length has periods without one. Between two
+runs, the rule is that of the statement ``ran``. So the number may be wrong by one in each run,
+because times of passes vary, and a pass that a person starts may hide one that was missed.
 """
 
 from __future__ import annotations
@@ -29,29 +29,35 @@ UNDIVIDED = "0/1"
 
 
 class Records(NamedTuple):
-    """The records of a pass or shard: the first and last time, the number, and the periods in s."""
+    """The records of a pass or shard: the first and last time, the number, and the periods in s.
+
+    The first and last record may be up to ``first_s`` and ``last_s`` seconds later.
+    """
 
     first: datetime
     last: datetime
     number: int
     periods: frozenset[float]
+    first_s: float = 0.0
+    last_s: float = 0.0
 
 
 def pass_counts(series: Iterable[Series], runs: Mapping[str, Sequence[Run]]) -> list[PassCountRow]:
     """Return how often each pass or shard was recorded, and how often missed, sorted by name.
 
     ``runs`` has the runs of each pass that is in the ledger. Where it does not know all of the
-    time, the length of the whole period decides. That is the least number that was missed, if the
-    pass had several periods.
+    time, the time from the first to the last record decides. That is the least number that was
+    missed: a pass that was not due, or one of a shorter period, may hide one.
     """
     counts = []
     by_pass = sorted(_records(series).items(), key=lambda item: (item[0][0], item[0][1] or ""))
     for (name, shard), records in by_pass:
         own = [run for run in runs.get(name, ()) if run.shard == (shard or UNDIVIDED)]
         missed = missed_in_runs(own, records)
-        is_least = missed is None and len(records.periods) > 1
+        is_least = missed is None
         if missed is None:
-            periods = round(_seconds(records.first, records.last) / max(records.periods))
+            length_s = _seconds(records.first, records.last) - records.first_s
+            periods = round(length_s / max(records.periods))
             missed = max(0, periods - (records.number - 1))
         counts.append(
             PassCountRow(
@@ -81,6 +87,8 @@ def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
             last=item.last,
             number=sum(bucket.samples for bucket in item.buckets.values()),
             periods=frozenset([_period_s(item.tags)]),
+            first_s=item.first_s,
+            last_s=item.last_s,
         )
         records[key] = _joined(records.get(key), more)
     return records
@@ -89,11 +97,15 @@ def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
 def _joined(one: Records | None, other: Records) -> Records:
     if one is None:
         return other
+    first = min(one, other, key=lambda records: records.first)
+    last = max(one, other, key=lambda records: records.last)
     return Records(
-        first=min(one.first, other.first),
-        last=max(one.last, other.last),
+        first=first.first,
+        last=last.last,
         number=one.number + other.number,
         periods=one.periods | other.periods,
+        first_s=first.first_s,
+        last_s=last.last_s,
     )
 
 
@@ -114,7 +126,7 @@ def missed_in_runs(runs: Iterable[Run], records: Records) -> int | None:
         return None
     patience_s = max(stale_after_s(run.period_s) for run in known)
     missing_s = [
-        _seconds(records.first, known[0].first_at),
+        _seconds(records.first, known[0].first_at) - records.first_s,
         _seconds(max(run.last_at for run in known), records.last),
     ]
     if max(missing_s) > patience_s:
@@ -129,7 +141,9 @@ def missed_in_runs(runs: Iterable[Run], records: Records) -> int | None:
 
 
 def _overlaps(run: Run, records: Records) -> bool:
-    return run.last_at >= records.first and run.first_at <= records.last
+    """Return whether a run has passes of this time: a pass sees its services after its begin."""
+    after_s = _seconds(records.last, run.first_at) - records.last_s
+    return run.last_at >= records.first and after_s <= stale_after_s(run.period_s)
 
 
 def _missed_in(run: Run) -> int:

@@ -104,6 +104,7 @@ class PassSummary(NamedTuple):
     """How often a pass was recorded, and how often it was missed between the first and last time.
 
     ``stopped_s`` is for how many seconds it has not been recorded, if it has stopped, else 0.
+    ``missed_is_least`` is whether more may have been missed.
     """
 
     name: str
@@ -113,6 +114,7 @@ class PassSummary(NamedTuple):
     recorded: int
     missed: int
     stopped_s: float
+    missed_is_least: bool = False
 
 
 class Incident(NamedTuple):
@@ -407,6 +409,7 @@ def _pass_summary(count: PassCountRow, now: datetime, period_s: float | None) ->
         recorded=count.recorded,
         missed=count.missed,
         stopped_s=age_s if stopped else 0.0,
+        missed_is_least=count.missed_is_least,
     )
 
 

@@ -146,12 +146,15 @@ class LatestRow(NamedTuple):
 class RolledEndRow(NamedTuple):
     """The times of the first and last sample of a series, and its newest value: ``rolled_ends``.
 
-    A time is None where it is known already, or not at all.
+    A time is None where it is known already. It is not exact if that sample was removed: then it is
+    the begin of its hour.
     """
 
     place: int
     first: datetime | None
+    first_exact: bool
     last: datetime | None
+    last_exact: bool
     latest: float | None
 
 

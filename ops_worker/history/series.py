@@ -45,7 +45,9 @@ class Series(NamedTuple):
     """One series over a period. ``buckets`` has the buckets with rows, numbered from 1.
 
     ``first`` and ``last`` are the times of its first and last row, and ``latest`` is its newest
-    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read.
+    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read. The rows may
+    have been removed, so that only their hours are known: then the first and last one were up to
+    ``first_s`` and ``last_s`` seconds later.
     """
 
     service: str | None
@@ -57,6 +59,8 @@ class Series(NamedTuple):
     counts: bool
     latest: float | None = None
     growth: Mapping[int, Growth] = {}
+    first_s: float = 0.0
+    last_s: float = 0.0
 
     @property
     def key(self) -> Key:

@@ -65,18 +65,29 @@ GROUP BY 1, 2, 3, 4;
 -- name: rolled_ends
 -- The times of the first and last sample of each series, and its newest value. `first` and `last`
 -- of a series are the begins of an hour or day with samples. `first_s` and `last_s` are their
--- lengths in seconds; 0: the time is that of a sample. A sample may have been removed since: then
--- the last time is the begin of its hour.
+-- lengths in seconds; 0: the time is that of a sample. If the sample was removed since, the result
+-- is the begin of its hour, and `first_exact` or `last_exact` is false.
 SELECT
     n.place,
-    f.time AS first,
+    coalesce(f.time, e.begun) AS first,
+    f.time IS NOT NULL OR e.begun IS NULL AND n.first_s = 0 AS first_exact,
     coalesce(l.time, h.begun) AS last,
+    l.time IS NOT NULL OR h.begun IS NULL AND n.last_s = 0 AS last_exact,
     h.latest
 FROM jsonb_to_recordset(%(series)s::jsonb)
     AS n (
         place integer, service text, metric text, tags jsonb,
         first timestamptz, first_s float8, last timestamptz, last_s float8
     )
+LEFT JOIN
+    LATERAL (
+        SELECT r.begun
+        FROM ops_worker_hour AS r
+        WHERE
+            r.service = n.service AND r.metric_name = n.metric AND r.tags = n.tags
+            AND r.begun >= n.first AND r.begun < n.first + make_interval(secs => n.first_s)
+        ORDER BY r.begun LIMIT 1
+    ) AS e ON true
 LEFT JOIN
     LATERAL (
         SELECT
@@ -96,7 +107,7 @@ LEFT JOIN
             m.metric_name = n.metric
             AND (m.service = n.service OR m.service IS NULL AND n.service = '')
             AND coalesce(m.tags, '{}') = n.tags
-            AND m.time >= n.first AND m.time < n.first + make_interval(secs => n.first_s)
+            AND m.time >= e.begun AND m.time < e.begun + interval '1 hour'
             AND m.value BETWEEN -1e150 AND 1e150
         ORDER BY m.time LIMIT 1
     ) AS f ON true

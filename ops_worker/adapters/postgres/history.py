@@ -17,12 +17,13 @@ from ops_worker.adapters.postgres.rollup_reads import (
 )
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
+from ops_worker.core.rollup import HOUR, LEVELS
 from ops_worker.core.samples import HEALTHY, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import LOOK_BACK_S, ServiceHistory
-from ops_worker.history.pass_counts import pass_counts
 from ops_worker.history.ledger import MERGED
+from ops_worker.history.pass_counts import pass_counts
 from ops_worker.history.rows import (
     AlertRow,
     BucketRow,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.series import Series
 
+HOUR_S = LEVELS[HOUR].total_seconds()
 COMMAND_ROWS = 1_000_000
 """Rows that a person's command reads to find a pass: two months of a pass every 5 s."""
 
@@ -174,6 +176,8 @@ def _with_ends(
             first=end.first or item.first,
             last=end.last or item.last,
             latest=item.latest if end.latest is None else end.latest,
+            first_s=0.0 if end.first_exact else HOUR_S,
+            last_s=0.0 if end.last_exact else HOUR_S,
         )
     return result
 
