@@ -74,11 +74,12 @@ SELECT
     coalesce(l.time, h.begun) AS last,
     l.time IS NOT NULL OR h.begun IS NULL AND n.last_s = 0 AS last_exact,
     h.latest
-FROM jsonb_to_recordset(%(series)s::jsonb)
-    AS n (
-        place integer, service text, metric text, tags jsonb,
-        first timestamptz, first_s float8, last timestamptz, last_s float8
-    )
+FROM
+    jsonb_to_recordset(%(series)s::jsonb)
+        AS n (
+            place integer, service text, metric text, tags jsonb,
+            first timestamptz, first_s float8, last timestamptz, last_s float8
+        )
 LEFT JOIN
     LATERAL (
         SELECT r.begun
@@ -87,7 +88,8 @@ LEFT JOIN
             r.service = n.service AND r.metric_name = n.metric AND r.tags = n.tags
             AND r.begun >= n.first AND r.begun < n.first + make_interval(secs => n.first_s)
         ORDER BY r.begun LIMIT 1
-    ) AS e ON true
+    ) AS e
+    ON true
 LEFT JOIN
     LATERAL (
         SELECT
@@ -98,7 +100,8 @@ LEFT JOIN
             r.service = n.service AND r.metric_name = n.metric AND r.tags = n.tags
             AND r.begun >= n.last AND r.begun < n.last + make_interval(secs => n.last_s)
         ORDER BY r.begun DESC LIMIT 1
-    ) AS h ON true
+    ) AS h
+    ON true
 LEFT JOIN
     LATERAL (
         SELECT m.time
@@ -110,7 +113,8 @@ LEFT JOIN
             AND m.time >= e.begun AND m.time < e.begun + interval '1 hour'
             AND m.value BETWEEN -1e150 AND 1e150
         ORDER BY m.time LIMIT 1
-    ) AS f ON true
+    ) AS f
+    ON true
 LEFT JOIN
     LATERAL (
         SELECT m.time
@@ -122,4 +126,5 @@ LEFT JOIN
             AND m.time >= h.begun AND m.time < h.begun + interval '1 hour'
             AND m.value BETWEEN -1e150 AND 1e150
         ORDER BY m.time DESC LIMIT 1
-    ) AS l ON true;
+    ) AS l
+    ON true;

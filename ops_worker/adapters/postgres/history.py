@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres import ledger_reads
@@ -13,7 +14,6 @@ from ops_worker.adapters.postgres.rollup_reads import (
     TICK,
     cover,
     rolled_ends,
-    rolled_rows,
 )
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
@@ -35,6 +35,7 @@ from ops_worker.history.rows import (
     ObservationRow,
     OpenAlertRow,
     PassCountRow,
+    RolledEndRow,
     RunRow,
     ServiceAlertRow,
     ServiceRow,
@@ -43,8 +44,10 @@ from ops_worker.history.series import Growth, Key, Run, add_growth, group_series
 from ops_worker.history.status import StatusRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
+
+    from psycopg import Cursor
 
     from ops_worker.adapters.postgres.rollup_reads import Coverage
     from ops_worker.adapters.postgres.transaction import Transaction
@@ -119,21 +122,35 @@ def read_series(
 
     ``period_s`` is the time from one sample to the next, in seconds.
     """
-    rows = rolled_rows(transaction, coverage)
-    samples = [part for part in coverage.parts if part.level is None]
     parameters = _sample_parameters(coverage)
-    for part in samples:
-        rows += transaction.query(BucketRow, "history", parameters | part._asdict())
-    series = group_series(rows, is_counter)
+    samples = [part for part in coverage.parts if part.level is None]
+    read = []
+    with transaction.connection.pipeline():
+        for part in coverage.parts:
+            bounds = parameters | part._asdict()
+            if part.level is None:
+                read.append(transaction.query(BucketRow, "history", bounds))
+            else:
+                read.append(transaction.query(BucketRow, "rolled", bounds))
+    series = group_series(chain.from_iterable(read), is_counter)
     # Only counters grow; reading the rows of a gauge again would cost time for nothing.
     counters = [_named(place, item.key) for place, item in enumerate(series) if item.counts]
     parameters |= {"series": json.dumps(counters), "period_s": period_s}
+    with transaction.connection.pipeline():
+        grown = [
+            transaction.query(GrowthRow, "growth", parameters | part._asdict()) for part in samples
+        ]
+        latest = _query_latest(transaction, coverage, series)
+        ends = _query_rolled_ends(transaction, coverage, series)
     growth = [dict(item.growth) for item in series]
-    for part in samples:
-        for row in transaction.query(GrowthRow, "growth", parameters | part._asdict()):
-            add_growth(growth[row.place], row.bucket, Growth(row.increase, row.seconds))
-    series = [item._replace(growth=growth[place]) for place, item in enumerate(series)]
-    return _with_ends(transaction, coverage, series)
+    for row in chain.from_iterable(grown):
+        add_growth(growth[row.place], row.bucket, Growth(row.increase, row.seconds))
+    result = [item._replace(growth=growth[place]) for place, item in enumerate(series)]
+    for newest in latest:
+        result[newest.place] = result[newest.place]._replace(latest=newest.latest)
+    for end in ends:
+        result[end.place] = _with_ends(result[end.place], end)
+    return result
 
 
 def _sample_parameters(coverage: Coverage) -> dict[str, Any]:
@@ -151,35 +168,44 @@ def _sample_parameters(coverage: Coverage) -> dict[str, Any]:
     }
 
 
-def _with_ends(
+def _query_latest(
     transaction: Transaction, coverage: Coverage, series: Sequence[Series]
-) -> list[Series]:
-    """Return the series with their newest values, and the times of samples instead of hours."""
-    result = list(series)
-    in_samples = []
-    in_rollup = []
-    for place, item in enumerate(series):
-        is_last_rolled = coverage.level_at(item.last) is not None
-        is_first_needed = item.metric == PASS_SUCCESS
-        if not is_last_rolled:
-            in_samples.append(_named(place, item.key) | {"last": item.last.isoformat()})
-        if is_last_rolled or (is_first_needed and coverage.level_at(item.first)):
-            in_rollup.append((place, item))
-    parameters = _sample_parameters(coverage) | {"series": json.dumps(in_samples)}
-    for row in transaction.query(LatestRow, "ends", parameters):
-        result[row.place] = result[row.place]._replace(latest=row.latest)
-    if not in_rollup:
-        return result
-    for end in rolled_ends(transaction, coverage, in_rollup):
-        item = result[end.place]
-        result[end.place] = item._replace(
-            first=end.first or item.first,
-            last=end.last or item.last,
-            latest=item.latest if end.latest is None else end.latest,
-            first_s=0.0 if end.first_exact else HOUR_S,
-            last_s=0.0 if end.last_exact else HOUR_S,
-        )
-    return result
+) -> Cursor[LatestRow]:
+    """Query the newest value of each series whose last row is a sample."""
+    named = [
+        _named(place, item.key) | {"last": item.last.isoformat()}
+        for place, item in enumerate(series)
+        if coverage.level_at(item.last) is None
+    ]
+    parameters = _sample_parameters(coverage) | {"series": json.dumps(named)}
+    return transaction.query(LatestRow, "ends", parameters)
+
+
+def _query_rolled_ends(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> Iterable[RolledEndRow]:
+    """Query the first and last sample of each series that ends in an hour or day.
+
+    Of the records of passes, the first one is needed, too.
+    """
+    chosen = [
+        (place, item)
+        for place, item in enumerate(series)
+        if coverage.level_at(item.last)
+        or (item.metric == PASS_SUCCESS and coverage.level_at(item.first))
+    ]
+    return rolled_ends(transaction, coverage, chosen) if chosen else ()
+
+
+def _with_ends(series: Series, end: RolledEndRow) -> Series:
+    """Return a series with the times of samples instead of those of hours, where they are known."""
+    return series._replace(
+        first=end.first or series.first,
+        last=end.last or series.last,
+        latest=series.latest if end.latest is None else end.latest,
+        first_s=0.0 if end.first_exact else HOUR_S,
+        last_s=0.0 if end.last_exact else HOUR_S,
+    )
 
 
 def read_runs(

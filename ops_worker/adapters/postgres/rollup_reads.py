@@ -15,11 +15,13 @@ from ops_worker.adapters.postgres.transaction import one
 from ops_worker.core.passes import ROLLUP_TABLES
 from ops_worker.core.rollup import DAY, HOUR, LEVELS, SETTLES, floor
 from ops_worker.history.buckets import MAX_SAMPLES_S, grid
-from ops_worker.history.rows import BucketRow, RolledEndRow
+from ops_worker.history.rows import RolledEndRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
+
+    from psycopg import Cursor
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.history.buckets import Grid
@@ -129,26 +131,16 @@ def _samples(transaction: Transaction, since: datetime, until: datetime) -> Iter
         yield Part(None, first, until)
 
 
-def rolled_rows(transaction: Transaction, coverage: Coverage) -> list[BucketRow]:
-    """Read the parts that are read from the rollup, by series and bucket."""
-    rows: list[BucketRow] = []
-    for part in coverage.parts:
-        if part.level is not None:
-            parameters = {**part._asdict(), "begins": list(coverage.grid.begins)}
-            rows += transaction.query(BucketRow, "rolled", parameters)
-    return rows
-
-
 def rolled_ends(
     transaction: Transaction, coverage: Coverage, series: Iterable[tuple[int, Series]]
-) -> list[RolledEndRow]:
-    """Read the first and last sample of series of which one is in an hour or a day.
+) -> Cursor[RolledEndRow]:
+    """Query the first and last sample of series of which one is in an hour or a day.
 
     Each series comes with its place.
     """
     rows = [_ends_of(place, item, coverage) for place, item in series]
     parameters = {"series": json.dumps(rows)}
-    return transaction.query(RolledEndRow, "rolled_ends", parameters).fetchall()
+    return transaction.query(RolledEndRow, "rolled_ends", parameters)
 
 
 def _ends_of(place: int, series: Series, coverage: Coverage) -> dict[str, object]:
