@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from ops_worker.arguments import MAX_SINCE_S, duration, env_file, output_option, time_or_age
+from ops_worker.arguments import duration, env_file, output_option, time_or_age
 from ops_worker.commands.database import opened, read_history
 from ops_worker.errors import DONE, OpsWorkerError, SettingsError
 
@@ -159,8 +159,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
     def read(transaction: Transaction) -> tuple[StatusRows, StatusLedger | None]:
         """Read everything at one moment of the database's clock."""
         since_s = _since_s(options.since, transaction.now)
-        samples_s = min(since_s, MAX_SINCE_S)
-        rows = history.status_rows(transaction, samples_s, BUCKETS, is_counter)
+        rows = history.status_rows(transaction, since_s, BUCKETS, is_counter)
         services = [row.service for row in rows.services]
         ledger = ledger_reads.status_ledger(transaction, services, since_s, objectives)
         return rows, ledger

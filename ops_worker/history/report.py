@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
+from ops_worker.history.buckets import grid, whole_buckets
 from ops_worker.history.series import Key, Run
 from ops_worker.text import format_labels, one_line
 
@@ -103,6 +104,7 @@ class PassSummary(NamedTuple):
     """How often a pass was recorded, and how often it was missed between the first and last time.
 
     ``stopped_s`` is for how many seconds it has not been recorded, if it has stopped, else 0.
+    ``missed_is_least`` is whether more may have been missed.
     """
 
     name: str
@@ -112,6 +114,7 @@ class PassSummary(NamedTuple):
     recorded: int
     missed: int
     stopped_s: float
+    missed_is_least: bool = False
 
 
 class Incident(NamedTuple):
@@ -170,7 +173,7 @@ def buckets(since_s: float, longest_s: float) -> int:
     ``longest_s`` is the longest period of any pass, in seconds.
     """
     number = int(since_s / (BUCKET_PERIODS * longest_s))
-    return max(1, min(MAX_BUCKETS, number))
+    return whole_buckets(since_s, max(1, min(MAX_BUCKETS, number)))
 
 
 def health_series(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
@@ -246,8 +249,7 @@ def build(
     drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
     drawn = drawn[:MAX_CHARTS]
     names = _service_names(targets)
-    width = timedelta(seconds=rows.since_s / points)
-    times = [begun + width * (number + 0.5) for number in range(points)]
+    times = grid(rows.now, rows.since_s, points).middles
     return Report(
         begun=begun,
         ended=rows.now,
@@ -407,6 +409,7 @@ def _pass_summary(count: PassCountRow, now: datetime, period_s: float | None) ->
         recorded=count.recorded,
         missed=count.missed,
         stopped_s=age_s if stopped else 0.0,
+        missed_is_least=count.missed_is_least,
     )
 
 

@@ -102,7 +102,10 @@ class ObservationRow(NamedTuple):
 
 
 class PassCountRow(NamedTuple):
-    """How many passes of one kind, or of one shard, were recorded, and how many missed: ``ran``."""
+    """How many passes of one kind, or of one shard, were recorded, and how many missed: ``ran``.
+
+    ``missed_is_least`` is whether more of them may have been missed.
+    """
 
     name: str
     shard: str | None
@@ -110,19 +113,27 @@ class PassCountRow(NamedTuple):
     last: datetime
     recorded: int
     missed: int
+    missed_is_least: bool = False
 
 
 class BucketRow(NamedTuple):
-    """The rows of one series in one bucket, and the first and last time of them: ``history``."""
+    """The rows of one series in one bucket, and the first and last time of them: ``history``.
+
+    Of rows of the rollup (``rolled``) these are the begins of hours or days. Only those have the
+    increase of a counter, and the seconds that it took.
+    """
 
     service: str | None
     metric: str
     tags: JsonValue
     bucket: int
+    samples: int
     mean: float
     peak: float
     first: datetime
     last: datetime
+    increase: float | None = None
+    seconds: float | None = None
 
 
 class LatestRow(NamedTuple):
@@ -130,6 +141,21 @@ class LatestRow(NamedTuple):
 
     place: int
     latest: float
+
+
+class RolledEndRow(NamedTuple):
+    """The times of the first and last sample of a series, and its newest value: ``rolled_ends``.
+
+    A time is None where it is known already. It is not exact if that sample was removed: then it is
+    the begin of its hour.
+    """
+
+    place: int
+    first: datetime | None
+    first_exact: bool
+    last: datetime | None
+    last_exact: bool
+    latest: float | None
 
 
 class GrowthRow(NamedTuple):

@@ -1,4 +1,4 @@
-"""The series of ``system_metrics`` over a period, in buckets of equal length."""
+"""The series of ``system_metrics`` over a period, in buckets (``history.buckets``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Bucket(NamedTuple):
-    """The rows of one series in one bucket: their mean and their maximum."""
+    """The rows of one series in one bucket: their mean, their maximum, and their number."""
 
     mean: float
     peak: float
+    samples: int = 1
 
 
 class Growth(NamedTuple):
@@ -44,7 +45,9 @@ class Series(NamedTuple):
     """One series over a period. ``buckets`` has the buckets with rows, numbered from 1.
 
     ``first`` and ``last`` are the times of its first and last row, and ``latest`` is its newest
-    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read.
+    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read. The rows may
+    have been removed, so that only their hours are known: then the first and last one were up to
+    ``first_s`` and ``last_s`` seconds later.
     """
 
     service: str | None
@@ -56,6 +59,8 @@ class Series(NamedTuple):
     counts: bool
     latest: float | None = None
     growth: Mapping[int, Growth] = {}
+    first_s: float = 0.0
+    last_s: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -64,8 +69,8 @@ class Series(NamedTuple):
 
     @property
     def rate_per_s(self) -> float | None:
-        """The growth per second between the first and last row; None for a gauge or one row."""
-        elapsed_s = (self.last - self.first).total_seconds()
+        """The growth per second over the period; None for a gauge or one row."""
+        elapsed_s = sum(growth.seconds for growth in self.growth.values())
         if not self.counts or elapsed_s <= 0:
             return None
         return sum(growth.increase for growth in self.growth.values()) / elapsed_s
@@ -90,7 +95,10 @@ def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
 
 
 def group_series(rows: Iterable[BucketRow], is_counter: Callable[[str, str], bool]) -> list[Series]:
-    """Group the buckets by series, sorted by service, metric and tags."""
+    """Group the buckets by series, sorted by service, metric and tags.
+
+    A bucket may have several rows, each of a part of it.
+    """
     groups: dict[tuple[str, bool, str, str], list[BucketRow]] = {}
     for row in rows:
         # A service of NULL sorts like an empty name, and is another series.
@@ -104,12 +112,35 @@ def group_series(rows: Iterable[BucketRow], is_counter: Callable[[str, str], boo
 
 
 def _series(rows: Sequence[BucketRow], *, counts: bool) -> Series:
+    buckets: dict[int, Bucket] = {}
+    growth: dict[int, Growth] = {}
+    for row in rows:
+        bucket = Bucket(row.mean, row.peak, row.samples)
+        buckets[row.bucket] = _joined(buckets.get(row.bucket), bucket)
+        if counts and row.increase is not None and row.seconds is not None:
+            add_growth(growth, row.bucket, Growth(row.increase, row.seconds))
     return Series(
         service=rows[0].service,
         metric=rows[0].metric,
         tags=rows[0].tags,
-        buckets={row.bucket: Bucket(row.mean, row.peak) for row in rows},
+        buckets=buckets,
         first=min(row.first for row in rows),
         last=max(row.last for row in rows),
         counts=counts,
+        growth=growth,
     )
+
+
+def _joined(one: Bucket | None, other: Bucket) -> Bucket:
+    """Return the bucket of the rows of two: a part of a bucket may come from the rollup."""
+    if one is None:
+        return other
+    samples = one.samples + other.samples
+    total = one.mean * one.samples + other.mean * other.samples
+    return Bucket(total / samples, max(one.peak, other.peak), samples)
+
+
+def add_growth(growth: dict[int, Growth], bucket: int, more: Growth) -> None:
+    """Add the growth in a part of a bucket to that of the bucket."""
+    before = growth.get(bucket, Growth(0.0, 0.0))
+    growth[bucket] = Growth(before.increase + more.increase, before.seconds + more.seconds)

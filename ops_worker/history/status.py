@@ -65,6 +65,8 @@ CHANGED, UNCHANGED = "* ", "  "
 """Before the name of what changed since the picture before, and of what did not."""
 NO_LEDGER = f"no BAR, no AVAIL: {NO_LEDGER_TO_READ}"
 """Below the services if nobody knows what they were before."""
+AT_LEAST = "≥ "
+"""Before a number of missed passes that may be larger."""
 HEALTHY_SCALE = (0.0, 1.0)
 """The scale of the sparkline of ``healthy``, which is 0 or 1."""
 
@@ -146,7 +148,10 @@ class MaintenanceStatus(NamedTuple):
 
 
 class PassStatus(NamedTuple):
-    """The last record of a pass or shard, its period, and how many passes were missed."""
+    """The last record of a pass or shard, its period, and how many passes were missed.
+
+    ``missed_is_least`` is whether more of them may have been missed.
+    """
 
     pass_: str
     shard: str | None
@@ -155,6 +160,7 @@ class PassStatus(NamedTuple):
     period_s: float
     missed: int
     stale: bool
+    missed_is_least: bool = False
 
 
 class SeriesStatus(NamedTuple):
@@ -374,10 +380,8 @@ def _maintenance(rows: StatusRows, setting: datetime | None) -> MaintenanceStatu
 
 
 def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
-    missed = [
-        count.missed
-        for count in rows.counts
-        if (count.name, count.shard) == (record.name, record.shard)
+    counts = [
+        count for count in rows.counts if (count.name, count.shard) == (record.name, record.shard)
     ]
     return PassStatus(
         pass_=record.name,
@@ -385,8 +389,9 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         last_success=record.time,
         age_s=record.age_s(rows.now),
         period_s=longest_period_s([record]),
-        missed=sum(missed),
+        missed=sum(count.missed for count in counts),
         stale=record.is_stale(rows.now),
+        missed_is_least=any(count.missed_is_least for count in counts),
     )
 
 
@@ -589,7 +594,7 @@ def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
             "stale" if record.stale else "on time",
             format_ago(record.age_s),
             format_age(record.period_s),
-            str(record.missed),
+            f"{AT_LEAST if record.missed_is_least else ''}{record.missed}",
         )
         for record in passes
     ]

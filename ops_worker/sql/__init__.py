@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-STATEMENT_FILES = ("transactions", "passes", "history", "operations", "rollup")
+STATEMENT_FILES = ("transactions", "passes", "history", "operations", "rollup", "rollup_reads")
 _HERE = Path(__file__).parent
 MIGRATIONS = _HERE / "migrations"
 """The folder of the migrations, ``NNNN_name.sql``, numbered from 1 without a gap."""

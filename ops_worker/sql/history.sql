@@ -28,26 +28,28 @@ ORDER BY created_at, id
 SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)
 
 -- name: history
--- Every series in buckets of equal length. There is no ORDER BY, so that parallel workers can share
--- the work. Larger values are left out, because their squares are not doubles: one value near the
--- largest double would hide all others. NaN sorts above all numbers, and is left out as well.
+-- Every series in buckets, which begin at these times. There is no ORDER BY, so that parallel workers
+-- can share the work. Larger values are left out, because their squares are not doubles: one value
+-- near the largest double would hide all others. NaN sorts above all numbers, and is left out as
+-- well. Where a period also has rows of the rollup, a missing service is '', and missing tags are {}
+-- there; else they are NULL.
 SELECT
-    service, metric_name AS metric, tags,
-    least(width_bucket(
-        date_part('epoch', time),
-        date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
-        date_part('epoch', %(now)s::timestamptz),
-        %(buckets)s::integer
-    ), %(buckets)s::integer) AS bucket,
-    avg(value) AS mean, max(value) AS peak, min(time) AS first, max(time) AS last
+    coalesce(service, %(no_service)s) AS service,
+    metric_name AS metric,
+    coalesce(tags, %(no_tags)s::jsonb) AS tags,
+    width_bucket(time, %(begins)s::timestamptz[]) AS bucket,
+    count(*) AS samples,
+    avg(value) AS mean,
+    max(value) AS peak,
+    min(time) AS first,
+    max(time) AS last
 FROM system_metrics
-WHERE time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
-  AND time <= %(now)s
+WHERE time >= %(since)s AND time < %(until)s
   AND value BETWEEN -1e150 AND 1e150
 GROUP BY 1, 2, 3, 4
 
 -- name: ends
--- The newest value of each series.
+-- The newest value of each series; of several at the same time, the largest one, as in `roll_up`.
 SELECT n.place, l.value AS latest
 FROM jsonb_to_recordset(%(series)s::jsonb)
      AS n (place integer, service text, metric text, tags jsonb, last timestamptz)
@@ -55,10 +57,12 @@ CROSS JOIN LATERAL (
     SELECT m.value
     FROM system_metrics AS m
     WHERE m.metric_name = n.metric
-      AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-      AND m.tags IS NOT DISTINCT FROM n.tags
+      AND (m.service = n.service
+           OR m.service IS NULL AND n.service IS NOT DISTINCT FROM %(no_service)s)
+      AND coalesce(m.tags, %(no_tags)s::jsonb) IS NOT DISTINCT FROM n.tags
       AND m.time = n.last
       AND m.value BETWEEN -1e150 AND 1e150
+    ORDER BY m.value DESC
     LIMIT 1
 ) AS l
 
@@ -67,47 +71,74 @@ CROSS JOIN LATERAL (
 -- reset to 0. One kind of row is left out: its value is outside of its neighbours', the neighbours
 -- do not fall, and they are at most a period and a half apart. Such a row was written while a clock
 -- was wrong. If nothing was squeezed in, the neighbours are two periods apart, and the counter was
--- reset twice.
+-- reset twice. The first step begins at the last row before, if that is at most look_back_s older.
 SELECT
-    n.place, s.bucket,
+    n.place,
+    width_bucket(s.time, %(begins)s::timestamptz[]) AS bucket,
     sum(CASE WHEN s.step < 0 THEN s.value ELSE s.step END) AS increase,
     sum(s.seconds)::float8 AS seconds
 FROM jsonb_to_recordset(%(series)s::jsonb)
      AS n (place integer, service text, metric text, tags jsonb)
 CROSS JOIN LATERAL (
     SELECT
+        r.time,
         r.value,
         r.value - lag(r.value) OVER past AS step,
-        date_part('epoch', r.time - lag(r.time) OVER past) AS seconds,
-        least(width_bucket(
-            date_part('epoch', r.time),
-            date_part('epoch', %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)),
-            date_part('epoch', %(now)s::timestamptz),
-            %(buckets)s::integer
-        ), %(buckets)s::integer) AS bucket
+        date_part('epoch', r.time - lag(r.time) OVER past) AS seconds
     FROM (
         SELECT
-            m.time, m.value,
-            lag(m.value) OVER around AS before,
-            lead(m.value) OVER around AS after,
-            lead(m.time) OVER around - lag(m.time) OVER around AS apart
-        FROM system_metrics AS m
-        WHERE m.metric_name = n.metric
-          AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-          AND m.tags IS NOT DISTINCT FROM n.tags
-          AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
-          AND m.time <= %(now)s
-          AND m.value BETWEEN -1e150 AND 1e150
-        WINDOW around AS (ORDER BY m.time)
+            c.time, c.value,
+            lag(c.value) OVER around AS before,
+            lead(c.value) OVER around AS after,
+            lead(c.time) OVER around - lag(c.time) OVER around AS apart
+        FROM (
+            SELECT m.time, m.value
+            FROM system_metrics AS m
+            WHERE m.metric_name = n.metric
+              AND (m.service = n.service
+                   OR m.service IS NULL AND n.service IS NOT DISTINCT FROM %(no_service)s)
+              AND coalesce(m.tags, %(no_tags)s::jsonb) IS NOT DISTINCT FROM n.tags
+              AND m.time >= %(since)s AND m.time < %(until)s
+              AND m.value BETWEEN -1e150 AND 1e150
+            UNION ALL
+            SELECT * FROM (
+                SELECT m.time, m.value
+                FROM system_metrics AS m
+                WHERE m.metric_name = n.metric
+                  AND (m.service = n.service
+                       OR m.service IS NULL AND n.service IS NOT DISTINCT FROM %(no_service)s)
+                  AND coalesce(m.tags, %(no_tags)s::jsonb) IS NOT DISTINCT FROM n.tags
+                  AND m.time < %(since)s
+                  AND m.time >= %(since)s::timestamptz
+                                - make_interval(secs => %(look_back_s)s::float8)
+                  AND m.value BETWEEN -1e150 AND 1e150
+                ORDER BY m.time DESC, m.value DESC
+                LIMIT 2
+            ) AS earlier
+            UNION ALL
+            SELECT * FROM (
+                SELECT m.time, m.value
+                FROM system_metrics AS m
+                WHERE m.metric_name = n.metric
+                  AND (m.service = n.service
+                       OR m.service IS NULL AND n.service IS NOT DISTINCT FROM %(no_service)s)
+                  AND coalesce(m.tags, %(no_tags)s::jsonb) IS NOT DISTINCT FROM n.tags
+                  AND m.time >= %(until)s AND m.time < %(end)s
+                  AND m.value BETWEEN -1e150 AND 1e150
+                ORDER BY m.time, m.value
+                LIMIT 1
+            ) AS later
+        ) AS c
+        WINDOW around AS (ORDER BY c.time, c.value)
     ) AS r
     WHERE (
         r.before <= r.after
         AND r.value NOT BETWEEN r.before AND r.after
         AND r.apart < make_interval(secs => 1.5 * %(period_s)s::float8)
     ) IS NOT TRUE
-    WINDOW past AS (ORDER BY r.time)
+    WINDOW past AS (ORDER BY r.time, r.value)
 ) AS s
-WHERE s.step IS NOT NULL
+WHERE s.step IS NOT NULL AND s.time >= %(since)s AND s.time < %(until)s
 GROUP BY 1, 2
 
 -- name: ran

@@ -1,22 +1,37 @@
-"""What it costs to look back: `status`, `explain` and `report` on seven days of samples each 5 s, against reading the rows once."""
+"""What it costs to look back: `status`, `explain` and `report` on seven days of samples each 5 s, against reading the rows once.
+
+The rollup pass has run, as it does every hour.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker.core.staleness import PARAMETERS, stale_after_s
+from ops_worker import settings
+from ops_worker.adapters.postgres import (
+    HISTORY_OPTIONAL_TABLES,
+    HISTORY_TABLES,
+    Store,
+    Transaction,
+    history,
+    ledger_reads,
+)
+from ops_worker.history.series import counter_rule
 from ops_worker.sql import queries
 from tests.bench.tools import measure
 from tests.seed_history import seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 DAYS = 7
 FLOOR = """
@@ -24,13 +39,23 @@ import os, psycopg, sys
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
     connection.execute("SELECT service, metric_name, tags, avg(value) FROM system_metrics WHERE time > now() - %s::interval GROUP BY 1, 2, 3", sys.argv[1:])
 """
-SPANS = {"1h": 3_600, "24h": 86_400, "7d": 604_800}
+WITHOUT_DRAWING = """
+import sys, types
+sys.modules["ops_worker.adapters.html"] = types.SimpleNamespace(render=lambda report: "")
+sys.argv = ["ops-worker", "report", "-o", "-", "--since", sys.argv[1]]
+from ops_worker.__main__ import run
+run()
+"""
+"""A report without its page and charts: what it costs to read and compute its numbers."""
+SPANS = ("1h", "24h", "7d")
+PLANNED_S = 604_800.0
+"""The period of which the plans are shown, in seconds."""
 
 
 def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Run each command and the floor of its span in turn; give medians with their ratio, and the plans of seven days."""
     seed(url, DAYS * 24, moved_clock=True)
-    env = {"PATH": os.environ["PATH"], "DATABASE_URL": url}
+    env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "PASS_DEADLINE": "600"}
     worker = [
         sys.executable,
         "-m",
@@ -39,6 +64,8 @@ def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
     subprocess.run([*worker, "init-db"], env=env, check=True, stdout=subprocess.DEVNULL)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE system_metrics")
+        subprocess.run([*worker, "rollup"], env=env, check=True, stdout=subprocess.DEVNULL)
+        connection.execute("VACUUM ANALYZE ops_worker_hour, ops_worker_day")
         number = next(iter(connection.execute("SELECT count(*) FROM system_metrics")))[0]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -47,6 +74,7 @@ def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
             commands = {
                 "reading the rows": [sys.executable, "-c", FLOOR, span],
                 "status": [*worker, "status", "--since", span],
+                "report, not drawn": [sys.executable, "-c", WITHOUT_DRAWING, span],
                 "report": [*worker, "report", "-o", page, "--since", span],
             }
             costs: dict[str, list[float]] = {name: [] for name in commands}
@@ -62,52 +90,63 @@ def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
                 }
                 for name, wall in walls.items()
             ]
-        explain = statistics.median(
-            measure([*worker, "explain", "ingest"], env).wall_ms / 1000 for _ in range(rounds)
-        )
-    return [
-        *rows,
-        {
-            f"of {number} rows": "explain, 24h",
-            "wall s": explain,
-            "of reading": explain / rows[3]["wall s"],
-        },
-    ], _plans(url)
+            explain = statistics.median(
+                measure([*worker, "explain", "ingest"], env).wall_ms / 1000 for _ in range(rounds)
+            )
+    what = f"of {number} rows"
+    day = next(row["wall s"] for row in rows if row[what] == "reading the rows, 24h")
+    rows.append({what: "explain, 24h", "wall s": explain, "of reading": explain / day})
+    return rows, _plans(url)
 
 
 def _plans(url: str) -> list[str]:
-    named = queries()
-    counters = [
-        ("ingest", "messages_received"),
-        ("ingest", "messages_written"),
-        ("evaluator", "rules_evaluated"),
-    ]
-    healthy = [
-        (service, "healthy")
-        for service in ("ingest", "evaluator", "dispatcher", "delivery", "postgres")
-    ]
-    asked: dict[str, list[tuple[str, str]]] = {"history": [], "growth": counters, "runs": healthy}
+    """Return the plan of every statement that reads for a status of seven days."""
     plans = []
     with psycopg.connect(url) as connection:
         connection.execute("SET work_mem = '64MB'")
-        for name, series in asked.items():
-            listed = [
-                {
-                    "place": place,
-                    "service": service,
-                    "metric": metric,
-                    "tags": {},
-                    "pass": "metrics",
-                }
-                for place, (service, metric) in enumerate(series)
-            ]
-            given: dict[str, Any] = {
-                "since_s": SPANS["7d"],
-                "buckets": 144,
-                "series": json.dumps(listed),
-            }
-            given |= PARAMETERS | {"period_s": 5, "patience_s": stale_after_s(60)}
-            statement = named[name].replace("%(now)s", "now()")
-            plan = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {statement}".encode(), given)
+        for name, parameters in _statements(url):
+            statement = f"EXPLAIN (ANALYZE, BUFFERS) {queries()[name]}"
+            plan = connection.execute(statement.encode(), parameters)
             plans.append(f"{name}, 7d:\n" + "\n".join(f"    {row[0]}" for row in plan))
     return plans
+
+
+def _statements(url: str) -> list[tuple[str, Any]]:
+    """Return the statements that a status of seven days executes, with their parameters."""
+    executed: list[tuple[str, Any]] = []
+
+    def read(transaction: Transaction) -> None:
+        """Read as the command does."""
+        is_counter = counter_rule(settings.load().catalogue.targets)
+        with _recorded(executed):
+            rows = history.status_rows(transaction, PLANNED_S, 24, is_counter)
+            services = [row.service for row in rows.services]
+            ledger_reads.status_ledger(transaction, services, PLANNED_S, {})
+            history.incidents(transaction, PLANNED_S)
+
+    with contextlib.closing(Store({"conninfo": url})) as store:
+        store.read(read, required_tables=HISTORY_TABLES, optional_tables=HISTORY_OPTIONAL_TABLES)
+    return [(name, parameters) for name, parameters in executed if name != "look_back"]
+
+
+@contextlib.contextmanager
+def _recorded(executed: list[tuple[str, Any]]) -> Iterator[None]:
+    """Append each statement that a transaction executes, with its parameters."""
+    query, execute = Transaction.query, Transaction.execute
+
+    def recording(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method that notes what it executes."""
+
+        def run(transaction: Transaction, *arguments: Any) -> Any:
+            """Execute a statement, which follows the type of its rows if there is one."""
+            words = [argument for argument in arguments if isinstance(argument, str)]
+            executed.append((words[0], arguments[-1] if arguments[-1] != words[0] else None))
+            return method(transaction, *arguments)
+
+        return run
+
+    Transaction.query, Transaction.execute = recording(query), recording(execute)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Transaction.query, Transaction.execute = query, execute  # type: ignore[method-assign]

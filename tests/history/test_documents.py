@@ -131,6 +131,7 @@ def test_status() -> None:
                 "period_s": 60.0,
                 "missed": 2,
                 "stale": False,
+                "missed_is_least": False,
             }
         ],
         "series": [

@@ -486,12 +486,16 @@ def test_rate_of_a_counter() -> None:
     )
     document = built(
         [],
-        series=[key, key._replace(metric="n", counts=False), key._replace(metric="o", last=BEGUN)],
+        series=[
+            key,
+            key._replace(metric="n", counts=False),
+            key._replace(metric="o", last=BEGUN, growth={}),
+        ],
     )
     assert [item.counter for item in document.series] == [True, False, True]
     assert document.series[0].rate_history == [None] * 22 + [1.0, 2.0]
     rows = status.tables(document)[5].rows
-    assert rows[0] == ("a", "m", "0.126/s", "·" * 22 + "▁█")
+    assert rows[0] == ("a", "m", "1.52/s", "·" * 22 + "▁█")
     assert rows[1][2] == "2400"
     assert rows[1][3].startswith("▁▁▂")
     assert rows[2][2] == "- (60 min ago)"

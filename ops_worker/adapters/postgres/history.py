@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
+from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.action_reads import read_actions
-from ops_worker.adapters.postgres.ledger_reads import service_ledger
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
+from ops_worker.adapters.postgres.rollup_reads import (
+    STEP_BACK_S,
+    TICK,
+    cover,
+    rolled_ends,
+)
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
+from ops_worker.core.rollup import HOUR, LEVELS
+from ops_worker.core.samples import PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import ServiceHistory, before, look_back
+from ops_worker.history.ledger import MERGED
+from ops_worker.history.pass_counts import pass_counts
 from ops_worker.history.rows import (
     AlertRow,
     BucketRow,
@@ -25,22 +36,27 @@ from ops_worker.history.rows import (
     ObservationRow,
     OpenAlertRow,
     PassCountRow,
+    RolledEndRow,
     RunRow,
     ServiceAlertRow,
     ServiceRow,
 )
-from ops_worker.history.series import Growth, Key, Run, group_series
+from ops_worker.history.series import Growth, Key, Run, add_growth, group_series
 from ops_worker.history.status import StatusRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
+    from psycopg import Cursor
+
+    from ops_worker.adapters.postgres.rollup_reads import Coverage
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.model import Target
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.series import Series
 
+HOUR_S = LEVELS[HOUR].total_seconds()
 COMMAND_ROWS = 1_000_000
 """Rows that a person's command reads to find a pass: two months of a pass every 5 s."""
 
@@ -53,8 +69,9 @@ def status_rows(
 ) -> StatusRows:
     """Read what a status is made of: the current state, and the series of the last ``since_s``.
 
-    Each series is divided into ``buckets`` of equal length. ``is_counter`` decides by service and
-    metric whether its growth is read.
+    Each series is divided into ``buckets`` (``history.buckets``). ``is_counter`` decides by service
+    and metric whether its growth is read. The result may cover a shorter period, if there is no
+    rollup of a very long one.
     """
     now = transaction.now
     services = None
@@ -63,20 +80,31 @@ def status_rows(
         if "service_health" in transaction.present:
             services = transaction.query(ServiceRow, "services_now")
         alerts = transaction.query(OpenAlertRow, "alerts_now")
-    counts = transaction.query(PassCountRow, "ran", PARAMETERS | {"now": now, "since_s": since_s})
     records = pass_records(transaction)
     metrics_s = period_of(records, METRICS.name)
+    coverage = cover(transaction, since_s, buckets)
+    series = read_series(transaction, coverage, is_counter, metrics_s)
     return StatusRows(
         now=now,
-        since_s=since_s,
+        since_s=coverage.grid.seconds,
         services=services.fetchall() if services else [],
         alerts=alerts.fetchall(),
         passes=records,
-        counts=counts.fetchall(),
-        series=read_series(transaction, since_s, buckets, is_counter, metrics_s),
+        counts=_pass_counts(transaction, coverage, series),
+        series=series,
         maintenance=running_maintenance(transaction),
         database=transaction.connection.info.dbname,
     )
+
+
+def _pass_counts(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> list[PassCountRow]:
+    """Return how often each pass was recorded and missed, from samples or from the rollup."""
+    if not coverage.is_rolled:
+        parameters = PARAMETERS | {"now": transaction.now, "since_s": coverage.grid.seconds}
+        return transaction.query(PassCountRow, "ran", parameters).fetchall()
+    return pass_counts(series, ledger_reads.pass_runs(transaction, MERGED))
 
 
 def pass_records(transaction: Transaction, at: datetime | None = None) -> list[PassRecord]:
@@ -87,46 +115,98 @@ def pass_records(transaction: Transaction, at: datetime | None = None) -> list[P
 
 def read_series(
     transaction: Transaction,
-    since_s: float,
-    buckets: int,
+    coverage: Coverage,
     is_counter: Callable[[str, str], bool],
     period_s: float,
 ) -> list[Series]:
-    """Read the last ``since_s`` seconds of every series; for counters, also the growth.
+    """Read every series over a period; for counters, also the growth.
 
     ``period_s`` is the time from one sample to the next, in seconds.
     """
-    parameters = {
-        "now": transaction.now,
-        "since_s": since_s,
-        "buckets": buckets,
-        "period_s": period_s,
+    parameters = _sample_parameters(coverage)
+    samples = [part for part in coverage.parts if part.level is None]
+    read = []
+    with transaction.connection.pipeline():
+        for part in coverage.parts:
+            bounds = parameters | part._asdict()
+            if part.level is None:
+                read.append(transaction.query(BucketRow, "history", bounds))
+            else:
+                read.append(transaction.query(BucketRow, "rolled", bounds))
+    series = group_series(chain.from_iterable(read), is_counter)
+    # Only counters grow; reading the rows of a gauge again would cost time for nothing.
+    counters = [_named(place, item.key) for place, item in enumerate(series) if item.counts]
+    parameters |= {"series": json.dumps(counters), "period_s": period_s}
+    with transaction.connection.pipeline():
+        grown = [
+            transaction.query(GrowthRow, "growth", parameters | part._asdict()) for part in samples
+        ]
+        latest = _query_latest(transaction, coverage, series)
+        ends = _query_rolled_ends(transaction, coverage, series)
+    growth = [dict(item.growth) for item in series]
+    for row in chain.from_iterable(grown):
+        add_growth(growth[row.place], row.bucket, Growth(row.increase, row.seconds))
+    result = [item._replace(growth=growth[place]) for place, item in enumerate(series)]
+    for newest in latest:
+        result[newest.place] = result[newest.place]._replace(latest=newest.latest)
+    for end in ends:
+        result[end.place] = _with_ends(result[end.place], end)
+    return result
+
+
+def _sample_parameters(coverage: Coverage) -> dict[str, Any]:
+    """Return the parameters with which samples are read.
+
+    Beside rows of the rollup, samples are counted as the rollup pass counts them.
+    """
+    is_rolled = coverage.is_rolled
+    return {
+        "begins": list(coverage.grid.begins),
+        "end": coverage.grid.until + TICK,
+        "no_service": "" if is_rolled else None,
+        "no_tags": "{}" if is_rolled else None,
+        "look_back_s": STEP_BACK_S if is_rolled else 0.0,
     }
-    series = group_series(transaction.query(BucketRow, "history", parameters), is_counter)
+
+
+def _query_latest(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> Cursor[LatestRow]:
+    """Query the newest value of each series whose last row is a sample."""
     named = [
         _named(place, item.key) | {"last": item.last.isoformat()}
         for place, item in enumerate(series)
+        if coverage.level_at(item.last) is None
     ]
-    counters = [named[place] for place, item in enumerate(series) if item.counts]
-    with transaction.connection.pipeline():
-        ends = transaction.query(LatestRow, "ends", {"series": json.dumps(named)})
-        # Only counters grow; reading the rows of a gauge again would cost time for nothing.
-        parameters["series"] = json.dumps(counters)
-        growth = transaction.query(GrowthRow, "growth", parameters)
-    latest = {row.place: row.latest for row in ends}
-    growth_of = _growth_by_place(growth)
-    return [
-        item._replace(latest=latest.get(place), growth=growth_of.get(place, {}))
+    parameters = _sample_parameters(coverage) | {"series": json.dumps(named)}
+    return transaction.query(LatestRow, "ends", parameters)
+
+
+def _query_rolled_ends(
+    transaction: Transaction, coverage: Coverage, series: Sequence[Series]
+) -> Iterable[RolledEndRow]:
+    """Query the first and last sample of each series that ends in an hour or day.
+
+    Of the records of passes, the first one is needed, too.
+    """
+    chosen = [
+        (place, item)
         for place, item in enumerate(series)
+        if coverage.level_at(item.last)
+        or (item.metric == PASS_SUCCESS and coverage.level_at(item.first))
     ]
+    return rolled_ends(transaction, coverage, chosen) if chosen else ()
 
 
-def _growth_by_place(rows: Iterable[GrowthRow]) -> dict[int, dict[int, Growth]]:
-    """Return the growth by the place of the series and the number of the bucket."""
-    growth: dict[int, dict[int, Growth]] = {}
-    for row in rows:
-        growth.setdefault(row.place, {})[row.bucket] = Growth(row.increase, row.seconds)
-    return growth
+def _with_ends(series: Series, end: RolledEndRow) -> Series:
+    """Return a series with the times of samples instead of those of hours, where they are known."""
+    return series._replace(
+        first=end.first or series.first,
+        last=end.last or series.last,
+        latest=series.latest if end.latest is None else end.latest,
+        first_s=0.0 if end.first_exact else HOUR_S,
+        last_s=0.0 if end.last_exact else HOUR_S,
+    )
 
 
 def read_runs(
@@ -212,7 +292,7 @@ def service_history(
         now=now,
         at=at,
         row=row.fetchone() if row else None,
-        ledger=service_ledger(transaction, service, at, length),
+        ledger=ledger_reads.service_ledger(transaction, service, at, length),
         observations=observations.fetchall(),
         alerts=alerts.fetchall(),
         passes=passes,

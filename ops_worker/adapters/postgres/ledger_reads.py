@@ -37,14 +37,13 @@ def ledger_rows(
     until: datetime,
 ) -> LedgerRows:
     """Read what these passes recorded of these services between two times."""
-    latest = transaction.now + FUTURE
-    runs: dict[str, list[Run]] = {}
+    runs = {name: _runs_of(transaction, name) for name in passes}
     spans: dict[str, list[Span]] = {}
     for name in passes:
-        parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
-        runs[name] = transaction.rows(Run._make, "ledger_runs", parameters)
         periods = [run.period_s for run in runs[name]]
-        parameters |= {
+        parameters = {
+            "pass": name,
+            "latest": transaction.now + FUTURE,
             "services": list(services),
             "since": since,
             "until": until,
@@ -59,6 +58,20 @@ def ledger_rows(
         runs=runs,
         spans=spans,
     )
+
+
+def _runs_of(transaction: Transaction, name: str) -> list[Run]:
+    """Read all runs of a pass."""
+    latest = transaction.now + FUTURE
+    parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
+    return transaction.rows(Run._make, "ledger_runs", parameters)
+
+
+def pass_runs(transaction: Transaction, passes: Sequence[str]) -> dict[str, list[Run]]:
+    """Read all runs of these passes, by pass; none if there is no ledger that may be read."""
+    if not is_readable(transaction):
+        return {}
+    return {name: _runs_of(transaction, name) for name in passes}
 
 
 def is_readable(transaction: Transaction) -> bool:

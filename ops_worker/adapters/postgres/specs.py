@@ -9,6 +9,7 @@ from ops_worker.core.passes import (
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
     TransactionSpec,
 )
 
@@ -67,6 +68,7 @@ HISTORY_OPTIONAL_TABLES = (
     MAINTENANCE_LOG,
     ACTION_TABLE,
     *LEDGER_READ_TABLES,
+    *ROLLUP_TABLES,
 )
 """The tables that readers can do without: passes or a person create them."""
 

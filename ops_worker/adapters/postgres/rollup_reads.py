@@ -1,0 +1,159 @@
+"""What readers of long periods get from the rollup: hours and days instead of samples.
+
+A period is covered by parts. Each one is read from days, from hours, or from samples: hours where
+no complete day is rolled up, and samples where no hour is. So the numbers are complete when the
+rollup pass is behind, has stopped or never ran.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.adapters.postgres.transaction import one
+from ops_worker.core.passes import ROLLUP_TABLES
+from ops_worker.core.rollup import DAY, HOUR, LEVELS, SETTLES, floor
+from ops_worker.history.buckets import MAX_SAMPLES_S, grid
+from ops_worker.history.rows import RolledEndRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from psycopg import Cursor
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.history.buckets import Grid
+    from ops_worker.history.series import Series
+
+TICK = timedelta(microseconds=1)
+"""The resolution of times in the database."""
+STEP_BACK_S = 86_400.0
+"""How much older than a part the last sample before it may be: a day, as in ``roll_up``."""
+FINER = {DAY: (DAY, HOUR), HOUR: (HOUR,), None: ()}
+"""The levels that may fill buckets of a level, the longest first."""
+
+
+class Part(NamedTuple):
+    """A part of a period, and what it is read from: a level of the rollup, or None: samples.
+
+    ``since`` belongs to it, ``until`` does not.
+    """
+
+    level: str | None
+    since: datetime
+    until: datetime
+
+    @property
+    def seconds(self) -> float:
+        """The length of this part in seconds."""
+        return (self.until - self.since).total_seconds()
+
+
+class Coverage(NamedTuple):
+    """The buckets of a period, and the parts from which they are read, the oldest first."""
+
+    grid: Grid
+    parts: Sequence[Part]
+
+    @property
+    def is_rolled(self) -> bool:
+        """Whether a part is read from the rollup."""
+        return any(part.level for part in self.parts)
+
+    def level_at(self, time: datetime) -> str | None:
+        """Return from which level of the rollup a time is read; None: from the samples."""
+        levels = [part.level for part in self.parts if part.since <= time < part.until]
+        return levels[0] if levels else None
+
+
+def cover(transaction: Transaction, since_s: float, number: int) -> Coverage:
+    """Divide the last ``since_s`` seconds into a number of buckets, and find what fills them.
+
+    The period is cut to MAX_SAMPLES_S if more samples than that would have to be read.
+    """
+    now = transaction.now
+    coverage = _cover(transaction, grid(now, since_s, number))
+    samples_s = sum(part.seconds for part in coverage.parts if part.level is None)
+    if samples_s > MAX_SAMPLES_S and since_s > MAX_SAMPLES_S:
+        return _cover(transaction, grid(now, MAX_SAMPLES_S, number))
+    return coverage
+
+
+def _cover(transaction: Transaction, buckets: Grid) -> Coverage:
+    # Times have this resolution, so that this is the period without its begin and with its end.
+    since, until = buckets.since + TICK, buckets.until + TICK
+    if buckets.level is None or not is_readable(transaction):
+        return Coverage(buckets, [Part(None, since, until)])
+    levels = FINER[buckets.level]
+    return Coverage(buckets, list(_parts(transaction, levels, since, until)))
+
+
+def is_readable(transaction: Transaction) -> bool:
+    """Return whether the tables of the rollup exist, and this role may read them."""
+    if not transaction.present.issuperset(ROLLUP_TABLES):
+        return False
+    return bool(one(transaction.execute("rollup_readable"))["readable"])
+
+
+def _parts(
+    transaction: Transaction, levels: Sequence[str], since: datetime, until: datetime
+) -> Iterator[Part]:
+    """Yield what fills the time between two others, in order of time."""
+    if not levels:
+        yield from _samples(transaction, since, until)
+        return
+    level, *finer = levels
+    step = LEVELS[level]
+    # Only whole slices that are complete: one from the future may be there after a wrong clock.
+    complete = floor(min(until, transaction.now - SETTLES), level)
+    first = floor(since - TICK, level) + step
+    bounds = None
+    if first < complete:
+        parameters = {"level": level, "since": first, "until": complete}
+        bounds = one(transaction.execute("rolled_bounds", parameters))
+    if bounds is None or bounds["oldest"] is None:
+        yield from _parts(transaction, finer, since, until)
+        return
+    oldest, end = floor(bounds["oldest"], level), floor(bounds["newest"], level) + step
+    yield from _parts(transaction, finer, since, oldest)
+    yield Part(level, oldest, end)
+    yield from _parts(transaction, finer, end, until)
+
+
+def _samples(transaction: Transaction, since: datetime, until: datetime) -> Iterator[Part]:
+    """Yield the samples between two times, from the first one on; nothing if there is none."""
+    if since >= until:
+        return
+    found = transaction.execute("first_sample", {"since": since, "until": until})
+    if (first := one(found)["first"]) is not None:
+        yield Part(None, first, until)
+
+
+def rolled_ends(
+    transaction: Transaction, coverage: Coverage, series: Iterable[tuple[int, Series]]
+) -> Cursor[RolledEndRow]:
+    """Query the first and last sample of series of which one is in an hour or a day.
+
+    Each series comes with its place.
+    """
+    rows = [_ends_of(place, item, coverage) for place, item in series]
+    parameters = {"series": json.dumps(rows)}
+    return transaction.query(RolledEndRow, "rolled_ends", parameters)
+
+
+def _ends_of(place: int, series: Series, coverage: Coverage) -> dict[str, object]:
+    """Return a series as ``rolled_ends`` takes it."""
+    return {
+        "place": place,
+        **series.key._asdict(),
+        "first": series.first.isoformat(),
+        "first_s": _length_s(coverage.level_at(series.first)),
+        "last": series.last.isoformat(),
+        "last_s": _length_s(coverage.level_at(series.last)),
+    }
+
+
+def _length_s(level: str | None) -> float:
+    return LEVELS[level].total_seconds() if level else 0.0

@@ -1,0 +1,168 @@
+"""How often each pass was recorded and missed over a long period, without reading its samples.
+
+The rollup has the number of records, and the ledger has the runs, with the number of passes in
+each. Within a run, as many passes were missed as its length has periods without one. Between two
+runs, the rule is that of the statement ``ran``. So the number may be wrong by one in each run,
+because times of passes vary, and a pass that a person starts may hide one that was missed.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.core.samples import OPS_WORKER, PASS_SUCCESS
+from ops_worker.core.staleness import DEFAULT_PERIOD_S, PERIOD_PATTERN, stale_after_s
+from ops_worker.history.rows import PassCountRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.ledger import Run
+    from ops_worker.history.rows import JsonValue
+    from ops_worker.history.series import Series
+
+UNDIVIDED = "0/1"
+"""The shard in the ledger of a pass that is not divided; its samples have no shard."""
+
+
+class Records(NamedTuple):
+    """The records of a pass or shard: the first and last time, the number, and the periods in s.
+
+    The first and last record may be up to ``first_s`` and ``last_s`` seconds later.
+    """
+
+    first: datetime
+    last: datetime
+    number: int
+    periods: frozenset[float]
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+
+def pass_counts(series: Iterable[Series], runs: Mapping[str, Sequence[Run]]) -> list[PassCountRow]:
+    """Return how often each pass or shard was recorded, and how often missed, sorted by name.
+
+    ``runs`` has the runs of each pass that is in the ledger. Where it does not know all of the
+    time, the time from the first to the last record decides. That is the least number that was
+    missed: a pass that was not due, or one of a shorter period, may hide one.
+    """
+    counts = []
+    by_pass = sorted(_records(series).items(), key=lambda item: (item[0][0], item[0][1] or ""))
+    for (name, shard), records in by_pass:
+        own = [run for run in runs.get(name, ()) if run.shard == (shard or UNDIVIDED)]
+        missed = missed_in_runs(own, records)
+        is_least = missed is None
+        if missed is None:
+            length_s = _seconds(records.first, records.last) - records.first_s
+            periods = round(length_s / max(records.periods))
+            missed = max(0, periods - (records.number - 1))
+        counts.append(
+            PassCountRow(
+                name=name,
+                shard=shard,
+                first=records.first,
+                last=records.last,
+                recorded=records.number,
+                missed=missed,
+                missed_is_least=is_least,
+            )
+        )
+    return counts
+
+
+def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
+    """Return the records of each pass and shard: the tags of a series name its pass."""
+    records: dict[tuple[str, str | None], Records] = {}
+    for item in series:
+        is_record = (item.service, item.metric) == (OPS_WORKER, PASS_SUCCESS)
+        if not is_record or not isinstance(item.tags, dict) or item.tags.get("pass") is None:
+            continue
+        shard = item.tags.get("shard")
+        key = (str(item.tags["pass"]), None if shard is None else str(shard))
+        more = Records(
+            first=item.first,
+            last=item.last,
+            number=sum(bucket.samples for bucket in item.buckets.values()),
+            periods=frozenset([_period_s(item.tags)]),
+            first_s=item.first_s,
+            last_s=item.last_s,
+        )
+        records[key] = _joined(records.get(key), more)
+    return records
+
+
+def _joined(one: Records | None, other: Records) -> Records:
+    if one is None:
+        return other
+    first = min(one, other, key=lambda records: records.first)
+    last = max(one, other, key=lambda records: records.last)
+    return Records(
+        first=first.first,
+        last=last.last,
+        number=one.number + other.number,
+        periods=one.periods | other.periods,
+        first_s=first.first_s,
+        last_s=last.last_s,
+    )
+
+
+def _period_s(tags: Mapping[str, JsonValue]) -> float:
+    """Return the period that a record has, in seconds, as the statements read it."""
+    period = str(tags.get("period_s"))
+    return (float(period) if re.fullmatch(PERIOD_PATTERN, period) else 0) or DEFAULT_PERIOD_S
+
+
+def missed_in_runs(runs: Iterable[Run], records: Records) -> int | None:
+    """Return how many passes were missed between the first and last record, by these runs.
+
+    Return None if the runs do not cover that time.
+    """
+    known = sorted((run for run in runs if run.period_s > 0), key=lambda run: run.first_at)
+    known = [run for run in known if _overlaps(run, records)]
+    if not known:
+        return None
+    patience_s = max(stale_after_s(run.period_s) for run in known)
+    missing_s = [
+        _seconds(records.first, known[0].first_at) - records.first_s,
+        _seconds(max(run.last_at for run in known), records.last),
+    ]
+    if max(missing_s) > patience_s:
+        return None
+    missed = sum(_missed_in(run) for run in known)
+    if known[0].first_at < records.first:
+        missed += _missed_in_end(known, records) - _missed_in(known[0])
+    for before, after in pairwise(known):
+        period_s = max(before.period_s, after.period_s)
+        missed += max(0, round(_seconds(before.last_at, after.first_at) / period_s) - 1)
+    return missed
+
+
+def _overlaps(run: Run, records: Records) -> bool:
+    """Return whether a run has passes of this time: a pass sees its services after its begin."""
+    after_s = _seconds(records.last, run.first_at) - records.last_s
+    return run.last_at >= records.first and after_s <= stale_after_s(run.period_s)
+
+
+def _missed_in(run: Run) -> int:
+    """Return how many passes were missed within a run."""
+    periods = round(_seconds(run.first_at, run.last_at) / run.period_s)
+    return max(0, periods - (run.passes - 1))
+
+
+def _missed_in_end(runs: Sequence[Run], records: Records) -> int:
+    """Return how many passes were missed in the end of the first run, which began before.
+
+    The passes in its end are the records that are in no later run. They are at most as many as
+    were missed in all of it, whatever the number of records is.
+    """
+    run, *later = runs
+    passes = records.number - sum(run.passes for run in later)
+    periods = round(_seconds(records.first, run.last_at) / run.period_s)
+    return min(max(0, periods - (passes - 1)), _missed_in(run))
+
+
+def _seconds(begun: datetime, ended: datetime) -> float:
+    return (ended - begun).total_seconds()

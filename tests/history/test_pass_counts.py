@@ -1,0 +1,190 @@
+"""How often passes were missed, from numbers and runs, against a count of every pass."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from ops_worker.core.ledger import Sight
+from ops_worker.history.pass_counts import Records, missed_in_runs, pass_counts
+from ops_worker.history.rows import PassCountRow
+from ops_worker.history.series import Bucket, Series
+from tests.recorder import Recorder, at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+pytestmark = pytest.mark.unit
+
+
+class Pass(NamedTuple):
+    """A pass of the past: when it began, and its period."""
+
+    time: datetime
+    period_s: float
+
+
+def passes(chance: random.Random) -> list[Pass]:
+    """Return passes that are late by less than half a period, of which some are missed.
+
+    Some are missed one by one, some for hours. The period changes, and so does the number that is
+    missed.
+    """
+    result = []
+    second = 0.0
+    for _ in range(chance.randint(1, 6)):
+        period_s = chance.choice([5.0, 60.0, 300.0])
+        misses = chance.choice([0.0, 0.0, 0.02, 0.3])
+        for _ in range(chance.randint(1, 200)):
+            second += period_s
+            if chance.random() >= misses:
+                late_s = chance.uniform(0, 0.2) * period_s
+                result.append(Pass(at(round(second + late_s, 3)), period_s))
+        if chance.random() < 0.5:
+            second += chance.choice([100, 1000, 50_000])
+        second += 300
+    return result
+
+
+def counted(some: Sequence[Pass]) -> int:
+    """Return how many were missed, as the statement ``ran`` counts."""
+    gaps = [
+        round((b.time - a.time).total_seconds() / max(a.period_s, b.period_s)) - 1
+        for a, b in pairwise(some)
+    ]
+    return sum(max(0, gap) for gap in gaps)
+
+
+def ledger(some: Sequence[Pass]) -> Recorder:
+    """Return the ledger of these passes, each of which sees a service 10 ms after its begin."""
+    recorder = Recorder()
+    for item in some:
+        seen = Sight("a", item.time + timedelta(milliseconds=10), "healthy")
+        recorder.record([seen], item.period_s)
+    return recorder
+
+
+def records(some: Sequence[Pass]) -> Records:
+    """Return the records of these passes."""
+    return Records(
+        first=some[0].time,
+        last=some[-1].time,
+        number=len(some),
+        periods=frozenset(item.period_s for item in some),
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equals_a_count_of_every_pass(seed: int) -> None:
+    """Whatever was missed and wherever the period begins, runs tell what a count of passes does."""
+    chance = random.Random(seed)
+    total = 0
+    for _ in range(10):
+        history = passes(chance)
+        runs = ledger(history).runs
+        for begin in {0, *(chance.randrange(len(history)) for _ in range(5))}:
+            shown = history[begin:]
+            assert missed_in_runs(runs, records(shown)) == counted(shown)
+            total += counted(shown)
+    assert total > 100
+
+
+def test_within_the_first_run() -> None:
+    """Of a run that began before the period, only the end counts, never more than all of it."""
+    history = [Pass(at(60 * n), 60.0) for n in range(1000) if n not in {10, 500, 501}]
+    runs = ledger(history).runs
+    assert len(runs) == 1
+    whole, end = records(history), records(history[200:])
+    assert (missed_in_runs(runs, whole), missed_in_runs(runs, end)) == (3, 2)
+    # Records that are not there, because they were switched off for a time, are not missed passes.
+    assert missed_in_runs(runs, end._replace(number=100)) == 3
+    assert missed_in_runs(runs, end._replace(number=5000)) == 0
+
+
+def test_unknown() -> None:
+    """Runs that do not reach from the first to the last record say nothing."""
+    history = [Pass(at(60 * n), 60.0) for n in range(100)]
+    runs = ledger(history).runs
+    (run,) = runs
+    early = records(history)._replace(first=at(-1000))
+    late = records(history)._replace(last=at(7000))
+    assert missed_in_runs(runs, early) is missed_in_runs(runs, late) is None
+    assert missed_in_runs([], records(history)) is None
+    assert missed_in_runs([run._replace(period_s=0.0)], records(history)) is None
+    before = run._replace(first_at=at(-900), last_at=at(-500))
+    assert missed_in_runs([before], records(history)) is None
+
+
+def test_only_the_hour_is_known() -> None:
+    """Where the first and last record were removed, the runs say what was missed, or at least."""
+    history = [Pass(at(60 * n), 60.0) for n in range(40, 1000) if n != 500 and not 990 < n < 995]
+    runs = ledger(history).runs
+    assert len(runs) == 2
+    hours = Records(at(0), at(57_600), len(history), frozenset([60.0]), 3600.0, 3600.0)
+    assert missed_in_runs(runs, hours) == 5
+    assert missed_in_runs(runs, hours._replace(first_s=0.0)) is None
+    tags = {"pass": "health", "period_s": "60"}
+    found = [
+        series(tags, len(history), 0, 57_600, first_s=3600.0, last_s=3600.0),
+        series(tags | {"pod": "b"}, 2, 30_000, 30_060),
+    ]
+    (count,) = pass_counts(found, {})
+    assert count.missed <= 5
+    assert count.missed_is_least
+
+
+def series(tags: Any, number: int, first: float, last: float, **fields: Any) -> Series:
+    """Return a series of records, in two buckets."""
+    buckets = {1: Bucket(1.0, 1.0, 1), 24: Bucket(1.0, 1.0, number - 1)}
+    result = Series(
+        service="ops_worker",
+        metric="pass_success",
+        tags=tags,
+        buckets=buckets,
+        first=at(first),
+        last=at(last),
+        counts=False,
+    )
+    return result._replace(**fields)
+
+
+def test_series() -> None:
+    """Each pass and shard is counted, whatever else is in the tags; other series are left out."""
+    found = [
+        series({"pass": "metrics", "period_s": "5", "pod": "a"}, 100, 0, 500),
+        series({"pass": "metrics", "period_s": "5", "pod": "b"}, 99, 505, 1000),
+        series({"pass": "health", "period_s": "60", "shard": "1/2"}, 10, 0, 600),
+        series({"pass": "health", "period_s": "nothing", "shard": "0/2"}, 10, 0, 540),
+        series({"pass": "rollup", "period_s": "3600"}, 2, 0, 3600),
+        series({"pass": "rollup", "period_s": "0"}, 2, 5000, 7200),
+        series({"pass": "health"}, 2, 0, 60, metric="maintenance"),
+        series({"pass": "health"}, 2, 0, 60, service="ingest"),
+        series(["pass"], 2, 0, 60),
+        series({}, 2, 0, 60),
+    ]
+    assert pass_counts(found, {}) == [
+        PassCountRow("health", "0/2", at(0), at(540), 10, 0, missed_is_least=True),
+        PassCountRow("health", "1/2", at(0), at(600), 10, 1, missed_is_least=True),
+        PassCountRow("metrics", None, at(0), at(1000), 199, 2, missed_is_least=True),
+        PassCountRow("rollup", None, at(0), at(7200), 4, 0, missed_is_least=True),
+    ]
+
+
+def test_series_with_runs() -> None:
+    """The runs of the own shard count; an undivided pass has the shard 0/1."""
+    history = [Pass(at(60 * n), 60.0) for n in range(10)] + [Pass(at(700), 30.0)]
+    runs = ledger(history).runs
+    found = [
+        series({"pass": "health", "period_s": "60"}, 10, 0, 540),
+        series({"pass": "health", "period_s": "30"}, 2, 700, 700),
+    ]
+    (count,) = pass_counts(found, {"health": runs})
+    assert (count.missed, count.missed_is_least) == (2, False)
+    others = [run._replace(shard="0/2") for run in runs]
+    (count,) = pass_counts(found, {"health": others, "metrics": runs})
+    assert (count.missed, count.missed_is_least) == (1, True)
