@@ -31,6 +31,8 @@ AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
 """A folder for PYTHONPATH that hides what only the developers' tools have."""
 TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
 """Whether every database has system_metrics as a hypertable whose older chunks are compressed."""
+PRISTINE = "template0"
+"""A database in which an administrator, or the image of a server, has installed nothing."""
 _numbers = itertools.count()
 
 
@@ -227,7 +229,7 @@ def hypertable_template(dsn: str) -> Iterator[str]:
 @pytest.fixture
 def empty(dsn: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    yield from _database(dsn, "template1")
+    yield from _database(dsn, PRISTINE)
 
 
 @pytest.fixture
@@ -275,7 +277,7 @@ def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
 
 def _template(dsn: str, name: str, *, timescale: bool) -> Iterator[str]:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {PRISTINE}")
         load_platform(_on(dsn, name), timescale=timescale)
         # A database with connections cannot be copied. TimescaleDB has processes that connect.
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")

@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from ops_worker.core.ledger import Sight, Sighting, Span, config_hash, config_of, digest_of
+from ops_worker.core.ledger import (
+    Book,
+    Run,
+    Sight,
+    Sighting,
+    Span,
+    config_hash,
+    config_of,
+    digest_of,
+)
 from ops_worker.core.model import Condition, Counter, Target, Thresholds, Tls
 from tests.recorder import Recorder, at, recorded, sight
 
@@ -80,6 +89,16 @@ def test_spans_end_with_the_last_sight() -> None:
     ]
     begun = [span.service for span in ledger.spans if span.first_no == 4]
     assert begun == ["other", "class", "new"]
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_span_without_a_later_run(has_run: bool) -> None:
+    """If no run is as new as a span, the span ends with its first sight."""
+    span = Span(7, "a", "down", "", "", at(0), first_no=3, run=2)
+    newest = Run(1, 60, "c", at(-120), at(-60), passes=2) if has_run else None
+    book = Book(newest, lambda: [span], at(0))
+    book.enter(Sighting(at(0), (sight("a", 0, "healthy"),), 60, "c"))
+    assert book.ended == [span._replace(last_at=at(0), last_no=3, last_run=2)]
 
 
 def test_an_older_pass_changes_nothing() -> None:

@@ -39,6 +39,7 @@ def test_floor() -> None:
     there = NOW.astimezone(tz=None)
     assert floor(there, HOUR) == hour(15)
     assert floor(there, DAY) == TODAY
+    assert floor(NOW.replace(second=59, microsecond=999_999), HOUR) == hour(15)
     assert Slice(HOUR, hour(3)).end == hour(4)
     assert Slice(DAY, TODAY).end == TODAY + timedelta(days=1)
 
