@@ -91,6 +91,15 @@ def test_spans_end_with_the_last_sight() -> None:
     assert begun == ["other", "class", "new"]
 
 
+def test_reason() -> None:
+    """A span keeps the reason of its first sight."""
+    ledger = Recorder()
+    for second in (0, 60):
+        ledger.record([Sight("a", at(second), "down", "refused", f"refused at {second}")])
+    (span,) = ledger.spans
+    assert (span.reason_class, span.reason) == ("refused", "refused at 0")
+
+
 @pytest.mark.parametrize("has_run", [False, True])
 def test_a_span_without_a_later_run(has_run: bool) -> None:
     """If no run is as new as a span, the span ends with its first sight."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,6 +43,16 @@ def test_floor() -> None:
     assert floor(NOW.replace(second=59, microsecond=999_999), HOUR) == hour(15)
     assert Slice(HOUR, hour(3)).end == hour(4)
     assert Slice(DAY, TODAY).end == TODAY + timedelta(days=1)
+
+
+def test_floor_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zone of the machine does not matter, not even one of half an hour."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        floors = [floor(NOW, level) for level in (HOUR, DAY)]
+    time.tzset()
+    assert floors == [hour(15), TODAY]
 
 
 @pytest.mark.parametrize(("minute", "end"), [(9, 14), (10, 15), (20, 15)])
