@@ -20,7 +20,7 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.core.passes import LEDGER_TABLES
 from ops_worker.variables import variables
 from tests.looks import Looks
-from tests.postgres import Postgres, load_platform, memory_folder
+from tests.postgres import Postgres, compress_chunks, load_platform, memory_folder
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
 """A folder for PYTHONPATH that hides what only the developers' tools have."""
+TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
+"""Whether every database has system_metrics as a hypertable whose older chunks are compressed."""
+PRISTINE = "template0"
+"""A database in which an administrator, or the image of a server, has installed nothing."""
 _numbers = itertools.count()
 
 
@@ -36,12 +40,34 @@ class Database(NamedTuple):
     """A database with the platform's tables and seed, as its superuser."""
 
     url: str
+    is_hypertable: bool = False
+
+    @property
+    def earliest(self) -> str:
+        """The earliest time that a sample can have. A hypertable takes no infinite time."""
+        return "1970-01-01" if self.is_hypertable else "-infinity"
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a query; none for a statement that has none."""
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
             cursor = connection.execute(query, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description else []
+        if "INSERT INTO system_metrics" in query:
+            self.compress()
+        return rows
+
+    def move_samples(self, time: str, where: str) -> None:
+        """Move samples to another time, an SQL expression. In a hypertable, UPDATE cannot."""
+        self.rows(
+            f"WITH moved AS (DELETE FROM system_metrics WHERE {where} RETURNING *)"
+            " INSERT INTO system_metrics (time, metric_name, service, tags, value)"
+            f" SELECT {time}, metric_name, service, tags, value FROM moved"
+        )
+
+    def compress(self) -> None:
+        """Compress the chunks that the platform's policy would have compressed, if there are any."""
+        if self.is_hypertable:
+            compress_chunks(self.url)
 
     def value(self, query: str, *parameters: object) -> Any:
         """Return the first column of the first row."""
@@ -119,6 +145,16 @@ class Worker:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of a plain table with a hypertable; distribute the slow tests."""
+    if TIMESCALE:
+        reason = "it needs system_metrics as a plain table, and OPS_TEST_TIMESCALE is set"
+        for item in items:
+            if item.get_closest_marker("plain_table"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+    _distribute(items)
+
+
+def _distribute(items: list[pytest.Item]) -> None:
     """Let every process of pytest-xdist begin with its share of the slow tests.
 
     The distribution ``worksteal`` gives each process an equal part of the list, in order. With the
@@ -172,26 +208,40 @@ def dsn(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def template(dsn: str) -> Iterator[str]:
+def template(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A database with the platform's tables, to be copied for each test."""
-    name = f"ops_template_{os.getpid()}"
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        load_platform(_on(dsn, name))
-        yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if TIMESCALE:
+        yield str(request.getfixturevalue("hypertable_template"))
+        return
+    yield from _template(dsn, f"ops_template_{os.getpid()}", timescale=False)
+
+
+@pytest.fixture(scope="session")
+def hypertable_template(dsn: str) -> Iterator[str]:
+    """The same, with system_metrics as a hypertable of TimescaleDB."""
+    with psycopg.connect(dsn) as connection:
+        available = "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
+        if not connection.execute(available).fetchall():
+            pytest.skip("this server has no TimescaleDB: set OPS_TEST_DSN to one that has")
+    yield from _template(dsn, f"ops_hypertable_{os.getpid()}", timescale=True)
 
 
 @pytest.fixture
 def empty(dsn: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    yield from _database(dsn, "template1")
+    yield from _database(dsn, PRISTINE)
 
 
 @pytest.fixture
 def database(dsn: str, template: str) -> Iterator[Database]:
     """A database of the test's own, with the platform's tables and a small fleet."""
-    yield from _database(dsn, template)
+    yield from _database(dsn, template, is_hypertable=TIMESCALE)
+
+
+@pytest.fixture
+def hypertable(dsn: str, hypertable_template: str) -> Iterator[Database]:
+    """The same, with system_metrics as a hypertable of TimescaleDB."""
+    yield from _database(dsn, hypertable_template, is_hypertable=True)
 
 
 @pytest.fixture
@@ -203,7 +253,7 @@ def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) ->
 @pytest.fixture
 def another(dsn: str, template: str) -> Iterator[Database]:
     """A second one beside it."""
-    yield from _database(dsn, template)
+    yield from _database(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
@@ -225,12 +275,22 @@ def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
     return Worker(tmp_path, bare | given)
 
 
-def _database(dsn: str, template: str) -> Iterator[Database]:
+def _template(dsn: str, name: str, *, timescale: bool) -> Iterator[str]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {PRISTINE}")
+        load_platform(_on(dsn, name), timescale=timescale)
+        # A database with connections cannot be copied. TimescaleDB has processes that connect.
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator[Database]:
     name = f"ops_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         how = _copied_as_files(connection.info.server_version)
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
-        yield Database(_on(dsn, name))
+        yield Database(_on(dsn, name), is_hypertable)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -214,16 +214,42 @@ def memory_folder() -> Path | None:
     return MEMORY if runs_programs and has_room and os.access(MEMORY, os.W_OK) else None
 
 
-def load_platform(url: str, *, delivery_jobs: bool = True, seed: bool = True) -> None:
-    """Load the platform's tables into a database, and a small fleet into them."""
+WITHOUT_JOBS = """
+SELECT remove_compression_policy('system_metrics'), remove_retention_policy('system_metrics');
+SELECT _timescaledb_functions.stop_background_workers()
+"""
+"""No background process compresses or removes samples in the middle of a test."""
+COMPRESS = """
+SELECT compress_chunk(chunk) FROM show_chunks('system_metrics', older_than => interval '1 hour')
+    AS chunk
+"""
+
+
+def load_platform(
+    url: str, *, delivery_jobs: bool = True, seed: bool = True, timescale: bool = False
+) -> None:
+    """Load the platform's tables into a database, and a small fleet into them.
+
+    With ``timescale``, system_metrics is a hypertable, without the jobs of its policies.
+    """
     files = ["schema", *(["delivery_jobs"] if delivery_jobs else []), *(["seed"] if seed else [])]
     with psycopg.connect(url, autocommit=True) as connection:
+        if timescale:
+            connection.execute("CREATE EXTENSION timescaledb")
         for name in files:
             lines = (PLATFORM / f"{name}.sql").read_text(encoding="utf-8").splitlines()
             script = "\n".join(
                 line for line in lines if not line.startswith("\\")
             )  # psql's own commands
             connection.execute(script)
+        if timescale:
+            connection.execute(WITHOUT_JOBS)
+
+
+def compress_chunks(url: str) -> None:
+    """Compress the chunks of system_metrics that are older than an hour, as the policy does."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(COMPRESS)
 
 
 def _packaged() -> Path:

@@ -8,6 +8,7 @@ before the first sight of the new one.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from operator import attrgetter
@@ -199,7 +200,7 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
 
 def _pieces(segments: list[_Segment], now: datetime) -> list[Piece]:
     """Return the pieces of an epoch; where nobody looked, there is none."""
-    segments = sorted(segments, key=lambda segment: segment.first)
+    segments = _resumed(sorted(segments, key=attrgetter("first")))
     pieces = []
     earlier = None
     for number, segment in enumerate(segments, start=1):
@@ -208,6 +209,29 @@ def _pieces(segments: list[_Segment], now: datetime) -> list[Piece]:
         pieces.append(piece)
         earlier = piece.last_seen
     return _joined(pieces)
+
+
+def _resumed(segments: list[_Segment]) -> list[_Segment]:
+    """Return the segments in the same order; one in which another one lies is there once more.
+
+    ``segments`` are sorted by their first sights. Only segments of different shards overlap: the
+    number of shards was changed, and changed back within the patience. The inner segment counts for
+    one period after its last sight, and then the outer one goes on.
+    """
+    if all(earlier.last <= later.last for earlier, later in pairwise(segments)):
+        return segments
+    resumed: list[_Segment] = []
+    waiting = deque(segments)
+    while waiting:
+        segment = waiting.popleft()
+        resumed.append(segment)
+        inner = waiting[0] if waiting else None
+        if inner is not None and inner.last < segment.last:
+            ended = inner.last + timedelta(seconds=inner.last_period_s)
+            rest = segment._replace(first=min(ended, segment.last))
+            place = bisect_right(waiting, rest.first, key=attrgetter("first"))
+            waiting.insert(place, rest)
+    return resumed
 
 
 def _overlaid(pieces: list[Piece], newer: list[Piece]) -> list[Piece]:

@@ -26,6 +26,7 @@ def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> D
 def looked(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
     """A database with two hours of history and a pass of each kind just now, in which the evaluator is down."""
     seed(told.url, moved_clock=True)
+    told.compress()
     stubs["evaluator"].mode = "down"
     assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
     capsys.readouterr()

@@ -233,9 +233,7 @@ def test_others(looked: Database, explained: Any) -> None:
     assert explained("postgres")["state"] == "unknown"
     answer = explained("ops_worker")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "its passes")
-    looked.rows(
-        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
-    )
+    looked.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'metrics'")
     answer = explained("ops_worker")
     assert (answer["state"], answer["reason"]) == ("stale", "not recorded for 3 periods: metrics")
     looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
@@ -513,9 +511,7 @@ def test_database_and_worker(
         "ops_worker is healthy (seen by its passes)",
         "no alert is open",
     )
-    told.rows(
-        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
-    )
+    told.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'metrics'")
     stale = "ops_worker is stale: not recorded for 3 periods: metrics (seen by its passes)"
     assert spoken(capsys, "ops_worker")[:2] == (
         stale,
@@ -542,7 +538,5 @@ def test_database_and_worker(
         == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
     )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
-    told.rows(
-        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
-    )
+    told.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'health'")
     assert spoken(capsys, "ops_worker")[1] == "no alert is open: no pass runs that could open one"

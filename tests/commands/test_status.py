@@ -85,7 +85,7 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
         and services["evaluator"]["state"] == "down"
     )
     looked.rows(
-        "UPDATE service_health SET checked_at = now() - interval '179 seconds' WHERE service = 'evaluator'"
+        "UPDATE service_health SET checked_at = now() - interval '120 seconds' WHERE service = 'evaluator'"
     )
     looked.rows(
         "UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'"
@@ -190,9 +190,7 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
         ("health", 60, False),
         ("metrics", 60, False),
     ]
-    looked.rows(
-        "UPDATE system_metrics SET time = time - interval '181 seconds' WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
-    )
+    looked.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'health'")
     assert [item["stale"] for item in document(capsys)["passes"]] == [True, False]
 
 
@@ -266,7 +264,9 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     looked.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
         "(now(), 'odd', 'c', 7, 'null'), (now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), (now(), 'healthy', 'dispatcher', 2, '{}'), "
-        "('-infinity', 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), ('-infinity', 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')"
+        "(%s, 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), (%s, 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')",
+        looked.earliest,
+        looked.earliest,
     )
     looked.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' WHERE status = 'OPEN' AND tenant_id = '__system__'"

@@ -6,8 +6,17 @@ import json
 
 import pytest
 
-from ops_worker.core.ledger import Sight, Sighting, Span, config_hash, config_of, digest_of
-from ops_worker.core.model import Condition, Counter, Target, Thresholds
+from ops_worker.core.ledger import (
+    Book,
+    Run,
+    Sight,
+    Sighting,
+    Span,
+    config_hash,
+    config_of,
+    digest_of,
+)
+from ops_worker.core.model import Condition, Counter, Target, Thresholds, Tls
 from tests.recorder import Recorder, at, recorded, sight
 
 pytestmark = pytest.mark.unit
@@ -80,6 +89,25 @@ def test_spans_end_with_the_last_sight() -> None:
     ]
     begun = [span.service for span in ledger.spans if span.first_no == 4]
     assert begun == ["other", "class", "new"]
+
+
+def test_reason() -> None:
+    """A span keeps the reason of its first sight."""
+    ledger = Recorder()
+    for second in (0, 60):
+        ledger.record([Sight("a", at(second), "down", "refused", f"refused at {second}")])
+    (span,) = ledger.spans
+    assert (span.reason_class, span.reason) == ("refused", "refused at 0")
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_span_without_a_later_run(has_run: bool) -> None:
+    """If no run is as new as a span, the span ends with its first sight."""
+    span = Span(7, "a", "down", "", "", at(0), first_no=3, run=2)
+    newest = Run(1, 60, "c", at(-120), at(-60), passes=2) if has_run else None
+    book = Book(newest, lambda: [span], at(0))
+    book.enter(Sighting(at(0), (sight("a", 0, "healthy"),), 60, "c"))
+    assert book.ended == [span._replace(last_at=at(0), last_no=3, last_run=2)]
 
 
 def test_an_older_pass_changes_nothing() -> None:
@@ -158,3 +186,53 @@ def test_configuration() -> None:
     assert len(hashes) == 11
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document
+
+
+def test_document() -> None:
+    """The document of a configuration has these keys; readers of the table rely on them."""
+    target = Target(
+        name="a",
+        url="https://user:hush@a/health?x=1",
+        series="s",
+        counters=(Counter("x", ("y", "z")), Counter("g", gauge=True)),
+        counters_at="/at",
+        expect=(200, 204),
+        deadline_s=2.5,
+        json=False,
+        headers=(("Authorization", "hush"), ("Accept", "text/plain")),
+        tls=Tls("ca.pem", "client.pem", "key.pem"),
+        conditions=(Condition("/db", "equals", "ok"),),
+        max_latency_ms=10,
+        tags={"site": "b"},
+        alert_after=4,
+        resolve_after=5,
+    )
+    every = Target("b", "http://b/health", "b", None)
+    document = config_of([target, every], Thresholds(2, 3))
+    assert list(document["services"]) == ["a", "b"]
+    assert (document["alert_after"], document["resolve_after"]) == (2, 3)
+    assert document["services"]["a"] == {
+        "url": "https://***@a/health?x=1",
+        "series": "s",
+        "counters": [["x", ("y", "z"), False], ["g", (), True]],
+        "counters_at": "/at",
+        "expect": [200, 204],
+        "deadline_s": 2.5,
+        "json": False,
+        "headers": ["Authorization", "Accept"],
+        "tls": ["ca.pem", "client.pem", "key.pem"],
+        "conditions": [["/db", "equals", "ok"]],
+        "max_latency_ms": 10,
+        "tags": {"site": "b"},
+        "alert_after": 4,
+        "resolve_after": 5,
+    }
+    assert document["services"]["b"]["counters"] is None
+
+
+def test_hashes() -> None:
+    """They have 32 hexadecimal digits. The order of the services in a catalogue does not matter."""
+    one, two = Target("a", "", "a", ()), Target("b", "", "b", ())
+    ordered, other = (config_of(targets, Thresholds()) for targets in ([one, two], [two, one]))
+    assert config_hash(ordered) == config_hash(other)
+    assert len(config_hash(ordered)) == len(digest_of([])) == 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from ops_worker.core.rollup import (
     parameters,
     removable_samples,
 )
+from ops_worker.core.staleness import PERIOD_PATTERN
 
 pytestmark = pytest.mark.unit
 
@@ -38,8 +40,19 @@ def test_floor() -> None:
     there = NOW.astimezone(tz=None)
     assert floor(there, HOUR) == hour(15)
     assert floor(there, DAY) == TODAY
+    assert floor(NOW.replace(second=59, microsecond=999_999), HOUR) == hour(15)
     assert Slice(HOUR, hour(3)).end == hour(4)
     assert Slice(DAY, TODAY).end == TODAY + timedelta(days=1)
+
+
+def test_floor_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zone of the machine does not matter, not even one of half an hour."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        floors = [floor(NOW, level) for level in (HOUR, DAY)]
+    time.tzset()
+    assert floors == [hour(15), TODAY]
 
 
 @pytest.mark.parametrize(("minute", "end"), [(9, 14), (10, 15), (20, 15)])
@@ -82,6 +95,9 @@ def test_repeated() -> None:
     repeated = Positions.initial(state, NOW, 400).repeated(NOW)
     assert (repeated.done[HOUR], repeated.complete[HOUR]) == (hour(9), hour(14))
     assert repeated.due() == HOUR
+    assert repeated == Positions.initial(state, NOW, 400).repeated(NOW.replace(minute=10))
+    settling = Positions.initial(state, NOW, 400).repeated(NOW.replace(minute=9))
+    assert settling.done[HOUR] == hour(8), "the hour before is not complete yet"
     early = Positions.initial(state, hour(3), 400).repeated(hour(3))
     assert Slice(DAY, early.done[DAY]).end == early.complete[DAY] == TODAY
 
@@ -110,10 +126,14 @@ def test_parameters() -> None:
     listed = Target("a", "", "a", (Counter("c", ()), Counter("g", (), gauge=True)))
     every = Target("b", "", "b", None)
     found = parameters([listed, every])
-    assert json.loads(found["counters"]) == [{"service": "a", "metric": "c"}]
-    assert found["all_counters"] == ["b"]
-    assert found["gauges"] == ["healthy", "probe_latency_ms"]
-    assert found["latencies"] == ["probe_latency_ms"]
+    assert json.loads(found.pop("counters")) == [{"service": "a", "metric": "c"}]
+    assert found == {
+        "all_counters": ["b"],
+        "gauges": ["healthy", "probe_latency_ms"],
+        "latencies": ["probe_latency_ms"],
+        "period_pattern": PERIOD_PATTERN,
+        "default_period_s": 60.0,
+    }
 
 
 def test_pace() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import zlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -71,6 +74,28 @@ def test_withdraw() -> None:
     ]
 
 
+def test_withdrawn_bytes() -> None:
+    """An entry that was taken back uses no memory, and the others use theirs."""
+    sightings = Sightings(limit_bytes=ENTRY_BYTES * 3 + 1000)
+    large = Seen(0, (("s", 1.0, "down", "x", random.Random(1).randbytes(450).hex()),), 60.0, "c")
+    sightings.add(large)
+    for second in range(60, 6000, 60):
+        sightings.withdraw(sightings.add(seen(second, "down")))
+    sightings.add(seen(6000, "down"))
+    assert [begun for begun, _, _ in contents(sightings)] == [0, 6000]
+    sightings.withdraw(sightings.add(seen(6060, "healthy")))
+    sightings.add(large._replace(begun=6120))
+    assert [begun for begun, _, _ in contents(sightings)] == [6000, 6120]
+
+
+def test_withdraw_of_many() -> None:
+    """The newest of three entries is taken back."""
+    sightings = Sightings()
+    numbers = [sightings.add(seen(second, "down")) for second in (0, 60, 120)]
+    sightings.withdraw(numbers[-1])
+    assert [begun for begun, _, _ in contents(sightings)] == [0, 60]
+
+
 def test_limits() -> None:
     """The oldest entries are dropped when there are too many, or when they are too large."""
     few = Sightings(limit=2)
@@ -99,3 +124,87 @@ def test_times() -> None:
         60.0,
         "c",
     )
+
+
+def packed(entry: Seen) -> bytes:
+    """Return what a complete entry keeps of the services."""
+    rows = [(row[0], round(row[1], 6), *row[2:]) for row in entry.services]
+    return zlib.compress(json.dumps(rows).encode(), 1)
+
+
+def size(kept: list[tuple[Seen, bytes]]) -> int:
+    """Return the bytes that entries use."""
+    return sum(ENTRY_BYTES + len(services) for _, services in kept)
+
+
+def drop_oldest(kept: list[tuple[Seen, bytes]]) -> None:
+    """Remove the oldest entry; the next one takes over its services if it has none."""
+    _, services = kept.pop(0)
+    if kept and not kept[0][1]:
+        kept[0] = (kept[0][0], services)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_bytes(number: int) -> None:
+    """Of many additions, withdrawals and removals, as many are kept as the bytes allow."""
+    chance = random.Random(number)
+    limit = chance.choice([ENTRY_BYTES * 2 + 60, 1000, 1500])
+    sightings = Sightings(limit_bytes=limit)
+    kept: list[tuple[Seen, bytes]] = []
+    numbers: list[int] = []
+    is_complete = True
+    for second in range(300):
+        entry = seen(second, *chance.choice([("down",), ("healthy",), ("down", "degraded")]))
+        states = [row[2:4] for row in entry.services]
+        is_same = (
+            bool(kept) and not is_complete and states == [row[2:4] for row in kept[-1][0].services]
+        )
+        numbers.append(sightings.add(entry))
+        kept.append((entry, b"" if is_same else packed(entry)))
+        is_complete = False
+        while len(kept) > 1 and size(kept) > limit:
+            drop_oldest(kept)
+        if chance.random() < 0.2:
+            sightings.withdraw(numbers.pop())
+            kept.pop()
+            is_complete = True
+        if chance.random() < 0.1 and len(kept) > 1:
+            sightings.discard(numbers[-len(kept)])
+            drop_oldest(kept)
+        assert [begun for begun, _, _ in contents(sightings)] == [each.begun for each, _ in kept]
+
+
+def test_exact_limit() -> None:
+    """Entries that use exactly the limit are kept, and one entry always is."""
+    entries = [seen(0, "down"), seen(60, "healthy")]
+    exact = sum(ENTRY_BYTES + len(packed(entry)) for entry in entries)
+    for limit, kept in ((exact, 2), (exact - 1, 1), (1, 1)):
+        sightings = Sightings(limit_bytes=limit)
+        for entry in entries:
+            sightings.add(entry)
+        assert len(sightings) == kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("t", 1.0, "down", "refused", "text"),  # another service
+        ("s", 1.0, "degraded", "refused", "text"),  # another state
+        ("s", 1.0, "down", "reset", "text"),  # another class
+    ],
+)
+def test_another_sight(other: tuple[str, float, str, str, str]) -> None:
+    """A pass that saw anything else is kept completely."""
+    sightings = Sightings()
+    rows = [("s", 1.0, "down", "refused", "text"), other]
+    for begun, row in enumerate(rows):
+        sightings.add(Seen(begun, (row,), 60.0, "c"))
+    assert [entry.services for _, entry in sightings.waiting()] == [(row,) for row in rows]
+
+
+def test_microseconds() -> None:
+    """The time of an observation is kept to the microsecond, as the database does."""
+    sightings = Sightings()
+    sightings.add(Seen(0, (("s", 1.23456789, "down", "x", "text"),), 60.0, "c"))
+    ((_, entry),) = sightings.waiting()
+    assert entry.services[0][1] == 1.234568

@@ -61,6 +61,7 @@ def test_never_seen() -> None:
         (99.977, 30, 60, False),  # 596 s
         (99.0, 1, 60, True),
         (99.5, 1, 60, False),
+        (99.0, 1, 86.4, True),  # exactly ten
     ],
 )
 def test_measurable(percent: float, days: int, period_s: float, measurable: bool) -> None:

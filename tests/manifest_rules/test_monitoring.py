@@ -239,10 +239,26 @@ def test_durations(duration: str, right: bool) -> None:
                 ]
             },
         ),
+        (
+            "base",
+            {
+                "patches": [
+                    {
+                        "target": {"kind": "CronJob", "name": "ops-worker-rollup"},
+                        "patch": "$patch: delete\napiVersion: batch/v1\nkind: CronJob\n"
+                        "metadata: {name: ops-worker-rollup}",
+                    },
+                    {
+                        "target": {"kind": "PrometheusRule"},
+                        "patch": "- {op: remove, path: /spec/groups/0/rules/2}",
+                    },
+                ]
+            },
+        ),
     ],
 )
 def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None:
-    """Wherever an overlay puts the CronJobs, and whatever it calls them, the rule follows; with the sidecar, by its patch."""
+    """Wherever an overlay puts the CronJobs, and whatever it calls them, the rule follows; without metrics or rollup, by a patch."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl on this machine, which is what renders an overlay")
     folders = [os.path.relpath(folder, tmp_path.resolve()) for folder in (K8S / beside, MONITORING)]

@@ -15,11 +15,14 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.core.ledger import Run, Span
 from ops_worker.core.model import Result
 from ops_worker.core.passes import HEALTH
+from ops_worker.core.shards import shard_of
 from ops_worker.core.timeline import Coverage
 from ops_worker.errors import OpsWorkerError
 from tests.looks import NO_BUILTIN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
     from tests.looks import Looks
@@ -29,6 +32,7 @@ pytestmark = pytest.mark.integration
 HISTORIES = 100 if os.environ.get("OPS_TEST_FULL") else 12
 JITTER = timedelta(seconds=1.25)
 STATES = ("healthy", "down", "timeout", "http 503")
+SERVICES = "abcdef"
 NAMES = {"healthy": "healthy", "down": "down", "timeout": "unknown", "http 503": "degraded"}
 
 
@@ -216,11 +220,12 @@ ORDER BY relname
 
 
 class Recorded(NamedTuple):
-    """A pass of the full record: when, its period in seconds, and what it saw."""
+    """A pass of the full record: when, its period in seconds, what it saw, and its shard."""
 
     second: float
     period_s: float
     states: dict[str, str]
+    shard: str = "0/1"
 
 
 def looked_up(record: list[Recorded], service: str, second: float, now: float) -> str:
@@ -234,7 +239,9 @@ def looked_up(record: list[Recorded], service: str, second: float, now: float) -
     if after is not None:
         patience_s = 3 * max(last.period_s, after.period_s)
         is_near = is_near or after.second - last.second <= patience_s
-    elif last == max(record):
+    elif last is max(
+        (one for one in record if one.shard == last.shard), key=lambda one: one.second
+    ):
         is_near = is_near or now - last.second <= 3 * last.period_s
     return last.states[service] if is_near else "unseen"
 
@@ -279,7 +286,62 @@ def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
     compare(look, record, second + 5000)
 
 
-def compare(look: Looks, record: list[Recorded], now_s: float) -> None:
+def look_in_shards(
+    look: Looks, second: float, shards: int, states: dict[str, str], *, apart_s: float = 5.0
+) -> list[Recorded]:
+    """Run the passes of all shards, one after the other; return what they saw."""
+    passes = []
+    for shard in range(shards):
+        look.env.setenv("SHARD_COUNT", str(shards))
+        look.env.setenv("JOB_COMPLETION_INDEX", str(shard))
+        seen = {name: state for name, state in states.items() if shard_of(name, shards) == shard}
+        moment = second + apart_s * shard
+        look(moment, seen, period_s=600.0)
+        passes.append(Recorded(moment, 600.0, seen, f"{shard}/{shards}"))
+    return passes
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_resharded(look: Looks, seed: int) -> None:
+    """The same while the number of shards changes, and services are added and removed.
+
+    A service goes to another shard with its history. Each number of shards comes back later, when
+    the shards of that number find their spans of before.
+    """
+    chance = random.Random(seed)
+    record: list[Recorded] = []
+    states = dict.fromkeys(SERVICES, "healthy")
+    monitored = set(SERVICES[:4])
+    shards = 1
+    second = 0.0
+    for _ in range(40):
+        second += 20 + chance.choice([600.0] * 4 + [670, 950, 1810, 6000])
+        if chance.random() < 0.25:
+            shards = {1: 3, 3: 2, 2: 1}[shards]
+        if chance.random() < 0.15:
+            monitored ^= {chance.choice(SERVICES)}
+        look.services(*sorted(monitored))
+        for service in SERVICES:
+            if chance.random() < 0.15:
+                states[service] = chance.choice(STATES)
+        seen = {name: states[name] for name in sorted(monitored)}
+        record += look_in_shards(look, second, shards, seen)
+    compare(look, record, second + 5000, SERVICES)
+
+
+def test_resharded_and_back(look: Looks) -> None:
+    """A number of shards that is back after one pass goes on where it was."""
+    record: list[Recorded] = []
+    shards = [1, 1, 3, 1, 1, 1, 2, 2, 1, 1]
+    for number, count in enumerate(shards):
+        states = dict.fromkeys("abc", "healthy" if count == 1 else "down")
+        record += look_in_shards(look, 600.0 * number, count, states, apart_s=0.0)
+    compare(look, record, 600.0 * len(shards))
+
+
+def compare(
+    look: Looks, record: list[Recorded], now_s: float, services: Sequence[str] = "abc"
+) -> None:
     """Compare the timelines of the database with a record of every pass, at every change."""
     columns = ", ".join(Run._fields)
     runs = [Run(**row) for row in look.database.rows(f"SELECT {columns} FROM ops_worker_run")]
@@ -294,7 +356,7 @@ def compare(look: Looks, record: list[Recorded], now_s: float) -> None:
     moments = {0.0, now_s, *(one.second for one in record)}
     moments |= {one.second + one.period_s for one in record}
     coverage = Coverage(runs, at(now_s))
-    for service in "abc":
+    for service in services:
         pieces = coverage.timeline(
             [span for span in spans if span.service == service], at(0), at(now_s + 1000)
         )

@@ -210,7 +210,7 @@ def test_period_changes(store: Store, database: Database, gap_s: int, runs: int)
 def test_samples_of_any_time(store: Store, database: Database) -> None:
     """Samples of an infinite time make nothing fail."""
     database.rows(SAMPLES)
-    database.rows("UPDATE system_metrics SET time = '-infinity' WHERE value = 0")
+    database.move_samples(f"timestamptz '{database.earliest}'", "value = 0")
     database.rows(LIVE)
     assert fill_all(store) > 0
     assert all(isinstance(run.first_at, datetime) for run in rows(database)[0])

@@ -1,0 +1,91 @@
+"""Samples in a hypertable of TimescaleDB whose older chunks are compressed.
+
+Most tests run on one as well, with OPS_TEST_TIMESCALE (docs/development.md). Those here need one.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops_worker.cli import main
+from ops_worker.core.rollup import HOUR
+from tests.passes.test_rollup import Rollup, assert_exact, history, last_hour, prepared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+CHUNKS = """
+SELECT count(*)
+FROM timescaledb_information.chunks
+WHERE hypertable_name = 'system_metrics' AND is_compressed
+"""
+
+
+@pytest.fixture
+def rollup(hypertable: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rollup:
+    """A hypertable without samples, and two services."""
+    return prepared(hypertable, monkeypatch, tmp_path)
+
+
+def test_compressed(rollup: Rollup) -> None:
+    """Hours and days of compressed samples are exact; no sample is removed."""
+    rows = history(1)
+    rollup.insert(rows)
+    assert rollup.database.value(CHUNKS) > 40
+    before = rollup.database.value("SELECT count(*) FROM system_metrics")
+    outcome = rollup(SAMPLES_DAYS="1", RECORD_OWN_METRICS="false")
+    assert outcome.rolled is not None
+    assert "system_metrics" not in outcome.rolled.removed
+    assert rollup.database.value("SELECT count(*) FROM system_metrics") == before
+    assert_exact(rollup, rows)
+
+
+def test_late_samples(rollup: Rollup) -> None:
+    """Samples for a compressed chunk are in the next run, compressed or not."""
+    rows = history(2, hours=30)
+    late = [row for row in rows if last_hour() - timedelta(hours=3) <= row.time < last_hour()]
+    rollup.insert([row for row in rows if row not in late])
+    rollup()
+    rollup.insert(late[::2])
+    rollup()
+    rollup.insert(late[1::2], compress=False)
+    rollup()
+    hours = rollup.rows(HOUR)
+    assert_exact(rollup, rows, levels=[HOUR])
+    assert rollup().rolled is not None
+    assert rollup.rows(HOUR) == hours
+
+
+def test_dropped_chunks(rollup: Rollup) -> None:
+    """What was rolled up stays when the policy of the hypertable drops its samples."""
+    rows = history(3, hours=40)
+    rollup.insert(rows)
+    rollup()
+    rollup.database.rows("SELECT drop_chunks('system_metrics', older_than => interval '12 hours')")
+    assert rollup().result.value == "recorded"
+    assert_exact(rollup, rows)
+
+
+def test_standalone(empty: Database, hypertable: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``init-db --standalone`` creates a hypertable with both policies; passes write to it."""
+    assert hypertable.is_hypertable, "the server has TimescaleDB"
+    empty.rows("CREATE EXTENSION timescaledb")
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    assert main(["init-db", "--standalone"]) == main(["metrics"]) == main(["rollup"]) == 0
+    jobs = """
+        SELECT proc_name
+        FROM timescaledb_information.jobs
+        WHERE hypertable_name = 'system_metrics'
+        ORDER BY proc_name
+    """
+    names = [row["proc_name"] for row in empty.rows(jobs)]
+    assert names == ["policy_compression", "policy_retention"]
+    assert empty.value("SELECT count(*) > 0 FROM show_chunks('system_metrics')")
+    assert main(["init-db", "--standalone"]) == main(["check"]) == 0
