@@ -561,14 +561,17 @@ class _Tally:
         self._seconds[part.state] += last - first
         if part.state == HEALTHY:
             self._doubts_up += doubt
-            self._outage = 0
         else:
             self._doubts_down += doubt
-            self._add_outage(last - first)
+        if last > first:
+            self._add_outage(part.state, last - first)
         self._add_to_buckets(part.state, first, last)
 
-    def _add_outage(self, length: int) -> None:
+    def _add_outage(self, state: str, length: int) -> None:
         """Count an outage, or make the last one longer: unseen time does not end it."""
+        if state == HEALTHY:
+            self._outage = 0
+            return
         if not self._outage:
             self._outages += 1
         self._outage += length

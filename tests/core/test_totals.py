@@ -89,6 +89,8 @@ def outages(pieces: Sequence[Piece]) -> tuple[int, float]:
     lengths: list[timedelta] = []
     is_open = False
     for piece in pieces:
+        if piece.begun == piece.ended:
+            continue  # where a clock was set back
         if piece.state in UNHEALTHY:
             if not is_open:
                 lengths.append(timedelta())
