@@ -1,25 +1,36 @@
-"""What happened in a period: from rows to availabilities, incidents and charts of a report."""
+"""What happened in a period: from rows to states, outages, incidents and charts of a report."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from itertools import groupby
+import heapq
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import HEALTH, METRICS, expected
-from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
+from ops_worker.core import slo, timeline
+from ops_worker.core.passes import expected
+from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
-from ops_worker.history.series import Key, Run
+from ops_worker.history import outages, status
+from ops_worker.history.ledger import timelines
+from ops_worker.history.outages import Interval
 from ops_worker.text import format_labels, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.core.model import Target
-    from ops_worker.history.rows import AlertRow, MaintenanceRow, PassCountRow
+    from ops_worker.core.slo import Budget
+    from ops_worker.core.timeline import Availability, Piece
+    from ops_worker.history.outages import Day, Outage
+    from ops_worker.history.rows import (
+        ActionRow,
+        AlertRow,
+        JsonValue,
+        MaintenanceRow,
+        PassCountRow,
+    )
     from ops_worker.history.series import Series
-    from ops_worker.history.status import StatusRows
+    from ops_worker.history.status import ServiceStatus, Status, StatusLedger, StatusRows
 
 MAX_BUCKETS = 144
 """Highest number of points in a chart: one every ten minutes of a day."""
@@ -28,59 +39,81 @@ BUCKET_PERIODS = 2
 
 With fewer, some points would have no row although no pass was missed.
 """
-CELLS = 600
-"""Parts of a timeline. Each one is as wide as the narrowest mark that can be seen."""
-FULL_COVERAGE = 1 - 1e-6
-"""A cell is up only if at least this share of it is known; the gap to 1 allows for rounding."""
+STATE_BUCKETS = 180
+"""Parts of a state bar. On a phone, each one is two pixels wide: narrower ones are not seen."""
+CALENDAR_AFTER = timedelta(days=4)
+"""A longer period has a bar for each day instead of a state bar for all of it."""
+MAX_DAYS = 400
+"""Longest calendar in days: the ledger keeps no more, unless ``HISTORY_DAYS`` says so."""
+MAX_DRAWN = 100
+"""Services with a bar and a list of outages; of more services, the worst ones."""
 MAX_CHARTS = 60
-MAX_TIMELINES = 100
+MAX_ACTIONS = 500
+"""People's actions that are listed: the newest ones. A script may have done thousands."""
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
 """The unit of a metric by the last word of its name."""
 
 
-class HealthRuns(NamedTuple):
-    """The runs of every service, by its name, and the periods of maintenance."""
+class ReportRows(NamedTuple):
+    """The rows that a report is made of, read at one moment of the database's clock, ``now``.
 
-    services: Sequence[tuple[str, Sequence[Run]]]
-    maintenance: Sequence[Run]
+    The period is from ``begun`` to ``ended``. ``status`` has the rows up to ``ended``; its series
+    may begin later than the period. ``ledger`` is None if there is none that may be read.
+    """
+
+    now: datetime
+    begun: datetime
+    ended: datetime
+    status: StatusRows
+    ledger: StatusLedger | None
+    incidents: Sequence[AlertRow]
+    maintenances: Sequence[MaintenanceRow]
+    actions: Sequence[ActionRow]
 
 
-class Span(NamedTuple):
-    """A part of a timeline with one state, in cells: ``down``, ``unknown`` or ``up``."""
+class ServiceReport(NamedTuple):
+    """What a service was in the period. The outages are the oldest first.
 
-    state: str
-    first: int
-    number: int
-
-
-class Availability(NamedTuple):
-    """How long a service was up, down and unknown, in seconds.
-
-    ``planned_s`` is the part of ``down_s`` in which there was maintenance.
+    ``planned_s`` is the part of the outages in which there was maintenance. Only the services that
+    are drawn have ``states`` of the buckets of the period, or in a long one ``days``. ``budget`` is
+    that of the objective's window, which ends with the period.
     """
 
     service: str
-    up_s: float
-    down_s: float
-    unknown_s: float
+    total: Availability
+    outages: Sequence[Outage]
     planned_s: float
-    outages: int
-    spans: Sequence[Span]
+    budget: Budget | None
+    states: Sequence[str] = ()
+    days: Sequence[Day] = ()
 
     @property
-    def known_s(self) -> float:
-        """The seconds in which it was up or down."""
-        return self.up_s + self.down_s
+    def unhealthy_s(self) -> float:
+        """The seconds in which it was seen and was not healthy."""
+        return sum(outage.seconds for outage in self.outages)
 
     @property
-    def available(self) -> float | None:
-        """The share of the known time in which it was up; None if nothing is known."""
-        return self.up_s / self.known_s if self.known_s else None
+    def longest(self) -> Outage | None:
+        """The longest single outage; of equal ones the first."""
+        return max(self.outages, key=lambda outage: outage.seconds, default=None)
 
     @property
-    def coverage(self) -> float:
-        """The share of the whole time that is known."""
-        return self.known_s / (self.known_s + self.unknown_s)
+    def longest_s(self) -> float:
+        """The length of the longest single outage in seconds; 0 if there was none."""
+        return self.longest.seconds if self.longest else 0.0
+
+
+class Now(NamedTuple):
+    """What is wrong at the end of a period that ends now.
+
+    ``wrong`` are the services that are unhealthy or stale. ``missing`` are monitored, and no pass
+    has recorded them.
+    """
+
+    verdict: str
+    status: Status
+    wrong: Sequence[ServiceStatus]
+    missing: Sequence[str]
 
 
 class Chart(NamedTuple):
@@ -142,26 +175,40 @@ class Maintenance(NamedTuple):
     reason: str
 
 
-class Report(NamedTuple):
-    """The content of a report, read at one moment of the database's clock, ``ended``.
+class Action(NamedTuple):
+    """What a person did. ``services`` is empty if it was about all of them, or about none."""
 
-    ``maintenance`` has the periods in which the health pass recorded one; ``maintenances`` has
-    those that people started. ``left_out`` is how many series have no chart.
+    at: datetime
+    what: str
+    by: str
+    reason: str
+    services: Sequence[str]
+    until: datetime | None
+
+
+class Report(NamedTuple):
+    """The content of a report, read at one moment of the database's clock, ``read_at``.
+
+    ``present`` is None if the period ends in the past. ``services`` are the worst first, those that
+    are drawn before the others; their calendar begins with ``calendar_begun``, if they have one.
+    Passes and charts begin with ``samples_begun``. ``left_out`` is how many series have no chart.
     """
 
     begun: datetime
     ended: datetime
-    services: Sequence[Availability]
-    maintenance: Sequence[Run]
+    read_at: datetime
+    present: Now | None
+    has_ledger: bool
+    services: Sequence[ServiceReport]
+    calendar_begun: datetime | None
     incidents: Sequence[Incident]
+    maintenances: Sequence[Maintenance]
+    actions: Sequence[Action]
+    samples_begun: datetime
     passes: Sequence[PassSummary]
     charts: Sequence[Chart]
     buckets: int
     left_out: int
-    maintenances: Sequence[Maintenance] = ()
-
-
-# What to read.
 
 
 def buckets(since_s: float, longest_s: float) -> int:
@@ -173,92 +220,142 @@ def buckets(since_s: float, longest_s: float) -> int:
     return max(1, min(MAX_BUCKETS, number))
 
 
-def health_series(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
-    """Return the series of health and of maintenance, each with the pass that writes it.
-
-    Every monitored service is among them, also without a row.
-    """
-    series = tuple(series)
-    health = [item.key for item in series if item.metric == HEALTHY]
-    monitored = [Key(target.series, HEALTHY, dict(target.tags)) for target in targets]
-    health += [key for key in monitored if key not in health]
-    own = [item for item in series if item.service == OPS_WORKER]
-    maintenance = [item.key for item in own if item.metric == MAINTENANCE]
-    return [
-        *((key, METRICS.name) for key in health),
-        *((key, HEALTH.name) for key in maintenance),
-    ]
-
-
-def health_runs(
-    chosen: Sequence[tuple[Key, str]], runs: Sequence[Sequence[Run]], targets: Iterable[Target]
-) -> HealthRuns:
-    """Return the runs by service, and the periods of maintenance.
-
-    ``chosen`` is the result of ``health_series``; ``runs`` has the runs of each of them.
-    """
-    names = _service_names(targets)
-    services: list[tuple[str, Sequence[Run]]] = []
-    maintenance: list[Run] = []
-    for (key, _), runs_of_key in zip(chosen, runs, strict=True):
-        if key.metric == HEALTHY:
-            name = _service_name(key.service, names) + format_labels(key.tags)
-            services.append((name, runs_of_key))
-        else:
-            maintenance += [run for run in runs_of_key if run.up]
-    return HealthRuns(services, _merge(maintenance))
-
-
-def _merge(runs: Iterable[Run]) -> list[Run]:
-    """Merge the runs that overlap: every shard of a health pass records the same maintenance."""
-    merged: list[Run] = []
-    for run in sorted(runs, key=lambda run: run.begun):
-        last = merged[-1] if merged else None
-        if last is not None and run.begun <= last.ended:
-            merged[-1] = last._replace(ended=max(last.ended, run.ended))
-        else:
-            merged.append(run)
-    return merged
-
-
-# What to show.
-
-
 def build(
-    rows: StatusRows,
+    rows: ReportRows,
     points: int,
-    health: HealthRuns,
-    incidents: Sequence[AlertRow],
-    targets: Iterable[Target],
+    targets: Sequence[Target],
+    maintenance_until: datetime | None = None,
 ) -> Report:
-    """Build the report: the services with the longest outages first, then by name.
+    """Build the report.
 
-    ``points`` is the number of buckets in the series of ``rows``.
+    ``points`` is the number of buckets in the series. ``maintenance_until`` is the end of the
+    maintenance in the settings, if they have one.
     """
-    begun = rows.now - timedelta(seconds=rows.since_s)
-    services = [
-        _availability(name, runs, health.maintenance, begun, rows.now)
-        for name, runs in health.services
-    ]
-    services.sort(key=lambda service: (-service.down_s, -service.unknown_s, service.service))
-    candidates = [series for series in rows.series if _has_chart(series)]
-    drawn = [series for series in candidates if _points(series) > 1]
-    drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
-    drawn = drawn[:MAX_CHARTS]
-    names = _service_names(targets)
-    width = timedelta(seconds=rows.since_s / points)
-    times = [begun + width * (number + 0.5) for number in range(points)]
+    maintained = maintenances(rows.maintenances)
+    calendar_begun = None
+    services: list[ServiceReport] = []
+    if rows.ledger is not None:
+        calendar_begun = _calendar_begun(rows, rows.ledger)
+        services = _services(rows.ledger, calendar_begun, maintained)
+    present = None
+    if rows.ended >= rows.now:
+        present = _now(rows, targets, maintenance_until)
+    samples_begun = rows.ended - timedelta(seconds=rows.status.since_s)
+    charts, left_out = _charts(rows.status.series, points, samples_begun, rows.ended, targets)
     return Report(
-        begun=begun,
-        ended=rows.now,
+        begun=rows.begun,
+        ended=rows.ended,
+        read_at=rows.now,
+        present=present,
+        has_ledger=rows.ledger is not None,
         services=services,
-        maintenance=health.maintenance,
-        incidents=[_incident(row, begun, rows.now) for row in incidents],
-        passes=_passes(rows),
-        charts=[_chart(series, names, times) for series in drawn],
+        calendar_begun=calendar_begun,
+        incidents=_incidents(rows),
+        maintenances=maintained[::-1],
+        actions=[_action(row) for row in rows.actions],
+        samples_begun=samples_begun,
+        passes=_passes(rows.status),
+        charts=charts,
         buckets=points,
-        left_out=len(candidates) - len(drawn),
+        left_out=left_out,
     )
+
+
+# What is wrong now.
+
+
+def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetime | None) -> Now:
+    series_of = {target.name: target.series for target in targets}
+    # The series are charts of their own.
+    document = status.build(rows.status._replace(series=()), series_of, maintenance_until)
+    recorded = {row.service for row in rows.status.services}
+    missing = sorted(target.name for target in targets if target.name not in recorded)
+    verdict = document.verdict
+    if missing and recorded:
+        verb = "service was" if len(missing) == 1 else "services were"
+        verdict += f"; {len(missing)} monitored {verb} never recorded"
+    wrong = [service for service in document.services if service.state != HEALTHY]
+    wrong.sort(key=lambda service: (service.stale, service.service))
+    return Now(verdict, document, wrong, [one_line(name) for name in missing])
+
+
+# Services.
+
+
+def _calendar_begun(rows: ReportRows, ledger: StatusLedger) -> datetime | None:
+    """Return the first day of the calendars; None if the period is short.
+
+    Days before the first pass of all are left out.
+    """
+    if rows.ended - rows.begun <= CALENDAR_AFTER:
+        return None
+    begun = max(rows.begun, rows.ended - timedelta(days=MAX_DAYS))
+    firsts = [run.first_at for runs in ledger.period.runs.values() for run in runs]
+    first = min(firsts, default=begun).astimezone(UTC)
+    if begun < first < rows.ended:
+        begun = max(begun, datetime.combine(first.date(), time(), tzinfo=UTC))
+    return begun
+
+
+def _services(
+    ledger: StatusLedger, calendar_begun: datetime | None, maintained: Sequence[Maintenance]
+) -> list[ServiceReport]:
+    """Return the services, those with most unhealthy time first; the worst ones are drawn."""
+    budgets = _budgets(ledger)
+    planned = outages.united(Interval(item.begun, item.ended) for item in maintained)
+    services: list[ServiceReport] = []
+
+    def summed() -> Iterator[tuple[ServiceReport, list[Piece]]]:
+        """Yield each service with its timeline, which is kept of the worst ones only."""
+        for service, pieces in timelines(ledger.period):
+            summary = _service(service, pieces, planned, budgets)
+            services.append(summary)
+            yield summary, pieces
+
+    worst = heapq.nsmallest(MAX_DRAWN, summed(), key=lambda item: _urgency(item[0]))
+    drawn = []
+    for summary, pieces in worst:
+        since, until = ledger.period.since, ledger.period.until
+        if calendar_begun is None:
+            states = timeline.bucket_states(pieces, since, until, STATE_BUCKETS)
+            drawn.append(summary._replace(states=states))
+        else:
+            drawn.append(summary._replace(days=outages.days(pieces, calendar_begun, until)))
+    services.sort(key=_urgency)
+    return [*drawn, *services[len(drawn) :]]
+
+
+def _urgency(service: ServiceReport) -> tuple[float, float, str]:
+    return (-service.unhealthy_s, service.total.coverage, service.service)
+
+
+def _service(
+    service: str,
+    pieces: Sequence[Piece],
+    planned: Sequence[Interval],
+    budgets: Mapping[str, Budget],
+) -> ServiceReport:
+    found = outages.outages(pieces)
+    return ServiceReport(
+        service=one_line(service),
+        total=timeline.availability(pieces),
+        outages=[outage._replace(reason=one_line(outage.reason)) for outage in found],
+        planned_s=sum(outages.seconds_within(outage, planned) for outage in found),
+        budget=budgets.get(service),
+    )
+
+
+def _budgets(ledger: StatusLedger) -> dict[str, Budget]:
+    """Return what is left of the error budget of each service that has an objective."""
+    budgets = {}
+    for window in ledger.windows:
+        for service, pieces in timelines(window):
+            total = timeline.availability(pieces)
+            budgets[service] = slo.budget(ledger.objectives[service], total)
+    return budgets
+
+
+# People, incidents and passes.
 
 
 def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
@@ -288,82 +385,50 @@ def _is_repeat(maintenance: Maintenance, before: Maintenance) -> bool:
     return same_person and same_reason and before.ended >= maintenance.begun
 
 
-# Availability.
+ACTIONS = {
+    "acknowledged": "acknowledged alert",
+    "closed": "closed alert",
+    "pruned": "removed services (alerts prune)",
+    "maintenance_started": "started a maintenance",
+    "maintenance_ended": "ended the maintenance",
+}
+"""What people did, in words; an action that is not here is shown as it is."""
 
 
-def _availability(
-    service: str, runs: Sequence[Run], maintenance: Sequence[Run], begun: datetime, ended: datetime
-) -> Availability:
-    outages = [run for run in runs if not run.up]
-    up_s = sum(run.seconds for run in runs if run.up)
-    down_s = sum(run.seconds for run in outages)
-    whole_s = (ended - begun).total_seconds()
-    return Availability(
-        service=service,
-        up_s=up_s,
-        down_s=down_s,
-        unknown_s=max(0.0, whole_s - up_s - down_s),
-        planned_s=sum(_overlap_s(outage, run) for outage in outages for run in maintenance),
-        outages=len(outages),
-        spans=spans(runs, begun, ended),
+def _action(row: ActionRow) -> Action:
+    what = ACTIONS.get(row.action, one_line(row.action))
+    return Action(
+        at=row.at,
+        what=what if row.alert is None else f"{what} {row.alert}",
+        by=one_line(row.by),
+        reason=one_line(row.reason),
+        services=_names(row.services),
+        until=row.until,
     )
 
 
-def _overlap_s(first: Run, second: Run) -> float:
-    begun, ended = max(first.begun, second.begun), min(first.ended, second.ended)
-    return max(0.0, (ended - begun).total_seconds())
+def _names(value: JsonValue) -> list[str]:
+    """Return the names in a JSON array; nothing for any other value."""
+    if not isinstance(value, list):
+        return []
+    return [one_line(name) for name in value if isinstance(name, str)]
 
 
-def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
-    """Lay runs out on a timeline of so many cells.
-
-    A cell is down if the service was down at any time of it, so that a short outage is seen. It is
-    up only if all of it is known.
-    """
-    cell_s = (ended - begun).total_seconds() / cells
-    known = [0.0] * cells
-    down = [False] * cells
-    for run in runs:
-        low = (run.begun - begun).total_seconds() / cell_s
-        high = (run.ended - begun).total_seconds() / cell_s
-        for cell in range(_cell(low, cells), _cell(high, cells) + 1):
-            part = max(0.0, min(high, cell + 1) - max(low, cell))
-            known[cell] += part
-            if part > 0 and not run.up:
-                down[cell] = True
-    states = ["up" if share > FULL_COVERAGE else "unknown" for share in known]
-    for cell in range(cells):
-        if down[cell]:
-            states[cell] = "down"
-    result: list[Span] = []
-    first = 0
-    for state, group in groupby(states):
-        number = len(list(group))
-        result.append(Span(state, first, number))
-        first += number
-    return result
+def _incidents(rows: ReportRows) -> list[Incident]:
+    """Return the incidents, the newest first."""
+    incidents = [
+        _incident(row, rows.begun, rows.ended)
+        for row in rows.incidents
+        # An alert that is open now may have a time in the future, from a wrong clock.
+        if row.created_at <= rows.ended or rows.ended >= rows.now
+    ]
+    return incidents[::-1]
 
 
-def _cell(position: float, cells: int) -> int:
-    return min(cells - 1, max(0, int(position)))
-
-
-def _service_names(targets: Iterable[Target]) -> dict[str, str]:
-    """Return the name of each monitored service by its name in ``system_metrics``."""
-    return {target.series: target.name for target in targets}
-
-
-def _service_name(series: str | None, names: Mapping[str, str]) -> str:
-    return one_line(names.get(series or "", series or "(none)"))
-
-
-# Incidents and passes.
-
-
-def _incident(row: AlertRow, begun: datetime, now: datetime) -> Incident:
+def _incident(row: AlertRow, begun: datetime, ended: datetime) -> Incident:
     # An open alert may have the time at which an earlier release closed it.
     closed_at = row.closed_at if row.status == "CLOSED" else None
-    open_s = ((closed_at or now) - row.created_at).total_seconds()
+    open_s = ((closed_at or ended) - row.created_at).total_seconds()
     return Incident(
         id=row.id,
         service=one_line(row.service),
@@ -425,6 +490,25 @@ def _silent_pass(name: str, since_s: float) -> PassSummary:
 # Charts.
 
 
+def _charts(
+    all_series: Sequence[Series],
+    points: int,
+    begun: datetime,
+    ended: datetime,
+    targets: Iterable[Target],
+) -> tuple[list[Chart], int]:
+    """Return the charts, and the number of series that have none."""
+    candidates = [series for series in all_series if _has_chart(series)]
+    drawn = [series for series in candidates if _points(series) > 1]
+    drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
+    drawn = drawn[:MAX_CHARTS]
+    names = {target.series: target.name for target in targets}
+    width = (ended - begun) / points
+    times = [begun + width * (number + 0.5) for number in range(points)]
+    charts = [_chart(series, names, times) for series in drawn]
+    return charts, len(candidates) - len(drawn)
+
+
 def _has_chart(series: Series) -> bool:
     """Return whether a series is worth a chart: health is a timeline, most self-metrics are not."""
     if series.metric == HEALTHY:
@@ -446,7 +530,7 @@ def _chart_group(series: Series) -> int:
 def _chart(series: Series, names: Mapping[str, str], times: Sequence[datetime]) -> Chart:
     unit = UNITS.get(series.metric.rpartition("_")[2], "")
     chart = Chart(
-        service=_service_name(series.service, names),
+        service=one_line(names.get(series.service or "", series.service or "(none)")),
         metric=one_line(series.metric) + format_labels(series.tags),
         unit=unit,
         latest=series.latest,

@@ -166,6 +166,18 @@ class MaintenanceRow(NamedTuple):
     reason: str
 
 
+class ActionRow(NamedTuple):
+    """What a person did: ``actions``. ``until`` is the end of a maintenance, ``alert`` its ID."""
+
+    at: datetime
+    action: str
+    by: str
+    reason: str
+    services: JsonValue
+    until: datetime | None
+    alert: int | None
+
+
 class RunningMaintenance(NamedTuple):
     """The maintenance that is running: ``maintenance``. ``left_s`` is the time until its end."""
 

@@ -290,6 +290,29 @@ SELECT
 FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s
 
+-- name: actions_readable
+-- Whether this role may read what people did, which a reader can do without.
+SELECT has_table_privilege('ops_worker_action', 'SELECT') AS readable
+
+-- name: actions
+-- What people did between two times, the newest first. An infinite end of a maintenance is moved to
+-- a time within ten years.
+SELECT
+    at,
+    action,
+    by,
+    reason,
+    services,
+    CASE
+        WHEN until IS NOT NULL
+            THEN least(greatest(until, at - interval '10 years'), at + interval '10 years')
+    END AS until,
+    alert
+FROM ops_worker_action
+WHERE at > %(since)s AND at <= %(until)s
+ORDER BY at DESC, id DESC
+LIMIT %(limit)s
+
 -- name: ledger_readable
 -- Whether this role may read the ledger, which a reader can do without.
 SELECT

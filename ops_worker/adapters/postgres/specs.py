@@ -65,6 +65,7 @@ HISTORY_OPTIONAL_TABLES = (
     "service_health",
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
+    ACTION_TABLE,
     *LEDGER_READ_TABLES,
 )
 """The tables that readers can do without: passes or a person create them."""

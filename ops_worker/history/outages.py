@@ -1,0 +1,179 @@
+"""Outages and days of a timeline: what a report shows of a service besides its sums."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from ops_worker.core.ledger import HEALTHY, UNSEEN
+from ops_worker.core.timeline import WORST_FIRST, bucket_states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ops_worker.core.timeline import Piece
+
+DAY = timedelta(days=1)
+
+
+class Outage(NamedTuple):
+    """An unbroken time in which a service was seen and was not healthy.
+
+    ``state`` is the worst one in it, and ``reason`` that of its longest part in this state. The
+    true length is between ``least_s`` and ``most_s`` seconds.
+    """
+
+    state: str
+    reason: str
+    begun: datetime
+    ended: datetime
+    least_s: float
+    most_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.ended - self.begun).total_seconds()
+
+
+class Day(NamedTuple):
+    """A day in UTC, or the part of it that is in the period.
+
+    ``state`` is the worst one that was seen (``core.timeline.bucket_states``).
+    """
+
+    begun: datetime
+    ended: datetime
+    state: str
+    healthy_s: float
+    unhealthy_s: float
+    unseen_s: float
+
+    @property
+    def seen_s(self) -> float:
+        """The seconds in which the service was seen."""
+        return self.healthy_s + self.unhealthy_s
+
+    @property
+    def availability(self) -> float | None:
+        """The healthy share of the seen time; None if nothing was seen."""
+        return self.healthy_s / self.seen_s if self.seen_s else None
+
+    @property
+    def coverage(self) -> float:
+        """The seen share of the day."""
+        return self.seen_s / (self.seen_s + self.unseen_s)
+
+
+class Interval(NamedTuple):
+    """A time from a begin to an end."""
+
+    begun: datetime
+    ended: datetime
+
+
+def outages(pieces: Iterable[Piece]) -> list[Outage]:
+    """Return the outages of a timeline, the oldest first.
+
+    States that follow each other are one outage. A time in which nobody looked ends it, because
+    nobody knows what the service was then.
+    """
+    found: list[Outage] = []
+    parts: list[Piece] = []
+    for piece in pieces:
+        if piece.state not in {HEALTHY, UNSEEN}:
+            parts.append(piece)
+        elif parts:
+            found.append(_outage(parts))
+            parts = []
+    if parts:
+        found.append(_outage(parts))
+    return found
+
+
+def _outage(parts: Sequence[Piece]) -> Outage:
+    first, last = parts[0], parts[-1]
+    worst = min(parts, key=lambda piece: (WORST_FIRST.index(piece.state), -piece.seconds))
+    length_s = (last.ended - first.begun).total_seconds()
+    least_s = (last.last_seen - first.first_seen).total_seconds()
+    most_s = (last.to_latest - first.from_earliest).total_seconds()
+    return Outage(
+        state=worst.state,
+        reason=worst.reason,
+        begun=first.begun,
+        ended=last.ended,
+        # Sights of a part that was cut out of a longer time may be outside of it.
+        least_s=min(max(0.0, least_s), length_s),
+        most_s=max(most_s, length_s),
+    )
+
+
+def days(pieces: Sequence[Piece], since: datetime, until: datetime) -> list[Day]:
+    """Return the days from ``since`` to ``until``, the oldest first.
+
+    ``pieces`` are a timeline of this period, or of a longer one.
+    """
+    result = []
+    place = 0
+    for begun, ended in _day_edges(since, until):
+        while place < len(pieces) and pieces[place].ended <= begun:
+            place += 1
+        stop = place
+        while stop < len(pieces) and pieces[stop].begun < ended:
+            stop += 1
+        result.append(_day(pieces[place:stop], begun, ended))
+    return result
+
+
+def _day_edges(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
+    """Return the begin and the end of each day of a period; the first and last one may be cut."""
+    edges = []
+    begun = since.astimezone(UTC)
+    while begun < until:
+        midnight = datetime.combine(begun.date(), time(), tzinfo=UTC)
+        ended = min(midnight + DAY, until)
+        edges.append((begun, ended))
+        begun = ended
+    return edges
+
+
+def _day(pieces: Sequence[Piece], begun: datetime, ended: datetime) -> Day:
+    healthy_s = unhealthy_s = unseen_s = 0.0
+    for piece in pieces:
+        length_s = (min(piece.ended, ended) - max(piece.begun, begun)).total_seconds()
+        if piece.state == HEALTHY:
+            healthy_s += length_s
+        elif piece.state == UNSEEN:
+            unseen_s += length_s
+        else:
+            unhealthy_s += length_s
+    return Day(
+        begun=begun,
+        ended=ended,
+        state=bucket_states(pieces, begun, ended, 1)[0],
+        healthy_s=healthy_s,
+        unhealthy_s=unhealthy_s,
+        unseen_s=unseen_s,
+    )
+
+
+def united(intervals: Iterable[Interval]) -> list[Interval]:
+    """Return these times without overlaps, the oldest first."""
+    result: list[Interval] = []
+    for interval in sorted(intervals):
+        last = result[-1] if result else None
+        if last is not None and interval.begun <= last.ended:
+            result[-1] = Interval(last.begun, max(last.ended, interval.ended))
+        else:
+            result.append(interval)
+    return result
+
+
+def seconds_within(outage: Outage, intervals: Iterable[Interval]) -> float:
+    """Return how many seconds of an outage are in these times, which do not overlap."""
+    total_s = 0.0
+    for interval in intervals:
+        begun = max(outage.begun, interval.begun)
+        ended = min(outage.ended, interval.ended)
+        total_s += max(0.0, (ended - begun).total_seconds())
+    return total_s
