@@ -5,13 +5,14 @@ The only importer of jinja2 and matplotlib, which come with the extra ``report``
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ops_worker import __version__
-from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.passes import HEALTH
+from ops_worker.core.slo import DAY_S
 from ops_worker.errors import SettingsError
 from ops_worker.history import report as reports
 from ops_worker.history.status import WELL_SEEN
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     from ops_worker.adapters.html.charts import Drawing
 except ImportError as error:
@@ -36,12 +37,15 @@ except ImportError as error:
 
 DECIMALS = 3
 """Decimals of a percentage."""
+COVERAGE_DECIMALS = 1
+"""Decimals of the share of time that was seen."""
 MAX_ROWS = 100
 """Services and alerts in the list of what is wrong now."""
 MAX_OUTAGES = 50
 """Outages of a service that are listed: the newest ones."""
 MAX_NAMES = 20
 """Services that are named where a person did something."""
+_BEFORE_UNIT = re.compile(r"(\d) (?=[a-z%])")
 LEAST_PART = 25.0
 """Percent of a day's bar that has the pattern of its worst state, however short that was."""
 
@@ -56,14 +60,16 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "budget_left": budget_left,
+        "breakable": breakable,
+        "budget_left": lambda budget: unbroken(budget_left(budget)),
         "chosen_day": chosen_day,
         "clock": clock,
-        "day_numbers": day_numbers,
-        "duration": format_duration,
+        "day_numbers": lambda day: unbroken(day_numbers(day)),
+        "duration": duration,
+        "length_of": length_of,
         "month": month,
         "part": part,
-        "percent": percent,
+        "percent": lambda share, decimals=DECIMALS: unbroken(percent(share, decimals)),
         "segments": segments,
         "si": format_si,
         "stamp": datetime.isoformat,
@@ -91,17 +97,39 @@ def render(report: Report) -> str:
         max_rows=MAX_ROWS,
         max_outages=MAX_OUTAGES,
         max_names=MAX_NAMES,
+        coverage_decimals=COVERAGE_DECIMALS,
         well_seen=WELL_SEEN,
         version=__version__,
         health_pass=HEALTH.name,
     )
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, decimals: int = DECIMALS) -> str:
     """Return a share as a percentage, rounded down: only the whole is 100 %."""
     if share is None:
         return "unknown"
-    return f"{percent_rounded_down(share, DECIMALS):g} %"
+    return f"{percent_rounded_down(share, decimals):g} %"
+
+
+def unbroken(text: str) -> str:
+    """Return a text in which no line ends between a number and its unit."""
+    return _BEFORE_UNIT.sub("\\1\u00a0", text)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration whose numbers are never apart from their units."""
+    return unbroken(format_duration(seconds))
+
+
+def length_of(seconds: float) -> str:
+    """Return the length of a period; that of one day is 24 h."""
+    return "24 h" if round(seconds) == DAY_S else format_duration(seconds)
+
+
+def breakable(name: str) -> Markup:
+    """Return a name with labels, which may be broken between them and never inside of one."""
+    text = str(escape(name))
+    return Markup(text.replace("{", "<wbr>{").replace(",", ",<wbr>"))  # noqa: S704
 
 
 def clock(moment: datetime) -> str:
@@ -140,10 +168,8 @@ def day_numbers(day: Day) -> str:
         return f"{date}: nobody looked"
     text = f"{date}: {percent(day.availability)} healthy"
     if day.unhealthy_s:
-        text += f", {format_duration(day.unhealthy_s)} unhealthy, at worst {day.state}"
-    if day.state == UNSEEN:
-        text += ", hardly seen"
-    return f"{text}, seen {percent(day.coverage)} of the time"
+        text += f", {format_duration(day.unhealthy_s)} unhealthy (worst: {day.state})"
+    return f"{text}, seen {percent(day.coverage, COVERAGE_DECIMALS)}"
 
 
 def budget_left(budget: Budget) -> str:
@@ -156,8 +182,8 @@ def budget_left(budget: Budget) -> str:
         return f"{text} (of {format_duration(whole_s)})"
     left = f"{_whole_percent(budget.left_s, budget)} % left"
     least, most = (_whole_percent(value, budget) for value in (budget.least_s, budget.most_s))
-    bounds = "" if least == most else f"{least} to {most} %; "
-    return f"{left} ({bounds}{format_duration(budget.left_s)} of {format_duration(whole_s)})"
+    bounds = "" if least == most else f" ({least} to {most} %)"
+    return f"{left}{bounds}: {format_duration(budget.left_s)} of {format_duration(whole_s)}"
 
 
 def _whole_percent(left_s: float, budget: Budget) -> int:

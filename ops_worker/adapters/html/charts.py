@@ -31,6 +31,8 @@ CHART_IN = (4.6, 1.9)
 """Width and height of a chart in inches: its text is readable on a phone, whose width it has."""
 LINES: dict[str, Any] = {"mean": "solid", "peak": (0, (4, 1.5))}
 """How each line is drawn: readers who do not see colours can tell them apart."""
+HEADROOM = 0.08
+"""The share of an axis that stays free beyond the values, so that no line is on its edge."""
 MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.9
 """Widths of the lines in points."""
 STYLE: dict[Any, Any] = {
@@ -84,10 +86,7 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
             _line(axes, chart.times, chart.peaks, "peak", PEAK_WIDTH)
         _line(axes, chart.times, chart.means, "mean", MEAN_WIDTH)
         known = [value for value in (*chart.means, *(chart.peaks or ())) if value is not None]
-        if min(known, default=0.0) >= 0:
-            axes.set_ylim(bottom=0)
-        elif max(known) <= 0:
-            axes.set_ylim(top=0)
+        _value_axis(axes, known)
         _legend(axes, name, has_peaks=chart.peaks is not None)
         axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -156,6 +155,17 @@ def _without_neighbours(values: Sequence[float | None]) -> list[int]:
         if value is not None and before is None and after is None:
             places.append(place)
     return places
+
+
+def _value_axis(axes: Any, values: Sequence[float]) -> None:
+    """Let the axis have its zero, and some room beyond the values."""
+    low, high = min([0.0, *values]), max([0.0, *values])
+    margin = (high - low) * HEADROOM
+    if low < 0:
+        low -= margin
+    if high > 0 or low == 0:
+        high += margin or 1.0
+    axes.set_ylim(low, high)
 
 
 def _time_axis(axes: Any, report: Report) -> None:
