@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.ledger import HEALTHY, UNSEEN
-from ops_worker.core.timeline import WORST_FIRST, bucket_states
+from ops_worker.core.timeline import WORST_FIRST, bucket_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class Outage(NamedTuple):
 class Day(NamedTuple):
     """A day in UTC, or the part of it that is in the period.
 
-    ``state`` is the worst one that was seen (``core.timeline.bucket_states``).
+    ``state`` is the worst one that was seen (``core.timeline.bucket_state``).
     """
 
     begun: datetime
@@ -138,22 +138,17 @@ def _day_edges(since: datetime, until: datetime) -> list[tuple[datetime, datetim
 
 
 def _day(pieces: Sequence[Piece], begun: datetime, ended: datetime) -> Day:
-    healthy_s = unhealthy_s = unseen_s = 0.0
+    seconds: dict[str, float] = {}
     for piece in pieces:
-        length_s = (min(piece.ended, ended) - max(piece.begun, begun)).total_seconds()
-        if piece.state == HEALTHY:
-            healthy_s += length_s
-        elif piece.state == UNSEEN:
-            unseen_s += length_s
-        else:
-            unhealthy_s += length_s
+        length = min(piece.ended, ended) - max(piece.begun, begun)
+        seconds[piece.state] = seconds.get(piece.state, 0.0) + length.total_seconds()
     return Day(
         begun=begun,
         ended=ended,
-        state=bucket_states(pieces, begun, ended, 1)[0],
-        healthy_s=healthy_s,
-        unhealthy_s=unhealthy_s,
-        unseen_s=unseen_s,
+        state=bucket_state(seconds),
+        healthy_s=seconds.get(HEALTHY, 0.0),
+        unhealthy_s=sum(seconds[state] for state in WORST_FIRST if state in seconds),
+        unseen_s=seconds.get(UNSEEN, 0.0),
     )
 
 

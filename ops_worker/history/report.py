@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ from ops_worker.core import slo, timeline
 from ops_worker.core.passes import expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
+from ops_worker.core.timeline import WORST_FIRST
 from ops_worker.history import outages, status
 from ops_worker.history.ledger import timelines
 from ops_worker.history.outages import Interval
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
     from ops_worker.core.slo import Budget
     from ops_worker.core.timeline import Availability, Piece
+    from ops_worker.history.ledger import LedgerRows
     from ops_worker.history.outages import Day, Outage
     from ops_worker.history.rows import (
         ActionRow,
@@ -71,36 +72,45 @@ class ReportRows(NamedTuple):
     actions: Sequence[ActionRow]
 
 
-class ServiceReport(NamedTuple):
-    """What a service was in the period. The outages are the oldest first.
+class Summary(NamedTuple):
+    """The sums of a service over a period; ``longest_s`` is the length of its longest outage."""
 
-    ``planned_s`` is the part of the outages in which there was maintenance. Only the services that
-    are drawn have ``states`` of the buckets of the period, or in a long one ``days``. ``budget`` is
-    that of the objective's window, which ends with the period.
+    availability: Availability
+    outages: int
+    longest_s: float
+
+
+class ServiceReport(NamedTuple):
+    """What a service was in the period.
+
+    ``budget`` is that of the objective's window, which ends with the period. Only a service that
+    ``is_drawn`` has ``outages``, the oldest first, and ``states`` of the buckets of the period, or
+    in a long one ``days``. ``planned_s`` is the part of its outages in which there was maintenance.
     """
 
     service: str
-    total: Availability
-    outages: Sequence[Outage]
-    planned_s: float
+    summary: Summary
     budget: Budget | None
+    is_drawn: bool = False
+    outages: Sequence[Outage] = ()
+    planned_s: float = 0.0
     states: Sequence[str] = ()
     days: Sequence[Day] = ()
 
     @property
+    def total(self) -> Availability:
+        """The seconds in each state, and what follows from them."""
+        return self.summary.availability
+
+    @property
     def unhealthy_s(self) -> float:
         """The seconds in which it was seen and was not healthy."""
-        return sum(outage.seconds for outage in self.outages)
+        return sum(self.total.seconds[state] for state in WORST_FIRST)
 
     @property
     def longest(self) -> Outage | None:
         """The longest single outage; of equal ones the first."""
         return max(self.outages, key=lambda outage: outage.seconds, default=None)
-
-    @property
-    def longest_s(self) -> float:
-        """The length of the longest single outage in seconds; 0 if there was none."""
-        return self.longest.seconds if self.longest else 0.0
 
 
 class Now(NamedTuple):
@@ -301,58 +311,54 @@ def _services(
     ledger: StatusLedger, calendar_begun: datetime | None, maintained: Sequence[Maintenance]
 ) -> list[ServiceReport]:
     """Return the services, those with most unhealthy time first; the worst ones are drawn."""
-    budgets = _budgets(ledger)
+    budgets = {
+        service: slo.budget(ledger.objectives[service], summary.availability)
+        for window in ledger.windows
+        for service, summary in _summaries(window)
+    }
+    services = []
+    for name, summary in _summaries(ledger.period):
+        services.append((name, ServiceReport(one_line(name), summary, budgets.get(name))))
+    services.sort(key=lambda item: _urgency(item[1]))
     planned = outages.united(Interval(item.begun, item.ended) for item in maintained)
-    services: list[ServiceReport] = []
+    rows = ledger.period._replace(services=[name for name, _ in services[:MAX_DRAWN]])
+    drawn = [
+        _drawn(service, pieces, calendar_begun, rows, planned)
+        for (_, service), (_, pieces) in zip(services, timelines(rows), strict=False)
+    ]
+    return [*drawn, *(service for _, service in services[MAX_DRAWN:])]
 
-    def summed() -> Iterator[tuple[ServiceReport, list[Piece]]]:
-        """Yield each service with its timeline, which is kept of the worst ones only."""
-        for service, pieces in timelines(ledger.period):
-            summary = _service(service, pieces, planned, budgets)
-            services.append(summary)
-            yield summary, pieces
 
-    worst = heapq.nsmallest(MAX_DRAWN, summed(), key=lambda item: _urgency(item[0]))
-    drawn = []
-    for summary, pieces in worst:
-        since, until = ledger.period.since, ledger.period.until
-        if calendar_begun is None:
-            states = timeline.bucket_states(pieces, since, until, STATE_BUCKETS)
-            drawn.append(summary._replace(states=states))
-        else:
-            drawn.append(summary._replace(days=outages.days(pieces, calendar_begun, until)))
-    services.sort(key=_urgency)
-    return [*drawn, *services[len(drawn) :]]
+def _summaries(rows: LedgerRows) -> Iterator[tuple[str, Summary]]:
+    """Yield the sums of each service."""
+    for service, pieces in timelines(rows):
+        found = outages.outages(pieces)
+        longest_s = max((outage.seconds for outage in found), default=0.0)
+        yield service, Summary(timeline.availability(pieces), len(found), longest_s)
 
 
 def _urgency(service: ServiceReport) -> tuple[float, float, str]:
     return (-service.unhealthy_s, service.total.coverage, service.service)
 
 
-def _service(
-    service: str,
+def _drawn(
+    service: ServiceReport,
     pieces: Sequence[Piece],
+    calendar_begun: datetime | None,
+    rows: LedgerRows,
     planned: Sequence[Interval],
-    budgets: Mapping[str, Budget],
 ) -> ServiceReport:
+    """Return a service with its outages, and with a bar or a calendar."""
     found = outages.outages(pieces)
-    return ServiceReport(
-        service=one_line(service),
-        total=timeline.availability(pieces),
+    service = service._replace(
+        is_drawn=True,
         outages=[outage._replace(reason=one_line(outage.reason)) for outage in found],
         planned_s=sum(outages.seconds_within(outage, planned) for outage in found),
-        budget=budgets.get(service),
     )
-
-
-def _budgets(ledger: StatusLedger) -> dict[str, Budget]:
-    """Return what is left of the error budget of each service that has an objective."""
-    budgets = {}
-    for window in ledger.windows:
-        for service, pieces in timelines(window):
-            total = timeline.availability(pieces)
-            budgets[service] = slo.budget(ledger.objectives[service], total)
-    return budgets
+    if calendar_begun is None:
+        states = timeline.bucket_states(pieces, rows.since, rows.until, STATE_BUCKETS)
+        return service._replace(states=states)
+    return service._replace(days=outages.days(pieces, calendar_begun, rows.until))
 
 
 # People, incidents and passes.
