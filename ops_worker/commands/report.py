@@ -74,7 +74,8 @@ def _read(transaction: Transaction, options: argparse.Namespace, settings: Setti
     since_s = (ended - begun).total_seconds()
     past = transaction.as_of(ended)
     samples_s = min(since_s, MAX_SINCE_S)
-    points = report.buckets(samples_s, longest_period_s(history.pass_records(past)))
+    records = report.probing(history.pass_records(past))
+    points = report.buckets(samples_s, longest_period_s(records))
     services = {target.name for target in targets}
     ledger = None
     if ledger_reads.is_readable(transaction):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo, timeline
-from ops_worker.core.passes import expected
+from ops_worker.core.passes import PASSES, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
 from ops_worker.core.timeline import WORST_FIRST
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ops_worker.core.model import Target
     from ops_worker.core.slo import Budget
+    from ops_worker.core.staleness import PassRecord
     from ops_worker.core.timeline import Availability, Piece
     from ops_worker.history.ledger import LedgerRows
     from ops_worker.history.outages import Day, Outage
@@ -221,10 +222,15 @@ class Report(NamedTuple):
     left_out: int
 
 
+def probing(records: Iterable[PassRecord]) -> list[PassRecord]:
+    """Return the records of the passes that write a sample of each series when they run."""
+    return [record for record in records if record.name not in PASSES or PASSES[record.name].probes]
+
+
 def buckets(since_s: float, longest_s: float) -> int:
     """Return the number of points in a chart over ``since_s`` seconds.
 
-    ``longest_s`` is the longest period of any pass, in seconds.
+    ``longest_s`` is the longest period of the passes that probe, in seconds.
     """
     number = int(since_s / (BUCKET_PERIODS * longest_s))
     return max(1, min(MAX_BUCKETS, number))

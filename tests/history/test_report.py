@@ -23,6 +23,7 @@ from ops_worker.history.report import (
     buckets,
     build,
     maintenances,
+    probing,
 )
 from ops_worker.history.rows import ActionRow, AlertRow, MaintenanceRow, PassCountRow
 from ops_worker.history.series import Bucket, Series
@@ -103,6 +104,10 @@ def test_buckets() -> None:
     )
     assert [buckets(since, 60) for since in (60, 600, 7200, 86_400)] == [1, 5, 60, 144]
     assert buckets(600, 5) == 60
+    records = [PassRecord(name, None, BEGUN, 60.0) for name in ("health", "rollup", "theirs")]
+    assert [record.name for record in probing(records)] == ["health", "theirs"], (
+        "an hourly pass that probes nothing does not make the points of a chart longer"
+    )
 
 
 @pytest.mark.unit
