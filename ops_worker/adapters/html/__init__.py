@@ -92,6 +92,7 @@ def render(report: Report) -> str:
         bucket_s=samples_s / report.buckets,
         last_word="now" if report.present else "at the end",
         state_buckets=reports.STATE_BUCKETS,
+        max_days=reports.MAX_DAYS,
         max_drawn=reports.MAX_DRAWN,
         max_actions=reports.MAX_ACTIONS,
         max_rows=MAX_ROWS,
