@@ -392,6 +392,9 @@ def test_odd_rows(look: Looks, capsys: pytest.CaptureFixture[str], statement: st
         look(second, {"a": state, "b": "healthy", "c": "healthy"})
     look.database.rows(statement)
     look.database.rows(
+        "UPDATE service_health SET details = details || '{\"status\": \"sleepy healthy\"}' WHERE service = 'a'"
+    )
+    look.database.rows(
         "INSERT INTO ops_worker_action (action, by, reason, services, until, alert) VALUES "
         "('slept', E'\\x1b', '', '{\"a\": 1}', 'infinity', -1), ('pruned', '', '', '[1, null, \"x\"]', '-infinity', NULL)"
     )
@@ -400,6 +403,7 @@ def test_odd_rows(look: Looks, capsys: pytest.CaptureFixture[str], statement: st
         assert main(["report", "-o", "-", "--since", since]) == 0
         page = capsys.readouterr().out
         assert "1 of 3 services is unhealthy" in page
+        assert 'class="state">sleepy healthy<' in page, "a word that nobody knows has no colour"
         assert len(re.findall('<li class="service"', page)) == 3
         assert "\x1b" not in page
 

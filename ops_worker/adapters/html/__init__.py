@@ -52,6 +52,43 @@ LEAST_PART = 25.0
 
 def render(report: Report) -> str:
     """Return a report as HTML. Every name and text in it is escaped."""
+    with Drawing() as drawing:
+        charts = [
+            (chart, _markup(drawing.chart(report, chart, place)))
+            for place, chart in enumerate(report.charts)
+        ]
+    states_now = {}
+    if report.present:
+        states_now = {item.service: item.state for item in report.present.status.services}
+    samples_s = (report.ended - report.samples_begun).total_seconds()
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            states_now=states_now,
+            planned=list(_planned(report)),
+            ticks=_ticks(report),
+            charts=charts,
+            bucket_s=samples_s / report.buckets,
+            last_word="now" if report.present else "at the end",
+            state_buckets=reports.STATE_BUCKETS,
+            max_days=reports.MAX_DAYS,
+            max_drawn=reports.MAX_DRAWN,
+            max_actions=reports.MAX_ACTIONS,
+            max_rows=MAX_ROWS,
+            max_outages=MAX_OUTAGES,
+            max_names=MAX_NAMES,
+            coverage_decimals=COVERAGE_DECIMALS,
+            well_seen=WELL_SEEN,
+            version=__version__,
+            health_pass=HEALTH.name,
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Return the templates with their filters."""
     environment = Environment(
         loader=PackageLoader("ops_worker.adapters.html", ""),
         autoescape=True,
@@ -74,35 +111,7 @@ def render(report: Report) -> str:
         "si": format_si,
         "stamp": datetime.isoformat,
     }
-    with Drawing() as drawing:
-        charts = [
-            (chart, _markup(drawing.chart(report, chart, place)))
-            for place, chart in enumerate(report.charts)
-        ]
-    states_now = {}
-    if report.present:
-        states_now = {item.service: item.state for item in report.present.status.services}
-    samples_s = (report.ended - report.samples_begun).total_seconds()
-    return environment.get_template("page.html").render(
-        report=report,
-        states_now=states_now,
-        planned=list(_planned(report)),
-        ticks=_ticks(report),
-        charts=charts,
-        bucket_s=samples_s / report.buckets,
-        last_word="now" if report.present else "at the end",
-        state_buckets=reports.STATE_BUCKETS,
-        max_days=reports.MAX_DAYS,
-        max_drawn=reports.MAX_DRAWN,
-        max_actions=reports.MAX_ACTIONS,
-        max_rows=MAX_ROWS,
-        max_outages=MAX_OUTAGES,
-        max_names=MAX_NAMES,
-        coverage_decimals=COVERAGE_DECIMALS,
-        well_seen=WELL_SEEN,
-        version=__version__,
-        health_pass=HEALTH.name,
-    )
+    return environment
 
 
 def percent(share: float | None, decimals: int = DECIMALS) -> str:
