@@ -60,22 +60,6 @@ def duration(text: str) -> float:
     return seconds
 
 
-def since(text: str) -> float:
-    """Return how many seconds ago a period begins: it is a duration, or a time of the past.
-
-    Raises ArgumentTypeError if that is not from 1 s to 31 d.
-    """
-    value = _time_or_age(text)
-    if isinstance(value, datetime):
-        value = (datetime.now(UTC) - value).total_seconds()
-    if value is None or not 1 <= value <= MAX_SINCE_S:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a duration from 1s to 31d, for example 30m, 1h30m or 7d, "
-            "nor a time of these days: 05:08, 2026-03-01 or 2026-03-01T05:08 (UTC)"
-        )
-    return value
-
-
 def time_or_age(text: str) -> datetime | float:
     """Return a time in UTC, or how many seconds ago it was: up to ten years.
 

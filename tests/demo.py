@@ -155,7 +155,10 @@ def tour(steps: Steps, folder: Path) -> int:
         print("\n=== at a glance, with two hours of history put before it ===", flush=True)
         ((first,),) = rows(url, FIRST)[1]
         seed(url, until=first)
-        if code := worker("init-db") or worker("report", "-o", PAGE, "--since", "2h"):
+        # The rollup pass fills the ledger from that history.
+        if code := worker("init-db") or worker("rollup"):
+            return code
+        if code := worker("report", "-o", PAGE, "--since", "2h"):
             return code
         shutil.move(folder / PAGE, PAGE)
         return worker("status", "--since", "2h")

@@ -47,12 +47,32 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="a monitored service, or one that was monitored before; without it, all that are "
         "recorded and were not removed by `alerts prune`",
     )
+    period_options(parser, "7d")
+    parser.add_argument(
+        "--pass",
+        dest="name",
+        choices=[ALL, *PASSES],
+        default=ALL,
+        help="whose history: that of one pass, or of all together (the default), where the metrics "
+        "pass counts if it looked, else the health pass",
+    )
+    parser.add_argument(
+        "--output",
+        choices=["table", "csv", "json"],
+        default="table",
+        help="a table for people (the default), a row for each span for spreadsheets, or one JSON "
+        "document",
+    )
+
+
+def period_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --since, --from and --to; ``default`` is how far back the period goes without them."""
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--since",
         type=time_or_age,
         metavar="TIME",
-        help="how far back the history goes: 90m, 1h30m, 7d (the default), 30d, 1y; "
+        help=f"how far back it goes: 90m, 1h30m, 30d, 1y; default: {default}; "
         "or from when: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
     )
     begin.add_argument(
@@ -69,21 +89,6 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=time_or_age,
         metavar="TIME",
         help="the end of the period, written in the same ways; default: now",
-    )
-    parser.add_argument(
-        "--pass",
-        dest="name",
-        choices=[ALL, *PASSES],
-        default=ALL,
-        help="whose history: that of one pass, or of all together (the default), where the metrics "
-        "pass counts if it looked, else the health pass",
-    )
-    parser.add_argument(
-        "--output",
-        choices=["table", "csv", "json"],
-        default="table",
-        help="a table for people (the default), a row for each span for spreadsheets, or one JSON "
-        "document",
     )
 
 
@@ -131,7 +136,7 @@ def _asked(
     from ops_worker.history.actions import action_document
     from ops_worker.history.ledger import LedgerPeriod
 
-    since, until = _period(options, transaction.now)
+    since, until = period(options, transaction.now, DEFAULT_PERIOD)
     services = ledger_reads.current_services(transaction)
     if options.service is not None:
         target = named_target(options.service, targets)
@@ -176,11 +181,17 @@ def _rows(period: LedgerPeriod, name: str, transaction: Transaction) -> LedgerRo
     return rows._replace(now=period.now)
 
 
-def _period(options: argparse.Namespace, now: datetime) -> tuple[datetime, datetime]:
-    """Return the beginning and the end of the period. Raises SettingsError for an empty one."""
+def period(
+    options: argparse.Namespace, now: datetime, default: timedelta
+) -> tuple[datetime, datetime]:
+    """Return the beginning and the end of the period of ``period_options``.
+
+    Without options it is ``default`` long and ends now. Raises SettingsError if it is empty, or in
+    the future.
+    """
     begun = options.since if options.since is not None else options.beginning
     until = now if options.end is None else _time(options.end, now)
-    since = until - DEFAULT_PERIOD if begun is None else _time(begun, now)
+    since = until - default if begun is None else _time(begun, now)
     for time in (until, since):
         if time > now:
             raise SettingsError([f"{_shown(time)}: this time is in the future; {_clock(now)}"])

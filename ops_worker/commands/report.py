@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ops_worker.arguments import env_file, since
+from ops_worker.arguments import env_file
 from ops_worker.commands.database import opened, read_history
+from ops_worker.commands.history import period, period_options
 from ops_worker.errors import DONE, FULL, SettingsError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from ops_worker.adapters.postgres.transaction import Transaction
-    from ops_worker.core.model import Target
     from ops_worker.history.report import Report
     from ops_worker.settings import Settings
 
 STDOUT = "-"
+DEFAULT_PERIOD = timedelta(days=1)
+"""The period without --since and --from."""
 MAX_PREFIX = 100
 """Characters of a file's name in that of its temporary file: a name may have 255 bytes."""
 
@@ -36,26 +38,19 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="the file to write; - is standard output",
     )
-    parser.add_argument(
-        "--since",
-        type=since,
-        default=86_400.0,
-        metavar="TIME",
-        help="how far back the report goes: 2h, 24h (the default), 7d; "
-        "or from when: 05:08, 2026-03-01",
-    )
+    period_options(parser, "24h")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Write the report.
 
-    Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written.
+    Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written or a
+    period that is not in the past.
     """
     from ops_worker.adapters.html import render
 
-    targets = settings.catalogue.targets
     with opened(settings, "report") as store:
-        report = read_history(store, lambda transaction: _read(transaction, options.since, targets))
+        report = read_history(store, lambda transaction: _read(transaction, options, settings))
     page = render(report)
     if options.file == STDOUT:
         # The page declares UTF-8, whatever the encoding of the terminal.
@@ -66,23 +61,39 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return DONE
 
 
-def _read(transaction: Transaction, since_s: float, targets: Sequence[Target]) -> Report:
+def _read(transaction: Transaction, options: argparse.Namespace, settings: Settings) -> Report:
     """Read everything at one moment of the database's clock."""
-    from ops_worker.adapters.postgres import history
+    from ops_worker.adapters.postgres import action_reads, history, ledger_reads
+    from ops_worker.core.slo import objectives
     from ops_worker.core.staleness import longest_period_s
     from ops_worker.history import report
     from ops_worker.history.series import counter_rule
 
-    longest_s = longest_period_s(history.pass_records(transaction))
-    points = report.buckets(since_s, longest_s)
-    rows = history.status_rows(transaction, since_s, points, counter_rule(targets))
-    chosen = report.health_series(rows.series, targets)
-    runs = history.read_runs(transaction, transaction.now, since_s, chosen, longest_s)
-    health = report.health_runs(chosen, runs, targets)
-    incidents = history.incidents(transaction, since_s)
-    content = report.build(rows, points, health, incidents, targets)
-    maintenances = history.maintenances(transaction, content.begun, content.ended)
-    return content._replace(maintenances=report.maintenances(maintenances))
+    targets = settings.catalogue.targets
+    begun, ended = period(options, transaction.now, DEFAULT_PERIOD)
+    since_s = (ended - begun).total_seconds()
+    past = transaction.as_of(ended)
+    records = report.probing(history.pass_records(past))
+    points = report.buckets(since_s, longest_period_s(records))
+    services = {target.name for target in targets}
+    ledger = None
+    if ledger_reads.is_readable(transaction):
+        services.update(ledger_reads.current_services(transaction))
+        ledger = ledger_reads.status_ledger(
+            transaction, sorted(services), since_s, objectives(targets), until=ended
+        )
+    actions = action_reads.read_actions(transaction, begun, ended, limit=report.MAX_ACTIONS)
+    rows = report.ReportRows(
+        now=transaction.now,
+        begun=begun,
+        ended=ended,
+        status=history.status_rows(past, since_s, points, counter_rule(targets)),
+        ledger=ledger,
+        incidents=history.incidents(past, since_s),
+        maintenances=history.maintenances(transaction, begun, ended),
+        actions=actions or (),
+    )
+    return report.build(rows, points, targets, settings.maintenance_until)
 
 
 def _write(path: Path, text: str) -> None:

@@ -143,25 +143,21 @@ def screen_width() -> int:
 
 def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Status:
     from ops_worker.adapters.postgres import history, ledger_reads
-    from ops_worker.core.slo import Objective
+    from ops_worker.core.slo import objectives
     from ops_worker.history.series import counter_rule
     from ops_worker.history.status import BUCKETS, CHANGED, StatusLedger, StatusRows, bar_length
     from ops_worker.history.status import build as build_status
 
     targets = settings.catalogue.targets
     is_counter = counter_rule(targets)
-    objectives = {
-        target.name: Objective(target.slo, target.slo_window_days)
-        for target in targets
-        if target.slo is not None
-    }
+    objectives_of = objectives(targets)
 
     def read(transaction: Transaction) -> tuple[StatusRows, StatusLedger | None]:
         """Read everything at one moment of the database's clock."""
         since_s = _since_s(options.since, transaction.now)
         rows = history.status_rows(transaction, since_s, BUCKETS, is_counter)
         services = [row.service for row in rows.services]
-        ledger = ledger_reads.status_ledger(transaction, services, since_s, objectives)
+        ledger = ledger_reads.status_ledger(transaction, services, since_s, objectives_of)
         return rows, ledger
 
     rows, ledger = read_history(store, read)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core.ledger import UNSEEN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ops_worker.core.model import Target
     from ops_worker.core.timeline import Availability
 
 DAY_S = 86_400.0
@@ -33,6 +36,15 @@ class Objective(NamedTuple):
     def budget_s(self) -> float:
         """Seconds of the window in which the service may be unhealthy."""
         return (100.0 - self.percent) / 100.0 * self.days * DAY_S
+
+
+def objectives(targets: Iterable[Target]) -> dict[str, Objective]:
+    """Return the objective of each service that has one, by its name."""
+    return {
+        target.name: Objective(target.slo, target.slo_window_days)
+        for target in targets
+        if target.slo is not None
+    }
 
 
 class Budget(NamedTuple):

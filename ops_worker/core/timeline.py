@@ -342,7 +342,7 @@ def bucket_states(
     """
     length = (until - since) / number
     edges = [*(since + place * length for place in range(number)), until]
-    return [_bucket_state(_seconds(pieces, *edge)) for edge in pairwise(edges)]
+    return [bucket_state(_seconds(pieces, *edge)) for edge in pairwise(edges)]
 
 
 def _seconds(pieces: Sequence[Piece], since: datetime, until: datetime) -> dict[str, float]:
@@ -357,8 +357,8 @@ def _seconds(pieces: Sequence[Piece], since: datetime, until: datetime) -> dict[
     return seconds
 
 
-def _bucket_state(seconds: Mapping[str, float]) -> str:
-    """Return the state of a bucket from the seconds of each state in it."""
+def bucket_state(seconds: Mapping[str, float]) -> str:
+    """Return the state of a bucket from the seconds of each state that is in it."""
     for state in WORST_FIRST:
         if state in seconds:
             return state

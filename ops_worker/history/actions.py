@@ -20,6 +20,16 @@ NO_ACTIONS = "no table ops_worker_action to read (`ops-worker init-db`)"
 """What a screen says where the actions are missing, or may not be read."""
 
 
+WORDS = {
+    "acknowledged": "acknowledged alert",
+    "closed": "closed alert",
+    "pruned": "removed services (alerts prune)",
+    "maintenance_started": "started a maintenance",
+    "maintenance_ended": "ended the maintenance",
+}
+"""What people did, in words; an action that is not here is shown as it is."""
+
+
 class Action(NamedTuple):
     """What a person did. ``services`` is empty if it is about all of them.
 
@@ -46,6 +56,12 @@ def action_document(row: ActionRow) -> Action:
         until=row.until.astimezone(UTC) if row.until else None,
         alert=row.alert,
     )
+
+
+def in_words(action: Action) -> str:
+    """Return what a person did, with the number of the alert."""
+    words = WORDS.get(action.action, action.action)
+    return words if action.alert is None else f"{words} {action.alert}"
 
 
 def _names(services: JsonValue) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import timeline
 from ops_worker.core.ledger import HEALTHY, STATES, UNSEEN
+from ops_worker.core.timeline import WORST_FIRST
 from ops_worker.history.ledger import AvailabilityDocument, availability_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.timeline import Piece
@@ -30,6 +32,23 @@ class Stretch(NamedTuple):
     to_latest: datetime
     seconds: float
     unseen_s: float
+
+
+class Outage(NamedTuple):
+    """A stretch in which a service was unhealthy in any way.
+
+    ``state`` is the worst one in it, and ``reason`` that of its longest part in this state.
+    ``seconds`` are those in which it was seen so. The true length, without the time in which nobody
+    looked, is between ``least_s`` and ``most_s`` seconds.
+    """
+
+    state: str
+    reason: str
+    begun: datetime
+    ended: datetime
+    seconds: float
+    least_s: float
+    most_s: float
 
 
 class StateTotal(NamedTuple):
@@ -57,48 +76,78 @@ class Past(NamedTuple):
     states: Sequence[StateTotal]
 
 
-def stretches(pieces: Sequence[Piece], belongs: Callable[[Piece], bool]) -> list[Stretch]:
-    """Return the times whose pieces ``belongs`` accepts, the oldest first.
+def groups(pieces: Iterable[Piece], belongs: Callable[[Piece], bool]) -> list[list[Piece]]:
+    """Return the pieces that ``belongs`` accepts, those of one stretch together, the oldest first.
 
     A time in which nobody looked does not end a stretch, because nobody saw anything else. It is
     part of one only if the service was seen so before and after it.
     """
-    joined: list[Stretch] = []
+    result: list[list[Piece]] = []
     is_open = False
-    unseen_s = 0.0
     for piece in pieces:
-        if piece.state == UNSEEN:
-            unseen_s += piece.seconds
+        # Where a clock was set back, a piece may have no length.
+        if piece.state == UNSEEN or piece.begun == piece.ended:
             continue
         if not belongs(piece):
             is_open = False
         elif is_open:
-            joined[-1] = _extended(joined[-1], piece, unseen_s)
+            result[-1].append(piece)
         else:
-            joined.append(_begun(piece))
+            result.append([piece])
             is_open = True
-        unseen_s = 0.0
-    return joined
+    return result
 
 
-def _begun(piece: Piece) -> Stretch:
+def stretches(pieces: Iterable[Piece], belongs: Callable[[Piece], bool]) -> list[Stretch]:
+    """Return the times whose pieces ``belongs`` accepts, the oldest first (see ``groups``)."""
+    return [_stretch(parts) for parts in groups(pieces, belongs)]
+
+
+def _stretch(parts: Sequence[Piece]) -> Stretch:
+    first, last = parts[0], parts[-1]
     return Stretch(
-        from_=piece.begun,
-        to=piece.ended,
-        from_earliest=min(piece.from_earliest, piece.begun),
-        to_latest=max(piece.to_latest, piece.ended),
-        seconds=piece.seconds,
-        unseen_s=0.0,
+        from_=first.begun,
+        to=last.ended,
+        from_earliest=min(first.from_earliest, first.begun),
+        to_latest=max(last.to_latest, last.ended),
+        seconds=sum(piece.seconds for piece in parts),
+        unseen_s=_unseen_s(parts),
     )
 
 
-def _extended(stretch: Stretch, piece: Piece, unseen_s: float) -> Stretch:
-    return stretch._replace(
-        to=piece.ended,
-        to_latest=max(piece.to_latest, piece.ended),
-        seconds=stretch.seconds + piece.seconds,
-        unseen_s=stretch.unseen_s + unseen_s,
+def _unseen_s(parts: Sequence[Piece]) -> float:
+    """Return the seconds between the first and the last part in which nobody looked."""
+    seen = sum((piece.ended - piece.begun for piece in parts), timedelta())
+    return (parts[-1].ended - parts[0].begun - seen).total_seconds()
+
+
+def outages(pieces: Iterable[Piece]) -> list[Outage]:
+    """Return the outages of a timeline, the oldest first."""
+    return [_outage(parts) for parts in groups(pieces, is_unhealthy)]
+
+
+def _outage(parts: Sequence[Piece]) -> Outage:
+    first, last = parts[0], parts[-1]
+    worst = min(parts, key=lambda piece: (WORST_FIRST.index(piece.state), -piece.seconds))
+    seconds = sum(piece.seconds for piece in parts)
+    unseen_s = _unseen_s(parts)
+    least_s = (last.last_seen - first.first_seen).total_seconds() - unseen_s
+    most_s = (last.to_latest - first.from_earliest).total_seconds() - unseen_s
+    return Outage(
+        state=worst.state,
+        reason=worst.reason,
+        begun=first.begun,
+        ended=last.ended,
+        seconds=seconds,
+        # Sights of a part that was cut out of a longer time may be outside of it.
+        least_s=min(max(0.0, least_s), seconds),
+        most_s=max(most_s, seconds),
     )
+
+
+def is_unhealthy(piece: Piece) -> bool:
+    """Return whether the service was seen in this piece, and was not healthy."""
+    return piece.state in WORST_FIRST
 
 
 def of_same_health(state: str) -> Callable[[Piece], bool]:
@@ -115,14 +164,14 @@ def of_state(state: str) -> Callable[[Piece], bool]:
 def sum_up(pieces: Sequence[Piece], since: datetime, until: datetime) -> Past:
     """Sum up a timeline from ``since`` to ``until``."""
     total = timeline.availability(pieces)
-    outages = stretches(pieces, lambda piece: piece.state != HEALTHY)
+    times = stretches(pieces, is_unhealthy)
     return Past(
         from_=since,
         to=until,
         availability=availability_document(total),
         seconds={state: round(total.seconds[state], 6) for state in (*STATES, UNSEEN)},
-        outages=len(outages),
-        longest=longest(outages),
+        outages=len(times),
+        longest=longest(times),
         states=[_state_total(pieces, state) for state in STATES if state != HEALTHY],
     )
 

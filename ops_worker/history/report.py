@@ -1,26 +1,43 @@
-"""What happened in a period: from rows to availabilities, incidents and charts of a report."""
+"""What happened in a period: from rows to states, outages, incidents and charts of a report."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from itertools import groupby
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import HEALTH, METRICS, expected
-from ops_worker.core.samples import HEALTHY, MAINTENANCE, OPS_WORKER, PROBE_LATENCY_MS
+from ops_worker.core import slo, timeline
+from ops_worker.core.passes import PASSES, expected
+from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
+from ops_worker.core.timeline import WORST_FIRST
+from ops_worker.history import status
+from ops_worker.history.actions import action_document
 from ops_worker.history.buckets import grid, whole_buckets
-from ops_worker.history.series import Key, Run
+from ops_worker.history.days import Interval, days, seconds_within, united
+from ops_worker.history.ledger import summaries, timelines
+from ops_worker.history.outages import is_unhealthy, outages
 from ops_worker.text import format_labels, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from ops_worker.core.model import Target
-    from ops_worker.history.rows import AlertRow, MaintenanceRow, PassCountRow
+    from ops_worker.core.slo import Budget
+    from ops_worker.core.staleness import PassRecord
+    from ops_worker.core.timeline import Availability, Piece
+    from ops_worker.core.totals import Summary
+    from ops_worker.history.actions import Action
+    from ops_worker.history.days import Day
+    from ops_worker.history.ledger import LedgerRows
+    from ops_worker.history.outages import Outage
+    from ops_worker.history.rows import (
+        ActionRow,
+        AlertRow,
+        MaintenanceRow,
+        PassCountRow,
+    )
     from ops_worker.history.series import Series
-    from ops_worker.history.status import StatusRows
+    from ops_worker.history.status import ServiceStatus, Status, StatusLedger, StatusRows
 
 MAX_BUCKETS = 144
 """Highest number of points in a chart: one every ten minutes of a day."""
@@ -29,59 +46,82 @@ BUCKET_PERIODS = 2
 
 With fewer, some points would have no row although no pass was missed.
 """
-CELLS = 600
-"""Parts of a timeline. Each one is as wide as the narrowest mark that can be seen."""
-FULL_COVERAGE = 1 - 1e-6
-"""A cell is up only if at least this share of it is known; the gap to 1 allows for rounding."""
+STATE_BUCKETS = 180
+"""Parts of a state bar. On a phone, each one is two pixels wide: narrower ones are not seen."""
+CALENDAR_AFTER = timedelta(days=4)
+"""A longer period has a bar for each day instead of a state bar for all of it."""
+MAX_DAYS = 400
+"""Longest calendar in days: the ledger keeps no more, unless ``HISTORY_DAYS`` says so."""
+MAX_DRAWN = 100
+"""Services with a bar and a list of outages; of more services, the worst ones."""
 MAX_CHARTS = 60
-MAX_TIMELINES = 100
+MAX_ACTIONS = 500
+"""People's actions that are listed: the newest ones. A script may have done thousands."""
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
 """The unit of a metric by the last word of its name."""
 
 
-class HealthRuns(NamedTuple):
-    """The runs of every service, by its name, and the periods of maintenance."""
+class ReportRows(NamedTuple):
+    """The rows that a report is made of, read at one moment of the database's clock, ``now``.
 
-    services: Sequence[tuple[str, Sequence[Run]]]
-    maintenance: Sequence[Run]
+    The period is from ``begun`` to ``ended``. ``status`` has the rows up to ``ended``; its series
+    may begin later than the period. ``ledger`` is None if there is none that may be read.
+    """
+
+    now: datetime
+    begun: datetime
+    ended: datetime
+    status: StatusRows
+    ledger: StatusLedger | None
+    incidents: Sequence[AlertRow]
+    maintenances: Sequence[MaintenanceRow]
+    actions: Sequence[ActionRow]
 
 
-class Span(NamedTuple):
-    """A part of a timeline with one state, in cells: ``down``, ``unknown`` or ``up``."""
+class ServiceReport(NamedTuple):
+    """What a service was in the period.
 
-    state: str
-    first: int
-    number: int
-
-
-class Availability(NamedTuple):
-    """How long a service was up, down and unknown, in seconds.
-
-    ``planned_s`` is the part of ``down_s`` in which there was maintenance.
+    ``budget`` is that of the objective's window, which ends with the period. Only a service that
+    ``is_drawn`` has ``outages``, the oldest first, and ``states`` of the buckets of the period, or
+    in a long one ``days``. ``planned_s`` is the part of its outages in which there was maintenance.
     """
 
     service: str
-    up_s: float
-    down_s: float
-    unknown_s: float
-    planned_s: float
-    outages: int
-    spans: Sequence[Span]
+    summary: Summary
+    budget: Budget | None
+    is_drawn: bool = False
+    outages: Sequence[Outage] = ()
+    planned_s: float = 0.0
+    states: Sequence[str] = ()
+    days: Sequence[Day] = ()
 
     @property
-    def known_s(self) -> float:
-        """The seconds in which it was up or down."""
-        return self.up_s + self.down_s
+    def total(self) -> Availability:
+        """The seconds in each state, and what follows from them."""
+        return self.summary.availability
 
     @property
-    def available(self) -> float | None:
-        """The share of the known time in which it was up; None if nothing is known."""
-        return self.up_s / self.known_s if self.known_s else None
+    def unhealthy_s(self) -> float:
+        """The seconds in which it was seen and was not healthy."""
+        return sum(self.total.seconds[state] for state in WORST_FIRST)
 
     @property
-    def coverage(self) -> float:
-        """The share of the whole time that is known."""
-        return self.known_s / (self.known_s + self.unknown_s)
+    def longest(self) -> Outage | None:
+        """The longest single outage; of equal ones the first."""
+        return max(self.outages, key=lambda outage: outage.seconds, default=None)
+
+
+class Now(NamedTuple):
+    """What is wrong at the end of a period that ends now.
+
+    ``wrong`` are the services that are unhealthy or stale. ``missing`` are monitored, and no pass
+    has recorded them.
+    """
+
+    verdict: str
+    status: Status
+    wrong: Sequence[ServiceStatus]
+    missing: Sequence[str]
 
 
 class Chart(NamedTuple):
@@ -146,121 +186,168 @@ class Maintenance(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The content of a report, read at one moment of the database's clock, ``ended``.
+    """The content of a report, read at one moment of the database's clock, ``read_at``.
 
-    ``maintenance`` has the periods in which the health pass recorded one; ``maintenances`` has
-    those that people started. ``left_out`` is how many series have no chart.
+    ``present`` is None if the period ends in the past. ``services`` are the worst first, those that
+    are drawn before the others; their calendar begins with ``calendar_begun``, if they have one.
+    Passes and charts begin with ``samples_begun``. ``left_out`` is how many series have no chart.
     """
 
     begun: datetime
     ended: datetime
-    services: Sequence[Availability]
-    maintenance: Sequence[Run]
+    read_at: datetime
+    present: Now | None
+    has_ledger: bool
+    services: Sequence[ServiceReport]
+    calendar_begun: datetime | None
     incidents: Sequence[Incident]
+    maintenances: Sequence[Maintenance]
+    actions: Sequence[Action]
+    samples_begun: datetime
     passes: Sequence[PassSummary]
     charts: Sequence[Chart]
     buckets: int
     left_out: int
-    maintenances: Sequence[Maintenance] = ()
 
 
-# What to read.
+def probing(records: Iterable[PassRecord]) -> list[PassRecord]:
+    """Return the records of the passes that write a sample of each series when they run."""
+    return [record for record in records if record.name not in PASSES or PASSES[record.name].probes]
 
 
 def buckets(since_s: float, longest_s: float) -> int:
     """Return the number of points in a chart over ``since_s`` seconds.
 
-    ``longest_s`` is the longest period of any pass, in seconds.
+    ``longest_s`` is the longest period of the passes that probe, in seconds.
     """
     number = int(since_s / (BUCKET_PERIODS * longest_s))
     return whole_buckets(since_s, max(1, min(MAX_BUCKETS, number)))
 
 
-def health_series(series: Iterable[Series], targets: Iterable[Target]) -> list[tuple[Key, str]]:
-    """Return the series of health and of maintenance, each with the pass that writes it.
-
-    Every monitored service is among them, also without a row.
-    """
-    series = tuple(series)
-    health = [item.key for item in series if item.metric == HEALTHY]
-    monitored = [Key(target.series, HEALTHY, dict(target.tags)) for target in targets]
-    health += [key for key in monitored if key not in health]
-    own = [item for item in series if item.service == OPS_WORKER]
-    maintenance = [item.key for item in own if item.metric == MAINTENANCE]
-    return [
-        *((key, METRICS.name) for key in health),
-        *((key, HEALTH.name) for key in maintenance),
-    ]
-
-
-def health_runs(
-    chosen: Sequence[tuple[Key, str]], runs: Sequence[Sequence[Run]], targets: Iterable[Target]
-) -> HealthRuns:
-    """Return the runs by service, and the periods of maintenance.
-
-    ``chosen`` is the result of ``health_series``; ``runs`` has the runs of each of them.
-    """
-    names = _service_names(targets)
-    services: list[tuple[str, Sequence[Run]]] = []
-    maintenance: list[Run] = []
-    for (key, _), runs_of_key in zip(chosen, runs, strict=True):
-        if key.metric == HEALTHY:
-            name = _service_name(key.service, names) + format_labels(key.tags)
-            services.append((name, runs_of_key))
-        else:
-            maintenance += [run for run in runs_of_key if run.up]
-    return HealthRuns(services, _merge(maintenance))
-
-
-def _merge(runs: Iterable[Run]) -> list[Run]:
-    """Merge the runs that overlap: every shard of a health pass records the same maintenance."""
-    merged: list[Run] = []
-    for run in sorted(runs, key=lambda run: run.begun):
-        last = merged[-1] if merged else None
-        if last is not None and run.begun <= last.ended:
-            merged[-1] = last._replace(ended=max(last.ended, run.ended))
-        else:
-            merged.append(run)
-    return merged
-
-
-# What to show.
-
-
 def build(
-    rows: StatusRows,
+    rows: ReportRows,
     points: int,
-    health: HealthRuns,
-    incidents: Sequence[AlertRow],
-    targets: Iterable[Target],
+    targets: Sequence[Target],
+    maintenance_until: datetime | None = None,
 ) -> Report:
-    """Build the report: the services with the longest outages first, then by name.
+    """Build the report.
 
-    ``points`` is the number of buckets in the series of ``rows``.
+    ``points`` is the number of buckets in the series. ``maintenance_until`` is the end of the
+    maintenance in the settings, if they have one.
     """
-    begun = rows.now - timedelta(seconds=rows.since_s)
-    services = [
-        _availability(name, runs, health.maintenance, begun, rows.now)
-        for name, runs in health.services
-    ]
-    services.sort(key=lambda service: (-service.down_s, -service.unknown_s, service.service))
-    candidates = [series for series in rows.series if _has_chart(series)]
-    drawn = [series for series in candidates if _points(series) > 1]
-    drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
-    drawn = drawn[:MAX_CHARTS]
-    names = _service_names(targets)
-    times = grid(rows.now, rows.since_s, points).middles
+    maintained = maintenances(rows.maintenances)
+    calendar_begun = None
+    services: list[ServiceReport] = []
+    if rows.ledger is not None:
+        calendar_begun = _calendar_begun(rows, rows.ledger)
+        services = _services(rows.ledger, calendar_begun, maintained)
+    present = None
+    if rows.ended >= rows.now:
+        present = _now(rows, targets, maintenance_until)
+    samples_begun = rows.ended - timedelta(seconds=rows.status.since_s)
+    charts, left_out = _charts(rows.status.series, points, samples_begun, rows.ended, targets)
     return Report(
-        begun=begun,
-        ended=rows.now,
+        begun=rows.begun,
+        ended=rows.ended,
+        read_at=rows.now,
+        present=present,
+        has_ledger=rows.ledger is not None,
         services=services,
-        maintenance=health.maintenance,
-        incidents=[_incident(row, begun, rows.now) for row in incidents],
-        passes=_passes(rows),
-        charts=[_chart(series, names, times) for series in drawn],
+        calendar_begun=calendar_begun,
+        incidents=_incidents(rows),
+        maintenances=maintained[::-1],
+        actions=[action_document(row) for row in reversed(rows.actions)],
+        samples_begun=samples_begun,
+        passes=_passes(rows.status),
+        charts=charts,
         buckets=points,
-        left_out=len(candidates) - len(drawn),
+        left_out=left_out,
     )
+
+
+# What is wrong now.
+
+
+def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetime | None) -> Now:
+    series_of = {target.name: target.series for target in targets}
+    # The series are charts of their own.
+    document = status.build(rows.status._replace(series=()), series_of, maintenance_until)
+    recorded = {row.service for row in rows.status.services}
+    missing = sorted(target.name for target in targets if target.name not in recorded)
+    verdict = document.verdict
+    if missing and recorded:
+        verb = "service was" if len(missing) == 1 else "services were"
+        verdict += f"; {len(missing)} monitored {verb} never recorded"
+    wrong = [service for service in document.services if service.state != HEALTHY]
+    wrong.sort(key=lambda service: (service.stale, service.service))
+    return Now(verdict, document, wrong, [one_line(name) for name in missing])
+
+
+# Services.
+
+
+def _calendar_begun(rows: ReportRows, ledger: StatusLedger) -> datetime | None:
+    """Return the first day of the calendars; None if the period is short.
+
+    Days before the first pass of all are left out.
+    """
+    if rows.ended - rows.begun <= CALENDAR_AFTER:
+        return None
+    begun = max(rows.begun, rows.ended - timedelta(days=MAX_DAYS))
+    firsts = [run.first_at for runs in ledger.period.runs.values() for run in runs]
+    first = min(firsts, default=begun).astimezone(UTC)
+    if begun < first < rows.ended:
+        begun = max(begun, datetime.combine(first.date(), time(), tzinfo=UTC))
+    return begun
+
+
+def _services(
+    ledger: StatusLedger, calendar_begun: datetime | None, maintained: Sequence[Maintenance]
+) -> list[ServiceReport]:
+    """Return the services, those with most unhealthy time first; the worst ones are drawn."""
+    budgets = {
+        service: slo.budget(ledger.objectives[service], summary.availability)
+        for window in ledger.windows
+        for service, summary in summaries(window)
+    }
+    services = []
+    for name, summary in summaries(ledger.period):
+        services.append((name, ServiceReport(one_line(name), summary, budgets.get(name))))
+    services.sort(key=lambda item: _urgency(item[1]))
+    planned = united(Interval(item.begun, item.ended) for item in maintained)
+    rows = ledger.period._replace(services=[name for name, _ in services[:MAX_DRAWN]])
+    drawn = [
+        _drawn(service, pieces, calendar_begun, rows, planned)
+        for (_, service), (_, pieces) in zip(services, timelines(rows), strict=False)
+    ]
+    return [*drawn, *(service for _, service in services[MAX_DRAWN:])]
+
+
+def _urgency(service: ServiceReport) -> tuple[float, float, str]:
+    return (-service.unhealthy_s, service.total.coverage, service.service)
+
+
+def _drawn(
+    service: ServiceReport,
+    pieces: Sequence[Piece],
+    calendar_begun: datetime | None,
+    rows: LedgerRows,
+    planned: Sequence[Interval],
+) -> ServiceReport:
+    """Return a service with its outages, and with a bar or a calendar."""
+    unhealthy = filter(is_unhealthy, pieces)
+    service = service._replace(
+        is_drawn=True,
+        outages=[outage._replace(reason=one_line(outage.reason)) for outage in outages(pieces)],
+        planned_s=sum(seconds_within(piece, planned) for piece in unhealthy),
+    )
+    if calendar_begun is None:
+        states = timeline.bucket_states(pieces, rows.since, rows.until, STATE_BUCKETS)
+        return service._replace(states=states)
+    return service._replace(days=days(pieces, calendar_begun, rows.until))
+
+
+# People, incidents and passes.
 
 
 def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
@@ -290,82 +377,21 @@ def _is_repeat(maintenance: Maintenance, before: Maintenance) -> bool:
     return same_person and same_reason and before.ended >= maintenance.begun
 
 
-# Availability.
+def _incidents(rows: ReportRows) -> list[Incident]:
+    """Return the incidents, the newest first."""
+    incidents = [
+        _incident(row, rows.begun, rows.ended)
+        for row in rows.incidents
+        # An alert that is open now may have a time in the future, from a wrong clock.
+        if row.created_at <= rows.ended or rows.ended >= rows.now
+    ]
+    return incidents[::-1]
 
 
-def _availability(
-    service: str, runs: Sequence[Run], maintenance: Sequence[Run], begun: datetime, ended: datetime
-) -> Availability:
-    outages = [run for run in runs if not run.up]
-    up_s = sum(run.seconds for run in runs if run.up)
-    down_s = sum(run.seconds for run in outages)
-    whole_s = (ended - begun).total_seconds()
-    return Availability(
-        service=service,
-        up_s=up_s,
-        down_s=down_s,
-        unknown_s=max(0.0, whole_s - up_s - down_s),
-        planned_s=sum(_overlap_s(outage, run) for outage in outages for run in maintenance),
-        outages=len(outages),
-        spans=spans(runs, begun, ended),
-    )
-
-
-def _overlap_s(first: Run, second: Run) -> float:
-    begun, ended = max(first.begun, second.begun), min(first.ended, second.ended)
-    return max(0.0, (ended - begun).total_seconds())
-
-
-def spans(runs: Sequence[Run], begun: datetime, ended: datetime, cells: int = CELLS) -> list[Span]:
-    """Lay runs out on a timeline of so many cells.
-
-    A cell is down if the service was down at any time of it, so that a short outage is seen. It is
-    up only if all of it is known.
-    """
-    cell_s = (ended - begun).total_seconds() / cells
-    known = [0.0] * cells
-    down = [False] * cells
-    for run in runs:
-        low = (run.begun - begun).total_seconds() / cell_s
-        high = (run.ended - begun).total_seconds() / cell_s
-        for cell in range(_cell(low, cells), _cell(high, cells) + 1):
-            part = max(0.0, min(high, cell + 1) - max(low, cell))
-            known[cell] += part
-            if part > 0 and not run.up:
-                down[cell] = True
-    states = ["up" if share > FULL_COVERAGE else "unknown" for share in known]
-    for cell in range(cells):
-        if down[cell]:
-            states[cell] = "down"
-    result: list[Span] = []
-    first = 0
-    for state, group in groupby(states):
-        number = len(list(group))
-        result.append(Span(state, first, number))
-        first += number
-    return result
-
-
-def _cell(position: float, cells: int) -> int:
-    return min(cells - 1, max(0, int(position)))
-
-
-def _service_names(targets: Iterable[Target]) -> dict[str, str]:
-    """Return the name of each monitored service by its name in ``system_metrics``."""
-    return {target.series: target.name for target in targets}
-
-
-def _service_name(series: str | None, names: Mapping[str, str]) -> str:
-    return one_line(names.get(series or "", series or "(none)"))
-
-
-# Incidents and passes.
-
-
-def _incident(row: AlertRow, begun: datetime, now: datetime) -> Incident:
+def _incident(row: AlertRow, begun: datetime, ended: datetime) -> Incident:
     # An open alert may have the time at which an earlier release closed it.
     closed_at = row.closed_at if row.status == "CLOSED" else None
-    open_s = ((closed_at or now) - row.created_at).total_seconds()
+    open_s = ((closed_at or ended) - row.created_at).total_seconds()
     return Incident(
         id=row.id,
         service=one_line(row.service),
@@ -428,6 +454,24 @@ def _silent_pass(name: str, since_s: float) -> PassSummary:
 # Charts.
 
 
+def _charts(
+    all_series: Sequence[Series],
+    points: int,
+    begun: datetime,
+    ended: datetime,
+    targets: Iterable[Target],
+) -> tuple[list[Chart], int]:
+    """Return the charts, and the number of series that have none."""
+    candidates = [series for series in all_series if _has_chart(series)]
+    drawn = [series for series in candidates if _points(series) > 1]
+    drawn.sort(key=lambda series: (_chart_group(series), series.service or "", series.metric))
+    drawn = drawn[:MAX_CHARTS]
+    names = {target.series: target.name for target in targets}
+    times = grid(ended, (ended - begun).total_seconds(), points).middles
+    charts = [_chart(series, names, times) for series in drawn]
+    return charts, len(candidates) - len(drawn)
+
+
 def _has_chart(series: Series) -> bool:
     """Return whether a series is worth a chart: health is a timeline, most self-metrics are not."""
     if series.metric == HEALTHY:
@@ -449,7 +493,7 @@ def _chart_group(series: Series) -> int:
 def _chart(series: Series, names: Mapping[str, str], times: Sequence[datetime]) -> Chart:
     unit = UNITS.get(series.metric.rpartition("_")[2], "")
     chart = Chart(
-        service=_service_name(series.service, names),
+        service=one_line(names.get(series.service or "", series.service or "(none)")),
         metric=one_line(series.metric) + format_labels(series.tags),
         unit=unit,
         latest=series.latest,

@@ -167,15 +167,6 @@ class GrowthRow(NamedTuple):
     seconds: float
 
 
-class RunRow(NamedTuple):
-    """A period in which a series was continuously up or down: ``runs``."""
-
-    place: int
-    up: bool
-    begun: datetime
-    ended: datetime
-
-
 class FlagRow(NamedTuple):
     """The newest value of the metric ``maintenance``: ``maintained``."""
 

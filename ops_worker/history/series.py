@@ -76,19 +76,6 @@ class Series(NamedTuple):
         return sum(growth.increase for growth in self.growth.values()) / elapsed_s
 
 
-class Run(NamedTuple):
-    """A period in which a series was continuously up or down."""
-
-    up: bool
-    begun: datetime
-    ended: datetime
-
-    @property
-    def seconds(self) -> float:
-        """The length of this period in seconds."""
-        return (self.ended - self.begun).total_seconds()
-
-
 def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
     """Return the function that decides whether a service and metric are a counter."""
     return counter_series(targets).includes

@@ -175,79 +175,6 @@ FROM (
 GROUP BY 1, 2
 ORDER BY 1, 2
 
--- name: runs
--- The periods in which each series was continuously 1, or not 1. A sample holds until the next one,
--- if that follows within three periods, or within least_s seconds; otherwise it holds for
--- one period, and the time after that is unknown. The period is that of the pass that wrote the
--- sample, recorded at the same time.
-WITH cadence AS MATERIALIZED (
-    SELECT
-        m.tags ->> 'pass' AS pass, m.time,
-        max(nullif(
-            substring(m.tags ->> 'period_s' FROM %(period_pattern)s::text)::float8, 0
-        )) AS period_s
-    FROM system_metrics AS m
-    WHERE m.metric_name = 'pass_success'
-      AND m.service = 'ops_worker'
-      AND m.time <= %(now)s
-      AND m.time > %(now)s::timestamptz
-                   - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
-    GROUP BY 1, 2
-)
-SELECT
-    r.place, r.up,
-    greatest(r.begun, %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)) AS begun,
-    least(r.ended, %(now)s) AS ended
-FROM (
-    SELECT
-        n.place, t.up, t.begun, t.turns,
-        coalesce(
-            lead(CASE WHEN t.turns THEN t.before_ended ELSE t.spoken END)
-                OVER (PARTITION BY n.place ORDER BY t.number),
-            t.spoken
-        ) AS ended
-    FROM jsonb_to_recordset(%(series)s::jsonb)
-         AS n (place integer, service text, metric text, tags jsonb, pass text)
-    CROSS JOIN LATERAL (
-        SELECT *
-        FROM (
-            SELECT
-                v.up, v.begun, v.spoken,
-                row_number() OVER past AS number,
-                lead(v.begun) OVER past IS NULL AS ends,
-                lag(v.up) OVER past IS DISTINCT FROM v.up
-                    OR lag(v.awaited) OVER past < v.begun AS turns,
-                CASE WHEN v.begun <= lag(v.awaited) OVER past
-                     THEN v.begun ELSE lag(v.spoken) OVER past END AS before_ended
-            FROM (
-                SELECT
-                    m.value = 1 AS up, m.time AS begun,
-                    m.time + make_interval(
-                        secs => coalesce(c.period_s, %(default_period_s)s)
-                    ) AS spoken,
-                    m.time + make_interval(
-                        secs => greatest(
-                            %(stale_periods)s * coalesce(c.period_s, %(default_period_s)s),
-                            %(least_s)s::float8
-                        )
-                    ) AS awaited
-                FROM system_metrics AS m
-                LEFT JOIN cadence AS c ON c.pass = n.pass AND c.time = m.time
-                WHERE m.metric_name = n.metric
-                  AND (m.service = n.service OR n.service IS NULL AND m.service IS NULL)
-                  AND m.tags IS NOT DISTINCT FROM n.tags
-                  AND m.time <= %(now)s
-                  AND m.time > %(now)s::timestamptz
-                               - make_interval(secs => %(since_s)s::float8 + %(patience_s)s::float8)
-            ) AS v
-            WINDOW past AS (ORDER BY v.begun)
-        ) AS s
-        WHERE s.turns OR s.ends
-    ) AS t
-) AS r
-WHERE r.turns AND r.ended > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
-ORDER BY 1, r.begun
-
 -- name: incidents
 -- The system alerts that were open in the last so many seconds. Those that are open now are among
 -- them, whatever their time.
@@ -402,8 +329,15 @@ SELECT service FROM service_health
 SELECT has_table_privilege('ops_worker_action', 'SELECT') AS readable
 
 -- name: actions
--- What people did in a period. An action without names is about all services.
-SELECT at, action, by, reason, services, until, alert
+-- What people did in a period, the newest first. An action without names is about all services. An
+-- infinite end of a maintenance is moved to a time within ten years.
+SELECT
+    at, action, by, reason, services,
+    CASE
+        WHEN until IS NOT NULL
+            THEN least(greatest(until, at - interval '10 years'), at + interval '10 years')
+    END AS until,
+    alert
 FROM ops_worker_action
 WHERE at > %(since)s
   AND at <= %(until)s
@@ -412,4 +346,5 @@ WHERE at > %(since)s
       OR services = '[]'
       OR jsonb_exists_any(services, %(services)s::text[])
   )
-ORDER BY at, id
+ORDER BY at DESC, id DESC
+LIMIT %(limit)s::bigint

@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker.cli import main
+from tests.browser import chromium
 from tests.seed_history import seed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
+
     from tests.conftest import Database
     from tests.stubs import Stubs
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The Chromium of this machine, headless."""
+    yield from chromium()
 
 
 @pytest.fixture

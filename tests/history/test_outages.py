@@ -10,7 +10,9 @@ import pytest
 
 from ops_worker.core.ledger import STATES, UNSEEN
 from ops_worker.core.timeline import Piece
-from ops_worker.history.outages import of_same_health, of_state, stretches, sum_up
+from ops_worker.history.outages import of_same_health, of_state, outages, stretches, sum_up
+from tests.recorder import BEGUN as RECORDED
+from tests.recorder import Recorder, recorded
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +125,58 @@ def test_longest_of_equal_ones() -> None:
     total = sum_up(timeline("HddHddH"), at(0), at(7))
     assert total.longest
     assert total.longest.from_ == at(4)
+
+
+def found(ledger: Recorder, until: float) -> list[tuple[str, float, float, float, float]]:
+    """Return the outages of a service: worst state, begin, end, least and most length."""
+    return [
+        (
+            one.state,
+            (one.begun - RECORDED).total_seconds(),
+            (one.ended - RECORDED).total_seconds(),
+            one.least_s,
+            one.most_s,
+        )
+        for one in outages(ledger.pieces("a", 0, until, until))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([(0, "healthy"), (60, "healthy")], []),
+        (
+            [(0, "healthy"), (60, "down"), (120, "healthy"), (180, "down"), (240, "healthy")],
+            [("down", 60, 120, 0, 120), ("down", 180, 240, 0, 120)],
+        ),
+        (  # states that follow each other are one outage, and the worst one names it
+            [(0, "healthy"), (60, "degraded"), (120, "down"), (180, "unknown"), (240, "healthy")],
+            [("down", 60, 240, 120, 240)],
+        ),
+        (  # a time in which nobody looked does not end it, and does not count
+            [(0, "down"), (60, "down"), (600, "down"), (660, "healthy")],
+            [("down", 0, 660, 120, 180)],
+        ),
+        ([(0, "unknown")], [("unknown", 0, 70, 0, 70)]),
+    ],
+)
+def test_worst_state(
+    states: list[tuple[float, str]], expected: list[tuple[str, float, float, float, float]]
+) -> None:
+    """An outage lasts until the service is seen healthy; its length has bounds."""
+    last = states[-1][0]
+    assert found(recorded(*states), last + 70) == expected
+
+
+def test_reason() -> None:
+    """The reason is that of the longest part in the worst state."""
+
+    def part(state: str, reason: str, first: float, last: float) -> Piece:
+        return Piece(state, reason, reason, at(first), at(last), at(first), at(first), at(last), at(last))  # fmt: skip
+
+    pieces = [
+        part("down", "short", 0, 60),
+        part("degraded", "no", 60, 600),
+        part("down", "long", 600, 720),
+    ]
+    assert [one.reason for one in outages(pieces)] == ["long"]

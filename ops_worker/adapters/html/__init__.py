@@ -5,21 +5,30 @@ The only importer of jinja2 and matplotlib, which come with the extra ``report``
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ops_worker import __version__
 from ops_worker.core.passes import HEALTH
+from ops_worker.core.slo import DAY_S
 from ops_worker.errors import SettingsError
-from ops_worker.history.report import MAX_TIMELINES
-from ops_worker.text import format_duration, format_si
+from ops_worker.history import report as reports
+from ops_worker.history.actions import in_words
+from ops_worker.history.status import WELL_SEEN
+from ops_worker.text import format_duration, format_si, percent_rounded_down
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ops_worker.core.slo import Budget
+    from ops_worker.history.days import Day
     from ops_worker.history.report import Report
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     from ops_worker.adapters.html.charts import Drawing
 except ImportError as error:
@@ -27,14 +36,60 @@ except ImportError as error:
         [f"report needs an extra: pip install 'ops-worker[report]' ({error.name} is missing)"]
     ) from None
 
-PERCENT_STEPS = 100_000
-"""Steps from 0 to 100 %: a percentage has three decimals."""
-ROUNDING = 1e-6
-"""Added before rounding down, so that 0.98 is not 97.999 % because of its binary fraction."""
+DECIMALS = 3
+"""Decimals of a percentage."""
+COVERAGE_DECIMALS = 1
+"""Decimals of the share of time that was seen."""
+MAX_ROWS = 100
+"""Services and alerts in the list of what is wrong now."""
+MAX_OUTAGES = 50
+"""Outages of a service that are listed: the newest ones."""
+MAX_NAMES = 20
+"""Services that are named where a person did something."""
+_BEFORE_UNIT = re.compile(r"(\d) (?=[a-z%])")
+LEAST_PART = 25.0
+"""Percent of a day's bar that has the pattern of its worst state, however short that was."""
 
 
 def render(report: Report) -> str:
     """Return a report as HTML. Every name and text in it is escaped."""
+    with Drawing() as drawing:
+        charts = [
+            (chart, _markup(drawing.chart(report, chart, place)))
+            for place, chart in enumerate(report.charts)
+        ]
+    states_now = {}
+    if report.present:
+        states_now = {item.service: item.state for item in report.present.status.services}
+    samples_s = (report.ended - report.samples_begun).total_seconds()
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            states_now=states_now,
+            planned=list(_planned(report)),
+            ticks=_ticks(report),
+            charts=charts,
+            bucket_s=samples_s / report.buckets,
+            last_word="now" if report.present else "at the end",
+            state_buckets=reports.STATE_BUCKETS,
+            max_days=reports.MAX_DAYS,
+            max_drawn=reports.MAX_DRAWN,
+            max_actions=reports.MAX_ACTIONS,
+            max_rows=MAX_ROWS,
+            max_outages=MAX_OUTAGES,
+            max_names=MAX_NAMES,
+            coverage_decimals=COVERAGE_DECIMALS,
+            well_seen=WELL_SEEN,
+            version=__version__,
+            health_pass=HEALTH.name,
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Return the templates with their filters."""
     environment = Environment(
         loader=PackageLoader("ops_worker.adapters.html", ""),
         autoescape=True,
@@ -43,42 +98,126 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "duration": format_duration,
-        "si": format_si,
-        "percent": percent,
+        "breakable": breakable,
+        "budget_left": lambda budget: unbroken(budget_left(budget)),
+        "chosen_day": chosen_day,
         "clock": clock,
+        "day_numbers": lambda day: unbroken(day_numbers(day)),
+        "duration": duration,
+        "in_words": in_words,
+        "length_of": length_of,
+        "month": month,
+        "part": part,
+        "percent": lambda share, decimals=DECIMALS: unbroken(percent(share, decimals)),
+        "segments": segments,
+        "si": format_si,
         "stamp": datetime.isoformat,
     }
-    timelines = Markup()
-    with Drawing() as drawing:
-        if report.services:
-            drawn = report.services[:MAX_TIMELINES]
-            timelines = _markup(drawing.timelines(report, drawn))
-        charts = [
-            (chart, _markup(drawing.chart(report, chart, place)))
-            for place, chart in enumerate(report.charts)
-        ]
-    return environment.get_template("page.html").render(
-        report=report,
-        timelines=timelines,
-        max_timelines=MAX_TIMELINES,
-        charts=charts,
-        bucket_s=(report.ended - report.begun).total_seconds() / report.buckets,
-        version=__version__,
-        health_pass=HEALTH.name,
-    )
+    return environment
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, decimals: int = DECIMALS) -> str:
     """Return a share as a percentage, rounded down: only the whole is 100 %."""
     if share is None:
         return "unknown"
-    return f"{int(share * PERCENT_STEPS + ROUNDING) / (PERCENT_STEPS / 100):g} %"
+    return f"{percent_rounded_down(share, decimals):g} %"
+
+
+def unbroken(text: str) -> str:
+    """Return a text in which no line ends between a number and its unit."""
+    return _BEFORE_UNIT.sub("\\1\u00a0", text)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration whose numbers are never apart from their units."""
+    return unbroken(format_duration(seconds))
+
+
+def length_of(seconds: float) -> str:
+    """Return the length of a period; that of one day is 24 h."""
+    return "24 h" if round(seconds) == DAY_S else format_duration(seconds)
+
+
+def breakable(name: str) -> Markup:
+    """Return a name with labels, which may be broken between them and never inside of one."""
+    text = str(escape(name))
+    return Markup(text.replace("{", "<wbr>{").replace(",", ",<wbr>"))  # noqa: S704
 
 
 def clock(moment: datetime) -> str:
     """Return a time in UTC, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def month(moment: datetime) -> str:
+    """Return the name of a month; January has its year."""
+    return f"{moment:%b %Y}" if moment.month == 1 else f"{moment:%b}"
+
+
+def segments(states: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield each state of a bar, and for how many parts it lasts."""
+    for state, group in groupby(states):
+        yield state, len(list(group))
+
+
+def part(day: Day) -> float:
+    """Return the percentage of a day's bar that has the pattern of its worst state.
+
+    It is the unhealthy share of the seen time, and never too small to be seen.
+    """
+    return round(max(LEAST_PART, 100 * day.unhealthy_s / day.seen_s), 1)
+
+
+def chosen_day(days: Sequence[Day]) -> Day:
+    """Return the day whose numbers are shown at first: the worst one, and the newest of equals."""
+    return max(days, key=lambda day: (day.unhealthy_s, day.begun))
+
+
+def day_numbers(day: Day) -> str:
+    """Return the numbers of a day as one sentence, also for screen readers."""
+    date = f"{day.begun:%Y-%m-%d}"
+    if day.availability is None:
+        return f"{date}: nobody looked"
+    text = f"{date}: {percent(day.availability)} healthy"
+    if day.unhealthy_s:
+        text += f", {format_duration(day.unhealthy_s)} unhealthy (worst: {day.state})"
+    return f"{text}, seen {percent(day.coverage, COVERAGE_DECIMALS)}"
+
+
+def budget_left(budget: Budget) -> str:
+    """Return what is left of an error budget, with its bounds."""
+    whole_s = budget.objective.budget_s
+    if not budget.coverage:
+        return f"unknown: nobody looked (of {format_duration(whole_s)})"
+    if budget.left_s < 0:
+        text = f"none left: {format_duration(-budget.left_s)} too much"
+        return f"{text} (of {format_duration(whole_s)})"
+    left = f"{_whole_percent(budget.left_s, budget)} % left"
+    least, most = (_whole_percent(value, budget) for value in (budget.least_s, budget.most_s))
+    bounds = "" if least == most else f" ({least} to {most} %)"
+    return f"{left}{bounds}: {format_duration(budget.left_s)} of {format_duration(whole_s)}"
+
+
+def _whole_percent(left_s: float, budget: Budget) -> int:
+    return int(percent_rounded_down(left_s / budget.objective.budget_s, 0))
+
+
+def _planned(report: Report) -> Iterator[tuple[float, float]]:
+    """Yield the begin and the length of each maintenance in the period, as percentages of it."""
+    length = report.ended - report.begun
+    for item in report.maintenances:
+        begun = max(item.begun, report.begun)
+        ended = min(item.ended, report.ended)
+        yield (
+            round(100 * (begun - report.begun) / length, 3),
+            round(100 * (ended - begun) / length, 3),
+        )
+
+
+def _ticks(report: Report) -> list[str]:
+    """Return the times below a state bar: those of its begin, its middle and its end."""
+    middle = report.begun + (report.ended - report.begun) / 2
+    return [f"{moment:%m-%d %H:%M}" for moment in (report.begun, middle, report.ended)]
 
 
 def _markup(svg: str) -> Markup:

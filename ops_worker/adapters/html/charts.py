@@ -1,4 +1,4 @@
-"""Draw charts as SVG for an HTML page: lines over time and timelines, in the page's colours."""
+"""Draw charts as SVG for an HTML page: lines over time, in the page's colours."""
 
 from __future__ import annotations
 
@@ -12,34 +12,28 @@ from typing import TYPE_CHECKING, Any, Self
 import matplotlib as mpl
 from matplotlib import dates
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-
-from ops_worker.history.report import CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ops_worker.history.report import Availability, Chart, Report
+    from ops_worker.history.report import Chart, Report
 
 COLOURS = {
     "text": "#010101",
     "grid": "#020202",
     "mean": "#030303",
     "peak": "#040404",
-    "up": "#050505",
-    "down": "#060606",
-    "unknown": "#070707",
 }
 """A placeholder for each colour of the page, which alone knows whether it is light or dark."""
-MAX_NAME = 28
-"""Characters of a service's name beside its timeline."""
-HEIGHTS = {"up": 0.5, "down": 0.9, "unknown": 0.12}
-"""The height of a part of a timeline: readers who do not see colours can tell them apart."""
-CHART_IN = (7.0, 2.1)
-"""Width and height of a chart in inches."""
-TIMELINE_IN, ROW_IN, AXIS_IN = 14.0, 0.3, 0.55
-"""Width of the timelines, height of each one, and height of their time axis, in inches."""
-MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.8
+CHART_IN = (4.6, 1.9)
+"""Width and height of a chart in inches: its text is readable on a phone, whose width it has."""
+LINES: dict[str, Any] = {"mean": "solid", "peak": (0, (4, 1.5))}
+"""How each line is drawn: readers who do not see colours can tell them apart."""
+HEADROOM = 0.08
+"""The share of an axis that stays free beyond the values, so that no line is on its edge."""
+MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.9
 """Widths of the lines in points."""
 STYLE: dict[Any, Any] = {
     # Text stays text: it can be searched and read aloud, and has the page's font.
@@ -80,72 +74,31 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
         self._style.close()
 
     def chart(self, report: Report, chart: Chart, place: int) -> str:
-        """Draw a series: the mean of each bucket, and its maximum as a thin line.
+        """Draw a series: the mean of each bucket, and its maximum as a thin dashed line.
 
-        A bucket without rows is a gap. ``place`` makes the element's names unique.
+        The axis has its zero, so that a height is a value. A bucket without rows is a gap.
+        ``place`` makes the element's names unique.
         """
         figure, axes = _figure(*CHART_IN)
-        peaks = chart.peaks or ()
-        if peaks:
-            _line(axes, chart.times, peaks, "peak", PEAK_WIDTH)
+        name = "per second"
+        if chart.peaks is not None:
+            name = "mean"
+            _line(axes, chart.times, chart.peaks, "peak", PEAK_WIDTH)
         _line(axes, chart.times, chart.means, "mean", MEAN_WIDTH)
-        known = [value for value in (*chart.means, *peaks) if value is not None]
-        if known and 0 <= min(known) <= max(known) / 2:
-            # The values vary much: the axis begins at zero.
-            axes.set_ylim(bottom=0)
+        known = [value for value in (*chart.means, *(chart.peaks or ())) if value is not None]
+        _value_axis(axes, known)
+        _legend(axes, name, has_peaks=chart.peaks is not None)
         axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_ylabel(chart.unit or "number")
         _time_axis(axes, report)
-        figure.subplots_adjust(left=0.11, right=0.98, top=0.95, bottom=0.2)
+        figure.subplots_adjust(left=0.16, right=0.97, top=0.88, bottom=0.22)
         return _svg(figure, f"chart{place}")
-
-    def timelines(self, report: Report, services: Sequence[Availability]) -> str:
-        """Draw the timeline of each service, and a bar for maintenance below them."""
-        rows = len(services) + bool(report.maintenance)
-        height_in = AXIS_IN + ROW_IN * rows
-        figure, axes = _figure(TIMELINE_IN, height_in)
-        axes.grid(visible=False)
-        for row, service in enumerate(services):
-            _timeline(axes, report, service, row)
-        for run in report.maintenance:
-            axes.broken_barh(
-                [(run.begun, run.ended - run.begun)],
-                (rows - 1.25, 0.5),
-                facecolors="none",
-                edgecolors=COLOURS["text"],
-                hatch="////",
-            )
-        names = [_shorten(service.service) for service in services]
-        axes.set_yticks(range(rows), [*names, "maintenance"][:rows])
-        axes.set_ylim(rows - 0.4, -0.6)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        _time_axis(axes, report)
-        figure.subplots_adjust(
-            left=0.13, right=0.99, top=1 - 0.05 / height_in, bottom=0.42 / height_in
-        )
-        return _svg(figure, "timelines")
 
 
 def _figure(width_in: float, height_in: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width_in, height_in))
     return figure, figure.add_subplot()
-
-
-def _timeline(axes: Any, report: Report, service: Availability, row: int) -> None:
-    """Draw the parts of a timeline, one group for each state."""
-    cell = (report.ended - report.begun) / CELLS
-    for state, height in HEIGHTS.items():
-        parts = [
-            (report.begun + cell * span.first, cell * span.number)
-            for span in service.spans
-            if span.state == state
-        ]
-        group = axes.broken_barh(
-            parts, (row - height / 2, height), facecolors=COLOURS[state], linewidth=0
-        )
-        group.set_gid(f"{state}-{row}")
 
 
 def _line(
@@ -154,7 +107,13 @@ def _line(
     """Draw a line with gaps, and a dot for each value without a neighbour to connect to."""
     heights = [float("nan") if value is None else value for value in values]
     axes.plot(
-        times, heights, color=COLOURS[name], linewidth=width, solid_joinstyle="round", gid=name
+        times,
+        heights,
+        color=COLOURS[name],
+        linewidth=width,
+        linestyle=LINES[name],
+        solid_joinstyle="round",
+        gid=name,
     )
     lone = _without_neighbours(values)
     if lone:
@@ -165,6 +124,26 @@ def _line(
             marker=".",
             color=COLOURS[name],
         )
+
+
+def _legend(axes: Any, name: str, *, has_peaks: bool) -> None:
+    """Name the lines above the chart, each beside a piece of it."""
+    lines = [("mean", name, MEAN_WIDTH)]
+    if has_peaks:
+        lines.append(("peak", "maximum", PEAK_WIDTH))
+    handles = [
+        Line2D([], [], color=COLOURS[line], linestyle=LINES[line], linewidth=width, label=text)
+        for line, text, width in lines
+    ]
+    axes.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        ncols=2,
+        frameon=False,
+        borderaxespad=0.0,
+        labelcolor=COLOURS["text"],
+    )
 
 
 def _without_neighbours(values: Sequence[float | None]) -> list[int]:
@@ -178,8 +157,19 @@ def _without_neighbours(values: Sequence[float | None]) -> list[int]:
     return places
 
 
+def _value_axis(axes: Any, values: Sequence[float]) -> None:
+    """Let the axis have its zero, and some room beyond the values."""
+    low, high = min([0.0, *values]), max([0.0, *values])
+    margin = (high - low) * HEADROOM
+    if low < 0:
+        low -= margin
+    if high > 0 or low == 0:
+        high += margin or 1.0
+    axes.set_ylim(low, high)
+
+
 def _time_axis(axes: Any, report: Report) -> None:
-    axes.set_xlim(report.begun, report.ended)
+    axes.set_xlim(report.samples_begun, report.ended)
     untyped: Any = dates  # matplotlib has no types for this module.
     locator = untyped.AutoDateLocator(tz=UTC)
     axes.xaxis.set_major_locator(locator)
@@ -210,7 +200,3 @@ def _svg(figure: Figure, name: str) -> str:
     for colour, placeholder in COLOURS.items():
         svg = svg.replace(placeholder, f"var(--{colour})")
     return svg
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"

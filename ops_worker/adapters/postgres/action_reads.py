@@ -19,12 +19,14 @@ def read_actions(
     transaction: Transaction,
     since: datetime,
     until: datetime,
-    services: Sequence[str] | None,
+    services: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> list[ActionRow] | None:
     """Read what people did after ``since``, up to ``until``, the oldest first.
 
     With ``services``, read only what is about one of them, or about all services, such as a
-    maintenance. Return None if there is no table of it, or none that this role may read.
+    maintenance. With ``limit``, read only so many: the newest ones. Return None if there is no
+    table of it, or none that this role may read.
     """
     if ACTION_TABLE not in transaction.present:
         return None
@@ -34,5 +36,6 @@ def read_actions(
         "since": since,
         "until": until,
         "services": None if services is None else list(services),
+        "limit": limit,
     }
-    return transaction.query(ActionRow, "actions", parameters).fetchall()
+    return transaction.query(ActionRow, "actions", parameters).fetchall()[::-1]

@@ -37,11 +37,10 @@ from ops_worker.history.rows import (
     OpenAlertRow,
     PassCountRow,
     RolledEndRow,
-    RunRow,
     ServiceAlertRow,
     ServiceRow,
 )
-from ops_worker.history.series import Growth, Key, Run, add_growth, group_series
+from ops_worker.history.series import Growth, Key, add_growth, group_series
 from ops_worker.history.status import StatusRows
 
 if TYPE_CHECKING:
@@ -207,31 +206,6 @@ def _with_ends(series: Series, end: RolledEndRow) -> Series:
         first_s=0.0 if end.first_exact else HOUR_S,
         last_s=0.0 if end.last_exact else HOUR_S,
     )
-
-
-def read_runs(
-    transaction: Transaction,
-    until: datetime,
-    since_s: float,
-    chosen: Sequence[tuple[Key, str]],
-    longest_s: float,
-) -> list[list[Run]]:
-    """Read the periods in which each series was up and down, in the ``since_s`` before ``until``.
-
-    Each series comes with the name of the pass that writes it. ``longest_s`` is the longest period
-    of any pass, in seconds. The runs are in the order of time.
-    """
-    named = [_named(place, key) | {"pass": name} for place, (key, name) in enumerate(chosen)]
-    parameters = PARAMETERS | {
-        "now": until,
-        "since_s": since_s,
-        "patience_s": stale_after_s(longest_s),
-        "series": json.dumps(named),
-    }
-    runs: list[list[Run]] = [[] for _ in chosen]
-    for row in transaction.query(RunRow, "runs", parameters):
-        runs[row.place].append(Run(row.up, row.begun, row.ended))
-    return runs
 
 
 def incidents(transaction: Transaction, since_s: float) -> list[AlertRow]:

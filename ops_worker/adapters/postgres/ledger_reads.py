@@ -86,10 +86,11 @@ def status_ledger(
     services: Sequence[str],
     since_s: float,
     objectives: Mapping[str, Objective],
+    until: datetime | None = None,
 ) -> StatusLedger | None:
     """Read the last ``since_s`` seconds of these services, and the windows of their objectives.
 
-    Return None if there is no ledger, or none that this role may read.
+    They end at ``until``, or now. Return None if there is no ledger that this role may read.
     """
     if not is_readable(transaction):
         return None
@@ -97,11 +98,11 @@ def status_ledger(
     for service in services:
         if service in objectives:
             by_days.setdefault(objectives[service].days, []).append(service)
-    now = transaction.now
+    end = until or transaction.now
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
-        """Read what was recorded of these services for so long, up to now."""
-        return ledger_rows(transaction, some_services, MERGED, now - length, now)
+        """Read what was recorded of these services for so long, up to the end."""
+        return ledger_rows(transaction, some_services, MERGED, end - length, end)
 
     return StatusLedger(
         period=read(services, timedelta(seconds=since_s)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
@@ -40,6 +41,12 @@ class Transaction:
         self.present = frozenset[str](survey["present"])
         self.hidden = frozenset[str](survey["hidden"])
         self.warnings: list[str] = []
+
+    def as_of(self, time: datetime) -> Self:
+        """Return this transaction for readers of the past: what they read up to now ends then."""
+        past = copy.copy(self)
+        past.now = time
+        return past
 
     def time_of(self, moment: float) -> datetime:
         """Convert a moment of the monotonic clock (seconds) to a time of the database's clock."""
