@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -19,6 +20,7 @@ from psycopg.rows import dict_row
 from ops_worker.adapters.postgres import Store
 from ops_worker.core.passes import LEDGER_TABLES
 from ops_worker.variables import variables
+from tests.forks import Fork, ForkServer
 from tests.looks import Looks
 from tests.postgres import Postgres, compress_chunks, load_platform, memory_folder
 from tests.stubs import Stubs
@@ -117,15 +119,27 @@ class Process(subprocess.Popen[str]):
         super().__exit__(kind, error, trace)
 
 
-class Worker:
-    """Runs ``ops-worker`` as a process, in an environment that holds nothing of the worker's but what is given."""
+Running = Process | Fork
+"""A process of the worker."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+
+class Worker:
+    """Runs ``ops-worker`` as a process, in an environment that holds nothing of the worker's but what is given.
+
+    With a server of forks, the process begins after the imports.
+    """
+
+    def __init__(
+        self, folder: Path, env: Mapping[str, str], forks: ForkServer | None = None
+    ) -> None:
         self.folder = folder
         self.env = dict(env)
+        self.forks = forks
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> Running:
         """Start it and do not wait."""
+        if self.forks and self.forks.suits(self.env | env):
+            return self.forks.fork([*arguments], self.env | env, self.folder)
         command = [sys.executable, "-m", "ops_worker", *arguments]
         return Process(
             command,
@@ -141,7 +155,7 @@ class Worker:
         """Run it to its end."""
         with self.start(*arguments, **env) as process:
             out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -173,6 +187,12 @@ def _distribute(items: list[pytest.Item]) -> None:
         ordered += [*part, *fast[:missing]]
         del fast[:missing]
     items[:] = [*ordered, *fast]
+
+
+def pytest_collection_finish() -> None:
+    """Leave the items and modules out of every later garbage collection: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -263,16 +283,27 @@ def stubs() -> Iterator[Stubs]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer | None]:
+    """The server of the worker's processes; none where each is an interpreter of its own."""
+    if os.environ.get("OPS_TEST_FULL") or sys.platform != "linux":
+        yield None
+        return
+    with ForkServer(_bare()) as running:
+        yield running
+
+
 @pytest.fixture
-def worker(tmp_path: Path, database: Database, stubs: Stubs) -> Worker:
+def worker(tmp_path: Path, database: Database, stubs: Stubs, forks: ForkServer | None) -> Worker:
     """The worker, told of the test's database and services."""
-    bare = {
-        name: value
-        for name, value in os.environ.items()
-        if name in {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
-    }
-    given = stubs.env | {"DATABASE_URL": database.url, "PYTHONPATH": AS_IN_THE_IMAGE}
-    return Worker(tmp_path, bare | given)
+    return Worker(tmp_path, _bare() | stubs.env | {"DATABASE_URL": database.url}, forks)
+
+
+def _bare() -> dict[str, str]:
+    """Return the environment of a process that starts as the image does."""
+    kept = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
+    bare = {name: value for name, value in os.environ.items() if name in kept}
+    return bare | {"PYTHONPATH": AS_IN_THE_IMAGE}
 
 
 def _template(dsn: str, name: str, *, timescale: bool) -> Iterator[str]:

@@ -85,6 +85,8 @@ class Postgres:
                 "--encoding=UTF8",
                 "--locale=C",
                 "--no-sync",
+                "--set",
+                "scram_iterations=1",  # of 4096, a connection costs 5 ms more
                 *auth,
             )
             with (self.data / "postgresql.conf").open("a") as conf:

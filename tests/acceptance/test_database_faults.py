@@ -25,10 +25,9 @@ from tests.postgres import Postgres, load_platform
 from tests.proxy import Switchboard
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Worker
+    from tests.conftest import Running, Worker
 
 pytestmark = pytest.mark.acceptance
 
@@ -92,7 +91,7 @@ def memory_kb(pid: int) -> int:
 
 
 def await_samples(
-    process: subprocess.Popen[str], database: Database, count: int, within_s: float = 120.0
+    process: Running, database: Database, count: int, within_s: float = 120.0
 ) -> None:
     """Wait until the database holds samples of at least so many moments."""
     end = time.monotonic() + within_s

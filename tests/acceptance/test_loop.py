@@ -31,7 +31,7 @@ from tests.postgres import Postgres, load_platform
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Worker
+    from tests.conftest import Running, Worker
     from tests.stubs import Stubs
 
 pytestmark = pytest.mark.acceptance
@@ -47,9 +47,7 @@ SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name
            FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot) ORDER BY 1"""
 
 
-def ended(
-    process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM
-) -> tuple[str, str]:
+def ended(process: Running, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
     """Send a signal, assert that the process ends with 0, and return what it printed."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -111,7 +109,7 @@ def skipped(err: str) -> int:
     return sum(int(str(line["count"])) for line in logged(err, "ticks skipped"))
 
 
-def pending(process: subprocess.Popen[str]) -> bool:
+def pending(process: Running) -> bool:
     """Return whether a signal is still pending in the process."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     return any(
@@ -119,7 +117,7 @@ def pending(process: subprocess.Popen[str]) -> bool:
     )
 
 
-def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
+def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> Running:
     """Start the worker after a line of Python that breaks something in it."""
     script = f"import sys; from ops_worker import cli, loop, process; from ops_worker.passes import health; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
     command = [sys.executable, "-c", script, *arguments]

@@ -29,7 +29,7 @@ from tests.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Database, Worker
+    from tests.conftest import Database, Running, Worker
     from tests.stubs import Stubs
 
 pytestmark = pytest.mark.acceptance
@@ -306,7 +306,7 @@ def test_nobody_reads(worker: Worker, database: Database) -> None:
     assert len(database.samples()) == 22
 
 
-def ended_in_time(process: subprocess.Popen[str], command: str, number: signal.Signals) -> None:
+def ended_in_time(process: Running, command: str, number: signal.Signals) -> None:
     """Claim that a signal ends the process, with code 1 and one line that names it. What the process waits for does not come."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -397,11 +397,9 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
     for killed, cut in enumerate(cuts):
         database.rows("TRUNCATE service_health, system_metrics")
         database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
-        running: list[subprocess.Popen[str]] = []
+        running: list[Running] = []
 
-        def watch(
-            piece: int, _: bytes, cut: int = cut, running: list[subprocess.Popen[str]] = running
-        ) -> str:
+        def watch(piece: int, _: bytes, cut: int = cut, running: list[Running] = running) -> str:
             if piece == cut:
                 running[0].kill()
                 return "deaf"

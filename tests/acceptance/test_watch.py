@@ -13,9 +13,7 @@ import pytest
 from tests.postgres import Postgres, load_platform
 
 if TYPE_CHECKING:
-    import subprocess
-
-    from tests.conftest import Database, Worker
+    from tests.conftest import Database, Running, Worker
 
 pytestmark = pytest.mark.acceptance
 
@@ -35,7 +33,7 @@ def test_watch(worker: Worker, number: signal.Signals) -> None:
     assert (process.returncode, err) == (-number, "")
 
 
-def documents(process: subprocess.Popen[str], key: str) -> dict[str, Any]:
+def documents(process: Running, key: str) -> dict[str, Any]:
     """Read documents until one has this key."""
     assert process.stdout is not None
     end = time.monotonic() + 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 
 if TYPE_CHECKING:
     from ops_worker.adapters.postgres.migrate import Change
+    from ops_worker.core.schema import Column
     from tests.conftest import Database
     from tests.stubs import Stubs
 
@@ -96,6 +98,8 @@ def follow(
     steps = re.findall(r"`([^`]+)`", remedy)
     assert steps, remedy
     for step in steps:
+        if step == "ops-worker check":
+            continue  # repair does it, and goes on with what it says
         if not step.startswith("ops-worker "):
             database.rows(step)
             continue
@@ -117,25 +121,51 @@ def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> 
 
 
 def break_and_repair(
-    database: Database, capsys: pytest.CaptureFixture[str], statements: str, subject: str = ""
+    database: Database, capsys: pytest.CaptureFixture[str], statements: str, *subjects: str
 ) -> None:
     """Break the schema, find that ``check`` notices it, follow its remedies, and find it green."""
     database.rows(statements)
     faults = findings(capsys)
     assert faults, statements
-    assert not subject or subject in {finding["subject"] for finding in faults}
+    assert {finding["subject"] for finding in faults} >= {*subjects}
     repair(database, capsys, statements)
 
 
-@pytest.mark.parametrize("table", SHAPES)
-def test_dropped_column(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+Columns = dict[str, "Column"]
+"""A column of each of some tables."""
+
+
+def columns_at(place: int) -> Columns:
+    """Return the column at a place of each table that has so many."""
+    return {
+        table: shape.columns[place] for table, shape in SHAPES.items() if place < len(shape.columns)
+    }
+
+
+PLACES = [
+    columns_at(place) for place in range(max(len(shape.columns) for shape in SHAPES.values()))
+]
+"""Each column of each table: one of each table at a time."""
+FIRSTS = [{table: column} for table, column in PLACES[0].items()]
+"""The first columns, one at a time: most are keys, and what repairs one depends on the others."""
+if os.environ.get("OPS_TEST_FULL"):
+    PLACES[1:] = [{table: place[table]} for place in PLACES[1:] for table in place]
+
+
+@pytest.mark.parametrize("columns", [*FIRSTS, *PLACES[1:]])
+def test_dropped_column(
+    alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
+) -> None:
     """Each column of each table, dropped with all that depends on it, comes back."""
-    for column in SHAPES[table].columns:
-        if column.name.startswith(("acknowledged_", "created_", "updated_")):
-            continue  # the worker has no need of them in the platform's tables
-        if not alone.value(f"SELECT count(*) FROM {table}"):
-            use()
-        break_and_repair(alone, capsys, f"ALTER TABLE {table} DROP COLUMN {column.name} CASCADE")
+    needed = {
+        table: column.name
+        for table, column in columns.items()
+        # the worker has no need of them in the platform's tables
+        if not column.name.startswith(("acknowledged_", "created_", "updated_"))
+    }
+    dropped = [f"ALTER TABLE {table} DROP COLUMN {name} CASCADE" for table, name in needed.items()]
+    if dropped:
+        break_and_repair(alone, capsys, ";\n".join(dropped), *(f"table {name}" for name in needed))
     use()
 
 
@@ -147,25 +177,31 @@ DROP INDEX idx_fleet_alert_open_uq, idx_fleet_alert_tenant_created"""
 """Nothing depends on a column's type any more."""
 
 
-@pytest.mark.parametrize("table", SHAPES)
-def test_changed_type(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+@pytest.mark.parametrize("columns", PLACES)
+def test_changed_type(
+    alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
+) -> None:
     """Each column of each table, changed to another type, is converted back without loss."""
     alone.rows(UNTIED)
     assert main(["init-db"]) == 0
-    for column in SHAPES[table].columns:
-        before = alone.rows(f"SELECT * FROM {table}")
-        name, other = column.name, OTHER_TYPES[column.type]
-        is_identity = column.default.startswith("GENERATED")
-        if is_identity and table != "fleet_alert":
-            other = "integer"  # an identity column has no other types
-        if table in ROLLUP_TABLES and name == "tags":
-            other = "text"  # a column of a key cannot be json
-        default = "" if is_identity else f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT;"
-        changed = f"""DROP VIEW {VIEW}; {default}
-            ALTER TABLE {table} ALTER COLUMN {name} TYPE {other} USING {name}::{other}"""
-        break_and_repair(alone, capsys, changed, f"table {table}")
-        assert alone.rows(f"SELECT * FROM {table}") == before
+    before = {table: alone.rows(f"SELECT * FROM {table}") for table in columns}
+    changed = [f"DROP VIEW {VIEW}"]
+    changed += [changed_type(table, column) for table, column in columns.items()]
+    break_and_repair(alone, capsys, ";\n".join(changed), *(f"table {table}" for table in columns))
+    assert {table: alone.rows(f"SELECT * FROM {table}") for table in columns} == before
     use()
+
+
+def changed_type(table: str, column: Column) -> str:
+    """Return the statements that give a column another type."""
+    name, other = column.name, OTHER_TYPES[column.type]
+    is_identity = column.default.startswith("GENERATED")
+    if is_identity and table != "fleet_alert":
+        other = "integer"  # an identity column has no other types
+    if table in ROLLUP_TABLES and name == "tags":
+        other = "text"  # a column of a key cannot be json
+    default = "" if is_identity else f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT;"
+    return f"{default} ALTER TABLE {table} ALTER COLUMN {name} TYPE {other} USING {name}::{other}"
 
 
 def test_values_that_do_not_convert(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
