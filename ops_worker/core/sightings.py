@@ -61,13 +61,18 @@ def seen_by_pass(verdicts: Sequence[Verdict], begun: float, period_s: float, con
 
 
 class _Entry(NamedTuple):
-    """A pass that waits. ``services`` are compressed; None if they are as in the entry before."""
+    """A pass that waits. ``services`` are compressed; None if they are as in the entry before.
+
+    ``first_s`` and ``last_s`` are the seconds from ``begun`` to the first and last observation.
+    """
 
     number: int
     begun: float
     services: bytes | None
     period_s: float
     config: str
+    first_s: float
+    last_s: float
 
     @property
     def size(self) -> int:
@@ -101,12 +106,15 @@ class Sightings:
         """Append what a pass saw; return its number."""
         with self._lock:
             is_same = bool(self._entries) and _states(self._newest) == _states(seen)
+            offsets = [row[1] for row in seen.services]
             entry = _Entry(
                 number=self._number,
                 begun=seen.begun,
                 services=None if is_same else _packed(seen),
                 period_s=seen.period_s,
                 config=seen.config,
+                first_s=round(min(offsets, default=0.0), 6),
+                last_s=round(max(offsets, default=0.0), 6),
             )
             self._number += 1
             self._newest = seen
@@ -132,7 +140,11 @@ class Sightings:
                 self._drop_oldest()
 
     def waiting(self) -> Iterator[tuple[int, Seen]]:
-        """Yield the number of each entry and what its pass saw, oldest first."""
+        """Yield the number of each entry and what its pass saw, oldest first.
+
+        Of a pass that saw the same states as the one before, the first and the last observation
+        have their own time. The others are in between as those of the pass before were.
+        """
         with self._lock:
             entries = tuple(self._entries)
         services: tuple[Any, ...] = ()
@@ -140,7 +152,8 @@ class Sightings:
             if entry.services is not None:
                 rows = json.loads(zlib.decompress(entry.services))
                 services = tuple(tuple(row) for row in rows)
-            yield entry.number, Seen(entry.begun, services, entry.period_s, entry.config)
+            rows_of_entry = tuple(_moved(services, entry.first_s, entry.last_s))
+            yield entry.number, Seen(entry.begun, rows_of_entry, entry.period_s, entry.config)
 
     def _drop_oldest(self) -> None:
         oldest = self._entries.popleft()
@@ -151,6 +164,21 @@ class Sightings:
             following = following._replace(services=oldest.services)
             self._size += following.size
             self._entries.appendleft(following)
+
+
+def _moved(
+    rows: Sequence[tuple[str, float, str, str, str]], first_s: float, last_s: float
+) -> Iterator[tuple[str, float, str, str, str]]:
+    """Yield the rows with their offsets moved, so that they begin and end with these.
+
+    Without this, a pass that was quicker than the one before would have observations after its end.
+    """
+    offsets = [row[1] for row in rows]
+    least, most = min(offsets, default=0.0), max(offsets, default=0.0)
+    scale = (last_s - first_s) / (most - least) if most > least else 0.0
+    for name, offset_s, *state in rows:
+        moved_s = min(last_s, first_s + (offset_s - least) * scale)
+        yield (name, round(moved_s, 6), state[0], state[1], state[2])
 
 
 def _states(seen: Seen | None) -> tuple[tuple[str, str, str], ...] | None:

@@ -405,7 +405,7 @@ def test_rows(worker: Worker, statements: str) -> None:
     assert f"alert {number} is open" in said["explain evaluator"]
     explained = json.loads(said["explain evaluator --output json"])["alerts"]
     assert [row["id"] for row in explained if row["open"]] == [number]
-    assert f"<td>{number}</td>" in said["report -o -"]
+    assert f'data-label="Alert">{number}</td>' in said["report -o -"]
 
     worker.all(WRITING)
     now = datetime.now(UTC)

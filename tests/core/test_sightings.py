@@ -108,6 +108,25 @@ def test_limits() -> None:
     assert [begun for begun, _, _ in contents(small)] == [540], "one always fits"
 
 
+def test_quicker_pass() -> None:
+    """A pass that saw the same as the one before has its own first and last observation."""
+
+    def pass_of(begun: float, *offsets: float) -> Seen:
+        rows = tuple((f"s{place}", offset, "down", "x", "") for place, offset in enumerate(offsets))
+        return Seen(begun, rows, 60.0, "c")
+
+    sightings = Sightings()
+    sightings.add(pass_of(0, 1.0, 5.0, 3.0))
+    sightings.add(pass_of(60, 0.1, 0.3, 0.2))
+    sightings.add(pass_of(120, 0.5, 0.5, 0.5))
+    sightings.add(pass_of(180, 2.0, 4.0, 2.5))
+    times = [[row[1] for row in each.services] for _, each in sightings.waiting()]
+    assert times[0] == [1.0, 5.0, 3.0]
+    assert times[1] == pytest.approx([0.1, 0.3, 0.2])
+    assert times[2] == [0.5, 0.5, 0.5]
+    assert times[3] == pytest.approx([2.0, 4.0, 3.0])
+
+
 def test_times() -> None:
     """A verdict becomes a sight with a time of the database's clock."""
     begun = datetime(2026, 3, 1, tzinfo=UTC)
