@@ -80,7 +80,8 @@ SELECT
 
 -- name: table_sizes
 -- How large these tables are, by the statistics of the server: no row is read. Partitions and the
--- chunks of a hypertable are descendants of their table; compressed chunks are not.
+-- chunks of a hypertable are descendants of their table; compressed chunks are not: see
+-- `hypertable_size`, which needs the functions of `is_measurable`.
 -- `is_indexed`: an index finds the oldest row at once, and this role may read it.
 SELECT
     t.name,
@@ -93,6 +94,9 @@ SELECT
             WHERE e.extname = 'timescaledb'
         )
     ) AS is_divided,
+    t.name = 'system_metrics'
+    AND to_regprocedure('approximate_row_count(regclass)') IS NOT NULL
+    AND to_regprocedure('hypertable_size(regclass)') IS NOT NULL AS is_measurable,
     has_table_privilege(to_regclass(t.name), 'SELECT') AND EXISTS (
         SELECT FROM pg_index AS i INNER JOIN pg_attribute AS a
             ON i.indrelid = a.attrelid AND a.attnum = (i.indkey::smallint[])[0]
@@ -116,6 +120,14 @@ CROSS JOIN
 INNER JOIN pg_class AS c ON r.relation = c.oid AND c.relkind = ANY('{r,p}')
 GROUP BY t.name, t.time
 ORDER BY t.name;
+
+-- name: hypertable_size
+-- How large system_metrics is with its compressed chunks, by the functions of TimescaleDB and the
+-- statistics of the server. `rows` is NULL if no chunk was ever analyzed, `bytes` if it is a plain
+-- table.
+SELECT
+    nullif(approximate_row_count('system_metrics'), 0)::float8 AS rows,
+    hypertable_size('system_metrics') AS bytes;
 
 -- name: oldest_of_system_metrics
 SELECT min(time) AS oldest FROM system_metrics;

@@ -224,8 +224,8 @@ def test_others(looked: Database, explained: Any) -> None:
     """The database, the worker itself and a service that is no longer monitored can be explained."""
     answer = explained("postgres")
     assert (answer["state"], answer["rule"]["an alert opens"]) == ("healthy", "never")
-    looked.rows(
-        "UPDATE system_metrics SET time = time - interval '1 hour' WHERE service = 'postgres' AND time > now() - interval '55 min'"
+    looked.move_samples(
+        "time - interval '1 hour'", "service = 'postgres' AND time > now() - interval '55 min'"
     )
     answer = explained("postgres")
     assert (answer["state"], answer["last_state"]) == ("stale", "healthy")

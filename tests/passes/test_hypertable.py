@@ -5,6 +5,8 @@ Most tests run on one as well, with OPS_TEST_TIMESCALE (docs/development.md). Th
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,25 @@ def test_dropped_chunks(rollup: Rollup) -> None:
     rollup.database.rows("SELECT drop_chunks('system_metrics', older_than => interval '12 hours')")
     assert rollup().result.value == "recorded"
     assert_exact(rollup, rows)
+
+
+def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checklist counts compressed samples and their bytes, by the statistics of the server."""
+    rollup.insert(history(4))
+    rollup.database.rows("ANALYZE system_metrics")
+    capsys.readouterr()
+    main(["check", "--output", "json"])
+    found = {
+        item["subject"]: item["found"] for item in json.loads(capsys.readouterr().out)["findings"]
+    }
+    said = found["growth of system_metrics"]
+    match = re.match(r"(\d+) rows, ([\d.]+) MiB; a hypertable", said)
+    assert match, said
+    count = rollup.database.value("SELECT count(*) FROM system_metrics")
+    # TimescaleDB estimates the rows of a compressed chunk from the number of its batches.
+    assert int(match[1]) == pytest.approx(count, rel=0.2)
+    size = rollup.database.value("SELECT hypertable_size('system_metrics')")
+    assert float(match[2]) == pytest.approx(size / 2**20, rel=0.01)
 
 
 def test_standalone(empty: Database, hypertable: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,8 @@ def _table_sizes(transaction: Transaction) -> list[TableSize]:
         if name not in rows:
             continue
         row = rows[name]
+        if row["is_measurable"]:
+            row |= _hypertable_size(transaction)
         # Spans have no index on time alone: they are as old as the first run.
         dated = rows.get(RUN_TABLE if name == SPAN_TABLE else name)
         oldest = None
@@ -101,6 +103,12 @@ def _table_sizes(transaction: Transaction) -> list[TableSize]:
             oldest = _oldest(transaction, dated["name"])
         sizes.append(TableSize(name, row["rows"], row["bytes"], oldest, row["is_divided"]))
     return sizes
+
+
+def _hypertable_size(transaction: Transaction) -> Row:
+    """Return the rows and bytes of a hypertable with its compressed chunks; else nothing."""
+    row: Row | None = transaction.execute("hypertable_size").fetchone()
+    return row if row and row["bytes"] is not None else {}
 
 
 def _oldest(transaction: Transaction, name: str) -> datetime | None:

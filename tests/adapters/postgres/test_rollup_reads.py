@@ -48,6 +48,7 @@ def read(url: str, since_s: float, number: int = 24) -> Read:
     """Read all series of a period."""
 
     def work(transaction: Transaction) -> Read:
+        transaction.execute("look_back")  # as every reader of a long period
         coverage = cover(transaction, since_s, number)
         series = history.read_series(
             transaction, coverage, lambda *names: names in COUNTERS, PERIOD_S
