@@ -38,7 +38,7 @@ unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
 # Tests of the core's rules and of what SQL does: an older dependency changes nothing about them.
-OF_NO_DEPENDENCY := core manifest_rules history commands/test_schema.py commands/test_status_past.py passes/test_ledger.py passes/test_rollup.py
+OF_NO_DEPENDENCY := core manifest_rules history commands/test_schema.py commands/test_status_past.py commands/test_status_long.py commands/test_explain_past.py passes/test_ledger.py passes/test_rollup.py adapters/postgres/test_ledger_fill.py adapters/postgres/test_rollup_reads.py
 
 lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest

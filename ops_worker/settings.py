@@ -220,7 +220,7 @@ class Settings(BaseSettings):
     maintenance_until: Time = setting(
         None,
         wants="a time with its zone, for example 2026-03-01T12:00:00Z",
-        only="passes sidecar status explain maintenance",
+        only="passes sidecar status explain report maintenance",
     )
     """End of a maintenance, as a time with its zone. Until then no alert opens. Services are still
     probed and recorded, and alerts still close. `ops-worker maintenance start` does the same

@@ -24,6 +24,8 @@ from ops_worker.adapters.postgres import (
     sql_metrics,
 )
 from ops_worker.adapters.postgres.connection import backoff
+from ops_worker.adapters.postgres.operations import TIME_COLUMNS
+from ops_worker.adapters.postgres.specs import SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL
 from ops_worker.adapters.postgres.types import FIRST, LAST
 from ops_worker.catalogue import Surroundings, load
@@ -115,6 +117,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
     used |= set(re.findall(r'\.execute\("(\w+)"', source))
     used |= set(re.findall(r'\.query\(\w+, "(\w+)"', source))
+    used |= set(re.findall(r'\.rows\(\w+\._make, "(\w+)"', source))
+    used |= {f"oldest_of_{name}" for name in TIME_COLUMNS if name != SPAN_TABLE}
     used |= {step.statement for step in (*rollup_writes.HISTORY_STEPS, rollup_writes.SAMPLES_STEP)}
     assert set(queries) == used
 
