@@ -100,6 +100,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
         store.create([table for table in OWN if table != VERSIONS])
     with psycopg.connect(database.url) as connection:
         for name, statement in queries.items():
+            if name == "hypertable_size" and not database.is_hypertable:
+                continue  # its functions are those of TimescaleDB
             numbers: dict[str, int] = {}
             prepared = re.sub(
                 r"%\((\w+)\)s",
