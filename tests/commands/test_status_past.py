@@ -168,7 +168,7 @@ def test_screen_shows_the_document(
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
 def test_widths(
     past: Looks, capsys: pytest.CaptureFixture[str], width: int, is_terminal: bool
 ) -> None:
@@ -187,7 +187,7 @@ def test_widths(
     (row,) = [line for line in lines if re.match(r"b +healthy ", line)]
     (note,) = [line for line in lines if "word" in line]
     assert note.endswith("…")
-    assert note == row if width == 120 else note.startswith("  word word ")
+    assert note == row if width == 160 else note.startswith("  word word ")
     assert any(line.startswith("BAR: █ healthy") for line in lines)
 
 
