@@ -78,7 +78,9 @@ def _lines(table: ScreenTable) -> Iterator[Text]:
     for text in table.below.splitlines():
         below = Text(text, "dim")
         for mark, style in BAR_STYLES.items():
-            below.highlight_regex(f"{re.escape(mark)}(?= )", style)
+            # The marks of the legend are as bright as those of the bars.
+            bright = style if style == "dim" else f"not dim {style}"
+            below.highlight_regex(f"{re.escape(mark)}(?= )", bright)
         yield below
 
 

@@ -6,6 +6,7 @@ import argparse
 import getpass
 import json
 import os
+from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ops_worker.arguments import by_option, env_file, output_option, words
 from ops_worker.commands.database import opened, write
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import DONE
-from ops_worker.text import format_table, one_line
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ops_worker.history.rows import AlertRow, UnmonitoredRow
     from ops_worker.settings import Settings
 
-HEAD = ("ID", "SERVICE", "STATUS", "OPENED", "CLOSED", "ACKNOWLEDGED BY", "SUMMARY")
 MAX_ID = 2**63 - 1
 """The highest value of ``bigint``, the type of the column ``id``."""
 MAX_ID_DIGITS = 20
@@ -79,7 +79,7 @@ def _list(store: Store, options: argparse.Namespace, _: Settings) -> None:
     if options.output == "json":
         print(json.dumps([row._asdict() for row in rows], default=str))
     else:
-        print(_table(rows))
+        _show(rows)
 
 
 def _acknowledge(store: Store, options: argparse.Namespace, _: Settings) -> None:
@@ -144,22 +144,39 @@ def _print_pruned(row: UnmonitoredRow, *, dry_run: bool) -> None:
     print(f"{verb} {one_line(row.service)}: {', '.join(parts)}")
 
 
-def _table(rows: Sequence[AlertRow]) -> str:
+def _show(rows: Sequence[AlertRow]) -> None:
+    """Print the alerts as a table that fits the screen, as those of `status` do."""
     if not rows:
-        return "no alert is open"
+        print("no alert is open")
+        return
+    from ops_worker.commands.status import draw, screen_width
+    from ops_worker.history.screen import Column, fitted, flexible, format_time
+
     cells = [
         (
             str(row.id),
             one_line(row.service),
             row.status,
-            f"{row.created_at:%Y-%m-%d %H:%M:%S %Z}",
-            f"{row.closed_at:%Y-%m-%d %H:%M:%S %Z}" if row.closed_at else "-",
+            format_time(row.created_at.astimezone(UTC)),
+            format_time(row.closed_at.astimezone(UTC) if row.closed_at else None),
             one_line(row.acknowledged_by or "-"),
             one_line(row.summary),
         )
         for row in rows
     ]
-    return format_table(HEAD, cells)
+    columns = (
+        Column("ID"),
+        Column("SERVICE", least=12),
+        Column("STATUS"),
+        Column("OPENED"),
+        Column("CLOSED", drop=2),
+        Column("ACKNOWLEDGED BY", least=15, drop=1),
+        Column("SUMMARY", least=8, is_note=True),
+    )
+    title = "System alerts, times in UTC"
+    table = flexible(title, columns, tuple(cells), state_column=2)
+    width = screen_width()
+    draw([fitted(table, width)], width=width)
 
 
 def user() -> str:

@@ -88,7 +88,7 @@ def actions_table(actions: Sequence[Action], title: str, *, none: str = "") -> S
         Column("ACTION"),
         Column("BY", least=6),
         Column("SERVICES", least=6, drop=1),
-        Column("ALERT/UNTIL", drop=2),
+        Column("DETAIL", drop=2),
         Column("REASON", least=8, is_note=True),
     )
     return flexible(title, columns, rows, none=none)
@@ -97,5 +97,5 @@ def actions_table(actions: Sequence[Action], title: str, *, none: str = "") -> S
 def _subject(action: Action) -> str:
     """Return the number of the alert, or the end of the maintenance."""
     if action.alert is not None:
-        return str(action.alert)
-    return format_time(action.until)
+        return f"alert {action.alert}"
+    return f"until {format_time(action.until)}" if action.until else "-"

@@ -47,6 +47,8 @@ def budgets_table(budgets: Iterable[tuple[str, BudgetDocument | None]]) -> Scree
         (
             service,
             f"{budget.slo:g} %",
+            f"{format_age(_budget_s(budget))} in {budget.window_days} d",
+            _used(budget),
             _left(budget),
             _bounds(budget),
             _seen(budget.coverage),
@@ -57,32 +59,53 @@ def budgets_table(budgets: Iterable[tuple[str, BudgetDocument | None]]) -> Scree
     columns = (
         Column("SERVICE", least=12),
         Column("SLO"),
-        Column("ERROR BUDGET", least=20),
+        Column("ERROR BUDGET", drop=3),
+        Column("USED", drop=4),
+        Column("LEFT"),
         Column("BOUNDS", drop=1),
         Column("SEEN", drop=2),
     )
     return flexible("Service level objectives", columns, rows)
 
 
-def _left(budget: BudgetDocument) -> str:
-    objective = slo.Objective(budget.slo, budget.window_days)
-    whole = f"(of {format_age(objective.budget_s)} in {budget.window_days} d)"
+def _budget_s(budget: BudgetDocument) -> float:
+    """Return the seconds of the window in which the service may be unhealthy."""
+    return slo.Objective(budget.slo, budget.window_days).budget_s
+
+
+def _used(budget: BudgetDocument) -> str:
+    """Return for how long the service was unhealthy in the window."""
     if not budget.coverage:
-        return f"nobody looked {whole}"
-    if budget.left_s < 0:
-        return f"none left, {format_age(-budget.left_s)} too much {whole}"
-    return f"{_whole_percent(budget.left)} left {whole}"
+        return "-"
+    return format_age(max(0.0, _budget_s(budget) - budget.left_s))
+
+
+def _left(budget: BudgetDocument) -> str:
+    if not budget.coverage:
+        return "unknown"
+    return share_left(budget.left_s, _budget_s(budget))
 
 
 def _bounds(budget: BudgetDocument) -> str:
     """Return between which shares of the budget the rest is."""
-    if budget.least_s == budget.most_s or not budget.coverage:
+    if not budget.coverage:
         return "-"
-    budget_s = slo.Objective(budget.slo, budget.window_days).budget_s
-    least, most = (
-        percent_rounded_down(left_s / budget_s, 0) for left_s in (budget.least_s, budget.most_s)
-    )
-    return "-" if least == most else f"{least:.0f} to {most:.0f} %"
+    return bounds_of_left(budget.least_s, budget.most_s, _budget_s(budget)) or "-"
+
+
+def share_left(left_s: float, budget_s: float) -> str:
+    """Return what is left of a budget, as a percentage. Less than nothing is ``none``."""
+    if left_s < 0:
+        return "none"
+    return _whole_percent(left_s / budget_s)
+
+
+def bounds_of_left(least_s: float, most_s: float, budget_s: float) -> str:
+    """Return the bounds of what is left of a budget; nothing if they are the same."""
+    least, most = share_left(least_s, budget_s), share_left(most_s, budget_s)
+    if least == most:
+        return ""
+    return f"{least.removesuffix(' %')} to {most}"
 
 
 def _seen(coverage: float) -> str:

@@ -31,6 +31,8 @@ MAX_SERVICE = 16
 MAX_WITHOUT_YEAR = timedelta(days=330)
 """The longest period in whose table a time needs no year."""
 HEAD = ("SERVICE", "STATE", "FROM", "TO", "LASTED", "BOUNDS/REASON")
+LASTED_WIDTH = 11
+"""Columns of the longest usual duration: ``23 h 59 min``."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that a spreadsheet evaluates as a formula."""
 DECIMALS = 3
@@ -234,7 +236,7 @@ class Table:
         lengths = [len(one_line(service)) for service in period.services]
         service_width = min(MAX_SERVICE, max([len(HEAD[0]), *lengths]))
         time_width = len(f"{period.since:{self._format}}")
-        self._widths = (service_width, 8, time_width, time_width, 10)
+        self._widths = (service_width, 8, time_width, time_width, LASTED_WIDTH)
 
     def heading(self) -> Iterator[str]:
         """Yield the lines above the first service."""

@@ -272,15 +272,9 @@ def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetim
     series_of = {target.name: target.series for target in targets}
     # The series are charts of their own.
     document = status.build(rows.status._replace(series=()), series_of, maintenance_until)
-    recorded = {row.service for row in rows.status.services}
-    missing = sorted(target.name for target in targets if target.name not in recorded)
-    verdict = document.verdict
-    if missing and recorded:
-        verb = "service was" if len(missing) == 1 else "services were"
-        verdict += f"; {len(missing)} monitored {verb} never recorded"
     wrong = [service for service in document.services if service.state != HEALTHY]
     wrong.sort(key=lambda service: (service.stale, service.service))
-    return Now(verdict, document, wrong, [one_line(name) for name in missing])
+    return Now(document.verdict, document, wrong, document.missing)
 
 
 # Services.

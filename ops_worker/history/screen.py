@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ GAP = "·"
 """Drawn in a sparkline where no pass ran."""
 STATE_MARKS = {HEALTHY: "█", "degraded": "▒", "down": "x", UNKNOWN: "?", UNSEEN: GAP}
 """How a state bar shows each state. The marks differ in shape, so that nobody needs colours."""
-LEGEND = "BAR: █ healthy  ▒ degraded  x down  ? unknown  · not seen"
+LEGEND = "BAR: █ healthy  ▒ degraded  x down  ? unknown  · unseen"
 """What the marks of a state bar mean, in at most 60 columns."""
 NO_LEDGER_TO_READ = "no ledger to read (`ops-worker init-db`)"
 """What a screen says where the ledger is missing, or may not be read."""
@@ -30,8 +31,16 @@ GUTTER = "  "
 """Between two columns of a table."""
 INDENT = "  "
 """Before a note below a row."""
-MIN_NOTE_WIDTH = 30
+MIN_NOTE_WIDTH = 45
 """A longer text gets a line below its row if its column would be narrower than this."""
+_INSIDE_OF_VALUE = re.compile(
+    r"(?<=\d) (?=(?:%|ms|s|min|h|d)(?!\w))"
+    r"|(?<=\d-\d\d) (?=\d\d:)"
+    r"|(?<= [hd]) (?=\d+ (?:s|min|h)\b)"
+)
+"""The blanks between a number and its unit, a date and its time, and the units of a duration."""
+_JOINT = "\x00"
+"""Stands for such a blank while a text is wrapped. No text has it (``one_line``)."""
 EMPTY = ("", "-")
 """Cells that say nothing."""
 TABLE_LINES = 3
@@ -158,8 +167,13 @@ def fitted(table: ScreenTable, width: int) -> ScreenTable:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return the lines of a text, which is wrapped between words."""
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    """Return the lines of a text, which is wrapped between words.
+
+    No line ends between a number and its unit, or between a date and its time.
+    """
+    joined = _INSIDE_OF_VALUE.sub(_JOINT, text)
+    lines = textwrap.wrap(joined, width, break_on_hyphens=False)
+    return [line.replace(_JOINT, " ") for line in lines] or [""]
 
 
 def _widths(table: ScreenTable) -> list[int]:

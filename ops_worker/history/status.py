@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core import slo
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
+from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import (
@@ -35,7 +36,7 @@ from ops_worker.history.screen import (
 from ops_worker.text import format_age, format_labels, format_si, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.slo import Objective
@@ -185,7 +186,8 @@ class SeriesStatus(NamedTuple):
 class Status(NamedTuple):
     """The document of ``ops-worker status``. The fields of these types are its keys.
 
-    States and availability go back ``since_s``, passes and series ``samples_since_s``.
+    States and availability go back ``since_s``, passes and series ``samples_since_s``. ``missing``
+    has the monitored services that no pass has recorded.
     """
 
     verdict: str
@@ -198,6 +200,7 @@ class Status(NamedTuple):
     maintenance: MaintenanceStatus | None
     passes: Sequence[PassStatus]
     series: Sequence[SeriesStatus]
+    missing: Sequence[str] = ()
 
 
 class _Past(NamedTuple):
@@ -219,9 +222,9 @@ def build(
 ) -> Status:
     """Build the document.
 
-    ``series_of`` is the name in ``system_metrics`` by service. ``maintenance_until`` is the end of
-    the maintenance in the settings, if they have one. ``states`` is the number of states of each
-    service.
+    ``series_of`` is the name in ``system_metrics`` by monitored service. ``maintenance_until`` is
+    the end of the maintenance in the settings, if they have one. ``states`` is the number of states
+    of each service.
     """
     metrics_s = period_of(rows.passes, METRICS.name)
     health_s = period_of(rows.passes, HEALTH.name)
@@ -238,8 +241,12 @@ def build(
         services.append(_service(row, rows.now, health_s, name, past))
     alerts = [_alert(row, rows.now) for row in rows.alerts]
     passes = [_pass(record, rows) for record in rows.passes]
+    missing = _missing(rows.services, series_of)
+    verdict = _verdict(services, alerts, passes)
+    if services and missing:
+        verdict += f"; {_verdict_on_missing(missing)}"
     return Status(
-        verdict=_verdict(services, alerts, passes),
+        verdict=verdict,
         database=one_line(rows.database),
         at=rows.now,
         since_s=since_s,
@@ -249,7 +256,20 @@ def build(
         maintenance=_maintenance(rows, maintenance_until),
         passes=passes,
         series=[item for item in series if _is_listed(item)],
+        missing=missing,
     )
+
+
+def _missing(recorded: Sequence[ServiceRow], monitored: Iterable[str]) -> list[str]:
+    """Return the monitored services without a row."""
+    missing = {*monitored} - {row.service for row in recorded}
+    return [one_line(name) for name in sorted(missing)]
+
+
+def _verdict_on_missing(missing: Sequence[str]) -> str:
+    """Return the clause on services that no pass has recorded."""
+    verb = "service was" if len(missing) == 1 else "services were"
+    return f"{len(missing)} monitored {verb} never recorded"
 
 
 def _past(
@@ -496,6 +516,7 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
     states_before: dict[str, object] = {}
     if changes.before:
         states_before = {service.service: service.state for service in changes.before.services}
+        states_before |= dict.fromkeys(changes.before.missing, UNSEEN)
     has_ledger = any(service.states for service in services)
     title = "Services"
     if has_ledger:
@@ -504,6 +525,14 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         _service_row(service, changes.mark(service.service, service.state, states_before))
         for service in services
     ]
+    # Nothing is known of a service without a record: it stands before the healthy ones.
+    place = sum(1 for service in services if service.state != HEALTHY)
+    length = max((len(service.states) for service in services), default=0)
+    if services:
+        rows[place:place] = [
+            _missing_row(changes.mark(name, UNSEEN, states_before), length)
+            for name in status.missing
+        ]
     columns: tuple[Column, ...] = (
         # A name that is not longer stays whole, and other columns are left out.
         Column("SERVICE", least=16),
@@ -539,6 +568,12 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
     )
 
 
+def _missing_row(name: str, length: int) -> tuple[str, ...]:
+    """Return the row of a service that no pass has recorded, with a bar of this length."""
+    bar = state_bar([UNSEEN] * length)
+    return (name, UNSEEN, "-", bar, "-", "-", "never", "no pass has recorded it")
+
+
 def _urgency(service: ServiceStatus) -> tuple[int, str]:
     if service.state == HEALTHY:
         return (2, service.service)
@@ -566,7 +601,7 @@ def _alerts_table(alerts: Sequence[OpenAlert], changes: _Changes) -> ScreenTable
         Column("SERVICE", least=12),
         Column("STATUS"),
         Column("OPENED", drop=2),
-        Column("ACKNOWLEDGED BY", least=8, drop=1),
+        Column("ACKNOWLEDGED BY", least=15, drop=1),
         Column("SUMMARY", least=8, is_note=True),
     )
     rows = tuple(
@@ -594,7 +629,7 @@ def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
             "stale" if record.stale else "on time",
             format_ago(record.age_s),
             format_age(record.period_s),
-            f"{AT_LEAST if record.missed_is_least else ''}{record.missed}",
+            _missed(record),
         )
         for record in passes
     ]
@@ -620,6 +655,13 @@ def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
         state_column=1,
         none="none was recorded, or RECORD_OWN_METRICS is off",
     )
+
+
+def _missed(status: PassStatus) -> str:
+    """Return how many passes were missed, or at least so many; at least 0 says nothing."""
+    if not status.missed_is_least:
+        return str(status.missed)
+    return f"{AT_LEAST}{status.missed}" if status.missed else "unknown"
 
 
 def _pass_label(status: PassStatus) -> str:

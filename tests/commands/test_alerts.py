@@ -34,7 +34,8 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Open and acknowledged system alerts are listed; --all adds the closed ones."""
     assert main(["alerts", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[1].split()[1:3] == ["evaluator", "OPEN"]
+    assert len(lines) == 6 and lines[2].split()[1:3] == ["evaluator", "OPEN"]
+    assert lines[3].startswith("  Service unhealthy: evaluator (")
     opened.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
     )

@@ -294,7 +294,7 @@ def test_years_ago(
         False,
     ]
     assert main(["explain", "a", *moment(past, 3600)]) == 0
-    assert " UTC: a is stale: no pass has looked since " in capsys.readouterr().out
+    assert " UTC: a is stale: no pass has looked since\n" in capsys.readouterr().out
     assert main(["explain", "a", "--at", "0001-01-02"]) == 0
 
 
@@ -388,10 +388,12 @@ def test_actions(
         table = re.sub(r"[\d-]{10} [\d:]{8}", "TIME", below).splitlines()
         # The table of `history` is as wide as a pipe.
         lines = [line for line in table[1:8] if line]
-        assert re.match(rf"TIME +acknowledged +kim +a +{number}\b", lines[0])
+        assert re.match(rf"TIME +acknowledged +kim +a +alert {number}\b", lines[0])
         assert "switch <b>7</b>" in lines[0] + lines[1]
-        assert any(re.match(r"TIME +maintenance started +lee +all +TIME", line) for line in lines)
-        assert any(re.match(rf"TIME +closed +kim +a +{number}\b", line) for line in lines)
+        assert any(
+            re.match(r"TIME +maintenance started +lee +all +until TIME", line) for line in lines
+        )
+        assert any(re.match(rf"TIME +closed +kim +a +alert {number}\b", line) for line in lines)
     assert main(["history", "--output", "csv"]) == 0
     assert "maintenance" not in capsys.readouterr().out, "actions are no spans"
 

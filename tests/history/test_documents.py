@@ -149,6 +149,7 @@ def test_status() -> None:
                 "rate_history": [None] * 23 + [0.5],
             }
         ],
+        "missing": [],
     }
     assert json.dumps(as_json(status.build(rows, {}))) == json.dumps(expected)
 

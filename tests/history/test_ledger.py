@@ -155,11 +155,11 @@ def test_table() -> None:
         "\n".join(lines(ROWS))
         == """\
 2026-03-01 00:00:00 to 2026-03-01 00:10:00 UTC, as the health pass saw it
-SERVICE STATE    FROM           TO             LASTED     BOUNDS/REASON
+SERVICE STATE    FROM           TO             LASTED      BOUNDS/REASON
 a       unseen   03-01 00:00:00 03-01 00:01:00 1 min
 a       healthy  03-01 00:01:00 03-01 00:03:00 2 min
-a       down     03-01 00:03:00 03-01 00:05:00 2 min      -1 min Connection ref…
-a       healthy  03-01 00:05:00 03-01 00:10:00 5 min      -1 min
+a       down     03-01 00:03:00 03-01 00:05:00 2 min       -1 min Connection re…
+a       healthy  03-01 00:05:00 03-01 00:10:00 5 min       -1 min
 a: healthy 77.777 % (66.666 % to 88.888 %), seen 90 % of time"""
     )
 
@@ -176,7 +176,7 @@ def test_table_across_a_hole() -> None:
     """The end of a state before a time in which nobody looked is not certain."""
     runs = {"health": [RUN._replace(last_at=at(120)), Run(2, 60.0, "c", at(540), at(600), 2)]}
     rows = ROWS._replace(runs=runs, spans={"health": [span(1, "healthy", 60, None)]})
-    assert [line[56:] for line in lines(rows)[3:]] == ["  +6 min", "", "  -7 min", ""]
+    assert [line[57:] for line in lines(rows)[3:]] == ["  +6 min", "", "  -7 min", ""]
 
 
 def test_table_of_a_long_period() -> None:

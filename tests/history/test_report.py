@@ -113,9 +113,9 @@ def test_buckets() -> None:
 
 @pytest.mark.unit
 def test_texts() -> None:
-    """A number stays beside its unit, and a label is never broken; a period of a day is 24 h."""
+    """A duration and a percentage are never broken, nor is a label; a period of a day is 24 h."""
     assert unbroken("1 h 3 min, 99.5 % of 3 services") == (
-        "1\u00a0h 3\u00a0min, 99.5\u00a0% of 3\u00a0services"
+        "1\u00a0h\u00a03\u00a0min, 99.5\u00a0% of 3 services"
     )
     assert breakable("ms{a=<1>,b=2}") == "ms<wbr>{a=&lt;1&gt;,<wbr>b=2}"
     assert [length_of(seconds) for seconds in (DAY_S, DAY_S + 3600, 2 * DAY_S)] == [
@@ -139,7 +139,7 @@ def test_part(unhealthy_s: float, expected: float) -> None:
     [
         (432, 432, 432, 1.0, "50 % left: 7 min 12 s of 14 min 24 s"),
         (432, 400, 460, 1.0, "50 % left (46 to 53 %): 7 min 12 s of 14 min 24 s"),
-        (-60, -90, -60, 1.0, "none left: 1 min too much (of 14 min 24 s)"),
+        (-60, -90, -60, 1.0, "none left: 15 min 24 s used of 14 min 24 s"),
         (864, 864, 864, 0.0, "unknown: nobody looked (of 14 min 24 s)"),
     ],
 )

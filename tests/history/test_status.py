@@ -12,6 +12,7 @@ from ops_worker.core.ledger import Run, Span
 from ops_worker.core.slo import Objective
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import status
+from ops_worker.history.budgets import bounds_of_left
 from ops_worker.history.ledger import AvailabilityDocument, LedgerRows
 from ops_worker.history.rows import OpenAlertRow, RunningMaintenance, ServiceRow
 from ops_worker.history.screen import (
@@ -263,13 +264,13 @@ evaluator   down     119 min  ██████████████xx  90.0
 ingest      stale    -        ················  -        7 ms     5 min ago
   no pass has looked since; it was healthy
 dispatcher  healthy  119 min  ████████▒▒▒█████  83.33 %  7 ms     12 s ago
-BAR: █ healthy  ▒ degraded  x down  ? unknown  · not seen
+BAR: █ healthy  ▒ degraded  x down  ? unknown  · unseen
 
 Service level objectives
-SERVICE     SLO     ERROR BUDGET                        BOUNDS      SEEN
-dispatcher  90 %    93 % left (of 2 h in 1 d)           92 to 93 %  4 %
-evaluator   99.9 %  86 % left (of 43 min in 30 d)       83 to 86 %  < 1 %
-ingest      99 %    nobody looked (of 14 min in 1 d)    -           0 %
+SERVICE     SLO     ERROR BUDGET    USED    LEFT     BOUNDS      SEEN
+dispatcher  90 %    2 h in 1 d      10 min  93 %     92 to 93 %  4 %
+evaluator   99.9 %  43 min in 30 d  6 min   86 %     83 to 86 %  < 1 %
+ingest      99 %    14 min in 1 d   -       unknown  -           0 %
 
 Open alerts
 none
@@ -277,10 +278,7 @@ none
 Passes; MISSED: last 60 min
 PASS     STATE    LAST SUCCESS  PERIOD  MISSED
 health   on time  0 s ago       1 min   0
-metrics  on time  0 s ago       5 s     0""".replace("  BOUNDS", "BOUNDS")
-        .replace("  92 to", "92 to")
-        .replace("  83 to", "83 to")
-        .replace("in 1 d)    -", "in 1 d)  -")
+metrics  on time  0 s ago       5 s     0"""
     )
 
 
@@ -297,17 +295,52 @@ def test_without_a_ledger() -> None:
 
 
 def test_missed_objective() -> None:
-    """A budget that is used up says by how much; one that nobody measured says so."""
+    """A budget that is used up has nothing left, and USED says how much was used."""
     objectives = OBJECTIVES | {"evaluator": Objective(99.99, 1)}
     windows = [LEDGER.windows[0]._replace(services=["evaluator"])]
     ledger = LEDGER._replace(windows=windows, objectives=objectives)
     rows = ROWS._replace(services=[service("evaluator", "down")])
     table = status.tables(status.build(rows, {}, None, ledger=ledger))[2]
-    assert table.rows[0][:3] == (
-        "evaluator",
-        "99.99 %",
-        "none left, 6 min too much (of 9 s in 1 d)",
-    )
+    assert table.rows[0][:5] == ("evaluator", "99.99 %", "9 s in 1 d", "6 min", "none")
+
+
+def test_bounds_of_a_budget() -> None:
+    """A bound below nothing is ``none``; bounds that are the same are left out."""
+    assert bounds_of_left(-30, 50, 100) == "none to 50 %"
+    assert bounds_of_left(-30, -10, 100) == ""
+    assert bounds_of_left(50, 50.5, 100) == ""
+    assert bounds_of_left(83, 86, 100) == "83 to 86 %"
+
+
+def test_service_without_a_record() -> None:
+    """A monitored service that no pass has recorded is in the verdict and before the healthy ones."""
+    rows = ROWS._replace(services=[service("evaluator", "down"), service("ingest")])
+    names = ("evaluator", "ingest", "new\n")
+    document = status.build(rows, dict.fromkeys(names, "x"), None, ledger=LEDGER)
+    assert document.verdict.endswith("; 1 monitored service was never recorded")
+    assert document.missing == ["new"]
+    shown = status.tables(document)[1].rows
+    assert [row[:2] for row in shown] == [
+        ("evaluator", "down"),
+        ("new", "unseen"),
+        ("ingest", "healthy"),
+    ]
+    assert set(shown[1][3]) == {"·"}
+    again = status.tables(document, before=document)[1].rows
+    assert again[1][0] == "  new"
+    nothing = status.build(ROWS._replace(services=[]), {"new": "new"}, None)
+    assert "never recorded" not in nothing.verdict
+    assert status.tables(nothing)[1].rows == ()
+    two = status.build(rows, dict.fromkeys((*names, "old"), "x"), None)
+    assert two.verdict.endswith("; 2 monitored services were never recorded")
+
+
+def test_missed_at_least_nothing() -> None:
+    """``≥ 0`` would say nothing: the number of missed passes is unknown then."""
+    record = status.build(ROWS, {}).passes[0]
+    passes = [record._replace(missed=number, missed_is_least=True) for number in (0, 3)]
+    document = status.build(ROWS, {})._replace(passes=passes)
+    assert [row[-1] for row in status.tables(document)[4].rows[:2]] == ["unknown", "≥ 3"]
 
 
 @pytest.mark.parametrize(
@@ -445,7 +478,7 @@ def test_marks_differ_without_colour() -> None:
     assert len(set(STATE_MARKS.values())) == len(STATE_MARKS) == 5
     assert state_bar(list(STATE_MARKS)) == "█▒x?·"
     for state, mark in STATE_MARKS.items():
-        assert f"{mark} {state.replace('unseen', 'not seen')}" in LEGEND
+        assert f"{mark} {state}" in LEGEND
     assert len(LEGEND) <= 60
 
 
@@ -545,6 +578,24 @@ def test_cut() -> None:
     )
     assert text_width("日本語a") == 7
     assert halved([1, 3, None, 5, None, None, 4]) == [2, 5, None, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("healthy 99.921 % of it", "99.921 %"),
+        ("seen 3 s ago", "3 s"),
+        ("since 2026-03-01 11:58:00 UTC", "2026-03-01 11:58:00"),
+        ("longest of 2 h 30 min here", "2 h 30 min"),
+        ("for 1 min 5 s only", "1 min"),
+    ],
+)
+def test_values_are_not_broken(text: str, whole: str) -> None:
+    """No line ends inside of a duration, a percentage or a time; no word is lost."""
+    for width in range(max(8, len(whole)), len(text) + 1):
+        shown = wrapped(text, width)
+        assert any(whole in line for line in shown)
+        assert " ".join(shown) == text
 
 
 def test_words_are_wrapped_whole() -> None:

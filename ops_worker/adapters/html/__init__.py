@@ -16,6 +16,7 @@ from ops_worker.core.slo import DAY_S
 from ops_worker.errors import SettingsError
 from ops_worker.history import report as reports
 from ops_worker.history.actions import in_words
+from ops_worker.history.budgets import bounds_of_left, share_left
 from ops_worker.history.status import WELL_SEEN
 from ops_worker.text import format_duration, format_si, percent_rounded_down
 
@@ -46,7 +47,7 @@ MAX_OUTAGES = 50
 """Outages of a service that are listed: the newest ones."""
 MAX_NAMES = 20
 """Services that are named where a person did something."""
-_BEFORE_UNIT = re.compile(r"(\d) (?=[a-z%])")
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:ms|s|min|h|d)\b)|(?<= [hd]) (?=\d+ (?:s|min|h)\b)")
 LEAST_PART = 25.0
 """Percent of a day's bar that has the pattern of its worst state, however short that was."""
 
@@ -124,12 +125,12 @@ def percent(share: float | None, decimals: int = DECIMALS) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a text in which no line ends between a number and its unit."""
-    return _BEFORE_UNIT.sub("\\1\u00a0", text)
+    """Return a text in which no line ends between a number and its unit, or inside a duration."""
+    return _BEFORE_UNIT.sub("\u00a0", text)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration whose numbers are never apart from their units."""
+    """Return a duration that is never broken over two lines."""
     return unbroken(format_duration(seconds))
 
 
@@ -190,16 +191,11 @@ def budget_left(budget: Budget) -> str:
     if not budget.coverage:
         return f"unknown: nobody looked (of {format_duration(whole_s)})"
     if budget.left_s < 0:
-        text = f"none left: {format_duration(-budget.left_s)} too much"
-        return f"{text} (of {format_duration(whole_s)})"
-    left = f"{_whole_percent(budget.left_s, budget)} % left"
-    least, most = (_whole_percent(value, budget) for value in (budget.least_s, budget.most_s))
-    bounds = "" if least == most else f" ({least} to {most} %)"
-    return f"{left}{bounds}: {format_duration(budget.left_s)} of {format_duration(whole_s)}"
-
-
-def _whole_percent(left_s: float, budget: Budget) -> int:
-    return int(percent_rounded_down(left_s / budget.objective.budget_s, 0))
+        used_s = whole_s - budget.left_s
+        return f"none left: {format_duration(used_s)} used of {format_duration(whole_s)}"
+    bounds = bounds_of_left(budget.least_s, budget.most_s, whole_s)
+    share = share_left(budget.left_s, whole_s) + " left" + (f" ({bounds})" if bounds else "")
+    return f"{share}: {format_duration(budget.left_s)} of {format_duration(whole_s)}"
 
 
 def _planned(report: Report) -> Iterator[tuple[float, float]]:

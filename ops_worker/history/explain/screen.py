@@ -219,7 +219,7 @@ def _outages_table(past: Past | None) -> ScreenTable:
         Column("TIMES"),
         Column("TOTAL", drop=2),
         Column("LONGEST"),
-        Column("BEGAN"),
+        Column("LONGEST BEGAN"),
         Column("BOUNDS", drop=1),
     )
     rows: list[tuple[str, ...]] = []
@@ -365,4 +365,5 @@ def _passes_table(explanation: Explanation) -> ScreenTable:
         for record in explanation.passes
     )
     none = "none was recorded, or RECORD_OWN_METRICS is off"
-    return flexible("Last passes before that time", columns, rows, none=none)
+    title = "Last passes" if explanation.now else "Last passes before that time"
+    return flexible(title, columns, rows, none=none)
