@@ -209,7 +209,8 @@ def claim_screens(done: Sequence[Ran]) -> None:
         "dispatcher": "healthy",
         "delivery_worker": "healthy",
     }
-    assert "evaluator is down, unhealthy since 20" in said["explain evaluator"]
+    sentence = " ".join(said["explain evaluator"].split())
+    assert "evaluator is down, unhealthy since 20" in sentence
     assert re.search(r"^ok +writable +yes", said["check"], re.MULTILINE)
     assert "started by Zoë: é→ü" in said["maintenance status"]
     assert re.search(
