@@ -401,7 +401,15 @@ class _Track:
         )
         self._stretches.append(self._stretches[-1] + (not is_short))
         self._switches.append(before.last)
-        self.changes.append(_Change(before.last, stay.first, before, stay, is_short, is_set_back))
+        change = _Change(
+            begun=before.last,
+            ended=stay.first,
+            before=before,
+            after=stay,
+            is_short=is_short,
+            is_set_back=is_set_back,
+        )
+        self.changes.append(change)
 
     def stay_at(self, time: int) -> _Stay | None:
         """Return the stay from whose timeline a time is taken; None if there is none."""
@@ -477,7 +485,14 @@ def _stay(stream: _Stream, span: Span) -> _Stay:
         last_run = span.last_run
     # Another program may have written any word.
     state = span.state if span.state in STATES else UNKNOWN
-    return _Stay(place, state, first, last, last_run, span)
+    return _Stay(
+        place=place,
+        state=state,
+        first=first,
+        last=last,
+        last_run=last_run,
+        span=span,
+    )
 
 
 def _visible(stream: _Stream, stays: Sequence[_Stay]) -> list[_Stay]:

@@ -512,27 +512,8 @@ AVAILABILITY = 4
 
 def _services_table(status: Status, changes: _Changes) -> ScreenTable:
     """Lay out the services: the unhealthy ones first, then the stale ones; each group by name."""
-    services = sorted(status.services, key=_urgency)
-    states_before: dict[str, object] = {}
-    if changes.before:
-        states_before = {service.service: service.state for service in changes.before.services}
-        states_before |= dict.fromkeys(changes.before.missing, UNSEEN)
-    has_ledger = any(service.states for service in services)
-    title = "Services"
-    if has_ledger:
-        title = f"Services; BAR and AVAIL: last {format_age(status.since_s)}"
-    rows = [
-        _service_row(service, changes.mark(service.service, service.state, states_before))
-        for service in services
-    ]
-    # Nothing is known of a service without a record: it stands before the healthy ones.
-    place = sum(1 for service in services if service.state != HEALTHY)
-    length = max((len(service.states) for service in services), default=0)
-    if services:
-        rows[place:place] = [
-            _missing_row(changes.mark(name, UNSEEN, states_before), length)
-            for name in status.missing
-        ]
+    has_ledger = any(service.states for service in status.services)
+    rows = _service_rows(status, changes)
     columns: tuple[Column, ...] = (
         # A name that is not longer stays whole, and other columns are left out.
         Column("SERVICE", least=16),
@@ -544,14 +525,37 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         Column("CHECKED", drop=2),
         Column("REASON", least=6, is_note=True),
     )
+    title = f"Services; BAR and AVAIL: last {format_age(status.since_s)}"
+    below = LEGEND
+    if any(row[AVAILABILITY].startswith("(") for row in rows):
+        below = f"{LEGEND}\n{PARTLY_SEEN}"
     if not has_ledger:
+        title, below = "Services", NO_LEDGER
         rows = [row[:3] + row[5:] for row in rows]
         columns = columns[:3] + columns[5:]
     table = flexible(title, columns, tuple(rows), state_column=1, none="none was recorded")
-    if not has_ledger:
-        return table._replace(below=NO_LEDGER)
-    is_partly_seen = any(row[AVAILABILITY].startswith("(") for row in rows)
-    return table._replace(below=f"{LEGEND}\n{PARTLY_SEEN}" if is_partly_seen else LEGEND)
+    return table._replace(below=below)
+
+
+def _service_rows(status: Status, changes: _Changes) -> list[tuple[str, ...]]:
+    """Return the rows of the services. One without a record stands before the healthy ones."""
+    before: dict[str, object] = {}
+    if changes.before:
+        before = {service.service: service.state for service in changes.before.services}
+        before |= dict.fromkeys(changes.before.missing, UNSEEN)
+    services = sorted(status.services, key=_urgency)
+    if not services:
+        return []
+    rows = [
+        _service_row(service, changes.mark(service.service, service.state, before))
+        for service in services
+    ]
+    place = sum(1 for service in services if service.state != HEALTHY)
+    length = max(len(service.states) for service in services)
+    rows[place:place] = [
+        _missing_row(changes.mark(name, UNSEEN, before), length) for name in status.missing
+    ]
+    return rows
 
 
 def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
