@@ -248,11 +248,10 @@ SELECT
 FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s
 
--- name: ledger_readable
--- Whether this role may read the ledger, which a reader can do without.
-SELECT
-    has_table_privilege('ops_worker_run', 'SELECT')
-    AND has_table_privilege('ops_worker_span', 'SELECT') AS readable
+-- name: readable
+-- Whether this role may read all of these tables, which a reader can do without.
+SELECT bool_and(has_table_privilege(name, 'SELECT')) AS readable
+FROM unnest(%(tables)s::text[]) AS name
 
 -- name: ledger_runs
 -- The columns are the fields of core.ledger.Run, in this order.
@@ -323,10 +322,6 @@ SELECT EXISTS (SELECT FROM ops_worker_span WHERE service = %(service)s) AS known
 
 -- name: services_known
 SELECT service FROM service_health
-
--- name: actions_readable
--- Whether this role may read what people did, which a reader can do without.
-SELECT has_table_privilege('ops_worker_action', 'SELECT') AS readable
 
 -- name: actions
 -- What people did in a period, the newest first. An action without names is about all services. An

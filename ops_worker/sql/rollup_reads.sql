@@ -1,11 +1,5 @@
 -- Statements of the readers of the rollup: hours and days instead of samples.
 
--- name: rollup_readable
--- Whether this role may read both tables, which a reader can do without.
-SELECT
-    has_table_privilege('ops_worker_hour', 'SELECT')
-    AND has_table_privilege('ops_worker_day', 'SELECT') AS readable;
-
 -- name: rolled_bounds
 -- The oldest and newest of the hours, or days, that begin in a period.
 SELECT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.adapters.postgres.transaction import one
 from ops_worker.core.passes import ACTION_TABLE
 from ops_worker.history.rows import ActionRow
 
@@ -28,9 +27,7 @@ def read_actions(
     maintenance. With ``limit``, read only so many: the newest ones. Return None if there is no
     table of it, or none that this role may read.
     """
-    if ACTION_TABLE not in transaction.present:
-        return None
-    if not one(transaction.execute("actions_readable"))["readable"]:
+    if not transaction.may_read([ACTION_TABLE]):
         return None
     parameters = {
         "since": since,

@@ -76,9 +76,7 @@ def pass_runs(transaction: Transaction, passes: Sequence[str]) -> dict[str, list
 
 def is_readable(transaction: Transaction) -> bool:
     """Return whether there is a ledger, and this role may read it."""
-    if not transaction.present.issuperset(LEDGER_READ_TABLES):
-        return False
-    return bool(one(transaction.execute("ledger_readable"))["readable"])
+    return transaction.may_read(LEDGER_READ_TABLES)
 
 
 def status_ledger(

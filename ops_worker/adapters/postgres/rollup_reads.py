@@ -84,17 +84,10 @@ def cover(transaction: Transaction, since_s: float, number: int) -> Coverage:
 def _cover(transaction: Transaction, buckets: Grid) -> Coverage:
     # Times have this resolution, so that this is the period without its begin and with its end.
     since, until = buckets.since + TICK, buckets.until + TICK
-    if buckets.level is None or not is_readable(transaction):
+    if buckets.level is None or not transaction.may_read(ROLLUP_TABLES):
         return Coverage(buckets, [Part(None, since, until)])
     levels = FINER[buckets.level]
     return Coverage(buckets, list(_parts(transaction, levels, since, until)))
-
-
-def is_readable(transaction: Transaction) -> bool:
-    """Return whether the tables of the rollup exist, and this role may read them."""
-    if not transaction.present.issuperset(ROLLUP_TABLES):
-        return False
-    return bool(one(transaction.execute("rollup_readable"))["readable"])
 
 
 def _parts(

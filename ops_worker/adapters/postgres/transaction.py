@@ -15,7 +15,7 @@ from ops_worker.sql import queries
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 Connection = psycopg.Connection[dict[str, Any]]
 Cursor = psycopg.Cursor[dict[str, Any]]
@@ -77,6 +77,12 @@ class Transaction:
         """
         cursor = self.connection.cursor(binary=True, row_factory=lambda _: make)
         return cursor.execute(SQL[name], parameters).fetchall()
+
+    def may_read(self, tables: Collection[str]) -> bool:
+        """Return whether all of these tables are present, and this role may read them."""
+        if not self.present.issuperset(tables):
+            return False
+        return bool(one(self.execute("readable", {"tables": list(tables)}))["readable"])
 
     @contextlib.contextmanager
     def best_effort(self, problem: str, remedy: str = "") -> Iterator[None]:
