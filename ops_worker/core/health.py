@@ -19,7 +19,7 @@ from ops_worker.core.model import (
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ops_worker.core.model import Target
@@ -217,12 +217,15 @@ def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
     )
 
 
-def suppress_alerts(changes: Iterable[StateChange]) -> list[StateChange]:
-    """Return the changes for a maintenance: no alert opens.
+def suppress_alerts(changes: Iterable[StateChange], services: Container[str]) -> list[StateChange]:
+    """Return the changes with no alert that opens for ``services``.
 
     States and streaks are recorded as usual, and alerts close.
     """
-    return [change._replace(opens=False) for change in changes]
+    return [
+        change._replace(opens=change.opens and change.verdict.target.name not in services)
+        for change in changes
+    ]
 
 
 def preview(changes: Iterable[StateChange]) -> Recorded:

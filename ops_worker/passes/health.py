@@ -75,7 +75,7 @@ def _write(
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
     if maintenance_end is not None:
-        changes = health.suppress_alerts(changes)
+        changes = health.suppress_alerts(changes, names)
     if context.dry_run:
         recorded = health.preview(changes)
     else:

@@ -206,10 +206,12 @@ def test_not_among() -> None:
 
 
 def test_suppress_alerts() -> None:
-    """In a maintenance no alert opens; alerts close, and the rows stay as they are."""
+    """For these services no alert opens; alerts close, and the rows stay as they are."""
     opening = change(state=State.DOWN, reason="r")._replace(opens=True)
     closing = change(state=State.HEALTHY)._replace(closes=True)
-    assert suppress_alerts([opening, closing]) == [opening._replace(opens=False), closing]
+    name = TARGET.name
+    assert suppress_alerts([opening, closing], {name}) == [opening._replace(opens=False), closing]
+    assert suppress_alerts([opening, closing], {"other"}) == [opening, closing]
 
 
 def test_alerted() -> None:
