@@ -38,13 +38,17 @@ class Objective(NamedTuple):
         return (100.0 - self.percent) / 100.0 * self.days * DAY_S
 
 
+def objective_of(target: Target | None) -> Objective | None:
+    """Return the objective of a service; None if it has none or is not monitored."""
+    if target is None or target.slo is None:
+        return None
+    return Objective(target.slo, target.slo_window_days)
+
+
 def objectives(targets: Iterable[Target]) -> dict[str, Objective]:
     """Return the objective of each service that has one, by its name."""
-    return {
-        target.name: Objective(target.slo, target.slo_window_days)
-        for target in targets
-        if target.slo is not None
-    }
+    pairs = ((target.name, objective_of(target)) for target in targets)
+    return {name: objective for name, objective in pairs if objective is not None}
 
 
 class Budget(NamedTuple):

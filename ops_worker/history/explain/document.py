@@ -12,7 +12,7 @@ from ops_worker.core.samples import HEALTHY
 from ops_worker.history.actions import Action, action_document
 from ops_worker.history.budgets import BudgetDocument, budget_document
 from ops_worker.history.explain.alert import Alert, alert_of, alert_sentence
-from ops_worker.history.explain.rows import PERIOD, before, objective_of
+from ops_worker.history.explain.rows import PERIOD, before
 from ops_worker.history.explain.rule import describe_rule
 from ops_worker.history.explain.state import (
     STALE,
@@ -236,7 +236,7 @@ def _past(lines: Timelines | None, history: ServiceHistory) -> Past | None:
 
 def _budget(lines: Timelines | None, history: ServiceHistory, rule: Rule) -> BudgetDocument | None:
     """Return what was left of the error budget; None without an objective or a ledger."""
-    objective = objective_of(rule.target)
+    objective = slo.objective_of(rule.target)
     if objective is None:
         return None
     pieces = _last(lines, history, timedelta(days=objective.days))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
-from ops_worker.core.slo import Objective
+from ops_worker.core.slo import objective_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,13 +77,6 @@ class Rule(NamedTuple):
     thresholds: Thresholds
     alerts_enabled: bool = True
     self_metrics_enabled: bool = True
-
-
-def objective_of(target: Target | None) -> Objective | None:
-    """Return the objective of a service; None if it has none."""
-    if target is None or target.slo is None:
-        return None
-    return Objective(target.slo, target.slo_window_days)
 
 
 def look_back(target: Target | None) -> timedelta:
