@@ -35,6 +35,8 @@ TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
 """Whether every database has system_metrics as a hypertable whose older chunks are compressed."""
 PRISTINE = "template0"
 """A database in which an administrator, or the image of a server, has installed nothing."""
+COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
+"""The tests that have to execute every branch of the core and of the passes, below ``tests``."""
 _numbers = itertools.count()
 
 
@@ -159,13 +161,23 @@ class Worker:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of a plain table with a hypertable; distribute the slow tests."""
+    """Skip tests of a plain table with a hypertable; measure coverage; distribute the slow tests."""
     if TIMESCALE:
         reason = "it needs system_metrics as a plain table, and OPS_TEST_TIMESCALE is set"
         for item in items:
             if item.get_closest_marker("plain_table"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    _pause_coverage(items)
     _distribute(items)
+
+
+def _pause_coverage(items: list[pytest.Item]) -> None:
+    """Do not measure the coverage of tests outside ``COVERING``: it doubles their CPU time."""
+    tests = Path(__file__).parent
+    covering = [tests / name for name in COVERING]
+    for item in items:
+        if not any(item.path.is_relative_to(path) for path in covering):
+            item.add_marker("no_cover")
 
 
 def _distribute(items: list[pytest.Item]) -> None:

@@ -1,0 +1,22 @@
+"""A pass and its flush are found by the names that the registry has."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops_worker.core.passes import PASSES
+from ops_worker.passes import flush_of, function_of, health, metrics
+
+pytestmark = pytest.mark.unit
+
+
+def test_function_of() -> None:
+    """Each pass of the registry has its function."""
+    assert function_of("health") is health.run
+    assert all(callable(function_of(name)) for name in PASSES)
+
+
+def test_flush_of() -> None:
+    """Only a pass that keeps samples while the database is away has a flush."""
+    assert flush_of("metrics") is metrics.flush
+    assert flush_of("health") is None
