@@ -160,7 +160,6 @@ TESTED_ELSEWHERE = {
     "commands.init_db": "acceptance/test_process.py, on real roles",
     "commands.run_pass": "passes/test_contract.py runs it for every pass",
     "core": "no code",
-    "core.self_check": "commands/test_check.py makes every finding on a database",
     "history": "no code",
     "passes": "the layer's description, without code",
     "core.schema": "commands/test_schema.py breaks every shape and repairs it",
