@@ -121,6 +121,13 @@ def _body(value: Any) -> str:
     return value
 
 
+def _needs(value: Any) -> tuple[str, ...]:
+    names = _strings(value) if value else ()
+    if not all(re.fullmatch(NAME, name) for name in names):
+        raise ValueError("not names")
+    return tuple(dict.fromkeys(names))
+
+
 def _hosts(value: Any) -> tuple[str, ...]:
     hosts = _strings(value)
     # No scheme, port or path: those are not a part of a host.
@@ -328,6 +335,10 @@ class ServiceEntry(Entry):
     """ALERT_AFTER_FAILURES of this service."""
     resolve_after: Annotated[int | None, _of_type(int)] = field(None, wants=PASSES, ge=1, le=32767)
     """RESOLVE_AFTER_SUCCESSES of this service."""
+    needs: Annotated[tuple[str, ...], PlainValidator(_needs)] = field(
+        (), wants="the name of a service of the catalogue, or a list of names"
+    )
+    """Services that this one needs. While one of them is unhealthy, no alert opens for this one."""
     slo: Annotated[float | None, _of_type(int, float)] = field(
         None, wants="a percentage, more than 0 and less than 100, for example 99.9", gt=0, lt=100
     )

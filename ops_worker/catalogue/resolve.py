@@ -93,6 +93,7 @@ class _Resolver:
             tags=entry.tags or NO_TAGS,
             alert_after=entry.alert_after,
             resolve_after=entry.resolve_after,
+            needs=entry.needs,
             slo=entry.slo,
             slo_window_days=entry.slo_window,
             url_template=_with_path(url_template, entry.path),

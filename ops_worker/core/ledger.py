@@ -296,5 +296,6 @@ def _target_config(target: Target) -> dict[str, Any]:
         "redirects": target.redirects,
         "redirect_hosts": list(target.redirect_hosts),
         "skip_verify": target.tls.skip_verify,
+        "needs": list(target.needs),
     }
     return document | {key: value for key, value in later.items() if value}

@@ -123,6 +123,8 @@ class Target(NamedTuple):
     - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
       shown, because it does not contain the values of the variables.
+    - ``needs`` are the services that it needs. While one of them is unhealthy, its alert does not
+      open (``core.needs``).
     - ``slo`` is the percentage of the time in which the service is to be healthy, over
       ``slo_window_days``. None: it has no objective.
     - ``faults`` are the reasons why the service cannot be probed. They name a key and the variable
@@ -149,6 +151,7 @@ class Target(NamedTuple):
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
+    needs: tuple[str, ...] = ()
     slo: float | None = None
     slo_window_days: int = 30
     url_template: str = ""
@@ -376,6 +379,8 @@ class Outcome(NamedTuple):
 
     - ``superseded``: services of which the database already had a newer observation.
     - ``alerted``: services that have an alert now, open or acknowledged.
+    - ``because_of``: the causes of each service that is unhealthy because of others. No alert opens
+      for these services.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
     - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
@@ -391,6 +396,7 @@ class Outcome(NamedTuple):
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     alerted: tuple[str, ...] = ()
+    because_of: Mapping[str, tuple[str, ...]] = {}
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0

@@ -56,6 +56,9 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
         "an alert opens after": opens_after,
         "it closes after": _passes_in_a_row(rule.thresholds.resolve_after, "healthy"),
     }
+    if target.needs:
+        needed = ", ".join(target.needs)
+        described["needs"] = f"{needed}; no alert opens while one of them is unhealthy"
     if target.slo is not None:
         described["objective"] = f"{target.slo:g} % healthy over {target.slo_window_days} d"
     return described
