@@ -101,6 +101,22 @@ def causes_of(needs: Needs, health: Mapping[str, bool]) -> dict[str, tuple[str, 
     return {name: roots for name, roots in causes.items() if roots and not health.get(name, True)}
 
 
+def causes_in_pass(
+    needs: Needs,
+    verdicts: Sequence[Verdict],
+    others: Mapping[str, KnownState],
+    now: datetime,
+    period_s: float,
+) -> dict[str, tuple[str, ...]]:
+    """Return the causes of the services that a pass found unhealthy because of others.
+
+    ``others`` are the known states of ``unprobed_needs``.
+    """
+    causes = causes_of(needs, current_health(verdicts, others, now, period_s))
+    judged = (verdict.target.name for verdict in verdicts)
+    return {name: causes[name] for name in judged if name in causes}
+
+
 def because_of(causes: Collection[str]) -> str:
     """Return the causes for people: ``because of ingest``; empty if there are none."""
     if not causes:

@@ -79,8 +79,9 @@ def _write(
     # The worker has an alert of its own, which counts among those that are open.
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER, *unprobed])
     others = {name: before.pop(name) for name in unprobed}
-    health_of = needs.current_health(verdicts, others, transaction.now, context.period_s)
-    because_of = needs.causes_of(needed_by, health_of)
+    because_of = needs.causes_in_pass(
+        needed_by, verdicts, others, transaction.now, context.period_s
+    )
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
     # States are recorded and alerts close all the same.

@@ -66,6 +66,7 @@ body = '{"key": "${TOKEN}", "n": "${TOKEN}"}'
 redirects = 2
 redirect_hosts = ["login.example", "::1"]
 skip_verify = true
+needs = ["db", "off", "db"]
 deadline = 2
 headers = { Authorization = "Bearer ${TOKEN}", X-Key = { file = "FOLDER/key", prefix = "k=" } }
 ca = "${DIR}/ca.pem"
@@ -79,6 +80,11 @@ tags = { team = "shop" }
 slo = 99.5
 slo_window = 7
 alert_after = 3
+[services.db]
+url = "http://db"
+needs = "off"
+[services.off]
+url = ""
 [figures.orders.open]
 sql = "SELECT count(*) AS value FROM orders; "
 tables = ["orders"]
@@ -125,10 +131,12 @@ def test_everything(tmp_path: Path) -> None:
             max_latency_ms=300,
             tags={"team": "shop"},
             alert_after=3,
+            needs=("db", "off"),
             slo=99.5,
             slo_window_days=7,
             url_template="https://${HOST}:8443/shop/status?full=1",
         ),
+        Target("db", "http://db/health", "db", (), needs=("off",)),
     )
     assert found.figures == (
         Figure(
@@ -141,7 +149,12 @@ def test_everything(tmp_path: Path) -> None:
             {"kind": "x"},
         ),
     )
-    assert found.user_entries == {"services.shop.eu", "figures.orders.open"}
+    assert found.user_entries == {
+        "services.shop.eu",
+        "services.db",
+        "services.off",
+        "figures.orders.open",
+    }
 
 
 def test_added_and_replaced() -> None:
@@ -224,6 +237,11 @@ BAD = [
     (service("redirects = true"), f"{S}.redirects is true; expected a whole number"),
     (service('redirect_hosts = ["h"]'), f"{S}.redirect_hosts needs `redirects` as well"),
     *[(service(f"redirects = 1\nredirect_hosts = ['{host}']"), f"{S}.redirect_hosts is ") for host in ("http://h", "h/a", "h:80", "a b", "[::1]", "u@h", "", "256.1.1.1")],
+    (service('needs = "nobody"'), f"{S}: needs nobody, which is not a service of the catalogue"),
+    (service('needs = ["ingest", "ingst"]'), f"{S}: needs ingst, which is not a service of the catalogue; did you mean ingest?"),
+    (service('needs = "a"'), f"{S}: needs itself: a needs a"),
+    (service('needs = "b"') + '[services.b]\nurl = ""\nneeds = "a"', f"{S}: needs itself: a needs b needs a"),
+    *[(service(f"needs = {bad}"), f"{S}.needs is {shown}; expected the name of a service of the catalogue, or a list of names") for bad, shown in (("1", "1"), ('["a b"]', "['a b']"), ("[1]", "[1]"), ('"b\\n"', "'b\\n'"))],
     (service("skip_verify = 1"), f"{S}.skip_verify is 1; expected true or false"),
     (service('json = "no"'), f"{S}.json is 'no'; expected true or false"),
     (service('headers = "x"'), f"{S}.headers has an invalid value (not shown); expected a table of header names"),

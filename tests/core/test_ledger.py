@@ -184,11 +184,12 @@ def test_configuration() -> None:
             {"redirects": 1},
             {"redirect_hosts": ("b",)},
             {"tls": Tls(skip_verify=True)},
+            {"needs": ("b",)},
         )
     ]
     others += [config_of([target], Thresholds(1, 3)), config_of([target], Thresholds(2, 1))]
     hashes = {config_hash(one) for one in (document, *others)}
-    assert len(hashes) == 16
+    assert len(hashes) == 17
     assert "hush" not in json.dumps(others)
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document
@@ -241,6 +242,7 @@ def test_document() -> None:
         redirects=2,
         redirect_hosts=("h",),
         tls=Tls(skip_verify=True),
+        needs=("b", "c"),
     )
     described = config_of([later], Thresholds())["services"]["a"]
     assert {key: described[key] for key in described.keys() - document["services"]["a"].keys()} == {
@@ -249,6 +251,7 @@ def test_document() -> None:
         "redirects": 2,
         "redirect_hosts": ["h"],
         "skip_verify": True,
+        "needs": ["b", "c"],
     }
 
 

@@ -16,6 +16,7 @@ from ops_worker.core.needs import (
     MAX_CYCLES,
     all_needed,
     because_of,
+    causes_in_pass,
     causes_of,
     current_health,
     needs_of,
@@ -231,10 +232,12 @@ class World:
         """Run a pass that probes these services, and write what it decides."""
         at = NOW + timedelta(seconds=60 * number)
         verdicts = [verdict(name, healthy=healthy) for name, healthy in seen.items()]
-        others = unprobed_needs(self.needs, verdicts)
-        known = current_health(verdicts, {name: self.known[name] for name in others}, at, 60)
+        unprobed = unprobed_needs(self.needs, verdicts)
+        others = {name: self.known[name] for name in unprobed}
+        causes = causes_in_pass(self.needs, verdicts, others, at, 60)
+        assert causes.keys() <= seen.keys()
         changes = health.plan(verdicts, self.known, self.thresholds, lambda _: at, at)
-        changes = health.suppress_alerts(changes, causes_of(self.needs, known))
+        changes = health.suppress_alerts(changes, causes)
         for change in changes:
             name = change.verdict.target.name
             self.known[name] = KnownState(
