@@ -26,6 +26,7 @@ from ops_worker.catalogue.resolve import (
 from ops_worker.catalogue.source import Source, parse, read
 from ops_worker.catalogue.urls import is_host, url_problem
 from ops_worker.core.model import NO_TAGS, Figure, Target
+from ops_worker.core.needs import problems
 
 if TYPE_CHECKING:
     from ops_worker.catalogue.entries import Entries, FigureEntry
@@ -101,6 +102,8 @@ def load(source: Source | None, surroundings: Surroundings) -> tuple[Catalogue, 
     figures = _figures(layers)
     file = source.file if source is not None else BUILTIN_FILE
     faults += [f"{file}: {conflict}" for conflict in conflicts(services, targets, figures)]
+    needs = {name: entry.needs for name, entry in services.items()}
+    faults += [f"{file}: services.{name}: {problem}" for name, problem in problems(needs)]
     in_force = Catalogue(
         targets=tuple(targets),
         figures=figures,

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.catalogue.urls import url_problem
-from ops_worker.core.model import NO_TAGS, Target, Tls
+from ops_worker.core.model import BODY_METHODS, NO_TAGS, Target, Tls
 from ops_worker.text import without_password
 
 if TYPE_CHECKING:
@@ -81,13 +81,19 @@ class _Resolver:
             expect=entry.expect,
             deadline_s=entry.deadline,
             json=entry.json_body,
+            method=entry.method,
+            body=self._body(entry),
+            body_secrets=self._body_secrets(entry),
             headers=tuple(headers),
+            redirects=entry.redirects,
+            redirect_hosts=self._redirect_hosts(entry),
             tls=self._tls(entry),
             conditions=entry.conditions,
             max_latency_ms=entry.max_latency_ms,
             tags=entry.tags or NO_TAGS,
             alert_after=entry.alert_after,
             resolve_after=entry.resolve_after,
+            needs=entry.needs,
             slo=entry.slo,
             slo_window_days=entry.slo_window,
             url_template=_with_path(url_template, entry.path),
@@ -115,6 +121,25 @@ class _Resolver:
         if variable or url == chosen:
             return url, ""
         return url, chosen
+
+    def _body(self, entry: ServiceEntry) -> bytes:
+        """Return the body of the request, with the values of variables as they are."""
+        if entry.method == "HEAD" and entry.json_body:
+            self._faults.append("method: the answer to HEAD has no body; set `json = false`")
+        if entry.body and entry.method not in BODY_METHODS:
+            self._faults.append(f"body needs one of the methods {', '.join(BODY_METHODS)}")
+        # Bytes of a variable that are not UTF-8 are sent as they are.
+        return self._expanded(entry.body, "body").encode(errors="surrogateescape")
+
+    def _body_secrets(self, entry: ServiceEntry) -> tuple[str, ...]:
+        """Return the values of the variables in the body."""
+        values = (self._variables.get(name, "").strip() for name in references(entry.body))
+        return tuple(value for value in values if value)
+
+    def _redirect_hosts(self, entry: ServiceEntry) -> tuple[str, ...]:
+        if entry.redirect_hosts and not entry.redirects:
+            self._faults.append("redirect_hosts needs `redirects` as well")
+        return entry.redirect_hosts
 
     def _header(self, header: str, value: str | Mapping[str, str]) -> str:
         """Return the value of a header, without the spaces around it."""
@@ -186,6 +211,7 @@ class _Resolver:
             ca=self._path("ca", entry.ca),
             certificate=self._path("certificate", entry.certificate),
             key=self._path("key", entry.key),
+            skip_verify=entry.skip_verify,
         )
         if tls.key and not tls.certificate:
             self._faults.append("key needs `certificate` as well")

@@ -16,7 +16,7 @@ from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ops_worker.core.model import Target
     from ops_worker.history.explain import Explanation, Rule, ServiceHistory
@@ -48,19 +48,22 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     Raises DatabaseError, SchemaError, or SettingsError for an unknown service or a future time.
     """
     from ops_worker.core.health import maintenance_end
+    from ops_worker.core.needs import all_needed, needs_of
     from ops_worker.history.explain import build, is_known
 
     targets = {target.name: target for target in settings.catalogue.targets}
     target = named_target(options.service, targets)
     service = target.name if target else options.service
-    history = _read(options, settings, service, target)
+    needs = needs_of(targets.values())
+    needed = sorted(all_needed(needs, [service]))
+    history = _read(options, settings, service, target, needed)
     if target is None and not is_known(history):
         problem = unknown_service(one_line(service), targets, POSTGRES, OPS_WORKER)
         raise SettingsError([problem])
     if options.at is None:
         until = maintenance_end(history.maintenance_until, settings.maintenance_until, history.now)
         history = history._replace(maintenance_until=until)
-    _show(options, build(history, _rule(target, settings)))
+    _show(options, build(history, _rule(target, settings)._replace(needs=needs)))
     return DONE
 
 
@@ -75,14 +78,20 @@ def named_target(name: str, targets: Mapping[str, Target]) -> Target | None:
 
 
 def _read(
-    options: argparse.Namespace, settings: Settings, service: str, target: Target | None
+    options: argparse.Namespace,
+    settings: Settings,
+    service: str,
+    target: Target | None,
+    needed: Sequence[str],
 ) -> ServiceHistory:
     from ops_worker.adapters.postgres import history
 
     with opened(settings, "explain") as store:
         return read_history(
             store,
-            lambda transaction: history.service_history(transaction, service, target, options.at),
+            lambda transaction: history.service_history(
+                transaction, service, target, options.at, needed
+            ),
         )
 
 

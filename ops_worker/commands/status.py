@@ -143,6 +143,7 @@ def screen_width() -> int:
 
 def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Status:
     from ops_worker.adapters.postgres import history, ledger_reads
+    from ops_worker.core.needs import needs_of
     from ops_worker.core.slo import objectives
     from ops_worker.history.series import counter_rule
     from ops_worker.history.status import BUCKETS, CHANGED, StatusLedger, StatusRows, bar_length
@@ -169,6 +170,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
         rows,
         {target.name: target.series for target in targets},
         settings.maintenance_until,
+        needs=needs_of(targets),
         ledger=ledger,
         states=states,
     )

@@ -269,11 +269,11 @@ def config_hash(document: dict[str, Any]) -> str:
 
 
 def _target_config(target: Target) -> dict[str, Any]:
-    """Return what a service's verdicts depend on; of its headers only the names."""
+    """Return what a service's verdicts depend on; its headers only by name."""
     counters = None
     if target.counters is not None:
         counters = [list(counter) for counter in target.counters]
-    return {
+    document = {
         "url": target.shown_url,
         "series": target.series,
         "counters": counters,
@@ -282,10 +282,20 @@ def _target_config(target: Target) -> dict[str, Any]:
         "deadline_s": target.deadline_s,
         "json": target.json,
         "headers": [name for name, _ in target.headers],
-        "tls": list(target.tls),
+        "tls": [target.tls.ca, target.tls.certificate, target.tls.key],
         "conditions": [list(condition) for condition in target.conditions],
         "max_latency_ms": target.max_latency_ms,
         "tags": dict(target.tags),
         "alert_after": target.alert_after,
         "resolve_after": target.resolve_after,
     }
+    # Keys of later releases only where they are used: an upgrade is not a new configuration.
+    later = {
+        "method": target.method if target.method != "GET" else "",
+        "body": bool(target.body),
+        "redirects": target.redirects,
+        "redirect_hosts": list(target.redirect_hosts),
+        "skip_verify": target.tls.skip_verify,
+        "needs": list(target.needs),
+    }
+    return document | {key: value for key, value in later.items() if value}

@@ -23,6 +23,11 @@ NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 PROBE_DEADLINE_S = 5.0
 """Seconds for one whole probe (docs/contract.md, "Probe"). A service can have its own deadline."""
 
+BODY_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+"""Methods of requests that may have a body."""
+METHODS = ("GET", "HEAD", "OPTIONS", *BODY_METHODS)
+"""Methods of a probe. CONNECT and TRACE say nothing about a service."""
+
 
 class Counter(NamedTuple):
     """A number that a service reports about itself. It is recorded as metric ``name``.
@@ -74,12 +79,19 @@ class Tls(NamedTuple):
     """Paths of PEM files for https. An empty path means that the file is not used.
 
     ``ca`` holds the certificate authorities to trust instead of the default ones. ``certificate``
-    and ``key`` are those of the client.
+    and ``key`` are those of the client. With ``skip_verify``, the certificate of the service is not
+    verified.
     """
 
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    skip_verify: bool = False
+
+    @property
+    def without_client(self) -> Tls:
+        """The same settings without the certificate of the client."""
+        return self._replace(certificate="", key="")
 
 
 class Condition(NamedTuple):
@@ -103,10 +115,16 @@ class Target(NamedTuple):
     - ``counters_at`` is the JSON pointer to the object that holds the counters.
     - ``expect`` are the HTTP statuses of a healthy answer.
     - ``json`` tells whether the body of a healthy answer must be a JSON object.
+    - ``method`` is the method of the request, and ``body`` its content. The body may hold secrets:
+      ``body_secrets`` are the values of the variables in it.
     - ``headers`` are names and values of request headers. The values are secrets.
+    - ``redirects`` is the number of redirects that are followed, to the host of the URL and to
+      ``redirect_hosts`` only.
     - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
       shown, because it does not contain the values of the variables.
+    - ``needs`` are the services that it needs. While one of them is unhealthy, its alert does not
+      open (``core.needs``).
     - ``slo`` is the percentage of the time in which the service is to be healthy, over
       ``slo_window_days``. None: it has no objective.
     - ``faults`` are the reasons why the service cannot be probed. They name a key and the variable
@@ -121,13 +139,19 @@ class Target(NamedTuple):
     expect: tuple[int, ...] = (200,)
     deadline_s: float = PROBE_DEADLINE_S
     json: bool = True
+    method: str = "GET"
+    body: bytes = b""
+    body_secrets: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    redirects: int = 0
+    redirect_hosts: tuple[str, ...] = ()
     tls: Tls = Tls()
     conditions: tuple[Condition, ...] = ()
     max_latency_ms: int | None = None
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
+    needs: tuple[str, ...] = ()
     slo: float | None = None
     slo_window_days: int = 30
     url_template: str = ""
@@ -355,6 +379,8 @@ class Outcome(NamedTuple):
 
     - ``superseded``: services of which the database already had a newer observation.
     - ``alerted``: services that have an alert now, open or acknowledged.
+    - ``because_of``: the causes of each service that is unhealthy because of others. No alert opens
+      for these services.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
     - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
@@ -370,6 +396,7 @@ class Outcome(NamedTuple):
     opened: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     alerted: tuple[str, ...] = ()
+    because_of: Mapping[str, tuple[str, ...]] = {}
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.core.model import Outcome, Result, State
+from ops_worker.core.needs import because_of, with_causes
 from ops_worker.text import format_age, format_table
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
                 "state": verdict.state.value,
                 "latency_ms": verdict.latency_ms,
                 "reason": verdict.reason,
+                "because_of": list(outcome.because_of.get(verdict.target.name, ())),
                 "attempts": verdict.attempts,
                 "since": since.get(verdict.target.name),
             }
@@ -94,12 +96,13 @@ def as_table(outcome: Outcome) -> str:
             for change in outcome.updates
         }
         head = ("SERVICE", "STATE", "LATENCY", "SINCE", "REASON")
-        parts.append(format_table(head, [_row(verdict, since) for verdict in outcome.verdicts]))
+        rows = [_row(verdict, since, outcome) for verdict in outcome.verdicts]
+        parts.append(format_table(head, rows))
     if outcome.samples:
-        rows = [
+        samples = [
             (sample.service, sample.metric, f"{sample.value:.15g}") for sample in outcome.samples
         ]
-        parts.append(format_table(("SERVICE", "METRIC", "VALUE"), rows))
+        parts.append(format_table(("SERVICE", "METRIC", "VALUE"), samples))
     parts.extend(f"warning: {warning}" for warning in outcome.warnings)
     return "\n\n".join([*parts, text(outcome)])
 
@@ -176,6 +179,9 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
         yield f"{len(repeated)} probed again, {confirmed} confirmed"
     if outcome.unprobed:
         yield f"{len(outcome.unprobed)} not probed: {', '.join(outcome.unprobed_because)}"
+    if outcome.because_of:
+        causes = {cause for causes in outcome.because_of.values() for cause in causes}
+        yield f"{len(outcome.because_of)} unhealthy {because_of(causes)}"
     if outcome.samples:
         verb = "would be written" if dry_run else "written"
         yield f"{_count(len(outcome.samples), 'sample')} {verb}"
@@ -230,9 +236,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{plural}"
 
 
-def _row(verdict: Verdict, since: dict[str, str]) -> tuple[str, ...]:
+def _row(verdict: Verdict, since: dict[str, str], outcome: Outcome) -> tuple[str, ...]:
     latency = "-"
     if verdict.latency_ms is not None:
         latency = f"{verdict.latency_ms} ms"
     name = verdict.target.name
-    return name, verdict.state.value, latency, since.get(name, "-"), verdict.reason or "-"
+    reason = with_causes(verdict.reason, outcome.because_of.get(name, ()))
+    return name, verdict.state.value, latency, since.get(name, "-"), reason or "-"

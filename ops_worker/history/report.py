@@ -6,6 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo, timeline
+from ops_worker.core.needs import needs_of
 from ops_worker.core.passes import PASSES, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
@@ -271,9 +272,14 @@ def build(
 def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetime | None) -> Now:
     series_of = {target.name: target.series for target in targets}
     # The series are charts of their own.
-    document = status.build(rows.status._replace(series=()), series_of, maintenance_until)
+    document = status.build(
+        rows.status._replace(series=()),
+        series_of,
+        maintenance_until,
+        needs=needs_of(targets),
+    )
     wrong = [service for service in document.services if service.state != HEALTHY]
-    wrong.sort(key=lambda service: (service.stale, service.service))
+    wrong.sort(key=status.urgency)
     return Now(document.verdict, document, wrong, document.missing)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.ledger import UNSEEN
+from ops_worker.core.needs import because_of, causes_of, with_causes
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import (
@@ -104,6 +106,7 @@ class StatusLedger(NamedTuple):
 class ServiceStatus(NamedTuple):
     """The state of a service; ``last_state`` is the recorded one, also where that is stale.
 
+    ``because_of`` are the causes of a service that is unhealthy because of others (``core.needs``).
     ``series`` is its name in ``system_metrics``. ``states`` has the state of each bucket of the
     period, the oldest first (``core.timeline.bucket_states``). It is empty, and ``availability``
     and ``budget`` are None, if there is no ledger. ``budget`` is None without an objective.
@@ -120,6 +123,7 @@ class ServiceStatus(NamedTuple):
     checked_at: datetime
     age_s: float
     reason: str
+    because_of: Sequence[str]
     series: str
     states: Sequence[str]
     availability: AvailabilityDocument | None
@@ -212,19 +216,20 @@ class _Past(NamedTuple):
     budgets: Mapping[str, BudgetDocument] = {}
 
 
-def build(
+def build(  # noqa: PLR0913 - what is known, and how much of it to show
     rows: StatusRows,
     series_of: Mapping[str, str],
     maintenance_until: datetime | None = None,
     *,
+    needs: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ledger: StatusLedger | None = None,
     states: int = BUCKETS,
 ) -> Status:
     """Build the document.
 
     ``series_of`` is the name in ``system_metrics`` by monitored service. ``maintenance_until`` is
-    the end of the maintenance in the settings, if they have one. ``states`` is the number of states
-    of each service.
+    the end of the maintenance in the settings, if they have one. ``needs`` has what each monitored
+    service needs. ``states`` is the number of states of each service.
     """
     metrics_s = period_of(rows.passes, METRICS.name)
     health_s = period_of(rows.passes, HEALTH.name)
@@ -239,6 +244,7 @@ def build(
     for row in rows.services:
         name = series_of.get(row.service, row.service)
         services.append(_service(row, rows.now, health_s, name, past))
+    services = _with_causes(services, rows.services, needs)
     alerts = [_alert(row, rows.now) for row in rows.alerts]
     passes = [_pass(record, rows) for record in rows.passes]
     missing = _missing(rows.services, series_of)
@@ -258,6 +264,24 @@ def build(
         series=[item for item in series if _is_listed(item)],
         missing=missing,
     )
+
+
+def _with_causes(
+    services: Sequence[ServiceStatus],
+    rows: Sequence[ServiceRow],
+    needs: Mapping[str, Sequence[str]],
+) -> list[ServiceStatus]:
+    """Return the services with the causes of those that are unhealthy because of others."""
+    health = {
+        row.service: row.status == HEALTHY
+        for service, row in zip(services, rows, strict=True)
+        if not service.stale
+    }
+    causes = causes_of(needs, health)
+    return [
+        service._replace(because_of=causes.get(row.service, ()))
+        for service, row in zip(services, rows, strict=True)
+    ]
 
 
 def _missing(recorded: Sequence[ServiceRow], monitored: Iterable[str]) -> list[str]:
@@ -318,6 +342,7 @@ def _service(
         checked_at=row.checked_at,
         age_s=age_s,
         reason=reason,
+        because_of=(),
         series=one_line(series),
         states=past.states.get(row.service, ()),
         availability=past.availability.get(row.service),
@@ -330,6 +355,10 @@ def _verdict(
 ) -> str:
     """Return what a person has to know first, in one sentence."""
     parts = [_verdict_on_services(services)]
+    dependents = [service for service in services if service.because_of]
+    if dependents:
+        causes = {cause for service in dependents for cause in service.because_of}
+        parts.append(f"{len(dependents)} {because_of(causes)}")
     new = sum(1 for alert in alerts if alert.status == "OPEN")
     if new:
         parts.append(f"{_counted(new, 'alert')} not acknowledged")
@@ -511,7 +540,10 @@ AVAILABILITY = 4
 
 
 def _services_table(status: Status, changes: _Changes) -> ScreenTable:
-    """Lay out the services: the unhealthy ones first, then the stale ones; each group by name."""
+    """Lay out the services: the unhealthy ones first, then the stale ones; each group by name.
+
+    A service that is unhealthy because of another one stands below that one.
+    """
     has_ledger = any(service.states for service in status.services)
     rows = _service_rows(status, changes)
     columns: tuple[Column, ...] = (
@@ -543,7 +575,7 @@ def _service_rows(status: Status, changes: _Changes) -> list[tuple[str, ...]]:
     if changes.before:
         before = {service.service: service.state for service in changes.before.services}
         before |= dict.fromkeys(changes.before.missing, UNSEEN)
-    services = sorted(status.services, key=_urgency)
+    services = sorted(status.services, key=urgency)
     if not services:
         return []
     rows = [
@@ -568,7 +600,7 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
         _availability(service.availability),
         "-" if service.latency_ms is None else f"{service.latency_ms} ms",
         format_ago(service.age_s),
-        service.reason or "-",
+        with_causes(service.reason, service.because_of) or "-",
     )
 
 
@@ -578,10 +610,17 @@ def _missing_row(name: str, length: int) -> tuple[str, ...]:
     return (name, UNSEEN, "-", bar, "-", "-", "never", "no pass has recorded it")
 
 
-def _urgency(service: ServiceStatus) -> tuple[int, str]:
+def urgency(service: ServiceStatus) -> tuple[int, str, bool, str]:
+    """Return the place of a service in a list: unhealthy, stale, healthy; each group by name.
+
+    A service that is unhealthy because of others follows the first one of these.
+    """
+    group = 1 if service.stale else 0
     if service.state == HEALTHY:
-        return (2, service.service)
-    return (1 if service.stale else 0, service.service)
+        group = 2
+    if service.because_of:
+        return (group, service.because_of[0], True, service.service)
+    return (group, service.service, False, service.service)
 
 
 def _availability(availability: AvailabilityDocument | None) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import pass_writes
-from ops_worker.core import health
+from ops_worker.core import health, needs
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
 from ops_worker.core.samples import OPS_WORKER
@@ -26,10 +26,14 @@ OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
 
 
 class Written(NamedTuple):
-    """What the transaction recorded, what it found before, and the end of the maintenance."""
+    """What the transaction recorded, what it found before, and why no alert opened.
+
+    ``because_of`` are the causes of services that are unhealthy because of others.
+    """
 
     recorded: Recorded
     before: Mapping[str, KnownState]
+    because_of: Mapping[str, tuple[str, ...]]
     maintenance_until: datetime | None
     warnings: tuple[str, ...]
 
@@ -70,12 +74,21 @@ def _write(
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
+    needed_by = needs.needs_of(context.settings.catalogue.targets)
+    unprobed = needs.unprobed_needs(needed_by, verdicts)
     # The worker has an alert of its own, which counts among those that are open.
-    before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
+    before = pass_writes.known_states(transaction, [*names, OPS_WORKER, *unprobed])
+    others = {name: before.pop(name) for name in unprobed}
+    because_of = needs.causes_in_pass(
+        needed_by, verdicts, others, transaction.now, context.period_s
+    )
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
+    # States are recorded and alerts close all the same.
+    suppressed = {*because_of}
     if maintenance_end is not None:
-        changes = health.suppress_alerts(changes, names)
+        suppressed.update(names)
+    changes = health.suppress_alerts(changes, suppressed)
     if context.dry_run:
         recorded = health.preview(changes)
     else:
@@ -96,6 +109,7 @@ def _write(
     return Written(
         recorded=recorded,
         before=before,
+        because_of=because_of,
         maintenance_until=maintenance_end,
         warnings=tuple(transaction.warnings),
     )
@@ -116,6 +130,7 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         opened=recorded.opened,
         closed=recorded.closed,
         alerted=health.alerted(written.before, recorded),
+        because_of=written.because_of,
         warnings=written.warnings,
         maintenance_until=written.maintenance_until,
     )

@@ -61,6 +61,10 @@ LINES = [
         "health: 0 services; 1 not probed: no time, no files; maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)",
     ),
     (
+        Outcome("health", Result.RECORDED, (ONE, TWO), because_of={"two": ("b", "a"), "three": ("c", "d", "e")}),
+        "health: 2 services, 1 healthy, 1 down; 2 unhealthy because of a, b, c and 2 more (0.00 s)",
+    ),
+    (
         Outcome("health", Result.RECORDED, opened=tuple("abcdefghijkl")),
         "health: 0 services; 12 alerts opened: a, b, c, d, e, f, g, h, i, j and 2 more (0.00 s)",
     ),
@@ -86,6 +90,7 @@ def test_json() -> None:
         UPDATES[1:],
         ("one",),
         ("two",),
+        because_of={"two": ("one",)},
         samples=SAMPLES[:1],
         duration_s=0.31415,
     )
@@ -93,10 +98,10 @@ def test_json() -> None:
         "pass": "health",
         "result": "recorded",
         "services": [
-            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "attempts": 1, "since": None},
+            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "because_of": [], "attempts": 1, "since": None},
             {
                 "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
-                "reason": "Connection refused", "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
+                "reason": "Connection refused", "because_of": ["one"], "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
             },
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},

@@ -241,6 +241,30 @@ def test_who_closed_the_alert() -> None:
     assert document.alert == said
 
 
+def test_causes() -> None:
+    """The causes stand in the sentence of the state, and say why no alert is open."""
+    needs = {"a": ("b",), "b": ("c",), "c": ()}
+    rule = Rule(target(needs=("b",)), Thresholds(), needs=needs)
+    document = explain.build(history(needed={"b": False, "c": False}), rule)
+    assert document.because_of == ("c",)
+    assert ": because of c: refused again (seen by" in lines(document)[0]
+    said = "no alert is open: none opens while services that it needs are unhealthy: c"
+    assert document.alert == said
+    assert document.rule["needs"] == "b; no alert opens while one of them is unhealthy"
+    for needed in ({}, {"b": True, "c": True}):
+        document = explain.build(history(needed=needed), rule)
+        assert document.because_of == ()
+        assert document.alert.startswith("no alert is open: it opens with the next health pass")
+    well = HealthRow("healthy", {"status": "healthy"}, ago(20))
+    spans = (span("healthy", 3600, None),)
+    document = explain.build(
+        history(row=well, ledger=ledger(health=spans), needed={"b": False, "c": False}), rule
+    )
+    assert document.because_of == ()
+    running = history(needed={"c": False}, maintenance_until=NOW + timedelta(hours=1))
+    assert "there is maintenance until" in explain.build(running, rule).alert
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_nothing_is_lost(width: int) -> None:
     """No line is too wide; a long rule is wrapped, not cut, and so is a long reason of the state."""

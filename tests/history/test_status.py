@@ -87,6 +87,44 @@ def lines(document: Status, width: int = 80, before: Status | None = None) -> li
     return "\n\n".join(plain(table, width) for table in shown).splitlines()
 
 
+def test_causes() -> None:
+    """A service that is unhealthy because of another one stands below that one, and says so.
+
+    It counts as unhealthy. What is stale is no cause, and has none.
+    """
+    services = [
+        service("api", "down", reason="refused"),
+        service("db", "down", reason="no route"),
+        service("lost", "down", age=OLD),
+        service("page", "degraded", reason="http 503"),
+        service("web", "healthy"),
+        service("zone", "down", reason="x"),
+    ]
+    needs = {
+        "api": ["zone"],
+        "db": [],
+        "lost": [],
+        "page": ["api", "db"],
+        "web": ["db"],
+        "zone": ["lost"],
+    }
+    document = status.build(ROWS._replace(services=services), {}, needs=needs)
+    assert document.verdict == "4 of 6 services are unhealthy, 1 stale; 2 because of db and zone"
+    assert {one.service: one.because_of for one in document.services if one.because_of} == {
+        "api": ("zone",),
+        "page": ("db", "zone"),
+    }
+    table = status.tables(document, width=160)[1]
+    assert [(row[0], row[-1]) for row in table.rows] == [
+        ("db", "no route"),
+        ("page", "because of db and zone: http 503"),
+        ("zone", "x"),
+        ("api", "because of zone: refused"),
+        ("lost", "it was down"),
+        ("web", "-"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("services", "changes", "verdict"),
     [

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ops_worker import __version__
+from ops_worker.core.needs import with_causes
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.slo import DAY_S
 from ops_worker.errors import SettingsError
@@ -113,6 +114,7 @@ def _environment() -> Environment:
         "segments": segments,
         "si": format_si,
         "stamp": datetime.isoformat,
+        "with_causes": with_causes,
     }
     return environment
 

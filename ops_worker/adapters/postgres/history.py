@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.action_reads import read_actions
 from ops_worker.adapters.postgres.operations import running_maintenance
-from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
+from ops_worker.adapters.postgres.pass_writes import known_states, last_seen_parameters
 from ops_worker.adapters.postgres.rollup_reads import (
     STEP_BACK_S,
     TICK,
     cover,
     rolled_ends,
 )
+from ops_worker.core.ledger import UNSEEN
+from ops_worker.core.needs import current_health
 from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.rollup import HOUR, LEVELS
-from ops_worker.core.samples import PASS_SUCCESS
+from ops_worker.core.samples import HEALTHY, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import ServiceHistory, before, look_back
-from ops_worker.history.ledger import MERGED
+from ops_worker.history.ledger import MERGED, timelines
 from ops_worker.history.pass_counts import pass_counts
 from ops_worker.history.rows import (
     AlertRow,
@@ -231,11 +233,16 @@ def maintenances(
 
 
 def service_history(
-    transaction: Transaction, service: str, target: Target | None, at: datetime | None
+    transaction: Transaction,
+    service: str,
+    target: Target | None,
+    at: datetime | None,
+    needed: Sequence[str] = (),
 ) -> ServiceHistory:
     """Read what is known about a service at a time, or now.
 
-    ``target`` is None if the service is not monitored. Raises SettingsError if the time is in the
+    ``target`` is None if the service is not monitored. ``needed`` are the services that it needs,
+    directly and through others. Raises SettingsError if the time is in the
     future by the database's clock.
     """
     now = transaction.now
@@ -274,7 +281,30 @@ def service_history(
         maintenance_until=running.until if running else None,
         maintenances=maintenances(transaction, at, at),
         actions=read_actions(transaction, before(at, length), at, [service]),
+        needed=_health_at(transaction, needed, at, passes) if needed else {},
     )
+
+
+def _health_at(
+    transaction: Transaction,
+    services: Sequence[str],
+    at: datetime,
+    passes: Sequence[PassRecord],
+) -> dict[str, bool]:
+    """Return which of these services were healthy at a time, as far as a health pass knew.
+
+    Now, their rows decide. What they were at an earlier time, only the ledger knows.
+    """
+    if at == transaction.now:
+        known = known_states(transaction, services)
+        return current_health((), known, at, period_of(passes, HEALTH.name))
+    if not ledger_reads.is_readable(transaction):
+        return {}
+    rows = ledger_reads.ledger_rows(
+        transaction, services, [HEALTH.name], at - ledger_reads.MOMENT, at + ledger_reads.MOMENT
+    )
+    states = {name: pieces[-1].state for name, pieces in timelines(rows, HEALTH.name)}
+    return {name: state == HEALTHY for name, state in states.items() if state != UNSEEN}
 
 
 def _named(place: int, key: Key) -> dict[str, object]:

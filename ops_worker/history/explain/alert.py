@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import is_fresh, overdue
+from ops_worker.history.explain.state import causes_at
 from ops_worker.history.screen import format_time
 from ops_worker.text import one_line
 
@@ -101,6 +102,9 @@ def _why_no_alert(
 ) -> str:
     """Return why no alert is open for a service that is not healthy, with punctuation."""
     reason = _why_never(history, rule) or _why_maintenance(history)
+    causes = causes_at(history, rule, state)
+    if causes and not reason:
+        reason = f"none opens while services that it needs are unhealthy: {', '.join(causes)}"
     if reason:
         return f": {reason}"
     if history.service == OPS_WORKER:

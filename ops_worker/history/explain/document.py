@@ -16,6 +16,7 @@ from ops_worker.history.explain.rows import PERIOD, before
 from ops_worker.history.explain.rule import describe_rule
 from ops_worker.history.explain.state import (
     STALE,
+    causes_at,
     last_sight,
     shown_by_status,
     state_of,
@@ -105,7 +106,8 @@ class Explanation(NamedTuple):
     never seen before ``since``; ``complete`` is False if it may have begun even earlier.
     ``alert`` is a sentence. ``rule`` has a phrase and its value for each part of the rule.
     ``ledger`` is whether the ledger could be read. ``status_shows`` is the state in ``status``,
-    empty for an earlier time. ``actions`` is None if they cannot be read.
+    empty for an earlier time. ``actions`` is None if they cannot be read. ``because_of`` are the
+    unhealthy services because of which it is unhealthy, by the catalogue of today.
     """
 
     service: str
@@ -113,6 +115,7 @@ class Explanation(NamedTuple):
     state: str
     since: datetime | None
     reason: str
+    because_of: Sequence[str]
     seen_by: str
     streak: int | None
     alert: str
@@ -153,6 +156,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         state=state.state,
         since=state.since,
         reason=state.reason,
+        because_of=causes_at(history, rule, state),
         seen_by=state.seen_by,
         streak=state.streak,
         alert=alert_sentence(history, rule, state, alerts),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.slo import objective_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
@@ -43,7 +44,8 @@ class ServiceHistory(NamedTuple):
 
     ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
     before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
-    is running, if ``at`` is now. ``actions`` is None if they cannot be read.
+    is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` has of the
+    services that this one needs whether they were healthy, as far as a health pass knew.
     """
 
     service: str
@@ -58,6 +60,7 @@ class ServiceHistory(NamedTuple):
     maintenance_until: datetime | None
     maintenances: Sequence[MaintenanceRow] = ()
     actions: Sequence[ActionRow] | None = ()
+    needed: Mapping[str, bool] = MappingProxyType({})
 
     @property
     def is_now(self) -> bool:
@@ -70,13 +73,14 @@ class Rule(NamedTuple):
 
     ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
     all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
-    find out that another one has stopped.
+    find out that another one has stopped. ``needs`` has what each monitored service needs.
     """
 
     target: Target | None
     thresholds: Thresholds
     alerts_enabled: bool = True
     self_metrics_enabled: bool = True
+    needs: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def look_back(target: Target | None) -> timedelta:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ops_worker.core.conditions import wanted
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import MIN_STALE_S, STALE_PERIODS
+from ops_worker.core.statuses import format_statuses
 
 if TYPE_CHECKING:
     from ops_worker.core.model import Target
@@ -39,7 +40,7 @@ def _describe_own_alert(rule: Rule) -> dict[str, str]:
 
 
 def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
-    expectations = [f"http {', '.join(map(str, target.expect))}"]
+    expectations = [f"http {format_statuses(target.expect)}"]
     if target.json:
         expectations.append("a JSON object")
     expectations += wanted(target.conditions)
@@ -49,15 +50,30 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
     if not rule.alerts_enabled:
         opens_after = "never: SYSTEM_ALERT_ENABLED is off"
     described = {
-        "asked": target.shown_url,
+        "asked": _asked(target),
         "answers within": f"{target.deadline_s:g} s",
         "healthy when": "; ".join(expectations),
         "an alert opens after": opens_after,
         "it closes after": _passes_in_a_row(rule.thresholds.resolve_after, "healthy"),
     }
+    if target.needs:
+        needed = ", ".join(target.needs)
+        described["needs"] = f"{needed}; no alert opens while one of them is unhealthy"
     if target.slo is not None:
         described["objective"] = f"{target.slo:g} % healthy over {target.slo_window_days} d"
     return described
+
+
+def _asked(target: Target) -> str:
+    """Return the request, and what of it is not the usual."""
+    asked = target.shown_url
+    if target.method != "GET":
+        asked = f"{target.method} {asked}"
+    if target.redirects:
+        asked += f", up to {target.redirects} redirects"
+    if target.tls.skip_verify:
+        asked += "; its certificate is not verified"
+    return asked
 
 
 def _passes_in_a_row(number: int, health: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.model import State
+from ops_worker.core.needs import with_causes
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.history.actions import NO_ACTIONS, actions_table
 from ops_worker.history.budgets import budgets_table
@@ -76,8 +77,9 @@ def _state_sentence(explanation: Explanation) -> str:
         if reason == NOT_OBSERVED:
             return f"nothing is known about {service}: no pass has looked"
         return f"nothing is known about {service}: {reason}"
-    because = f": {reason}" if reason else ""
-    return f"{service} is {explanation.state}{_since(explanation)}{because}{_seen_by(explanation)}"
+    reason = with_causes(reason, explanation.because_of)
+    why = f": {reason}" if reason else ""
+    return f"{service} is {explanation.state}{_since(explanation)}{why}{_seen_by(explanation)}"
 
 
 def _stale_clause(explanation: Explanation) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.ledger import UNSEEN
+from ops_worker.core.needs import causes_of
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import (
@@ -115,6 +116,14 @@ def state_of(history: ServiceHistory, rule: Rule, lines: Timelines | None) -> Se
         or _stale_row(row)
         or _unknown(history, rule)
     )
+
+
+def causes_at(history: ServiceHistory, rule: Rule, state: ServiceState) -> tuple[str, ...]:
+    """Return the unhealthy services because of which the service is unhealthy, sorted by name."""
+    if not state.seen_by or state.state in {HEALTHY, STALE}:
+        return ()
+    health = {**history.needed, history.service: False}
+    return causes_of(rule.needs, health).get(history.service, ())
 
 
 def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:

@@ -1,0 +1,317 @@
+"""Dependencies: whose alert is held back, by whom; and that nothing but opening is held back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops_worker.core import health
+from ops_worker.core.model import KnownState, State, StateChange, Target, Thresholds, Verdict
+from ops_worker.core.needs import (
+    MAX_CAUSES,
+    MAX_CYCLES,
+    all_needed,
+    because_of,
+    causes_in_pass,
+    causes_of,
+    current_health,
+    needs_of,
+    problems,
+    unprobed_needs,
+    with_causes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Needs = Mapping[str, Sequence[str]]
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+CHAIN = {"page": ("shop",), "shop": ("db", "mail"), "db": (), "mail": ("dns",), "dns": ()}
+
+
+def target(name: str, *needs: str) -> Target:
+    """Return a service that needs others."""
+    return Target(name, "http://h/health", name, (), needs=needs)
+
+
+def verdict(name: str, *, healthy: bool = False) -> Verdict:
+    """Return the verdict on a service."""
+    return Verdict(
+        target=target(name),
+        taken_at=0.0,
+        state=State.HEALTHY if healthy else State.DOWN,
+        reason="" if healthy else "Connection refused",
+    )
+
+
+def unhealthy(*names: str, known: Needs = CHAIN) -> dict[str, bool]:
+    """Return the health of all services, of which these are unhealthy."""
+    return {name: name not in names for name in known}
+
+
+CAUSES: list[tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = [
+    ((), {}),
+    (("page",), {}),
+    (("db",), {}),
+    (("shop", "db"), {"shop": ("db",)}),
+    (("page", "shop"), {"page": ("shop",)}),
+    (("page", "shop", "db"), {"page": ("db",), "shop": ("db",)}),
+    (("page", "shop", "db", "dns"), {"page": ("db", "dns"), "shop": ("db", "dns")}),
+    (("page", "db"), {"page": ("db",)}),  # its needs count also through a healthy service
+    (("mail", "dns"), {"mail": ("dns",)}),
+]
+
+
+@pytest.mark.parametrize(("names", "causes"), CAUSES)
+def test_causes(names: tuple[str, ...], causes: dict[str, tuple[str, ...]]) -> None:
+    """The causes are those at the root: unhealthy, and not because of another one."""
+    assert causes_of(CHAIN, unhealthy(*names)) == causes
+
+
+def test_unknown_health_is_no_cause() -> None:
+    """A service of which nobody knows how it is holds nothing back, nor does one not monitored."""
+    assert causes_of(CHAIN, {"shop": False}) == {}
+    needs = needs_of([target("shop", "db", "off"), target("db")])
+    assert needs == {"shop": ("db",), "db": ()}
+    assert causes_of(needs, {"shop": False, "off": False, "db": True}) == {}
+
+
+def test_many_causes() -> None:
+    """The first ones by name are kept, also through others."""
+    roots = [f"r{number:02}" for number in range(30)]
+    needs = {"a": ("b",), "b": tuple(roots[::-1])} | dict.fromkeys(roots, ())
+    causes = causes_of(needs, dict.fromkeys(needs, False))
+    assert causes == {name: tuple(roots[:MAX_CAUSES]) for name in ("a", "b")}
+
+
+def test_long_chain() -> None:
+    """The largest catalogue may be one chain."""
+    needs = {f"s{number}": (f"s{number + 1}",) for number in range(9_999)} | {"s9999": ()}
+    causes = causes_of(needs, dict.fromkeys(needs, False))
+    assert causes["s0"] == ("s9999",)
+    assert len(all_needed(needs, ["s0"])) == 9_999
+    assert list(problems(needs)) == []
+
+
+SENTENCES = [
+    ((), "", ""),
+    ((), "refused", "refused"),
+    (("db",), "", "because of db"),
+    (("db",), "refused", "because of db: refused"),
+    (("db", "a"), "refused", "because of a and db: refused"),
+    (("b", "c", "a"), "x", "because of a, b and c: x"),
+    (("b", "c", "a", "d", "e"), "x", "because of a, b, c and 2 more: x"),
+]
+
+
+@pytest.mark.parametrize(("causes", "reason", "sentence"), SENTENCES)
+def test_sentence(causes: tuple[str, ...], reason: str, sentence: str) -> None:
+    """The causes stand before the reason: a narrow screen cuts the end."""
+    assert with_causes(reason, causes) == sentence
+    assert because_of(causes) == sentence.partition(":")[0] * bool(causes)
+
+
+FAULTS: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    (CHAIN, []),
+    ({"a": ("a",)}, [("a", "needs itself: a needs a")]),
+    ({"b": ("a",), "a": ("b",)}, [("a", "needs itself: a needs b needs a")]),
+    (
+        {"c": ("a",), "a": ("b",), "b": ("c",), "d": ("a", "d")},
+        [("d", "needs itself: d needs d"), ("a", "needs itself: a needs b needs c needs a")],
+    ),
+    (
+        {"shop": ("databse", "x"), "database": ()},
+        [
+            (
+                "shop",
+                "needs databse, which is not a service of the catalogue; did you mean database?",
+            ),
+            ("shop", "needs x, which is not a service of the catalogue"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("needs", "faults"), FAULTS)
+def test_problems(needs: dict[str, Any], faults: list[tuple[str, str]]) -> None:
+    """Unknown names and cycles are faults, each with the services that make it."""
+    assert sorted(problems(needs)) == sorted(faults)
+
+
+def test_many_cycles() -> None:
+    """Not more cycles are reported than a person reads."""
+    needs = {f"s{number:02}": (f"s{number:02}",) for number in range(50)}
+    assert len(list(problems(needs))) == MAX_CYCLES
+
+
+ROWS = [
+    (KnownState(), None),
+    (KnownState(healthy=False), None),
+    (KnownState(healthy=False, checked_at=NOW), False),
+    (KnownState(healthy=True, checked_at=NOW), True),
+    (KnownState(healthy=False, checked_at=NOW - timedelta(seconds=180)), False),
+    (KnownState(healthy=False, checked_at=NOW - timedelta(seconds=181)), None),
+    (KnownState(healthy=False, checked_at=NOW + timedelta(seconds=61)), None),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), ROWS)
+def test_current_health(row: KnownState, expected: bool | None) -> None:
+    """The verdict of the pass counts, else the row, unless it is stale or from the future."""
+    verdicts = [verdict("own"), verdict("well", healthy=True)]
+    found = current_health(verdicts, {"row": row, "own": KnownState(True, 1, NOW, NOW)}, NOW, 60)
+    assert found == {"own": False, "well": True} | ({} if expected is None else {"row": expected})
+
+
+def test_unprobed_needs() -> None:
+    """The rows that a pass reads besides its own: what unhealthy services need, in any shard."""
+    verdicts = [verdict("shop"), verdict("mail", healthy=True)]
+    assert unprobed_needs(CHAIN, verdicts) == ["db", "dns"]
+    assert unprobed_needs(CHAIN, [verdict("shop", healthy=True)]) == []
+
+
+# The three invariants: probing, recording and resolution are never suppressed; only opening is.
+
+NAMES = [f"s{number}" for number in range(7)]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
+    """Return any graph without a cycle: a service needs only those before it, in some order."""
+    order = draw(st.permutations(NAMES))
+    needs = {}
+    for place, name in enumerate(order):
+        direct = draw(st.lists(st.sampled_from(order[:place]), unique=True)) if place else []
+        needs[name] = tuple(direct)
+    return needs
+
+
+HEALTH = st.dictionaries(st.sampled_from(NAMES), st.booleans())
+
+
+def reachable(needs: Needs, name: str) -> set[str]:
+    """Return what a service needs, found in another way: by repeating until nothing is new."""
+    found = {*needs[name]}
+    while True:
+        more = found | {needed for one in found for needed in needs[one]}
+        if more == found:
+            return found
+        found = more
+
+
+@given(graphs(), HEALTH)
+def test_causes_by_definition(needs: dict[str, tuple[str, ...]], known: dict[str, bool]) -> None:
+    """A service is held back if and only if it and something that it needs are unhealthy."""
+    expected = {}
+    for name in NAMES:
+        bad = {needed for needed in reachable(needs, name) if known.get(needed) is False}
+        roots = {root for root in bad if not bad & reachable(needs, root)}
+        if known.get(name) is False and bad:
+            assert roots
+            expected[name] = tuple(sorted(roots))
+    assert causes_of(needs, known) == expected
+    assert all_needed(needs, NAMES[:1]) == reachable(needs, NAMES[0])
+
+
+class World:
+    """Services as passes record them, by the rules of the core alone."""
+
+    def __init__(self, needs: Needs, thresholds: Thresholds) -> None:
+        self.needs = needs
+        self.thresholds = thresholds
+        self.known = dict.fromkeys(NAMES, KnownState())
+
+    def run(self, number: int, seen: Mapping[str, bool]) -> list[StateChange]:
+        """Run a pass that probes these services, and write what it decides."""
+        at = NOW + timedelta(seconds=60 * number)
+        verdicts = [verdict(name, healthy=healthy) for name, healthy in seen.items()]
+        unprobed = unprobed_needs(self.needs, verdicts)
+        others = {name: self.known[name] for name in unprobed}
+        causes = causes_in_pass(self.needs, verdicts, others, at, 60)
+        assert causes.keys() <= seen.keys()
+        changes = health.plan(verdicts, self.known, self.thresholds, lambda _: at, at)
+        changes = health.suppress_alerts(changes, causes)
+        for change in changes:
+            name = change.verdict.target.name
+            self.known[name] = KnownState(
+                healthy=change.verdict.healthy,
+                streak=change.streak,
+                since=change.since,
+                checked_at=change.checked_at,
+                alerted=(self.known[name].alerted or change.opens) and not change.closes,
+            )
+        return changes
+
+    def close(self, name: str) -> None:
+        """Close the alert of a service, as a person does."""
+        self.known[name] = self.known[name]._replace(alerted=False)
+
+    @property
+    def alerts(self) -> set[str]:
+        """The services that have an alert."""
+        return {name for name, state in self.known.items() if state.alerted}
+
+
+PASSES = st.lists(
+    st.tuples(HEALTH, st.sets(st.sampled_from(NAMES), max_size=2)), min_size=1, max_size=20
+)
+
+
+@given(graphs(), PASSES, st.integers(1, 3), st.integers(1, 3))
+def test_only_opening_is_suppressed(
+    needs: dict[str, tuple[str, ...]],
+    passes: list[tuple[dict[str, bool], set[str]]],
+    alert_after: int,
+    resolve_after: int,
+) -> None:
+    """Compared with a world without needs: the same rows and endings, and fewer beginnings.
+
+    An alert does not open while a cause is unhealthy, not even after a person closed it; and in the
+    first pass without a cause it opens, if the service is still unhealthy.
+    """
+    thresholds = Thresholds(alert_after, resolve_after)
+    world = World(needs, thresholds)
+    free = World(dict.fromkeys(NAMES, ()), thresholds)
+    for number, (seen, closed) in enumerate(passes):
+        for name in closed:
+            world.close(name)
+            free.close(name)
+        before = world.alerts
+        changes, all_changes = world.run(number, seen), free.run(number, seen)
+        # Recording: each probed service has the same row, streak and beginning.
+        assert [change._replace(opens=False, closes=False) for change in changes] == [
+            change._replace(opens=False, closes=False) for change in all_changes
+        ]
+        assert {change.verdict.target.name for change in changes} == seen.keys()
+        for change in changes:
+            name = change.verdict.target.name
+            due = not seen[name] and name not in before and change.streak >= alert_after
+            bad = {
+                needed
+                for needed in reachable(needs, name)
+                if is_unhealthy(world, needed, number, seen)
+            }
+            # Only opening is suppressed, and only while something that it needs is unhealthy.
+            assert change.opens == (due and not bad)
+            # Resolution: an open alert closes as soon as the rule says so.
+            assert change.closes == (
+                seen[name] and name in before and change.streak >= resolve_after
+            )
+        assert world.alerts <= free.alerts
+
+
+def is_unhealthy(world: World, name: str, number: int, seen: Mapping[str, bool]) -> bool:
+    """Return whether a service is known to be unhealthy: by this pass, or by a row of 180 s."""
+    if name in seen:
+        return not seen[name]
+    state = world.known[name]
+    at = NOW + timedelta(seconds=60 * number)
+    is_fresh = state.checked_at is not None and (at - state.checked_at).total_seconds() <= 180
+    return is_fresh and state.healthy is False

@@ -1,0 +1,240 @@
+"""Dependencies on a real database: whose alert opens, whatever shards, people and stale rows do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.cli import main
+from ops_worker.core.model import Result
+from ops_worker.core.output import as_json, as_table, text
+from ops_worker.core.shards import shard_of
+from tests.looks import NO_BUILTIN, START_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from tests.looks import Looks
+
+    Needs = Mapping[str, Sequence[str]]
+
+pytestmark = pytest.mark.integration
+
+HISTORIES = 100 if os.environ.get("OPS_TEST_FULL") else 10
+PASSES = 25
+PERIOD_S = 3600.0
+"""The period of the passes: so long that no row becomes stale unless the test makes it so."""
+SERVICES = "abcdef"
+STATES = ("healthy", "healthy", "down", "timeout", "http 503")
+OPEN = "SELECT details FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'"
+CLOSE = "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE fingerprint = %s"
+MAKE_STALE = (
+    "UPDATE service_health SET checked_at = checked_at - interval '1 day' WHERE service = %s"
+)
+
+
+def monitor(look: Looks, needs: Needs) -> None:
+    """Monitor these services, each of which needs others."""
+    entries = [
+        f'[services.{name}]\nurl = "http://127.0.0.1:1"\nneeds = {json.dumps(list(direct))}\n'
+        for name, direct in needs.items()
+    ]
+    (look.folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
+
+
+def start(look: Looks, ago_s: float) -> None:
+    """Let the history begin so many seconds ago."""
+    look.now += -START_S - ago_s
+
+
+def alerts(look: Looks) -> set[str]:
+    """Return the services that have an alert."""
+    rows = look.database.rows(OPEN)
+    return {row["details"]["service"] for row in rows}
+
+
+def reachable(needs: Needs, name: str) -> set[str]:
+    """Return what a service needs, directly and through others."""
+    found: set[str] = set()
+    for needed in needs[name]:
+        found |= {needed} | reachable(needs, needed)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_random_histories(look: Looks, seed: int) -> None:
+    """After each pass of a shard, exactly those alerts are open that the rules leave open.
+
+    Every service is judged and recorded. An alert opens if its service is unhealthy and nothing
+    that it needs is known to be; it closes if its service is healthy. People close alerts, passes
+    leave services out, and rows become stale meanwhile.
+    """
+    rng = random.Random(seed)
+    order = rng.sample(SERVICES, len(SERVICES))
+    needs: dict[str, list[str]] = {}
+    for place, name in enumerate(order):
+        needs[name] = rng.sample(order[:place], rng.randint(0, min(2, place)))
+    monitor(look, needs)
+    start(look, 10 * PASSES)
+    look.env.setenv("SHARD_COUNT", "2")
+    fresh: dict[str, bool] = {}
+    opened: set[str] = set()
+    for number in range(PASSES):
+        shard = rng.randrange(2)
+        look.env.setenv("JOB_COMPLETION_INDEX", str(shard))
+        own = [name for name in needs if shard_of(name, 2) == shard and rng.random() < 0.9]
+        states = {name: rng.choice(STATES) for name in own}
+        outcome = look(10 * number, states, period_s=PERIOD_S)
+        assert outcome.result is Result.RECORDED
+        assert {verdict.target.name for verdict in outcome.verdicts} == states.keys()
+        fresh |= {name: state == "healthy" for name, state in states.items()}
+        causes = {}
+        for name in states:
+            bad = {needed for needed in reachable(needs, name) if fresh.get(needed) is False}
+            roots = {root for root in bad if not bad & reachable(needs, root)}
+            if fresh[name]:
+                opened.discard(name)
+            elif bad:
+                causes[name] = tuple(sorted(roots))
+            else:
+                opened.add(name)
+        assert outcome.because_of == causes
+        assert alerts(look) == opened
+        recorded = {
+            row["service"]: row["status"] == "healthy"
+            for row in look.database.rows("SELECT service, status FROM service_health")
+        }
+        assert {name: recorded[name] for name in states} == {
+            name: state == "healthy" for name, state in states.items()
+        }
+        if opened and rng.random() < 0.3:
+            closed = rng.choice(sorted(opened))
+            look.database.rows(CLOSE, f"system-health:{closed}")
+            opened.discard(closed)
+        if fresh and rng.random() < 0.2:
+            name = rng.choice(sorted(fresh))
+            look.database.rows(MAKE_STALE, name)
+            del fresh[name]
+
+
+WELL = {"db": "healthy", "shop": "healthy", "page": "healthy"}
+CHAIN = {"page": ["shop"], "shop": ["db"], "db": []}
+
+
+def test_outage(look: Looks) -> None:
+    """Of a chain only the cause has an alert; what is still unhealthy after it has one then."""
+    monitor(look, CHAIN)
+    start(look, 600)
+    look(0, WELL)
+    for second in (60, 120):
+        outcome = look(second, dict.fromkeys(WELL, "down"))
+    assert alerts(look) == {"db"}
+    assert text(outcome).startswith("health: 3 services, 3 down; 2 unhealthy because of db (")
+    services = json.loads(as_json(outcome))["services"]
+    assert {one["service"]: one["because_of"] for one in services} == {
+        "page": ["db"],
+        "shop": ["db"],
+        "db": [],
+    }
+    assert "because of db: Connection refused" in as_table(outcome)
+    outcome = look(180, {"db": "healthy", "shop": "down", "page": "healthy"})
+    assert (outcome.opened, outcome.closed, outcome.because_of) == (("shop",), ("db",), {})
+    (row,) = look.database.rows(OPEN)
+    assert row["details"]["evidence"]["streak"] == 3
+    outcome = look(240, {"db": "down", "shop": "healthy", "page": "down"})
+    assert (outcome.opened, outcome.closed) == (("db",), ("shop",))
+    assert alerts(look) == {"db"}
+
+
+def test_open_alert(look: Looks) -> None:
+    """An alert that was open before its cause stays open, and closes while the cause lasts."""
+    monitor(look, CHAIN)
+    start(look, 600)
+    look(0, WELL | {"page": "down"})
+    look(60, WELL | {"page": "down", "db": "down"})
+    assert alerts(look) == {"db", "page"}
+    outcome = look(120, WELL | {"db": "down"})
+    assert (outcome.opened, outcome.closed) == ((), ("page",))
+
+
+def test_dry_run(look: Looks) -> None:
+    """A dry run says what would open, and because of what nothing would."""
+    monitor(look, CHAIN)
+    start(look, 600)
+    look(0, WELL)
+    outcome = look(60, dict.fromkeys(WELL, "down"), dry_run=True)
+    assert (outcome.opened, outcome.because_of) == (("db",), {"page": ("db",), "shop": ("db",)})
+    assert alerts(look) == set()
+
+
+def test_own_alert(look: Looks) -> None:
+    """The alert of the worker itself is never held back: it is about no service."""
+    monitor(look, CHAIN)
+    look.env.setenv("RECORD_OWN_METRICS", "true")
+    start(look, 900)
+    look(0, WELL, name="metrics")
+    look(880, dict.fromkeys(WELL, "down"))
+    outcome = look(890, dict.fromkeys(WELL, "down"))
+    assert "ops_worker" in alerts(look)
+    assert "ops_worker" in outcome.alerted
+    assert alerts(look) == {"ops_worker", "db"}
+
+
+def test_faults(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cycle and an unknown name are faults of the catalogue: no pass runs with one."""
+    monitor(look, {"a": ["b"], "b": ["a"], "c": ["nobody"]})
+    capsys.readouterr()
+    assert main(["health"]) == 2
+    error = capsys.readouterr().err
+    assert "services.a: needs itself: a needs b needs a" in error
+    assert "services.c: needs nobody, which is not a service of the catalogue" in error
+    assert main(["catalogue", "check"]) == 4
+    assert capsys.readouterr().out.count("needs") == 4
+
+
+def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Return the document of a command that only reads."""
+    capsys.readouterr()
+    assert main([*arguments, "--output", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_readers(look: Looks, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`status`, `explain` and `report` name the cause, and show it above its dependents."""
+    monitor(look, CHAIN | {"a": []})
+    start(look, 240)
+    look(0, WELL | {"a": "down"})
+    look(120, {"db": "down", "shop": "timeout", "page": "http 503", "a": "down"})
+    look(235, {"db": "down", "shop": "timeout", "page": "http 503", "a": "down"})
+    document = read(capsys, "status")
+    assert document["verdict"].startswith("All 4 services are unhealthy; 2 because of db; 2 alerts")
+    assert {one["service"]: one["because_of"] for one in document["services"]} == {
+        "a": [],
+        "db": [],
+        "page": ["db"],
+        "shop": ["db"],
+    }
+    look.env.setenv("COLUMNS", "160")
+    assert main(["status"]) == 0
+    rows = capsys.readouterr().out.partition("SERVICE")[2].splitlines()[1:5]
+    assert [row.split()[0] for row in rows] == ["a", "db", "page", "shop"]
+    assert "because of db: http 503" in rows[2]
+    document = read(capsys, "explain", "page")
+    assert document["because_of"] == ["db"]
+    assert document["alert"] == (
+        "no alert is open: none opens while services that it needs are unhealthy: db"
+    )
+    assert document["rule"]["needs"] == "shop; no alert opens while one of them is unhealthy"
+    assert main(["explain", "page"]) == 0
+    assert ": because of db: http 503 (seen by" in " ".join(capsys.readouterr().out.split())
+    assert read(capsys, "explain", "db")["because_of"] == []
+    assert read(capsys, "explain", "page", "--at", "1m")["because_of"] == ["db"]
+    assert read(capsys, "explain", "page", "--at", "200s")["because_of"] == []
+    page = tmp_path / "page.html"
+    assert main(["report", "-o", str(page), "--since", "1h"]) == 0
+    assert "because of db: http 503" in page.read_text()
