@@ -25,6 +25,7 @@ from ops_worker.core.self_check import (
     Refusal,
     SchemaState,
     lines,
+    of_alertmanagers,
     of_keys,
     of_schema,
     of_server,
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         findings += _settings(options.env_file)
         findings += unread
         findings += _doubts(loaded)
-        findings += [*_database(loaded), *_services(loaded), *_cluster()]
+        findings += [*_database(loaded), *_services(loaded), *_alertmanagers(loaded), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
         if unusable := [*_unusable(loaded)]:
             findings += unusable
@@ -330,6 +331,21 @@ def _services(loaded: Settings) -> Iterator[Finding]:
         )
     for name in loaded.catalogue.unmonitored:
         yield Finding(f"service {name}", OK, "not monitored: its URL is empty")
+
+
+def _alertmanagers(loaded: Settings) -> Iterator[Finding]:
+    """Ask every Alertmanager for its version. One that is away is a warning: passes do without."""
+    if not loaded.alertmanager_urls:
+        return
+    from ops_worker.adapters.http import alertmanager
+    from ops_worker.commands.post_alerts import REQUEST_DEADLINE_S
+
+    receivers = alertmanager.Alertmanagers(
+        urls=loaded.alertmanager_urls,
+        token_file=loaded.alertmanager_token_file,
+        ca=loaded.alertmanager_ca,
+    )
+    yield from of_alertmanagers(alertmanager.presence(receivers, REQUEST_DEADLINE_S))
 
 
 def _cluster() -> Iterator[Finding]:

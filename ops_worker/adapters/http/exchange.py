@@ -72,13 +72,15 @@ class UnusableError(ValueError):
     """No request can be made from a catalogue entry. The message names a key, never a value."""
 
 
-def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
-    """Send a request to a target; return its observation.
+def ask(
+    target: Target, contexts: Mapping[Tls, ssl.SSLContext], *, document: bytes | None = None
+) -> Steps:
+    """Send a request to a target; return its observation. With a JSON document it is a POST.
 
     The latency runs from the start of the connection that succeeded, after the name was resolved,
     to the arrival of the last byte. Errors are not handled here: see ``failed``.
     """
-    request = _request(target)
+    request = _request(target, document)
     sock, started = yield from _open(target, request)
     try:
         if request.url.scheme == "https":
@@ -122,8 +124,8 @@ def failed(target: Target, error: Exception) -> Observation:
     )
 
 
-def _request(target: Target) -> httpx.Request:
-    """Return the request to a target.
+def _request(target: Target, document: bytes | None = None) -> httpx.Request:
+    """Return the request to a target: a POST of a JSON document, else a GET.
 
     Raises UnusableError. Its text is our own, because the libraries quote the values they refuse.
     """
@@ -135,8 +137,12 @@ def _request(target: Target) -> httpx.Request:
         # A copy: the headers of one service must not reach another one.
         headers = httpx.Headers(_HEADERS)
         headers.update(target.headers)
+    method = "GET"
+    if document is not None:
+        method = "POST"
+        headers = httpx.Headers([*headers.multi_items(), ("Content-Type", "application/json")])
     try:
-        request = httpx.Request("GET", target.url, headers=headers)
+        request = httpx.Request(method, target.url, headers=headers, content=document)
         if request.url.userinfo:
             login = httpx.BasicAuth(request.url.username, request.url.password)
             request = next(login.auth_flow(request))
@@ -163,7 +169,10 @@ def _encoded(http: h11.Connection, request: httpx.Request) -> bytes:
         target=request.url.raw_path,
         headers=request.headers.raw,
     )
-    return (http.send(head) or b"") + (http.send(h11.EndOfMessage()) or b"")
+    events: list[h11.Event] = [head, h11.EndOfMessage()]
+    if request.content:
+        events.insert(1, h11.Data(data=request.content))
+    return b"".join(http.send(event) or b"" for event in events)
 
 
 def _hint(request: httpx.Request, response: h11.Response, body: bytes) -> str:

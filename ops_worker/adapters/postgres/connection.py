@@ -305,6 +305,10 @@ class Store:
         except psycopg.Error as error:
             raise translated(error, self._place) from error
 
+    def limit(self, deadline_s: float) -> None:
+        """Give each further transaction so many seconds. A failed connection is not tried again."""
+        self._deadline_s = deadline_s
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:
