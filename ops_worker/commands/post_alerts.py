@@ -142,7 +142,7 @@ class Poster:
     So no tick waits for a post, and no older post arrives after a newer one.
     """
 
-    def __init__(self, post: Callable[[], None]) -> None:
+    def __init__(self, post: Callable[[], object]) -> None:
         """Store the function that posts. It never raises."""
         self._post = post
         self._lock = threading.Lock()  # guards the two attributes below

@@ -29,6 +29,8 @@ OPEN = frozenset({"OPEN", "ACKNOWLEDGED"})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESERVED_LABELS = frozenset({"alertname", "service", "severity", "source"})
 """Labels that the worker sets itself. Together with ALERT_LABELS they identify an alert."""
+EVIDENCE = ("state", "http_status", "latency_ms", "attempts", "streak", "since", "checked_at")
+"""Keys of the evidence that stand first. The others follow in their order."""
 
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -166,9 +168,9 @@ def _annotations(row: SystemAlert, runbook_url: str) -> dict[str, str]:
     evidence = row.evidence if isinstance(row.evidence, dict) else {}
     reason = evidence.get("reason")
     facts = {
-        key: value
-        for key, value in evidence.items()
-        if key != "reason" and isinstance(value, (str, int, float))
+        key: evidence[key]
+        for key in dict.fromkeys([*EVIDENCE, *evidence])
+        if key != "reason" and isinstance(evidence.get(key), (str, int, float))
     }
     acknowledged_by = row.acknowledged_by or ""
     if row.status == "ACKNOWLEDGED":

@@ -16,7 +16,7 @@ from ops_worker import redact
 from ops_worker.adapters import http
 from ops_worker.adapters.http.exchange import ask
 from ops_worker.catalogue import NO_HEADER, is_header_value
-from ops_worker.core.health import judge
+from ops_worker.core.decoding import decode
 from ops_worker.core.model import Target, Tls
 from ops_worker.text import one_line, without_password
 
@@ -74,18 +74,27 @@ def presence(receivers: Alertmanagers, deadline_s: float) -> list[Presence]:
     """Ask every Alertmanager for its version within ``deadline_s`` seconds."""
     from ops_worker.core.self_check import Presence
 
-    targets = _targets(receivers, "/api/v2/status", deadline_s, is_json=True)
+    observations = http.observe(_targets(receivers, "/api/v2/status", deadline_s))
     present = []
-    for url, observation in zip(receivers.urls, http.observe(targets), strict=True):
-        verdict = judge(observation)
-        version = ""
-        if verdict.healthy:
-            document = json.loads(observation.body)
-            about = document.get("versionInfo")
-            if isinstance(about, dict):
-                version = one_line(str(about.get("version", "")))
-        present.append(Presence(_shown(url), version, verdict.reason))
+    for url, observation in zip(receivers.urls, observations, strict=True):
+        version, problem = "", ""
+        if observation.http_status in ACCEPTED:
+            version, problem = _version(observation.body)
+        else:
+            problem = _problem(observation)
+        present.append(Presence(_shown(url), version, problem))
     return present
+
+
+def _version(body: bytes) -> tuple[str, str]:
+    """Return the version in an answer, and why this is no answer of an Alertmanager."""
+    try:
+        about = decode(body).get("versionInfo")
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        return "", "what answers is not an Alertmanager"
+    return one_line(str(about.get("version", ""))), ""
 
 
 def _post_all(
@@ -103,13 +112,7 @@ def _post_all(
     return refused or observation
 
 
-def _targets(
-    receivers: Alertmanagers,
-    path: str,
-    deadline_s: float,
-    *,
-    is_json: bool = False,
-) -> list[Target]:
+def _targets(receivers: Alertmanagers, path: str, deadline_s: float) -> list[Target]:
     """Return a target for every Alertmanager. The token is read again each time."""
     token, fault = "", ""
     if receivers.token_file and not all(map(_has_login, receivers.urls)):
@@ -128,7 +131,7 @@ def _targets(
                 counters_at="",
                 expect=ACCEPTED,
                 deadline_s=deadline_s,
-                json=is_json,
+                json=False,
                 headers=(("Authorization", f"Bearer {token}"),) if has_token else (),
                 tls=Tls(ca=receivers.ca),
                 faults=(fault,) if is_faulty else (),
@@ -160,7 +163,8 @@ def _read_token(path: str) -> tuple[str, str]:
             problem = NO_HEADER
         else:
             return token, ""
-    return "", f"ALERTMANAGER_TOKEN_FILE {one_line(path)} {problem}"
+    # Not the path: somebody may have put the token itself there.
+    return "", f"the file of ALERTMANAGER_TOKEN_FILE {problem}"
 
 
 def _has_login(url: str) -> bool:
