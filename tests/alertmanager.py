@@ -189,9 +189,18 @@ class Alertmanager:
             self._process.wait(START_S)
             self._process = None
 
-    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def restart(self) -> None:
         """End it and start it again."""
-        self.stop(how)
+        self.stop()
+        self.start()
+
+    def lose(self) -> None:
+        """Kill it and start it on an empty disk.
+
+        On the same disk, what it remembers to have sent could be older than what it has sent.
+        """
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self._folder / "data", ignore_errors=True)
         self.start()
 
     def log(self) -> str:

@@ -8,19 +8,26 @@ OPS_TEST_FULL=1 makes it a thousand, and OPS_TEST_DRILLS any number.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from ops_worker import settings
 from ops_worker.adapters.postgres import Store
 from ops_worker.commands import post_alerts
+from ops_worker.core import notify
 from ops_worker.passes import Context, function_of
 from tests.alertmanager import MISSING, PROGRAM, START_S, Alertmanager, Inbox, eventually
 from tests.looks import NO_BUILTIN, observation
@@ -28,10 +35,10 @@ from tests.proxy import Switchboard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from ops_worker.core.model import Observation, Target
-    from tests.conftest import Database
+    from tests.conftest import Database, Worker
+    from tests.stubs import Stubs
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -66,6 +73,7 @@ class Installation:
     def __init__(self, database: Database, folder: Path, env: pytest.MonkeyPatch) -> None:
         self.database = database
         self.states = dict.fromkeys(SERVICES, "healthy")
+        self.period_s = PERIOD_S
         entries = [f'[services.{name}]\nurl = "http://127.0.0.1:1"\n' for name in SERVICES]
         (folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
         env.setenv("DATABASE_URL", database.url)
@@ -90,7 +98,7 @@ class Installation:
                 observe=observe,
                 store=store,
                 clock=time.monotonic,
-                period_s=PERIOD_S,
+                period_s=self.period_s,
             )
             function_of("health")(context)
 
@@ -99,7 +107,7 @@ class Installation:
         self._env.setenv("ALERTMANAGER_URL", url)
         loaded = settings.load()
         with contextlib.closing(Store(loaded.connection)) as store:
-            post_alerts.post(loaded, store, PERIOD_S, budget_s)
+            post_alerts.post(loaded, store, self.period_s, budget_s)
 
     def run(self, url: str) -> None:
         """Run a whole health pass."""
@@ -199,9 +207,9 @@ class Drill:
         self.alertmanager.restart()
 
     def crash(self) -> None:
-        """Kill the Alertmanager and start it: it also forgets what it has sent."""
+        """Kill the Alertmanager, and start it on an empty disk: it also forgets what it has sent."""
         self.forgotten |= self.told()
-        self.alertmanager.restart(signal.SIGKILL)
+        self.alertmanager.lose()
 
     def acknowledge(self) -> None:
         """Acknowledge or close what is open, as a person does."""
@@ -263,3 +271,144 @@ def test_drills(installation: Installation, alertmanager: Alertmanager, inbox: I
         assert row["fingerprint"] == f"system-health:{alert['labels']['service']}"
         if alert["status"] == "resolved":
             assert row["status"] == "CLOSED"
+
+
+def test_killed_between_commit_and_post(
+    worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager
+) -> None:
+    """A process that is killed when it has committed and not posted loses nothing: the next pass posts.
+
+    So it is with an alert that opens, and with one that closes.
+    """
+    for mode, status, firing in (("down", "OPEN", {"ingest"}), ("ok", "CLOSED", set())):
+        stubs["ingest"].mode = mode
+        with Inbox() as silent:
+            arrived, gone = threading.Event(), threading.Event()
+            silent.before = lambda _, arrived=arrived, gone=gone: (  # type: ignore[misc]
+                arrived.set(),
+                gone.wait(START_S),
+            )
+            with worker.start("health", ALERTMANAGER_URL=silent.url) as process:
+                assert arrived.wait(START_S)
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+            gone.set()
+        assert [alert["status"] for alert in database.alerts()] == [status]
+        assert alertmanager.alerts().keys() == firing ^ {"ingest"}
+        assert worker("health", ALERTMANAGER_URL=alertmanager.url).returncode == 0
+        assert alertmanager.alerts().keys() == firing
+
+
+def test_processes(
+    worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager, inbox: Inbox
+) -> None:
+    """Single passes, and a loop in one process: the receiver hears of each change once."""
+    stubs["ingest"].mode = "503"
+    env = {"ALERTMANAGER_URL": alertmanager.url, "ALERT_LABELS": "env=test"}
+    assert worker("health", **env).returncode == 0
+    assert eventually(lambda: len(inbox.notifications()) == 1)
+    stubs["ingest"].mode = "ok"
+    stubs["dispatcher"].mode = "down"
+    done = worker("health", "--every", "0.1", "--for", "0.3", **env)
+    assert done.returncode == 0
+    assert "did not receive" not in done.stderr
+    assert alertmanager.alerts().keys() == {"dispatcher"}
+    assert eventually(lambda: len(inbox.notifications()) == 3)
+    heard = {
+        (alert["labels"]["service"], alert["status"]): alert for alert in inbox.notifications()
+    }
+    assert heard.keys() == {
+        ("ingest", "firing"),
+        ("ingest", "resolved"),
+        ("dispatcher", "firing"),
+    }
+    row = database.alerts()[0]
+    resolved = heard["ingest", "resolved"]
+    assert resolved["labels"]["env"] == "test"
+    assert resolved["annotations"]["reason"] == "http 503"
+    # The Alertmanager writes times with milliseconds.
+    for name, column in (("startsAt", "created_at"), ("endsAt", "closed_at")):
+        difference = datetime.fromisoformat(resolved[name]) - row[column]
+        assert abs(difference) < timedelta(milliseconds=2)
+
+
+def test_no_more_passes(
+    installation: Installation,
+    alertmanager: Alertmanager,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If no pass runs any more, an open alert ends by itself after the horizon."""
+    monkeypatch.setattr(notify, "MIN_FIRING_S", 1.0)
+    installation.period_s = 0.1
+    installation.states["a"] = "down"
+    installation.check()
+
+    def is_firing() -> bool:
+        """Post, and return whether the receiver has heard of the alert."""
+        installation.post(alertmanager.url)
+        return bool(inbox.notifications())
+
+    assert eventually(is_firing)
+    assert eventually(lambda: inbox.notifications()[-1]["status"] == "resolved")
+    assert installation.open().keys() == {"a"}
+
+
+@pytest.mark.parametrize("count", [1, 600])
+def test_odd_rows(
+    installation: Installation, alertmanager: Alertmanager, count: int, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """Whatever a table holds, the Alertmanager takes it: no odd row costs another one its post."""
+    tomorrow = "2126-01-01"
+    odd = [
+        (tomorrow, None, "OPEN", "x"),
+        ("-infinity", None, "OPEN", "x"),
+        ("infinity", None, "ACKNOWLEDGED", "x"),
+        ("0044-03-15 BC", "infinity", "CLOSED", "x"),
+        ("now", "yesterday", "CLOSED", "x"),
+        (tomorrow, "now", "CLOSED", "x"),
+        ("now", None, "OPEN", "a\nb<b>\x1b[2J\u2028" + "x" * 5000),
+    ]
+    rows = [
+        (f"system-health:{number:04} {name}", status, name, created, closed)
+        for number, (created, closed, status, name) in zip(range(count), itertools.cycle(odd), strict=False)
+    ]  # fmt: skip
+    database = installation.database
+    database.rows("INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'x')")
+    with psycopg.connect(database.url) as connection:
+        connection.cursor().executemany(
+            "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint,"
+            " status, summary, details, created_at, closed_at)"
+            " VALUES ('__system__', 's', 'd', 'X', %s, %s, %s, '[1]', %s, %s)",
+            rows,
+        )
+    installation.states["a"] = "down"
+    installation.run(alertmanager.url)
+    assert not caplog.records
+    is_open = "tenant_id = '__system__' AND status <> 'CLOSED'"
+    opened = database.value(f"SELECT count(*) FROM fleet_alert WHERE {is_open}")
+    assert len(alertmanager.alerts()) == opened
+
+
+def test_configuration_of_the_page(tmp_path: Path) -> None:
+    """The configuration that the page shows is one that the Alertmanager takes."""
+    page = Path(__file__).parents[2] / "docs" / "alertmanager.md"
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "alertmanager.yml").write_text(text)
+    amtool = shutil.which("amtool")
+    assert amtool is not None
+    done = subprocess.run(
+        [amtool, "check-config", str(tmp_path / "alertmanager.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_check(worker: Worker, alertmanager: Alertmanager) -> None:
+    """`check` reports the version of a real Alertmanager."""
+    done = worker("check", ALERTMANAGER_URL=alertmanager.url)
+    assert re.search(rf"^ok +Alertmanager {alertmanager.url} +it answers: version \d", done.stdout, re.MULTILINE)  # fmt: skip
