@@ -29,6 +29,10 @@ POST_DEADLINE_S = 5.0
 """Seconds for everything: the transactions that read, and the posts."""
 REQUEST_DEADLINE_S = 3.0
 """Seconds for one post to all Alertmanagers, which is made at the same time."""
+MIN_STEP_S = 0.1
+"""The least seconds for one transaction or one post."""
+CUT_S = 0.2
+"""Seconds in which a transaction ends whose connection was cut at the deadline."""
 ROUNDS = 3
 """The most posts of one pass: it posts again what changed in the meantime."""
 
@@ -42,7 +46,10 @@ def is_wanted(settings: Settings, name: str, *, dry_run: bool) -> bool:
 
 def post_within(settings: Settings, store: Store, period_s: float, left_s: float) -> None:
     """Post the alerts of a single pass; return after ``left_s`` seconds at the latest."""
-    budget_s = min(POST_DEADLINE_S, left_s)
+    budget_s = min(POST_DEADLINE_S, left_s - CUT_S)
+    if budget_s <= 0:
+        _warn("the pass had no time left for it")
+        return
     thread = threading.Thread(
         target=post, args=(settings, store, period_s, budget_s), name="alertmanager", daemon=True
     )
@@ -51,9 +58,9 @@ def post_within(settings: Settings, store: Store, period_s: float, left_s: float
     except RuntimeError as error:  # a limit of this process
         _warn(str(error))
         return
-    thread.join(max(0.0, budget_s))
+    thread.join(budget_s + CUT_S)
     if thread.is_alive():
-        _warn(f"no answer within {max(0.0, budget_s):.1f} s")
+        _warn(f"no answer within {budget_s:g} s")
 
 
 def post(settings: Settings, store: Store, period_s: float, budget_s: float) -> None:
@@ -88,19 +95,19 @@ def _post_until_unchanged(settings: Settings, store: Store, period_s: float, end
     posted: list[SystemAlert] | None = None
     problems: list[str] = []
     for _ in range(ROUNDS):
-        left_s = end - time.monotonic()
-        if left_s > 0:
-            rows, alerts = _read(settings, store, period_s, left_s)
-            left_s = end - time.monotonic()
-        if left_s <= 0:
-            if posted is None:
-                problems = ["the pass had no time left for it"]
-            break
+        rows, alerts = _read(settings, store, period_s, _left_s(end))
         if rows == posted or not alerts:
             break
-        problems = alertmanager.post(receivers, alerts, min(REQUEST_DEADLINE_S, left_s))
+        problems = alertmanager.post(receivers, alerts, min(REQUEST_DEADLINE_S, _left_s(end)))
         posted = rows
+        if time.monotonic() >= end:
+            break
     return "; ".join(problems)
+
+
+def _left_s(end: float) -> float:
+    """Return the seconds until ``end``, at least as many as a step that is worth trying."""
+    return max(MIN_STEP_S, end - time.monotonic())
 
 
 def _read(
