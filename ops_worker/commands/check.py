@@ -113,10 +113,11 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
             continue
         text = values[name]
         is_bad_url = name.endswith("_URL") and text and url_problem(text.strip())
+        # A name without a slash may be the token itself.
+        is_bad_path = name.endswith("_FILE") and "/" not in text
         value = repr(without_password(text))
-        if (
-            name in settings.SECRET_VARIABLES or is_bad_url
-        ):  # any part of a malformed URL may be a secret
+        # Any part of a malformed URL may be a secret.
+        if name in settings.SECRET_VARIABLES or is_bad_url or is_bad_path:
             value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
