@@ -119,13 +119,17 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             dry_run=options.dry_run,
             period_s=max(settings.pass_period, PASSES[options.command].least_period_s),
         )
-        outcome = function_of(options.command)(context)
-        outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
-        code = report(options, outcome)
-        line = message(summary(outcome, code, settings.job_name))
-        process.write_termination_message(settings.termination_message_path, line)
-        if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
-            post_alerts.post_within(settings, database, context.period_s, end - time.monotonic())
+        try:
+            outcome = function_of(options.command)(context)
+            outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+            code = report(options, outcome)
+            line = message(summary(outcome, code, settings.job_name))
+            process.write_termination_message(settings.termination_message_path, line)
+        finally:
+            # Also after a failure: what is open would end there if nobody posted it again.
+            if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
+                left_s = end - time.monotonic()
+                post_alerts.post_within(settings, database, context.period_s, left_s)
         return outcome, code
 
 

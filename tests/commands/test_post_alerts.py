@@ -17,6 +17,7 @@ from ops_worker.cli import main
 from ops_worker.commands import post_alerts, run_loop, run_pass
 from ops_worker.commands.post_alerts import Poster
 from ops_worker.core.model import Outcome, Result, Tick
+from ops_worker.errors import DatabaseError
 from tests.alertmanager import Inbox, eventually
 
 if TYPE_CHECKING:
@@ -163,6 +164,34 @@ def test_skipped(told: Database, stubs: Stubs, inbox: Inbox) -> None:
         assert main(["health"]) == 0
     assert [alert["status"] for alert in told.alerts()] == ["OPEN"]
     assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
+
+
+def test_failed_pass(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """A pass that fails posts as well: in the Alertmanager, what is open would end without posts."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    told.rows("ALTER TABLE tenants RENAME TO elsewhere")
+    assert main(["health"]) == 3
+    assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
+    told.rows("ALTER TABLE fleet_alert RENAME TO nowhere")
+    assert main(["health"]) == 3
+    assert len(inbox.posts) == 2
+    (problem,) = warnings(log)
+    assert problem.startswith("no table fleet_alert in database")
+
+
+@pytest.mark.usefixtures("told")
+def test_database_is_away(
+    inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the database is away, the pass fails as it does without a post, and the post is a warning."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
+    assert main(["health"]) == 1
+    (problem,) = warnings(log)
+    assert problem.startswith("no connection to database")
+    assert inbox.requests == []
 
 
 def test_no_row_of_a_service(told: Database, stubs: Stubs, inbox: Inbox) -> None:
@@ -421,12 +450,12 @@ class TestPoster:
         (Tick("health", 0.1, outcome=Outcome("health", Result.SKIPPED)), 1),
         (Tick("health", 0.1, outcome=Outcome("health", Result.OFF)), 1),
         (Tick("health", 0.1, outcome=Outcome("health", Result.WAITING)), 1),
-        (Tick("health", 0.1, error=ValueError("x")), 0),
+        (Tick("health", 0.1, error=DatabaseError("away")), 1),
         (Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)), 0),
     ],
 )
 def test_ticks(monkeypatch: pytest.MonkeyPatch, tick: Tick, requests: int) -> None:
-    """Every tick of the health loop with an outcome requests a post."""
+    """Every tick of the health loop requests a post."""
     monkeypatch.setenv("PG_PASS", "x")
     parsed = run_loop_options("sidecar")
     requested: list[int] = []
