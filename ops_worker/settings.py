@@ -136,6 +136,32 @@ def _http_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _http_urls(value: SecretStr | None) -> SecretStr | None:
+    """Refuse a list of base URLs with an item that is not one."""
+    if value is not None and any(map(catalogue.url_problem, _items(value.get_secret_value()))):
+        raise ValueError("not a list of URLs")
+    return value
+
+
+def _items(text: str) -> tuple[str, ...]:
+    """Return the items of a list with commas, each once, without the empty ones."""
+    return tuple(dict.fromkeys(filter(None, (item.strip() for item in text.split(",")))))
+
+
+def _runbook_url(value: str) -> str:
+    url, _, _ = value.partition("#")
+    if catalogue.url_problem(url, query=True):
+        raise ValueError("not a URL")
+    return value
+
+
+def _labels(value: str) -> str:
+    from ops_worker.core.notify import parse_labels
+
+    parse_labels(value)
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 HostName = Annotated[str, AfterValidator(_pg_host), BeforeValidator(_default_when_empty)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
@@ -146,6 +172,19 @@ HeartbeatUrl = Annotated[
     BeforeValidator(_default_when_empty),
     BeforeValidator(_trimmed),
 ]
+AlertmanagerUrls = Annotated[
+    SecretStr | None,
+    AfterValidator(_http_urls),
+    BeforeValidator(_default_when_empty),
+    BeforeValidator(_trimmed),
+]
+RunbookUrl = Annotated[
+    str,
+    AfterValidator(_runbook_url),
+    BeforeValidator(_default_when_empty),
+    BeforeValidator(_trimmed),
+]
+Labels = Annotated[str, AfterValidator(_labels), BeforeValidator(_default_when_empty)]
 Time = Annotated[AwareDatetime | None, BeforeValidator(_default_when_empty)]
 Switch = Annotated[bool, BeforeValidator(lambda value: str(value).strip().lower() in ON)]
 Level = Annotated[str, BeforeValidator(_level)]
@@ -353,6 +392,33 @@ class Settings(BaseSettings):
     heartbeat_url: HeartbeatUrl = setting(None, wants="an http:// or https:// URL", only="passes")
     """URL to which a single pass reports its start (`/start`), success and failure (`/fail`), as
     healthchecks.io defines them. A query stays at the end of the URL. Empty: no reports."""
+    alertmanager_url: AlertmanagerUrls = setting(
+        None,
+        wants="http:// or https:// URLs without a query, separated by commas",
+        only="health sidecar",
+    )
+    """Base URLs of Alertmanagers, separated by commas. After each health pass, all of them receive
+    the system alerts that are open or were closed a short time ago (docs/alertmanager.md). A URL
+    with `user:password@` uses Basic authentication. Empty: none receives alerts."""
+    alertmanager_token_file: Text = setting("", wants="the path of a file", only="health sidecar")
+    """File with a bearer token for the Alertmanagers whose URL has no user. It is read again for
+    each post. Empty: no token is sent."""
+    alertmanager_ca: Text = setting("", wants="the path of a PEM file", only="health sidecar")
+    """PEM file with the certificate authorities to trust for the Alertmanagers. Empty: the default
+    ones."""
+    alert_labels: Labels = setting(
+        "",
+        wants="name=value,name=value; a name has letters, digits and _, and is none of alertname, "
+        "service, severity and source",
+        only="health sidecar",
+    )
+    """Further labels of every alert that an Alertmanager receives, as `name=value,name=value`.
+    Labels identify an alert: after a change, an alert that is open counts as a new one there."""
+    alert_runbook_url: RunbookUrl = setting(
+        "", wants="an http:// or https:// URL", only="health sidecar"
+    )
+    """URL of your instructions for alerts. An Alertmanager receives it as the annotation
+    `runbook_url`. Empty: there is none."""
     shutdown_grace: Seconds = setting(
         8.0, wants="a number of seconds, 0 to 3600", only="passes sidecar", ge=0, le=3600
     )
@@ -437,6 +503,13 @@ class Settings(BaseSettings):
     def thresholds(self) -> Thresholds:
         """How many consecutive passes it takes to open and to close an alert."""
         return Thresholds(self.alert_after_failures, self.resolve_after_successes)
+
+    @property
+    def alertmanager_urls(self) -> tuple[str, ...]:
+        """The base URLs of the Alertmanagers. They may contain passwords: never show them."""
+        if self.alertmanager_url is None:
+            return ()
+        return _items(self.alertmanager_url.get_secret_value())
 
     @property
     def connection(self) -> dict[str, str | int]:
@@ -595,6 +668,8 @@ def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterato
         yield variables.get(name, "").strip()
     for name in ("DATABASE_URL", "HEARTBEAT_URL"):
         yield from redact.of_url(variables.get(name, ""))
+    for item in _items(variables.get("ALERTMANAGER_URL", "")):
+        yield from redact.of_url(item)
     url = variables.get("DATABASE_URL", "")
     for password in re.findall(r"[?&](?:ssl)?password=([^&#]*)", url):
         yield from (password, unquote(password))

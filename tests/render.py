@@ -24,7 +24,7 @@ INSTALLATION = K8S / "base"
 VARIANTS = (
     *(
         K8S / "variants" / name
-        for name in ("every-5s", "events", "monitoring", "sharded", "sidecar")
+        for name in ("alertmanager", "every-5s", "events", "monitoring", "sharded", "sidecar")
     ),
     K8S / "examples" / "inject",
     K8S / "examples" / "overlay",

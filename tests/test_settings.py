@@ -45,6 +45,15 @@ ACCEPTED = [
         )
     ],
     ({"DATABASE_URL": "postgres://u:p@h/d", "PG_PASS": ""}, "connection", {"conninfo": "postgres://u:p@h/d"}),
+    ({}, "alertmanager_urls", ()),
+    ({"ALERTMANAGER_URL": ""}, "alertmanager_urls", ()),
+    ({"ALERTMANAGER_URL": " , "}, "alertmanager_urls", ()),
+    ({"ALERTMANAGER_URL": "http://a:9093\n"}, "alertmanager_urls", ("http://a:9093",)),
+    ({"ALERTMANAGER_URL": "http://b, https://u:p%2C@a/x/,http://b"}, "alertmanager_urls", ("http://b", "https://u:p%2C@a/x/")),
+    ({"ALERT_LABELS": ""}, "alert_labels", ""),
+    ({"ALERT_LABELS": "env=prod, team=iot"}, "alert_labels", "env=prod, team=iot"),
+    ({"ALERT_RUNBOOK_URL": " https://wiki/x?a=1#b "}, "alert_runbook_url", "https://wiki/x?a=1#b"),
+    ({"ALERT_RUNBOOK_URL": ""}, "alert_runbook_url", ""),
 ]  # fmt: skip
 
 
@@ -69,6 +78,10 @@ REFUSED = [
     ({"DATABASE_URL": "host=secret"}, "DATABASE_URL has an invalid value (not shown); expected a connection URI, postgresql://user:password@host:port/database, with any of @/?#% in the password percent-encoded"),
     *[({"DATABASE_URL": url}, f"DATABASE_URL {NOT_SHOWN}") for url in ("postgresql://iot:hunter/2secret@h/d", "postgresql://iot:a@b@h/d", "postgresql://iot:a/b@h@h/d", "postgresql://iot:hun?ter@h/d", "postgresql://h?application_name=a@b", "iot:a@h",
       "postgresql://u@256.1.1.1/d", "postgresql://u@a%20b/d", "postgresql://u@h,10.0.0.999/d", f"postgresql://u@{'x' * 64}.example/d", "postgresql://u@h:port/d")],
+    *[({"ALERTMANAGER_URL": url}, "ALERTMANAGER_URL has an invalid value (not shown); expected http:// or https:// URLs without a query, separated by commas") for url in
+      ("x", "ftp://a", "http://a,b", "http://a http://b", "http://a?x=1", "http://u:hush/x@h", "http://256.1.1.1")],
+    *[({"ALERT_LABELS": text}, f"ALERT_LABELS is {text!r}; expected name=value,name=value; a name has letters, digits and _, and is none of alertname, service, severity and source") for text in ("env", "env=", "severity=low", "a=b,a=c", "a-b=c")],
+    ({"ALERT_RUNBOOK_URL": "wiki"}, "ALERT_RUNBOOK_URL is 'wiki'; expected an http:// or https:// URL"),
     *[({"PG_HOST": host}, f"PG_HOST is {host!r}; expected a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
 ]  # fmt: skip
 SCHEME, PORT, HOST = (
@@ -200,5 +213,12 @@ def test_without_password(url: str) -> None:
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Printing the settings prints no secret."""
-    shown = repr(load(monkeypatch, DATABASE_URL="postgresql://u:hush@h/d", PG_PASS="hush"))
+    shown = repr(
+        load(
+            monkeypatch,
+            DATABASE_URL="postgresql://u:hush@h/d",
+            PG_PASS="hush",
+            ALERTMANAGER_URL="http://u:hush@a,http://b",
+        )
+    )
     assert "hush" not in shown

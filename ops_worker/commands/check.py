@@ -26,6 +26,7 @@ from ops_worker.core.self_check import (
     Refusal,
     SchemaState,
     lines,
+    of_alertmanagers,
     of_keys,
     of_schema,
     of_server,
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
         findings += _settings(options.env_file)
         findings += unread
         findings += _doubts(loaded)
-        findings += [*_database(loaded), *_services(loaded), *_unverified(loaded), *_cluster()]
+        findings += [*_database(loaded), *_services(loaded), *_unverified(loaded)]
+        findings += [*_alertmanagers(loaded), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
         if unusable := [*_unusable(loaded)]:
             findings += unusable
@@ -113,10 +115,11 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
             continue
         text = values[name]
         is_bad_url = name.endswith("_URL") and text and url_problem(text.strip())
+        # A name without a slash may be the token itself.
+        is_bad_path = name.endswith("_FILE") and "/" not in text
         value = repr(without_password(text))
-        if (
-            name in settings.SECRET_VARIABLES or is_bad_url
-        ):  # any part of a malformed URL may be a secret
+        # Any part of a malformed URL may be a secret.
+        if name in settings.SECRET_VARIABLES or is_bad_url or is_bad_path:
             value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
         yield Finding(f"setting {name}", OK, f"{value}, from {origin}")
@@ -339,6 +342,21 @@ def _services(loaded: Settings) -> Iterator[Finding]:
         )
     for name in loaded.catalogue.unmonitored:
         yield Finding(f"service {name}", OK, "not monitored: its URL is empty")
+
+
+def _alertmanagers(loaded: Settings) -> Iterator[Finding]:
+    """Ask every Alertmanager for its version. One that is away is a warning: passes do without."""
+    if not loaded.alertmanager_urls:
+        return
+    from ops_worker.adapters.http import alertmanager
+    from ops_worker.commands.post_alerts import REQUEST_DEADLINE_S
+
+    receivers = alertmanager.Alertmanagers(
+        urls=loaded.alertmanager_urls,
+        token_file=loaded.alertmanager_token_file,
+        ca=loaded.alertmanager_ca,
+    )
+    yield from of_alertmanagers(alertmanager.presence(receivers, REQUEST_DEADLINE_S))
 
 
 def _cluster() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ops_worker.arguments import env_file
 from ops_worker.commands.run_pass import observer, report, store
 from ops_worker.core.output import failed, message, summary
-from ops_worker.core.passes import PASSES
+from ops_worker.core.passes import HEALTH, PASSES
 from ops_worker.errors import DONE, OpsWorkerError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ops_worker.adapters.http_server import Telemetry
+    from ops_worker.commands.post_alerts import Poster
     from ops_worker.core.model import Tick
     from ops_worker.core.passes import PassSpec
     from ops_worker.loop import Loop
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from ops_worker.passes import function_of
 
     intervals = intervals_of(options, settings)
-    report_tick = _Reporter(options, settings, _telemetry(options, settings, intervals))
+    poster = _poster(options, settings, intervals)
+    report_tick = _Reporter(options, settings, _telemetry(options, settings, intervals), poster)
     stop = Event()
     until = loop.SYSTEM_CLOCK.monotonic() + options.for_s
     loops = [
@@ -65,7 +67,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         )
         for name, interval_s in intervals.items()
     ]
-    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, close=partial(_close, loops))
+    close = partial(_close, loops, poster=poster)
+    code = loop.run(loops, stop, grace_s=settings.shutdown_grace, close=close)
     lost = _report_lost(loops)
     if lost and code == DONE and options.for_s != math.inf:
         return OpsWorkerError.exit_code
@@ -73,14 +76,19 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 class _Reporter:
-    """Report every tick: endpoint, log, closing line and termination message."""
+    """Report every tick: endpoint, log, closing line, termination message and post."""
 
     def __init__(
-        self, options: argparse.Namespace, settings: Settings, telemetry: Telemetry | None
+        self,
+        options: argparse.Namespace,
+        settings: Settings,
+        telemetry: Telemetry | None,
+        poster: Poster | None = None,
     ) -> None:
         self._options = options
         self._settings = settings
         self._telemetry = telemetry
+        self._poster = poster
         self._worst = DONE
 
     def __call__(self, tick: Tick) -> int:
@@ -97,6 +105,8 @@ class _Reporter:
         else:
             code = report(self._options, tick.outcome)
             document = summary(tick.outcome, code, job)
+        if self._poster is not None and tick.loop == HEALTH.name:
+            self._poster.request()
         self._worst = loop.worst(self._worst, code)
         # The process ends with the exit code of its worst pass. The message is from the same pass.
         if code == self._worst:
@@ -116,6 +126,21 @@ def _telemetry(
     telemetry = Telemetry(intervals, settings.pass_deadline)
     telemetry.serve(settings.sidecar_host, settings.sidecar_port)
     return telemetry
+
+
+def _poster(
+    options: argparse.Namespace, settings: Settings, intervals: Mapping[str, float]
+) -> Poster | None:
+    """Return what posts alerts after the ticks of the health loop, with a connection of its own."""
+    from ops_worker.commands import post_alerts
+
+    interval_s = intervals.get(HEALTH.name)
+    is_wanted = post_alerts.is_wanted(settings, HEALTH.name, dry_run=options.dry_run)
+    if interval_s is None or not is_wanted:
+        return None
+    deadline_s = post_alerts.POST_DEADLINE_S
+    database = store(settings, "alertmanager", loop_deadline_s=deadline_s)
+    return post_alerts.Poster(partial(post_alerts.post, settings, database, interval_s, deadline_s))
 
 
 def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
@@ -161,8 +186,11 @@ def _context(
     )
 
 
-def _close(loops: Sequence[Loop], deadline: float) -> None:
-    """Write the waiting samples until ``deadline`` (monotonic clock); close the connections."""
+def _close(loops: Sequence[Loop], deadline: float, *, poster: Poster | None = None) -> None:
+    """Write the waiting samples until ``deadline`` (monotonic clock); close the connections.
+
+    Wait until then for a post that is running.
+    """
     from ops_worker.passes import flush_of
 
     for loop in loops:
@@ -175,6 +203,8 @@ def _close(loops: Sequence[Loop], deadline: float) -> None:
                 extra = {"action": "flushed", "count": written}
                 _log.info("wrote the samples that waited for the database", extra=extra)
         loop.context.store.close()
+    if poster is not None:
+        poster.finish(deadline)
 
 
 def _report_lost(loops: Sequence[Loop]) -> int:

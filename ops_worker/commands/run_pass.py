@@ -36,7 +36,7 @@ PROGRESS_AFTER_S, PROGRESS_EVERY_S = 2.0, 0.2
 MAX_NAMES = 10
 """Services that one log line names."""
 ANNOUNCE_RESERVE_S = 1.0
-"""Seconds before PASS_DEADLINE at which Events and the heartbeat give up.
+"""Seconds before PASS_DEADLINE at which posts, Events and the heartbeat give up.
 
 By then the pass is recorded. The deadline must not report it as failed because of them.
 """
@@ -90,11 +90,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         from ops_worker.commands import run_loop
 
         return run_loop.run(options, settings)
-    from ops_worker import process
-
     outcome, code = _run_once(options, settings)
-    line = message(summary(outcome, code, settings.job_name))
-    process.write_termination_message(settings.termination_message_path, line)
     if settings.kubernetes_events and (outcome.opened or outcome.closed) and not options.dry_run:
         left_s = settings.pass_deadline - (time.monotonic() - options.begun)
         _announce(settings.job_name, outcome, left_s - ANNOUNCE_RESERVE_S)
@@ -103,7 +99,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome, int]:
     """Run the pass inside its heartbeat, and report it; return its outcome and exit code."""
+    from ops_worker import process
     from ops_worker.adapters.http import heartbeat
+    from ops_worker.commands import post_alerts
     from ops_worker.passes import Context, function_of
 
     url = ""
@@ -121,9 +119,18 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             dry_run=options.dry_run,
             period_s=max(settings.pass_period, PASSES[options.command].least_period_s),
         )
-        outcome = function_of(options.command)(context)
-        outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
-        return outcome, report(options, outcome)
+        try:
+            outcome = function_of(options.command)(context)
+            outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
+            code = report(options, outcome)
+            line = message(summary(outcome, code, settings.job_name))
+            process.write_termination_message(settings.termination_message_path, line)
+        finally:
+            # Also after a failure: what is open would end there if nobody posted it again.
+            if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
+                left_s = end - time.monotonic()
+                post_alerts.post_within(settings, database, context.period_s, left_s)
+        return outcome, code
 
 
 def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:

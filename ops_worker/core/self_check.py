@@ -50,6 +50,14 @@ class Refusal(NamedTuple):
     remedy: str = ""
 
 
+class Presence(NamedTuple):
+    """What an Alertmanager answered: its URL without password, its version, or the problem."""
+
+    url: str
+    version: str = ""
+    problem: str = ""
+
+
 class Table(NamedTuple):
     """What a pass needs of a table.
 
@@ -411,6 +419,20 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
                 f"{verdict.state.value}: {verdict.reason}",
                 remedies[verdict.state],
             )
+
+
+def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
+    """Judge the Alertmanagers. One that is away is a warning: a pass is recorded without it."""
+    for presence in presences:
+        subject = f"Alertmanager {presence.url}"
+        if presence.problem:
+            remedy = (
+                "check ALERTMANAGER_URL, its login or token, the NetworkPolicy, and that it runs"
+            )
+            yield Finding(subject, WARNING, presence.problem, remedy)
+        else:
+            version = f"version {presence.version}" if presence.version else "version unknown"
+            yield Finding(subject, OK, f"it answers: {version}")
 
 
 def lines(findings: Sequence[Finding]) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ops_worker.core.passes import PASSES, container_commands
+from ops_worker.core.passes import HEALTH, PASSES, container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
 from ops_worker.manifest_rules.containers import catalogue_of, writes_events
 from ops_worker.manifest_rules.parts import pod_template
@@ -183,7 +183,7 @@ def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:
 def network(
     documents: Sequence[Document], workers: Sequence[Worker], facts: ProgramFacts
 ) -> Iterator[Fault]:
-    """The network policies let a worker reach DNS, the database and every monitored service.
+    """The network policies let a worker reach all that it connects to.
 
     Source: kubernetes.io, "Network Policies": policies add up; without one, everything is allowed.
     """
@@ -297,8 +297,19 @@ def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
         if target_port is not None and target_port not in ports:
             ports.add(target_port)
             yield Destination("TCP", target_port, f"service {target.name}")
+    for port_number in _alertmanager_ports(worker):
+        yield Destination("TCP", port_number, "ALERTMANAGER_URL")
     if writes_events(worker):
         yield Destination("TCP", 443, "the API server")
+
+
+def _alertmanager_ports(worker: Worker) -> list[int]:
+    """Return the ports of the Alertmanagers to which a worker posts, each once."""
+    if worker.command not in {HEALTH.name, "sidecar"}:
+        return []
+    urls = worker.values.get("ALERTMANAGER_URL", "").split(",")
+    ports = dict.fromkeys(_port_of(url.strip()) for url in urls)
+    return [port for port in ports if port is not None]
 
 
 def _port_of(url: str) -> int | None:

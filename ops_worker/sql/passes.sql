@@ -185,6 +185,44 @@ WHERE
     AND f.status IN ('OPEN', 'ACKNOWLEDGED')
 RETURNING s.name AS service;
 
+-- name: alerts_to_post
+-- System alerts that are open, and those closed since a time among the last so many. The limit is
+-- for a table of many years: there is no index on closed_at, so the index on tenant_id and
+-- created_at is walked back from the newest alert. An Alertmanager ends an older alert by itself.
+SELECT
+    id,
+    substr(fingerprint, length('system-health:') + 1) AS service,
+    status,
+    summary,
+    created_at,
+    closed_at,
+    acknowledged_by,
+    details -> 'evidence' AS evidence
+FROM fleet_alert
+WHERE
+    tenant_id = '__system__'
+    AND status IN ('OPEN', 'ACKNOWLEDGED')
+    AND starts_with(fingerprint, 'system-health:')
+UNION ALL
+SELECT
+    n.id,
+    substr(n.fingerprint, length('system-health:') + 1) AS service,
+    n.status,
+    n.summary,
+    n.created_at,
+    n.closed_at,
+    n.acknowledged_by,
+    n.details -> 'evidence' AS evidence
+FROM (
+    SELECT * FROM fleet_alert
+    WHERE tenant_id = '__system__'
+    ORDER BY created_at DESC LIMIT %(rows)s
+) AS n
+WHERE
+    n.status NOT IN ('OPEN', 'ACKNOWLEDGED')
+    AND n.closed_at >= %(closed_since)s
+    AND starts_with(n.fingerprint, 'system-health:');
+
 -- name: figure_limits
 -- Inside a savepoint: both settings end with it. SET LOCAL TimeZone TO DEFAULT follows: in the
 -- statement of a figure, "today" is that of the role.

@@ -423,6 +423,57 @@ def test_heartbeat(program: Program, monkeypatch: pytest.MonkeyPatch, url: str) 
         assert program(*arguments) in {0, 2}
 
 
+ALERTMANAGERS = [
+    f"http://{LOGIN}@{NOWHERE}",
+    f"http://{NOWHERE},http://{LOGIN}@{NOWHERE}/prefix, https://{LOGIN}@{NOWHERE}",
+    f"http://{LOGIN}@{NOWHERE}/#x",
+    f"http://{LOGIN}@{NOWHERE}/?key={MARKER}",
+    f"http://{LOGIN}@256.1.1.1",
+    f"http://{LOGIN}@no-such-host.invalid",
+    f"http://user:{MARKER},{MARKER}@{NOWHERE}",
+    f"http://h/{MARKER} {MARKER}",
+    f"ftp://{LOGIN}@h",
+    MARKER,
+]
+
+
+@pytest.mark.parametrize("url", ALERTMANAGERS)
+def test_alertmanagers(
+    program: Program, monkeypatch: pytest.MonkeyPatch, stubs: Stubs, url: str
+) -> None:
+    """However a URL of Alertmanagers is wrong, no login in it is said."""
+    stubs["ingest"].mode = "503"
+    monkeypatch.setenv("ALERTMANAGER_URL", url)
+    for arguments in (
+        ["health"],
+        ["check"],
+        ["check", "--output", "json"],
+        ["health", "--dry-run"],
+    ):
+        assert program(*arguments) in {0, 2}
+
+
+@pytest.mark.parametrize("value", HEADER_VALUES.values(), ids=HEADER_VALUES)
+def test_token_of_alertmanagers(
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    stubs: Stubs,
+    tmp_path: Path,
+    value: str,
+) -> None:
+    """A token is not said, nor where the Alertmanager sends it back, nor as the name of its file."""
+    stubs["ingest"].mode = "503"
+    stubs["evaluator"].mode = reply(value.encode(), status=f"401 {MARKER}")
+    (tmp_path / "token").write_text(value, newline="")
+    monkeypatch.setenv("ALERTMANAGER_URL", stubs["evaluator"].url)
+    monkeypatch.setenv("ALERTMANAGER_TOKEN_FILE", str(tmp_path / "token"))
+    for arguments in (["health"], ["check"]):
+        assert program(*arguments) == 0
+    monkeypatch.setenv("ALERTMANAGER_TOKEN_FILE", MARKER)
+    for arguments in (["health"], ["check"]):
+        assert program(*arguments) == 0
+
+
 SHAPES = [
     service("a", url="http://h", headers=f"Bearer {MARKER}"),
     service("a", url="http://h", headers={"Authorization": 5, "X-Key": MARKER}),

@@ -23,6 +23,7 @@ from ops_worker.core.self_check import (
     of_tables,
     worst,
 )
+from tests.alertmanager import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,36 @@ def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[
         one["subject"]: (one["state"], f"{one['found']} | {one['remedy']}")
         for one in document["findings"]
     }
+
+
+def test_alertmanagers(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each Alertmanager is asked for its version; one that is away is a warning. No login is shown."""
+    with Inbox() as gone:
+        away = gone.url
+    with Inbox() as inbox:
+        inbox.body = b'{"versionInfo": {"version": "0.25.0"}}'
+        login = inbox.url.replace("://", "://us-er:hunter2-login@")
+        monkeypatch.setenv("ALERTMANAGER_URL", f"{login},{away},{login}/prefix")
+        found = check(capsys)
+        assert [received.path for received in inbox.requests] == [
+            "/api/v2/status",
+            "/prefix/api/v2/status",
+        ]
+    shown = inbox.url.replace("://", "://***@")
+    assert found[f"Alertmanager {shown}"] == (OK, "it answers: version 0.25.0 | ")
+    state, said = found[f"Alertmanager {away}"]
+    assert (state, said.partition(" | ")[0]) == (WARNING, "Connection refused")
+    assert "ALERTMANAGER_URL" in said and "NetworkPolicy" in said
+    assert "hunter2" not in str(found) and "us-er" not in str(found)
+    assert told.alerts() == []
+
+
+def test_no_alertmanager(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the setting there is nothing to say about it."""
+    assert not any("Alertmanager" in subject for subject in check(capsys))
+    assert told.alerts() == []
 
 
 def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,19 @@ def test_rights() -> None:
     )
 
 
+def test_alertmanager() -> None:
+    """A NetworkPolicy has to allow the port of each Alertmanager, for the passes that post only."""
+    posting = variant("variants/alertmanager")
+    assert faults_of(posting) == []
+    policy = "NetworkPolicy/ops-worker"
+    expected = f"{policy}: {policy}: spec.egress: does not let CronJob/ops-worker-health reach TCP {{}} (ALERTMANAGER_URL)"
+    assert faults_of(broken(policy, "spec.egress[3]", GONE, posting)) == [expected.format(9093)]
+    several = "http://a:9093, https://u:p@b,http://c:9093,http://d:x,"
+    changed = broken("ConfigMap/ops-worker", "data.ALERTMANAGER_URL", several, posting)
+    assert expected.format(443) in faults_of(changed)
+    assert not any("9093" in fault for fault in faults_of(changed))
+
+
 @pytest.mark.parametrize(
     ("version", "kind", "since", "instead"),
     [

@@ -30,8 +30,9 @@ from ops_worker.core.model import Failure, Observation, Target, Tls
 from ops_worker.redact import secrets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from ops_worker.adapters.http.exchange import Steps
     from ops_worker.adapters.http.reactor import Task
 
 CONCURRENCY = 128
@@ -56,13 +57,15 @@ def observe(
     concurrency: int = CONCURRENCY,
     budget_s: float = math.inf,
     on_progress: Callable[[int], None] | None = None,
+    exchange: Callable[[Target, Mapping[Tls, ssl.SSLContext]], Steps] = ask,
 ) -> list[Observation]:
     """Probe the targets, at most ``concurrency`` at once; return their observations in order.
 
     The first ``concurrency`` probes start at once. Another one starts only if its deadline ends
     within ``budget_s`` seconds; a target without a probe has no observation. If there are more
     targets than ``concurrency``, their order is random, so that every pass leaves out different
-    ones. After each probe, ``on_progress`` receives the number of observations so far.
+    ones. After each probe, ``on_progress`` receives the number of observations so far. ``exchange``
+    makes the request, or several of them within the deadline of the target.
 
     Never raises for what a service does, nor for a limit of this process. If there are not enough
     file descriptors, fewer probes run at the same time. What cannot be probed even so has an
@@ -91,7 +94,7 @@ def observe(
     if len(queue) > concurrency:
         random.shuffle(queue)
     entries = (
-        (index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s)
+        (index, partial(exchange, targets[index], contexts), targets[index].deadline_s)
         for index in queue
     )
     for task in reactor.run(entries, last_end):

@@ -113,6 +113,7 @@ class Store:
         self._deadline_s = loop_deadline_s
         self._connect_retries = connect_retries or RetryPolicy()
         self._shard = shard
+        self._retries = True
         self._failures = 0
         self._tried_to_create = False
         self._not_before = 0.0
@@ -190,7 +191,7 @@ class Store:
                 if not reused:
                     raise self._leave_read_only(first) from error
                 self.close()
-            elif not (isinstance(error, psycopg.Error) and worth_a_retry(error)):
+            elif not (self._retries and isinstance(error, psycopg.Error) and worth_a_retry(error)):
                 raise first from error
         try:
             return self._attempt(spec, work, optional_tables, read_only=read_only)
@@ -304,6 +305,11 @@ class Store:
                 yield proposal
         except psycopg.Error as error:
             raise translated(error, self._place) from error
+
+    def limit(self, deadline_s: float) -> None:
+        """Give each further transaction so many seconds, and do not retry it."""
+        self._deadline_s = deadline_s
+        self._retries = False
 
     def close(self) -> None:
         """Close the connection, if there is one."""

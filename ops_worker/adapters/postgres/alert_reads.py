@@ -1,0 +1,26 @@
+"""What the post of a health pass reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.core.notify import SystemAlert, closed_since
+
+if TYPE_CHECKING:
+    from ops_worker.adapters.postgres.transaction import Transaction
+
+NEWEST_ROWS = 10_000
+"""System alerts among which the closed ones are looked for: years of them, read in some ms."""
+
+
+def read_alerts_to_post(transaction: Transaction, period_s: float) -> list[SystemAlert]:
+    """Read the system alerts that are open, and those that were closed a short time ago.
+
+    ``period_s`` is the number of seconds from one health pass to the next; it decides what a short
+    time is.
+    """
+    parameters = {
+        "closed_since": closed_since(transaction.now, period_s),
+        "rows": NEWEST_ROWS,
+    }
+    return transaction.query(SystemAlert, "alerts_to_post", parameters).fetchall()

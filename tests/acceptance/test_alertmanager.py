@@ -1,0 +1,414 @@
+"""A real Alertmanager with a real receiver: what fires there is what is open in the database.
+
+A drill is a random sequence of outages, recoveries, acknowledgements, passes that are killed between
+commit and post, passes that overlap, and restarts of the Alertmanager. The default is a few of them;
+OPS_TEST_FULL=1 makes it a thousand, and OPS_TEST_DRILLS any number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from ops_worker import settings
+from ops_worker.adapters.postgres import Store
+from ops_worker.commands import post_alerts
+from ops_worker.core import notify
+from ops_worker.passes import Context, function_of
+from tests.alertmanager import MISSING, PROGRAM, START_S, Alertmanager, Inbox, eventually
+from tests.looks import NO_BUILTIN, observation
+from tests.proxy import Switchboard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ops_worker.core.model import Observation, Target
+    from tests.conftest import Database, Worker
+    from tests.stubs import Stubs
+
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(PROGRAM is None, reason=MISSING),
+]
+
+DRILLS = int(os.environ.get("OPS_TEST_DRILLS") or (1000 if os.environ.get("OPS_TEST_FULL") else 5))
+SERVICES = ("a", "b", "c")
+PERIOD_S = 60.0
+STEPS = 12
+LIMIT_S = 300 + PERIOD_S
+"""Seconds after which nothing may fire any more of an alert that is over."""
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """Who is told by the Alertmanager."""
+    with Inbox() as running:
+        yield running
+
+
+@pytest.fixture
+def alertmanager(tmp_path: Path, inbox: Inbox) -> Iterator[Alertmanager]:
+    """The Alertmanager of this machine, with a folder of its own."""
+    with Alertmanager(tmp_path / "alertmanager", inbox) as running:
+        yield running
+
+
+class Installation:
+    """Health passes of three services, whose states the test decides, and their posts."""
+
+    def __init__(self, database: Database, folder: Path, env: pytest.MonkeyPatch) -> None:
+        self.database = database
+        self.states = dict.fromkeys(SERVICES, "healthy")
+        self.period_s = PERIOD_S
+        entries = [f'[services.{name}]\nurl = "http://127.0.0.1:1"\n' for name in SERVICES]
+        (folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
+        env.setenv("DATABASE_URL", database.url)
+        env.setenv("OPS_WORKER_CATALOGUE", str(folder / "catalogue.toml"))
+        env.setenv("RECORD_OWN_METRICS", "false")
+        self._env = env
+
+    def check(self) -> None:
+        """Run a health pass to its commit, and do not post."""
+
+        def observe(targets: Sequence[Target]) -> list[Observation]:
+            """Return what the services are decided to be."""
+            return [
+                observation(target, time.monotonic(), self.states[target.name])
+                for target in targets
+            ]
+
+        loaded = settings.load()
+        with contextlib.closing(Store(loaded.connection)) as store:
+            context = Context(
+                settings=loaded,
+                observe=observe,
+                store=store,
+                clock=time.monotonic,
+                period_s=self.period_s,
+            )
+            function_of("health")(context)
+
+    def post(self, url: str, budget_s: float = START_S) -> None:
+        """Post as a pass does after its commit."""
+        self._env.setenv("ALERTMANAGER_URL", url)
+        loaded = settings.load()
+        with contextlib.closing(Store(loaded.connection)) as store:
+            post_alerts.post(loaded, store, self.period_s, budget_s)
+
+    def run(self, url: str) -> None:
+        """Run a whole health pass."""
+        self.check()
+        self.post(url)
+
+    def open(self) -> dict[str, datetime]:
+        """Return the open alerts by service: when they began."""
+        return {
+            row["fingerprint"].removeprefix("system-health:"): row["created_at"]
+            for row in self.database.alerts()
+            if row["status"] != "CLOSED"
+        }
+
+
+@pytest.fixture
+def installation(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
+    """An installation on a database of its own."""
+    return Installation(database, tmp_path, monkeypatch)
+
+
+class Drill:
+    """One random sequence. It checks after each post that arrived."""
+
+    def __init__(
+        self,
+        chance: random.Random,
+        installation: Installation,
+        alertmanager: Alertmanager,
+        inbox: Inbox,
+    ) -> None:
+        self.chance = chance
+        self.installation = installation
+        self.alertmanager = alertmanager
+        self.inbox = inbox
+        # Services that a crash made the Alertmanager forget: it told its receiver that they fire,
+        # and cannot take that back if they are well before the next post.
+        self.forgotten: set[str] = set()
+        self.counts = dict.fromkeys(("change", "pass", "killed", "overlap", "restart", "crash", "acknowledge", "away"), 0)  # fmt: skip
+
+    def run(self) -> None:
+        """Do the steps, and then a pass that finds all services well, and one more."""
+        steps = [*self.counts, "change", "change", "pass", "pass", "overlap", "killed"]
+        for _ in range(STEPS):
+            step = self.chance.choice(steps)
+            self.counts[step] += 1
+            getattr(self, step)() if step != "pass" else self.complete()
+        self.complete()
+        self.installation.states = dict.fromkeys(SERVICES, "healthy")
+        self.complete()
+        assert self.alertmanager.alerts() == {}
+        assert eventually(lambda: self.told() <= self.forgotten), self.told()
+
+    def told(self) -> set[str]:
+        """Return the services of which the receiver heard last that they fire."""
+        last = {alert["labels"]["service"]: alert["status"] for alert in self.inbox.notifications()}
+        return {service for service, status in last.items() if status == "firing"}
+
+    def complete(self) -> None:
+        """Run a pass whose post arrives."""
+        self.installation.run(self.alertmanager.url)
+        self.compare()
+
+    def compare(self) -> None:
+        """Compare what fires with what is open, and when it would end by itself."""
+        firing = self.alertmanager.alerts()
+        began = self.installation.open()
+        assert firing.keys() == began.keys()
+        assert eventually(lambda: firing.keys() <= self.told())
+        self.forgotten -= firing.keys()
+        for service, alert in firing.items():
+            # An alert that a pass closed and another one opened, with no post between, is one there.
+            assert datetime.fromisoformat(alert["startsAt"]) <= began[service]
+            ends = datetime.fromisoformat(alert["endsAt"])
+            assert ends <= datetime.now(UTC) + timedelta(seconds=LIMIT_S)
+
+    def change(self) -> None:
+        """Let a service fail or recover."""
+        service = self.chance.choice(SERVICES)
+        states = ["healthy", "down", "degraded", "timeout"]
+        self.installation.states[service] = self.chance.choice(states)
+
+    def killed(self) -> None:
+        """Run a pass that is killed between its commit and its post. Nothing else is kept."""
+        self.installation.check()
+
+    def away(self) -> None:
+        """Run a pass while the Alertmanager does not run."""
+        self.alertmanager.stop()
+        self.installation.run(self.alertmanager.url)
+        self.alertmanager.start()
+
+    def restart(self) -> None:
+        """Restart the Alertmanager: it forgets all alerts."""
+        self.alertmanager.restart()
+
+    def crash(self) -> None:
+        """Kill the Alertmanager, and start it on an empty disk: it also forgets what it has sent."""
+        self.forgotten |= self.told()
+        self.alertmanager.lose()
+
+    def acknowledge(self) -> None:
+        """Acknowledge or close what is open, as a person does."""
+        status = self.chance.choice(["ACKNOWLEDGED", "CLOSED"])
+        closed = "now()" if status == "CLOSED" else "NULL"
+        self.installation.database.rows(
+            f"UPDATE fleet_alert SET status = '{status}', acknowledged_by = 'kim',"
+            f" closed_at = {closed} WHERE tenant_id = '__system__' AND status = 'OPEN'"
+        )
+
+    def overlap(self) -> None:
+        """Run two passes. The post of the first one is on its way while the second one does all.
+
+        It arrives last, and what it says is old by then.
+        """
+        with Switchboard(int(self.alertmanager.url.rpartition(":")[2])) as slow:
+            arrived = threading.Event()
+            released = threading.Event()
+            passed_on = slow._pass_on
+
+            def hold(source: Any, sink: Any) -> None:
+                """Keep the bytes of the first post until the second pass has ended."""
+                arrived.set()
+                released.wait(START_S)
+                passed_on(source, sink)
+
+            slow._pass_on = hold  # type: ignore[method-assign]
+            self.installation.check()
+            first = threading.Thread(
+                target=self.installation.post, args=(f"http://127.0.0.1:{slow.port}",)
+            )
+            first.start()
+            while first.is_alive() and not arrived.wait(0.01):
+                pass  # without an alert there is no post
+            self.change()
+            self.installation.run(self.alertmanager.url)
+            released.set()
+            first.join(START_S)
+            assert not first.is_alive()
+        self.compare()
+
+
+def test_drills(installation: Installation, alertmanager: Alertmanager, inbox: Inbox) -> None:
+    """In every sequence, what fires is what is open after each post, and nothing fires at the end."""
+    post_alerts.REQUEST_DEADLINE_S, kept = START_S, post_alerts.REQUEST_DEADLINE_S
+    totals: dict[str, int] = {}
+    try:
+        for seed in range(DRILLS):
+            drill = Drill(random.Random(seed), installation, alertmanager, inbox)
+            drill.run()
+            for step, count in drill.counts.items():
+                totals[step] = totals.get(step, 0) + count
+    finally:
+        post_alerts.REQUEST_DEADLINE_S = kept
+    print(f"{DRILLS} drills: {totals}, {len(inbox.notifications())} notifications")
+    rows = {str(row["id"]): row for row in installation.database.alerts()}
+    for alert in inbox.notifications():
+        row = rows[alert["annotations"]["alert_id"]]
+        assert row["fingerprint"] == f"system-health:{alert['labels']['service']}"
+        if alert["status"] == "resolved":
+            assert row["status"] == "CLOSED"
+
+
+def test_killed_between_commit_and_post(
+    worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager
+) -> None:
+    """A process that is killed when it has committed and not posted loses nothing: the next pass posts.
+
+    So it is with an alert that opens, and with one that closes.
+    """
+    for mode, status, firing in (("down", "OPEN", {"ingest"}), ("ok", "CLOSED", set())):
+        stubs["ingest"].mode = mode
+        with Inbox() as silent:
+            arrived, gone = threading.Event(), threading.Event()
+            silent.before = lambda _, arrived=arrived, gone=gone: (  # type: ignore[misc]
+                arrived.set(),
+                gone.wait(START_S),
+            )
+            with worker.start("health", ALERTMANAGER_URL=silent.url) as process:
+                assert arrived.wait(START_S)
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+            gone.set()
+        assert [alert["status"] for alert in database.alerts()] == [status]
+        assert alertmanager.alerts().keys() == firing ^ {"ingest"}
+        assert worker("health", ALERTMANAGER_URL=alertmanager.url).returncode == 0
+        assert alertmanager.alerts().keys() == firing
+
+
+def test_processes(
+    worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager, inbox: Inbox
+) -> None:
+    """Single passes, and a loop in one process: the receiver hears of each change once."""
+    stubs["ingest"].mode = "503"
+    env = {"ALERTMANAGER_URL": alertmanager.url, "ALERT_LABELS": "env=test"}
+    assert worker("health", **env).returncode == 0
+    assert eventually(lambda: len(inbox.notifications()) == 1)
+    stubs["ingest"].mode = "ok"
+    stubs["dispatcher"].mode = "down"
+    done = worker("health", "--every", "0.1", "--for", "0.3", **env)
+    assert done.returncode == 0
+    assert "did not receive" not in done.stderr
+    assert alertmanager.alerts().keys() == {"dispatcher"}
+    assert eventually(lambda: len(inbox.notifications()) == 3)
+    heard = {
+        (alert["labels"]["service"], alert["status"]): alert for alert in inbox.notifications()
+    }
+    assert heard.keys() == {
+        ("ingest", "firing"),
+        ("ingest", "resolved"),
+        ("dispatcher", "firing"),
+    }
+    row = database.alerts()[0]
+    resolved = heard["ingest", "resolved"]
+    assert resolved["labels"]["env"] == "test"
+    assert resolved["annotations"]["reason"] == "http 503"
+    # The Alertmanager writes times with milliseconds.
+    for name, column in (("startsAt", "created_at"), ("endsAt", "closed_at")):
+        difference = datetime.fromisoformat(resolved[name]) - row[column]
+        assert abs(difference) < timedelta(milliseconds=2)
+
+
+def test_no_more_passes(
+    installation: Installation,
+    alertmanager: Alertmanager,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If no pass runs any more, an open alert ends by itself after the horizon."""
+    monkeypatch.setattr(notify, "MIN_FIRING_S", 1.0)
+    installation.period_s = 0.1
+    installation.states["a"] = "down"
+    installation.check()
+
+    def is_firing() -> bool:
+        """Post, and return whether the receiver has heard of the alert."""
+        installation.post(alertmanager.url)
+        return bool(inbox.notifications())
+
+    assert eventually(is_firing)
+    assert eventually(lambda: inbox.notifications()[-1]["status"] == "resolved")
+    assert installation.open().keys() == {"a"}
+
+
+@pytest.mark.parametrize("count", [1, 600])
+def test_odd_rows(
+    installation: Installation, alertmanager: Alertmanager, count: int, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """Whatever a table holds, the Alertmanager takes it: no odd row costs another one its post."""
+    tomorrow = "2126-01-01"
+    odd = [
+        (tomorrow, None, "OPEN", "x"),
+        ("-infinity", None, "OPEN", "x"),
+        ("infinity", None, "ACKNOWLEDGED", "x"),
+        ("0044-03-15 BC", "infinity", "CLOSED", "x"),
+        ("now", "yesterday", "CLOSED", "x"),
+        (tomorrow, "now", "CLOSED", "x"),
+        ("now", None, "OPEN", "a\nb<b>\x1b[2J\u2028" + "x" * 5000),
+    ]
+    rows = [
+        (f"system-health:{number:04} {name}", status, name, created, closed)
+        for number, (created, closed, status, name) in zip(range(count), itertools.cycle(odd), strict=False)
+    ]  # fmt: skip
+    database = installation.database
+    database.rows("INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'x')")
+    with psycopg.connect(database.url) as connection:
+        connection.cursor().executemany(
+            "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint,"
+            " status, summary, details, created_at, closed_at)"
+            " VALUES ('__system__', 's', 'd', 'X', %s, %s, %s, '[1]', %s, %s)",
+            rows,
+        )
+    installation.states["a"] = "down"
+    installation.run(alertmanager.url)
+    assert not caplog.records
+    is_open = "tenant_id = '__system__' AND status <> 'CLOSED'"
+    opened = database.value(f"SELECT count(*) FROM fleet_alert WHERE {is_open}")
+    assert len(alertmanager.alerts()) == opened
+
+
+def test_configuration_of_the_page(tmp_path: Path) -> None:
+    """The configuration that the page shows is one that the Alertmanager takes."""
+    page = Path(__file__).parents[2] / "docs" / "alertmanager.md"
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "alertmanager.yml").write_text(text)
+    amtool = shutil.which("amtool")
+    assert amtool is not None
+    done = subprocess.run(
+        [amtool, "check-config", str(tmp_path / "alertmanager.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_check(worker: Worker, alertmanager: Alertmanager) -> None:
+    """`check` reports the version of a real Alertmanager."""
+    done = worker("check", ALERTMANAGER_URL=alertmanager.url)
+    assert re.search(rf"^ok +Alertmanager {alertmanager.url} +it answers: version \d", done.stdout, re.MULTILINE)  # fmt: skip

@@ -1,0 +1,489 @@
+"""The post after a health pass: who makes it, in which time, and that nothing of it is in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from ops_worker import settings
+from ops_worker.adapters.postgres import Store
+from ops_worker.cli import main
+from ops_worker.commands import post_alerts, run_loop, run_pass
+from ops_worker.commands.post_alerts import Poster
+from ops_worker.core.model import Outcome, Result, Tick
+from ops_worker.errors import DatabaseError
+from tests.alertmanager import Inbox, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+LONG_S = 60.0
+"""Seconds that no test takes."""
+
+
+@pytest.fixture
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """An Alertmanager that the settings name."""
+    with Inbox() as running:
+        monkeypatch.setenv("ALERTMANAGER_URL", running.url)
+        yield running
+
+
+def services(alerts: list[dict[str, Any]]) -> list[str]:
+    """Return the services of posted alerts."""
+    return [alert["labels"]["service"] for alert in alerts]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return why alerts were not posted."""
+    found = [vars(record) for record in caplog.records]
+    return [record["error"] for record in found if record.get("action") == "alerts not posted"]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:  # fmt: skip
+    """The log of commands that run in this process."""
+    monkeypatch.setattr("ops_worker.log.setup", lambda _: None)
+    caplog.set_level(logging.INFO, "ops_worker")
+    return caplog
+
+
+def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """Passes post what is open, then what was closed; all well posts nothing."""
+    assert main(["health"]) == 0
+    assert inbox.posts == []
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == main(["health"]) == 0
+    assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
+    first, second = (alerts[0] for alerts in inbox.posts)
+    (row,) = told.alerts()
+    assert first["startsAt"] == second["startsAt"]
+    assert first["startsAt"] == row["created_at"].isoformat().replace("+00:00", "Z")
+    assert first["endsAt"] < second["endsAt"]
+    assert first["annotations"]["reason"] == "Connection refused"
+    assert first["annotations"]["evidence"].startswith("state: down")
+    stubs["ingest"].mode = "ok"
+    assert main(["health"]) == main(["health"]) == 0
+    (row,) = told.alerts()
+    ends = {alert["endsAt"] for alerts in inbox.posts[2:] for alert in alerts}
+    assert ends == {row["closed_at"].isoformat().replace("+00:00", "Z")}
+
+
+def test_labels(
+    told: Database, stubs: Stubs, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alert has the labels and the link of the settings, and who acknowledged it."""
+    monkeypatch.setenv("ALERT_LABELS", "env=prod, team=iot")
+    monkeypatch.setenv("ALERT_RUNBOOK_URL", "https://wiki.example/alerts#ops")
+    stubs["ingest"].mode = "503"
+    assert main(["health"]) == 0
+    assert main(["alerts", "ack", str(told.alerts()[0]["id"]), "--by", "kim"]) == 0
+    assert main(["health"]) == 0
+    for alerts in inbox.posts:
+        assert alerts[0]["labels"] == {
+            "alertname": "ServiceUnhealthy",
+            "service": "ingest",
+            "severity": "critical",
+            "source": "ops-worker",
+            "env": "prod",
+            "team": "iot",
+        }
+        assert alerts[0]["annotations"]["runbook_url"] == "https://wiki.example/alerts#ops"
+    assert [alerts[0]["annotations"].get("acknowledged_by") for alerts in inbox.posts] == [
+        None,
+        "kim",
+    ]
+
+
+WHO = [
+    (["health"], {}, True),
+    (["health"], {"SYSTEM_ALERT_ENABLED": "false"}, True),
+    (["health", "--shard", "0/2"], {}, True),
+    (["health", "--shard", "1/2"], {}, False),
+    (["health", "--dry-run"], {}, False),
+    (["health"], {"ALERTMANAGER_URL": ""}, False),
+    (["metrics"], {}, False),
+    (["rollup"], {}, False),
+    (["health", "--every", "0.1", "--for", "0.1"], {}, True),
+    (["health", "--every", "0.1", "--for", "0.1", "--dry-run"], {}, False),
+    (["health", "--every", "0.1", "--for", "0.1", "--shard", "1/2"], {}, False),
+    (["metrics", "--every", "0.1", "--for", "0.1"], {}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "env", "posts"), WHO)
+def test_who_posts(
+    told: Database,
+    stubs: Stubs,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    env: dict[str, str],
+    posts: bool,
+) -> None:
+    """Health passes post, also with alerts off, and of several shards the first; dry runs do not."""
+    stubs["ingest"].mode = "down"
+    monkeypatch.setenv("ALERTMANAGER_URL", "")
+    assert main(["health"]) == 0
+    monkeypatch.setenv("ALERTMANAGER_URL", inbox.url)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ops_worker.loop.run", run_to_the_end)
+    assert main(arguments) == 0
+    # A loop may have a second tick.
+    assert bool(inbox.posts) is posts
+    assert len(told.alerts()) == 1
+
+
+def run_to_the_end(loops: Any, _: object, *, grace_s: float, close: Any) -> int:
+    """Run loops without their signals, which a test process cannot have."""
+    for loop in loops:
+        loop.run()
+    close(time.monotonic() + max(grace_s, LONG_S))
+    return 0
+
+
+def test_skipped(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """A pass that is skipped posts what the database has: the other one may have been killed."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    with psycopg.connect(told.url) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(1869640567, 1)")
+        stubs["ingest"].mode = "ok"
+        assert main(["health"]) == 0
+    assert [alert["status"] for alert in told.alerts()] == ["OPEN"]
+    assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
+
+
+def test_failed_pass(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """A pass that fails posts as well: in the Alertmanager, what is open would end without posts."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    told.rows("ALTER TABLE tenants RENAME TO elsewhere")
+    assert main(["health"]) == 3
+    assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
+    told.rows("ALTER TABLE fleet_alert RENAME TO nowhere")
+    assert main(["health"]) == 3
+    assert len(inbox.posts) == 2
+    (problem,) = warnings(log)
+    assert problem.startswith("no table fleet_alert in database")
+
+
+@pytest.mark.usefixtures("told")
+def test_database_is_away(
+    inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the database is away, the pass fails as it does without a post, and the post is a warning."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
+    assert main(["health"]) == 1
+    (problem,) = warnings(log)
+    assert problem.startswith("no connection to database")
+    assert inbox.requests == []
+
+
+def test_no_row_of_a_service(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """Alerts of services that are no longer monitored, and of the worker itself, are posted."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    told.rows(
+        "UPDATE fleet_alert SET fingerprint = 'system-health:gone' WHERE tenant_id = '__system__';"
+        "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)"
+        " VALUES ('__system__', 's', 'd', 'SYSTEM_HEALTH', 'system-health:ops_worker', 'stopped')"
+    )
+    stubs["ingest"].mode = "ok"
+    assert main(["health"]) == 0
+    assert services(inbox.posts[-1]) == ["gone", "ops_worker"]
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"), [(503, "http 503"), (302, "http 302"), (400, "http 400")]
+)
+def test_failure(
+    told: Database,
+    stubs: Stubs,
+    inbox: Inbox,
+    log: pytest.LogCaptureFixture,
+    status: int,
+    problem: str,
+) -> None:
+    """A post that fails is one warning; the pass is recorded and ends with 0."""
+    inbox.status = status
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    assert warnings(log) == [f"{inbox.url}: {problem}"]
+    assert len(told.alerts()) == 1
+
+
+@pytest.mark.usefixtures("told")
+def test_one_of_two_fails(
+    stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """What fails at one is no business of the other one; the warning names it without its login."""
+    with Inbox() as gone:
+        away = gone.url
+    url = away.replace("://", "://u:hunter2-login@")
+    monkeypatch.setenv("ALERTMANAGER_URL", f" {url} ,, {inbox.url}/ ,{inbox.url}/")
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    assert warnings(log) == [f"{away.replace('://', '://***@')}: Connection refused"]
+    assert len(inbox.posts) == 1
+
+
+def test_changed_during_the_post(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """An alert that another pass closes during the post is posted again, as closed."""
+    stubs["ingest"].mode = "down"
+
+    def close(_: object) -> None:
+        if len(inbox.posts) == 1:
+            told.rows(
+                "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now()"
+                " WHERE tenant_id = '__system__'"
+            )
+
+    inbox.before = close
+    assert main(["health"]) == 0
+    first, second = (alerts[0] for alerts in inbox.posts)
+    closed_at = told.alerts()[0]["closed_at"].isoformat().replace("+00:00", "Z")
+    assert first["endsAt"] > closed_at == second["endsAt"]
+    assert warnings(log) == []
+
+
+def test_changes_without_end(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """A pass posts three times at the most. The next one goes on."""
+    stubs["ingest"].mode = "down"
+    inbox.before = lambda _: told.rows("UPDATE fleet_alert SET summary = summary || '!'")
+    assert main(["health"]) == 0
+    assert len(inbox.posts) == post_alerts.ROUNDS
+    assert warnings(log) == []
+
+
+def connections(database: Database) -> int:
+    """Return how many connections other programs have to the database."""
+    return int(
+        database.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND application_name LIKE 'ops-worker%'"
+        )
+    )
+
+
+def test_no_connection_is_held(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """During the request the pass is committed, and has no connection to the database."""
+    found: list[tuple[int, int]] = []
+
+    def look(_: object) -> None:
+        eventually(lambda: connections(told) == 0)
+        found.append((connections(told), len(told.alerts())))
+
+    inbox.before = look
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    assert found == [(0, 1)]
+
+
+@pytest.mark.usefixtures("told")
+def test_it_ends_before_the_pass(
+    stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A post has at most what is left of PASS_DEADLINE, less a second."""
+    left: list[float] = []
+    original = post_alerts.post_within
+
+    def note(loaded: Any, store: Any, period_s: float, left_s: float) -> None:
+        left.append(left_s)
+        original(loaded, store, period_s, -1.0)
+
+    monkeypatch.setattr(post_alerts, "post_within", note)
+    monkeypatch.setenv("PASS_DEADLINE", "600")
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    assert 0 < left[0] <= 599
+    assert inbox.posts == []
+    assert warnings(log) == ["the pass had no time left for it"]
+
+
+def test_hanging_database(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """A table that somebody has locked costs the post. The connection is cut, and not used again."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    loaded = settings.load()
+    with psycopg.connect(told.url) as connection:
+        connection.execute("LOCK TABLE fleet_alert")
+        with contextlib.closing(run_pass.store(loaded, "health")) as database:
+            post_alerts.post(loaded, database, 60.0, 0.3)
+            assert database._connection is None
+        assert len(warnings(log)) == 1
+        with contextlib.closing(run_pass.store(loaded, "health")) as database:
+            post_alerts.post_within(loaded, database, 60.0, 0.3 + post_alerts.CUT_S)
+    assert eventually(lambda: len(warnings(log)) >= 2)
+    assert len(inbox.posts) == 1
+
+
+def test_not_waited_for(
+    inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A post that does not end in its time is left alone, and that is the warning."""
+    release = threading.Event()
+    monkeypatch.setenv("PG_PASS", "x")
+    monkeypatch.setattr(post_alerts, "post", lambda *_: release.wait(LONG_S))
+    with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
+        post_alerts.post_within(settings.load(), database, 60.0, 0.5 + post_alerts.CUT_S)
+    assert not release.is_set()
+    release.set()
+    assert warnings(log) == ["no answer within 0.5 s"]
+    assert inbox.requests == []
+
+
+def test_no_thread(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
+    """A process that may start no thread posts nothing, and says so."""
+    problem = "can't start new thread"
+
+    def fail(_: object) -> None:
+        raise RuntimeError(problem)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setenv("PG_PASS", "x")
+    with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
+        post_alerts.post_within(settings.load(), database, 60.0, LONG_S)
+    poster = Poster(lambda: None)
+    poster.request()
+    poster.finish(time.monotonic())
+    assert warnings(log) == [problem, problem]
+
+
+@pytest.mark.parametrize(
+    ("raised", "problem"),
+    [(ZeroDivisionError("x\ny"), "ZeroDivisionError: x y"), (None, "no connection to database")],
+)
+def test_never_raises(
+    monkeypatch: pytest.MonkeyPatch,
+    log: pytest.LogCaptureFixture,
+    inbox: Inbox,
+    raised: Exception | None,
+    problem: str,
+) -> None:
+    """A database that is away, or a bug, is a warning."""
+    monkeypatch.setenv("PG_PASS", "x")
+    database = Store({"host": "127.0.0.1", "port": 9, "password": "x"})
+    if raised is not None:
+
+        def fail(*_: object, **__: object) -> None:
+            raise raised
+
+        monkeypatch.setattr(database, "read", fail)
+    post_alerts.post(settings.load(), database, 60.0, LONG_S)
+    assert [said.startswith(problem) for said in warnings(log)] == [True]
+    assert inbox.requests == []
+
+
+class TestPoster:
+    """Posts of a loop."""
+
+    def test_one_at_a_time(self) -> None:
+        """Requests during a post make one more, after it; no request waits."""
+        started, release = threading.Semaphore(0), threading.Semaphore(0)
+        running: list[int] = [0]
+        most: list[int] = []
+
+        def work() -> None:
+            running[0] += 1
+            most.append(running[0])
+            started.release()
+            assert release.acquire(timeout=LONG_S)
+            running[0] -= 1
+
+        poster = Poster(work)
+        poster.request()
+        assert started.acquire(timeout=LONG_S)
+        for _ in range(5):
+            poster.request()
+        release.release()
+        assert started.acquire(timeout=LONG_S)
+        release.release()
+        poster.finish(time.monotonic() + LONG_S)
+        assert most == [1, 1]
+        assert poster._thread is None
+
+    def test_again(self) -> None:
+        """After it has ended, a request starts the next post."""
+        done: list[int] = []
+        poster = Poster(lambda: done.append(1))
+        for count in (1, 2):
+            poster.request()
+            assert eventually(lambda count=count: len(done) == count)  # type: ignore[misc]
+            poster.finish(time.monotonic() + LONG_S)
+
+    def test_finish_has_an_end(self) -> None:
+        """A post that hangs is not waited for beyond the deadline."""
+        release = threading.Event()
+        poster = Poster(lambda: release.wait(LONG_S))
+        poster.request()
+        poster.finish(time.monotonic() + 0.01)
+        assert not release.is_set()
+        release.set()
+        poster.finish(time.monotonic() + LONG_S)
+
+
+@pytest.mark.parametrize(
+    ("tick", "requests"),
+    [
+        (Tick("health", 0.1, outcome=Outcome("health", Result.RECORDED)), 1),
+        (Tick("health", 0.1, outcome=Outcome("health", Result.SKIPPED)), 1),
+        (Tick("health", 0.1, outcome=Outcome("health", Result.OFF)), 1),
+        (Tick("health", 0.1, outcome=Outcome("health", Result.WAITING)), 1),
+        (Tick("health", 0.1, error=DatabaseError("away")), 1),
+        (Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)), 0),
+    ],
+)
+def test_ticks(monkeypatch: pytest.MonkeyPatch, tick: Tick, requests: int) -> None:
+    """Every tick of the health loop requests a post."""
+    monkeypatch.setenv("PG_PASS", "x")
+    parsed = run_loop_options("sidecar")
+    requested: list[int] = []
+    poster: Any = type("", (), {"request": lambda _: requested.append(1)})()
+    run_loop._Reporter(parsed, settings.load(), None, poster)(tick)
+    assert len(requested) == requests
+
+
+def run_loop_options(*arguments: str) -> Any:
+    """Parse a command line."""
+    from ops_worker import cli
+
+    return cli._parser().parse_args([*arguments])
+
+
+@pytest.mark.usefixtures("inbox")
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [(["sidecar"], True), (["sidecar", "health"], True), (["sidecar", "metrics"], False)],
+)
+def test_sidecar(monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: bool) -> None:
+    """A sidecar that runs the health loop posts, with the interval of that loop as its period."""
+    monkeypatch.setenv("PG_PASS", "x")
+    monkeypatch.setenv("HEALTH_CHECK_INTERVAL", "90")
+    loaded = settings.load()
+    parsed = run_loop_options(*arguments)
+    poster = run_loop._poster(parsed, loaded, run_loop.intervals_of(parsed, loaded))
+    assert (poster is not None) is wanted
+    if poster is not None:
+        posted: Any = poster._post
+        assert posted.args[2:] == (90.0, post_alerts.POST_DEADLINE_S)
