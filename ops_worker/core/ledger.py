@@ -285,6 +285,7 @@ def _target_config(target: Target) -> dict[str, Any]:
         "tls": list(target.tls),
         "conditions": [list(condition) for condition in target.conditions],
         "max_latency_ms": target.max_latency_ms,
+        "certificate_days": target.certificate_days,
         "tags": dict(target.tags),
         "alert_after": target.alert_after,
         "resolve_after": target.resolve_after,

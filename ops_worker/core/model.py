@@ -24,6 +24,18 @@ PROBE_DEADLINE_S = 5.0
 """Seconds for one whole probe (docs/contract.md, "Probe"). A service can have its own deadline."""
 
 
+CONNECTION_SCHEMES = frozenset({"tcp", "tls"})
+"""Schemes of URLs of which a probe is only a connection; for ``tls`` with its handshake."""
+TLS_SCHEMES = frozenset({"https", "tls"})
+"""Schemes of URLs whose servers have a certificate."""
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of a URL, in lower case; empty if it has none, or is not known."""
+    scheme, mark, _ = url.partition("://")
+    return scheme.lower() if mark else ""
+
+
 class Counter(NamedTuple):
     """A number that a service reports about itself. It is recorded as metric ``name``.
 
@@ -83,15 +95,24 @@ class Tls(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition on the JSON of an answer.
+    """A condition on a part of an answer, which is compared with ``value``.
 
-    The value at the JSON pointer ``pointer`` (RFC 6901) is compared with ``value``. ``relation`` is
-    the comparison: a key of ``core.conditions.RELATIONS``.
+    The part is the value at the JSON pointer ``pointer`` (RFC 6901), or the response header
+    ``header``, a name in lower case. Without both it is the text of the body. ``relation`` is the
+    comparison: a key of ``core.conditions.RELATIONS``.
     """
 
-    pointer: str
+    pointer: str | None
     relation: str
     value: Any
+    header: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The part that it is about, in reasons and in reason classes (docs/contract.md)."""
+        if self.header:
+            return f"header {self.header}"
+        return "body" if self.pointer is None else self.pointer
 
 
 class Target(NamedTuple):
@@ -103,6 +124,8 @@ class Target(NamedTuple):
     - ``counters_at`` is the JSON pointer to the object that holds the counters.
     - ``expect`` are the HTTP statuses of a healthy answer.
     - ``json`` tells whether the body of a healthy answer must be a JSON object.
+    - ``certificate_days`` is the least number of days for which the server's certificate must still
+      be valid. None: its end is neither read nor recorded.
     - ``headers`` are names and values of request headers. The values are secrets.
     - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
@@ -125,6 +148,7 @@ class Target(NamedTuple):
     tls: Tls = Tls()
     conditions: tuple[Condition, ...] = ()
     max_latency_ms: int | None = None
+    certificate_days: int | None = None
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
@@ -137,6 +161,16 @@ class Target(NamedTuple):
     def shown_url(self) -> str:
         """The URL as the catalogue has it, without a password."""
         return without_password(self.url_template or self.url)
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the URL, in lower case; empty if it has none."""
+        return scheme_of(self.url)
+
+    @property
+    def only_connects(self) -> bool:
+        """Whether a connection alone is asked for, and no HTTP answer: ``tcp`` and ``tls``."""
+        return self.scheme in CONNECTION_SCHEMES
 
 
 class Failure(enum.Enum):
@@ -154,10 +188,14 @@ class Observation(NamedTuple):
     ``attempts`` is the number of probes that were made. It is more than 1 if an earlier one did not
     get an HTTP answer.
 
-    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
-    an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
-    answer, ``failure``, ``error`` and ``reason_class`` are set. The class groups reasons
-    (docs/contract.md, "Reason classes").
+    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` and ``headers`` if
+    the status is an expected one. ``headers`` are those that conditions name, by name in lower
+    case. With another status, ``error`` may name the likely cause. A target that only connects has
+    ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and ``reason_class`` are set.
+    The class groups reasons (docs/contract.md, "Reason classes").
+
+    ``certificate_days_left`` is the number of whole days for which the server's certificate is
+    valid, negative if it is not any more. None: nobody asked, or there was no handshake.
     """
 
     target: Target
@@ -165,6 +203,8 @@ class Observation(NamedTuple):
     http_status: int | None = None
     latency_ms: int | None = None
     body: bytes = b""
+    headers: Mapping[str, str] = MappingProxyType({})
+    certificate_days_left: int | None = None
     failure: Failure | None = None
     error: str = ""
     attempts: int = 1
@@ -175,7 +215,7 @@ class State(enum.StrEnum):
     """The state of a service, with the words of ``service_health.details ->> 'status'``."""
 
     HEALTHY = "healthy"  # the answer is as expected
-    DEGRADED = "degraded"  # another HTTP status, or a broken condition
+    DEGRADED = "degraded"  # another HTTP status, a broken condition, slow, certificate ends soon
     DOWN = "down"  # no connection
     UNKNOWN = "unknown"  # everything else
 
@@ -197,6 +237,7 @@ class Verdict(NamedTuple):
     latency_ms: int | None = None
     http_status: int | None = None
     counters: Any = None
+    certificate_days_left: int | None = None
     attempts: int = 1
     reason_class: str = ""
 

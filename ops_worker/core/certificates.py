@@ -1,0 +1,86 @@
+"""When a server's certificate ends: the one field that is read from its DER encoding.
+
+Python decodes a certificate only if it was verified, and a service with ``skip_verify`` has a
+certificate that ends as well. So the few bytes up to the field are read here (RFC 5280, section
+4.1; DER: ITU-T X.690).
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from ops_worker.core.slo import DAY_S
+
+_SEQUENCE = 0x30
+_VERSION = 0xA0
+"""The tag of the version, which is absent in certificates of version 1."""
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_LONG = 0x80
+"""From this number on, the byte of a length has the number of bytes of the length itself."""
+_MAX_LENGTH_BYTES = 4
+_FIELDS_BEFORE_VALIDITY = 3
+"""Serial number, signature algorithm and issuer."""
+
+
+class _Element(NamedTuple):
+    """An element of DER: its tag, its content, and the bytes that follow it."""
+
+    tag: int
+    content: bytes
+    rest: bytes
+
+
+def end_of(certificate: bytes) -> datetime:
+    """Return the end of a certificate's validity (notAfter). ``certificate`` is its DER encoding.
+
+    Raises ValueError if the bytes are not a certificate.
+    """
+    fields = _content(_content(certificate))
+    first = _element(fields)
+    if first.tag == _VERSION:
+        fields = first.rest
+    for _ in range(_FIELDS_BEFORE_VALIDITY):
+        fields = _element(fields).rest
+    begin = _element(_content(fields))
+    return _time(_element(begin.rest))
+
+
+def days_left(end: datetime, now: datetime) -> int:
+    """Return the number of whole days from now to the end, negative if that is over."""
+    return math.floor((end - now).total_seconds() / DAY_S)
+
+
+def _content(data: bytes) -> bytes:
+    """Return the content of a sequence."""
+    element = _element(data)
+    if element.tag != _SEQUENCE:
+        raise ValueError("not a sequence")
+    return element.content
+
+
+def _element(data: bytes) -> _Element:
+    """Return the first element. Raises ValueError if its bytes are not all there."""
+    if len(data) < 2:  # noqa: PLR2004 - a tag and a length
+        raise ValueError("cut off")
+    length, start = data[1], 2
+    if length >= _LONG:
+        start += length - _LONG
+        if not 0 < length - _LONG <= _MAX_LENGTH_BYTES:
+            raise ValueError("not a length")
+        length = int.from_bytes(data[2:start], "big")
+    if len(data) < start + length:
+        raise ValueError("cut off")
+    return _Element(data[0], data[start : start + length], data[start + length :])
+
+
+def _time(element: _Element) -> datetime:
+    """Return a time. Years of two digits are 1950 to 2049 (RFC 5280, section 4.1.2.5.1)."""
+    text = element.content.decode("ascii")
+    if element.tag == _UTC_TIME:
+        century = "19" if text >= "50" else "20"
+        text = century + text
+    elif element.tag != _GENERALIZED_TIME:
+        raise ValueError("not a time")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
