@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ops_worker.core.slo import DAY_S
+
+MAX_DAYS = 3_660_000
+"""Days of a certificate: no year has more than four digits."""
 
 _SEQUENCE = 0x30
 _VERSION = 0xA0
@@ -50,6 +53,26 @@ def end_of(certificate: bytes) -> datetime:
 def days_left(end: datetime, now: datetime) -> int:
     """Return the number of whole days from now to the end, negative if that is over."""
     return math.floor((end - now).total_seconds() / DAY_S)
+
+
+def recorded_days(value: Any) -> int | None:
+    """Return the days that ``service_health.details`` holds; None if it holds something else."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_DAYS:
+        return value
+    return None
+
+
+def end_in_words(days: int) -> str:
+    """Return when a certificate ends, in whole days that are rounded down."""
+    if days < 0:
+        # -1 is the first day after the end.
+        return f"expired {format_days(-1 - days)} ago" if days < -1 else "expired"
+    return f"expires in {format_days(days)}" if days else "expires in less than a day"
+
+
+def format_days(number: int) -> str:
+    """Return a number of days in words."""
+    return "1 day" if number == 1 else f"{number} days"
 
 
 def _content(data: bytes) -> bytes:

@@ -221,14 +221,19 @@ def broken_conditions(
         relation = RELATIONS[condition.relation]
         is_comparable = actual is not NOT_JSON and relation.applies(actual)
         if not (is_comparable and relation.holds(actual, condition.value)):
-            is_now = f"{condition.subject} is {_shown_part(actual, condition)}"
+            is_now = f"{_named(condition)} is {_shown_part(actual, condition)}"
             broken.append((condition, f"{is_now}, wants {_expected(condition)}"))
     return broken
 
 
 def wanted(conditions: Iterable[Condition]) -> list[str]:
     """Return every condition in words."""
-    return [f"{condition.subject} is {_expected(condition)}" for condition in conditions]
+    return [f"{_named(condition)} is {_expected(condition)}" for condition in conditions]
+
+
+def _named(condition: Condition) -> str:
+    """Return the part that a condition is about. The empty pointer is the whole body."""
+    return condition.subject or "body"
 
 
 def _part(answer: Answer, condition: Condition) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ops_worker.core.certificates import end_in_words, format_days
 from ops_worker.core.conditions import ABSENT, NOT_JSON, Answer, broken_conditions, value_at
 from ops_worker.core.decoding import NotAnObjectError, decode, decode_any, storable
 from ops_worker.core.model import (
@@ -168,19 +169,7 @@ def _certificate_ends(observation: Observation) -> list[str]:
     least, left = observation.target.certificate_days, observation.certificate_days_left
     if least is None or left is None or left >= least:
         return []
-    return [f"certificate {_end_in_words(left)}, wants at least {_days(least)} left"]
-
-
-def _end_in_words(days_left: int) -> str:
-    """Return when a certificate ends, in whole days that are rounded down."""
-    if days_left < 0:
-        # -1 is the first day after its end.
-        return f"expired {_days(-1 - days_left)} ago" if days_left < -1 else "expired"
-    return f"expires in {_days(days_left)}" if days_left else "expires in less than a day"
-
-
-def _days(number: int) -> str:
-    return "1 day" if number == 1 else f"{number} days"
+    return [f"certificate {end_in_words(left)}, wants at least {format_days(least)} left"]
 
 
 def _too_slow(observation: Observation) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from ops_worker.core.model import Target, Thresholds
+    from ops_worker.core.model import Condition, Target, Thresholds
 
 HEALTHY = "healthy"
 UNKNOWN = "unknown"
@@ -273,7 +273,7 @@ def _target_config(target: Target) -> dict[str, Any]:
     counters = None
     if target.counters is not None:
         counters = [list(counter) for counter in target.counters]
-    return {
+    document = {
         "url": target.shown_url,
         "series": target.series,
         "counters": counters,
@@ -283,10 +283,18 @@ def _target_config(target: Target) -> dict[str, Any]:
         "json": target.json,
         "headers": [name for name, _ in target.headers],
         "tls": list(target.tls),
-        "conditions": [list(condition) for condition in target.conditions],
+        "conditions": [_condition_config(condition) for condition in target.conditions],
         "max_latency_ms": target.max_latency_ms,
-        "certificate_days": target.certificate_days,
         "tags": dict(target.tags),
         "alert_after": target.alert_after,
         "resolve_after": target.resolve_after,
     }
+    # Keys of later releases only where they are used: an upgrade is not a new configuration.
+    if target.certificate_days is not None:
+        document["certificate_days"] = target.certificate_days
+    return document
+
+
+def _condition_config(condition: Condition) -> list[Any]:
+    header = [condition.header] if condition.header else []
+    return [condition.pointer, condition.relation, condition.value, *header]

@@ -109,7 +109,7 @@ class Condition(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """The part that it is about, in reasons and in reason classes (docs/contract.md)."""
+        """The part that it is about, as reason classes have it (docs/contract.md)."""
         if self.header:
             return f"header {self.header}"
         return "body" if self.pointer is None else self.pointer

@@ -177,13 +177,15 @@ def test_configuration() -> None:
             {"deadline_s": 1.0},
             {"json": False},
             {"conditions": ()},
+            {"conditions": (Condition(None, "equals", "ok", "etag"),)},
+            {"certificate_days": 14},
             {"max_latency_ms": 10},
             {"alert_after": 2},
         )
     ]
     others += [config_of([target], Thresholds(1, 3)), config_of([target], Thresholds(2, 1))]
     hashes = {config_hash(one) for one in (document, *others)}
-    assert len(hashes) == 11
+    assert len(hashes) == 13
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document
 

@@ -93,9 +93,9 @@ def test_json() -> None:
         "pass": "health",
         "result": "recorded",
         "services": [
-            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "attempts": 1, "since": None},
+            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "certificate_days_left": None, "reason": "", "attempts": 1, "since": None},
             {
-                "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
+                "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None, "certificate_days_left": None,
                 "reason": "Connection refused", "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
             },
         ],

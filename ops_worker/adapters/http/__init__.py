@@ -22,15 +22,23 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from ops_worker.adapters.http.exchange import MAX_BODY, UnusableError, ask, failed, refused
+from ops_worker.adapters.http.exchange import (
+    MAX_BODY,
+    UnusableError,
+    ask,
+    connect,
+    failed,
+    refused,
+)
 from ops_worker.adapters.http.limits import fitting, own_limit
 from ops_worker.adapters.http.reactor import Reactor
-from ops_worker.core.model import Failure, Observation, Target, Tls
+from ops_worker.core.model import TLS_SCHEMES, Failure, Observation, Target, Tls
 from ops_worker.redact import secrets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from ops_worker.adapters.http.exchange import Steps
     from ops_worker.adapters.http.reactor import Task
 
 CONCURRENCY = 128
@@ -90,7 +98,7 @@ def observe(
     if len(queue) > concurrency:
         random.shuffle(queue)
     entries = (
-        (index, partial(ask, targets[index], contexts=contexts), targets[index].deadline_s)
+        (index, partial(_probe, targets[index], contexts), targets[index].deadline_s)
         for index in queue
     )
     for task in reactor.run(entries, last_end):
@@ -157,6 +165,11 @@ def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
             yield target.name, fault
 
 
+def _probe(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
+    """Return the probe of a target: a request, or only a connection."""
+    return connect(target, contexts) if target.only_connects else ask(target, contexts)
+
+
 def _needs_confirmation(observation: Observation) -> bool:
     """Return whether a second probe could have another result."""
     unanswered = observation.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
@@ -185,7 +198,7 @@ def _faulty(target: Target) -> Observation:
 
 
 def _without_secrets(observation: Observation) -> Observation:
-    """Replace the service's own secrets by stars in its error and body.
+    """Replace the service's own secrets by stars in its error, headers and body.
 
     A service may send them back. A secret of digits only stays in the body, where it may well be
     a number.
@@ -195,15 +208,17 @@ def _without_secrets(observation: Observation) -> Observation:
         return observation
     error = observation.error
     body = observation.body
+    headers = dict(observation.headers)
     for secret in secrets_of(target):
         error = error.replace(secret, "***")
+        headers = {name: value.replace(secret, "***") for name, value in headers.items()}
         if not secret.isdigit():
             body = body.replace(secret.encode(errors="replace"), b"***")
-    return observation._replace(error=error, body=body)
+    return observation._replace(error=error, body=body, headers=headers)
 
 
 def _is_https(target: Target) -> bool:
-    return target.url.lower().startswith("https:")
+    return target.scheme in TLS_SCHEMES
 
 
 def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:

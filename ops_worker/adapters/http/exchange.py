@@ -11,6 +11,7 @@ import ssl
 import time
 import zlib
 from collections import deque
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ from ops_worker.adapters.http.reasons import (
     wants_tls,
 )
 from ops_worker.catalogue import NO_HEADER, is_header_value
-from ops_worker.core.model import Observation
+from ops_worker.core import certificates
+from ops_worker.core.model import TLS_SCHEMES, Observation
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -80,15 +82,12 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     """
     request = _request(target)
     sock, started = yield from _open(target, request)
+    days_left = None
     try:
         if request.url.scheme == "https":
-            sock = contexts[target.tls].wrap_socket(
-                sock,
-                server_hostname=_names(request.url.raw_host)[1],
-                # The socket does not block: the handshake takes several turns of the reactor.
-                do_handshake_on_connect=False,
-            )
+            sock = _in_tls(sock, contexts[target.tls], _names(request.url.raw_host)[1])
             yield from _handshake(sock)
+            days_left = _certificate_days_left(target, sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         yield from _send(sock, _encoded(http, request))
         response, body, ended = yield from _receive_answer(sock, http, target.expect)
@@ -106,8 +105,80 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
         http_status=response.status_code,
         latency_ms=round((ended - started) * 1000),
         body=body,
+        headers=_named_headers(target, response),
+        certificate_days_left=days_left,
         error=hint,
     )
+
+
+def connect(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
+    """Connect to a target, for ``tls`` with the handshake; return its observation.
+
+    The latency runs from the start of the connection that succeeded to its end, or to the end of
+    the handshake. Nothing is sent to the service but that. Errors are handled as those of ``ask``.
+    """
+    url = _connection_url(target)
+    host, name = _names(url.raw_host)
+    addresses = _numeric(host, url.port or 0)
+    if not addresses:
+        addresses = yield from _resolved(host, url.port or 0, target.deadline_s)
+    sock, started = yield from _connect(addresses)
+    days_left = None
+    try:
+        if target.scheme in TLS_SCHEMES:
+            sock = _in_tls(sock, contexts[target.tls], name)
+            yield from _handshake(sock)
+            days_left = _certificate_days_left(target, sock)
+    finally:
+        sock.close()
+    ended = time.monotonic()
+    return Observation(
+        target=target,
+        taken_at=ended,
+        latency_ms=round((ended - started) * 1000),
+        certificate_days_left=days_left,
+    )
+
+
+def _connection_url(target: Target) -> httpx.URL:
+    """Return the URL of a target that only connects. Raises UnusableError."""
+    try:
+        return httpx.URL(target.url)
+    except httpx.InvalidURL:
+        raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
+
+
+def _in_tls(sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+    # The socket does not block: the handshake takes several turns of the reactor.
+    return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+
+
+def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
+    """Return for how many whole days the server's certificate is valid; None if nobody asks.
+
+    The machine's clock decides, as it does in the verification of the certificate.
+    """
+    certificate = sock.getpeercert(binary_form=True)
+    if target.certificate_days is None or certificate is None:
+        return None
+    try:
+        end = certificates.end_of(certificate)
+    except ValueError:
+        reason = "TLS: the end of the certificate cannot be read"
+        raise UnreachableError(reason, "tls") from None
+    return certificates.days_left(end, datetime.now(UTC))
+
+
+def _named_headers(target: Target, response: h11.Response) -> dict[str, str]:
+    """Return the headers that conditions name. Several of a name are one list (RFC 9110, 5.3)."""
+    named: dict[str, str] = {}
+    for condition in target.conditions:
+        name = condition.header
+        values = [value for key, value in response.headers if key == name.encode()]
+        if name and values:
+            # latin-1 decodes any byte that a header may hold.
+            named[name] = b", ".join(values).decode("latin-1")
+    return named
 
 
 def failed(target: Target, error: Exception) -> Observation:
@@ -151,7 +222,10 @@ def _request(target: Target) -> httpx.Request:
 def refused(target: Target) -> str:
     """Return why no request can be made to a target; empty if one can."""
     try:
-        _request(target)
+        if target.only_connects:
+            _connection_url(target)
+        else:
+            _request(target)
     except UnusableError as error:
         return str(error)
     return ""
