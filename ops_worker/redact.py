@@ -38,9 +38,13 @@ def of_url(url: str) -> Iterator[str]:
 
 
 def of_target(target: Target) -> Iterator[str]:
-    """Yield the secrets of a service: header values, the words of each, and those of its URL."""
+    """Yield the secrets of a service.
+
+    Header values and the words of each, the values of variables in its body, those of its URL.
+    """
     for _, value in target.headers:
         yield from {value, *value.split()}
+    yield from target.body_secrets
     yield from of_url(target.url)
 
 

@@ -53,9 +53,14 @@ def test_of_url(url: str, secrets: set[str]) -> None:
 
 
 def test_of_target() -> None:
-    """A header's value counts as a whole and word by word; its name does not."""
+    """A header's value counts as a whole and word by word; its name does not.
+
+    Of a body the values of its variables count, the rest does not.
+    """
     target = Target("a", "http://host/", "a", (), headers=(("Authorization", "Bearer abcdefgh"),))
     assert set(redact.of_target(target)) == {"Bearer abcdefgh", "Bearer", "abcdefgh"}
+    target = Target("a", "http://host/", "a", (), body=b"a=b c d", body_secrets=("b c",))
+    assert set(redact.of_target(target)) == {"b c"}
 
 
 def test_shortest() -> None:

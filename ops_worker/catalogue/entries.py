@@ -18,15 +18,21 @@ from pydantic import (
     StringConstraints,
 )
 
+from ops_worker.catalogue.urls import is_host
 from ops_worker.core.conditions import RELATIONS
-from ops_worker.core.model import PROBE_DEADLINE_S, Condition, Counter
+from ops_worker.core.model import METHODS, PROBE_DEADLINE_S, Condition, Counter
 from ops_worker.core.samples import OWN_METRICS
+from ops_worker.core.statuses import expand
 
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
 NAME_WANTS = (
     "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit"
 )
+MAX_REQUEST_BODY = 64 << 10
+"""Characters of the body of a request."""
+MAX_REDIRECTS = 10
+"""Redirects that one probe may follow. Chains of more are loops, as a rule."""
 READS = frozenset({"select", "with", "values", "table"})
 """The first words of statements that read."""
 FRAMING = frozenset(
@@ -96,15 +102,32 @@ def _pointer(value: Any) -> str:
     return value
 
 
-def _is_status(value: Any) -> bool:
-    """Return whether a value is the status of a final answer (RFC 9110, section 15)."""
-    return type(value) is int and 200 <= value <= 599  # noqa: PLR2004
-
-
 def _statuses(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or not all(map(_is_status, value)):
+    if not isinstance(value, list) or not value:
         raise ValueError("not statuses")
-    return tuple(value)
+    return tuple(dict.fromkeys(status for item in value for status in expand(item)))
+
+
+def _method(value: Any) -> str:
+    if value not in METHODS:
+        raise ValueError("not a method")
+    return str(value)
+
+
+def _body(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_REQUEST_BODY:
+        raise ValueError("not a body")
+    return value
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = _strings(value)
+    # No scheme, port or path: those are not a part of a host.
+    if not all(is_host(host) and re.fullmatch(r"[^/@?#\[\]]+", host) for host in hosts):
+        raise ValueError("not hosts")
+    if any(re.fullmatch(r"[^:]*:[^:]*", host) for host in hosts):
+        raise ValueError("a host with a port")
+    return hosts
 
 
 def _headers(value: Any) -> dict[str, Any]:
@@ -233,11 +256,22 @@ class ServiceEntry(Entry):
     series: Name = field("", wants=NAME_WANTS)
     """Name of the service in `system_metrics`. By default it is the name of the service."""
     expect: Annotated[tuple[int, ...], PlainValidator(_statuses)] = field(
-        (200,), wants="a list of HTTP status codes, 200 to 599"
+        (200,),
+        wants='a list of HTTP status codes, 200 to 599, of classes such as "2xx" '
+        'and of ranges such as "200-299"',
     )
     """HTTP statuses of a healthy answer."""
     json_body: Flag = field(default=True, alias="json", wants="true or false")
     """The body of a healthy answer must be a JSON object. If false, any body is accepted."""
+    method: Annotated[str, PlainValidator(_method)] = field(
+        "GET", wants=f"one of {', '.join(METHODS)}"
+    )
+    """Method of the request. The answer to HEAD has no body, so that it needs `json = false`."""
+    body: Annotated[str, PlainValidator(_body)] = field(
+        "", secret=True, wants=f"a string of at most {MAX_REQUEST_BODY >> 10} Ki characters"
+    )
+    """Content of the request, for POST, PUT, PATCH and DELETE. It is never shown. Its type is that
+    of a header `Content-Type`."""
     deadline: Number = field(
         PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
     )
@@ -249,6 +283,14 @@ class ServiceEntry(Entry):
         '"Bearer ${TOKEN}", or { file = "PATH", prefix = "Bearer " }',
     )
     """Request headers. Their values are never shown."""
+    redirects: Whole = field(
+        0, wants=f"a whole number, 0 to {MAX_REDIRECTS}", ge=0, le=MAX_REDIRECTS
+    )
+    """Number of redirects that a probe follows, to the host of the URL only."""
+    redirect_hosts: Annotated[tuple[str, ...], PlainValidator(_hosts)] = field(
+        (), wants="a list of host names and addresses, without port"
+    )
+    """Further hosts to which a probe follows redirects."""
     ca: Annotated[str, _of_type(str)] = field("", wants="the path of a PEM file")
     """Certificate authorities to trust instead of the default ones."""
     certificate: Annotated[str, _of_type(str)] = field("", wants="the path of a PEM file")
@@ -257,6 +299,8 @@ class ServiceEntry(Entry):
         "", wants="the path of a PEM file, without a password"
     )
     """Private key of the client certificate, if it is in a separate file."""
+    skip_verify: Flag = field(default=False, wants="true or false")
+    """Accept any certificate. `ops-worker check` warns about it."""
     conditions: tuple[Annotated[Condition, PlainValidator(_condition)], ...] = field(
         (),
         wants='a list of tables, for example { pointer = "/a/b", equals = "ok" }, '

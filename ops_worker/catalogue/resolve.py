@@ -10,6 +10,7 @@ from ops_worker.catalogue.urls import connection_problem, url_problem
 from ops_worker.core import expressions
 from ops_worker.core.conditions import EXPRESSIONS
 from ops_worker.core.model import (
+    BODY_METHODS,
     CONNECTION_SCHEMES,
     NO_TAGS,
     TLS_SCHEMES,
@@ -31,9 +32,21 @@ NO_HEADER = (
     "a line end, a control character or a non-ASCII character"
 )
 
-_HTTP_KEYS = ("path", "expect", "json", "headers", "conditions", "counters", "counters_at")
+_HTTP_KEYS = (
+    "path",
+    "expect",
+    "json",
+    "method",
+    "body",
+    "headers",
+    "redirects",
+    "redirect_hosts",
+    "conditions",
+    "counters",
+    "counters_at",
+)
 """Keys of which only an HTTP answer makes something."""
-_TLS_KEYS = ("ca", "certificate", "key")
+_TLS_KEYS = ("ca", "certificate", "key", "skip_verify")
 """Keys that a connection without TLS has no use for."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -97,7 +110,12 @@ class _Resolver:
             expect=entry.expect,
             deadline_s=entry.deadline,
             json=entry.json_body,
+            method=entry.method,
+            body=self._body(entry),
+            body_secrets=self._body_secrets(entry),
             headers=tuple(headers),
+            redirects=entry.redirects,
+            redirect_hosts=self._redirect_hosts(entry),
             tls=self._tls(entry),
             conditions=entry.conditions,
             max_latency_ms=entry.max_latency_ms,
@@ -157,6 +175,25 @@ class _Resolver:
             problem = expressions.problem(condition.value)
             if problem and (self._known or problem != expressions.NO_EXTRA):
                 self._faults.append(f"conditions.{place}.{condition.relation}: {problem}")
+
+    def _body(self, entry: ServiceEntry) -> bytes:
+        """Return the body of the request, with the values of variables as they are."""
+        if entry.method == "HEAD" and entry.json_body:
+            self._faults.append("method: the answer to HEAD has no body; set `json = false`")
+        if entry.body and entry.method not in BODY_METHODS:
+            self._faults.append(f"body needs one of the methods {', '.join(BODY_METHODS)}")
+        # Bytes of a variable that are not UTF-8 are sent as they are.
+        return self._expanded(entry.body, "body").encode(errors="surrogateescape")
+
+    def _body_secrets(self, entry: ServiceEntry) -> tuple[str, ...]:
+        """Return the values of the variables in the body."""
+        values = (self._variables.get(name, "").strip() for name in references(entry.body))
+        return tuple(value for value in values if value)
+
+    def _redirect_hosts(self, entry: ServiceEntry) -> tuple[str, ...]:
+        if entry.redirect_hosts and not entry.redirects:
+            self._faults.append("redirect_hosts needs `redirects` as well")
+        return entry.redirect_hosts
 
     def _header(self, header: str, value: str | Mapping[str, str]) -> str:
         """Return the value of a header, without the spaces around it."""
@@ -228,6 +265,7 @@ class _Resolver:
             ca=self._path("ca", entry.ca),
             certificate=self._path("certificate", entry.certificate),
             key=self._path("key", entry.key),
+            skip_verify=entry.skip_verify,
         )
         if tls.key and not tls.certificate:
             self._faults.append("key needs `certificate` as well")

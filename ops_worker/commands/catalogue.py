@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
 from ops_worker.core import slo
+from ops_worker.core.self_check import UNVERIFIED
 from ops_worker.errors import DONE, UNHEALTHY, SettingsError
 from ops_worker.text import format_table
 
@@ -77,6 +78,9 @@ def _check(
         faults += sql_faults
         for note in notes:
             print(f"note: {note}")
+    for target in catalogue.targets:
+        if target.tls.skip_verify:
+            print(f"note: {catalogue.located(target.name, f'skip_verify: {UNVERIFIED}')}")
     for fault in faults:
         print(fault)
     noun = "fault" if len(faults) == 1 else "faults"
@@ -185,15 +189,16 @@ def _document(catalogue: Catalogue, path: str) -> dict[str, Any]:
 
 
 def _service(target: Target) -> dict[str, Any]:
-    """Describe a service. Of its headers, show only the names: the values are secrets."""
+    """Describe a service. Show no value of its headers or of its body: they are secrets."""
     document = target._asdict()
-    del document["url_template"]
+    del document["url_template"], document["body_secrets"]
     counters: Any = "*"
     if target.counters is not None:
         counters = [counter._asdict() for counter in target.counters]
     return document | {
         "url": target.shown_url,
         "counters": counters,
+        "body": bool(target.body),
         "headers": [name for name, _ in target.headers],
         "tls": target.tls._asdict(),
         "conditions": [condition._asdict() for condition in target.conditions],

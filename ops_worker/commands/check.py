@@ -20,6 +20,7 @@ from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
     OK,
+    UNVERIFIED,
     WARNING,
     Finding,
     Refusal,
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         findings += _settings(options.env_file)
         findings += unread
         findings += _doubts(loaded)
-        findings += [*_database(loaded), *_services(loaded), *_cluster()]
+        findings += [*_database(loaded), *_services(loaded), *_unverified(loaded), *_cluster()]
         code = SchemaError.exit_code if worst(findings) == FAULT else DONE
         if unusable := [*_unusable(loaded)]:
             findings += unusable
@@ -302,6 +303,14 @@ def _unusable(loaded: Settings) -> Iterator[Finding]:
     remedy = "correct it in the environment, .env, the catalogue or the file"
     for name, fault in http.faults(loaded.targets):
         yield Finding(f"service {name}", FAULT, fault, remedy)
+
+
+def _unverified(loaded: Settings) -> Iterator[Finding]:
+    """Warn about each service whose certificate is not verified."""
+    remedy = "remove `skip_verify`; `ca` names the authority of a private certificate"
+    for target in loaded.targets:
+        if target.tls.skip_verify:
+            yield Finding(f"service {target.name}", WARNING, UNVERIFIED, remedy)
 
 
 def _services(loaded: Settings) -> Iterator[Finding]:

@@ -269,7 +269,7 @@ def config_hash(document: dict[str, Any]) -> str:
 
 
 def _target_config(target: Target) -> dict[str, Any]:
-    """Return what a service's verdicts depend on; of its headers only the names."""
+    """Return what a service's verdicts depend on; its headers only by name."""
     counters = None
     if target.counters is not None:
         counters = [list(counter) for counter in target.counters]
@@ -282,7 +282,7 @@ def _target_config(target: Target) -> dict[str, Any]:
         "deadline_s": target.deadline_s,
         "json": target.json,
         "headers": [name for name, _ in target.headers],
-        "tls": list(target.tls),
+        "tls": [target.tls.ca, target.tls.certificate, target.tls.key],
         "conditions": [_condition_config(condition) for condition in target.conditions],
         "max_latency_ms": target.max_latency_ms,
         "tags": dict(target.tags),
@@ -290,9 +290,16 @@ def _target_config(target: Target) -> dict[str, Any]:
         "resolve_after": target.resolve_after,
     }
     # Keys of later releases only where they are used: an upgrade is not a new configuration.
+    later = {
+        "method": target.method if target.method != "GET" else "",
+        "body": bool(target.body),
+        "redirects": target.redirects,
+        "redirect_hosts": list(target.redirect_hosts),
+        "skip_verify": target.tls.skip_verify,
+    }
     if target.certificate_days is not None:
         document["certificate_days"] = target.certificate_days
-    return document
+    return document | {key: value for key, value in later.items() if value}
 
 
 def _condition_config(condition: Condition) -> list[Any]:

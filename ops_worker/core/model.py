@@ -23,6 +23,11 @@ NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 PROBE_DEADLINE_S = 5.0
 """Seconds for one whole probe (docs/contract.md, "Probe"). A service can have its own deadline."""
 
+BODY_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+"""Methods of requests that may have a body."""
+METHODS = ("GET", "HEAD", "OPTIONS", *BODY_METHODS)
+"""Methods of a probe. CONNECT and TRACE say nothing about a service."""
+
 
 CONNECTION_SCHEMES = frozenset({"tcp", "tls"})
 """Schemes of URLs of which a probe is only a connection; for ``tls`` with its handshake."""
@@ -86,12 +91,19 @@ class Tls(NamedTuple):
     """Paths of PEM files for https. An empty path means that the file is not used.
 
     ``ca`` holds the certificate authorities to trust instead of the default ones. ``certificate``
-    and ``key`` are those of the client.
+    and ``key`` are those of the client. With ``skip_verify``, the certificate of the service is not
+    verified.
     """
 
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    skip_verify: bool = False
+
+    @property
+    def without_client(self) -> Tls:
+        """The same settings without the certificate of the client."""
+        return self._replace(certificate="", key="")
 
 
 class Condition(NamedTuple):
@@ -124,9 +136,13 @@ class Target(NamedTuple):
     - ``counters_at`` is the JSON pointer to the object that holds the counters.
     - ``expect`` are the HTTP statuses of a healthy answer.
     - ``json`` tells whether the body of a healthy answer must be a JSON object.
+    - ``method`` is the method of the request, and ``body`` its content. The body may hold secrets:
+      ``body_secrets`` are the values of the variables in it.
     - ``certificate_days`` is the least number of days for which the server's certificate must still
       be valid. None: its end is neither read nor recorded.
     - ``headers`` are names and values of request headers. The values are secrets.
+    - ``redirects`` is the number of redirects that are followed, to the host of the URL and to
+      ``redirect_hosts`` only.
     - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
       shown, because it does not contain the values of the variables.
@@ -144,7 +160,12 @@ class Target(NamedTuple):
     expect: tuple[int, ...] = (200,)
     deadline_s: float = PROBE_DEADLINE_S
     json: bool = True
+    method: str = "GET"
+    body: bytes = b""
+    body_secrets: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    redirects: int = 0
+    redirect_hosts: tuple[str, ...] = ()
     tls: Tls = Tls()
     conditions: tuple[Condition, ...] = ()
     max_latency_ms: int | None = None

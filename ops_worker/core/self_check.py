@@ -29,6 +29,9 @@ MAX_SKEW_S = 2.0
 OLDEST = 140000
 """PostgreSQL 14, as ``server_version_num`` has it: the oldest version that is tested."""
 
+UNVERIFIED = "its certificate is not verified: anybody on the way can answer in its place"
+"""What `skip_verify` of a service means."""
+
 
 class Finding(NamedTuple):
     """One line of the checklist: subject, state, what was found, and the remedy if it is not ok."""

@@ -225,6 +225,9 @@ def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
             "certificate": MARKER,
             "key": MARKER * 500,
         },
+        "s-body": {"method": "POST", "body": f"{MARKER} ${{TOKEN}}"},
+        "s-body-unset": {"method": "POST", "body": f"{MARKER} ${{NOT_SET}}"},
+        "s-body-get": {"body": f"{MARKER} ${{TOKEN}}"},
         "s-path": {"url": secure, "certificate": "${TOKEN}", "key": "/${TOKEN}"},
     }
     for name, keys in places.items():
@@ -270,6 +273,7 @@ def test_services(
     assert {name for name, row in rows.items() if row["status"] == "healthy"} == {
         "ingest",
         "s-token",
+        "s-body",
         *trimmed,
     }
     assert {
@@ -317,9 +321,13 @@ def test_answers(
             f"s-{name.replace(' ', '-')}",
             url=url,
             headers={"X-Key": MARKER},
+            method="POST",
+            body="${TOKEN}",
+            redirects=2,
             counters="*",
             conditions=state,
         )
+    monkeypatch.setenv("TOKEN", MARKER)
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
     for arguments in (
         *PASSES,

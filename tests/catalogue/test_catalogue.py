@@ -61,8 +61,13 @@ builtin = false
 url = ["${NOT_SET}", "https://${HOST}:8443/shop/"]
 path = "/status?full=1"
 series = "shop"
-expect = [200, 203]
+expect = [203, "200", "304-306", 203]
 json = true
+method = "PUT"
+body = '{"key": "${TOKEN}", "n": "${TOKEN}"}'
+redirects = 2
+redirect_hosts = ["login.example", "::1"]
+skip_verify = true
 deadline = 2
 headers = { Authorization = "Bearer ${TOKEN}", X-Key = { file = "FOLDER/key", prefix = "k=" } }
 ca = "${DIR}/ca.pem"
@@ -103,11 +108,18 @@ def test_everything(tmp_path: Path) -> None:
             "shop",
             (Counter("a"), Counter("depth", ("queue", "backlog")), Counter("b", ("B",))),
             "/stats",
-            (200, 203),
+            (203, 200, 304, 305, 306),
             2.0,
             json=True,
+            method="PUT",
+            body=b'{"key": "t0ken", "n": "t0ken"}',
+            body_secrets=("t0ken",),
+            redirects=2,
+            redirect_hosts=("login.example", "::1"),
             headers=(("Authorization", "Bearer t0ken"), ("X-Key", "k=s3cret")),
-            tls=Tls(f"{tmp_path}/ca.pem", f"{tmp_path}/ca.pem", f"{tmp_path}/key"),
+            tls=Tls(
+                f"{tmp_path}/ca.pem", f"{tmp_path}/ca.pem", f"{tmp_path}/key", skip_verify=True
+            ),
             conditions=(
                 Condition("/db/state", "one_of", ("up", "ok")),
                 Condition("/queue", "at_most", 100),
@@ -187,7 +199,7 @@ BAD = [
     ('[services.a]\nurl = ["http://u:hu sh@h", 5]', f"{S}.url is ['http://***@h', 5]; expected"),
     ('[services.a]\nurl = "${HOST}"', f"{S}.url: HOST is not set in the environment or .env"),
     ('[services.a]\nurl = ["${A}", "http://${HOST}:${PORT}"]', f"{S}.url: HOST and PORT are not set in the environment or .env"),
-    (service("deadlin = 5"), f"{S}.deadlin: unknown key; valid keys are url, path, series, expect, json, deadline, headers, ca, certificate, key, "),
+    (service("deadlin = 5"), f"{S}.deadlin: unknown key; valid keys are url, path, series, expect, json, method, body, deadline, headers, redirects, redirect_hosts, ca, certificate, key, "),
     (service("deadline = 900"), f"{S}.deadline is 900; expected a number of seconds, 0.1 to 60"),
     (service('deadline = "5"'), f"{S}.deadline is '5'; expected a number"),
     (service("deadline = nan"), f"{S}.deadline is nan; expected a number"),
@@ -198,6 +210,23 @@ BAD = [
     (service('series = "a b"'), f"{S}.series is 'a b'; expected a name"),
     (service("expect = 200"), f"{S}.expect is 200; expected a list of HTTP status codes, 200 to 599"),
     (service("expect = [99]"), f"{S}.expect is [99]; expected"),
+    (service('expect = "2xx"'), f"{S}.expect is '2xx'; expected a list of HTTP status codes, 200 to 599, of classes such as \"2xx\" and of ranges such as \"200-299\""),
+    (service('expect = ["1xx"]'), f"{S}.expect is ['1xx']; expected"),
+    (service('expect = ["299-200"]'), f"{S}.expect is ['299-200']; expected"),
+    (service("expect = [true]"), f"{S}.expect is [True]; expected"),
+    (service('method = "get"'), f"{S}.method is 'get'; expected one of GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"),
+    (service("method = ['GET']"), f"{S}.method is ['GET']; expected one of"),
+    (service('method = "HEAD"'), f"{S}.method: the answer to HEAD has no body; set `json = false`"),
+    (service('method = "POST"\nbody = ["hush"]'), f"{S}.body has an invalid value (not shown); expected a string of at most 64 Ki characters"),
+    (service(f'method = "POST"\nbody = "hush{"x" * (64 << 10)}"'), f"{S}.body has an invalid value (not shown); expected"),
+    (service('body = "hush"'), f"{S}.body needs one of the methods POST, PUT, PATCH, DELETE"),
+    (service('method = "HEAD"\njson = false\nbody = "hush"'), f"{S}.body needs one of the methods"),
+    (service('method = "POST"\nbody = "${NONE}"'), f"{S}.body: NONE is not set in the environment or .env"),
+    (service("redirects = 11"), f"{S}.redirects is 11; expected a whole number, 0 to 10"),
+    (service("redirects = true"), f"{S}.redirects is true; expected a whole number"),
+    (service('redirect_hosts = ["h"]'), f"{S}.redirect_hosts needs `redirects` as well"),
+    *[(service(f"redirects = 1\nredirect_hosts = ['{host}']"), f"{S}.redirect_hosts is ") for host in ("http://h", "h/a", "h:80", "a b", "[::1]", "u@h", "", "256.1.1.1")],
+    (service("skip_verify = 1"), f"{S}.skip_verify is 1; expected true or false"),
     (service('json = "no"'), f"{S}.json is 'no'; expected true or false"),
     (service('headers = "x"'), f"{S}.headers has an invalid value (not shown); expected a table of header names"),
     (service('headers = { "a b" = "hush" }'), f"{S}.headers has an invalid value (not shown); expected"),
@@ -537,7 +566,22 @@ def test_show(
     document = capsys.readouterr().out
     assert "hush" not in table + document
     (mine,) = [one for one in json.loads(document)["services"] if one["from"] == str(path)]
-    assert (mine["name"], mine["headers"]) == ("a", ["Authorization"])
+    assert (mine["name"], mine["headers"], mine["body"]) == ("a", ["Authorization"], False)
+
+
+def test_shown_request(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``show`` has no body, only that there is one; ``check`` notes what is not verified."""
+    path.write_text(service('method = "POST"\nbody = "hush"\nskip_verify = true\nexpect = ["2xx"]'))
+    assert main(["catalogue", "show", str(path), "--output", "json"]) == 0
+    out = capsys.readouterr().out
+    assert "hush" not in out
+    (mine,) = [one for one in json.loads(out)["services"] if one["from"] == str(path)]
+    assert (mine["method"], mine["body"], mine["expect"][-1]) == ("POST", True, 299)
+    assert main(["catalogue", "check", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"note: {path}: services.a.skip_verify: its certificate is not verified: "
+        "anybody on the way can answer in its place"
+    )
 
 
 @pytest.mark.integration

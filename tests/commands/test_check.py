@@ -152,6 +152,29 @@ def test_services(
     assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
 
+def test_unverified(
+    told: Database,
+    stubs: Stubs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A service whose certificate is not verified is a warning, whatever it answers."""
+    assert told.url
+    (tmp_path / "c.toml").write_text(
+        f'[services.ingest]\nurl = "{stubs["ingest"].url}"\nskip_verify = true\n'
+    )
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "c.toml"))
+    capsys.readouterr()
+    assert main(["check", "--output", "json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    answer, unverified = (finding for finding in findings if finding["subject"] == "service ingest")
+    assert unverified["state"] == WARNING
+    assert unverified["found"].startswith("its certificate is not verified")
+    assert unverified["remedy"].startswith("remove `skip_verify`")
+    assert answer["state"] == OK
+
+
 def test_own_limits(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

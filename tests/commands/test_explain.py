@@ -310,7 +310,11 @@ def test_rule(
         f"""[services.odd]
 url = "{stubs["ingest"].url.replace("//", "//user:secret@")}"
 path = "/health"
-expect = [200, 204]
+expect = ["2xx", 304]
+method = "POST"
+body = "hush"
+redirects = 2
+skip_verify = true
 max_latency_ms = 700
 alert_after = 4
 resolve_after = 2
@@ -327,9 +331,11 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
         [],
     )
     assert answer["rule"] == {
-        "asked": stubs["ingest"].url.replace("//", "//***@") + "/health",
+        "asked": "POST "
+        + stubs["ingest"].url.replace("//", "//***@")
+        + "/health, up to 2 redirects; its certificate is not verified",
         "answers within": "5 s",
-        "healthy when": "http 200, 204; a JSON object; /counters/queue_depth is at most 100; latency at most 700 ms",
+        "healthy when": "http 2xx, 304; a JSON object; /counters/queue_depth is at most 100; latency at most 700 ms",
         "an alert opens after": "4 unhealthy passes in a row",
         "it closes after": "2 healthy passes in a row",
     }

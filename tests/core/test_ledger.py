@@ -181,11 +181,17 @@ def test_configuration() -> None:
             {"certificate_days": 14},
             {"max_latency_ms": 10},
             {"alert_after": 2},
+            {"method": "POST"},
+            {"body": b"hush"},
+            {"redirects": 1},
+            {"redirect_hosts": ("b",)},
+            {"tls": Tls(skip_verify=True)},
         )
     ]
     others += [config_of([target], Thresholds(1, 3)), config_of([target], Thresholds(2, 1))]
     hashes = {config_hash(one) for one in (document, *others)}
-    assert len(hashes) == 13
+    assert len(hashes) == 18
+    assert "hush" not in json.dumps(others)
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document
 
@@ -230,6 +236,22 @@ def test_document() -> None:
         "resolve_after": 5,
     }
     assert document["services"]["b"]["counters"] is None
+    later = target._replace(
+        method="POST",
+        body=b"hush",
+        body_secrets=("hush",),
+        redirects=2,
+        redirect_hosts=("h",),
+        tls=Tls(skip_verify=True),
+    )
+    described = config_of([later], Thresholds())["services"]["a"]
+    assert {key: described[key] for key in described.keys() - document["services"]["a"].keys()} == {
+        "method": "POST",
+        "body": True,
+        "redirects": 2,
+        "redirect_hosts": ["h"],
+        "skip_verify": True,
+    }
 
 
 def test_hashes() -> None:

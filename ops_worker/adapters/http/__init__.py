@@ -1,6 +1,7 @@
 """HTTP probes: from targets to observations. The only importer of httpx and h11.
 
 A probe is one connection with one request, and one deadline from the first packet to the last byte.
+Only a redirect that is followed (``redirects``) has a connection and a request more.
 The transports of httpx do not fit that: they keep a pool for later requests, search it for every
 request, and have one timeout per read. Here no request follows, thousands of probes may run at the
 same time, and a body that arrives one byte at a time must not outlive the deadline.
@@ -204,7 +205,7 @@ def _without_secrets(observation: Observation) -> Observation:
     a number.
     """
     target = observation.target
-    if not target.headers and "@" not in target.url:
+    if not target.headers and not target.body_secrets and "@" not in target.url:
         return observation
     error = observation.error
     body = observation.body
@@ -221,21 +222,32 @@ def _is_https(target: Target) -> bool:
     return target.scheme in TLS_SCHEMES
 
 
+def _tls_settings(target: Target) -> tuple[Tls, ...]:
+    """Return the TLS settings that a probe of a target may need.
+
+    A redirect may lead to https, and to another origin, which does not see the client certificate.
+    """
+    if target.redirects:
+        return target.tls, target.tls.without_client
+    return (target.tls,) if _is_https(target) else ()
+
+
 def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:
     """Return a target with the problem of its certificates among its faults."""
-    if _is_https(target) and target.tls in problems:
-        return target._replace(faults=(*target.faults, problems[target.tls]))
+    for tls in _tls_settings(target):
+        if tls in problems:
+            return target._replace(faults=(*target.faults, problems[tls]))
     return target
 
 
 def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
-    """Load the certificates of all https targets, each set of files once.
+    """Load the certificates of all targets that may need them, each set of files once.
 
     Return the contexts, and the problems of those that could not be loaded.
     """
     contexts: dict[Tls, ssl.SSLContext] = {}
     problems: dict[Tls, str] = {}
-    for tls in {target.tls for target in targets if _is_https(target)}:
+    for tls in {tls for target in targets for tls in _tls_settings(target)}:
         try:
             contexts[tls] = _tls_context(tls)
         except UnusableError as error:
@@ -260,7 +272,12 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
 
 
 def _trusting(tls: Tls) -> ssl.SSLContext:
-    """Return a context with the authorities to trust."""
+    """Return a context with the authorities to trust, or one that verifies no certificate."""
+    if tls.skip_verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
     try:
         if tls.ca:
             return ssl.create_default_context(cafile=tls.ca)

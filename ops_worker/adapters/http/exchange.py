@@ -1,4 +1,7 @@
-"""One request on one connection with one deadline, as a generator for the reactor."""
+"""One request on one connection with one deadline, as a generator for the reactor.
+
+A redirect that is followed is one more request on one more connection, with the same deadline.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import zlib
 from collections import deque
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h11
 import httpx
 
 from ops_worker import __version__
+from ops_worker.adapters.http import redirects
 from ops_worker.adapters.http.limits import own_limit
 from ops_worker.adapters.http.reactor import READ, WRITE, Lookup, Wait
 from ops_worker.adapters.http.reasons import (
@@ -40,6 +44,7 @@ from ops_worker.core.model import TLS_SCHEMES, Observation
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
+    from ops_worker.adapters.http.redirects import Hop
     from ops_worker.core.model import Target, Tls
 
     Address = tuple[Any, Any, Any, Any, tuple[Any, ...]]
@@ -74,18 +79,79 @@ class UnusableError(ValueError):
     """No request can be made from a catalogue entry. The message names a key, never a value."""
 
 
+class Answer(NamedTuple):
+    """The answer to one request.
+
+    ``body`` is decoded if the status is an expected one, else empty. ``hint`` is the likely cause
+    of another status, if it is known. ``started`` and ``ended`` are moments of the monotonic clock.
+    ``certificate_days_left`` is that of the observation.
+    """
+
+    response: h11.Response
+    body: bytes
+    hint: str
+    started: float
+    ended: float
+    certificate_days_left: int | None = None
+
+
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
-    """Send a request to a target; return its observation.
+    """Send a request to a target and follow its redirects; return its observation.
 
     The latency runs from the start of the connection that succeeded, after the name was resolved,
-    to the arrival of the last byte. Errors are not handled here: see ``failed``.
+    to the arrival of the last byte, over all redirects. Errors are not handled here: see
+    ``failed``.
     """
-    request = _request(target)
-    sock, started = yield from _open(target, request)
+    hop = redirects.first_hop(target)
+    answer = yield from _exchange(target, hop, contexts)
+    started = answer.started
+    days_left = _known_days(answer)
+    while target.redirects and answer.response.status_code in redirects.STATUSES:
+        try:
+            hop = _next_hop(target, hop, answer.response)
+            answer = yield from _exchange(target, hop, contexts)
+            # The certificate that ends first counts.
+            days_left += _known_days(answer)
+        except redirects.NotFollowedError as error:
+            answer = answer._replace(hint=str(error))
+            break
+        except UnusableError:
+            answer = answer._replace(hint="redirects to an invalid URL")
+            break
+        except Exception as error:
+            if not own_limit(error):
+                error.add_note(f"after a redirect to {redirects.origin(hop.url)}")
+            raise
+    return Observation(
+        target=target,
+        taken_at=answer.ended,
+        http_status=answer.response.status_code,
+        latency_ms=round((answer.ended - started) * 1000),
+        body=answer.body,
+        headers=_named_headers(target, answer.response),
+        certificate_days_left=min(days_left, default=None),
+        error=answer.hint,
+    )
+
+
+def _known_days(answer: Answer) -> list[int]:
+    return [] if answer.certificate_days_left is None else [answer.certificate_days_left]
+
+
+def _next_hop(target: Target, hop: Hop, response: h11.Response) -> Hop:
+    locations = [value for name, value in response.headers if name == b"location"]
+    return redirects.next_hop(target, hop, response.status_code, (*locations, b"")[0])
+
+
+def _exchange(target: Target, hop: Hop, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
+    """Send one request; return its answer."""
+    request = _request(target, hop)
+    sock, started = yield from _open(target, request, hop)
     days_left = None
     try:
         if request.url.scheme == "https":
-            sock = _in_tls(sock, contexts[target.tls], _names(request.url.raw_host)[1])
+            tls = target.tls if hop.same_origin else target.tls.without_client
+            sock = _in_tls(sock, contexts[tls], _names(request.url.raw_host)[1])
             yield from _handshake(sock)
             days_left = _certificate_days_left(target, sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
@@ -99,15 +165,13 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     else:
         hint = _hint(request, response, body)
         body = b""
-    return Observation(
-        target=target,
-        taken_at=ended,
-        http_status=response.status_code,
-        latency_ms=round((ended - started) * 1000),
+    return Answer(
+        response=response,
         body=body,
-        headers=_named_headers(target, response),
+        hint=hint,
+        started=started,
+        ended=ended,
         certificate_days_left=days_left,
-        error=hint,
     )
 
 
@@ -188,13 +252,14 @@ def failed(target: Target, error: Exception) -> Observation:
         target,
         time.monotonic(),
         failure=cause.failure,
-        error=cause.reason,
+        # The notes name the redirect after which it ended.
+        error=", ".join((cause.reason, *getattr(error, "__notes__", ()))),
         reason_class=cause.reason_class,
     )
 
 
-def _request(target: Target) -> httpx.Request:
-    """Return the request to a target.
+def _request(target: Target, hop: Hop) -> httpx.Request:
+    """Return the request of a hop.
 
     Raises UnusableError. Its text is our own, because the libraries quote the values they refuse.
     """
@@ -205,12 +270,13 @@ def _request(target: Target) -> httpx.Request:
                 raise UnusableError(f"headers.{name} {NO_HEADER}")
         # A copy: the headers of one service must not reach another one.
         headers = httpx.Headers(_HEADERS)
-        headers.update(target.headers)
+        headers.update(redirects.headers(target, hop))
+    content = redirects.body(target, hop) or None
     try:
-        request = httpx.Request("GET", target.url, headers=headers)
-        if request.url.userinfo:
-            login = httpx.BasicAuth(request.url.username, request.url.password)
-            request = next(login.auth_flow(request))
+        request = httpx.Request(hop.method, hop.url, headers=headers, content=content)
+        login = httpx.URL(target.url)
+        if login.userinfo and hop.same_origin:
+            request = next(httpx.BasicAuth(login.username, login.password).auth_flow(request))
     except (httpx.InvalidURL, ValueError):
         raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
     if b"%" in request.url.raw_host:
@@ -225,7 +291,7 @@ def refused(target: Target) -> str:
         if target.only_connects:
             _connection_url(target)
         else:
-            _request(target)
+            _request(target, redirects.first_hop(target))
     except UnusableError as error:
         return str(error)
     return ""
@@ -237,7 +303,8 @@ def _encoded(http: h11.Connection, request: httpx.Request) -> bytes:
         target=request.url.raw_path,
         headers=request.headers.raw,
     )
-    return (http.send(head) or b"") + (http.send(h11.EndOfMessage()) or b"")
+    events = [head, h11.Data(request.content), h11.EndOfMessage()]
+    return b"".join(http.send(event) or b"" for event in events)
 
 
 def _hint(request: httpx.Request, response: h11.Response, body: bytes) -> str:
@@ -261,7 +328,7 @@ def _names(host: bytes) -> tuple[bytes, str]:
     return address + mark + zone.removeprefix(b"25"), address.decode("ascii")
 
 
-def _open(target: Target, request: httpx.Request) -> Steps:
+def _open(target: Target, request: httpx.Request, hop: Hop) -> Steps:
     """Resolve the host and connect; return the socket and when its connection started."""
     host, _ = _names(request.url.raw_host)
     port = request.url.port or _PORTS[request.url.scheme]
@@ -269,6 +336,7 @@ def _open(target: Target, request: httpx.Request) -> Steps:
     addresses = _numeric(host, port)
     if not addresses:
         addresses = yield from _resolved(host, port, target.deadline_s)
+    redirects.require_permitted(target, hop, addresses)
     return (yield from _connect(addresses))
 
 

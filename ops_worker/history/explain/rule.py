@@ -9,6 +9,7 @@ from ops_worker.core.conditions import wanted
 from ops_worker.core.model import TLS_SCHEMES
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import MIN_STALE_S, STALE_PERIODS
+from ops_worker.core.statuses import format_statuses
 
 if TYPE_CHECKING:
     from ops_worker.core.model import Target
@@ -51,7 +52,7 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
     if not rule.alerts_enabled:
         opens_after = "never: SYSTEM_ALERT_ENABLED is off"
     described = {
-        "asked": target.shown_url,
+        "asked": _asked(target),
         "answers within": f"{target.deadline_s:g} s",
         "healthy when": "; ".join(expectations),
         "an alert opens after": opens_after,
@@ -67,10 +68,22 @@ def _describe_answer(target: Target) -> list[str]:
     if target.only_connects:
         handshake = target.scheme in TLS_SCHEMES
         return ["a connection and its TLS handshake" if handshake else "a connection"]
-    expectations = [f"http {', '.join(map(str, target.expect))}"]
+    expectations = [f"http {format_statuses(target.expect)}"]
     if target.json:
         expectations.append("a JSON object")
     return expectations + wanted(target.conditions)
+
+
+def _asked(target: Target) -> str:
+    """Return the request, and what of it is not the usual."""
+    asked = target.shown_url
+    if target.method != "GET":
+        asked = f"{target.method} {asked}"
+    if target.redirects:
+        asked += f", up to {target.redirects} redirects"
+    if target.tls.skip_verify:
+        asked += "; its certificate is not verified"
+    return asked
 
 
 def _passes_in_a_row(number: int, health: str) -> str:

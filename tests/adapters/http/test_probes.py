@@ -473,7 +473,8 @@ def test_tls_unusable(
     stub: Stub, pem_files: dict[str, str], names: tuple[str, ...], fault: str
 ) -> None:
     """What cannot be loaded costs the services that need it, and no other; it is told by the file's name, also by those who only check."""
-    tls = Tls(*(pem_files.get(name, "") for name in names))
+    ca, certificate, key = (pem_files.get(name, "") for name in names)
+    tls = Tls(ca, certificate, key)
     targets = [
         Target("a", "https://127.0.0.1:9/health", "a", (), tls=tls),
         Target("b", f"{stub.url}/health", "b", (), tls=tls),

@@ -1,0 +1,191 @@
+"""Redirects: where the next request of a probe goes, and what it may carry.
+
+A redirect is followed only to the host of the service's URL and to its ``redirect_hosts``. The
+headers and the body of the catalogue hold secrets, so they are sent to the origin of that URL only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from ops_worker.catalogue import url_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ops_worker.core.model import Target
+
+    IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+STATUSES = frozenset({301, 302, 303, 307, 308})
+"""Statuses of answers that redirect (RFC 9110, section 15.4)."""
+KEEPS_METHOD = frozenset({307, 308})
+"""Statuses after which the request is repeated as it was. After the others, POST becomes GET."""
+METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
+"""Addresses of the clouds' metadata services that are not link-local.
+
+Those of Alibaba, Azure, Oracle (IPv4), Amazon and Google (IPv6).
+"""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PORTS = {"http": 80, "https": 443}
+
+
+class NotFollowedError(Exception):
+    """A redirect is not followed. The message is a part of the reason that is shown."""
+
+
+class Hop(NamedTuple):
+    """One request of a probe.
+
+    ``number`` is 0 for the first request, then that of the redirect. ``same_origin`` is true if
+    all requests so far went to the origin of the target's URL.
+    """
+
+    url: str
+    method: str
+    number: int = 0
+    same_origin: bool = True
+
+
+def first_hop(target: Target) -> Hop:
+    """Return the first request of a probe."""
+    return Hop(target.url, target.method)
+
+
+def next_hop(target: Target, hop: Hop, status: int, location: bytes) -> Hop:
+    """Return the request to which an answer redirects.
+
+    ``status`` and ``location`` are those of the answer to ``hop``. Raises NotFollowedError.
+    """
+    if hop.number >= target.redirects:
+        raise NotFollowedError(f"more than {target.redirects} redirects")
+    url = _joined(hop.url, location)
+    if _host_key(url) not in _allowed_hosts(target):
+        raise NotFollowedError(f"redirects to {origin(url)}, which is not in redirect_hosts")
+    method = hop.method
+    if status not in KEEPS_METHOD and method not in {"GET", "HEAD"}:
+        method = "GET"
+    # A detour through another origin must not choose the path for our credentials.
+    same_origin = hop.same_origin and _origin_key(url) == _origin_key(target.url)
+    if target.body and method == target.method and not same_origin:
+        raise NotFollowedError(
+            f"redirects the body to {origin(url)}, but it is sent only to the origin of url"
+        )
+    return Hop(url, method, hop.number + 1, same_origin)
+
+
+def headers(target: Target, hop: Hop) -> list[tuple[str, str]]:
+    """Return the headers of the catalogue that a request carries."""
+    if not hop.same_origin:
+        return []
+    if hop.method == target.method:
+        return list(target.headers)
+    # They describe a body that is not sent any more (RFC 9110, section 15.4).
+    return [
+        (name, value) for name, value in target.headers if not name.lower().startswith("content-")
+    ]
+
+
+def body(target: Target, hop: Hop) -> bytes:
+    """Return the body that a request carries."""
+    return target.body if hop.method == target.method else b""
+
+
+def require_permitted(target: Target, hop: Hop, addresses: Sequence[Any]) -> None:
+    """Raise NotFollowedError if a redirect leads to a link-local or metadata address.
+
+    ``addresses`` are those of ``socket.getaddrinfo``. Such an address must itself be in
+    ``redirect_hosts`` or be the host of the service's URL: the name of a host is not enough,
+    because whoever controls the name chooses the address.
+    """
+    if not hop.number:
+        return
+    hosts = [urlsplit(target.url).hostname or "", *target.redirect_hosts]
+    named = {_address(host) for host in hosts}
+    for *_, socket_address in addresses:
+        address = _address(str(socket_address[0]))
+        if address is not None and _is_protected(address) and address not in named:
+            raise NotFollowedError(
+                f"redirects to {origin(hop.url)}, whose address {address} is link-local or of a "
+                "metadata service; it is not in redirect_hosts"
+            )
+
+
+def origin(url: str) -> str:
+    """Return the scheme, host and port of a URL, as it has them. The rest may be a secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _joined(base: str, location: bytes) -> str:
+    """Return the URL of a Location header, without user information and fragment."""
+    problem = NotFollowedError("redirects to an invalid URL")
+    if not location:
+        raise NotFollowedError("it has no Location header")
+    try:
+        parts = urlsplit(urljoin(base, location.decode("ascii").strip()))
+        parts = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
+        url = parts.geturl()
+    except ValueError:
+        raise problem from None
+    if url_problem(url, query=True):
+        raise problem
+    return url
+
+
+def _allowed_hosts(target: Target) -> set[bytes]:
+    allowed = {_host_key(target.url)}
+    for host in target.redirect_hosts:
+        bracketed = f"[{host}]" if ":" in host else host
+        allowed.add(_host_key(f"http://{bracketed}"))
+    # An empty key is no host, and must not allow another one.
+    return allowed - {b""}
+
+
+def _host_key(url: str) -> bytes:
+    """Return the host of a URL in the form in which two hosts can be compared.
+
+    Empty if it is no host.
+    """
+    try:
+        return httpx.URL(url).raw_host.lower().removesuffix(b".")
+    except httpx.InvalidURL:
+        return b""
+
+
+def _origin_key(url: str) -> tuple[str, bytes, int]:
+    """Return scheme, host and port of a URL, with the default port of the scheme."""
+    parts = urlsplit(url)
+    return parts.scheme, _host_key(url), parts.port or _PORTS[parts.scheme]
+
+
+def _address(host: str) -> IpAddress | None:
+    """Return a host that is an address; None if it is a name. The zone is left out."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _is_protected(address: IpAddress) -> bool:
+    """Return whether an address is link-local or of a metadata service.
+
+    An IPv4 address may be a part of an IPv6 address (RFC 4291, 3056 and 6052).
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if embedded is not None:
+            return _is_protected(embedded)
+    return address.is_link_local or address in METADATA
