@@ -28,12 +28,14 @@ from ops_worker.adapters.http.reactor import READ, WRITE, Lookup, Wait
 from ops_worker.adapters.http.reasons import (
     CLOSED,
     CLOSED_IN_HEAD,
+    NO_TLS_TO_CONNECT,
     SPEAKS_TLS,
     SWITCHED,
     NoAnswerError,
     UnreachableError,
     cause_of,
     foreign,
+    speaks_no_tls,
     system_text,
     wants_tls,
 )
@@ -193,6 +195,10 @@ def connect(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
             sock = _in_tls(sock, contexts[target.tls], name)
             yield from _handshake(sock)
             days_left = _certificate_days_left(target, sock)
+    except ssl.SSLError as error:
+        if speaks_no_tls(error):
+            raise UnreachableError(NO_TLS_TO_CONNECT, "tls") from error
+        raise
     finally:
         sock.close()
     ended = time.monotonic()
