@@ -8,11 +8,11 @@ certificate that ends as well. So the few bytes up to the field are read here (R
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ops_worker.core.slo import DAY_S
-
+DAY_S = 86_400
 MAX_DAYS = 3_660_000
 """Days of a certificate: no year has more than four digits."""
 
@@ -23,6 +23,7 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _LONG = 0x80
 """From this number on, the byte of a length has the number of bytes of the length itself."""
 _MAX_LENGTH_BYTES = 4
+_TIME = re.compile(rb"[0-9]{14}")
 _FIELDS_BEFORE_VALIDITY = 3
 """Serial number, signature algorithm and issuer."""
 
@@ -99,11 +100,19 @@ def _element(data: bytes) -> _Element:
 
 
 def _time(element: _Element) -> datetime:
-    """Return a time. Years of two digits are 1950 to 2049 (RFC 5280, section 4.1.2.5.1)."""
-    text = element.content.decode("ascii")
+    """Return a time. Years of two digits are 1950 to 2049 (RFC 5280, section 4.1.2.5.1).
+
+    ``datetime.strptime`` needs the module of locales at its first call: 15 ms in which no socket
+    would be read.
+    """
+    digits = element.content.removesuffix(b"Z")
     if element.tag == _UTC_TIME:
-        century = "19" if text >= "50" else "20"
-        text = century + text
+        century = b"19" if digits >= b"50" else b"20"
+        digits = century + digits
     elif element.tag != _GENERALIZED_TIME:
         raise ValueError("not a time")
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    if not _TIME.fullmatch(digits):
+        raise ValueError("not a time")
+    year, rest = int(digits[:4]), digits[4:]
+    month, day, hour, minute, second = (int(rest[place : place + 2]) for place in range(0, 10, 2))
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)

@@ -276,7 +276,10 @@ def _shown(value: Any) -> str:
     # A bool is an int of one bit.
     if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return "a very large number"
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a deeply nested value"
     if len(text) > _MAX_SHOWN:
         text = f"{text[: _MAX_SHOWN - 1]}…"
     return text

@@ -72,6 +72,8 @@ def test_versions() -> None:
         b"\x30\x85\x00\x00\x00\x00\x01\x00",
         b"\x30\x84\xff\xff\xff\xff\x00",
         certificate(b"not a time"),
+        certificate(b"201301000000Z"),
+        certificate(b"200101000000+0100"),
         certificate(b"\xff" * 13),
         certificate(b"200101000000Z", tag=0x02),
         certificate(b""),

@@ -251,6 +251,15 @@ def test_shown(value: Any, shown: str) -> None:
     assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
 
 
+def test_deeply_nested() -> None:
+    """A value that Python cannot write as JSON has words, too."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    ((_, reason),) = broken_conditions(Answer(value), [Condition("", "equals", "x")])
+    assert reason == 'body is a deeply nested value, wants "x"'
+
+
 @pytest.mark.parametrize(
     ("pointer", "found"),
     [
