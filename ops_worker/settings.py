@@ -333,8 +333,9 @@ class Settings(BaseSettings):
         only="passes sidecar explain alerts",
     )
     """Turns self-metrics on or off. If on, every pass records self-metrics (series `ops_worker`),
-    and the health pass records `probe_latency_ms` of every service that answered. If off, no alert
-    opens when another pass stops. Empty means off."""
+    and the health pass records `probe_latency_ms` of every service that answered and
+    `certificate_days_left` of every service with `certificate_days`. If off, no alert opens when
+    another pass stops. Empty means off."""
     probe_concurrency: Integer = setting(
         128,
         wants="a whole number of probes, 1 to 1000",

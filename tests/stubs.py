@@ -111,16 +111,20 @@ class Stub:
             connection.settimeout(30)
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
-            request = b""
-            while b"\r\n\r\n" not in request and (part := connection.recv(65536)):
-                request += part
-            self.requests.append(request)
-            word, _, seconds = str(self._mode).partition(":")
-            if word == "slow":
-                time.sleep(float(seconds or 2))
-            behave = self._mode if callable(self._mode) else MODES.get(word, healthy)
-            behave(self, connection)
-            connection.close()
+            with connection:
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        """Read a request; a client that sends none has closed its side."""
+        request = b""
+        while b"\r\n\r\n" not in request and (part := connection.recv(65536)):
+            request += part
+        self.requests.append(request)
+        word, _, seconds = str(self._mode).partition(":")
+        if word == "slow":
+            time.sleep(float(seconds or 2))
+        behave = self._mode if callable(self._mode) else MODES.get(word, healthy)
+        behave(self, connection)
 
 
 def reply(

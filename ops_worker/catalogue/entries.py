@@ -6,7 +6,6 @@ them, and error messages quote ``wants``.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any
 
@@ -183,29 +182,30 @@ def _counter(value: Any) -> Counter:
 
 
 def _condition(value: Any) -> Condition:
+    """Accept a relation, and the part of the answer that it is about; without one, the body."""
     relations = [key for key in value if key in RELATIONS] if isinstance(value, dict) else []
-    if len(relations) != 1 or value.keys() != {"pointer", relations[0]}:
+    if len(relations) != 1:
         raise ValueError("not a condition")
     relation = relations[0]
+    parts = value.keys() - {relation}
+    if not RELATIONS[relation].operand.accepts(value[relation]) or len(parts) > 1:
+        raise ValueError("not a condition")
     expected = value[relation]
-    if not _is_comparable(relation, expected):
-        raise ValueError("not a value for this relation")
     if isinstance(expected, list):
         expected = tuple(expected)
-    return Condition(_pointer(value["pointer"]), relation, expected)
+    if parts == {"pointer"}:
+        return Condition(_pointer(value["pointer"]), relation, expected)
+    if parts == {"header"}:
+        return Condition(None, relation, expected, _header_name(value["header"]))
+    if parts:
+        raise ValueError("not a part of an answer")
+    return Condition(None, relation, expected)
 
 
-def _is_comparable(relation: str, value: Any) -> bool:
-    """Return whether a relation can compare with a value."""
-    if RELATIONS[relation].numeric:
-        return type(value) in {int, float} and math.isfinite(value)
-    if relation == "one_of":
-        return isinstance(value, list) and bool(value) and all(map(_is_scalar, value))
-    return _is_scalar(value)
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool))
+def _header_name(value: Any) -> str:
+    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+        raise ValueError("not a header name")
+    return value.lower()
 
 
 def _tags(value: Any) -> dict[str, str]:
@@ -252,10 +252,10 @@ class ServiceEntry(Entry):
     """A service as the catalogue describes it. References to variables are not resolved."""
 
     url: Annotated[tuple[str, ...], PlainValidator(_strings)] = field(
-        wants="an http:// or https:// base URL, or a list of them: the first one whose "
-        "${VARIABLES} are all set is used; empty: not monitored"
+        wants="an http:// or https:// base URL, tcp://HOST:PORT, tls://HOST:PORT, or a list of "
+        "them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
     )
-    """Base URL."""
+    """Base URL. Of `tcp://` and `tls://` only a [connection](#connections) is asked for."""
     path: Annotated[str, PlainValidator(_path)] = field(
         "/health", wants="a path that begins with /, of printable ASCII characters, without #"
     )
@@ -310,18 +310,26 @@ class ServiceEntry(Entry):
     """Accept any certificate. `ops-worker check` warns about it."""
     conditions: tuple[Annotated[Condition, PlainValidator(_condition)], ...] = field(
         (),
-        wants='a list of tables, for example { pointer = "/a/b", equals = "ok" }; instead of '
-        f"equals: {', '.join(list(RELATIONS)[1:])}",
+        wants='a list of tables, for example { pointer = "/a/b", equals = "ok" }, '
+        '{ header = "content-type", contains = "json" } or, for the text of the body, '
+        f'{{ contains = "ok" }}; instead of equals: {", ".join(list(RELATIONS)[1:])}',
     )
-    """Conditions on the JSON body. If one is broken, the service is degraded."""
+    """[Conditions](#conditions) on the JSON body, on a header or on the text of the body. If one is
+    broken, the service is degraded."""
     max_latency_ms: Annotated[int | None, _of_type(int)] = field(
         None, wants="a whole number of milliseconds, 1 to 60000", ge=1, le=60_000
     )
     """Longest latency in milliseconds. If the latency is longer, the service is degraded."""
+    certificate_days: Annotated[int | None, _of_type(int)] = field(
+        None, wants="a whole number of days, 0 to 3650", ge=0, le=3650
+    )
+    """Days for which the certificate of an https or tls server must still be valid. If fewer are
+    left, the service is degraded. The days are recorded as `certificate_days_left`; 0 records them,
+    and degrades the service only after the end."""
     counters: Annotated[tuple[Counter, ...] | None, PlainValidator(_counters)] = field(
         (),
         wants='"*" for every finite number, or a list of unique names '
-        f"(not {' or '.join(sorted(OWN_METRICS))}) and of tables "
+        f"(not {', '.join(sorted(OWN_METRICS))}) and of tables "
         '{ name = "depth", from = ["queue_depth", "older_key"], gauge = true }',
     )
     """Counters to record."""

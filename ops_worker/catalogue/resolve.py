@@ -6,8 +6,18 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.catalogue.urls import url_problem
-from ops_worker.core.model import BODY_METHODS, NO_TAGS, Target, Tls
+from ops_worker.catalogue.urls import connection_problem, url_problem
+from ops_worker.core import expressions
+from ops_worker.core.conditions import EXPRESSIONS
+from ops_worker.core.model import (
+    BODY_METHODS,
+    CONNECTION_SCHEMES,
+    NO_TAGS,
+    TLS_SCHEMES,
+    Target,
+    Tls,
+    scheme_of,
+)
 from ops_worker.text import without_password
 
 if TYPE_CHECKING:
@@ -21,6 +31,23 @@ NO_HEADER = (
     "contains a character that a header value cannot have: "
     "a line end, a control character or a non-ASCII character"
 )
+
+_HTTP_KEYS = (
+    "path",
+    "expect",
+    "json",
+    "method",
+    "body",
+    "headers",
+    "redirects",
+    "redirect_hosts",
+    "conditions",
+    "counters",
+    "counters_at",
+)
+"""Keys of which only an HTTP answer makes something."""
+_TLS_KEYS = ("ca", "certificate", "key", "skip_verify")
+"""Keys that a connection without TLS has no use for."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
@@ -72,6 +99,8 @@ class _Resolver:
         if not url and not self._faults:
             return None
         headers = [(header, self._header(header, value)) for header, value in entry.headers.items()]
+        self._check_keys(entry, url)
+        self._check_expressions(entry)
         return Target(
             name=name,
             url=_with_path(url, entry.path),
@@ -90,6 +119,7 @@ class _Resolver:
             tls=self._tls(entry),
             conditions=entry.conditions,
             max_latency_ms=entry.max_latency_ms,
+            certificate_days=entry.certificate_days,
             tags=entry.tags or NO_TAGS,
             alert_after=entry.alert_after,
             resolve_after=entry.resolve_after,
@@ -113,7 +143,7 @@ class _Resolver:
             return choices[-1], ""
         url = self._expanded(chosen)
         variable = _REFERENCE.fullmatch(chosen)
-        problem = url_problem(url) if url else ""
+        problem = _url_problem(url) if url else ""
         if problem:
             subject = f"url: {variable.group(1)}" if variable else "url"
             self._faults.append(f"{subject} is not a valid base URL: {problem}")
@@ -121,6 +151,31 @@ class _Resolver:
         if variable or url == chosen:
             return url, ""
         return url, chosen
+
+    def _check_keys(self, entry: ServiceEntry, url: str) -> None:
+        """Report keys that do not fit the scheme of the URL."""
+        scheme = scheme_of(url)
+        names = type(entry).model_fields
+        written = {names[name].alias or name for name in entry.model_fields_set}
+        if scheme in CONNECTION_SCHEMES:
+            self._faults += [
+                f"{key} is for http:// and https:// only" for key in _HTTP_KEYS if key in written
+            ]
+        useless = _TLS_KEYS if scheme in CONNECTION_SCHEMES - TLS_SCHEMES else ()
+        if scheme not in {*TLS_SCHEMES, ""}:
+            useless = (*useless, "certificate_days")
+        self._faults += [
+            f"{key} is for https:// and tls:// only" for key in useless if key in written
+        ]
+
+    def _check_expressions(self, entry: ServiceEntry) -> None:
+        """Report expressions that cannot be used. Another machine may have the extra."""
+        for place, condition in enumerate(entry.conditions):
+            if condition.relation not in EXPRESSIONS:
+                continue
+            problem = expressions.problem(condition.value)
+            if problem and (self._known or problem != expressions.NO_EXTRA):
+                self._faults.append(f"conditions.{place}.{condition.relation}: {problem}")
 
     def _body(self, entry: ServiceEntry) -> bytes:
         """Return the body of the request, with the values of variables as they are."""
@@ -242,8 +297,17 @@ class _Resolver:
         return [name for name in references(text) if name not in self._variables]
 
 
+def _url_problem(url: str) -> str:
+    """Return why a service cannot have this URL; empty if it can."""
+    if scheme_of(url) in CONNECTION_SCHEMES:
+        return connection_problem(url)
+    return url_problem(url, others=CONNECTION_SCHEMES)
+
+
 def _with_path(base_url: str, path: str) -> str:
-    return base_url.rstrip("/") + path if base_url else ""
+    if not base_url or scheme_of(base_url) in CONNECTION_SCHEMES:
+        return base_url
+    return base_url.rstrip("/") + path
 
 
 def _without_host(url: str) -> str:

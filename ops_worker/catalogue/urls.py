@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from urllib.parse import SplitResult
 
 MAX_LABEL = 63
@@ -18,26 +19,49 @@ _FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _BYTE = re.compile(r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]")
 
 
-def url_problem(url: str, *, query: bool = False) -> str:
+def url_problem(url: str, *, query: bool = False, others: Iterable[str] = ()) -> str:
     """Return why a path cannot be appended to this http or https URL; empty if it can.
 
-    With ``query``, the URL may have a query.
+    With ``query``, the URL may have a query. ``others`` are schemes that are also possible in its
+    place, for the message.
     """
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
         return BAD_HOST
+    *first, last = (f"{scheme}://" for scheme in ("http", "https", *sorted(others)))
     has_suffix = "#" in url or ("?" in url and not query)
     checks = (
         (_BLANK_OR_CONTROL.search(url), "it contains a space or a control character"),
-        (parts.scheme not in {"http", "https"}, "it must begin with http:// or https://"),
+        (parts.scheme not in {"http", "https"}, f"it must begin with {', '.join(first)} or {last}"),
         (not host, "it has no host"),
         (not _has_valid_port(parts), "its port must be 1 to 65535"),
         (has_suffix, "it must not have a query or a fragment"),
         (not is_host(host), BAD_HOST),
     )
     return next((problem for failed, problem in checks if failed), "")
+
+
+def connection_problem(url: str) -> str:
+    """Return why this is not a URL to connect to, ``tcp://HOST:PORT``; empty if it is."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    checks = (
+        (_BLANK_OR_CONTROL.search(url), "it contains a space or a control character"),
+        (not (host and port), "it must have a host and a port from 1 to 65535"),
+        (not _ends_with_port(url), "it must end with the port, and have no user or password"),
+        (not is_host(host), BAD_HOST),
+    )
+    return next((problem for failed, problem in checks if failed), "")
+
+
+def _ends_with_port(url: str) -> bool:
+    """Return whether a URL has only a host and a port after its scheme."""
+    return re.fullmatch(r"[a-zA-Z]+://[^/?#@]*:[0-9]+", url) is not None
 
 
 def _has_valid_port(parts: SplitResult) -> bool:

@@ -1,18 +1,31 @@
-"""Conditions on a service's answer: a JSON pointer (RFC 6901), a relation and a value."""
+"""Conditions on a service's answer: a part of it, a relation and a value.
+
+A part is the value at a JSON pointer (RFC 6901), a response header, or the text of the body.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import operator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.expressions import MAX_EXPRESSION, matches
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ops_worker.core.model import Condition
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "absent"})()
-"""The value of a pointer that matches nothing."""
+"""The value of a pointer that matches nothing, and of a header that the answer does not have."""
+NOT_JSON: Any = type("NotJson", (), {"__repr__": lambda _: "not JSON"})()
+"""The document of a body that is not JSON. It breaks every condition on a pointer."""
+SECRET_HEADERS = frozenset(
+    {"authentication-info", "proxy-authentication-info", "set-cookie", "set-cookie2"}
+)
+"""Response headers whose values are never shown: they hold sessions and credentials."""
 
 _MAX_SHOWN = 60
 """Characters of a value in a reason."""
@@ -22,12 +35,88 @@ _MAX_INDEX_DIGITS = 9
 """Digits of an array index: no answer of 1 MiB has a longer array."""
 
 
-class Relation(NamedTuple):
-    """How a value is compared: in words, by which function, and whether only numbers fit."""
+class Answer(NamedTuple):
+    """What conditions are about: the decoded JSON of a body, its text, and headers.
 
+    The names of headers are in lower case.
+    """
+
+    document: Any = NOT_JSON
+    text: str = ""
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class Operand(NamedTuple):
+    """A kind of values to compare with: which ones the catalogue accepts, and in words."""
+
+    accepts: Callable[[Any], bool]
     words: str
+
+
+class Relation(NamedTuple):
+    """How an actual value is compared with that of a condition.
+
+    ``words`` precede the value of the condition. Those of a flag are the phrases for true and
+    false, instead of the value. ``applies`` is whether the actual value can be compared at all;
+    if not, the condition is broken.
+    """
+
+    words: str | tuple[str, str]
     holds: Callable[[Any, Any], bool]
-    numeric: bool = False
+    operand: Operand
+    applies: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number; JSON's true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    # An integer may be too large for a float.
+    return _is_number(value) and (isinstance(value, int) or math.isfinite(value))
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, int, float))
+
+
+def _are_scalars(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_scalar, value))
+
+
+def _is_part(value: Any) -> bool:
+    """Return whether a value is a text to look for: every text contains the empty one."""
+    return isinstance(value, str) and bool(value)
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_EXPRESSION
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_there(value: Any) -> bool:
+    return value is not ABSENT
+
+
+def _is_any(_: Any) -> bool:
+    """Accept every value, also an absent one."""
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _has_length(value: Any) -> bool:
+    return isinstance(value, (str, list, dict))
 
 
 def _equal(actual: Any, expected: Any) -> bool:
@@ -44,14 +133,66 @@ def _one_of(actual: Any, choices: Any) -> bool:
     return any(_equal(actual, choice) for choice in choices)
 
 
+def _lacks(actual: str, part: str) -> bool:
+    return part not in actual
+
+
+def _matches_not(actual: str, expression: str) -> bool:
+    return not matches(actual, expression)
+
+
+def _absent(actual: Any, flag: bool) -> bool:  # noqa: FBT001 - the value of a condition
+    return (actual is ABSENT) is flag
+
+
+def _null(actual: Any, flag: bool) -> bool:  # noqa: FBT001 - the value of a condition
+    return (actual is None) is flag
+
+
+def _empty(actual: Any, flag: bool) -> bool:  # noqa: FBT001 - the value of a condition
+    return (not actual) is flag
+
+
+def _length_equals(actual: Any, length: int) -> bool:
+    return len(actual) == length
+
+
+def _length_at_most(actual: Any, length: int) -> bool:
+    return len(actual) <= length
+
+
+def _length_at_least(actual: Any, length: int) -> bool:
+    return len(actual) >= length
+
+
+_SCALAR = Operand(_is_scalar, "a string, a number, true or false")
+_SCALARS = Operand(_are_scalars, "a list of strings, numbers, true and false")
+_NUMBER = Operand(_is_finite, "a number")
+_TEXT = Operand(_is_part, "a string that is not empty")
+_EXPRESSION = Operand(_is_expression, f"an RE2 expression of 1 to {MAX_EXPRESSION} characters")
+_FLAG = Operand(_is_flag, "true or false")
+_LENGTH = Operand(_is_length, "a whole number, at least 0")
+
 RELATIONS = {
-    "equals": Relation("", _equal),
-    "differs": Relation("anything but ", _differs),
-    "one_of": Relation("one of ", _one_of),
-    "at_most": Relation("at most ", operator.le, numeric=True),
-    "at_least": Relation("at least ", operator.ge, numeric=True),
+    "equals": Relation("", _equal, _SCALAR, _is_there),
+    "differs": Relation("anything but ", _differs, _SCALAR, _is_there),
+    "one_of": Relation("one of ", _one_of, _SCALARS, _is_there),
+    "at_most": Relation("at most ", operator.le, _NUMBER, _is_number),
+    "at_least": Relation("at least ", operator.ge, _NUMBER, _is_number),
+    "contains": Relation("a text that contains ", operator.contains, _TEXT, _is_text),
+    "not_contains": Relation("a text that does not contain ", _lacks, _TEXT, _is_text),
+    "matches": Relation("a text that matches ", matches, _EXPRESSION, _is_text),
+    "not_matches": Relation("a text that does not match ", _matches_not, _EXPRESSION, _is_text),
+    "absent": Relation(("absent", "present"), _absent, _FLAG, _is_any),
+    "null": Relation(("null", "anything but null"), _null, _FLAG, _is_there),
+    "empty": Relation(("empty", "not empty"), _empty, _FLAG, _has_length),
+    "length_equals": Relation("of length ", _length_equals, _LENGTH, _has_length),
+    "length_at_most": Relation("of length at most ", _length_at_most, _LENGTH, _has_length),
+    "length_at_least": Relation("of length at least ", _length_at_least, _LENGTH, _has_length),
 }
 """The relations, by their key in a catalogue."""
+EXPRESSIONS = frozenset(key for key in RELATIONS if RELATIONS[key].operand is _EXPRESSION)
+"""The relations that need the extra ``re2``."""
 
 
 def value_at(document: Any, pointer: str) -> Any:
@@ -68,37 +209,49 @@ def value_at(document: Any, pointer: str) -> Any:
 
 
 def broken_conditions(
-    document: Any, conditions: Iterable[Condition]
+    answer: Answer, conditions: Iterable[Condition]
 ) -> list[tuple[Condition, str]]:
     """Return every broken condition, and why: the actual value and what the condition wants.
 
-    An absent value breaks every condition.
+    An absent value breaks every condition but ``absent``.
     """
     broken = []
     for condition in conditions:
-        actual = value_at(document, condition.pointer)
-        if not _holds(actual, condition):
-            wants = f"wants {_expected(condition)}"
-            broken.append((condition, f"{condition.pointer} is {_shown(actual)}, {wants}"))
+        actual = _part(answer, condition)
+        relation = RELATIONS[condition.relation]
+        is_comparable = actual is not NOT_JSON and relation.applies(actual)
+        if not (is_comparable and relation.holds(actual, condition.value)):
+            is_now = f"{_named(condition)} is {_shown_part(actual, condition)}"
+            broken.append((condition, f"{is_now}, wants {_expected(condition)}"))
     return broken
 
 
 def wanted(conditions: Iterable[Condition]) -> list[str]:
     """Return every condition in words."""
-    return [f"{condition.pointer} is {_expected(condition)}" for condition in conditions]
+    return [f"{_named(condition)} is {_expected(condition)}" for condition in conditions]
+
+
+def _named(condition: Condition) -> str:
+    """Return the part that a condition is about. The empty pointer is the whole body."""
+    return condition.subject or "body"
+
+
+def _part(answer: Answer, condition: Condition) -> Any:
+    """Return the part of an answer that a condition is about."""
+    if condition.header:
+        return answer.headers.get(condition.header, ABSENT)
+    if condition.pointer is None:
+        return answer.text
+    if answer.document is NOT_JSON:
+        return NOT_JSON
+    return value_at(answer.document, condition.pointer)
 
 
 def _expected(condition: Condition) -> str:
-    return f"{RELATIONS[condition.relation].words}{_shown(condition.value)}"
-
-
-def _holds(actual: Any, condition: Condition) -> bool:
-    relation = RELATIONS[condition.relation]
-    if relation.numeric:
-        comparable = isinstance(actual, (int, float)) and not isinstance(actual, bool)
-    else:
-        comparable = actual is not ABSENT
-    return comparable and relation.holds(actual, condition.value)
+    words = RELATIONS[condition.relation].words
+    if isinstance(words, tuple):
+        return words[0] if condition.value else words[1]
+    return f"{words}{_shown(condition.value)}"
 
 
 def _is_index(key: str) -> bool:
@@ -108,13 +261,25 @@ def _is_index(key: str) -> bool:
     return key == "0" or key[0] != "0"
 
 
+def _shown_part(actual: Any, condition: Condition) -> str:
+    """Return the actual value for a reason; with its length, if the condition is about that."""
+    if condition.header in SECRET_HEADERS and actual is not ABSENT:
+        return "another value (not shown)"
+    text = _shown(actual)
+    is_about_length = RELATIONS[condition.relation].operand is _LENGTH
+    return f"{text} of length {len(actual)}" if is_about_length and _has_length(actual) else text
+
+
 def _shown(value: Any) -> str:
-    if value is ABSENT:
+    if value is ABSENT or value is NOT_JSON:
         return repr(value)
     # A bool is an int of one bit.
     if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return "a very large number"
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a deeply nested value"
     if len(text) > _MAX_SHOWN:
         text = f"{text[: _MAX_SHOWN - 1]}…"
     return text

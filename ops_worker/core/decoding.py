@@ -33,9 +33,20 @@ def decode(body: bytes) -> dict[str, Any]:
     Raises ValueError for anything else, and no other exception. Its message says what is wrong, in
     one short sentence.
     """
+    document = decode_any(body)
+    if isinstance(document, dict):
+        return document
+    raise NotAnObjectError(f"not a JSON object but {_KINDS[type(document)]}")
+
+
+def decode_any(body: bytes) -> Any:
+    """Return a response body as any JSON value, in which NaN and infinities are null.
+
+    Raises ValueError if it is not JSON, and no other exception; its message says why.
+    """
     try:
         # NaN and Infinity are not JSON, but Python's encoder writes them, so services send them.
-        document = json.loads(
+        return json.loads(
             body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer
         )
     except RecursionError:
@@ -44,9 +55,6 @@ def decode(body: bytes) -> dict[str, Any]:
         raise ValueError(_undecodable(body, error)) from None
     except json.JSONDecodeError as error:
         raise ValueError(_unparsable(error)) from None
-    if isinstance(document, dict):
-        return document
-    raise NotAnObjectError(f"not a JSON object but {_KINDS[type(document)]}")
 
 
 def load_jsonb(text: str | bytes) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.conditions import ABSENT, broken_conditions, value_at
-from ops_worker.core.decoding import NotAnObjectError, decode, storable
+from ops_worker.core.certificates import end_in_words, format_days
+from ops_worker.core.conditions import ABSENT, NOT_JSON, Answer, broken_conditions, value_at
+from ops_worker.core.decoding import NotAnObjectError, decode, decode_any, storable
 from ops_worker.core.model import (
     Failure,
     KnownState,
@@ -48,11 +49,16 @@ def judge(observation: Observation) -> Verdict:
     """
     if observation.failure is not None:
         verdict = _judge_failure(observation, observation.failure)
+    elif observation.target.only_connects:
+        verdict = _judge_connection(observation)
     elif observation.http_status not in observation.target.expect:
         verdict = _judge_status(observation)
     else:
         verdict = _judge_answer(observation)
-    return verdict._replace(attempts=observation.attempts)
+    return verdict._replace(
+        attempts=observation.attempts,
+        certificate_days_left=observation.certificate_days_left,
+    )
 
 
 def _judge_failure(observation: Observation, failure: Failure) -> Verdict:
@@ -83,8 +89,15 @@ def _judge_status(observation: Observation) -> Verdict:
     )
 
 
+def _judge_connection(observation: Observation) -> Verdict:
+    """Judge a connection of a target that asks for nothing else."""
+    slow = _too_slow(observation)
+    ending = _certificate_ends(observation)
+    return _judge_by_reasons(observation, [*slow, *ending], _first_class(slow, ending))
+
+
 def _judge_answer(observation: Observation) -> Verdict:
-    """Judge an answer with an expected status by its body and its latency."""
+    """Judge an answer with an expected status by its body, its latency and its certificate."""
     target = observation.target
     try:
         document = decode(observation.body) if target.json else {}
@@ -96,23 +109,67 @@ def _judge_answer(observation: Observation) -> Verdict:
             reason=one_line(str(error)),
             reason_class="not_object" if isinstance(error, NotAnObjectError) else "not_json",
         )
-    broken = broken_conditions(document, target.conditions)
+    broken = broken_conditions(_answer(observation, document), target.conditions)
     slow = _too_slow(observation)
-    reasons = [*(reason for _, reason in broken), *slow]
-    reason_class = "latency" if slow else ""
+    ending = _certificate_ends(observation)
+    reasons = [*(reason for _, reason in broken), *slow, *ending]
+    reason_class = _first_class(slow, ending)
     if broken:
-        reason_class = f"condition:{broken[0][0].pointer}"
+        reason_class = f"condition:{broken[0][0].subject}"
+    verdict = _judge_by_reasons(observation, reasons, reason_class)
     counters = value_at(document, target.counters_at)
+    return verdict._replace(counters={} if counters is ABSENT else storable(counters))
+
+
+def _judge_by_reasons(
+    observation: Observation, reasons: Sequence[str], reason_class: str
+) -> Verdict:
+    """Judge a service that answered: it is degraded if there is any reason."""
     return Verdict(
-        target=target,
+        target=observation.target,
         taken_at=observation.taken_at,
         state=State.DEGRADED if reasons else State.HEALTHY,
         reason=one_line("; ".join(reasons)),
         reason_class=reason_class,
         latency_ms=observation.latency_ms,
         http_status=observation.http_status,
-        counters={} if counters is ABSENT else storable(counters),
+        counters={},
     )
+
+
+def _answer(observation: Observation, document: Mapping[str, Any]) -> Answer:
+    """Return what the conditions are about. A body is decoded only if one of them needs it."""
+    target, body = observation.target, observation.body
+    read: Any = document
+    if not target.json:
+        has_pointers = any(condition.pointer is not None for condition in target.conditions)
+        read = _any_json(body) if has_pointers else NOT_JSON
+    is_text = any(not item.header and item.pointer is None for item in target.conditions)
+    text = body.decode("utf-8-sig", errors="replace").strip() if is_text else ""
+    return Answer(read, text, observation.headers)
+
+
+def _any_json(body: bytes) -> Any:
+    """Return a body as any JSON value, and NOT_JSON if it is none."""
+    try:
+        return decode_any(body)
+    except ValueError:
+        return NOT_JSON
+
+
+def _first_class(slow: Sequence[str], ending: Sequence[str]) -> str:
+    """Return the reason class of an answer that breaks no condition."""
+    if slow:
+        return "latency"
+    return "certificate" if ending else ""
+
+
+def _certificate_ends(observation: Observation) -> list[str]:
+    """Return the reason if the server's certificate ends too soon."""
+    least, left = observation.target.certificate_days, observation.certificate_days_left
+    if least is None or left is None or left >= least:
+        return []
+    return [f"certificate {end_in_words(left)}, wants at least {format_days(least)} left"]
 
 
 def _too_slow(observation: Observation) -> list[str]:
@@ -247,8 +304,8 @@ def alerted(before: Mapping[str, KnownState], recorded: Recorded) -> tuple[str, 
 def details(change: StateChange) -> dict[str, Any]:
     """Return ``service_health.details``.
 
-    The first keys are those of the platform's contract (docs/contract.md). The worker adds two:
-    ``streak`` and ``since``.
+    The first keys are those of the platform's contract (docs/contract.md). The worker adds
+    ``streak`` and ``since``, and ``certificate_days_left`` of a service that asks for it.
     """
     verdict = change.verdict
     document: dict[str, Any] = {"status": verdict.state.value}
@@ -256,10 +313,12 @@ def details(change: StateChange) -> dict[str, Any]:
         document |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
     elif verdict.state is State.DEGRADED:
         document |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
-        if verdict.counters is not None:  # the status was as expected, but a condition is broken
+        if verdict.counters is not None:  # the status was as expected, but something else is not
             document |= {"reason": verdict.reason, "counters": verdict.counters}
     else:
         document["error"] = verdict.reason
+    if verdict.certificate_days_left is not None:
+        document["certificate_days_left"] = verdict.certificate_days_left
     return document | {"streak": change.streak, "since": change.since.isoformat()}
 
 
@@ -276,6 +335,7 @@ def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
         "http_status": verdict.http_status,
         "latency_ms": verdict.latency_ms,
         "attempts": verdict.attempts,
+        "certificate_days_left": verdict.certificate_days_left,
         "streak": change.streak,
         "since": change.since.isoformat(),
         "checked_at": change.checked_at.isoformat(),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from ops_worker.core.model import Target, Thresholds
+    from ops_worker.core.model import Condition, Target, Thresholds
 
 HEALTHY = "healthy"
 UNKNOWN = "unknown"
@@ -283,7 +283,7 @@ def _target_config(target: Target) -> dict[str, Any]:
         "json": target.json,
         "headers": [name for name, _ in target.headers],
         "tls": [target.tls.ca, target.tls.certificate, target.tls.key],
-        "conditions": [list(condition) for condition in target.conditions],
+        "conditions": [_condition_config(condition) for condition in target.conditions],
         "max_latency_ms": target.max_latency_ms,
         "tags": dict(target.tags),
         "alert_after": target.alert_after,
@@ -298,4 +298,11 @@ def _target_config(target: Target) -> dict[str, Any]:
         "skip_verify": target.tls.skip_verify,
         "needs": list(target.needs),
     }
+    if target.certificate_days is not None:
+        document["certificate_days"] = target.certificate_days
     return document | {key: value for key, value in later.items() if value}
+
+
+def _condition_config(condition: Condition) -> list[Any]:
+    header = [condition.header] if condition.header else []
+    return [condition.pointer, condition.relation, condition.value, *header]

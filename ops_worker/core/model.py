@@ -29,6 +29,18 @@ METHODS = ("GET", "HEAD", "OPTIONS", *BODY_METHODS)
 """Methods of a probe. CONNECT and TRACE say nothing about a service."""
 
 
+CONNECTION_SCHEMES = frozenset({"tcp", "tls"})
+"""Schemes of URLs of which a probe is only a connection; for ``tls`` with its handshake."""
+TLS_SCHEMES = frozenset({"https", "tls"})
+"""Schemes of URLs whose servers have a certificate."""
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of a URL, in lower case; empty if it has none, or is not known."""
+    scheme, mark, _ = url.partition("://")
+    return scheme.lower() if mark else ""
+
+
 class Counter(NamedTuple):
     """A number that a service reports about itself. It is recorded as metric ``name``.
 
@@ -95,15 +107,24 @@ class Tls(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition on the JSON of an answer.
+    """A condition on a part of an answer, which is compared with ``value``.
 
-    The value at the JSON pointer ``pointer`` (RFC 6901) is compared with ``value``. ``relation`` is
-    the comparison: a key of ``core.conditions.RELATIONS``.
+    The part is the value at the JSON pointer ``pointer`` (RFC 6901), or the response header
+    ``header``, a name in lower case. Without both it is the text of the body. ``relation`` is the
+    comparison: a key of ``core.conditions.RELATIONS``.
     """
 
-    pointer: str
+    pointer: str | None
     relation: str
     value: Any
+    header: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The part that it is about, as reason classes have it (docs/contract.md)."""
+        if self.header:
+            return f"header {self.header}"
+        return "body" if self.pointer is None else self.pointer
 
 
 class Target(NamedTuple):
@@ -117,6 +138,8 @@ class Target(NamedTuple):
     - ``json`` tells whether the body of a healthy answer must be a JSON object.
     - ``method`` is the method of the request, and ``body`` its content. The body may hold secrets:
       ``body_secrets`` are the values of the variables in it.
+    - ``certificate_days`` is the least number of days for which the server's certificate must still
+      be valid. None: its end is neither read nor recorded.
     - ``headers`` are names and values of request headers. The values are secrets.
     - ``redirects`` is the number of redirects that are followed, to the host of the URL and to
       ``redirect_hosts`` only.
@@ -148,6 +171,7 @@ class Target(NamedTuple):
     tls: Tls = Tls()
     conditions: tuple[Condition, ...] = ()
     max_latency_ms: int | None = None
+    certificate_days: int | None = None
     tags: Mapping[str, Any] = NO_TAGS
     alert_after: int | None = None
     resolve_after: int | None = None
@@ -161,6 +185,16 @@ class Target(NamedTuple):
     def shown_url(self) -> str:
         """The URL as the catalogue has it, without a password."""
         return without_password(self.url_template or self.url)
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the URL, in lower case; empty if it has none."""
+        return scheme_of(self.url)
+
+    @property
+    def only_connects(self) -> bool:
+        """Whether a connection alone is asked for, and no HTTP answer: ``tcp`` and ``tls``."""
+        return self.scheme in CONNECTION_SCHEMES
 
 
 class Failure(enum.Enum):
@@ -178,10 +212,14 @@ class Observation(NamedTuple):
     ``attempts`` is the number of probes that were made. It is more than 1 if an earlier one did not
     get an HTTP answer.
 
-    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` if the status is
-    an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
-    answer, ``failure``, ``error`` and ``reason_class`` are set. The class groups reasons
-    (docs/contract.md, "Reason classes").
+    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` and ``headers`` if
+    the status is an expected one. ``headers`` are those that conditions name, by name in lower
+    case. With another status, ``error`` may name the likely cause. A target that only connects has
+    ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and ``reason_class`` are set.
+    The class groups reasons (docs/contract.md, "Reason classes").
+
+    ``certificate_days_left`` is the number of whole days for which the server's certificate is
+    valid, negative if it is not any more. None: nobody asked, or there was no handshake.
     """
 
     target: Target
@@ -189,6 +227,8 @@ class Observation(NamedTuple):
     http_status: int | None = None
     latency_ms: int | None = None
     body: bytes = b""
+    headers: Mapping[str, str] = MappingProxyType({})
+    certificate_days_left: int | None = None
     failure: Failure | None = None
     error: str = ""
     attempts: int = 1
@@ -199,7 +239,7 @@ class State(enum.StrEnum):
     """The state of a service, with the words of ``service_health.details ->> 'status'``."""
 
     HEALTHY = "healthy"  # the answer is as expected
-    DEGRADED = "degraded"  # another HTTP status, or a broken condition
+    DEGRADED = "degraded"  # another HTTP status, a broken condition, slow, certificate ends soon
     DOWN = "down"  # no connection
     UNKNOWN = "unknown"  # everything else
 
@@ -221,6 +261,7 @@ class Verdict(NamedTuple):
     latency_ms: int | None = None
     http_status: int | None = None
     counters: Any = None
+    certificate_days_left: int | None = None
     attempts: int = 1
     reason_class: str = ""
 

@@ -45,6 +45,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
                 "status": "healthy" if verdict.healthy else "unhealthy",
                 "state": verdict.state.value,
                 "latency_ms": verdict.latency_ms,
+                "certificate_days_left": verdict.certificate_days_left,
                 "reason": verdict.reason,
                 "because_of": list(outcome.because_of.get(verdict.target.name, ())),
                 "attempts": verdict.attempts,

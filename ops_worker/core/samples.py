@@ -27,7 +27,9 @@ PLATFORM = "platform"
 RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
 """Names that no service and no series of a service may have: the worker writes them itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
-OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS})
+CERTIFICATE_DAYS_LEFT = "certificate_days_left"
+"""Metric of a service with ``certificate_days``: whole days until its certificate ends."""
+OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS, CERTIFICATE_DAYS_LEFT})
 """Metrics that the worker records of every service. No counter or figure of it may use the name."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
@@ -293,6 +295,20 @@ def latency_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
         )
         for verdict in verdicts
         if verdict.latency_ms is not None
+    ]
+
+
+def certificate_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
+    """Return for how many days the certificate of each service is valid, where that was read."""
+    return [
+        Sample(
+            service=verdict.target.series,
+            metric=CERTIFICATE_DAYS_LEFT,
+            value=float(verdict.certificate_days_left),
+            tags=verdict.target.tags,
+        )
+        for verdict in verdicts
+        if verdict.certificate_days_left is not None
     ]
 
 

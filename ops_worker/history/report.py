@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core import slo, timeline
 from ops_worker.core.needs import needs_of
 from ops_worker.core.passes import PASSES, expected
-from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
+from ops_worker.core.samples import CERTIFICATE_DAYS_LEFT, HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
 from ops_worker.core.staleness import label, longest_period_s, stale_after_s
 from ops_worker.core.timeline import WORST_FIRST
 from ops_worker.history import status
@@ -492,6 +492,8 @@ def _chart_group(series: Series) -> int:
 
 def _chart(series: Series, names: Mapping[str, str], times: Sequence[datetime]) -> Chart:
     unit = UNITS.get(series.metric.rpartition("_")[2], "")
+    if series.metric == CERTIFICATE_DAYS_LEFT:
+        unit = "d"
     chart = Chart(
         service=one_line(names.get(series.service or "", series.service or "(none)")),
         metric=one_line(series.metric) + format_labels(series.tags),

@@ -15,7 +15,10 @@ JsonValue: TypeAlias = Any
 
 
 class ServiceRow(NamedTuple):
-    """The last state of a service: ``services_now``. The fields from ``details`` may be missing."""
+    """The last state of a service: ``services_now``. The fields from ``details`` may be missing.
+
+    ``certificate_days_left`` is as it stands there: any program may have written it.
+    """
 
     service: str
     status: str
@@ -24,6 +27,7 @@ class ServiceRow(NamedTuple):
     since: str | None
     checked_at: datetime
     reason: str | None
+    certificate_days_left: JsonValue = None
 
 
 class HealthRow(NamedTuple):

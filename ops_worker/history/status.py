@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo
+from ops_worker.core.certificates import recorded_days
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.ledger import UNSEEN
@@ -120,6 +121,7 @@ class ServiceStatus(NamedTuple):
     since_s: float | None
     latency_ms: int | None
     latency_history: Sequence[float | None]
+    certificate_days_left: int | None
     checked_at: datetime
     age_s: float
     reason: str
@@ -339,6 +341,7 @@ def _service(
         since_s=(now - since).total_seconds() if since else None,
         latency_ms=row.latency_ms,
         latency_history=past.latencies.get(series, ()),
+        certificate_days_left=recorded_days(row.certificate_days_left),
         checked_at=row.checked_at,
         age_s=age_s,
         reason=reason,
@@ -537,6 +540,8 @@ def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
 
 AVAILABILITY = 4
 """The place of the column AVAIL."""
+CERTIFICATE = 6
+"""The place of the column CERT, which is left out if no service has a certificate."""
 
 
 def _services_table(status: Status, changes: _Changes) -> ScreenTable:
@@ -550,10 +555,11 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
         # A name that is not longer stays whole, and other columns are left out.
         Column("SERVICE", least=16),
         Column("STATE", least=8),
-        Column("FOR", drop=5),
-        Column("BAR", drop=4, is_bar=True),
-        Column("AVAIL", drop=3),
+        Column("FOR", drop=6),
+        Column("BAR", drop=5, is_bar=True),
+        Column("AVAIL", drop=4),
         Column("LATENCY", drop=1),
+        Column("CERT", drop=3),
         Column("CHECKED", drop=2),
         Column("REASON", least=6, is_note=True),
     )
@@ -561,6 +567,9 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
     below = LEGEND
     if any(row[AVAILABILITY].startswith("(") for row in rows):
         below = f"{LEGEND}\n{PARTLY_SEEN}"
+    if not any(service.certificate_days_left is not None for service in status.services):
+        rows = [row[:CERTIFICATE] + row[CERTIFICATE + 1 :] for row in rows]
+        columns = columns[:CERTIFICATE] + columns[CERTIFICATE + 1 :]
     if not has_ledger:
         title, below = "Services", NO_LEDGER
         rows = [row[:3] + row[5:] for row in rows]
@@ -599,6 +608,7 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
         state_bar(service.states),
         _availability(service.availability),
         "-" if service.latency_ms is None else f"{service.latency_ms} ms",
+        "-" if service.certificate_days_left is None else f"{service.certificate_days_left} d",
         format_ago(service.age_s),
         with_causes(service.reason, service.because_of) or "-",
     )
@@ -607,7 +617,7 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
 def _missing_row(name: str, length: int) -> tuple[str, ...]:
     """Return the row of a service that no pass has recorded, with a bar of this length."""
     bar = state_bar([UNSEEN] * length)
-    return (name, UNSEEN, "-", bar, "-", "-", "never", "no pass has recorded it")
+    return (name, UNSEEN, "-", bar, "-", "-", "-", "never", "no pass has recorded it")
 
 
 def urgency(service: ServiceStatus) -> tuple[int, str, bool, str]:

@@ -9,7 +9,7 @@ from ops_worker import __version__
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.samples import latency_samples, self_metrics
+from ops_worker.core.samples import certificate_samples, latency_samples, self_metrics
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, stale_after_s
 from ops_worker.errors import DatabaseError
 from ops_worker.text import format_age
@@ -146,3 +146,7 @@ class Context(NamedTuple):
     def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
         """Return the latency of every service that answered; none if self-metrics are off."""
         return latency_samples(verdicts) if self.settings.record_own_metrics else []
+
+    def certificates(self, verdicts: Sequence[Verdict]) -> list[Sample]:
+        """Return for how many days certificates are valid; none if self-metrics are off."""
+        return certificate_samples(verdicts) if self.settings.record_own_metrics else []

@@ -96,7 +96,8 @@ def _write(
         metrics = context.self_metrics(
             HEALTH, verdicts, begun, maintenance=maintenance_end is not None
         )
-        samples = [*metrics, *context.latencies(verdicts)]
+        probed = [*context.latencies(verdicts), *context.certificates(verdicts)]
+        samples = [*metrics, *probed]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
         ledger.enter(transaction)

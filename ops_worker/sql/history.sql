@@ -7,7 +7,8 @@ SELECT
     checked_at,
     coalesce(
         details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')
-    ) AS reason
+    ) AS reason,
+    details -> 'certificate_days_left' AS certificate_days_left
 FROM service_health
 ORDER BY service
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load
 from ops_worker.cli import main
+from ops_worker.core import expressions
 from ops_worker.core.model import Condition, Counter, Figure, Target, Tls
 
 if TYPE_CHECKING:
@@ -172,7 +174,7 @@ def test_added_and_replaced() -> None:
     assert [figure.every_s for figure in found.figures] == [0, 0, 0, 0, 30, 0]
 
 
-URL = "an http:// or https:// base URL, or a list of them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
+URL = "an http:// or https:// base URL, tcp://HOST:PORT, tls://HOST:PORT, or a list of them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
 STATEMENT = "one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or rows of `service`, `value` and `tags`"
 S = "c.toml: services.a"
 F = "c.toml: figures.a.b"
@@ -202,7 +204,7 @@ BAD = [
     ("[services.a]", f"{S}.url is missing; expected {URL}"),
     ("[services.a]\nurl = 5", f"{S}.url is 5; expected {URL}"),
     ("[services.a]\nurl = []", f"{S}.url is []; expected {URL}"),
-    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is not a valid base URL: it must begin with http:// or https://"),
+    ('[services.a]\nurl = "ftp://u:pw@h"', f"{S}.url is not a valid base URL: it must begin with http://, https://, tcp:// or tls://"),
     ('[services.a]\nurl = "http://[::1"', f"{S}.url is not a valid base URL: its host is not a valid name or address"),
     ('[services.a]\nurl = "http://256.1.1.1"', f"{S}.url is not a valid base URL: its host is not a valid name or address"),
     ('[services.a]\nurl = "http://h?token=hush"', f"{S}.url is not a valid base URL: it must not have a query or a fragment"),
@@ -271,6 +273,39 @@ BAD = [
     (service("conditions = [{ pointer = '/a', one_of = [] }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ pointer = '/a', equals = 1979-05-27 }]"), f"{S}.conditions.0 is"),
     (service("conditions = [5]"), f"{S}.conditions.0 is 5; expected"),
+    (service("conditions = [{ header = 'a b', equals = 'x' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ header = 5, equals = 'x' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ header = 'a', pointer = '/a', equals = 'x' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ body = 'a', equals = 'x' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ contains = '' }]"), f"{S}.conditions.0 is {{'contains': ''}}; expected a list of tables"),
+    (service("conditions = [{ absent = 1 }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ length_at_least = -1 }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ matches = '" + "x" * 1001 + "' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ contains = 'a' }, { matches = '(' }]"), f"{S}.conditions.1.matches: not an RE2 expression: missing ): ("),
+    (service("conditions = [{ not_matches = 'a(?=b)' }]"), f"{S}.conditions.0.not_matches: not an RE2 expression: invalid perl operator: (?="),
+    (service("certificate_days = -1"), f"{S}.certificate_days is -1; expected a whole number of days, 0 to 3650"),
+    (service("certificate_days = 1.5"), f"{S}.certificate_days is 1.5; expected a whole number"),
+    (service("certificate_days = 14"), f"{S}.certificate_days is for https:// and tls:// only"),
+    *[(f'[services.a]\nurl = "{url}"', f"{S}.url is not a valid base URL: {problem}") for url, problem in (
+        ("tcp://h", "it must have a host and a port from 1 to 65535"),
+        ("tcp://:80", "it must have a host and a port from 1 to 65535"),
+        ("tcp://h:0", "it must have a host and a port from 1 to 65535"),
+        ("tcp://h:65536", "it must have a host and a port from 1 to 65535"),
+        ("tcp://[::1:80", "it must have a host and a port from 1 to 65535"),
+        ("tcp://h:8 0", "it contains a space or a control character"),
+        ("tcp://h:80/", "it must end with the port, and have no user or password"),
+        ("tls://h:80?hush", "it must end with the port, and have no user or password"),
+        ("tls://user:hush@h:80", "it must end with the port, and have no user or password"),
+        ("tls://256.1.1.1:80", "its host is not a valid name or address"),
+    )],
+    *[(f'[services.a]\nurl = "TCP://h:1"\n{key} = {value}', f"{S}.{key} is for http:// and https:// only") for key, value in (
+        ("path", '"/health"'), ("expect", "[200]"), ("json", "false"), ("headers", '{ a = "hush" }'), ("counters", "[]"),
+        ("conditions", '[{ contains = "x" }]'), ("counters_at", '""'),
+    )],
+    ('[services.a]\nurl = "tls://h:1"\njson = true', f"{S}.json is for http:// and https:// only"),
+    *[(f'[services.a]\nurl = "tcp://h:1"\n{key} = {value}', f"{S}.{key} is for https:// and tls:// only") for key, value in (
+        ("ca", f'"{__file__}"'), ("certificate", f'"{__file__}"'), ("certificate_days", "14"),
+    )],
     (service("max_latency_ms = 0"), f"{S}.max_latency_ms is 0; expected a whole number of milliseconds, 1 to 60000"),
     (service('counters = "all"'), f"{S}.counters is 'all'; expected \"*\" for every finite number, or a list"),
     (service('counters = ["healthy"]'), f"{S}.counters is"),
@@ -322,6 +357,54 @@ def test_bad(text: str, fault: str) -> None:
     assert len(faults) == 1
     assert faults[0].startswith(fault)
     assert "hush" not in faults[0] and len(faults[0]) < 600
+
+
+CONDITIONS = """json = false
+conditions = [
+    { equals = "OK" },
+    { header = "Content-Type", contains = "json" },
+    { pointer = "", length_at_least = 1 },
+    { pointer = "/error", absent = true },
+    { matches = "^v[0-9]+" },
+]
+"""
+
+
+def test_conditions() -> None:
+    """A condition is about the value at a pointer, a header, whose name is in lower case, or the text of the body."""
+    found, faults = read(service(CONDITIONS))
+    assert not faults + found.faults
+    assert found.targets[4].conditions == (
+        Condition(None, "equals", "OK"),
+        Condition(None, "contains", "json", "content-type"),
+        Condition("", "length_at_least", 1),
+        Condition("/error", "absent", value=True),
+        Condition(None, "matches", "^v[0-9]+"),
+    )
+
+
+def test_without_re2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the extra is missing, the fault names it, and costs only the service; another machine may have it."""
+    expressions._compiled.cache_clear()
+    monkeypatch.setitem(sys.modules, "re2", None)
+    found, faults = read(service(CONDITIONS) + '[services.b]\nurl = "http://b"')
+    assert not faults
+    assert found.faults == [f"{S}.conditions.4.matches: {expressions.NO_EXTRA}"]
+    found, faults = read(service(CONDITIONS), known=False)
+    assert not faults + found.faults
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls", "TLS"])
+def test_connections(scheme: str) -> None:
+    """A service of which only a connection is asked for has a URL without a path, also from a variable."""
+    text = service("certificate_days = 14" if scheme != "tcp" else "").replace("http://a", "${A}")
+    found, faults = read(text, A=f"{scheme}://[::1]:5432")
+    assert not faults + found.faults
+    target = found.targets[4]
+    assert (target.url, target.only_connects) == (f"{scheme}://[::1]:5432", True)
+    assert target.shown_url == target.url
+    found, _ = read(text.replace("${A}", "tls://${A}:1"), A="a.example")
+    assert found.targets[4].shown_url == "tls://${A}:1"
 
 
 def test_faults_all_at_once() -> None:
@@ -404,7 +487,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(
-        ["services", "figures", "a", "url", "headers", "counters", "conditions", "pointer", "equals", "sql", "tags", "name", "from", "expect"]), x)
+        ["services", "figures", "a", "url", "headers", "counters", "conditions", "pointer", "header", "equals", "contains", "matches", "absent", "length_at_least", "certificate_days", "sql", "tags", "name", "from", "expect"]), x)
 ))  # fmt: skip
 def test_load_is_total(value: object) -> None:
     """Nothing that a file may hold makes anything but faults."""

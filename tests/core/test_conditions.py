@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops_worker.core.conditions import ABSENT, RELATIONS, broken_conditions, value_at, wanted
+from ops_worker.core.conditions import (
+    ABSENT,
+    RELATIONS,
+    Answer,
+    broken_conditions,
+    value_at,
+    wanted,
+)
 from ops_worker.core.model import Condition
 
 pytestmark = pytest.mark.unit
@@ -76,25 +83,151 @@ def test_value_at(pointer: str, expected: object) -> None:
 def test_broken(pointer: str, relation: str, value: object, reason: str) -> None:
     """A condition that does not hold says what was found, and what was wanted; what is absent fits none."""
     conditions = [Condition(pointer, relation, value)]
-    reasons = [text for _, text in broken_conditions(DOCUMENT, conditions)]
+    reasons = [text for _, text in broken_conditions(Answer(DOCUMENT), conditions)]
     assert reasons == [reason] * bool(reason)
+
+
+MORE = {
+    "list": [1, 2, 3],
+    "none": [],
+    "object": {"a": 1},
+    "blank": "",
+    "text": "version 1.24.3\nready",
+    "null": None,
+    "number": 0,
+    "lone": "a\ud800",
+}
+HEADERS = {"content-type": "application/json", "set-cookie": "session=hush", "x-empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("pointer", "relation", "value", "reason"),
+    [
+        ("/text", "contains", "1.24", ""),
+        ("/text", "contains", "1.25", '/text is "version 1.24.3\\nready", wants a text that contains "1.25"'),
+        ("/list", "contains", "1", '/list is [1, 2, 3], wants a text that contains "1"'),
+        ("/text", "not_contains", "error", ""),
+        ("/text", "not_contains", "ready", '/text is "version 1.24.3\\nready", wants a text that does not contain "ready"'),
+        ("/gone", "not_contains", "x", '/gone is absent, wants a text that does not contain "x"'),
+        ("/text", "matches", r"\b1\.2\d\.", ""),
+        ("/text", "matches", "^ready", '/text is "version 1.24.3\\nready", wants a text that matches "^ready"'),
+        ("/text", "matches", "(?m)^ready$", ""),
+        ("/number", "matches", "0", '/number is 0, wants a text that matches "0"'),
+        ("/lone", "matches", "^a", ""),
+        ("/text", "not_matches", "(?i)ERROR", ""),
+        ("/text", "not_matches", "(?i)READY", '/text is "version 1.24.3\\nready", wants a text that does not match "(?i)READY"'),
+        ("/gone", "not_matches", "x", '/gone is absent, wants a text that does not match "x"'),
+        ("/gone", "absent", True, ""),
+        ("/null", "absent", True, "/null is null, wants absent"),
+        ("/null", "absent", False, ""),
+        ("/gone", "absent", False, "/gone is absent, wants present"),
+        ("/null", "null", True, ""),
+        ("/number", "null", True, "/number is 0, wants null"),
+        ("/gone", "null", True, "/gone is absent, wants null"),
+        ("/number", "null", False, ""),
+        ("/null", "null", False, "/null is null, wants anything but null"),
+        ("/gone", "null", False, "/gone is absent, wants anything but null"),
+        ("/none", "empty", True, ""),
+        ("/blank", "empty", True, ""),
+        ("/list", "empty", True, "/list is [1, 2, 3], wants empty"),
+        ("/null", "empty", True, "/null is null, wants empty"),
+        ("/number", "empty", True, "/number is 0, wants empty"),
+        ("/object", "empty", False, ""),
+        ("/blank", "empty", False, '/blank is "", wants not empty'),
+        ("/gone", "empty", False, "/gone is absent, wants not empty"),
+        ("/list", "length_equals", 3, ""),
+        ("/list", "length_equals", 2, "/list is [1, 2, 3] of length 3, wants of length 2"),
+        ("/text", "length_at_most", 20, ""),
+        ("/object", "length_at_most", 0, '/object is {"a": 1} of length 1, wants of length at most 0'),
+        ("/list", "length_at_least", 3, ""),
+        ("/none", "length_at_least", 1, "/none is [] of length 0, wants of length at least 1"),
+        ("/number", "length_at_least", 0, "/number is 0, wants of length at least 0"),
+        ("/gone", "length_at_most", 9, "/gone is absent, wants of length at most 9"),
+    ],
+)  # fmt: skip
+def test_more_relations(pointer: str, relation: str, value: object, reason: str) -> None:
+    """Texts, what is absent, null or empty, and lengths; the value of another type breaks the condition."""
+    broken = broken_conditions(Answer(MORE), [Condition(pointer, relation, value)])
+    assert [text for _, text in broken] == [reason] * bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        (Condition(None, "equals", "OK"), ""),
+        (Condition(None, "equals", "ok"), 'body is "OK", wants "ok"'),
+        (Condition(None, "empty", value=True), 'body is "OK", wants empty'),
+        (Condition(None, "length_at_least", 3), 'body is "OK" of length 2, wants of length at least 3'),
+        (Condition(None, "contains", "json", "content-type"), ""),
+        (Condition(None, "equals", "x", "content-type"), 'header content-type is "application/json", wants "x"'),
+        (Condition(None, "equals", "x", "server"), 'header server is absent, wants "x"'),
+        (Condition(None, "absent", value=True, header="server"), ""),
+        (Condition(None, "empty", value=True, header="x-empty"), ""),
+        (Condition(None, "equals", "x", "set-cookie"), 'header set-cookie is another value (not shown), wants "x"'),
+        (Condition("/a", "equals", 1), "/a is not JSON, wants 1"),
+        (Condition("/a", "absent", value=True), "/a is not JSON, wants absent"),
+        (Condition("", "null", value=False), "body is not JSON, wants anything but null"),
+    ],
+)  # fmt: skip
+def test_other_parts(condition: Condition, reason: str) -> None:
+    """A condition may be about the text of the body or a header; a body that is no JSON breaks those on a pointer."""
+    broken = broken_conditions(Answer(text="OK", headers=HEADERS), [condition])
+    assert [text for _, text in broken] == [reason] * bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (Condition(None, "contains", "OK"), 'body is a text that contains "OK"'),
+        (Condition(None, "absent", value=False, header="etag"), "header etag is present"),
+        (Condition("/items", "length_at_least", 1), "/items is of length at least 1"),
+    ],
+)
+def test_wanted(condition: Condition, words: str) -> None:
+    """Each condition has words for the rule of a service."""
+    assert wanted([condition]) == [words]
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda x: st.lists(x) | st.dictionaries(st.text(), x),
 )
+VALUES: tuple[Any, ...] = (1, "x", True, 0, ["x"], "(a")
 
 
-@given(JSON, st.text(alphabet="/~01a"), st.sampled_from(sorted(RELATIONS)))
-def test_broken_is_total(document: Any, pointer: str, relation: str) -> None:
-    """Any document can be asked for anything."""
-    wanted: Any = (1,) if relation == "one_of" else "x"
-    if RELATIONS[relation].numeric:
-        wanted = 1
-    condition = Condition(pointer, relation, wanted)
-    for _, reason in broken_conditions(json.loads(json.dumps(document)), [condition]):
-        assert ", wants " in reason
+@given(JSON, st.text(alphabet="/~01a"), st.sampled_from(sorted(RELATIONS)), st.integers(0, 2))
+def test_broken_is_total(document: Any, pointer: str, relation: str, part: int) -> None:
+    """Any part of any answer can be compared with any value that the relation accepts."""
+    answer = Answer(json.loads(json.dumps(document)), str(document), {"x": str(document)})
+    for value in VALUES:
+        if not RELATIONS[relation].operand.accepts(value) or value == "(a":
+            continue
+        condition = (
+            Condition(pointer, relation, value),
+            Condition(None, relation, value),
+            Condition(None, relation, value, "x"),
+        )[part]
+        for _, reason in broken_conditions(answer, [condition]):
+            assert ", wants " in reason
+
+
+@pytest.mark.parametrize(
+    ("relation", "accepted", "refused"),
+    [
+        ("equals", ["", "x", 1, 1.5, True], [None, [], {}]),
+        ("one_of", [["a", 1, True]], ["a", [], [[]], None]),
+        ("at_most", [1, -1.5, 10**400], [True, "1", float("nan"), float("inf")]),
+        ("contains", ["a"], ["", 1, None]),
+        ("matches", ["a", "("], ["", 1, "x" * 1001]),
+        ("absent", [True, False], [1, "true", None]),
+        ("length_at_least", [0, 10**400], [-1, True, 1.0, "1"]),
+    ],
+)
+def test_operands(relation: str, accepted: list[Any], refused: list[Any]) -> None:
+    """A relation says which values the catalogue may compare with."""
+    accepts = RELATIONS[relation].operand.accepts
+    assert [accepts(value) for value in accepted] == [True] * len(accepted)
+    assert [accepts(value) for value in refused] == [False] * len(refused)
 
 
 LONG = "é" * 58
@@ -116,6 +249,15 @@ LONG = "é" * 58
 def test_shown(value: Any, shown: str) -> None:
     """A value is shown as JSON with its own characters, at most 60 of them; not the longest integers."""
     assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
+
+
+def test_deeply_nested() -> None:
+    """A value that Python cannot write as JSON has words, too."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    ((_, reason),) = broken_conditions(Answer(value), [Condition("", "equals", "x")])
+    assert reason == 'body is a deeply nested value, wants "x"'
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,19 @@ FULL = {"db": "up", "counters": {"a": 1}}
         ({"expect": (204, 404)}, {"http_status": 404}, State.HEALTHY, ""),
         ({"expect": (204, 404)}, {}, State.DEGRADED, "http 200"),
         ({"json": False}, {"body": b"OK"}, State.HEALTHY, ""),
-        ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"}, State.DEGRADED, ' is {}, wants "x"'.strip()),
+        ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"}, State.DEGRADED, 'body is not JSON, wants "x"'),
+        ({"json": False, "conditions": (Condition("/0", "equals", "x"),)}, {"body": b'["x"]'}, State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition("", "length_at_least", 1),)}, {"body": b"[]"}, State.DEGRADED,
+         "body is [] of length 0, wants of length at least 1"),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"\xef\xbb\xbf OK\r\n"}, State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"O\xffK"}, State.DEGRADED, 'body is "O\ufffdK", wants "OK"'),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK", "x"),)}, {"headers": {"x": "OK"}}, State.HEALTHY, ""),
+        ({"conditions": (Condition(None, "contains", "up"),)}, {}, State.HEALTHY, ""),
+        ({"conditions": (Condition(None, "contains", "up"),)}, {"body": b"up"}, State.UNKNOWN, "the body is text, not JSON (set json = false)"),
+        ({"certificate_days": 14}, {"certificate_days_left": 14}, State.HEALTHY, ""),
+        ({"certificate_days": 14}, {"certificate_days_left": 13}, State.DEGRADED, "certificate expires in 13 days, wants at least 14 days left"),
+        ({"certificate_days": 0}, {"certificate_days_left": -1}, State.DEGRADED, "certificate expired, wants at least 0 days left"),
+        ({"certificate_days": 14}, {}, State.HEALTHY, ""),
         ({"counters_at": "/none"}, {}, State.HEALTHY, ""),
     ],
 )  # fmt: skip
@@ -146,6 +158,59 @@ def test_judge_by_the_catalogue(
     } | facts
     verdict = judge(Observation(TARGET._replace(**wants), 0.0, **found))
     assert (verdict.state, verdict.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("wants", "facts", "state", "reason_class", "reason"),
+    [
+        ({}, {}, State.HEALTHY, "", ""),
+        ({"max_latency_ms": 2}, {}, State.DEGRADED, "latency", "latency is 3 ms, wants at most 2 ms"),
+        ({"certificate_days": 2}, {"certificate_days_left": 1}, State.DEGRADED, "certificate",
+         "certificate expires in 1 day, wants at least 2 days left"),
+        ({"certificate_days": 1, "max_latency_ms": 2}, {"certificate_days_left": 0}, State.DEGRADED, "latency",
+         "latency is 3 ms, wants at most 2 ms; certificate expires in less than a day, wants at least 1 day left"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("url", ["tls://a:1", "TCP://a:1"])
+def test_judge_a_connection(
+    url: str,
+    wants: dict[str, Any],
+    facts: dict[str, Any],
+    state: State,
+    reason_class: str,
+    reason: str,
+) -> None:
+    """A service of which only a connection is asked for is healthy with one; its row is like any other."""
+    target = TARGET._replace(url=url, **wants)
+    verdict = judge(Observation(target, 0.0, latency_ms=3, **facts))
+    assert (verdict.state, verdict.reason_class, verdict.reason) == (state, reason_class, reason)
+    row = details(StateChange(verdict, 1, NOW, NOW))
+    assert (row["status"], row["latency_ms"], row["counters"]) == (state.value, 3, {})
+    assert row.get("certificate_days_left") == facts.get("certificate_days_left")
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason_class"),
+    [
+        (Condition("/x", "equals", 1), "condition:/x"),
+        (Condition("", "equals", 1), "condition:"),
+        (Condition(None, "equals", "x"), "condition:body"),
+        (Condition(None, "equals", "x", "etag"), "condition:header etag"),
+    ],
+)
+def test_reason_class_of_a_condition(condition: Condition, reason_class: str) -> None:
+    """The class names the part of the answer, so that another value is no other reason."""
+    target = TARGET._replace(conditions=(condition,), certificate_days=9, max_latency_ms=1)
+    seen = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
+    assert judge(seen).reason_class == reason_class
+
+
+def test_certificate_with_another_status() -> None:
+    """The days are known and recorded whatever the service answers."""
+    target = TARGET._replace(certificate_days=14)
+    verdict = judge(Observation(target, 0.0, 503, 3, certificate_days_left=3))
+    assert (verdict.reason, verdict.certificate_days_left) == ("http 503", 3)
+    assert evidence(StateChange(verdict, 1, NOW, NOW), {})["certificate_days_left"] == 3
 
 
 def test_degraded_by_a_condition() -> None:

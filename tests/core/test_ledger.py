@@ -177,6 +177,8 @@ def test_configuration() -> None:
             {"deadline_s": 1.0},
             {"json": False},
             {"conditions": ()},
+            {"conditions": (Condition(None, "equals", "ok", "etag"),)},
+            {"certificate_days": 14},
             {"max_latency_ms": 10},
             {"alert_after": 2},
             {"method": "POST"},
@@ -189,7 +191,7 @@ def test_configuration() -> None:
     ]
     others += [config_of([target], Thresholds(1, 3)), config_of([target], Thresholds(2, 1))]
     hashes = {config_hash(one) for one in (document, *others)}
-    assert len(hashes) == 17
+    assert len(hashes) == 1 + len(others)
     assert "hush" not in json.dumps(others)
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document

@@ -98,10 +98,10 @@ def test_json() -> None:
         "pass": "health",
         "result": "recorded",
         "services": [
-            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "reason": "", "because_of": [], "attempts": 1, "since": None},
+            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "certificate_days_left": None, "reason": "", "because_of": [], "attempts": 1, "since": None},
             {
                 "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
-                "reason": "Connection refused", "because_of": ["one"], "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
+                "certificate_days_left": None, "reason": "Connection refused", "because_of": ["one"], "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
             },
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},

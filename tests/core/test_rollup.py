@@ -129,7 +129,7 @@ def test_parameters() -> None:
     assert json.loads(found.pop("counters")) == [{"service": "a", "metric": "c"}]
     assert found == {
         "all_counters": ["b"],
-        "gauges": ["healthy", "probe_latency_ms"],
+        "gauges": ["certificate_days_left", "healthy", "probe_latency_ms"],
         "latencies": ["probe_latency_ms"],
         "period_pattern": PERIOD_PATTERN,
         "default_period_s": 60.0,

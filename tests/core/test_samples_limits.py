@@ -8,6 +8,7 @@ import pytest
 
 from ops_worker.core.model import Counter, Figure, Reading, Sample, State, Target, Verdict
 from ops_worker.core.samples import (
+    certificate_samples,
     distinct,
     figure_samples,
     latency_samples,
@@ -188,4 +189,12 @@ def test_latency() -> None:
     answered = verdict({})._replace(latency_ms=7)
     assert latency_samples([answered, verdict({})]) == [
         Sample("delivery", "probe_latency_ms", 7.0, {"site": "b"})
+    ]
+
+
+def test_certificates() -> None:
+    """Only a service whose certificate was read has days left."""
+    ended = verdict({})._replace(certificate_days_left=-2)
+    assert certificate_samples([ended, verdict({})]) == [
+        Sample("delivery", "certificate_days_left", -2.0, {"site": "b"})
     ]

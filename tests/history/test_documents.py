@@ -71,7 +71,9 @@ def test_status() -> None:
     rows = StatusRows(
         now=NOW,
         since_s=3600.0,
-        services=[ServiceRow("ingest", "unhealthy", 7, "down", BEFORE.isoformat(), BEFORE, "x\n")],
+        services=[
+            ServiceRow("ingest", "unhealthy", 7, "down", BEFORE.isoformat(), BEFORE, "x\n", 13)
+        ],
         alerts=[OpenAlertRow(3, "ingest", "OPEN", "summary", BEFORE, None, None)],
         passes=PASSES,
         counts=[PassCountRow("health", "0/2", BEFORE, BEFORE, 5, 2)],
@@ -95,6 +97,7 @@ def test_status() -> None:
                 "since_s": 30.0,
                 "latency_ms": 7,
                 "latency_history": history,
+                "certificate_days_left": 13,
                 "checked_at": "2026-03-01T11:59:30+00:00",
                 "age_s": 30.0,
                 "reason": "x",
@@ -226,11 +229,12 @@ def test_explain() -> None:
         acknowledged_at=NOW,
         evidence={"state": "down"},
     )
+    details = {"status": "down", "error": "refused", "streak": 2, "certificate_days_left": 13}
     history = ServiceHistory(
         service="gone",
         now=NOW,
         at=NOW,
-        row=HealthRow("unhealthy", {"status": "down", "error": "refused", "streak": 2}, BEFORE),
+        row=HealthRow("unhealthy", details, BEFORE),
         ledger=LEDGER,
         observations=[
             ObservationRow(BEFORE, "healthy", 0.0),
@@ -303,6 +307,7 @@ def test_explain() -> None:
         "status_shows": "down",
         "last_seen": "2026-03-01T11:59:30+00:00",
         "age_s": 30.0,
+        "certificate_days_left": 13,
         "since_earliest": TEN_MINUTES,
         "state_since": TEN_MINUTES,
         "state_since_earliest": TEN_MINUTES,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops_worker.core.ledger import Run, Span
-from ops_worker.core.model import Target, Thresholds
+from ops_worker.core.model import Condition, Target, Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain
 from ops_worker.history.explain import Explanation, Rule, ServiceHistory, ServiceLedger, look_back
@@ -289,3 +289,34 @@ def test_look_back() -> None:
     first = datetime.min.replace(tzinfo=UTC)
     assert before(first + timedelta(days=1), timedelta(days=30)) == first
     assert before(NOW, timedelta(days=1)) == NOW - timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("details", "checked", "sentence"),
+    [
+        ({"certificate_days_left": 13}, 20, "its certificate expires in 13 days"),
+        ({"certificate_days_left": -5}, 20, "its certificate expired 4 days ago"),
+        ({"certificate_days_left": "13"}, 20, ""),
+        ({"certificate_days_left": 13}, -20, ""),
+        ([], 20, ""),
+    ],
+)
+def test_certificate(details: Any, checked: float, sentence: str) -> None:
+    """The end of the certificate is a sentence, if the health pass had recorded it by then."""
+    shown = explain.sentences(built(row=HealthRow("healthy", details, ago(checked))))
+    assert [line for line in shown if "certificate" in line] == [sentence] * bool(sentence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"url": "tcp://a:1"}, "a connection"),
+        ({"url": "tls://a:1", "certificate_days": 14}, "a connection and its TLS handshake; certificate valid for at least 14 days"),
+        ({"url": "https://a", "json": False, "conditions": (Condition(None, "contains", "OK"),), "certificate_days": 1},
+         'http 200; body is a text that contains "OK"; certificate valid for at least 1 day'),
+    ],
+)  # fmt: skip
+def test_rule_of_a_probe(changes: dict[str, Any], words: str) -> None:
+    """The rule says what a healthy service does: an answer, or only a connection."""
+    document = explain.build(history(), Rule(target(**changes), Thresholds()))
+    assert document.rule["healthy when"] == words

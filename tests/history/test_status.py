@@ -480,10 +480,11 @@ def test_fits(width: int, marks: bool) -> None:
     assert not any(word.startswith("expecte") and word != "expected" for word in words)
 
 
-def columns(width: int) -> list[str]:
+def columns(width: int, certificate: object = None) -> list[str]:
     """Return the columns of the services on a screen of so many columns."""
     names = ("delivery_worker", "evaluator")
     services = [service(name, "down", reason="Connection refused") for name in names]
+    services[0] = services[0]._replace(certificate_days_left=certificate)
     document = with_services(services, status.bar_length(width))
     (head,) = [
         line for line in lines(document, width) if line.startswith("SERVICE") and "FOR" in line
@@ -500,6 +501,20 @@ def test_columns_are_left_out_in_order() -> None:
     assert columns(60) == whole[:5]
     assert columns(50) == whole[:4]
     assert columns(40) == whole[:3]
+
+
+def test_certificates_have_a_column() -> None:
+    """If a service has a certificate, its days are shown; on a narrow screen they stay longer than the age."""
+    whole = ["SERVICE", "STATE", "FOR", "BAR", "AVAIL", "LATENCY", "CERT", "CHECKED", "REASON"]
+    assert columns(130, 13) == whole
+    assert columns(80, 13) == [*whole[:5], "CERT", "CHECKED"]
+    assert columns(130, "13") == columns(130), "another program wrote it"
+    assert columns(60, 13) == [*whole[:5], "CERT"]
+    document = built([service("a")._replace(certificate_days_left=-2), service("b")])
+    (table,) = [table for table in status.tables(document) if table.title.startswith("Services")]
+    place = table.head.index("CERT")
+    assert [row[place] for row in table.rows] == ["-2 d", "-"]
+    assert document.services[0].certificate_days_left == -2
 
 
 def test_bar_grows() -> None:

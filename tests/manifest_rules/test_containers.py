@@ -89,7 +89,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "INGEST_HEALTH_URL", "value": "ftp://x"},
         f"{CONTAINER}.env",
-        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http:// or https://",
+        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http://, https://, tcp:// or tls://",
     ),
     (
         ENV,

@@ -22,7 +22,7 @@ SECURE = "https://127.0.0.1:9"
 # the keys of a service, or a variable of the platform's; and the reason, in which {folder} is the test's folder
 SERVICES: list[tuple[str, str]] = [
     ('url = "http://${HOST_OF_SHOP}"', "url: HOST_OF_SHOP is not set in the environment or .env"),
-    ('url = "${BAD}"', "url: BAD is not a valid base URL: it must begin with http:// or https://"),
+    ('url = "${BAD}"', "url: BAD is not a valid base URL: it must begin with http://, https://, tcp:// or tls://"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }', "headers.A: TOKEN is not set in the environment or .env"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${EMPTY}" }', "headers.A: EMPTY is empty"),
     ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }', "headers.A: ODD contains a character that a header value cannot have: a line end, a control character or a non-ASCII character"),
@@ -39,7 +39,7 @@ SERVICES: list[tuple[str, str]] = [
 VARIABLES = {
     "INGEST_HEALTH_URL": (
         "ftp://u:hush@h",
-        "url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http:// or https://",
+        "url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http://, https://, tcp:// or tls://",
     ),
     "EVALUATOR_HEALTH_URL": (
         "http://256.1.1.1",

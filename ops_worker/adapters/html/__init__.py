@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ops_worker import __version__
+from ops_worker.core.certificates import end_in_words
 from ops_worker.core.needs import with_causes
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.slo import DAY_S
@@ -61,8 +62,12 @@ def render(report: Report) -> str:
             for place, chart in enumerate(report.charts)
         ]
     states_now = {}
+    certificates = {}
     if report.present:
-        states_now = {item.service: item.state for item in report.present.status.services}
+        services = report.present.status.services
+        states_now = {item.service: item.state for item in services}
+        days = {item.service: item.certificate_days_left for item in services}
+        certificates = {name: end_in_words(left) for name, left in days.items() if left is not None}
     samples_s = (report.ended - report.samples_begun).total_seconds()
     return (
         _environment()
@@ -70,6 +75,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             states_now=states_now,
+            certificates=certificates,
             planned=list(_planned(report)),
             ticks=_ticks(report),
             charts=charts,

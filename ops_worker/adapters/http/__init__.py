@@ -23,10 +23,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from ops_worker.adapters.http.exchange import MAX_BODY, UnusableError, ask, failed, refused
+from ops_worker.adapters.http.exchange import (
+    MAX_BODY,
+    UnusableError,
+    ask,
+    connect,
+    failed,
+    refused,
+)
 from ops_worker.adapters.http.limits import fitting, own_limit
 from ops_worker.adapters.http.reactor import Reactor
-from ops_worker.core.model import Failure, Observation, Target, Tls
+from ops_worker.core.model import TLS_SCHEMES, Failure, Observation, Target, Tls
 from ops_worker.redact import secrets_of
 
 if TYPE_CHECKING:
@@ -51,13 +58,18 @@ __all__ = [
 ]
 
 
+def probe(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
+    """Return the probe of a target: a request, or only a connection."""
+    return connect(target, contexts) if target.only_connects else ask(target, contexts)
+
+
 def observe(
     targets: Sequence[Target],
     *,
     concurrency: int = CONCURRENCY,
     budget_s: float = math.inf,
     on_progress: Callable[[int], None] | None = None,
-    exchange: Callable[[Target, Mapping[Tls, ssl.SSLContext]], Steps] = ask,
+    exchange: Callable[[Target, Mapping[Tls, ssl.SSLContext]], Steps] = probe,
 ) -> list[Observation]:
     """Probe the targets, at most ``concurrency`` at once; return their observations in order.
 
@@ -189,7 +201,7 @@ def _faulty(target: Target) -> Observation:
 
 
 def _without_secrets(observation: Observation) -> Observation:
-    """Replace the service's own secrets by stars in its error and body.
+    """Replace the service's own secrets by stars in its error, headers and body.
 
     A service may send them back. A secret of digits only stays in the body, where it may well be
     a number.
@@ -199,15 +211,17 @@ def _without_secrets(observation: Observation) -> Observation:
         return observation
     error = observation.error
     body = observation.body
+    headers = dict(observation.headers)
     for secret in secrets_of(target):
         error = error.replace(secret, "***")
+        headers = {name: value.replace(secret, "***") for name, value in headers.items()}
         if not secret.isdigit():
             body = body.replace(secret.encode(errors="replace"), b"***")
-    return observation._replace(error=error, body=body)
+    return observation._replace(error=error, body=body, headers=headers)
 
 
 def _is_https(target: Target) -> bool:
-    return target.url.lower().startswith("https:")
+    return target.scheme in TLS_SCHEMES
 
 
 def _tls_settings(target: Target) -> tuple[Tls, ...]:

@@ -14,6 +14,7 @@ import ssl
 import time
 import zlib
 from collections import deque
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,17 +28,20 @@ from ops_worker.adapters.http.reactor import READ, WRITE, Lookup, Wait
 from ops_worker.adapters.http.reasons import (
     CLOSED,
     CLOSED_IN_HEAD,
+    NO_TLS_TO_CONNECT,
     SPEAKS_TLS,
     SWITCHED,
     NoAnswerError,
     UnreachableError,
     cause_of,
     foreign,
+    speaks_no_tls,
     system_text,
     wants_tls,
 )
 from ops_worker.catalogue import NO_HEADER, is_header_value
-from ops_worker.core.model import Observation
+from ops_worker.core import certificates
+from ops_worker.core.model import TLS_SCHEMES, Observation
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -82,6 +86,7 @@ class Answer(NamedTuple):
 
     ``body`` is decoded if the status is an expected one, else empty. ``hint`` is the likely cause
     of another status, if it is known. ``started`` and ``ended`` are moments of the monotonic clock.
+    ``certificate_days_left`` is that of the observation.
     """
 
     response: h11.Response
@@ -89,6 +94,7 @@ class Answer(NamedTuple):
     hint: str
     started: float
     ended: float
+    certificate_days_left: int | None = None
 
 
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
@@ -101,10 +107,13 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     hop = redirects.first_hop(target)
     answer = yield from _exchange(target, hop, contexts)
     started = answer.started
+    days_left = _known_days(answer)
     while target.redirects and answer.response.status_code in redirects.STATUSES:
         try:
             hop = _next_hop(target, hop, answer.response)
             answer = yield from _exchange(target, hop, contexts)
+            # The certificate that ends first counts.
+            days_left += _known_days(answer)
         except redirects.NotFollowedError as error:
             answer = answer._replace(hint=str(error))
             break
@@ -121,8 +130,14 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
         http_status=answer.response.status_code,
         latency_ms=round((answer.ended - started) * 1000),
         body=answer.body,
+        headers=_named_headers(target, answer.response),
+        certificate_days_left=min(days_left, default=None),
         error=answer.hint,
     )
+
+
+def _known_days(answer: Answer) -> list[int]:
+    return [] if answer.certificate_days_left is None else [answer.certificate_days_left]
 
 
 def _next_hop(target: Target, hop: Hop, response: h11.Response) -> Hop:
@@ -134,16 +149,13 @@ def _exchange(target: Target, hop: Hop, contexts: Mapping[Tls, ssl.SSLContext]) 
     """Send one request; return its answer."""
     request = _request(target, hop)
     sock, started = yield from _open(target, request, hop)
+    days_left = None
     try:
         if request.url.scheme == "https":
             tls = target.tls if hop.same_origin else target.tls.without_client
-            sock = contexts[tls].wrap_socket(
-                sock,
-                server_hostname=_names(request.url.raw_host)[1],
-                # The socket does not block: the handshake takes several turns of the reactor.
-                do_handshake_on_connect=False,
-            )
+            sock = _in_tls(sock, contexts[tls], _names(request.url.raw_host)[1])
             yield from _handshake(sock)
+            days_left = _certificate_days_left(target, sock)
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         yield from _send(sock, _encoded(http, request))
         response, body, ended = yield from _receive_answer(sock, http, target.expect)
@@ -155,7 +167,88 @@ def _exchange(target: Target, hop: Hop, contexts: Mapping[Tls, ssl.SSLContext]) 
     else:
         hint = _hint(request, response, body)
         body = b""
-    return Answer(response, body, hint, started, ended)
+    return Answer(
+        response=response,
+        body=body,
+        hint=hint,
+        started=started,
+        ended=ended,
+        certificate_days_left=days_left,
+    )
+
+
+def connect(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
+    """Connect to a target, for ``tls`` with the handshake; return its observation.
+
+    The latency runs from the start of the connection that succeeded to its end, or to the end of
+    the handshake. Nothing is sent to the service but that. Errors are handled as those of ``ask``.
+    """
+    url = _connection_url(target)
+    host, name = _names(url.raw_host)
+    addresses = _numeric(host, url.port or 0)
+    if not addresses:
+        addresses = yield from _resolved(host, url.port or 0, target.deadline_s)
+    sock, started = yield from _connect(addresses)
+    days_left = None
+    try:
+        if target.scheme in TLS_SCHEMES:
+            sock = _in_tls(sock, contexts[target.tls], name)
+            yield from _handshake(sock)
+            days_left = _certificate_days_left(target, sock)
+    except ssl.SSLError as error:
+        if speaks_no_tls(error):
+            raise UnreachableError(NO_TLS_TO_CONNECT, "tls") from error
+        raise
+    finally:
+        sock.close()
+    ended = time.monotonic()
+    return Observation(
+        target=target,
+        taken_at=ended,
+        latency_ms=round((ended - started) * 1000),
+        certificate_days_left=days_left,
+    )
+
+
+def _connection_url(target: Target) -> httpx.URL:
+    """Return the URL of a target that only connects. Raises UnusableError."""
+    try:
+        return httpx.URL(target.url)
+    except httpx.InvalidURL:
+        raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
+
+
+def _in_tls(sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+    # The socket does not block: the handshake takes several turns of the reactor.
+    return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+
+
+def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
+    """Return for how many whole days the server's certificate is valid; None if nobody asks.
+
+    The machine's clock decides, as it does in the verification of the certificate.
+    """
+    certificate = sock.getpeercert(binary_form=True)
+    if target.certificate_days is None or certificate is None:
+        return None
+    try:
+        end = certificates.end_of(certificate)
+    except ValueError:
+        reason = "TLS: the end of the certificate cannot be read"
+        raise UnreachableError(reason, "tls") from None
+    return certificates.days_left(end, datetime.now(UTC))
+
+
+def _named_headers(target: Target, response: h11.Response) -> dict[str, str]:
+    """Return the headers that conditions name. Several of a name are one list (RFC 9110, 5.3)."""
+    named: dict[str, str] = {}
+    for condition in target.conditions:
+        name = condition.header
+        values = [value for key, value in response.headers if key == name.encode()]
+        if name and values:
+            # latin-1 decodes any byte that a header may hold.
+            named[name] = b", ".join(values).decode("latin-1")
+    return named
 
 
 def failed(target: Target, error: Exception) -> Observation:
@@ -201,7 +294,10 @@ def _request(target: Target, hop: Hop) -> httpx.Request:
 def refused(target: Target) -> str:
     """Return why no request can be made to a target; empty if one can."""
     try:
-        _request(target, redirects.first_hop(target))
+        if target.only_connects:
+            _connection_url(target)
+        else:
+            _request(target, redirects.first_hop(target))
     except UnusableError as error:
         return str(error)
     return ""

@@ -57,6 +57,8 @@ _HTTP2_SETTINGS = 4
 """Type of the first frame of an HTTP/2 server: its fourth byte (RFC 9113, section 6.5)."""
 
 _NO_TLS = "speaks no TLS on this port: use http://, or another port"
+NO_TLS_TO_CONNECT = "TLS: speaks no TLS on this port: use tcp://, or another port"
+"""The reason for a service of which only a connection is asked for."""
 _NO_CERTIFICATE = "the server requires a client certificate (tlsv13 alert certificate required)"
 _NO_AGREEMENT = (
     "the server refused the handshake (sslv3 alert handshake failure): "
@@ -120,6 +122,11 @@ def foreign(start: bytes) -> str:
     if start[:1] == b"\0" and start[3:4] == bytes([_HTTP2_SETTINGS]):
         return "speaks HTTP/2, not HTTP/1.1, on this port"
     return "speaks no HTTP on this port"
+
+
+def speaks_no_tls(error: ssl.SSLError) -> bool:
+    """Return whether an error of a handshake means that the port is one without TLS."""
+    return _TLS.get(getattr(error, "reason", "") or "") == _NO_TLS
 
 
 def wants_tls(body: bytes) -> bool:

@@ -6,9 +6,10 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo, timeline
+from ops_worker.core.certificates import recorded_days
 from ops_worker.core.ledger import UNKNOWN, UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS
-from ops_worker.core.samples import HEALTHY
+from ops_worker.core.samples import CERTIFICATE_DAYS_LEFT, HEALTHY
 from ops_worker.history.actions import Action, action_document
 from ops_worker.history.budgets import BudgetDocument, budget_document
 from ops_worker.history.explain.alert import Alert, alert_of, alert_sentence
@@ -105,9 +106,11 @@ class Explanation(NamedTuple):
     seconds since ``since`` in which nobody looked. ``first_sight`` is whether the service was
     never seen before ``since``; ``complete`` is False if it may have begun even earlier.
     ``alert`` is a sentence. ``rule`` has a phrase and its value for each part of the rule.
-    ``ledger`` is whether the ledger could be read. ``status_shows`` is the state in ``status``,
-    empty for an earlier time. ``actions`` is None if they cannot be read. ``because_of`` are the
-    unhealthy services because of which it is unhealthy, by the catalogue of today.
+    ``certificate_days_left`` is what the health pass recorded last before that time, if it is
+    known. ``ledger`` is whether the ledger could be read. ``status_shows`` is the state in
+    ``status``, empty for an earlier time. ``actions`` is None if they cannot be read.
+    ``because_of`` are the unhealthy services because of which it is unhealthy, by the catalogue of
+    today.
     """
 
     service: str
@@ -131,6 +134,7 @@ class Explanation(NamedTuple):
     status_shows: str
     last_seen: datetime | None
     age_s: float | None
+    certificate_days_left: int | None
     since_earliest: datetime | None
     state_since: datetime | None
     state_since_earliest: datetime | None
@@ -172,6 +176,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         status_shows=shown_by_status(history),
         last_seen=state.last_seen,
         age_s=_age_s(state.last_seen, history),
+        certificate_days_left=_certificate_days_left(history),
         since_earliest=health.from_earliest if health else None,
         state_since=same.from_ if same else None,
         state_since_earliest=same.from_earliest if same else None,
@@ -188,6 +193,14 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
 
 def _age_s(last_seen: datetime | None, history: ServiceHistory) -> float | None:
     return None if last_seen is None else (history.at - last_seen).total_seconds()
+
+
+def _certificate_days_left(history: ServiceHistory) -> int | None:
+    """Return what the row says, unless it was written only after the time in question."""
+    row = history.row
+    if row is None or row.checked_at > history.at or not isinstance(row.details, dict):
+        return None
+    return recorded_days(row.details.get(CERTIFICATE_DAYS_LEFT))
 
 
 def _turns(lines: Timelines | None) -> list[Turn]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ops_worker.core.certificates import format_days
 from ops_worker.core.conditions import wanted
+from ops_worker.core.model import TLS_SCHEMES
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.staleness import MIN_STALE_S, STALE_PERIODS
 from ops_worker.core.statuses import format_statuses
@@ -40,12 +42,12 @@ def _describe_own_alert(rule: Rule) -> dict[str, str]:
 
 
 def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
-    expectations = [f"http {format_statuses(target.expect)}"]
-    if target.json:
-        expectations.append("a JSON object")
-    expectations += wanted(target.conditions)
+    expectations = _describe_answer(target)
     if target.max_latency_ms is not None:
         expectations.append(f"latency at most {target.max_latency_ms} ms")
+    if target.certificate_days is not None:
+        days = format_days(target.certificate_days)
+        expectations.append(f"certificate valid for at least {days}")
     opens_after = _passes_in_a_row(rule.thresholds.alert_after, "unhealthy")
     if not rule.alerts_enabled:
         opens_after = "never: SYSTEM_ALERT_ENABLED is off"
@@ -62,6 +64,17 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
     if target.slo is not None:
         described["objective"] = f"{target.slo:g} % healthy over {target.slo_window_days} d"
     return described
+
+
+def _describe_answer(target: Target) -> list[str]:
+    """Return what a healthy answer is, or a connection where nothing else is asked for."""
+    if target.only_connects:
+        handshake = target.scheme in TLS_SCHEMES
+        return ["a connection and its TLS handshake" if handshake else "a connection"]
+    expectations = [f"http {format_statuses(target.expect)}"]
+    if target.json:
+        expectations.append("a JSON object")
+    return expectations + wanted(target.conditions)
 
 
 def _asked(target: Target) -> str:

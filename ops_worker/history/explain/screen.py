@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ops_worker.core.certificates import end_in_words
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.model import State
 from ops_worker.core.needs import with_causes
@@ -56,10 +57,12 @@ def heading(explanation: Explanation, width: int = WIDTH) -> ScreenTable:
 
 
 def sentences(explanation: Explanation) -> list[str]:
-    """Return the state with its reason, the alert, and what happened in the last days."""
+    """Return the state with its reason, the certificate, the alert, and the last days."""
     spoken = [f"at {format_time(explanation.at)} UTC: {_state_sentence(explanation)}"]
     if explanation.status_shows not in {"", explanation.state}:
         spoken.append(_status_sentence(explanation))
+    if explanation.certificate_days_left is not None:
+        spoken.append(f"its certificate {end_in_words(explanation.certificate_days_left)}")
     spoken.append(explanation.alert)
     past = explanation.past
     if past is not None:

@@ -1,0 +1,265 @@
+"""Probes that only connect, the days of certificates, and the headers that conditions name."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from ops_worker.adapters import http
+from ops_worker.adapters.http import observe
+from ops_worker.core import certificates
+from ops_worker.core.health import judge
+from ops_worker.core.model import Condition, Failure, Observation, State, Target, Tls
+from tests.stubs import Behaviour, Stub, raw, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+SHORT_S = 0.3
+
+
+def look(url: str, **more: Any) -> Observation:
+    """Probe one URL."""
+    return observe([Target("a", url, "a", (), **more)])[0]
+
+
+def tls_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """Return the context of a server with this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+@contextlib.contextmanager
+def served(authority: trustme.CA, left: timedelta = 90 * DAY) -> Iterator[Stub]:
+    """Run an https server whose certificate is valid for so long."""
+    end = datetime.now(UTC) + left
+    leaf = authority.issue_cert("127.0.0.1", not_before=end - 900 * DAY, not_after=end)
+    stub = Stub("ingest", tls=tls_context(leaf))
+    try:
+        yield stub
+    finally:
+        stub.close()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
+    """Listen on a port without ever accepting; yield the port. The system completes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_tcp(stub: Stub) -> None:
+    """A connection is all: nothing is sent, no answer is waited for."""
+    with silent() as port:
+        seen = look(f"tcp://127.0.0.1:{port}")
+        assert (seen.failure, seen.error, seen.http_status, seen.body) == (None, "", None, b"")
+        assert seen.latency_ms is not None and seen.latency_ms >= 0
+        assert seen.certificate_days_left is None
+        assert judge(seen).state is State.HEALTHY
+    stub.mode = "hang"
+    assert judge(look(stub.url.replace("http", "TCP"))).healthy
+    assert b"".join(stub.requests) == b""
+
+
+def test_tcp_over_ipv6() -> None:
+    """An IPv6 address stands in brackets."""
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        assert judge(look(f"tcp://[::1]:{listener.getsockname()[1]}")).healthy
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+@pytest.mark.parametrize(
+    ("host", "reason_class", "error"),
+    [
+        ("127.0.0.1", "refused", "Connection refused"),
+        ("no-such-host.invalid", "name", "name resolution failed: "),
+    ],
+)
+def test_unreachable(
+    authority: trustme.CA, stub: Stub, scheme: str, host: str, reason_class: str, error: str
+) -> None:
+    """Without a connection, the service is down, for the reasons that every probe has."""
+    assert authority
+    stub.mode = "down"
+    seen = look(f"{scheme}://{host}:{stub.port}")
+    assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, reason_class)
+    assert seen.error.startswith(error)
+    assert judge(seen).state is State.DOWN
+
+
+def test_tls(authority: trustme.CA) -> None:
+    """The handshake and the verification of the certificate are all: nothing is sent."""
+    with served(authority) as stub:
+        seen = look(stub.url.replace("https", "tls"))
+        assert (seen.failure, seen.error, seen.certificate_days_left) == (None, "", None)
+        assert judge(seen).healthy
+    assert b"".join(stub.requests) == b""
+
+
+def test_tls_name(authority: trustme.CA) -> None:
+    """The certificate must have the name of the URL, which is sent as SNI."""
+    names: list[str | None] = []
+    context = tls_context(authority.issue_cert("localhost"))
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    stub = Stub("ingest", tls=context)
+    assert judge(look(f"tls://localhost:{stub.port}")).healthy
+    seen = look(f"tls://127.0.0.1:{stub.port}")
+    stub.close()
+    assert names == ["localhost", None]
+    assert seen.failure is Failure.NO_CONNECTION
+    assert seen.error.startswith("TLS: certificate verify failed: ")
+
+
+def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
+    """An unknown authority, a port without TLS, a silence: each is told as what it is."""
+    assert authority
+    with served(trustme.CA()) as other:
+        seen = look(other.url.replace("https", "tls"))
+        assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, "tls")
+        assert seen.error.startswith("TLS: certificate verify failed: ")
+        skipped = look(other.url.replace("https", "tls"), tls=Tls(skip_verify=True))
+        assert judge(skipped).healthy
+    stub.mode = raw(b"220 mail.example ESMTP\r\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+                connection.recv(65536)
+
+        threading.Thread(target=greet, daemon=True).start()
+        seen = look(f"tls://127.0.0.1:{listener.getsockname()[1]}")
+    assert seen.error == "TLS: speaks no TLS on this port: use tcp://, or another port"
+    assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, "tls")
+    with silent() as port:
+        seen = look(f"tls://127.0.0.1:{port}", deadline_s=SHORT_S)
+    assert (seen.failure, seen.error) == (Failure.NO_ANSWER, "timeout after 0.3 s")
+
+
+@pytest.mark.parametrize("scheme", ["https", "tls"])
+@pytest.mark.parametrize(
+    ("left", "days", "reason"),
+    [
+        (14 * DAY + HOUR, 14, ""),
+        (14 * DAY - HOUR, 13, "certificate expires in 13 days, wants at least 14 days left"),
+        (2 * HOUR, 0, "certificate expires in less than a day, wants at least 14 days left"),
+    ],
+)
+def test_certificate(
+    authority: trustme.CA, scheme: str, left: timedelta, days: int, reason: str
+) -> None:
+    """The end of the server's certificate is seen, and a service whose certificate ends soon is degraded."""
+    with served(authority, left) as stub:
+        seen = look(stub.url.replace("https", scheme), certificate_days=14)
+        assert seen.certificate_days_left == days
+        assert judge(seen).reason == reason
+        assert look(stub.url.replace("https", scheme)).certificate_days_left is None
+
+
+@pytest.mark.parametrize("scheme", ["https", "tls"])
+def test_expired(authority: trustme.CA, scheme: str) -> None:
+    """A certificate that is over is a TLS failure; where nobody verifies it, its days are negative."""
+    with served(authority, -2 * DAY - HOUR) as stub:
+        url = stub.url.replace("https", scheme)
+        seen = look(url, certificate_days=0)
+        assert seen.error == "TLS: certificate verify failed: certificate has expired"
+        assert (seen.failure, seen.certificate_days_left) == (Failure.NO_CONNECTION, None)
+        seen = look(url, certificate_days=0, tls=Tls(skip_verify=True))
+        assert seen.certificate_days_left == -3
+        assert judge(seen).reason == "certificate expired 2 days ago, wants at least 0 days left"
+
+
+def test_certificate_with_another_status(authority: trustme.CA) -> None:
+    """The days are known whatever the service answers."""
+    with served(authority, 3 * DAY + HOUR) as stub:
+        stub.mode = "503"
+        seen = look(stub.url, certificate_days=14)
+        assert (seen.http_status, seen.certificate_days_left) == (503, 3)
+
+
+def test_certificate_over_redirects(authority: trustme.CA) -> None:
+    """Of several certificates, the one that ends first counts."""
+    with served(authority, 9 * DAY + HOUR) as first, served(authority, 30 * DAY) as second:
+        for one, other in ((first, second), (second, first)):
+            other.mode = reply("{}")
+            one.mode = reply("", status="302 Found", headers={"Location": f"{other.url}/x"})
+            seen = look(one.url, certificate_days=5, redirects=1)
+            assert (seen.http_status, seen.certificate_days_left) == (200, 9)
+
+
+def test_unreadable_certificate(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate whose end cannot be read is a TLS failure: nobody takes it for a good one."""
+    monkeypatch.setattr(certificates, "_SEQUENCE", 0)
+    with served(authority) as stub:
+        seen = look(stub.url, certificate_days=14)
+        assert (seen.failure, seen.error) == (
+            Failure.NO_CONNECTION,
+            "TLS: the end of the certificate cannot be read",
+        )
+        assert look(stub.url).http_status == 200
+
+
+def test_faults() -> None:
+    """A service that cannot be asked because of its own files or its host is one fault."""
+    targets = [
+        Target("a", "tls://127.0.0.1:1", "a", (), tls=Tls(ca="/no/such/file")),
+        Target("b", "tcp://127.0.0.1:1", "b", (), tls=Tls(ca="/no/such/file")),
+        Target("c", f"tcp://{'ä' * 300}:1", "c", ()),
+    ]
+    assert [*http.faults(targets)] == [
+        ("a", "ca: /no/such/file cannot be loaded: No such file or directory"),
+        ("c", "bad URL: its host is no name or address, or it is too long"),
+    ]
+    assert judge(observe(targets)[2]).state is State.UNKNOWN
+
+
+SECRET = "sesame-open-up"
+HEADERS: list[tuple[Behaviour, str, str | None]] = [
+    (reply("{}", headers={"X-Version": "1.2"}), "x-version", "1.2"),
+    (reply("{}", headers={"ETag": ""}), "etag", ""),
+    (reply("{}"), "x-version", None),
+    (raw(b"HTTP/1.1 200 OK\r\nVary: a\r\nX: y\r\nvary: b\r\n\r\n{}"), "vary", "a, b"),
+    (raw(b"HTTP/1.1 200 OK\r\nX-Name: gr\xfcn\r\n\r\n{}"), "x-name", "grün"),
+    (reply("{}", headers={"X-Echo": f"got {SECRET}"}), "x-echo", "got ***"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "name", "value"), HEADERS)
+def test_headers(stub: Stub, behaviour: Behaviour, name: str, value: str | None) -> None:
+    """Only headers that conditions name are kept, and the service's own secrets are starred in them."""
+    stub.mode = behaviour
+    wanted = (Condition(None, "equals", "x", name), Condition("/a", "absent", value=True))
+    seen = look(stub.url, headers=(("X-Key", SECRET),), conditions=wanted)
+    assert dict(seen.headers) == ({} if value is None else {name: value})
+    assert SECRET not in judge(seen).reason
+    assert dict(look(stub.url).headers) == {}
+
+
+def test_no_socket_stays_open(stub: Stub) -> None:
+    """Each connection is closed at the end of its probe."""
+    closed = threading.Event()
+
+    def wait(_: Stub, connection: socket.socket) -> None:
+        if not connection.recv(1):
+            closed.set()
+
+    stub.mode = wait
+    assert judge(look(stub.url.replace("http", "tcp"))).healthy
+    assert closed.wait(30)

@@ -1,0 +1,71 @@
+"""The page for those who come from other tools: every line of it is a catalogue."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ops_worker.catalogue import Source, Surroundings, load
+from ops_worker.catalogue.entries import ServiceEntry
+from tests.adapters.http.endpoints import ENDPOINTS
+
+pytestmark = pytest.mark.unit
+
+PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+TOOLS = ("Gatus", "blackbox_exporter", "Uptime Kuma")
+# A file of another machine is not read, and its variables need no values.
+ELSEWHERE = Surroundings({}, known=False)
+
+
+def section(title: str) -> str:
+    """Return the text below a heading."""
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def lines(tool: str) -> list[tuple[str, str]]:
+    """Return the lines of a tool's table: what it has, and what the catalogue has."""
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", section(tool), re.MULTILINE)
+    assert rows[0] == (tool, "catalogue")
+    return rows[1:]
+
+
+LINES = [
+    pytest.param(ours, id=f"{tool}: {theirs}") for tool in TOOLS for theirs, ours in lines(tool)
+]
+
+
+@pytest.mark.parametrize("ours", LINES)
+def test_line(ours: str) -> None:
+    """The keys of a line are those of a service without a fault, and nothing else is in its cell."""
+    keys = re.findall(r"`([^`]+)`", ours)
+    assert " ".join(f"`{key}`" for key in keys) == ours
+    if not any(key.startswith("url = ") for key in keys):
+        keys.insert(0, 'url = "https://shop.example"')
+    text = "\n".join(["builtin = false", "[services.a]", *keys])
+    catalogue, faults = load(Source("c.toml", text), ELSEWHERE)
+    assert not faults + catalogue.faults
+    assert len(catalogue.targets) + len(catalogue.unmonitored) == 1
+
+
+def test_every_key_of_a_probe_is_there() -> None:
+    """The page has each key that decides what is asked and what is healthy."""
+    names = {field.alias or name for name, field in ServiceEntry.model_fields.items()}
+    elsewhere = {"series", "counters", "counters_at", "slo", "slo_window"}
+    written = set(re.findall(r"`(\w+) = ", "".join(map(section, TOOLS))))
+    assert written == names - elsewhere
+
+
+def test_numbers() -> None:
+    """The page counts the endpoints as the table of them does."""
+    rest = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
+    for kind, asks in (("push", "push"), ("DNS record", "dns")):
+        some = [endpoint for endpoint in rest if endpoint.asks.startswith(asks)]
+        number = sum(endpoint.number for endpoint in some)
+        row = f"| {number} | {kind} | {len({endpoint.source for endpoint in some})} |"
+        assert row in section("What stays out")
+    every = sum(endpoint.number for endpoint in ENDPOINTS)
+    left_out = sum(endpoint.number for endpoint in rest)
+    assert f"have {every} endpoints. {every - left_out - 1} of them are" in PAGE
+    assert left_out == 10 and "These are the other ten:" in PAGE

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import contextlib
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops_worker.core.certificates import days_left, end_in_words, end_of, recorded_days
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def der(not_after: datetime) -> bytes:
+    """Return a certificate with this end."""
+    leaf = trustme.CA().issue_cert("a.example", not_before=NOW - 900 * DAY, not_after=not_after)
+    return ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+
+CERTIFICATE = der(NOW + 14 * DAY)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        NOW + 14 * DAY,
+        NOW - 400 * DAY,
+        datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC),
+        datetime(2050, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+    ],
+)
+def test_end(end: datetime) -> None:
+    """The end is read in both forms of a time: years up to 2049 have two digits."""
+    assert end_of(der(end)) == end
+
+
+def element(tag: int, content: bytes) -> bytes:
+    """Return an element of DER."""
+    return bytes([tag, len(content)]) + content
+
+
+def certificate(end: bytes, *, version: bytes = b"", tag: int = 0x17) -> bytes:
+    """Return the beginning of a certificate: version, serial number, algorithm, issuer, validity."""
+    validity = element(0x30, element(0x17, b"200101000000Z") + element(tag, end))
+    fields = version + element(2, b"\1") + element(0x30, b"") + element(0x30, b"") + validity
+    return element(0x30, element(0x30, fields))
+
+
+def test_versions() -> None:
+    """A certificate of version 1 does not name its version. Two digits from 50 on are of the 20th century."""
+    for version in (b"", element(0xA0, element(2, b"\2"))):
+        assert end_of(certificate(b"990101000000Z", version=version)).year == 1999
+        assert end_of(certificate(b"490101000000Z", version=version)).year == 2049
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x30",
+        b"\x31\x00",
+        b"\x30\x05\x30\x00",
+        b"\x30\x80\x00\x00",
+        b"\x30\x85\x00\x00\x00\x00\x01\x00",
+        b"\x30\x84\xff\xff\xff\xff\x00",
+        certificate(b"not a time"),
+        certificate(b"201301000000Z"),
+        certificate(b"200101000000+0100"),
+        certificate(b"\xff" * 13),
+        certificate(b"200101000000Z", tag=0x02),
+        certificate(b""),
+    ],
+)
+def test_not_a_certificate(data: bytes) -> None:
+    """Bytes that are no certificate are refused."""
+    with pytest.raises(ValueError, match=r".*"):
+        end_of(data)
+
+
+@given(st.integers(0, len(CERTIFICATE) - 1), st.integers(0, 255), st.booleans())
+def test_damaged(place: int, byte: int, cut: bool) -> None:
+    """A damaged certificate has some end or is refused; nothing else happens."""
+    damaged = CERTIFICATE[:place] + (b"" if cut else bytes([byte]) + CERTIFICATE[place + 1 :])
+    with contextlib.suppress(ValueError):
+        assert end_of(damaged).tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("left", "days", "words"),
+    [
+        (14 * DAY, 14, "expires in 14 days"),
+        (14 * DAY - timedelta(seconds=1), 13, "expires in 13 days"),
+        (DAY, 1, "expires in 1 day"),
+        (timedelta(hours=23), 0, "expires in less than a day"),
+        (timedelta(seconds=-1), -1, "expired"),
+        (-DAY, -1, "expired"),
+        (-DAY - timedelta(seconds=1), -2, "expired 1 day ago"),
+        (-3 * DAY, -3, "expired 2 days ago"),
+    ],
+)
+def test_days(left: timedelta, days: int, words: str) -> None:
+    """Days are whole and rounded down, so that 13.9 of 14 days are too few."""
+    assert days_left(NOW + left, NOW) == days
+    assert end_in_words(days) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "days"),
+    [(13, 13), (-2, -2), (None, None), (True, None), ("13", None), (1.5, None), (10**9, None)],
+)
+def test_recorded(value: Any, days: int | None) -> None:
+    """What another program wrote into the row is not taken for days."""
+    assert recorded_days(value) == days

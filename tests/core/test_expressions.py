@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from ops_worker.core import expressions
+from ops_worker.core.expressions import NO_EXTRA, matches, problem
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("text", "expression", "expected"),
+    [
+        ("status: ok", "ok$", True),
+        ("status: ok\n", "ok$", False),
+        ("a\nb", "^b", False),
+        ("a\nb", "(?m)^b", True),
+        ("OK", "ok", False),
+        ("OK", "(?i)ok", True),
+        ("größe", "^gr..e$", True),
+        ("a\udcff", "^a.$", True),
+        ("", "^$", True),
+    ],
+)
+def test_matches(text: str, expression: str, expected: bool) -> None:
+    """An expression may match anywhere in a text of any characters."""
+    assert matches(text, expression) is expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("^ok$", ""),
+        ("(a", "not an RE2 expression: missing ): (a"),
+        ("a(?=b)", "not an RE2 expression: invalid perl operator: (?="),
+        (r"(a)\1", r"not an RE2 expression: invalid escape sequence: \1"),
+        ("((((a{100}){100}){100}){100})", "not an RE2 expression: invalid repetition size: {100}"),
+        ("(\\pL{500}\\pN{500}){2}", "not an RE2 expression: pattern too large - compile failed"),
+        ("a\n(", "not an RE2 expression: missing ): a ("),
+    ],
+)
+def test_problem(capfd: pytest.CaptureFixture[str], expression: str, why: str) -> None:
+    """What RE2 refuses is a problem, in one line; RE2 itself writes nothing."""
+    assert problem(expression).startswith(why) and bool(problem(expression)) == bool(why)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the problem names it."""
+    expressions._compiled.cache_clear()
+    monkeypatch.setitem(sys.modules, "re2", None)
+    assert problem("^ok$") == NO_EXTRA
+    assert "pip install 'ops-worker[re2]'" in NO_EXTRA
+
+
+def test_hostile_text() -> None:
+    """An expression that Python's own module would never finish on ends here: its time is linear."""
+    assert not matches("a" * (1 << 20), "(a|aa)+(a+a+)+b")
