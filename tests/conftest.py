@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg.rows import dict_row
 
 from ops_worker.adapters.postgres import Store
@@ -38,6 +39,12 @@ PRISTINE = "template0"
 COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
 """The tests that have to execute every branch of the core and of the passes, below ``tests``."""
 _numbers = itertools.count()
+
+# How long an example takes depends on the machine, and on what else runs there.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 class Database(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops_worker.adapters.cron import LIMIT, Gaps, NeverError, Schedule, read
@@ -330,7 +330,7 @@ TIMES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
     """The times equal those of a search of every minute."""
@@ -343,7 +343,7 @@ def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
     assert found == expected
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_gaps_hold(text: str, zone: str, begin: datetime) -> None:
     """All gaps are between the shortest and the longest, except at a change of the clock."""

@@ -66,7 +66,7 @@ def histories(draw: st.DrawFn) -> list[Pass]:
 
 
 @given(histories(), st.integers(0, 700))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
     """The ledger knows of each second what a record of every pass knows of it."""
     ledger = Recorder()
@@ -218,7 +218,7 @@ WORSE = {"unseen": -1, "healthy": 0, "degraded": 1, "unknown": 2, "down": 3}
 
 
 @given(histories(), st.integers(0, 700), st.integers(1, 60), st.integers(1, 7))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_bucket_states_equal_the_seconds(
     record: list[Pass], begun: int, length: int, number: int
 ) -> None:

@@ -210,7 +210,7 @@ def state_at(pieces: list[Piece], time: datetime) -> str:
 
 
 @given(sights(20), sights(60))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_merged_is_the_choice_of_each_second(
     fine: list[tuple[int, str]], coarse: list[tuple[int, str]]
 ) -> None:
@@ -239,7 +239,7 @@ def test_merged_is_the_choice_of_each_second(
 
 
 @given(sights(20), st.integers(0, END - 1), st.integers(1, END))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: int) -> None:
     """What is left out for a shorter period makes no difference to what is in it."""
     coverage = Coverage(ledger(20, *seen)[0], at(END))
@@ -274,7 +274,7 @@ def outages(draw: st.DrawFn) -> list[tuple[int, int]]:
 
 
 @given(outages(), st.lists(st.tuples(st.integers(0, END), st.integers(0, 900)), max_size=3))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_the_truth_lies_within_the_bounds(
     truth: list[tuple[int, int]], holes: list[tuple[int, int]]
 ) -> None:

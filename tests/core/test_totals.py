@@ -123,7 +123,7 @@ periods = st.tuples(st.integers(0, 6000), st.integers(1, 6000), st.integers(0, 4
 
 
 @given(blocks(60), periods, st.integers(0, 300))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_one_pass(drawn: list[Block], period: tuple[int, int, int], later: int) -> None:
     """The health pass alone, in a part of the time or in all of it."""
     runs, spans, second = rows(drawn, 60)
@@ -134,7 +134,7 @@ def test_one_pass(drawn: list[Block], period: tuple[int, int, int], later: int) 
 
 
 @given(blocks(20), blocks(60), periods, st.integers(0, 600))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_two_passes(
     finer: list[Block], coarser: list[Block], period: tuple[int, int, int], later: int
 ) -> None:
@@ -148,7 +148,7 @@ def test_two_passes(
 
 
 @given(blocks(20), blocks(20), blocks(60), st.integers(0, 600))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_two_shards(
     first: list[Block], second: list[Block], coarser: list[Block], later: int
 ) -> None:

@@ -34,7 +34,7 @@ def ledgers(draw: st.DrawFn) -> tuple[Recorder, int]:
 
 
 @given(ledgers(), st.integers(-2 * DAY_S, DAY_S), st.integers(1, 2 * DAY_S))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_days_add_up(drawn: tuple[Recorder, int], since: int, more: int) -> None:
     """Days have no gaps, begin at midnight in UTC, and add up to the sums of the period."""
     ledger, end = drawn
@@ -62,7 +62,7 @@ def test_days_add_up(drawn: tuple[Recorder, int], since: int, more: int) -> None
 
 
 @given(ledgers())
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_outages_add_up(drawn: tuple[Recorder, int]) -> None:
     """Outages are the unhealthy time, each within its bounds."""
     ledger, until = drawn

@@ -110,9 +110,7 @@ WEIRD = st.one_of(
 )
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_it_holds(data: st.DataObject) -> None:
     """No value anywhere in a manifest raises an exception."""

@@ -284,7 +284,7 @@ BEGINNINGS = [b"", HEAD, HEAD + b"\r\n", HEAD + b"Transfer-Encoding: chunked\r\n
 def test_no_reason_is_a_programs(stub: Stub) -> None:
     """Whatever a service sends, its reason holds nothing of Python, a parser or OpenSSL."""
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.binary(max_size=200), st.sampled_from(BEGINNINGS))
     def send(data: bytes, begin: bytes) -> None:
         stub.mode = raw(begin + data)
