@@ -117,30 +117,30 @@ def _post_all(
 
 def _targets(receivers: Alertmanagers, path: str, deadline_s: float) -> list[Target]:
     """Return a target for every Alertmanager. The token is read again each time."""
-    token, fault = "", ""
+    headers: tuple[tuple[str, str], ...] = ()
+    faults: tuple[str, ...] = ()
     if receivers.token_file and not all(map(_has_login, receivers.urls)):
         token, fault = _read_token(receivers.token_file)
         redact.remember([token])
-    targets = []
-    for url in receivers.urls:
-        has_token = bool(token) and not _has_login(url)
-        is_faulty = bool(fault) and not _has_login(url)
-        targets.append(
-            Target(
-                name="alertmanager",
-                url=url.rstrip("/") + path,
-                series="",
-                counters=None,
-                counters_at="",
-                expect=ACCEPTED,
-                deadline_s=deadline_s,
-                json=False,
-                headers=(("Authorization", f"Bearer {token}"),) if has_token else (),
-                tls=Tls(ca=receivers.ca),
-                faults=(fault,) if is_faulty else (),
-            )
+        if token:
+            headers = (("Authorization", f"Bearer {token}"),)
+        else:
+            faults = (fault,)
+    return [
+        Target(
+            name="alertmanager",
+            url=url.rstrip("/") + path,
+            series="",
+            counters=None,
+            expect=ACCEPTED,
+            deadline_s=deadline_s,
+            json=False,
+            headers=() if _has_login(url) else headers,
+            tls=Tls(ca=receivers.ca),
+            faults=() if _has_login(url) else faults,
         )
-    return targets
+        for url in receivers.urls
+    ]
 
 
 def _read_token(path: str) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def _read_token(path: str) -> tuple[str, str]:
         with open(
             path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as file:
-            data = file.read(MAX_TOKEN + 1)
+            data = file.read(MAX_TOKEN + 1) or b""  # None: the pipe has a writer and no data
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except ValueError:

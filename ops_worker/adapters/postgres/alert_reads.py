@@ -9,18 +9,22 @@ from ops_worker.core.notify import SystemAlert, closed_since
 if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
-NEWEST_ROWS = 10_000
-"""System alerts among which the closed ones are looked for: years of them, read in some ms."""
+NEWEST_ROWS = 1000
+"""System alerts among which the closed ones are looked for: they are read in some ms."""
+ROWS_PER_SERVICE = 4
+"""So many more for each service: if all of them recover at once, every alert is found."""
 
 
-def read_alerts_to_post(transaction: Transaction, period_s: float) -> list[SystemAlert]:
+def read_alerts_to_post(
+    transaction: Transaction, period_s: float, services: int
+) -> list[SystemAlert]:
     """Read the system alerts that are open, and those that were closed a short time ago.
 
     ``period_s`` is the number of seconds from one health pass to the next; it decides what a short
-    time is.
+    time is. ``services`` is the number of monitored services.
     """
     parameters = {
         "closed_since": closed_since(transaction.now, period_s),
-        "rows": NEWEST_ROWS,
+        "rows": NEWEST_ROWS + ROWS_PER_SERVICE * services,
     }
     return transaction.query(SystemAlert, "alerts_to_post", parameters).fetchall()

@@ -55,9 +55,11 @@ def insert(
     )
 
 
-def read(store: Store, period_s: float = 60.0) -> dict[str, SystemAlert]:
+def read(store: Store, period_s: float = 60.0, services: int = 4) -> dict[str, SystemAlert]:
     """Return what is read, by service."""
-    rows = store.read(lambda transaction: alert_reads.read_alerts_to_post(transaction, period_s))
+    rows = store.read(
+        lambda transaction: alert_reads.read_alerts_to_post(transaction, period_s, services)
+    )
     assert len({row.service for row in rows}) == len(rows)
     return {row.service: row for row in rows}
 
@@ -98,8 +100,10 @@ def test_newest(store: Store, database: Database, monkeypatch: pytest.MonkeyPatc
     for name in "abc":
         insert(database, f"system-health:{name}", "CLOSED", closed="now()")
     assert set(read(store)) == {"a", "b", "c", "old", "open"}
-    monkeypatch.setattr(alert_reads, "NEWEST_ROWS", 3)
-    assert set(read(store)) == {"a", "b", "c", "open"}
+    monkeypatch.setattr(alert_reads, "NEWEST_ROWS", 0)
+    assert set(read(store, services=2)) == {"a", "b", "c", "old", "open"}
+    monkeypatch.setattr(alert_reads, "ROWS_PER_SERVICE", 1)
+    assert set(read(store, services=3)) == {"a", "b", "c", "open"}
 
 
 def test_hidden_rows(database: Database) -> None:
