@@ -120,7 +120,7 @@ def test_causes() -> None:
         ("page", "because of db and zone: http 503"),
         ("zone", "x"),
         ("api", "because of zone: refused"),
-        ("lost", "it was down"),
+        ("lost", "no pass has looked since; it was down"),
         ("web", "-"),
     ]
 
