@@ -31,6 +31,8 @@ NAME_WANTS = (
 )
 MAX_REQUEST_BODY = 64 << 10
 """Characters of the body of a request."""
+MAX_NEEDS = 50
+"""Services that one service may need directly. The causes are found while a transaction waits."""
 MAX_REDIRECTS = 10
 """Redirects that one probe may follow. Chains of more are loops, as a rule."""
 READS = frozenset({"select", "with", "values", "table"})
@@ -122,7 +124,7 @@ def _body(value: Any) -> str:
 
 def _needs(value: Any) -> tuple[str, ...]:
     names = _strings(value) if value else ()
-    if not all(re.fullmatch(NAME, name) for name in names):
+    if len(names) > MAX_NEEDS or not all(re.fullmatch(NAME, name) for name in names):
         raise ValueError("not names")
     return tuple(dict.fromkeys(names))
 
@@ -344,7 +346,7 @@ class ServiceEntry(Entry):
     resolve_after: Annotated[int | None, _of_type(int)] = field(None, wants=PASSES, ge=1, le=32767)
     """RESOLVE_AFTER_SUCCESSES of this service."""
     needs: Annotated[tuple[str, ...], PlainValidator(_needs)] = field(
-        (), wants="the name of a service of the catalogue, or a list of names"
+        (), wants=f"the name of a service of the catalogue, or a list of at most {MAX_NEEDS} names"
     )
     """Services that this one needs. While one of them is unhealthy, no alert opens for this one."""
     slo: Annotated[float | None, _of_type(int, float)] = field(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
+from ops_worker.core.needs import because_of
 from ops_worker.core.output import RENDERERS, message, summary
 from ops_worker.core.passes import PASSES, peers
 from ops_worker.errors import DONE, UNHEALTHY
@@ -189,6 +190,7 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
     """Print and log an outcome; return its exit code."""
     if not options.dry_run:
         _log_alerts(outcome)
+        _log_dependents(outcome)
     for warning in outcome.warnings:
         _log.warning("the pass has a warning", extra={"action": "sample", "what": warning})
     if outcome.unprobed:
@@ -232,6 +234,20 @@ def _log_alerts(outcome: Outcome) -> None:
                 "reason": peer_passes if is_own else reasons[service],
             }
             _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
+
+
+def _log_dependents(outcome: Outcome) -> None:
+    """Log the services that are unhealthy because of others, so that no alert opens for them."""
+    if not outcome.because_of:
+        return
+    causes = {cause for causes in outcome.because_of.values() for cause in causes}
+    extra = {
+        "action": "no alert opens",
+        "count": len(outcome.because_of),
+        "first": " ".join([*outcome.because_of][:MAX_NAMES]),
+        "because": because_of(causes),
+    }
+    _log.info("services are unhealthy because of others", extra=extra)
 
 
 def _announce(job: str, outcome: Outcome, left_s: float) -> None:

@@ -185,6 +185,20 @@ def test_own_alert(look: Looks) -> None:
     assert alerts(look) == {"ops_worker", "db"}
 
 
+def test_log(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a pass names the services for which no alert opens, and the cause."""
+    monitor(look, CHAIN)
+    capsys.readouterr()
+    assert main(["health"]) == 0
+    printed = capsys.readouterr()
+    assert "; 2 unhealthy because of db; 1 alert opened: db (" in printed.out
+    entries = [json.loads(line) for line in printed.err.splitlines()]
+    (entry,) = [entry for entry in entries if entry.get("action") == "no alert opens"]
+    assert (entry["count"], entry["first"], entry["because"]) == (2, "page shop", "because of db")
+    assert main(["health", "--dry-run"]) == 0
+    assert "no alert opens" not in capsys.readouterr().err
+
+
 def test_faults(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
     """A cycle and an unknown name are faults of the catalogue: no pass runs with one."""
     monitor(look, {"a": ["b"], "b": ["a"], "c": ["nobody"]})
