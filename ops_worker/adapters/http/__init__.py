@@ -218,7 +218,7 @@ def _without_secrets(observation: Observation) -> Observation:
     return observation._replace(error=error, body=body, headers=headers)
 
 
-def _is_https(target: Target) -> bool:
+def _uses_tls(target: Target) -> bool:
     return target.scheme in TLS_SCHEMES
 
 
@@ -229,7 +229,7 @@ def _tls_settings(target: Target) -> tuple[Tls, ...]:
     """
     if target.redirects:
         return target.tls, target.tls.without_client
-    return (target.tls,) if _is_https(target) else ()
+    return (target.tls,) if _uses_tls(target) else ()
 
 
 def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:
