@@ -1,5 +1,6 @@
 # docker build -t ops-worker:0.1.0 .                             what the passes need
 # docker build -t ops-worker:0.1.0 --build-arg EXTRAS=sidecar .  and what the sidecar's /metrics needs
+# docker build -t ops-worker:0.1.0 --build-arg EXTRAS=re2 .      and what `matches` in a catalogue needs
 # docker build -t ops-worker:0.1.0 --build-arg EXTRAS=cluster .  and the Kubernetes client; several: EXTRAS=cluster,sidecar
 ARG PYTHON_VERSION=3.11
 FROM docker.io/library/python:${PYTHON_VERSION}-slim AS build

@@ -190,7 +190,7 @@ def _condition(value: Any) -> Condition:
         raise ValueError("not a condition")
     relation = relations[0]
     parts = value.keys() - {relation}
-    if not RELATIONS[relation].operand.accepts(value[relation]) or len(parts) > 1:
+    if not RELATIONS[relation].accepts(value[relation]) or len(parts) > 1:
         raise ValueError("not a condition")
     expected = value[relation]
     if isinstance(expected, list):

@@ -46,25 +46,22 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
-class Operand(NamedTuple):
-    """A kind of values to compare with: which ones the catalogue accepts, and in words."""
-
-    accepts: Callable[[Any], bool]
-    words: str
-
-
 class Relation(NamedTuple):
     """How an actual value is compared with that of a condition.
 
-    ``words`` precede the value of the condition. Those of a flag are the phrases for true and
-    false, instead of the value. ``applies`` is whether the actual value can be compared at all;
-    if not, the condition is broken.
+    - ``words`` precede the value of the condition. Those of a flag are the phrases for true and
+      false, instead of the value.
+    - ``holds``: whether it holds, of the actual value and that of the condition.
+    - ``accepts``: whether the catalogue may have this value.
+    - ``applies``: whether the actual value can be compared; if not, the condition is broken.
+    - ``verb`` precedes the words where no actual value is known.
     """
 
     words: str | tuple[str, str]
     holds: Callable[[Any, Any], bool]
-    operand: Operand
+    accepts: Callable[[Any], bool]
     applies: Callable[[Any], bool]
+    verb: str = "is"
 
 
 def _is_number(value: Any) -> bool:
@@ -165,33 +162,29 @@ def _length_at_least(actual: Any, length: int) -> bool:
     return len(actual) >= length
 
 
-_SCALAR = Operand(_is_scalar, "a string, a number, true or false")
-_SCALARS = Operand(_are_scalars, "a list of strings, numbers, true and false")
-_NUMBER = Operand(_is_finite, "a number")
-_TEXT = Operand(_is_part, "a string that is not empty")
-_EXPRESSION = Operand(_is_expression, f"an RE2 expression of 1 to {MAX_EXPRESSION} characters")
-_FLAG = Operand(_is_flag, "true or false")
-_LENGTH = Operand(_is_length, "a whole number, at least 0")
-
 RELATIONS = {
-    "equals": Relation("", _equal, _SCALAR, _is_there),
-    "differs": Relation("anything but ", _differs, _SCALAR, _is_there),
-    "one_of": Relation("one of ", _one_of, _SCALARS, _is_there),
-    "at_most": Relation("at most ", operator.le, _NUMBER, _is_number),
-    "at_least": Relation("at least ", operator.ge, _NUMBER, _is_number),
-    "contains": Relation("a text that contains ", operator.contains, _TEXT, _is_text),
-    "not_contains": Relation("a text that does not contain ", _lacks, _TEXT, _is_text),
-    "matches": Relation("a text that matches ", matches, _EXPRESSION, _is_text),
-    "not_matches": Relation("a text that does not match ", _matches_not, _EXPRESSION, _is_text),
-    "absent": Relation(("absent", "present"), _absent, _FLAG, _is_any),
-    "null": Relation(("null", "anything but null"), _null, _FLAG, _is_there),
-    "empty": Relation(("empty", "not empty"), _empty, _FLAG, _has_length),
-    "length_equals": Relation("of length ", _length_equals, _LENGTH, _has_length),
-    "length_at_most": Relation("of length at most ", _length_at_most, _LENGTH, _has_length),
-    "length_at_least": Relation("of length at least ", _length_at_least, _LENGTH, _has_length),
+    "equals": Relation("", _equal, _is_scalar, _is_there),
+    "differs": Relation("anything but ", _differs, _is_scalar, _is_there),
+    "one_of": Relation("one of ", _one_of, _are_scalars, _is_there),
+    "at_most": Relation("at most ", operator.le, _is_finite, _is_number),
+    "at_least": Relation("at least ", operator.ge, _is_finite, _is_number),
+    "contains": Relation("a text that contains ", operator.contains, _is_part, _is_text),
+    "not_contains": Relation("a text that does not contain ", _lacks, _is_part, _is_text),
+    "matches": Relation("a text that matches ", matches, _is_expression, _is_text),
+    "not_matches": Relation("a text that does not match ", _matches_not, _is_expression, _is_text),
+    "absent": Relation(("absent", "present"), _absent, _is_flag, _is_any),
+    "null": Relation(("null", "anything but null"), _null, _is_flag, _is_there),
+    "empty": Relation(("empty", "not empty"), _empty, _is_flag, _has_length),
+    "length_equals": Relation("a length of ", _length_equals, _is_length, _has_length, "has"),
+    "length_at_most": Relation(
+        "a length of at most ", _length_at_most, _is_length, _has_length, "has"
+    ),
+    "length_at_least": Relation(
+        "a length of at least ", _length_at_least, _is_length, _has_length, "has"
+    ),
 }
 """The relations, by their key in a catalogue."""
-EXPRESSIONS = frozenset(key for key in RELATIONS if RELATIONS[key].operand is _EXPRESSION)
+EXPRESSIONS = frozenset(key for key in RELATIONS if RELATIONS[key].accepts is _is_expression)
 """The relations that need the extra ``re2``."""
 
 
@@ -228,7 +221,10 @@ def broken_conditions(
 
 def wanted(conditions: Iterable[Condition]) -> list[str]:
     """Return every condition in words."""
-    return [f"{_named(condition)} is {_expected(condition)}" for condition in conditions]
+    return [
+        f"{_named(condition)} {RELATIONS[condition.relation].verb} {_expected(condition)}"
+        for condition in conditions
+    ]
 
 
 def _named(condition: Condition) -> str:
@@ -266,7 +262,7 @@ def _shown_part(actual: Any, condition: Condition) -> str:
     if condition.header in SECRET_HEADERS and actual is not ABSENT:
         return "another value (not shown)"
     text = _shown(actual)
-    is_about_length = RELATIONS[condition.relation].operand is _LENGTH
+    is_about_length = RELATIONS[condition.relation].accepts is _is_length
     return f"{text} of length {len(actual)}" if is_about_length and _has_length(actual) else text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.certificates import end_in_words
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
     LEDGER_TABLES,
@@ -411,14 +412,14 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
     for verdict in verdicts:
         subject = f"service {verdict.target.name}"
         if verdict.healthy:
-            yield Finding(subject, OK, f"healthy, {verdict.latency_ms} ms")
-        else:
-            yield Finding(
-                subject,
-                WARNING,
-                f"{verdict.state.value}: {verdict.reason}",
-                remedies[verdict.state],
-            )
+            days = verdict.certificate_days_left
+            ending = "" if days is None else f"; its certificate {end_in_words(days)}"
+            yield Finding(subject, OK, f"healthy, {verdict.latency_ms} ms{ending}")
+            continue
+        remedy = remedies[verdict.state]
+        if verdict.reason_class == "certificate":
+            remedy = "renew its certificate"
+        yield Finding(subject, WARNING, f"{verdict.state.value}: {verdict.reason}", remedy)
 
 
 def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:

@@ -170,6 +170,17 @@ def test_readers(
         assert document(capsys, "explain", "shop")["certificate_days_left"] == left
 
 
+def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` says when certificates end, and what to do about the one that ends too soon."""
+    assert shop and main(["init-db"]) == 0
+    capsys.readouterr()
+    main(["check"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    place = next(place for place, line in enumerate(lines) if f"degraded: {SHOP}" in line)
+    assert lines[place + 1] == "-> renew its certificate"
+    assert any(line.endswith("; its certificate expires in 13 days") for line in lines)
+
+
 def test_conditions(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A broken condition on a text or header is the reason, on one line, whatever the service sends."""
     shop.mode = reply("<h1>\x1b[31msorry\n</h1>", headers={"X-Version": "1.9"})

@@ -134,7 +134,7 @@ FULL = {"db": "up", "counters": {"a": 1}}
         ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"}, State.DEGRADED, 'body is not JSON, wants "x"'),
         ({"json": False, "conditions": (Condition("/0", "equals", "x"),)}, {"body": b'["x"]'}, State.HEALTHY, ""),
         ({"json": False, "conditions": (Condition("", "length_at_least", 1),)}, {"body": b"[]"}, State.DEGRADED,
-         "body is [] of length 0, wants of length at least 1"),
+         "body is [] of length 0, wants a length of at least 1"),
         ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"\xef\xbb\xbf OK\r\n"}, State.HEALTHY, ""),
         ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"O\xffK"}, State.DEGRADED, 'body is "O\ufffdK", wants "OK"'),
         ({"json": False, "conditions": (Condition(None, "equals", "OK", "x"),)}, {"headers": {"x": "OK"}}, State.HEALTHY, ""),

@@ -68,10 +68,11 @@ def test_network(file: str, path: str, value: object, missing: str) -> None:
     )
 
 
-def test_catalogue_in_the_network() -> None:
+@pytest.mark.parametrize("scheme", ["http", "https", "tcp", "tls"])
+def test_catalogue_in_the_network(scheme: str) -> None:
     """The network policy must allow the services of the catalogue, with its variables expanded."""
     objects = broken(CATALOGUE, TOML, '[services.a]\nurl = "${SHOP}"')
-    objects = broken("20-configmap.yaml", "data.SHOP", "http://shop:9000", objects)
+    objects = broken("20-configmap.yaml", "data.SHOP", f"{scheme}://shop:9000", objects)
     (fault,) = faults_of(objects)[:1]
     assert fault.endswith("does not let CronJob/ops-worker-health reach TCP 9000 (service a)")
     assert len(faults_of(objects)) == 2

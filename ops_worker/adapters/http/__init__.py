@@ -203,7 +203,7 @@ def _faulty(target: Target) -> Observation:
 def _without_secrets(observation: Observation) -> Observation:
     """Replace the service's own secrets by stars in its error, headers and body.
 
-    A service may send them back. A secret of digits only stays in the body, where it may well be
+    A service may send them back. A secret of digits only stays in a JSON body, where it may well be
     a number.
     """
     target = observation.target
@@ -215,12 +215,12 @@ def _without_secrets(observation: Observation) -> Observation:
     for secret in secrets_of(target):
         error = error.replace(secret, "***")
         headers = {name: value.replace(secret, "***") for name, value in headers.items()}
-        if not secret.isdigit():
+        if not (secret.isdigit() and target.json):
             body = body.replace(secret.encode(errors="replace"), b"***")
     return observation._replace(error=error, body=body, headers=headers)
 
 
-def _is_https(target: Target) -> bool:
+def _uses_tls(target: Target) -> bool:
     return target.scheme in TLS_SCHEMES
 
 
@@ -231,7 +231,7 @@ def _tls_settings(target: Target) -> tuple[Tls, ...]:
     """
     if target.redirects:
         return target.tls, target.tls.without_client
-    return (target.tls,) if _is_https(target) else ()
+    return (target.tls,) if _uses_tls(target) else ()
 
 
 def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:

@@ -180,8 +180,8 @@ def _exchange(target: Target, hop: Hop, contexts: Mapping[Tls, ssl.SSLContext]) 
 def connect(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     """Connect to a target, for ``tls`` with the handshake; return its observation.
 
-    The latency runs from the start of the connection that succeeded to its end, or to the end of
-    the handshake. Nothing is sent to the service but that. Errors are handled as those of ``ask``.
+    The latency runs from the start of the attempt that succeeded until it was accepted, or until
+    the end of the handshake. No request is sent. Errors are not handled here: see ``failed``.
     """
     url = _connection_url(target)
     host, name = _names(url.raw_host)
@@ -228,11 +228,10 @@ def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
 
     The machine's clock decides, as it does in the verification of the certificate.
     """
-    certificate = sock.getpeercert(binary_form=True)
-    if target.certificate_days is None or certificate is None:
+    if target.certificate_days is None:
         return None
     try:
-        end = certificates.end_of(certificate)
+        end = certificates.end_of(sock.getpeercert(binary_form=True) or b"")
     except ValueError:
         reason = "TLS: the end of the certificate cannot be read"
         raise UnreachableError(reason, "tls") from None

@@ -252,6 +252,15 @@ def test_headers(stub: Stub, behaviour: Behaviour, name: str, value: str | None)
     assert dict(look(stub.url).headers) == {}
 
 
+@pytest.mark.parametrize("secret", [SECRET, "12345678"])
+def test_secret_in_a_text(stub: Stub, secret: str) -> None:
+    """A page that sends the service's own secret back is no way into a reason."""
+    stub.mode = reply(f"token {secret} refused")
+    more: dict[str, Any] = {"headers": (("X-Key", secret),), "json": False}
+    reason = judge(look(stub.url, conditions=(Condition(None, "equals", "OK"),), **more)).reason
+    assert reason == 'body is "token *** refused", wants "OK"'
+
+
 def test_no_socket_stays_open(stub: Stub) -> None:
     """Each connection is closed at the end of its probe."""
     closed = threading.Event()
