@@ -206,7 +206,7 @@ class Settings(BaseSettings):
     ops_worker_catalogue: Text = setting(
         "",
         wants="the path of a TOML file",
-        only="passes sidecar status explain history report alerts catalogue",
+        only="passes sidecar status explain history report alerts maintenance catalogue",
     )
     """TOML file with your own services and figures (docs/catalogue.md). They are added to the
     platform's and replace those of the same name. Empty: only the platform's are used."""

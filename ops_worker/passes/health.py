@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
+from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLES
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.adapters.postgres import Transaction
+    from ops_worker.core.maintenance import UnderMaintenance
     from ops_worker.core.model import KnownState, Recorded, Verdict
     from ops_worker.passes.context import Context
 
-OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
+OPTIONAL_TABLES = ("system_metrics", *MAINTENANCE_TABLES)
 """Tables of the self-metrics and of maintenances: without them the pass still records states."""
 
 
 class Written(NamedTuple):
-    """What the transaction recorded, what it found before, and the end of the maintenance."""
+    """What the transaction recorded, what it found before, and what is under maintenance."""
 
     recorded: Recorded
     before: Mapping[str, KnownState]
-    maintenance_until: datetime | None
+    maintenance: UnderMaintenance
     warnings: tuple[str, ...]
 
 
@@ -68,27 +69,26 @@ def _write(
     transaction: Transaction,
 ) -> Written:
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
-    maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
     # The worker has an alert of its own, which counts among those that are open.
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
-    if maintenance_end is not None:
-        changes = health.suppress_alerts(changes, names)
+    changes = health.suppress_alerts(changes, maintenance)
     if context.dry_run:
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        metrics = context.self_metrics(
-            HEALTH, verdicts, begun, maintenance=maintenance_end is not None
-        )
+        is_of_all = maintenance.all_until is not None
+        metrics = context.self_metrics(HEALTH, verdicts, begun, maintenance=is_of_all)
         samples = [*metrics, *context.latencies(verdicts)]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
         ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
-    peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)
+    may_open = OPS_WORKER not in maintenance
+    peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open)
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
@@ -96,7 +96,7 @@ def _write(
     return Written(
         recorded=recorded,
         before=before,
-        maintenance_until=maintenance_end,
+        maintenance=maintenance,
         warnings=tuple(transaction.warnings),
     )
 
@@ -117,5 +117,18 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         closed=recorded.closed,
         alerted=health.alerted(written.before, recorded),
         warnings=written.warnings,
-        maintenance_until=written.maintenance_until,
+        maintenance_until=written.maintenance.all_until,
+        under_maintenance=_ends_by_service(outcome.verdicts, written.maintenance),
     )
+
+
+def _ends_by_service(
+    verdicts: Sequence[Verdict], maintenance: UnderMaintenance
+) -> dict[str, datetime]:
+    """Return the end of the maintenance of each service of this pass that is under one."""
+    ends = {}
+    for verdict in verdicts:
+        until = maintenance.until(verdict.target.name)
+        if until is not None:
+            ends[verdict.target.name] = until
+    return ends

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from ops_worker.adapters.postgres import Store, operations
+from ops_worker.adapters.postgres.maintenance_reads import running_maintenance
 from ops_worker.adapters.postgres.specs import LOCK_SPACE, MAINTENANCE
 from ops_worker.cli import main
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
@@ -228,7 +229,7 @@ def test_two_at_once(told: Database) -> None:
     def begin(name: str) -> object:
         with contextlib.closing(Store({"conninfo": told.url})) as database:
             maintenance = operations.NewMaintenance(seconds=60.0, by=name, reason="")
-            database.read(operations.running_maintenance, optional_tables=[MAINTENANCE_TABLE])
+            database.read(running_maintenance, optional_tables=[MAINTENANCE_TABLE])
             ready.wait(timeout=30)
             try:
                 return database.write(

@@ -383,7 +383,7 @@ def test_maintenances() -> None:
     assert [
         ((item.ended - item.begun).total_seconds(), *item[2:]) for item in maintenances(rows)
     ] == [
-        (180, "kim", "", "racks"),
-        (60, "lee", "max", "racks"),
-        (60, "lee", "", "racks"),
+        (180, "kim", "", "racks", ()),
+        (60, "lee", "max", "racks", ()),
+        (60, "lee", "", "racks", ()),
     ]
