@@ -93,6 +93,7 @@ def _start_options(start: argparse.ArgumentParser) -> None:
     )
     begin.add_argument(
         "--every",
+        dest="recurrence",
         type=_every,
         metavar="WHEN",
         help="repeat it: 'Sunday 02:00', 'Mon,Thu 22:30', 'day 03:00' for every day",
@@ -172,7 +173,7 @@ def _is_window(options: argparse.Namespace) -> bool:
 
     Raises SettingsError for options that do not go together.
     """
-    is_timed = options.at is not None or options.every is not None
+    is_timed = options.at is not None or options.recurrence is not None
     if options.zone != DEFAULT_ZONE and not is_timed:
         raise SettingsError(["--zone: it is the zone of --at and --every, and neither is given"])
     is_window = is_timed or options.services is not None
@@ -251,8 +252,8 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
     from ops_worker.history.maintenances import describe
     from ops_worker.zones import zone_of
 
-    if options.every is not None:
-        _require_gap(options.every, timedelta(seconds=options.for_s))
+    if options.recurrence is not None:
+        _require_gap(options.recurrence, timedelta(seconds=options.for_s))
     services = _known_services(options.services, settings)
     zone = zone_of(options.zone)
     _create_tables(store, WINDOW_TABLE)
@@ -267,7 +268,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
             reason=options.reason,
             services=services,
             begins=begins,
-            recurrence=options.every.text if options.every is not None else "",
+            recurrence=options.recurrence.text if options.recurrence is not None else "",
             zone=options.zone,
         )
         return operations.start_window(transaction, new), transaction.now

@@ -46,7 +46,7 @@ def maintenances_table(maintenances: Iterable[Maintenance], title: str) -> Scree
     columns = (
         Column("FROM"),
         Column("TO"),
-        Column("SERVICES", least=8, drop=1),
+        Column("SERVICES", least=8),
         Column("STARTED BY", least=10),
         Column("REASON", least=8, is_note=True),
     )
@@ -120,11 +120,11 @@ def list_table(maintenances: Iterable[Listed]) -> ScreenTable:
     """Return the table of the maintenances that are running or planned."""
     columns = (
         Column("ID"),
-        Column("STATE"),
+        Column("STATE", drop=2),
         Column("SERVICES", least=8),
         Column("FROM"),
         Column("TO"),
-        Column("EVERY", least=12, drop=2),
+        Column("EVERY", least=12),
         Column("STARTED BY", least=10, drop=1),
         Column("REASON", least=8, is_note=True),
     )
@@ -133,8 +133,8 @@ def list_table(maintenances: Iterable[Listed]) -> ScreenTable:
             "-" if maintenance.id is None else str(maintenance.id),
             maintenance.state,
             named_services(maintenance.services),
-            format_time(maintenance.from_),
-            format_time(maintenance.to),
+            _minute(maintenance.from_),
+            _minute(maintenance.to),
             f"{maintenance.every} {maintenance.zone}" if maintenance.every else "-",
             maintenance.started_by,
             maintenance.reason or "-",
@@ -162,6 +162,11 @@ def describe(occurrence: Occurrence, now: datetime) -> str:
     if window.recurrence is not None:
         of += f", every {window.recurrence.text} {one_line(window.zone_name)}"
     return f"{of}, {by}"
+
+
+def _minute(time: datetime | None) -> str:
+    """Return a time without its seconds, so that two of them fit into a line."""
+    return f"{time:%Y-%m-%d %H:%M}" if time else "-"
 
 
 def _time(time: datetime) -> str:

@@ -140,7 +140,7 @@ def test_setting(
     )
     assert main(["status"]) == 0
     assert re.search(
-        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +MAINTENANCE_UNTIL +-$",
+        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -297,11 +297,11 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert main(["explain", "ingest"]) == main(["status"]) == 0
     explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
     assert re.search(
-        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  kim +<b>new</b> switch$",
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim +<b>new</b> switch$",
         explained,
         re.MULTILINE,
     )
-    assert re.search(r"^\d+ min +kim +<b>new</b> switch$", status, re.MULTILINE)
+    assert re.search(r"^\d+ min +all +kim +<b>new</b> switch$", status, re.MULTILINE)
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     looked.rows(
         "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', ended_at = now() - interval '50 minutes', until = now()"
@@ -319,7 +319,9 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert main(["explain", "ingest"]) == main(["report", "-o", "-", "--since", "2h"]) == 0
     explained, page = capsys.readouterr().out.split("<!doctype html>")
     assert re.search(
-        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +odd +-$",
+        explained,
+        re.MULTILINE,
     )
     assert (
         re.search(
