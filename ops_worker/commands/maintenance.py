@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 from datetime import UTC, datetime, time, timedelta
@@ -212,24 +213,19 @@ def _running(
     return of_all, maintenance_reads.running_windows(transaction), transaction.now
 
 
-def _create_tables(store: Store, required: str) -> None:
-    """Create the tables; the required one, or raise SchemaError."""
-    store.create([required])
-    for name in TABLES:
-        try:
-            store.create([name])
-        except SchemaError as error:
-            # A role that may not create the log can still start a maintenance.
-            if name == MAINTENANCE_LOG:
-                warn_not_recorded([str(error)])
-
-
 def _start(store: Store, options: argparse.Namespace) -> str:
     """Start a maintenance, and return a line about the one that it replaced."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
-    _create_tables(store, MAINTENANCE_TABLE)
+    store.create([MAINTENANCE_TABLE])
+    try:
+        store.create([MAINTENANCE_LOG])
+    except SchemaError as error:
+        # A role that may not create the log can still start a maintenance.
+        warn_not_recorded([str(error)])
+    with contextlib.suppress(SchemaError):
+        store.create([WINDOW_TABLE])
     maintenance = operations.NewMaintenance(
         seconds=options.for_s, by=options.by or user(), reason=options.reason
     )
@@ -256,7 +252,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
         _require_gap(options.recurrence, timedelta(seconds=options.for_s))
     services = _known_services(options.services, settings)
     zone = zone_of(options.zone)
-    _create_tables(store, WINDOW_TABLE)
+    store.create([WINDOW_TABLE])
 
     def make(transaction: Transaction) -> tuple[Window, datetime]:
         begins = None
