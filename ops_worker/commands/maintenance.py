@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import re
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 TABLES = (*MAINTENANCE_TABLES, MAINTENANCE_LOG)
 DEFAULT_ZONE = "UTC"
+_log = logging.getLogger(__name__)
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _number = partial(row_number, noun="a maintenance", listed_by="maintenance list")
 """Parse the number of a maintenance window."""
@@ -197,8 +199,9 @@ def _show_running(store: Store, settings: Settings, before: str) -> None:
         lines.insert(0, operations.describe(running))
     if not (lines or lasts):
         lines.append("no maintenance is running; alerts open")
-    if lines:
-        print(before + "\n".join(lines))
+    text = before + "\n".join(lines)
+    if text:
+        print(text.removesuffix("; "))
     if until is not None:
         past = "" if lasts else ", which is past"
         print(f"MAINTENANCE_UNTIL is set: until {until:%Y-%m-%d %H:%M:%S %Z}{past}")
@@ -351,10 +354,16 @@ def _list(store: Store, options: argparse.Namespace, settings: Settings) -> None
     from ops_worker.history.maintenances import list_table
     from ops_worker.history.screen import fitted
 
-    maintenances = store.read(
-        lambda transaction: _listed(transaction, settings.maintenance_until),
+    maintenances, problems = store.read(
+        lambda transaction: (
+            _listed(transaction, settings.maintenance_until),
+            transaction.warnings,
+        ),
         optional_tables=MAINTENANCE_TABLES,
     )
+    for problem in problems:
+        extra = {"action": "window left out", "error": problem}
+        _log.warning("a maintenance window cannot be read", extra=extra)
     if options.output == "json":
         print(json.dumps(as_json(maintenances)))
         return

@@ -175,15 +175,21 @@ def _beginnings(window: Window, since: datetime, until: datetime) -> Iterator[da
         date += DAY
 
 
+def current(window: Window, now: datetime) -> Occurrence | None:
+    """Return the occurrence that lasts now; of several that overlap, the one that ends last."""
+    return max(occurrences(window, now, now), key=lambda item: item.ended, default=None)
+
+
 def running(windows: Iterable[Window], now: datetime) -> list[Occurrence]:
-    """Return the occurrences that last now, in the order of the windows."""
-    return [occurrence for window in windows for occurrence in occurrences(window, now, now)]
+    """Return the occurrence of each window that lasts now."""
+    lasting = (current(window, now) for window in windows)
+    return [occurrence for occurrence in lasting if occurrence is not None]
 
 
 def next_occurrence(window: Window, now: datetime) -> Occurrence | None:
     """Return the occurrence that lasts now, or else the next one; None if the window is over."""
     until = max(now, window.begins) + NEXT
-    return next(occurrences(window, now, until), None)
+    return current(window, now) or next(occurrences(window, now, until), None)
 
 
 def under_maintenance(

@@ -246,6 +246,20 @@ def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]
     assert "give the ID: `ops-worker maintenance list` lists 1, 2" in capsys.readouterr().err
 
 
+def test_end_while_the_setting_lasts(
+    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was ended is said, also where MAINTENANCE_UNTIL still holds alerts back."""
+    monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    until = "2999-01-01 00:00:00 UTC"
+    assert lines == ["maintenance 1 has ended", f"MAINTENANCE_UNTIL is set: until {until}"]
+    assert told.value("SELECT count(*) FROM ops_worker_maintenance_window") == 1
+    (item,) = listed(capsys)
+    assert (item["id"], item["started_by"]) == (None, "MAINTENANCE_UNTIL")
+
+
 def test_nothing_is_replaced(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Windows exist side by side, beside one of all services; only the same one is made once."""
     commands = [
@@ -361,6 +375,11 @@ def test_odd_rows(looked: Database, stubs: Stubs, capsys: pytest.CaptureFixture[
         ["maintenance", "status"],
     ):
         assert main(command) == 0, command
+    capsys.readouterr()
+    assert main(["maintenance", "list"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("a maintenance window cannot be read") == 2
+    assert re.search(r"^\d+ +running +evaluator, dis", said.out, re.MULTILINE)
     broken = "SELECT id FROM ops_worker_maintenance_window WHERE recurrence = 'at noon'"
     number = str(looked.value(broken))
     assert main(["maintenance", "end", number]) == 0, "what cannot be read can be ended"
