@@ -14,6 +14,10 @@ MAX_AGE_S = 10 * 365 * DAY_S
 """Longest age, in seconds, of a time that is written as one: ten years."""
 UNITS = {"y": 365 * DAY_S, "d": DAY_S, "h": 3_600.0, "m": 60.0, "s": 1.0}
 """Seconds in each unit, in the order in which a duration names them."""
+MAX_ID = 2**63 - 1
+"""The highest value of ``bigint``, the type of the columns ``id``."""
+MAX_ID_DIGITS = 20
+"""Digits of a number that are read: one more than the highest number has."""
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,3}})?){unit})?" for unit in UNITS))
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,3})?")
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
@@ -104,6 +108,19 @@ def _seconds(text: str) -> float | None:
         return None
     numbers = zip(match.groups(default="0"), UNITS.values(), strict=True)
     return sum(float(number) * unit_s for number, unit_s in numbers)
+
+
+def row_number(text: str, noun: str, listed_by: str) -> int:
+    """Parse the number of a row. Raises ArgumentTypeError for anything else.
+
+    The message says of what it is no number (``noun``), and which command lists them.
+    """
+    is_number = text.isascii() and text.isdigit()
+    if not is_number or int(text[:MAX_ID_DIGITS]) > MAX_ID:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not the number of {noun}; `ops-worker {listed_by}` lists them"
+        )
+    return int(text)
 
 
 def words(text: str) -> str:

@@ -230,7 +230,7 @@ COMMANDS = {
         module="alerts",
     ),
     "maintenance": Command(
-        summary="start or end a time in which no alert opens, or show it",
+        summary="start, plan, list or end a time in which no alert opens",
         module="maintenance",
     ),
     "init-db": Command(

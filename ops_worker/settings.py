@@ -245,7 +245,7 @@ class Settings(BaseSettings):
     ops_worker_catalogue: Text = setting(
         "",
         wants="the path of a TOML file",
-        only="passes sidecar status explain history report alerts catalogue",
+        only="passes sidecar status explain history report alerts maintenance catalogue",
     )
     """TOML file with your own services and figures (docs/catalogue.md). They are added to the
     platform's and replace those of the same name. Empty: only the platform's are used."""
@@ -261,9 +261,9 @@ class Settings(BaseSettings):
         wants="a time with its zone, for example 2026-03-01T12:00:00Z",
         only="passes sidecar status explain report maintenance",
     )
-    """End of a maintenance, as a time with its zone. Until then no alert opens. Services are still
-    probed and recorded, and alerts still close. `ops-worker maintenance start` does the same
-    without a change of settings."""
+    """End of a maintenance of all services, as a time with its zone. Until then no alert opens.
+    Services are still probed and recorded, and alerts still close. `ops-worker maintenance start`
+    does the same without a change of settings."""
     alert_after_failures: Integer = setting(
         1,
         wants="a whole number of passes, 1 to 32767",

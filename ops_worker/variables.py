@@ -45,7 +45,7 @@ def variables() -> list[Variable]:
             names=names,
             default=default,
             meaning=f"Base URL of {service}. Empty: the service is not monitored.",
-            only="passes sidecar status explain report alerts catalogue",
+            only="passes sidecar status explain report alerts maintenance catalogue",
         )
         for service, names, default in builtin_urls()
     ]

@@ -167,6 +167,7 @@ TESTED_ELSEWHERE = {
     "passes.health": "passes/test_contract.py is the contract of both passes",
     "passes.metrics": "passes/test_contract.py is the contract of both passes",
     "variables": "test_settings.py compares them with the settings",
+    "zones": "commands/test_maintenance.py makes windows in zones",
 }
 """Modules without a test file of the same name, and where their tests are."""
 TESTED_TOGETHER = {

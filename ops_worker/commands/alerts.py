@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import json
 import os
@@ -10,23 +9,22 @@ from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import by_option, env_file, output_option, words
+from ops_worker.arguments import by_option, env_file, output_option, row_number, words
 from ops_worker.commands.database import opened, write
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import DONE
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from ops_worker.adapters.postgres import Store
     from ops_worker.history.rows import AlertRow, UnmonitoredRow
     from ops_worker.settings import Settings
 
-MAX_ID = 2**63 - 1
-"""The highest value of ``bigint``, the type of the column ``id``."""
-MAX_ID_DIGITS = 20
-"""Digits of a number that are read: one more than the highest number has."""
+_number = partial(row_number, noun="an alert", listed_by="alerts list")
+"""Parse the number of an alert."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -185,13 +183,3 @@ def user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # A user without a name, as in the image.
         return f"user {os.getuid()}"
-
-
-def _number(text: str) -> int:
-    """Parse the number of an alert. Raises ArgumentTypeError for anything else."""
-    is_number = text.isascii() and text.isdigit()
-    if not is_number or int(text[:MAX_ID_DIGITS]) > MAX_ID:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not the number of an alert; `ops-worker alerts list` lists them"
-        )
-    return int(text)

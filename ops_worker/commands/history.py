@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
     from ops_worker.history.actions import Action
     from ops_worker.history.ledger import LedgerPeriod, LedgerRows, ServiceDocument
+    from ops_worker.history.maintenances import Maintenance
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
 DEFAULT_PERIOD = timedelta(days=7)
 """The period without --since and --from."""
+MAX_MAINTENANCES = 50
+"""Maintenances below the table: one that repeats every day has many. The JSON document has all."""
 CHUNK = 200
 """Services that are read in one transaction: their rows of a year are a few megabytes."""
 
@@ -95,12 +98,14 @@ def period_options(parser: argparse.ArgumentParser, default: str) -> None:
 class _Asked(NamedTuple):
     """What is asked for: a period with its services, and the name of a pass, or ``all``.
 
-    ``actions`` is what people did in the period; None if it cannot be read.
+    ``actions`` is what people did in the period; None if it cannot be read. ``maintenances`` are
+    those of the period, or of the only service that is asked for.
     """
 
     period: LedgerPeriod
     name: str
     actions: Sequence[Action] | None
+    maintenances: Sequence[Maintenance]
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -132,9 +137,10 @@ def _asked(
     transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
 ) -> _Asked:
     """Return the period and the services that are asked for, and what people did in it."""
-    from ops_worker.adapters.postgres import action_reads, ledger_reads
+    from ops_worker.adapters.postgres import action_reads, ledger_reads, maintenance_reads
     from ops_worker.history.actions import action_document
     from ops_worker.history.ledger import LedgerPeriod
+    from ops_worker.history.maintenances import maintenance_document
 
     since, until = period(options, transaction.now, DEFAULT_PERIOD)
     services = ledger_reads.current_services(transaction)
@@ -147,10 +153,14 @@ def _asked(
         services = [service]
     about = None if options.service is None else services
     actions = action_reads.read_actions(transaction, since, until, about)
+    maintenances = maintenance_reads.maintenances(transaction, since, until)
+    if about is not None:
+        maintenances = [row for row in maintenances if row.covers(about[0])]
     return _Asked(
         period=LedgerPeriod(transaction.now, since, until, services),
         name=options.name,
         actions=None if actions is None else [action_document(row) for row in actions],
+        maintenances=[maintenance_document(row) for row in maintenances],
     )
 
 
@@ -225,7 +235,8 @@ def _show_json(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
     for document in documents:
         sys.stdout.write(separator + json.dumps(as_json(document)))
         separator = ", "
-    print("], " + json.dumps({"actions": as_json(asked.actions)}).removeprefix("{"))
+    end = {"actions": as_json(asked.actions), "maintenances": as_json(asked.maintenances)}
+    print("], " + json.dumps(end).removeprefix("{"))
 
 
 def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
@@ -239,9 +250,10 @@ def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
 
 
 def _show_table(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
-    """Print a line for each span, and below them what people did in the period."""
+    """Print a line for each span, and below them maintenances and what people did."""
     from ops_worker.history.actions import NO_ACTIONS, actions_table
     from ops_worker.history.ledger import Table
+    from ops_worker.history.maintenances import maintenances_table
     from ops_worker.history.screen import fitted, plain
 
     if not asked.period.services:
@@ -254,6 +266,14 @@ def _show_table(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
     for document in documents:
         for line in table.lines(document):
             print(line)
+    if asked.maintenances:
+        newest = asked.maintenances[-MAX_MAINTENANCES:]
+        total = len(asked.maintenances)
+        title = "Maintenance"
+        if total > MAX_MAINTENANCES:
+            title += f", the newest {MAX_MAINTENANCES} of {total}"
+        fitting = fitted(maintenances_table(newest, title), width)
+        print(f"\n{plain(fitting, width)}")
     if asked.actions is None:
         print(f"\n{NO_ACTIONS}")
     elif asked.actions:

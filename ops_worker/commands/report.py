@@ -63,7 +63,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _read(transaction: Transaction, options: argparse.Namespace, settings: Settings) -> Report:
     """Read everything at one moment of the database's clock."""
-    from ops_worker.adapters.postgres import action_reads, history, ledger_reads
+    from ops_worker.adapters.postgres import (
+        action_reads,
+        history,
+        ledger_reads,
+        maintenance_reads,
+    )
     from ops_worker.core.slo import objectives
     from ops_worker.core.staleness import longest_period_s
     from ops_worker.history import report
@@ -90,7 +95,7 @@ def _read(transaction: Transaction, options: argparse.Namespace, settings: Setti
         status=history.status_rows(past, since_s, points, counter_rule(targets)),
         ledger=ledger,
         incidents=history.incidents(past, since_s),
-        maintenances=history.maintenances(transaction, begun, ended),
+        maintenances=maintenance_reads.maintenances(transaction, begun, ended),
         actions=actions or (),
     )
     return report.build(rows, points, targets, settings.maintenance_until)

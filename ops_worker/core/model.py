@@ -424,7 +424,9 @@ class Outcome(NamedTuple):
       for these services.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
-    - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
+    - ``maintenance_until``: the end of the maintenance of all services, or None. No alert opens
+      until then.
+    - ``under_maintenance``: the end by service for which no alert opens: of all, or of a window.
     - ``duration_s``: the duration of the pass in seconds of wall time.
     - ``rolled``: what a rollup pass did; None for the other passes.
     """
@@ -444,6 +446,7 @@ class Outcome(NamedTuple):
     unprobed: tuple[str, ...] = ()
     unprobed_because: tuple[str, ...] = ()
     maintenance_until: datetime | None = None
+    under_maintenance: Mapping[str, datetime] = {}
     rolled: Rolled | None = None
 
     @property

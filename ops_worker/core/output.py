@@ -59,6 +59,9 @@ def document(outcome: Outcome) -> dict[str, Any]:
             "open": list(outcome.alerted),
         },
         "maintenance_until": maintenance_until,
+        "under_maintenance": {
+            service: until.isoformat() for service, until in outcome.under_maintenance.items()
+        },
         "not_probed": list(outcome.unprobed),
         "not_probed_because": list(outcome.unprobed_because),
         "stale": list(outcome.superseded),
@@ -191,6 +194,9 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
         yield f"{len(outcome.superseded)} older than the database's row: {names}"
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
+    elif outcome.under_maintenance:
+        services = tuple(outcome.under_maintenance)
+        yield f"{len(services)} under maintenance: {_listed(services)}"
 
 
 def _rollup(rolled: Rolled, *, dry_run: bool) -> Iterator[str]:

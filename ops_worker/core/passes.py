@@ -11,9 +11,13 @@ from typing import NamedTuple
 from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS, ROLLUP_BEHIND_S
 
 MAINTENANCE_TABLE = "ops_worker_maintenance"
-"""The table of the maintenance that is running."""
+"""The table of the maintenance of all services that is running."""
 MAINTENANCE_LOG = "ops_worker_maintenance_log"
-"""The table of all maintenances."""
+"""The log of what ``ops_worker_maintenance`` had."""
+WINDOW_TABLE = "ops_worker_maintenance_window"
+"""The table of maintenance windows: of some services, planned, or repeated."""
+MAINTENANCE_TABLES = (MAINTENANCE_TABLE, WINDOW_TABLE)
+"""The tables that say which services are under maintenance. A pass can do without them."""
 
 
 class TransactionSpec(NamedTuple):

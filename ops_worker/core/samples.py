@@ -33,7 +33,7 @@ OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS, CERTIFICATE_DAYS_LEFT})
 """Metrics that the worker records of every service. No counter or figure of it may use the name."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
-"""Metric of each health pass: 1 during a maintenance, else 0. It shows past maintenances."""
+"""Metric of each health pass: 1 during a maintenance of all services, else 0."""
 ROLLUP_BEHIND_S = "rollup_behind_s"
 """Metric of each rollup pass: seconds of complete hours or days that are not rolled up yet."""
 MAX_COUNTERS = 200

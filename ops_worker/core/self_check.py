@@ -11,6 +11,7 @@ from ops_worker.core.passes import (
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
     ROLLUP_TABLES,
+    WINDOW_TABLE,
 )
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW, compare, quoted, set_type
 from ops_worker.core.suggest import closest, intended_variable
@@ -168,6 +169,13 @@ TABLES = (
         name=MAINTENANCE_LOG,
         privileges=("SELECT",),
         columns=_columns(MAINTENANCE_LOG),
+        absent=OK,
+        remedy=BY_MAINTENANCE,
+    ),
+    Table(
+        name=WINDOW_TABLE,
+        privileges=("SELECT",),
+        columns=_columns(WINDOW_TABLE),
         absent=OK,
         remedy=BY_MAINTENANCE,
     ),

@@ -25,6 +25,7 @@ WORDS = {
     "closed": "closed alert",
     "pruned": "removed services (alerts prune)",
     "maintenance_started": "started a maintenance",
+    "maintenance_planned": "planned a maintenance",
     "maintenance_ended": "ended the maintenance",
 }
 """What people did, in words; an action that is not here is shown as it is."""
@@ -64,6 +65,11 @@ def in_words(action: Action) -> str:
     return words if action.alert is None else f"{words} {action.alert}"
 
 
+def named_services(services: Sequence[str]) -> str:
+    """Return the names of the services that something is about; none is all of them."""
+    return ", ".join(services) or ALL_SERVICES
+
+
 def _names(services: JsonValue) -> list[str]:
     """Return the names of an action. Any program may have written any JSON there."""
     names = services if isinstance(services, list) else [services]
@@ -77,7 +83,7 @@ def actions_table(actions: Sequence[Action], title: str, *, none: str = "") -> S
             format_time(action.at),
             action.action.replace("_", " "),
             action.by or "-",
-            ", ".join(action.services) or ALL_SERVICES,
+            named_services(action.services),
             _subject(action),
             action.reason or "-",
         )

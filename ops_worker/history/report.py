@@ -56,6 +56,8 @@ MAX_DAYS = 400
 MAX_DRAWN = 100
 """Services with a bar and a list of outages; of more services, the worst ones."""
 MAX_CHARTS = 60
+MAX_MAINTENANCES = 500
+"""Maintenances that are listed: the newest ones. One that repeats every day has many."""
 MAX_ACTIONS = 500
 """People's actions that are listed: the newest ones. A script may have done thousands."""
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
@@ -177,13 +179,17 @@ class Incident(NamedTuple):
 
 
 class Maintenance(NamedTuple):
-    """A maintenance as people started and ended it; ``ended`` may be in the future."""
+    """A maintenance as people started and ended it; ``ended`` may be in the future.
+
+    ``services`` is empty if it is of all of them.
+    """
 
     begun: datetime
     ended: datetime
     started_by: str
     ended_by: str
     reason: str
+    services: Sequence[str] = ()
 
 
 class Report(NamedTuple):
@@ -314,13 +320,21 @@ def _services(
     for name, summary in summaries(ledger.period):
         services.append((name, ServiceReport(one_line(name), summary, budgets.get(name))))
     services.sort(key=lambda item: _urgency(item[1]))
-    planned = united(Interval(item.begun, item.ended) for item in maintained)
     rows = ledger.period._replace(services=[name for name, _ in services[:MAX_DRAWN]])
     drawn = [
-        _drawn(service, pieces, calendar_begun, rows, planned)
-        for (_, service), (_, pieces) in zip(services, timelines(rows), strict=False)
+        _drawn(service, pieces, calendar_begun, rows, planned_times(maintained, name))
+        for (name, service), (_, pieces) in zip(services, timelines(rows), strict=False)
     ]
     return [*drawn, *(service for _, service in services[MAX_DRAWN:])]
+
+
+def planned_times(maintained: Iterable[Maintenance], service: str) -> list[Interval]:
+    """Return the times in which a service was under maintenance, without overlaps."""
+    return united(
+        Interval(item.begun, item.ended)
+        for item in maintained
+        if not item.services or service in item.services
+    )
 
 
 def _urgency(service: ServiceReport) -> tuple[float, float, str]:
@@ -353,9 +367,11 @@ def _drawn(
 def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
     """Return the maintenances that people started, the oldest first.
 
-    A maintenance that the same person started again for the same reason, before it ended, is one.
+    A maintenance that the same person started again for the same reason and the same services,
+    before it ended, is one. Others may have been started meanwhile.
     """
     merged: list[Maintenance] = []
+    places: dict[tuple[str, str, tuple[str, ...]], int] = {}
     for row in rows:
         maintenance = Maintenance(
             begun=row.begun,
@@ -363,18 +379,16 @@ def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
             started_by=one_line(row.started_by),
             ended_by=one_line(row.ended_by or ""),
             reason=one_line(row.reason),
+            services=tuple(row.services),
         )
-        if merged and _is_repeat(maintenance, merged[-1]):
-            merged[-1] = maintenance._replace(begun=merged[-1].begun)
+        key = (maintenance.started_by, maintenance.reason, tuple(row.services))
+        place = places.get(key)
+        if place is not None and merged[place].ended >= maintenance.begun:
+            merged[place] = maintenance._replace(begun=merged[place].begun)
         else:
+            places[key] = len(merged)
             merged.append(maintenance)
     return merged
-
-
-def _is_repeat(maintenance: Maintenance, before: Maintenance) -> bool:
-    same_person = maintenance.started_by == before.started_by
-    same_reason = maintenance.reason == before.reason
-    return same_person and same_reason and before.ended >= maintenance.begun
 
 
 def _incidents(rows: ReportRows) -> list[Incident]:

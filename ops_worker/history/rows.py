@@ -1,6 +1,6 @@
 """The rows that readers get from the database: one type for each statement, one field per column.
 
-The statements are in ``sql/history.sql`` and ``sql/operations.sql``.
+The statements are in ``sql/history.sql``, ``sql/operations.sql`` and ``sql/passes.sql``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 JsonValue: TypeAlias = Any
@@ -205,17 +206,43 @@ class RecentSpansRow(NamedTuple):
 
 
 class MaintenanceRow(NamedTuple):
-    """A maintenance of the past or present: ``maintenances_logged`` and ``maintenances_kept``."""
+    """A maintenance of the past or present: ``maintenances_logged`` and ``maintenances_kept``.
+
+    An occurrence of a window is one, too. ``services`` has names; empty is all services.
+    """
 
     begun: datetime
     ended: datetime
     started_by: str
     ended_by: str | None
     reason: str
+    services: Sequence[str] = ()
+
+    def covers(self, service: str) -> bool:
+        """Return whether a service was under this maintenance."""
+        return not self.services or service in self.services
+
+
+class WindowRow(NamedTuple):
+    """A maintenance window: ``maintenance_windows``. ``services`` is None for all of them."""
+
+    id: int
+    services: Sequence[str] | None
+    begins: datetime
+    duration_s: float
+    recurrence: str
+    zone: str
+    reason: str
+    started_by: str
+    ended_at: datetime | None
+    ended_by: str | None
 
 
 class RunningMaintenance(NamedTuple):
-    """The maintenance that is running: ``maintenance``. ``left_s`` is the time until its end."""
+    """The maintenance of all services that is running: ``maintenance``.
+
+    ``left_s`` is the time until its end, in seconds.
+    """
 
     until: datetime
     started_by: str

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core import slo
 from ops_worker.core.certificates import recorded_days
 from ops_worker.core.decoding import parse_time
-from ops_worker.core.health import maintenance_end
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import because_of, causes_of, with_causes
 from ops_worker.core.passes import HEALTH, METRICS, expected
@@ -21,6 +20,7 @@ from ops_worker.core.staleness import (
     period_of,
     stale_after_s,
 )
+from ops_worker.history.actions import named_services
 from ops_worker.history.budgets import BudgetDocument, budget_document, budgets_table
 from ops_worker.history.ledger import AvailabilityDocument, availability_document, summaries
 from ops_worker.history.screen import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from ops_worker.core.maintenance import Occurrence
     from ops_worker.core.slo import Objective
     from ops_worker.history.ledger import LedgerRows
     from ops_worker.history.rows import (
@@ -78,7 +79,8 @@ HEALTHY_SCALE = (0.0, 1.0)
 class StatusRows(NamedTuple):
     """The rows that a status is made of, read at one moment of the database's clock.
 
-    ``counts`` and ``series`` cover the last ``since_s`` seconds.
+    ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is that of all
+    services, ``windows`` are those that last.
     """
 
     now: datetime
@@ -90,6 +92,7 @@ class StatusRows(NamedTuple):
     series: Sequence[Series]
     maintenance: RunningMaintenance | None
     database: str = ""
+    windows: Sequence[Occurrence] = ()
 
 
 class StatusLedger(NamedTuple):
@@ -146,12 +149,18 @@ class OpenAlert(NamedTuple):
 
 
 class MaintenanceStatus(NamedTuple):
-    """The maintenance that is running, and the seconds until its end."""
+    """A maintenance that is running, and the seconds until its end.
+
+    ``services`` is empty if it is of all of them. ``id`` is the number of a window; None for what
+    is no window.
+    """
 
     until: datetime
     left_s: float
     started_by: str
     reason: str
+    services: Sequence[str] = ()
+    id: int | None = None
 
 
 class PassStatus(NamedTuple):
@@ -193,7 +202,8 @@ class Status(NamedTuple):
     """The document of ``ops-worker status``. The fields of these types are its keys.
 
     States and availability go back ``since_s``, passes and series ``samples_since_s``. ``missing``
-    has the monitored services that no pass has recorded.
+    has the monitored services that no pass has recorded. ``maintenances`` are all that are running;
+    ``maintenance`` is the one of all services that ends last.
     """
 
     verdict: str
@@ -207,6 +217,7 @@ class Status(NamedTuple):
     passes: Sequence[PassStatus]
     series: Sequence[SeriesStatus]
     missing: Sequence[str] = ()
+    maintenances: Sequence[MaintenanceStatus] = ()
 
 
 class _Past(NamedTuple):
@@ -250,6 +261,8 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     alerts = [_alert(row, rows.now) for row in rows.alerts]
     passes = [_pass(record, rows) for record in rows.passes]
     missing = _missing(rows.services, series_of)
+    maintenances = _maintenances(rows, maintenance_until)
+    of_all = [item for item in maintenances if not item.services]
     verdict = _verdict(services, alerts, passes)
     if services and missing:
         verdict += f"; {_verdict_on_missing(missing)}"
@@ -261,10 +274,11 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
         samples_since_s=rows.since_s,
         services=services,
         alerts=alerts,
-        maintenance=_maintenance(rows, maintenance_until),
+        maintenance=max(of_all, key=lambda item: item.until, default=None),
         passes=passes,
         series=[item for item in series if _is_listed(item)],
         missing=missing,
+        maintenances=maintenances,
     )
 
 
@@ -410,24 +424,40 @@ def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
     )
 
 
-def _maintenance(rows: StatusRows, setting: datetime | None) -> MaintenanceStatus | None:
-    """Return the running maintenance that ends last: that of the database or of the setting."""
+def _maintenances(rows: StatusRows, setting: datetime | None) -> list[MaintenanceStatus]:
+    """Return every maintenance that is running, those of all services first."""
+    maintenances = []
     running = rows.maintenance
-    until = maintenance_end(running.until if running else None, setting, rows.now)
-    if until is None:
-        return None
-    if running is None or until > running.until:
-        return MaintenanceStatus(
-            until=until,
-            left_s=(until - rows.now).total_seconds(),
+    if running is not None:
+        maintenance = MaintenanceStatus(
+            until=running.until,
+            left_s=running.left_s,
+            started_by=one_line(running.started_by),
+            reason=one_line(running.reason),
+        )
+        maintenances.append(maintenance)
+    if setting is not None and setting > rows.now:
+        maintenance = MaintenanceStatus(
+            until=setting,
+            left_s=(setting - rows.now).total_seconds(),
             started_by="MAINTENANCE_UNTIL",
             reason="",
         )
+        maintenances.append(maintenance)
+    windows = [_window(occurrence, rows.now) for occurrence in rows.windows]
+    windows.sort(key=lambda item: bool(item.services))
+    return [*maintenances, *windows]
+
+
+def _window(occurrence: Occurrence, now: datetime) -> MaintenanceStatus:
+    window = occurrence.window
     return MaintenanceStatus(
-        until=until,
-        left_s=running.left_s,
-        started_by=one_line(running.started_by),
-        reason=one_line(running.reason),
+        until=occurrence.ended,
+        left_s=(occurrence.ended - now).total_seconds(),
+        started_by=one_line(window.started_by),
+        reason=one_line(window.reason),
+        services=[one_line(service) for service in window.services],
+        id=window.id,
     )
 
 
@@ -507,7 +537,7 @@ def tables(
     """
     changes = _Changes(before)
     return [
-        _maintenance_table(status.maintenance),
+        _maintenances_table(status.maintenances),
         _services_table(status, changes),
         budgets_table((service.service, service.budget) for service in status.services),
         _alerts_table(status.alerts, changes),
@@ -525,13 +555,19 @@ def heading(status: Status, *, before: Status | None = None) -> ScreenTable:
     return ScreenTable(status.verdict, (), (), none=line)
 
 
-def _maintenance_table(maintenance: MaintenanceStatus | None) -> ScreenTable:
-    rows: tuple[tuple[str, ...], ...] = ()
-    if maintenance:
-        left = format_age(maintenance.left_s)
-        rows = ((left, maintenance.started_by, maintenance.reason or "-"),)
+def _maintenances_table(maintenances: Iterable[MaintenanceStatus]) -> ScreenTable:
+    rows = tuple(
+        (
+            format_age(maintenance.left_s),
+            named_services(maintenance.services),
+            maintenance.started_by,
+            maintenance.reason or "-",
+        )
+        for maintenance in maintenances
+    )
     columns = (
         Column("ENDS IN"),
+        Column("SERVICES", least=8),
         Column("STARTED BY", least=10),
         Column("REASON", least=8, is_note=True),
     )

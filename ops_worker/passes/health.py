@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health, needs
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
+from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLES
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.adapters.postgres import Transaction
+    from ops_worker.core.maintenance import UnderMaintenance
     from ops_worker.core.model import KnownState, Recorded, Verdict
     from ops_worker.passes.context import Context
 
-OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
+OPTIONAL_TABLES = ("system_metrics", *MAINTENANCE_TABLES)
 """Tables of the self-metrics and of maintenances: without them the pass still records states."""
 
 
@@ -34,7 +35,7 @@ class Written(NamedTuple):
     recorded: Recorded
     before: Mapping[str, KnownState]
     because_of: Mapping[str, tuple[str, ...]]
-    maintenance_until: datetime | None
+    maintenance: UnderMaintenance
     warnings: tuple[str, ...]
 
 
@@ -72,7 +73,7 @@ def _write(
     transaction: Transaction,
 ) -> Written:
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
-    maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
+    maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
     names = [verdict.target.name for verdict in verdicts]
     needed_by = needs.needs_of(context.settings.catalogue.targets)
     unprobed = needs.unprobed_needs(needed_by, verdicts)
@@ -85,24 +86,22 @@ def _write(
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
     # States are recorded and alerts close all the same.
-    suppressed = {*because_of}
-    if maintenance_end is not None:
-        suppressed.update(names)
-    changes = health.suppress_alerts(changes, suppressed)
+    changes = health.suppress_alerts(changes, maintenance)
+    changes = health.suppress_alerts(changes, because_of)
     if context.dry_run:
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        metrics = context.self_metrics(
-            HEALTH, verdicts, begun, maintenance=maintenance_end is not None
-        )
+        is_of_all = maintenance.all_until is not None
+        metrics = context.self_metrics(HEALTH, verdicts, begun, maintenance=is_of_all)
         probed = [*context.latencies(verdicts), *context.certificates(verdicts)]
         samples = [*metrics, *probed]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
         ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
-    peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)
+    may_open = OPS_WORKER not in maintenance
+    peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open)
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
@@ -111,7 +110,7 @@ def _write(
         recorded=recorded,
         before=before,
         because_of=because_of,
-        maintenance_until=maintenance_end,
+        maintenance=maintenance,
         warnings=tuple(transaction.warnings),
     )
 
@@ -133,5 +132,18 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         alerted=health.alerted(written.before, recorded),
         because_of=written.because_of,
         warnings=written.warnings,
-        maintenance_until=written.maintenance_until,
+        maintenance_until=written.maintenance.all_until,
+        under_maintenance=_ends_by_service(outcome.verdicts, written.maintenance),
     )
+
+
+def _ends_by_service(
+    verdicts: Sequence[Verdict], maintenance: UnderMaintenance
+) -> dict[str, datetime]:
+    """Return the end of the maintenance of each service of this pass that is under one."""
+    ends = {}
+    for verdict in verdicts:
+        until = maintenance.until(verdict.target.name)
+        if until is not None:
+            ends[verdict.target.name] = until
+    return ends

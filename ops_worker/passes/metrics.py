@@ -13,8 +13,8 @@ from ops_worker.adapters.postgres import (
 )
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Result
-from ops_worker.core.passes import MAINTENANCE_TABLE, METRICS
-from ops_worker.core.samples import distinct, figure_samples, service_samples
+from ops_worker.core.passes import MAINTENANCE_TABLES, METRICS
+from ops_worker.core.samples import OPS_WORKER, distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -135,10 +135,9 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
         _settle(context, transaction)
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
         observed.ledger.enter(transaction)
-    maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
-    peer = context.watch_peers(
-        transaction, METRICS, observed.begun, may_open=maintenance_end is None
-    )
+    maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
+    may_open = OPS_WORKER not in maintenance
+    peer = context.watch_peers(transaction, METRICS, observed.begun, may_open=may_open)
     warnings = [warning for _, problems in parts for warning in problems]
     return Written(sample.samples, peer, (*warnings, *transaction.warnings))
 
@@ -155,7 +154,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
     try:
         with context.recording():
             write = partial(_write, context, observed)
-            written = context.transact(METRICS, write, [MAINTENANCE_TABLE, *tables])
+            written = context.transact(METRICS, write, [*MAINTENANCE_TABLES, *tables])
             if written is not None:
                 observed.ledger.confirm()
             if written is not None and context.backlog is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import ledger_fill, pass_writes, rollup_writes
 from ops_worker.core.model import Outcome, Recorded, Result, Rolled, Sample
-from ops_worker.core.passes import LEDGER_TABLES, MAINTENANCE_TABLE, ROLLUP, ROLLUP_TABLES
+from ops_worker.core.passes import LEDGER_TABLES, MAINTENANCE_TABLES, ROLLUP, ROLLUP_TABLES
 from ops_worker.core.rollup import (
     DAY,
     HOUR,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ops_worker.core.rollup import Slice
     from ops_worker.passes.context import Context
 
-TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, MAINTENANCE_TABLE)
+TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, *MAINTENANCE_TABLES)
 """Tables that the transactions may find or not."""
 
 
@@ -252,6 +252,7 @@ def _record(context: Context, begun: float, behind_s: float, transaction: Transa
         if samples:
             samples.append(Sample(OPS_WORKER, ROLLUP_BEHIND_S, behind_s, samples[0].tags))
         pass_writes.record_self_metrics(transaction, begun, samples)
-    end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
-    peer = context.watch_peers(transaction, ROLLUP, begun, may_open=end is None)
+    maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
+    may_open = OPS_WORKER not in maintenance
+    peer = context.watch_peers(transaction, ROLLUP, begun, may_open=may_open)
     return Written(peer, tuple(transaction.warnings))

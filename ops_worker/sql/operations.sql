@@ -384,3 +384,47 @@ ON CONFLICT (started_at) DO NOTHING;
 -- One that has reached its end was not ended by anybody.
 UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
 WHERE ended_at IS NULL AND until > now();
+
+-- name: end_same_windows
+-- The window that the same command made before, if it is still running or planned.
+UPDATE ops_worker_maintenance_window SET ended_at = %(now)s, ended_by = %(by)s
+WHERE
+    ended_at IS NULL
+    AND started_by = %(by)s
+    AND reason = %(reason)s
+    AND services IS NOT DISTINCT FROM %(services)s::text[]
+    AND duration_s = %(seconds)s::float8
+    AND recurrence = %(recurrence)s
+    AND zone = %(zone)s
+    AND CASE
+        WHEN %(is_planned)s::boolean THEN begins = %(begins)s
+        ELSE
+            begins <= %(now)s
+            AND (
+                recurrence <> ''
+                OR begins > %(now)s::timestamptz - make_interval(secs => %(seconds)s::float8)
+            )
+    END;
+
+-- name: start_window
+INSERT INTO ops_worker_maintenance_window (
+    services, begins, duration_s, recurrence, zone, reason, started_by, created_at
+)
+VALUES (
+    %(services)s::text[], %(begins)s, %(seconds)s, %(recurrence)s, %(zone)s, %(reason)s, %(by)s,
+    %(now)s
+)
+RETURNING id;
+
+-- name: end_window
+-- No row: there is no such window, or it is over.
+UPDATE ops_worker_maintenance_window SET ended_at = %(now)s, ended_by = %(by)s
+WHERE
+    id = %(id)s
+    AND ended_at IS NULL
+    AND (
+        recurrence <> ''
+        OR begins > %(now)s::timestamptz
+        - make_interval(secs => least(greatest(duration_s, 0), 315360000))
+    )
+RETURNING services;

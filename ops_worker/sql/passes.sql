@@ -353,6 +353,57 @@ FROM
     FROM ops_worker_maintenance
     WHERE until > now()) AS m;
 
+-- name: maintenance_windows
+-- The windows that may have lasted between two times. Whether one that repeats did is for
+-- core/maintenance.py to decide. A length that is no number is 0; one that repeats is cut to 31
+-- days. Infinite times are moved to a time with which Python can compute. A window that names no
+-- service is left out: only NULL is all services.
+SELECT
+    w.id,
+    CASE
+        WHEN
+            w.services IS NOT NULL
+            THEN ARRAY(
+                SELECT s.name FROM unnest(w.services) AS s (name)
+                WHERE s.name <> ''
+            )
+    END AS services,
+    c.begins,
+    c.duration_s,
+    w.recurrence,
+    w.zone,
+    w.reason,
+    w.started_by,
+    CASE
+        WHEN
+            w.ended_at IS NOT NULL
+            THEN least(
+                greatest(w.ended_at, timestamptz '1970-01-01 00:00:00Z'),
+                %(until)s::timestamptz + interval '10 years'
+            )
+    END AS ended_at,
+    w.ended_by
+FROM ops_worker_maintenance_window AS w
+CROSS JOIN
+    LATERAL (
+        SELECT
+            greatest(w.begins, timestamptz '1970-01-01 00:00:00Z') AS begins,
+            CASE
+                WHEN
+                    w.duration_s BETWEEN 0 AND 315360000
+                    THEN least(
+                        w.duration_s, CASE WHEN w.recurrence <> '' THEN 2678400 ELSE 315360000 END
+                    )
+                ELSE 0
+            END::float8 AS duration_s
+    ) AS c
+WHERE
+    w.begins <= %(until)s
+    AND (w.ended_at IS NULL OR w.ended_at > %(since)s)
+    AND (w.recurrence <> '' OR c.begins + make_interval(secs => c.duration_s) > %(since)s)
+    AND (w.services IS NULL OR array_to_string(w.services, '') <> '')
+ORDER BY w.id;
+
 -- name: newest_run
 -- The run that was written last. An index on last_at would make every pass write to it.
 SELECT

@@ -51,9 +51,14 @@ COMMANDS = (
     "alerts prune --dry-run",
     "alerts prune",
     "maintenance start --for 1h --by Zoë --reason é→ü",
+    "maintenance start --service ingest --for 1h --by Zoë --reason é→ü",
+    "maintenance start --at 23:59 --zone Europe/Berlin --by Zoë",
     "maintenance status",
+    "maintenance list",
+    "maintenance list --output json",
     "health",
     "maintenance end",
+    "maintenance end 1",
     "catalogue check --prepare",
     "init-db --indexes",
     "health",
@@ -324,7 +329,9 @@ INSERT INTO system_metrics SELECT {0}, metric_name, service, tags, value FROM sy
 UPDATE system_metrics SET time = {0} WHERE service = 'ingest';
 INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES ({0}, {0}, 'x');
 INSERT INTO ops_worker_maintenance_log (until, started_at, ended_at, started_by) VALUES ({0}, {0}, {0}, 'x'),
-       ('infinity', '2000-01-01', NULL, 'x'), ({0}, now() - interval '1 hour', NULL, 'x')
+       ('infinity', '2000-01-01', NULL, 'x'), ({0}, now() - interval '1 hour', NULL, 'x');
+INSERT INTO ops_worker_maintenance_window (begins, created_at, ended_at, duration_s, recurrence, started_by)
+VALUES ({0}, {0}, NULL, 60, '', 'x'), ({0}, {0}, {0}, 60, 'day 00:00', 'x'), (now(), {0}, {0}, 60, 'day 00:00', 'x')
 """
 """A time, wherever there may be one."""
 WITH_JSON = """
@@ -339,7 +346,8 @@ UPDATE system_metrics SET tags = {0} WHERE service = 'ingest'
 STATEMENTS = {
     "times without a zone": """DROP VIEW service_health_current; ALTER TABLE service_health ALTER checked_at TYPE timestamp;
         ALTER TABLE fleet_alert ALTER created_at TYPE timestamp, ALTER closed_at TYPE timestamp;
-        ALTER TABLE ops_worker_maintenance ALTER until TYPE timestamp""",
+        ALTER TABLE ops_worker_maintenance ALTER until TYPE timestamp;
+        ALTER TABLE ops_worker_maintenance_window ALTER begins TYPE timestamp, ALTER ended_at TYPE timestamp""",
     "no values": "UPDATE service_health SET latency_ms = NULL; UPDATE system_metrics SET service = NULL, tags = NULL WHERE service <> 'postgres'",
     "odd values": """INSERT INTO system_metrics SELECT time - interval '1 ms', metric_name, service, tags, v
         FROM system_metrics, unnest('{NaN,Infinity,-Infinity,1e308,-1e308,5e-324}'::float8[]) AS v""",
@@ -376,6 +384,7 @@ LOOKING = (
     "alerts list --all",
     "alerts list --output json",
     "maintenance status",
+    "maintenance list --output json",
     "alerts prune --dry-run",
     "health --dry-run",
     "metrics --dry-run",
@@ -388,6 +397,7 @@ WRITING = (
     "alerts close ID",
     "alerts prune",
     "maintenance start --for 1h --replace",
+    "maintenance start --service ingest",
     "maintenance end",
     "health",
 )

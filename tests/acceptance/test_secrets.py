@@ -52,6 +52,8 @@ LOOKING = [
     ["alerts", "prune", "--dry-run"],
     ["maintenance", "start", "--reason", "r", "--by", "b"],
     ["maintenance", "status"],
+    ["maintenance", "start", "--service", "ingest", "--every", "Sunday 02:00"],
+    ["maintenance", "list"],
     ["maintenance", "end"],
 ]
 PASSES = [

@@ -88,7 +88,7 @@ def test_spans(begun: datetime, history: Callable[..., History]) -> None:
     """What each service was, by each pass and by both: as the passes saw it."""
     whole = period(begun, -60, 3600)
     document = history("a", "--pass", "health", *whole)
-    assert list(document) == ["from", "to", "services", "actions"]
+    assert list(document) == ["from", "to", "services", "actions", "maintenances"]
     assert (datetime.fromisoformat(document["from"]) - begun) == timedelta(seconds=-60)
     (entry,) = document["services"]
     assert (entry["service"], entry["pass"]) == ("a", "health")

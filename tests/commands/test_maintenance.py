@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from ops_worker.adapters.postgres import Store, operations
+from ops_worker.adapters.postgres.maintenance_reads import running_maintenance
 from ops_worker.adapters.postgres.specs import LOCK_SPACE, MAINTENANCE
 from ops_worker.cli import main
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE
@@ -139,7 +140,7 @@ def test_setting(
     )
     assert main(["status"]) == 0
     assert re.search(
-        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +MAINTENANCE_UNTIL +-$",
+        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -228,7 +229,7 @@ def test_two_at_once(told: Database) -> None:
     def begin(name: str) -> object:
         with contextlib.closing(Store({"conninfo": told.url})) as database:
             maintenance = operations.NewMaintenance(seconds=60.0, by=name, reason="")
-            database.read(operations.running_maintenance, optional_tables=[MAINTENANCE_TABLE])
+            database.read(running_maintenance, optional_tables=[MAINTENANCE_TABLE])
             ready.wait(timeout=30)
             try:
                 return database.write(
@@ -296,11 +297,11 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert main(["explain", "ingest"]) == main(["status"]) == 0
     explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
     assert re.search(
-        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  kim +<b>new</b> switch$",
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim +<b>new</b> switch$",
         explained,
         re.MULTILINE,
     )
-    assert re.search(r"^\d+ min +kim +<b>new</b> switch$", status, re.MULTILINE)
+    assert re.search(r"^\d+ min +all +kim +<b>new</b> switch$", status, re.MULTILINE)
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     looked.rows(
         "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', ended_at = now() - interval '50 minutes', until = now()"
@@ -318,7 +319,9 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert main(["explain", "ingest"]) == main(["report", "-o", "-", "--since", "2h"]) == 0
     explained, page = capsys.readouterr().out.split("<!doctype html>")
     assert re.search(
-        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  odd +-$", explained, re.MULTILINE
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +odd +-$",
+        explained,
+        re.MULTILINE,
     )
     assert (
         re.search(

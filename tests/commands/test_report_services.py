@@ -338,7 +338,7 @@ def test_now(past: Looks, reader: Reader) -> None:
         "a": "down", "b": "healthy", "c": "stale", "d": None,
     }  # fmt: skip
     maintenances = data(page, "#announced")
-    assert [row[3:] for row in maintenances] == [["lee", "a & b", "-"], ["kim", "<b>racks</b>", "lee"]]  # fmt: skip
+    assert [row[3:] for row in maintenances] == [["all", "lee", "a & b", "-"], ["all", "kim", "<b>racks</b>", "lee"]]  # fmt: skip
     actions = past.database.rows("SELECT * FROM ops_worker_action ORDER BY at DESC, id DESC")
     assert len(actions) == 2
     assert times(page, "#actions") == [actions[0]["at"], actions[0]["until"], actions[1]["at"]]

@@ -34,6 +34,7 @@ STANDALONE = (
     VIEW,
     "ops_worker_maintenance",
     "ops_worker_maintenance_log",
+    "ops_worker_maintenance_window",
     *LEDGER_TABLES,
     *ROLLUP_TABLES,
     VERSIONS,
@@ -49,6 +50,7 @@ KEYS = """SELECT indrelid::regclass::text AS object, pg_get_indexdef(indexrelid)
 VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
 OTHER_TYPES = {
     "text": "varchar(99)",
+    "text[]": "varchar(99)[]",
     "integer": "bigint",
     "bigint": "numeric",
     "real": "double precision",
@@ -75,6 +77,7 @@ def use() -> None:
     main(["maintenance", "end"])
     assert main(["health"]) == main(["metrics"]) == 0
     assert main(["maintenance", "start"]) == 0
+    assert main(["maintenance", "start", "--service", "dispatcher"]) == 0
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:

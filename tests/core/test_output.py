@@ -106,6 +106,7 @@ def test_json() -> None:
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},
         "maintenance_until": None,
+        "under_maintenance": {},
         "not_probed": [],
         "not_probed_because": [],
         "stale": ["one"],

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from ops_worker.core.ledger import Run, Span
+from ops_worker.core.maintenance import Occurrence, Window
 from ops_worker.core.model import Thresholds
 from ops_worker.core.staleness import PassRecord
 from ops_worker.history import explain, status
@@ -79,6 +80,13 @@ def test_status() -> None:
         counts=[PassCountRow("health", "0/2", BEFORE, BEFORE, 5, 2)],
         series=[series, series._replace(metric="probe_latency_ms")],
         maintenance=RunningMaintenance(NOW + timedelta(hours=1), "kim", "racks", 3600.0),
+        windows=[
+            Occurrence(
+                Window(BEFORE, timedelta(hours=2), ("in\ngest",), started_by="le\x1be", id=4),
+                BEFORE,
+                NOW + timedelta(hours=2),
+            )
+        ],
     )
     history = [None] * 23 + [5.0]
     expected = {
@@ -125,6 +133,8 @@ def test_status() -> None:
             "left_s": 3600.0,
             "started_by": "kim",
             "reason": "racks",
+            "services": [],
+            "id": None,
         },
         "passes": [
             {
@@ -154,6 +164,24 @@ def test_status() -> None:
             }
         ],
         "missing": [],
+        "maintenances": [
+            {
+                "until": "2026-03-01T13:00:00+00:00",
+                "left_s": 3600.0,
+                "started_by": "kim",
+                "reason": "racks",
+                "services": [],
+                "id": None,
+            },
+            {
+                "until": "2026-03-01T14:00:00+00:00",
+                "left_s": 7200.0,
+                "started_by": "le e",
+                "reason": "",
+                "services": ["in gest"],
+                "id": 4,
+            },
+        ],
     }
     assert json.dumps(as_json(status.build(rows, {}))) == json.dumps(expected)
 
@@ -299,6 +327,7 @@ def test_explain() -> None:
                 "to": "2026-03-01T12:00:00+00:00",
                 "started_by": "kim",
                 "reason": "racks",
+                "services": [],
             }
         ],
         "now": True,

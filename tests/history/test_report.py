@@ -248,7 +248,8 @@ def test_services() -> None:
     rows = ledger_rows(ledger, ["a", "b", "c", "new\nline"], 0, 6000)
     objectives = {"b": Objective(90.0, 1)}
     window = rows._replace(since=at(6000 - DAY_S), services=["b"])
-    kept = [MaintenanceRow(at(1500), at(1620), "kim", None, ""), MaintenanceRow(at(1600), at(9000), "lee", None, "")]  # fmt: skip
+    kept = [MaintenanceRow(at(1500), at(1620), "kim", None, ""), MaintenanceRow(at(1600), at(9000), "lee", None, ""),
+            MaintenanceRow(at(1200), at(1300), "max", None, "", ["a", "new\nline"])]  # fmt: skip
     report = build(
         report_rows(
             at(6000), 6000, ledger=StatusLedger(rows, [window], objectives), maintenances=kept
@@ -260,11 +261,13 @@ def test_services() -> None:
         (one.service, one.summary.outages, one.unhealthy_s, one.summary.longest_s, one.planned_s)
         for one in report.services
     ] == [
-        ("a", 1, 600, 600, 300),
+        ("a", 1, 600, 600, 400),
         ("b", 2, 180, 120, 60),
         ("new line", 0, 0, 0, 0),
         ("c", 0, 0, 0, 0),
-    ], "the longest outage is a single one; a time of two maintenances counts once"
+    ], (
+        "the longest outage is a single one; a time of two maintenances counts once, and only for services that it is of"
+    )
     a, b, dark, _ = report.services
     assert (dark.total.value, {*dark.states}, dark.longest) == (None, {"unseen"}, None)
     own = ledger.pieces("a", 0, 6000, 6000)
@@ -383,7 +386,16 @@ def test_maintenances() -> None:
     assert [
         ((item.ended - item.begun).total_seconds(), *item[2:]) for item in maintenances(rows)
     ] == [
-        (180, "kim", "", "racks"),
-        (60, "lee", "max", "racks"),
-        (60, "lee", "", "racks"),
+        (180, "kim", "", "racks", ()),
+        (60, "lee", "max", "racks", ()),
+        (60, "lee", "", "racks", ()),
     ]
+    some = row(0, 9, "kim")._replace(services=["a"])
+    others = [row(1, 2, "kim"), some, row(2, 3, "kim"), some._replace(services=["a", "b"])]
+    assert [
+        ((item.ended - item.begun).total_seconds(), *item.services) for item in maintenances(others)
+    ] == [
+        (120,),
+        (540, "a"),
+        (540, "a", "b"),
+    ], "started again while others run"

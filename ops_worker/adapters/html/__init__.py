@@ -17,10 +17,10 @@ from ops_worker.core.passes import HEALTH
 from ops_worker.core.slo import DAY_S
 from ops_worker.errors import SettingsError
 from ops_worker.history import report as reports
-from ops_worker.history.actions import in_words
+from ops_worker.history.actions import in_words, named_services
 from ops_worker.history.budgets import bounds_of_left, share_left
 from ops_worker.history.status import WELL_SEEN
-from ops_worker.text import format_duration, format_si, percent_rounded_down
+from ops_worker.text import format_duration, format_si, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ MAX_ROWS = 100
 MAX_OUTAGES = 50
 """Outages of a service that are listed: the newest ones."""
 MAX_NAMES = 20
-"""Services that are named where a person did something."""
+"""Services that are named of a maintenance, or where a person did something."""
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:ms|s|min|h|d)\b)|(?<= [hd]) (?=\d+ (?:s|min|h)\b)")
 LEAST_PART = 25.0
 """Percent of a day's bar that has the pattern of its worst state, however short that was."""
@@ -87,7 +87,7 @@ def render(report: Report) -> str:
             max_actions=reports.MAX_ACTIONS,
             max_rows=MAX_ROWS,
             max_outages=MAX_OUTAGES,
-            max_names=MAX_NAMES,
+            max_maintenances=reports.MAX_MAINTENANCES,
             coverage_decimals=COVERAGE_DECIMALS,
             well_seen=WELL_SEEN,
             version=__version__,
@@ -114,6 +114,7 @@ def _environment() -> Environment:
         "duration": duration,
         "in_words": in_words,
         "length_of": length_of,
+        "listed": listed,
         "month": month,
         "part": part,
         "percent": lambda share, decimals=DECIMALS: unbroken(percent(share, decimals)),
@@ -145,6 +146,13 @@ def duration(seconds: float) -> str:
 def length_of(seconds: float) -> str:
     """Return the length of a period; that of one day is 24 h."""
     return "24 h" if round(seconds) == DAY_S else format_duration(seconds)
+
+
+def listed(services: Sequence[str]) -> str:
+    """Return the first names of services and the number of the others; none is all of them."""
+    names = named_services([one_line(service) for service in services[:MAX_NAMES]])
+    more = len(services) - MAX_NAMES
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def breakable(name: str) -> Markup:
@@ -207,9 +215,11 @@ def budget_left(budget: Budget) -> str:
 
 
 def _planned(report: Report) -> Iterator[tuple[float, float]]:
-    """Yield the begin and the length of each maintenance in the period, as percentages of it."""
+    """Yield begin and length of each maintenance of all services, as percentages of the period."""
     length = report.ended - report.begun
     for item in report.maintenances:
+        if item.services:
+            continue
         begun = max(item.begun, report.begun)
         ended = min(item.ended, report.ended)
         yield (

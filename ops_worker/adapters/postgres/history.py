@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.action_reads import read_actions
-from ops_worker.adapters.postgres.operations import running_maintenance
+from ops_worker.adapters.postgres.maintenance_reads import (
+    maintenances,
+    running_maintenance,
+    running_windows,
+    services_under_maintenance,
+)
 from ops_worker.adapters.postgres.pass_writes import known_states, last_seen_parameters
 from ops_worker.adapters.postgres.rollup_reads import (
     STEP_BACK_S,
@@ -18,7 +23,7 @@ from ops_worker.adapters.postgres.rollup_reads import (
 )
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import current_health
-from ops_worker.core.passes import HEALTH, MAINTENANCE_LOG, MAINTENANCE_TABLE, METRICS
+from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.rollup import HOUR, LEVELS
 from ops_worker.core.samples import HEALTHY, PASS_SUCCESS
@@ -34,7 +39,6 @@ from ops_worker.history.rows import (
     GrowthRow,
     HealthRow,
     LatestRow,
-    MaintenanceRow,
     ObservationRow,
     OpenAlertRow,
     PassCountRow,
@@ -94,6 +98,7 @@ def status_rows(
         counts=_pass_counts(transaction, coverage, series),
         series=series,
         maintenance=running_maintenance(transaction),
+        windows=running_windows(transaction),
         database=transaction.connection.info.dbname,
     )
 
@@ -216,22 +221,6 @@ def incidents(transaction: Transaction, since_s: float) -> list[AlertRow]:
     return transaction.query(AlertRow, "incidents", parameters).fetchall()
 
 
-def maintenances(
-    transaction: Transaction, since: datetime, until: datetime
-) -> list[MaintenanceRow]:
-    """Read the maintenances between two times, the oldest first."""
-    parameters = {"since": since, "until": until}
-    rows: list[MaintenanceRow] = []
-    if MAINTENANCE_LOG in transaction.present:
-        rows += transaction.query(MaintenanceRow, "maintenances_logged", parameters)
-    if MAINTENANCE_TABLE in transaction.present:
-        # An older release started it and did not log it.
-        logged = {row.begun for row in rows}
-        kept = transaction.query(MaintenanceRow, "maintenances_kept", parameters)
-        rows += [row for row in kept if row.begun not in logged]
-    return rows
-
-
 def service_history(
     transaction: Transaction,
     service: str,
@@ -266,7 +255,6 @@ def service_history(
         alerts = transaction.query(ServiceAlertRow, "alerts_of", parameters)
         flags = transaction.query(FlagRow, "maintained", parameters)
     flag = flags.fetchone()
-    running = running_maintenance(transaction) if at == now else None
     length = look_back(target)
     return ServiceHistory(
         service=service,
@@ -278,8 +266,8 @@ def service_history(
         alerts=alerts.fetchall(),
         passes=passes,
         in_maintenance=flag is not None and flag.value == 1,
-        maintenance_until=running.until if running else None,
-        maintenances=maintenances(transaction, at, at),
+        maintenance_until=_maintenance_until(transaction, service) if at == now else None,
+        maintenances=[row for row in maintenances(transaction, at, at) if row.covers(service)],
         actions=read_actions(transaction, before(at, length), at, [service]),
         needed=_health_at(transaction, needed, at, passes) if needed else {},
     )
@@ -305,6 +293,13 @@ def _health_at(
     )
     states = {name: pieces[-1].state for name, pieces in timelines(rows, HEALTH.name)}
     return {name: state == HEALTHY for name, state in states.items() if state != UNSEEN}
+
+
+def _maintenance_until(transaction: Transaction, service: str) -> datetime | None:
+    """Return when the maintenance of a service ends that is running; None if there is none."""
+    of_all = running_maintenance(transaction)
+    all_until = of_all.until if of_all else None
+    return services_under_maintenance(transaction, all_until).until(service)
 
 
 def _named(place: int, key: Key) -> dict[str, object]:

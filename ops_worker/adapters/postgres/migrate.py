@@ -22,6 +22,7 @@ from ops_worker.core.passes import (
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
     ROLLUP_TABLES,
+    WINDOW_TABLE,
 )
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 from ops_worker.errors import SchemaError
@@ -42,6 +43,7 @@ OBJECTS = (
     VIEW,
     MAINTENANCE_TABLE,
     MAINTENANCE_LOG,
+    WINDOW_TABLE,
     *LEDGER_TABLES,
     *ROLLUP_TABLES,
     VERSIONS,

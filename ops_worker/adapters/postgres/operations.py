@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
+from ops_worker.adapters.postgres.maintenance_reads import open_windows, running_maintenance
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, one
 from ops_worker.core.growth import GROWING, SAMPLES, TableSize
-from ops_worker.core.passes import ACTION_TABLE, MAINTENANCE_LOG, MAINTENANCE_TABLE
+from ops_worker.core.passes import (
+    ACTION_TABLE,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    WINDOW_TABLE,
+)
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
 from ops_worker.history.rows import (
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.maintenance import Window
 
 TIME_COLUMNS = {
     SAMPLES: "time",
@@ -51,11 +58,27 @@ class Action(NamedTuple):
 
 
 class NewMaintenance(NamedTuple):
-    """A maintenance that a person starts: its length, who starts it, and why."""
+    """A maintenance of all services that a person starts: its length, who starts it, and why."""
 
     seconds: float
     by: str
     reason: str
+
+
+class NewWindow(NamedTuple):
+    """A maintenance window that a person makes.
+
+    ``services`` is None for all of them. ``begins`` is None if it begins now. ``recurrence`` is
+    empty if it does not repeat.
+    """
+
+    seconds: float
+    by: str
+    reason: str
+    services: Sequence[str] | None = None
+    begins: datetime | None = None
+    recurrence: str = ""
+    zone: str = "UTC"
 
 
 def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
@@ -233,11 +256,65 @@ def end(transaction: Transaction, by: str) -> bool:
     return was_running
 
 
-def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
-    """Return the maintenance that is running; None if there is none."""
-    if MAINTENANCE_TABLE not in transaction.present:
-        return None
-    return transaction.query(RunningMaintenance, "maintenance").fetchone()
+def start_window(transaction: Transaction, new: NewWindow) -> Window:
+    """Make a maintenance window beside those that there are, and return it.
+
+    The same window again takes the place of the first one, so that a command may be repeated.
+    """
+    now = transaction.now
+    begins = new.begins or now
+    parameters = new._asdict() | {
+        "services": None if new.services is None else list(new.services),
+        "begins": begins,
+        "is_planned": new.begins is not None,
+        "now": now,
+    }
+    transaction.execute("end_same_windows", parameters)
+    number = one(transaction.execute("start_window", parameters))["id"]
+    is_started = new.begins is None and not new.recurrence
+    action = Action(
+        action="maintenance_started" if is_started else "maintenance_planned",
+        by=new.by,
+        reason=new.reason,
+        services=tuple(new.services or ()),
+        until=None if new.recurrence else begins + timedelta(seconds=new.seconds),
+    )
+    _record(transaction, action)
+    (window,) = [window for window in open_windows(transaction) if window.id == number]
+    return window
+
+
+def end_window(transaction: Transaction, number: int, by: str) -> None:
+    """End a maintenance window that is running or planned, with everything of it that is to come.
+
+    Raises SettingsError if there is no such window.
+    """
+    ended = None
+    if WINDOW_TABLE in transaction.present:
+        parameters = {"id": number, "by": by, "now": transaction.now}
+        ended = transaction.execute("end_window", parameters).fetchone()
+    if ended is None:
+        fault = f"maintenance {number} is neither running nor planned"
+        raise SettingsError([f"{fault}; {_open_numbers(transaction)}"])
+    _record(transaction, Action("maintenance_ended", by, services=tuple(ended["services"] or ())))
+
+
+def _open_numbers(transaction: Transaction) -> str:
+    """Return the numbers of the windows that a person can end."""
+    numbers = ", ".join(str(window.id) for window in open_windows(transaction))
+    return f"`ops-worker maintenance list` lists {numbers}" if numbers else "no window is"
+
+
+def end_any(transaction: Transaction, by: str) -> bool:
+    """End the maintenance of all services, and return whether there was one.
+
+    Raises SettingsError if there is none, but windows: a person has to say which one.
+    """
+    was_running = end(transaction, by)
+    if not was_running and open_windows(transaction):
+        fault = "no maintenance of all services was started, but there are windows"
+        raise SettingsError([f"{fault}; give the ID: {_open_numbers(transaction)}"])
+    return was_running
 
 
 def describe(maintenance: RunningMaintenance) -> str:

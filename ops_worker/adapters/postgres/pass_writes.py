@@ -6,12 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.adapters.postgres.maintenance_reads import services_under_maintenance
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import details, evidence, maintenance_end, new_alert
+from ops_worker.core.maintenance import UnderMaintenance
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
-from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, peers
+from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, WINDOW_TABLE, peers
 from ops_worker.core.peer import LastSeen, judge_peers
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import PARAMETERS, stopped
@@ -66,13 +68,21 @@ def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str,
     }
 
 
-def maintenance_until(transaction: Transaction, setting: datetime | None) -> datetime | None:
-    """Return the end of the maintenance by the database and the setting; None if there is none."""
+def maintenance_of(transaction: Transaction, setting: datetime | None) -> UnderMaintenance:
+    """Return which services are under maintenance, by the database and the setting.
+
+    ``setting`` is MAINTENANCE_UNTIL. A failure is a warning, and counts as no maintenance.
+    """
     recorded: Sequence[datetime] = ()
     if MAINTENANCE_TABLE in transaction.present:
         with transaction.best_effort("no maintenance could be looked for, so that alerts open"):
             recorded = column(transaction.execute("maintenance"), "until")
-    return maintenance_end(next(iter(recorded), None), setting, transaction.now)
+    all_until = maintenance_end(next(iter(recorded), None), setting, transaction.now)
+    found = UnderMaintenance(all_until)
+    if WINDOW_TABLE in transaction.present:
+        with transaction.best_effort("no maintenance window could be read, so that alerts open"):
+            found = services_under_maintenance(transaction, all_until)
+    return found
 
 
 def record_health(

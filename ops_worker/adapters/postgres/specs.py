@@ -8,7 +8,7 @@ from ops_worker.core.passes import (
     ACTION_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
-    MAINTENANCE_TABLE,
+    MAINTENANCE_TABLES,
     ROLLUP_TABLES,
     TransactionSpec,
 )
@@ -64,7 +64,7 @@ LEDGER_READ_TABLES = (RUN_TABLE, SPAN_TABLE)
 """The tables that readers of the ledger require."""
 HISTORY_OPTIONAL_TABLES = (
     "service_health",
-    MAINTENANCE_TABLE,
+    *MAINTENANCE_TABLES,
     MAINTENANCE_LOG,
     ACTION_TABLE,
     *LEDGER_READ_TABLES,
@@ -72,5 +72,10 @@ HISTORY_OPTIONAL_TABLES = (
 )
 """The tables that readers can do without: passes or a person create them."""
 
-LEDGER_OPTIONAL_TABLES = ("service_health", ACTION_TABLE)
+LEDGER_OPTIONAL_TABLES = (
+    "service_health",
+    *MAINTENANCE_TABLES,
+    MAINTENANCE_LOG,
+    ACTION_TABLE,
+)
 """The tables that readers of the ledger can do without."""

@@ -24,6 +24,7 @@ from ops_worker.history.explain.state import (
     timelines_of,
 )
 from ops_worker.history.ledger import timelines
+from ops_worker.history.maintenances import maintenance_document
 from ops_worker.history.outages import Past, of_state, stretches, sum_up
 from ops_worker.text import one_line
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from ops_worker.core.timeline import Piece
     from ops_worker.history.explain.rows import Rule, ServiceHistory
     from ops_worker.history.explain.state import Timelines
-    from ops_worker.history.rows import MaintenanceRow, ObservationRow
+    from ops_worker.history.maintenances import Maintenance
+    from ops_worker.history.rows import ObservationRow
 
 MAX_TURNS = 8
 """Changes of the state that are listed."""
@@ -87,15 +89,6 @@ class PassAge(NamedTuple):
     pass_: str
     recorded: datetime
     age_s: float
-
-
-class Maintenance(NamedTuple):
-    """A maintenance at the time in question."""
-
-    from_: datetime
-    to: datetime
-    started_by: str
-    reason: str
 
 
 class Explanation(NamedTuple):
@@ -169,7 +162,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         rule=describe_rule(history.service, rule),
         alerts=alerts,
         passes=[_pass(record, history.at) for record in history.passes],
-        maintenances=[_maintenance(row) for row in history.maintenances],
+        maintenances=[maintenance_document(row) for row in history.maintenances],
         now=history.is_now,
         stale=state.state == STALE,
         last_state=state.last_state,
@@ -289,12 +282,3 @@ def _observation(row: ObservationRow) -> Observation:
 
 def _pass(record: PassRecord, at: datetime) -> PassAge:
     return PassAge(one_line(record.label), record.time.astimezone(UTC), record.age_s(at))
-
-
-def _maintenance(row: MaintenanceRow) -> Maintenance:
-    return Maintenance(
-        from_=row.begun.astimezone(UTC),
-        to=row.ended.astimezone(UTC),
-        started_by=one_line(row.started_by),
-        reason=one_line(row.reason),
-    )

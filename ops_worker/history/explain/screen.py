@@ -14,6 +14,7 @@ from ops_worker.history.budgets import budgets_table
 from ops_worker.history.explain.rows import PERIOD
 from ops_worker.history.explain.state import NOT_OBSERVED, STALE
 from ops_worker.history.ledger import availability_sentence
+from ops_worker.history.maintenances import maintenances_table
 from ops_worker.history.screen import (
     NO_LEDGER_TO_READ,
     WIDTH,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from ops_worker.history.explain.alert import Alert
     from ops_worker.history.explain.document import (
         Explanation,
-        Maintenance,
         Observation,
         Sight,
         Turn,
@@ -175,7 +175,7 @@ def tables(explanation: Explanation, width: int = WIDTH) -> list[ScreenTable]:
         _alerts_table(explanation.alerts),
         _evidence_table(explanation.alerts, width),
         _actions_table(explanation),
-        _maintenances_table(explanation.maintenances),
+        maintenances_table(explanation.maintenances, "Maintenance at that time"),
         _passes_table(explanation),
     ]
 
@@ -342,25 +342,6 @@ def _actions_table(explanation: Explanation) -> ScreenTable:
     if explanation.actions is None:
         return actions_table([], title, none=NO_ACTIONS)
     return actions_table(explanation.actions[-MAX_ACTIONS:], title)
-
-
-def _maintenances_table(maintenances: Iterable[Maintenance]) -> ScreenTable:
-    columns = (
-        Column("FROM"),
-        Column("TO"),
-        Column("STARTED BY", least=10),
-        Column("REASON", least=8, is_note=True),
-    )
-    rows = tuple(
-        (
-            format_time(maintenance.from_),
-            format_time(maintenance.to),
-            maintenance.started_by,
-            maintenance.reason or "-",
-        )
-        for maintenance in maintenances
-    )
-    return flexible("Maintenance at that time", columns, rows)
 
 
 def _passes_table(explanation: Explanation) -> ScreenTable:

@@ -1,0 +1,225 @@
+"""Maintenance: which services are under it at a time, until when, and when it begins again.
+
+A maintenance window is stored once, also if it repeats. Its occurrences are computed: from the
+weekdays and the local time of its recurrence, in its zone. Where the clocks of a zone change, the
+rules are those of RFC 5545 (iCalendar), section 3.3.5. A local time that does not exist is read
+with the offset before the change, so 02:30 becomes 03:30. Of a local time that exists twice, the
+first one counts. A window lasts for so many elapsed seconds, whatever the clocks do meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import tzinfo
+
+DAY = timedelta(days=1)
+WEEK_DAYS = 7
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+"""The weekdays in the order of ``date.weekday``."""
+EVERY_DAY = "day"
+"""What a recurrence says instead of all weekdays."""
+ABBREVIATED = 3
+"""Letters of an abbreviated weekday."""
+ACCEPTED = "'Sunday 02:00', 'Mon,Thu 22:30' or 'day 03:00'"
+"""Examples of recurrences, for error messages."""
+_RECURRENCE = re.compile(r"([A-Za-z]+(?: *, *[A-Za-z]+)*) +([01]?[0-9]|2[0-3]):([0-5][0-9])")
+NEXT = timedelta(days=2 * WEEK_DAYS)
+"""A window that repeats has an occurrence in every time of this length.
+
+One week would do, if no zone ever left out a day.
+"""
+
+
+class Recurrence(NamedTuple):
+    """The weekdays (0 is Monday), in order, and the local time at which a window begins."""
+
+    weekdays: tuple[int, ...]
+    hour: int
+    minute: int
+
+    @property
+    def shortest_gap(self) -> timedelta:
+        """The shortest time from one beginning to the next, where no clock changes."""
+        following = [*self.weekdays[1:], self.weekdays[0] + WEEK_DAYS]
+        gaps = (after - day for day, after in zip(self.weekdays, following, strict=True))
+        return min(gaps) * DAY
+
+    @property
+    def text(self) -> str:
+        """The recurrence as it is stored and shown: ``Sunday 02:00``, ``day 03:00``."""
+        days = ",".join(WEEKDAYS[day] for day in self.weekdays)
+        if len(self.weekdays) == WEEK_DAYS:
+            days = EVERY_DAY
+        return f"{days} {self.hour:02}:{self.minute:02}"
+
+
+class Window(NamedTuple):
+    """A maintenance window, as a person made it.
+
+    - ``begins``: none of it is before this time, in UTC. Without a recurrence it begins then.
+    - ``duration``: the length of each occurrence.
+    - ``services``: the names of the services; empty for all of them.
+    - ``recurrence``, ``zone``: when it begins again, in the local time of the zone.
+    - ``ended_at``: when a person ended it, with all later occurrences.
+    - ``id``: its number; None for the maintenance in ``ops_worker_maintenance``, or a setting.
+    """
+
+    begins: datetime
+    duration: timedelta
+    services: tuple[str, ...] = ()
+    recurrence: Recurrence | None = None
+    zone: tzinfo = UTC
+    zone_name: str = "UTC"
+    started_by: str = ""
+    reason: str = ""
+    ended_at: datetime | None = None
+    ended_by: str = ""
+    id: int | None = None
+
+
+class Occurrence(NamedTuple):
+    """A time, in UTC, in which a window lasts: from ``begun`` up to, but without, ``ended``."""
+
+    window: Window
+    begun: datetime
+    ended: datetime
+
+
+class UnderMaintenance:
+    """What is under maintenance at a time: a container of the names of services.
+
+    ``all_until`` is the end of the maintenance of all services, and of the worker itself; None if
+    there is none. Then every name is in the container.
+    """
+
+    def __init__(
+        self, all_until: datetime | None = None, ends: Mapping[str, datetime] | None = None
+    ) -> None:
+        """Store the end for all services, and by name for each service that a window names."""
+        self.all_until = all_until
+        self._ends = ends or {}
+
+    def __contains__(self, service: object) -> bool:
+        """Return whether a service is under maintenance, so that no alert opens for it."""
+        return self.all_until is not None or service in self._ends
+
+    def until(self, service: str) -> datetime | None:
+        """Return when the maintenance of a service ends; None if it has none."""
+        ends = (self.all_until, self._ends.get(service))
+        return max((end for end in ends if end is not None), default=None)
+
+
+def parse_recurrence(text: str) -> Recurrence:
+    """Parse a recurrence such as ``Sunday 02:00``.
+
+    Weekdays may be abbreviated to three letters, and several are separated by commas. Raises
+    ValueError for anything else.
+    """
+    match = _RECURRENCE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"it is not a recurrence such as {ACCEPTED}")
+    names, hour, minute = match.groups()
+    words = [word.strip().lower() for word in names.split(",")]
+    weekdays = set(range(WEEK_DAYS))
+    if words != [EVERY_DAY]:
+        weekdays = {_weekday(word) for word in words}
+    return Recurrence(tuple(sorted(weekdays)), int(hour), int(minute))
+
+
+def _weekday(word: str) -> int:
+    for number, name in enumerate(WEEKDAYS):
+        if word in {name.lower(), name[:ABBREVIATED].lower()}:
+            return number
+    raise ValueError(f"{word} is not a weekday; write {ACCEPTED}")
+
+
+def local_time(zone: tzinfo, naive: datetime) -> datetime:
+    """Return a local time in UTC, by the rules above where the clocks of the zone change."""
+    return naive.replace(tzinfo=zone, fold=0).astimezone(UTC)
+
+
+def occurrences(window: Window, since: datetime, until: datetime) -> Iterator[Occurrence]:
+    """Yield the occurrences of a window that lasted at any time from ``since`` to ``until``.
+
+    The oldest comes first. An occurrence is cut where the window began or was ended.
+    """
+    if window.ended_at is not None:
+        until = min(until, window.ended_at)
+    for beginning in _beginnings(window, max(since, window.begins), until):
+        begun = max(beginning, window.begins)
+        ended = beginning + window.duration
+        if window.ended_at is not None:
+            ended = min(ended, window.ended_at)
+        if begun <= until and ended > max(begun, since):
+            yield Occurrence(window, begun, ended)
+
+
+def _beginnings(window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
+    """Yield when a window begins, in UTC: a superset of the occurrences in this period."""
+    recurrence = window.recurrence
+    if recurrence is None:
+        yield window.begins
+        return
+    # One day more at each end: the local date may be another one than that in UTC.
+    date = (since - window.duration - DAY).date()
+    last = (until + DAY).date()
+    clock = time(recurrence.hour, recurrence.minute)
+    while date <= last:
+        if date.weekday() in recurrence.weekdays:
+            yield local_time(window.zone, datetime.combine(date, clock))
+        date += DAY
+
+
+def current(window: Window, now: datetime) -> Occurrence | None:
+    """Return the occurrence that lasts now; of several that overlap, the one that ends last."""
+    return max(occurrences(window, now, now), key=lambda item: item.ended, default=None)
+
+
+def running(windows: Iterable[Window], now: datetime) -> list[Occurrence]:
+    """Return the occurrence of each window that lasts now."""
+    lasting = (current(window, now) for window in windows)
+    return [occurrence for occurrence in lasting if occurrence is not None]
+
+
+def next_occurrence(window: Window, now: datetime) -> Occurrence | None:
+    """Return the occurrence that lasts now, or else the next one; None if the window is over."""
+    until = max(now, window.begins) + NEXT
+    return current(window, now) or next(occurrences(window, now, until), None)
+
+
+def under_maintenance(
+    windows: Iterable[Window], now: datetime, all_until: datetime | None = None
+) -> UnderMaintenance:
+    """Return which services are under maintenance now, and until when.
+
+    Of several windows, the one that ends last counts. ``all_until`` is the end of a maintenance of
+    all services that is no window: that of ``ops_worker_maintenance``, or of MAINTENANCE_UNTIL.
+    """
+    ends: dict[str, datetime] = {}
+    for occurrence in running(windows, now):
+        if not occurrence.window.services:
+            all_until = max(all_until or occurrence.ended, occurrence.ended)
+        for service in occurrence.window.services:
+            ends[service] = max(ends.get(service, occurrence.ended), occurrence.ended)
+    return UnderMaintenance(all_until, ends)
+
+
+def planned_time(at: datetime | time, zone: tzinfo, now: datetime) -> datetime:
+    """Return when a planned window begins, in UTC.
+
+    A time of day is the next one after ``now`` in the zone. A date and time without a zone of its
+    own is in the zone. Raises ValueError if it is beyond the calendar.
+    """
+    try:
+        if isinstance(at, datetime):
+            return at.astimezone(UTC) if at.tzinfo is not None else local_time(zone, at)
+        today = now.astimezone(zone).date()
+        coming = (datetime.combine(today + number * DAY, at) for number in (0, 1, 2))
+        return next(time for naive in coming if (time := local_time(zone, naive)) > now)
+    except OverflowError:
+        raise ValueError("this time is beyond the calendar") from None

@@ -1,0 +1,1 @@
+-- Migration 4: nothing. It keeps the numbers without a gap until migration 4 is merged.

@@ -1,0 +1,463 @@
+"""`ops-worker maintenance` with windows: of some services, planned, repeated, listed and ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.cli import main
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+    from tests.stubs import Stubs
+
+pytestmark = pytest.mark.integration
+
+WINDOWS = "SELECT * FROM ops_worker_maintenance_window ORDER BY id"
+
+
+def start(*arguments: str) -> int:
+    """Start or plan a maintenance."""
+    return main(["maintenance", "start", "--by", "kim", *arguments])
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Return the document of ``maintenance list``."""
+    capsys.readouterr()
+    assert main(["maintenance", "list", "--output", "json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def opened(database: Database) -> set[str]:
+    """Return the services that have an open alert."""
+    return {row["details"]["service"] for row in database.alerts() if row["status"] == "OPEN"}
+
+
+def test_some_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """No alert opens for the services of a window, others get theirs, and open alerts close."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    assert start("--service", "ingest", "evaluator", "--service", "delivery", "--for", "30m") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"maintenance 1 of delivery_worker, evaluator, ingest until [\d: -]+ UTC \(30 min left\), "
+        "started by kim",
+        line,
+    )
+    stubs["ingest"].mode = "ok"
+    for name in ("evaluator", "dispatcher"):
+        stubs[name].mode = "down"
+    assert main(["health"]) == 0
+    closing = capsys.readouterr().out
+    assert "3 under maintenance: ingest, evaluator, delivery_worker" in closing
+    assert opened(told) == {"dispatcher"}
+    assert [row["status"] for row in told.alerts()] == ["CLOSED", "OPEN"]
+    assert told.health()["evaluator"]["details"]["streak"] == 1
+    values = "SELECT value FROM system_metrics WHERE metric_name = 'maintenance'"
+    assert {row["value"] for row in told.rows(values)} == {0.0}, "it is 1 for all services only"
+    assert main(["maintenance", "end", "1"]) == 0
+    assert capsys.readouterr().out == (
+        "maintenance 1 has ended; no maintenance is running; alerts open\n"
+    )
+    assert main(["health"]) == 0
+    assert opened(told) == {"dispatcher", "evaluator"}
+
+
+def test_document_of_a_pass(
+    told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The document has the end for each service, the later one of its windows; a dry run as well."""
+    stubs["ingest"].mode = "down"
+    assert start("--service", "ingest", "--for", "1h") == 0
+    assert start("--service", "ingest", "evaluator", "--for", "2h") == 0
+    for arguments in (["--dry-run"], []):
+        capsys.readouterr()
+        assert main(["health", "--output", "json", *arguments]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["maintenance_until"] is None
+        assert document["alerts"]["opened"] == []
+        (later,) = {row["begins"] + timedelta(hours=2) for row in told.rows(WINDOWS)[1:]}
+        ends = {
+            key: datetime.fromisoformat(end) for key, end in document["under_maintenance"].items()
+        }
+        assert ends == {"ingest": later, "evaluator": later}
+
+
+def test_the_worker_itself(told: Database, stubs: Stubs) -> None:
+    """The alert on a stopped pass is held back by a window of ops_worker, or of all services."""
+    assert stubs["ingest"].mode == "ok"
+    told.rows("INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES "
+              """(now() - interval '1 hour', 'pass_success', 'ops_worker', 1, '{"pass": "metrics"}')""")  # fmt: skip
+    assert start("--service", "ops_worker") == main(["health"]) == 0
+    assert opened(told) == set()
+    assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
+    assert main(["health"]) == 0
+    assert opened(told) == {"ops_worker"}
+
+
+def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """A planned window is listed with its zone's time in UTC, and lasts from its time on."""
+    stubs["ingest"].mode = "down"
+    assert start("--at", "2999-01-01T02:00") == 2
+    assert "more than ten years ahead" in capsys.readouterr().err
+    for time in ("2020-01-01T02:00", "2020-01-01"):
+        assert start("--at", time) == 2
+        assert "this time is over; the database's clock says" in capsys.readouterr().err
+    year = datetime.now(UTC).year + 1
+    command = ["--at", f"{year}-07-01T02:00", "--zone", "Europe/Berlin", "--for", "2h"]
+    assert start(*command, "--reason", "new\nswitch") == 0
+    assert capsys.readouterr().out == (
+        f"maintenance 1 of all services from {year}-07-01 00:00:00 UTC until "
+        f"{year}-07-01 02:00:00 UTC, started by kim: new switch\n"
+    )
+    (item,) = listed(capsys)
+    assert item == {
+        "id": 1,
+        "state": "planned",
+        "services": [],
+        "from": f"{year}-07-01T00:00:00+00:00",
+        "to": f"{year}-07-01T02:00:00+00:00",
+        "every": "",
+        "zone": "Europe/Berlin",
+        "started_by": "kim",
+        "reason": "new switch",
+    }
+    assert main(["maintenance", "status"]) == 0
+    assert capsys.readouterr().out == "no maintenance is running; alerts open\n"
+    assert main(["health"]) == 0
+    assert opened(told) == {"ingest"}
+    stubs["evaluator"].mode = "down"
+    told.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '1 minute'")
+    assert main(["health"]) == 0
+    assert opened(told) == {"ingest"}
+    assert re.search(r"maintenance until [\d: -]+ UTC: no alert opens", capsys.readouterr().out)
+    assert main(["status", "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["maintenance"]["id"] == 1
+    told.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '2 hours'")
+    assert main(["health"]) == 0
+    assert opened(told) == {"ingest", "evaluator"}
+    assert main(["maintenance", "end", "1"]) == 2
+    assert "maintenance 1 is neither running nor planned; no window is" in capsys.readouterr().err
+
+
+def test_time_of_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time of day is its next one in the zone, by the database's clock."""
+    assert start("--at", "04:05", "--zone", "Asia/Kathmandu", "--service", "ingest") == 0
+    (item,) = listed(capsys)
+    begins = datetime.fromisoformat(item["from"])
+    assert begins.strftime("%H:%M") == "22:20"  # Kathmandu is 5:45 ahead, without summer time
+    now = told.value("SELECT now()")
+    assert now - timedelta(minutes=5) < begins <= now + timedelta(days=1)
+
+
+def test_repeated(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """A window that repeats suppresses alerts in its occurrences, until a person ends it."""
+    stubs["ingest"].mode = "down"
+    now = told.value("SELECT now()")
+    weekday = f"{now - timedelta(hours=1):%A}"
+    clock = f"{now - timedelta(hours=1):%H:%M}"
+    every = ["--every", f"{weekday} {clock}", "--for", "2h", "--service", "ingest"]
+    assert start(*every) == 0
+    line = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"maintenance 1 of ingest until [\d: -]+ UTC \(\d+ min left\), every {weekday} {clock} "
+        r"UTC, started by kim\n",
+        line,
+    )
+    assert main(["health"]) == 0
+    assert opened(told) == set()
+    (item,) = listed(capsys)
+    assert (item["state"], item["every"], item["zone"]) == ("running", f"{weekday} {clock}", "UTC")
+    assert main(["maintenance", "list"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(rf"^1 +running +ingest +[\d: -]+ +{weekday} {clock} UTC", table, re.MULTILINE)
+    day_after = f"{now + timedelta(days=1):%A} {clock}"
+    told.rows("UPDATE ops_worker_maintenance_window SET recurrence = %s", day_after)
+    assert main(["health"]) == 0
+    assert opened(told) == {"ingest"}
+    assert main(["maintenance", "end", "1", "--by", "lee"]) == 0
+    assert listed(capsys) == []
+    assert main(["maintenance", "list"]) == 0
+    assert "no maintenance is running or planned; alerts open" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--service", "ingst"], "--service ingst: this service is not monitored; did you mean in"),
+        (["--service", "x\x1b[2J"], "--service x [2J: this service is not monitored"),
+        (["--every", "Sunday 02:00", "--for", "7d"], "it begins again after 168h"),
+        (["--every", "day 02:00", "--for", "24h"], "it begins again after 24h"),
+        (["--every", "Sonntag 02:00"], "sonntag is not a weekday"),
+        (["--every", "Sunday 02:00", "--at", "02:00"], "not allowed with argument"),
+        (["--at", "25:00"], "25:00 is not a time; write 22:30"),
+        (["--at", "0001-01-01T00:00", "--zone", "Asia/Tokyo"], "beyond the calendar"),
+        (["--at", "02:00", "--zone", "Mars/Olympus"], "it is not a time zone of this machine"),
+        (["--at", "02:00", "--zone", "../../etc/passwd"], "it is not a time zone of this machine"),
+        (["--at", "02:00", "--zone", "Europe"], "it is not a time zone of this machine"),
+        (["--at", "02:00", "--zone", "a" * 300], "it is not a time zone of this machine"),
+        (["--zone", "Europe/Berlin"], "--zone: it is the zone of --at and --every"),
+        (["--service", "ingest", "--replace"], "--replace: nothing replaces a planned one"),
+    ],
+)
+def test_refused(
+    told: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    """What cannot be meant is refused before anything is written."""
+    try:
+        code = start(*arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    assert code == 2
+    assert problem in capsys.readouterr().err
+    tables = told.value("SELECT to_regclass('ops_worker_maintenance_window')::text")
+    assert tables is None or told.rows(WINDOWS) == []
+
+
+@pytest.mark.parametrize("number", ["0", "99", "-1", "x", str(2**63), "9" * 5000])
+def test_end_of_no_window(told: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    """A number that nothing has is refused, with the numbers that there are."""
+    assert start("--service", "ingest") == 0
+    try:
+        code = main(["maintenance", "end", number])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    assert code == 2
+    assert "maintenance list" in capsys.readouterr().err
+    assert [row["ended_at"] for row in told.rows(WINDOWS)] == [None]
+
+
+def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """`end` ends the one of all services. Of windows, a person has to say which one."""
+    assert start("--service", "ingest") == start("--service", "evaluator") == start() == 0
+    assert [item["id"] for item in listed(capsys)] == [None, 1, 2]
+    assert told.value("SELECT count(*) FROM ops_worker_maintenance") == 1
+    assert main(["maintenance", "end"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the maintenance has ended; maintenance 1 of ingest until ")
+    assert lines[1].startswith("maintenance 2 of evaluator until ")
+    assert main(["maintenance", "end"]) == 2
+    assert "give the ID: `ops-worker maintenance list` lists 1, 2" in capsys.readouterr().err
+
+
+def test_end_while_the_setting_lasts(
+    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was ended is said, also where MAINTENANCE_UNTIL still holds alerts back."""
+    monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    until = "2999-01-01 00:00:00 UTC"
+    assert lines == ["maintenance 1 has ended", f"MAINTENANCE_UNTIL is set: until {until}"]
+    assert told.value("SELECT count(*) FROM ops_worker_maintenance_window") == 1
+    (item,) = listed(capsys)
+    assert (item["id"], item["started_by"]) == (None, "MAINTENANCE_UNTIL")
+
+
+def test_nothing_is_replaced(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Windows exist side by side, beside one of all services; only the same one is made once."""
+    commands = [
+        ["--service", "ingest"],
+        ["--service", "ingest", "--reason", "racks"],
+        ["--service", "evaluator"],
+        ["--every", "Sunday 02:00"],
+        ["--every", "Sunday 02:00", "--zone", "Europe/Berlin"],
+        ["--at", f"{datetime.now(UTC).year + 1}-01-01T02:00"],
+        ["--at", f"{datetime.now(UTC).year + 1}-01-02T02:00"],
+    ]
+    assert start("--reason", "of all") == 0
+    for command in commands * 2:
+        assert start(*command) == 0
+    found = listed(capsys)
+    assert [item["id"] for item in found] == [None, 8, 9, 10, 11, 12, 13, 14]
+    assert found[0]["reason"] == "of all"
+    assert {row["ended_by"] for row in told.rows(WINDOWS)[:7]} == {"kim"}
+    told.rows("UPDATE ops_worker_maintenance_window SET begins = begins - interval '1 day'")
+    assert start(*commands[0]) == 0
+    assert told.rows(WINDOWS)[7]["ended_at"] is None, "it was over already"
+
+
+def test_person_and_reason(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """`history`, `report`, `status` and `explain` name the window, its services and who ended it."""
+    reason = "<b>new</b>\x1b[2J\nswitch"
+    assert start("--service", "evaluator", "--reason", reason, "--for", "2h") == 0
+    looked.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '40 minutes'")
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    row = r"evaluator +kim(?: +|\n +)<b>new</b> \[2J switch$"
+    assert re.search(rf"^(79|80) min +{row}", capsys.readouterr().out, re.MULTILINE)
+    for arguments in (["explain", "evaluator"], ["history", "evaluator"], ["history"]):
+        assert main(arguments) == 0
+        assert re.search(rf"^[\d :-]+  [\d :-]+  {row}", capsys.readouterr().out, re.MULTILINE)
+    for arguments in (["explain", "ingest"], ["history", "ingest"]):
+        assert main(arguments) == 0
+        assert "evaluator  kim" not in capsys.readouterr().out
+    assert main(["maintenance", "end", "1", "--by", "lee"]) == 0
+    actions = looked.rows("SELECT * FROM ops_worker_action ORDER BY id")
+    assert [(action["action"], action["services"], action["by"]) for action in actions] == [
+        ("maintenance_started", ["evaluator"], "kim"),
+        ("maintenance_ended", ["evaluator"], "lee"),
+    ]
+    capsys.readouterr()
+    assert main(["history", "evaluator", "--output", "json"]) == 0
+    (maintenance,) = json.loads(capsys.readouterr().out)["maintenances"]
+    assert (maintenance["services"], maintenance["started_by"]) == (["evaluator"], "kim")
+    assert main(["report", "-o", "-", "--since", "2h"]) == 0
+    page = capsys.readouterr().out
+    assert re.search(
+        r'data-label="Services">evaluator</td>\s<td[^>]*>kim</td>\s'
+        r"<td[^>]*>&lt;b&gt;new&lt;/b&gt; \[2J switch</td>\s<td[^>]*>lee</td>",
+        page,
+    )
+    assert "lee</b> ended the maintenance of evaluator" in page
+
+
+def test_why_no_alert(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` says of an unhealthy service until when its window lasts, and of others nothing."""
+    stubs["evaluator"].mode = "down"
+    assert main(["init-db"]) == start("--service", "evaluator") == main(["health"]) == 0
+    capsys.readouterr()
+    (until,) = [row["begins"] + timedelta(hours=1) for row in told.rows(WINDOWS)]
+    assert main(["explain", "evaluator", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["alert"] == (
+        f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
+    )
+    assert main(["maintenance", "end", "1"]) == 0
+    capsys.readouterr()
+    assert main(["explain", "evaluator", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["alert"] == (
+        "no alert is open: it opens with the next health pass that finds it so"
+    )
+
+
+ODD = """INSERT INTO ops_worker_maintenance_window
+    (services, begins, duration_s, recurrence, zone, started_by, ended_at) VALUES
+    (NULL, 'infinity', 60, '', 'UTC', 'x', NULL),
+    (NULL, '-infinity', 60, '', 'UTC', 'x', 'infinity'),
+    (NULL, now(), 'NaN', '', 'UTC', 'x', NULL),
+    (NULL, now(), '-Infinity', '', 'UTC', 'x', '-infinity'),
+    (NULL, now(), 'Infinity', 'day 00:00', 'UTC', 'x', NULL),
+    ('{}', now(), 3600, '', 'UTC', 'x', NULL),
+    ('{NULL}', now(), 3600, '', 'UTC', 'x', NULL),
+    (NULL, '-infinity', 3600, 'at noon', 'UTC', 'x', NULL),
+    (NULL, '-infinity', 3600, 'day 00:00', E'Mars\n', 'x', NULL),
+    ('{{evaluator,dispatcher},{NULL,""}}', now(), 3e8, 'day 00:00', 'UTC', 'x', NULL)"""
+
+
+def test_odd_rows(looked: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """Odd rows cost a warning each, and no pass and no reader fails because of them."""
+    looked.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
+    looked.rows(ODD)
+    for name in ("ingest", "evaluator"):
+        stubs[name].mode = "down"
+    assert main(["health", "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["alerts"]["opened"] == ["ingest"], "no other odd window is of all services"
+    assert [re.sub(r"(window) \d+", r"\1 N", warning) for warning in document["warnings"]] == [
+        "maintenance window N is left out: it is not a recurrence such as 'Sunday 02:00', "
+        "'Mon,Thu 22:30' or 'day 03:00'",
+        "maintenance window N is left out: it is not a time zone of this machine; write for "
+        "example Europe/Berlin",
+    ]
+    for command in (
+        ["metrics"],
+        ["status"],
+        ["explain", "evaluator"],
+        ["history"],
+        ["report", "-o", "-"],
+        ["maintenance", "list"],
+        ["maintenance", "status"],
+    ):
+        assert main(command) == 0, command
+    capsys.readouterr()
+    assert main(["maintenance", "list"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("a maintenance window cannot be read") == 2
+    assert re.search(r"^\d+ +running +evaluator, dis", said.out, re.MULTILINE)
+    broken = "SELECT id FROM ops_worker_maintenance_window WHERE recurrence = 'at noon'"
+    number = str(looked.value(broken))
+    assert main(["maintenance", "end", number]) == 0, "what cannot be read can be ended"
+
+
+def test_windows_that_cannot_be_read(
+    told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of another shape costs a warning, and no maintenance of all services."""
+    stubs["ingest"].mode = "down"
+    assert start("--service", "ingest") == main(["maintenance", "start"]) == 0
+    told.rows("ALTER TABLE ops_worker_maintenance_window RENAME COLUMN begins TO begun")
+    capsys.readouterr()
+    assert main(["health", "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["alerts"]["opened"] == []
+    assert document["warnings"] == [
+        "no maintenance window could be read, so that alerts open: column w.begins does not exist"
+    ]
+
+
+def test_role_without_create(
+    told: Database,
+    stubs: Stubs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the table cannot be created, the maintenance of all services works as before."""
+    stubs["ingest"].mode = "down"
+    assert main(["init-db"]) == 0
+    told.rows("DROP TABLE ops_worker_maintenance_window")
+    told.rows("CREATE ROLE ops_narrow LOGIN PASSWORD 'x' BYPASSRLS")
+    told.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    told.rows("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ops_narrow")
+    with monkeypatch.context() as narrow:
+        narrow.setenv("DATABASE_URL", told.as_user("ops_narrow"))
+        capsys.readouterr()
+        assert start("--service", "ingest") == 3
+        assert "permission denied for schema public" in capsys.readouterr().err
+        assert start() == main(["health"]) == main(["maintenance", "list"]) == 0
+        assert capsys.readouterr().err == ""
+        assert told.alerts() == []
+        assert main(["maintenance", "end"]) == 0
+    told.rows("DROP OWNED BY ops_narrow; DROP ROLE ops_narrow")
+
+
+def test_a_release_before_windows(told: Database, stubs: Stubs) -> None:
+    """What an older release reads and writes is as it was: one row, for all services."""
+    stubs["ingest"].mode = "down"
+    assert main(["init-db"]) == start("--service", "evaluator") == 0
+    assert told.rows("SELECT * FROM ops_worker_maintenance") == []
+    told.rows(
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) "
+        "VALUES (now() + interval '1 hour', 'old', 'by an older release')"
+    )
+    assert main(["health"]) == 0
+    assert told.alerts() == []
+    told.rows("DELETE FROM ops_worker_maintenance")
+    assert main(["health"]) == 0
+    assert opened(told) == {"ingest"}
+    assert start() == 0
+    assert told.value("SELECT count(*) FROM ops_worker_maintenance WHERE until > now()") == 1
+
+
+def test_planned_time_in_the_report(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """The unhealthy time of a service in its windows is planned time; that of others is not."""
+    assert start("--service", "evaluator", "--for", "1h") == 0
+    looked.rows(
+        "UPDATE ops_worker_maintenance_window SET begins = begins - interval '1 hour', "
+        "recurrence = 'day ' || to_char(now() - interval '2 hours', 'HH24:MI'), duration_s = 10800"
+    )
+    capsys.readouterr()
+    assert main(["report", "-o", "-", "--since", "2h"]) == 0
+    page = capsys.readouterr().out
+    services = re.findall(r'data-service="(\w+)"(.*?)</li>', page, re.DOTALL)
+    planned = {name for name, part in services if "Of it in maintenance" in part}
+    unhealthy = {name for name, part in services if "Unhealthy in all" in part}
+    assert planned == {"evaluator"}
+    assert planned < unhealthy or unhealthy == planned
+    assert "Maintenance of evaluator until" in page.replace("\n", " ")
+    assert "Maintenance of all services" not in page
