@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ops_worker.core.passes import HEALTH
+from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLES
 from ops_worker.errors import OpsWorkerError
 from ops_worker.text import one_line
 
@@ -118,6 +118,7 @@ def _read(
     The connection is closed afterwards: none is held during a request.
     """
     from ops_worker.adapters.postgres.alert_reads import read_alerts_to_post
+    from ops_worker.adapters.postgres.pass_writes import maintenance_of
     from ops_worker.core.notify import PostRules, alerts_to_post, parse_labels
 
     def read(transaction: Transaction) -> tuple[list[SystemAlert], list[dict[str, Any]]]:
@@ -127,6 +128,7 @@ def _read(
             period_s=period_s,
             labels=parse_labels(settings.alert_labels),
             runbook_url=settings.alert_runbook_url,
+            under_maintenance=maintenance_of(transaction, settings.maintenance_until),
         )
         # The services of all shards: one of them posts the alerts of all.
         rows = read_alerts_to_post(transaction, period_s, len(settings.catalogue.targets))
@@ -134,7 +136,7 @@ def _read(
 
     store.limit(left_s)
     try:
-        return store.read(read, required_tables=["fleet_alert"])
+        return store.read(read, required_tables=["fleet_alert"], optional_tables=MAINTENANCE_TABLES)
     finally:
         store.close()
 

@@ -80,6 +80,26 @@ def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
     assert ends == {row["closed_at"].isoformat().replace("+00:00", "Z")}
 
 
+def test_maintenance(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """The alerts of services under maintenance are sent to nobody, and again when it has ended."""
+    stubs["ingest"].mode = stubs["evaluator"].mode = "down"
+    assert main(["health"]) == 0
+    start = ["maintenance", "start", "--for", "1h", "--by", "kim", "--reason", "new disk"]
+    assert main([*start, "--service", "ingest"]) == 0
+    assert main(["health"]) == 0
+    assert main(start) == 0
+    assert main(["health"]) == 0
+    assert len(told.alerts()) == 2
+    assert [sorted(services(alerts)) for alerts in inbox.posts] == [
+        ["evaluator", "ingest"],
+        ["evaluator"],
+    ]
+    told.rows("DELETE FROM ops_worker_maintenance")
+    told.rows("UPDATE ops_worker_maintenance_window SET ended_at = now()")
+    assert main(["health"]) == 0
+    assert sorted(services(inbox.posts[-1])) == ["evaluator", "ingest"]
+
+
 def test_labels(
     told: Database, stubs: Stubs, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
