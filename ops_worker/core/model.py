@@ -158,6 +158,10 @@ class Observation(NamedTuple):
     an expected one. With another status, ``error`` may name the likely cause. Without an HTTP
     answer, ``failure``, ``error`` and ``reason_class`` are set. The class groups reasons
     (docs/contract.md, "Reason classes").
+
+    ``sign`` is a sign of life: a packet came back from the network. A completed connection, a
+    refusal and a reset are such signs. ``stalled_s`` are the seconds during the probe in which this
+    process was not run.
     """
 
     target: Target
@@ -169,6 +173,8 @@ class Observation(NamedTuple):
     error: str = ""
     attempts: int = 1
     reason_class: str = ""
+    sign: bool = False
+    stalled_s: float = 0.0
 
 
 class State(enum.StrEnum):
@@ -357,6 +363,8 @@ class Outcome(NamedTuple):
     - ``alerted``: services that have an alert now, open or acknowledged.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
+    - ``blind_because``: why the pass did not believe what it saw; empty unless it was blind. A
+      blind pass has no verdicts.
     - ``maintenance_until``: the end of the maintenance, or None. No alert opens until then.
     - ``duration_s``: the duration of the pass in seconds of wall time.
     - ``rolled``: what a rollup pass did; None for the other passes.
@@ -375,6 +383,7 @@ class Outcome(NamedTuple):
     duration_s: float = 0.0
     unprobed: tuple[str, ...] = ()
     unprobed_because: tuple[str, ...] = ()
+    blind_because: tuple[str, ...] = ()
     maintenance_until: datetime | None = None
     rolled: Rolled | None = None
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
+    DOUBT_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
@@ -169,6 +170,14 @@ TABLES = (
             "may; else the owner runs `ops-worker init-db`",
         )
         for name in LEDGER_TABLES
+    ),
+    Table(
+        name=DOUBT_TABLE,
+        privileges=("SELECT", "INSERT", "UPDATE"),
+        columns=_columns(DOUBT_TABLE),
+        absent=WARNING,
+        remedy="DOUBT_PASSES has no effect: the first pass creates it if its role may; "
+        "else the owner runs `ops-worker init-db`",
     ),
     *(
         Table(

@@ -14,20 +14,25 @@ from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.model import KnownState, Recorded, Verdict
-    from ops_worker.passes.context import Context
+    from ops_worker.passes.context import Context, Observed
 
 OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
 """Tables of the self-metrics and of maintenances: without them the pass still records states."""
 
 
 class Written(NamedTuple):
-    """What the transaction recorded, what it found before, and the end of the maintenance."""
+    """What the transaction recorded, what it found before, and the end of the maintenance.
 
+    A blind pass has no ``verdicts``.
+    """
+
+    is_blind: bool
+    verdicts: tuple[Verdict, ...]
     recorded: Recorded
     before: Mapping[str, KnownState]
     maintenance_until: datetime | None
@@ -43,9 +48,12 @@ def run(context: Context) -> Outcome:
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
     begun = context.clock()
-    outcome = context.observed(HEALTH)
-    ledger = PassLedger(context, HEALTH, outcome.verdicts, begun)
-    write = partial(_write, context, outcome.verdicts, begun, ledger)
+    observed = context.observed(HEALTH)
+    outcome = observed.outcome
+    ledger = PassLedger(
+        context, HEALTH, observed.verdicts, begun, may_be_blind=observed.may_be_blind
+    )
+    write = partial(_write, context, observed, begun, ledger)
     try:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
@@ -62,14 +70,18 @@ def run(context: Context) -> Outcome:
 
 def _write(
     context: Context,
-    verdicts: Sequence[Verdict],
+    observed: Observed,
     begun: float,
     ledger: PassLedger,
     transaction: Transaction,
 ) -> Written:
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance_end = pass_writes.maintenance_until(transaction, context.settings.maintenance_until)
-    names = [verdict.target.name for verdict in verdicts]
+    doubt = context.settle_doubt(transaction, HEALTH, observed.assessment)
+    is_blind = doubt is not None and doubt.is_blind
+    # A blind pass has no verdicts: no state, alert or history of a service changes.
+    verdicts = () if is_blind else observed.verdicts
+    names = [target.name for target in context.settings.targets]
     # The worker has an alert of its own, which counts among those that are open.
     before = pass_writes.known_states(transaction, [*names, OPS_WORKER])
     thresholds = context.settings.thresholds
@@ -81,19 +93,29 @@ def _write(
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
         metrics = context.self_metrics(
-            HEALTH, verdicts, begun, maintenance=maintenance_end is not None
+            HEALTH,
+            verdicts,
+            begun,
+            maintenance=maintenance_end is not None,
+            blind=is_blind,
         )
         samples = [*metrics, *context.latencies(verdicts)]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
+        if not is_blind:
+            ledger.believe()
         ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
-    peer = context.watch_peers(transaction, HEALTH, begun, may_open=maintenance_end is None)
+    peer = context.watch_peers(
+        transaction, HEALTH, begun, may_open=maintenance_end is None, doubt=doubt
+    )
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
     )
     return Written(
+        is_blind=is_blind,
+        verdicts=verdicts,
         recorded=recorded,
         before=before,
         maintenance_until=maintenance_end,
@@ -108,9 +130,11 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
     """
     recorded = written.recorded
     current = {change.verdict.target.name for change in recorded.updates}
-    names = (verdict.target.name for verdict in outcome.verdicts)
+    names = (verdict.target.name for verdict in written.verdicts)
     return outcome._replace(
         result=result,
+        verdicts=written.verdicts,
+        blind_because=outcome.blind_because if written.is_blind else (),
         updates=recorded.updates,
         superseded=tuple(name for name in names if name not in current),
         opened=recorded.opened,
