@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLE
+from ops_worker.core.passes import DOUBT_TABLE, HEALTH, MAINTENANCE_TABLE
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from ops_worker.core.model import KnownState, Recorded, Verdict
     from ops_worker.passes.context import Context, Observed
 
-OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE)
-"""Tables of the self-metrics and of maintenances: without them the pass still records states."""
+OPTIONAL_TABLES = ("system_metrics", MAINTENANCE_TABLE, DOUBT_TABLE)
+"""Tables of the self-metrics, of maintenances and of blind passes.
+
+Without them the pass still records states.
+"""
 
 
 class Written(NamedTuple):

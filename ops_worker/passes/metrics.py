@@ -13,7 +13,7 @@ from ops_worker.adapters.postgres import (
 )
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Result
-from ops_worker.core.passes import MAINTENANCE_TABLE, METRICS
+from ops_worker.core.passes import DOUBT_TABLE, MAINTENANCE_TABLE, METRICS
 from ops_worker.core.samples import distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
@@ -182,7 +182,8 @@ def _record(context: Context, observed: Observed) -> Written | None:
     try:
         with context.recording():
             write = partial(_write, context, observed)
-            written = context.transact(METRICS, write, [MAINTENANCE_TABLE, *tables])
+            optional = [MAINTENANCE_TABLE, DOUBT_TABLE, *tables]
+            written = context.transact(METRICS, write, optional)
             if written is not None:
                 observed.ledger.confirm()
             if written is not None and context.backlog is not None:
