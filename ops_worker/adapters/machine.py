@@ -24,8 +24,7 @@ def throttled_s() -> float | None:
 
     Return None if it does not say.
     """
-    # In a container with a cgroup namespace of its own, its own group is the root.
-    for folder in (_own_group(), CGROUPS, CGROUPS / "cpu"):
+    for folder in _own_groups():
         for line in _lines(folder / "cpu.stat"):
             name, _, value = line.partition(" ")
             if name in _UNITS and value.isdecimal():
@@ -43,12 +42,21 @@ def nameservers() -> tuple[str, ...]:
     return tuple(found[:MAX_NAMESERVERS])
 
 
-def _own_group() -> Path:
-    """Return the folder of this process's cgroup, version 2; else the root."""
+def _own_groups() -> list[Path]:
+    """Return the folders that may be those of this process's cgroup, the most likely first.
+
+    In a container with a cgroup namespace of its own, its group is the root.
+    """
+    folders = []
     for line in _lines(MEMBERSHIP):
-        if line.startswith("0::/"):
-            return CGROUPS / line[4:]
-    return CGROUPS
+        # The number of the hierarchy, its controllers (none in version 2), and the path.
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":/")
+        if not controllers:
+            folders.append(CGROUPS / path)
+        elif "cpu" in controllers.split(","):
+            folders.append(CGROUPS / "cpu" / path)
+    return [*folders, CGROUPS, CGROUPS / "cpu"]
 
 
 def _lines(path: Path) -> list[str]:

@@ -55,6 +55,7 @@ def test_nothing_is_said(files: Path) -> None:
     [
         ("cgroup/cpu.stat", "usage_usec 5\nthrottled_usec 2500000\n", 2.5),
         ("cgroup/pods/a/cpu.stat", "throttled_usec 1000000\n", 1.0),
+        ("cgroup/cpu/x/cpu.stat", "throttled_time 500000000\n", 0.5),
         ("cgroup/cpu/cpu.stat", "nr_throttled 1\nthrottled_time 3000000000\n", 3.0),
         ("cgroup/cpu.stat", "throttled_usec x\nthrottled_usec\n", None),
         ("cgroup/cpu.stat", "usage_usec 5\n", None),
@@ -62,6 +63,6 @@ def test_nothing_is_said(files: Path) -> None:
 )
 def test_throttled_s(files: Path, place: str, text: str, expected: float | None) -> None:
     """The statistics are those of the cgroup's own folder, or of the root in a container."""
-    write(files / "membership", "3:cpu:/x\n0::/pods/a\n")
+    write(files / "membership", "9:name=systemd:/\n3:cpu,cpuacct:/x\n0::/pods/a\nodd\n")
     write(files / place, text)
     assert machine.throttled_s() == expected
