@@ -235,7 +235,10 @@ class Reactor:
         elif self._deadlines:
             timeout = min(TICK_S, max(0.0, self._deadlines[0][0] - time.monotonic()))
         events = self._selector.select(timeout)
-        self._stalls.turn(time.monotonic(), timeout)
+        is_stalled = self._stalls.turn(time.monotonic(), timeout)
+        if is_stalled and not events:
+            # A signal ends a stop. Then Python may give up the wait without a look at the sockets.
+            events = self._selector.select(0.0)
         for key, _ in events:
             if key.data is self._resolver:
                 self._ready.extend(self._resolver.answers())
@@ -363,13 +366,18 @@ class _Stalls:
         """Start to measure."""
         self._turned = now
 
-    def turn(self, now: float, timeout: float) -> None:
-        """Note that a turn ends, whose wait for sockets had this timeout in seconds."""
+    def turn(self, now: float, timeout: float) -> bool:
+        """Note that a turn ends, whose wait for sockets had this timeout in seconds.
+
+        Return whether this process was not run in it.
+        """
         gap_s = now - self._turned - timeout
         self._turned = now
-        if gap_s > GAP_S:
-            self.total_s += gap_s
-            self._drains_until = now + DRAIN_S
+        if gap_s <= GAP_S:
+            return False
+        self.total_s += gap_s
+        self._drains_until = now + DRAIN_S
+        return True
 
     def drains(self, now: float, *, busy: bool) -> bool:
         """Return whether answers that arrived during a stall are still being read."""

@@ -127,11 +127,11 @@ class TestStalls:
         """A turn may take as long as its wait, and a little longer."""
         stalls = reactor._Stalls()
         stalls.begin(100.0)
-        stalls.turn(100.25, 0.25)
-        stalls.turn(100.29, 0.0)
-        stalls.turn(100.30, 0.25)
+        assert not stalls.turn(100.25, 0.25)
+        assert not stalls.turn(100.29, 0.0)
+        assert not stalls.turn(100.30, 0.25)
         assert stalls.total_s == 0
-        stalls.turn(103.0, 0.2)
+        assert stalls.turn(103.0, 0.2)
         assert stalls.total_s == pytest.approx(2.5)
         stalls.turn(103.095, 0.0)
         assert stalls.total_s == pytest.approx(2.595)
