@@ -282,6 +282,13 @@ class Settings(BaseSettings):
     )
     """Number of consecutive healthy passes after which the alert of a service closes. With 2 or
     more, a service that fails again and again keeps one alert open."""
+    doubt_passes: Integer = setting(
+        0, wants="a whole number of passes, 0 to 1000", only="passes sidecar", ge=0, le=1000
+    )
+    """Number of consecutive passes that may be blind. A pass is blind if no service gave a sign of
+    life, although more than one host is monitored, or if it could probe no service. It then
+    changes no state and no alert of a service, and opens the alert of the worker itself. After so
+    many blind passes, a pass believes what it sees. 0: every pass does."""
     health_check_interval: Seconds = setting(
         60.0, wants="a number of seconds, 5 to 86400", only="sidecar", ge=5, le=86400
     )

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.rows import dict_row
 
 from ops_worker.adapters.postgres import Store
-from ops_worker.core.passes import LEDGER_TABLES
+from ops_worker.core.passes import DOUBT_TABLE, LEDGER_TABLES
 from ops_worker.variables import variables
 from tests.forks import Fork, ForkServer
 from tests.looks import Looks
@@ -104,7 +104,7 @@ class Database(NamedTuple):
     def create_ledger(self) -> None:
         """Create the tables of the ledger, so that no pass does it."""
         with contextlib.closing(Store({"conninfo": self.url})) as store:
-            store.create(LEDGER_TABLES)
+            store.create((*LEDGER_TABLES, DOUBT_TABLE))
 
     def as_user(self, user: str, password: str = "x") -> str:
         """Return the URL for another login."""

@@ -103,6 +103,7 @@ def observation(target: Target, moment: float, state: str) -> Observation:
             failure=Failure.NO_CONNECTION,
             error="Connection refused",
             reason_class="refused",
+            sign=True,
         )
     if state == "timeout":
         return Observation(

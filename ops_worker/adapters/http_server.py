@@ -106,6 +106,9 @@ class _Metrics:
         self.apart = Gauge(
             "set_apart_samples", "Passes whose samples the database refuses.", ["loop"], **make
         )
+        self.blind = Gauge(
+            "blind", "1 if the last pass did not believe what it saw, else 0.", ["loop"], **make
+        )
         self.alerts = Gauge(
             "alerts_open", "Services with an alert at the last health pass.", **make
         )
@@ -174,6 +177,7 @@ class Telemetry:
     def _record_outcome(self, loop: str, outcome: Outcome) -> None:
         if outcome.result is not Result.WAITING:
             self._metrics.success.labels(loop).set_to_current_time()
+        self._metrics.blind.labels(loop).set(bool(outcome.blind_because))
         if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
             self._metrics.alerts.set(len(outcome.alerted))
         for verdict in outcome.verdicts:

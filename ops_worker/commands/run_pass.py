@@ -60,7 +60,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-unhealthy",
         action="store_true",
-        help="end with exit code 4 if a service is unhealthy",
+        help="end with exit code 4 if a service is unhealthy, or the pass is blind",
     )
     parser.add_argument(
         "--shard",
@@ -208,7 +208,8 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
         sys.stdout.write(line + "\n")  # one write, so that the lines of two loops never mix
         sys.stdout.flush()
     judged = outcome.result in {Result.RECORDED, Result.DRY_RUN}
-    if options.fail_on_unhealthy and judged and outcome.unhealthy:
+    is_well = not outcome.unhealthy and not outcome.blind_because
+    if options.fail_on_unhealthy and judged and not is_well:
         return UNHEALTHY
     return DONE
 
@@ -224,14 +225,14 @@ def _with_shard(options: argparse.Namespace, settings: Settings) -> Settings:
 def _log_alerts(outcome: Outcome) -> None:
     """Log every alert that the pass opened or closed."""
     reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
-    peer_passes = f"the {_peers(outcome)} pass"
+    own_reason = _own_reason(outcome)
     for action, services in (("alert opened", outcome.opened), ("alert closed", outcome.closed)):
         for service in services:
-            is_own = service not in reasons  # the worker's own alert, about its passes
+            is_own = service not in reasons  # the worker's own alert
             extra = {
                 "action": action,
                 "service": service,
-                "reason": peer_passes if is_own else reasons[service],
+                "reason": own_reason if is_own else reasons[service],
             }
             _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
 
@@ -255,15 +256,18 @@ def _announce(job: str, outcome: Outcome, left_s: float) -> None:
     from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    own_reason = f"the {_peers(outcome)} pass stopped"
+    own_reason = _own_reason(outcome, " stopped")
     opened = [(name, reasons.get(name, own_reason)) for name in outcome.opened]
     closed = [(name, "") for name in outcome.closed]
     for warning in announce(job, opened + closed, left_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
-def _peers(outcome: Outcome) -> str:
-    return " or ".join(peers(outcome.name))
+def _own_reason(outcome: Outcome, stopped: str = "") -> str:
+    """Return what the worker's own alert is about; the alert itself says more."""
+    if outcome.blind_because:
+        return f"the {outcome.name} pass is blind: {', '.join(outcome.blind_because)}"
+    return f"the {' or '.join(peers(outcome.name))} pass{stopped}"
 
 
 class _Progress:

@@ -343,13 +343,19 @@ def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
     return {**origin, **{name: value for name, value in facts.items() if value is not None}}
 
 
-def new_alert(service: str, reason: str, evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an alert to open. Its summary names the service and the reason that opened it."""
-    return {
+def new_alert(
+    service: str, reason: str, evidence: Mapping[str, Any], causes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return an alert to open. Its summary names the service and the reason that opened it.
+
+    ``causes`` are what the worker's own alert stands for; None for a service.
+    """
+    alert = {
         "service": service,
         "summary": f"Service unhealthy: {service} ({reason})",
         "evidence": evidence,
     }
+    return alert if causes is None else {**alert, "causes": causes}
 
 
 def maintenance_end(

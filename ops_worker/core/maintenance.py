@@ -113,6 +113,11 @@ class UnderMaintenance:
         ends = (self.all_until, self._ends.get(service))
         return max((end for end in ends if end is not None), default=None)
 
+    def ends_of(self, services: Iterable[str]) -> dict[str, datetime]:
+        """Return when the maintenance ends of each of these services that is under one."""
+        ends = ((service, self.until(service)) for service in services)
+        return {service: end for service, end in ends if end is not None}
+
 
 def parse_recurrence(text: str) -> Recurrence:
     """Parse a recurrence such as ``Sunday 02:00``.

@@ -220,6 +220,10 @@ class Observation(NamedTuple):
 
     ``certificate_days_left`` is the number of whole days for which the server's certificate is
     valid, negative if it is not any more. None: nobody asked, or there was no handshake.
+
+    ``sign`` is a sign of life: a packet came back from the network. A completed connection, a
+    refusal and a reset are such signs. ``stalled_s`` are the seconds during the probe in which this
+    process was not run.
     """
 
     target: Target
@@ -233,6 +237,8 @@ class Observation(NamedTuple):
     error: str = ""
     attempts: int = 1
     reason_class: str = ""
+    sign: bool = False
+    stalled_s: float = 0.0
 
 
 class State(enum.StrEnum):
@@ -424,6 +430,8 @@ class Outcome(NamedTuple):
       for these services.
     - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
+    - ``blind_because``: why the pass did not believe what it saw; empty unless it was blind. A
+      blind pass has no verdicts.
     - ``maintenance_until``: the end of the maintenance of all services, or None. No alert opens
       until then.
     - ``under_maintenance``: the end by service for which no alert opens: of all, or of a window.
@@ -445,6 +453,7 @@ class Outcome(NamedTuple):
     duration_s: float = 0.0
     unprobed: tuple[str, ...] = ()
     unprobed_because: tuple[str, ...] = ()
+    blind_because: tuple[str, ...] = ()
     maintenance_until: datetime | None = None
     under_maintenance: Mapping[str, datetime] = {}
     rolled: Rolled | None = None

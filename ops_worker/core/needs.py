@@ -104,15 +104,15 @@ def causes_of(needs: Needs, health: Mapping[str, bool]) -> dict[str, tuple[str, 
 def causes_in_pass(
     needs: Needs,
     verdicts: Sequence[Verdict],
-    others: Mapping[str, KnownState],
+    known: Mapping[str, KnownState],
     now: datetime,
     period_s: float,
 ) -> dict[str, tuple[str, ...]]:
     """Return the causes of the services that a pass found unhealthy because of others.
 
-    ``others`` are the known states of ``unprobed_needs``.
+    ``known`` has the states of ``unprobed_needs``, at least.
     """
-    causes = causes_of(needs, current_health(verdicts, others, now, period_s))
+    causes = causes_of(needs, current_health(verdicts, known, now, period_s))
     judged = (verdict.target.name for verdict in verdicts)
     return {name: causes[name] for name in judged if name in causes}
 

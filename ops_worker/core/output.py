@@ -62,6 +62,8 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "under_maintenance": {
             service: until.isoformat() for service, until in outcome.under_maintenance.items()
         },
+        "blind": bool(outcome.blind_because),
+        "blind_because": list(outcome.blind_because),
         "not_probed": list(outcome.unprobed),
         "not_probed_because": list(outcome.unprobed_because),
         "stale": list(outcome.superseded),
@@ -123,6 +125,7 @@ def summary(outcome: Outcome, exit_code: int, job: str = "") -> dict[str, Any]:
         "exit_code": exit_code,
         "summary": text(outcome),
         "job": job,
+        "blind": bool(outcome.blind_because),
         "confirmed": sum(verdict.attempts > 1 for verdict in unhealthy),
         "unhealthy": {verdict.target.name: verdict.reason[:80] for verdict in unhealthy},
     }
@@ -166,6 +169,8 @@ def _body(outcome: Outcome) -> str:
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry_run = outcome.result is Result.DRY_RUN
+    if outcome.blind_because:
+        services = f"blind, no service was judged: {', '.join(outcome.blind_because)}"
     first = [services] if outcome.rolled is None else _rollup(outcome.rolled, dry_run=dry_run)
     parts = [*first, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
     if outcome.warnings:
@@ -181,7 +186,8 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
     if repeated:
         confirmed = sum(not verdict.healthy for verdict in repeated)
         yield f"{len(repeated)} probed again, {confirmed} confirmed"
-    if outcome.unprobed:
+    # A blind pass that probed nothing has said so.
+    if outcome.unprobed and not outcome.blind_because:
         yield f"{len(outcome.unprobed)} not probed: {', '.join(outcome.unprobed_because)}"
     if outcome.because_of:
         causes = {cause for causes in outcome.because_of.values() for cause in causes}

@@ -72,6 +72,8 @@ ACTION_TABLE = "ops_worker_action"
 """The table of what people did."""
 LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config", ACTION_TABLE)
 """The tables of the ledger, which every pass with services writes."""
+DOUBT_TABLE = "ops_worker_doubt"
+"""The table of the blind passes in a row."""
 
 HEALTH = PassSpec(
     name="health",
@@ -81,7 +83,7 @@ HEALTH = PassSpec(
         lock=1,
         required_tables=("fleet_alert", "tenants"),
         creates="service_health",
-        creates_if_permitted=LEDGER_TABLES,
+        creates_if_permitted=(*LEDGER_TABLES, DOUBT_TABLE),
     ),
     # Only the health pass writes this metric. So a reader who looks for it does not scan the many
     # rows of the metrics pass.
@@ -97,7 +99,7 @@ METRICS = PassSpec(
     transaction=TransactionSpec(
         lock=2,
         required_tables=("system_metrics",),
-        creates_if_permitted=LEDGER_TABLES,
+        creates_if_permitted=(*LEDGER_TABLES, DOUBT_TABLE),
     ),
     marker=PASS_SUCCESS,
     interval_setting="metrics_collection_interval",

@@ -34,6 +34,8 @@ OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS, CERTIFICATE_DAYS_LEFT})
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
 MAINTENANCE = "maintenance"
 """Metric of each health pass: 1 during a maintenance of all services, else 0."""
+BLIND = "blind"
+"""Metric of each pass with DOUBT_PASSES: 1 if it did not believe what it saw, else 0."""
 ROLLUP_BEHIND_S = "rollup_behind_s"
 """Metric of each rollup pass: seconds of complete hours or days that are not rolled up yet."""
 MAX_COUNTERS = 200
@@ -261,24 +263,26 @@ def _sample(figure: Figure, row: Mapping[str, Any], service: str) -> Sample:
     return Sample(service, figure.metric, double, {**figure.tags, **(tags or {})})
 
 
-def self_metrics(
+def self_metrics(  # noqa: PLR0913 - what a pass was, and two flags
     name: str,
     verdicts: Sequence[Verdict],
     duration_s: float,
     tags: Mapping[str, str],
     *,
     maintenance: bool | None = None,
+    blind: bool | None = None,
 ) -> list[Sample]:
     """Build the self-metrics of a pass that is about to commit.
 
     A failed pass writes none; their absence is the signal. ``tags`` hold the period of the pass, so
-    that a reader knows when it has stopped. ``maintenance`` is None if the pass does not record it.
+    that a reader knows when it has stopped. ``maintenance`` and ``blind`` are None if the pass does
+    not record them. A blind pass does not know how many services are unhealthy.
     """
-    metrics = {
-        "pass_duration_ms": duration_s * 1000,
-        PASS_SUCCESS: 1.0,
-        "services_unhealthy": float(sum(not verdict.healthy for verdict in verdicts)),
-    }
+    metrics = {"pass_duration_ms": duration_s * 1000, PASS_SUCCESS: 1.0}
+    if not blind:
+        metrics["services_unhealthy"] = float(sum(not verdict.healthy for verdict in verdicts))
+    if blind is not None:
+        metrics[BLIND] = float(blind)
     if maintenance is not None:
         metrics[MAINTENANCE] = float(maintenance)
     return [

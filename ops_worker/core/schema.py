@@ -9,7 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, ROLLUP_TABLES, WINDOW_TABLE
+from ops_worker.core.passes import (
+    DOUBT_TABLE,
+    MAINTENANCE_LOG,
+    MAINTENANCE_TABLE,
+    ROLLUP_TABLES,
+    WINDOW_TABLE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -217,6 +223,21 @@ _SHAPES = (
         ),
         key=("id",),
     ),
+    Shape(
+        name=DOUBT_TABLE,
+        columns=(
+            Column("installation", TEXT, required=True, default="'ops-worker'"),
+            Column("pass", TEXT, required=True, fill="''"),
+            Column("shard", TEXT, required=True, default="'0/1'"),
+            Column("blind_passes", "integer", required=True, default="0"),
+            Column("since", TIME),
+            # A row without a time is not believed.
+            Column("last_at", TIME, required=True, fill="'epoch'"),
+            Column("period_s", DOUBLE, required=True, fill="60"),
+            Column("suspects", TEXT, required=True, default="''"),
+        ),
+        key=("installation", "pass", "shard"),
+    ),
     *(
         Shape(name, _ROLLED, key=("service", "metric_name", "tags", "begun"))
         for name in ROLLUP_TABLES
@@ -256,6 +277,7 @@ OWN = (
     "ops_worker_run",
     "ops_worker_span",
     "ops_worker_action",
+    DOUBT_TABLE,
     *ROLLUP_TABLES,
     VERSIONS,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.certificates import end_in_words
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
+    DOUBT_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
@@ -189,6 +190,14 @@ TABLES = (
             "may; else the owner runs `ops-worker init-db`",
         )
         for name in LEDGER_TABLES
+    ),
+    Table(
+        name=DOUBT_TABLE,
+        privileges=("SELECT", "INSERT", "UPDATE"),
+        columns=_columns(DOUBT_TABLE),
+        absent=WARNING,
+        remedy="DOUBT_PASSES has no effect: the first pass creates it if its role may; "
+        "else the owner runs `ops-worker init-db`",
     ),
     *(
         Table(

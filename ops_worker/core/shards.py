@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+UNDIVIDED = "0/1"
+"""The shard of a pass that has all services."""
+
 # The constants of the linear congruential generator in the paper.
 _MULTIPLIER = 2862933555777941757
 _MASK = (1 << 64) - 1

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.samples import OPS_WORKER, PASS_SUCCESS
+from ops_worker.core.shards import UNDIVIDED
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, PERIOD_PATTERN, stale_after_s
 from ops_worker.history.rows import PassCountRow
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from ops_worker.core.ledger import Run
     from ops_worker.history.rows import JsonValue
     from ops_worker.history.series import Series
-
-UNDIVIDED = "0/1"
-"""The shard in the ledger of a pass that is not divided; its samples have no shard."""
 
 
 class Records(NamedTuple):

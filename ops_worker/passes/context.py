@@ -6,8 +6,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ops_worker import __version__
-from ops_worker.adapters.postgres import pass_writes
+from ops_worker.adapters import machine
+from ops_worker.adapters.postgres import doubt_rows, own_alert, pass_writes
 from ops_worker.core import health
+from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.samples import certificate_samples, latency_samples, self_metrics
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, stale_after_s
@@ -26,6 +28,23 @@ if TYPE_CHECKING:
     from ops_worker.settings import Settings
 
 T = TypeVar("T")
+
+
+class Observed(NamedTuple):
+    """What a pass observed before it uses the database.
+
+    ``outcome`` is that of a pass that has written nothing. If the pass may be blind, ``verdicts``
+    count only once the database has counted it, and the outcome has none.
+    """
+
+    outcome: Outcome
+    verdicts: tuple[Verdict, ...]
+    assessment: Assessment
+
+    @property
+    def may_be_blind(self) -> bool:
+        """Whether there is a reason not to believe what the pass saw."""
+        return bool(self.assessment.suspects)
 
 
 class Context(NamedTuple):
@@ -62,17 +81,46 @@ class Context(NamedTuple):
         }
         return {key: name for key, name in names.items() if name}
 
-    def observed(self, spec: PassSpec) -> Outcome:
-        """Probe and judge the services; return the outcome of a pass that has written nothing."""
+    def observed(self, spec: PassSpec) -> Observed:
+        """Probe and judge the services."""
         targets = self.settings.targets
-        observations = self.observe(targets)
-        verdicts = health.judge_all(observations)
-        return Outcome(
+        assessment = self._assessed(targets)
+        verdicts = health.judge_all(assessment.observations)
+        outcome = Outcome(
             name=spec.name,
             result=Result.SKIPPED,
-            verdicts=verdicts,
+            verdicts=() if assessment.suspects else verdicts,
             unprobed=health.not_probed(verdicts, targets),
-            unprobed_because=health.not_probed_reasons(observations, targets),
+            unprobed_because=health.not_probed_reasons(assessment.observations, targets),
+            blind_because=assessment.suspects,
+        )
+        return Observed(outcome, verdicts, assessment)
+
+    def _assessed(self, targets: Sequence[Target]) -> Assessment:
+        """Probe the services; with DOUBT_PASSES, look for signs of life among the observations."""
+        if not self.settings.doubt_passes:
+            return Assessment(tuple(self.observe(targets)))
+        before_s = machine.throttled_s()
+        observations = self.observe(targets)
+        after_s = machine.throttled_s()
+        throttled_s = None
+        if before_s is not None and after_s is not None:
+            throttled_s = after_s - before_s
+        return assess(observations, targets, Evidence(throttled_s, machine.nameservers()))
+
+    def settle_doubt(
+        self, transaction: Transaction, spec: PassSpec, assessment: Assessment
+    ) -> DoubtRow | None:
+        """Judge whether this pass is blind, and count it; return its row.
+
+        Return None if it does not doubt.
+        """
+        if not self.settings.doubt_passes:
+            return None
+        transaction.warnings.extend(assessment.warnings)
+        before = DoubtRow(spec.name, self.settings.shard, period_s=self.period_s)
+        return doubt_rows.settle(
+            transaction, assessment, before, self.settings.doubt_passes, dry_run=self.dry_run
         )
 
     def transact(
@@ -107,22 +155,33 @@ class Context(NamedTuple):
         )
 
     def watch_peers(
-        self, transaction: Transaction, spec: PassSpec, begun: float, *, may_open: bool
+        self,
+        transaction: Transaction,
+        spec: PassSpec,
+        begun: float,
+        *,
+        may_open: bool,
+        doubt: DoubtRow | None = None,
     ) -> Recorded:
-        """Open the worker's own alert if another pass has stopped, or close it.
+        """Open the worker's own alert if another pass has stopped or one is blind, or close it.
 
-        ``begun`` is the moment at which this pass began (seconds, monotonic clock). Do nothing if
-        self-metrics or system alerts are off.
+        ``begun`` is the moment at which this pass began (seconds, monotonic clock), ``doubt`` the
+        row of this pass if it doubts. Do nothing if system alerts are off. Without self-metrics,
+        nobody notices that another pass has stopped.
         """
-        if not (self.settings.record_own_metrics and self.settings.system_alert_enabled):
+        if not self.settings.system_alert_enabled:
             return pass_writes.NOTHING
-        return pass_writes.watch_peers(
+        return own_alert.watch(
             transaction,
-            spec.name,
-            begun,
-            self.origin,
-            may_open=may_open,
-            dry_run=self.dry_run,
+            own_alert.Watch(
+                name=spec.name,
+                begun=begun,
+                origin=self.origin,
+                may_open=may_open,
+                peers=self.settings.record_own_metrics,
+                doubt=doubt,
+                dry_run=self.dry_run,
+            ),
         )
 
     def self_metrics(
@@ -132,6 +191,7 @@ class Context(NamedTuple):
         begun: float,
         *,
         maintenance: bool | None = None,
+        blind: bool = False,
     ) -> list[Sample]:
         """Return the self-metrics of a pass that began at the moment ``begun``; none if off."""
         if not self.settings.record_own_metrics:
@@ -141,7 +201,14 @@ class Context(NamedTuple):
         if spec.sharded and self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
         duration_s = self.clock() - begun
-        return self_metrics(spec.name, verdicts, duration_s, tags, maintenance=maintenance)
+        return self_metrics(
+            spec.name,
+            verdicts,
+            duration_s,
+            tags,
+            maintenance=maintenance,
+            blind=blind if self.settings.doubt_passes and spec.probes else None,
+        )
 
     def latencies(self, verdicts: Sequence[Verdict]) -> list[Sample]:
         """Return the latency of every service that answered; none if self-metrics are off."""

@@ -8,30 +8,37 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.core import health, needs
 from ops_worker.core.model import Outcome, Result
-from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLES
+from ops_worker.core.passes import DOUBT_TABLE, HEALTH, MAINTENANCE_TABLES
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes.ledger import PassLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Mapping
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.maintenance import UnderMaintenance
     from ops_worker.core.model import KnownState, Recorded, Verdict
-    from ops_worker.passes.context import Context
+    from ops_worker.passes.context import Context, Observed
 
-OPTIONAL_TABLES = ("system_metrics", *MAINTENANCE_TABLES)
-"""Tables of the self-metrics and of maintenances: without them the pass still records states."""
+OPTIONAL_TABLES = ("system_metrics", *MAINTENANCE_TABLES, DOUBT_TABLE)
+"""Tables of the self-metrics, of maintenances and of blind passes.
+
+Without them the pass still records states.
+"""
 
 
 class Written(NamedTuple):
     """What the transaction recorded, what it found before, and why no alert opened.
 
-    ``because_of`` are the causes of services that are unhealthy because of others.
+    A blind pass has no ``verdicts``. ``because_of`` are the causes of services that are unhealthy
+    because of others.
+
+    A blind pass has no ``verdicts``.
     """
 
+    is_blind: bool
+    verdicts: tuple[Verdict, ...]
     recorded: Recorded
     before: Mapping[str, KnownState]
     because_of: Mapping[str, tuple[str, ...]]
@@ -48,9 +55,12 @@ def run(context: Context) -> Outcome:
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
     begun = context.clock()
-    outcome = context.observed(HEALTH)
-    ledger = PassLedger(context, HEALTH, outcome.verdicts, begun)
-    write = partial(_write, context, outcome.verdicts, begun, ledger)
+    observed = context.observed(HEALTH)
+    outcome = observed.outcome
+    ledger = PassLedger(
+        context, HEALTH, observed.verdicts, begun, may_be_blind=observed.may_be_blind
+    )
+    write = partial(_write, context, observed, begun, ledger)
     try:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
@@ -67,24 +77,25 @@ def run(context: Context) -> Outcome:
 
 def _write(
     context: Context,
-    verdicts: Sequence[Verdict],
+    observed: Observed,
     begun: float,
     ledger: PassLedger,
     transaction: Transaction,
 ) -> Written:
     """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
     maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
-    names = [verdict.target.name for verdict in verdicts]
-    needed_by = needs.needs_of(context.settings.catalogue.targets)
-    unprobed = needs.unprobed_needs(needed_by, verdicts)
+    doubt = context.settle_doubt(transaction, HEALTH, observed.assessment)
+    is_blind = doubt is not None and doubt.is_blind
+    # A blind pass has no verdicts: no state, alert or history of a service changes.
+    verdicts = () if is_blind else observed.verdicts
     # The worker has an alert of its own, which counts among those that are open.
-    before = pass_writes.known_states(transaction, [*names, OPS_WORKER, *unprobed])
-    others = {name: before.pop(name) for name in unprobed}
-    because_of = needs.causes_in_pass(
-        needed_by, verdicts, others, transaction.now, context.period_s
-    )
+    names = [*(target.name for target in context.settings.targets), OPS_WORKER]
+    direct = needs.needs_of(context.settings.catalogue.targets)
+    unprobed = needs.unprobed_needs(direct, verdicts)
+    known = pass_writes.known_states(transaction, [*names, *unprobed])
+    because_of = needs.causes_in_pass(direct, verdicts, known, transaction.now, context.period_s)
     thresholds = context.settings.thresholds
-    changes = health.plan(verdicts, before, thresholds, transaction.time_of, transaction.now)
+    changes = health.plan(verdicts, known, thresholds, transaction.time_of, transaction.now)
     # States are recorded and alerts close all the same.
     changes = health.suppress_alerts(changes, maintenance)
     changes = health.suppress_alerts(changes, because_of)
@@ -92,23 +103,32 @@ def _write(
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        is_of_all = maintenance.all_until is not None
-        metrics = context.self_metrics(HEALTH, verdicts, begun, maintenance=is_of_all)
+        metrics = context.self_metrics(
+            HEALTH,
+            verdicts,
+            begun,
+            maintenance=maintenance.all_until is not None,
+            blind=is_blind,
+        )
         probed = [*context.latencies(verdicts), *context.certificates(verdicts)]
         samples = [*metrics, *probed]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
+        if not is_blind:
+            ledger.believe()
         ledger.enter(transaction)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     may_open = OPS_WORKER not in maintenance
-    peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open)
+    peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
     )
     return Written(
+        is_blind=is_blind,
+        verdicts=verdicts,
         recorded=recorded,
-        before=before,
+        before={name: known[name] for name in names},
         because_of=because_of,
         maintenance=maintenance,
         warnings=tuple(transaction.warnings),
@@ -122,9 +142,11 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
     """
     recorded = written.recorded
     current = {change.verdict.target.name for change in recorded.updates}
-    names = (verdict.target.name for verdict in outcome.verdicts)
+    names = [verdict.target.name for verdict in written.verdicts]
     return outcome._replace(
         result=result,
+        verdicts=written.verdicts,
+        blind_because=outcome.blind_because if written.is_blind else (),
         updates=recorded.updates,
         superseded=tuple(name for name in names if name not in current),
         opened=recorded.opened,
@@ -133,17 +155,5 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         because_of=written.because_of,
         warnings=written.warnings,
         maintenance_until=written.maintenance.all_until,
-        under_maintenance=_ends_by_service(outcome.verdicts, written.maintenance),
+        under_maintenance=written.maintenance.ends_of(names),
     )
-
-
-def _ends_by_service(
-    verdicts: Sequence[Verdict], maintenance: UnderMaintenance
-) -> dict[str, datetime]:
-    """Return the end of the maintenance of each service of this pass that is under one."""
-    ends = {}
-    for verdict in verdicts:
-        until = maintenance.until(verdict.target.name)
-        if until is not None:
-            ends[verdict.target.name] = until
-    return ends

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 class PassLedger:
     """What one pass enters into the ledger, together with the passes that waited before it.
 
-    A dry run never calls ``enter``, and what it saw does not wait.
+    A dry run never calls ``enter``, and what it saw does not wait. Nor does a pass wait that may be
+    blind, until it believes what it saw.
     """
 
     def __init__(
-        self, context: Context, spec: PassSpec, verdicts: Sequence[Verdict], begun: float
+        self,
+        context: Context,
+        spec: PassSpec,
+        verdicts: Sequence[Verdict],
+        begun: float,
+        *,
+        may_be_blind: bool = False,
     ) -> None:
         """Let the pass wait that began at the moment ``begun`` and has these verdicts."""
         self._context = context
@@ -32,10 +39,18 @@ class PassLedger:
         self._sightings = Sightings() if context.sightings is None else context.sightings
         self._entered: int | None = None
         self._number: int | None = None
-        if not context.dry_run:
-            config, _ = context.settings.config
-            seen = seen_by_pass(verdicts, begun, context.period_s, config)
-            self._number = self._sightings.add(seen)
+        self._verdicts = verdicts
+        self._begun = begun
+        if not may_be_blind:
+            self.believe()
+
+    def believe(self) -> None:
+        """Let the pass wait, if it does not yet."""
+        if self._number is not None or self._context.dry_run:
+            return
+        config, _ = self._context.settings.config
+        seen = seen_by_pass(self._verdicts, self._begun, self._context.period_s, config)
+        self._number = self._sightings.add(seen)
 
     def enter(self, transaction: Transaction) -> None:
         """Enter all passes that wait, oldest first, in the transaction of this one."""

@@ -13,7 +13,7 @@ from ops_worker.adapters.postgres import (
 )
 from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Result
-from ops_worker.core.passes import MAINTENANCE_TABLES, METRICS
+from ops_worker.core.passes import DOUBT_TABLE, MAINTENANCE_TABLES, METRICS
 from ops_worker.core.samples import OPS_WORKER, distinct, figure_samples, service_samples
 from ops_worker.errors import (
     CommitUnknownError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ops_worker.adapters.postgres import Transaction
     from ops_worker.core.backlog import Backlog, Packed
+    from ops_worker.core.doubt import Assessment
     from ops_worker.core.model import Figure, Outcome, Reading, Recorded, Sample, Verdict
     from ops_worker.core.samples import Part
     from ops_worker.errors import OpsWorkerError
@@ -56,20 +57,31 @@ class Observed(NamedTuple):
     """What a pass knows before it uses the database.
 
     ``begun`` is the moment at which the pass began, ``end`` the moment until which it may read
-    figures (seconds, monotonic clock). ``figures`` is None in every shard but the first.
+    figures (seconds, monotonic clock). ``figures`` is None in every shard but the first. A blind
+    pass has neither ``verdicts`` nor ``parts``: it knows nothing about the services.
     """
 
     verdicts: tuple[Verdict, ...]
+    assessment: Assessment
     ledger: PassLedger
     parts: tuple[Part, ...]
     figures: tuple[Figure, ...] | None
     begun: float
     end: float
+    is_blind: bool = False
+
+    def blinded(self) -> Observed:
+        """Return what a blind pass knows."""
+        return self._replace(verdicts=(), parts=(), is_blind=True)
 
 
 class Written(NamedTuple):
-    """What the transaction recorded: the sample and the worker's own alert."""
+    """What the transaction recorded: the sample and the worker's own alert.
 
+    ``observed`` is what the pass believed.
+    """
+
+    observed: Observed
     samples: tuple[Sample, ...]
     peer: Recorded
     warnings: tuple[str, ...]
@@ -84,11 +96,13 @@ def run(context: Context) -> Outcome:
     """
     begun = context.clock()
     settings = context.settings
-    outcome = context.observed(METRICS)
+    seen = context.observed(METRICS)
+    outcome = seen.outcome
     observed = Observed(
-        verdicts=outcome.verdicts,
-        ledger=PassLedger(context, METRICS, outcome.verdicts, begun),
-        parts=tuple(service_samples(verdict) for verdict in outcome.verdicts),
+        verdicts=seen.verdicts,
+        assessment=seen.assessment,
+        ledger=PassLedger(context, METRICS, seen.verdicts, begun, may_be_blind=seen.may_be_blind),
+        parts=tuple(service_samples(verdict) for verdict in seen.verdicts),
         # The figures are about the whole platform: one shard records them, not all.
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
@@ -102,6 +116,8 @@ def run(context: Context) -> Outcome:
         return outcome
     return outcome._replace(
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
+        verdicts=written.observed.verdicts,
+        blind_because=outcome.blind_because if written.observed.is_blind else (),
         opened=written.peer.opened,
         closed=written.peer.closed,
         samples=written.samples,
@@ -129,17 +145,27 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
         readings = sql_metrics.read_figures(
             transaction, observed.figures, observed.begun, observed.end
         )
+    doubt = context.settle_doubt(transaction, METRICS, observed.assessment)
+    if doubt is not None and doubt.is_blind:
+        observed = observed.blinded()
     parts = _with_figures(context, observed, readings)
     sample = _sample(observed.begun, parts)
     if not context.dry_run:
         _settle(context, transaction)
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
+        if not observed.is_blind:
+            observed.ledger.believe()
         observed.ledger.enter(transaction)
     maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
-    may_open = OPS_WORKER not in maintenance
-    peer = context.watch_peers(transaction, METRICS, observed.begun, may_open=may_open)
+    peer = context.watch_peers(
+        transaction,
+        METRICS,
+        observed.begun,
+        may_open=OPS_WORKER not in maintenance,
+        doubt=doubt,
+    )
     warnings = [warning for _, problems in parts for warning in problems]
-    return Written(sample.samples, peer, (*warnings, *transaction.warnings))
+    return Written(observed, sample.samples, peer, (*warnings, *transaction.warnings))
 
 
 def _record(context: Context, observed: Observed) -> Written | None:
@@ -148,13 +174,16 @@ def _record(context: Context, observed: Observed) -> Written | None:
     If this fails, the sample waits in the backlog, without the database's figures.
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
-    without_figures = _sample(observed.begun, _with_figures(context, observed, None))
-    # Made beforehand, without figures: it is needed if the database cannot be asked.
-    fallback = _with_self_metrics(context, without_figures, observed)
+    # Made beforehand, without figures: it is needed if the database cannot be asked. Then the
+    # database does not count the pass, and a pass that may be blind counts as blind.
+    known = observed.blinded() if observed.assessment.suspects else observed
+    without_figures = _sample(observed.begun, _with_figures(context, known, None))
+    fallback = _with_self_metrics(context, without_figures, known)
     try:
         with context.recording():
             write = partial(_write, context, observed)
-            written = context.transact(METRICS, write, [*MAINTENANCE_TABLES, *tables])
+            optional = [*MAINTENANCE_TABLES, DOUBT_TABLE, *tables]
+            written = context.transact(METRICS, write, optional)
             if written is not None:
                 observed.ledger.confirm()
             if written is not None and context.backlog is not None:
@@ -197,7 +226,9 @@ def _sample(moment: float, parts: Sequence[Part]) -> Pending:
 
 def _with_self_metrics(context: Context, sample: Pending, observed: Observed) -> Pending:
     """Add the self-metrics. A sample that waits needs them, too: they hold the period."""
-    metrics = context.self_metrics(METRICS, observed.verdicts, observed.begun)
+    metrics = context.self_metrics(
+        METRICS, observed.verdicts, observed.begun, blind=observed.is_blind
+    )
     return sample._replace(samples=(*sample.samples, *metrics))
 
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import ledger_fill, pass_writes, rollup_writes
 from ops_worker.core.model import Outcome, Recorded, Result, Rolled, Sample
-from ops_worker.core.passes import LEDGER_TABLES, MAINTENANCE_TABLES, ROLLUP, ROLLUP_TABLES
+from ops_worker.core.passes import (
+    DOUBT_TABLE,
+    LEDGER_TABLES,
+    MAINTENANCE_TABLES,
+    ROLLUP,
+    ROLLUP_TABLES,
+)
 from ops_worker.core.rollup import (
     DAY,
     HOUR,
@@ -41,7 +47,7 @@ if TYPE_CHECKING:
     from ops_worker.core.rollup import Slice
     from ops_worker.passes.context import Context
 
-TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, *MAINTENANCE_TABLES)
+TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, *MAINTENANCE_TABLES, DOUBT_TABLE)
 """Tables that the transactions may find or not."""
 
 

@@ -164,9 +164,16 @@ SELECT
     1.0,
     a.summary,
     jsonb_strip_nulls(
-        jsonb_build_object('service', a.service, 'kind', 'system_health', 'evidence', a.evidence)
+        jsonb_build_object(
+            'service', a.service,
+            'kind', 'system_health',
+            'evidence', a.evidence,
+            'causes', a.causes
+        )
     )
-FROM jsonb_to_recordset(%(alerts)s::jsonb) AS a (service text, summary text, evidence jsonb)
+FROM
+    jsonb_to_recordset(%(alerts)s::jsonb)
+        AS a (service text, summary text, evidence jsonb, causes jsonb)
 ON CONFLICT DO NOTHING
 RETURNING details ->> 'service' AS service;
 
@@ -222,6 +229,60 @@ WHERE
     n.status NOT IN ('OPEN', 'ACKNOWLEDGED')
     AND n.closed_at >= %(closed_since)s
     AND starts_with(n.fingerprint, 'system-health:');
+
+-- name: own_alert
+-- What the worker's own alert stands for, if it is open.
+SELECT details -> 'causes' AS causes
+FROM fleet_alert
+WHERE
+    tenant_id = '__system__'
+    AND fingerprint = 'system-health:' || %(service)s::text
+    AND status IN ('OPEN', 'ACKNOWLEDGED');
+
+-- name: set_causes
+UPDATE fleet_alert
+SET
+    details = CASE jsonb_typeof(details) WHEN 'object' THEN details ELSE '{}' END
+    || jsonb_build_object('causes', %(causes)s::jsonb)
+WHERE
+    tenant_id = '__system__'
+    AND fingerprint = 'system-health:' || %(service)s::text
+    AND status IN ('OPEN', 'ACKNOWLEDGED');
+
+-- name: doubt_rows
+-- The blind passes in a row, per pass and shard. Times of infinity are nobody's.
+SELECT
+    pass AS name,
+    shard,
+    blind_passes,
+    since,
+    last_at,
+    least(period_s, 2678400) AS period_s,
+    suspects
+FROM ops_worker_doubt
+WHERE installation = %(installation)s AND isfinite(last_at) AND coalesce(isfinite(since), true);
+
+-- name: record_doubt
+INSERT INTO ops_worker_doubt (
+    installation, pass, shard, blind_passes, since, last_at, period_s, suspects
+)
+VALUES (
+    %(installation)s,
+    %(name)s,
+    %(shard)s,
+    %(blind_passes)s,
+    %(since)s,
+    %(last_at)s,
+    %(period_s)s,
+    %(suspects)s
+)
+ON CONFLICT (installation, pass, shard) DO UPDATE
+    SET
+        blind_passes = excluded.blind_passes,
+        since = excluded.since,
+        last_at = excluded.last_at,
+        period_s = excluded.period_s,
+        suspects = excluded.suspects;
 
 -- name: figure_limits
 -- Inside a savepoint: both settings end with it. SET LOCAL TimeZone TO DEFAULT follows: in the

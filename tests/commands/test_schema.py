@@ -15,7 +15,7 @@ import pytest
 from ops_worker import sql
 from ops_worker.adapters.postgres import Store
 from ops_worker.cli import main
-from ops_worker.core.passes import LEDGER_TABLES, ROLLUP_TABLES
+from ops_worker.core.passes import DOUBT_TABLE, LEDGER_TABLES, ROLLUP_TABLES
 from ops_worker.core.schema import OWN, SHAPES, VERSIONS, VIEW
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ STANDALONE = (
     "ops_worker_maintenance_log",
     "ops_worker_maintenance_window",
     *LEDGER_TABLES,
+    DOUBT_TABLE,
     *ROLLUP_TABLES,
     VERSIONS,
 )

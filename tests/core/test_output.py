@@ -107,6 +107,8 @@ def test_json() -> None:
         "alerts": {"opened": ["two"], "closed": [], "open": []},
         "maintenance_until": None,
         "under_maintenance": {},
+        "blind": False,
+        "blind_because": [],
         "not_probed": [],
         "not_probed_because": [],
         "stale": ["one"],
@@ -114,6 +116,27 @@ def test_json() -> None:
         "warnings": [],
         "duration_s": 0.314,
     }  # fmt: skip
+
+
+def test_blind() -> None:
+    """A blind pass says what it suspects, and judges no service."""
+    because = ("no name could be resolved: 3 of 4", "no packet came back from 1 host")
+    outcome = Outcome(
+        "health",
+        Result.RECORDED,
+        opened=("ops_worker",),
+        unprobed=("one", "two"),
+        unprobed_because=("limit",),
+        blind_because=because,
+    )
+    assert text(outcome) == (
+        "health: blind, no service was judged: no name could be resolved: 3 of 4, "
+        "no packet came back from 1 host; 1 alert opened: ops_worker (0.00 s)"
+    )
+    document = json.loads(as_json(outcome))
+    assert (document["blind"], document["blind_because"]) == (True, [*because])
+    assert (document["services"], document["not_probed"]) == ([], ["one", "two"])
+    assert summary(outcome, 0)["blind"] is True
 
 
 def test_json_options() -> None:

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ops_worker.core.peer import LastSeen, PeerState, judge_peers, records
+from ops_worker.core.peer import (
+    UNNAMED,
+    LastSeen,
+    PeerState,
+    causes,
+    causes_of,
+    judge_peers,
+    records,
+)
 from ops_worker.core.staleness import PassRecord
 
 pytestmark = pytest.mark.unit
@@ -44,7 +52,7 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
     (
         "longer than three periods",
         [FRESH, seen("health", 180.5)],
-        PeerState(stopped=record("health", 180.5)),
+        PeerState(stopped=record("health", 180.5), names=("health",)),
     ),
     (
         "a short period: nothing under 90 s",
@@ -54,22 +62,22 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
     (
         "a short period: more than 90 s",
         [FRESH, seen("health", 91, 5)],
-        PeerState(stopped=record("health", 91, 5)),
+        PeerState(stopped=record("health", 91, 5), names=("health",)),
     ),
     (
         "a pass that recorded no period counts as one of 60 s",
         [FRESH, seen("health", 181, None)],
-        PeerState(stopped=record("health", 181, None)),
+        PeerState(stopped=record("health", 181, None), names=("health",)),
     ),
     (
         "one shard stopped",
         [FRESH, seen("health", 10, shard="0/2"), seen("health", 500, shard="1/2")],
-        PeerState(stopped=record("health", 500, shard="1/2")),
+        PeerState(stopped=record("health", 500, shard="1/2"), names=("health",)),
     ),
     (
         "two shards stopped: the older one is reported",
         [FRESH, seen("health", 500, shard="0/2"), seen("health", 600, shard="1/2")],
-        PeerState(stopped=record("health", 600, shard="1/2")),
+        PeerState(stopped=record("health", 600, shard="1/2"), names=("health",)),
     ),
     (
         "one shard never ran: it neither stopped nor recovered",
@@ -79,7 +87,12 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
     (
         "two peers: one stopped",
         [FRESH, seen("health", 10), seen("ledger", 700)],
-        PeerState(stopped=record("ledger", 700)),
+        PeerState(stopped=record("ledger", 700), names=("ledger",)),
+    ),
+    (
+        "two peers stopped: the alert is about the older one, and names both",
+        [FRESH, seen("health", 600), seen("ledger", 700)],
+        PeerState(stopped=record("ledger", 700), names=("health", "ledger")),
     ),
     (
         "this pass was silent as well: it cannot judge, and nothing recovered",
@@ -98,7 +111,7 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
             seen("metrics", 5, shard="1/2"),
             seen("health", 400),
         ],
-        PeerState(stopped=record("health", 400)),
+        PeerState(stopped=record("health", 400), names=("health",)),
     ),
     (
         "this pass was silent, the peer runs",
@@ -141,3 +154,50 @@ def test_records() -> None:
     """A shard without a record has none; all fields of the others are kept."""
     rows = [seen("health", 7, 30, "1/2"), seen("health", NEVER, shard="0/2")]
     assert records(rows) == [record("health", 7, 30, "1/2")]
+
+
+STOPPED = PeerState(stopped=record("health", 600), names=("health", "ledger"))
+RECOVERED = PeerState(recovered=True)
+STOPPED_CAUSES = ("health pass stopped", "ledger pass stopped")
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "is_blind", "expected"),
+    [
+        (None, PeerState(), False, ()),
+        (None, PeerState(), True, ("blind",)),
+        (None, STOPPED, False, STOPPED_CAUSES),
+        (None, STOPPED, True, (*STOPPED_CAUSES, "blind")),
+        (("blind",), PeerState(), True, ("blind",)),
+        (("blind",), PeerState(), False, ()),
+        # Nobody knows better about the peers: their cause stays.
+        (("metrics pass stopped", "blind"), PeerState(), False, ("metrics pass stopped",)),
+        (("metrics pass stopped",), PeerState(), True, ("metrics pass stopped", "blind")),
+        ((UNNAMED,), PeerState(), False, (UNNAMED,)),
+        ((UNNAMED,), RECOVERED, False, ()),
+        (("metrics pass stopped", "blind"), RECOVERED, True, ("blind",)),
+        (("metrics pass stopped",), STOPPED, False, STOPPED_CAUSES),
+    ],
+)
+def test_causes(
+    before: tuple[str, ...] | None, state: PeerState, is_blind: bool, expected: tuple[str, ...]
+) -> None:
+    """The alert stands for the passes that stopped, and for passes that are blind."""
+    assert causes(before, state, is_blind=is_blind) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["blind"], ("blind",)),
+        (["metrics pass stopped", "blind"], ("metrics pass stopped", "blind")),
+        (None, (UNNAMED,)),
+        ([], (UNNAMED,)),
+        ("blind", (UNNAMED,)),
+        (["blind", 1], (UNNAMED,)),
+        ({"blind": 1}, (UNNAMED,)),
+    ],
+)
+def test_causes_of(value: object, expected: tuple[str, ...]) -> None:
+    """An alert of an older release names no cause, and a person may have written anything."""
+    assert causes_of(value) == expected

@@ -143,8 +143,13 @@ def confirm(  # noqa: PLR0913 - the parameters of ``observe``, and when to probe
         if not repeated or time.monotonic() + delay_s + batches * longest_s > end:
             break
         time.sleep(delay_s)
+        signs = {observation.target.name: observation.sign for observation in observations}
         later = {
-            observation.target.name: observation._replace(attempts=attempt)
+            observation.target.name: observation._replace(
+                attempts=attempt,
+                # Also an earlier probe of the pass proves that packets come back.
+                sign=observation.sign or signs[observation.target.name],
+            )
             for observation in observe(repeated, concurrency=concurrency)
             if observation.failure is not Failure.NOT_PROBED
         }
@@ -186,6 +191,7 @@ def _observation(target: Target, task: Task) -> Observation:
         return _faulty(target._replace(faults=(str(result),)))
     if not isinstance(result, Observation):
         result = failed(target, result)
+    result = result._replace(sign=task.sign, stalled_s=task.stalled_s)
     return _without_secrets(result)
 
 

@@ -24,7 +24,7 @@ import httpx
 from ops_worker import __version__
 from ops_worker.adapters.http import redirects
 from ops_worker.adapters.http.limits import own_limit
-from ops_worker.adapters.http.reactor import READ, WRITE, Lookup, Wait
+from ops_worker.adapters.http.reactor import READ, SIGN, WRITE, Lookup, Wait
 from ops_worker.adapters.http.reasons import (
     CLOSED,
     CLOSED_IN_HEAD,
@@ -46,11 +46,12 @@ from ops_worker.core.model import TLS_SCHEMES, Observation
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
+    from ops_worker.adapters.http.reactor import Step
     from ops_worker.adapters.http.redirects import Hop
     from ops_worker.core.model import Target, Tls
 
     Address = tuple[Any, Any, Any, Any, tuple[Any, ...]]
-    Steps = Generator[Wait | Lookup | None, Any, Any]
+    Steps = Generator[Step, Any, Any]
 
 MAX_BODY = 1 << 20
 """Bytes of a body, decoded (docs/contract.md, "Probe")."""
@@ -75,6 +76,11 @@ _HEADERS = httpx.Headers(
     }
 )
 _PORTS = {"http": 80, "https": 443}
+_PACKET_CAME = frozenset({0, errno.ECONNREFUSED, errno.ECONNRESET})
+"""Results of a connection attempt that need a packet of the other side: 0 is a connection.
+
+Linux also reports some ICMP errors as a refusal. They cannot be told apart.
+"""
 
 
 class UnusableError(ValueError):
@@ -391,6 +397,8 @@ def _connect(addresses: Sequence[Address]) -> Steps:
                 try:
                     sock = _begin(*remaining.popleft())
                 except OSError as error:
+                    if error.errno in _PACKET_CAME:
+                        yield SIGN
                     errors.append(error)
                     next_start = started
                     continue
@@ -398,8 +406,10 @@ def _connect(addresses: Sequence[Address]) -> Steps:
             fd = yield Wait(tuple(attempts), WRITE, next_start if remaining else math.inf)
             if fd is None:
                 continue
+            code = attempts[fd][0].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code in _PACKET_CAME:
+                yield SIGN
             sock, started = attempts.pop(fd)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code:
                 return sock, started
             sock.close()

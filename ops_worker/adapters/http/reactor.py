@@ -1,7 +1,7 @@
 """Run many exchanges in one thread, each with its own deadline.
 
 An exchange is a generator. It yields what it waits for: a ``Wait`` for its sockets, a ``Lookup`` of
-a name, or None to let the others run first.
+a name, or None to let the others run first. It yields SIGN when a packet came back.
 
 One thread with a selector costs a fifth of a thread per probe. It also sees bytes as soon as they
 arrive: one turn of the loop starts or resumes one exchange only, then polls the sockets again. So
@@ -34,6 +34,17 @@ A thread that hangs in the system's resolver cannot be stopped, so a few of them
 all threads.
 """
 
+TICK_S = 0.25
+"""The longest wait for sockets, in seconds: a longer turn shows that this process was not run."""
+GAP_S = 0.05
+"""Seconds by which a turn must be too long to count as a stall.
+
+A turn works for some milliseconds at most. A cgroup that throttles a process stops it for nearly a
+whole period of its quota, by default 100 ms.
+"""
+DRAIN_S = 1.0
+"""Seconds after a stall in which answers that wait in sockets are read before deadlines count."""
+
 _NO_FREE_THREAD = "no thread was free to resolve its name: all of them hang on other names"
 _NO_THREAD = "this process cannot start a thread to resolve its name (can't start new thread)"
 
@@ -59,8 +70,15 @@ class Lookup(NamedTuple):
     port: int
 
 
+class Sign:
+    """A sign of life: a packet came back from the network. The exchange goes on at once."""
+
+
+SIGN = Sign()
+
 if TYPE_CHECKING:
-    Exchange = Generator[Wait | Lookup | None, Any, Any]
+    Step = Wait | Lookup | Sign | None
+    Exchange = Generator[Step, Any, Any]
     Entry = tuple[int, Callable[[], Exchange], float]
 
 
@@ -80,20 +98,36 @@ class Task:
     """An exchange that has started.
 
     ``result`` is its return value or the exception that ended it: TimeoutError at its deadline.
+    ``sign`` is whether a packet came back. ``stalled_s`` are the seconds since its start in which
+    this process was not run; before its end, it is the total of the reactor at its start.
     """
 
-    def __init__(self, job: Job, exchange: Exchange, deadline: float) -> None:
+    def __init__(
+        self, job: Job, exchange: Exchange, deadline: float, stalled_s: float = 0.0
+    ) -> None:
         self.job = job
         self.exchange = exchange
         self.deadline = deadline
         self.waiting: Wait | Lookup | None = None
         self.done = False
         self.result: Any = None
+        self.sign = False
+        self.stalled_s = 0.0
+        self._stalled_before_s = stalled_s
 
     @property
     def key(self) -> int:
         """The key of its job."""
         return self.job.key
+
+    def end(self, result: Any, stalled_s: float) -> None:
+        """Store the result, and the time since its start in which this process was not run.
+
+        ``stalled_s`` is the total of the reactor, in seconds.
+        """
+        self.done = True
+        self.result = result
+        self.stalled_s = stalled_s - self._stalled_before_s
 
     def release(self) -> None:
         """Release the generator and its result.
@@ -125,6 +159,7 @@ class Reactor:
         self._sequence = 0
         # Tasks to resume, each with what its exchange receives.
         self._ready: deque[tuple[Task, Any]] = deque()
+        self._stalls = _Stalls()
 
     def run(self, entries: Iterable[Entry], last_end: float) -> Iterator[Task]:
         """Run exchanges; yield the task of each as it ends. Can be called once.
@@ -141,6 +176,7 @@ class Reactor:
         queue = deque(Job(*entry) for entry in entries)
         first = min(self._concurrency, len(queue))
         active = started = 0
+        self._stalls.begin(time.monotonic())
         try:
             while queue or active:
                 if started >= first and self._is_late(queue, last_end):
@@ -172,7 +208,7 @@ class Reactor:
 
     def _start(self, job: Job, ended: list[Task]) -> None:
         deadline = time.monotonic() + job.deadline_s
-        task = Task(job, job.make(), deadline)
+        task = Task(job, job.make(), deadline, self._stalls.total_s)
         self._push_deadline(deadline, task)
         self._resume(task, None, ended)
 
@@ -193,12 +229,17 @@ class Reactor:
 
     def _poll(self, ended: list[Task], *, at_once: bool) -> None:
         """Wait until a socket is ready or the next deadline; resume the tasks concerned."""
-        timeout = None
+        timeout = TICK_S
         if at_once:
             timeout = 0.0
         elif self._deadlines:
-            timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
-        for key, _ in self._selector.select(timeout):
+            timeout = min(TICK_S, max(0.0, self._deadlines[0][0] - time.monotonic()))
+        events = self._selector.select(timeout)
+        is_stalled = self._stalls.turn(time.monotonic(), timeout)
+        if is_stalled and not events:
+            # A signal ends a stop. Then Python may give up the wait without a look at the sockets.
+            events = self._selector.select(0.0)
+        for key, _ in events:
             if key.data is self._resolver:
                 self._ready.extend(self._resolver.answers())
                 continue
@@ -207,6 +248,9 @@ class Reactor:
                 self._unregister(task)
                 self._resume(task, key.fd, ended)
         now = time.monotonic()
+        # An answer that came while this process was not run still counts.
+        if self._stalls.drains(now, busy=bool(events or self._ready)):
+            return
         while self._deadlines and self._deadlines[0][0] <= now:
             moment, _, task = heapq.heappop(self._deadlines)
             if not task.done:
@@ -237,10 +281,7 @@ class Reactor:
             return
         task.waiting = None
         try:
-            if isinstance(answer, Exception):
-                wait = task.exchange.throw(answer)
-            else:
-                wait = task.exchange.send(answer)
+            wait = self._step(task, answer)
         except StopIteration as stop:
             self._finish(task, stop.value, ended)
         except Exception as error:  # noqa: BLE001 - a bug in one exchange must not end the others
@@ -251,6 +292,19 @@ class Reactor:
             except Exception as error:  # noqa: BLE001 - no memory, thread or epoll watch is left
                 self._unregister(task)
                 self._stop(task, error, ended)
+
+    @staticmethod
+    def _step(task: Task, answer: Any) -> Wait | Lookup | None:
+        """Run an exchange until it yields what it waits for; note its signs of life."""
+        step: Step
+        if isinstance(answer, Exception):
+            step = task.exchange.throw(answer)
+        else:
+            step = task.exchange.send(answer)
+        while isinstance(step, Sign):
+            task.sign = True
+            step = task.exchange.send(None)
+        return step
 
     def _await(self, task: Task, wait: Wait | Lookup | None) -> None:
         """Register what an exchange waits for."""
@@ -291,11 +345,45 @@ class Reactor:
         self._sequence += 1
         heapq.heappush(self._deadlines, (moment, self._sequence, task))
 
-    @staticmethod
-    def _finish(task: Task, result: Any, ended: list[Task]) -> None:
-        task.done = True
-        task.result = result
+    def _finish(self, task: Task, result: Any, ended: list[Task]) -> None:
+        task.end(result, self._stalls.total_s)
         ended.append(task)
+
+
+class _Stalls:
+    """The time in which this process was not run, while the reactor was.
+
+    It is stopped, its cgroup throttles it, or the machine has no time for it. Moments are seconds
+    of the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.total_s = 0.0
+        self._turned = 0.0
+        self._drains_until = 0.0
+
+    def begin(self, now: float) -> None:
+        """Start to measure."""
+        self._turned = now
+
+    def turn(self, now: float, timeout: float) -> bool:
+        """Note that a turn ends, whose wait for sockets had this timeout in seconds.
+
+        Return whether this process was not run in it.
+        """
+        gap_s = now - self._turned - timeout
+        self._turned = now
+        if gap_s <= GAP_S:
+            return False
+        self.total_s += gap_s
+        self._drains_until = now + DRAIN_S
+        return True
+
+    def drains(self, now: float, *, busy: bool) -> bool:
+        """Return whether answers that arrived during a stall are still being read."""
+        if not busy:
+            self._drains_until = 0.0
+        return now < self._drains_until
 
 
 class _Resolver:

@@ -18,6 +18,7 @@ from ops_worker.adapters.postgres.sqlstate import words
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core import schema
 from ops_worker.core.passes import (
+    DOUBT_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
@@ -45,6 +46,7 @@ OBJECTS = (
     MAINTENANCE_LOG,
     WINDOW_TABLE,
     *LEDGER_TABLES,
+    DOUBT_TABLE,
     *ROLLUP_TABLES,
     VERSIONS,
 )

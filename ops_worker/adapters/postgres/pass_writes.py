@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.adapters.postgres.maintenance_reads import services_under_maintenance
-from ops_worker.adapters.postgres.transaction import column, one
+from ops_worker.adapters.postgres.transaction import column
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import details, evidence, maintenance_end, new_alert
 from ops_worker.core.maintenance import UnderMaintenance
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
-from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, WINDOW_TABLE, peers
-from ops_worker.core.peer import LastSeen, judge_peers
-from ops_worker.core.samples import OPS_WORKER
-from ops_worker.core.staleness import PARAMETERS, stopped
-from ops_worker.errors import ROW_SECURITY_REMEDY
+from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, WINDOW_TABLE
+from ops_worker.core.staleness import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Cursor, Transaction
     from ops_worker.core.backlog import Packed
     from ops_worker.core.model import Sample, StateChange
-    from ops_worker.core.staleness import PassRecord
 
 STATEMENT_CHARACTERS = 4_000_000
 """Characters of JSON that one statement inserts: about 40,000 rows."""
@@ -152,85 +148,11 @@ def record_self_metrics(transaction: Transaction, moment: float, samples: Sequen
         record_samples(transaction, [Pending(moment, tuple(samples))])
 
 
-def watch_peers(  # noqa: PLR0913 - who watches, since when, and what it may do
-    transaction: Transaction,
-    name: str,
-    begun: float,
-    origin: Mapping[str, str] = NO_TAGS,
-    *,
-    may_open: bool = True,
-    dry_run: bool = False,
-) -> Recorded:
-    """Open the worker's own alert if another pass has stopped, close it if all are recorded again.
-
-    ``begun`` is the moment (seconds, monotonic clock) at which the pass ``name`` began. During
-    maintenance (``may_open`` is false) the alert only closes. A dry run decides in the same way
-    and returns what it would do. A failure is a warning.
-    """
-    if "system_metrics" not in transaction.present:
-        return NOTHING
-    others = " and ".join(peers(name))
-    problem = f"nobody watches the passes {others}"
-    done = NOTHING
-    with transaction.best_effort(problem):
-        permitted = transaction.execute("alerts_can_open")
-        # Without the row that this pass has just written.
-        before = transaction.time_of(begun) - timedelta(microseconds=1)
-        seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
-        can_open = one(permitted)["can"]
-        state = judge_peers(name, peers(name), seen.fetchall(), transaction.now)
-        # None means that there is no such table: an installation without alerts.
-        if can_open is False:
-            fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
-            transaction.warnings.append(f"{problem}: {fault}")
-        if can_open and state.stopped and may_open:
-            done = _open_own_alert(transaction, name, state.stopped, origin, dry_run=dry_run)
-        if can_open and state.recovered:
-            done = _close_own_alert(transaction, dry_run=dry_run)
-    return done
-
-
 def last_seen_parameters(at: datetime, rows: int) -> dict[str, Any]:
     """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
     markers = [spec.marker for spec in PASSES.values()]
     names = list(PASSES)
     return PARAMETERS | {"passes": names, "metrics": markers, "at": at, "rows": rows}
-
-
-def _open_own_alert(
-    transaction: Transaction,
-    name: str,
-    record: PassRecord,
-    origin: Mapping[str, str],
-    *,
-    dry_run: bool,
-) -> Recorded:
-    if dry_run:
-        return (
-            NOTHING if _own_alert_is_open(transaction) else NOTHING._replace(opened=(OPS_WORKER,))
-        )
-    reason = stopped(record, transaction.now)
-    facts = {
-        **origin,
-        "seen_by": f"{name} pass",
-        "reason": reason,
-        "last_recorded": record.time.astimezone(UTC).isoformat(),
-    }
-    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts)])
-    return NOTHING._replace(opened=tuple(column(opened, "service")))
-
-
-def _close_own_alert(transaction: Transaction, *, dry_run: bool) -> Recorded:
-    if dry_run:
-        return (
-            NOTHING._replace(closed=(OPS_WORKER,)) if _own_alert_is_open(transaction) else NOTHING
-        )
-    closed = transaction.execute("close_alerts", {"services": json.dumps([OPS_WORKER])})
-    return NOTHING._replace(closed=tuple(column(closed, "service")))
-
-
-def _own_alert_is_open(transaction: Transaction) -> bool:
-    return OPS_WORKER in column(transaction.execute("alerted"), "service")
 
 
 def _insert_samples(transaction: Transaction, batch: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from ops_worker.adapters.http import exchange, observe
 from ops_worker.adapters.http.limits import own_limit
+from ops_worker.adapters.http.reactor import SIGN
 from ops_worker.adapters.http.reasons import UnreachableError, cause_of
 from ops_worker.core.health import judge
 from ops_worker.core.model import Failure, Observation, State, Target
@@ -520,6 +521,12 @@ def connected(fd: int) -> int:
     return fd
 
 
+def resumed(steps: Any, fd: int) -> Any:
+    """Resume an exchange with a socket that has connected or failed, past its sign of life."""
+    assert steps.send(connected(fd)) is SIGN
+    return next(steps)
+
+
 def test_the_next_address_after_a_silence(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
     """An address that swallows packets costs a quarter of a second, which is not in the latency; then both are waited for."""
     clock = Clock(monkeypatch)
@@ -536,7 +543,7 @@ def test_the_next_address_after_a_silence(monkeypatch: pytest.MonkeyPatch, stub:
     assert (len(third.fds), third.until) == (3, float("inf"))
     sockets = {fd: os.fstat(fd).st_ino for fd in third.fds}
     with pytest.raises(StopIteration) as stop:
-        steps.send(connected(second.fds[1]))
+        resumed(steps, second.fds[1])
     sock, begun = stop.value.value
     assert begun == 100.25
     assert sock.fileno() == second.fds[1]
@@ -555,10 +562,10 @@ def test_the_next_address_after_a_refusal(
     Clock(monkeypatch)
     steps: Any = exchange._connect([address(refused), address(stub.port)])
     wait = next(steps)
-    wait = steps.send(connected(wait.fds[0]))
+    wait = resumed(steps, wait.fds[0])
     assert len(wait.fds) == 1
     with pytest.raises(StopIteration) as stop:
-        steps.send(connected(wait.fds[0]))
+        resumed(steps, wait.fds[0])
     stop.value.value[0].close()
 
 
@@ -569,7 +576,7 @@ def test_a_refusal_says_more_than_a_silence(
     Clock(monkeypatch)
     steps: Any = exchange._connect([address(refused), address(stub.port)])
     wait = next(steps)
-    steps.send(connected(wait.fds[0]))
+    resumed(steps, wait.fds[0])
     with pytest.raises(UnreachableError, match=r"^Connection refused$"):
         steps.throw(TimeoutError())
     steps = exchange._connect([address(stub.port)])

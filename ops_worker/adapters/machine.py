@@ -1,0 +1,76 @@
+"""What this machine says about itself: the throttling of its CPU, and the servers for names.
+
+Nothing here raises: a file that is missing or odd says nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+MEMBERSHIP = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+MAX_FILE = 1 << 16
+"""Bytes of a file that are read."""
+MAX_NAMESERVERS = 3
+"""Name servers that the resolver of the system asks: MAXNS of resolv.conf(5)."""
+_UNITS = {"throttled_usec": 1e6, "throttled_time": 1e9}
+"""The keys of cpu.stat in version 2 and 1 of cgroups, and their units in one second."""
+
+
+def throttled_s() -> float | None:
+    """Return for how long the cgroup of this process was throttled so far, in seconds.
+
+    Return None if it does not say.
+    """
+    for folder in _own_groups():
+        for line in _lines(folder / "cpu.stat"):
+            name, _, value = line.partition(" ")
+            if name in _UNITS and value.isdecimal():
+                return int(value) / _UNITS[name]
+    return None
+
+
+def nameservers() -> tuple[str, ...]:
+    """Return the addresses of the name servers that the resolver asks."""
+    found = []
+    for line in _lines(RESOLV_CONF):
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver" and _is_address(words[1]):
+            found.append(words[1])
+    return tuple(found[:MAX_NAMESERVERS])
+
+
+def _own_groups() -> list[Path]:
+    """Return the folders that may be those of this process's cgroup, the most likely first.
+
+    In a container with a cgroup namespace of its own, its group is the root.
+    """
+    folders = []
+    for line in _lines(MEMBERSHIP):
+        # The number of the hierarchy, its controllers (none in version 2), and the path.
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":/")
+        if not controllers:
+            folders.append(CGROUPS / path)
+        elif "cpu" in controllers.split(","):
+            folders.append(CGROUPS / "cpu" / path)
+    return [*folders, CGROUPS, CGROUPS / "cpu"]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE).decode(errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return True

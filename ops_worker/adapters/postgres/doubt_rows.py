@@ -1,0 +1,61 @@
+"""The count of blind passes in a row: read, judge, write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops_worker.core import doubt
+from ops_worker.core.doubt import DoubtRow
+from ops_worker.core.ledger import INSTALLATION
+from ops_worker.core.passes import DOUBT_TABLE
+
+if TYPE_CHECKING:
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.doubt import Assessment
+
+KEY = {"installation": INSTALLATION}
+NO_TABLE = f"DOUBT_PASSES has no effect: no table {DOUBT_TABLE}; run `ops-worker init-db`"
+NO_COUNT = "DOUBT_PASSES has no effect, because blind passes cannot be counted"
+
+
+def read_rows(transaction: Transaction) -> list[DoubtRow]:
+    """Return the rows of all passes and shards; none without the table."""
+    if DOUBT_TABLE not in transaction.present:
+        return []
+    return transaction.query(DoubtRow, "doubt_rows", KEY).fetchall()
+
+
+def settle(
+    transaction: Transaction,
+    assessment: Assessment,
+    before: DoubtRow,
+    doubt_passes: int,
+    *,
+    dry_run: bool,
+) -> DoubtRow | None:
+    """Judge whether a pass is blind, and count it; return its new row.
+
+    ``before`` is the row of a pass that has none yet; it has its name, shard and period. Return
+    None if blind passes cannot be counted: such a pass would doubt for ever, so it believes.
+    """
+    # A dry run creates no table. The pass that it shows would.
+    if DOUBT_TABLE not in transaction.present and not dry_run:
+        if assessment.suspects:
+            transaction.warnings.append(NO_TABLE)
+        return None
+    after = None
+    with transaction.best_effort(NO_COUNT):
+        key = (before.name, before.shard)
+        known = {(row.name, row.shard): row for row in read_rows(transaction)}.get(key)
+        row = doubt.settle(
+            assessment, known or before, doubt_passes, transaction.now, before.period_s
+        )
+        # A pass that sees, and has seen before, writes nothing.
+        if not dry_run and (assessment.suspects or _was_blind(known)):
+            transaction.execute("record_doubt", {**KEY, **row._asdict()})
+        after = row
+    return after  # noqa: RET504 - None after a failure
+
+
+def _was_blind(row: DoubtRow | None) -> bool:
+    return row is not None and (row.blind_passes > 0 or row.since is not None)

@@ -1,0 +1,139 @@
+"""The worker's own alert: another pass has stopped, or a pass is blind."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.adapters.postgres.doubt_rows import read_rows
+from ops_worker.adapters.postgres.pass_writes import (
+    NOTHING,
+    WATCH_ROWS,
+    last_seen_parameters,
+    open_alerts,
+)
+from ops_worker.adapters.postgres.transaction import column, one
+from ops_worker.core.doubt import blind
+from ops_worker.core.health import new_alert
+from ops_worker.core.passes import peers
+from ops_worker.core.peer import LastSeen, PeerState, causes, causes_of, judge_peers
+from ops_worker.core.samples import OPS_WORKER
+from ops_worker.core.staleness import stopped
+from ops_worker.errors import ROW_SECURITY_REMEDY
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ops_worker.adapters.postgres.transaction import Transaction
+    from ops_worker.core.doubt import DoubtRow
+    from ops_worker.core.model import Recorded
+
+SERVICE = {"service": OPS_WORKER}
+"""The parameter of the statements about the worker's own alert."""
+
+
+class Watch(NamedTuple):
+    """Who watches, and what it may do.
+
+    - ``name``: the pass. ``begun`` is the moment at which it began (seconds, monotonic clock).
+    - ``origin``: its job, pod and version.
+    - ``may_open``: false during a maintenance, in which the alert only closes.
+    - ``peers``: false without self-metrics, by which a pass that stopped is noticed.
+    - ``doubt``: the row of this pass, if it doubts. A dry run does not write it.
+    - ``dry_run``: decide in the same way, and return what would be done.
+    """
+
+    name: str
+    begun: float
+    origin: Mapping[str, str]
+    may_open: bool = True
+    peers: bool = True
+    doubt: DoubtRow | None = None
+    dry_run: bool = False
+
+
+def watch(transaction: Transaction, watch: Watch) -> Recorded:
+    """Open, change or close the worker's own alert, as its causes come and go.
+
+    A failure is a warning.
+    """
+    if not (watch.peers and "system_metrics" in transaction.present) and watch.doubt is None:
+        return NOTHING
+    names = " and ".join(peers(watch.name))
+    problem = f"nobody watches the passes {names}"
+    done = NOTHING
+    with transaction.best_effort(problem):
+        cursor = transaction.execute("alerts_can_open")
+        state = _peer_state(transaction, watch)
+        rows = _blind_rows(transaction, watch)
+        permitted = one(cursor)["can"]
+        # None means that there is no such table: an installation without alerts.
+        if permitted is False:
+            fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
+            transaction.warnings.append(f"{problem}: {fault}")
+        if permitted:
+            done = _judged(transaction, watch, state, rows)
+    return done
+
+
+def _judged(
+    transaction: Transaction, watch: Watch, state: PeerState, rows: Sequence[DoubtRow]
+) -> Recorded:
+    """Compare the causes of the alert with those that there are now; change it if they differ."""
+    alert = transaction.execute("own_alert", SERVICE).fetchone()
+    before = None if alert is None else causes_of(alert["causes"])
+    after = causes(before, state, is_blind=bool(rows))
+    if before is None and after and watch.may_open:
+        return _open(transaction, watch, state, rows, after)
+    if before is not None and not after:
+        return _close(transaction, dry_run=watch.dry_run)
+    if before is not None and set(after) != set(before) and not watch.dry_run:
+        transaction.execute("set_causes", {**SERVICE, "causes": json.dumps(after)})
+    return NOTHING
+
+
+def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
+    """Judge whether other passes have stopped; without self-metrics nobody knows."""
+    if not watch.peers or "system_metrics" not in transaction.present:
+        return PeerState()
+    # Without the row that this pass has just written.
+    before = transaction.time_of(watch.begun) - timedelta(microseconds=1)
+    seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
+    return judge_peers(watch.name, peers(watch.name), seen.fetchall(), transaction.now)
+
+
+def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
+    """Return the rows of the passes that are blind now, with that of this pass."""
+    rows = {(row.name, row.shard): row for row in read_rows(transaction)}
+    if watch.doubt is not None:
+        rows[watch.doubt.name, watch.doubt.shard] = watch.doubt
+    return blind(rows.values(), transaction.now)
+
+
+def _open(
+    transaction: Transaction,
+    watch: Watch,
+    state: PeerState,
+    rows: Sequence[DoubtRow],
+    causes_now: Sequence[str],
+) -> Recorded:
+    if watch.dry_run:
+        return NOTHING._replace(opened=(OPS_WORKER,))
+    reasons = [row.reason for row in rows]
+    facts: dict[str, Any] = {**watch.origin, "seen_by": f"{watch.name} pass"}
+    if state.stopped is not None:
+        reasons.append(stopped(state.stopped, transaction.now))
+        facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
+    reason = one_line("; ".join(reasons))
+    facts["reason"] = reason
+    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts, causes_now)])
+    return NOTHING._replace(opened=tuple(column(opened, "service")))
+
+
+def _close(transaction: Transaction, *, dry_run: bool) -> Recorded:
+    if dry_run:
+        return NOTHING._replace(closed=(OPS_WORKER,))
+    closed = transaction.execute("close_alerts", {"services": json.dumps([OPS_WORKER])})
+    return NOTHING._replace(closed=tuple(column(closed, "service")))

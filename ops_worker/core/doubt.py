@@ -1,0 +1,225 @@
+"""Whether a pass believes what it saw, or is blind: the observer may have failed, not the services.
+
+A pass is blind if it probed nothing, or if no service gave a sign of life although more than one
+host is monitored. Signs of life prove that packets came back: an answer, a completed connection, a
+refusal, a reset. After DOUBT_PASSES blind passes in a row, a pass believes what it sees.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from ops_worker.core.model import Failure
+from ops_worker.core.shards import UNDIVIDED
+from ops_worker.core.staleness import is_current, label
+from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.model import Observation, Target
+
+STALLED_SHARE = 0.5
+"""Share of a probe's deadline for which this process was not run, so that the probe is void."""
+STALL_CLASSES = frozenset({"timeout", "name", "reset"})
+"""Reason classes that a stall of this process can cause.
+
+Its own deadline passes, the resolver's deadline passes, or the service closes a connection on which
+it has waited for too long.
+"""
+MAX_NAMES = 10
+"""Services that a warning names."""
+MAX_NAMESERVERS = 3
+"""Name servers that a message names: the system's resolver asks no more (resolv.conf(5))."""
+
+
+class Evidence(NamedTuple):
+    """What this machine says besides the probes.
+
+    ``throttled_s`` are the seconds during the probes in which the cgroup throttled this process, or
+    None if it does not say. ``nameservers`` are those of the resolver.
+    """
+
+    throttled_s: float | None = None
+    nameservers: tuple[str, ...] = ()
+
+
+NO_EVIDENCE = Evidence()
+
+
+class Assessment(NamedTuple):
+    """The observations of a pass, and how far they are to be trusted.
+
+    - ``observations``: those of the pass. A probe that a stall made void is not probed.
+    - ``suspects``: what has probably failed instead of the services; empty if the pass sees.
+    - ``is_probed``: whether any service was probed.
+    - ``warnings``: for people, also if the pass sees.
+    """
+
+    observations: tuple[Observation, ...]
+    suspects: tuple[str, ...] = ()
+    is_probed: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+class DoubtRow(NamedTuple):
+    """A row of ``ops_worker_doubt``: the blind passes in a row of one pass and shard.
+
+    ``since`` is when the pass became blind; None while it sees or believes. ``last_at`` is when the
+    row was written, and ``period_s`` the period of the pass in seconds.
+    """
+
+    name: str
+    shard: str
+    blind_passes: int = 0
+    since: datetime | None = None
+    last_at: datetime | None = None
+    period_s: float = 60.0
+    suspects: str = ""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the pass did not believe what it saw."""
+        return self.since is not None
+
+    @property
+    def reason(self) -> str:
+        """Why the worker has an alert, for people."""
+        shard = None if self.shard == UNDIVIDED else self.shard
+        return f"the {label(self.name, shard)} pass is blind: {one_line(self.suspects)}"
+
+
+def assess(
+    observations: Sequence[Observation],
+    targets: Sequence[Target],
+    evidence: Evidence = NO_EVIDENCE,
+) -> Assessment:
+    """Judge what a pass saw of its ``targets`` by the signs of life among its observations."""
+    settled = _without_stalled(observations, evidence)
+    asked = [seen for seen in settled if not seen.target.faults]
+    probed = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
+    if any(_has_sign(seen) for seen in probed):
+        return Assessment(settled, warnings=tuple(_resolver_warnings(probed, evidence)))
+    faulty = {seen.target.name for seen in settled if seen.target.faults}
+    hosts = {host_of(target) for target in targets if target.name not in faulty}
+    if not asked or (probed and len(hosts) < 2):  # noqa: PLR2004 - one host may well be gone
+        return Assessment(settled)
+    return Assessment(
+        observations=settled,
+        suspects=tuple(_suspects(asked, evidence)),
+        is_probed=bool(probed),
+    )
+
+
+def settle(
+    assessment: Assessment, before: DoubtRow, doubt_passes: int, now: datetime, period_s: float
+) -> DoubtRow:
+    """Return the new row of a pass, which says whether it is blind.
+
+    A pass that probed nothing has nothing to believe: it stays blind, and does not count.
+    """
+    after = before._replace(last_at=now, period_s=period_s)
+    if not assessment.suspects:
+        return after._replace(blind_passes=0, since=None, suspects="")
+    suspects = "; ".join(assessment.suspects)
+    if not assessment.is_probed:
+        return after._replace(since=before.since or now, suspects=suspects)
+    if before.blind_passes >= doubt_passes:
+        return after._replace(since=None, suspects=suspects)
+    return after._replace(
+        blind_passes=before.blind_passes + 1,
+        since=before.since or now,
+        suspects=suspects,
+    )
+
+
+def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
+    """Return the passes that are blind, the longest first.
+
+    A row that its pass has not rewritten for three periods is not believed: the pass has stopped,
+    or its shard is gone.
+    """
+    current = [
+        row
+        for row in rows
+        if row.since is not None
+        and row.last_at is not None
+        and is_current((now - row.last_at).total_seconds(), row.period_s)
+    ]
+    return sorted(current, key=lambda row: row.since or now)
+
+
+def host_of(target: Target) -> str:
+    """Return the host of a target's URL in lower case; empty if it has none."""
+    try:
+        return urlsplit(target.url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _has_sign(seen: Observation) -> bool:
+    return seen.sign or seen.http_status is not None
+
+
+def _without_stalled(
+    observations: Sequence[Observation], evidence: Evidence
+) -> tuple[Observation, ...]:
+    """Return the observations; those that a stall of this process made void are not probed."""
+    stalls_s = [seen.stalled_s for seen in observations if _is_stalled(seen)]
+    if not stalls_s:
+        return tuple(observations)
+    reason = f"this process was not run for {max(stalls_s):.1f} s"
+    if evidence.throttled_s:
+        reason += f" (throttled by its CPU limit for {evidence.throttled_s:.1f} s)"
+    return tuple(
+        seen._replace(failure=Failure.NOT_PROBED, error=reason) if _is_stalled(seen) else seen
+        for seen in observations
+    )
+
+
+def _is_stalled(seen: Observation) -> bool:
+    return (
+        seen.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
+        and seen.reason_class in STALL_CLASSES
+        and seen.stalled_s > STALLED_SHARE * seen.target.deadline_s
+    )
+
+
+def _suspects(asked: Sequence[Observation], evidence: Evidence) -> Iterator[str]:
+    """Yield what has probably failed, each with the number of services that it affects."""
+    unprobed = Counter(one_line(seen.error) for seen in asked if seen.failure is Failure.NOT_PROBED)
+    for reason, count in unprobed.items():
+        yield f"{reason}: {count} of {len(asked)}"
+    silent = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
+    unresolved = [seen for seen in silent if seen.reason_class == "name"]
+    if unresolved:
+        share = f"{len(unresolved)} of {len(asked)}"
+        yield f"no name could be resolved: {share}{_of_resolver(evidence)}"
+    hosts = {host_of(seen.target) for seen in silent if seen.reason_class != "name"}
+    if hosts:
+        plural = "" if len(hosts) == 1 else "s"
+        yield f"no packet came back from {len(hosts)} host{plural}"
+
+
+def _resolver_warnings(probed: Sequence[Observation], evidence: Evidence) -> Iterator[str]:
+    """Yield one warning if names could not be resolved while other services answered."""
+    names = [seen.target.name for seen in probed if seen.reason_class == "name"]
+    if not names:
+        return
+    listed = ", ".join(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        listed += f" and {len(names) - MAX_NAMES} more"
+    yield (
+        f"names could not be resolved while other services answered: {listed}"
+        f"{_of_resolver(evidence)}: check the resolver and these names"
+    )
+
+
+def _of_resolver(evidence: Evidence) -> str:
+    """Return the name servers in brackets; empty if none is known."""
+    if not evidence.nameservers:
+        return ""
+    return f" (name server {', '.join(evidence.nameservers[:MAX_NAMESERVERS])})"

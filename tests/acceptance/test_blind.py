@@ -1,0 +1,373 @@
+"""Drills: what fails is the worker's own resolver, network, CPU, time or files, or the services.
+
+Where the worker fails, no service changes its state, and one alert opens, about the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.bench.tools import catalogue, fast_server
+from tests.network import MACHINES, NAMES, RESOLVER, Network, reason_to_skip
+from tests.stubs import Stub
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from tests.conftest import Database, Running, Worker
+
+pytestmark = pytest.mark.acceptance
+
+VARIABLES = {
+    "ingest": "INGEST_HEALTH_URL",
+    "evaluator": "EVALUATOR_HEALTH_URL",
+    "dispatcher": "DISPATCHER_HEALTH_URL",
+    "delivery_worker": "DELIVERY_HEALTH_URL",
+}
+DOUBT = {"DOUBT_PASSES": "2"}
+STOPPED_S = 20.0
+HANDSHAKE_S = 60.0
+"""Seconds for a slow machine to start a pass and connect."""
+
+
+@pytest.fixture
+def network(database: Database) -> Iterator[Network]:
+    """A network of its own for the worker, if this machine can make one."""
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    with Network(database.url) as running:
+        yield running
+
+
+@pytest.fixture
+def hosts() -> Iterator[dict[str, Stub]]:
+    """The four services, each on a host of its own, on this machine."""
+    running = {name: Stub(name, host=f"127.0.0.{number}") for number, name in enumerate(NAMES, 2)}
+    yield running
+    for stub in running.values():
+        stub.close()
+
+
+class Drill:
+    """The passes of a drill, and what they left."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._before: Any = None
+
+    def keep(self) -> None:
+        """Remember the states."""
+        states = self.database.health()
+        assert {name: row["status"] for name, row in states.items()} == dict.fromkeys(
+            NAMES, "healthy"
+        )
+        self._before = states
+
+    def check(self, because: str) -> None:
+        """Check that no service changed, and that one alert is open, about the worker."""
+        assert self.database.health() == self._before
+        (alert,) = [row for row in self.database.alerts() if row["status"] != "CLOSED"]
+        assert alert["fingerprint"] == "system-health:ops_worker"
+        assert alert["details"]["causes"] == ["blind"]
+        assert because in alert["summary"]
+        healthy = self.database.rows(
+            "SELECT DISTINCT value FROM system_metrics WHERE metric_name = 'healthy'"
+        )
+        assert [row["value"] for row in healthy] == [1.0]
+        states = self.database.rows("SELECT DISTINCT state FROM ops_worker_span")
+        assert [row["state"] for row in states] == ["healthy"]
+
+    def open_alerts(self) -> list[str]:
+        """Return what the open alerts are about."""
+        return sorted(
+            row["details"]["service"] for row in self.database.alerts() if row["status"] != "CLOSED"
+        )
+
+
+@pytest.fixture
+def drill(database: Database) -> Drill:
+    """A drill on a database of the test's own."""
+    return Drill(database)
+
+
+def addressed(network: Network, *names: str) -> dict[str, str]:
+    """Return the URLs of the services: of ``names`` by name, of the others by address."""
+    return {
+        variable: network.url(name, by_name=name in names) for name, variable in VARIABLES.items()
+    }
+
+
+def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the outcome of a pass that was done."""
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("by_name", "gone", "because"),
+    [
+        (NAMES, (RESOLVER,), f"no name could be resolved: 4 of 4 (name server {RESOLVER})"),
+        ((), (*MACHINES.values(), RESOLVER), "no packet came back from 4 hosts"),
+        (NAMES, (*MACHINES.values(), RESOLVER), "no name could be resolved: 4 of 4"),
+    ],
+    ids=["resolver dead", "all packets dropped", "both"],
+)
+def test_the_network_fails(
+    network: Network,
+    worker: Worker,
+    drill: Drill,
+    by_name: tuple[str, ...],
+    gone: tuple[str, ...],
+    because: str,
+) -> None:
+    """Two blind passes of each kind change nothing; the third one believes that all are down."""
+    env = worker.env | addressed(network, *by_name) | DOUBT
+    for name in ("health", "metrics"):
+        seen = document(network.run(name, "--output", "json", env=env))
+        assert (seen["blind"], len(seen["services"])) == (False, 4), seen
+    drill.keep()
+    network.vanish(*gone)
+    for name in ("health", "metrics", "metrics"):
+        assert document(network.run(name, "--output", "json", env=env))["blind"]
+        drill.check(because)
+    done = network.run("health", "--fail-on-unhealthy", env=env)
+    assert done.returncode == 4
+    assert done.stdout.startswith("health: blind, no service was judged: no ")
+    drill.check(because)
+    # Where nothing at all answers, all alerts open after DOUBT_PASSES.
+    seen = document(network.run("health", "--output", "json", env=env))
+    assert sorted(seen["alerts"]["opened"]) == sorted(NAMES)
+    network.come_back(*gone)
+    seen = document(network.run("health", "--output", "json", env=env))
+    assert sorted(seen["alerts"]["closed"]) == sorted(NAMES)
+    # The metrics pass is the last one that was blind.
+    seen = document(network.run("metrics", "--output", "json", env=env))
+    assert seen["alerts"]["closed"] == ["ops_worker"]
+    assert drill.open_alerts() == []
+
+
+def test_some_names_fail(network: Network, worker: Worker) -> None:
+    """While services answer by their addresses, those without are down, and the resolver is named."""
+    env = worker.env | addressed(network, "ingest", "evaluator") | DOUBT
+    assert not document(network.run("health", "--output", "json", env=env))["blind"]
+    network.vanish(RESOLVER)
+    seen = document(network.run("health", "--output", "json", env=env))
+    assert sorted(seen["alerts"]["opened"]) == ["evaluator", "ingest"]
+    assert seen["warnings"] == [
+        "names could not be resolved while other services answered: ingest, evaluator "
+        f"(name server {RESOLVER}): check the resolver and these names"
+    ]
+
+
+@pytest.mark.parametrize("doubt_passes", ["0", "2"])
+def test_a_machine_is_gone(
+    network: Network, worker: Worker, drill: Drill, doubt_passes: str
+) -> None:
+    """While others answer, its alert opens at once."""
+    env = worker.env | addressed(network) | {"DOUBT_PASSES": doubt_passes}
+    assert not document(network.run("health", "--output", "json", env=env))["blind"]
+    network.vanish(MACHINES["ingest"])
+    seen = document(network.run("health", "--output", "json", env=env))
+    assert seen["alerts"]["opened"] == ["ingest"]
+    assert drill.open_alerts() == ["ingest"]
+
+
+@pytest.mark.parametrize("mode", ["503", "down", "reset"])
+@pytest.mark.parametrize("doubt_passes", ["0", "2"])
+def test_all_services_fail(
+    worker: Worker, hosts: dict[str, Stub], mode: str, doubt_passes: str
+) -> None:
+    """They answer 503, refuse or reset: all alerts open in the first pass."""
+    env = {VARIABLES[name]: stub.url for name, stub in hosts.items()}
+    env["DOUBT_PASSES"] = doubt_passes
+    assert worker("health", **env).returncode == 0
+    for stub in hosts.values():
+        stub.mode = mode
+    seen = document(worker("health", "--output", "json", **env))
+    assert sorted(seen["alerts"]["opened"]) == sorted(NAMES)
+
+
+class Hold:
+    """A service that lets its client wait: it answers when it is told to, or never."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self.all_wait = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, stub: Stub, connection: socket.socket) -> None:
+        """Answer once ``go`` is set; the client may be gone by then."""
+        with self._lock:
+            self._waiting += 1
+            if self._waiting == self._number:
+                self.all_wait.set()
+        self.go.wait()
+        stub_answer = json.dumps(stub.answer()).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(stub_answer)}\r\n\r\n".encode()
+        with contextlib.suppress(OSError):
+            connection.sendall(head + stub_answer)
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["no answers", "answers meanwhile"])
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_the_process_is_stopped(
+    worker: Worker, hosts: dict[str, Stub], drill: Drill, name: str, answers: bool
+) -> None:
+    """A pass that is stopped for 20 s while its probes are open judges the answers that came."""
+    env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
+    for healthy in ("health", "metrics"):
+        assert worker(healthy, **env).returncode == 0
+    drill.keep()
+    hold = Hold(len(hosts))
+    for stub in hosts.values():
+        stub.mode = hold
+    with worker.start(name, "--output", "json", **env) as process:
+        assert hold.all_wait.wait(HANDSHAKE_S)
+        process.send_signal(signal.SIGSTOP)
+        if answers:
+            hold.go.set()
+        time.sleep(STOPPED_S)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+    hold.go.set()
+    assert process.returncode == 0, err
+    seen = json.loads(out)
+    assert seen["blind"] is not answers
+    if answers:
+        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4
+        assert drill.open_alerts() == []
+    else:
+        drill.check("this process was not run for ")
+
+
+def files_in_use(process: Running) -> int:
+    """Return the number of open files of a process."""
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+def test_no_file_descriptor_is_left(
+    worker: Worker, hosts: dict[str, Stub], drill: Drill, tmp_path: Path
+) -> None:
+    """No service is probed, and the alert opens; it is never believed, however often."""
+    env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
+    for healthy in ("health", "metrics"):
+        assert worker(healthy, **env).returncode == 0
+    drill.keep()
+
+    def limited(limit: int) -> subprocess.CompletedProcess[str]:
+        """Run a pass that may open so many files."""
+
+        def limit_files() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+        return subprocess.run(
+            [sys.executable, "-m", "ops_worker", "health", "--output", "json"],
+            env=worker.env | env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=limit_files,
+            timeout=100,
+        )
+
+    # So few that no probe has a socket, and so many that the database has one.
+    for limit in range(4, 16):
+        done = limited(limit)
+        if done.returncode == 0:
+            break
+    for _ in range(3):
+        seen = document(limited(limit))
+        assert seen["blind"] and len(seen["not_probed"]) == 4
+    drill.check("this process is out of file descriptors (too many open files): 4 of 4")
+    assert document(worker("health", "--output", "json", **env))["alerts"]["closed"] == [
+        "ops_worker"
+    ]
+
+
+@contextlib.contextmanager
+def cpu_limit(pid: int, share: float) -> Iterator[None]:
+    """Limit the CPU of a process: by a cgroup if one can be made, else by stopping it in turn."""
+    name = f"ops-worker-test-{os.getpid()}"
+    v1, v2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    period_us = 100_000
+    quota = str(int(share * period_us))
+    for folder, file, text in (
+        (v2 / name, "cpu.max", f"{quota} {period_us}"),
+        (v1 / name, "cpu.cfs_quota_us", quota),
+    ):
+        with contextlib.suppress(OSError):
+            folder.mkdir()
+            try:
+                if not (folder / file).exists():
+                    continue
+                (folder / file).write_text(text)
+                (folder / "cgroup.procs").write_text(str(pid))
+                yield
+                with contextlib.suppress(OSError):
+                    (folder.parent / "cgroup.procs").write_text(str(pid))
+                return
+            finally:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+    ends = threading.Event()
+
+    def stop_in_turn() -> None:
+        """Let the process run for its share of each period."""
+        with contextlib.suppress(ProcessLookupError):
+            while not ends.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep((1 - share) * period_us / 1e6)
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(share * period_us / 1e6)
+
+    thread = threading.Thread(target=stop_in_turn)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+
+
+def test_five_percent_of_a_cpu(worker: Worker, database: Database, tmp_path: Path) -> None:
+    """A loop with hundreds of services, limited to 5 % of a CPU, calls none of them unhealthy."""
+    number = 400
+    with fast_server() as port:
+        env = DOUBT | {
+            "OPS_WORKER_CATALOGUE": catalogue(tmp_path, number, port),
+            "PROBE_CONCURRENCY": "400",
+            "RECORD_OWN_METRICS": "true",
+        }
+        passes = "SELECT count(*)::int FROM system_metrics WHERE metric_name = 'maintenance'"
+        with worker.start("health", "--every", "10", "--for", "90", **env) as process:
+            end = time.monotonic() + HANDSHAKE_S
+            while not database.value(passes):
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            with cpu_limit(process.pid, 0.05):
+                process.wait(timeout=200)
+            out, err = process.communicate(timeout=60)
+    assert "1 alert" not in out or "ops_worker" in out, out
+    assert database.value("SELECT count(*)::int FROM service_health") == number
+    states = database.rows("SELECT DISTINCT status FROM service_health")
+    assert [row["status"] for row in states] == ["healthy"], (out, err)
+    alerts = {alert["fingerprint"] for alert in database.alerts()}
+    assert alerts <= {"system-health:ops_worker"}, (out, err)
+    print(out, err)

@@ -1,0 +1,150 @@
+"""Signs of life, and a process that was not run while its probes were open."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ops_worker.adapters.http import confirm, exchange, observe, reactor
+from ops_worker.core.model import Failure, Observation, Target
+from tests.stubs import Stub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+DEADLINE_S = 2.0
+STALL_S = 3.0
+
+
+@pytest.fixture
+def other() -> Iterator[Stub]:
+    """A second service."""
+    running = Stub("evaluator")
+    yield running
+    running.close()
+
+
+def target(stub: Stub, deadline_s: float = DEADLINE_S) -> Target:
+    """Return a stub as a target."""
+    return Target(stub.name, f"{stub.url}/health", "", (), deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sign"),
+    [
+        ("ok", True),
+        ("503", True),
+        ("down", True),
+        ("reset", True),
+        ("hang", True),
+        ("bad-json", True),
+    ],
+)
+def test_signs(stub: Stub, mode: str, sign: bool) -> None:
+    """An answer, a refusal, a reset and a completed connection prove that packets come back."""
+    stub.mode = mode
+    (seen,) = observe([target(stub, 0.5)])
+    assert seen.sign is sign
+
+
+def _no_route(_: int, __: Any) -> socket.socket:
+    raise OSError(113, "No route to host")
+
+
+def test_no_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silence, a missing route and a name that is not resolved prove nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.socket() as filler:
+        filler.connect(silent.getsockname())  # Linux drops what comes to a full queue
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (seen,) = observe([Target("a", url, "", (), deadline_s=0.3)])
+    assert (seen.reason_class, seen.sign) == ("timeout", False)
+    (seen,) = observe([Target("a", "http://name.invalid", "", (), deadline_s=20)])
+    assert (seen.reason_class, seen.sign) == ("name", False)
+    monkeypatch.setattr(exchange, "_begin", _no_route)
+    (seen,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
+    assert (seen.reason_class, seen.sign) == ("unreachable", False)
+
+
+def test_a_refusal_at_once_is_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine, a refusal may come while the connection is begun."""
+
+    def refuse(_: int, __: Any) -> socket.socket:
+        raise OSError(111, "Connection refused")
+
+    monkeypatch.setattr(exchange, "_begin", refuse)
+    (seen,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
+    assert (seen.reason_class, seen.sign) == ("refused", True)
+
+
+def test_a_sign_of_an_earlier_probe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confirmation probes again; what came back before came back all the same."""
+    service = Target("a", "http://127.0.0.1:9", "", (), deadline_s=0.1)
+    silent = Observation(service, 1.0, failure=Failure.NO_ANSWER, reason_class="timeout")
+    rounds = iter([[silent._replace(sign=True)], [silent]])
+    monkeypatch.setattr("ops_worker.adapters.http.observe", lambda *_, **__: next(rounds))
+    (seen,) = confirm([service], times=1, delay_s=0)
+    assert (seen.attempts, seen.sign) == (2, True)
+
+
+def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
+    """After a stall, an answer that waits in its socket is read; a probe without one is void."""
+    stub.mode = "slow:1"
+    other.mode = "hang"
+    quick = Stub("dispatcher")
+
+    def stall(count: int) -> None:
+        """Do not run for longer than the deadline of the others."""
+        if count == 1:
+            time.sleep(STALL_S)
+
+    try:
+        seen = observe([target(quick, 60), target(stub), target(other)], on_progress=stall)
+    finally:
+        quick.close()
+    assert [one.http_status for one in seen] == [200, 200, None]
+    void = seen[2]
+    assert (void.reason_class, void.sign) == ("timeout", True)
+    assert void.stalled_s > STALL_S * 0.9
+
+
+def test_no_stall(stub: Stub) -> None:
+    """A service that hangs is no stall: the process waits, and is run."""
+    stub.mode = "hang"
+    (seen,) = observe([target(stub, 1.0)])
+    assert seen.reason_class == "timeout"
+    assert seen.stalled_s < 0.5
+
+
+class TestStalls:
+    """The bookkeeping of turns."""
+
+    def test_turns(self) -> None:
+        """A turn may take as long as its wait, and a little longer."""
+        stalls = reactor._Stalls()
+        stalls.begin(100.0)
+        assert not stalls.turn(100.25, 0.25)
+        assert not stalls.turn(100.29, 0.0)
+        assert not stalls.turn(100.30, 0.25)
+        assert stalls.total_s == 0
+        assert stalls.turn(103.0, 0.2)
+        assert stalls.total_s == pytest.approx(2.5)
+        stalls.turn(103.095, 0.0)
+        assert stalls.total_s == pytest.approx(2.595)
+
+    def test_drains(self) -> None:
+        """Deadlines wait while answers are read, but not for ever."""
+        stalls = reactor._Stalls()
+        stalls.begin(100.0)
+        assert not stalls.drains(100.0, busy=True)
+        stalls.turn(105.0, 0.0)
+        assert stalls.drains(105.0, busy=True)
+        assert stalls.drains(105.9, busy=True)
+        assert not stalls.drains(106.1, busy=True), "a service that sends without end"
+        stalls.turn(110.0, 0.0)
+        assert not stalls.drains(110.0, busy=False)
+        assert not stalls.drains(110.1, busy=True), "the sockets were empty"

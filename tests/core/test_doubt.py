@@ -1,0 +1,251 @@
+"""Whether a pass believes what it saw: signs of life, stalls, and blind passes in a row."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import pytest
+
+from ops_worker.core.doubt import (
+    Assessment,
+    DoubtRow,
+    Evidence,
+    assess,
+    blind,
+    host_of,
+    settle,
+)
+from ops_worker.core.model import Failure, Observation, Target
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STALL_S = 3.0
+
+
+def target(name: str, host: str = "", faults: tuple[str, ...] = ()) -> Target:
+    """Return a service on a host of its own."""
+    return Target(name, f"http://{host or name}.example:8080/health", name, (), faults=faults)
+
+
+def observed(name: str, kind: str, host: str = "") -> Observation:
+    """Return what a probe saw."""
+    service = target(name, host)
+    unhealthy = {
+        "timeout": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "connected": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "stalled name": (Failure.NO_CONNECTION, "name resolution failed: …", "name"),
+        "stalled reset": (Failure.NO_ANSWER, "closed the connection", "reset"),
+        "stalled refused": (Failure.NO_CONNECTION, "Connection refused", "refused"),
+        "briefly stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "no route": (Failure.NO_CONNECTION, "No route to host", "unreachable"),
+        "name": (Failure.NO_CONNECTION, "name resolution failed: …", "name"),
+        "refused": (Failure.NO_CONNECTION, "Connection refused", "refused"),
+        "limit": (Failure.NOT_PROBED, "out of file descriptors", ""),
+        "setting": (Failure.NO_ANSWER, "TOKEN is not set", "setting"),
+    }
+    if kind not in unhealthy:
+        return Observation(service, 1.0, int(kind), 5)
+    failure, error, reason_class = unhealthy[kind]
+    stalled_s = 2.5 if kind == "briefly stalled" else 0.0
+    if kind.startswith("stalled"):
+        stalled_s = STALL_S
+    if kind == "setting":
+        service = target(name, host, faults=(error,))
+    return Observation(
+        service,
+        1.0,
+        failure=failure,
+        error=error,
+        reason_class=reason_class,
+        sign=kind in {"connected", "refused", "stalled refused", "stalled reset"},
+        stalled_s=stalled_s,
+    )
+
+
+class Case(NamedTuple):
+    """What the probes of services saw, and what the pass suspects."""
+
+    kinds: tuple[str, ...]
+    suspects: tuple[str, ...] = ()
+    is_probed: bool = True
+    one_host: bool = False
+
+
+NOT_RUN = "this process was not run for 3.0 s"
+CASES = {
+    "no service": Case(()),
+    "all answer": Case(("200", "200")),
+    "an answer is a sign, whatever its status": Case(("503", "timeout", "name")),
+    "a refusal is a sign": Case(("timeout", "refused")),
+    "a completed connection is a sign": Case(("connected", "timeout")),
+    "nothing came back": Case(("timeout", "timeout"), ("no packet came back from 2 hosts",)),
+    "no route is no sign": Case(("no route", "timeout"), ("no packet came back from 2 hosts",)),
+    "no name": Case(("name",) * 4, ("no name could be resolved: 4 of 4",)),
+    "names and addresses": Case(
+        ("name", "name", "timeout"),
+        ("no name could be resolved: 2 of 3", "no packet came back from 1 host"),
+    ),
+    "one host may well be gone": Case(("timeout", "timeout"), one_host=True),
+    "one service": Case(("name",)),
+    "a service that cannot be asked is no host": Case(("setting", "timeout")),
+    "only services that cannot be asked": Case(("setting", "setting")),
+    "and says nothing about the network": Case(
+        ("setting", "timeout", "timeout"), ("no packet came back from 2 hosts",)
+    ),
+    "a limit": Case(("limit",) * 3, ("out of file descriptors: 3 of 3",), is_probed=False),
+    "a limit, on one host": Case(
+        ("limit",) * 3, ("out of file descriptors: 3 of 3",), is_probed=False, one_host=True
+    ),
+    "a limit of some": Case(("limit", "200")),
+    "a limit, and silence": Case(
+        ("limit", "timeout"), ("out of file descriptors: 1 of 2", "no packet came back from 1 host")
+    ),
+    "a stall": Case(("stalled", "stalled"), (f"{NOT_RUN}: 2 of 2",), is_probed=False),
+    "a stall of a resolver, and of a service that did not wait": Case(
+        ("stalled name", "stalled reset"), (f"{NOT_RUN}: 2 of 2",), is_probed=False
+    ),
+    "an answer after a stall counts": Case(("stalled", "200")),
+    "so does a refusal": Case(("stalled", "stalled refused")),
+    "a stall of half of the deadline is not long enough": Case(
+        ("briefly stalled", "briefly stalled"), ("no packet came back from 2 hosts",)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_assess(name: str) -> None:
+    """A pass is doubted if nothing came back from more than one host, or if nothing was probed."""
+    case = CASES[name]
+    seen = [
+        observed(f"s{number}", kind, "same" if case.one_host else "")
+        for number, kind in enumerate(case.kinds)
+    ]
+    targets = [observation.target for observation in seen]
+    assessment = assess(seen, targets)
+    assert (assessment.suspects, assessment.is_probed) == (case.suspects, case.is_probed)
+    void = [kind.startswith("stalled") and kind != "stalled refused" for kind in case.kinds]
+    for before, after, is_void in zip(seen, assessment.observations, void, strict=True):
+        if is_void:
+            assert (after.failure, after.error) == (Failure.NOT_PROBED, NOT_RUN)
+        else:
+            assert after == before
+
+
+def test_a_host_without_an_observation_counts() -> None:
+    """A service for which no time was left is monitored all the same."""
+    seen = [observed("a", "timeout")]
+    assert assess(seen, [target("a")]).suspects == ()
+    assert assess(seen, [target("a"), target("b")]).suspects == ("no packet came back from 1 host",)
+
+
+def test_evidence() -> None:
+    """The suspicion names what this machine says: throttling, and the name servers."""
+    evidence = Evidence(throttled_s=2.9, nameservers=("10.0.0.2", "fe80::1", "::1", "10.0.0.3"))
+    stalled = assess([observed("a", "stalled")], [target("a")], evidence)
+    assert stalled.suspects == (
+        "this process was not run for 3.0 s (throttled by its CPU limit for 2.9 s): 1 of 1",
+    )
+    seen = [observed("a", "name"), observed("b", "name")]
+    (suspect,) = assess(seen, [target("a"), target("b")], evidence).suspects
+    assert suspect == ("no name could be resolved: 2 of 2 (name server 10.0.0.2, fe80::1, ::1)")
+    not_throttled = assess([observed("a", "stalled")], [target("a")], Evidence(0.0))
+    assert not_throttled.suspects == (f"{NOT_RUN}: 1 of 1",)
+
+
+def test_names_that_fail_while_others_answer() -> None:
+    """They are recorded as they are, and one warning names the resolver."""
+    seen = [observed("a", "200"), observed("b", "name"), observed("c", "name")]
+    targets = [observation.target for observation in seen]
+    assessment = assess(seen, targets, Evidence(nameservers=("10.0.0.2",)))
+    assert (assessment.observations, assessment.suspects) == (tuple(seen), ())
+    assert assessment.warnings == (
+        "names could not be resolved while other services answered: b, c "
+        "(name server 10.0.0.2): check the resolver and these names",
+    )
+    many = [observed("a", "200"), *(observed(f"n{number}", "name") for number in range(12))]
+    (warning,) = assess(many, [observation.target for observation in many]).warnings
+    assert warning.endswith("n8, n9 and 2 more: check the resolver and these names")
+
+
+SIGHTED = Assessment(())
+SILENT = Assessment((), suspects=("no packet came back from 2 hosts",))
+UNPROBED = Assessment((), suspects=("out of file descriptors: 2 of 2",), is_probed=False)
+
+
+@pytest.mark.parametrize(
+    ("assessments", "expected"),
+    [
+        ([SIGHTED, SIGHTED], "SS"),
+        ([SILENT, SILENT, SILENT, SILENT], "bbSS"),
+        ([SILENT, SIGHTED, SILENT, SILENT, SILENT], "bSbbS"),
+        # What was not probed cannot be believed, and does not count.
+        ([UNPROBED] * 5, "bbbbb"),
+        ([UNPROBED, UNPROBED, SILENT, SILENT, SILENT], "bbbbS"),
+        ([SILENT, UNPROBED, SILENT, SILENT, UNPROBED, SILENT, SIGHTED, SILENT], "bbbSbSSb"),
+    ],
+)
+def test_settle(assessments: list[Assessment], expected: str) -> None:
+    """After two blind passes in a row a pass believes what it sees; a sign of life ends that."""
+    row = DoubtRow("health", "0/1")
+    is_blind = ""
+    for number, assessment in enumerate(assessments):
+        now = NOW + timedelta(minutes=number)
+        before, row = row, settle(assessment, row, 2, now, 30.0)
+        is_blind += "b" if row.is_blind else "S"
+        assert (row.last_at, row.period_s) == (now, 30.0)
+        assert row.suspects == "; ".join(assessment.suspects)
+        if row.is_blind:
+            assert row.since == (before.since or now)
+    assert is_blind == expected
+
+
+def test_blind_rows() -> None:
+    """A row that its pass no longer writes is not believed; the longest blindness comes first."""
+
+    def row(
+        name: str, blind_s: float | None, age_s: float | None, period_s: float = 60
+    ) -> DoubtRow:
+        """Return the row of a pass that has been blind for so long."""
+        return DoubtRow(
+            name,
+            "0/1",
+            since=None if blind_s is None else NOW - timedelta(seconds=blind_s),
+            last_at=None if age_s is None else NOW - timedelta(seconds=age_s),
+            period_s=period_s,
+        )
+
+    rows = [
+        row("sees", None, 1),
+        row("never written", 5, None),
+        row("blind", 60, 1),
+        row("longer", 120, 180),
+        row("stopped", 300, 181),
+        row("from the future", 10, -61),
+        row("no period", 10, 1, float("nan")),
+    ]
+    assert [found.name for found in blind(rows, NOW)] == ["longer", "blind"]
+
+
+def test_reason() -> None:
+    """The reason names the pass, and its shard if there are several."""
+    row = DoubtRow("health", "0/1", suspects="no name could be resolved: 2 of 2")
+    assert row.reason == "the health pass is blind: no name could be resolved: 2 of 2"
+    divided = row._replace(shard="1/2", suspects="odd\x1b[31m\ntext")
+    assert divided.reason == "the health 1/2 pass is blind: odd [31m text"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://Ingest:8080/health", "ingest"),
+        ("https://[::1]:8443", "::1"),
+        ("tcp://db:5432", "db"),
+        ("http://user:pass@10.0.0.1", "10.0.0.1"),
+        ("nothing", ""),
+        ("http://[bad", ""),
+    ],
+)
+def test_host_of(url: str, host: str) -> None:
+    """The host of a URL is in lower case, without user and port; empty if there is none."""
+    assert host_of(Target("a", url, "a", ())) == host

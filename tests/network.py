@@ -1,0 +1,255 @@
+"""A small network in namespaces of Linux: one for the worker, one for its services.
+
+A test can let a service's machine, the resolver or the whole network vanish: packets are dropped,
+and nobody says so. The database stays reachable, through a socket in the file system. Root only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+from tests.stubs import Stub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+NAMES = ("ingest", "evaluator", "dispatcher", "delivery_worker")
+"""The services, each on a machine of its own."""
+MACHINES = {name: f"10.77.0.{number}" for number, name in enumerate(NAMES, 1)}
+RESOLVER = "10.77.0.53"
+WORKER = "10.77.0.200"
+DOMAIN = "lab.test"
+START_S = 60.0
+"""Seconds for a namespace to exist."""
+CLONE_NEWNET = 0x40000000
+_ETHERNET = "02:00:00:00:77:01"
+
+
+def reason_to_skip() -> str:
+    """Return why there can be no such network here; empty if there can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "it needs root on Linux, to make network namespaces"
+    for program in ("unshare", "nsenter", "ip", "mount"):
+        if shutil.which(program) is None:
+            return f"it needs the program {program}"
+    tried = subprocess.run(
+        ["unshare", "--net", "--mount", "ip", "link", "add", "v0", "type", "veth"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"no namespace can be made here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+class Namespace:
+    """A network namespace and a mount namespace, kept by a process that sleeps."""
+
+    def __init__(self) -> None:
+        self._keeper = subprocess.Popen(["unshare", "--net", "--mount", "sleep", "infinity"])
+        own = Path("/proc/self/ns/net").readlink()
+        end = time.monotonic() + START_S
+        while Path(f"/proc/{self.pid}/ns/net").readlink() == own:
+            assert time.monotonic() < end, "no namespace"
+            time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        """The process that keeps the namespace."""
+        return self._keeper.pid
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command that runs another one inside."""
+        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--wdns=/", *words]
+
+    def run(self, line: str) -> None:
+        """Run a command inside."""
+        subprocess.run(self.command(*line.split()), check=True, capture_output=True)
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Run a function in a thread inside: sockets that it makes belong to this namespace."""
+        results: list[Any] = []
+
+        def enter_and_work() -> None:
+            """Enter the namespace, with this thread only."""
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as namespace:
+                library = ctypes.CDLL(None, use_errno=True)
+                assert library.setns(namespace.fileno(), CLONE_NEWNET) == 0, ctypes.get_errno()
+            results.append(work())
+
+        thread = threading.Thread(target=enter_and_work)
+        thread.start()
+        thread.join()
+        result: T = results[0]
+        return result
+
+    def close(self) -> None:
+        """End the process that keeps it."""
+        self._keeper.kill()
+        self._keeper.wait()
+
+
+class Network:
+    """The worker's namespace, and one with four services and a resolver."""
+
+    def __init__(self, database_url: str) -> None:
+        """Build it; ``database_url`` is that of a database on this machine."""
+        self._closing = contextlib.ExitStack()
+        try:
+            self._build(database_url)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _build(self, database_url: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lab"))
+        self._closing.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.worker = Namespace()
+        self._closing.callback(self.worker.close)
+        self.services = Namespace()
+        self._closing.callback(self.services.close)
+        self.services.run(
+            f"ip link add v0 address {_ETHERNET} type veth peer name v1 netns {self.worker.pid}"
+        )
+        for namespace, device in ((self.services, "v0"), (self.worker, "v1")):
+            namespace.run("ip link set lo up")
+            namespace.run(f"ip link set {device} up")
+        self.worker.run(f"ip address add {WORKER}/24 dev v1")
+        self.services.run(f"ip route add {WORKER}/32 dev v0")
+        for address in (*MACHINES.values(), RESOLVER):
+            self.services.run(f"ip address add {address}/32 dev v0")
+            # A neighbour that is known for ever: a packet to it is sent, whoever is there.
+            self.worker.run(f"ip neighbour add {address} lladdr {_ETHERNET} dev v1 nud permanent")
+        (self.folder / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+        self.worker.run(f"mount --bind {self.folder / 'resolv.conf'} /etc/resolv.conf")
+        self.stubs = {
+            name: self.services.inside(partial(Stub, name, host=MACHINES[name])) for name in NAMES
+        }
+        for stub in self.stubs.values():
+            self._closing.callback(stub.close)
+        resolver = self.services.inside(partial(_bound, RESOLVER))
+        self._closing.callback(_closed, resolver)
+        threading.Thread(target=_resolve, args=(resolver,), daemon=True).start()
+        self.database_url = self._through_a_file(database_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def url(self, name: str, *, by_name: bool) -> str:
+        """Return the base URL of a service, by its name or its address."""
+        host = f"{name.replace('_', '-')}.{DOMAIN}" if by_name else MACHINES[name]
+        return f"http://{host}:{self.stubs[name].port}"
+
+    def vanish(self, *addresses: str) -> None:
+        """Drop all packets to these addresses, without an answer."""
+        for address in addresses:
+            self.services.run(f"ip address del {address}/32 dev v0")
+
+    def come_back(self, *addresses: str) -> None:
+        """Let machines be there again."""
+        for address in addresses:
+            self.services.run(f"ip address add {address}/32 dev v0")
+        # It went with the last address.
+        self.services.run(f"ip route replace {WORKER}/32 dev v0")
+
+    def run(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run the worker inside; return what it printed."""
+        command = self.worker.command(sys.executable, "-m", "ops_worker", *arguments)
+        return subprocess.run(
+            command,
+            env={**env, "DATABASE_URL": self.database_url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    def _through_a_file(self, url: str) -> str:
+        """Return the URL of a socket in the file system that leads to a database."""
+        parts = urlsplit(url)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.folder / ".s.PGSQL.5432"))
+        listener.listen()
+        self._closing.callback(_closed, listener)
+        place = (parts.hostname or "", parts.port or 5432)
+        threading.Thread(target=_forward, args=(listener, place), daemon=True).start()
+        login = parts.netloc.rpartition("@")[0]
+        return f"postgresql://{login}@{quote(str(self.folder), safe='')}:5432{parts.path}"
+
+
+def _bound(address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((address, 53))
+    return sock
+
+
+def _resolve(sock: socket.socket) -> None:
+    """Answer questions for the addresses of the services (RFC 1035, section 4)."""
+    addresses = {f"{name.replace('_', '-')}.{DOMAIN}": host for name, host in MACHINES.items()}
+    with contextlib.suppress(OSError):
+        while True:
+            query, sender = sock.recvfrom(512)
+            if not query:  # the socket is being closed
+                return
+            end = query.index(b"\0", 12) + 5
+            labels, place = [], 12
+            while query[place]:
+                labels.append(query[place + 1 : place + 1 + query[place]].decode())
+                place += 1 + query[place]
+            address = addresses.get(".".join(labels).lower())
+            is_for_ipv4 = query[end - 4 : end - 2] == b"\0\1"
+            answer = b""
+            if address and is_for_ipv4:
+                data = socket.inet_aton(address)
+                answer = b"\xc0\x0c\0\1\0\1" + (0).to_bytes(4, "big") + b"\0\4" + data
+            flags = b"\x85\x80" if address else b"\x85\x83"
+            counts = b"\0\1" + (b"\0\1" if answer else b"\0\0") + b"\0\0\0\0"
+            sock.sendto(query[:2] + flags + counts + query[12:end] + answer, sender)
+
+
+def _forward(listener: socket.socket, place: tuple[str, int]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            near, _ = listener.accept()
+            threading.Thread(target=_relay, args=(near, place), daemon=True).start()
+
+
+def _relay(near: socket.socket, place: tuple[str, int]) -> None:
+    """Send what comes from either side to the other one, until both have ended."""
+    with near, socket.create_connection(place) as far:
+        back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+        back.start()
+        _pump(near, far)
+        back.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _closed(sock: socket.socket) -> None:
+    """Close a socket on which another thread waits."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

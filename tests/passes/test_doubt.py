@@ -1,0 +1,477 @@
+"""Passes that doubt what they saw: what they write, and what not, on a real database."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from ops_worker import settings
+from ops_worker.adapters import machine
+from ops_worker.adapters.postgres import Store
+from ops_worker.adapters.postgres.specs import LOCK_SPACE
+from ops_worker.core.backlog import Backlog
+from ops_worker.core.model import Failure, Observation, Outcome, Result
+from ops_worker.core.passes import HEALTH
+from ops_worker.core.sightings import Sightings
+from ops_worker.errors import DatabaseError
+from ops_worker.passes import Context, function_of
+from tests.looks import START_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ops_worker.core.model import Target
+    from tests.conftest import Database
+
+pytestmark = pytest.mark.integration
+
+AWAY = "postgresql://a:b@127.0.0.1:9/d"
+SERVICES = ("a", "b", "e")
+"""Of two shards, the first one has the first two."""
+PERIOD_S = 60.0
+UP = "up"
+SILENT = dict.fromkeys(SERVICES, "timeout")
+UNNAMED = dict.fromkeys(SERVICES, "name")
+LIMITED = dict.fromkeys(SERVICES, "limit")
+STALLED = dict.fromkeys(SERVICES, "stall")
+GONE = {**dict.fromkeys(SERVICES, UP), "b": "timeout"}
+KINDS = {
+    "timeout": {"failure": Failure.NO_ANSWER, "error": "timeout", "reason_class": "timeout"},
+    "stall": {
+        "failure": Failure.NO_ANSWER,
+        "error": "timeout",
+        "reason_class": "timeout",
+        "stalled_s": 4.0,
+    },
+    "name": {
+        "failure": Failure.NO_CONNECTION,
+        "error": "name resolution failed: x",
+        "reason_class": "name",
+    },
+    "limit": {"failure": Failure.NOT_PROBED, "error": "this process is out of file descriptors"},
+    "refused": {
+        "failure": Failure.NO_CONNECTION,
+        "error": "Connection refused",
+        "reason_class": "refused",
+        "sign": True,
+    },
+}
+KEPT = """
+SELECT jsonb_build_array(
+    (SELECT jsonb_agg(to_jsonb(h) ORDER BY service) FROM service_health AS h),
+    (SELECT jsonb_agg(to_jsonb(r) ORDER BY id) FROM ops_worker_run AS r),
+    (SELECT jsonb_agg(to_jsonb(s) ORDER BY id) FROM ops_worker_span AS s),
+    (SELECT jsonb_agg(to_jsonb(m) ORDER BY service, time) FROM system_metrics AS m
+     WHERE m.service IN ('a', 'b', 'e')),
+    (SELECT jsonb_agg(to_jsonb(f) ORDER BY id) FROM fleet_alert AS f
+     WHERE f.fingerprint <> 'system-health:ops_worker')
+)
+"""
+"""Everything that a blind pass must leave as it is."""
+
+
+class Installation:
+    """Passes one minute apart, which see what the test says."""
+
+    def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
+        self.env = env
+        self.database = database
+        self.url = database.url
+        self.moment = START_S
+        self.is_now = False
+        self.sightings = Sightings()
+        self.backlog = Backlog(100)
+        entries = [f'[services.{name}]\nurl = "http://{name}.example"\n' for name in SERVICES]
+        (folder / "catalogue.toml").write_text("builtin = false\n" + "\n".join(entries))
+        env.setenv("DATABASE_URL", database.url)
+        env.setenv("OPS_WORKER_CATALOGUE", str(folder / "catalogue.toml"))
+        env.setenv("DOUBT_PASSES", "2")
+
+    def __call__(
+        self,
+        kinds: dict[str, str] | str,
+        name: str = "health",
+        *,
+        dry_run: bool = False,
+        loop: bool = False,
+    ) -> Outcome:
+        """Run the next pass, one period after the last one."""
+        self.moment += PERIOD_S
+        moment = time.monotonic() if self.is_now else self.moment
+        seen = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
+
+        def observe(targets: Sequence[Target]) -> list[Observation]:
+            """Return what the test says."""
+            return [_observation(target, moment, seen[target.name]) for target in targets]
+
+        with contextlib.closing(Store({"conninfo": self.url})) as store:
+            context = Context(
+                settings=settings.load(),
+                observe=observe,
+                store=store,
+                clock=lambda: moment,
+                dry_run=dry_run,
+                period_s=PERIOD_S,
+                backlog=self.backlog if loop else None,
+                sightings=self.sightings,
+            )
+            return function_of(name)(context)
+
+    def run_now(self) -> None:
+        """Run the next passes now: a pass of the past is not fresh, and judges no other one."""
+        self.is_now = True
+        self(UP)
+        self(UP, "metrics")
+
+    def kept(self) -> Any:
+        """Return everything that a blind pass must leave as it is."""
+        return self.database.value(KEPT)
+
+    def states(self) -> dict[str, str]:
+        """Return the status of each service."""
+        return {name: row["status"] for name, row in self.database.health().items()}
+
+    def own_alert(self) -> tuple[str, list[str]] | None:
+        """Return the summary and the causes of the worker's open alert."""
+        for row in self.database.alerts():
+            if row["details"]["service"] == "ops_worker" and row["status"] == "OPEN":
+                return row["summary"], row["details"]["causes"]
+        return None
+
+    def open_services(self) -> list[str]:
+        """Return the services whose alert is open."""
+        return sorted(
+            row["details"]["service"]
+            for row in self.database.alerts()
+            if row["status"] == "OPEN" and row["details"]["service"] != "ops_worker"
+        )
+
+    def flags(self, name: str) -> list[float]:
+        """Return the metric ``blind`` of a pass, oldest first."""
+        rows = self.database.rows(
+            "SELECT value FROM system_metrics WHERE metric_name = 'blind'"
+            " AND tags ->> 'pass' = %s ORDER BY time",
+            name,
+        )
+        return [row["value"] for row in rows]
+
+
+def _observation(target: Target, moment: float, kind: str) -> Observation:
+    if kind == UP:
+        return Observation(target, moment, 200, 3, body=b'{"counters": {"n": 1}}')
+    if kind.isdigit():
+        return Observation(target, moment, int(kind), 3)
+    fields: dict[str, Any] = KINDS[kind]
+    return Observation(target, moment, **fields)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Installation:
+    """An installation whose services are well."""
+    running = Installation(monkeypatch, tmp_path, database)
+    running(UP)
+    running(UP, "metrics")
+    return running
+
+
+@pytest.mark.parametrize(
+    ("kinds", "because"),
+    [
+        (SILENT, "no packet came back from 3 hosts"),
+        (UNNAMED, "no name could be resolved: 3 of 3"),
+        (STALLED, "this process was not run for 4.0 s: 3 of 3"),
+        (LIMITED, "this process is out of file descriptors: 3 of 3"),
+    ],
+)
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_a_blind_pass_changes_nothing(
+    installed: Installation, kinds: dict[str, str], because: str, name: str
+) -> None:
+    """It keeps states, alerts, samples and history, and opens one alert, about the worker."""
+    before = installed.kept()
+    outcome = installed(kinds, name)
+    assert outcome.result is Result.RECORDED
+    assert (outcome.verdicts, outcome.updates, outcome.superseded) == ((), (), ())
+    (suspect,) = outcome.blind_because
+    # The name servers of this machine may follow.
+    assert suspect.startswith(because)
+    assert outcome.opened == ("ops_worker",)
+    assert installed.kept() == before
+    alert = installed.own_alert()
+    assert alert is not None
+    assert alert[0].startswith(
+        f"Service unhealthy: ops_worker (the {name} pass is blind: {because}"
+    )
+    assert alert[1] == ["blind"]
+    assert installed.flags(name)[-1] == 1.0
+
+
+def test_a_blind_metrics_pass_still_records_the_database(installed: Installation) -> None:
+    """The figures of the database are not a matter of the network of the services."""
+    installed(SILENT, "metrics")
+    rows = installed.database.rows(
+        "SELECT service, metric_name FROM system_metrics WHERE time = (SELECT max(time)"
+        " FROM system_metrics)"
+    )
+    recorded = {(row["service"], row["metric_name"]) for row in rows}
+    assert ("postgres", "healthy") in recorded
+    assert ("ops_worker", "blind") in recorded
+    # Nobody knows how many services are unhealthy.
+    assert ("ops_worker", "services_unhealthy") not in recorded
+    assert {service for service, _ in recorded}.isdisjoint(SERVICES)
+
+
+def test_a_pass_believes_after_some_blind_ones(installed: Installation) -> None:
+    """After DOUBT_PASSES blind passes the alerts open, and the worker's own alert closes."""
+    assert installed(SILENT).opened == ("ops_worker",)
+    assert installed(SILENT).opened == ()
+    outcome = installed(SILENT)
+    assert (outcome.blind_because, outcome.closed) == ((), ("ops_worker",))
+    assert outcome.opened == SERVICES
+    assert installed.own_alert() is None
+    assert installed.open_services() == [*SERVICES]
+    assert installed(SILENT).blind_because == ()
+    assert installed(UP).closed == SERVICES
+    # A sign of life ended the doubt, so that the next pass doubts again.
+    assert installed(SILENT).blind_because
+    assert installed.flags("health") == [0, 1, 1, 0, 0, 0, 1]
+
+
+def test_limits_are_never_believed(installed: Installation) -> None:
+    """What was not probed says nothing about a service, however often."""
+    before = installed.kept()
+    for _ in range(4):
+        assert installed(LIMITED).blind_because
+    assert installed.kept() == before
+    assert len([row for row in installed.database.alerts() if row["status"] == "OPEN"]) == 1
+    assert installed(UP).closed == ("ops_worker",)
+
+
+@pytest.mark.parametrize("kinds", [{**SILENT, "a": "503"}, {**SILENT, "a": "refused"}, GONE])
+@pytest.mark.parametrize("doubt_passes", ["0", "2"])
+def test_services_that_are_down_are_not_doubted(
+    installed: Installation, kinds: dict[str, str], doubt_passes: str
+) -> None:
+    """While anything comes back, alerts open as early as without doubt."""
+    installed.env.setenv("DOUBT_PASSES", doubt_passes)
+    outcome = installed(kinds)
+    expected = sorted(name for name, kind in kinds.items() if kind != UP)
+    assert (outcome.blind_because, outcome.opened) == ((), tuple(expected))
+    assert installed.open_services() == expected
+
+
+def test_no_doubt_by_default(installed: Installation) -> None:
+    """Without DOUBT_PASSES, a pass records what it sees, and no metric of its own is added."""
+    installed.env.delenv("DOUBT_PASSES")
+    assert installed(STALLED).opened == SERVICES
+    assert set(installed.states().values()) == {"unhealthy"}
+    assert len(installed.flags("health")) == 1
+
+
+def test_names_that_fail_while_others_answer(installed: Installation) -> None:
+    """They are recorded as they are, and one warning names the resolver."""
+    outcome = installed({"a": UP, "b": "name", "e": "name"})
+    assert outcome.opened == ("b", "e")
+    (warning,) = [text for text in outcome.warnings if "resolver" in text]
+    assert warning.startswith("names could not be resolved while other services answered: b, e")
+
+
+def test_both_passes_share_one_alert(installed: Installation) -> None:
+    """It closes when neither pass is blind any more."""
+    assert installed(SILENT).opened == ("ops_worker",)
+    assert installed(SILENT, "metrics").opened == ()
+    outcome = installed(UP)
+    assert (outcome.opened, outcome.closed) == ((), ())
+    assert installed(UP, "metrics").closed == ("ops_worker",)
+    assert [row["fingerprint"] for row in installed.database.alerts()] == [
+        "system-health:ops_worker"
+    ]
+
+
+def test_causes_come_and_go(installed: Installation) -> None:
+    """One alert lists a pass that stopped and a blind one, and closes when none is left."""
+    installed.run_now()
+    moved = "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s"
+    installed.database.rows(moved, "metrics")
+    assert installed(UP).opened == ("ops_worker",)
+    alert = installed.own_alert()
+    assert alert is not None and alert[1] == ["metrics pass stopped"]
+    assert installed(SILENT).opened == ()
+    alert = installed.own_alert()
+    assert alert is not None and alert[1] == ["metrics pass stopped", "blind"]
+    assert installed(UP, "metrics").closed == ()
+    outcome = installed(SILENT)
+    assert outcome.closed == ()
+    alert = installed.own_alert()
+    assert alert is not None and alert[1] == ["blind"]
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_odd_causes(installed: Installation) -> None:
+    """An alert of an older release, or one that a person changed, closes all the same."""
+    installed.run_now()
+    installed(SILENT)
+    for details in ('"text"', '{"service": "ops_worker", "causes": {"a": 1}}'):
+        installed.database.rows(
+            "UPDATE fleet_alert SET details = %s::jsonb"
+            " WHERE fingerprint = 'system-health:ops_worker'",
+            details,
+        )
+        assert installed(LIMITED).warnings == ()
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_a_dry_run_doubts_as_well(installed: Installation) -> None:
+    """It shows what the pass would do, and counts nothing."""
+    for _ in range(4):
+        outcome = installed(SILENT, dry_run=True)
+        assert outcome.result is Result.DRY_RUN
+        assert (bool(outcome.blind_because), outcome.opened) == (True, ("ops_worker",))
+    assert installed.database.alerts() == []
+    assert installed.database.rows("SELECT * FROM ops_worker_doubt") == []
+    installed(SILENT)
+    installed(SILENT)
+    outcome = installed(SILENT, dry_run=True)
+    assert (outcome.blind_because, outcome.opened, outcome.closed) == (
+        (),
+        SERVICES,
+        ("ops_worker",),
+    )
+
+
+def test_without_its_table_a_pass_believes(installed: Installation) -> None:
+    """A pass that cannot count would doubt for ever. So it believes, and says why."""
+    installed.database.rows("DROP TABLE ops_worker_doubt")
+    installed.database.rows("CREATE VIEW ops_worker_doubt AS SELECT 1 AS odd")
+    outcome = installed(SILENT)
+    assert outcome.opened == SERVICES
+    (warning,) = [text for text in outcome.warnings if "DOUBT_PASSES" in text]
+    assert warning.startswith("DOUBT_PASSES has no effect, because blind passes cannot be counted:")
+    installed.database.rows("DROP VIEW ops_worker_doubt")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "last_at = 'infinity'",
+        "since = '-infinity'",
+        "last_at = now() + interval '9 years'",
+        "period_s = 'NaN'",
+        "blind_passes = -5, period_s = 'infinity'",
+        "suspects = repeat(E'\\n', 5000)",
+    ],
+)
+def test_odd_rows(installed: Installation, odd: str) -> None:
+    """A row that a person or a restored backup left makes no pass fail, and heals."""
+    installed(SILENT)
+    installed.database.rows(f"UPDATE ops_worker_doubt SET {odd}")
+    assert installed(SILENT).warnings == ()
+    assert installed(UP).warnings == ()
+    assert installed.own_alert() is None
+
+
+def test_the_alert_closes_when_doubt_is_turned_off(installed: Installation) -> None:
+    """The row of a pass that doubts no more grows old, and is no cause any more."""
+    installed(SILENT)
+    installed.env.setenv("DOUBT_PASSES", "0")
+    installed.database.rows("UPDATE ops_worker_doubt SET last_at = last_at - interval '181 s'")
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_maintenance(installed: Installation) -> None:
+    """No alert opens during a maintenance, not even that of the worker."""
+    installed.env.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
+    outcome = installed(SILENT)
+    assert outcome.blind_because
+    assert installed.database.alerts() == []
+
+
+def test_without_self_metrics(installed: Installation) -> None:
+    """The alert opens and closes all the same."""
+    installed.env.setenv("RECORD_OWN_METRICS", "false")
+    assert installed(SILENT).opened == ("ops_worker",)
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_without_system_alerts(installed: Installation) -> None:
+    """The metrics pass is blind, and opens no alert."""
+    installed.env.setenv("SYSTEM_ALERT_ENABLED", "false")
+    outcome = installed(SILENT, "metrics")
+    assert (bool(outcome.blind_because), outcome.opened) == (True, ())
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_a_loop_without_its_database(installed: Installation, name: str) -> None:
+    """While the network is dead, so is often the way to the database: nothing of it waits."""
+    installed.url = AWAY
+    for _ in range(3):
+        with pytest.raises(DatabaseError):
+            installed(SILENT, name, loop=True)
+    installed.url = installed.database.url
+    outcome = installed(UP, name, loop=True)
+    assert outcome.blind_because == ()
+    runs = installed.database.rows("SELECT * FROM ops_worker_run WHERE pass = %s", name)
+    # Nobody looked meanwhile: four periods are longer than the patience.
+    assert [run["passes"] for run in runs] == [1, 1]
+    spans = installed.database.rows("SELECT DISTINCT state FROM ops_worker_span")
+    assert [span["state"] for span in spans] == ["healthy"]
+    if name == "metrics":
+        assert installed.flags("metrics") == [0, 1, 1, 1, 0]
+        healthy = installed.database.rows(
+            "SELECT value FROM system_metrics WHERE service = 'a' AND metric_name = 'healthy'"
+        )
+        assert [row["value"] for row in healthy] == [1.0, 1.0]
+
+
+def test_shards_judge_their_own_targets(installed: Installation) -> None:
+    """A shard that is blind says so, and the other one records."""
+    installed.env.setenv("SHARD_COUNT", "2")
+    installed.env.setenv("JOB_COMPLETION_INDEX", "0")
+    assert [target.name for target in settings.load().targets] == ["a", "b"]
+    assert installed(SILENT).blind_because == ("no packet came back from 2 hosts",)
+    alert = installed.own_alert()
+    assert alert is not None and "the health 0/2 pass is blind" in alert[0]
+    installed.env.setenv("JOB_COMPLETION_INDEX", "1")
+    # It has one host, which may well be gone.
+    outcome = installed(SILENT)
+    assert (outcome.blind_because, outcome.opened) == ((), ("e",))
+    rows = installed.database.rows("SELECT shard, blind_passes FROM ops_worker_doubt")
+    assert [(row["shard"], row["blind_passes"]) for row in rows] == [("0/2", 1)]
+    alert = installed.own_alert()
+    assert alert is not None
+
+
+def test_a_skipped_pass_counts_nothing(installed: Installation) -> None:
+    """Another pass holds the lock: it counts, and this one leaves the count alone."""
+    installed(SILENT)
+    counted = installed.database.rows("SELECT * FROM ops_worker_doubt")
+    with psycopg.connect(installed.url) as holder:
+        holder.execute(
+            "SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, HEALTH.transaction.lock)
+        )
+        assert installed(UP).result is Result.SKIPPED
+        assert installed(SILENT).result is Result.SKIPPED
+    assert installed.database.rows("SELECT * FROM ops_worker_doubt") == counted
+    assert installed(SILENT).blind_because
+    assert not installed(SILENT).blind_because
+
+
+@pytest.mark.parametrize(
+    ("totals_s", "evidence"),
+    [((None, None), ""), ((1.0, 4.0), " (throttled by its CPU limit for 3.0 s)")],
+)
+def test_throttling_is_evidence(
+    installed: Installation,
+    totals_s: tuple[float | None, float | None],
+    evidence: str,
+) -> None:
+    """The suspicion says how long the cgroup throttled this process, where the machine says so."""
+    totals = iter(totals_s)
+    installed.env.setattr(machine, "throttled_s", lambda: next(totals))
+    because = (f"this process was not run for 4.0 s{evidence}: 3 of 3",)
+    assert installed(STALLED).blind_because == because
