@@ -1,1 +1,0 @@
--- Migration 4: nothing. It keeps the numbers without a gap until migration 4 is merged.
