@@ -85,7 +85,7 @@ REFUSED = [
     *[({"PG_HOST": host}, f"PG_HOST is {host!r}; expected a host name or address") for host in ("256.1.1.1", "a b", "x" * 64)],
 ]  # fmt: skip
 SCHEME, PORT, HOST = (
-    "it must begin with http:// or https://",
+    "it must begin with http://, https://, tcp:// or tls://",
     "its port must be 1 to 65535",
     "its host is not a valid name or address",
 )

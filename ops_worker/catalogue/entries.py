@@ -257,7 +257,7 @@ class ServiceEntry(Entry):
         wants="an http:// or https:// base URL, tcp://HOST:PORT, tls://HOST:PORT, or a list of "
         "them: the first one whose ${VARIABLES} are all set is used; empty: not monitored"
     )
-    """Base URL. Of `tcp://` and `tls://` only a [connection](#connections) is asked for."""
+    """Base URL. A probe of `tcp://` or `tls://` only [connects](#connections)."""
     path: Annotated[str, PlainValidator(_path)] = field(
         "/health", wants="a path that begins with /, of printable ASCII characters, without #"
     )

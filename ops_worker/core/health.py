@@ -90,7 +90,7 @@ def _judge_status(observation: Observation) -> Verdict:
 
 
 def _judge_connection(observation: Observation) -> Verdict:
-    """Judge a connection of a target that asks for nothing else."""
+    """Judge a connection that succeeded, of a target that only connects."""
     slow = _too_slow(observation)
     ending = _certificate_ends(observation)
     return _judge_by_reasons(observation, [*slow, *ending], _first_class(slow, ending))

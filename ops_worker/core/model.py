@@ -30,7 +30,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", *BODY_METHODS)
 
 
 CONNECTION_SCHEMES = frozenset({"tcp", "tls"})
-"""Schemes of URLs of which a probe is only a connection; for ``tls`` with its handshake."""
+"""Schemes of URLs whose probes only connect, and for ``tls`` make the handshake."""
 TLS_SCHEMES = frozenset({"https", "tls"})
 """Schemes of URLs whose servers have a certificate."""
 
@@ -193,7 +193,7 @@ class Target(NamedTuple):
 
     @property
     def only_connects(self) -> bool:
-        """Whether a connection alone is asked for, and no HTTP answer: ``tcp`` and ``tls``."""
+        """Whether a probe only connects, without a request: ``tcp`` and ``tls``."""
         return self.scheme in CONNECTION_SCHEMES
 
 

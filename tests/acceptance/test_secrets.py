@@ -302,6 +302,7 @@ ANSWERS: dict[str, str | Behaviour] = {
     "counters": reply(
         json.dumps({"counters": {"said": f"Bearer {MARKER}", MARKER: 1}, "state": MARKER})
     ),
+    "header": reply("{}", headers={"X-Echo": f"Bearer {MARKER}"}),
     "down": "down",
     "reset": "reset",
     "500": "500",
@@ -318,7 +319,11 @@ def test_answers(
     for name, stub in running.items():
         stub.mode = ANSWERS[name]
         url = stub.url.replace("://", f"://{LOGIN}@")
-        state = [{"pointer": "/state", "equals": "up"}]
+        state = [
+            {"pointer": "/state", "equals": "up"},
+            {"equals": "up"},
+            {"header": "X-Echo", "equals": "up"},
+        ]
         text += service(
             f"s-{name.replace(' ', '-')}",
             url=url,
@@ -329,6 +334,8 @@ def test_answers(
             counters="*",
             conditions=state,
         )
+        texts = {"json": False, "headers": {"X-Key": MARKER}, "conditions": state}
+        text += service(f"t-{name.replace(' ', '-')}", url=url, **texts)
     monkeypatch.setenv("TOKEN", MARKER)
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
     for arguments in (
@@ -340,7 +347,7 @@ def test_answers(
     ):
         assert program(*arguments) == 0
     assert_nothing_kept(database)
-    assert len(database.health()) == len(stubs) + len(ANSWERS)
+    assert len(database.health()) == len(stubs) + 2 * len(ANSWERS)
     for stub in running.values():
         stub.close()
 

@@ -9,6 +9,7 @@ import pytest
 
 from ops_worker.catalogue import Source, Surroundings, load
 from ops_worker.catalogue.entries import ServiceEntry
+from ops_worker.core.conditions import RELATIONS
 from tests.adapters.http.endpoints import ENDPOINTS
 
 pytestmark = pytest.mark.unit
@@ -69,3 +70,11 @@ def test_numbers() -> None:
     left_out = sum(endpoint.number for endpoint in rest)
     assert f"have {every} endpoints. {every - left_out - 1} of them are" in PAGE
     assert left_out == 10 and "These are the other ten:" in PAGE
+
+
+def test_every_relation_is_documented() -> None:
+    """The page of the catalogue explains each relation once."""
+    page = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text(encoding="utf-8")
+    table = page.partition("| relation |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(first_cells)) == list(RELATIONS)

@@ -58,7 +58,7 @@ _HTTP2_SETTINGS = 4
 
 _NO_TLS = "speaks no TLS on this port: use http://, or another port"
 NO_TLS_TO_CONNECT = "TLS: speaks no TLS on this port: use tcp://, or another port"
-"""The reason for a service of which only a connection is asked for."""
+"""The reason for a ``tls`` URL."""
 _NO_CERTIFICATE = "the server requires a client certificate (tlsv13 alert certificate required)"
 _NO_AGREEMENT = (
     "the server refused the handshake (sslv3 alert handshake failure): "

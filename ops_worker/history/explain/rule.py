@@ -67,7 +67,7 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
 
 
 def _describe_answer(target: Target) -> list[str]:
-    """Return what a healthy answer is, or a connection where nothing else is asked for."""
+    """Return what a healthy answer is, or a healthy connection."""
     if target.only_connects:
         handshake = target.scheme in TLS_SCHEMES
         return ["a connection and its TLS handshake" if handshake else "a connection"]
