@@ -123,7 +123,7 @@ def _body(value: Any) -> str:
 
 
 def _needs(value: Any) -> tuple[str, ...]:
-    names = _strings(value) if value else ()
+    names = () if value == [] else _strings(value)
     if len(names) > MAX_NEEDS or not all(re.fullmatch(NAME, name) for name in names):
         raise ValueError("not names")
     return tuple(dict.fromkeys(names))

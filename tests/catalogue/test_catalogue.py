@@ -243,7 +243,7 @@ BAD = [
     (service('needs = ["ingest", "ingst"]'), f"{S}: needs ingst, which is not a service of the catalogue; did you mean ingest?"),
     (service('needs = "a"'), f"{S}: needs itself: a needs a"),
     (service('needs = "b"') + '[services.b]\nurl = ""\nneeds = "a"', f"{S}: needs itself: a needs b needs a"),
-    *[(service(f"needs = {bad}"), f"{S}.needs is {shown}; expected the name of a service of the catalogue, or a list of at most 50 names") for bad, shown in (("1", "1"), ('["a b"]', "['a b']"), ("[1]", "[1]"), ('"b\\n"', "'b\\n'"))],
+    *[(service(f"needs = {bad}"), f"{S}.needs is {shown}; expected the name of a service of the catalogue, or a list of at most 50 names") for bad, shown in (("1", "1"), ("false", "false"), ('""', "''"), ('["a b"]', "['a b']"), ("[1]", "[1]"), ('"b\\n"', "'b\\n'"))],
     (service(f"needs = {[f's{number}' for number in range(51)]}"), f"{S}.needs is ['s0', 's1', "),
     (service("skip_verify = 1"), f"{S}.skip_verify is 1; expected true or false"),
     (service('json = "no"'), f"{S}.json is 'no'; expected true or false"),

@@ -100,6 +100,15 @@ def test_long_chain() -> None:
     assert list(problems(needs)) == []
 
 
+def test_many_paths() -> None:
+    """Each service is looked at once, however many paths lead to it."""
+    needs: dict[str, tuple[str, ...]] = {"s0": ()}
+    for number in range(1, 60):
+        needs[f"s{number}"] = tuple(f"s{below}" for below in range(number))
+    assert len(all_needed(needs, ["s59"])) == 59
+    assert causes_of(needs, dict.fromkeys(needs, False))["s59"] == ("s0",)
+
+
 SENTENCES = [
     ((), "", ""),
     ((), "refused", "refused"),

@@ -158,7 +158,7 @@ def _host_key(url: str) -> bytes:
     Empty if it is no host.
     """
     try:
-        return httpx.URL(url).raw_host.lower().removesuffix(b".")
+        return httpx.URL(url).raw_host.removesuffix(b".")
     except httpx.InvalidURL:
         return b""
 

@@ -356,6 +356,7 @@ HOSTS = [
     ("http://[::1]:8080/", ("::1",), True),
     ("http://[::1]:8080/", ("::2",), False),
     ("http://10.0.0.1/", ("10.0.0.1",), True),
+    ("http://[v1.a]/", ("☃.example",), False),  # neither is a host to httpx
 ]
 
 
@@ -388,6 +389,7 @@ def test_origin(url: str, location: str, is_same: bool) -> None:
     hop = next_hop(one, first_hop(one), 302, location.encode())
     assert (hop.same_origin, "@" in hop.url) == (is_same, False)
     assert redirects.headers(one, hop) == ([("X-Key", SECRET)] if is_same else [])
+    assert redirects.origin(f"http://user:{SECRET}@h:1/{SECRET}?{SECRET}") == "http://h:1"
 
 
 PROTECTED = [
