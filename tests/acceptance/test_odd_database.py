@@ -58,7 +58,6 @@ COMMANDS = (
     "maintenance list --output json",
     "health",
     "maintenance end",
-    "maintenance end 1",
     "catalogue check --prepare",
     "init-db --indexes",
     "health",

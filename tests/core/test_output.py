@@ -65,6 +65,14 @@ LINES = [
         "health: 2 services, 1 healthy, 1 down; 2 unhealthy because of a, b, c and 2 more (0.00 s)",
     ),
     (
+        Outcome("health", Result.RECORDED, (ONE,), under_maintenance={"one": WHEN, "two": WHEN}),
+        "health: 1 service, 1 healthy; 2 under maintenance: one, two (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.RECORDED, maintenance_until=WHEN, under_maintenance={"one": WHEN}),
+        "health: 0 services; maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)",
+    ),
+    (
         Outcome("health", Result.RECORDED, opened=tuple("abcdefghijkl")),
         "health: 0 services; 12 alerts opened: a, b, c, d, e, f, g, h, i, j and 2 more (0.00 s)",
     ),
@@ -146,6 +154,8 @@ def test_json_options() -> None:
     found = json.loads(as_json(outcome))
     assert found["samples"][0]["tags"] == {"queue": "a"}
     assert found["maintenance_until"] == "2026-03-01T12:00:00+00:00"
+    some = document(Outcome("health", Result.RECORDED, under_maintenance={"one": WHEN}))
+    assert some["under_maintenance"] == {"one": "2026-03-01T12:00:00+00:00"}
 
 
 def test_table() -> None:
