@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core import slo
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.doubt import blind_to
 from ops_worker.core.health import maintenance_end
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
+from ops_worker.core.shards import UNDIVIDED
 from ops_worker.core.staleness import (
     PassRecord,
     is_current,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.slo import Objective
     from ops_worker.history.ledger import LedgerRows
     from ops_worker.history.rows import (
@@ -75,7 +78,8 @@ HEALTHY_SCALE = (0.0, 1.0)
 class StatusRows(NamedTuple):
     """The rows that a status is made of, read at one moment of the database's clock.
 
-    ``counts`` and ``series`` cover the last ``since_s`` seconds.
+    ``counts`` and ``series`` cover the last ``since_s`` seconds. ``blind`` are the passes that do
+    not believe what they see now.
     """
 
     now: datetime
@@ -86,6 +90,7 @@ class StatusRows(NamedTuple):
     counts: Sequence[PassCountRow]
     series: Sequence[Series]
     maintenance: RunningMaintenance | None
+    blind: Sequence[DoubtRow] = ()
     database: str = ""
 
 
@@ -151,7 +156,8 @@ class MaintenanceStatus(NamedTuple):
 class PassStatus(NamedTuple):
     """The last record of a pass or shard, its period, and how many passes were missed.
 
-    ``missed_is_least`` is whether more of them may have been missed.
+    ``missed_is_least`` is whether more of them may have been missed. ``blind_since`` is None if the
+    pass believes what it sees.
     """
 
     pass_: str
@@ -162,6 +168,8 @@ class PassStatus(NamedTuple):
     missed: int
     stale: bool
     missed_is_least: bool = False
+    blind_since: datetime | None = None
+    blind_because: str = ""
 
 
 class SeriesStatus(NamedTuple):
@@ -238,7 +246,8 @@ def build(
     services = []
     for row in rows.services:
         name = series_of.get(row.service, row.service)
-        services.append(_service(row, rows.now, health_s, name, past))
+        blind = blind_to(row.service, rows.blind)
+        services.append(_service(row, rows.now, health_s, name, past, blind=blind))
     alerts = [_alert(row, rows.now) for row in rows.alerts]
     passes = [_pass(record, rows) for record in rows.passes]
     missing = _missing(rows.services, series_of)
@@ -290,22 +299,25 @@ def _past(
     return _Past(latencies, of_services, availability, budgets)
 
 
-def _service(
+def _service(  # noqa: PLR0913 - a row, and what is known besides
     row: ServiceRow,
     now: datetime,
     period_s: float,
     series: str,
     past: _Past,
+    *,
+    blind: DoubtRow | None,
 ) -> ServiceStatus:
+    """Return the state of a service. While its health pass is blind, nobody knows it."""
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
-    stale = not is_current(age_s, period_s)
+    stale = blind is not None or not is_current(age_s, period_s)
     last_state = one_line(row.state or row.status)
     state = last_state
     reason = one_line(row.reason or "")
     if stale:
         state = "stale"
-        reason = stale_reason(last_state)
+        reason = stale_reason(last_state, blind)
     return ServiceStatus(
         service=one_line(row.service),
         state=state,
@@ -337,6 +349,8 @@ def _verdict(
         parts.append(f"{_counted(len(alerts), 'alert')} open and acknowledged")
     late = {status.pass_: None for status in passes if status.stale}
     parts += [f"the {one_line(name)} pass is stale" for name in late]
+    blind = {status.pass_: None for status in passes if status.blind_since is not None}
+    parts += [f"the {one_line(name)} pass is blind" for name in blind]
     return "; ".join(parts)
 
 
@@ -403,6 +417,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
     counts = [
         count for count in rows.counts if (count.name, count.shard) == (record.name, record.shard)
     ]
+    key = (record.name, record.shard or UNDIVIDED)
+    blind = {(row.name, row.shard): row for row in rows.blind}.get(key)
     return PassStatus(
         pass_=record.name,
         shard=record.shard,
@@ -412,6 +428,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         missed=sum(count.missed for count in counts),
         stale=record.is_stale(rows.now),
         missed_is_least=any(count.missed_is_least for count in counts),
+        blind_since=None if blind is None else blind.since,
+        blind_because="" if blind is None else one_line(blind.suspects),
     )
 
 

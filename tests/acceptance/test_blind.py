@@ -248,9 +248,9 @@ def test_the_process_is_stopped(
     hold.go.set()
     assert process.returncode == 0, err
     seen = json.loads(out)
-    assert seen["blind"] is not answers
+    assert seen["blind"] is not answers, (seen, err)
     if answers:
-        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4
+        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4, seen
         assert drill.open_alerts() == []
     else:
         drill.check("this process was not run for ")

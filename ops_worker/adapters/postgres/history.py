@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.action_reads import read_actions
+from ops_worker.adapters.postgres.doubt_rows import blind_passes
 from ops_worker.adapters.postgres.operations import running_maintenance
 from ops_worker.adapters.postgres.pass_writes import last_seen_parameters
 from ops_worker.adapters.postgres.rollup_reads import (
@@ -92,6 +93,7 @@ def status_rows(
         counts=_pass_counts(transaction, coverage, series),
         series=series,
         maintenance=running_maintenance(transaction),
+        blind=blind_passes(transaction),
         database=transaction.connection.info.dbname,
     )
 
@@ -274,6 +276,7 @@ def service_history(
         maintenance_until=running.until if running else None,
         maintenances=maintenances(transaction, at, at),
         actions=read_actions(transaction, before(at, length), at, [service]),
+        blind=blind_passes(transaction) if at == now else (),
     )
 
 

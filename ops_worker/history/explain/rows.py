@@ -11,6 +11,7 @@ from ops_worker.core.slo import Objective
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.ledger import LedgerRows
@@ -43,7 +44,8 @@ class ServiceHistory(NamedTuple):
 
     ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
     before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
-    is running, if ``at`` is now. ``actions`` is None if they cannot be read.
+    is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``blind`` are the
+    passes that do not believe what they see, if ``at`` is now.
     """
 
     service: str
@@ -58,6 +60,7 @@ class ServiceHistory(NamedTuple):
     maintenance_until: datetime | None
     maintenances: Sequence[MaintenanceRow] = ()
     actions: Sequence[ActionRow] | None = ()
+    blind: Sequence[DoubtRow] = ()
 
     @property
     def is_now(self) -> bool:
@@ -70,13 +73,14 @@ class Rule(NamedTuple):
 
     ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
     all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
-    find out that another one has stopped.
+    find out that another one has stopped. ``doubt_passes`` is the setting of that name.
     """
 
     target: Target | None
     thresholds: Thresholds
     alerts_enabled: bool = True
     self_metrics_enabled: bool = True
+    doubt_passes: int = 0
 
 
 def objective_of(target: Target | None) -> Objective | None:

@@ -148,3 +148,18 @@ class TestStalls:
         stalls.turn(110.0, 0.0)
         assert not stalls.drains(110.0, busy=False)
         assert not stalls.drains(110.1, busy=True), "the sockets were empty"
+
+
+def test_a_stop_while_a_task_is_resumed(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop outside of the wait for sockets is a stall, too."""
+    stub.mode = "hang"
+    send = exchange._send
+
+    def stopped(sock: socket.socket, data: bytes) -> Any:
+        yield from send(sock, data)
+        time.sleep(STALL_S)
+
+    monkeypatch.setattr(exchange, "_send", stopped)
+    (seen,) = observe([target(stub)])
+    assert (seen.reason_class, seen.sign) == ("timeout", True)
+    assert seen.stalled_s > STALL_S * 0.9
