@@ -129,6 +129,25 @@ def test_role(
     told.rows("DROP ROLE ops_seer")
 
 
+def test_signs_of_life(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing comes back, the network of this machine is suspected before the services."""
+    assert told.url
+    monkeypatch.setenv("DISPATCHER_HEALTH_URL", "")
+    monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
+    monkeypatch.setenv("EVALUATOR_HEALTH_URL", "http://one.invalid")
+    names = check(capsys, 0)["names"]
+    assert names[0] == WARNING
+    assert names[1].startswith(
+        "names could not be resolved while other services answered: evaluator"
+    )
+    monkeypatch.setenv("INGEST_HEALTH_URL", "http://two.invalid")
+    signs = check(capsys, 0)["signs of life"]
+    assert signs[0] == WARNING
+    assert signs[1].startswith("none: no name could be resolved: 2 of 2")
+
+
 def test_services(
     told: Database,
     stubs: Stubs,
