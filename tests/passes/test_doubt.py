@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -550,3 +551,30 @@ def test_the_rule_of_the_own_alert(
     installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
     installed.env.setenv("DOUBT_PASSES", doubt_passes)
     assert expected in json.dumps(shown(capsys, "explain", "ops_worker")["rule"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_sequences(installed: Installation, seed: int) -> None:
+    """Whatever comes: a blind pass keeps everything, and the alert is open while one is blind."""
+    installed.run_now()
+    chosen = random.Random(seed)
+    counts = {"health": 0, "metrics": 0}
+    blind = {"health": False, "metrics": False}
+    for _ in range(25):
+        name = chosen.choice(["health", "metrics"])
+        kinds = chosen.choice(
+            [SILENT, UNNAMED, LIMITED, STALLED, GONE, dict.fromkeys(SERVICES, UP)]
+        )
+        before = installed.kept()
+        outcome = installed(kinds, name)
+        if kinds in (LIMITED, STALLED):
+            blind[name] = True
+        elif kinds in (SILENT, UNNAMED):
+            blind[name] = counts[name] < 2
+            counts[name] += blind[name]
+        else:
+            blind[name] = False
+            counts[name] = 0
+        assert bool(outcome.blind_because) is blind[name]
+        assert (installed.kept() == before) is blind[name]
+        assert (installed.own_alert() is not None) is any(blind.values())

@@ -378,14 +378,17 @@ class _Stalls:
         if gap_s <= GAP_S:
             return False
         self.total_s += gap_s
-        self._drains_until = now + DRAIN_S
+        # A process that is stopped again and again must not postpone its deadlines for ever.
+        if not self._drains_until:
+            self._drains_until = now + DRAIN_S
         return True
 
     def drains(self, now: float, *, busy: bool) -> bool:
         """Return whether answers that arrived during a stall are still being read."""
-        if not busy:
-            self._drains_until = 0.0
-        return now < self._drains_until
+        if busy and now < self._drains_until:
+            return True
+        self._drains_until = 0.0
+        return False
 
 
 class _Resolver:

@@ -143,7 +143,9 @@ class TestStalls:
         assert not stalls.drains(100.0, busy=True)
         stalls.turn(105.0, 0.0)
         assert stalls.drains(105.0, busy=True)
+        assert stalls.turn(105.5, 0.0)
         assert stalls.drains(105.9, busy=True)
+        assert stalls.turn(106.1, 0.0)
         assert not stalls.drains(106.1, busy=True), "a service that sends without end"
         stalls.turn(110.0, 0.0)
         assert not stalls.drains(110.0, busy=False)
