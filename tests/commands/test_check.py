@@ -11,7 +11,7 @@ import pytest
 from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation
-from ops_worker.core.passes import LEDGER_TABLES
+from ops_worker.core.passes import DOUBT_TABLE, LEDGER_TABLES
 from ops_worker.core.self_check import (
     FAULT,
     OK,
@@ -55,6 +55,7 @@ def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert {subject for subject, (state, _) in found.items() if state != OK} == {
         "table service_health",
         *(f"table {name}" for name in LEDGER_TABLES),
+        f"table {DOUBT_TABLE}",
     }
     assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
     assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
