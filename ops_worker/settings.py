@@ -283,7 +283,7 @@ class Settings(BaseSettings):
     """Number of consecutive healthy passes after which the alert of a service closes. With 2 or
     more, a service that fails again and again keeps one alert open."""
     doubt_passes: Integer = setting(
-        0, wants="a whole number of passes, 0 to 1000", only="passes sidecar", ge=0, le=1000
+        0, wants="a whole number of passes, 0 to 1000", only="passes sidecar explain", ge=0, le=1000
     )
     """Number of consecutive passes that may be blind. A pass is blind if no service gave a sign of
     life, although more than one host is monitored, or if it could probe no service. It then

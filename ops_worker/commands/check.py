@@ -27,6 +27,7 @@ from ops_worker.core.self_check import (
     SchemaState,
     lines,
     of_alertmanagers,
+    of_doubt,
     of_keys,
     of_schema,
     of_server,
@@ -319,6 +320,8 @@ def _unverified(loaded: Settings) -> Iterator[Finding]:
 def _services(loaded: Settings) -> Iterator[Finding]:
     """Probe the services."""
     from ops_worker.adapters import http
+    from ops_worker.adapters.machine import nameservers
+    from ops_worker.core.doubt import Evidence, assess
     from ops_worker.core.health import judge_all, not_probed, not_probed_reasons, remedy
 
     observations = http.observe(
@@ -329,6 +332,7 @@ def _services(loaded: Settings) -> Iterator[Finding]:
     verdicts = judge_all(observations)
     # `_unusable` reports services with faults of their own.
     yield from of_services([verdict for verdict in verdicts if not verdict.target.faults])
+    yield from of_doubt(assess(observations, loaded.targets, Evidence(None, nameservers())))
     reasons = not_probed_reasons(observations, loaded.targets)
     for name in not_probed(verdicts, loaded.targets):
         problem = f"not probed: {', '.join(reasons)}"

@@ -107,6 +107,7 @@ def _rule(target: Target | None, settings: Settings) -> Rule:
         thresholds=thresholds,
         alerts_enabled=settings.system_alert_enabled,
         self_metrics_enabled=settings.record_own_metrics,
+        doubt_passes=settings.doubt_passes,
     )
 
 

@@ -193,6 +193,13 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
         _log_dependents(outcome)
     for warning in outcome.warnings:
         _log.warning("the pass has a warning", extra={"action": "sample", "what": warning})
+    if outcome.blind_because:
+        blind = {
+            "action": "blind",
+            "because": ", ".join(outcome.blind_because),
+            "remedy": "check the network, resolver and limits of this machine",
+        }
+        _log.warning("the pass is blind: no service was judged", extra=blind)
     if outcome.unprobed:
         extra = {
             "action": "not probed",

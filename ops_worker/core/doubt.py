@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ops_worker.core.model import Failure
-from ops_worker.core.shards import UNDIVIDED
+from ops_worker.core.passes import HEALTH
+from ops_worker.core.shards import UNDIVIDED, shard_of
 from ops_worker.core.staleness import is_current, label
 from ops_worker.text import one_line
 
@@ -30,6 +31,8 @@ STALL_CLASSES = frozenset({"timeout", "name", "reset"})
 Its own deadline passes, the resolver's deadline passes, or the service closes a connection on which
 it has waited for too long.
 """
+MAX_SHARDS = 1000
+"""Shards that there are at most."""
 MAX_NAMES = 10
 """Services that a warning names."""
 MAX_NAMESERVERS = 3
@@ -89,7 +92,7 @@ class DoubtRow(NamedTuple):
     def reason(self) -> str:
         """Why the worker has an alert, for people."""
         shard = None if self.shard == UNDIVIDED else self.shard
-        return f"the {label(self.name, shard)} pass is blind: {one_line(self.suspects)}"
+        return one_line(f"the {label(self.name, shard)} pass is blind: {self.suspects}")
 
 
 def assess(
@@ -150,6 +153,19 @@ def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
         and is_current((now - row.last_at).total_seconds(), row.period_s)
     ]
     return sorted(current, key=lambda row: row.since or now)
+
+
+def blind_to(service: str, rows: Iterable[DoubtRow]) -> DoubtRow | None:
+    """Return the blind health pass that would know the service, if one of ``rows`` is that.
+
+    ``rows`` are those of ``blind``.
+    """
+    for row in rows:
+        index, _, count = row.shard.partition("/")
+        is_shard = index.isdecimal() and count.isdecimal() and 0 < int(count) <= MAX_SHARDS
+        if row.name == HEALTH.name and is_shard and shard_of(service, int(count)) == int(index):
+            return row
+    return None
 
 
 def host_of(target: Target) -> str:

@@ -161,6 +161,8 @@ def _body(outcome: Outcome) -> str:
     if outcome.result is Result.OFF and outcome.rolled is not None:
         return "off: the pass of shard 0 does it for all shards"
     services = _services(outcome.verdicts)
+    if outcome.blind_because:
+        services = f"blind, no service was judged: {', '.join(outcome.blind_because)}"
     if outcome.result is Result.OFF:
         return "off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written"
     if outcome.result is Result.WAITING:
@@ -169,8 +171,6 @@ def _body(outcome: Outcome) -> str:
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry_run = outcome.result is Result.DRY_RUN
-    if outcome.blind_because:
-        services = f"blind, no service was judged: {', '.join(outcome.blind_because)}"
     first = [services] if outcome.rolled is None else _rollup(outcome.rolled, dry_run=dry_run)
     parts = [*first, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
     if outcome.warnings:

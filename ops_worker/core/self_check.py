@@ -22,6 +22,7 @@ from ops_worker.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from ops_worker.core.doubt import Assessment
     from ops_worker.core.model import Verdict
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
@@ -451,6 +452,20 @@ def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
         else:
             version = f"version {presence.version}" if presence.version else "version unknown"
             yield Finding(subject, OK, f"it answers: {version}")
+
+
+def of_doubt(assessment: Assessment) -> Iterator[Finding]:
+    """Warn if not the services have failed, but the network or resolver of this machine."""
+    if assessment.suspects:
+        yield Finding(
+            "signs of life",
+            WARNING,
+            f"none: {'; '.join(assessment.suspects)}",
+            "check the network, resolver and limits of this machine before the services",
+        )
+    for warning in assessment.warnings:
+        subject, _, remedy = warning.rpartition(": ")
+        yield Finding("names", WARNING, subject, remedy)
 
 
 def lines(findings: Sequence[Finding]) -> str:

@@ -8,11 +8,13 @@ import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.ledger import HEALTHY, UNKNOWN, UNSEEN
-from ops_worker.text import format_age
+from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
+
+    from ops_worker.core.doubt import DoubtRow
 
 BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"
@@ -352,8 +354,14 @@ def format_ago(age_s: float) -> str:
     return f"{format_age(max(age_s, 0.0))} ago"
 
 
-def stale_reason(last_state: str) -> str:
-    """Return the reason of a stale state. ``last_state`` is the state that was recorded last."""
+def stale_reason(last_state: str, blind: DoubtRow | None = None) -> str:
+    """Return the reason of a stale state. ``last_state`` is the state that was recorded last.
+
+    ``blind`` is the pass that should know the service, if it does not believe what it sees.
+    """
+    if blind is not None:
+        since = f"blind since {format_time(blind.since)}"
+        return one_line(f"{since}, {blind.suspects}; it was {last_state}")
     return f"no pass has looked since; it was {last_state}"
 
 

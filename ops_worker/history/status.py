@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ops_worker.core import slo
 from ops_worker.core.certificates import recorded_days
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.doubt import blind_to
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import because_of, causes_of, with_causes
 from ops_worker.core.passes import HEALTH, METRICS, expected
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PROBE_LATENCY_MS
+from ops_worker.core.shards import UNDIVIDED
 from ops_worker.core.staleness import (
     PassRecord,
     is_current,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.maintenance import Occurrence
     from ops_worker.core.slo import Objective
     from ops_worker.history.ledger import LedgerRows
@@ -80,7 +83,8 @@ class StatusRows(NamedTuple):
     """The rows that a status is made of, read at one moment of the database's clock.
 
     ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is that of all
-    services, ``windows`` are those that last.
+    services, ``windows`` are those that last. ``blind`` are the passes that do not believe what
+    they see now.
     """
 
     now: datetime
@@ -91,6 +95,7 @@ class StatusRows(NamedTuple):
     counts: Sequence[PassCountRow]
     series: Sequence[Series]
     maintenance: RunningMaintenance | None
+    blind: Sequence[DoubtRow] = ()
     database: str = ""
     windows: Sequence[Occurrence] = ()
 
@@ -166,7 +171,8 @@ class MaintenanceStatus(NamedTuple):
 class PassStatus(NamedTuple):
     """The last record of a pass or shard, its period, and how many passes were missed.
 
-    ``missed_is_least`` is whether more of them may have been missed.
+    ``missed_is_least`` is whether more of them may have been missed. ``blind_since`` is None if the
+    pass believes what it sees.
     """
 
     pass_: str
@@ -177,6 +183,8 @@ class PassStatus(NamedTuple):
     missed: int
     stale: bool
     missed_is_least: bool = False
+    blind_since: datetime | None = None
+    blind_because: str = ""
 
 
 class SeriesStatus(NamedTuple):
@@ -256,7 +264,8 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     services = []
     for row in rows.services:
         name = series_of.get(row.service, row.service)
-        services.append(_service(row, rows.now, health_s, name, past))
+        blind = blind_to(row.service, rows.blind)
+        services.append(_service(row, rows.now, health_s, name, past, blind=blind))
     services = _with_causes(services, rows.services, needs)
     alerts = [_alert(row, rows.now) for row in rows.alerts]
     passes = [_pass(record, rows) for record in rows.passes]
@@ -330,22 +339,25 @@ def _past(
     return _Past(latencies, of_services, availability, budgets)
 
 
-def _service(
+def _service(  # noqa: PLR0913 - a row, and what is known besides
     row: ServiceRow,
     now: datetime,
     period_s: float,
     series: str,
     past: _Past,
+    *,
+    blind: DoubtRow | None,
 ) -> ServiceStatus:
+    """Return the state of a service. While its health pass is blind, nobody knows it."""
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
-    stale = not is_current(age_s, period_s)
+    stale = blind is not None or not is_current(age_s, period_s)
     last_state = one_line(row.state or row.status)
     state = last_state
     reason = one_line(row.reason or "")
     if stale:
         state = "stale"
-        reason = stale_reason(last_state)
+        reason = stale_reason(last_state, blind)
     return ServiceStatus(
         service=one_line(row.service),
         state=state,
@@ -383,6 +395,8 @@ def _verdict(
         parts.append(f"{_counted(len(alerts), 'alert')} open and acknowledged")
     late = {status.pass_: None for status in passes if status.stale}
     parts += [f"the {one_line(name)} pass is stale" for name in late]
+    blind = {status.pass_: None for status in passes if status.blind_since is not None}
+    parts += [f"the {one_line(name)} pass is blind" for name in blind]
     return "; ".join(parts)
 
 
@@ -465,6 +479,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
     counts = [
         count for count in rows.counts if (count.name, count.shard) == (record.name, record.shard)
     ]
+    key = (record.name, record.shard or UNDIVIDED)
+    blind = {(row.name, row.shard): row for row in rows.blind}.get(key)
     return PassStatus(
         pass_=record.name,
         shard=record.shard,
@@ -474,6 +490,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         missed=sum(count.missed for count in counts),
         stale=record.is_stale(rows.now),
         missed_is_least=any(count.missed_is_least for count in counts),
+        blind_since=None if blind is None else blind.since,
+        blind_because="" if blind is None else one_line(blind.suspects),
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tests.conftest import Database, Running, Worker
+    from tests.conftest import Database, Worker
 
 pytestmark = pytest.mark.acceptance
 
@@ -248,17 +248,12 @@ def test_the_process_is_stopped(
     hold.go.set()
     assert process.returncode == 0, err
     seen = json.loads(out)
-    assert seen["blind"] is not answers
+    assert seen["blind"] is not answers, (seen, err)
     if answers:
-        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4
+        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4, seen
         assert drill.open_alerts() == []
     else:
         drill.check("this process was not run for ")
-
-
-def files_in_use(process: Running) -> int:
-    """Return the number of open files of a process."""
-    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
 def test_no_file_descriptor_is_left(
@@ -347,16 +342,17 @@ def cpu_limit(pid: int, share: float) -> Iterator[None]:
 
 
 def test_five_percent_of_a_cpu(worker: Worker, database: Database, tmp_path: Path) -> None:
-    """A loop with hundreds of services, limited to 5 % of a CPU, calls none of them unhealthy."""
+    """A loop with hundreds of services, limited to 5 % of a CPU, calls none of them unhealthy.
+
+    Their probes all begin at once, so that a machine of usual speed misses their deadlines.
+    """
     number = 400
     with fast_server() as port:
-        env = DOUBT | {
-            "OPS_WORKER_CATALOGUE": catalogue(tmp_path, number, port),
-            "PROBE_CONCURRENCY": "400",
-            "RECORD_OWN_METRICS": "true",
-        }
+        path = Path(catalogue(tmp_path, number, port))
+        path.write_text(path.read_text().replace('counters = ["a", "b"]', "deadline = 2"))
+        env = DOUBT | {"OPS_WORKER_CATALOGUE": str(path), "PROBE_CONCURRENCY": str(number)}
         passes = "SELECT count(*)::int FROM system_metrics WHERE metric_name = 'maintenance'"
-        with worker.start("health", "--every", "10", "--for", "90", **env) as process:
+        with worker.start("health", "--every", "10", "--for", "60", **env) as process:
             end = time.monotonic() + HANDSHAKE_S
             while not database.value(passes):
                 assert time.monotonic() < end
@@ -364,10 +360,11 @@ def test_five_percent_of_a_cpu(worker: Worker, database: Database, tmp_path: Pat
             with cpu_limit(process.pid, 0.05):
                 process.wait(timeout=200)
             out, err = process.communicate(timeout=60)
-    assert "1 alert" not in out or "ops_worker" in out, out
-    assert database.value("SELECT count(*)::int FROM service_health") == number
-    states = database.rows("SELECT DISTINCT status FROM service_health")
-    assert [row["status"] for row in states] == ["healthy"], (out, err)
+    print(out, err)
+    assert process.returncode in {0, 1}, err
+    states = database.rows("SELECT status, count(*)::int FROM service_health GROUP BY status")
+    assert [(row["status"], row["count"]) for row in states] == [("healthy", number)], (out, err)
+    spans = database.rows("SELECT DISTINCT state FROM ops_worker_span")
+    assert [row["state"] for row in spans] == ["healthy"], (out, err)
     alerts = {alert["fingerprint"] for alert in database.alerts()}
     assert alerts <= {"system-health:ops_worker"}, (out, err)
-    print(out, err)

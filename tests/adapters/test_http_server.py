@@ -70,6 +70,23 @@ def test_health_and_ready() -> None:
     assert telemetry.health()[0] == 200
 
 
+def test_blind() -> None:
+    """A loop is 1 while its last pass was blind; the states of services stay as they were."""
+    telemetry = Telemetry({"health": 60.0}, 10.0)
+    server = telemetry.serve("127.0.0.1", 0)
+    blind = Outcome("health", Result.RECORDED, blind_because=("no packet came back from 2 hosts",))
+    telemetry.record(Tick("health", 0.3, outcome=HEALTH))
+    before = get(f"http://127.0.0.1:{server.server_port}/metrics")[1]
+    telemetry.record(Tick("health", 0.3, outcome=blind))
+    after = get(f"http://127.0.0.1:{server.server_port}/metrics")[1]
+    server.shutdown()
+    server.server_close()
+    assert 'ops_worker_blind{loop="health"} 0.0' in before
+    assert 'ops_worker_blind{loop="health"} 1.0' in after
+    states = [line for line in before.splitlines() if line.startswith("ops_worker_service_state")]
+    assert states and set(states) <= {*after.splitlines()}
+
+
 def test_metrics() -> None:
     """/metrics is Prometheus text with everything that a tick has."""
     telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)

@@ -11,7 +11,7 @@ import pytest
 from ops_worker.adapters import http, kubernetes
 from ops_worker.cli import main
 from ops_worker.core.model import Failure, Observation
-from ops_worker.core.passes import LEDGER_TABLES
+from ops_worker.core.passes import DOUBT_TABLE, LEDGER_TABLES
 from ops_worker.core.self_check import (
     FAULT,
     OK,
@@ -86,6 +86,7 @@ def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert {subject for subject, (state, _) in found.items() if state != OK} == {
         "table service_health",
         *(f"table {name}" for name in LEDGER_TABLES),
+        f"table {DOUBT_TABLE}",
     }
     assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
     assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
@@ -158,6 +159,25 @@ def test_role(
     assert "nobody_here" in check(capsys, 3)["database"][1]
     told.rows("DROP OWNED BY ops_seer")
     told.rows("DROP ROLE ops_seer")
+
+
+def test_signs_of_life(
+    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing comes back, the network of this machine is suspected before the services."""
+    assert told.url
+    monkeypatch.setenv("DISPATCHER_HEALTH_URL", "")
+    monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
+    monkeypatch.setenv("EVALUATOR_HEALTH_URL", "http://one.invalid")
+    names = check(capsys, 0)["names"]
+    assert names[0] == WARNING
+    assert names[1].startswith(
+        "names could not be resolved while other services answered: evaluator"
+    )
+    monkeypatch.setenv("INGEST_HEALTH_URL", "http://two.invalid")
+    signs = check(capsys, 0)["signs of life"]
+    assert signs[0] == WARNING
+    assert signs[1].startswith("none: no name could be resolved: 2 of 2")
 
 
 def test_services(

@@ -13,6 +13,7 @@ from ops_worker.core.doubt import (
     Evidence,
     assess,
     blind,
+    blind_to,
     host_of,
     settle,
 )
@@ -249,3 +250,21 @@ def test_reason() -> None:
 def test_host_of(url: str, host: str) -> None:
     """The host of a URL is in lower case, without user and port; empty if there is none."""
     assert host_of(Target("a", url, "a", ())) == host
+
+
+@pytest.mark.parametrize(
+    ("name", "shard", "expected"),
+    [
+        ("health", "0/1", True),
+        ("metrics", "0/1", False),
+        ("health", "0/2", True),
+        ("health", "1/2", False),
+        ("health", "1/0", False),
+        ("health", "x", False),
+        ("health", "0/99999999", False),
+    ],
+)
+def test_blind_to(name: str, shard: str, expected: bool) -> None:
+    """Only the health pass of the service's shard knows its state; "a" is in the first of two."""
+    row = DoubtRow(name, shard, since=NOW)
+    assert blind_to("a", [row]) == (row if expected else None)

@@ -141,6 +141,10 @@ def test_blind() -> None:
         "health: blind, no service was judged: no name could be resolved: 3 of 4, "
         "no packet came back from 1 host; 1 alert opened: ops_worker (0.00 s)"
     )
+    assert text(outcome._replace(result=Result.WAITING)) == (
+        "health: waiting: an earlier health pass is still being recorded; blind, no service was "
+        "judged: no name could be resolved: 3 of 4, no packet came back from 1 host (0.00 s)"
+    )
     document = json.loads(as_json(outcome))
     assert (document["blind"], document["blind_because"]) == (True, [*because])
     assert (document["services"], document["not_probed"]) == ([], ["one", "two"])

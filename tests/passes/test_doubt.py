@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import random
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,6 +16,7 @@ from ops_worker import settings
 from ops_worker.adapters import machine
 from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
+from ops_worker.cli import main
 from ops_worker.core.backlog import Backlog
 from ops_worker.core.model import Failure, Observation, Outcome, Result
 from ops_worker.core.passes import HEALTH
@@ -475,3 +479,102 @@ def test_throttling_is_evidence(
     installed.env.setattr(machine, "throttled_s", lambda: next(totals))
     because = (f"this process was not run for 4.0 s{evidence}: 3 of 3",)
     assert installed(STALLED).blind_because == because
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Return the document of a command that reads."""
+    assert main([*arguments, "--output", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_readers(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """While the health pass is blind, no reader shows an old state as the present one."""
+    installed.run_now()
+    document = shown(capsys, "status")
+    assert document["verdict"] == "All 3 services are healthy"
+    assert {row["blind_since"] for row in document["passes"]} == {None}
+    installed(SILENT)
+    since = installed.database.value("SELECT since FROM ops_worker_doubt")
+    document = shown(capsys, "status")
+    assert document["verdict"] == (
+        "All 3 services are stale; 1 alert is not acknowledged; the health pass is blind"
+    )
+    passes = {row["pass"]: row for row in document["passes"]}
+    assert passes["health"]["blind_because"] == "no packet came back from 3 hosts"
+    assert datetime.fromisoformat(passes["health"]["blind_since"]) == since
+    assert passes["metrics"]["blind_since"] is None
+    reason = (
+        f"blind since {since:%Y-%m-%d %H:%M:%S}, no packet came back from 3 hosts; it was healthy"
+    )
+    assert {row["reason"] for row in document["services"]} == {reason}
+    document = shown(capsys, "explain", "a")
+    assert (document["state"], document["reason"]) == ("stale", reason)
+    document = shown(capsys, "explain", "ops_worker")
+    assert (document["state"], document["reason"]) == (
+        "stale",
+        "the health pass is blind: no packet came back from 3 hosts",
+    )
+    assert document["alerts"][0]["open"]
+    installed(UP)
+    assert shown(capsys, "explain", "a")["state"] == "healthy"
+    assert shown(capsys, "explain", "ops_worker")["state"] == "healthy"
+    assert shown(capsys, "status")["verdict"] == "All 3 services are healthy"
+
+
+def test_readers_without_the_table(
+    installed: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They work as before."""
+    installed.run_now()
+    installed.database.rows("DROP TABLE ops_worker_doubt")
+    assert shown(capsys, "status")["verdict"] == "All 3 services are healthy"
+    assert shown(capsys, "explain", "a")["state"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("self_metrics", "doubt_passes", "expected"),
+    [
+        ("true", "0", "3 of its periods, at least 90 s; another pass sees that"),
+        ("false", "2", "a pass is blind, at most 2 times in a row"),
+        ("false", "0", "never: RECORD_OWN_METRICS is off"),
+    ],
+)
+def test_the_rule_of_the_own_alert(
+    installed: Installation,
+    capsys: pytest.CaptureFixture[str],
+    self_metrics: str,
+    doubt_passes: str,
+    expected: str,
+) -> None:
+    """The explanation says when the worker's own alert opens."""
+    installed.run_now()
+    installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
+    installed.env.setenv("DOUBT_PASSES", doubt_passes)
+    assert expected in json.dumps(shown(capsys, "explain", "ops_worker")["rule"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_sequences(installed: Installation, seed: int) -> None:
+    """Whatever comes: a blind pass keeps everything, and the alert is open while one is blind."""
+    installed.run_now()
+    chosen = random.Random(seed)
+    counts = {"health": 0, "metrics": 0}
+    blind = {"health": False, "metrics": False}
+    for _ in range(25):
+        name = chosen.choice(["health", "metrics"])
+        kinds = chosen.choice(
+            [SILENT, UNNAMED, LIMITED, STALLED, GONE, dict.fromkeys(SERVICES, UP)]
+        )
+        before = installed.kept()
+        outcome = installed(kinds, name)
+        if kinds in (LIMITED, STALLED):
+            blind[name] = True
+        elif kinds in (SILENT, UNNAMED):
+            blind[name] = counts[name] < 2
+            counts[name] += blind[name]
+        else:
+            blind[name] = False
+            counts[name] = 0
+        assert bool(outcome.blind_because) is blind[name]
+        assert (installed.kept() == before) is blind[name]
+        assert (installed.own_alert() is not None) is any(blind.values())

@@ -248,8 +248,10 @@ class Reactor:
                 self._unregister(task)
                 self._resume(task, key.fd, ended)
         now = time.monotonic()
+        # A stop may also come while tasks are resumed.
+        is_stalled = self._stalls.turn(now, 0.0)
         # An answer that came while this process was not run still counts.
-        if self._stalls.drains(now, busy=bool(events or self._ready)):
+        if self._stalls.drains(now, busy=bool(is_stalled or events or self._ready)):
             return
         while self._deadlines and self._deadlines[0][0] <= now:
             moment, _, task = heapq.heappop(self._deadlines)
@@ -367,7 +369,7 @@ class _Stalls:
         self._turned = now
 
     def turn(self, now: float, timeout: float) -> bool:
-        """Note that a turn ends, whose wait for sockets had this timeout in seconds.
+        """Note that a part of a turn ends, whose wait for sockets had this timeout in seconds.
 
         Return whether this process was not run in it.
         """
@@ -376,14 +378,17 @@ class _Stalls:
         if gap_s <= GAP_S:
             return False
         self.total_s += gap_s
-        self._drains_until = now + DRAIN_S
+        # A process that is stopped again and again must not postpone its deadlines for ever.
+        if not self._drains_until:
+            self._drains_until = now + DRAIN_S
         return True
 
     def drains(self, now: float, *, busy: bool) -> bool:
         """Return whether answers that arrived during a stall are still being read."""
-        if not busy:
-            self._drains_until = 0.0
-        return now < self._drains_until
+        if busy and now < self._drains_until:
+            return True
+        self._drains_until = 0.0
+        return False
 
 
 class _Resolver:

@@ -25,6 +25,13 @@ def read_rows(transaction: Transaction) -> list[DoubtRow]:
     return transaction.query(DoubtRow, "doubt_rows", KEY).fetchall()
 
 
+def blind_passes(transaction: Transaction) -> list[DoubtRow]:
+    """Return the passes that are blind now, for readers; none if this role may not read them."""
+    if not transaction.may_read([DOUBT_TABLE]):
+        return []
+    return doubt.blind(read_rows(transaction), transaction.now)
+
+
 def settle(
     transaction: Transaction,
     assessment: Assessment,

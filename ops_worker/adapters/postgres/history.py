@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres import ledger_reads
 from ops_worker.adapters.postgres.action_reads import read_actions
+from ops_worker.adapters.postgres.doubt_rows import blind_passes
 from ops_worker.adapters.postgres.maintenance_reads import (
     maintenances,
     running_maintenance,
@@ -99,6 +100,7 @@ def status_rows(
         series=series,
         maintenance=running_maintenance(transaction),
         windows=running_windows(transaction),
+        blind=blind_passes(transaction),
         database=transaction.connection.info.dbname,
     )
 
@@ -270,6 +272,7 @@ def service_history(
         maintenances=[row for row in maintenances(transaction, at, at) if row.covers(service)],
         actions=read_actions(transaction, before(at, length), at, [service]),
         needed=_health_at(transaction, needed, at, passes) if needed else {},
+        blind=blind_passes(transaction) if at == now else (),
     )
 
 

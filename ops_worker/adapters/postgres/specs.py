@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ops_worker.core.passes import (
     ACTION_TABLE,
+    DOUBT_TABLE,
     LEDGER_TABLES,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLES,
@@ -67,6 +68,7 @@ HISTORY_OPTIONAL_TABLES = (
     *MAINTENANCE_TABLES,
     MAINTENANCE_LOG,
     ACTION_TABLE,
+    DOUBT_TABLE,
     *LEDGER_READ_TABLES,
     *ROLLUP_TABLES,
 )

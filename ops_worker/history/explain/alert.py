@@ -142,7 +142,7 @@ def _why_never(history: ServiceHistory, rule: Rule) -> str:
         return "no pass watches it any more"
     if not rule.alerts_enabled:
         return "SYSTEM_ALERT_ENABLED is off, and so is the health pass"
-    if is_worker and not rule.self_metrics_enabled:
+    if is_worker and not rule.self_metrics_enabled and not rule.doubt_passes:
         return "RECORD_OWN_METRICS is off, so that no pass can tell that the other one stopped"
     return ""
 

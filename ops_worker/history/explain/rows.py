@@ -12,6 +12,7 @@ from ops_worker.core.slo import objective_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.ledger import LedgerRows
@@ -45,7 +46,8 @@ class ServiceHistory(NamedTuple):
     ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
     before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
     is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` has of the
-    services that this one needs whether they were healthy, as far as a health pass knew.
+    services that this one needs whether they were healthy, as far as a health pass knew. ``blind``
+    are the passes that do not believe what they see, if ``at`` is now.
     """
 
     service: str
@@ -61,6 +63,7 @@ class ServiceHistory(NamedTuple):
     maintenances: Sequence[MaintenanceRow] = ()
     actions: Sequence[ActionRow] | None = ()
     needed: Mapping[str, bool] = MappingProxyType({})
+    blind: Sequence[DoubtRow] = ()
 
     @property
     def is_now(self) -> bool:
@@ -74,6 +77,7 @@ class Rule(NamedTuple):
     ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
     all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
     find out that another one has stopped. ``needs`` has what each monitored service needs.
+    ``doubt_passes`` is the setting of that name.
     """
 
     target: Target | None
@@ -81,6 +85,7 @@ class Rule(NamedTuple):
     alerts_enabled: bool = True
     self_metrics_enabled: bool = True
     needs: Mapping[str, Sequence[str]] = MappingProxyType({})
+    doubt_passes: int = 0
 
 
 def look_back(target: Target | None) -> timedelta:

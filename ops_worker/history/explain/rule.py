@@ -34,11 +34,16 @@ def describe_rule(service: str, rule: Rule) -> dict[str, str]:
 def _describe_own_alert(rule: Rule) -> dict[str, str]:
     if not rule.alerts_enabled:
         return {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
-    if not rule.self_metrics_enabled:
+    opens_when = []
+    if rule.self_metrics_enabled:
+        silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
+        stopped = f"a pass that once ran was not recorded for {silent}"
+        opens_when.append(f"{stopped}; another pass sees that")
+    if rule.doubt_passes:
+        opens_when.append(f"a pass is blind, at most {rule.doubt_passes} times in a row")
+    if not opens_when:
         return {"an alert opens": "never: RECORD_OWN_METRICS is off"}
-    silent = f"{STALE_PERIODS} of its periods, at least {MIN_STALE_S:g} s"
-    stopped = f"a pass that once ran was not recorded for {silent}"
-    return {"an alert opens when": f"{stopped}; another pass sees that"}
+    return {"an alert opens when": "; or ".join(opens_when)}
 
 
 def _describe_target(target: Target, rule: Rule) -> dict[str, str]:

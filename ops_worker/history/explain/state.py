@@ -6,6 +6,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.decoding import parse_time
+from ops_worker.core.doubt import blind_to
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import causes_of
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
@@ -108,7 +109,8 @@ def state_of(history: ServiceHistory, rule: Rule, lines: Timelines | None) -> Se
     """
     row = _row_at_time(history)
     return (
-        _seen_in_ledger(row, lines, history)
+        _unknown_to_blind(row, history)
+        or _seen_in_ledger(row, lines, history)
         or _seen_in_row(row, lines, history)
         or _state_of_worker(history)
         or _state_of_database(history)
@@ -124,6 +126,21 @@ def causes_at(history: ServiceHistory, rule: Rule, state: ServiceState) -> tuple
         return ()
     health = {**history.needed, history.service: False}
     return causes_of(rule.needs, health).get(history.service, ())
+
+
+def _unknown_to_blind(row: _RowAtTime | None, history: ServiceHistory) -> ServiceState | None:
+    """Return stale, if the health pass that knows the service does not believe what it sees."""
+    blind = blind_to(history.service, history.blind)
+    if blind is None or row is None:
+        return None
+    return ServiceState(
+        state=STALE,
+        since=blind.since,
+        reason=stale_reason(row.state, blind),
+        seen_by="the health pass",
+        last_state=row.state,
+        last_seen=row.looked_at.astimezone(UTC) if row.looked_at else None,
+    )
 
 
 def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
@@ -250,11 +267,16 @@ def _reason(details: Mapping[str, JsonValue]) -> str:
 
 
 def _state_of_worker(history: ServiceHistory) -> ServiceState | None:
-    """Return the state of the worker itself: stale if any of its passes has stopped."""
+    """Return the state of the worker itself: stale if any of its passes has stopped or is blind."""
     if history.service != OPS_WORKER or not history.passes:
         return None
     names = sorted({record.name for record in history.passes})
     stopped = [name for name in names if overdue(history.passes, name, history.at)]
+    if not stopped and history.blind:
+        blind = history.blind[0]
+        return ServiceState(
+            state=STALE, since=blind.since, reason=blind.reason, seen_by="its passes"
+        )
     if not stopped:
         return ServiceState(state="healthy", since=None, reason="", seen_by="its passes")
     reason = f"not recorded for {STALE_PERIODS} periods: {', '.join(stopped)}"

@@ -143,8 +143,25 @@ class TestStalls:
         assert not stalls.drains(100.0, busy=True)
         stalls.turn(105.0, 0.0)
         assert stalls.drains(105.0, busy=True)
+        assert stalls.turn(105.5, 0.0)
         assert stalls.drains(105.9, busy=True)
+        assert stalls.turn(106.1, 0.0)
         assert not stalls.drains(106.1, busy=True), "a service that sends without end"
         stalls.turn(110.0, 0.0)
         assert not stalls.drains(110.0, busy=False)
         assert not stalls.drains(110.1, busy=True), "the sockets were empty"
+
+
+def test_a_stop_while_a_task_is_resumed(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop outside of the wait for sockets is a stall, too."""
+    stub.mode = "hang"
+    send = exchange._send
+
+    def stopped(sock: socket.socket, data: bytes) -> Any:
+        yield from send(sock, data)
+        time.sleep(STALL_S)
+
+    monkeypatch.setattr(exchange, "_send", stopped)
+    (seen,) = observe([target(stub)])
+    assert (seen.reason_class, seen.sign) == ("timeout", True)
+    assert seen.stalled_s > STALL_S * 0.9

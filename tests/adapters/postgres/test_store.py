@@ -32,7 +32,7 @@ from ops_worker.catalogue import Surroundings, load
 from ops_worker.core.backlog import Pending
 from ops_worker.core.health import plan
 from ops_worker.core.model import Figure, Recorded, Sample, State, Target, Thresholds, Verdict
-from ops_worker.core.passes import HEALTH, LEDGER_TABLES, METRICS
+from ops_worker.core.passes import DOUBT_TABLE, HEALTH, LEDGER_TABLES, METRICS
 from ops_worker.core.schema import OWN, VERSIONS
 from ops_worker.errors import (
     CommitUnknownError,
@@ -428,7 +428,7 @@ def test_constant_number_of_statements(database: Database, monkeypatch: pytest.M
         return execute(self, query, *args, **kwargs)
 
     store = Store({"conninfo": database.url})
-    store.create(["service_health", *LEDGER_TABLES])
+    store.create(["service_health", *LEDGER_TABLES, DOUBT_TABLE])
     monkeypatch.setattr(psycopg.Connection, "execute", counted)
     for number in (3, 1000):
         for healthy in (False, True):
