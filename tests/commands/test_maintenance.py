@@ -297,7 +297,7 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert main(["explain", "ingest"]) == main(["status"]) == 0
     explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
     assert re.search(
-        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim +<b>new</b> switch$",
+        r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim\n  <b>new</b> switch$",
         explained,
         re.MULTILINE,
     )
