@@ -171,7 +171,7 @@ class Context(NamedTuple):
         """
         if not self.settings.system_alert_enabled:
             return pass_writes.NOTHING
-        return own_alert.watch(
+        return own_alert.update(
             transaction,
             own_alert.Watch(
                 name=spec.name,

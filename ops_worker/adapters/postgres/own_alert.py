@@ -54,7 +54,7 @@ class Watch(NamedTuple):
     dry_run: bool = False
 
 
-def watch(transaction: Transaction, watch: Watch) -> Recorded:
+def update(transaction: Transaction, watch: Watch) -> Recorded:
     """Open, change or close the worker's own alert, as its causes come and go.
 
     A failure is a warning.
