@@ -139,6 +139,8 @@ def problems(needs: Needs) -> Iterator[tuple[str, str]]:
 
     Here ``needs`` also has the services that are not monitored.
     """
+    if not any(needs.values()):
+        return
     from graphlib import CycleError, TopologicalSorter
 
     from ops_worker.core.suggest import did_you_mean

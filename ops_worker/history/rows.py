@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from ops_worker.core.maintenance import Occurrence
+
 JsonValue: TypeAlias = Any
 """A ``jsonb`` value. The database does not guarantee its shape: any program may have written it."""
 
@@ -222,20 +224,19 @@ class MaintenanceRow(NamedTuple):
         """Return whether a service was under this maintenance."""
         return not self.services or service in self.services
 
-
-class WindowRow(NamedTuple):
-    """A maintenance window: ``maintenance_windows``. ``services`` is None for all of them."""
-
-    id: int
-    services: Sequence[str] | None
-    begins: datetime
-    duration_s: float
-    recurrence: str
-    zone: str
-    reason: str
-    started_by: str
-    ended_at: datetime | None
-    ended_by: str | None
+    @classmethod
+    def of(cls, occurrence: Occurrence) -> MaintenanceRow:
+        """Return an occurrence of a window. Who ended the window ended only its last one."""
+        window = occurrence.window
+        was_ended = occurrence.ended == window.ended_at
+        return cls(
+            begun=occurrence.begun,
+            ended=occurrence.ended,
+            started_by=window.started_by,
+            ended_by=window.ended_by if was_ended else None,
+            reason=window.reason,
+            services=window.services,
+        )
 
 
 class RunningMaintenance(NamedTuple):

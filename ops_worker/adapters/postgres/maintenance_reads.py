@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.maintenance import (
     Window,
@@ -13,18 +13,34 @@ from ops_worker.core.maintenance import (
     under_maintenance,
 )
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, WINDOW_TABLE
-from ops_worker.history.rows import MaintenanceRow, RunningMaintenance, WindowRow
 from ops_worker.text import one_line
 from ops_worker.zones import zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.maintenance import Occurrence, UnderMaintenance
+    from ops_worker.history.rows import MaintenanceRow, RunningMaintenance
 
 AHEAD = timedelta(days=3650)
 """How far ahead planned windows are listed."""
+
+
+class WindowRow(NamedTuple):
+    """A maintenance window: ``maintenance_windows``. ``services`` is None for all of them."""
+
+    id: int
+    services: Sequence[str] | None
+    begins: datetime
+    duration_s: float
+    recurrence: str
+    zone: str
+    reason: str
+    started_by: str
+    ended_at: datetime | None
+    ended_by: str | None
 
 
 def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
@@ -32,6 +48,9 @@ def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
 
     That is the one of ``ops_worker_maintenance``. Windows may be running besides it.
     """
+    # Only readers need it, and it takes some milliseconds to import.
+    from ops_worker.history.rows import RunningMaintenance
+
     if MAINTENANCE_TABLE not in transaction.present:
         return None
     return transaction.query(RunningMaintenance, "maintenance").fetchone()
@@ -79,6 +98,8 @@ def maintenances(
     transaction: Transaction, since: datetime, until: datetime
 ) -> list[MaintenanceRow]:
     """Read the maintenances between two times, the oldest first. A window has each occurrence."""
+    from ops_worker.history.rows import MaintenanceRow
+
     parameters = {"since": since, "until": until}
     rows: list[MaintenanceRow] = []
     if MAINTENANCE_LOG in transaction.present:
@@ -89,7 +110,7 @@ def maintenances(
         kept = transaction.query(MaintenanceRow, "maintenances_kept", parameters)
         rows += [row for row in kept if row.begun not in logged]
     for window in windows(transaction, since, until):
-        rows += [_row(occurrence) for occurrence in occurrences(window, since, until)]
+        rows += [MaintenanceRow.of(occurrence) for occurrence in occurrences(window, since, until)]
     return sorted(rows, key=lambda row: row.begun)
 
 
@@ -107,18 +128,4 @@ def _window(row: WindowRow) -> Window:
         ended_at=row.ended_at,
         ended_by=row.ended_by or "",
         id=row.id,
-    )
-
-
-def _row(occurrence: Occurrence) -> MaintenanceRow:
-    """Return an occurrence as a maintenance. Who ended the window ended only its last one."""
-    window = occurrence.window
-    was_ended = occurrence.ended == window.ended_at
-    return MaintenanceRow(
-        begun=occurrence.begun,
-        ended=occurrence.ended,
-        started_by=window.started_by,
-        ended_by=window.ended_by if was_ended else None,
-        reason=window.reason,
-        services=window.services,
     )
