@@ -38,7 +38,13 @@ VARIABLES = {
     "delivery_worker": "DELIVERY_HEALTH_URL",
 }
 DOUBT = {"DOUBT_PASSES": "2"}
-STOPPED_S = 20.0
+FULL = bool(os.environ.get("OPS_TEST_FULL"))
+STOPPED_S = 20.0 if FULL else 6.0
+"""Seconds for which a process is stopped: longer than any deadline of a probe."""
+LIMITED_S = 60 if FULL else 20
+"""Seconds of a loop whose CPU is limited."""
+DEADLINE_S = 5 if FULL else 2
+"""Seconds of a probe for which nothing answers."""
 HANDSHAKE_S = 60.0
 """Seconds for a slow machine to start a pass and connect."""
 
@@ -105,11 +111,17 @@ def drill(database: Database) -> Drill:
     return Drill(database)
 
 
-def addressed(network: Network, *names: str) -> dict[str, str]:
-    """Return the URLs of the services: of ``names`` by name, of the others by address."""
-    return {
-        variable: network.url(name, by_name=name in names) for name, variable in VARIABLES.items()
-    }
+def addressed(network: Network, folder: Path, *names: str) -> dict[str, str]:
+    """Return the settings of the services: ``names`` have URLs by name, the others by address."""
+    path = folder / "services.toml"
+    path.write_text(
+        "".join(
+            f'[services.{name}]\nurl = "{network.url(name, by_name=name in names)}"\n'
+            f"deadline = {DEADLINE_S}\n"
+            for name in VARIABLES
+        )
+    )
+    return {"OPS_WORKER_CATALOGUE": str(path)}
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def test_the_network_fails(
     because: str,
 ) -> None:
     """Two blind passes of each kind change nothing; the third one believes that all are down."""
-    env = worker.env | addressed(network, *by_name) | DOUBT
+    env = worker.env | addressed(network, worker.folder, *by_name) | DOUBT
     for name in ("health", "metrics"):
         seen = document(network.run(name, "--output", "json", env=env))
         assert (seen["blind"], len(seen["services"])) == (False, 4), seen
@@ -164,7 +176,7 @@ def test_the_network_fails(
 
 def test_some_names_fail(network: Network, worker: Worker) -> None:
     """While services answer by their addresses, those without are down, and the resolver is named."""
-    env = worker.env | addressed(network, "ingest", "evaluator") | DOUBT
+    env = worker.env | addressed(network, worker.folder, "ingest", "evaluator") | DOUBT
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(RESOLVER)
     seen = document(network.run("health", "--output", "json", env=env))
@@ -180,7 +192,7 @@ def test_a_machine_is_gone(
     network: Network, worker: Worker, drill: Drill, doubt_passes: str
 ) -> None:
     """While others answer, its alert opens at once."""
-    env = worker.env | addressed(network) | {"DOUBT_PASSES": doubt_passes}
+    env = worker.env | addressed(network, worker.folder) | {"DOUBT_PASSES": doubt_passes}
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(MACHINES["ingest"])
     seen = document(network.run("health", "--output", "json", env=env))
@@ -231,7 +243,7 @@ class Hold:
 def test_the_process_is_stopped(
     worker: Worker, hosts: dict[str, Stub], drill: Drill, name: str, answers: bool
 ) -> None:
-    """A pass that is stopped for 20 s while its probes are open judges the answers that came."""
+    """A pass that is stopped while its probes are open judges the answers that came."""
     env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
     for healthy in ("health", "metrics"):
         assert worker(healthy, **env).returncode == 0
@@ -354,7 +366,7 @@ def test_five_percent_of_a_cpu(worker: Worker, database: Database, tmp_path: Pat
         path.write_text(path.read_text().replace('counters = ["a", "b"]', "deadline = 2"))
         env = DOUBT | {"OPS_WORKER_CATALOGUE": str(path), "PROBE_CONCURRENCY": str(number)}
         passes = "SELECT count(*)::int FROM system_metrics WHERE metric_name = 'maintenance'"
-        with worker.start("health", "--every", "10", "--for", "60", **env) as process:
+        with worker.start("health", "--every", "10", "--for", str(LIMITED_S), **env) as process:
             end = time.monotonic() + HANDSHAKE_S
             while not database.value(passes):
                 assert time.monotonic() < end
