@@ -175,9 +175,20 @@ def _guard(options: argparse.Namespace, settings: Settings) -> None:
         return
     process.enforce_deadline(
         settings.pass_deadline,
-        lambda reason: _fail(options, OpsWorkerError(reason)),
+        lambda reason: _cut_off(options, reason),
         spent_s=time.monotonic() - options.begun,
     )
+
+
+def _cut_off(options: argparse.Namespace, reason: str) -> int:
+    """Report that the process ends before its time; return its exit code.
+
+    A pass that has reported its outcome is recorded. Only posts, Events or the heartbeat are lost.
+    """
+    reported_code: int | None = getattr(options, "reported_code", None)
+    if reported_code is not None:
+        return reported_code
+    return _fail(options, OpsWorkerError(reason))
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:

@@ -126,6 +126,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             code = report(options, outcome)
             line = message(summary(outcome, code, settings.job_name))
             process.write_termination_message(settings.termination_message_path, line)
+            options.reported_code = code  # a signal from now on changes it no more
         finally:
             # Also after a failure: what is open would end there if nobody posted it again.
             if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
@@ -232,14 +233,17 @@ def _with_shard(options: argparse.Namespace, settings: Settings) -> Settings:
 def _log_alerts(outcome: Outcome) -> None:
     """Log every alert that the pass opened or closed."""
     reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
-    own_reason = _own_reason(outcome)
+    own_reasons = {
+        "alert opened": _own_reason(outcome),
+        "alert closed": "no pass is blind, and none has stopped",
+    }
     for action, services in (("alert opened", outcome.opened), ("alert closed", outcome.closed)):
         for service in services:
             is_own = service not in reasons  # the worker's own alert
             extra = {
                 "action": action,
                 "service": service,
-                "reason": own_reason if is_own else reasons[service],
+                "reason": own_reasons[action] if is_own else reasons[service],
             }
             _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
 

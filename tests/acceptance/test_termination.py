@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -11,11 +12,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from tests.alertmanager import Inbox
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.alertmanager import Received
     from tests.conftest import Database, Worker
     from tests.stubs import Stubs
 
@@ -52,6 +55,7 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
         "result": "recorded",
         "exit_code": 4,
         "job": "ops-worker-health-29400000",
+        "blind": False,
         "confirmed": 0,
         "unhealthy": {"ingest": "http 503"},
     }
@@ -132,3 +136,28 @@ def test_confirmed_in_the_summary(worker: Worker, stubs: Stubs) -> None:
     stubs["ingest"].mode = "down"
     done = worker("health", CONFIRM_FAILURES="1", CONFIRM_DELAY="0.1")
     assert "1 down; 1 probed again, 1 confirmed; 1 alert opened: ingest" in done.stdout
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--fail-on-unhealthy",), 4)])
+def test_signal_after_the_pass(
+    worker: Worker, stubs: Stubs, path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    """A signal that ends the post of the alerts changes no result: the pass is recorded."""
+    stubs["ingest"].mode = "503"
+    posting = threading.Event()
+    ended = threading.Event()
+
+    def hang(_: Received) -> None:
+        posting.set()
+        ended.wait(60)
+
+    with Inbox() as inbox:
+        inbox.before = hang
+        with worker.start("health", *arguments, ALERTMANAGER_URL=inbox.url) as process:
+            assert posting.wait(60)
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+        ended.set()
+    assert (process.returncode, err.count("stopped by")) == (code, 0), err
+    assert out.startswith("health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest")
+    assert (left(path)["result"], left(path)["exit_code"]) == ("recorded", code)
