@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
-from ops_worker.core.needs import because_of
 from ops_worker.core.output import RENDERERS, message, summary
 from ops_worker.core.passes import PASSES, peers
 from ops_worker.errors import DONE, UNHEALTHY
@@ -232,8 +231,11 @@ def _with_shard(options: argparse.Namespace, settings: Settings) -> Settings:
 def _log_alerts(outcome: Outcome) -> None:
     """Log every alert that the pass opened or closed."""
     reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
-    own_reason = _own_reason(outcome)
-    for action, services in (("alert opened", outcome.opened), ("alert closed", outcome.closed)):
+    logged = (
+        ("alert opened", outcome.opened, _own_reason(outcome)),
+        ("alert closed", outcome.closed, "no pass has stopped, and none is blind any more"),
+    )
+    for action, services, own_reason in logged:
         for service in services:
             is_own = service not in reasons  # the worker's own alert
             extra = {
@@ -253,7 +255,7 @@ def _log_dependents(outcome: Outcome) -> None:
         "action": "no alert opens",
         "count": len(outcome.because_of),
         "first": " ".join([*outcome.because_of][:MAX_NAMES]),
-        "because": because_of(causes),
+        "causes": " ".join(sorted(causes)[:MAX_NAMES]),
     }
     _log.info("services are unhealthy because of others", extra=extra)
 
@@ -263,18 +265,18 @@ def _announce(job: str, outcome: Outcome, left_s: float) -> None:
     from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    own_reason = _own_reason(outcome, " stopped")
+    own_reason = _own_reason(outcome)
     opened = [(name, reasons.get(name, own_reason)) for name in outcome.opened]
     closed = [(name, "") for name in outcome.closed]
     for warning in announce(job, opened + closed, left_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
-def _own_reason(outcome: Outcome, stopped: str = "") -> str:
-    """Return what the worker's own alert is about; the alert itself says more."""
+def _own_reason(outcome: Outcome) -> str:
+    """Return why the worker's own alert opened; the alert itself says more."""
     if outcome.blind_because:
         return f"the {outcome.name} pass is blind: {', '.join(outcome.blind_because)}"
-    return f"the {' or '.join(peers(outcome.name))} pass{stopped}"
+    return f"the {' or '.join(peers(outcome.name))} pass stopped"
 
 
 class _Progress:

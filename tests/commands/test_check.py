@@ -172,7 +172,7 @@ def test_signs_of_life(
     names = check(capsys, 0)["names"]
     assert names[0] == WARNING
     assert names[1].startswith(
-        "names could not be resolved while other services answered: evaluator"
+        "names could not be resolved, although other services gave a sign of life: evaluator"
     )
     monkeypatch.setenv("INGEST_HEALTH_URL", "http://two.invalid")
     signs = check(capsys, 0)["signs of life"]

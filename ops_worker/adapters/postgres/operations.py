@@ -321,7 +321,8 @@ def describe(maintenance: RunningMaintenance) -> str:
     """Return until when a maintenance lasts, who started it, and why."""
     until = f"{maintenance.until:%Y-%m-%d %H:%M:%S %Z} ({format_age(maintenance.left_s)} left)"
     reason = f": {one_line(maintenance.reason)}" if maintenance.reason else ""
-    return f"maintenance until {until}, started by {one_line(maintenance.started_by)}{reason}"
+    by = f"started by {one_line(maintenance.started_by)}{reason}"
+    return f"maintenance of all services until {until}, {by}"
 
 
 def _log(transaction: Transaction, statement: str, parameters: Mapping[str, object]) -> None:
