@@ -599,7 +599,7 @@ def test_shown_request(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalogue", "check", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == (
         f"note: {path}: services.a.skip_verify: its certificate is not verified: "
-        "anybody on the way can answer in its place"
+        "anybody on the network path can answer in its place"
     )
 
 

@@ -198,7 +198,7 @@ def test_services(
     )
     assert found["service evaluator"] == (
         WARNING,
-        "degraded: http 503 | it answers: its log says more",
+        "degraded: http 503 | it answers, but not as the catalogue expects: check its log and its entry in the catalogue",
     )
     assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 

@@ -96,7 +96,7 @@ def _version(body: bytes) -> tuple[str, str]:
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        return "", "what answers is not an Alertmanager"
+        return "", "the answer is not that of an Alertmanager"
     return one_line(str(about.get("version", ""))), ""
 
 
