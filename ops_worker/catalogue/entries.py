@@ -32,7 +32,7 @@ NAME_WANTS = (
 MAX_REQUEST_BODY = 64 << 10
 """Characters of the body of a request."""
 MAX_NEEDS = 50
-"""Services that one service may need directly. The causes are found while a transaction waits."""
+"""Services that one service may need directly. Causes are computed in a transaction."""
 MAX_REDIRECTS = 10
 """Redirects that one probe may follow. Chains of more are loops, as a rule."""
 READS = frozenset({"select", "with", "values", "table"})
@@ -111,7 +111,15 @@ def _pointer(value: Any) -> str:
 def _statuses(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError("not statuses")
-    return tuple(dict.fromkeys(status for item in value for status in expand(item)))
+    return tuple(dict.fromkeys(status for item in value for status in _expanded(item)))
+
+
+def _expanded(item: Any) -> range:
+    try:
+        return expand(item)
+    except ValueError:
+        accepted = '200, "2xx" and "200-299", from 200 to 599'
+        raise ExplainedError(f"{item!r:.60} does not fit; write {accepted}") from None
 
 
 def _method(value: Any) -> str:

@@ -282,7 +282,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
 def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str] | None:
     """Return the names of monitored services; None for all. Raises SettingsError for another one.
 
-    An unknown name would be a maintenance that suppresses nothing, noticed at night.
+    A mistyped name would suppress nothing, and be noticed only when an alert opens.
     """
     from ops_worker.core.suggest import did_you_mean
 

@@ -126,7 +126,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             line = message(summary(outcome, code, settings.job_name))
             process.write_termination_message(settings.termination_message_path, line)
         finally:
-            # Also after a failure: what is open would end there if nobody posted it again.
+            # Also after a failure: Alertmanager ends an open alert that is not posted again.
             if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
                 left_s = end - time.monotonic()
                 post_alerts.post_within(settings, database, context.period_s, left_s)

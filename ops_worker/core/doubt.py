@@ -32,7 +32,7 @@ Its own deadline passes, the resolver's deadline passes, or the service closes a
 it has waited for too long.
 """
 MAX_SHARDS = 1000
-"""Shards that there are at most."""
+"""The most shards of an installation."""
 MAX_NAMES = 10
 """Services that a warning names."""
 MAX_NAMESERVERS = 3

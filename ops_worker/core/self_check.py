@@ -447,7 +447,8 @@ def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
         subject = f"Alertmanager {presence.url}"
         if presence.problem:
             remedy = (
-                "check ALERTMANAGER_URL, its login or token, the NetworkPolicy, and that it runs"
+                "check ALERTMANAGER_URL, its login or ALERTMANAGER_TOKEN_FILE, the NetworkPolicy, "
+                "and that it runs"
             )
             yield Finding(subject, WARNING, presence.problem, remedy)
         else:
