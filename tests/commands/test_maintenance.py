@@ -140,7 +140,7 @@ def test_setting(
     )
     assert main(["status"]) == 0
     assert re.search(
-        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
+        r"^Maintenance: no alert opens for these services\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -297,7 +297,9 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
     capsys.readouterr()
     assert main(["explain", "ingest"]) == main(["status"]) == 0
-    explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
+    explained, status = capsys.readouterr().out.split(
+        "Maintenance: no alert opens for these services"
+    )
     assert re.search(
         r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim\n  <b>new</b> switch$",
         explained,

@@ -143,7 +143,7 @@ def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     assert main(["health"]) == 0
     assert opened(told) == {"ingest", "evaluator"}
     assert main(["maintenance", "end", "1"]) == 2
-    assert "maintenance 1 is neither running nor planned; no window is" in capsys.readouterr().err
+    assert "maintenance 1 is neither running nor planned; none is" in capsys.readouterr().err
 
 
 def test_time_of_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +243,7 @@ def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]
     assert lines[0].startswith("the maintenance has ended; maintenance 1 of ingest until ")
     assert lines[1].startswith("maintenance 2 of evaluator until ")
     assert main(["maintenance", "end"]) == 2
-    assert "give the ID: `ops-worker maintenance list` lists 1, 2" in capsys.readouterr().err
+    assert "give the ID of another one: `ops-worker maintenance list` lists 1, 2" in capsys.readouterr().err
 
 
 def test_end_while_the_setting_lasts(
