@@ -113,7 +113,7 @@ def _seconds(text: str) -> float | None:
 def row_number(text: str, noun: str, listed_by: str) -> int:
     """Parse the number of a row. Raises ArgumentTypeError for anything else.
 
-    The message says of what it is no number (``noun``), and which command lists them.
+    The message names what the number belongs to (``noun``), and the command that lists them.
     """
     is_number = text.isascii() and text.isdigit()
     if not is_number or int(text[:MAX_ID_DIGITS]) > MAX_ID:

@@ -42,8 +42,8 @@ exit codes:
   3  schema or permission: the message says what to run or to set; check also ends with it if it
      finds a fault outside the settings
   4  done and recorded, or shown by a dry run, and --fail-on-unhealthy was given and a service is
-     unhealthy; or faults (manifests check, catalogue check) or warnings (cluster
-     --fail-on-warnings) were found
+     unhealthy or the pass was blind; or faults (manifests check, catalogue check) or warnings
+     (cluster --fail-on-warnings) were found
 """
 
 

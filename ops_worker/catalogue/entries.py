@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ops_worker.catalogue.urls import is_host
-from ops_worker.core.conditions import RELATIONS
+from ops_worker.core.conditions import RELATIONS, wanted_value
 from ops_worker.core.model import METHODS, PROBE_DEADLINE_S, Condition, Counter
 from ops_worker.core.samples import OWN_METRICS
 from ops_worker.core.statuses import expand
@@ -32,7 +32,7 @@ NAME_WANTS = (
 MAX_REQUEST_BODY = 64 << 10
 """Characters of the body of a request."""
 MAX_NEEDS = 50
-"""Services that one service may need directly. The causes are found while a transaction waits."""
+"""Services that one service may need directly. Causes are computed in a transaction."""
 MAX_REDIRECTS = 10
 """Redirects that one probe may follow. Chains of more are loops, as a rule."""
 READS = frozenset({"select", "with", "values", "table"})
@@ -53,6 +53,10 @@ FRAMING = frozenset(
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110, section 5.6.2
 _COMMENT_OR_SPACE = re.compile(r"--[^\n]*|/\*.*?\*/|[\s(]+", re.DOTALL)
+
+
+class ExplainedError(ValueError):
+    """A value does not fit. The message says why, in place of all that is accepted."""
 
 
 def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints: Any) -> Any:
@@ -107,7 +111,15 @@ def _pointer(value: Any) -> str:
 def _statuses(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError("not statuses")
-    return tuple(dict.fromkeys(status for item in value for status in expand(item)))
+    return tuple(dict.fromkeys(status for item in value for status in _expanded(item)))
+
+
+def _expanded(item: Any) -> range:
+    try:
+        return expand(item)
+    except ValueError:
+        accepted = '200, "2xx" and "200-299", from 200 to 599'
+        raise ExplainedError(f"{item!r:.60} does not fit; write {accepted}") from None
 
 
 def _method(value: Any) -> str:
@@ -186,27 +198,37 @@ def _counter(value: Any) -> Counter:
 def _condition(value: Any) -> Condition:
     """Accept a relation, and the part of the answer that it is about; without one, the body."""
     relations = [key for key in value if key in RELATIONS] if isinstance(value, dict) else []
-    if len(relations) != 1:
+    if not relations:
         raise ValueError("not a condition")
+    if len(relations) > 1:
+        raise ExplainedError(f"{' and '.join(relations)}: write each of them as its own condition")
     relation = relations[0]
     parts = value.keys() - {relation}
-    if not RELATIONS[relation].accepts(value[relation]) or len(parts) > 1:
-        raise ValueError("not a condition")
+    if not RELATIONS[relation].accepts(value[relation]):
+        raise ExplainedError(f"{relation} must be {wanted_value(relation)}")
+    if not parts <= {"pointer", "header"} or len(parts) > 1:
+        raise ExplainedError(f"beside {relation} there must be pointer, header, or no other key")
     expected = value[relation]
     if isinstance(expected, list):
         expected = tuple(expected)
     if parts == {"pointer"}:
-        return Condition(_pointer(value["pointer"]), relation, expected)
+        return Condition(_condition_pointer(value["pointer"]), relation, expected)
     if parts == {"header"}:
         return Condition(None, relation, expected, _header_name(value["header"]))
-    if parts:
-        raise ValueError("not a part of an answer")
     return Condition(None, relation, expected)
+
+
+def _condition_pointer(value: Any) -> str:
+    try:
+        return _pointer(value)
+    except ValueError:
+        problem = 'pointer must be a JSON pointer: "/a/b", or "" for the whole body'
+        raise ExplainedError(problem) from None
 
 
 def _header_name(value: Any) -> str:
     if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
-        raise ValueError("not a header name")
+        raise ExplainedError("header must be the name of a response header")
     return value.lower()
 
 

@@ -45,7 +45,7 @@ _HTTP_KEYS = (
     "counters",
     "counters_at",
 )
-"""Keys of which only an HTTP answer makes something."""
+"""Keys that have no effect without an HTTP request and its answer."""
 _TLS_KEYS = ("ca", "certificate", "key", "skip_verify")
 """Keys that a connection without TLS has no use for."""
 

@@ -53,7 +53,7 @@ def parse(source: Source) -> tuple[Entries | None, list[str]]:
     try:
         entries = Entries.model_validate(document)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
+        errors = error.errors(include_url=False)
         return None, [_fault(source.file, details) for details in errors]
     return entries, _limits_exceeded(source.file, entries)
 
@@ -76,7 +76,7 @@ def _limits_exceeded(file: str, entries: Entries) -> list[str]:
 
 def _fault(file: str, details: Mapping[str, Any]) -> str:
     """Describe one of pydantic's errors: the file, the key, its value unless secret, what fits."""
-    from ops_worker.catalogue.entries import keys, wants
+    from ops_worker.catalogue.entries import ExplainedError, keys, wants
 
     location = details["loc"]
     key = ".".join(str(part) for part in location if part != "[key]")
@@ -89,6 +89,9 @@ def _fault(file: str, details: Mapping[str, Any]) -> str:
         return f"{file}: {key} is not a valid name; expected {expected}"
     if is_secret:
         return f"{file}: {key} has an invalid value (not shown); expected {expected}"
+    error = details.get("ctx", {}).get("error")
+    if isinstance(error, ExplainedError):
+        return f"{file}: {key} is {_shown(details['input'])}; {error}"
     return f"{file}: {key} is {_shown(details['input'])}; expected {expected or 'a table'}"
 
 

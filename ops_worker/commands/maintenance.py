@@ -59,8 +59,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=_number,
         metavar="ID",
-        help="the number that `maintenance list` shows; it ends with all of it that is to come. "
-        "Without it, the maintenance of all services that was started without --at and --every",
+        help="the number that `maintenance list` shows; all later times of it end, too. "
+        "Default: the maintenance of all services that was started without --at and --every",
     )
     for action in (start, end):
         by_option(action)
@@ -77,7 +77,7 @@ def _start_options(start: argparse.ArgumentParser) -> None:
         action="extend",
         type=words,
         metavar="NAME",
-        help="the services that it is of; without it, all of them",
+        help="the services under maintenance; default: all of them",
     )
     start.add_argument(
         "--for",
@@ -92,14 +92,14 @@ def _start_options(start: argparse.ArgumentParser) -> None:
         "--at",
         type=_at,
         metavar="TIME",
-        help="plan it: 22:30 for the next time that it is 22:30, 2026-03-01T02:00",
+        help="begin later: 22:30 (the next time that it is 22:30), or 2026-03-01T02:00",
     )
     begin.add_argument(
         "--every",
         dest="recurrence",
         type=_every,
         metavar="WHEN",
-        help="repeat it: 'Sunday 02:00', 'Mon,Thu 22:30', 'day 03:00' for every day",
+        help="repeat it: 'Sunday 02:00', 'Mon,Thu 22:30', or 'day 03:00' (every day)",
     )
     start.add_argument(
         "--zone",
@@ -113,7 +113,7 @@ def _start_options(start: argparse.ArgumentParser) -> None:
         "--replace",
         action="store_true",
         help="replace a maintenance of all services that is running; without it, only the same one "
-        "starts anew. Not with --service, --at or --every: such ones exist side by side",
+        "starts anew. Not with --service, --at or --every: those exist side by side",
     )
 
 
@@ -178,11 +178,12 @@ def _is_window(options: argparse.Namespace) -> bool:
     """
     is_timed = options.at is not None or options.recurrence is not None
     if options.zone != DEFAULT_ZONE and not is_timed:
-        raise SettingsError(["--zone: it is the zone of --at and --every, and neither is given"])
+        raise SettingsError(["--zone needs --at or --every: it is the time zone of these options"])
     is_window = is_timed or options.services is not None
     if is_window and options.replace:
-        remedy = "end the other one: `ops-worker maintenance end ID`"
-        raise SettingsError([f"--replace: nothing replaces a planned one or one of some; {remedy}"])
+        fault = "--replace cannot be used with --service, --at or --every"
+        remedy = "end the other maintenance first: `ops-worker maintenance end ID`"
+        raise SettingsError([f"{fault}; {remedy}"])
     return is_window
 
 
@@ -281,7 +282,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
 def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str] | None:
     """Return the names of monitored services; None for all. Raises SettingsError for another one.
 
-    An unknown name would be a maintenance that suppresses nothing, noticed at night.
+    A mistyped name would suppress nothing, and be noticed only when an alert opens.
     """
     from ops_worker.core.suggest import did_you_mean
 
@@ -298,6 +299,7 @@ def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str
             services.append(name)
         else:
             hint = did_you_mean(name, [*targets, OPS_WORKER])
+            hint = hint or "; `ops-worker catalogue show` lists the services"
             problems.append(f"--service {one_line(name)}: this service is not monitored{hint}")
     if problems:
         raise SettingsError(problems)
@@ -315,7 +317,7 @@ def _begins(at: datetime | time, zone: tzinfo, now: datetime) -> datetime:
     except ValueError as error:
         raise SettingsError([f"--at {at}: {error}"]) from None
     if begins <= now:
-        raise SettingsError([f"--at {at}: this time is over; {clock}"])
+        raise SettingsError([f"--at {at}: this time is in the past; {clock}"])
     if begins > now + AHEAD:
         raise SettingsError([f"--at {at}: it is more than ten years ahead; {clock}"])
     return begins
@@ -326,7 +328,8 @@ def _require_gap(recurrence: Recurrence, length: timedelta) -> None:
     gap = recurrence.shortest_gap
     if length >= gap:
         hours = f"{gap.total_seconds() / 3600:g}h"
-        raise SettingsError([f"--for: it begins again after {hours}; it has to be shorter"])
+        fault = f"--for: this maintenance begins again after {hours}"
+        raise SettingsError([f"{fault}; give a shorter time"])
 
 
 def _end(store: Store, options: argparse.Namespace) -> str:

@@ -1,7 +1,8 @@
 """Post the system alerts to the Alertmanagers after a health pass, in the time that is left.
 
-Nothing of it can fail or delay a pass: it runs after the commit, in a thread of its own, and its
-failure is one warning. It reads what the database has, whatever the pass did.
+A post cannot make a pass fail, nor delay it beyond its deadline: it runs after the commit, in a
+thread of its own, and a failure is one warning. It reads what the database has, whatever the pass
+did.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ REQUEST_DEADLINE_S = 3.0
 MIN_STEP_S = 0.1
 """The least seconds for one transaction or one post."""
 CUT_S = 0.2
-"""Seconds in which a transaction ends whose connection was cut at the deadline."""
+"""Seconds that a transaction takes to end after its connection was cut at the deadline."""
 ROUNDS = 3
 """The most posts of one pass: it posts again what changed in the meantime."""
 

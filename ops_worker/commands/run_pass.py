@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
-from ops_worker.core.needs import because_of
 from ops_worker.core.output import RENDERERS, message, summary
 from ops_worker.core.passes import PASSES, peers
 from ops_worker.errors import DONE, UNHEALTHY
@@ -128,7 +127,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             process.write_termination_message(settings.termination_message_path, line)
             options.reported_code = code  # a signal from now on changes it no more
         finally:
-            # Also after a failure: what is open would end there if nobody posted it again.
+            # Also after a failure: Alertmanager ends an open alert that is not posted again.
             if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
                 left_s = end - time.monotonic()
                 post_alerts.post_within(settings, database, context.period_s, left_s)
@@ -233,17 +232,17 @@ def _with_shard(options: argparse.Namespace, settings: Settings) -> Settings:
 def _log_alerts(outcome: Outcome) -> None:
     """Log every alert that the pass opened or closed."""
     reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
-    own_reasons = {
-        "alert opened": _own_reason(outcome),
-        "alert closed": "no pass is blind, and none has stopped",
-    }
-    for action, services in (("alert opened", outcome.opened), ("alert closed", outcome.closed)):
+    logged = (
+        ("alert opened", outcome.opened, _own_reason(outcome)),
+        ("alert closed", outcome.closed, "no pass has stopped, and none is blind any more"),
+    )
+    for action, services, own_reason in logged:
         for service in services:
             is_own = service not in reasons  # the worker's own alert
             extra = {
                 "action": action,
                 "service": service,
-                "reason": own_reasons[action] if is_own else reasons[service],
+                "reason": own_reason if is_own else reasons[service],
             }
             _log.log(logging.WARNING if is_own else logging.INFO, action, extra=extra)
 
@@ -257,7 +256,7 @@ def _log_dependents(outcome: Outcome) -> None:
         "action": "no alert opens",
         "count": len(outcome.because_of),
         "first": " ".join([*outcome.because_of][:MAX_NAMES]),
-        "because": because_of(causes),
+        "causes": " ".join(sorted(causes)[:MAX_NAMES]),
     }
     _log.info("services are unhealthy because of others", extra=extra)
 
@@ -267,18 +266,18 @@ def _announce(job: str, outcome: Outcome, left_s: float) -> None:
     from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    own_reason = _own_reason(outcome, " stopped")
+    own_reason = _own_reason(outcome)
     opened = [(name, reasons.get(name, own_reason)) for name in outcome.opened]
     closed = [(name, "") for name in outcome.closed]
     for warning in announce(job, opened + closed, left_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
 
 
-def _own_reason(outcome: Outcome, stopped: str = "") -> str:
-    """Return what the worker's own alert is about; the alert itself says more."""
+def _own_reason(outcome: Outcome) -> str:
+    """Return why the worker's own alert opened; the alert itself says more."""
     if outcome.blind_because:
         return f"the {outcome.name} pass is blind: {', '.join(outcome.blind_because)}"
-    return f"the {' or '.join(peers(outcome.name))} pass{stopped}"
+    return f"the {' or '.join(peers(outcome.name))} pass stopped"
 
 
 class _Progress:

@@ -20,7 +20,7 @@ _VERSION = 0xA0
 """The tag of the version, which is absent in certificates of version 1."""
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _LONG = 0x80
-"""From this number on, the byte of a length has the number of bytes of the length itself."""
+"""From this value on, the first byte only says how many bytes of the length follow."""
 _MAX_LENGTH_BYTES = 4
 _TIME_DIGITS = 14
 _FIELDS_BEFORE_VALIDITY = 3

@@ -184,6 +184,22 @@ RELATIONS = {
     ),
 }
 """The relations, by their key in a catalogue."""
+_WANTS: Mapping[Callable[[Any], bool], str] = {
+    _is_scalar: "a string, a number, true or false",
+    _are_scalars: "a list of strings, numbers, true and false",
+    _is_finite: "a number",
+    _is_part: "a string that is not empty",
+    _is_expression: f"a string of 1 to {MAX_EXPRESSION} characters",
+    _is_flag: "true or false",
+    _is_length: "a whole number of at least 0",
+}
+
+
+def wanted_value(relation: str) -> str:
+    """Return which values a relation accepts in the catalogue, for error messages."""
+    return _WANTS[RELATIONS[relation].accepts]
+
+
 EXPRESSIONS = frozenset(key for key in RELATIONS if RELATIONS[key].accepts is _is_expression)
 """The relations that need the extra ``re2``."""
 

@@ -32,7 +32,7 @@ Its own deadline passes, the resolver's deadline passes, or the service closes a
 it has waited for too long.
 """
 MAX_SHARDS = 1000
-"""Shards that there are at most."""
+"""The most shards of an installation."""
 MAX_NAMES = 10
 """Services that a warning names."""
 MAX_NAMESERVERS = 3
@@ -139,6 +139,16 @@ def settle(
     )
 
 
+def believed(row: DoubtRow) -> str:
+    """Return a warning if a pass believes what it saw without a sign of life; else nothing."""
+    if row.is_blind or not row.suspects:
+        return ""
+    return (
+        f"{row.suspects}; after {row.blind_passes} blind passes in a row, this pass believes what "
+        "it sees: check the services, and the network and resolver of this machine"
+    )
+
+
 def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
     """Return the passes that are blind, the longest first.
 
@@ -221,7 +231,7 @@ def _suspects(asked: Sequence[Observation], evidence: Evidence) -> Iterator[str]
 
 
 def _resolver_warnings(probed: Sequence[Observation], evidence: Evidence) -> Iterator[str]:
-    """Yield one warning if names could not be resolved while other services answered."""
+    """Yield one warning if names could not be resolved, although there are signs of life."""
     names = [seen.target.name for seen in probed if seen.reason_class == "name"]
     if not names:
         return
@@ -229,7 +239,7 @@ def _resolver_warnings(probed: Sequence[Observation], evidence: Evidence) -> Ite
     if len(names) > MAX_NAMES:
         listed += f" and {len(names) - MAX_NAMES} more"
     yield (
-        f"names could not be resolved while other services answered: {listed}"
+        f"names could not be resolved, although other services gave a sign of life: {listed}"
         f"{_of_resolver(evidence)}: check the resolver and these names"
     )
 

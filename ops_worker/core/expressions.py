@@ -15,7 +15,7 @@ from ops_worker.text import one_line
 MAX_EXPRESSION = 1_000
 """Characters of an expression."""
 MAX_MEMORY = 1 << 20
-"""Bytes that RE2 may use for one expression, of which a repetition like ``(x{1000}){9}`` is many.
+"""Bytes that RE2 may use for one expression. Many repetitions of all letters need more.
 
 A catalogue may have 10,000 services, so RE2's own limit of 8 MiB is too much.
 """

@@ -313,8 +313,10 @@ def details(change: StateChange) -> dict[str, Any]:
         document |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
     elif verdict.state is State.DEGRADED:
         document |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
+        if verdict.reason != f"http {verdict.http_status}":  # the status alone does not say why
+            document["reason"] = verdict.reason
         if verdict.counters is not None:  # the status was as expected, but something else is not
-            document |= {"reason": verdict.reason, "counters": verdict.counters}
+            document["counters"] = verdict.counters
     else:
         document["error"] = verdict.reason
     if verdict.certificate_days_left is not None:

@@ -3,7 +3,7 @@
 While a service is unhealthy, no alert opens for the services that need it: its own alert says what
 is wrong. They are probed and recorded as always, and their alerts close as always.
 
-The key ``needs`` of a service holds for what it needs in turn, too. Here ``needs`` is a mapping
+Dependencies are transitive: if a needs b, and b needs c, then a needs c. ``needs`` is a mapping
 from every monitored service to the services that it needs directly.
 """
 

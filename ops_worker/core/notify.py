@@ -21,7 +21,7 @@ FIRING_PERIODS = 4
 MIN_FIRING_S = 300.0
 """The least seconds for which an open alert is announced."""
 MIN_REPEAT_S = 900.0
-"""The least seconds for which a closed alert is posted again. Prometheus does it as long."""
+"""The least seconds for which a closed alert is posted again. Prometheus does the same."""
 SEVERITY = "critical"
 """The label ``severity``. Every system alert has severity 5 in the database."""
 OPEN = frozenset({"OPEN", "ACKNOWLEDGED"})

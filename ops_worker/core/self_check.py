@@ -33,7 +33,7 @@ MAX_SKEW_S = 2.0
 OLDEST = 140000
 """PostgreSQL 14, as ``server_version_num`` has it: the oldest version that is tested."""
 
-UNVERIFIED = "its certificate is not verified: anybody on the way can answer in its place"
+UNVERIFIED = "its certificate is not verified: anybody on the network path can answer in its place"
 """What `skip_verify` of a service means."""
 
 
@@ -425,7 +425,8 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
     remedies = {
         State.DOWN: "check its URL, its name, the NetworkPolicy, and that it runs",
         State.UNKNOWN: "the answer was unusable or late: check its URL and its log",
-        State.DEGRADED: "it answers: its log says more",
+        State.DEGRADED: "it answers, but not as the catalogue expects: "
+        "check its log and its entry in the catalogue",
     }
     for verdict in verdicts:
         subject = f"service {verdict.target.name}"
@@ -446,7 +447,8 @@ def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
         subject = f"Alertmanager {presence.url}"
         if presence.problem:
             remedy = (
-                "check ALERTMANAGER_URL, its login or token, the NetworkPolicy, and that it runs"
+                "check ALERTMANAGER_URL, its login or ALERTMANAGER_TOKEN_FILE, the NetworkPolicy, "
+                "and that it runs"
             )
             yield Finding(subject, WARNING, presence.problem, remedy)
         else:

@@ -153,7 +153,8 @@ def describe(occurrence: Occurrence, now: datetime) -> str:
         services += f" and {len(window.services) - MAX_NAMES} more"
     of = f"maintenance {window.id} of {services or 'all services'}"
     reason = f": {one_line(window.reason)}" if window.reason else ""
-    by = f"started by {one_line(window.started_by)}{reason}"
+    verb = "started" if occurrence.begun <= now else "planned"
+    by = f"{verb} by {one_line(window.started_by)}{reason}"
     if occurrence.begun <= now:
         left_s = (occurrence.ended - now).total_seconds()
         of += f" until {_time(occurrence.ended)} ({format_age(left_s)} left)"

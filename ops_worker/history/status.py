@@ -589,7 +589,7 @@ def _maintenances_table(maintenances: Iterable[MaintenanceStatus]) -> ScreenTabl
         Column("STARTED BY", least=10),
         Column("REASON", least=8, is_note=True),
     )
-    return flexible("Maintenance: no alert opens", columns, rows)
+    return flexible("Maintenance: no alert opens for these services", columns, rows)
 
 
 AVAILABILITY = 4

@@ -9,7 +9,7 @@ from ops_worker import __version__
 from ops_worker.adapters import machine
 from ops_worker.adapters.postgres import doubt_rows, own_alert, pass_writes
 from ops_worker.core import health
-from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess
+from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess, believed
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.samples import certificate_samples, latency_samples, self_metrics
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, stale_after_s
@@ -92,7 +92,6 @@ class Context(NamedTuple):
             verdicts=() if assessment.suspects else verdicts,
             unprobed=health.not_probed(verdicts, targets),
             unprobed_because=health.not_probed_reasons(assessment.observations, targets),
-            blind_because=assessment.suspects,
         )
         return Observed(outcome, verdicts, assessment)
 
@@ -119,9 +118,12 @@ class Context(NamedTuple):
             return None
         transaction.warnings.extend(assessment.warnings)
         before = DoubtRow(spec.name, self.settings.shard, period_s=self.period_s)
-        return doubt_rows.settle(
+        row = doubt_rows.settle(
             transaction, assessment, before, self.settings.doubt_passes, dry_run=self.dry_run
         )
+        if row is not None and (warning := believed(row)):
+            transaction.warnings.append(warning)
+        return row
 
     def transact(
         self,

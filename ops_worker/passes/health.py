@@ -31,13 +31,11 @@ Without them the pass still records states.
 class Written(NamedTuple):
     """What the transaction recorded, what it found before, and why no alert opened.
 
-    A blind pass has no ``verdicts``. ``because_of`` are the causes of services that are unhealthy
-    because of others.
-
-    A blind pass has no ``verdicts``.
+    A blind pass has no ``verdicts``, and ``blind_because`` says what it suspects. ``because_of``
+    are the causes of services that are unhealthy because of others.
     """
 
-    is_blind: bool
+    blind_because: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     recorded: Recorded
     before: Mapping[str, KnownState]
@@ -125,7 +123,7 @@ def _write(
         closed=recorded.closed + peer.closed,
     )
     return Written(
-        is_blind=is_blind,
+        blind_because=observed.assessment.suspects if is_blind else (),
         verdicts=verdicts,
         recorded=recorded,
         before={name: known[name] for name in names},
@@ -146,7 +144,7 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
     return outcome._replace(
         result=result,
         verdicts=written.verdicts,
-        blind_because=outcome.blind_because if written.is_blind else (),
+        blind_because=written.blind_because,
         updates=recorded.updates,
         superseded=tuple(name for name in names if name not in current),
         opened=recorded.opened,

@@ -117,7 +117,7 @@ def run(context: Context) -> Outcome:
     return outcome._replace(
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
         verdicts=written.observed.verdicts,
-        blind_because=outcome.blind_because if written.observed.is_blind else (),
+        blind_because=seen.assessment.suspects if written.observed.is_blind else (),
         opened=written.peer.opened,
         closed=written.peer.closed,
         samples=written.samples,

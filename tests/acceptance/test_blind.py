@@ -182,7 +182,7 @@ def test_some_names_fail(network: Network, worker: Worker) -> None:
     seen = document(network.run("health", "--output", "json", env=env))
     assert sorted(seen["alerts"]["opened"]) == ["evaluator", "ingest"]
     assert seen["warnings"] == [
-        "names could not be resolved while other services answered: ingest, evaluator "
+        "names could not be resolved, although other services gave a sign of life: ingest, evaluator "
         f"(name server {RESOLVER}): check the resolver and these names"
     ]
 

@@ -222,11 +222,11 @@ BAD = [
     (service('path = "/a b"'), f"{S}.path is '/a b'; expected a path"),
     (service('series = "a b"'), f"{S}.series is 'a b'; expected a name"),
     (service("expect = 200"), f"{S}.expect is 200; expected a list of HTTP status codes, 200 to 599"),
-    (service("expect = [99]"), f"{S}.expect is [99]; expected"),
+    (service("expect = [99]"), f"{S}.expect is [99]; 99 does not fit; write 200, "),
     (service('expect = "2xx"'), f"{S}.expect is '2xx'; expected a list of HTTP status codes, 200 to 599, of classes such as \"2xx\" and of ranges such as \"200-299\""),
-    (service('expect = ["1xx"]'), f"{S}.expect is ['1xx']; expected"),
-    (service('expect = ["299-200"]'), f"{S}.expect is ['299-200']; expected"),
-    (service("expect = [true]"), f"{S}.expect is [True]; expected"),
+    (service('expect = ["1xx"]'), f"{S}.expect is ['1xx']; '1xx' does not fit"),
+    (service('expect = ["299-200"]'), f"{S}.expect is ['299-200']; '299-200' does not fit"),
+    (service("expect = [true]"), f"{S}.expect is [True]; True does not fit"),
     (service('method = "get"'), f"{S}.method is 'get'; expected one of GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"),
     (service("method = ['GET']"), f"{S}.method is ['GET']; expected one of"),
     (service('method = "HEAD"'), f"{S}.method: the answer to HEAD has no body; set `json = false`"),
@@ -267,20 +267,20 @@ BAD = [
     (service('ca = "/no/such/file"'), f"{S}.ca: /no/such/file cannot be read: No such file or directory"),
     (service(f'key = "{__file__}"'), f"{S}.key needs `certificate` as well"),
     (service("conditions = [{ pointer = '/a' }]"), f"{S}.conditions.0 is {{'pointer': '/a'}}; expected a list of tables"),
-    (service("conditions = [{ pointer = 'a', equals = 1 }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ pointer = 'a', equals = 1 }]"), f"{S}.conditions.0 is {{'pointer': 'a', 'equals': 1}}; pointer must be a JSON pointer"),
     (service("conditions = [{ pointer = '/~2', equals = 1 }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ pointer = '/a', equals = 1, at_most = 2 }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ pointer = '/a', equals = 1, at_most = 2 }]"), f"{S}.conditions.0 is {{'pointer': '/a', 'equals': 1, 'at_most': 2}}; equals and at_most: write each of them"),
     (service("conditions = [{ pointer = '/a', at_most = '2' }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ pointer = '/a', one_of = [] }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ pointer = '/a', one_of = [] }]"), f"{S}.conditions.0 is {{'pointer': '/a', 'one_of': []}}; one_of must be a list of strings"),
     (service("conditions = [{ pointer = '/a', equals = 1979-05-27 }]"), f"{S}.conditions.0 is"),
     (service("conditions = [5]"), f"{S}.conditions.0 is 5; expected"),
-    (service("conditions = [{ header = 'a b', equals = 'x' }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ header = 'a b', equals = 'x' }]"), f"{S}.conditions.0 is {{'header': 'a b', 'equals': 'x'}}; header must be the name"),
     (service("conditions = [{ header = 5, equals = 'x' }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ header = 'a', pointer = '/a', equals = 'x' }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ body = 'a', equals = 'x' }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ contains = '' }]"), f"{S}.conditions.0 is {{'contains': ''}}; expected a list of tables"),
-    (service("conditions = [{ absent = 1 }]"), f"{S}.conditions.0 is"),
-    (service("conditions = [{ length_at_least = -1 }]"), f"{S}.conditions.0 is"),
+    (service("conditions = [{ header = 'a', pointer = '/a', equals = 'x' }]"), f"{S}.conditions.0 is {{'header': 'a', 'pointer': '/a', 'equals': 'x'}}; beside equals there must be"),
+    (service("conditions = [{ body = 'a', equals = 'x' }]"), f"{S}.conditions.0 is {{'body': 'a', 'equals': 'x'}}; beside equals there must be"),
+    (service("conditions = [{ contains = '' }]"), f"{S}.conditions.0 is {{'contains': ''}}; contains must be a string that is not empty"),
+    (service("conditions = [{ absent = 1 }]"), f"{S}.conditions.0 is {{'absent': 1}}; absent must be true or false"),
+    (service("conditions = [{ length_at_least = -1 }]"), f"{S}.conditions.0 is {{'length_at_least': -1}}; length_at_least must be a whole number"),
     (service("conditions = [{ matches = '" + "x" * 1001 + "' }]"), f"{S}.conditions.0 is"),
     (service("conditions = [{ contains = 'a' }, { matches = '(' }]"), f"{S}.conditions.1.matches: not an RE2 expression: missing ): ("),
     (service("conditions = [{ not_matches = 'a(?=b)' }]"), f"{S}.conditions.0.not_matches: not an RE2 expression: invalid perl operator: (?="),
@@ -599,7 +599,7 @@ def test_shown_request(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalogue", "check", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == (
         f"note: {path}: services.a.skip_verify: its certificate is not verified: "
-        "anybody on the way can answer in its place"
+        "anybody on the network path can answer in its place"
     )
 
 

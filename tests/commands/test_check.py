@@ -172,7 +172,7 @@ def test_signs_of_life(
     names = check(capsys, 0)["names"]
     assert names[0] == WARNING
     assert names[1].startswith(
-        "names could not be resolved while other services answered: evaluator"
+        "names could not be resolved, although other services gave a sign of life: evaluator"
     )
     monkeypatch.setenv("INGEST_HEALTH_URL", "http://two.invalid")
     signs = check(capsys, 0)["signs of life"]
@@ -198,7 +198,7 @@ def test_services(
     )
     assert found["service evaluator"] == (
         WARNING,
-        "degraded: http 503 | it answers: its log says more",
+        "degraded: http 503 | it answers, but not as the catalogue expects: check its log and its entry in the catalogue",
     )
     assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 

@@ -36,7 +36,7 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
         == 0
     )
     assert re.search(
-        r"^maintenance until [\d: -]+ UTC \(30 min left\), started by kim: new switch$",
+        r"^maintenance of all services until [\d: -]+ UTC \(30 min left\), started by kim: new switch$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -140,7 +140,7 @@ def test_setting(
     )
     assert main(["status"]) == 0
     assert re.search(
-        r"^Maintenance: no alert opens\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
+        r"^Maintenance: no alert opens for these services\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -185,7 +185,7 @@ def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
         assert start(*other) == 2
         out, err = capsys.readouterr()
         assert out == "" and re.fullmatch(
-            r"ops-worker maintenance: another maintenance is running: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
+            r"ops-worker maintenance: another maintenance is running: maintenance of all services until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
             r"Nothing was changed; use --replace to replace it\n",
             err,
         )
@@ -195,10 +195,12 @@ def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert start("--by", "lee", "--replace") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"replaced: maintenance until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch",
+        r"replaced: maintenance of all services until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch",
         first,
     )
-    assert re.fullmatch(r"maintenance until [\d: -]+ UTC \(60 min left\), started by lee", second)
+    assert re.fullmatch(
+        r"maintenance of all services until [\d: -]+ UTC \(60 min left\), started by lee", second
+    )
     assert logged(told) == [("kim", "new\nswitch", "lee", True), ("lee", "", None, False)]
 
 
@@ -295,7 +297,9 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
     capsys.readouterr()
     assert main(["explain", "ingest"]) == main(["status"]) == 0
-    explained, status = capsys.readouterr().out.split("Maintenance: no alert opens")
+    explained, status = capsys.readouterr().out.split(
+        "Maintenance: no alert opens for these services"
+    )
     assert re.search(
         r"^Maintenance at that time\nFROM.*\n[\d :-]+  [\d :-]+  all +kim\n  <b>new</b> switch$",
         explained,

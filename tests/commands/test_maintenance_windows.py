@@ -107,13 +107,13 @@ def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     assert "more than ten years ahead" in capsys.readouterr().err
     for time in ("2020-01-01T02:00", "2020-01-01"):
         assert start("--at", time) == 2
-        assert "this time is over; the database's clock says" in capsys.readouterr().err
+        assert "this time is in the past; the database's clock says" in capsys.readouterr().err
     year = datetime.now(UTC).year + 1
     command = ["--at", f"{year}-07-01T02:00", "--zone", "Europe/Berlin", "--for", "2h"]
     assert start(*command, "--reason", "new\nswitch") == 0
     assert capsys.readouterr().out == (
         f"maintenance 1 of all services from {year}-07-01 00:00:00 UTC until "
-        f"{year}-07-01 02:00:00 UTC, started by kim: new switch\n"
+        f"{year}-07-01 02:00:00 UTC, planned by kim: new switch\n"
     )
     (item,) = listed(capsys)
     assert item == {
@@ -143,7 +143,7 @@ def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
     assert main(["health"]) == 0
     assert opened(told) == {"ingest", "evaluator"}
     assert main(["maintenance", "end", "1"]) == 2
-    assert "maintenance 1 is neither running nor planned; no window is" in capsys.readouterr().err
+    assert "maintenance 1 is neither running nor planned; none is" in capsys.readouterr().err
 
 
 def test_time_of_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,8 +192,8 @@ def test_repeated(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
     [
         (["--service", "ingst"], "--service ingst: this service is not monitored; did you mean in"),
         (["--service", "x\x1b[2J"], "--service x [2J: this service is not monitored"),
-        (["--every", "Sunday 02:00", "--for", "7d"], "it begins again after 168h"),
-        (["--every", "day 02:00", "--for", "24h"], "it begins again after 24h"),
+        (["--every", "Sunday 02:00", "--for", "7d"], "this maintenance begins again after 168h"),
+        (["--every", "day 02:00", "--for", "24h"], "this maintenance begins again after 24h"),
         (["--every", "Sonntag 02:00"], "sonntag is not a weekday"),
         (["--every", "Sunday 02:00", "--at", "02:00"], "not allowed with argument"),
         (["--at", "25:00"], "25:00 is not a time; write 22:30"),
@@ -202,8 +202,8 @@ def test_repeated(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
         (["--at", "02:00", "--zone", "../../etc/passwd"], "it is not a time zone of this machine"),
         (["--at", "02:00", "--zone", "Europe"], "it is not a time zone of this machine"),
         (["--at", "02:00", "--zone", "a" * 300], "it is not a time zone of this machine"),
-        (["--zone", "Europe/Berlin"], "--zone: it is the zone of --at and --every"),
-        (["--service", "ingest", "--replace"], "--replace: nothing replaces a planned one"),
+        (["--zone", "Europe/Berlin"], "--zone needs --at or --every"),
+        (["--service", "ingest", "--replace"], "--replace cannot be used with --service"),
     ],
 )
 def test_refused(
@@ -243,7 +243,10 @@ def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]
     assert lines[0].startswith("the maintenance has ended; maintenance 1 of ingest until ")
     assert lines[1].startswith("maintenance 2 of evaluator until ")
     assert main(["maintenance", "end"]) == 2
-    assert "give the ID: `ops-worker maintenance list` lists 1, 2" in capsys.readouterr().err
+    assert (
+        "give the ID of another one: `ops-worker maintenance list` lists 1, 2"
+        in capsys.readouterr().err
+    )
 
 
 def test_end_while_the_setting_lasts(

@@ -386,7 +386,7 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
         "1 of 4 services is unhealthy; 1 alert is not acknowledged\ndatabase "
     )
     assert re.match(
-        r"Maintenance: no alert opens\nENDS IN +SERVICES +STARTED BY +REASON\n(8\d|90) min +all +kim +new racks\n",
+        r"Maintenance: no alert opens for these services\nENDS IN +SERVICES +STARTED BY +REASON\n(8\d|90) min +all +kim +new racks\n",
         rest,
     )
 

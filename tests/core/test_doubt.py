@@ -161,7 +161,7 @@ def test_names_that_fail_while_others_answer() -> None:
     assessment = assess(seen, targets, Evidence(nameservers=("10.0.0.2",)))
     assert (assessment.observations, assessment.suspects) == (tuple(seen), ())
     assert assessment.warnings == (
-        "names could not be resolved while other services answered: b, c "
+        "names could not be resolved, although other services gave a sign of life: b, c "
         "(name server 10.0.0.2): check the resolver and these names",
     )
     many = [observed("a", "200"), *(observed(f"n{number}", "name") for number in range(12))]

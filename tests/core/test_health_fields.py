@@ -155,8 +155,11 @@ def test_details() -> None:
         **own,
     }
     degraded = {"status": "degraded", "latency_ms": 4, "http_status": 503}
-    facts = {"state": State.DEGRADED, "reason": "r", "latency_ms": 4, "http_status": 503}
-    assert details(change(**facts)) == {**degraded, **own}
+    facts = {"state": State.DEGRADED, "latency_ms": 4, "http_status": 503}
+    assert details(change(**facts, reason="http 503")) == {**degraded, **own}
+    hint = "http 503: more than 3 redirects"
+    assert details(change(**facts, reason=hint)) == {**degraded, "reason": hint, **own}
+    facts["reason"] = "r"
     assert details(change(**facts, counters={})) == {
         **degraded,
         "reason": "r",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ops_worker.core.doubt import DoubtRow
 from ops_worker.core.ledger import Run, Span
 from ops_worker.core.model import Condition, Target, Thresholds
 from ops_worker.core.staleness import PassRecord
@@ -188,6 +189,17 @@ def test_stale(age: float) -> None:
     assert "UTC: a is stale: no pass has looked since 2026-03-01 11:" in lines(document)[0]
     assert lines(document)[0].endswith("; it was healthy")
     assert document.alert == "no alert is open"
+
+
+def test_blind() -> None:
+    """While the health pass is blind, the state is stale as on the screen of ``status``."""
+    row = DoubtRow("health", "0/1", 1, ago(30), ago(30), 60.0, "no packet came back from 2 hosts")
+    document = built(blind=[row])
+    assert (document.state, document.status_shows) == ("stale", "stale")
+    assert lines(document)[0] == (
+        "at 2026-03-01 12:00:00 UTC: a is stale: blind since 2026-03-01 11:59:30, "
+        "no packet came back from 2 hosts; it was down"
+    )
 
 
 def test_row_that_is_newer_than_the_ledger() -> None:

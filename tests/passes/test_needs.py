@@ -194,7 +194,7 @@ def test_log(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
     assert "; 2 unhealthy because of db; 1 alert opened: db (" in printed.out
     entries = [json.loads(line) for line in printed.err.splitlines()]
     (entry,) = [entry for entry in entries if entry.get("action") == "no alert opens"]
-    assert (entry["count"], entry["first"], entry["because"]) == (2, "page shop", "because of db")
+    assert (entry["count"], entry["first"], entry["causes"]) == (2, "page shop", "db")
     assert main(["health", "--dry-run"]) == 0
     assert "no alert opens" not in capsys.readouterr().err
 

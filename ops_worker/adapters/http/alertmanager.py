@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ops_worker.core.self_check import Presence
 
 BATCH = 256
-"""Alerts of one request, as Prometheus has it: less than the 1 MB that proxies take by default."""
+"""The most alerts of one request, as in Prometheus: less than 1 MB, a usual limit of proxies."""
 MAX_TOKEN = 1 << 14
 """Bytes of a token, as of a secret in a file of the catalogue."""
 ACCEPTED = tuple(range(200, 300))
@@ -96,7 +96,7 @@ def _version(body: bytes) -> tuple[str, str]:
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        return "", "what answers is not an Alertmanager"
+        return "", "the answer is not that of an Alertmanager"
     return one_line(str(about.get("version", ""))), ""
 
 

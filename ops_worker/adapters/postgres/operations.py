@@ -302,7 +302,7 @@ def end_window(transaction: Transaction, number: int, by: str) -> None:
 def _open_numbers(transaction: Transaction) -> str:
     """Return the numbers of the windows that a person can end."""
     numbers = ", ".join(str(window.id) for window in open_windows(transaction))
-    return f"`ops-worker maintenance list` lists {numbers}" if numbers else "no window is"
+    return f"`ops-worker maintenance list` lists {numbers}" if numbers else "none is"
 
 
 def end_any(transaction: Transaction, by: str) -> bool:
@@ -312,8 +312,9 @@ def end_any(transaction: Transaction, by: str) -> bool:
     """
     was_running = end(transaction, by)
     if not was_running and open_windows(transaction):
-        fault = "no maintenance of all services was started, but there are windows"
-        raise SettingsError([f"{fault}; give the ID: {_open_numbers(transaction)}"])
+        fault = "no maintenance of all services was started without --at and --every"
+        remedy = f"give the ID of another one: {_open_numbers(transaction)}"
+        raise SettingsError([f"{fault}; {remedy}"])
     return was_running
 
 
@@ -321,7 +322,8 @@ def describe(maintenance: RunningMaintenance) -> str:
     """Return until when a maintenance lasts, who started it, and why."""
     until = f"{maintenance.until:%Y-%m-%d %H:%M:%S %Z} ({format_age(maintenance.left_s)} left)"
     reason = f": {one_line(maintenance.reason)}" if maintenance.reason else ""
-    return f"maintenance until {until}, started by {one_line(maintenance.started_by)}{reason}"
+    by = f"started by {one_line(maintenance.started_by)}{reason}"
+    return f"maintenance of all services until {until}, {by}"
 
 
 def _log(transaction: Transaction, statement: str, parameters: Mapping[str, object]) -> None:

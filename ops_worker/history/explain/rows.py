@@ -45,8 +45,8 @@ class ServiceHistory(NamedTuple):
 
     ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
     before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
-    is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` has of the
-    services that this one needs whether they were healthy, as far as a health pass knew. ``blind``
+    is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` says
+    which of the services that this one needs were healthy, as far as a health pass knew. ``blind``
     are the passes that do not believe what they see, if ``at`` is now.
     """
 

@@ -23,6 +23,7 @@ from ops_worker.history.screen import (
     flexible,
     format_ago,
     format_time,
+    stale_reason,
     wrapped,
 )
 from ops_worker.text import format_age, format_duration, one_line
@@ -86,9 +87,10 @@ def _state_sentence(explanation: Explanation) -> str:
 
 
 def _stale_clause(explanation: Explanation) -> str:
-    """Return since when no pass has looked, and what was seen last."""
+    """Return since when no pass has looked or has been blind, and what was seen last."""
     last_seen = explanation.last_seen
-    if last_seen is None:
+    is_blind = explanation.reason != stale_reason(explanation.last_state)
+    if last_seen is None or is_blind:
         return explanation.reason
     age = _age(explanation.age_s, explanation)
     looked = f"no pass has looked since {format_time(last_seen)}{f' ({age})' if age else ''}"

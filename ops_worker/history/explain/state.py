@@ -379,6 +379,8 @@ def shown_by_status(history: ServiceHistory) -> str:
     row = history.row
     if row is None or not history.is_now:
         return ""
+    if blind_to(history.service, history.blind) is not None:
+        return STALE
     age_s = (history.now - row.checked_at).total_seconds()
     if not is_current(age_s, period_of(history.passes, HEALTH.name)):
         return STALE

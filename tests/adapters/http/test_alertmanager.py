@@ -261,10 +261,10 @@ def test_presence(inbox: Inbox) -> None:
     [
         (200, b'{"versionInfo": {}}', ("", "")),
         (200, b'{"versionInfo": {"version": "a\\nb"}}', ("a b", "")),
-        (200, b'{"versionInfo": []}', ("", "what answers is not an Alertmanager")),
-        (200, b"{}", ("", "what answers is not an Alertmanager")),
-        (200, b"OK", ("", "what answers is not an Alertmanager")),
-        (200, b"[]", ("", "what answers is not an Alertmanager")),
+        (200, b'{"versionInfo": []}', ("", "the answer is not that of an Alertmanager")),
+        (200, b"{}", ("", "the answer is not that of an Alertmanager")),
+        (200, b"OK", ("", "the answer is not that of an Alertmanager")),
+        (200, b"[]", ("", "the answer is not that of an Alertmanager")),
         (404, b"{}", ("", "http 404")),
     ],
 )
