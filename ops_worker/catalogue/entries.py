@@ -301,8 +301,9 @@ class ServiceEntry(Entry):
     body: Annotated[str, PlainValidator(_body)] = field(
         "", secret=True, wants=f"a string of at most {MAX_REQUEST_BODY >> 10} Ki characters"
     )
-    """Content of the request, for POST, PUT, PATCH and DELETE. It is never shown. Its type is that
-    of a header `Content-Type`."""
+    """Content of the request, for POST, PUT, PATCH and DELETE. No command shows it, but a reason
+    may quote what a service sends back of it, so put secrets into variables. Its type is that of a
+    header `Content-Type`."""
     deadline: Number = field(
         PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
     )

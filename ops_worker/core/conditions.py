@@ -11,7 +11,7 @@ import operator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.expressions import MAX_EXPRESSION, matches
+from ops_worker.core.expressions import MAX_EXPRESSION, TooLongError, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -222,16 +222,22 @@ def broken_conditions(
 ) -> list[tuple[Condition, str]]:
     """Return every broken condition, and why: the actual value and what the condition wants.
 
-    An absent value breaks every condition but ``absent``.
+    An absent value breaks every condition but ``absent``, and a text that is too long for the
+    expression of a condition breaks it.
     """
     broken = []
     for condition in conditions:
         actual = _part(answer, condition)
         relation = RELATIONS[condition.relation]
         is_comparable = actual is not NOT_JSON and relation.applies(actual)
-        if not (is_comparable and relation.holds(actual, condition.value)):
-            is_now = f"{_named(condition)} is {_shown_part(actual, condition)}"
-            broken.append((condition, f"{is_now}, wants {_expected(condition)}"))
+        try:
+            if is_comparable and relation.holds(actual, condition.value):
+                continue
+            shown = _shown_part(actual, condition)
+        except TooLongError as error:
+            shown = str(error)
+        is_now = f"{_named(condition)} is {shown}"
+        broken.append((condition, f"{is_now}, wants {_expected(condition)}"))
     return broken
 
 

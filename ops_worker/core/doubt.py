@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 STALLED_SHARE = 0.5
 """Share of a probe's deadline for which this process was not run, so that the probe is void."""
-STALL_CLASSES = frozenset({"timeout", "name", "reset"})
-"""Reason classes that a stall of this process can cause.
+STALL_CLASSES = frozenset({"timeout", "name"})
+"""Reason classes that a stall of this process can cause: its own deadline or the resolver's passes.
 
-Its own deadline passes, the resolver's deadline passes, or the service closes a connection on which
-it has waited for too long.
+A service may also close a connection on which it has waited for too long:
+``Observation.cut_off``. A bad certificate or answer is the service's own.
 """
 MAX_SHARDS = 1000
 """The most shards of an installation."""
@@ -193,23 +193,36 @@ def _has_sign(seen: Observation) -> bool:
 def _without_stalled(
     observations: Sequence[Observation], evidence: Evidence
 ) -> tuple[Observation, ...]:
-    """Return the observations; those that a stall of this process made void are not probed."""
-    stalls_s = [seen.stalled_s for seen in observations if _is_stalled(seen)]
-    if not stalls_s:
-        return tuple(observations)
-    reason = f"this process was not run for {max(stalls_s):.1f} s"
+    """Return the observations without what a stall of this process did to them.
+
+    Those that it made void are not probed. The others have a latency without it.
+    """
+    longest_s = max((seen.stalled_s for seen in observations if _is_stalled(seen)), default=0.0)
+    reason = f"this process was not run for {longest_s:.1f} s"
     if evidence.throttled_s:
         reason += f" (throttled by its CPU limit for {evidence.throttled_s:.1f} s)"
     return tuple(
-        seen._replace(failure=Failure.NOT_PROBED, error=reason) if _is_stalled(seen) else seen
+        seen._replace(failure=Failure.NOT_PROBED, error=reason)
+        if _is_stalled(seen)
+        else seen._replace(latency_ms=_own_latency_ms(seen))
         for seen in observations
     )
+
+
+def _own_latency_ms(seen: Observation) -> int | None:
+    """Return the latency that is surely the service's: without the stall, and at least 0.
+
+    The answer may have come at any moment of the stall, or the stall may have been earlier.
+    """
+    if seen.latency_ms is None:
+        return None
+    return max(0, seen.latency_ms - round(seen.stalled_s * 1000))
 
 
 def _is_stalled(seen: Observation) -> bool:
     return (
         seen.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
-        and seen.reason_class in STALL_CLASSES
+        and (seen.cut_off or seen.reason_class in STALL_CLASSES)
         and seen.stalled_s > STALLED_SHARE * seen.target.deadline_s
     )
 

@@ -223,7 +223,8 @@ class Observation(NamedTuple):
 
     ``sign`` is a sign of life: a packet came back from the network. A completed connection, a
     refusal and a reset are such signs. ``stalled_s`` are the seconds during the probe in which this
-    process was not run.
+    process was not run. ``cut_off`` is whether the server closed or reset the connection within the
+    handshake, or before the end of its answer: it may have waited in vain.
     """
 
     target: Target
@@ -239,6 +240,7 @@ class Observation(NamedTuple):
     reason_class: str = ""
     sign: bool = False
     stalled_s: float = 0.0
+    cut_off: bool = False
 
 
 class State(enum.StrEnum):

@@ -418,7 +418,8 @@ FROM
 -- The windows that may have lasted between two times. Whether one that repeats did is for
 -- core/maintenance.py to decide. A length that is no number is 0; one that repeats is cut to 31
 -- days. Infinite times are moved to a time with which Python can compute. A window that names no
--- service is left out: only NULL is all services.
+-- service is left out: only NULL is all services. Where NOT NULL was dropped, NULL is the default
+-- of the column.
 SELECT
     w.id,
     CASE
@@ -431,10 +432,10 @@ SELECT
     END AS services,
     c.begins,
     c.duration_s,
-    w.recurrence,
-    w.zone,
-    w.reason,
-    w.started_by,
+    coalesce(w.recurrence, '') AS recurrence,
+    coalesce(w.zone, 'UTC') AS zone,
+    coalesce(w.reason, '') AS reason,
+    coalesce(w.started_by, '') AS started_by,
     CASE
         WHEN
             w.ended_at IS NOT NULL

@@ -244,7 +244,14 @@ def test_the_process_is_stopped(
     worker: Worker, hosts: dict[str, Stub], drill: Drill, name: str, answers: bool
 ) -> None:
     """A pass that is stopped while its probes are open judges the answers that came."""
-    env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
+    path = worker.folder / "services.toml"
+    path.write_text(
+        "".join(
+            f'[services.{service}]\nurl = "{stub.url}/health"\nmax_latency_ms = 4000\n'
+            for service, stub in hosts.items()
+        )
+    )
+    env = DOUBT | {"OPS_WORKER_CATALOGUE": str(path)}
     for healthy in ("health", "metrics"):
         assert worker(healthy, **env).returncode == 0
     drill.keep()

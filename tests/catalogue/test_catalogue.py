@@ -386,7 +386,7 @@ def test_conditions() -> None:
 
 def test_without_re2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the extra is missing, the fault names it, and costs only the service; another machine may have it."""
-    expressions._compiled.cache_clear()
+    expressions._refusal.cache_clear()
     monkeypatch.setitem(sys.modules, "re2", None)
     found, faults = read(service(CONDITIONS) + '[services.b]\nurl = "http://b"')
     assert not faults

@@ -251,6 +251,17 @@ def test_shown(value: Any, shown: str) -> None:
     assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
 
 
+@pytest.mark.parametrize("relation", ["matches", "not_matches"])
+def test_too_long_to_match(relation: str) -> None:
+    """A text that is too long for an expression breaks the condition, whether or not it matches."""
+    condition = Condition(None, relation, ".{0,900}b")
+    text = "a" * 100_000
+    assert bool(broken_conditions(Answer(text=text[:100]), [condition])) is (relation == "matches")
+    ((_, reason),) = broken_conditions(Answer(text=text), [condition])
+    assert reason.startswith("body is longer than 6")
+    assert " bytes, which is too long for the expression, wants a text that " in reason
+
+
 def test_deeply_nested() -> None:
     """A value that Python cannot write as JSON has words, too."""
     value: list[Any] = []

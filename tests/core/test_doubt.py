@@ -21,6 +21,10 @@ from ops_worker.core.model import Failure, Observation, Target
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STALL_S = 3.0
+CUT_OFF = {"stalled reset", "stalled handshake", "stalled body"}
+"""Kinds of observations whose servers gave up."""
+SERVICES_OWN = {"stalled refused", "stalled certificate"}
+"""Kinds of observations that no stall explains."""
 
 
 def target(name: str, host: str = "", faults: tuple[str, ...] = ()) -> Target:
@@ -37,6 +41,9 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         "stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "stalled name": (Failure.NO_CONNECTION, "name resolution failed: …", "name"),
         "stalled reset": (Failure.NO_ANSWER, "closed the connection", "reset"),
+        "stalled handshake": (Failure.NO_CONNECTION, "TLS: closed", "tls"),
+        "stalled body": (Failure.NO_ANSWER, "closed the connection", "protocol"),
+        "stalled certificate": (Failure.NO_CONNECTION, "TLS: certificate has expired", "tls"),
         "stalled refused": (Failure.NO_CONNECTION, "Connection refused", "refused"),
         "briefly stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "no route": (Failure.NO_CONNECTION, "No route to host", "unreachable"),
@@ -59,8 +66,9 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         failure=failure,
         error=error,
         reason_class=reason_class,
-        sign=kind in {"connected", "refused", "stalled refused", "stalled reset"},
+        sign=kind in {"connected", "refused", *SERVICES_OWN, *CUT_OFF},
         stalled_s=stalled_s,
+        cut_off=kind in CUT_OFF,
     )
 
 
@@ -106,6 +114,10 @@ CASES = {
     "a stall of a resolver, and of a service that did not wait": Case(
         ("stalled name", "stalled reset"), (f"{NOT_RUN}: 2 of 2",), is_probed=False
     ),
+    "a stall of a handshake, and of a body": Case(
+        ("stalled handshake", "stalled body"), (f"{NOT_RUN}: 2 of 2",), is_probed=False
+    ),
+    "a bad certificate after a stall counts": Case(("stalled", "stalled certificate")),
     "an answer after a stall counts": Case(("stalled", "200")),
     "so does a refusal": Case(("stalled", "stalled refused")),
     "a stall of half of the deadline is not long enough": Case(
@@ -125,12 +137,23 @@ def test_assess(name: str) -> None:
     targets = [observation.target for observation in seen]
     assessment = assess(seen, targets)
     assert (assessment.suspects, assessment.is_probed) == (case.suspects, case.is_probed)
-    void = [kind.startswith("stalled") and kind != "stalled refused" for kind in case.kinds]
+    void = [kind.startswith("stalled") and kind not in SERVICES_OWN for kind in case.kinds]
     for before, after, is_void in zip(seen, assessment.observations, void, strict=True):
         if is_void:
             assert (after.failure, after.error) == (Failure.NOT_PROBED, NOT_RUN)
         else:
             assert after == before
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "stalled_s", "expected"),
+    [(8008, 8.0, 8), (2100, 2.0, 100), (1900, 2.0, 0), (30, 0.0, 30), (None, 8.0, None)],
+)
+def test_latency_of_a_stall(latency_ms: int | None, stalled_s: float, expected: int | None) -> None:
+    """A service is not slow because this process was not run, however short that was."""
+    seen = observed("a", "200")._replace(latency_ms=latency_ms, stalled_s=stalled_s)
+    (after,) = assess([seen], [seen.target]).observations
+    assert after == seen._replace(latency_ms=expected)
 
 
 def test_a_host_without_an_observation_counts() -> None:

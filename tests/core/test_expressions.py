@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ops_worker.core import expressions
-from ops_worker.core.expressions import NO_EXTRA, matches, problem
+from ops_worker.core.expressions import MAX_STEPS, NO_EXTRA, TooLongError, matches, problem
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +49,7 @@ def test_problem(capfd: pytest.CaptureFixture[str], expression: str, why: str) -
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, the problem names it."""
-    expressions._compiled.cache_clear()
+    expressions._refusal.cache_clear()
     monkeypatch.setitem(sys.modules, "re2", None)
     assert problem("^ok$") == NO_EXTRA
     assert "pip install 'ops-worker[re2]'" in NO_EXTRA
@@ -58,3 +58,16 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hostile_text() -> None:
     """An expression that Python's own module would never finish on ends here: its time is linear."""
     assert not matches("a" * (1 << 20), "(a|aa)+(a+a+)+b")
+
+
+@pytest.mark.parametrize("expression", [".{0,900}b", "(?s)error.{0,900}timeout"])
+def test_long_texts(expression: str) -> None:
+    """A text that may take too long is refused; a shorter one leaves RE2 its fast way."""
+    assert not problem(expression)
+    matcher = expressions._matcher(expression)
+    assert matcher.options.max_mem == expressions.MATCH_MEMORY
+    longest = MAX_STEPS // matcher.programsize
+    assert 64_000 < longest < 1 << 20
+    assert not matches("e" * longest, expression)
+    with pytest.raises(TooLongError, match=f"^longer than {longest} bytes, which is too long"):
+        matches("e" * (longest + 1), expression)

@@ -266,6 +266,7 @@ def failed(target: Target, error: Exception) -> Observation:
         # The notes name the redirect after which it ended.
         error=", ".join((cause.reason, *getattr(error, "__notes__", ()))),
         reason_class=cause.reason_class,
+        cut_off=cause.cut_off,
     )
 
 
@@ -494,7 +495,8 @@ def _handshake(sock: ssl.SSLSocket) -> Steps:
             except ssl.SSLWantWriteError:
                 yield Wait((sock.fileno(),), WRITE)
     except ConnectionError as error:
-        raise UnreachableError(f"TLS: {system_text(error)} during the handshake", "tls") from error
+        reason = f"TLS: {system_text(error)} during the handshake"
+        raise UnreachableError(reason, "tls", cut_off=True) from error
 
 
 def _send(sock: socket.socket, data: bytes) -> Steps:
@@ -550,7 +552,7 @@ def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: 
     """
     data = yield from _receive(sock)
     if in_head and not data:
-        raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED, "reset")
+        raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED, "reset", cut_off=True)
     # The first bytes may show another protocol, of which h11 only says that it is malformed.
     if not before and (reason := foreign(data)):
         raise NoAnswerError(reason)

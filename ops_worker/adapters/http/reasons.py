@@ -22,12 +22,16 @@ from ops_worker.core.model import Failure
 class NoAnswerError(Exception):
     """The service gave no answer that can be judged. The message is the reason that is shown.
 
-    ``reason_class`` groups reasons (docs/contract.md, "Reason classes").
+    ``reason_class`` groups reasons (docs/contract.md, "Reason classes"). ``cut_off`` is that of the
+    observation.
     """
 
-    def __init__(self, reason: str, reason_class: str = "protocol") -> None:
+    def __init__(
+        self, reason: str, reason_class: str = "protocol", *, cut_off: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason_class = reason_class
+        self.cut_off = cut_off
 
 
 class UnreachableError(NoAnswerError):
@@ -35,15 +39,20 @@ class UnreachableError(NoAnswerError):
 
 
 class Cause(NamedTuple):
-    """Why a probe has no answer. ``reason_class`` is empty for a limit of this process."""
+    """Why a probe has no answer. ``reason_class`` is empty for a limit of this process.
+
+    ``cut_off`` is that of the observation.
+    """
 
     failure: Failure
     reason: str
     reason_class: str = ""
+    cut_off: bool = False
 
 
 CLOSED = "closed the connection without an answer"
 CLOSED_IN_HEAD = "closed the connection before the end of its headers"
+CLOSED_IN_BODY = "closed the connection before the end of the body"
 SWITCHED = "protocol error: switched protocols (http 101) without being asked to"
 SPEAKS_TLS = "speaks TLS on this port: use https://"
 
@@ -83,8 +92,8 @@ For other errors the reason is that name in lower case, which is OpenSSL's own t
 """
 
 _PROTOCOL = (
-    ("complete message body", "closed the connection before the end of the body"),
-    ("closed connection", "closed the connection before the end of the body"),
+    ("complete message body", CLOSED_IN_BODY),
+    ("closed connection", CLOSED_IN_BODY),
     ("status line", "protocol error: bad status line"),
     ("status_code", "protocol error: bad status line"),
     ("response line", "protocol error: bad status line"),
@@ -105,11 +114,13 @@ def cause_of(error: Exception, deadline_s: float) -> Cause:
     """Return why an error ended a probe. ``deadline_s`` is the deadline of the probe in seconds."""
     if limit := own_limit(error):
         return Cause(Failure.NOT_PROBED, limit)
+    cut_off = _is_cut_off(error)
     if isinstance(error, UnreachableError):
-        return Cause(Failure.NO_CONNECTION, str(error), error.reason_class)
+        return Cause(Failure.NO_CONNECTION, str(error), error.reason_class, cut_off)
     if isinstance(error, ssl.SSLError):
-        return Cause(Failure.NO_CONNECTION, _tls_reason(error), "tls")
-    return Cause(Failure.NO_ANSWER, _reason(error, deadline_s), _class_without_answer(error))
+        return Cause(Failure.NO_CONNECTION, _tls_reason(error), "tls", cut_off)
+    reason_class = _class_without_answer(error)
+    return Cause(Failure.NO_ANSWER, _reason(error, deadline_s), reason_class, cut_off)
 
 
 def foreign(start: bytes) -> str:
@@ -162,6 +173,15 @@ def _class_without_answer(error: Exception) -> str:
     if isinstance(error, OSError):
         return "reset"
     return "protocol"
+
+
+def _is_cut_off(error: Exception) -> bool:
+    """Return whether the server ended the connection within the handshake or its answer."""
+    if isinstance(error, NoAnswerError):
+        return error.cut_off
+    if isinstance(error, h11.RemoteProtocolError):
+        return _first_match(_PROTOCOL, str(error), "") == CLOSED_IN_BODY
+    return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError))
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

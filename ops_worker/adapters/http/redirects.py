@@ -15,7 +15,7 @@ import httpx
 from ops_worker.catalogue import url_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ops_worker.core.model import Target
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 STATUSES = frozenset({301, 302, 303, 307, 308})
 """Statuses of answers that redirect (RFC 9110, section 15.4)."""
-KEEPS_METHOD = frozenset({307, 308})
-"""Statuses after which the request is repeated as it was. After the others, POST becomes GET."""
 METADATA = frozenset(
     map(
         ipaddress.ip_address,
@@ -36,7 +34,21 @@ METADATA = frozenset(
 Those of Alibaba, Azure, Oracle (IPv4), Amazon and Google (IPv6).
 """
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_EMBEDDING = tuple(
+    (ipaddress.IPv6Network(network), shifts)
+    for network, shifts in (
+        ("::/96", (0,)),  # IPv4-compatible: RFC 4291, section 2.5.5.1
+        ("64:ff9b::/96", (0,)),  # NAT64: RFC 6052
+        # NAT64 for local use (RFC 8215): its prefix may have 96, 64, 56 or 48 bits (RFC 6052).
+        ("64:ff9b:1::/48", (0, 24, 32, 40)),
+    )
+)
+"""IPv6 networks with IPv4 addresses in them, and by how many bits these may be shifted.
+
+The bits 64 to 71 are no part of an embedded address (RFC 6052, section 2.2).
+"""
+_LOW_BITS = 64
+_GAP_BITS = 8
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -72,9 +84,7 @@ def next_hop(target: Target, hop: Hop, status: int, location: bytes) -> Hop:
     url = _joined(hop.url, location)
     if _host_key(url) not in _allowed_hosts(target):
         raise NotFollowedError(f"redirects to {origin(url)}, which is not in redirect_hosts")
-    method = hop.method
-    if status not in KEEPS_METHOD and method not in {"GET", "HEAD"}:
-        method = "GET"
+    method = _method_after(status, hop.method)
     # A detour through another origin must not choose the path for our credentials.
     same_origin = hop.same_origin and _origin_key(url) == _origin_key(target.url)
     if target.body and method == target.method and not same_origin:
@@ -125,6 +135,19 @@ def origin(url: str) -> str:
     """Return the scheme, host and port of a URL, as it has them. The rest may be a secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _method_after(status: int, method: str) -> str:
+    """Return the method of the request after a redirect (RFC 9110, sections 15.4.2 to 15.4.4).
+
+    303 leads to another resource, which is read. After 301 and 302, POST alone becomes GET, as all
+    clients have it.
+    """
+    if status == httpx.codes.SEE_OTHER:
+        return method if method == "HEAD" else "GET"
+    if status in {httpx.codes.MOVED_PERMANENTLY, httpx.codes.FOUND} and method == "POST":
+        return "GET"
+    return method
 
 
 def _joined(base: str, location: bytes) -> str:
@@ -180,12 +203,22 @@ def _address(host: str) -> IpAddress | None:
 def _is_protected(address: IpAddress) -> bool:
     """Return whether an address is link-local or of a metadata service.
 
-    An IPv4 address may be a part of an IPv6 address (RFC 4291, 3056 and 6052).
+    An IPv4 address may be a part of an IPv6 address.
     """
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if embedded is not None:
-            return _is_protected(embedded)
+    if isinstance(address, ipaddress.IPv6Address) and any(map(_is_protected, _embedded(address))):
+        return True
     return address.is_link_local or address in METADATA
+
+
+def _embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    """Yield the IPv4 addresses that an IPv6 address may stand for."""
+    # RFC 4291, section 2.5.5.2, and RFC 3056.
+    yield from filter(None, (address.ipv4_mapped, address.sixtofour))
+    number = int(address)
+    low = number & ((1 << _LOW_BITS - _GAP_BITS) - 1)
+    without_gap = (number >> _LOW_BITS << _LOW_BITS - _GAP_BITS) | low
+    for network, shifts in _EMBEDDING:
+        if address in network:
+            for shift in shifts:
+                bits = (without_gap >> shift) & 0xFFFFFFFF
+                yield ipaddress.IPv4Address(bits)

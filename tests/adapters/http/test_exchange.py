@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from ops_worker.adapters.http import exchange, observe
 from ops_worker.adapters.http.limits import own_limit
 from ops_worker.adapters.http.reactor import SIGN
-from ops_worker.adapters.http.reasons import UnreachableError, cause_of
+from ops_worker.adapters.http.reasons import Cause, UnreachableError, cause_of
 from ops_worker.core.health import judge
 from ops_worker.core.model import Failure, Observation, State, Target
 from tests.stubs import Behaviour, Stub, raw, reply
@@ -239,8 +239,11 @@ REASONS = [
 def test_reasons(stub: Stub, behaviour: Behaviour | str, reason: str) -> None:
     """A service that gives no answer to judge is unknown, for a reason in words that a user can search for."""
     stub.mode = behaviour
-    verdict = judge(look(stub.url))
+    seen = look(stub.url)
+    verdict = judge(seen)
     assert (verdict.state, verdict.reason) == (State.UNKNOWN, reason)
+    is_closed = reason.startswith("closed the connection")
+    assert seen.cut_off is (is_closed or reason == "Connection reset by peer")
     assert not NO_WORDS.search(verdict.reason)
 
 
@@ -345,7 +348,7 @@ def test_openssl_words() -> None:
     )
     error.reason = "TLSV1_ALERT_INTERNAL_ERROR"
     cause = (Failure.NO_CONNECTION, "TLS: tlsv1 alert internal error", "tls")
-    assert cause_of(error, 5.0) == cause
+    assert cause_of(error, 5.0) == Cause(*cause)
 
 
 def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
@@ -483,6 +486,7 @@ def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
         Failure.NO_CONNECTION,
         f"TLS: {words} during the handshake",
     )
+    assert seen.cut_off
 
 
 def test_a_server_that_does_not_read() -> None:

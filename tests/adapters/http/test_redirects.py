@@ -120,6 +120,10 @@ FOLLOWED = [
     ("HEAD", 303, "HEAD"),
     ("POST", 301, "GET"),
     ("POST", 302, "GET"),
+    ("PUT", 301, "PUT"),
+    ("DELETE", 302, "DELETE"),
+    ("OPTIONS", 302, "OPTIONS"),
+    ("OPTIONS", 303, "GET"),
     ("PUT", 303, "GET"),
     ("POST", 307, "POST"),
     ("DELETE", 308, "DELETE"),
@@ -403,8 +407,28 @@ PROTECTED = [
     "::ffff:169.254.169.254",
     "64:ff9b::a9fe:a9fe",
     "2002:a9fe:a9fe::1",
+    "::169.254.169.254",
+    # The layouts of RFC 6052, section 2.2, for prefixes of 48, 56, 64 and 96 bits.
+    "64:ff9b:1:a9fe:a9:fe00::",
+    "64:ff9b:1:a9:fe:a9fe::",
+    "64:ff9b:1:0:a9:fea9:fe00:0",
+    "64:ff9b:1::a9fe:a9fe",
 ]
-OPEN = ["127.0.0.1", "10.0.0.1", "192.0.2.1", "::1", "fd00::1", "64:ff9b::a00:1", "2002:a00:1::1"]
+OPEN = [
+    "127.0.0.1",
+    "10.0.0.1",
+    "192.0.2.1",
+    "::1",
+    "::10.0.0.1",
+    "fd00::1",
+    "2001:db8::a9fe:a9fe",
+    "64:ff9b::a00:1",
+    "64:ff9b:1:a00:0:100::",
+    "64:ff9b:1:a:0:1::",
+    "64:ff9b:1:0:a:0:100:0",
+    "64:ff9b:1::a00:1",
+    "2002:a00:1::1",
+]
 
 
 def addresses(*hosts: str) -> list[tuple[Any, ...]]:

@@ -122,3 +122,23 @@ def test_without_the_table(database: Database) -> None:
     """Where nobody made the table, there are no windows."""
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         assert store.read(open_windows, optional_tables=[WINDOW_TABLE]) == []
+
+
+def test_dropped_constraints(database: Database) -> None:
+    """A NULL where none can be is the default of its column; without a begin, it is no window."""
+    with contextlib.closing(Store({"conninfo": database.url})) as store:
+        store.create([WINDOW_TABLE])
+        columns = ("begins", "duration_s", "recurrence", "zone", "reason", "started_by")
+        dropped = ", ".join(f"ALTER {column} DROP NOT NULL" for column in columns)
+        database.rows(f"ALTER TABLE {WINDOW_TABLE} {dropped}")
+        insert = f"""INSERT INTO {WINDOW_TABLE}
+            (begins, duration_s, recurrence, zone, reason, started_by)
+            VALUES ({{}}, NULL, NULL, NULL)"""
+        database.rows(insert.format("now(), 3600, NULL"))
+        database.rows(insert.format("now(), NULL, 'day 00:00'"))
+        database.rows(insert.format("NULL, 3600, NULL"))
+        once, daily = store.read(open_windows, optional_tables=[WINDOW_TABLE])
+    assert (once.recurrence, once.duration) == (None, timedelta(hours=1))
+    assert (daily.recurrence, daily.duration) == (parse_recurrence("day 00:00"), timedelta())
+    for window in (once, daily):
+        assert (window.zone_name, window.reason, window.started_by) == ("UTC", "", "")
