@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ops_worker.core.passes import HEALTH, MAINTENANCE_TABLES
+from ops_worker.core.passes import MAINTENANCE_TABLES
 from ops_worker.errors import OpsWorkerError
 from ops_worker.text import one_line
 
@@ -36,13 +36,6 @@ CUT_S = 0.2
 """Seconds that a transaction takes to end after its connection was cut at the deadline."""
 ROUNDS = 3
 """The most posts of one pass: it posts again what changed in the meantime."""
-
-
-def is_wanted(settings: Settings, name: str, *, dry_run: bool) -> bool:
-    """Return whether passes with this name post alerts. Of several shards, the first one does."""
-    if dry_run or name != HEALTH.name or settings.job_completion_index:
-        return False
-    return bool(settings.alertmanager_urls)
 
 
 def post_within(settings: Settings, store: Store, period_s: float, left_s: float) -> None:

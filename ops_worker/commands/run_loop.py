@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file
-from ops_worker.commands.run_pass import observer, report, store
+from ops_worker.commands.run_pass import observer, posts_alerts, report, store
 from ops_worker.core.output import failed, message, summary
 from ops_worker.core.passes import HEALTH, PASSES
 from ops_worker.errors import DONE, OpsWorkerError
@@ -132,12 +132,12 @@ def _poster(
     options: argparse.Namespace, settings: Settings, intervals: Mapping[str, float]
 ) -> Poster | None:
     """Return what posts alerts after the ticks of the health loop, with a connection of its own."""
-    from ops_worker.commands import post_alerts
-
     interval_s = intervals.get(HEALTH.name)
-    is_wanted = post_alerts.is_wanted(settings, HEALTH.name, dry_run=options.dry_run)
+    is_wanted = posts_alerts(settings, HEALTH.name, dry_run=options.dry_run)
     if interval_s is None or not is_wanted:
         return None
+    from ops_worker.commands import post_alerts
+
     deadline_s = post_alerts.POST_DEADLINE_S
     database = store(settings, "alertmanager", loop_deadline_s=deadline_s)
     return post_alerts.Poster(partial(post_alerts.post, settings, database, interval_s, deadline_s))

@@ -16,7 +16,7 @@ from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.output import RENDERERS, message, summary
-from ops_worker.core.passes import PASSES, peers
+from ops_worker.core.passes import HEALTH, PASSES, peers
 from ops_worker.errors import DONE, UNHEALTHY
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
     """Run the pass inside its heartbeat, and report it; return its outcome and exit code."""
     from ops_worker import process
     from ops_worker.adapters.http import heartbeat
-    from ops_worker.commands import post_alerts
     from ops_worker.passes import Context, function_of
 
     url = ""
@@ -128,10 +127,19 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             options.reported_code = code  # a signal from now on changes it no more
         finally:
             # Also after a failure: Alertmanager ends an open alert that is not posted again.
-            if post_alerts.is_wanted(settings, options.command, dry_run=options.dry_run):
+            if posts_alerts(settings, options.command, dry_run=options.dry_run):
+                from ops_worker.commands import post_alerts
+
                 left_s = end - time.monotonic()
                 post_alerts.post_within(settings, database, context.period_s, left_s)
         return outcome, code
+
+
+def posts_alerts(settings: Settings, name: str, *, dry_run: bool) -> bool:
+    """Return whether passes with this name post alerts. Of several shards, the first one does."""
+    if dry_run or name != HEALTH.name or settings.job_completion_index:
+        return False
+    return bool(settings.alertmanager_urls)
 
 
 def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:

@@ -42,12 +42,12 @@ def files(free: int) -> Iterator[None]:
     """Leave so many file descriptors free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
-    taken: list[int] = []
+    taken = [os.open(os.devnull, os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
     try:
         with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
             while True:
-                taken.append(os.dup(2))
+                taken.append(os.dup(taken[0]))
         for _ in range(free):
             os.close(taken.pop())
         yield
