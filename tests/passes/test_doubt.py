@@ -26,7 +26,7 @@ from ops_worker.passes import Context, function_of
 from tests.looks import START_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ops_worker.core.model import Target
@@ -346,6 +346,44 @@ def test_a_dry_run_doubts_as_well(installed: Installation) -> None:
         SERVICES,
         ("ops_worker",),
     )
+
+
+@pytest.fixture
+def writer(installed: Installation) -> Iterator[str]:
+    """A role of the passes, which the test takes privileges from."""
+    rows = installed.database.rows
+    rows("REVOKE ALL ON ops_worker_doubt FROM PUBLIC")
+    rows("CREATE ROLE doubt_writer LOGIN PASSWORD 'x' BYPASSRLS")
+    rows("GRANT USAGE ON SCHEMA public TO doubt_writer")
+    rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO doubt_writer")
+    rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO doubt_writer")
+    owner = installed.url
+    installed.url = installed.database.as_user("doubt_writer")
+    yield "doubt_writer"
+    installed.url = owner
+    rows("DROP OWNED BY doubt_writer; DROP ROLE doubt_writer")
+
+
+def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str) -> None:
+    """It reads the count but cannot write it. So it would doubt for ever."""
+    installed.database.rows(f"REVOKE INSERT, UPDATE ON ops_worker_doubt FROM {writer}")
+    outcome = installed(SILENT)
+    assert (outcome.blind_because, outcome.opened) == ((), SERVICES)
+    assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
+
+
+def test_a_ledger_that_refuses_the_last_statement(installed: Installation, writer: str) -> None:
+    """The pass waits for the next transaction, and is entered then."""
+    rows = installed.database.rows
+    rows(f"REVOKE INSERT ON ops_worker_span FROM {writer}")
+    (warning,) = installed(GONE).warnings
+    assert warning.startswith("the history of the services is not recorded")
+    assert len(installed.sightings) == 1
+    rows(f"GRANT INSERT ON ops_worker_span TO {writer}")
+    assert installed(GONE).warnings == ()
+    assert len(installed.sightings) == 0
+    (run,) = rows("SELECT passes FROM ops_worker_run WHERE pass = 'health'")
+    assert run["passes"] == 3
 
 
 def test_without_its_table_a_pass_believes(installed: Installation) -> None:

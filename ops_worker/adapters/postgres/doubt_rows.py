@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.core import doubt
@@ -50,18 +51,25 @@ def settle(
         if assessment.suspects:
             transaction.warnings.append(NO_TABLE)
         return None
-    after = None
-    with transaction.best_effort(NO_COUNT):
-        key = (before.name, before.shard)
-        known = {(row.name, row.shard): row for row in read_rows(transaction)}.get(key)
-        row = doubt.settle(
-            assessment, known or before, doubt_passes, transaction.now, before.period_s
-        )
-        # A pass that sees, and has seen before, writes nothing.
-        if not dry_run and (assessment.suspects or _was_blind(known)):
-            transaction.execute("record_doubt", {**KEY, **row._asdict()})
-        after = row
-    return after  # noqa: RET504 - None after a failure
+    work = partial(_count, transaction, assessment, before, doubt_passes, dry_run=dry_run)
+    return transaction.attempt(NO_COUNT, work, None)
+
+
+def _count(
+    transaction: Transaction,
+    assessment: Assessment,
+    before: DoubtRow,
+    doubt_passes: int,
+    *,
+    dry_run: bool,
+) -> DoubtRow | None:
+    key = (before.name, before.shard)
+    known = {(row.name, row.shard): row for row in read_rows(transaction)}.get(key)
+    row = doubt.settle(assessment, known or before, doubt_passes, transaction.now, before.period_s)
+    # A pass that sees, and has seen before, writes nothing.
+    if not dry_run and (assessment.suspects or _was_blind(known)):
+        transaction.execute("record_doubt", {**KEY, **row._asdict()})
+    return row
 
 
 def _was_blind(row: DoubtRow | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
@@ -38,10 +39,8 @@ def enter(
     """
     if not {RUN_TABLE, SPAN_TABLE} <= transaction.present:
         return None
-    entered = None
-    with transaction.best_effort("the history of the services is not recorded"):
-        entered = _enter(transaction, {"pass": name, "shard": shard}, waiting, config)
-    return entered  # noqa: RET504 - None after a failure
+    work = partial(_enter, transaction, {"pass": name, "shard": shard}, waiting, config)
+    return transaction.attempt("the history of the services is not recorded", work, None)
 
 
 def _enter(
