@@ -104,7 +104,8 @@ def assess(
     settled = _without_stalled(observations, evidence)
     asked = [seen for seen in settled if not seen.target.faults]
     probed = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
-    if any(_has_sign(seen) for seen in probed):
+    # A connection that was completed is a sign, also if a stall made its probe void afterwards.
+    if probed and any(_has_sign(seen) for seen in asked):
         return Assessment(settled, warnings=tuple(_resolver_warnings(probed, evidence)))
     faulty = {seen.target.name for seen in settled if seen.target.faults}
     hosts = {host_of(target) for target in targets if target.name not in faulty}

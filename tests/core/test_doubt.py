@@ -35,6 +35,7 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         "timeout": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "connected": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "stalled connected": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "stalled name": (Failure.NO_CONNECTION, "name resolution failed: …", "name"),
         "stalled reset": (Failure.NO_ANSWER, "closed the connection", "reset"),
         "stalled refused": (Failure.NO_CONNECTION, "Connection refused", "refused"),
@@ -59,7 +60,7 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         failure=failure,
         error=error,
         reason_class=reason_class,
-        sign=kind in {"connected", "refused", "stalled refused", "stalled reset"},
+        sign=kind.endswith(("connected", "refused", "reset")),
         stalled_s=stalled_s,
     )
 
@@ -108,6 +109,12 @@ CASES = {
     ),
     "an answer after a stall counts": Case(("stalled", "200")),
     "so does a refusal": Case(("stalled", "stalled refused")),
+    "so does a connection that was completed before a stall": Case(
+        ("stalled connected", "stalled", "name")
+    ),
+    "but who probed nothing has nothing to believe": Case(
+        ("stalled connected", "stalled"), (f"{NOT_RUN}: 2 of 2",), is_probed=False
+    ),
     "a stall of half of the deadline is not long enough": Case(
         ("briefly stalled", "briefly stalled"), ("no packet came back from 2 hosts",)
     ),
