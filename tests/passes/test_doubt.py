@@ -372,6 +372,40 @@ def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str
     assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "REVOKE INSERT, UPDATE ON ops_worker_doubt FROM doubt_writer",
+        "DROP TABLE ops_worker_doubt; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    ],
+)
+@pytest.mark.parametrize("kinds", [LIMITED, STALLED])
+@pytest.mark.usefixtures("writer")
+def test_what_was_not_probed_needs_no_count(
+    installed: Installation, change: str, kinds: dict[str, str]
+) -> None:
+    """Such a pass has nothing to believe, so the worker's own alert opens without the table."""
+    installed.database.rows(change)
+    before = installed.kept()
+    outcome = installed(kinds)
+    assert outcome.blind_because
+    assert outcome.opened == ("ops_worker",)
+    assert installed.kept() == before
+    assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_who_may_not_read_the_count_still_watches(installed: Installation, writer: str) -> None:
+    """The alert about a pass that stopped does not depend on the table of blind passes."""
+    installed.env.setenv("DOUBT_PASSES", "0")
+    installed.run_now()
+    installed.database.rows(f"REVOKE SELECT ON ops_worker_doubt FROM {writer}")
+    moved = "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s"
+    installed.database.rows(moved, "metrics")
+    outcome = installed(UP)
+    assert (outcome.opened, outcome.warnings) == (("ops_worker",), ())
+
+
 def test_a_ledger_that_refuses_the_last_statement(installed: Installation, writer: str) -> None:
     """The pass waits for the next transaction, and is entered then."""
     rows = installed.database.rows
@@ -417,8 +451,12 @@ def test_odd_rows(installed: Installation, odd: str) -> None:
     assert installed.own_alert() is None
 
 
-def test_the_alert_closes_when_doubt_is_turned_off(installed: Installation) -> None:
+@pytest.mark.parametrize("self_metrics", ["true", "false"])
+def test_the_alert_closes_when_doubt_is_turned_off(
+    installed: Installation, self_metrics: str
+) -> None:
     """The row of a pass that doubts no more grows old, and is no cause any more."""
+    installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
     installed(SILENT)
     installed.env.setenv("DOUBT_PASSES", "0")
     installed.database.rows("UPDATE ops_worker_doubt SET last_at = last_at - interval '181 s'")
