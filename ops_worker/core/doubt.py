@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ops_worker.core.model import Failure
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.shards import UNDIVIDED, shard_of
-from ops_worker.core.staleness import is_current, label
+from ops_worker.core.staleness import is_current, label, stale_after_s
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ STALL_CLASSES = frozenset({"timeout", "name", "reset"})
 
 Its own deadline passes, the resolver's deadline passes, or the service closes a connection on which
 it has waited for too long.
+"""
+COUNT_KEPT_S = 86_400.0
+"""Seconds for which a count of blind passes is kept at least: a day.
+
+Passes that were skipped or killed do not reset it. But what was seen days ago is not in a row with
+what a pass sees now.
 """
 MAX_SHARDS = 1000
 """Shards that there are at most."""
@@ -123,8 +129,11 @@ def settle(
 ) -> DoubtRow:
     """Return the new row of a pass, which says whether it is blind.
 
-    A pass that probed nothing has nothing to believe: it stays blind, and does not count.
+    A pass that probed nothing has nothing to believe: it stays blind, and does not count. After a
+    long time without a pass, the count begins again.
     """
+    if _is_outdated(before, now):
+        before = before._replace(blind_passes=0, since=None)
     after = before._replace(last_at=now, period_s=period_s)
     if not assessment.suspects:
         return after._replace(blind_passes=0, since=None, suspects="")
@@ -167,6 +176,14 @@ def blind_to(service: str, rows: Iterable[DoubtRow]) -> DoubtRow | None:
         if row.name == HEALTH.name and is_shard and shard_of(service, int(count)) == int(index):
             return row
     return None
+
+
+def _is_outdated(row: DoubtRow, now: datetime) -> bool:
+    """Return whether the count of a row is too old to be continued."""
+    if row.last_at is None:
+        return False
+    kept_s = max(COUNT_KEPT_S, stale_after_s(row.period_s))
+    return (now - row.last_at).total_seconds() > kept_s
 
 
 def host_of(target: Target) -> str:

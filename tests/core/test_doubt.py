@@ -208,6 +208,27 @@ def test_settle(assessments: list[Assessment], expected: str) -> None:
     assert is_blind == expected
 
 
+@pytest.mark.parametrize(
+    ("age", "period_s", "is_blind"),
+    [
+        (timedelta(hours=24), 60.0, False),
+        (timedelta(hours=25), 60.0, True),
+        (timedelta(days=90), 60.0, True),
+        # A pass once a day is patient for three days.
+        (timedelta(days=3), 86_400.0, False),
+        (timedelta(days=4), 86_400.0, True),
+        (timedelta(days=-1), 60.0, False),
+    ],
+)
+def test_an_old_count(age: timedelta, period_s: float, is_blind: bool) -> None:
+    """After a long time without a pass, the count begins again, and so does the blindness."""
+    before = DoubtRow("health", "0/1", 2, NOW - age, NOW - age, period_s)
+    row = settle(SILENT, before, 2, NOW, period_s)
+    assert row.is_blind == is_blind
+    if is_blind:
+        assert (row.blind_passes, row.since) == (1, NOW)
+
+
 def test_blind_rows() -> None:
     """A row that its pass no longer writes is not believed; the longest blindness comes first."""
 

@@ -440,12 +440,18 @@ def test_without_its_table_a_pass_believes(installed: Installation) -> None:
         "period_s = 'NaN'",
         "blind_passes = -5, period_s = 'infinity'",
         "suspects = repeat(E'\\n', 5000)",
+        "blind_passes = NULL",
+        "period_s = NULL",
+        "suspects = NULL",
     ],
 )
 def test_odd_rows(installed: Installation, odd: str) -> None:
     """A row that a person or a restored backup left makes no pass fail, and heals."""
     installed(SILENT)
+    for column in ("blind_passes", "period_s", "suspects"):
+        installed.database.rows(f"ALTER TABLE ops_worker_doubt ALTER {column} DROP NOT NULL")
     installed.database.rows(f"UPDATE ops_worker_doubt SET {odd}")
+    assert main(["status"]) == 0
     assert installed(SILENT).warnings == ()
     assert installed(UP).warnings == ()
     assert installed.own_alert() is None
@@ -461,6 +467,14 @@ def test_the_alert_closes_when_doubt_is_turned_off(
     installed.env.setenv("DOUBT_PASSES", "0")
     installed.database.rows("UPDATE ops_worker_doubt SET last_at = last_at - interval '181 s'")
     assert installed(UP).closed == ("ops_worker",)
+
+
+def test_a_count_below_zero(installed: Installation) -> None:
+    """It does not prolong the doubt."""
+    installed(SILENT)
+    installed.database.rows("UPDATE ops_worker_doubt SET blind_passes = -2147483648")
+    for is_blind in (True, True, False):
+        assert bool(installed(SILENT).blind_because) == is_blind
 
 
 def test_maintenance(installed: Installation) -> None:
