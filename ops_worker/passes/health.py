@@ -31,8 +31,7 @@ Without them the pass still records states.
 class Written(NamedTuple):
     """What the transaction recorded, what it found before, and why no alert opened.
 
-    A blind pass has no ``verdicts``. ``because_of`` are the causes of services that are unhealthy
-    because of others.
+    ``because_of`` are the causes of services that are unhealthy because of others.
 
     A blind pass has no ``verdicts``.
     """
@@ -116,7 +115,7 @@ def _write(
         pass_writes.record_self_metrics(transaction, begun, samples)
         if not is_blind:
             ledger.believe()
-        ledger.enter(transaction)
+        ledger.enter(transaction, is_blind=is_blind)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     may_open = OPS_WORKER not in maintenance
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)

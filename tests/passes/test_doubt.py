@@ -18,9 +18,11 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.cli import main
 from ops_worker.core.backlog import Backlog
+from ops_worker.core.ledger import Run, Span
 from ops_worker.core.model import Failure, Observation, Outcome, Result
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.sightings import Sightings
+from ops_worker.core.timeline import Coverage
 from ops_worker.errors import DatabaseError
 from ops_worker.passes import Context, function_of
 from tests.looks import START_S
@@ -68,7 +70,7 @@ KINDS = {
 KEPT = """
 SELECT jsonb_build_array(
     (SELECT jsonb_agg(to_jsonb(h) ORDER BY service) FROM service_health AS h),
-    (SELECT jsonb_agg(to_jsonb(r) ORDER BY id) FROM ops_worker_run AS r),
+    (SELECT jsonb_agg(to_jsonb(r) - 'digest' ORDER BY id) FROM ops_worker_run AS r),
     (SELECT jsonb_agg(to_jsonb(s) ORDER BY id) FROM ops_worker_span AS s),
     (SELECT jsonb_agg(to_jsonb(m) ORDER BY service, time) FROM system_metrics AS m
      WHERE m.service IN ('a', 'b', 'e')),
@@ -76,7 +78,7 @@ SELECT jsonb_build_array(
      WHERE f.fingerprint <> 'system-health:ops_worker')
 )
 """
-"""Everything that a blind pass must leave as it is."""
+"""Everything that a blind pass must leave as it is; the digest of its run says that it ended."""
 
 
 class Installation:
@@ -244,6 +246,25 @@ def test_a_pass_believes_after_some_blind_ones(installed: Installation) -> None:
     # A sign of life ended the doubt, so that the next pass doubts again.
     assert installed(SILENT).blind_because
     assert installed.flags("health") == [0, 1, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_blind_passes_are_unseen_in_the_ledger(installed: Installation, name: str) -> None:
+    """Also if they are too few for the patience: the state counts for one period before them."""
+    for kinds in (UP, UP, SILENT, SILENT, UP, UP):
+        installed(kinds, name)
+    columns = ", ".join(Run._fields)
+    query = f"SELECT {columns} FROM ops_worker_run WHERE pass = %s ORDER BY id"
+    runs = [Run(**row) for row in installed.database.rows(query, name)]
+    assert [run.passes for run in runs] == [3, 2]
+    columns = ", ".join(Span._fields)
+    query = f"SELECT {columns} FROM ops_worker_span WHERE pass = %s AND service = 'a'"
+    spans = [Span(**row) for row in installed.database.rows(query, name)]
+    begun, ended = runs[0].first_at, runs[1].last_at
+    pieces = Coverage(runs, ended).timeline(spans, begun, ended)
+    assert [piece.state for piece in pieces] == ["healthy", "unseen", "healthy"]
+    # The blind passes, give or take the jitter of two clocks.
+    assert pieces[1].seconds == pytest.approx(2 * PERIOD_S, abs=PERIOD_S / 2)
 
 
 def test_limits_are_never_believed(installed: Installation) -> None:
