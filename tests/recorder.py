@@ -54,6 +54,13 @@ class Recorder:
             self.spans.append(self._numbered(span, numbers)._replace(id=len(self.spans)))
         self.written += len(book.ended) + len(book.begun)
 
+    def end_run(self) -> None:
+        """Record that a pass was blind."""
+        book = Book(self.runs[-1] if self.runs else None, self._open_spans, at(0))
+        book.end_run()
+        for run in book.runs:
+            self.runs[run.id - 1] = run
+
     def _open_spans(self) -> list[Span]:
         self.read += 1
         return [span for span in self.spans if span.last_at is None]

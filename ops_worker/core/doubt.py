@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ops_worker.core.model import Failure
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.shards import UNDIVIDED, shard_of
-from ops_worker.core.staleness import is_current, label
+from ops_worker.core.staleness import is_current, label, stale_after_s
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ STALL_CLASSES = frozenset({"timeout", "name"})
 
 A service may also close a connection on which it has waited for too long:
 ``Observation.cut_off``. A bad certificate or answer is the service's own.
+"""
+COUNT_KEPT_S = 86_400.0
+"""Seconds for which a count of blind passes is kept at least: a day.
+
+Passes that were skipped or killed do not reset it. But what was seen days ago is not in a row with
+what a pass sees now.
 """
 MAX_SHARDS = 1000
 """The most shards of an installation."""
@@ -104,7 +110,8 @@ def assess(
     settled = _without_stalled(observations, evidence)
     asked = [seen for seen in settled if not seen.target.faults]
     probed = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
-    if any(_has_sign(seen) for seen in probed):
+    # A connection that was completed is a sign, also if a stall made its probe void afterwards.
+    if probed and any(_has_sign(seen) for seen in asked):
         return Assessment(settled, warnings=tuple(_resolver_warnings(probed, evidence)))
     faulty = {seen.target.name for seen in settled if seen.target.faults}
     hosts = {host_of(target) for target in targets if target.name not in faulty}
@@ -122,8 +129,11 @@ def settle(
 ) -> DoubtRow:
     """Return the new row of a pass, which says whether it is blind.
 
-    A pass that probed nothing has nothing to believe: it stays blind, and does not count.
+    A pass that probed nothing has nothing to believe: it stays blind, and does not count. After a
+    long time without a pass, the count begins again.
     """
+    if _is_outdated(before, now):
+        before = before._replace(blind_passes=0, since=None)
     after = before._replace(last_at=now, period_s=period_s)
     if not assessment.suspects:
         return after._replace(blind_passes=0, since=None, suspects="")
@@ -176,6 +186,14 @@ def blind_to(service: str, rows: Iterable[DoubtRow]) -> DoubtRow | None:
         if row.name == HEALTH.name and is_shard and shard_of(service, int(count)) == int(index):
             return row
     return None
+
+
+def _is_outdated(row: DoubtRow, now: datetime) -> bool:
+    """Return whether the count of a row is too old to be continued."""
+    if row.last_at is None:
+        return False
+    kept_s = max(COUNT_KEPT_S, stale_after_s(row.period_s))
+    return (now - row.last_at).total_seconds() > kept_s
 
 
 def host_of(target: Target) -> str:

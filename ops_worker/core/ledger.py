@@ -30,6 +30,8 @@ UNSEEN = "unseen"
 """The state of a service while nobody looked."""
 NEW = -1
 """The number of a span that the database does not have yet."""
+ENDED = "ended"
+"""The digest of a run that a blind pass ended: the next pass begins a new one."""
 INSTALLATION = "ops-worker"
 """The name of the installation, in every run."""
 
@@ -62,7 +64,8 @@ class Run(NamedTuple):
 
     ``first_at`` is the earliest sight of its first pass, ``last_at`` the latest sight of its last
     one. ``digest`` stands for the states of all services in its last pass: if the next pass has the
-    same, no span changes, and none has to be read. It is empty if it says nothing about the spans.
+    same, no span changes, and none has to be read. It is empty if it says nothing about the spans,
+    and ENDED if the next pass must begin a new run.
     ``shard`` is its number and the number of shards.
     """
 
@@ -155,6 +158,12 @@ class Book:
         self._runs[run.id] = run
         self.newest = run
 
+    def end_run(self) -> None:
+        """End the newest run, because a blind pass followed it; no span changes."""
+        if self.newest is not None:
+            self.newest = self.newest._replace(digest=ENDED)
+            self._runs[self.newest.id] = self.newest
+
     def _extended(self, sighting: Sighting, sights: Sequence[Sight], newest: Run | None) -> Run:
         """Return the newest run with one more pass, or a new run.
 
@@ -169,6 +178,7 @@ class Book:
         if (
             newest is not None
             and is_same
+            and newest.digest != ENDED
             and not is_hole(newest.last_at, newest.period_s, first_at, sighting.period_s)
         ):
             last_at = max(last_at, newest.last_at)
@@ -251,6 +261,14 @@ def is_hole(last: datetime, period_s: float, then: datetime, then_period_s: floa
     """Return whether nobody looked between a sight and the next one, each of a pass of a period."""
     patience_s = max(stale_after_s(period_s), stale_after_s(then_period_s))
     return (then - last).total_seconds() > patience_s
+
+
+def is_cut(before: Run, after: Run) -> bool:
+    """Return whether a blind pass was between two runs of a shard that are within the patience.
+
+    Nothing else divides two such runs of the same period and configuration.
+    """
+    return (before.period_s, before.config) == (after.period_s, after.config)
 
 
 def config_of(targets: Sequence[Target], thresholds: Thresholds) -> dict[str, Any]:

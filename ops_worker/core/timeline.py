@@ -14,7 +14,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_hole
+from ops_worker.core.ledger import HEALTHY, STATES, UNKNOWN, UNSEEN, is_cut, is_hole
 from ops_worker.core.staleness import stale_after_s
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Cover(NamedTuple):
     """A time without a hole in which passes of one shard ran.
 
     ``begun`` is the first sight in it, ``last_at`` the last one; the periods in seconds are those
-    of its first and its last run, and the longest of all.
+    of its first and its last run, and the longest of all. ``is_cut`` is whether a blind pass ended
+    it, so that nobody looked until the next one, however short that was.
     """
 
     begun: datetime
@@ -40,6 +41,7 @@ class Cover(NamedTuple):
     first_period_s: float
     last_period_s: float
     longest_period_s: float
+    is_cut: bool = False
 
 
 class Piece(NamedTuple):
@@ -88,7 +90,8 @@ class Availability(NamedTuple):
 class _Segment(NamedTuple):
     """A state of a service in one cover: its first and its last sight.
 
-    ``lasts`` is whether no later pass of its shard saw another state.
+    ``lasts`` is whether no later pass of its shard saw another state, ``cut_at`` the last sight
+    before a blind pass that ended its cover.
     """
 
     state: str
@@ -100,6 +103,7 @@ class _Segment(NamedTuple):
     last_period_s: float
     longest_period_s: float
     lasts: bool
+    cut_at: datetime | None
 
 
 Place = tuple[str, int]
@@ -174,13 +178,21 @@ _ended = attrgetter("ended")
 
 
 def _covers(runs: Iterable[Run]) -> list[Cover]:
-    """Join the runs of an epoch that follow each other within the patience."""
+    """Join the runs of an epoch that follow each other within the patience.
+
+    Two runs with a blind pass between them are not joined.
+    """
     covers: list[Cover] = []
+    earlier: Run | None = None
     for run in runs:
-        before = covers[-1] if covers else None
-        if before is not None and not is_hole(
-            before.last_at, before.last_period_s, run.first_at, run.period_s
-        ):
+        is_near = earlier is not None and not is_hole(
+            earlier.last_at, earlier.period_s, run.first_at, run.period_s
+        )
+        if earlier is not None and is_near and is_cut(earlier, run):
+            covers[-1] = covers[-1]._replace(is_cut=True)
+            is_near = False
+        if is_near:
+            before = covers[-1]
             covers[-1] = before._replace(
                 last_at=run.last_at,
                 last_period_s=run.period_s,
@@ -195,6 +207,7 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
                 longest_period_s=run.period_s,
             )
             covers.append(cover)
+        earlier = run
     return covers
 
 
@@ -437,6 +450,7 @@ def _segments(
             last_period_s=last_period_s,
             longest_period_s=cover.longest_period_s,
             lasts=span.last_at is None and cover == shard_covers[-1],
+            cut_at=cover.last_at if cover.is_cut else None,
         )
 
 
@@ -452,7 +466,8 @@ def _piece(
         ended = max(segment.first, min(ended, now))
         to_latest = now
     else:
-        if not is_hole(last, period_s, after.first, after.first_period_s):
+        is_near = not is_hole(last, period_s, after.first, after.first_period_s)
+        if is_near and not (segment.cut_at is not None and segment.cut_at < after.first):
             ended = after.first
         ended = min(ended, after.first)
         last = min(last, after.first)

@@ -311,9 +311,11 @@ class _Stream:
         self.is_set_back = any(epoch for _, epoch in coverage.covers)
         self.begins: dict[Place, list[int]] = {}
         self.lasts: dict[Place, list[int]] = {}
+        self._cuts: dict[Place, list[int]] = {}
         for place, covers in coverage.covers.items():
             self.begins[place] = [_us(cover.begun) for cover in covers]
             self.lasts[place] = [_us(cover.last_at) for cover in covers]
+            self._cuts[place] = [_us(cover.last_at) for cover in covers if cover.is_cut]
         self.periods = {
             run: timedelta(seconds=period_s) // MICROSECOND
             for run, period_s in coverage.periods.items()
@@ -333,6 +335,12 @@ class _Stream:
         if number >= 0 and time <= self.lasts[place][number]:
             return number
         return -1
+
+    def is_cut(self, place: Place, begun: int, ended: int) -> bool:
+        """Return whether a blind pass was between two sights."""
+        cuts = self._cuts[place]
+        number = bisect_left(cuts, begun)
+        return number < len(cuts) and cuts[number] < ended
 
     def sight_before(self, place: Place, time: int) -> int:
         """Return the last time at which passes looked, at the latest the given one."""
@@ -394,11 +402,8 @@ class _Track:
             return
         if before.last >= stay.first:
             raise _OddRowsError
-        patience = self._stream.patience
         is_set_back = before.place[1] != stay.place[1]
-        is_short = not is_set_back and stay.first - before.last <= max(
-            patience[before.last_run], patience[stay.span.run]
-        )
+        is_short = not is_set_back and self._is_short(before, stay)
         self._stretches.append(self._stretches[-1] + (not is_short))
         self._switches.append(before.last)
         change = _Change(
@@ -410,6 +415,14 @@ class _Track:
             is_set_back=is_set_back,
         )
         self.changes.append(change)
+
+    def _is_short(self, before: _Stay, stay: _Stay) -> bool:
+        """Return whether the state of a stay counts up to the next stay."""
+        stream = self._stream
+        gap = stay.first - before.last
+        if stream.is_cut(before.place, before.last, stay.first):
+            return gap <= stream.periods[before.last_run]
+        return gap <= max(stream.patience[before.last_run], stream.patience[stay.span.run])
 
     def stay_at(self, time: int) -> _Stay | None:
         """Return the stay from whose timeline a time is taken; None if there is none."""

@@ -101,20 +101,16 @@ def _write(
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        metrics = context.self_metrics(
-            HEALTH,
-            verdicts,
-            begun,
-            maintenance=maintenance.all_until is not None,
-            blind=is_blind,
+        samples = [*context.latencies(verdicts), *context.certificates(verdicts)]
+        is_of_all = maintenance.all_until is not None
+        samples += context.self_metrics(
+            HEALTH, verdicts, begun, maintenance=is_of_all, blind=is_blind
         )
-        probed = [*context.latencies(verdicts), *context.certificates(verdicts)]
-        samples = [*metrics, *probed]
         # After the states: a failure here costs only the self-metrics.
         pass_writes.record_self_metrics(transaction, begun, samples)
         if not is_blind:
             ledger.believe()
-        ledger.enter(transaction)
+        ledger.enter(transaction, is_blind=is_blind)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     may_open = OPS_WORKER not in maintenance
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)

@@ -52,14 +52,18 @@ class PassLedger:
         seen = seen_by_pass(self._verdicts, self._begun, self._context.period_s, config)
         self._number = self._sightings.add(seen)
 
-    def enter(self, transaction: Transaction) -> None:
-        """Enter all passes that wait, oldest first, in the transaction of this one."""
+    def enter(self, transaction: Transaction, *, is_blind: bool = False) -> None:
+        """Enter all passes that wait, oldest first, in the transaction of this one.
+
+        If this one is blind, it is not among them, and the run ends.
+        """
         self._entered = ledger_writes.enter(
             transaction,
             self._spec.name,
             self._context.settings.shard,
             self._sightings.waiting(),
             self._context.settings.config,
+            is_blind=is_blind,
         )
 
     def confirm(self) -> None:

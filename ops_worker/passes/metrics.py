@@ -155,7 +155,7 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
         if not observed.is_blind:
             observed.ledger.believe()
-        observed.ledger.enter(transaction)
+        observed.ledger.enter(transaction, is_blind=observed.is_blind)
     maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
     peer = context.watch_peers(
         transaction,

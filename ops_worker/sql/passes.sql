@@ -250,15 +250,16 @@ WHERE
     AND status IN ('OPEN', 'ACKNOWLEDGED');
 
 -- name: doubt_rows
--- The blind passes in a row, per pass and shard. Times of infinity are nobody's.
+-- The blind passes in a row, per pass and shard. Times of infinity are nobody's. A person may have
+-- written a number below 0, or dropped NOT NULL: greatest and least ignore NULL.
 SELECT
     pass AS name,
     shard,
-    blind_passes,
+    greatest(blind_passes, 0) AS blind_passes,
     since,
     last_at,
-    least(period_s, 2678400) AS period_s,
-    suspects
+    least(coalesce(period_s, 60), 2678400) AS period_s,
+    coalesce(suspects, '') AS suspects
 FROM ops_worker_doubt
 WHERE installation = %(installation)s AND isfinite(last_at) AND coalesce(isfinite(since), true);
 

@@ -39,6 +39,7 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         "timeout": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "connected": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "stalled": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
+        "stalled connected": (Failure.NO_ANSWER, "timeout after 5 s", "timeout"),
         "stalled name": (Failure.NO_CONNECTION, "name resolution failed: …", "name"),
         "stalled reset": (Failure.NO_ANSWER, "closed the connection", "reset"),
         "stalled handshake": (Failure.NO_CONNECTION, "TLS: closed", "tls"),
@@ -66,7 +67,7 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
         failure=failure,
         error=error,
         reason_class=reason_class,
-        sign=kind in {"connected", "refused", *SERVICES_OWN, *CUT_OFF},
+        sign=kind in {*SERVICES_OWN, *CUT_OFF} or kind.endswith(("connected", "refused", "reset")),
         stalled_s=stalled_s,
         cut_off=kind in CUT_OFF,
     )
@@ -120,6 +121,12 @@ CASES = {
     "a bad certificate after a stall counts": Case(("stalled", "stalled certificate")),
     "an answer after a stall counts": Case(("stalled", "200")),
     "so does a refusal": Case(("stalled", "stalled refused")),
+    "so does a connection that was completed before a stall": Case(
+        ("stalled connected", "stalled", "name")
+    ),
+    "but who probed nothing has nothing to believe": Case(
+        ("stalled connected", "stalled"), (f"{NOT_RUN}: 2 of 2",), is_probed=False
+    ),
     "a stall of half of the deadline is not long enough": Case(
         ("briefly stalled", "briefly stalled"), ("no packet came back from 2 hosts",)
     ),
@@ -222,6 +229,27 @@ def test_settle(assessments: list[Assessment], expected: str) -> None:
         if row.is_blind:
             assert row.since == (before.since or now)
     assert is_blind == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "period_s", "is_blind"),
+    [
+        (timedelta(hours=24), 60.0, False),
+        (timedelta(hours=25), 60.0, True),
+        (timedelta(days=90), 60.0, True),
+        # A pass once a day is patient for three days.
+        (timedelta(days=3), 86_400.0, False),
+        (timedelta(days=4), 86_400.0, True),
+        (timedelta(days=-1), 60.0, False),
+    ],
+)
+def test_an_old_count(age: timedelta, period_s: float, is_blind: bool) -> None:
+    """After a long time without a pass, the count begins again, and so does the blindness."""
+    before = DoubtRow("health", "0/1", 2, NOW - age, NOW - age, period_s)
+    row = settle(SILENT, before, 2, NOW, period_s)
+    assert row.is_blind == is_blind
+    if is_blind:
+        assert (row.blind_passes, row.since) == (1, NOW)
 
 
 def test_blind_rows() -> None:

@@ -58,6 +58,26 @@ def test_run(period_s: float, config: str, second: int, extends: bool) -> None:
     assert len(ledger.spans) == 1
 
 
+def test_a_blind_pass_ends_a_run_and_no_span() -> None:
+    """Nobody looked between two runs of the same kind, however short that was."""
+    ledger = Recorder()
+    ledger.end_run()
+    for second in (0, 60, 120):
+        ledger.record([sight("a", second, "healthy")])
+    ledger.end_run()
+    ledger.end_run()
+    assert [run.passes for run in ledger.runs] == [3]
+    for second in (240, 300):
+        ledger.record([sight("a", second, "healthy")])
+    assert [run.passes for run in ledger.runs] == [3, 2]
+    assert len(ledger.spans) == 1
+    assert ledger.timeline("a", 0, 300, 300) == [
+        ("healthy", 0, 180),
+        ("unseen", 180, 240),
+        ("healthy", 240, 300),
+    ]
+
+
 def test_run_without_services() -> None:
     """A pass without services counts with the time at which it began."""
     ledger = Recorder()

@@ -21,11 +21,15 @@ STATES = ("healthy", "degraded", "down", "unknown")
 
 
 class Pass(NamedTuple):
-    """A pass of the full record: when, its period, and what it saw of each service."""
+    """A pass of the full record: when, its period, and what it saw of each service.
+
+    ``is_blind`` is whether a blind pass followed it.
+    """
 
     second: int
     period_s: int
     states: dict[str, str]
+    is_blind: bool = False
 
 
 def patience_s(one: int, other: int) -> int:
@@ -40,7 +44,12 @@ def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
         return "unseen"
     after = min((p for p in record if service in p.states and p.second > second), default=None)
     if after is not None:
-        near = after.second - last.second <= patience_s(last.period_s, after.period_s)
+        # A change of the period begins a run as well, and hides that a blind pass ended one.
+        between = [p for p in record if last.second <= p.second <= after.second]
+        is_cut = any(p.is_blind and p.period_s == q.period_s for p, q in pairwise(between))
+        near = not is_cut and after.second - last.second <= patience_s(
+            last.period_s, after.period_s
+        )
         return last.states[service] if near or second < last.second + last.period_s else "unseen"
     is_newest = last == max(record)
     near = is_newest and now - last.second <= patience_s(last.period_s, last.period_s)
@@ -61,7 +70,8 @@ def histories(draw: st.DrawFn) -> list[Pass]:
             states[service] = draw(st.sampled_from(STATES))
         left_out = draw(st.one_of(st.just(set()), st.sets(st.sampled_from("abc"), max_size=2)))
         seen = {name: state for name, state in states.items() if name not in left_out}
-        record.append(Pass(second, period_s, seen))
+        is_blind = draw(st.sampled_from([False, False, False, True]))
+        record.append(Pass(second, period_s, seen, is_blind))
     return record
 
 
@@ -73,6 +83,8 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
     for one in record:
         sights = [sight(name, one.second, state) for name, state in one.states.items()]
         ledger.record(sights, one.period_s)
+        if one.is_blind:
+            ledger.end_run()
     now = record[-1].second + later
     changes = {0, now + 100}
     for one in record:

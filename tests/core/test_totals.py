@@ -32,13 +32,14 @@ class Block(NamedTuple):
     """Passes in a row: their number, the seconds after them, and what they saw.
 
     ``state`` is None if they leave the service out. ``back_s`` is how far the clock is set back
-    before them.
+    before them, and ``is_blind`` whether a blind pass followed them.
     """
 
     passes: int
     state: str | None
     gap_s: int
     back_s: int
+    is_blind: bool = False
 
 
 def blocks(period_s: int) -> st.SearchStrategy[list[Block]]:
@@ -50,6 +51,7 @@ def blocks(period_s: int) -> st.SearchStrategy[list[Block]]:
             state=st.sampled_from(["healthy"] * 6 + [*UNHEALTHY, "down", None]),
             gap_s=st.sampled_from([0, 0, 0, 0, 7, period_s, 200, 700, 3000]),
             back_s=st.sampled_from([0] * 30 + [50, 1000, 4000]),
+            is_blind=st.sampled_from([False, False, False, True]),
         ),
         min_size=1,
         max_size=9,
@@ -70,6 +72,8 @@ def rows(
                 sights.append(sight("a", second, block.state))
             ledger.record(sights, period_s, now=at(second))
             second += period_s
+        if block.is_blind:
+            ledger.end_run()
         second += block.gap_s
     return ledger.runs, [span for span in ledger.spans if span.service == "a"], second
 

@@ -18,15 +18,17 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.cli import main
 from ops_worker.core.backlog import Backlog
+from ops_worker.core.ledger import Run, Span
 from ops_worker.core.model import Failure, Observation, Outcome, Result
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.sightings import Sightings
+from ops_worker.core.timeline import Coverage
 from ops_worker.errors import DatabaseError
 from ops_worker.passes import Context, function_of
 from tests.looks import START_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ops_worker.core.model import Target
@@ -68,7 +70,7 @@ KINDS = {
 KEPT = """
 SELECT jsonb_build_array(
     (SELECT jsonb_agg(to_jsonb(h) ORDER BY service) FROM service_health AS h),
-    (SELECT jsonb_agg(to_jsonb(r) ORDER BY id) FROM ops_worker_run AS r),
+    (SELECT jsonb_agg(to_jsonb(r) - 'digest' ORDER BY id) FROM ops_worker_run AS r),
     (SELECT jsonb_agg(to_jsonb(s) ORDER BY id) FROM ops_worker_span AS s),
     (SELECT jsonb_agg(to_jsonb(m) ORDER BY service, time) FROM system_metrics AS m
      WHERE m.service IN ('a', 'b', 'e')),
@@ -76,7 +78,7 @@ SELECT jsonb_build_array(
      WHERE f.fingerprint <> 'system-health:ops_worker')
 )
 """
-"""Everything that a blind pass must leave as it is."""
+"""Everything that a blind pass must leave as it is; the digest of its run says that it ended."""
 
 
 class Installation:
@@ -250,6 +252,25 @@ def test_a_pass_believes_after_some_blind_ones(installed: Installation) -> None:
     assert installed.flags("health") == [0, 1, 1, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("name", ["health", "metrics"])
+def test_blind_passes_are_unseen_in_the_ledger(installed: Installation, name: str) -> None:
+    """Also if they are too few for the patience: the state counts for one period before them."""
+    for kinds in (UP, UP, SILENT, SILENT, UP, UP):
+        installed(kinds, name)
+    columns = ", ".join(Run._fields)
+    query = f"SELECT {columns} FROM ops_worker_run WHERE pass = %s ORDER BY id"
+    runs = [Run(**row) for row in installed.database.rows(query, name)]
+    assert [run.passes for run in runs] == [3, 2]
+    columns = ", ".join(Span._fields)
+    query = f"SELECT {columns} FROM ops_worker_span WHERE pass = %s AND service = 'a'"
+    spans = [Span(**row) for row in installed.database.rows(query, name)]
+    begun, ended = runs[0].first_at, runs[1].last_at
+    pieces = Coverage(runs, ended).timeline(spans, begun, ended)
+    assert [piece.state for piece in pieces] == ["healthy", "unseen", "healthy"]
+    # The blind passes, give or take the jitter of two clocks.
+    assert pieces[1].seconds == pytest.approx(2 * PERIOD_S, abs=PERIOD_S / 2)
+
+
 def test_limits_are_never_believed(installed: Installation) -> None:
     """What was not probed says nothing about a service, however often."""
     before = installed.kept()
@@ -354,6 +375,78 @@ def test_a_dry_run_doubts_as_well(installed: Installation) -> None:
     )
 
 
+@pytest.fixture
+def writer(installed: Installation) -> Iterator[str]:
+    """A role of the passes, which the test takes privileges from."""
+    rows = installed.database.rows
+    rows("REVOKE ALL ON ops_worker_doubt FROM PUBLIC")
+    rows("CREATE ROLE doubt_writer LOGIN PASSWORD 'x' BYPASSRLS")
+    rows("GRANT USAGE ON SCHEMA public TO doubt_writer")
+    rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO doubt_writer")
+    rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO doubt_writer")
+    owner = installed.url
+    installed.url = installed.database.as_user("doubt_writer")
+    yield "doubt_writer"
+    installed.url = owner
+    rows("DROP OWNED BY doubt_writer; DROP ROLE doubt_writer")
+
+
+def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str) -> None:
+    """It reads the count but cannot write it. So it would doubt for ever."""
+    installed.database.rows(f"REVOKE INSERT, UPDATE ON ops_worker_doubt FROM {writer}")
+    outcome = installed(SILENT)
+    assert (outcome.blind_because, outcome.opened) == ((), SERVICES)
+    assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "REVOKE INSERT, UPDATE ON ops_worker_doubt FROM doubt_writer",
+        "DROP TABLE ops_worker_doubt; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    ],
+)
+@pytest.mark.parametrize("kinds", [LIMITED, STALLED])
+@pytest.mark.usefixtures("writer")
+def test_what_was_not_probed_needs_no_count(
+    installed: Installation, change: str, kinds: dict[str, str]
+) -> None:
+    """Such a pass has nothing to believe, so the worker's own alert opens without the table."""
+    installed.database.rows(change)
+    before = installed.kept()
+    outcome = installed(kinds)
+    assert outcome.blind_because
+    assert outcome.opened == ("ops_worker",)
+    assert installed.kept() == before
+    assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
+    assert installed(UP).closed == ("ops_worker",)
+
+
+def test_who_may_not_read_the_count_still_watches(installed: Installation, writer: str) -> None:
+    """The alert about a pass that stopped does not depend on the table of blind passes."""
+    installed.env.setenv("DOUBT_PASSES", "0")
+    installed.run_now()
+    installed.database.rows(f"REVOKE SELECT ON ops_worker_doubt FROM {writer}")
+    moved = "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s"
+    installed.database.rows(moved, "metrics")
+    outcome = installed(UP)
+    assert (outcome.opened, outcome.warnings) == (("ops_worker",), ())
+
+
+def test_a_ledger_that_refuses_the_last_statement(installed: Installation, writer: str) -> None:
+    """The pass waits for the next transaction, and is entered then."""
+    rows = installed.database.rows
+    rows(f"REVOKE INSERT ON ops_worker_span FROM {writer}")
+    (warning,) = installed(GONE).warnings
+    assert warning.startswith("the history of the services is not recorded")
+    assert len(installed.sightings) == 1
+    rows(f"GRANT INSERT ON ops_worker_span TO {writer}")
+    assert installed(GONE).warnings == ()
+    assert len(installed.sightings) == 0
+    (run,) = rows("SELECT passes FROM ops_worker_run WHERE pass = 'health'")
+    assert run["passes"] == 3
+
+
 def test_without_its_table_a_pass_believes(installed: Installation) -> None:
     """A pass that cannot count would doubt for ever. So it believes, and says why."""
     installed.database.rows("DROP TABLE ops_worker_doubt")
@@ -374,23 +467,41 @@ def test_without_its_table_a_pass_believes(installed: Installation) -> None:
         "period_s = 'NaN'",
         "blind_passes = -5, period_s = 'infinity'",
         "suspects = repeat(E'\\n', 5000)",
+        "blind_passes = NULL",
+        "period_s = NULL",
+        "suspects = NULL",
     ],
 )
 def test_odd_rows(installed: Installation, odd: str) -> None:
     """A row that a person or a restored backup left makes no pass fail, and heals."""
     installed(SILENT)
+    for column in ("blind_passes", "period_s", "suspects"):
+        installed.database.rows(f"ALTER TABLE ops_worker_doubt ALTER {column} DROP NOT NULL")
     installed.database.rows(f"UPDATE ops_worker_doubt SET {odd}")
+    assert main(["status"]) == 0
     assert installed(SILENT).warnings == ()
     assert installed(UP).warnings == ()
     assert installed.own_alert() is None
 
 
-def test_the_alert_closes_when_doubt_is_turned_off(installed: Installation) -> None:
+@pytest.mark.parametrize("self_metrics", ["true", "false"])
+def test_the_alert_closes_when_doubt_is_turned_off(
+    installed: Installation, self_metrics: str
+) -> None:
     """The row of a pass that doubts no more grows old, and is no cause any more."""
+    installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
     installed(SILENT)
     installed.env.setenv("DOUBT_PASSES", "0")
     installed.database.rows("UPDATE ops_worker_doubt SET last_at = last_at - interval '181 s'")
     assert installed(UP).closed == ("ops_worker",)
+
+
+def test_a_count_below_zero(installed: Installation) -> None:
+    """It does not prolong the doubt."""
+    installed(SILENT)
+    installed.database.rows("UPDATE ops_worker_doubt SET blind_passes = -2147483648")
+    for is_blind in (True, True, False):
+        assert bool(installed(SILENT).blind_because) == is_blind
 
 
 def test_maintenance(installed: Installation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ops_worker.core import doubt
@@ -25,11 +26,14 @@ def read_rows(transaction: Transaction) -> list[DoubtRow]:
     return transaction.query(DoubtRow, "doubt_rows", KEY).fetchall()
 
 
+def readable_rows(transaction: Transaction) -> list[DoubtRow]:
+    """Return the rows of all passes and shards; none if this role may not read them."""
+    return read_rows(transaction) if transaction.may_read([DOUBT_TABLE]) else []
+
+
 def blind_passes(transaction: Transaction) -> list[DoubtRow]:
     """Return the passes that are blind now, for readers; none if this role may not read them."""
-    if not transaction.may_read([DOUBT_TABLE]):
-        return []
-    return doubt.blind(read_rows(transaction), transaction.now)
+    return doubt.blind(readable_rows(transaction), transaction.now)
 
 
 def settle(
@@ -43,25 +47,36 @@ def settle(
     """Judge whether a pass is blind, and count it; return its new row.
 
     ``before`` is the row of a pass that has none yet; it has its name, shard and period. Return
-    None if blind passes cannot be counted: such a pass would doubt for ever, so it believes.
+    None if blind passes cannot be counted: such a pass would doubt for ever, so it believes. A
+    pass that sees, or that probed nothing and so has nothing to believe, needs no count.
     """
+    uncounted = None
+    if not (assessment.suspects and assessment.is_probed):
+        uncounted = doubt.settle(assessment, before, doubt_passes, transaction.now, before.period_s)
     # A dry run creates no table. The pass that it shows would.
     if DOUBT_TABLE not in transaction.present and not dry_run:
         if assessment.suspects:
             transaction.warnings.append(NO_TABLE)
-        return None
-    after = None
-    with transaction.best_effort(NO_COUNT):
-        key = (before.name, before.shard)
-        known = {(row.name, row.shard): row for row in read_rows(transaction)}.get(key)
-        row = doubt.settle(
-            assessment, known or before, doubt_passes, transaction.now, before.period_s
-        )
-        # A pass that sees, and has seen before, writes nothing.
-        if not dry_run and (assessment.suspects or _was_blind(known)):
-            transaction.execute("record_doubt", {**KEY, **row._asdict()})
-        after = row
-    return after  # noqa: RET504 - None after a failure
+        return uncounted
+    work = partial(_count, transaction, assessment, before, doubt_passes, dry_run=dry_run)
+    return transaction.attempt(NO_COUNT, work, uncounted)
+
+
+def _count(
+    transaction: Transaction,
+    assessment: Assessment,
+    before: DoubtRow,
+    doubt_passes: int,
+    *,
+    dry_run: bool,
+) -> DoubtRow | None:
+    key = (before.name, before.shard)
+    known = {(row.name, row.shard): row for row in read_rows(transaction)}.get(key)
+    row = doubt.settle(assessment, known or before, doubt_passes, transaction.now, before.period_s)
+    # A pass that sees, and has seen before, writes nothing.
+    if not dry_run and (assessment.suspects or _was_blind(known)):
+        transaction.execute("record_doubt", {**KEY, **row._asdict()})
+    return row
 
 
 def _was_blind(row: DoubtRow | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
@@ -21,27 +22,29 @@ SPANS = 20_000
 """Spans that one statement writes at most."""
 
 
-def enter(
+def enter(  # noqa: PLR0913 - what a pass has for the ledger
     transaction: Transaction,
     name: str,
     shard: str,
     waiting: Iterable[tuple[int, Seen]],
     config: tuple[str, Mapping[str, Any]],
+    *,
+    is_blind: bool = False,
 ) -> int | None:
     """Enter passes that wait into the ledger of the pass ``name``.
 
     ``waiting`` has the number of each and what it saw, oldest first. ``config`` has the hash and
-    the document of the configuration.
+    the document of the configuration. A pass that ``is_blind`` then ends the run.
 
     Return the number of the last pass that was entered; None if there was none, or if it failed.
     A failure is a warning: the passes wait for the next transaction.
     """
     if not {RUN_TABLE, SPAN_TABLE} <= transaction.present:
         return None
-    entered = None
-    with transaction.best_effort("the history of the services is not recorded"):
-        entered = _enter(transaction, {"pass": name, "shard": shard}, waiting, config)
-    return entered  # noqa: RET504 - None after a failure
+    work = partial(
+        _enter, transaction, {"pass": name, "shard": shard}, waiting, config, is_blind=is_blind
+    )
+    return transaction.attempt("the history of the services is not recorded", work, None)
 
 
 def _enter(
@@ -49,6 +52,8 @@ def _enter(
     pass_and_shard: Mapping[str, str],
     waiting: Iterable[tuple[int, Seen]],
     config: tuple[str, Mapping[str, Any]],
+    *,
+    is_blind: bool,
 ) -> int | None:
     """Enter passes, as many as one transaction should; return the number of the last one."""
     key = {**pass_and_shard, "installation": INSTALLATION}
@@ -61,6 +66,9 @@ def _enter(
             break
         book.enter(seen.sighting(transaction.time_of))
         last = number
+    else:
+        if is_blind:
+            book.end_run()
     write_book(transaction, book, key, config)
     return last
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.adapters.postgres.doubt_rows import read_rows
+from ops_worker.adapters.postgres.doubt_rows import readable_rows
 from ops_worker.adapters.postgres.pass_writes import (
     NOTHING,
     WATCH_ROWS,
@@ -16,7 +17,7 @@ from ops_worker.adapters.postgres.pass_writes import (
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.doubt import blind
 from ops_worker.core.health import new_alert
-from ops_worker.core.passes import peers
+from ops_worker.core.passes import DOUBT_TABLE, peers
 from ops_worker.core.peer import LastSeen, PeerState, causes, causes_of, judge_peers
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import stopped
@@ -59,23 +60,25 @@ def update(transaction: Transaction, watch: Watch) -> Recorded:
 
     A failure is a warning.
     """
-    if not (watch.peers and "system_metrics" in transaction.present) and watch.doubt is None:
+    watches = watch.peers and "system_metrics" in transaction.present
+    # An alert about a blind pass closes also once the installation doubts no more.
+    if not watches and watch.doubt is None and DOUBT_TABLE not in transaction.present:
         return NOTHING
     names = " and ".join(peers(watch.name))
     problem = f"nobody watches the passes {names}"
-    done = NOTHING
-    with transaction.best_effort(problem):
-        cursor = transaction.execute("alerts_can_open")
-        state = _peer_state(transaction, watch)
-        rows = _blind_rows(transaction, watch)
-        permitted = one(cursor)["can"]
-        # None means that there is no such table: an installation without alerts.
-        if permitted is False:
-            fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
-            transaction.warnings.append(f"{problem}: {fault}")
-        if permitted:
-            done = _judged(transaction, watch, state, rows)
-    return done
+    return transaction.attempt(problem, partial(_update, transaction, watch, problem), NOTHING)
+
+
+def _update(transaction: Transaction, watch: Watch, problem: str) -> Recorded:
+    cursor = transaction.execute("alerts_can_open")
+    state = _peer_state(transaction, watch)
+    rows = _blind_rows(transaction, watch)
+    permitted = one(cursor)["can"]
+    # None means that there is no such table: an installation without alerts.
+    if permitted is False:
+        fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
+        transaction.warnings.append(f"{problem}: {fault}")
+    return _judged(transaction, watch, state, rows) if permitted else NOTHING
 
 
 def _judged(
@@ -106,7 +109,7 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
 
 def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
     """Return the rows of the passes that are blind now, with that of this pass."""
-    rows = {(row.name, row.shard): row for row in read_rows(transaction)}
+    rows = {(row.name, row.shard): row for row in readable_rows(transaction)}
     if watch.doubt is not None:
         rows[watch.doubt.name, watch.doubt.shard] = watch.doubt
     return blind(rows.values(), transaction.now)

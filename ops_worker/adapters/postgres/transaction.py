@@ -89,8 +89,31 @@ class Transaction:
         """Run optional work in a savepoint with short timeouts.
 
         On failure, roll back to the savepoint and add a warning. Only the loss of the connection
-        is raised.
+        is raised. The error of a statement may arrive when the block ends, after what the block
+        assigned. Use ``attempt`` where a result depends on what was written.
         """
+        try:
+            with self._savepoint():
+                yield
+        except psycopg.Error as error:
+            self._warn(problem, error, remedy)
+
+    def attempt(self, problem: str, work: Callable[[], R], otherwise: R) -> R:
+        """Run optional work as ``best_effort`` does; return its result once all of it succeeded.
+
+        Return ``otherwise`` if any statement of it failed.
+        """
+        try:
+            with self._savepoint():
+                result = work()
+        except psycopg.Error as error:
+            self._warn(problem, error)
+            return otherwise
+        return result
+
+    @contextlib.contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """Run a block in a savepoint with short timeouts; roll back to it on failure."""
         execute = self.connection.execute
         try:
             with self.connection.pipeline():
@@ -100,12 +123,17 @@ class Transaction:
                 # RELEASE keeps the short limits, and a COMMIT may take longer than they allow.
                 execute("RELEASE SAVEPOINT best_effort")
                 execute(SQL["set_limits"], limits())
-        except psycopg.Error as error:
-            if self.connection.closed:
-                raise
-            execute("ROLLBACK TO SAVEPOINT best_effort")
-            reason = one_line(error.diag.message_primary or str(error))
-            self.warnings.append(f"{problem}: {reason}{remedy}")
+        except psycopg.Error:
+            if not self.connection.closed:
+                execute("ROLLBACK TO SAVEPOINT best_effort")
+            raise
+
+    def _warn(self, problem: str, error: psycopg.Error, remedy: str = "") -> None:
+        """Add a warning about optional work that failed. Raise if the connection is lost."""
+        if self.connection.closed:
+            raise error
+        reason = one_line(error.diag.message_primary or str(error))
+        self.warnings.append(f"{problem}: {reason}{remedy}")
 
     def was_committed(self, xid: str) -> bool:
         """Return whether an earlier transaction was committed; True if nobody knows any more.
