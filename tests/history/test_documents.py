@@ -146,6 +146,8 @@ def test_status() -> None:
                 "missed": 2,
                 "stale": False,
                 "missed_is_least": False,
+                "blind_since": None,
+                "blind_because": "",
             }
         ],
         "series": [
