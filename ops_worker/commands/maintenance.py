@@ -258,7 +258,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
     zone = zone_of(options.zone)
     store.create([WINDOW_TABLE])
 
-    def make(transaction: Transaction) -> tuple[Window, datetime]:
+    def make(transaction: Transaction) -> tuple[Window, list[int], datetime]:
         begins = None
         if options.at is not None:
             begins = _begins(options.at, zone, transaction.now)
@@ -271,12 +271,13 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
             recurrence=options.recurrence.text if options.recurrence is not None else "",
             zone=options.zone,
         )
-        return operations.start_window(transaction, new), transaction.now
+        return *operations.start_window(transaction, new), transaction.now
 
-    window, now = write(store, postgres.MAINTENANCE, make, optional_tables=TABLES)
+    window, replaced, now = write(store, postgres.MAINTENANCE, make, optional_tables=TABLES)
     occurrence = next_occurrence(window, now)
     assert occurrence is not None, "a window that was made now is not over"
-    return describe(occurrence, now)
+    lines = [f"replaces maintenance {number}, which was the same" for number in replaced]
+    return "\n".join([describe(occurrence, now), *lines])
 
 
 def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str] | None:

@@ -404,7 +404,8 @@ WHERE
                 recurrence <> ''
                 OR begins > %(now)s::timestamptz - make_interval(secs => %(seconds)s::float8)
             )
-    END;
+    END
+RETURNING id;
 
 -- name: start_window
 INSERT INTO ops_worker_maintenance_window (

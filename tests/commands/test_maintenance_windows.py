@@ -275,8 +275,13 @@ def test_nothing_is_replaced(told: Database, capsys: pytest.CaptureFixture[str])
         ["--at", f"{datetime.now(UTC).year + 1}-01-02T02:00"],
     ]
     assert start("--reason", "of all") == 0
-    for command in commands * 2:
+    for command in commands:
         assert start(*command) == 0
+    assert "replaces" not in capsys.readouterr().out
+    for command in commands:
+        assert start(*command) == 0
+    numbers = re.findall(r"^replaces maintenance (\d+), .*$", capsys.readouterr().out, re.MULTILINE)
+    assert [*map(int, numbers)] == [1, 2, 3, 4, 5, 6, 7]
     found = listed(capsys)
     assert [item["id"] for item in found] == [None, 8, 9, 10, 11, 12, 13, 14]
     assert found[0]["reason"] == "of all"

@@ -10,7 +10,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from ops_worker.adapters.postgres.maintenance_reads import open_windows, running_maintenance
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
-from ops_worker.adapters.postgres.transaction import SQL, one
+from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core.growth import GROWING, SAMPLES, TableSize
 from ops_worker.core.passes import (
     ACTION_TABLE,
@@ -256,10 +256,10 @@ def end(transaction: Transaction, by: str) -> bool:
     return was_running
 
 
-def start_window(transaction: Transaction, new: NewWindow) -> Window:
-    """Make a maintenance window beside those that there are, and return it.
+def start_window(transaction: Transaction, new: NewWindow) -> tuple[Window, list[int]]:
+    """Make a maintenance window beside those that there are; return it, and what it replaced.
 
-    The same window again takes the place of the first one, so that a command may be repeated.
+    The same window again replaces the first one, so that a command may be repeated.
     """
     now = transaction.now
     begins = new.begins or now
@@ -269,7 +269,7 @@ def start_window(transaction: Transaction, new: NewWindow) -> Window:
         "is_planned": new.begins is not None,
         "now": now,
     }
-    transaction.execute("end_same_windows", parameters)
+    replaced = list(column(transaction.execute("end_same_windows", parameters), "id"))
     number = one(transaction.execute("start_window", parameters))["id"]
     is_started = new.begins is None and not new.recurrence
     action = Action(
@@ -281,7 +281,7 @@ def start_window(transaction: Transaction, new: NewWindow) -> Window:
     )
     _record(transaction, action)
     (window,) = [window for window in open_windows(transaction) if window.id == number]
-    return window
+    return window, replaced
 
 
 def end_window(transaction: Transaction, number: int, by: str) -> None:
