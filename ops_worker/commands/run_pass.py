@@ -16,7 +16,7 @@ from ops_worker.arguments import env_file
 from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.output import RENDERERS, message, summary
-from ops_worker.core.passes import HEALTH, PASSES, peers
+from ops_worker.core.passes import HEALTH, PASSES
 from ops_worker.errors import DONE, UNHEALTHY
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _log_alerts(outcome: Outcome) -> None:
     """Log every alert that the pass opened or closed."""
     reasons = {change.verdict.target.name: change.verdict.reason for change in outcome.updates}
     logged = (
-        ("alert opened", outcome.opened, _own_reason(outcome)),
+        ("alert opened", outcome.opened, outcome.own_reason),
         ("alert closed", outcome.closed, "no pass has stopped, and none is blind any more"),
     )
     for action, services, own_reason in logged:
@@ -274,18 +274,10 @@ def _announce(job: str, outcome: Outcome, left_s: float) -> None:
     from ops_worker.adapters.kubernetes import announce
 
     reasons = {verdict.target.name: verdict.reason for verdict in outcome.verdicts}
-    own_reason = _own_reason(outcome)
-    opened = [(name, reasons.get(name, own_reason)) for name in outcome.opened]
+    opened = [(name, reasons.get(name, outcome.own_reason)) for name in outcome.opened]
     closed = [(name, "") for name in outcome.closed]
     for warning in announce(job, opened + closed, left_s):
         _log.warning("no Kubernetes Event", extra={"action": "no event", "error": warning})
-
-
-def _own_reason(outcome: Outcome) -> str:
-    """Return why the worker's own alert opened; the alert itself says more."""
-    if outcome.blind_because:
-        return f"the {outcome.name} pass is blind: {', '.join(outcome.blind_because)}"
-    return f"the {' or '.join(peers(outcome.name))} pass stopped"
 
 
 class _Progress:

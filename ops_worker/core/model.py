@@ -320,11 +320,15 @@ class LockHolder(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What a health pass wrote: rows, and the services whose alerts it opened and closed."""
+    """What a health pass wrote: rows, and the services whose alerts it opened and closed.
+
+    ``own_reason`` is why the worker's own alert opened, if it did.
+    """
 
     updates: tuple[StateChange, ...]
     opened: tuple[str, ...]
     closed: tuple[str, ...]
+    own_reason: str = ""
 
 
 class Sample(NamedTuple):
@@ -426,6 +430,7 @@ class Rolled(NamedTuple):
 class Outcome(NamedTuple):
     """What a pass did. The closing line and ``--output json`` are made from it.
 
+    - ``own_reason``: why the worker's own alert opened, if it did.
     - ``superseded``: services of which the database already had a newer observation.
     - ``alerted``: services that have an alert now, open or acknowledged.
     - ``because_of``: the causes of each service that is unhealthy because of others. No alert opens
@@ -456,6 +461,7 @@ class Outcome(NamedTuple):
     unprobed: tuple[str, ...] = ()
     unprobed_because: tuple[str, ...] = ()
     blind_because: tuple[str, ...] = ()
+    own_reason: str = ""
     maintenance_until: datetime | None = None
     under_maintenance: Mapping[str, datetime] = {}
     rolled: Rolled | None = None

@@ -117,6 +117,7 @@ def _write(
     recorded = recorded._replace(
         opened=recorded.opened + peer.opened,
         closed=recorded.closed + peer.closed,
+        own_reason=peer.own_reason,
     )
     return Written(
         blind_because=observed.assessment.suspects if is_blind else (),
@@ -143,6 +144,7 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         blind_because=written.blind_because,
         updates=recorded.updates,
         superseded=tuple(name for name in names if name not in current),
+        own_reason=recorded.own_reason,
         opened=recorded.opened,
         closed=recorded.closed,
         alerted=health.alerted(written.before, recorded),

@@ -118,6 +118,7 @@ def run(context: Context) -> Outcome:
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
         verdicts=written.observed.verdicts,
         blind_because=seen.assessment.suspects if written.observed.is_blind else (),
+        own_reason=written.peer.own_reason,
         opened=written.peer.opened,
         closed=written.peer.closed,
         samples=written.samples,

@@ -99,6 +99,7 @@ def run(context: Context) -> Outcome:
     peer, warnings = written or Written(pass_writes.NOTHING, ())
     return outcome._replace(
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
+        own_reason=peer.own_reason,
         opened=peer.opened,
         closed=peer.closed,
         warnings=(*work.warnings, *warnings),

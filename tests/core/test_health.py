@@ -28,6 +28,7 @@ from ops_worker.core.model import (
     Failure,
     KnownState,
     Observation,
+    Recorded,
     State,
     StateChange,
     Target,
@@ -441,7 +442,7 @@ def test_plan_and_planned() -> None:
         lambda moment: NOW + MINUTE + timedelta(seconds=moment),
         NOW + MINUTE,
     )
-    assert (tuple(updates), ("ingest",), ("evaluator",)) == preview(updates)
+    assert preview(updates) == Recorded(tuple(updates), ("ingest",), ("evaluator",))
     stale = {"ingest": KnownState(checked_at=NOW + MINUTE), "evaluator": before["evaluator"]}
     assert [
         u.verdict.target.name

@@ -329,7 +329,9 @@ def test_causes_come_and_go(installed: Installation) -> None:
     installed.run_now()
     moved = "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s"
     installed.database.rows(moved, "metrics")
-    assert installed(UP).opened == ("ops_worker",)
+    outcome = installed(UP)
+    assert outcome.opened == ("ops_worker",)
+    assert outcome.own_reason.startswith("no metrics pass was recorded for ")
     alert = installed.own_alert()
     assert alert is not None and alert[1] == ["metrics pass stopped"]
     assert installed(SILENT).opened == ()

@@ -122,8 +122,6 @@ def _open(
     rows: Sequence[DoubtRow],
     causes_now: Sequence[str],
 ) -> Recorded:
-    if watch.dry_run:
-        return NOTHING._replace(opened=(OPS_WORKER,))
     reasons = [row.reason for row in rows]
     facts: dict[str, Any] = {**watch.origin, "seen_by": f"{watch.name} pass"}
     if state.stopped is not None:
@@ -131,8 +129,10 @@ def _open(
         facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
     reason = one_line("; ".join(reasons))
     facts["reason"] = reason
+    if watch.dry_run:
+        return NOTHING._replace(opened=(OPS_WORKER,), own_reason=reason)
     opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts, causes_now)])
-    return NOTHING._replace(opened=tuple(column(opened, "service")))
+    return NOTHING._replace(opened=tuple(column(opened, "service")), own_reason=reason)
 
 
 def _close(transaction: Transaction, *, dry_run: bool) -> Recorded:
