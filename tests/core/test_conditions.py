@@ -14,6 +14,7 @@ from ops_worker.core.conditions import (
     broken_conditions,
     value_at,
     wanted,
+    wanted_value,
 )
 from ops_worker.core.model import Condition
 
@@ -290,3 +291,13 @@ def test_deeply_nested() -> None:
 def test_index(pointer: str, found: Any) -> None:
     """An index is what RFC 6901 calls one: ASCII digits, without leading zeros, within the array."""
     assert value_at([10, 11, 12], pointer) == found
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_wanted_value(relation: str) -> None:
+    """Messages can say of every relation which values it accepts."""
+    said = wanted_value(relation)
+    value = {"a number": 1, "true or false": True, "a whole number of at least 0": 0}.get(said, "x")
+    if said.startswith("a list"):
+        value = ["x"]
+    assert RELATIONS[relation].accepts(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops_worker.core.model import Outcome, Result, State, Target, Tick, Verdict
+from ops_worker.core.model import Outcome, Result, State, Target, Tick, Tls, Verdict
 from ops_worker.errors import DatabaseError, SchemaError
 
 pytestmark = pytest.mark.unit
@@ -26,6 +26,13 @@ def target(name: str, **values: str) -> Target:
 def test_shown_url(written: str, shown: str) -> None:
     """A URL is shown as the catalogue has it, and never with a password."""
     assert target("a", url_template=written).shown_url == shown
+
+
+def test_without_client() -> None:
+    """Another origin is trusted in the same way, and does not see the client's certificate."""
+    assert Tls("ca", "certificate", "key", skip_verify=True).without_client == Tls(
+        ca="ca", skip_verify=True
+    )
 
 
 @pytest.mark.parametrize("state", State)

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from ops_worker.core.self_check import FAULT, OK, WARNING, Finding, Refusal, of_server
+from ops_worker.core.model import State, Target, Verdict
+from ops_worker.core.self_check import (
+    FAULT,
+    OK,
+    WARNING,
+    Finding,
+    Refusal,
+    of_server,
+    of_services,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -85,3 +94,21 @@ def test_pooler() -> None:
 def test_version(number: int, state: str) -> None:
     """PostgreSQL 14 is the oldest version that is tested."""
     assert finding("version", version_number=number).state == state
+
+
+@pytest.mark.parametrize(
+    ("reason_class", "remedy"),
+    [("certificate", "renew its certificate"), ("http_503", "it answers, but not as")],
+)
+def test_degraded_service(reason_class: str, remedy: str) -> None:
+    """What to do about a degraded service depends on its reason."""
+    verdict = Verdict(
+        target=Target("web", "https://web", "web", ()),
+        taken_at=0.0,
+        state=State.DEGRADED,
+        reason="because",
+        reason_class=reason_class,
+    )
+    (line,) = of_services([verdict])
+    assert (line.state, line.found) == (WARNING, "degraded: because")
+    assert line.remedy.startswith(remedy)

@@ -43,7 +43,8 @@ def files(free: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
     taken = [os.open(os.devnull, os.O_RDONLY)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
+    # More than are to be free: threads of earlier tests may open some meanwhile.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 64, hard))
     try:
         with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
             while True:
