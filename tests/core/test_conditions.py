@@ -297,7 +297,8 @@ def test_index(pointer: str, found: Any) -> None:
 def test_wanted_value(relation: str) -> None:
     """Messages can say of every relation which values it accepts."""
     said = wanted_value(relation)
-    value = {"a number": 1, "true or false": True, "a whole number of at least 0": 0}.get(said, "x")
+    numbers = {"a number": 1, "true or false": True, "a whole number of at least 0": 0}
+    value: object = numbers.get(said, "x")
     if said.startswith("a list"):
         value = ["x"]
     assert RELATIONS[relation].accepts(value)
