@@ -259,6 +259,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
     store.create([WINDOW_TABLE])
 
     def make(transaction: Transaction) -> tuple[Window, list[int], datetime]:
+        """Make the window; return it, the numbers of those that it replaces, and the time."""
         begins = None
         if options.at is not None:
             begins = _begins(options.at, zone, transaction.now)
@@ -341,6 +342,7 @@ def _end(store: Store, options: argparse.Namespace) -> str:
     by = options.by or user()
 
     def end(transaction: Transaction) -> bool:
+        """End it; return whether there was one."""
         if options.id is None:
             return operations.end_any(transaction, by)
         operations.end_window(transaction, options.id, by)

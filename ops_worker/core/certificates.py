@@ -8,7 +8,7 @@ certificate that ends as well. So the few bytes up to the field are read here (R
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 DAY_S = 86_400
@@ -112,6 +112,5 @@ def _time(element: _Element) -> datetime:
         raise ValueError("not a time")
     if len(digits) != _TIME_DIGITS or not digits.isdigit():
         raise ValueError("not a time")
-    year, rest = int(digits[:4]), digits[4:]
-    month, day, hour, minute, second = (int(rest[place : place + 2]) for place in range(0, 10, 2))
-    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    text = digits.decode("ascii")
+    return datetime.fromisoformat(f"{text[:8]}T{text[8:]}Z")

@@ -198,6 +198,11 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
     if outcome.superseded:
         names = _listed(outcome.superseded)
         yield f"{len(outcome.superseded)} older than the database's row: {names}"
+    yield from _maintenance(outcome)
+
+
+def _maintenance(outcome: Outcome) -> Iterator[str]:
+    """Yield for which services no alert opens because of a maintenance."""
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
     elif outcome.under_maintenance:

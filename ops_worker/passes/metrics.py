@@ -187,9 +187,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
             written = context.transact(METRICS, write, optional)
             if written is not None:
                 observed.ledger.confirm()
-            if written is not None and context.backlog is not None:
-                catch_up_s = max(CATCH_UP_S, context.period_s / 2)
-                _write_waiting(context, context.backlog, context.clock() + catch_up_s)
+                _catch_up(context)
         if written is None:
             # If that process seems to hang, this raises, and the sample waits.
             context.require_live_holder(METRICS.name)
@@ -209,6 +207,13 @@ def _record(context: Context, observed: Observed) -> Written | None:
             _set_apart(context, context.backlog, [pack(fallback)], error)
         raise
     return written
+
+
+def _catch_up(context: Context) -> None:
+    """Write waiting samples, as long as that may take."""
+    if context.backlog is not None:
+        catch_up_s = max(CATCH_UP_S, context.period_s / 2)
+        _write_waiting(context, context.backlog, context.clock() + catch_up_s)
 
 
 def _with_figures(

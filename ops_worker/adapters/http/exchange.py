@@ -398,8 +398,7 @@ def _connect(addresses: Sequence[Address]) -> Steps:
                 try:
                     sock = _begin(*remaining.popleft())
                 except OSError as error:
-                    if error.errno in _PACKET_CAME:
-                        yield SIGN
+                    yield from _sign_of(error.errno)
                     errors.append(error)
                     next_start = started
                     continue
@@ -408,8 +407,7 @@ def _connect(addresses: Sequence[Address]) -> Steps:
             if fd is None:
                 continue
             code = attempts[fd][0].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code in _PACKET_CAME:
-                yield SIGN
+            yield from _sign_of(code)
             sock, started = attempts.pop(fd)
             if not code:
                 return sock, started
@@ -428,6 +426,12 @@ def _connect(addresses: Sequence[Address]) -> Steps:
         # An error that its own frame refers to is a reference cycle, and a pass runs without the
         # cycle collector.
         errors.clear()
+
+
+def _sign_of(code: int | None) -> Steps:
+    """Yield SIGN if the result of an attempt to connect proves that a packet came back."""
+    if code in _PACKET_CAME:
+        yield SIGN
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:

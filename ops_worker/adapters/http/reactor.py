@@ -194,17 +194,26 @@ class Reactor:
                 self._poll(ended, at_once=bool(can_start or self._ready or ended))
                 active -= len(ended)
                 for task in ended:
-                    if active and own_limit(task.result):
-                        self._concurrency = active
-                        # The traceback would keep the exchange and its sockets alive.
-                        queue.append(task.job._replace(limit=task.result.with_traceback(None)))
-                    else:
-                        self._concurrency = min(self._concurrency + 1, self._max_concurrency)
+                    if not self._is_to_repeat(task, active, queue):
                         yield task
                     task.release()
         finally:
             self._selector.close()
             self._resolver.close()
+
+    def _is_to_repeat(self, task: Task, active: int, queue: deque[Job]) -> bool:
+        """Return whether a task met a limit of this process; if so, queue its job again.
+
+        The concurrency becomes the number of ``active`` tasks. If no other task is active, no
+        repetition would help.
+        """
+        if active and own_limit(task.result):
+            self._concurrency = active
+            # The traceback would keep the exchange and its sockets alive.
+            queue.append(task.job._replace(limit=task.result.with_traceback(None)))
+            return True
+        self._concurrency = min(self._concurrency + 1, self._max_concurrency)
+        return False
 
     def _start(self, job: Job, ended: list[Task]) -> None:
         deadline = time.monotonic() + job.deadline_s

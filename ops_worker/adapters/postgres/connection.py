@@ -307,7 +307,7 @@ class Store:
             raise translated(error, self._place) from error
 
     def limit(self, deadline_s: float) -> None:
-        """Give each further transaction so many seconds, and do not retry it."""
+        """Limit each further transaction to so many seconds, without a retry."""
         self._deadline_s = deadline_s
         self._retries = False
 
