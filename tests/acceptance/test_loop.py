@@ -293,13 +293,16 @@ def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> N
         server.stop()
         before = time.time()
         until(lambda: metric(port, 'samples_dropped_total{loop="metrics"}') >= 3)
+        back = time.time()
         server.start()
         until(lambda: len(database.rows(NOT_ASKED)) >= 3)
         _, err = ended(process)
     assert sum(int(str(line["count"])) for line in logged(err, "samples dropped")) >= 3
-    away = database.rows(NOT_ASKED)
-    assert len(away) == 3
-    assert all(row["time"].timestamp() > before for row in away)
+    times = [row["time"].timestamp() for row in database.rows(NOT_ASKED)]
+    # More may follow while the server starts: then there is room again.
+    assert len([moment for moment in times if before < moment < back]) <= 3
+    # The server may have stopped during a COMMIT. That sample is in doubt, and is not in the buffer.
+    assert len([moment for moment in times if moment <= before]) <= 1
 
 
 def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:

@@ -9,6 +9,8 @@ import resource
 import selectors
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +30,33 @@ pytestmark = pytest.mark.integration
 
 FILES = "this process is out of file descriptors (too many open files)"
 SHORT_S = 0.3
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def many() -> Iterator[list[Target]]:
-    """A hundred services of another process, which has files of its own."""
-    with fast_server() as port:
-        yield [Target(f"s{n}", f"{url}/health", "", ()) for n, url in enumerate(urls(100, port))]
+def port() -> Iterator[int]:
+    """The port of a server in another process, which has files of its own."""
+    with fast_server() as found:
+        yield found
+
+
+def a_hundred(port: int) -> list[Target]:
+    """Return a hundred services of a server."""
+    return [Target(f"s{n}", f"{url}/health", "", ()) for n, url in enumerate(urls(100, port))]
+
+
+def alone(name: str, port: int) -> None:
+    """Run a function of this module in a process in which no other thread opens or closes files."""
+    code = f"from tests.adapters.http import test_reactor; test_reactor.{name}({port})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @contextlib.contextmanager
@@ -43,8 +65,7 @@ def files(free: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
     taken = [os.open(os.devnull, os.O_RDONLY)]
-    # More than are to be free: threads of earlier tests may open some meanwhile.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 64, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
     try:
         with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
             while True:
@@ -58,8 +79,8 @@ def files(free: int) -> Iterator[None]:
             os.close(one)
 
 
-def test_fewer_at_once(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files are few, fewer are probed at once than may be: all are, and none meets the limit."""
+def probe_with_few_files(port: int) -> None:
+    """Probe more services than there are files; check that no probe meets the limit."""
     ended: list[Any] = []
     own_limit = limits.own_limit
 
@@ -67,13 +88,18 @@ def test_fewer_at_once(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> N
         ended.append(result)
         return own_limit(result)
 
-    monkeypatch.setattr(reactor, "own_limit", watched)
+    reactor.own_limit = watched  # type: ignore[attr-defined]
     with files(30):
-        # Three for each. A socket of an earlier test may be closed meanwhile.
-        assert 6 <= http.fitting(128) <= 9
-        seen = observe(many)
+        assert 6 <= http.fitting(128) <= 9, "three for each"
+        seen = observe(a_hundred(port))
     assert [one.http_status for one in seen] == [200] * 100
+    assert ended
     assert not [one for one in ended if own_limit(one)]
+
+
+def test_fewer_at_once(port: int) -> None:
+    """Where files are few, fewer are probed at once than may be: all are, and none meets the limit."""
+    alone("probe_with_few_files", port)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +124,20 @@ def test_fitting_without_a_count(monkeypatch: pytest.MonkeyPatch, code: int, fit
     assert limits.fitting(128) == fits
 
 
-def test_a_limit_on_the_way(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe that meets a limit is made again when others have ended: all are probed, only later."""
-    monkeypatch.setattr(http, "fitting", lambda concurrency: concurrency)
+def probe_at_the_limit(port: int) -> None:
+    """Probe more services at once than there are files."""
+    http.fitting = lambda concurrency: concurrency
     with files(12):
-        seen = observe(many)
+        seen = observe(a_hundred(port))
     assert [one.http_status for one in seen] == [200] * 100
 
 
-def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_the_way(port: int) -> None:
+    """A probe that meets a limit is made again when others have ended: all are probed, only later."""
+    alone("probe_at_the_limit", port)
+
+
+def test_a_limit_that_passes(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that was met once does not slow the rest of a long round: with each probe that ends, one more is begun."""
     begin = exchange._begin
     attempts: list[int] = []
@@ -125,7 +156,7 @@ def test_a_limit_that_passes(many: list[Target], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(exchange, "_begin", limited)
     monkeypatch.setattr(reactor.Reactor, "_start", watched)
-    seen = observe(many, concurrency=20)
+    seen = observe(a_hundred(port), concurrency=20)
     assert [one.http_status for one in seen] == [200] * 100
     assert at_once[2] == 2  # one was under way, and has ended
     assert at_once[-1] == 20 and len(at_once) == 101
