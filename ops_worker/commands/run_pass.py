@@ -200,7 +200,7 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
         _log_alerts(outcome)
         _log_dependents(outcome)
     for warning in outcome.warnings:
-        _log.warning("the pass has a warning", extra={"action": "sample", "what": warning})
+        _log.warning("the pass has a warning", extra={"action": "warning", "what": warning})
     if outcome.blind_because:
         blind = {
             "action": "blind",
