@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import yaml
@@ -19,7 +20,10 @@ import yaml
 from ops_worker.cli import main
 from tests.manifest_rules import prometheusrule
 
-K8S = Path(__file__).parent.parent / "k8s"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+K8S = Path(__file__).parent.parent.resolve() / "k8s"
 INSTALLATION = K8S / "base"
 VARIANTS = (
     *(
@@ -29,7 +33,12 @@ VARIANTS = (
     K8S / "examples" / "inject",
     K8S / "examples" / "overlay",
 )
+RENDERED = "rendered.yaml"
 ORDER = ("Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy", "CronJob")
+CUSTOM: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "PrometheusRule": prometheusrule.faults,
+}
+"""Custom resources, of which Kubernetes has no schema, and what checks each."""
 SCHEMAS = ("1.29", "1.37")
 """The oldest and the newest Kubernetes that is supported; before 1.29 there are no native sidecars without a feature gate."""
 
@@ -40,7 +49,7 @@ def rendered(folder: Path) -> dict[Path, str]:
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
     ).stdout
     if folder != INSTALLATION:
-        return {folder / "rendered.yaml": _stamped(folder, found)}
+        return {folder / RENDERED: _stamped(folder, found)}
     files = {}
     for text in found.split("---\n"):
         one = yaml.safe_load(text)
@@ -71,18 +80,27 @@ def out_of_date(folder: Path, files: list[Path]) -> list[str]:
 
 
 def misfits(path: Path) -> list[str]:
-    """Return what the Kubernetes schemas have against a file, and how each is called. A kind without a schema is an error."""
+    """Return what the Kubernetes schemas have against a file, and the name of each object."""
     faults = []
-    for one in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        subject = f"{path.relative_to(K8S.parent)}: {one['kind']}/{one['metadata']['name']}"
-        if one["kind"] == "PrometheusRule":  # a custom resource, of which Kubernetes has no schema
-            faults += [f"{subject}: {fault}" for fault in prometheusrule.faults(one)]
-            continue
-        for version in SCHEMAS:
-            try:
-                kubernetes_validate.validate(one, version, strict=True)
-            except kubernetes_validate.ValidationError as error:
-                faults.append(f"{subject}: Kubernetes {version}: {error.message}")
+    for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        subject = f"{path.relative_to(K8S.parent)}: {content['kind']}/{content['metadata']['name']}"
+        faults += [f"{subject}: {fault}" for fault in misfits_of(content)]
+    return faults
+
+
+def misfits_of(content: dict[str, Any]) -> list[str]:
+    """Return what the schemas of the oldest and the newest Kubernetes have against an object.
+
+    A kind without a schema is an error, unless it is in CUSTOM.
+    """
+    if content["kind"] in CUSTOM:
+        return CUSTOM[content["kind"]](content)
+    faults = []
+    for version in SCHEMAS:
+        try:
+            kubernetes_validate.validate(content, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            faults.append(f"Kubernetes {version}: {error.message}")
     return faults
 
 
@@ -92,16 +110,24 @@ def _body(path: Path) -> str:
 
 def _stamped(folder: Path, body: str) -> str:
     digest = hashlib.sha256(body.encode())
-    sources = [
-        folder,
-        *([INSTALLATION] if folder != INSTALLATION else []),
-        *([K8S / "variants" / "inject"] if folder.name == "inject" else []),
-    ]
-    for source in sources:
-        for path in sorted(source.glob("*.yaml")):
-            if path.name != "rendered.yaml":
+    for source in sources(folder):
+        for path in sorted(source.iterdir()):
+            if path.is_file() and path.name != RENDERED:
                 digest.update(path.read_bytes())
-    return f"# Made by `make render` from {folder.relative_to(K8S.parent)}; do not edit. sha256 {digest.hexdigest()[:32]}\n{body}"
+    place = folder.relative_to(K8S.parent)
+    return f"# Made by `make render` from {place}; do not edit. sha256 {digest.hexdigest()[:32]}\n{body}"
+
+
+def sources(folder: Path) -> list[Path]:
+    """Return the folders from which a kustomization is made: its own, its bases, its components."""
+    text = (folder / "kustomization.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    folders = [folder]
+    for name in [*content.get("resources", ()), *(content.get("components") or ())]:
+        path = (folder / name).resolve()
+        if path.is_dir():
+            folders += [source for source in sources(path) if source not in folders]
+    return folders
 
 
 def run() -> int:
@@ -125,7 +151,7 @@ def run() -> int:
     faults = []
     code = 0
     for folder in folders:
-        files = sorted(K8S.glob("*.yaml")) if folder == INSTALLATION else [folder / "rendered.yaml"]
+        files = sorted(K8S.glob("*.yaml")) if folder == INSTALLATION else [folder / RENDERED]
         faults += out_of_date(folder, files)
         for path in files:
             faults += misfits(path)

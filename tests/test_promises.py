@@ -247,7 +247,7 @@ def test_exit_codes_are_documented() -> None:
 @pytest.mark.unit
 def test_alerts_are_documented() -> None:
     """The runbook has a section for each alert of the PrometheusRule and of the worker."""
-    rule = (ROOT / "k8s" / "variants" / "monitoring" / "rule.yaml").read_text(encoding="utf-8")
+    rule = (ROOT / "k8s" / "components" / "monitoring" / "rule.yaml").read_text(encoding="utf-8")
     names = re.findall(r"- alert: (\w+)", rule)
     headings = re.findall(r"^### (OpsWorker\w+)$", OPERATIONS, re.MULTILINE)
     assert names and headings == names
