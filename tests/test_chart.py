@@ -1,0 +1,361 @@
+"""The Helm chart: it renders what kustomize renders, and its values are checked."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ops_worker import __version__
+from ops_worker.cli import _parser
+from ops_worker.commands.manifests import program_facts
+from ops_worker.manifest_rules import Document, check
+from tests.kubernetes_tools import executable
+from tests.pages import chart_schema
+from tests.render import K8S, misfits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+HELM = executable("helm")
+KUBECTL = executable("kubectl")
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(
+        HELM is None or KUBECTL is None, reason="python -m tests.kubernetes_tools installs them"
+    ),
+]
+
+CHART = K8S / "helm" / "ops-worker"
+RELEASE = ("--name-template", "ops-worker", "--namespace", "ops-worker")
+DIFFERENT_LABELS = {"app.kubernetes.io/managed-by": "Helm"}
+"""Labels that differ from those of kustomize: Helm writes this one when it creates an object."""
+ENABLED = {"enabled": True}
+SCHEDULING = {
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [
+        {"key": "node-role.kubernetes.io/infra", "operator": "Exists", "effect": "NoSchedule"}
+    ],
+    "affinity": {
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 100,
+                    "preference": {
+                        "matchExpressions": [
+                            {"key": "node-role.kubernetes.io/infra", "operator": "Exists"}
+                        ]
+                    },
+                }
+            ]
+        }
+    },
+}
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "alertmanager": {"components": {"alertmanager": ENABLED}},
+    "digest": {"image": {"digest": f"sha256:{'0' * 64}"}},
+    "events": {"components": {"events": ENABLED}},
+    "every-5s": {"components": {"every5s": ENABLED}},
+    "monitoring": {"components": {"monitoring": ENABLED}},
+    "openshift": {"components": {"openshift": ENABLED}},
+    "priority": {"scheduling": {"priorityClassName": "ops-worker"}},
+    "pull-secret": {"imagePullSecrets": [{"name": "ops-worker-registry"}]},
+    "scheduling": {"scheduling": SCHEDULING},
+    "secret-files": {"components": {"secretFiles": ENABLED}},
+    "sharded": {"components": {"sharded": ENABLED}},
+    "sidecar": {"components": {"sidecar": ENABLED}},
+}
+"""The values for the same objects as a component of kustomize gives."""
+NOT_IN_THE_CHART = {
+    "inject": "it changes a Deployment of yours, which the chart does not contain",
+}
+NO_OBJECT_OF_THE_CHART = {"PriorityClass": "it belongs to the whole cluster, not to a release"}
+WITHOUT_SECRET_FILES = (
+    "PG_PASS_FILE is not a setting; `ops-worker health --help` lists the settings",
+    "comes from a Secret; add envFrom with a secretRef, or a secretKeyRef",
+)
+"""Faults of `secret-files` as long as the program has no setting PG_PASS_FILE."""
+EXCLUDED = "every5s"
+EVERYTHING: dict[str, Any] = {
+    "image": {"digest": f"sha256:{'0' * 64}"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "scheduling": {**SCHEDULING, "priorityClassName": "high"},
+    "components": {
+        name: ENABLED
+        for name in yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))[
+            "components"
+        ]
+        if name != EXCLUDED
+    },
+}
+"""All components but the one that the sidecar excludes."""
+
+
+def helm(*arguments: str, values: dict[str, Any] | None = None) -> tuple[int, str, str]:
+    """Run helm with values. Return its exit code, its output and its errors."""
+    assert HELM is not None
+    done = subprocess.run(
+        [HELM, *arguments, *(("--values", "-") if values else ())],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def template(
+    values: dict[str, Any] | None = None, *, options: Sequence[str] = (), chart: Path = CHART
+) -> str:
+    """Return what the chart renders, as YAML; the last of the options win."""
+    code, text, error = helm("template", str(chart), *RELEASE, *options, values=values)
+    assert code == 0, error
+    return text
+
+
+def refusal(values: dict[str, Any] | None = None, *, options: Sequence[str] = ()) -> str:
+    """Return the error with which helm refuses values."""
+    code, _, error = helm("template", str(CHART), *RELEASE, *options, values=values)
+    assert code != 0
+    return error
+
+
+def objects(text: str) -> dict[str, Any]:
+    """Return the objects of a YAML text by kind and name."""
+    contents = [content for content in yaml.safe_load_all(text) if content]
+    named = {f"{one['kind']}/{one['metadata']['name']}": one for one in contents}
+    assert len(named) == len(contents), "two objects with one name"
+    return named
+
+
+def with_labels_of_helm(content: Any) -> Any:
+    """Return an object of kustomize with the labels that differ as Helm writes them."""
+    if isinstance(content, list):
+        return [with_labels_of_helm(item) for item in content]
+    if isinstance(content, dict):
+        return {
+            key: DIFFERENT_LABELS.get(key, with_labels_of_helm(value))
+            for key, value in content.items()
+        }
+    return content
+
+
+def kustomized(folder: Path, component: str) -> dict[str, Any]:
+    """Return the objects of the base with one component."""
+    kustomization = {
+        "namespace": "ops-worker",
+        "resources": [os.path.relpath(K8S / "base", folder)],
+        "components": [os.path.relpath(K8S / "components" / component, folder)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    assert KUBECTL is not None
+    done = subprocess.run(
+        [KUBECTL, "kustomize", str(folder)], capture_output=True, text=True, check=True
+    )
+    return objects(done.stdout)
+
+
+def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Assert that objects of the chart are those of kustomize."""
+    assert actual.keys() == expected.keys()
+    for name, content in expected.items():
+        assert actual[name] == with_labels_of_helm(content), name
+
+
+def faults(contents: Iterable[Any]) -> list[str]:
+    """Return what the Kubernetes schemas and `ops-worker manifests check` have against objects."""
+    contents = list(contents)
+    facts = program_facts(_parser())
+    misfits = [misfit for content in contents for misfit in misfits_of(copy.deepcopy(content))]
+    found = [str(fault) for fault in check([Document("chart", one) for one in contents], facts)]
+    if "PG_PASS_FILE" not in facts.defaults:
+        found = [fault for fault in found if not fault.endswith(WITHOUT_SECRET_FILES)]
+    return [*misfits, *found]
+
+
+def test_default() -> None:
+    """Without any value, the chart renders the objects of k8s/*.yaml."""
+    files = sorted(K8S.glob("*.yaml"))
+    expected = objects("\n---\n".join(path.read_text(encoding="utf-8") for path in files))
+    assert_equal(objects(template()), expected)
+
+
+def test_every_component_is_known() -> None:
+    """The chart can do what every component of kustomize does, or it is said why not."""
+    folders = {path.name for path in (K8S / "components").iterdir()}
+    assert folders == COMPONENTS.keys() | NOT_IN_THE_CHART.keys()
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_component(component: str, tmp_path: Path) -> None:
+    """With one component, the objects are those of kustomize, and nothing is wrong with them."""
+    expected = kustomized(tmp_path.resolve(), component)
+    for name in list(expected):
+        if name.partition("/")[0] in NO_OBJECT_OF_THE_CHART:
+            del expected[name]
+    actual = objects(template(COMPONENTS[component]))
+    assert_equal(actual, expected)
+    assert faults(actual.values()) == []
+
+
+def test_all_together() -> None:
+    """Components that do not exclude each other can be enabled together."""
+    contents = objects(template(EVERYTHING))
+    assert faults(contents.values()) == []
+    assert "CronJob/ops-worker-metrics" not in contents
+    (group,) = contents["PrometheusRule/ops-worker"]["spec"]["groups"]
+    recorded = [rule["labels"]["cronjob"] for rule in group["rules"] if "record" in rule]
+    assert recorded == ["ops-worker-health", "ops-worker-rollup"]
+
+
+def test_components_that_exclude_each_other() -> None:
+    """The sidecar replaces the CronJob that every5s changes."""
+    error = refusal({"components": {"sidecar": ENABLED, EXCLUDED: ENABLED}})
+    assert "enable one of them" in error
+
+
+def test_another_release() -> None:
+    """A release with another name, in another namespace, has names of its own everywhere."""
+    options = ("--name-template", "acme", "--namespace", "watch")
+    text = template(EVERYTHING, options=options)
+    contents = objects(text)
+    assert {name for name in contents if "CronJob" in name} == {
+        "CronJob/acme-health",
+        "CronJob/acme-init-db",
+        "CronJob/acme-rollup",
+    }
+    names = {content["metadata"]["name"] for content in contents.values()}
+    assert {name for name in names if not name.startswith("acme")} == {"watch"}, "the Namespace"
+    spaces = {content["metadata"].get("namespace") for content in contents.values()}
+    assert spaces == {"watch", None}
+    assert "name: ops-worker-" not in text
+    assert "namespace: ops-worker" not in text
+    assert faults(contents.values()) == []
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(44, True), (45, False)])
+def test_length_of_names(length: int, accepted: bool) -> None:
+    """The names of CronJobs have at most 52 characters, or the chart refuses the release."""
+    options = ("--name-template", "a" * length)
+    if not accepted:
+        assert "more than 44 characters" in refusal(options=options)
+        return
+    contents = objects(template(options=options))
+    names = [name.partition("/")[2] for name in contents if name.startswith("CronJob/")]
+    assert max(map(len, names)) == 52
+    assert faults(contents.values()) == []
+
+
+def test_namespace() -> None:
+    """A release has no Namespace, because Helm needs it before; `helm template` has it."""
+    in_cluster = ("--api-versions", "v1/Namespace")
+    created = {"namespace": {"create": True}}
+    absent = {"namespace": {"create": False}}
+    assert "Namespace/ops-worker" in objects(template())
+    assert "Namespace/ops-worker" not in objects(template(options=in_cluster))
+    assert "Namespace/ops-worker" in objects(template(created, options=in_cluster))
+    assert "Namespace/ops-worker" not in objects(template(absent))
+    in_default = ("--namespace", "default")
+    assert "Namespace/default" not in objects(template(options=in_default))
+
+
+def test_values() -> None:
+    """Values reach their place: an image, a Secret, settings, a schedule, resources, a port."""
+    https = {"ports": [{"protocol": "TCP", "port": 443}]}
+    values = {
+        "image": {"repository": "registry.example.com/ops-worker", "tag": "1.2.3"},
+        "existingSecret": "database",
+        "settings": {"PG_HOST": "db.example.com", "PG_ROLE": None, "HISTORY_DAYS": "1000"},
+        "catalogueVariables": {"SHOP_URL": "http://shop:8080"},
+        "catalogue": '[services.shop]\nurl = "${SHOP_URL}"\n',
+        "schedules": {
+            "health": {"schedule": "*/5 * * * *", "period": 300},
+            "rollup": {"enabled": False},
+        },
+        "resources": {"limits": {"memory": "256Mi"}},
+        "networkPolicy": {"extraEgress": [https]},
+    }
+    contents = objects(template(values))
+    assert "CronJob/ops-worker-rollup" not in contents
+    settings = contents["ConfigMap/ops-worker"]["data"]
+    assert settings["PG_HOST"] == "db.example.com"
+    assert settings["SHOP_URL"] == "http://shop:8080"
+    assert settings["HISTORY_DAYS"] == "1000"
+    assert "PG_ROLE" not in settings
+    health = contents["CronJob/ops-worker-health"]["spec"]
+    (container,) = health["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert health["schedule"] == "*/5 * * * *"
+    assert container["image"] == "registry.example.com/ops-worker:1.2.3"
+    assert {"secretRef": {"name": "database"}} in container["envFrom"]
+    assert {"name": "PASS_PERIOD", "value": "300"} in container["env"]
+    assert container["resources"]["limits"] == {"memory": "256Mi"}
+    assert contents["NetworkPolicy/ops-worker"]["spec"]["egress"][-1] == https
+    assert faults(contents.values()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("imag.tag=1", "additional properties 'imag' not allowed"),
+        ("image.tagg=1", "additional properties 'tagg' not allowed"),
+        ("image.digest=sha256:12", "/image/digest"),
+        ("settings.PG_HSOT=db", "additional properties 'PG_HSOT' not allowed"),
+        ("settings.PG_PORT=5432", "got number, want string"),
+        ("settings.PG_PASS=hunter2", "additional properties 'PG_PASS' not allowed"),
+        ("catalogueVariables.DATABASE_URL=hunter2", "invalid propertyName 'DATABASE_URL'"),
+        ("components.event.enabled=true", "additional properties 'event' not allowed"),
+        ("components.sharded.shards=1", "/components/sharded/shards"),
+        ("schedules.health.startingDeadlineSeconds=5", "startingDeadlineSeconds"),
+        ("schedules.weekly.enabled=true", "additional properties 'weekly' not allowed"),
+        ("namespace.create=maybe", "/namespace/create"),
+        ("scheduling.nodeselector.os=linux", "additional properties 'nodeselector' not allowed"),
+    ],
+)
+def test_wrong_value(setting: str, place: str) -> None:
+    """A value with an unknown key or of a wrong type is refused, and no password is quoted."""
+    error = refusal(options=("--set", setting))
+    assert place in error
+    assert "hunter2" not in error
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_lint(values: dict[str, Any]) -> None:
+    """`helm lint --strict` has nothing against the chart."""
+    code, text, _ = helm("lint", "--strict", str(CHART), values=values)
+    assert code == 0, text
+
+
+def test_package(tmp_path: Path) -> None:
+    """The packaged chart renders what the folder renders, also what its folder only links to."""
+    code, _, error = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert code == 0, error
+    archive = tmp_path / f"ops-worker-{__version__}.tgz"
+    assert template(EVERYTHING, chart=archive) == template(EVERYTHING)
+
+
+def test_version() -> None:
+    """The chart has the version of the package, and takes the image of this version."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+def test_schema_is_fresh() -> None:
+    """The schema knows every setting that is no secret and that the chart does not set itself."""
+    path, text = chart_schema()
+    assert path.read_text(encoding="utf-8") == text, "run python -m tests.pages"
+
+
+def test_notes() -> None:
+    """The notes name the Secret and the CronJob of the release."""
+    options = ("--namespace", "watch", "--dry-run=client")
+    code, text, error = helm("install", "acme", str(CHART), *options)
+    assert code == 0, error
+    notes = text.partition("NOTES:")[2]
+    assert "kubectl -n watch create secret generic acme " in notes
+    assert "cronjob/acme-init-db" in notes
