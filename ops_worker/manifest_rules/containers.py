@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
-from ops_worker.core.cronjobs import USE_NATIVE_SIDECAR
 from ops_worker.core.passes import commands, container_commands
+from ops_worker.core.pod_states import USE_NATIVE_SIDECAR
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
 from ops_worker.manifest_rules.parts import (
     JOBS,
