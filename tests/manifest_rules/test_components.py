@@ -95,7 +95,7 @@ def every_5s(objects: Objects) -> bool:
     """Return whether the metrics CronJob repeats its pass, with room for a pod that is late."""
     job = objects["CronJob/ops-worker-metrics"]["spec"]["jobTemplate"]["spec"]
     args = job["template"]["spec"]["containers"][0]["args"]
-    return args[:3] == ["metrics", "--every", "5"] and job["activeDeadlineSeconds"] == 59
+    return bool(args[:3] == ["metrics", "--every", "5"] and job["activeDeadlineSeconds"] == 59)
 
 
 def has_files(objects: Objects) -> bool:
