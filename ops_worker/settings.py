@@ -398,7 +398,7 @@ class Settings(BaseSettings):
         default=False, wants="1, true, yes or on; any other word is off", only="passes"
     )
     """Turns Kubernetes Events on or off. If on, an alert that opens or closes is also reported as
-    an Event on the CronJob. This needs the extra `cluster` and the variant `events` of the
+    an Event on the CronJob. This needs the extra `cluster` and the component `events` of the
     manifests."""
     pass_period: Seconds = setting(
         60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
