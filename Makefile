@@ -7,7 +7,7 @@ READY  := $(VENV)/ready
 SOAK   ?= 600
 WORKERS ?= 4
 
-.PHONY: help run test unit lowest mutate lint format render validate scan lock cluster soak bench clean
+.PHONY: help run test unit lowest mutate lint format render validate scan lock twice cluster soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -76,6 +76,20 @@ render: $(READY) $(BIN)/helm ## write k8s/*.yaml and the variants' rendered.yaml
 validate: $(READY) $(BIN)/helm ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render --check
 
+scan: $(BIN)/helm ## checkov on the chart, the image's recipe and the workflows; .checkov.yaml lists what it does not check
+	$(PYTHON) -m venv $(VENV)-scan
+	$(VENV)-scan/bin/python -m pip install --quiet --disable-pip-version-check 'checkov==3.3.30'
+	PATH="$(abspath $(BIN)):$$PATH" helm template ops-worker k8s/helm/ops-worker --namespace ops-worker > $(VENV)-scan/chart.yaml
+	$(VENV)-scan/bin/checkov --config-file .checkov.yaml --file $(VENV)-scan/chart.yaml Dockerfile .github/workflows/*.yml
+
+lock: ## the newest versions of the image's packages that pyproject.toml allows, with hashes (requirements)
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
+	$(VENV)-lock/bin/python -m tests.lock
+
+twice: ## build the content of the image twice, and compare
+	$(PYTHON) -m tests.image_content
+
 cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has the image ops-worker:0.1.0
 	$(BIN)/python -m pytest -m cluster
 
@@ -86,4 +100,4 @@ bench: $(READY) ## what a pass, thousands of targets, a large fleet and a look b
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
-	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench $(VENV)-mutate mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench $(VENV)-mutate $(VENV)-scan $(VENV)-lock mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

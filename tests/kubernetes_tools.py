@@ -67,6 +67,7 @@ def run() -> int:
             file=sys.stderr,
         )
         return 0
+    print(f"Installing helm and kubectl, 38 MB to download and 128 MB in all, into {BIN} ...")
     install()
     return 0
 

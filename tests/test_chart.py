@@ -15,7 +15,7 @@ from ops_worker import __version__
 from ops_worker.cli import _parser
 from ops_worker.commands.manifests import program_facts
 from ops_worker.manifest_rules import Document, check
-from tests.kubernetes_tools import executable
+from tests.kubernetes_tools import BIN, executable
 from tests.pages import chart_schema
 from tests.render import K8S, misfits_of
 
@@ -337,6 +337,23 @@ def test_package(tmp_path: Path) -> None:
     assert code == 0, error
     archive = tmp_path / f"ops-worker-{__version__}.tgz"
     assert template(EVERYTHING, chart=archive) == template(EVERYTHING)
+
+
+def test_release_package(tmp_path: Path) -> None:
+    """The chart of a release takes the image of the release, by its digest."""
+    image = f"registry.example.com/ops-worker@sha256:{'1' * 64}"
+    repository, _, digest = image.partition("@")
+    done = subprocess.run(
+        [K8S.parent / ".ci" / "chart", repository, digest, tmp_path],
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    contents = objects(template(chart=tmp_path / f"ops-worker-{__version__}.tgz"))
+    pod = contents["CronJob/ops-worker-health"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == image
 
 
 def test_version() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+RELEASE = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
 JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 GUIDES = ("CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md")
@@ -93,10 +95,59 @@ def test_ci_versions() -> None:
     assert {one["python"] for one in matrix["include"]} <= set(claimed)
 
 
-@pytest.mark.parametrize("line", re.findall(r"uses: .*", WORKFLOW))
+@pytest.mark.parametrize("line", sorted({*re.findall(r"uses: .*", WORKFLOW + RELEASE)}))
 def test_ci_actions(line: str) -> None:
     """An action is pinned by commit, which cannot be moved; the comment says which version it is."""
     assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+
+
+def test_release_permissions() -> None:
+    """A job of a release may only do what it needs: tests write nothing, and only one job creates it."""
+    workflow = yaml.safe_load(RELEASE)
+    assert workflow["permissions"] == {}
+    permissions = {name: job["permissions"] for name, job in workflow["jobs"].items()}
+    assert permissions["test"] == {"contents": "read"}
+    writing = [name for name, one in permissions.items() if one.get("contents") == "write"]
+    assert writing == ["release"]
+
+
+def test_release_needs_every_test() -> None:
+    """Nothing is published before the tests have passed."""
+    jobs = yaml.safe_load(RELEASE)["jobs"]
+    for name in jobs:
+        needed = [name]
+        while "needs" in jobs[needed[-1]]:
+            needed.append(jobs[needed[-1]]["needs"])
+        assert needed[-1] == "test"
+    commands = [step.get("run") for step in jobs["test"]["steps"]]
+    assert ".ci/run" in commands
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "error"),
+    [
+        ("v{version}", "## [{version}] - 2026-01-31", ""),
+        ("{version}", "## [{version}] - 2026-01-31", "The tag is {version}, but"),
+        ("v9.9.9", "## [9.9.9] - 2026-01-31", "has version {version}: tag v{version}."),
+        ("v{version}", "## [{version}]", "has no section with a date for {version}"),
+        ("v{version}", "## [Unreleased]", "has no section with a date for {version}"),
+    ],
+)
+def test_tag(tag: str, heading: str, error: str, tmp_path: Path) -> None:
+    """A release needs the tag of the version, and a dated section of the changelog."""
+    for name in (".ci/version", "ops_worker/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    changelog = f"# Changelog\n\n{heading.format(version=__version__)}\n"
+    (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    done = subprocess.run(
+        [tmp_path / ".ci" / "version", tag.format(version=__version__)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (1 if error else 0)
+    assert error.format(version=__version__) in done.stderr
 
 
 def test_lint_reads_the_workflow() -> None:
