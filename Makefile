@@ -65,10 +65,12 @@ format: $(READY) ## put the format right
 	$(BIN)/ruff check --fix
 	$(BIN)/sqlfluff fix ops_worker/sql
 
-render: $(READY) ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (wants kubectl)
+render: $(READY) ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (wants kubectl), and the dashboard
+	$(BIN)/python -m tests.dashboard
 	$(BIN)/python -m tests.render
 
 validate: $(READY) ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
+	$(BIN)/python -m tests.dashboard --check
 	$(BIN)/python -m tests.render --check
 
 cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has the image ops-worker:0.1.0
