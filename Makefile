@@ -70,10 +70,12 @@ format: $(READY) ## put the format right
 	$(BIN)/ruff check --fix
 	$(BIN)/sqlfluff fix ops_worker/sql
 
-render: $(READY) $(BIN)/helm ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (kubectl comes with helm)
+render: $(READY) $(BIN)/helm ## write k8s/*.yaml and the variants' rendered.yaml from kustomize (kubectl comes with helm), and the dashboard
+	$(BIN)/python -m tests.dashboard
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render
 
 validate: $(READY) $(BIN)/helm ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
+	$(BIN)/python -m tests.dashboard --check
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render --check
 
 scan: $(BIN)/helm ## checkov on the chart, the image's recipe and the workflows; .checkov.yaml lists what it does not check

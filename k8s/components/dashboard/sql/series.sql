@@ -8,7 +8,7 @@ WITH asked AS MATERIALIZED (
             ELSE greatest(p.since, (SELECT max(begun) + interval '1 hour' FROM ops_worker_hour))
         END AS rolled_until,
         greatest(p.width, make_interval(secs => greatest(90, (
-            SELECT 3 * least(max(r.period_s), 1e6)
+            SELECT 3 * max(least(r.period_s, 1e6))
             FROM ops_worker_run AS r
             WHERE r.last_at >= p.since AND r.first_at <= p.until
         )))) AS patience

@@ -23,4 +23,4 @@ CROSS JOIN (
     WHERE installation = 'ops-worker' AND pass = 'health' AND isfinite(since)
 ) AS b
 WHERE h.service = ANY(ARRAY[$service]::text[])
-ORDER BY 2 = 'healthy', 1
+ORDER BY h.status = 'healthy', h.service
