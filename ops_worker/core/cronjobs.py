@@ -57,7 +57,7 @@ RECENT = timedelta(minutes=15)
 """An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
 CLOCK_SKEW = timedelta(seconds=10)
 """What the clocks of the API server and of kube-controller-manager may differ by."""
-GONE = "its pod and log are gone"
+GONE = "no pod and no log are left"
 _SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
 CRONJOB_HINTS = {
     "MissSchedule": (
@@ -89,7 +89,7 @@ or are reported otherwise.
 class ShardEnd(NamedTuple):
     """How the last pod of a shard ended. ``exit_code`` is None if no pod of it is left."""
 
-    index: int
+    shard: int
     exit_code: int | None
     summary: str
 
@@ -267,10 +267,10 @@ def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
 
     worst = max(shards, key=rank)
     if worst.exit_code:
-        return worst.exit_code, f"shard {worst.index}/{len(shards)}: {worst.summary}"
+        return worst.exit_code, f"shard {worst.shard}/{len(shards)}: {worst.summary}"
     missing = [shard for shard in shards if shard.exit_code is None]
     if missing:
-        return None, f"shard {missing[0].index}/{len(shards)}: {missing[0].summary}"
+        return None, f"shard {missing[0].shard}/{len(shards)}: {missing[0].summary}"
     return DONE, f"{len(shards)} shards: {worst.summary}"
 
 
@@ -305,7 +305,8 @@ def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
     yield from map(other_failure, owned.pods[-1:])
     for job in owned.jobs:
         if finished(job, early=True) is None and not owned.pods_of(job):
-            yield creation_failure(job, owned.events)
+            failure = creation_failure(job, owned.events)
+            yield f"Job {job['metadata']['name']}: {failure}" if failure else ""
 
 
 def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
@@ -313,7 +314,7 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
     failed_shards = [shard for shard in last.shards if shard.exit_code]
     for shard in failed_shards:
         yield (
-            f"shard {shard.index} of {len(last.shards)} failed with exit code "
+            f"shard {shard.shard} of {len(last.shards)} failed with exit code "
             f"{shard.exit_code}: {shard.summary}"
         )
     if last.exit_code and not failed_shards:
@@ -321,7 +322,7 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
     if last.job is None or last.end is None or last.end.kind != "Failed":
         return
     yield unexplained_failure(last.job, last.pods, _lost_cause(last.job, owned.events))
-    missing = [f"{shard.index}" for shard in last.shards if shard.exit_code is None]
+    missing = [f"{shard.shard}" for shard in last.shards if shard.exit_code is None]
     if missing:
         yield (
             f"Job {last.job['metadata']['name']} ended before shard {', '.join(missing)} "
@@ -340,11 +341,13 @@ def _lost_cause(job: Mapping[str, Any], events: Sequence[ClusterEvent]) -> str:
     if failure:
         return failure
     own = of_job_pods(events, job["metadata"]["name"])
-    if any(event.reason == "Started" for event in own):
-        return ""
+    # Kubernetes stops only a container that runs.
+    if any(event.reason == "Killing" for event in own):
+        hint = f"raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
+        return f"it ran until then, and {GONE}; {hint}"
     failure = start_failure(own, kubectl(job))
     if failure:
-        return f"its pod could not start: {failure}"
+        return f"its pod, which is gone, could not start: {failure}"
     pull = unfinished_pull(own)
     if pull is not None:
         return f"the pull of its image took too long: {cause(pull.message)}; {pull_remedy()}"
@@ -364,7 +367,7 @@ def _event_warnings(
             newest[event.reason] = event
     for reason, event in newest.items():
         age = format_age(max(0.0, (now - event.time).total_seconds()))
-        times = f"{event.count} times, last " if event.count > 1 else ""
+        times = f"{event.times} times, last " if event.times > 1 else ""
         if reason in CRONJOB_HINTS:
             hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
             yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"

@@ -98,14 +98,12 @@ def unexplained_failure(
         problem = f"Job {name} failed, and none of its pods shows the reason: {end.reason}"
         return f"{problem}; {cause}" if cause else problem
     limit = at(job, "spec").get("activeDeadlineSeconds", "?")
-    problem = (
-        f"Job {name} exceeded activeDeadlineSeconds ({limit} s), and Kubernetes deleted its pod "
-        "and log"
-    )
+    problem = f"Job {name} exceeded activeDeadlineSeconds ({limit} s)"
     if cause:
         return f"{problem}: {cause}"
     return (
-        f"{problem}: look in `kubectl get events` for a pod that could not start; "
+        f"{problem}, and Kubernetes deleted its pod and log: "
+        "look in `kubectl get events` for a pod that could not start; "
         f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
     )
 
