@@ -79,7 +79,7 @@ def test_no_secret_is_suggested_for_anything_else() -> None:
 
 def test_names_are_not_templates() -> None:
     """A name from the cluster is shown as it is, on one line."""
-    assert 'generic {kubectl} --from' in remedy(CONFIG, 'secret "{kubectl}" not found')  # fmt: skip
+    assert "generic {kubectl} --from" in remedy(CONFIG, 'secret "{kubectl}" not found')  # fmt: skip
     assert "\x1b" not in remedy(CONFIG, 'secret "a\x1bb" not found')
 
 
