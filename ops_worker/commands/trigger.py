@@ -114,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]:
     """Return the Job to create. Raises SettingsError if the template cannot run a command."""
+    from ops_worker.commands.alerts import user
     from ops_worker.core.jobs import command_job, job_of
 
     name = options.name or HEALTH.name
@@ -124,7 +125,7 @@ def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]
         return job_of(cronjob, _suffix())
     deadline_s = None if options.timeout is None else math.ceil(options.timeout)
     try:
-        return command_job(cronjob, options.args, _suffix(), deadline_s)
+        return command_job(cronjob, options.args, _suffix(), deadline_s, user())
     except ValueError as error:
         raise SettingsError(
             [f"CronJob {name} cannot run a command: {error}; name another CronJob"]

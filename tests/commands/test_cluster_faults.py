@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker.cli import main
-from ops_worker.commands.cluster import View
-from ops_worker.commands.cluster_screen import screen
-from ops_worker.core.cronjobs import CronJobState
-from ops_worker.core.deployments import DeploymentState
 from tests.kubernetes_api import APPS, BATCH, CORE, ApiServer, cronjob, event, pod, serving
 
 if TYPE_CHECKING:
@@ -207,61 +203,6 @@ def test_shards(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         {"shard": 0, "exit_code": 3, "summary": "no table"},
         {"shard": 1, "exit_code": 0, "summary": "Complete; no pod and no log are left"},
     ]
-
-
-ROW = CronJobState(
-    name="ops-worker-health",
-    schedule="*/5 9-17 * * 1-5",
-    suspended=False,
-    last_run_s=600.0,
-    last_success_s=60.0,
-    running=1,
-    missed=12,
-    exit_code=0,
-    summary="health: 4 services, 4 healthy (ingest 3 ms, evaluator 4 ms, dispatcher 2 ms)",
-    warnings=("ops-worker-health: " + "x" * 900,),
-)
-LOOP = DeploymentState(
-    name="ops-worker-sidecar",
-    passes=("health", "metrics", "rollup"),
-    ready=1,
-    replicas=1,
-    restarts=0,
-    state="ready",
-    warnings=(),
-)
-
-
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
-@pytest.mark.parametrize("name", ["ops-worker-health", "a" * 52, "\x1b[2J服务"])
-def test_rows_fit(width: int, name: str) -> None:
-    """No line of a table is wider than the screen; a warning is never cut."""
-    view = View([ROW._replace(name=name)], [LOOP], [], [])
-    lines = screen(view, width).splitlines()
-    tables = [line for line in lines if not line.startswith("warning: ")]
-    assert max(map(len, tables)) <= width
-    assert "\x1b" not in "".join(tables)
-    assert f"warning: {ROW.warnings[0]}" in lines
-    assert tables[0].split()[-1] in {"EXIT", "SUMMARY"}
-    assert [line.split()[-1] for line in tables if line.endswith("ready")] == ["ready"]
-
-
-def test_columns_are_left_out() -> None:
-    """On a narrow screen the least important columns go first; what matters stays."""
-    text = screen(View([ROW], [], [], []), 80)
-    head, row, note = text.splitlines()[:3]
-    assert head.split() == [
-        "CRONJOB",
-        "SCHEDULE",
-        "SUSPENDED",
-        "LAST",
-        "RUN",
-        "LAST",
-        "SUCCESS",
-        "EXIT",
-    ]
-    assert row.split()[-1] == "0"
-    assert note.startswith("  health: 4 services, 4 healthy")
 
 
 def test_in_a_pipe(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

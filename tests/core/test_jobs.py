@@ -125,6 +125,13 @@ def test_other_containers() -> None:
     assert "podFailurePolicy" not in spec
 
 
+def test_user() -> None:
+    """What people did names who ran the command, not the user of the image."""
+    spec = command_job(cronjob(), ["maintenance", "end"], "m1", None, "kim")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert {"name": "LOGNAME", "value": "kim"} in container["env"]
+
+
 def test_without_a_policy() -> None:
     """A template may have no podFailurePolicy."""
     assert "podFailurePolicy" not in command_job(cronjob(podFailurePolicy=None), ["x"], "m")["spec"]
