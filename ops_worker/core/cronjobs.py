@@ -58,6 +58,7 @@ RECENT = timedelta(minutes=15)
 CLOCK_SKEW = timedelta(seconds=10)
 """What the clocks of the API server and of kube-controller-manager may differ by."""
 GONE = "no pod and no log are left"
+_GONE_JOB = "the Job of the last run no longer exists"
 _SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
 CRONJOB_HINTS = {
     "MissSchedule": (
@@ -161,10 +162,15 @@ def row(
     owned = _owned(cronjob, objects)
     last_run = time_of(status.get("lastScheduleTime"))
     last_success = time_of(status.get("lastSuccessfulTime"))
-    last = _last_run(owned, last_run)
     suspended = bool(spec.get("suspend"))
     missed = None
-    warnings = [*_job_warnings(owned, now), *_last_run_warnings(owned, last)]
+    warnings = list(_job_warnings(owned, now))
+    if _is_gone(owned.jobs, last_run):
+        last = _LastRun(summary=_GONE_JOB)
+        warnings += _gone_warning(last_run, last_success)
+    else:
+        last = _last_run(owned)
+        warnings += _last_run_warnings(owned, last)
     if not suspended:
         missed = None if last_run is None else due(last_run)
         warnings += _event_warnings(cronjob, owned, last_success, now)
@@ -197,10 +203,8 @@ def _owned(cronjob: Mapping[str, Any], objects: Objects) -> Objects:
     )
 
 
-def _last_run(owned: Objects, scheduled: datetime | None) -> _LastRun:
+def _last_run(owned: Objects) -> _LastRun:
     """Return the last run that ended: the newest Job that has ended, or whose pod has."""
-    if _is_gone(owned.jobs, scheduled):
-        return _LastRun(summary="the Job of the last run no longer exists")
     for job in reversed(owned.jobs):
         pods = owned.pods_of(job)
         end = finished(job, early=True)
@@ -225,6 +229,18 @@ def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> b
         return False
     created = time_of(at(jobs[-1], "metadata").get("creationTimestamp"))
     return created is not None and scheduled > created + CLOCK_SKEW
+
+
+def _gone_warning(scheduled: datetime | None, last_success: datetime | None) -> list[str]:
+    """Return a warning about a last run whose Job is gone, unless it has succeeded."""
+    if last_success is not None and scheduled is not None and last_success >= scheduled:
+        return []
+    return [
+        (
+            f"{_GONE_JOB}, and no run has succeeded since: set failedJobsHistoryLimit to 1 or more "
+            "(the manifests set 3), so that the reason is kept"
+        )
+    ]
 
 
 def _last_exit(pods: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
@@ -301,7 +317,7 @@ def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
     """Yield what is wrong with Jobs that have not ended, and with pods that cannot start."""
     for pod in owned.pods:
         events = of_object(owned.events, "Pod", pod["metadata"]["name"])
-        yield start_problem(pod, events, now) or blocked_job(pod, now) or removed(pod)
+        yield start_problem(pod, events, now) or blocked_job(pod, now)
     yield from map(other_failure, owned.pods[-1:])
     for job in owned.jobs:
         if finished(job, early=True) is None and not owned.pods_of(job):
@@ -321,6 +337,7 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
         yield f"the last pass failed with exit code {last.exit_code}: {last.summary}"
     if last.job is None or last.end is None or last.end.kind != "Failed":
         return
+    yield from map(removed, last.pods[-1:])
     yield unexplained_failure(last.job, last.pods, _lost_cause(last.job, owned.events))
     missing = [f"{shard.shard}" for shard in last.shards if shard.exit_code is None]
     if missing:

@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("installation")]
 
 NO_IMAGE = "registry.invalid/ops-worker:none"
 PATIENCE_S = 180.0
-"""Seconds in which the next minute begins and the kubelet has reported a fault."""
+"""Seconds in which Kubernetes has reported a fault, also on a busy machine."""
 
 
 @contextmanager
 def faulty(name: str, change: Callable[[dict[str, Any]], object], **job: Any) -> Iterator[str]:
-    """Add a CronJob that runs every minute, with a change of its pod's spec; yield its name."""
+    """Add a CronJob with a change of its pod's spec, and start a run; yield its name."""
     text = kubectl("-n", NAMESPACE, "get", "cronjob", "ops-worker-health", "-o", "json")
     source = json.loads(text)
     content = {key: source[key] for key in ("apiVersion", "kind")}
@@ -37,11 +37,12 @@ def faulty(name: str, change: Callable[[dict[str, Any]], object], **job: Any) ->
         "namespace": NAMESPACE,
         "labels": source["metadata"]["labels"],
     }
-    content["spec"] = copy.deepcopy(source["spec"]) | {"suspend": False}
+    content["spec"] = copy.deepcopy(source["spec"]) | {"suspend": True}
     content["spec"]["jobTemplate"]["spec"] |= job
     change(content["spec"]["jobTemplate"]["spec"]["template"]["spec"])
     kubectl("create", "-f", "-", stdin=json.dumps(content))
     try:
+        assert main(["trigger", f"ops-worker-{name}", "-n", NAMESPACE]) == 0
         yield f"ops-worker-{name}"
     finally:
         kubectl("-n", NAMESPACE, "delete", "cronjob", f"ops-worker-{name}", "--wait=true")
@@ -156,27 +157,23 @@ def test_out_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a success, a Job that its deadline ended is the last run."""
+    """After a success, a Job that its deadline ended is the last run; its exit code is unknown."""
 
-    def slow(spec: dict[str, Any]) -> None:
-        """Sleep for longer than the deadline."""
-        only = container(spec)
-        only["command"] = ["python", "-c", "import time; time.sleep(600)"]
+    def quick(spec: dict[str, Any]) -> None:
+        """Succeed at once."""
+        container(spec)["command"] = ["python", "-c", ""]
 
-    with faulty("t-deadline", slow, activeDeadlineSeconds=5) as cronjob:
-        kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=_success(cronjob))
+    sleep = {"name": "ops-worker", "command": ["python", "-c", "import time; time.sleep(600)"]}
+    slow = {"activeDeadlineSeconds": 5, "template": {"spec": {"containers": [sleep]}}}
+    patch = json.dumps({"spec": {"jobTemplate": {"spec": slow}}})
+    with faulty("t-deadline", quick) as cronjob:
+        assert main(["trigger", cronjob, "--wait", "-n", NAMESPACE]) == 0
+        kubectl("-n", NAMESPACE, "patch", "cronjob", cronjob, "-p", patch)
+        assert main(["trigger", cronjob, "-n", NAMESPACE]) == 0
+        capsys.readouterr()
         row = row_with(capsys, cronjob, "exceeded activeDeadlineSeconds (5 s): it ran until then")
     assert row["exit_code"] is None
     assert row["summary"].startswith("DeadlineExceeded: killed by activeDeadlineSeconds (5 s)")
-
-
-def _success(cronjob: str) -> str:
-    """Return a Job of a CronJob that succeeds."""
-    arguments = ["create", "job", f"{cronjob}-ok", f"--from=cronjob/{cronjob}"]
-    job = json.loads(kubectl("-n", NAMESPACE, *arguments, "--dry-run=client", "-o", "json"))
-    job["spec"]["activeDeadlineSeconds"] = 60
-    container(job["spec"]["template"]["spec"])["command"] = ["python", "-c", ""]
-    return json.dumps(job)
 
 
 def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,26 @@ def test_job_is_gone(scheduled: str | None, is_gone: bool) -> None:
     state = look([SUCCESS[0]], [SUCCESS[1]], lastScheduleTime=scheduled)
     assert (state.exit_code is None) == is_gone
     assert (state.summary == "the Job of the last run no longer exists") == is_gone
+    assert state.warnings == ()
+
+
+def test_job_is_gone_without_a_success() -> None:
+    """If no success follows, the run has probably failed, and nobody can say why."""
+    times = {
+        "lastScheduleTime": "2026-03-01T12:09:00Z",
+        "lastSuccessfulTime": "2026-03-01T12:08:05Z",
+    }
+    (warning,) = look([SUCCESS[0]], [SUCCESS[1]], **times).warnings
+    assert "no run has succeeded since: set failedJobsHistoryLimit to 1 or more" in warning
+
+
+def test_evicted() -> None:
+    """A pod that was evicted has no exit code, but a reason."""
+    evicted = pod(9, None)
+    evicted["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low."}
+    state = look([job(9, "Failed", "BackoffLimitExceeded", "limit")], [evicted])
+    assert state.exit_code is None
+    assert "pod job-9-abcde failed: Evicted: The node was low." in state.warnings[0]
 
 
 def test_failed_after_its_pass() -> None:
