@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from ops_worker.cli import main
 from ops_worker.commands import trigger
+from ops_worker.core.jobs import command_job
 from tests.kubernetes_api import (
     BATCH,
     CORE,
+    ROOT,
     ApiServer,
     cronjob,
     event,
@@ -119,6 +123,30 @@ def test_no_worker(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> Non
     )
 
 
+TEMPLATES = [
+    *sorted((ROOT / "k8s").glob("40-cronjob-*.yaml")),
+    ROOT / "k8s" / "variants" / "sharded" / "rendered.yaml",
+]
+
+
+@pytest.mark.parametrize(
+    "path", TEMPLATES, ids=[f"{path.parent.name}-{path.stem}" for path in TEMPLATES]
+)
+def test_job_keeps_the_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: Path
+) -> None:  # fmt: skip
+    """The Job of a command has no fault by the rules and schemas that manifests have to keep."""
+    documents = [*yaml.safe_load_all(path.read_text(encoding="utf-8"))]
+    (source, *_) = [document for document in documents if document["kind"] == "CronJob"]
+    for file in (ROOT / "k8s").glob("[0-3]*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    job = command_job(source, ["alerts", "list"], "m1")
+    job["metadata"]["namespace"] = "ops-worker"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    assert main(["manifests", "check", str(tmp_path)]) == 0, capsys.readouterr()
+    kubernetes_validate.validate(job, "1.31", strict=True)
+
+
 @pytest.mark.parametrize(("code", "kind"), [(0, "Complete"), (2, "Failed"), (4, "Failed")])
 def test_output(
     server: ApiServer, capfdbinary: pytest.CaptureFixture[bytes], code: int, kind: str
@@ -166,12 +194,15 @@ def test_pull_error(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> No
     cause = 'Failed to pull image "x:1": failed to resolve reference "x:1": x:1: not found'
     stuck = pod()
     stuck["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ImagePullBackOff"}}
+    deleted = pod(phase="Failed")
+    deleted["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:50Z"
     server.answers |= {
         f"GET {BATCH}/jobs/a-job": [
             (200, ended("Suspended")),
+            (200, ended("Suspended")),
             (200, ended("Failed", "DeadlineExceeded")),
         ],
-        f"GET {CORE}/pods": [(200, {"items": [stuck]}), (200, {"items": []})],
+        f"GET {CORE}/pods": [(200, {"items": pods}) for pods in ([stuck], [deleted], [])],
         f"GET {CORE}/events": (200, {"items": [event("Pod/a-pod", "Failed", cause)]}),
     }
     assert main(["trigger", "--args", "check", "--wait"]) == 1

@@ -139,11 +139,12 @@ def test_job_is_gone(scheduled: str | None, is_gone: bool) -> None:
 
 def test_job_is_gone_without_a_success() -> None:
     """If no success follows, the run has probably failed, and nobody can say why."""
-    times = {
-        "lastScheduleTime": "2026-03-01T12:09:00Z",
-        "lastSuccessfulTime": "2026-03-01T12:08:05Z",
-    }
-    (warning,) = look([SUCCESS[0]], [SUCCESS[1]], **times).warnings
+    (warning,) = look(
+        [SUCCESS[0]],
+        [SUCCESS[1]],
+        lastScheduleTime="2026-03-01T12:09:00Z",
+        lastSuccessfulTime="2026-03-01T12:08:05Z",
+    ).warnings
     assert "no run has succeeded since: set failedJobsHistoryLimit to 1 or more" in warning
 
 
