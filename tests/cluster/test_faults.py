@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from ops_worker.cli import main
 from ops_worker.commands.alerts import user
-from tests.cluster.conftest import NAMESPACE, kubectl
+from tests.cluster.conftest import K8S, NAMESPACE, kubectl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,6 +155,32 @@ def test_out_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
         row = row_with(capsys, cronjob, "OOMKilled: raise resources.limits.memory")
     assert row["exit_code"] == 137
     assert "now 32Mi (the manifests set 128Mi)" in row["summary"]
+
+
+def test_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Deployment that exceeds its memory limit is shown with its limit and its restarts."""
+    path = K8S / "variants" / "sidecar" / "rendered.yaml"
+    documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    (sidecar,) = (document for document in documents if document["kind"] == "Deployment")
+    resources = {"requests": {"memory": "8Mi"}, "limits": {"memory": "12Mi"}}
+    container(sidecar["spec"]["template"]["spec"])["resources"] = resources
+    kubectl("apply", "-f", "-", stdin=json.dumps(sidecar))
+    row: dict[str, Any] = {"warnings": []}
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and "OOMKilled" not in "".join(row["warnings"]):
+            time.sleep(1)
+            assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
+            (row,) = json.loads(capsys.readouterr().out)["deployments"]
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "deployment", "ops-worker-sidecar", "--wait=true")
+    assert (row["name"], row["state"], row["passes"]) == (
+        "ops-worker-sidecar",
+        "not ready",
+        ["metrics"],
+    )
+    (warning,) = row["warnings"]
+    assert "OOMKilled: raise resources.limits.memory of the container, now 12Mi" in warning
 
 
 def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:

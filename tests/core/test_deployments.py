@@ -188,10 +188,21 @@ def test_leftovers() -> None:
     both = [cronjob("health"), cronjob("metrics")]
     assert list(leftovers(both, [deployment()])) == [
         "CronJob ops-worker-metrics and Deployment ops-worker-sidecar both run the metrics pass: "
-        "one of them is left from an earlier `kubectl apply -k`, which deletes nothing; "
+        "one of them may be left from an earlier `kubectl apply -k`, which deletes nothing; "
         "to keep the Deployment, run `kubectl -n ops delete cronjob ops-worker-metrics`; "
         "to keep the CronJob, run `kubectl -n ops delete deployment ops-worker-sidecar`"
     ]
     assert list(leftovers([cronjob("metrics", suspended=True)], [deployment()])) == []
     assert list(leftovers(both, [deployment(replicas=0)])) == []
     assert list(leftovers([cronjob("health")], [deployment()])) == []
+
+
+def test_leftover_beside_an_application() -> None:
+    """An application that has the worker beside it is not to be deleted."""
+    shop = deployment()
+    spec = shop["spec"]["template"]["spec"]
+    spec["initContainers"] = [spec["containers"][0] | {"restartPolicy": "Always"}]
+    spec["containers"] = [{"name": "shop", "image": "shop:1"}]
+    (warning,) = leftovers([cronjob("metrics")], [shop])
+    assert warning.endswith("to keep the CronJob, remove container ops-worker from the Deployment")
+    assert "delete deployment" not in warning
