@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker.cli import main
-from tests.kubernetes_api import APPS, BATCH, CORE, ApiServer, cronjob, event, pod, serving
+from tests.kubernetes_api import (
+    APPS,
+    BATCH,
+    CORE,
+    ApiServer,
+    cronjob,
+    event,
+    last_error_line,
+    pod,
+    serving,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,6 +198,16 @@ def test_not_permitted(server: ApiServer, capsys: pytest.CaptureFixture[str], ki
     assert document(capsys)["not_looked_at"] == [reason]
     assert main(["cluster", "--fail-on-warnings"]) == 0
     assert capsys.readouterr().out.endswith(f"\n\nnot looked at: {reason}\n")
+
+
+def test_nothing_is_known(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a CronJob, a Deployment that may not be looked at is no proof of absence."""
+    answer(server, cronjobs=[])
+    server.answers[f"GET {APPS}/deployments"] = FORBIDDEN
+    assert main(["cluster"]) == 2
+    line = last_error_line(capsys)
+    assert "no CronJob of ops-worker in namespace ops" in line
+    assert "; Deployments: not permitted to list deployments" in line
 
 
 def test_shards(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
