@@ -48,7 +48,7 @@ Source: kubernetes.io, "Logging Architecture", containerLogMaxSize.
 """
 WARNINGS = "type=Warning"
 """The field selector of Events that report a problem."""
-NOTICES = ("reason=JobAlreadyActive", "reason=Pulling")
+NOTICES = ("reason=JobAlreadyActive", "reason=Killing", "reason=Pulling")
 """The field selectors of other Events that may mean a problem."""
 MAX_ERROR_TEXT = 300
 """Characters of an answer without a message that an error quotes."""

@@ -109,7 +109,7 @@ def look(connection: Cluster) -> View:
 
     objects = connection.worker_objects()
     if not objects.cronjobs and not objects.deployments:
-        raise NotFoundError(connection.no_cronjobs())
+        raise NotFoundError("; ".join([connection.no_cronjobs(), *objects.not_looked_at]))
     now = datetime.now(UTC)
     shared = cronjobs.Objects(objects.jobs, objects.pods, objects.events)
     cronjob_rows = []

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Columns of the tables if there is no terminal."""
 CRONJOB_COLUMNS = (
-    Column("CRONJOB", least=20),
+    Column("CRONJOB", least=12),
     Column("SCHEDULE", drop=3),
-    Column("SUSPENDED"),
-    Column("LAST RUN"),
-    Column("LAST SUCCESS"),
+    Column("SUSPENDED", drop=5),
+    Column("LAST RUN", drop=4),
+    Column("LAST SUCCESS", drop=6),
     Column("RUNNING", drop=1),
     Column("MISSED", drop=2),
     Column("EXIT"),
@@ -36,10 +36,10 @@ CRONJOB_COLUMNS = (
 )
 """The columns of the CronJobs."""
 DEPLOYMENT_COLUMNS = (
-    Column("DEPLOYMENT", least=20),
+    Column("DEPLOYMENT", least=12),
     Column("PASSES", least=8, drop=1),
     Column("READY"),
-    Column("RESTARTS"),
+    Column("RESTARTS", drop=2),
     Column("STATE"),
 )
 """The columns of the Deployments."""

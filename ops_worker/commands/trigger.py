@@ -114,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]:
     """Return the Job to create. Raises SettingsError if the template cannot run a command."""
+    from ops_worker.commands.alerts import user
     from ops_worker.core.jobs import command_job, job_of
 
     name = options.name or HEALTH.name
@@ -124,7 +125,7 @@ def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]
         return job_of(cronjob, _suffix())
     deadline_s = None if options.timeout is None else math.ceil(options.timeout)
     try:
-        return command_job(cronjob, options.args, _suffix(), deadline_s)
+        return command_job(cronjob, options.args, _suffix(), deadline_s, user())
     except ValueError as error:
         raise SettingsError(
             [f"CronJob {name} cannot run a command: {error}; name another CronJob"]
@@ -185,19 +186,19 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
         if end is not None:
             all_pods = with_deleted(list(blocked.values()), pods)
             return _Ended(job, end, all_pods, logs, problem)
-        if pods or not shown:
-            problem = _problem(connection, job, pods)
+        newest_problem = _problem(connection, job, pods)
+        # Between two attempts there may be no pod, and at the end one that is being deleted: then
+        # the last state still holds.
+        is_alive = any("deletionTimestamp" not in pod["metadata"] for pod in pods)
+        if newest_problem or is_alive or not shown:
+            problem = newest_problem
             state = problem or _state(pods)
-        else:
-            # Between two attempts there may be no pod: then the last state still holds.
-            problem = _problem(connection, job, pods) or problem
-            state = problem or shown
-        if state != shown:
-            print(f"{name}: {state}", file=sys.stderr)
+            if state != shown:
+                print(f"{name}: {state}", file=sys.stderr)
             shown = state
         if time.monotonic() >= timeout_at:
             raise OpsWorkerError(
-                f"{name} has not ended within {timeout_s:g} s: {state}; "
+                f"{name} has not ended within {timeout_s:g} s: {shown}; "
                 f"see `kubectl -n {connection.namespace} describe job {name}`"
             )
         time.sleep(POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +19,10 @@ The state of the container names the cause only at the first try, and later ``Im
 """
 _CONTAINER_ERROR = "Error: "
 """How the message of the kubelet's other Events ``Failed`` begins."""
-_NO_CAUSE = frozenset({"Error: ErrImagePull", "Error: ImagePullBackOff"})
-"""Messages that only repeat a reason."""
+_POD_NAME = re.compile(r'^Error creating: (?:pods "[^"]*" is forbidden: )?')
+"""How the Event of a pod that cannot be created begins."""
+_DELETED = "skip schedule deleting pod"
+"""How the scheduler's last word on a deleted pod begins. It is no problem."""
 
 
 class ClusterEvent(NamedTuple):
@@ -29,7 +32,7 @@ class ClusterEvent(NamedTuple):
     name: str
     reason: str
     message: str
-    count: int
+    times: int
     time: datetime
 
 
@@ -52,7 +55,7 @@ def read(content: Mapping[str, Any]) -> ClusterEvent:
         name=text(about.get("name")),
         reason=text(content.get("reason")),
         message=text(content.get("message")),
-        count=int(series.get("count") or content.get("count") or 1),
+        times=int(series.get("count") or content.get("count") or 1),
         time=datetime.fromisoformat(stamp) if stamp else datetime.min.replace(tzinfo=UTC),
     )
 
@@ -94,15 +97,18 @@ def start_failure(events: Sequence[ClusterEvent], prefix: str = "kubectl") -> st
     Empty if no Event reports a problem. ``prefix`` begins commands for the pod's namespace.
     """
     for event in reversed(events):
-        if event.message.startswith(_PULL_FAILED):
-            return described("ErrImagePull", event.message, prefix)
-        if event.reason == "Failed" and event.message not in _NO_CAUSE:
-            message = event.message.removeprefix(_CONTAINER_ERROR)
-            return described("CreateContainerError", message, prefix)
+        message = event.message
+        if message.startswith(_PULL_FAILED):
+            return described("ErrImagePull", message, prefix)
         if event.reason == "InspectFailed":
-            return described("InvalidImageName", event.message, prefix)
-        if is_start_problem(event.reason):
-            return described(event.reason, event.message, prefix)
+            return described("InvalidImageName", message, prefix)
+        is_problem = is_start_problem(event.reason) and not message.startswith(_DELETED)
+        if is_problem:
+            return described(event.reason, message, prefix)
+        error = message.removeprefix(_CONTAINER_ERROR)
+        # Some only repeat a reason, such as ImagePullBackOff: an earlier Event has the cause.
+        if event.reason == "Failed" and not is_start_problem(error):
+            return described("CreateContainerConfigError", error, prefix)
     return ""
 
 
@@ -115,13 +121,14 @@ def unfinished_pull(events: Sequence[ClusterEvent]) -> ClusterEvent | None:
 
 
 def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> str:
-    """Return why a Job could not create its pod, and what to do; empty if no Event says so."""
+    """Return why a Job could create no pod, and what to do; empty if no Event says so."""
     name = text(at(job, "metadata").get("name"))
     failures = [event for event in of_object(events, "Job", name) if event.reason == "FailedCreate"]
     if not failures:
         return ""
-    problem = described("FailedCreate", failures[-1].message, kubectl(job))
-    return f"Job {name} cannot create its pod: {problem}"
+    # Every try has another name. Without it, the same problem is the same text.
+    message = _POD_NAME.sub("", failures[-1].message)
+    return f"no pod can be created: {described('FailedCreate', message, kubectl(job))}"
 
 
 def event_of(

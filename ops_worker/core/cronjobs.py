@@ -57,7 +57,8 @@ RECENT = timedelta(minutes=15)
 """An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
 CLOCK_SKEW = timedelta(seconds=10)
 """What the clocks of the API server and of kube-controller-manager may differ by."""
-GONE = "its pod and log are gone"
+GONE = "no pod and no log are left"
+_GONE_JOB = "the Job of the last run no longer exists"
 _SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
 CRONJOB_HINTS = {
     "MissSchedule": (
@@ -89,7 +90,7 @@ or are reported otherwise.
 class ShardEnd(NamedTuple):
     """How the last pod of a shard ended. ``exit_code`` is None if no pod of it is left."""
 
-    index: int
+    shard: int
     exit_code: int | None
     summary: str
 
@@ -161,10 +162,15 @@ def row(
     owned = _owned(cronjob, objects)
     last_run = time_of(status.get("lastScheduleTime"))
     last_success = time_of(status.get("lastSuccessfulTime"))
-    last = _last_run(owned, last_run)
     suspended = bool(spec.get("suspend"))
     missed = None
-    warnings = [*_job_warnings(owned, now), *_last_run_warnings(owned, last)]
+    warnings = list(_job_warnings(owned, now))
+    if _is_gone(owned.jobs, last_run):
+        last = _LastRun(summary=_GONE_JOB)
+        warnings += _gone_warning(last_run, last_success)
+    else:
+        last = _last_run(owned)
+        warnings += _last_run_warnings(owned, last)
     if not suspended:
         missed = None if last_run is None else due(last_run)
         warnings += _event_warnings(cronjob, owned, last_success, now)
@@ -197,10 +203,8 @@ def _owned(cronjob: Mapping[str, Any], objects: Objects) -> Objects:
     )
 
 
-def _last_run(owned: Objects, scheduled: datetime | None) -> _LastRun:
+def _last_run(owned: Objects) -> _LastRun:
     """Return the last run that ended: the newest Job that has ended, or whose pod has."""
-    if _is_gone(owned.jobs, scheduled):
-        return _LastRun(summary="the Job of the last run no longer exists")
     for job in reversed(owned.jobs):
         pods = owned.pods_of(job)
         end = finished(job, early=True)
@@ -225,6 +229,18 @@ def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> b
         return False
     created = time_of(at(jobs[-1], "metadata").get("creationTimestamp"))
     return created is not None and scheduled > created + CLOCK_SKEW
+
+
+def _gone_warning(scheduled: datetime | None, last_success: datetime | None) -> list[str]:
+    """Return a warning about a last run whose Job is gone, unless it has succeeded."""
+    if last_success is not None and scheduled is not None and last_success >= scheduled:
+        return []
+    return [
+        (
+            f"{_GONE_JOB}, and no run has succeeded since: set failedJobsHistoryLimit to 1 or more "
+            "(the manifests set 3), so that the reason is kept"
+        )
+    ]
 
 
 def _last_exit(pods: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
@@ -267,10 +283,10 @@ def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
 
     worst = max(shards, key=rank)
     if worst.exit_code:
-        return worst.exit_code, f"shard {worst.index}/{len(shards)}: {worst.summary}"
+        return worst.exit_code, f"shard {worst.shard}/{len(shards)}: {worst.summary}"
     missing = [shard for shard in shards if shard.exit_code is None]
     if missing:
-        return None, f"shard {missing[0].index}/{len(shards)}: {missing[0].summary}"
+        return None, f"shard {missing[0].shard}/{len(shards)}: {missing[0].summary}"
     return DONE, f"{len(shards)} shards: {worst.summary}"
 
 
@@ -301,11 +317,12 @@ def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
     """Yield what is wrong with Jobs that have not ended, and with pods that cannot start."""
     for pod in owned.pods:
         events = of_object(owned.events, "Pod", pod["metadata"]["name"])
-        yield start_problem(pod, events, now) or blocked_job(pod, now) or removed(pod)
+        yield start_problem(pod, events, now) or blocked_job(pod, now)
     yield from map(other_failure, owned.pods[-1:])
     for job in owned.jobs:
         if finished(job, early=True) is None and not owned.pods_of(job):
-            yield creation_failure(job, owned.events)
+            failure = creation_failure(job, owned.events)
+            yield f"Job {job['metadata']['name']}: {failure}" if failure else ""
 
 
 def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
@@ -313,15 +330,16 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
     failed_shards = [shard for shard in last.shards if shard.exit_code]
     for shard in failed_shards:
         yield (
-            f"shard {shard.index} of {len(last.shards)} failed with exit code "
+            f"shard {shard.shard} of {len(last.shards)} failed with exit code "
             f"{shard.exit_code}: {shard.summary}"
         )
     if last.exit_code and not failed_shards:
         yield f"the last pass failed with exit code {last.exit_code}: {last.summary}"
     if last.job is None or last.end is None or last.end.kind != "Failed":
         return
+    yield from map(removed, last.pods[-1:])
     yield unexplained_failure(last.job, last.pods, _lost_cause(last.job, owned.events))
-    missing = [f"{shard.index}" for shard in last.shards if shard.exit_code is None]
+    missing = [f"{shard.shard}" for shard in last.shards if shard.exit_code is None]
     if missing:
         yield (
             f"Job {last.job['metadata']['name']} ended before shard {', '.join(missing)} "
@@ -340,11 +358,13 @@ def _lost_cause(job: Mapping[str, Any], events: Sequence[ClusterEvent]) -> str:
     if failure:
         return failure
     own = of_job_pods(events, job["metadata"]["name"])
-    if any(event.reason == "Started" for event in own):
-        return ""
+    # Kubernetes stops only a container that runs.
+    if any(event.reason == "Killing" for event in own):
+        hint = f"raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
+        return f"it ran until then, and {GONE}; {hint}"
     failure = start_failure(own, kubectl(job))
     if failure:
-        return f"its pod could not start: {failure}"
+        return f"its pod, which is gone, could not start: {failure}"
     pull = unfinished_pull(own)
     if pull is not None:
         return f"the pull of its image took too long: {cause(pull.message)}; {pull_remedy()}"
@@ -364,7 +384,7 @@ def _event_warnings(
             newest[event.reason] = event
     for reason, event in newest.items():
         age = format_age(max(0.0, (now - event.time).total_seconds()))
-        times = f"{event.count} times, last " if event.count > 1 else ""
+        times = f"{event.times} times, last " if event.times > 1 else ""
         if reason in CRONJOB_HINTS:
             hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
             yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"

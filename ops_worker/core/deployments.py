@@ -16,7 +16,16 @@ from ops_worker.core.pod_states import (
     waits,
     worker_names,
 )
-from ops_worker.core.pods import at, invocation, items, kubectl, mapping, text, workers
+from ops_worker.core.pods import (
+    at,
+    containers,
+    invocation,
+    items,
+    kubectl,
+    mapping,
+    text,
+    workers,
+)
 from ops_worker.core.start_problems import cause, described
 from ops_worker.text import format_age
 
@@ -115,11 +124,17 @@ def leftovers(
 def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
     other = deployment["metadata"]["name"]
     prefix = kubectl(deployment)
+    template = at(deployment, "spec", "template")
+    ours = workers(at(template, "spec"), at(template, "metadata", "labels"))
+    removal = f"run `{prefix} delete deployment {other}`"
+    if len(containers(at(template, "spec"))) > len(ours):
+        # The Deployment is an application with the worker beside it.
+        removal = f"remove container {ours[0].name} from the Deployment"
     return (
-        f"CronJob {cronjob} and Deployment {other} both run the {name} pass: one of them is left "
-        "from an earlier `kubectl apply -k`, which deletes nothing; "
+        f"CronJob {cronjob} and Deployment {other} both run the {name} pass: one of them may be "
+        "left from an earlier `kubectl apply -k`, which deletes nothing; "
         f"to keep the Deployment, run `{prefix} delete cronjob {cronjob}`; "
-        f"to keep the CronJob, run `{prefix} delete deployment {other}`"
+        f"to keep the CronJob, {removal}"
     )
 
 

@@ -98,14 +98,12 @@ def unexplained_failure(
         problem = f"Job {name} failed, and none of its pods shows the reason: {end.reason}"
         return f"{problem}; {cause}" if cause else problem
     limit = at(job, "spec").get("activeDeadlineSeconds", "?")
-    problem = (
-        f"Job {name} exceeded activeDeadlineSeconds ({limit} s), and Kubernetes deleted its pod "
-        "and log"
-    )
+    problem = f"Job {name} exceeded activeDeadlineSeconds ({limit} s)"
     if cause:
         return f"{problem}: {cause}"
     return (
-        f"{problem}: look in `kubectl get events` for a pod that could not start; "
+        f"{problem}, and Kubernetes deleted its pod and log: "
+        "look in `kubectl get events` for a pod that could not start; "
         f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
     )
 
@@ -195,19 +193,23 @@ def command_job(
     arguments: Sequence[str],
     suffix: str,
     deadline_s: int | None = None,
+    user: str = "",
 ) -> dict[str, Any]:
     """Build a Job that runs a command of the worker, from the template of a CronJob.
 
     It makes one attempt, in one pod, and has no owner. ``deadline_s`` is its activeDeadlineSeconds;
     None: that of the template, and at least COMMAND_DEADLINE_S. PASS_DEADLINE is shorter, so that
-    the command can still report why it ends. Raises ValueError if no container of the template runs
-    the worker, or if a script does.
+    the command can still report why it ends. ``user`` is who runs it, as the log of what people did
+    has it: the user of the image has no name. Raises ValueError if no container of the template
+    runs the worker, or if a script does.
     """
     template = cronjob["spec"]["jobTemplate"]
     spec = template["spec"]
     if deadline_s is None:
         deadline_s = max(COMMAND_DEADLINE_S, int(spec.get("activeDeadlineSeconds") or 0))
     variables = {"PASS_DEADLINE": f"{max(6, deadline_s - min(START_S, deadline_s // 2))}"}
+    if user:
+        variables["LOGNAME"] = user
     if spec.get("completionMode") == "Indexed":
         variables["SHARD_COUNT"] = "1"  # one pod has all services
     name = cronjob["metadata"]["name"]

@@ -185,7 +185,7 @@ _REMEDIES = _remedies(
         ),
     ),
     (
-        r"Insufficient (?P<resource>[\w./-]+)",
+        r"Insufficient (?P<resource>[\w./-]*\w)",
         "no node has enough free {resource}: lower resources.requests, or add or enlarge a node",
     ),
     (r"Too many pods", "the nodes run as many pods as they may: delete pods, or add a node"),

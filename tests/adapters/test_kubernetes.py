@@ -166,8 +166,8 @@ def test_no_models(server: ApiServer) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     loaded = done.stdout.splitlines()
-    # CronJobs, Deployments, Jobs, pods, and three kinds of Events.
-    assert len(server.asked) == 7
+    # CronJobs, Deployments, Jobs, pods, and four kinds of Events.
+    assert len(server.asked) == 8
     assert "kubernetes.client.api_client" in loaded
     assert not [
         name
