@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import threading
 import time
@@ -82,6 +83,8 @@ class Loop:
     - ``report`` receives every tick and returns its exit code.
     - ``stop``: no tick begins once it is set.
     - ``until``: no tick begins at or after this moment (seconds, monotonic clock).
+    - ``is_complete`` is set when all ticks before ``until`` have begun; ``finished`` is also set
+      when a signal stopped the loop.
     """
 
     def __init__(  # noqa: PLR0913 - four say what it runs, four when
@@ -93,7 +96,7 @@ class Loop:
         *,
         report: Callable[[Tick], int],
         stop: threading.Event,
-        until: float = float("inf"),
+        until: float = math.inf,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
@@ -104,6 +107,7 @@ class Loop:
         )
         self.exit_code = DONE
         self.finished = False
+        self.is_complete = False
         self._report = report
         self._stop = stop
         self._until = until
@@ -123,6 +127,11 @@ class Loop:
         if self._recorder is not None:  # a tick that is not recorded has ended by now
             self._clock.wait(self._recorder.ended, None)
         self.finished = True
+
+    @property
+    def is_endless(self) -> bool:
+        """True if only a signal ends the loop."""
+        return self._until == math.inf
 
     def take_error(self) -> BaseException | None:
         """Return the error that ended the thread of a tick since the last call, or None."""
@@ -144,7 +153,10 @@ class Loop:
             self._slot = slot
             start = self.cadence.start_of(slot)
             wait_s = max(0.0, start - clock.monotonic())
-            if start >= self._until or clock.wait(self._stop, wait_s):
+            if start >= self._until:
+                self.is_complete = True
+                return None
+            if clock.wait(self._stop, wait_s):
                 return None
             if clock.monotonic() < self.cadence.start_of(slot + 1):
                 return _Due(start, skipped=slot - last - 1)
@@ -244,10 +256,12 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
 ) -> int:
     """Run the loops until all have finished, or until SIGTERM or SIGINT; return the exit code.
 
-    After the first signal no tick begins, and the exit code is 0. Passes that are running and
-    ``close`` have ``grace_s`` seconds; ``close`` receives the moment at which this time is over. A
-    second signal ends the process at once, with exit code 1. ``process.hold_signals`` must have
-    been called before.
+    After the first signal no tick begins. Passes that are running and ``close`` have ``grace_s``
+    seconds; ``close`` receives the moment at which this time is over. A second signal ends the
+    process at once, with exit code 1. ``process.hold_signals`` must have been called before.
+
+    The exit code after a signal is 0 if the loops have no end. If they have one, it is that of the
+    worst pass, and at least 1 if a loop did not reach its end.
     """
     gc.enable()  # a long-lived process makes garbage that is worth collecting
     # What exists now lives as long as the process: the collector need not look at it again.
@@ -266,10 +280,16 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
     # In a thread, because the database may never answer.
     closed = _start("close", partial(close, deadline))
     clock.wait(closed, max(MIN_CLOSING_S, deadline - clock.monotonic()))
-    # A pod is stopped by SIGTERM. That is no failure, whatever the passes did before.
-    if signalled.is_set():
+    code = worst(*(loop.exit_code for loop in loops))
+    if not signalled.is_set():
+        return code
+    if all(loop.is_endless for loop in loops):
+        # SIGTERM is how a Deployment stops a pod. That is no failure, whatever the passes did.
         return DONE
-    return worst(*(loop.exit_code for loop in loops))
+    if all(loop.is_complete for loop in loops):
+        return code
+    # A Job would count 0 as a success, and nothing would make up for the ticks that are missing.
+    return worst(code, OpsWorkerError.exit_code)
 
 
 def worst(*codes: int) -> int:

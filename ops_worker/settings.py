@@ -36,12 +36,14 @@ from ops_worker.errors import SettingsError
 from ops_worker.text import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ops_worker.core.model import Target
 
 SECRET_VARIABLES = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
+MAX_SECRET_BYTES = 1 << 16
+"""The largest file of a secret that is read. A larger one is some other file."""
 ON = frozenset({"1", "true", "yes", "on"})
 OFF = frozenset({"0", "false", "no", "off", ""})
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -229,6 +231,9 @@ class Settings(BaseSettings):
     )
     """Connection URI of the database, `postgresql://user:password@host:port/database`. If it is
     set, all PG_ variables except PG_ROLE are ignored."""
+    database_url_file: Text = setting("", wants="the path of a file")
+    """File with the connection URI of the database, instead of DATABASE_URL, which it replaces. It
+    is read again for each new connection, so it may change while a loop runs."""
     pg_host: HostName = setting("iot-postgres", wants="a host name or address")
     """Host name or address of the database."""
     pg_port: int = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
@@ -237,8 +242,12 @@ class Settings(BaseSettings):
     """Name of the database."""
     pg_user: Text = setting("iot", wants="the name of a login role")
     """Role that logs in to the database."""
+    pg_pass_file: Text = setting("", wants="the path of a file")
+    """File with the password of PG_USER, instead of PG_PASS, which it replaces. It is read again
+    for each new connection, so the password may change while a loop runs."""
     pg_pass: Password = setting("", wants="a password in UTF-8", validate_default=True)
-    """Password of PG_USER. Required if DATABASE_URL is empty."""
+    """Password of PG_USER. Required if DATABASE_URL, DATABASE_URL_FILE and PG_PASS_FILE are
+    empty."""
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role that every transaction takes on with SET LOCAL ROLE; on the platform `pulse_operator`.
     Empty: transactions run as the login role."""
@@ -389,7 +398,7 @@ class Settings(BaseSettings):
         default=False, wants="1, true, yes or on; any other word is off", only="passes"
     )
     """Turns Kubernetes Events on or off. If on, an alert that opens or closes is also reported as
-    an Event on the CronJob. This needs the extra `cluster` and the variant `events` of the
+    an Event on the CronJob. This needs the extra `cluster` and the component `events` of the
     manifests."""
     pass_period: Seconds = setting(
         60.0, wants="a number of seconds, 1 to 999999", only="passes", ge=1, le=999_999
@@ -449,7 +458,7 @@ class Settings(BaseSettings):
         cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> Any:
         # Kubernetes sets PG_PORT=tcp://... in every pod if there is a Service with the name pg.
-        if value == "" or info.data.get("database_url") is not None:
+        if value == "" or _has_url(info.data):
             return cls.model_fields["pg_port"].default
         return check(value)
 
@@ -458,8 +467,8 @@ class Settings(BaseSettings):
     def _required_without_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         # An invalid DATABASE_URL is not in `data`. It is reported as such; a second fault about
         # PG_PASS would only confuse.
-        has_no_url = "database_url" in info.data and info.data["database_url"] is None
-        if has_no_url and not value.get_secret_value():
+        is_needed = "database_url" in info.data and not _has_url(info.data)
+        if is_needed and not value.get_secret_value() and not info.data.get("pg_pass_file"):
             raise PydanticCustomError("required", "it is required if DATABASE_URL is empty")
         return value
 
@@ -521,16 +530,71 @@ class Settings(BaseSettings):
 
     @property
     def connection(self) -> dict[str, str | int]:
-        """The connection parameters for libpq. They contain the password: never show them."""
+        """The connection parameters for libpq. They contain the password: never show them.
+
+        The file that holds the URI or the password is read now. Raises SettingsError if it cannot
+        be read or used.
+        """
+        if self.database_url_file:
+            return {"conninfo": _read_database_url(self.database_url_file)}
         if self.database_url is not None:
             return {"conninfo": self.database_url.get_secret_value()}
+        password = self.pg_pass.get_secret_value()
+        if self.pg_pass_file:
+            password = _read_secret("PG_PASS_FILE", self.pg_pass_file)
         return {
             "host": self.pg_host,
             "port": self.pg_port,
             "dbname": self.pg_db,
             "user": self.pg_user,
-            "password": self.pg_pass.get_secret_value(),
+            "password": password,
         }
+
+    @property
+    def changing_connection(self) -> Callable[[], dict[str, str | int]] | None:
+        """What returns the connection parameters as they are now; None if they cannot change."""
+        if self.database_url_file or (self.pg_pass_file and self.database_url is None):
+            return lambda: self.connection
+        return None
+
+
+def _has_url(values: Mapping[str, Any]) -> bool:
+    """Return whether fields that were validated name a connection URI."""
+    return values.get("database_url") is not None or bool(values.get("database_url_file"))
+
+
+def _read_secret(variable: str, path: str) -> str:
+    """Return the content of a file that a variable names, without the line end.
+
+    Raises SettingsError. It does not show the path: a person may have set the secret instead.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+        secret = data.decode().rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError([f"{variable}: the file cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{variable}: the file is not UTF-8"]) from None
+    if len(data) > MAX_SECRET_BYTES or "\0" in secret:
+        raise SettingsError([f"{variable}: the file is not a secret of at most 64 KiB of text"])
+    if not secret:
+        raise SettingsError([f"{variable}: the file is empty"])
+    redact.remember([secret])
+    return secret
+
+
+def _read_database_url(path: str) -> str:
+    """Return the connection URI in a file. Raises SettingsError if it is not one."""
+    url = _read_secret("DATABASE_URL_FILE", path).strip()
+    redact.remember(_secrets_of_database_url(url))
+    try:
+        _with_valid_hosts(_database_url(SecretStr(url)))
+    except ValueError:
+        extra: Any = Settings.model_fields["database_url"].json_schema_extra
+        fault = "DATABASE_URL_FILE: the file has an invalid value (not shown)"
+        raise SettingsError([f"{fault}; expected {extra['wants']}"]) from None
+    return url
 
 
 def faults(variables: Mapping[str, str]) -> list[str]:
@@ -674,15 +738,19 @@ def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterato
     """Yield all secrets of the settings and services, and the parts that may be quoted alone."""
     for name in SECRET_VARIABLES:
         yield variables.get(name, "").strip()
-    for name in ("DATABASE_URL", "HEARTBEAT_URL"):
-        yield from redact.of_url(variables.get(name, ""))
+    yield from _secrets_of_database_url(variables.get("DATABASE_URL", ""))
+    yield from redact.of_url(variables.get("HEARTBEAT_URL", ""))
     for item in _items(variables.get("ALERTMANAGER_URL", "")):
         yield from redact.of_url(item)
-    url = variables.get("DATABASE_URL", "")
-    for password in re.findall(r"[?&](?:ssl)?password=([^&#]*)", url):
-        yield from (password, unquote(password))
     for target in targets:
         yield from redact.of_target(target)
+
+
+def _secrets_of_database_url(url: str) -> Iterator[str]:
+    """Yield the secrets of a connection URI: its login, and the passwords of its query."""
+    yield from redact.of_url(url)
+    for password in re.findall(r"[?&](?:ssl)?password=([^&#]*)", url):
+        yield from (password, unquote(password))
 
 
 def _faults(error: ValidationError) -> list[str]:

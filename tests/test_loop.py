@@ -492,6 +492,31 @@ class TestSignals:
         assert simulation.time.now == START + 10
         assert simulation.closed == [START + 10 + GRACE_S]
 
+    @pytest.mark.parametrize(
+        ("signal_s", "pass_code", "code"),
+        [(0.1, 0, 1), (2.0, 0, 1), (2.0, 4, 1), (2.0, 3, 3), (9.4, 0, 0), (9.4, 4, 4)],
+    )
+    def test_before_the_end(
+        self, simulation: Simulation, signal_s: float, pass_code: int, code: int
+    ) -> None:
+        """A signal before the end of ``--for`` is no success: a Job has to run the rest again.
+
+        The last tick begins after 8.875 s and takes 1 s. A signal meanwhile costs nothing.
+        """
+        simulation.signal_at = START + signal_s
+        work = simulation.taking({9: 1.0})
+        loop = simulation.loop(seconds=9, work=work, report=lambda _: pass_code)
+        assert simulation.run(loop) == code
+        assert loop.finished
+        assert loop.is_complete == (signal_s > 9)
+
+    def test_pass_that_hangs_before_the_end(self, simulation: Simulation) -> None:
+        """A pass that is abandoned after a signal is missing, so the process does not end with 0."""
+        simulation.signal_at = START + 2
+        loop = simulation.loop(seconds=1, work=simulation.taking({0: 1000.0}))
+        assert simulation.run(loop) == 1
+        assert not loop.finished
+
     def test_during_a_pass(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
         """A running pass is finished within the grace; no tick begins after the signal."""
         simulation.signal_at = START + 2

@@ -222,3 +222,71 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     assert "hush" not in shown
+
+
+def test_password_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file wins over PG_PASS, and is read again each time; blanks belong to the password."""
+    file = tmp_path / "password"
+    file.write_text(" first \n")
+    found = load(monkeypatch, PG_PASS="", PG_PASS_FILE=str(file))
+    assert found.connection["password"] == " first "
+    file.write_text("second\r\n")
+    assert found.changing_connection is not None
+    assert found.changing_connection()["password"] == "second"
+    assert load(monkeypatch, PG_PASS="other").connection["password"] == "second"
+    found = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d")
+    assert (found.connection, found.changing_connection) == (
+        {"conninfo": "postgresql://u:p@h/d"},
+        None,
+    )
+
+
+def test_url_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file wins over DATABASE_URL, and PG_ variables are then ignored as with DATABASE_URL."""
+    file = tmp_path / "url"
+    file.write_text(" postgresql://u:p@h/one\n")
+    env = {"PG_PASS": "", "PG_PORT": "tcp://10.0.0.1:5432", "DATABASE_URL_FILE": str(file)}
+    found = load(monkeypatch, **env)
+    assert found.connection == {"conninfo": "postgresql://u:p@h/one"}
+    file.write_text("postgresql://u:p@h/two")
+    assert load(monkeypatch, DATABASE_URL="postgresql://x:y@z/d").connection == {
+        "conninfo": "postgresql://u:p@h/two"
+    }
+    assert found.changing_connection is not None
+    assert found.changing_connection() == {"conninfo": "postgresql://u:p@h/two"}
+
+
+@pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "the file cannot be read: No such file or directory"),
+        (b"", "the file is empty"),
+        (b"\r\n\n", "the file is empty"),
+        (b"\xff", "the file is not UTF-8"),
+        (b"hun\0ter", "the file is not a secret of at most 64 KiB of text"),
+        (b"hunter2!" * 8193, "the file is not a secret of at most 64 KiB of text"),
+    ],
+)
+def test_unusable_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: bytes | None, fault: str
+) -> None:
+    """A file that cannot be used is a fault of the settings, which quotes neither path nor content."""
+    file = tmp_path / "hunter2"
+    if content is not None:
+        file.write_bytes(content)
+    found = load(monkeypatch, **{name: str(file)})
+    with pytest.raises(SettingsError) as caught:
+        _ = found.connection
+    assert caught.value.faults == (f"{name}: {fault}",)
+
+
+@pytest.mark.parametrize("url", ["hunter2", "postgresql://u:a@b@h/d", "postgresql://u:hunter2@256.1.1.1/d"])  # fmt: skip
+def test_unusable_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> None:
+    """The URI in a file is checked as DATABASE_URL is, and is not shown."""
+    file = tmp_path / "url"
+    file.write_text(url)
+    found = load(monkeypatch, DATABASE_URL_FILE=str(file))
+    with pytest.raises(SettingsError) as caught:
+        _ = found.connection
+    assert caught.value.faults == (f"DATABASE_URL_FILE: the file {NOT_SHOWN}",)

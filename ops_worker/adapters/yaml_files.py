@@ -17,6 +17,7 @@ MAX_BYTES = 10 << 20
 MAX_REPEATED = 1 << 20
 """Characters that aliases may repeat in a document. Without a limit, a small file could explode."""
 NO_KIND = "contains something that is not a Kubernetes object: it has no kind"
+CHART = "is a Helm chart, which is skipped; check what `helm template` prints"
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 """The files that `kubectl apply -f` reads in a folder."""
 
@@ -36,21 +37,29 @@ class FileError(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The objects of some files, and what could not be read."""
+    """The objects of some files, what could not be read, and what was skipped on purpose."""
 
     objects: list[FileObject]
     errors: list[FileError]
+    skipped: list[FileError]
 
 
 def read(paths: Sequence[str]) -> Loaded:
     """Read files and folders; ``-`` is standard input. Return the objects; a List is taken apart.
 
     A folder is read as `kubectl apply -f` does. An unreadable file or document is an error, and the
-    others are still read. Raises SettingsError with all errors if there is no object at all.
+    others are still read. The templates of a Helm chart are not YAML, so a chart is skipped. Raises
+    SettingsError with all errors if there is no object at all.
     """
     parse = _parser()
-    loaded = Loaded([], [])
-    for path, text in _texts(paths, loaded.errors):
+    loaded = Loaded([], [], [])
+    manifests = []
+    for path in paths:
+        if path != "-" and _is_chart(Path(path)):
+            loaded.skipped.append(FileError(path, CHART))
+        else:
+            manifests.append(path)
+    for path, text in _texts(manifests, loaded.errors):
         for document in _documents(parse(text), path, loaded.errors):
             for part in _parts(document):
                 if isinstance(part, dict) and isinstance(part.get("kind"), str):
@@ -59,9 +68,17 @@ def read(paths: Sequence[str]) -> Loaded:
                     loaded.errors.append(FileError(path, NO_KIND))
     errors = list(dict.fromkeys(loaded.errors))
     if not loaded.objects:
-        messages = [f"{error.file} {error.message}" for error in errors]
+        messages = [f"{error.file} {error.message}" for error in [*errors, *loaded.skipped]]
         raise SettingsError(messages or [f"no Kubernetes object in {', '.join(paths)}"])
-    return Loaded(loaded.objects, errors)
+    return Loaded(loaded.objects, errors, loaded.skipped)
+
+
+def _is_chart(path: Path) -> bool:
+    """Return whether a path is a Helm chart, or in the templates of one."""
+    place = path.absolute()
+    folders = [place]
+    folders += [folder.parent for folder in (place, *place.parents) if folder.name == "templates"]
+    return any((folder / "Chart.yaml").is_file() for folder in folders)
 
 
 def _parser() -> Callable[[str], Iterator[Any]]:

@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     faults = check(documents, program_facts(options.parser))
     lines = [f"{error.file}: {error.message}" for error in loaded.errors]
     lines += map(str, faults)
+    for skipped in loaded.skipped:
+        print(f"{skipped.file}: {skipped.message}")
     for line in lines:
         print(line)
     objects = _count(len(documents), "object")

@@ -31,6 +31,7 @@ _log = logging.getLogger("ops_worker")
 
 BUFFERED_S = 3600
 """Seconds of samples that a loop buffers by default (METRICS_BUFFER_SAMPLES)."""
+CUT_SHORT = "stopped by a signal before the end of --for; the remaining passes were not run"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Run the passes that the command line names, one loop each; return the exit code."""
+    """Run the passes that the command line names, one loop each; return the exit code.
+
+    Raises OpsWorkerError if a signal came before the end of ``--for``, and no pass ended worse.
+    """
     from threading import Event
 
     from ops_worker import loop
@@ -70,7 +74,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     close = partial(_close, loops, poster=poster)
     code = loop.run(loops, stop, grace_s=settings.shutdown_grace, close=close)
     lost = _report_lost(loops)
-    if lost and code == DONE and options.for_s != math.inf:
+    if options.for_s == math.inf:
+        return code
+    is_complete = all(loop.is_complete for loop in loops)
+    if code == OpsWorkerError.exit_code and stop.is_set() and not is_complete:
+        raise OpsWorkerError(CUT_SHORT)
+    if lost and code == DONE:
         return OpsWorkerError.exit_code
     return code
 

@@ -30,7 +30,7 @@ SYNONYMS = {
 """Words that mean the same in the name of a variable, except as its first word."""
 UNITS = frozenset({"S", "SEC", "SECS", "SECONDS"})
 """Units that people append to the name of a variable."""
-FOREIGN = frozenset({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"})
+FOREIGN = frozenset({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGDATABASE"})
 """Variables of libpq. They resemble ours, but are not misspelled."""
 SYSTEM = frozenset({"HOSTNAME"})
 """Variables that the system sets, so nobody can misspell them."""

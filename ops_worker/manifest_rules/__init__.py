@@ -2,14 +2,14 @@
 
 ``check`` is pure: parsed objects in, faults out. A rule is a function in a table:
 ``schedules.RULES`` for CronJobs, ``containers.RULES`` for containers. Rules about several objects
-are in ``together``.
+are in ``together`` and ``references``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops_worker.manifest_rules import containers, schedules, together
+from ops_worker.manifest_rules import containers, references, schedules, together
 from ops_worker.manifest_rules.parts import Document, Fault, ProgramFacts, find_workers
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
         *together.one_image(workers),
         *together.network(documents, workers, facts),
         *together.rights(documents, workers),
+        *references.references(documents, workers),
+        *references.two_loops(workers),
     ]
     for worker in workers:
         faults += _faults_of(worker, facts)

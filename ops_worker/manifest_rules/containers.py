@@ -37,6 +37,8 @@ ENDS = (
 )
 URL_PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
+PASSWORD_FILES = ("PG_PASS_FILE", "DATABASE_URL_FILE")
+"""Settings that name a file with the password."""
 CLUSTER_COMMANDS = frozenset({"trigger", "cluster"})
 """Commands that call the Kubernetes API."""
 LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of")
@@ -187,16 +189,24 @@ def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
 
 def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """The database password comes from a Secret.
+    """The database password comes from a Secret, or from a file that is not in a ConfigMap.
 
     Source: kubernetes.io, "Distribute Credentials Securely Using Secrets".
     """
-    if worker.command in container_commands() and not worker.environment.password_from_secret:
-        yield Problem(
-            f"{worker.container_path}.env",
-            "neither PG_PASS nor DATABASE_URL comes from a Secret; "
-            "add envFrom with a secretRef, or a secretKeyRef",
-        )
+    if worker.command not in container_commands():
+        return
+    field = f"{worker.container_path}.env"
+    names = {*worker.values, *worker.environment.unknown}
+    if worker.environment.password_from_secret or not names.isdisjoint(PASSWORD_FILES):
+        for name in PASSWORD_FILES:
+            if worker.values.get(name) in worker.files:
+                yield Problem(field, f"{name} is a file of a ConfigMap; mount a Secret there")
+        return
+    yield Problem(
+        field,
+        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, "
+        "or a secretKeyRef, or mount the Secret and set PG_PASS_FILE",
+    )
 
 
 def mounted_catalogue(worker: Worker) -> Source | None:

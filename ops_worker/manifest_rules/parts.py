@@ -223,6 +223,38 @@ def number(node: Any) -> float | None:
         return None
 
 
+def is_ours(document: Document) -> bool:
+    """Return whether an object is the worker's by its name or label."""
+    named = re.search(rf"(^|-){OURS}(-|$)", document.name)
+    return bool(named) or document.labels.get(NAME_LABEL) == OURS
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
+    """Return whether a label selector matches labels. An empty selector matches all.
+
+    Source: kubernetes.io, "Labels and Selectors", section "Resources that support set-based
+    requirements".
+    """
+    expressions = map(mapping, items(selector.get("matchExpressions")))
+    if not all(_matches(expression, labels) for expression in expressions):
+        return False
+    wanted = at(selector, "matchLabels")
+    return all(labels.get(label) == value for label, value in wanted.items())
+
+
+def _matches(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
+    """Return whether labels match an expression; false for an unknown operator."""
+    value = labels.get(text(expression.get("key")))
+    values = items(expression.get("values"))
+    results = {
+        "In": value in values,
+        "NotIn": value not in values,
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+    }
+    return results.get(text(expression.get("operator")), False)
+
+
 def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     """Return the path of an object's pod template, and the template: empty if it has none."""
     path = POD_PATHS.get(document.kind, TEMPLATE)

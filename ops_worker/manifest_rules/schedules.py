@@ -25,6 +25,12 @@ NO_STARTING_DEADLINE = (
     "is not set: a run that missed its time starts however late it is, once for all missed runs "
     "(Kubernetes reports TooManyMissedTimes after more than 100); set "
 )
+MIN_MARGIN_S = 8
+"""The least time between the end of ``--for`` and the deadline of the Job, in seconds.
+
+The Job's time begins before that of the process: a pod starts within 2 to 3 s on a quiet node, and
+5 s on a busy one. The rest is for the last pass.
+"""
 MINUTE_S = 60
 """The controller names a Job by its minute, so it starts at most one per minute."""
 MAX_PERIOD_S = 999_999
@@ -108,7 +114,8 @@ def concurrency(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Pro
 def deadlines(document: Document, worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     """The pass's own deadline is less than the Job's, and the Job's is less than the period.
 
-    So a slow pass can report its reason, and no run delays the next one.
+    So a slow pass can report its reason, and no run delays the next one. A loop (``--for``) needs a
+    margin, because it uses all of its time.
     Source: kubernetes.io, "Jobs", section "Job termination and cleanup".
     """
     spec = at(document.content, "spec")
@@ -122,7 +129,10 @@ def deadlines(document: Document, worker: Worker, facts: ProgramFacts) -> Iterat
         )
         return
     needed, source = _duration_of_pass(worker, facts)
-    if needed is not None and deadline <= needed:
+    if needed is not None and source == "--for":
+        if deadline - needed < MIN_MARGIN_S:
+            yield Problem(field, _narrow_margin(deadline, needed))
+    elif needed is not None and deadline <= needed:
         yield Problem(
             field,
             f"is {deadline:g}; it must be greater than {source} ({needed:g}), "
@@ -133,6 +143,14 @@ def deadlines(document: Document, worker: Worker, facts: ProgramFacts) -> Iterat
         return
     if deadline >= gaps.shortest:
         yield Problem(field, f"is {deadline:g}; {_less_than_period(gaps)}")
+
+
+def _narrow_margin(deadline: float, needed: float) -> str:
+    return (
+        f"is {deadline:g}, {deadline - needed:g} s more than --for ({needed:g}): a pod that starts "
+        f"late is ended with its last passes; the difference must be at least {MIN_MARGIN_S}, "
+        f"so set --for to {deadline - MIN_MARGIN_S:g} or less"
+    )
 
 
 def starting_deadline(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ops_worker.core.passes import HEALTH, PASSES, container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
 from ops_worker.manifest_rules.containers import catalogue_of, writes_events
-from ops_worker.manifest_rules.parts import pod_template
+from ops_worker.manifest_rules.parts import is_ours, pod_template, selects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[
     running = [worker.document for worker in workers]
     for document in documents:
         is_referenced = (document.kind, document.name) in referenced
-        is_ours = document in running or is_referenced or _is_ours(document)
+        belongs = document in running or is_referenced or is_ours(document)
         cluster_scoped = CLUSTER_SCOPED.fullmatch(document.kind)
         if document.kind in {"Kustomization", "Component"}:
             yield document.fault(
@@ -109,12 +109,12 @@ def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[
                 "data",
                 "a Secret is stored in a file; create it in the cluster and refer to it",
             )
-        elif is_ours and not document.namespace and not cluster_scoped:
+        elif belongs and not document.namespace and not cluster_scoped:
             yield document.fault(
                 "metadata.namespace",
                 "is not set, so kubectl would use whatever namespace is current",
             )
-        if is_ours:
+        if belongs:
             yield from _removed_version(document)
 
 
@@ -144,12 +144,6 @@ def no_worker(documents: Sequence[Document], workers: Sequence[Worker]) -> Itera
             field = ".".join((*path, "spec"))
             yield document.fault(field, f"no ops-worker container found: {RECOGNISED}")
             return
-
-
-def _is_ours(document: Document) -> bool:
-    """Return whether an object is the worker's by its name or label."""
-    named = re.search(rf"(^|-){OURS}(-|$)", document.name)
-    return bool(named) or document.labels.get(NAME_LABEL) == OURS
 
 
 def _references(worker: Worker) -> Iterator[tuple[str, str]]:
@@ -217,31 +211,37 @@ def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator
 
     Source: kubernetes.io, "Role Based Access Control Good Practices", section "Least privilege".
     """
-    bound = {
-        text(at(document.content, "roleRef").get("name"))
-        for document in documents
-        if document.kind in {"RoleBinding", "ClusterRoleBinding"}
-    }
-    granted: set[Permission] = set()
+    granted: set[tuple[str, Permission]] = set()
     for role in documents:
         if role.kind not in {"Role", "ClusterRole"} or role.labels.get(NAME_LABEL) != OURS:
             continue
+        bound = [binding for binding in documents if _binds(binding, role)]
         for index, permission in _permissions(role):
             group, resource, verb = permission
-            if role.name in bound:
-                granted.add(permission)
+            granted |= {(binding.namespace, permission) for binding in bound}
             if verb not in USED_VERBS.get((group, resource), set()):
                 yield role.fault(
                     f"rules[{index}]",
                     f"grants {verb} on {resource or '?'}, which ops-worker does not use",
                 )
-    may_create_events = Permission("", "events", "create") in granted
+    create_events = Permission("", "events", "create")
     for worker in workers:
+        namespaces = {worker.document.namespace, ""}
+        may_create_events = any((namespace, create_events) in granted for namespace in namespaces)
         if writes_events(worker) and not may_create_events:
             yield worker.document.fault(
                 f"{worker.container_path}.env",
                 "KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events",
             )
+
+
+def _binds(binding: Document, role: Document) -> bool:
+    """Return whether a binding grants a Role. A ClusterRoleBinding has no namespace."""
+    if binding.kind not in {"RoleBinding", "ClusterRoleBinding"}:
+        return False
+    if role.kind == "Role" and binding.namespace != role.namespace:
+        return False
+    return text(at(binding.content, "roleRef").get("name")) == role.name
 
 
 def _permissions(role: Document) -> Iterator[tuple[int, Permission]]:
@@ -257,28 +257,7 @@ def _selects(policy: Document, worker: Worker) -> bool:
     """Return whether a policy applies to a worker's pod."""
     if policy.namespace != worker.document.namespace:
         return False
-    selector = at(policy.content, "spec", "podSelector")
-    expressions = map(mapping, items(selector.get("matchExpressions")))
-    if not all(_matches(expression, worker.labels) for expression in expressions):
-        return False
-    wanted = at(selector, "matchLabels")
-    return all(worker.labels.get(label) == value for label, value in wanted.items())
-
-
-def _matches(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
-    """Return whether labels match an expression; false for an unknown operator.
-
-    Source: kubernetes.io, "Labels and Selectors", section "Set-based requirement".
-    """
-    value = labels.get(text(expression.get("key")))
-    values = items(expression.get("values"))
-    results = {
-        "In": value in values,
-        "NotIn": value not in values,
-        "Exists": value is not None,
-        "DoesNotExist": value is None,
-    }
-    return results.get(text(expression.get("operator")), False)
+    return selects(at(policy.content, "spec", "podSelector"), worker.labels)
 
 
 def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:

@@ -108,6 +108,20 @@ def test_loop_leaves_its_worst(
     assert left(path)["unhealthy"] == {"ingest": "http 503"}
 
 
+def test_loop_stopped_before_its_end(worker: Worker, database: Database, path: Path) -> None:
+    """A Job that is stopped before the end of --for has failed, and its message says so."""
+    worker("init-db")
+    with worker.start("metrics", "--every", "3600", "--for", "7200") as process:
+        end = time.monotonic() + 60
+        while not database.samples():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+    assert left(path)["exit_code"] == 1
+    assert left(path)["error"].startswith("stopped by a signal before the end of --for")
+
+
 def test_cannot_be_written(worker: Worker, database: Database) -> None:
     """A path that cannot be written is a warning: the pass is done."""
     done = worker("health", TERMINATION_MESSAGE_PATH="/nowhere/at/all")

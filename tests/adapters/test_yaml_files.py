@@ -89,6 +89,37 @@ def test_folder(tmp_path: Path) -> None:
     assert loaded.errors == []
 
 
+@pytest.mark.parametrize("path", ["chart", "chart/templates", "chart/templates/sub/x.yaml"])
+def test_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str) -> None:
+    """A Helm chart is skipped, with one line; if there is nothing else, that is the error."""
+    templates = tmp_path / "chart" / "templates" / "sub"
+    templates.mkdir(parents=True)
+    (tmp_path / "chart" / "Chart.yaml").write_text("apiVersion: v2\nname: x\n")
+    (templates / "x.yaml").write_text("kind: {{ .Values.kind }}\n")
+    service = tmp_path / "service.yaml"
+    service.write_text("kind: Service\n")
+    chart = str(tmp_path / path)
+    assert main(["manifests", "check", chart, str(service)]) == 0
+    line = "is a Helm chart, which is skipped; check what `helm template` prints"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{chart}: {line}",
+        "manifests: 1 object checked, 0 faults",
+    ]
+    assert main(["manifests", "check", chart]) == 2
+    assert f"{chart} {line}" in capsys.readouterr().err
+
+
+def test_beside_a_chart(tmp_path: Path) -> None:
+    """Only the templates of a chart are skipped, not a folder that happens to be in its folder."""
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: x\n")
+    for name in ("k8s", "k8s/templates"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "x.yaml").write_text("kind: Service\n")
+        loaded = read([str(folder)])
+        assert (len(loaded.objects), loaded.skipped) == (1, [])
+
+
 def test_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file above the limit is not read; one at the limit is."""
     text = "kind: Service\n"

@@ -270,13 +270,38 @@ def test_sidecar(installation: Installation) -> None:
         kubectl("-n", NAMESPACE, "delete", "deployment", "ops-worker-sidecar", "--wait=true")
 
 
-def test_every_5s(installation: Installation) -> None:
-    """A Job of the variant completes before its deadline, with a sample each five seconds."""
+def apply_every_5s() -> None:
+    """Apply the CronJob of the variant, suspended."""
     cronjob = yaml.safe_load(variant("every-5s", "CronJob", "ops-worker-metrics"))
     cronjob["spec"]["suspend"] = True
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
+
+
+def test_every_5s(installation: Installation) -> None:
+    """A Job of the variant completes before its deadline: a sample at its start, and ten on the grid."""
+    apply_every_5s()
     assert installation.job("t-every", "metrics").condition == "Complete"
-    assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 11
+    assert installation.database.value("SELECT count(DISTINCT time) FROM system_metrics") >= 10
+
+
+def test_every_5s_deleted(installation: Installation) -> None:
+    """A pod that is deleted before its end is no success: the Job starts another one."""
+    apply_every_5s()
+    kubectl("-n", NAMESPACE, "create", "job", "t-deleted", "--from=cronjob/ops-worker-metrics")
+    selector = ("-l", "job-name=t-deleted")
+    taken = "SELECT count(DISTINCT time) FROM system_metrics"
+    end = time.monotonic() + 40
+    while not installation.database.value(taken):
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    kubectl("-n", NAMESPACE, "delete", "pod", *selector, "--wait=true")
+    before = installation.database.value(taken)
+    while installation.database.value(taken) <= before:
+        assert time.monotonic() < end, kubectl("-n", NAMESPACE, "describe", "job", "t-deleted")
+        time.sleep(0.5)
+    status = json.loads(kubectl("-n", NAMESPACE, "get", "job", "t-deleted", "-o", "json"))["status"]
+    assert (status.get("succeeded", 0), status["failed"]) == (0, 1)
+    kubectl("-n", NAMESPACE, "delete", "job", "t-deleted", "--wait=true")
 
 
 def test_sharded(installation: Installation) -> None:

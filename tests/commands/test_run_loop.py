@@ -16,7 +16,7 @@ from ops_worker.commands import run_loop
 from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample, State, Target, Tick, Verdict
 from ops_worker.core.passes import HEALTH, METRICS, PASSES
-from ops_worker.errors import DatabaseError, SchemaError
+from ops_worker.errors import DatabaseError, OpsWorkerError, SchemaError
 from ops_worker.passes import metrics
 
 if TYPE_CHECKING:
@@ -201,3 +201,36 @@ class TestClose:
         parsed = options(*words)
         assert (parsed.for_s == math.inf) == (seconds is None)
         assert run_loop.run(parsed, values) == expected
+
+    @pytest.mark.parametrize(
+        ("words", "code", "is_complete", "raises"),
+        [
+            (["--for", "60"], 1, False, True),
+            (["--for", "60"], 3, False, False),
+            (["--for", "60"], 1, True, False),
+            ([], 0, False, False),
+        ],
+    )
+    def test_cut_short(
+        self,
+        values: settings.Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        words: list[str],
+        code: int,
+        is_complete: bool,
+        raises: bool,
+    ) -> None:
+        """A signal before the end of --for is the error of the process, unless a pass ended worse."""
+
+        def run(loops: Any, stop: Any, **_: Any) -> int:
+            stop.set()
+            loops[0].is_complete = is_complete
+            return code
+
+        monkeypatch.setattr("ops_worker.loop.run", run)
+        parsed = options("metrics", "--every", "1", *words)
+        if raises:
+            with pytest.raises(OpsWorkerError, match="before the end of --for"):
+                run_loop.run(parsed, values)
+        else:
+            assert run_loop.run(parsed, values) == code

@@ -107,7 +107,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.envFrom[1]",
         GONE,
         f"{CONTAINER}.env",
-        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef",
+        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef, or mount the Secret and set PG_PASS_FILE",
     ),
     (
         f"{CONTAINER}.envFrom[0]",
@@ -496,7 +496,7 @@ URL = "postgresql://iot:$(DBPASS)@pg:5432/iotcloud"
 PLAIN = "DATABASE_URL is set in plain text; take it from a Secret"
 
 
-NEITHER = "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef"
+NEITHER = "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef, or mount the Secret and set PG_PASS_FILE"
 
 
 MAP = {"configMapRef": {"name": "ops-worker"}}
@@ -555,7 +555,7 @@ def test_references(
 
 def test_references_in_arguments() -> None:
     """Known variables are expanded in arguments; arguments with unknown ones are not checked."""
-    args = ["health", "--every", "$(EACH)", "--for", "45"]
+    args = ["health", "--every", "$(EACH)", "--for", "42"]
     assert (
         health_faults(
             (f"{CONTAINER}.args", args), (f"{CONTAINER}.env", [*OURS["env"], variable("EACH", "5")])
@@ -582,3 +582,16 @@ def test_references_in_arguments() -> None:
         (f"{CONTAINER}.args", args), (f"{CONTAINER}.envFrom", [MAP]), (f"{CONTAINER}.env", password)
     )
     assert alone[0].startswith(f"{CONTAINER}.args: argument --every:")
+
+
+@pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
+def test_password_in_a_file(name: str) -> None:
+    """The password may be in a file; where it comes from is known only if it is a ConfigMap."""
+    env = [*OURS["env"], variable(name, "/run/secrets/ops-worker/x")]
+    changes = [(f"{CONTAINER}.envFrom", [MAP]), (f"{CONTAINER}.env", env)]
+    assert health_faults(*changes) == []
+    path = "/etc/ops-worker/catalogue.toml"
+    env = [*OURS["env"], variable(name, path)]
+    assert health_faults((f"{CONTAINER}.envFrom", [MAP]), (f"{CONTAINER}.env", env)) == [
+        f"{CONTAINER}.env: {name} is a file of a ConfigMap; mount a Secret there"
+    ]

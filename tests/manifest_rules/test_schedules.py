@@ -107,7 +107,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.args",
         ["health", "--every", "5", "--for", "55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
+        "is 50, -5 s more than --for (55): a pod that starts late is ended with its last passes; the difference must be at least 8, so set --for to 42 or less",
     ),
     (
         f"{POD}.restartPolicy",
@@ -196,7 +196,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.args",
         ["health", "--every=5", "--for=55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50; it must be greater than --for (55), so that the pass can report why it is slow",
+        "is 50, -5 s more than --for (55): a pod that starts late is ended with its last passes; the difference must be at least 8, so set --for to 42 or less",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].action",
@@ -367,3 +367,18 @@ def test_two_of_ours() -> None:
     assert health_faults((f"{POD}.containers", both)) == [
         f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there"
     ]
+
+
+@pytest.mark.parametrize(("for_s", "margin"), [("50", None), ("51", None), ("52", 7), ("55", 4)])
+def test_margin(for_s: str, margin: int | None) -> None:
+    """A loop uses all of its time, so a pod that starts late needs a margin before the deadline."""
+    found = health_faults(
+        (f"{CONTAINER}.args", ["health", "--every", "5", "--for", for_s]),
+        (f"{JOB}.activeDeadlineSeconds", 59),
+    )
+    expected = (
+        f"{JOB}.activeDeadlineSeconds: is 59, {margin} s more than --for ({for_s}): a pod that "
+        "starts late is ended with its last passes; the difference must be at least 8, "
+        "so set --for to 51 or less"
+    )
+    assert found == ([] if margin is None else [expected])

@@ -74,8 +74,12 @@ class Store:
         loop_deadline_s: float = 0.0,
         connect_retries: RetryPolicy | None = None,
         shard: int = 0,
+        changing: Callable[[], Mapping[str, str | int]] | None = None,
     ) -> None:
         """Store the parameters of libpq, or a URI as ``conninfo``. Nothing is contacted yet.
+
+        ``changing`` returns the parameters as they are now; it is called for each new connection.
+        None: they never change.
 
         In a loop, ``loop_deadline_s`` is the longest duration of a transaction in seconds. After it
         the connection is cut. A connection that failed is tried again after a pause that grows from
@@ -86,6 +90,23 @@ class Store:
         Raises SettingsError for a URI that libpq cannot parse. The message of libpq is left out,
         because it may contain the password.
         """
+        self._application = application
+        self._changing = changing
+        self._set_parameters(connection)
+        self._role = role
+        self._connection: Connection | None = None
+        self._deadline_s = loop_deadline_s
+        self._connect_retries = connect_retries or RetryPolicy()
+        self._shard = shard
+        self._retries = True
+        self._failures = 0
+        self._tried_to_create = False
+        self._not_before = 0.0
+        self.lock_holder: LockHolder | None = None
+        """The process that held the lock when ``write`` last returned None."""
+
+    def _set_parameters(self, connection: Mapping[str, str | int]) -> None:
+        """Set what the parameters of libpq say. Raises SettingsError if libpq cannot parse them."""
         try:
             # libpq's parameters, by name
             conninfo = make_conninfo(**connection)  # type: ignore[arg-type]
@@ -96,7 +117,7 @@ class Store:
             ) from None
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": application,
+            "application_name": self._application,
             # Without this limit, Linux sends again for about a quarter of an hour to a server that
             # vanished.
             "tcp_user_timeout": 10_000,
@@ -108,19 +129,22 @@ class Store:
         self._place = f"{host}:{port}/{parameters.get('dbname') or ''}"
         self._user = str(parameters.get("user") or "")
         self._database = str(parameters.get("dbname") or self._user)
-        self._role = role
-        self._connection: Connection | None = None
-        self._deadline_s = loop_deadline_s
-        self._connect_retries = connect_retries or RetryPolicy()
-        self._shard = shard
-        self._retries = True
-        self._failures = 0
-        self._tried_to_create = False
-        self._not_before = 0.0
         self._several_hosts = "," in str(parameters.get("host") or parameters.get("hostaddr") or "")
         self._has_session_attrs = "target_session_attrs" in parameters
-        self.lock_holder: LockHolder | None = None
-        """The process that held the lock when ``write`` last returned None."""
+
+    def _refresh_parameters(self) -> None:
+        """Set the parameters as they are now, if they may change.
+
+        Raises SettingsError; in a loop DatabaseError, because a file may be in replacement.
+        """
+        if self._changing is None:
+            return
+        try:
+            self._set_parameters(self._changing())
+        except SettingsError as error:
+            if not self._deadline_s:
+                raise
+            raise DatabaseError(f"no connection to database {self._place}: {error}") from None
 
     def write(
         self,
@@ -514,6 +538,7 @@ class Store:
                     f"no connection to database {self._place}; "
                     f"the next attempt is due in {pause:.1f} s"
                 )
+            self._refresh_parameters()
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:

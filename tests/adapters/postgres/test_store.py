@@ -5,6 +5,7 @@ import math
 import re
 import socket
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -665,6 +666,47 @@ def test_figure_behind_row_security(database: Database) -> None:
     database.rows("ALTER TABLE fleet_alert OWNER TO postgres")
     database.rows("DROP OWNED BY ops_counter")
     database.rows("DROP ROLE ops_counter")
+
+
+@pytest.mark.parametrize("loop_deadline_s", [0.0, 60.0])
+def test_rotated_password(database: Database, loop_deadline_s: float) -> None:
+    """Each new connection uses the password as it is then; an open one goes on with the old one."""
+    user = f"ops_rotated_{uuid.uuid4().hex[:8]}"
+    database.rows(f"CREATE ROLE {user} LOGIN PASSWORD 'first'")
+    passwords = ["first"]
+
+    def parameters() -> dict[str, str | int]:
+        return {"conninfo": database.as_user(user, passwords[-1])}
+
+    def session(transaction: Transaction) -> int:
+        row = transaction.connection.execute(b"SELECT pg_backend_pid() AS pid").fetchone()
+        assert row is not None
+        return int(row["pid"])
+
+    store = Store(parameters(), changing=parameters, loop_deadline_s=loop_deadline_s)
+    try:
+        with contextlib.closing(store):
+            first = store.read(session)
+            database.rows(f"ALTER ROLE {user} PASSWORD 'second'")
+            assert store.read(session) == first
+            passwords.append("second")
+            store.close()
+            assert store.read(session) != first
+    finally:
+        database.rows(f"DROP ROLE {user}")
+
+
+def test_file_is_missing_for_a_moment() -> None:
+    """A single pass ends with the fault of the settings; a loop takes it for the database's."""
+
+    def missing() -> dict[str, str | int]:
+        raise SettingsError(["PG_PASS_FILE: the file is empty"])
+
+    url = {"conninfo": "postgresql://iot@127.0.0.1:9/d"}
+    with pytest.raises(SettingsError, match=r"^PG_PASS_FILE: the file is empty$"):
+        Store(url, changing=missing).read(lambda _: None)
+    with pytest.raises(DatabaseError, match=r"127\.0\.0\.1:9/d: PG_PASS_FILE: the file is empty$"):
+        Store(url, changing=missing, loop_deadline_s=1.0).read(lambda _: None)
 
 
 @pytest.mark.parametrize("verdict_word", ["drop", "deaf"])

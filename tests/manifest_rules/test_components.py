@@ -1,0 +1,293 @@
+"""Components of the manifests: each does its work, in each combination that makes sense."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests import render
+from tests.manifest_rules.installation import K8S, faults_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders the components"),
+]
+
+WHAT = ("monitoring", "events", "alertmanager", "sharded", "every-5s", "sidecar")
+"""Components that say what runs, in the order in which an overlay lists them."""
+HOW = ("pull-secret", "priority", "scheduling", "secret-files", "openshift", "digest")
+"""Components that say how pods run. They come after those that add pods."""
+CONTRADICTION = {"every-5s", "sidecar"}
+Objects = dict[str, dict[str, Any]]
+
+
+def kustomize(folder: Path, content: dict[str, Any]) -> Objects:
+    """Return the objects of a kustomization in a folder, by kind and name."""
+    text = yaml.safe_dump(content, sort_keys=False)
+    (folder / "kustomization.yaml").write_text(text, encoding="utf-8")
+    made = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    found = yaml.safe_load_all(made.stdout)
+    return {f"{one['kind']}/{one['metadata']['name']}": one for one in found}
+
+
+def combined(folder: Path, components: Sequence[str], **settings: Any) -> Objects:
+    """Return the installation with components, in this order."""
+    home = os.path.relpath(K8S, folder.resolve())
+    content = {
+        "resources": [f"{home}/base"],
+        "components": [f"{home}/components/{name}" for name in components],
+    }
+    return kustomize(folder, {"namespace": "ops-worker"} | content | settings)
+
+
+def assert_right(objects: Objects) -> None:
+    """Assert that neither the rules nor the schemas have anything against the objects."""
+    assert faults_of([*objects.items()]) == []
+    for name, content in objects.items():
+        assert _misfits(yaml.safe_dump(content)) == (), name
+
+
+@cache
+def _misfits(text: str) -> tuple[str, ...]:
+    return tuple(render.misfits_of(yaml.safe_load(text)))
+
+
+def pods(objects: Objects) -> list[dict[str, Any]]:
+    """Return the specs of the worker's pods."""
+    templates = []
+    for content in objects.values():
+        spec = content.get("spec", {})
+        if content["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if content["kind"] in {"CronJob", "Deployment"}:
+            templates.append(spec["template"]["spec"])
+    return templates
+
+
+def env(objects: Objects, name: str) -> dict[str, Any]:
+    """Return the variables of a CronJob's container."""
+    pod = objects[f"CronJob/ops-worker-{name}"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+
+
+def ports(objects: Objects) -> set[int]:
+    """Return the ports that the NetworkPolicy lets the worker reach."""
+    rules = objects["NetworkPolicy/ops-worker"]["spec"]["egress"]
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+def every_5s(objects: Objects) -> bool:
+    """Return whether the metrics CronJob repeats its pass, with room for a pod that is late."""
+    job = objects["CronJob/ops-worker-metrics"]["spec"]["jobTemplate"]["spec"]
+    args = job["template"]["spec"]["containers"][0]["args"]
+    return bool(args[:3] == ["metrics", "--every", "5"] and job["activeDeadlineSeconds"] == 59)
+
+
+def has_files(objects: Objects) -> bool:
+    """Return whether every pod has the password in a file, and nothing of the Secret as variables."""
+    boxes = [pod["containers"][0] for pod in pods(objects)]
+    sources = {key for box in boxes for source in box["envFrom"] for key in source}
+    mounts = [{mount["mountPath"] for mount in box["volumeMounts"]} for box in boxes]
+    expected = {"/run/secrets/ops-worker", "/tmp", "/etc/ops-worker"}
+    return sources == {"configMapRef"} and all(paths == expected for paths in mounts)
+
+
+EFFECTS: dict[str, Callable[[Objects], bool]] = {
+    "monitoring": lambda objects: "PrometheusRule/ops-worker" in objects,
+    "events": lambda objects: (
+        env(objects, "health").get("KUBERNETES_EVENTS") == "true" and 6443 in ports(objects)
+    ),
+    "alertmanager": lambda objects: (
+        "ALERTMANAGER_URL" in objects["ConfigMap/ops-worker"]["data"] and 9093 in ports(objects)
+    ),
+    "sharded": lambda objects: env(objects, "health").get("SHARD_COUNT") == "3",
+    "every-5s": every_5s,
+    "sidecar": lambda objects: (
+        "Deployment/ops-worker-sidecar" in objects and "CronJob/ops-worker-metrics" not in objects
+    ),
+    "pull-secret": lambda objects: (
+        objects["ServiceAccount/ops-worker"].get("imagePullSecrets")
+        == [{"name": "ops-worker-registry"}]
+    ),
+    "priority": lambda objects: (
+        "PriorityClass/ops-worker" in objects
+        and all(pod.get("priorityClassName") == "ops-worker" for pod in pods(objects))
+    ),
+    "scheduling": lambda objects: all(
+        {"nodeSelector", "tolerations", "affinity"} <= pod.keys() for pod in pods(objects)
+    ),
+    "secret-files": has_files,
+    "openshift": lambda objects: (
+        5353 in ports(objects)
+        and not any(
+            pod["securityContext"].keys() & {"runAsUser", "runAsGroup"} for pod in pods(objects)
+        )
+    ),
+    "digest": lambda objects: all("@sha256:" in pod["containers"][0]["image"] for pod in pods(objects)),
+}  # fmt: skip
+"""What each component does, as a test of the result."""
+
+
+def test_every_component_is_tested_and_described() -> None:
+    """Each component is in a list here, in the table of the page, and in the overlay to copy."""
+    folders = {path.name for path in (K8S / "components").iterdir() if path.is_dir()}
+    assert {*WHAT, *HOW, "inject"} <= folders
+    assert EFFECTS.keys() == {*WHAT, *HOW}
+    page = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert {*WHAT, *HOW, "inject"} <= set(re.findall(r"k8s/components/([\w-]+)\)", page))
+    overlay = (K8S / "examples" / "overlay" / "kustomization.yaml").read_text(encoding="utf-8")
+    listed = [
+        name
+        for name in re.findall(r"\.\./\.\./components/([\w-]+)", overlay)
+        if name in {*WHAT, *HOW}
+    ]
+    assert listed == [name for name in (*WHAT, *HOW) if name != "digest"]
+
+
+@pytest.mark.parametrize("name", [*WHAT, *HOW])
+def test_alone(tmp_path: Path, name: str) -> None:
+    """A component does its work, is without a fault, and no other component's work is done."""
+    objects = combined(tmp_path, [name])
+    assert_right(objects)
+    others = {*WHAT, *HOW} - {name}
+    if name == "sidecar":
+        others.discard("every-5s")  # there is no CronJob to look at
+    assert EFFECTS[name](objects)
+    assert [other for other in others if EFFECTS[other](objects)] == []
+
+
+PAIRS = [pair for pair in itertools.combinations((*WHAT, *HOW), 2) if set(pair) != CONTRADICTION]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_pair(tmp_path: Path, pair: tuple[str, str]) -> None:
+    """Two components, in the order of the overlay, both do their work, without a fault."""
+    objects = combined(tmp_path, pair)
+    assert faults_of([*objects.items()]) == []
+    assert [name for name in pair if not EFFECTS[name](objects)] == []
+
+
+@pytest.mark.parametrize("left_out", sorted(CONTRADICTION))
+def test_all(tmp_path: Path, left_out: str) -> None:
+    """All components together, but for one of two that contradict each other."""
+    names = [name for name in (*WHAT, *HOW) if name != left_out]
+    objects = combined(tmp_path, names)
+    assert_right(objects)
+    assert [name for name in names if not EFFECTS[name](objects)] == []
+
+
+def _sorted_lists(node: Any) -> Any:
+    """Return a document in which the order of lists does not count."""
+    if isinstance(node, dict):
+        return {key: _sorted_lists(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return sorted((_sorted_lists(item) for item in node), key=repr)
+    return node
+
+
+def test_order(tmp_path: Path) -> None:
+    """Within the two groups, the order counts only for monitoring, which comes before sidecar."""
+    first = ["monitoring", "events", "alertmanager", "sharded", "sidecar", *HOW]
+    second = ["sharded", "monitoring", "sidecar", "alertmanager", "events", *reversed(HOW)]
+    one, other = combined(tmp_path, first), combined(tmp_path, second)
+    assert _sorted_lists(one) == _sorted_lists(other)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"namespace": "elsewhere", "namePrefix": "eu-", "nameSuffix": "-b"},
+        {"namespace": "elsewhere"},
+    ],
+)
+@pytest.mark.parametrize("left_out", sorted(CONTRADICTION))
+def test_renamed(tmp_path: Path, left_out: str, settings: dict[str, str]) -> None:
+    """Whatever an overlay calls the objects, each name leads to its object."""
+    names = [name for name in (*WHAT, *HOW) if name != left_out]
+    objects = combined(tmp_path, names, **settings)
+    assert_right(objects)
+    prefix, suffix = settings.get("namePrefix", ""), settings.get("nameSuffix", "")
+    role = objects[f"Role/{prefix}ops-worker-events{suffix}"]
+    assert role["rules"][1]["resourceNames"] == [f"{prefix}ops-worker-health{suffix}"]
+
+
+@pytest.mark.parametrize("names", [["every-5s", "sidecar"], ["sidecar", "every-5s"]], ids="+".join)
+def test_contradiction(tmp_path: Path, names: list[str]) -> None:
+    """Beside sidecar, every-5s has no effect, as its comment says: there is one metrics loop."""
+    assert combined(tmp_path, names) == combined(tmp_path, ["sidecar"])
+
+
+def test_monitoring_after_sidecar(tmp_path: Path) -> None:
+    """In the wrong order, a record is left over, and the rules say what to do."""
+    objects = combined(tmp_path, ["sidecar", "monitoring"])
+    (fault,) = faults_of([*objects.items()])
+    assert "CronJob ops-worker/ops-worker-metrics is not in the files" in fault
+    assert fault.endswith("list the component monitoring before sidecar)")
+
+
+@pytest.mark.parametrize("name", [*WHAT])
+def test_variant(tmp_path: Path, name: str) -> None:
+    """A variant is the installation with one component; that of monitoring has only the rule."""
+    home = os.path.relpath(K8S / "variants" / name, tmp_path.resolve())
+    objects = kustomize(tmp_path, {"resources": [home]})
+    expected = combined(tmp_path, [name])
+    if name == "monitoring":
+        rule = "PrometheusRule/ops-worker"
+        expected = {rule: expected[rule]}
+    assert objects == expected
+
+
+@pytest.mark.parametrize("place", ["components", "variants"])
+def test_inject(tmp_path: Path, place: str) -> None:
+    """The component adds the sidecar to a labelled Deployment, from its old and its new place."""
+    home = os.path.relpath(K8S, tmp_path.resolve())
+    content = {
+        "namespace": "ops-worker",
+        "resources": [f"{home}/base", "app.yaml"],
+        "components": [f"{home}/{place}/inject"],
+    }
+    app = (K8S / "examples" / "inject" / "app.yaml").read_text(encoding="utf-8")
+    (tmp_path / "app.yaml").write_text(app, encoding="utf-8")
+    objects = kustomize(tmp_path, content)
+    assert_right(objects)
+    template = objects["Deployment/my-app"]["spec"]["template"]
+    (sidecar,) = template["spec"]["initContainers"]
+    assert (sidecar["args"], sidecar["restartPolicy"]) == (["sidecar"], "Always")
+    assert sidecar["volumeMounts"][0]["mountPath"] == "/etc/ops-worker"
+    assert template["spec"]["volumes"][0]["configMap"]["name"] == "ops-worker-catalogue"
+    assert template["metadata"]["labels"]["ops-worker.io/inject"] == "true"
+    (tmp_path / "app.yaml").write_text(app.replace('"true"', '"false"'), encoding="utf-8")
+    untouched = kustomize(tmp_path, content)["Deployment/my-app"]["spec"]["template"]
+    assert "initContainers" not in untouched["spec"]
+
+
+CSI = {"driver": "secrets-store.csi.k8s.io", "readOnly": True}
+
+
+def test_csi(tmp_path: Path) -> None:
+    """An overlay can replace the Secret of secret-files by the volume of a CSI driver."""
+    text = (K8S / "components" / "secret-files" / "kustomization.yaml").read_text(encoding="utf-8")
+    comment = text.partition("# For a CSI driver")[2].partition("# For Vault")[0]
+    lines = [line.removeprefix("#") for line in comment.splitlines()[1:]]
+    patches = yaml.safe_load("\n".join(lines))
+    objects = combined(tmp_path, ["secret-files"], patches=patches)
+    assert_right(objects)
+    for pod in pods(objects):
+        (volume,) = (one for one in pod["volumes"] if one["name"] == "secret")
+        assert volume.keys() == {"name", "csi"}
+        assert volume["csi"].items() >= CSI.items()

@@ -1,0 +1,219 @@
+"""Rules about names: what the objects name is in the files."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.manifest_rules.installation import (
+    CONTAINER,
+    GONE,
+    INSTALLED,
+    broken,
+    faults_of,
+    variant,
+)
+
+pytestmark = pytest.mark.unit
+
+EVENTS = variant("variants/events")
+MONITORED = [*INSTALLED, *variant("variants/monitoring")]
+ROLE, BINDING = "Role/ops-worker-events", "RoleBinding/ops-worker-events"
+HEALTH = "CronJob/ops-worker-health"
+RULE = "PrometheusRule/ops-worker"
+ALL = "ops-worker-health, ops-worker-init-db, ops-worker-metrics, ops-worker-rollup"
+
+
+def without(file: str, objects: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the objects without those of a file."""
+    return [(name, content) for name, content in objects if name != file]
+
+
+def test_renamed_cronjob() -> None:
+    """A Role that keeps the name of a renamed CronJob lets no pass find it."""
+    renamed = broken(HEALTH, "metadata.name", "eu-ops-worker-health", EVENTS)
+    names = ALL.replace("ops-worker-health", "eu-ops-worker-health")
+    assert faults_of(renamed) == [
+        f"{ROLE}: {ROLE}: rules[1].resourceNames: ops-worker-health is not in the files, which have "
+        f"{names}; kustomize renames it only with a nameReference for rules/resourceNames"
+    ]
+    elsewhere = broken(ROLE, "rules[1].resources", ["pods"], renamed)
+    assert not any("resourceNames" in fault for fault in faults_of(elsewhere))
+
+
+def test_role_alone() -> None:
+    """Without CronJobs in the files, a Role may name any: they are in the cluster."""
+    assert faults_of([(file, one) for file, one in EVENTS if file in {ROLE, BINDING}]) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        ("roleRef.name", "x", "roleRef.name: x is not in the files, which have ops-worker-events"),
+        (
+            "subjects[0].name",
+            "x",
+            "subjects[0].name: x of namespace ops-worker is not in the files, which have ops-worker",
+        ),
+        (
+            "subjects[0].namespace",
+            GONE,
+            "subjects[0].namespace: is not set; Kubernetes refuses the object",
+        ),
+        ("subjects[0].namespace", "elsewhere", None),
+        ("subjects[0].name", "default", None),
+        ("subjects[0].kind", "User", None),
+    ],
+)
+def test_binding(path: str, value: object, fault: str | None) -> None:
+    """A RoleBinding names a Role and a ServiceAccount of the files."""
+    found = [one for one in faults_of(broken(BINDING, path, value, EVENTS)) if BINDING in one]
+    assert found == ([] if fault is None else [f"{BINDING}: {BINDING}: {fault}"])
+
+
+@pytest.mark.parametrize("file", [ROLE, BINDING])
+def test_rights_of_another_namespace(file: str) -> None:
+    """A Role of another namespace, or one that is bound there, grants the worker nothing."""
+    moved = broken(file, "metadata.namespace", "elsewhere", EVENTS)
+    expected = "KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events"
+    assert f"{HEALTH}: {HEALTH}: {CONTAINER}.env: {expected}" in faults_of(moved)
+
+
+def test_rights_of_the_cluster() -> None:
+    """A ClusterRole that is bound for the whole cluster, or in the namespace, grants as a Role."""
+    objects = broken(ROLE, "kind", "ClusterRole", EVENTS)
+    objects = broken(ROLE, "metadata.namespace", GONE, objects)
+    objects = broken(BINDING, "roleRef.kind", "ClusterRole", objects)
+    assert faults_of(objects) == []
+    objects = broken(BINDING, "kind", "ClusterRoleBinding", objects)
+    assert faults_of(broken(BINDING, "metadata.namespace", GONE, objects)) == []
+
+
+def test_records() -> None:
+    """The PrometheusRule has one record for each CronJob; a suspended one needs none."""
+    assert faults_of(MONITORED) == []
+    metrics = "40-cronjob-metrics.yaml"
+    assert faults_of(without(metrics, MONITORED)) == [
+        f"{RULE}: {RULE}: spec.groups[0].rules[1].labels: CronJob ops-worker/ops-worker-metrics is "
+        "not in the files, so OpsWorkerUnknown would fire; remove this record (with kustomize, list "
+        "the component monitoring before sidecar)"
+    ]
+    no_record = broken(RULE, "spec.groups[0].rules[1]", GONE, MONITORED)
+    assert faults_of(no_record) == [
+        f"{RULE}: {RULE}: spec.groups: no record ops_worker:overdue_after_seconds has CronJob "
+        "ops-worker/ops-worker-metrics, so no alert fires if it stops"
+    ]
+    assert faults_of(broken(metrics, "spec.suspend", True, no_record)) == []
+    assert faults_of(variant("variants/monitoring")) == []
+
+
+@pytest.mark.parametrize("label", ["namespace", "cronjob"])
+def test_record_of_another(label: str) -> None:
+    """A record that names another CronJob is a fault, and so is the CronJob without a record."""
+    changed = broken(RULE, f"spec.groups[0].rules[0].labels.{label}", "elsewhere", MONITORED)
+    assert len(faults_of(changed)) == 2
+
+
+@pytest.mark.parametrize(("expression", "is_early"), [("vector(179)", True), ("vector(180)", False), ("vector(x)", False)])  # fmt: skip
+def test_threshold(expression: str, is_early: bool) -> None:
+    """A CronJob counts as overdue after three of its periods, not earlier."""
+    changed = broken(RULE, "spec.groups[0].rules[0].expr", expression, MONITORED)
+    fault = (
+        f"{RULE}: {RULE}: spec.groups[0].rules[0].expr: is vector(179); CronJob ops-worker/"
+        "ops-worker-health needs 180, 3 of its periods, or OpsWorkerOverdue fires too early"
+    )
+    assert faults_of(changed) == [fault] * is_early
+
+
+def test_threshold_without_a_schedule() -> None:
+    """An invalid schedule or time zone is a fault of its own, and not one of the record."""
+    changed = broken("40-cronjob-health.yaml", "spec.schedule", "x", MONITORED)
+    assert [fault for fault in faults_of(changed) if RULE in fault] == []
+
+
+WORKER_LABELS = {"app.kubernetes.io/name": "ops-worker"}
+METADATA = {"name": "ops-worker", "namespace": "ops-worker", "labels": WORKER_LABELS}
+SIDECAR = {"app.kubernetes.io/component": "sidecar"}
+SCRAPED = variant("variants/sidecar")
+
+
+def selecting(
+    kind: str, selector: object, namespace: str = "ops-worker", **spec: object
+) -> tuple[str, Any]:
+    """Return a Service or monitor of the worker with a selector."""
+    metadata = METADATA | {"namespace": namespace}
+    return kind, {"kind": kind, "metadata": metadata, "spec": {"selector": selector, **spec}}
+
+
+@pytest.mark.parametrize(
+    ("content", "noun"),
+    [
+        (selecting("Service", SIDECAR), None),
+        (selecting("Service", {}), None),
+        (selecting("Service", {"app": "x"}), "pod of the worker"),
+        (selecting("Service", SIDECAR, "elsewhere"), "pod of the worker"),
+        (selecting("PodMonitor", {"matchLabels": SIDECAR}), None),
+        (selecting("PodMonitor", {"matchLabels": {"app": "x"}}), "pod of the worker"),
+        (selecting("PodMonitor", {"matchLabels": SIDECAR}, "monitoring"), "pod of the worker"),
+        (
+            selecting(
+                "PodMonitor",
+                {"matchLabels": SIDECAR},
+                "monitoring",
+                namespaceSelector={"matchNames": ["ops-worker"]},
+            ),
+            None,
+        ),
+        (
+            selecting("PodMonitor", {}, "monitoring", namespaceSelector={"any": True}),
+            None,
+        ),
+        (selecting("ServiceMonitor", {"matchLabels": {"app": "x"}}), None),
+    ],
+)
+def test_selector(content: tuple[str, Any], noun: str | None) -> None:
+    """A Service and a PodMonitor select a pod of the worker; no Service, no fault of a monitor."""
+    kind = content[0]
+    fault = f"{kind}: {kind}/ops-worker: spec.selector: selects no {noun} in the files"
+    assert faults_of([*SCRAPED, content]) == ([] if noun is None else [fault])
+    assert faults_of([content]) == []
+
+
+@pytest.mark.parametrize(("labels", "is_found"), [(WORKER_LABELS, True), ({"app": "x"}, False)])
+def test_service_monitor(labels: dict[str, str], is_found: bool) -> None:
+    """A ServiceMonitor selects a Service by the labels of that, not by those of the pods."""
+    monitor = selecting("ServiceMonitor", {"matchLabels": labels})
+    fault = "ServiceMonitor: ServiceMonitor/ops-worker: spec.selector: selects no Service in the files"  # fmt: skip
+    found = faults_of([*SCRAPED, selecting("Service", SIDECAR), monitor])
+    assert found == ([] if is_found else [fault])
+
+
+@pytest.mark.parametrize(
+    ("args", "namespace", "is_double"),
+    [
+        (["sidecar", "metrics"], "ops-worker", True),
+        (["sidecar"], "ops-worker", True),
+        (["metrics", "--every", "5"], "ops-worker", True),
+        (["sidecar", "health"], "ops-worker", False),
+        (["sidecar", "metrics"], "elsewhere", False),
+    ],
+)
+def test_two_loops(args: list[str], namespace: str, is_double: bool) -> None:
+    """A CronJob with --every and a sidecar of the same pass contradict each other."""
+    sidecar = copy.deepcopy(dict(SCRAPED)["Deployment/ops-worker-sidecar"])
+    sidecar["metadata"]["namespace"] = namespace
+    sidecar["spec"]["template"]["spec"]["containers"][0]["args"] = args
+    name = "CronJob/ops-worker-metrics"
+    fault = (
+        f"{name}: {name}: {CONTAINER}.args: repeats the metrics pass, and so does "
+        "Deployment/ops-worker-sidecar: remove one of the two"
+    )
+    found = faults_of([*variant("variants/every-5s"), ("Deployment/x", sidecar)])
+    assert (fault in found) == is_double
+
+
+def test_a_single_pass_beside_a_sidecar() -> None:
+    """A CronJob of a single pass and a loop of it may run side by side: one of both is skipped."""
+    assert faults_of(variant("examples/inject")) == []
