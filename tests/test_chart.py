@@ -76,11 +76,6 @@ NOT_IN_THE_CHART = {
     "inject": "it changes a Deployment of yours, which the chart does not contain",
 }
 NO_OBJECT_OF_THE_CHART = {"PriorityClass": "it belongs to the whole cluster, not to a release"}
-WITHOUT_SECRET_FILES = (
-    "PG_PASS_FILE is not a setting; `ops-worker health --help` lists the settings",
-    "comes from a Secret; add envFrom with a secretRef, or a secretKeyRef",
-)
-"""Faults of `secret-files` as long as the program has no setting PG_PASS_FILE."""
 EXCLUDED = "every5s"
 EVERYTHING: dict[str, Any] = {
     "image": {"digest": f"sha256:{'0' * 64}"},
@@ -173,10 +168,8 @@ def faults(contents: Iterable[Any]) -> list[str]:
     contents = list(contents)
     facts = program_facts(_parser())
     misfits = [misfit for content in contents for misfit in misfits_of(copy.deepcopy(content))]
-    found = [str(fault) for fault in check([Document("chart", one) for one in contents], facts)]
-    if "PG_PASS_FILE" not in facts.defaults:
-        found = [fault for fault in found if not fault.endswith(WITHOUT_SECRET_FILES)]
-    return [*misfits, *found]
+    found = check([Document("chart", content) for content in contents], facts)
+    return [*misfits, *map(str, found)]
 
 
 def test_default() -> None:
@@ -272,6 +265,7 @@ def test_values() -> None:
         "image": {"repository": "registry.example.com/ops-worker", "tag": "1.2.3"},
         "existingSecret": "database",
         "settings": {"PG_HOST": "db.example.com", "PG_ROLE": None, "HISTORY_DAYS": "1000"},
+        "initDb": {"standalone": True},
         "catalogueVariables": {"SHOP_URL": "http://shop:8080"},
         "catalogue": '[services.shop]\nurl = "${SHOP_URL}"\n',
         "schedules": {
@@ -296,6 +290,7 @@ def test_values() -> None:
     assert {"name": "PASS_PERIOD", "value": "300"} in container["env"]
     assert container["resources"]["limits"] == {"memory": "256Mi"}
     assert contents["NetworkPolicy/ops-worker"]["spec"]["egress"][-1] == https
+    assert "- --standalone" in yaml.safe_dump(contents["CronJob/ops-worker-init-db"])
     assert faults(contents.values()) == []
 
 
