@@ -233,7 +233,7 @@ def test_panels_are_documented() -> None:
 
 @pytest.mark.unit
 def test_configmap() -> None:
-    """The component is a ConfigMap with the label of Grafana's sidecar, small enough to be applied."""
+    """The component is a ConfigMap with the label of Grafana's sidecar, not too large to apply."""
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl on this machine")
     done = subprocess.run(
@@ -347,7 +347,7 @@ def compare(
     streams: dict[str, Stream],
     period: tuple[float, float, float],
 ) -> None:
-    """The panels of the ledger equal the timeline of the core. ``period``: since, until, now in s."""
+    """The panels of the ledger equal the core's timeline. ``period``: since, until, now in s."""
     with connection.transaction(force_rollback=True):
         (row,) = connection.execute("SELECT now() AS now").fetchall()
         now: datetime = row["now"]
@@ -702,13 +702,14 @@ def test_passes(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_shards(look: Looks, read: Callable[..., Row]) -> None:
-    """Each shard has a row. One that stopped is overdue, and one that never ran was never recorded."""
+    """Each shard has a row. One that stopped is overdue, one that never ran was never recorded."""
     look.env.setenv("RECORD_OWN_METRICS", "true")
     look.now += -START_S - 20
     assert main(["init-db"]) == 0
     look(0, dict.fromkeys("abc", "healthy"))
     look.database.rows(
-        """UPDATE system_metrics SET tags = tags || '{"shard": "0/3"}' WHERE service = 'ops_worker'"""
+        """UPDATE system_metrics SET tags = tags || '{"shard": "0/3"}'
+        WHERE service = 'ops_worker'"""
     )
     look.database.rows(
         """INSERT INTO system_metrics (time, metric_name, service, value, tags)
@@ -887,7 +888,7 @@ def test_charts(
 
 @pytest.mark.integration
 def test_long_charts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over more than two days, hours are read where they are rolled up; every point stays the same."""
+    """Over more than two days, hours are read where they are there; every point stays the same."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["init-db"]) == 0
     database.rows(

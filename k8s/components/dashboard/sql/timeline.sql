@@ -157,10 +157,9 @@ segments AS MATERIALIZED (
         END AS last_s,
         s.is_open AND c.is_last AS lasts,
         CASE WHEN c.is_cut THEN c.last_at END AS cut_at
-    FROM located AS s
-    CROSS JOIN LATERAL generate_series(s.start, s.stop) AS g (cover)
+    FROM (SELECT l.*, generate_series(l.start, l.stop) AS cover FROM located AS l) AS s
     JOIN close_covers AS c
-        ON c.pass = s.pass AND c.shard = s.shard AND c.epoch = s.epoch AND c.cover = g.cover
+        ON c.pass = s.pass AND c.shard = s.shard AND c.epoch = s.epoch AND c.cover = s.cover
 ),
 -- A segment that lies within another one, of another shard: the outer one goes on after it.
 measured AS (
