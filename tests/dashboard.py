@@ -142,8 +142,8 @@ def _table(panel: Json, *overrides: Json) -> Json:
     }
 
 
-def _chart(panel: Json, unit: str) -> Json:
-    """Return a chart with a line for each series. A line crosses no gap."""
+def _chart(panel: Json, unit: str, style: str = "line") -> Json:
+    """Return a chart with a line, or points, for each series. A line crosses no gap."""
     return panel | {
         "interval": MIN_INTERVAL,
         "fieldConfig": {
@@ -152,7 +152,7 @@ def _chart(panel: Json, unit: str) -> Json:
                 "thresholds": _grey_base(),
                 "unit": unit,
                 "custom": {
-                    "drawStyle": "line",
+                    "drawStyle": style,
                     "lineInterpolation": "linear",
                     "lineWidth": 1,
                     "fillOpacity": 0,
@@ -318,6 +318,7 @@ def _charts() -> list[Json]:
                 statement("intervals"),
             ),
             "s",
+            style="points",  # a gap is a high point here, and has no row without a value
         ),
     ]
 

@@ -16,6 +16,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import kubernetes_validate
 import psycopg
 import pytest
 import yaml
@@ -25,6 +26,7 @@ from psycopg.rows import dict_row
 
 from ops_worker.cli import main
 from ops_worker.core.ledger import UNSEEN, Run, Span
+from ops_worker.core.staleness import stale_after_s
 from ops_worker.core.timeline import availability
 from ops_worker.history.ledger import LedgerRows, timelines
 from ops_worker.text import percent_rounded_down
@@ -33,6 +35,7 @@ from tests.commands.test_history import ODD
 from tests.core.test_totals import blocks, moved, rows
 from tests.looks import START_S
 from tests.recorder import BEGUN, at
+from tests.render import SCHEMAS
 from tests.seed_history import seed
 
 if TYPE_CHECKING:
@@ -160,10 +163,12 @@ def test_nothing_unknown_is_green() -> None:
 
 @pytest.mark.unit
 def test_lines_cross_no_gap() -> None:
-    """No panel joins what is before and after a gap."""
+    """No panel joins what is before and after a gap: the SQL marks gaps, or there are no lines."""
     for title, panel in PANELS.items():
         custom = panel["fieldConfig"]["defaults"].get("custom", {})
-        assert custom.get("spanNulls") in {None, False, dashboard.JOIN_MS}, title
+        assert custom.get("spanNulls") in {None, dashboard.JOIN_MS}, title
+        if custom.get("drawStyle") == "line":
+            assert "NULL AS value" in panel["targets"][0]["rawSql"], title
 
 
 @pytest.mark.unit
@@ -228,7 +233,7 @@ def test_panels_are_documented() -> None:
 
 @pytest.mark.unit
 def test_configmap() -> None:
-    """The component is a ConfigMap with the label of Grafana's sidecar, small enough to be applied."""
+    """The component is a ConfigMap with the label of Grafana's sidecar, not too large to apply."""
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl on this machine")
     done = subprocess.run(
@@ -239,6 +244,9 @@ def test_configmap() -> None:
         "ConfigMap",
         "ops-worker-dashboard",
     )
+    assert configmap["metadata"]["namespace"] == "ops-worker"
+    for version in SCHEMAS:
+        kubernetes_validate.validate(configmap, version, strict=True)
     assert configmap["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert [json.loads(text) for text in configmap["data"].values()] == [DOCUMENT]
     assert len(json.dumps(configmap)) < MAX_APPLIED_BYTES
@@ -321,12 +329,25 @@ def shifted(stream: Stream, by: timedelta) -> Stream:
     return runs, spans
 
 
+def close(stream: Stream, since: datetime, until: datetime) -> Stream:
+    """Return the runs, and the spans of a period with its margin, as the commands read them."""
+    runs, spans = stream
+    longest_s = max((run.period_s for run in runs), default=0.0)
+    margin = timedelta(seconds=stale_after_s(longest_s))
+    return runs, [
+        span
+        for span in spans
+        if span.first_at <= until + margin
+        and (span.last_at is None or span.last_at >= since - margin)
+    ]
+
+
 def compare(
     connection: psycopg.Connection[Row],
     streams: dict[str, Stream],
     period: tuple[float, float, float],
 ) -> None:
-    """The panels of the ledger equal the timeline of the core. ``period``: since, until, now in s."""
+    """The panels of the ledger equal the core's timeline. ``period``: since, until, now in s."""
     with connection.transaction(force_rollback=True):
         (row,) = connection.execute("SELECT now() AS now").fetchall()
         now: datetime = row["now"]
@@ -336,6 +357,7 @@ def compare(
         for name, stream in real.items():
             insert(connection, name, stream)
         since, until = at(since_s) + by, at(until_s) + by
+        real = {name: close(stream, since, until) for name, stream in real.items()}
         ledger = LedgerRows(
             now=now,
             since=since,
@@ -535,14 +557,14 @@ def test_objective(past: Looks) -> None:
 
     def objective(since: datetime, slo: str) -> dict[str, str]:
         """Return whether the objective is met, by service."""
-        choice = Choice(since, now, ["a", "b", "nobody"], slo)
+        choice = Choice(since, now, ["a", "b", "no'body"], slo)
         table = shown(past.database.url, "Availability and error budget", choice)
         return {row["Service"]: row["Objective"] for row in table}
 
     after_hole = begun + timedelta(seconds=HOLE.stop + 120)
-    assert objective(after_hole, "99") == {"a": "met", "b": "met", "nobody": "unknown"}
+    assert objective(after_hole, "99") == {"a": "met", "b": "met", "no'body": "unknown"}
     # 960 s in which nobody looked are more than the budget of 36 s.
-    assert objective(begun, "99") == {"a": "unknown", "b": "missed", "nobody": "unknown"}
+    assert objective(begun, "99") == {"a": "unknown", "b": "missed", "no'body": "unknown"}
 
 
 @pytest.mark.integration
@@ -680,13 +702,14 @@ def test_passes(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_shards(look: Looks, read: Callable[..., Row]) -> None:
-    """Each shard has a row. One that stopped is overdue, and one that never ran was never recorded."""
+    """Each shard has a row. One that stopped is overdue, one that never ran was never recorded."""
     look.env.setenv("RECORD_OWN_METRICS", "true")
     look.now += -START_S - 20
     assert main(["init-db"]) == 0
     look(0, dict.fromkeys("abc", "healthy"))
     look.database.rows(
-        """UPDATE system_metrics SET tags = tags || '{"shard": "0/3"}' WHERE service = 'ops_worker'"""
+        """UPDATE system_metrics SET tags = tags || '{"shard": "0/3"}'
+        WHERE service = 'ops_worker'"""
     )
     look.database.rows(
         """INSERT INTO system_metrics (time, metric_name, service, value, tags)
@@ -865,7 +888,7 @@ def test_charts(
 
 @pytest.mark.integration
 def test_long_charts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over more than two days, hours are read where they are rolled up; every point stays the same."""
+    """Over more than two days, hours are read where they are there; every point stays the same."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["init-db"]) == 0
     database.rows(

@@ -1,5 +1,5 @@
--- The system alerts that are open. Where row level security may hide them, an empty table would mean
--- nothing: a row says so. It does not hide them from a role of the policy in docs/dashboard.md.
+-- The system alerts that are open. Where row level security may hide them, an empty table would
+-- mean nothing: a row says so. It hides none from a role of the policy in docs/dashboard.md.
 SELECT
     substr(fingerprint, length('system-health:') + 1) AS "Service",
     status AS "Status",

@@ -20,10 +20,16 @@ runs AS MATERIALIZED (
     CROSS JOIN asked AS a
     WHERE r.installation = 'ops-worker' AND r.pass IN ('metrics', 'health')
 ),
--- The longest patience of all runs: a state counts for at most so long after its last sight.
+-- The period with the longest patience of each pass: a state counts for at most so long after its
+-- last sight.
 margin AS MATERIALIZED (
-    SELECT make_interval(secs => greatest(90, 3 * coalesce(max(period_s), 0))) AS longest
-    FROM runs
+    SELECT
+        r.pass,
+        a.since - make_interval(secs => greatest(90, 3 * max(r.period_s))) AS since,
+        a.until + make_interval(secs => greatest(90, 3 * max(r.period_s))) AS until
+    FROM runs AS r
+    CROSS JOIN asked AS a
+    GROUP BY r.pass, a.since, a.until
 ),
 followed AS (
     SELECT
@@ -58,7 +64,7 @@ numbered AS MATERIALIZED (
     FROM judged AS j
 ),
 -- A cover is a time without a hole in which passes of one shard ran.
-covers AS (
+covers AS MATERIALIZED (
     SELECT
         n.pass, n.shard, n.epoch, n.cover,
         min(n.first_at) AS begun,
@@ -83,12 +89,28 @@ placed AS (
 close_covers AS MATERIALIZED (
     SELECT p.*
     FROM placed AS p
-    CROSS JOIN asked AS a
-    CROSS JOIN margin AS m
-    WHERE coalesce(p.next_last_at >= a.since - m.longest, true)
-      AND coalesce(p.earlier_begun <= a.until + m.longest, true)
+    JOIN margin AS m ON m.pass = p.pass
+    WHERE coalesce(p.next_last_at >= m.since, true)
+      AND coalesce(p.earlier_begun <= m.until, true)
 ),
-spans AS (
+-- The covers of each place in order, so that those of a span are found by a binary search.
+places AS MATERIALIZED (
+    SELECT
+        c.pass, c.shard, c.epoch,
+        count(*)::integer AS number,
+        array_agg(c.begun ORDER BY c.cover) AS begins,
+        array_agg(c.last_at ORDER BY c.cover) AS lasts,
+        min(n.first_close)::integer AS first_close,
+        min(n.last_close)::integer AS last_close
+    FROM covers AS c
+    JOIN (
+        SELECT pass, shard, epoch, min(cover) AS first_close, max(cover) AS last_close
+        FROM close_covers
+        GROUP BY pass, shard, epoch
+    ) AS n ON n.pass = c.pass AND n.shard = c.shard AND n.epoch = c.epoch
+    GROUP BY c.pass, c.shard, c.epoch
+),
+spans AS MATERIALIZED (
     SELECT
         s.id, s.pass, s.service, s.run, s.last_run, s.last_at IS NULL AS is_open,
         CASE
@@ -97,36 +119,47 @@ spans AS (
         END AS state,
         least(greatest(s.first_at, a.earliest), a.latest) AS first_at,
         CASE
-            WHEN s.last_at IS NOT NULL
-                THEN least(greatest(s.last_at, a.earliest), a.latest)
+            WHEN s.last_at IS NOT NULL THEN least(greatest(s.last_at, a.earliest), a.latest)
         END AS last_at
     FROM ops_worker_span AS s
+    JOIN margin AS m ON m.pass = s.pass
     CROSS JOIN asked AS a
-    CROSS JOIN margin AS m
     WHERE s.service = ANY(ARRAY[$service]::text[])
-      AND s.pass IN ('metrics', 'health')
-      AND s.first_at <= a.until + m.longest
-      AND (s.last_at IS NULL OR s.last_at >= a.since - m.longest)
+      AND s.first_at <= m.until
+      AND (s.last_at IS NULL OR s.last_at >= m.since)
+),
+located AS MATERIALIZED (
+    SELECT
+        s.id, s.pass, s.service, s.state, s.first_at, s.last_at, s.is_open, r.shard, r.epoch,
+        r.period_s AS run_s, l.period_s AS last_run_s,
+        greatest(
+            p.first_close, 1 + width_bucket(s.first_at - interval '1 microsecond', p.lasts)
+        ) AS start,
+        least(
+            p.last_close,
+            CASE WHEN s.last_at IS NULL THEN p.number ELSE width_bucket(s.last_at, p.begins) END
+        ) AS stop
+    FROM spans AS s
+    JOIN numbered AS r ON r.id = s.run AND r.pass = s.pass
+    LEFT JOIN numbered AS l ON l.id = s.last_run AND l.pass = s.pass
+    JOIN places AS p ON p.pass = s.pass AND p.shard = r.shard AND p.epoch = r.epoch
 ),
 -- A state of a service in one cover: its first and its last sight.
 segments AS MATERIALIZED (
     SELECT
-        s.id, s.pass, s.service, s.state, c.epoch,
+        s.id, s.pass, s.service, s.state, s.epoch,
         greatest(s.first_at, c.begun) AS first_at,
         least(s.last_at, c.last_at) AS last_at,
-        CASE WHEN s.first_at >= c.begun THEN r.period_s ELSE c.first_s END AS first_s,
+        CASE WHEN s.first_at >= c.begun THEN s.run_s ELSE c.first_s END AS first_s,
         CASE
-            WHEN s.last_at <= c.last_at THEN coalesce(l.period_s, c.last_s)
+            WHEN s.last_at <= c.last_at THEN coalesce(s.last_run_s, c.last_s)
             ELSE c.last_s
         END AS last_s,
         s.is_open AND c.is_last AS lasts,
         CASE WHEN c.is_cut THEN c.last_at END AS cut_at
-    FROM spans AS s
-    JOIN numbered AS r ON r.id = s.run AND r.pass = s.pass
-    LEFT JOIN numbered AS l ON l.id = s.last_run AND l.pass = s.pass
+    FROM (SELECT l.*, generate_series(l.start, l.stop) AS cover FROM located AS l) AS s
     JOIN close_covers AS c
-        ON c.pass = s.pass AND c.shard = r.shard AND c.epoch = r.epoch
-        AND c.last_at >= s.first_at AND (s.last_at IS NULL OR c.begun <= s.last_at)
+        ON c.pass = s.pass AND c.shard = s.shard AND c.epoch = s.epoch AND c.cover = s.cover
 ),
 -- A segment that lies within another one, of another shard: the outer one goes on after it.
 measured AS (
@@ -216,11 +249,14 @@ finer AS (
 known AS MATERIALIZED (
     SELECT service, state, during FROM seen WHERE pass = 'metrics'
     UNION ALL
-    SELECT s.service, s.state, part.during
-    FROM seen AS s
+    SELECT
+        s.service, s.state,
+        unnest(s.during - coalesce(f.by_metrics, '{}'::tstzmultirange)) AS during
+    FROM (
+        SELECT service, state, range_agg(during) AS during
+        FROM seen
+        WHERE pass = 'health'
+        GROUP BY service, state
+    ) AS s
     LEFT JOIN finer AS f ON f.service = s.service
-    CROSS JOIN LATERAL unnest(
-        tstzmultirange(s.during) - coalesce(f.by_metrics, '{}'::tstzmultirange)
-    ) AS part (during)
-    WHERE s.pass = 'health'
 )
