@@ -183,6 +183,7 @@ class Context(NamedTuple):
                 peers=self.settings.record_own_metrics,
                 doubt=doubt,
                 dry_run=self.dry_run,
+                resumed_at=None if self.backlog is None else self.backlog.resumed_at,
             ),
         )
 

@@ -18,7 +18,16 @@ from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.doubt import blind
 from ops_worker.core.health import new_alert
 from ops_worker.core.passes import DOUBT_TABLE, peers
-from ops_worker.core.peer import LastSeen, PeerState, causes, causes_of, judge_peers
+from ops_worker.core.peer import (
+    LastSeen,
+    PeerState,
+    causes,
+    causes_of,
+    had_turn,
+    judge_peers,
+    last_turn,
+    stale_peers,
+)
 from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import stopped
 from ops_worker.errors import ROW_SECURITY_REMEDY
@@ -26,10 +35,12 @@ from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.model import Recorded
+    from ops_worker.core.staleness import PassRecord
 
 SERVICE = {"service": OPS_WORKER}
 """The parameter of the statements about the worker's own alert."""
@@ -44,6 +55,7 @@ class Watch(NamedTuple):
     - ``peers``: false without self-metrics, by which a pass that stopped is noticed.
     - ``doubt``: the row of this pass, if it doubts. A dry run does not write it.
     - ``dry_run``: decide in the same way, and return what would be done.
+    - ``resumed_at``: in a loop, the moment at which it was recorded again after an outage.
     """
 
     name: str
@@ -53,6 +65,7 @@ class Watch(NamedTuple):
     peers: bool = True
     doubt: DoubtRow | None = None
     dry_run: bool = False
+    resumed_at: float | None = None
 
 
 def update(transaction: Transaction, watch: Watch) -> Recorded:
@@ -103,8 +116,29 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
         return PeerState()
     # Without the row that this pass has just written.
     before = transaction.time_of(watch.begun) - timedelta(microseconds=1)
-    seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
-    return judge_peers(watch.name, peers(watch.name), seen.fetchall(), transaction.now)
+    now, names = transaction.now, peers(watch.name)
+    rows = _last_seen(transaction, before)
+    stopped = [
+        record
+        for record in stale_peers(watch.name, names, rows, now)
+        if _had_turn(transaction, watch, record)
+    ]
+    return judge_peers(names, rows, now, stopped)
+
+
+def _last_seen(transaction: Transaction, at: datetime) -> list[LastSeen]:
+    """Read when each pass was last recorded before a time."""
+    parameters = last_seen_parameters(at, WATCH_ROWS)
+    return transaction.query(LastSeen, "passes_now", parameters).fetchall()
+
+
+def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> bool:
+    """Return whether a stale peer had its turn. Only a pass that finds one reads for it."""
+    resumed_at = None
+    if watch.resumed_at is not None:
+        resumed_at = transaction.time_of(watch.resumed_at)
+    rows = _last_seen(transaction, last_turn(record, transaction.now))
+    return had_turn(watch.name, record, rows, transaction.now, resumed_at)
 
 
 def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
