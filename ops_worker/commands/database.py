@@ -32,6 +32,7 @@ def opened(settings: Settings, command: str, *, deadline_s: float = 0.0) -> Iter
         role=settings.pg_role,
         application=f"ops-worker {command}",
         loop_deadline_s=deadline_s,
+        installation=settings.installation,
     )
     with contextlib.closing(store):
         yield store

@@ -157,6 +157,7 @@ def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Sto
         loop_deadline_s=loop_deadline_s,
         connect_retries=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
         shard=settings.job_completion_index,
+        installation=settings.installation,
     )
 
 

@@ -17,6 +17,7 @@ from ops_worker.adapters.postgres.pass_writes import (
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.doubt import blind
 from ops_worker.core.health import new_alert
+from ops_worker.core.installations import own_service
 from ops_worker.core.passes import DOUBT_TABLE, peers
 from ops_worker.core.peer import (
     LastSeen,
@@ -28,7 +29,6 @@ from ops_worker.core.peer import (
     last_turn,
     stale_peers,
 )
-from ops_worker.core.samples import OPS_WORKER
 from ops_worker.core.staleness import stopped
 from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.model import Recorded
     from ops_worker.core.staleness import PassRecord
-
-SERVICE = {"service": OPS_WORKER}
-"""The parameter of the statements about the worker's own alert."""
 
 
 class Watch(NamedTuple):
@@ -98,7 +95,8 @@ def _judged(
     transaction: Transaction, watch: Watch, state: PeerState, rows: Sequence[DoubtRow]
 ) -> Recorded:
     """Compare the causes of the alert with those that there are now; change it if they differ."""
-    alert = transaction.execute("own_alert", SERVICE).fetchone()
+    own = {"service": own_service(transaction.installation)}
+    alert = transaction.execute("own_alert", own).fetchone()
     before = None if alert is None else causes_of(alert["causes"])
     after = causes(before, state, is_blind=bool(rows))
     if before is None and after and watch.may_open:
@@ -106,7 +104,7 @@ def _judged(
     if before is not None and not after:
         return _close(transaction, dry_run=watch.dry_run)
     if before is not None and set(after) != set(before) and not watch.dry_run:
-        transaction.execute("set_causes", {**SERVICE, "causes": json.dumps(after)})
+        transaction.execute("set_causes", {**own, "causes": json.dumps(after)})
     return NOTHING
 
 
@@ -128,7 +126,7 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
 
 def _last_seen(transaction: Transaction, at: datetime) -> list[LastSeen]:
     """Read when each pass was last recorded before a time."""
-    parameters = last_seen_parameters(at, WATCH_ROWS)
+    parameters = last_seen_parameters(at, WATCH_ROWS, transaction.installation)
     return transaction.query(LastSeen, "passes_now", parameters).fetchall()
 
 
@@ -142,8 +140,12 @@ def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> boo
 
 
 def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
-    """Return the rows of the passes that are blind now, with that of this pass."""
-    rows = {(row.name, row.shard): row for row in readable_rows(transaction)}
+    """Return the rows of the own passes that are blind now, with that of this pass."""
+    rows = {
+        (row.name, row.shard): row
+        for row in readable_rows(transaction)
+        if row.installation == transaction.installation
+    }
     if watch.doubt is not None:
         rows[watch.doubt.name, watch.doubt.shard] = watch.doubt
     return blind(rows.values(), transaction.now)
@@ -163,14 +165,16 @@ def _open(
         facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
     reason = one_line("; ".join(reasons))
     facts["reason"] = reason
+    own = own_service(transaction.installation)
     if watch.dry_run:
-        return NOTHING._replace(opened=(OPS_WORKER,), own_reason=reason)
-    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts, causes_now)])
+        return NOTHING._replace(opened=(own,), own_reason=reason)
+    opened = open_alerts(transaction, [new_alert(own, reason, facts, causes_now)])
     return NOTHING._replace(opened=tuple(column(opened, "service")), own_reason=reason)
 
 
 def _close(transaction: Transaction, *, dry_run: bool) -> Recorded:
+    own = own_service(transaction.installation)
     if dry_run:
-        return NOTHING._replace(closed=(OPS_WORKER,))
-    closed = transaction.execute("close_alerts", {"services": json.dumps([OPS_WORKER])})
+        return NOTHING._replace(closed=(own,))
+    closed = transaction.execute("close_alerts", {"services": json.dumps([own])})
     return NOTHING._replace(closed=tuple(column(closed, "service")))
