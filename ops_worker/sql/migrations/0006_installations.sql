@@ -45,7 +45,8 @@ INNER JOIN (
                 AND m.time > now() - interval '31 days' AND m.time <= now()
             ORDER BY m.time DESC
             LIMIT 5
-        ) AS last ON true
+        ) AS last
+        ON true
     GROUP BY i.installation
 ) AS p
     ON p.installation = coalesce(h.details ->> 'installation', 'ops-worker');
