@@ -263,9 +263,13 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     the end of the maintenance in the settings, if they have one. ``needs`` has what each monitored
     service needs. ``states`` is the number of states of each service.
     """
-    metrics_s = period_of(rows.passes, METRICS.name)
     records = {**rows.others, rows.installation: rows.passes}
-    series = [_series(series, rows.now, metrics_s) for series in rows.series]
+    keepers = {series_of.get(row.service, row.service): row.installation for row in rows.services}
+    series = []
+    for item in rows.series:
+        keeper = keepers.get(item.service or "", rows.installation)
+        metrics_s = period_of(records.get(keeper, ()), METRICS.name)
+        series.append(_series(item, rows.now, metrics_s))
     latencies = {item.service: item.history for item in series if item.metric == PROBE_LATENCY_MS}
     past = _Past(latencies)
     since_s = rows.since_s

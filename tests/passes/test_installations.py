@@ -527,12 +527,21 @@ class TestReaders:
         database.rows(
             "UPDATE service_health SET checked_at = checked_at - make_interval(secs => %s)", age_s
         )
+        database.move_samples(
+            f"time - interval '{age_s} s'", "service IN ('a', 'x') AND metric_name = 'healthy'"
+        )
         capsys.readouterr()
         expected = {"a": True, "x": age_s > 6000}
         for installation in (fast, slow):
             installation.select()
-            document = self.document(capsys, "status")
+            document = self.document(capsys, "status", "--since", "1d")
             assert {row["service"]: row["stale"] for row in document["services"]} == expected
+            of_series = {
+                row["service"]: row["stale"]
+                for row in document["series"]
+                if row["service"] in expected
+            }
+            assert of_series == expected
             for service, is_stale in expected.items():
                 shown = self.document(capsys, "explain", service)["status_shows"]
                 assert (shown == "stale") is is_stale
