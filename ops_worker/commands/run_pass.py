@@ -158,6 +158,7 @@ def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Sto
         connect_retries=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
         shard=settings.job_completion_index,
         changing=settings.changing_connection,
+        installation=settings.installation,
     )
 
 
