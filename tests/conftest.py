@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -27,7 +28,7 @@ from tests.postgres import Postgres, compress_chunks, load_platform, memory_fold
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
@@ -38,6 +39,8 @@ PRISTINE = "template0"
 """A database in which an administrator, or the image of a server, has installed nothing."""
 COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
 """The tests that have to execute every branch of the core and of the passes, below ``tests``."""
+VARIABLES = tuple(name for variable in variables() for name in variable.names)
+"""The worker's variables, listed once: it takes longer than many a test."""
 _numbers = itertools.count()
 
 # How long an example takes depends on the machine, and on what else runs there.
@@ -214,13 +217,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def scrub(env: pytest.MonkeyPatch, folder: Path) -> None:
+    """Remove the worker's variables from the environment, and work in this folder."""
+    for name in VARIABLES:
+        env.delenv(name, raising=False)
+    env.chdir(folder)
+
+
 @pytest.fixture(autouse=True)
 def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the worker's variables of the person who runs it, nor a .env file."""
-    for variable in variables():
-        for name in variable.names:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+    scrub(monkeypatch, tmp_path)
     yield
     for name in (
         "ops_worker",
@@ -252,7 +259,7 @@ def template(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if TIMESCALE:
         yield str(request.getfixturevalue("hypertable_template"))
         return
-    yield from _template(dsn, f"ops_template_{os.getpid()}", timescale=False)
+    yield from template_of(dsn, "platform", load_platform)
 
 
 @pytest.fixture(scope="session")
@@ -262,25 +269,25 @@ def hypertable_template(dsn: str) -> Iterator[str]:
         available = "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
         if not connection.execute(available).fetchall():
             pytest.skip("this server has no TimescaleDB: set OPS_TEST_DSN to one that has")
-    yield from _template(dsn, f"ops_hypertable_{os.getpid()}", timescale=True)
+    yield from template_of(dsn, "hypertable", partial(load_platform, timescale=True))
 
 
 @pytest.fixture
 def empty(dsn: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    yield from _database(dsn, PRISTINE)
+    yield from copy_of(dsn, PRISTINE)
 
 
 @pytest.fixture
 def database(dsn: str, template: str) -> Iterator[Database]:
     """A database of the test's own, with the platform's tables and a small fleet."""
-    yield from _database(dsn, template, is_hypertable=TIMESCALE)
+    yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
 def hypertable(dsn: str, hypertable_template: str) -> Iterator[Database]:
     """The same, with system_metrics as a hypertable of TimescaleDB."""
-    yield from _database(dsn, hypertable_template, is_hypertable=True)
+    yield from copy_of(dsn, hypertable_template, is_hypertable=True)
 
 
 @pytest.fixture
@@ -292,7 +299,7 @@ def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) ->
 @pytest.fixture
 def another(dsn: str, template: str) -> Iterator[Database]:
     """A second one beside it."""
-    yield from _database(dsn, template, is_hypertable=TIMESCALE)
+    yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
@@ -325,17 +332,20 @@ def _bare() -> dict[str, str]:
     return bare | {"PYTHONPATH": AS_IN_THE_IMAGE}
 
 
-def _template(dsn: str, name: str, *, timescale: bool) -> Iterator[str]:
+def template_of(dsn: str, name: str, fill: Callable[[str], None]) -> Iterator[str]:
+    """Create a database, fill it by a function of its URL, and yield its name, to be copied."""
+    name = f"ops_template_{name}_{os.getpid()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {PRISTINE}")
-        load_platform(_on(dsn, name), timescale=timescale)
+        fill(_on(dsn, name))
         # A database with connections cannot be copied. TimescaleDB has processes that connect.
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         yield name
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _database(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator[Database]:
+def copy_of(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator[Database]:
+    """Copy a database, yield the copy, and drop it."""
     name = f"ops_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         how = _copied_as_files(connection.info.server_version)

@@ -56,6 +56,11 @@ def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
     return last.states[service] if near or second < last.second + last.period_s else "unseen"
 
 
+def edges(record: list[Pass], now: int) -> set[int]:
+    """Return the seconds at which a state may change: it is the same between two of them."""
+    return {now, *(p.second for p in record), *(p.second + p.period_s for p in record)}
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Pass]:
     """Draw a history: passes with holes, other periods, services left out, states that change."""
@@ -86,19 +91,14 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
         if one.is_blind:
             ledger.end_run()
     now = record[-1].second + later
-    changes = {0, now + 100}
-    for one in record:
-        changes |= {one.second, one.second + one.period_s}
-    changes |= {now}
+    moments = sorted(second for second in {0, *edges(record, now)} if second < now + 100)
     for service in "abc":
         pieces = ledger.timeline(service, 0, now + 100, now)
         assert pieces[0][1] == 0
         assert pieces[-1][2] == now + 100
         for (_, _, ended), (_, begun, _) in pairwise(pieces):
             assert ended == begun
-        for second in sorted(changes):
-            if second >= now + 100:
-                continue
+        for second in moments:
             (state,) = {s for s, begun, ended in pieces if begun <= second < ended}
             assert state == looked_up(record, service, second, now), second
 
@@ -242,15 +242,20 @@ def test_bucket_states_equal_the_seconds(
         if one.is_blind:
             ledger.end_run()
     now, ended = record[-1].second + 30, begun + length * number
+    changes = edges(record, now)
     for service in "abc":
         pieces = ledger.pieces(service, begun, ended, now)
+        state_of = {}
+        state = ""
+        for second in range(begun, ended):
+            if second == begun or second in changes:
+                state = looked_up(record, service, second, now)
+            state_of[second] = state
         states = bucket_states(pieces, at(begun), at(ended), number)
         assert len(states) == number
         for place, state in enumerate(states):
             first = begun + place * length
-            seconds = [
-                looked_up(record, service, second, now) for second in range(first, first + length)
-            ]
+            seconds = [state_of[second] for second in range(first, first + length)]
             expected = max(seconds, key=lambda state: WORSE[state])
             if expected == "healthy" and seconds.count("healthy") * 2 < length:
                 expected = "unseen"
