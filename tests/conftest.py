@@ -39,6 +39,19 @@ PRISTINE = "template0"
 """A database in which an administrator, or the image of a server, has installed nothing."""
 COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
 """The tests that have to execute every branch of the core and of the passes, below ``tests``."""
+WAITING = (
+    "acceptance/test_alertmanager.py",
+    "acceptance/test_blind.py",
+    "acceptance/test_database_faults.py",
+    "acceptance/test_heartbeat.py",
+    "acceptance/test_loop.py",
+    "acceptance/test_termination.py",
+    "acceptance/test_watch.py",
+    "adapters/http/test_probes.py",
+    "adapters/http/test_stalls.py",
+    "passes/test_contract.py",
+)
+"""The files whose tests wait for more time than they compute, below ``tests``."""
 VARIABLES = tuple(name for variable in variables() for name in variable.names)
 """The worker's variables, listed once: it takes longer than many a test."""
 _numbers = itertools.count()
@@ -194,20 +207,27 @@ def _pause_coverage(items: list[pytest.Item]) -> None:
 
 
 def _distribute(items: list[pytest.Item]) -> None:
-    """Let every process of pytest-xdist begin with its share of the slow tests.
+    """Let half of the processes of pytest-xdist begin with what waits, the others with what works.
 
-    The distribution ``worksteal`` gives each process an equal part of the list, in order. With the
-    slow tests at the end of the parts, one process would run them while the others are idle.
+    The distribution ``worksteal`` gives each process an equal part of the list, in order, and a
+    process without work takes from the end of another one's part. Two lanes that wait leave the CPU
+    to the others. Slow tests at the end would leave it to nobody.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
-    if not processes:
+    if processes < 2:
         return
-    slow = [item for item in items if item.get_closest_marker("acceptance")]
-    fast = [item for item in items if not item.get_closest_marker("acceptance")]
+    tests = Path(__file__).parent
+    waits = [tests / name for name in WAITING]
+    waiting = [item for item in items if item.path in waits]
+    others = [item for item in items if item.path not in waits]
+    slow = [item for item in others if item.get_closest_marker("acceptance")]
+    fast = [item for item in others if not item.get_closest_marker("acceptance")]
+    lanes = processes // 2
+    parts = [waiting[number::lanes] for number in range(lanes)]
+    parts += [slow[number :: processes - lanes] for number in range(processes - lanes)]
     ordered: list[pytest.Item] = []
-    for number in range(processes):
+    for number, part in enumerate(parts):
         size = (len(items) - len(ordered)) // (processes - number)
-        part = slow[number::processes]
         missing = max(0, size - len(part))
         ordered += [*part, *fast[:missing]]
         del fast[:missing]

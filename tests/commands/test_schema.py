@@ -134,14 +134,17 @@ def follow(
 
 
 def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> None:
-    """Follow the remedies of ``check``, line by line, until it is green; at most three times."""
+    """Follow the remedies of ``check``, in order, until it is green; at most three times.
+
+    Many lines may have the same remedy. As a person does, it is followed once.
+    """
     for _ in range(3):
         faults = findings(capsys)
         if not faults:
             return
-        for finding in faults:
-            if not finding["remedy"].startswith("see the lines of"):
-                follow(database, capsys, finding["remedy"])
+        for remedy in dict.fromkeys(finding["remedy"] for finding in faults):
+            if not remedy.startswith("see the lines of"):
+                follow(database, capsys, remedy)
     assert findings(capsys) == [], why
 
 
