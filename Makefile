@@ -40,8 +40,12 @@ test: $(READY) ## every test; all branches of the core and the passes are taken
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
-# Tests of the core's rules and of what SQL does: an older dependency changes nothing about them.
-OF_NO_DEPENDENCY := core manifest_rules history commands/test_schema.py commands/test_status_past.py commands/test_status_long.py commands/test_explain_past.py passes/test_ledger.py passes/test_rollup.py adapters/postgres/test_ledger_fill.py adapters/postgres/test_rollup_reads.py
+# Tests of rules, of texts, and of what SQL does: an older dependency changes nothing about them. What uses a dependency is
+# tested by the others: the adapters, the settings, the catalogue, each command and the contract of each pass.
+OF_NO_DEPENDENCY := core manifest_rules history sql test_arguments.py test_loop.py test_repository.py test_text.py
+OF_NO_DEPENDENCY += $(addprefix commands/test_,schema.py status_past.py status_long.py explain_past.py limits.py maintenance_windows.py)
+OF_NO_DEPENDENCY += $(addprefix passes/test_,doubt.py ledger.py maintenance.py needs.py rollup.py)
+OF_NO_DEPENDENCY += $(addprefix adapters/postgres/test_,alert_reads.py ledger_fill.py maintenance_reads.py rollup_reads.py)
 
 lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
