@@ -166,7 +166,7 @@ class ForkServer:
     """A process that has imported the worker and forks itself. Use it as a context manager."""
 
     def __init__(self, env: Mapping[str, str], within: Sequence[str] = ()) -> None:
-        """Start it, if given by a command that runs another one in some surroundings."""
+        """Start it; ``within`` is a command that runs another one somewhere else."""
         self._at_start = _at_start(env)
         self._control, theirs = socket.socketpair()
         with theirs:

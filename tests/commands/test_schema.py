@@ -87,6 +87,10 @@ def alone(
     dsn: str, standalone: str, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     """A database without a platform, named by the settings; all of its tables are in use."""
+    # `check` compares each variable with each setting. Those of this machine are of no interest.
+    others = {name for name in os.environ if not name.startswith(("PATH", "HOME", "LANG", "PY"))}
+    for name in others - stubs.env.keys():
+        monkeypatch.delenv(name)
     for database in copy_of(dsn, standalone):
         for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
             monkeypatch.setenv(name, value)
