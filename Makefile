@@ -12,11 +12,8 @@ WORKERS ?= 4
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-# The program uv, if it is to install in place of pip: in CI it does in 4 s of CPU time what takes pip a minute.
-UV =
 # What pip keeps for the time of an installation lies in the environment, so that one that is interrupted leaves nothing elsewhere.
-PIP = mkdir -p $(VENV)/tmp && TMPDIR=$(abspath $(VENV)/tmp) $(BIN)/python -m pip install --quiet --disable-pip-version-check
-INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(PIP))
+INSTALL = mkdir -p $(VENV)/tmp && TMPDIR=$(abspath $(VENV)/tmp) $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 $(DEMO): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ops-worker needs Python 3.11 or newer; set PYTHON=")'
@@ -53,8 +50,8 @@ OF_NO_DEPENDENCY += $(addprefix adapters/postgres/test_,alert_reads.py ledger_fi
 
 lowest: ## the tests of what uses dependencies, in one process, with the oldest ones that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
-	$(if $(UV),,$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv)
-	$(or $(UV),$(VENV)-lowest/bin/uv) pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' $(addprefix --ignore=tests/,$(OF_NO_DEPENDENCY))
 
 mutate: ## change the rules of the core in every small way; a unit test has to notice each (tests/mutants.md)
@@ -109,4 +106,4 @@ bench: $(READY) ## what a pass, thousands of targets, a large fleet and a look b
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the targets made
-	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-uv $(VENV)-bench $(VENV)-mutate $(VENV)-scan $(VENV)-lock mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench $(VENV)-mutate $(VENV)-scan $(VENV)-lock mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
