@@ -249,17 +249,13 @@ COMMANDS = {
         module="init_db",
     ),
     "trigger": Command(
-        summary="run a pass in the cluster now, from its CronJob",
-        module="cluster",
-        options="trigger_options",
-        run="trigger",
+        summary="run a pass in the cluster now, from its CronJob, or another command",
+        module="trigger",
         has_settings=False,
     ),
     "cluster": Command(
-        summary="show the CronJobs in the cluster, and warnings about them",
+        summary="show the CronJobs and Deployments in the cluster, and warnings about them",
         module="cluster",
-        options="cluster_options",
-        run="cluster",
         has_settings=False,
     ),
     "catalogue": Command(

@@ -31,6 +31,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from ops_worker import catalogue, redact
 from ops_worker.catalogue import Catalogue, Source, Surroundings
+from ops_worker.core.installations import NAME_PATTERN
 from ops_worker.core.model import Thresholds
 from ops_worker.errors import SettingsError
 from ops_worker.text import without_password
@@ -166,6 +167,7 @@ def _labels(value: str) -> str:
 
 Text = Annotated[str, BeforeValidator(_default_when_empty)]
 HostName = Annotated[str, AfterValidator(_pg_host), BeforeValidator(_default_when_empty)]
+InstallationName = Annotated[str, BeforeValidator(_default_when_empty), BeforeValidator(_trimmed)]
 Integer = Annotated[int, BeforeValidator(_default_when_empty)]
 Seconds = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_default_when_empty)]
 HeartbeatUrl = Annotated[
@@ -251,6 +253,15 @@ class Settings(BaseSettings):
     pg_role: Text = setting("", wants="the name of a role that PG_USER is a member of")
     """Role that every transaction takes on with SET LOCAL ROLE; on the platform `pulse_operator`.
     Empty: transactions run as the login role."""
+    installation: InstallationName = setting(
+        "ops-worker",
+        wants="1 to 63 letters, digits, dots, - and _; the first and last one is a letter or digit",
+        only="",
+        pattern=NAME_PATTERN,
+    )
+    """Name of this installation. Give each installation its own name if several use one database:
+    each then has its own passes, locks, alerts of the worker and history. All passes of one
+    installation have the same name (docs/operations.md)."""
     ops_worker_catalogue: Text = setting(
         "",
         wants="the path of a TOML file",

@@ -20,14 +20,14 @@ _AGE_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 _DURATION_UNITS = (*_AGE_UNITS, ("s", 1))
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, limit: int = MAX_REASON) -> str:
     """Return a text that is safe in a log line, on a terminal and in a ``text`` column.
 
-    Line ends and control characters become blanks. At most MAX_REASON characters remain.
+    Line ends and control characters become blanks. At most ``limit`` characters remain.
     """
     line = _UNPRINTABLE.sub(" ", text).strip()
-    if len(line) > MAX_REASON:
-        line = line[: MAX_REASON - 1] + "…"
+    if len(line) > limit:
+        line = line[: limit - 1] + "…"
     return line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -27,7 +28,7 @@ from tests.postgres import Postgres, compress_chunks, load_platform, memory_fold
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
@@ -38,7 +39,25 @@ PRISTINE = "template0"
 """A database in which an administrator, or the image of a server, has installed nothing."""
 COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
 """The tests that have to execute every branch of the core and of the passes, below ``tests``."""
+WAITING = (
+    "acceptance/test_alertmanager.py",
+    "acceptance/test_blind.py",
+    "acceptance/test_database_faults.py",
+    "acceptance/test_heartbeat.py",
+    "acceptance/test_loop.py",
+    "acceptance/test_termination.py",
+    "acceptance/test_watch.py",
+    "adapters/http/test_probes.py",
+    "adapters/http/test_stalls.py",
+    "passes/test_contract.py",
+)
+"""The files whose tests wait for more time than they compute, below ``tests``."""
+VARIABLES = tuple(name for variable in variables() for name in variable.names)
+"""The worker's variables, listed once: it takes longer than many a test."""
 _numbers = itertools.count()
+
+# There are no translations. To look for them takes half of the time of making a parser.
+os.environ["LANGUAGE"] = "C"
 
 # How long an example takes depends on the machine, and on what else runs there.
 settings.register_profile(
@@ -188,20 +207,27 @@ def _pause_coverage(items: list[pytest.Item]) -> None:
 
 
 def _distribute(items: list[pytest.Item]) -> None:
-    """Let every process of pytest-xdist begin with its share of the slow tests.
+    """Let half of the processes of pytest-xdist begin with what waits, the others with what works.
 
-    The distribution ``worksteal`` gives each process an equal part of the list, in order. With the
-    slow tests at the end of the parts, one process would run them while the others are idle.
+    The distribution ``worksteal`` gives each process an equal part of the list, in order, and a
+    process without work takes from the end of another one's part. Two lanes that wait leave the CPU
+    to the others. Slow tests at the end would leave it to nobody.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
-    if not processes:
+    if processes < 2:
         return
-    slow = [item for item in items if item.get_closest_marker("acceptance")]
-    fast = [item for item in items if not item.get_closest_marker("acceptance")]
+    tests = Path(__file__).parent
+    waits = [tests / name for name in WAITING]
+    waiting = [item for item in items if item.path in waits]
+    others = [item for item in items if item.path not in waits]
+    slow = [item for item in others if item.get_closest_marker("acceptance")]
+    fast = [item for item in others if not item.get_closest_marker("acceptance")]
+    lanes = processes // 2
+    parts = [waiting[number::lanes] for number in range(lanes)]
+    parts += [slow[number :: processes - lanes] for number in range(processes - lanes)]
     ordered: list[pytest.Item] = []
-    for number in range(processes):
+    for number, part in enumerate(parts):
         size = (len(items) - len(ordered)) // (processes - number)
-        part = slow[number::processes]
         missing = max(0, size - len(part))
         ordered += [*part, *fast[:missing]]
         del fast[:missing]
@@ -214,13 +240,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def scrub(env: pytest.MonkeyPatch, folder: Path) -> None:
+    """Remove the worker's variables from the environment, and work in this folder."""
+    for name in VARIABLES:
+        env.delenv(name, raising=False)
+    env.chdir(folder)
+
+
 @pytest.fixture(autouse=True)
 def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the worker's variables of the person who runs it, nor a .env file."""
-    for variable in variables():
-        for name in variable.names:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+    scrub(monkeypatch, tmp_path)
     yield
     for name in (
         "ops_worker",
@@ -230,6 +260,16 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_compiled_once() -> Iterator[None]:
+    """Compile the templates of the page once for all pages: it takes 120 ms of CPU time."""
+    html = sys.modules.get("ops_worker.adapters.html")
+    with pytest.MonkeyPatch.context() as patch:
+        if html is not None:
+            patch.setattr(html, "_environment", functools.cache(html._environment))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -252,7 +292,7 @@ def template(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if TIMESCALE:
         yield str(request.getfixturevalue("hypertable_template"))
         return
-    yield from _template(dsn, f"ops_template_{os.getpid()}", timescale=False)
+    yield from template_of(dsn, "platform", load_platform)
 
 
 @pytest.fixture(scope="session")
@@ -262,37 +302,38 @@ def hypertable_template(dsn: str) -> Iterator[str]:
         available = "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
         if not connection.execute(available).fetchall():
             pytest.skip("this server has no TimescaleDB: set OPS_TEST_DSN to one that has")
-    yield from _template(dsn, f"ops_hypertable_{os.getpid()}", timescale=True)
+    yield from template_of(dsn, "hypertable", functools.partial(load_platform, timescale=True))
 
 
 @pytest.fixture
 def empty(dsn: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    yield from _database(dsn, PRISTINE)
+    yield from copy_of(dsn, PRISTINE)
 
 
 @pytest.fixture
 def database(dsn: str, template: str) -> Iterator[Database]:
     """A database of the test's own, with the platform's tables and a small fleet."""
-    yield from _database(dsn, template, is_hypertable=TIMESCALE)
+    yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
 def hypertable(dsn: str, hypertable_template: str) -> Iterator[Database]:
     """The same, with system_metrics as a hypertable of TimescaleDB."""
-    yield from _database(dsn, hypertable_template, is_hypertable=True)
+    yield from copy_of(dsn, hypertable_template, is_hypertable=True)
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Looks:
+def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Iterator[Looks]:
     """Passes of the past, on a database of the test's own, which the settings name."""
-    return Looks(monkeypatch, tmp_path, database)
+    with contextlib.closing(Looks(monkeypatch, tmp_path, database)) as looks:
+        yield looks
 
 
 @pytest.fixture
 def another(dsn: str, template: str) -> Iterator[Database]:
     """A second one beside it."""
-    yield from _database(dsn, template, is_hypertable=TIMESCALE)
+    yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
@@ -325,17 +366,20 @@ def _bare() -> dict[str, str]:
     return bare | {"PYTHONPATH": AS_IN_THE_IMAGE}
 
 
-def _template(dsn: str, name: str, *, timescale: bool) -> Iterator[str]:
+def template_of(dsn: str, name: str, fill: Callable[[str], None]) -> Iterator[str]:
+    """Create a database, fill it by a function of its URL, and yield its name, to be copied."""
+    name = f"ops_template_{name}_{os.getpid()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {PRISTINE}")
-        load_platform(_on(dsn, name), timescale=timescale)
+        fill(_on(dsn, name))
         # A database with connections cannot be copied. TimescaleDB has processes that connect.
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         yield name
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _database(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator[Database]:
+def copy_of(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator[Database]:
+    """Copy a database, yield the copy, and drop it."""
     name = f"ops_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         how = _copied_as_files(connection.info.server_version)

@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import TextIO
@@ -165,11 +165,12 @@ def _left(end: float | None) -> float | None:
 class ForkServer:
     """A process that has imported the worker and forks itself. Use it as a context manager."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], within: Sequence[str] = ()) -> None:
+        """Start it; ``within`` is a command that runs another one somewhere else."""
         self._at_start = _at_start(env)
         self._control, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+            command = [*within, sys.executable, "-P", __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(
                 command,
                 env=dict(env),

@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
+APPS = "/apis/apps/v1/namespaces/ops"
 FORBIDDEN = (403, {"message": "pods is forbidden"})
 
 
@@ -56,6 +58,41 @@ def pod(code: int | None = None, message: str = "", **status: object) -> dict[st
         "metadata": about,
         "status": {"phase": "Pending", "containerStatuses": [{"state": state}]} | status,
     }
+
+
+def event(
+    about: str, reason: str, message: str, *, at: str = "2026-03-01T12:00:10Z", warning: bool = True
+) -> dict[str, Any]:
+    """Return an Event as kubelet and controllers write it; ``about`` is ``KIND/NAME``."""
+    kind, _, name = about.partition("/")
+    return {
+        "metadata": {"name": f"{name}.17", "namespace": "ops", "creationTimestamp": at},
+        "involvedObject": {"kind": kind, "name": name, "namespace": "ops"},
+        "reason": reason,
+        "message": message,
+        "type": "Warning" if warning else "Normal",
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
+
+
+def selected(body: Any, query: str) -> Any:
+    """Return a list with the objects that a field selector selects, as the API server does."""
+    (selector,) = parse_qs(query).get("fieldSelector", [""])
+    if not selector or not isinstance(body, dict):
+        return body
+    items = body.get("items") or []
+    for term in selector.split(","):
+        path, _, value = term.partition("=")
+        items = [item for item in items if _at(item, path) == value]
+    return body | {"items": items}
+
+
+def _at(node: Any, path: str) -> Any:
+    for key in path.split("."):
+        node = node.get(key, {})
+    return node
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
@@ -99,9 +136,12 @@ class ApiServer:
                     f"{self.command} {self.path.partition('?')[0]}", (404, {"message": "not found"})
                 )
                 status, body = found.pop(0) if isinstance(found, list) else found
+                body = selected(body, urlsplit(self.path).query)
                 if status == 0:
                     outer.closed.wait(60)
-                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                data = body.encode() if isinstance(body, str) else body
+                if not isinstance(data, bytes):
+                    data = json.dumps(data).encode()
                 self.send_response(status or 200)
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
@@ -144,6 +184,8 @@ def serving(folder: Path) -> Iterator[ApiServer]:
         f"GET {BATCH}/cronjobs/ops-worker-health": (200, cronjob()),
         f"GET {BATCH}/jobs": (200, {"items": []}),
         f"GET {CORE}/pods": (200, {"items": []}),
+        f"GET {CORE}/events": (200, {"items": []}),
+        f"GET {APPS}/deployments": (200, {"items": []}),
         f"POST {BATCH}/jobs": (201, {"metadata": {"name": "a-job"}}),
     }
     yield running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from ops_worker.core.sightings import Sightings
 from ops_worker.passes import Context, function_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pytest
 
     from ops_worker.core.model import Outcome, Target
+    from ops_worker.settings import Settings
     from tests.conftest import Database
 
 NO_BUILTIN = "builtin = false\n"
@@ -35,6 +37,8 @@ class Looks:
         self.database = database
         self.now = time.monotonic()
         self.sightings = Sightings()
+        self._loaded: tuple[object, Settings] | None = None
+        self._stores: dict[tuple[str, int], Store] = {}
         env.setenv("DATABASE_URL", database.url)
         env.setenv("OPS_WORKER_CATALOGUE", str(folder / "catalogue.toml"))
         env.setenv("RECORD_OWN_METRICS", "false")
@@ -66,11 +70,13 @@ class Looks:
                 if target.name in states
             ]
 
-        found = settings.load()
-        connection = {"conninfo": url} if url else found.connection
-        with contextlib.closing(Store(connection, shard=found.job_completion_index)) as store:
+        loaded = self._settings()
+        connection: Mapping[str, str | int] = loaded.connection
+        if url:
+            connection = {"conninfo": url}
+        with self._store(connection, loaded.job_completion_index) as store:
             context = Context(
-                settings=found,
+                settings=loaded,
                 observe=observe,
                 store=store,
                 clock=lambda: moment,
@@ -79,6 +85,31 @@ class Looks:
                 sightings=self.sightings,
             )
             return function_of(name)(context)
+
+    def _settings(self) -> Settings:
+        """Return the settings. Load them again only after a change, as it takes half of a pass."""
+        source = (dict(os.environ), (self.folder / "catalogue.toml").read_text())
+        if self._loaded is None or self._loaded[0] != source:
+            self._loaded = (source, settings.load())
+        return self._loaded[1]
+
+    @contextlib.contextmanager
+    def _store(self, connection: Mapping[str, str | int], shard: int) -> Iterator[Store]:
+        """Lend a connection, which stays open as in a loop, unless a pass fails."""
+        key = (str(connection), shard)
+        store = self._stores.pop(key, None) or Store(connection, shard=shard)
+        try:
+            yield store
+        except BaseException:
+            store.close()
+            raise
+        self._stores[key] = store
+
+    def close(self) -> None:
+        """Close the connections."""
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return the rows of a table in the order in which they were written."""

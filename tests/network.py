@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
+from tests.forks import ForkServer
 from tests.stubs import Stub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ WORKER = "10.77.0.200"
 DOMAIN = "lab.test"
 START_S = 60.0
 """Seconds for a namespace to exist."""
+RUN_S = 100.0
+"""Seconds for the worker to end."""
 CLONE_NEWNET = 0x40000000
 _ETHERNET = "02:00:00:00:77:01"
 
@@ -106,8 +109,13 @@ class Namespace:
 class Network:
     """The worker's namespace, and one with four services and a resolver."""
 
-    def __init__(self, database_url: str) -> None:
-        """Build it; ``database_url`` is that of a database on this machine."""
+    def __init__(self, database_url: str, *, forks: bool = False) -> None:
+        """Build it; ``database_url`` is that of a database on this machine.
+
+        With ``forks``, the worker's processes are forks of a server inside (``tests/forks.py``).
+        """
+        self._forks = forks
+        self._server: ForkServer | None = None
         self._closing = contextlib.ExitStack()
         try:
             self._build(database_url)
@@ -171,15 +179,29 @@ class Network:
 
     def run(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run the worker inside; return what it printed."""
+        env = {**env, "DATABASE_URL": self.database_url}
+        if self._forks:
+            return self._fork(arguments, env)
         command = self.worker.command(sys.executable, "-m", "ops_worker", *arguments)
         return subprocess.run(
             command,
-            env={**env, "DATABASE_URL": self.database_url},
+            env=env,
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=RUN_S,
         )
+
+    def _fork(
+        self, arguments: Sequence[str], env: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        if self._server is None:
+            server = ForkServer(env, self.worker.command())
+            self._server = self._closing.enter_context(server)
+        assert self._server.suits(env)
+        with self._server.fork([*arguments], env, Path("/")) as process:
+            out, err = process.communicate(timeout=RUN_S)
+        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
     def _through_a_file(self, url: str) -> str:
         """Return the URL of a socket in the file system that leads to a database."""

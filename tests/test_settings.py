@@ -54,6 +54,9 @@ ACCEPTED = [
     ({"ALERT_LABELS": "env=prod, team=iot"}, "alert_labels", "env=prod, team=iot"),
     ({"ALERT_RUNBOOK_URL": " https://wiki/x?a=1#b "}, "alert_runbook_url", "https://wiki/x?a=1#b"),
     ({"ALERT_RUNBOOK_URL": ""}, "alert_runbook_url", ""),
+    ({}, "installation", "ops-worker"),
+    *[({"INSTALLATION": text}, "installation", "ops-worker") for text in ("", " \n")],
+    *[({"INSTALLATION": text}, "installation", text.strip()) for text in (" prod-b\n", "a", "A.1_b", "x" * 63)],
 ]  # fmt: skip
 
 
@@ -70,6 +73,10 @@ REFUSED = [
     ({"PG_PASS": ""}, "PG_PASS is not set; it is required if DATABASE_URL is empty"),
     ({"PG_PORT": "65536"}, "PG_PORT is '65536'; expected a port number, 1 to 65535"),
     ({"PG_PORT": "x"}, "PG_PORT is 'x'; expected a port number, 1 to 65535"),
+    *[
+        ({"INSTALLATION": text}, f"INSTALLATION is {text!r}; expected 1 to 63 letters, digits, dots, - and _; the first and last one is a letter or digit")
+        for text in ("a b", "-a", "a-", "x" * 64, "a/b", "a\nb", "<b>", "é", "a#b")
+    ],
     ({"HEALTH_CHECK_INTERVAL": "4.9"}, "HEALTH_CHECK_INTERVAL is '4.9'; expected a number of seconds, 5 to 86400"),
     ({"METRICS_COLLECTION_INTERVAL": "nan"}, "METRICS_COLLECTION_INTERVAL is 'nan'; expected a number of seconds, 1 to 86400"),
     ({"PASS_DEADLINE": "inf"}, "PASS_DEADLINE is 'inf'; expected a number of seconds, 6 to 86400"),

@@ -20,7 +20,7 @@ from ops_worker import loop, settings
 from ops_worker.adapters.postgres import pass_writes
 from ops_worker.adapters.postgres.specs import LOCK_SPACE
 from ops_worker.cli import _parser, main
-from ops_worker.commands import cluster, run_loop
+from ops_worker.commands import run_loop, trigger
 from ops_worker.core.model import Outcome, Recorded, Result
 from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, PassSpec, TransactionSpec
 from ops_worker.core.samples import PASS_SUCCESS
@@ -180,7 +180,7 @@ class TestCommandLine:
             def create_job(self, job: dict[str, Any]) -> str:
                 return str(job["metadata"]["name"])
 
-        monkeypatch.setattr(cluster, "_connect", lambda _: Cluster())
+        monkeypatch.setattr(trigger, "connect", lambda _: Cluster())
         assert main(["trigger", "archive"]) == 0
         assert asked == ["ops-worker-archive"]
         capsys.readouterr()

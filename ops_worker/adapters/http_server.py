@@ -4,6 +4,9 @@
 these find. A database that is away does not make it 503: a restart would not bring the database
 back, but would lose the samples that wait for it.
 
+/metrics needs prometheus_client, which is an extra. Without it, the other paths work as usual: a
+sidecar must not restart for ever because of an image without the extra.
+
 This is the only importer of http.server and prometheus_client.
 """
 
@@ -15,6 +18,7 @@ import math
 import sys
 import threading
 import time
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,12 +29,10 @@ from ops_worker.errors import OpsWorkerError, SettingsError
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
-except ImportError as error:
-    problem = (
-        f"the sidecar's /metrics needs {error.name}: "
-        "install ops-worker[sidecar], or set SIDECAR_PORT=0"
-    )
-    raise SettingsError([problem]) from None
+except ImportError:
+    HAS_METRICS = False
+else:
+    HAS_METRICS = True
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,8 +45,14 @@ REQUEST_TIMEOUT_S = 5
 """Seconds that a client may take to send its request."""
 DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """The buckets of the histogram of durations, in seconds."""
-_log = logging.getLogger(__name__)
 PATHS = "the paths are /health, /ready and /metrics"
+NO_METRICS = "/metrics is off: prometheus_client is not installed"
+"""The answer to GET /metrics, and the warning, without the extra."""
+REMEDY = (
+    "install ops-worker[sidecar], or build the image with EXTRAS=sidecar; "
+    "/health and /ready work without it"
+)
+_log = logging.getLogger(__name__)
 
 
 class _Server(ThreadingHTTPServer):
@@ -76,7 +84,7 @@ class _LoopState(NamedTuple):
 
 
 class _Metrics:
-    """The metrics of /metrics, in a registry of their own."""
+    """The metrics of /metrics, in a registry of their own. They need prometheus_client."""
 
     def __init__(self, loops: Iterable[str]) -> None:
         self.registry = CollectorRegistry()
@@ -130,6 +138,34 @@ class _Metrics:
             self.apart.labels(name)
             self.dropped.labels(name)
 
+    def record(self, tick: Tick) -> None:
+        """Record a tick."""
+        self.passes.labels(tick.loop, tick.result).inc()
+        self.duration.labels(tick.loop).observe(tick.duration_s)
+        self.skipped.labels(tick.loop).inc(tick.skipped)
+        self.buffered.labels(tick.loop).set(tick.buffered)
+        self.dropped.labels(tick.loop).inc(tick.dropped)
+        self.apart.labels(tick.loop).set(tick.set_apart)
+        if tick.outcome is not None:
+            self._record_outcome(tick.loop, tick.outcome)
+
+    def _record_outcome(self, loop: str, outcome: Outcome) -> None:
+        if outcome.result is not Result.WAITING:
+            self.success.labels(loop).set_to_current_time()
+        self.blind.labels(loop).set(bool(outcome.blind_because))
+        if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
+            self.alerts.set(len(outcome.alerted))
+        for verdict in outcome.verdicts:
+            service, latency_ms = verdict.target.name, verdict.latency_ms
+            for state in State:
+                self.state.labels(service, state.value).set(verdict.state is state)
+            latency_s = math.nan if latency_ms is None else latency_ms / 1000
+            self.latency.labels(service).set(latency_s)
+
+    def text(self) -> bytes:
+        """Return all metrics as Prometheus text."""
+        return generate_latest(self.registry)
+
 
 class Telemetry:
     """Record the ticks of the loops and serve them. Any thread may call ``record``."""
@@ -140,7 +176,10 @@ class Telemetry:
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create the metrics of loops with these intervals, whose passes have this deadline."""
+        """Create the metrics of loops with these intervals, whose passes have this deadline.
+
+        Without prometheus_client there are none, and one warning names the extra.
+        """
         self._allowed_s = {
             name: ALLOWED_INTERVALS * interval_s + deadline_s
             for name, interval_s in intervals_s.items()
@@ -148,19 +187,18 @@ class Telemetry:
         self._clock = clock
         self._loops = {name: _LoopState(clock()) for name in intervals_s}
         self._lock = threading.Lock()
-        self._metrics = _Metrics(intervals_s)
+        self._metrics: _Metrics | None = None
+        if HAS_METRICS:
+            self._metrics = _Metrics(intervals_s)
+        else:
+            extra = {"action": "no metrics", "what": NO_METRICS, "remedy": REMEDY}
+            _log.warning("the sidecar serves no metrics", extra=extra)
 
     def record(self, tick: Tick) -> None:
         """Record a tick."""
         self._update_state(tick)
-        self._metrics.passes.labels(tick.loop, tick.result).inc()
-        self._metrics.duration.labels(tick.loop).observe(tick.duration_s)
-        self._metrics.skipped.labels(tick.loop).inc(tick.skipped)
-        self._metrics.buffered.labels(tick.loop).set(tick.buffered)
-        self._metrics.dropped.labels(tick.loop).inc(tick.dropped)
-        self._metrics.apart.labels(tick.loop).set(tick.set_apart)
-        if tick.outcome is not None:
-            self._record_outcome(tick.loop, tick.outcome)
+        if self._metrics is not None:
+            self._metrics.record(tick)
 
     def _update_state(self, tick: Tick) -> None:
         answered = tick.outcome is not None and tick.outcome.result is not Result.WAITING
@@ -173,19 +211,6 @@ class Telemetry:
                 answered=before.answered or answered,
                 error=tick.problem,
             )
-
-    def _record_outcome(self, loop: str, outcome: Outcome) -> None:
-        if outcome.result is not Result.WAITING:
-            self._metrics.success.labels(loop).set_to_current_time()
-        self._metrics.blind.labels(loop).set(bool(outcome.blind_because))
-        if outcome.name == HEALTH.name and outcome.result is Result.RECORDED:
-            self._metrics.alerts.set(len(outcome.alerted))
-        for verdict in outcome.verdicts:
-            service, latency_ms = verdict.target.name, verdict.latency_ms
-            for state in State:
-                self._metrics.state.labels(service, state.value).set(verdict.state is state)
-            latency_s = math.nan if latency_ms is None else latency_ms / 1000
-            self._metrics.latency.labels(service).set(latency_s)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return 200 if every loop completes its ticks in time, else 503, and a document."""
@@ -219,7 +244,7 @@ class Telemetry:
 
     def serve(self, host: str, port: int) -> ThreadingHTTPServer:
         """Serve in threads. Port 0 takes a free one. Raise SettingsError if the port is taken."""
-        telemetry, registry = self, self._metrics.registry
+        telemetry, metrics = self, self._metrics
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_TIMEOUT_S
@@ -229,8 +254,11 @@ class Telemetry:
             def do_GET(self) -> None:
                 """Answer a request."""
                 path = self.path.partition("?")[0]
-                if path == "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                if path == "/metrics" and metrics is not None:
+                    self._answer(200, CONTENT_TYPE_LATEST, metrics.text())
+                elif path == "/metrics":
+                    error = f"{NO_METRICS}: {REMEDY}"
+                    self._answer_json(HTTPStatus.NOT_IMPLEMENTED, {"error": error})
                 elif path == "/health":
                     self._answer_json(*telemetry.health())
                 elif path == "/ready":

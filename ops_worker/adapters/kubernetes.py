@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from ops_worker.core.cronjobs import event_of
+from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
-from ops_worker.core.pods import at, workers
+from ops_worker.core.jobs import JOB_LABEL
+from ops_worker.core.pods import NAME_LABEL, OURS, at, workers
+from ops_worker.core.start_problems import cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 CONNECT_S = 5.0
 """Deadline in seconds for the connection of a call."""
@@ -38,8 +41,15 @@ EVENTS_S = 5.0
 """Deadline in seconds for all Events of a pass."""
 PAGE_SIZE = 500
 """Objects per page of a list: the size of a chunk of kubectl."""
-LOG_LINES = 1000
-"""Lines of a container's log that are read."""
+LOG_S = 120.0
+"""Deadline in seconds for a container's log. A node keeps 10 MiB of it by default.
+
+Source: kubernetes.io, "Logging Architecture", containerLogMaxSize.
+"""
+WARNINGS = "type=Warning"
+"""The field selector of Events that report a problem."""
+NOTICES = ("reason=JobAlreadyActive", "reason=Killing", "reason=Pulling")
+"""The field selectors of other Events that may mean a problem."""
 MAX_ERROR_TEXT = 300
 """Characters of an answer without a message that an error quotes."""
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -47,10 +57,13 @@ TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 Source: kubernetes.io, "Accessing the Kubernetes API from a Pod".
 """
-SELECTOR = "app.kubernetes.io/name=ops-worker"
+SELECTOR = f"{NAME_LABEL}={OURS}"
 """The label of the worker's objects."""
-JOB_LABEL = "batch.kubernetes.io/job-name"
-"""The label of every pod of a Job, with the Job's name."""
+_REFUSED = re.compile(r' is forbidden: (?!User ")|^admission webhook')
+"""What the API server says if a quota, a policy or a webhook refuses an object.
+
+The status is 403, as for a missing permission, whose message names the user.
+"""
 MULTIPLE_CHOICES, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
 
@@ -71,11 +84,17 @@ class NotFoundError(OpsWorkerError):
 
 
 class WorkerObjects(NamedTuple):
-    """The worker's CronJobs, and Jobs and pods, which may include those of other CronJobs."""
+    """The worker's CronJobs and Deployments, and objects that may include those of others.
+
+    ``events`` are sorted, oldest first. ``not_looked_at`` says what could not be read, and why.
+    """
 
     cronjobs: list[dict[str, Any]]
+    deployments: list[dict[str, Any]]
     jobs: list[dict[str, Any]]
     pods: list[dict[str, Any]]
+    events: list[ClusterEvent]
+    not_looked_at: list[str]
 
 
 class _Request(NamedTuple):
@@ -135,17 +154,65 @@ class Cluster:
         """Return the worker's CronJobs, and the Jobs and pods that include theirs.
 
         If no CronJob has the worker's label, those count that run a container of the worker's.
+        Deployments and Events are read if this is permitted.
         """
-        labelled = self.cronjobs()
-        if labelled:
-            jobs = list(self._list("batch", "jobs", SELECTOR))
-            return WorkerObjects(labelled, jobs, self._pods(SELECTOR))
-        recognised = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
-        if not recognised:
-            return WorkerObjects([], [], [])
-        # Without a label, only its owner tells whose a Job is.
-        jobs = list(self._list("batch", "jobs", ""))
-        return WorkerObjects(recognised, jobs, self._pods(JOB_LABEL))
+        not_looked_at: list[str] = []
+        cronjobs, job_selector, pod_selector = self.cronjobs(), SELECTOR, SELECTOR
+        if not cronjobs:
+            # Without a label, only its owner tells whose a Job is.
+            cronjobs = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
+            job_selector, pod_selector = "", JOB_LABEL
+        deployments = _if_permitted("Deployments", self._deployments, not_looked_at)
+        jobs, pods = [], []
+        if cronjobs:
+            jobs = list(self._list("batch", "jobs", job_selector))
+            pods = self._pods(pod_selector)
+        for deployment in deployments:
+            pods += self._pods_of(deployment, pods)
+        events = []
+        if cronjobs or deployments:
+            events = _if_permitted("Events", self.events, not_looked_at)
+        return WorkerObjects(
+            cronjobs=cronjobs,
+            deployments=deployments,
+            jobs=jobs,
+            pods=pods,
+            events=events,
+            not_looked_at=not_looked_at,
+        )
+
+    def events(self, name: str = "") -> list[ClusterEvent]:
+        """Return the Events of the namespace that may report a problem, oldest first.
+
+        With a name, those of the objects with this name.
+        """
+        own = f"involvedObject.name={name}," if name else ""
+        contents: list[dict[str, Any]] = []
+        for selector in (WARNINGS, *NOTICES):
+            contents += self._list("", "events", fields=own + selector)
+        if any(content.get("reason") == "Pulling" for content in contents):
+            contents += self._list("", "events", fields=f"{own}reason=Pulled")
+        return read_all(contents)
+
+    def _deployments(self) -> list[dict[str, Any]]:
+        """Return the Deployments with the worker's label, and those that run the worker."""
+        return [
+            deployment
+            for deployment in self._list("apps", "deployments")
+            if at(deployment, "metadata", "labels").get(NAME_LABEL) == OURS
+            or _has_worker(at(deployment, "spec", "template"))
+        ]
+
+    def _pods_of(
+        self, deployment: Mapping[str, Any], known: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the pods of a Deployment that are not known yet."""
+        labels = at(deployment, "spec", "selector", "matchLabels")
+        if not labels:
+            return []
+        names = {pod["metadata"]["name"] for pod in known}
+        pods = self._pods(",".join(f"{name}={value}" for name, value in labels.items()))
+        return [pod for pod in pods if pod["metadata"]["name"] not in names]
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """Return the pods of a Job, oldest first."""
@@ -173,15 +240,20 @@ class Cluster:
             )
         )
 
-    def log(self, pod: str, container: str) -> str:
-        """Return the last lines of a container's log; without a name, of the pod's only one."""
-        query: dict[str, Any] = {"tailLines": LOG_LINES}
-        if container:
-            query["container"] = container
-        path = f"{self._path('', 'pods', pod)}/log"
-        request = _Request(method="GET", path=path, resource="pods/log", name=pod, query=query)
-        # A log may hold any bytes.
-        return self._answer(request).decode("utf-8", "replace")
+    def log(self, pod: str, container: str) -> bytes:
+        """Return a container's whole log; without a name, that of the pod's only container.
+
+        A log may hold any bytes.
+        """
+        request = _Request(
+            method="GET",
+            path=f"{self._path('', 'pods', pod)}/log",
+            resource="pods/log",
+            name=pod,
+            query={"container": container} if container else {},
+            deadline_s=LOG_S,
+        )
+        return self._answer(request)
 
     def no_cronjobs(self) -> str:
         """Return the error for a namespace without CronJobs of the worker, with a hint."""
@@ -205,13 +277,21 @@ class Cluster:
         pods = self._list("", "pods", selector)
         return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
 
-    def _list(self, group: str, resource: str, selector: str) -> Iterator[dict[str, Any]]:
+    def _list(
+        self,
+        group: str,
+        resource: str,
+        selector: str = "",
+        fields: str = "",
+    ) -> Iterator[dict[str, Any]]:
         """Return the objects of all pages of a list."""
         token = ""
         while True:
             query: dict[str, Any] = {"limit": PAGE_SIZE}
             if selector:
                 query["labelSelector"] = selector
+            if fields:
+                query["fieldSelector"] = fields
             if token:
                 query["continue"] = token
             request = _Request("GET", self._path(group, resource), resource, query=query)
@@ -295,6 +375,11 @@ class Cluster:
     def _error(self, request: _Request, status: int, body: str) -> OpsWorkerError:
         """Return the error for an answer that is no success."""
         call = f"{request.verb} {request.resource}"
+        namespaced = f"kubectl -n {self.namespace}"
+        try:
+            message = str(json.loads(body)["message"])
+        except (ValueError, KeyError, TypeError):
+            message = body[:MAX_ERROR_TEXT]
         if status == NOT_FOUND:
             return NotFoundError(
                 f"no {request.resource} {request.name} in namespace {self.namespace}"
@@ -304,15 +389,14 @@ class Cluster:
                 f"{self.label} does not accept the credentials (401): "
                 "renew the token of the kubeconfig or of the service account"
             )
+        if status == FORBIDDEN and _REFUSED.search(message):
+            problem = f"{self.label} refused to {call}: {cause(message)}"
+            return ClusterError(f"{problem}; {remedy('FailedCreate', message, namespaced)}")
         if status == FORBIDDEN:
             return NotPermittedError(
                 f"not permitted to {call} in namespace {self.namespace}: "
                 "grant it in a Role of that namespace, bound to this account"
             )
-        try:
-            message = json.loads(body)["message"]
-        except (ValueError, KeyError, TypeError):
-            message = body[:MAX_ERROR_TEXT]
         return ClusterError(f"{self.label} answered {status} to {call}: {one_line(message)}")
 
 
@@ -361,8 +445,24 @@ def _create_events(job: str, transitions: Sequence[tuple[str, str]], end: float)
 
 
 def _runs_worker(cronjob: Mapping[str, Any]) -> bool:
-    template = at(cronjob, "spec", "jobTemplate", "spec", "template")
+    return _has_worker(at(cronjob, "spec", "jobTemplate", "spec", "template"))
+
+
+def _has_worker(template: Mapping[str, Any]) -> bool:
+    """Return whether a container of a pod's template runs the worker."""
     return bool(workers(at(template, "spec"), at(template, "metadata", "labels")))
+
+
+def _if_permitted(kind: str, read: Callable[[], list[Any]], not_looked_at: list[str]) -> list[Any]:
+    """Return the objects of a kind, or note why they could not be read.
+
+    They only add to the picture, so that a missing permission is no reason to show nothing.
+    """
+    try:
+        return read()
+    except OpsWorkerError as error:
+        not_looked_at.append(f"{kind}: {error}")
+        return []
 
 
 def _remaining_s(end: float) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.arguments import by_option, env_file, output_option, row_number, words
 from ops_worker.commands.database import opened, write
-from ops_worker.core.samples import OPS_WORKER
+from ops_worker.core.installations import own_service
 from ops_worker.errors import DONE
 from ops_worker.text import one_line
 
@@ -47,7 +47,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     close.add_argument("id", type=_number, metavar="ID")
     prune = actions.add_parser(
         "prune",
-        help="remove the rows of services that are no longer monitored, and close their alerts",
+        help="remove the rows of services that no installation in the database monitors any more, "
+        "and close their alerts",
     )
     prune.add_argument(
         "--dry-run", action="store_true", help="show what would be removed; remove nothing"
@@ -103,12 +104,12 @@ def _close(store: Store, options: argparse.Namespace, _: Settings) -> None:
 
 def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> None:
     from ops_worker.adapters.postgres import operations
-    from ops_worker.core.passes import HEALTH
+    from ops_worker.core.passes import HEALTH, LEDGER_TABLES
 
     monitored = [target.name for target in settings.catalogue.targets]
     if settings.record_own_metrics:
         # The passes close the worker's own alert. Without self-metrics, nobody else does.
-        monitored.append(OPS_WORKER)
+        monitored.append(own_service(settings.installation))
     prune = partial(
         operations.prune,
         monitored=monitored,
@@ -117,11 +118,16 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
         dry_run=options.dry_run,
     )
     if options.dry_run:
-        rows = store.dry_run(HEALTH.transaction, prune)
+        optional = (*LEDGER_TABLES,)
+        rows = store.dry_run(HEALTH.transaction, prune, optional_tables=optional)
     else:
         rows = write(store, HEALTH.transaction, prune)
+    kept = [row for row in rows if row.kept_by]
+    rows = [row for row in rows if not row.kept_by]
     for row in rows:
         _print_pruned(row, dry_run=options.dry_run)
+    for row in kept:
+        print(f"kept {one_line(row.service)}: installation {one_line(row.kept_by)} watches it")
     number = "1 service" if len(rows) == 1 else f"{len(rows)} services"
     verb = "was" if len(rows) == 1 else "were"
     if options.dry_run:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.arguments import env_file, output_option
 from ops_worker.commands.database import opened
 from ops_worker.core.growth import Retention, TableSize, describe
+from ops_worker.core.installations import contested
+from ops_worker.core.passes import LEDGER_TABLES
 from ops_worker.core.schema import OWN, VERSIONS, VIEW, quoted
 from ops_worker.core.self_check import (
     FAULT,
@@ -28,6 +30,7 @@ from ops_worker.core.self_check import (
     lines,
     of_alertmanagers,
     of_doubt,
+    of_installations,
     of_keys,
     of_schema,
     of_server,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ops_worker.adapters.postgres import Store, Transaction
+    from ops_worker.core.installations import Claim
     from ops_worker.core.model import Figure
     from ops_worker.settings import Settings
 
@@ -189,6 +193,7 @@ class _Facts(NamedTuple):
     present: frozenset[str]
     figures: list[Finding]
     sizes: list[TableSize]
+    contested: dict[str, list[str]]
 
 
 class _Trial(NamedTuple):
@@ -223,13 +228,16 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             present=transaction.present | present,
             figures=figures,
             sizes=operations.table_sizes(transaction),
+            contested=_contested(transaction, loaded),
         )
 
     with opened(loaded, "check") as database:
         try:
             counted = [table for figure in loaded.catalogue.figures for table in figure.tables]
             optional = [table for table in counted if table != "fleet_alert"]
-            facts = database.read(look, optional_tables=[*optional, VIEW, VERSIONS])
+            facts = database.read(
+                look, optional_tables=[*optional, *LEDGER_TABLES, "service_health", VIEW, VERSIONS]
+            )
             trial = _Trial([]) if facts.server["standby"] else _try(database, facts)
             yield from of_server(facts.server | {"refusals": trial.refusals})
             state = SchemaState(
@@ -243,10 +251,22 @@ def _database(loaded: Settings) -> Iterator[Finding]:
             yield from of_schema(state)
             yield from of_tables(facts.tables)
             yield from _growth(facts, loaded)
+            yield from of_installations(loaded.installation, facts.contested)
             yield from facts.figures
         except OpsWorkerError as error:
             remedy = error.remedy or "see the log of the server"
             yield Finding("database", FAULT, error.problem, remedy)
+
+
+def _contested(transaction: Transaction, loaded: Settings) -> dict[str, list[str]]:
+    """Return the services that another installation watches, too. A failure is no finding."""
+    from ops_worker.adapters.postgres import operations
+
+    claims: list[Claim] = []
+    with transaction.best_effort("the services of other installations were not read"):
+        claims += operations.claims(transaction)
+    monitored = {target.name for target in loaded.targets}
+    return contested(claims, monitored, transaction.now)
 
 
 def _growth(facts: _Facts, loaded: Settings) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ def opened(settings: Settings, command: str, *, deadline_s: float = 0.0) -> Iter
         application=f"ops-worker {command}",
         loop_deadline_s=deadline_s,
         changing=settings.changing_connection,
+        installation=settings.installation,
     )
     with contextlib.closing(store):
         yield store

@@ -158,6 +158,7 @@ def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Sto
         connect_retries=postgres.RetryPolicy(settings.confirm_failures, settings.confirm_delay),
         shard=settings.job_completion_index,
         changing=settings.changing_connection,
+        installation=settings.installation,
     )
 
 
@@ -201,7 +202,7 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
         _log_alerts(outcome)
         _log_dependents(outcome)
     for warning in outcome.warnings:
-        _log.warning("the pass has a warning", extra={"action": "sample", "what": warning})
+        _log.warning("the pass has a warning", extra={"action": "warning", "what": warning})
     if outcome.blind_because:
         blind = {
             "action": "blind",

@@ -91,6 +91,10 @@ class Backlog:
 
     When a limit is exceeded, the oldest entry is dropped, those set apart first. ``dropped`` is the
     number of dropped entries.
+
+    ``resumed_at`` is the moment (seconds, monotonic clock) of the first pass that was recorded
+    after an outage; None if there was none. The rows of passes that waited do not show it: they
+    have the times of their passes.
     """
 
     def __init__(self, limit: int, limit_bytes: int = 32 * MEBIBYTE) -> None:
@@ -104,6 +108,17 @@ class Backlog:
         self._retry_at = 0.0
         self.in_doubt: tuple[str, tuple[Packed, ...]] | None = None
         self.dropped = 0
+        self.resumed_at: float | None = None
+        self._recorded_at: float | None = None
+
+    def mark_recorded(self, moment: float, patience_s: float) -> None:
+        """Note that the pass that began at ``moment`` was recorded in its turn.
+
+        If none was recorded for longer than ``patience_s`` seconds before, an outage has ended.
+        """
+        if self._recorded_at is not None and moment - self._recorded_at > patience_s:
+            self.resumed_at = moment
+        self._recorded_at = moment
 
     def __len__(self) -> int:
         """Return the number of waiting entries, without those set apart or in doubt."""
@@ -134,6 +149,8 @@ class Backlog:
         with self._lock:
             self._waiting.append(entry)
             self._drop_excess()
+            if self._recorded_at is None:  # the first pass of the loop met an outage already
+                self._recorded_at = pending.moment
         return entry
 
     def next_slice(self) -> tuple[Packed, ...]:

@@ -1,75 +1,98 @@
-"""CronJobs, Jobs and pods, as Kubernetes reports them: one row per CronJob, with warnings."""
+"""CronJobs with their Jobs, pods and Events: one row per CronJob, with warnings.
+
+The last run is the last Job that ended, also if its pod and log are gone. An older success is never
+shown in its place.
+"""
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ops_worker.core.pods import at, containers, items, mapping, text, workers
-from ops_worker.errors import severity
-from ops_worker.text import format_age, format_table
+from ops_worker.core.cluster_events import (
+    creation_failure,
+    of_job_pods,
+    of_object,
+    start_failure,
+    unfinished_pull,
+)
+from ops_worker.core.jobs import (
+    completed_indexes,
+    exceeded_deadline,
+    finished,
+    index_of,
+    is_manual,
+    job_name,
+    last_attempts,
+    shard_count,
+    sidecar_hint,
+    unexplained_failure,
+)
+from ops_worker.core.pod_states import (
+    blocked_job,
+    end_text,
+    other_failure,
+    pull_remedy,
+    removed,
+    start_problem,
+    terminated,
+    time_of,
+)
+from ops_worker.core.pods import at, items, kubectl, text
+from ops_worker.core.start_problems import cause, described
+from ops_worker.errors import DONE, severity
+from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
-HEAD = (
-    "CRONJOB",
-    "SCHEDULE",
-    "SUSPENDED",
-    "LAST RUN",
-    "LAST SUCCESS",
-    "RUNNING",
-    "MISSED",
-    "EXIT",
-    "SUMMARY",
-)
-"""Column headings of the table."""
+    from ops_worker.core.cluster_events import ClusterEvent
+    from ops_worker.core.jobs import JobEnd
+
 MAX_DUE = 3
 """Runs that may be due without a success. One more is a warning."""
-BLOCKED_S = 60.0
-"""Seconds after the end of a pass in which the other containers of its pod may end."""
-MAX_TERMINATION_TEXT = 300
-"""Characters of a termination message that are shown."""
-MAX_WAITING_TEXT = 200
-"""Characters that are shown of Kubernetes' message about a pod that cannot start."""
-MAX_EVENT_TEXT = 1024
-"""The most characters of an Event's message that the API server accepts.
-
-Source: kubernetes.io, API reference, "Event" of events.k8s.io/v1, field ``note``.
-"""
-MAX_JOB_PREFIX = 52
-"""Characters of a CronJob's name that a Job's name, of at most 63 characters, has room for."""
-USE_NATIVE_SIDECAR = (
-    "make it a native sidecar (an init container with restartPolicy: Always), "
-    "because a Job does not wait for those"
-)
-"""The hint for a container that keeps a Job from completing."""
-INDEX = "batch.kubernetes.io/job-completion-index"
-"""The annotation with a pod's index in an Indexed Job (kubernetes.io, "Jobs")."""
-WAIT_S = 120.0
-"""Seconds in which a Job without a deadline, or with a short one, should end."""
-WAIT_MARGIN_S = 30.0
-"""Seconds that Kubernetes takes to end a Job after its deadline: the pod's grace is 10 s."""
-OUT_OF_MEMORY = "OOMKilled"
-"""The reason with which Kubernetes ends a container that exceeds its memory limit."""
-_PULL_HINT = "check the image's name, and that the cluster can pull it"
-HINTS = {
-    "ErrImagePull": _PULL_HINT,
-    "ImagePullBackOff": _PULL_HINT,
-    "ErrImageNeverPull": "load the image onto the node",
-    "InvalidImageName": "check the image's name",
-    "CreateContainerConfigError": (
-        "if the Secret is missing, create it: "
-        "kubectl create secret generic ops-worker --from-literal=PG_PASS=..."
+RECENT = timedelta(minutes=15)
+"""An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
+CLOCK_SKEW = timedelta(seconds=10)
+"""What the clocks of the API server and of kube-controller-manager may differ by."""
+GONE = "no pod and no log are left"
+_GONE_JOB = "the Job of the last run no longer exists"
+_SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
+CRONJOB_HINTS = {
+    "MissSchedule": (
+        "kube-controller-manager was not running, or was late by more than "
+        "startingDeadlineSeconds: look at it, and set startingDeadlineSeconds to 25 or more"
     ),
-    "CreateContainerError": "see `kubectl describe pod`",
-    "CrashLoopBackOff": "see `kubectl logs`",
-    "Unschedulable": (
-        "check the free resources and the taints of the nodes: `kubectl describe pod`"
+    "JobAlreadyActive": (
+        "a run takes longer than the period: keep PASS_DEADLINE and activeDeadlineSeconds below "
+        "the period, and look for a pod that does not end"
     ),
+    "TooManyMissedTimes": (
+        "set startingDeadlineSeconds (the manifests set 25), and check the clocks of the control "
+        "plane"
+    ),
+    "UnexpectedJob": "a Job of this CronJob was made by something else: see `{kubectl} get jobs`",
+    "MissingJob": "somebody deleted a Job while it ran: find out who",
+    "InvalidSchedule": _SCHEDULE_HINT,
+    "UnparseableSchedule": _SCHEDULE_HINT,
+    "UnsupportedSchedule": f"use spec.timeZone instead of TZ in the schedule; {_SCHEDULE_HINT}",
+    "UnknownTimeZone": "correct spec.timeZone; until then no run starts",
 }
-"""What to do about a pod that cannot start, by the reason that Kubernetes reports."""
+"""What to do about an Event of a CronJob, by its reason.
+
+Source: kubernetes, pkg/controller/cronjob/cronjob_controllerv2.go. Other reasons are no problem,
+or are reported otherwise.
+"""
+
+
+class ShardEnd(NamedTuple):
+    """How the last pod of a shard ended. ``exit_code`` is None if no pod of it is left."""
+
+    shard: int
+    exit_code: int | None
+    summary: str
 
 
 class CronJobState(NamedTuple):
@@ -77,8 +100,11 @@ class CronJobState(NamedTuple):
 
     - ``missed``: runs that were due since the last one. None if the CronJob is suspended or has
       never run, or if its schedule is invalid.
-    - ``exit_code``: of the last pass that ended. None if no pod has ended yet.
-    - ``summary``: the termination message of that pass.
+    - ``exit_code``: of the last run that ended; of several shards, the worst. None if no run has
+      ended yet, or if its pod is gone and the exit code with it.
+    - ``summary``: the termination message of that run, or why there is none.
+    - ``last_job``, ``job_end``: the Job of that run, and how it ended; empty if none has.
+    - ``shards``: of an Indexed Job, the end of each shard.
     """
 
     name: str
@@ -91,48 +117,63 @@ class CronJobState(NamedTuple):
     exit_code: int | None
     summary: str
     warnings: tuple[str, ...]
+    last_job: str = ""
+    job_end: str = ""
+    shards: tuple[ShardEnd, ...] = ()
 
 
-class JobEnd(NamedTuple):
-    """How a Job ended: ``Complete`` or ``Failed``, and the reason."""
-
-    kind: str
-    reason: str
-
-
-class _Run(NamedTuple):
-    """The Jobs of a CronJob, their pods oldest first, and the last pass among them that ended."""
+class Objects(NamedTuple):
+    """Jobs, pods and Events of a namespace. The Events are sorted, oldest first."""
 
     jobs: Sequence[Mapping[str, Any]]
     pods: Sequence[Mapping[str, Any]]
-    last_exit: Mapping[str, Any] | None
+    events: Sequence[ClusterEvent] = ()
+
+    def pods_of(self, job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the pods of a Job."""
+        name = job["metadata"]["name"]
+        return [pod for pod in self.pods if job_name(pod) == name]
+
+
+class _LastRun(NamedTuple):
+    """The last run that ended. ``job`` is None if there is none, or if its Job is gone."""
+
+    job: Mapping[str, Any] | None = None
+    end: JobEnd | None = None
+    pods: Sequence[Mapping[str, Any]] = ()
+    exit_code: int | None = None
+    summary: str = ""
+    shards: tuple[ShardEnd, ...] = ()
 
 
 def row(
     cronjob: Mapping[str, Any],
-    jobs: Sequence[Mapping[str, Any]],
-    pods: Sequence[Mapping[str, Any]],
+    objects: Objects,
     now: datetime,
     due: Callable[[datetime], int | None],
 ) -> CronJobState:
-    """Return the row of a CronJob. ``jobs`` and ``pods`` may contain those of other CronJobs.
+    """Return the row of a CronJob. The objects may contain those of other CronJobs.
 
     ``due`` counts the runs that were due since a time; None if that is unknown.
     """
     spec = cronjob["spec"]
     status = cronjob.get("status", {})
     name = cronjob["metadata"]["name"]
-    run = _run(cronjob, jobs, pods)
-    exit_code, summary = None, ""
-    if run.last_exit is not None:
-        exit_code, summary = run.last_exit["exitCode"], termination_text(run.last_exit)
-    last_run = _time(status.get("lastScheduleTime"))
-    last_success = _time(status.get("lastSuccessfulTime"))
+    owned = _owned(cronjob, objects)
+    last_run = time_of(status.get("lastScheduleTime"))
+    last_success = time_of(status.get("lastSuccessfulTime"))
     suspended = bool(spec.get("suspend"))
     missed = None
-    warnings = list(_warnings(run, now))
+    warnings = list(_job_warnings(owned, now))
+    if _is_gone(owned.jobs, last_run):
+        last = _LastRun(summary=_GONE_JOB)
+        warnings += _gone_warning(last_run, last_success)
+    else:
+        last = _last_run(owned)
+        warnings += _last_run_warnings(owned, last)
     if not suspended:
         missed = None if last_run is None else due(last_run)
+        warnings += _event_warnings(cronjob, owned, last_success, now)
         warnings += _overdue(cronjob, last_success, now, due)
     return CronJobState(
         name=name,
@@ -142,40 +183,226 @@ def row(
         last_success_s=_age(last_success, now),
         running=len(status.get("active") or ()),
         missed=missed,
-        exit_code=exit_code,
-        summary=summary,
-        warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
+        exit_code=last.exit_code,
+        summary=last.summary,
+        warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings if warning)),
+        last_job="" if last.job is None else last.job["metadata"]["name"],
+        job_end="" if last.end is None else ": ".join(filter(None, last.end)),
+        shards=last.shards,
     )
 
 
-def _run(
-    cronjob: Mapping[str, Any],
-    jobs: Sequence[Mapping[str, Any]],
-    pods: Sequence[Mapping[str, Any]],
-) -> _Run:
-    """Select the Jobs of a CronJob and their pods."""
+def _owned(cronjob: Mapping[str, Any], objects: Objects) -> Objects:
+    """Select the Jobs of a CronJob and their pods. Of Events, each reader selects its own."""
     uid = cronjob["metadata"]["uid"]
-    own_jobs = [job for job in jobs if any(owner.get("uid") == uid for owner in _owners(job))]
-    names = {job["metadata"]["name"] for job in own_jobs}
-    own_pods = sorted((pod for pod in pods if _job_name(pod) in names), key=_created)
-    exits = [state for state in map(terminated, own_pods) if state is not None]
+    jobs = [job for job in objects.jobs if any(owner.get("uid") == uid for owner in _owners(job))]
+    names = {job["metadata"]["name"] for job in jobs}
+    pods = [pod for pod in objects.pods if job_name(pod) in names]
+    return Objects(
+        jobs=sorted(jobs, key=_created), pods=sorted(pods, key=_created), events=objects.events
+    )
+
+
+def _last_run(owned: Objects) -> _LastRun:
+    """Return the last run that ended: the newest Job that has ended, or whose pod has."""
+    for job in reversed(owned.jobs):
+        pods = owned.pods_of(job)
+        end = finished(job, early=True)
+        if end is None and not any(map(terminated, pods)):
+            continue
+        shards = _shard_ends(job, pods)
+        exit_code, summary = _result(shards) if shards else _last_exit(pods)
+        if end is not None:
+            exit_code, summary = _with_end(job, end, exit_code, summary)
+        return _LastRun(
+            job=job, end=end, pods=pods, exit_code=exit_code, summary=summary, shards=shards
+        )
+    return _LastRun()
+
+
+def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> bool:
+    """Return whether the Job of the last run was deleted while older ones are there.
+
+    A Job is created at its scheduled time or later.
+    """
+    if not jobs or scheduled is None:
+        return False
+    created = time_of(at(jobs[-1], "metadata").get("creationTimestamp"))
+    return created is not None and scheduled > created + CLOCK_SKEW
+
+
+def _gone_warning(scheduled: datetime | None, last_success: datetime | None) -> list[str]:
+    """Return a warning about a last run whose Job is gone, unless it has succeeded."""
+    if last_success is not None and scheduled is not None and last_success >= scheduled:
+        return []
+    return [
+        (
+            f"{_GONE_JOB}, and no run has succeeded since: set failedJobsHistoryLimit to 1 or more "
+            "(the manifests set 3), so that the reason is kept"
+        )
+    ]
+
+
+def _last_exit(pods: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
+    """Return exit code and text of the pod that ended last."""
+    ended = [pod for pod in pods if terminated(pod)]
+    if not ended:
+        return None, ""
     # The sort is stable: of several pods that ended in the same second, the newest one is last.
-    exits.sort(key=lambda state: str(state.get("finishedAt")))
-    return _Run(own_jobs, own_pods, exits[-1] if exits else None)
+    ended.sort(key=lambda pod: str((terminated(pod) or {}).get("finishedAt")))
+    return (terminated(ended[-1]) or {})["exitCode"], end_text(ended[-1])
 
 
-def _warnings(run: _Run, now: datetime) -> Iterator[str]:
-    """Return what is wrong with the Jobs and pods of a CronJob."""
-    yield from _nonempty(start_problem(pod) or blocked_job(pod, now) for pod in run.pods)
-    if run.last_exit is not None and run.last_exit["exitCode"]:
-        exit_code, summary = run.last_exit["exitCode"], termination_text(run.last_exit)
-        yield f"the last pass failed with exit code {exit_code}: {summary}"
-    yield from _nonempty(map(other_failure, run.pods[-1:]))
-    ended = sorted(filter(finished, run.jobs), key=_created)
-    for job in ended[-1:]:
-        job_name = job["metadata"]["name"]
-        attempts = [pod for pod in run.pods if _job_name(pod) == job_name]
-        yield from _nonempty([unexplained_failure(job, attempts)])
+def _shard_ends(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tuple[ShardEnd, ...]:
+    """Return the end of each shard of an Indexed Job; nothing for any other Job."""
+    by_index = {index_of(pod): pod for pod in last_attempts(pods)}
+    complete = completed_indexes(job)
+    ends = []
+    for index in range(shard_count(job)):
+        pod = by_index.get(str(index))
+        state = None if pod is None else terminated(pod)
+        if pod is not None and state is not None:
+            ends.append(ShardEnd(index, state["exitCode"], end_text(pod)))
+        elif index in complete:
+            ends.append(ShardEnd(index, DONE, f"Complete; {GONE}"))
+        else:
+            ends.append(ShardEnd(index, None, "did not complete"))
+    return tuple(ends)
+
+
+def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
+    """Return the worst exit code of shards, and its text.
+
+    A shard that did not complete has no exit code; a success of the others does not hide it.
+    """
+
+    def rank(shard: ShardEnd) -> tuple[bool, tuple[int, int]]:
+        """Sort a failure above a shard without an exit code, and that above a success."""
+        code = 1 if shard.exit_code is None else shard.exit_code
+        return shard.exit_code is not None and code != DONE, severity(code)
+
+    worst = max(shards, key=rank)
+    if worst.exit_code:
+        return worst.exit_code, f"shard {worst.shard}/{len(shards)}: {worst.summary}"
+    missing = [shard for shard in shards if shard.exit_code is None]
+    if missing:
+        return None, f"shard {missing[0].shard}/{len(shards)}: {missing[0].summary}"
+    return DONE, f"{len(shards)} shards: {worst.summary}"
+
+
+def _with_end(
+    job: Mapping[str, Any], end: JobEnd, exit_code: int | None, summary: str
+) -> tuple[int | None, str]:
+    """Return exit code and text of a Job that has ended.
+
+    A Job that failed is not shown as a success because its pod ended well or is gone. The pods of a
+    complete Job ended with 0.
+    """
+    if end.kind == "Complete":
+        if exit_code is None:
+            return DONE, f"Complete; {GONE}"
+        return exit_code, summary
+    if exit_code:
+        return exit_code, summary
+    reason = end.reason
+    if exceeded_deadline(end):
+        limit = at(job, "spec").get("activeDeadlineSeconds", "?")
+        reason = f"DeadlineExceeded: killed by activeDeadlineSeconds ({limit} s)"
+    if exit_code is None and not summary:
+        return None, f"{one_line(reason)}; {GONE}"
+    return exit_code, f"Job failed: {one_line(reason)}; {summary}"
+
+
+def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
+    """Yield what is wrong with Jobs that have not ended, and with pods that cannot start."""
+    for pod in owned.pods:
+        events = of_object(owned.events, "Pod", pod["metadata"]["name"])
+        yield start_problem(pod, events, now) or blocked_job(pod, now)
+    yield from map(other_failure, owned.pods[-1:])
+    for job in owned.jobs:
+        if finished(job, early=True) is None and not owned.pods_of(job):
+            failure = creation_failure(job, owned.events)
+            yield f"Job {job['metadata']['name']}: {failure}" if failure else ""
+
+
+def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
+    """Yield what is wrong with the last run."""
+    failed_shards = [shard for shard in last.shards if shard.exit_code]
+    for shard in failed_shards:
+        yield (
+            f"shard {shard.shard} of {len(last.shards)} failed with exit code "
+            f"{shard.exit_code}: {shard.summary}"
+        )
+    if last.exit_code and not failed_shards:
+        yield f"the last pass failed with exit code {last.exit_code}: {last.summary}"
+    if last.job is None or last.end is None or last.end.kind != "Failed":
+        return
+    yield from map(removed, last.pods[-1:])
+    yield unexplained_failure(last.job, last.pods, _lost_cause(last.job, owned.events))
+    missing = [f"{shard.shard}" for shard in last.shards if shard.exit_code is None]
+    if missing:
+        yield (
+            f"Job {last.job['metadata']['name']} ended before shard {', '.join(missing)} "
+            f"of {len(last.shards)} completed: {one_line(last.end.reason)}"
+        )
+    elif last.exit_code == DONE:
+        yield (
+            f"Job {last.job['metadata']['name']} failed, although its pass ended with exit code 0: "
+            f"{one_line(last.end.reason)}{sidecar_hint(last.job)}"
+        )
+
+
+def _lost_cause(job: Mapping[str, Any], events: Sequence[ClusterEvent]) -> str:
+    """Return what kept the pods of a Job from starting, from Events that outlive them."""
+    failure = creation_failure(job, events)
+    if failure:
+        return failure
+    own = of_job_pods(events, job["metadata"]["name"])
+    # Kubernetes stops only a container that runs.
+    if any(event.reason == "Killing" for event in own):
+        hint = f"raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
+        return f"it ran until then, and {GONE}; {hint}"
+    failure = start_failure(own, kubectl(job))
+    if failure:
+        return f"its pod, which is gone, could not start: {failure}"
+    pull = unfinished_pull(own)
+    if pull is not None:
+        return f"the pull of its image took too long: {cause(pull.message)}; {pull_remedy()}"
+    return ""
+
+
+def _event_warnings(
+    cronjob: Mapping[str, Any], owned: Objects, last_success: datetime | None, now: datetime
+) -> Iterator[str]:
+    """Yield what the Events of a CronJob report: runs that were not started."""
+    prefix = kubectl(cronjob)
+    newest: dict[str, ClusterEvent] = {}
+    for event in of_object(owned.events, "CronJob", cronjob["metadata"]["name"]):
+        is_recent = now - event.time < RECENT
+        is_since_success = last_success is None or event.time > last_success
+        if (is_recent or is_since_success) and not _is_made_by_hand(event, owned.jobs):
+            newest[event.reason] = event
+    for reason, event in newest.items():
+        age = format_age(max(0.0, (now - event.time).total_seconds()))
+        times = f"{event.times} times, last " if event.times > 1 else ""
+        if reason in CRONJOB_HINTS:
+            hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
+            yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"
+        elif reason == "FailedCreate":
+            yield f"{times}{age} ago: {described(reason, event.message, prefix)}"
+
+
+def _is_made_by_hand(event: ClusterEvent, jobs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether an Event is about a Job that somebody made, or that no longer exists.
+
+    The controller reports every Job from `ops-worker trigger` and `kubectl create job --from`.
+    """
+    if event.reason != "UnexpectedJob":
+        return False
+    match = re.search(r"forgot: (\S+)", event.message)
+    name = match[1] if match else ""
+    known = [job for job in jobs if job["metadata"]["name"] == name]
+    return not known or is_manual(known[0])
 
 
 def _overdue(
@@ -185,7 +412,7 @@ def _overdue(
     due: Callable[[datetime], int | None],
 ) -> list[str]:
     """Return a warning if more runs were due since the last success than are normal."""
-    since = last_success or _time(cronjob["metadata"].get("creationTimestamp"))
+    since = last_success or time_of(cronjob["metadata"].get("creationTimestamp"))
     if since is None or (due(since) or 0) <= MAX_DUE:
         return []
     age = format_age((now - since).total_seconds())
@@ -200,308 +427,13 @@ def _overdue(
     return [f"{problem}: {hint}"]
 
 
-def table(rows: Sequence[CronJobState]) -> str:
-    """Render the rows as a table, followed by their warnings."""
-    lines = [format_table(HEAD, list(map(_cells, rows)))]
-    warnings = [f"warning: {warning}" for cronjob in rows for warning in cronjob.warnings]
-    if warnings:
-        lines += ["", *warnings]
-    return "\n".join(lines)
-
-
-def worker_names(pod: Mapping[str, Any]) -> list[str]:
-    """Return the names of the worker's containers; if none is recognised, that of the first."""
-    spec = at(pod, "spec")
-    ours = workers(spec, at(pod, "metadata", "labels"))
-    main_names = [container.name for container in ours if container.is_main]
-    names = main_names or [container.name for container in ours]
-    if names:
-        return names
-    candidates = [container.name for container in containers(spec) if container.is_main]
-    return (candidates or list(_states(pod)))[:1]
-
-
-def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state in which the worker's container ended, or None if it has not ended.
-
-    Of several containers, the one with the worst exit code counts.
-    """
-    states = _states(pod)
-    ends = [at(states.get(name), "terminated") for name in worker_names(pod)]
-    if not ends or not all(ends):
-        return None
-    return dict(max(ends, key=lambda state: severity(state["exitCode"])))
-
-
-def other_failure(pod: Mapping[str, Any]) -> str:
-    """Return which container that is not the worker's failed; empty if none did."""
-    if text(at(pod, "status").get("phase")) == "Running":
-        return ""
-    spec = at(pod, "spec")
-    # The exit code of a native sidecar means nothing: Kubernetes stops it at the pod's end.
-    native_names = [container.name for container in containers(spec) if container.is_native_sidecar]
-    ignored = {*worker_names(pod), *native_names}
-    for name, state in _states(pod).items():
-        end = at(state, "terminated")
-        if end.get("exitCode") and name not in ignored:
-            pod_name = pod["metadata"]["name"]
-            return (
-                f"{_described(pod, name)} of pod {pod_name} ended with exit code "
-                f"{end['exitCode']}: {termination_text(end)}; "
-                f"see `kubectl logs {pod_name} -c {name}`"
-            )
-    return ""
-
-
-def blocked_job(pod: Mapping[str, Any], now: datetime | None = None) -> str:
-    """Return which container keeps a Job from completing after its pass ended; empty if none does.
-
-    With ``now``, only passes count that ended at least a minute before.
-    """
-    end = terminated(pod)
-    if end is None or at(pod, "status").get("phase") != "Running":
-        return ""
-    ended_at = _time(end.get("finishedAt"))
-    if now is not None and (ended_at is None or (now - ended_at).total_seconds() < BLOCKED_S):
-        return ""
-    states = _states(pod)
-    for container in containers(at(pod, "spec")):
-        if container.is_main and "running" in mapping(states.get(container.name)):
-            return (
-                f"the pass in pod {pod['metadata']['name']} ended with exit code "
-                f"{end['exitCode']}, but container {container.name} keeps running, "
-                "so the Job does not complete; "
-                f"if it is a sidecar, {USE_NATIVE_SIDECAR}"
-            )
-    return ""
-
-
-def out_of_memory(pod: Mapping[str, Any]) -> str:
-    """Return that the worker's container exceeded its memory limit; empty if it did not."""
-    end = terminated(pod)
-    if end is None or end.get("reason") != OUT_OF_MEMORY:
-        return ""
-    name = pod["metadata"]["name"]
-    return f"pod {name} ended with exit code {end['exitCode']}: {termination_text(end)}"
-
-
-def unexplained_failure(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a Job failed, if none of its pods shows the reason; empty for any other Job."""
-    end = finished(job)
-    if end is None or end.kind != "Failed":
-        return ""
-    if any(terminated(pod) or other_failure(pod) for pod in pods):
-        return ""
-    name = at(job, "metadata").get("name", "?")
-    if not end.reason.startswith("DeadlineExceeded"):
-        return f"Job {name} failed, and none of its pods shows the reason: {end.reason}"
-    limit = at(job, "spec").get("activeDeadlineSeconds", "?")
-    return (
-        f"Job {name} exceeded activeDeadlineSeconds ({limit} s), and Kubernetes deleted its pod "
-        "and log: look in `kubectl get events` for a pod that could not start; "
-        f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{_sidecar_hint(job)}"
-    )
-
-
-def _sidecar_hint(job: Mapping[str, Any]) -> str:
-    """Return a hint if a Job's pod has a main container beside the worker's."""
-    template = at(job, "spec", "template")
-    ours = worker_names(template)
-    for container in containers(at(template, "spec")):
-        if container.is_main and container.name not in ours:
-            return f"; if container {container.name} is a sidecar, {USE_NATIVE_SIDECAR}"
-    return ""
-
-
-def with_deleted(
-    earlier: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Return the current pods of a Job, after those that no longer exist, as they were before."""
-    names = {pod["metadata"]["name"] for pod in current}
-    return [*(pod for pod in earlier if pod["metadata"]["name"] not in names), *current]
-
-
-def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the newest pod of every index of a Job. ``pods`` are sorted, oldest first."""
-    return list({at(pod, "metadata", "annotations").get(INDEX): pod for pod in pods}.values())
-
-
-def termination_text(end: Mapping[str, Any]) -> str:
-    """Return the result of a pass from its termination message, on one line.
-
-    Of a message that is not the worker's, return the last line; without a message, the reason.
-    After OOMKilled the message is the end of the log, which says nothing about the memory.
-    """
-    if end.get("reason") == OUT_OF_MEMORY:
-        return f"{OUT_OF_MEMORY}: raise resources.limits.memory of the container"
-    message = str(end.get("message") or "")
-    try:
-        document = json.loads(message)
-        result = str(document.get("error") or document.get("summary") or "")
-    except (ValueError, AttributeError):
-        lines = message.strip().splitlines()
-        result = lines[-1] if lines else str(end.get("reason") or "")
-    return " ".join(result.split())[:MAX_TERMINATION_TEXT]
-
-
-def start_problem(pod: Mapping[str, Any]) -> str:
-    """Return why a pod cannot start, and what to do; empty if it starts or has started."""
-    for name, waiting in _waiting(pod):
-        reason = waiting.get("reason", "")
-        hint = HINTS.get(reason)
-        if hint is None:
-            continue
-        problem = f"pod {pod['metadata']['name']} cannot start: "
-        if name and name not in worker_names(pod):
-            problem += f"{_described(pod, name)}: "
-        problem += reason
-        message = " ".join(str(waiting.get("message") or "").split())[:MAX_WAITING_TEXT]
-        if message:
-            problem += f": {message}"
-        return f"{problem}; {hint}"
-    return ""
-
-
-def _waiting(pod: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Return what a pod waits for: the name of a container, with its reason and message.
-
-    Where the pod itself waits for a node, the name is empty.
-    """
-    for name, state in _states(pod).items():
-        yield name, at(state, "waiting")
-    status = pod.get("status", {})
-    if status.get("phase") != "Pending":
-        return
-    for condition in status.get("conditions") or ():
-        if condition.get("reason") == "Unschedulable":
-            yield "", condition
-
-
-def finished(job: Mapping[str, Any]) -> JobEnd | None:
-    """Return how a Job ended, or None if it has not ended."""
-    for condition in job.get("status", {}).get("conditions") or ():
-        if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
-            reason = f"{condition.get('reason', '')}: {condition.get('message', '')}"
-            return JobEnd(condition["type"], reason.strip(": "))
-    return None
-
-
-def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
-    """Build a Job from a CronJob's template, as `kubectl create job --from` does."""
-    template = cronjob["spec"]["jobTemplate"]
-    name = cronjob["metadata"]["name"]
-    template_metadata = template.get("metadata", {})
-    owner = {
-        "apiVersion": "batch/v1",
-        "kind": "CronJob",
-        "name": name,
-        "uid": cronjob["metadata"]["uid"],
-        "controller": True,
-    }
-    manual = {"cronjob.kubernetes.io/instantiate": "manual"}
-    metadata = {
-        "name": f"{name[:MAX_JOB_PREFIX]}-{suffix}",
-        "labels": template_metadata.get("labels", {}),
-        "annotations": manual | template_metadata.get("annotations", {}),
-        "ownerReferences": [owner],
-    }
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
-
-
-def longest_wait_s(job: Mapping[str, Any]) -> float:
-    """Return the seconds after which a Job should have ended, with all its attempts."""
-    deadline_s = at(job, "spec").get("activeDeadlineSeconds")
-    if deadline_s is None:
-        return WAIT_S
-    return max(WAIT_S, float(deadline_s) + WAIT_MARGIN_S)
-
-
-def event_of(
-    cronjob: Mapping[str, Any], namespace: str, service: str, reason: str, now: datetime
-) -> dict[str, Any]:
-    """Build the Event of an alert. ``cronjob`` has the name and the uid of the CronJob.
-
-    With a reason, the service is unhealthy. Without one, it is healthy again.
-    """
-    kind, event_reason, message = "Normal", "ServiceRecovered", f"{service} is healthy again"
-    if reason:
-        kind, event_reason = "Warning", "ServiceUnhealthy"
-        message = f"{service} is unhealthy: {reason}"
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    reference = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace}
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{cronjob['name']}.", "namespace": namespace},
-        "involvedObject": reference | dict(cronjob),
-        "type": kind,
-        "reason": event_reason,
-        "message": " ".join(message.split())[:MAX_EVENT_TEXT],
-        "source": {"component": "ops-worker"},
-        "firstTimestamp": stamp,
-        "lastTimestamp": stamp,
-        "count": 1,
-    }
-
-
-def _nonempty(texts: Iterable[str]) -> Iterator[str]:
-    return filter(None, texts)
-
-
-def _owners(job: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    owners: Sequence[Mapping[str, Any]] = job["metadata"].get("ownerReferences") or ()
-    return owners
-
-
-def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the state of every container by its name, in the order in which they start."""
-    status = at(pod, "status")
-    fields = ("initContainerStatuses", "containerStatuses")
-    entries = [mapping(entry) for field in fields for entry in items(status.get(field))]
-    return {text(entry.get("name")): at(entry, "state") for entry in entries}
-
-
-def _described(pod: Mapping[str, Any], name: str) -> str:
-    """Return a container's kind and name."""
-    for container in containers(at(pod, "spec")):
-        if container.name == name and container.is_main:
-            return f"container {name}"
-    return f"init container {name}"
-
-
-def _job_name(pod: Mapping[str, Any]) -> Any:
-    return at(pod, "metadata", "labels").get("batch.kubernetes.io/job-name")
+def _owners(job: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return items(job["metadata"].get("ownerReferences"))
 
 
 def _created(content: Mapping[str, Any]) -> str:
-    return str(at(content, "metadata").get("creationTimestamp"))
-
-
-def _time(stamp: str | None) -> datetime | None:
-    return datetime.fromisoformat(stamp) if stamp else None
+    return text(at(content, "metadata").get("creationTimestamp"))
 
 
 def _age(since: datetime | None, now: datetime) -> float | None:
     return None if since is None else (now - since).total_seconds()
-
-
-def _ago(age_s: float | None) -> str:
-    return "-" if age_s is None else f"{format_age(max(0.0, age_s))} ago"
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
-
-
-def _cells(cronjob: CronJobState) -> tuple[str, ...]:
-    return (
-        cronjob.name,
-        cronjob.schedule,
-        "yes" if cronjob.suspended else "no",
-        _ago(cronjob.last_run_s),
-        _ago(cronjob.last_success_s),
-        str(cronjob.running),
-        _or_dash(cronjob.missed),
-        _or_dash(cronjob.exit_code),
-        cronjob.summary or "-",
-    )

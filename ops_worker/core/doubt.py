@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.model import Failure
 from ops_worker.core.passes import HEALTH
 from ops_worker.core.shards import UNDIVIDED, shard_of
@@ -77,6 +78,8 @@ class Assessment(NamedTuple):
 class DoubtRow(NamedTuple):
     """A row of ``ops_worker_doubt``: the blind passes in a row of one pass and shard.
 
+    Another installation has rows of its own.
+
     ``since`` is when the pass became blind; None while it sees or believes. ``last_at`` is when the
     row was written, and ``period_s`` the period of the pass in seconds.
     """
@@ -88,6 +91,7 @@ class DoubtRow(NamedTuple):
     last_at: datetime | None = None
     period_s: float = 60.0
     suspects: str = ""
+    installation: str = DEFAULT
 
     @property
     def is_blind(self) -> bool:
@@ -175,12 +179,16 @@ def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
     return sorted(current, key=lambda row: row.since or now)
 
 
-def blind_to(service: str, rows: Iterable[DoubtRow]) -> DoubtRow | None:
+def blind_to(
+    service: str, rows: Iterable[DoubtRow], installation: str = DEFAULT
+) -> DoubtRow | None:
     """Return the blind health pass that would know the service, if one of ``rows`` is that.
 
-    ``rows`` are those of ``blind``.
+    ``rows`` are those of ``blind``, ``installation`` the one that keeps the row of the service.
     """
     for row in rows:
+        if row.installation != installation:
+            continue
         index, _, count = row.shard.partition("/")
         is_shard = index.isdecimal() and count.isdecimal() and 0 < int(count) <= MAX_SHARDS
         if row.name == HEALTH.name and is_shard and shard_of(service, int(count)) == int(index):

@@ -32,8 +32,6 @@ NEW = -1
 """The number of a span that the database does not have yet."""
 ENDED = "ended"
 """The digest of a run that a blind pass ended: the next pass begins a new one."""
-INSTALLATION = "ops-worker"
-"""The name of the installation, in every run."""
 
 
 class Sight(NamedTuple):

@@ -284,7 +284,8 @@ class KnownState(NamedTuple):
 
     ``healthy`` is None if no pass has recorded the service yet. ``streak`` is the number of
     consecutive passes with this result, and ``since`` the time of the first of them. ``alerted`` is
-    true if the service has an alert that is open or acknowledged.
+    true if the service has an alert that is open or acknowledged. ``installation`` is the one that
+    recorded it; empty if none has.
     """
 
     healthy: bool | None = None
@@ -292,6 +293,7 @@ class KnownState(NamedTuple):
     since: datetime | None = None
     checked_at: datetime | None = None
     alerted: bool = False
+    installation: str = ""
 
 
 class StateChange(NamedTuple):

@@ -11,6 +11,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ops_worker.core.installations import without_installation
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def alerts_to_post(rows: Iterable[SystemAlert], rules: PostRules) -> list[dict[s
     only, and would end the open one for a moment.
     """
     candidates = sorted(
-        (row for row in rows if row.service not in rules.under_maintenance),
+        (row for row in rows if without_installation(row.service) not in rules.under_maintenance),
         key=lambda row: (row.created_at, row.id),
     )
     firing = {one_line(row.service) for row in candidates if row.is_open}

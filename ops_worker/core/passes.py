@@ -29,12 +29,14 @@ class TransactionSpec(NamedTuple):
     - ``creates``: a table of the worker, which is created if it is missing.
     - ``creates_if_permitted``: tables of the worker that are created if they are missing and the
       role may create them. The transaction does without them.
+    - ``per_installation``: whether the lock is that of one installation, not of the database.
     """
 
     lock: int
     required_tables: tuple[str, ...] = ()
     creates: str = ""
     creates_if_permitted: tuple[str, ...] = ()
+    per_installation: bool = False
 
 
 class PassSpec(NamedTuple):
@@ -84,6 +86,7 @@ HEALTH = PassSpec(
         required_tables=("fleet_alert", "tenants"),
         creates="service_health",
         creates_if_permitted=(*LEDGER_TABLES, DOUBT_TABLE),
+        per_installation=True,
     ),
     # Only the health pass writes this metric. So a reader who looks for it does not scan the many
     # rows of the metrics pass.
@@ -100,6 +103,7 @@ METRICS = PassSpec(
         lock=2,
         required_tables=("system_metrics",),
         creates_if_permitted=(*LEDGER_TABLES, DOUBT_TABLE),
+        per_installation=True,
     ),
     marker=PASS_SUCCESS,
     interval_setting="metrics_collection_interval",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from ops_worker.core.staleness import PassRecord, is_fresh
+from ops_worker.core.staleness import MIN_STALE_S, PassRecord, is_fresh, longest_period_s
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -48,25 +49,68 @@ def records(rows: Sequence[LastSeen]) -> list[PassRecord]:
     ]
 
 
-def judge_peers(
+def stale_peers(
     name: str, peers: Collection[str], rows: Sequence[LastSeen], now: datetime
-) -> PeerState:
-    """Judge whether peers of the pass ``name`` have stopped.
+) -> list[PassRecord]:
+    """Return the records of peers that are stale, as far as the pass ``name`` can judge them.
 
-    A peer that never ran has not stopped. A pass that was itself not recorded for that long does
-    not open the alert: the same cause may have stopped the others, and they get time to run first.
+    A peer that never ran has not stopped. A pass that was itself not recorded for that long judges
+    nobody: the same cause may have stopped the others, and they get time to run first.
     """
     known = records(rows)
-    watched = [row for row in rows if row.name in peers]
-    stale = [record for record in known if record.name in peers and record.is_stale(now)]
-    if stale and is_fresh(known, name, now):
-        names = sorted({record.name for record in stale})
+    if not is_fresh(known, name, now):
+        return []
+    return [record for record in known if record.name in peers and record.is_stale(now)]
+
+
+def last_turn(record: PassRecord, now: datetime) -> datetime:
+    """Return the time from which until now a pass had one turn at least, and time to record it.
+
+    One is due in each period. MIN_STALE_S is how old a row may be when it becomes visible.
+    """
+    return now - timedelta(seconds=longest_period_s([record]) + MIN_STALE_S)
+
+
+def had_turn(
+    name: str,
+    record: PassRecord,
+    rows_then: Sequence[LastSeen],
+    now: datetime,
+    resumed_at: datetime | None,
+) -> bool:
+    """Return whether a stale peer had a turn since passes could be recorded again.
+
+    After an outage of the database, a fast pass is fresh long before the turn of a slower one. So
+    the pass ``name`` must not have been stale at the ``last_turn`` of the peer; ``rows_then`` are
+    the last records at that time. A pass that did not run yet then knows of no outage. A loop
+    writes the samples of the outage afterwards, which fill the hole in the records: ``resumed_at``
+    is when it was recorded again, or None if it knows of no outage.
+    """
+    begun = last_turn(record, now)
+    if resumed_at is not None and resumed_at > begun:
+        return False
+    known = records(rows_then)
+    has_run = any(row.name == name for row in known)
+    return not has_run or is_fresh(known, name, begun)
+
+
+def judge_peers(
+    peers: Collection[str],
+    rows: Sequence[LastSeen],
+    now: datetime,
+    stopped: Sequence[PassRecord],
+) -> PeerState:
+    """Judge whether peers have stopped; ``stopped`` are the stale ones that had their turn."""
+    if stopped:
+        names = sorted({record.name for record in stopped})
         return PeerState(
-            stopped=min(stale, key=lambda record: record.time),
+            stopped=min(stopped, key=lambda record: record.time),
             names=tuple(names),
         )
-    complete = bool(watched) and all(row.time is not None for row in watched)
-    return PeerState(recovered=complete and not stale)
+    watched = [row for row in rows if row.name in peers]
+    is_complete = bool(watched) and all(row.time is not None for row in watched)
+    is_any_stale = any(record.is_stale(now) for record in records(watched))
+    return PeerState(recovered=is_complete and not is_any_stale)
 
 
 def causes(before: Sequence[str] | None, state: PeerState, *, is_blind: bool) -> tuple[str, ...]:

@@ -104,6 +104,12 @@ def containers(spec: Mapping[str, Any]) -> list[Container]:
     ]
 
 
+def kubectl(content: Mapping[str, Any]) -> str:
+    """Return how a command for the namespace of an object begins: ``kubectl -n NAMESPACE``."""
+    namespace = text(at(content, "metadata").get("namespace"))
+    return f"kubectl -n {namespace}" if namespace else "kubectl"
+
+
 def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Container]:
     """Return the containers that run the worker.
 
@@ -148,6 +154,23 @@ def invocation(container: Mapping[str, Any]) -> Invocation | None:
     if arguments is None or image_name(container) == OURS:
         return Invocation(words)
     return Invocation(arguments)
+
+
+def with_arguments(container: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return a container that runs the worker with other arguments.
+
+    Raises ValueError if a shell script runs the worker, or if another program runs.
+    """
+    run = invocation(container)
+    if run is None or run.shell:
+        program = "a shell script" if run else "another program"
+        raise ValueError(f"container {text(container.get('name'))} runs {program}")
+    words = _words(container)
+    # What runs the worker, for example an interpreter or a wrapper, stays in front.
+    program_words = words[: len(words) - len(run.arguments)]
+    if items(container.get("command")):
+        return {**container, "command": list(program_words), "args": list(arguments)}
+    return {**container, "args": [*program_words, *arguments]}
 
 
 def _invocation_in_script(words: Sequence[str]) -> Invocation | None:

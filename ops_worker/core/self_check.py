@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.certificates import end_in_words
+from ops_worker.core.installations import CONTESTED_REMEDY, named
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
     DOUBT_TABLE,
@@ -439,6 +440,16 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
         if verdict.reason_class == "certificate":
             remedy = "renew its certificate"
         yield Finding(subject, WARNING, f"{verdict.state.value}: {verdict.reason}", remedy)
+
+
+def of_installations(own: str, contested: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Warn of services that another installation of this database watches, too.
+
+    ``contested`` has the names of these services by installation.
+    """
+    for name, services in contested.items():
+        problem = f"installation {one_line(name)} watches {named(services)} as well"
+        yield Finding(f"installation {own}", WARNING, problem, CONTESTED_REMEDY)
 
 
 def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.samples import OPS_WORKER, PASS_SUCCESS
 from ops_worker.core.shards import UNDIVIDED
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, PERIOD_PATTERN, stale_after_s
@@ -40,15 +41,19 @@ class Records(NamedTuple):
     last_s: float = 0.0
 
 
-def pass_counts(series: Iterable[Series], runs: Mapping[str, Sequence[Run]]) -> list[PassCountRow]:
+def pass_counts(
+    series: Iterable[Series], runs: Mapping[str, Sequence[Run]], installation: str = DEFAULT
+) -> list[PassCountRow]:
     """Return how often each pass or shard was recorded, and how often missed, sorted by name.
 
     ``runs`` has the runs of each pass that is in the ledger. Where it does not know all of the
     time, the time from the first to the last record decides. That is the least number that was
-    missed: a pass that was not due, or one of a shorter period, may hide one.
+    missed: a pass that was not due, or one of a shorter period, may hide one. Passes of other
+    installations than ``installation`` do not count.
     """
     counts = []
-    by_pass = sorted(_records(series).items(), key=lambda item: (item[0][0], item[0][1] or ""))
+    own_series = [item for item in series if _is_of(item, installation)]
+    by_pass = sorted(_records(own_series).items(), key=lambda item: (item[0][0], item[0][1] or ""))
     for (name, shard), records in by_pass:
         own = [run for run in runs.get(name, ()) if run.shard == (shard or UNDIVIDED)]
         missed = missed_in_runs(own, records)
@@ -69,6 +74,12 @@ def pass_counts(series: Iterable[Series], runs: Mapping[str, Sequence[Run]]) -> 
             )
         )
     return counts
+
+
+def _is_of(item: Series, installation: str) -> bool:
+    """Return whether the tags of a series are those of an installation."""
+    tags = item.tags if isinstance(item.tags, dict) else {}
+    return bool(tags.get("installation", DEFAULT) == installation)
 
 
 def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:

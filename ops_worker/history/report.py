@@ -198,6 +198,7 @@ class Report(NamedTuple):
     ``present`` is None if the period ends in the past. ``services`` are the worst first, those that
     are drawn before the others; their calendar begins with ``calendar_begun``, if they have one.
     Passes and charts begin with ``samples_begun``. ``left_out`` is how many series have no chart.
+    ``passes`` are those of ``installation``; ``other_installations`` use the same database.
     """
 
     begun: datetime
@@ -215,6 +216,8 @@ class Report(NamedTuple):
     charts: Sequence[Chart]
     buckets: int
     left_out: int
+    installation: str
+    other_installations: Sequence[str]
 
 
 def probing(records: Iterable[PassRecord]) -> list[PassRecord]:
@@ -269,6 +272,8 @@ def build(
         charts=charts,
         buckets=points,
         left_out=left_out,
+        installation=one_line(rows.status.installation),
+        other_installations=[one_line(row.name) for row in rows.status.neighbours],
     )
 
 

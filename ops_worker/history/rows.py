@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ops_worker.core.installations import DEFAULT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -21,6 +23,7 @@ class ServiceRow(NamedTuple):
     """The last state of a service: ``services_now``. The fields from ``details`` may be missing.
 
     ``certificate_days_left`` is as it stands there: any program may have written it.
+    ``installation`` is the one that keeps the row.
     """
 
     service: str
@@ -31,6 +34,7 @@ class ServiceRow(NamedTuple):
     checked_at: datetime
     reason: str | None
     certificate_days_left: JsonValue = None
+    installation: str = DEFAULT
 
 
 class HealthRow(NamedTuple):
@@ -39,6 +43,12 @@ class HealthRow(NamedTuple):
     status: str
     details: JsonValue
     checked_at: datetime
+
+    @property
+    def installation(self) -> str:
+        """The installation that keeps the row. The default one is not named in it."""
+        name = self.details.get("installation") if isinstance(self.details, dict) else None
+        return DEFAULT if name is None else str(name)
 
 
 class OpenAlertRow(NamedTuple):
@@ -92,12 +102,14 @@ class ChangedAlertRow(NamedTuple):
 class UnmonitoredRow(NamedTuple):
     """A service that is no longer monitored: ``unwatched``.
 
-    ``checked_at`` is None if it has no row, ``alert`` is None if it has no open alert.
+    ``checked_at`` is None if it has no row, ``alert`` is None if it has no open alert. ``kept_by``
+    is another installation that watches it, so that it stays; empty if none does.
     """
 
     service: str
     checked_at: datetime | None
     alert: int | None
+    kept_by: str = ""
 
 
 class ObservationRow(NamedTuple):

@@ -354,6 +354,12 @@ def format_ago(age_s: float) -> str:
     return f"{format_age(max(age_s, 0.0))} ago"
 
 
+def others_here(names: Sequence[str]) -> str:
+    """Return that other installations use the same database, and that their passes are left out."""
+    noun = "installation" if len(names) == 1 else "installations"
+    return f"the passes of {noun} {', '.join(names)} in this database are not shown"
+
+
 def stale_reason(last_state: str, blind: DoubtRow | None = None) -> str:
     """Return the reason of a stale state. ``last_state`` is the state that was recorded last.
 

@@ -9,6 +9,7 @@ from ops_worker.core import slo
 from ops_worker.core.certificates import recorded_days
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.doubt import blind_to
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import because_of, causes_of, with_causes
 from ops_worker.core.passes import HEALTH, METRICS, expected
@@ -34,6 +35,7 @@ from ops_worker.history.screen import (
     flexible,
     format_ago,
     halved,
+    others_here,
     sparkline,
     stale_reason,
     state_bar,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.core.doubt import DoubtRow
+    from ops_worker.core.installations import Neighbour
     from ops_worker.core.maintenance import Occurrence
     from ops_worker.core.slo import Objective
     from ops_worker.history.ledger import LedgerRows
@@ -84,7 +87,9 @@ class StatusRows(NamedTuple):
 
     ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is that of all
     services, ``windows`` are those that last. ``blind`` are the passes that do not believe what
-    they see now.
+    they see now, of all installations. ``passes`` and ``counts`` are those of ``installation``.
+    ``others`` has the passes of the other installations that keep rows of services, and
+    ``neighbours`` all installations that were recorded lately.
     """
 
     now: datetime
@@ -98,6 +103,9 @@ class StatusRows(NamedTuple):
     blind: Sequence[DoubtRow] = ()
     database: str = ""
     windows: Sequence[Occurrence] = ()
+    installation: str = DEFAULT
+    others: Mapping[str, Sequence[PassRecord]] = {}
+    neighbours: Sequence[Neighbour] = ()
 
 
 class StatusLedger(NamedTuple):
@@ -211,7 +219,8 @@ class Status(NamedTuple):
 
     States and availability go back ``since_s``, passes and series ``samples_since_s``. ``missing``
     has the monitored services that no pass has recorded. ``maintenances`` are all that are running;
-    ``maintenance`` is the one of all services that ends last.
+    ``maintenance`` is the one of all services that ends last. ``passes`` are those of
+    ``installation``; ``other_installations`` were recorded in the same database lately.
     """
 
     verdict: str
@@ -226,6 +235,8 @@ class Status(NamedTuple):
     series: Sequence[SeriesStatus]
     missing: Sequence[str] = ()
     maintenances: Sequence[MaintenanceStatus] = ()
+    installation: str = DEFAULT
+    other_installations: Sequence[str] = ()
 
 
 class _Past(NamedTuple):
@@ -252,9 +263,13 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     the end of the maintenance in the settings, if they have one. ``needs`` has what each monitored
     service needs. ``states`` is the number of states of each service.
     """
-    metrics_s = period_of(rows.passes, METRICS.name)
-    health_s = period_of(rows.passes, HEALTH.name)
-    series = [_series(series, rows.now, metrics_s) for series in rows.series]
+    records = {**rows.others, rows.installation: rows.passes}
+    keepers = {series_of.get(row.service, row.service): row.installation for row in rows.services}
+    series = []
+    for item in rows.series:
+        keeper = keepers.get(item.service or "", rows.installation)
+        metrics_s = period_of(records.get(keeper, ()), METRICS.name)
+        series.append(_series(item, rows.now, metrics_s))
     latencies = {item.service: item.history for item in series if item.metric == PROBE_LATENCY_MS}
     past = _Past(latencies)
     since_s = rows.since_s
@@ -264,7 +279,8 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     services = []
     for row in rows.services:
         name = series_of.get(row.service, row.service)
-        blind = blind_to(row.service, rows.blind)
+        health_s = period_of(records.get(row.installation, ()), HEALTH.name)
+        blind = blind_to(row.service, rows.blind, row.installation)
         services.append(_service(row, rows.now, health_s, name, past, blind=blind))
     services = _with_causes(services, rows.services, needs)
     alerts = [_alert(row, rows.now) for row in rows.alerts]
@@ -288,6 +304,8 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
         series=[item for item in series if _is_listed(item)],
         missing=missing,
         maintenances=maintenances,
+        installation=one_line(rows.installation),
+        other_installations=[one_line(row.name) for row in rows.neighbours],
     )
 
 
@@ -480,7 +498,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         count for count in rows.counts if (count.name, count.shard) == (record.name, record.shard)
     ]
     key = (record.name, record.shard or UNDIVIDED)
-    blind = {(row.name, row.shard): row for row in rows.blind}.get(key)
+    own = [row for row in rows.blind if row.installation == rows.installation]
+    blind = {(row.name, row.shard): row for row in own}.get(key)
     return PassStatus(
         pass_=record.name,
         shard=record.shard,
@@ -567,7 +586,11 @@ def tables(
 def heading(status: Status, *, before: Status | None = None) -> ScreenTable:
     """Return the first lines of the screen: the verdict, then the database and the time."""
     parts = [f"database {status.database}"] if status.database else []
+    if status.installation != DEFAULT or status.other_installations:
+        parts.append(f"installation {status.installation}")
     line = ", ".join([*parts, f"{status.at:%F %T} UTC"])
+    if status.other_installations:
+        line += f"; {others_here(status.other_installations)}"
     if before is not None:
         line += f"; * changed since {before.at:%T}"
     return ScreenTable(status.verdict, (), (), none=line)

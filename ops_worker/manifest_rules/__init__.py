@@ -31,6 +31,7 @@ def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
         *together.files(documents, workers),
         *together.no_worker(documents, workers),
         *together.one_image(workers),
+        *together.one_password_source(workers),
         *together.network(documents, workers, facts),
         *together.rights(documents, workers),
         *references.references(documents, workers),

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ops_worker.catalogue import Catalogue, Source, Surroundings, load, references
-from ops_worker.core.cronjobs import USE_NATIVE_SIDECAR
 from ops_worker.core.passes import commands, container_commands
+from ops_worker.core.pod_states import USE_NATIVE_SIDECAR
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
 from ops_worker.manifest_rules.parts import (
     JOBS,
@@ -196,17 +196,23 @@ def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
     if worker.command not in container_commands():
         return
     field = f"{worker.container_path}.env"
-    names = {*worker.values, *worker.environment.unknown}
-    if worker.environment.password_from_secret or not names.isdisjoint(PASSWORD_FILES):
-        for name in PASSWORD_FILES:
-            if worker.values.get(name) in worker.files:
-                yield Problem(field, f"{name} is a file of a ConfigMap; mount a Secret there")
+    names = password_files(worker)
+    for name in names:
+        if worker.values.get(name) in worker.files:
+            yield Problem(field, f"{name} is a file of a ConfigMap; mount a Secret there")
+    if names or worker.environment.password_from_secret:
         return
     yield Problem(
         field,
         "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, "
         "or a secretKeyRef, or mount the Secret and set PG_PASS_FILE",
     )
+
+
+def password_files(worker: Worker) -> list[str]:
+    """Return the settings of a worker that name a file with the password."""
+    names = {*worker.environment.unknown, *(name for name, value in worker.values.items() if value)}
+    return [name for name in PASSWORD_FILES if name in names]
 
 
 def mounted_catalogue(worker: Worker) -> Source | None:

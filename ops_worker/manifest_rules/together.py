@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ops_worker.core.passes import HEALTH, PASSES, container_commands
 from ops_worker.core.pods import NAME_LABEL, OURS, RECOGNISED, at, items, mapping, text
-from ops_worker.manifest_rules.containers import catalogue_of, writes_events
+from ops_worker.manifest_rules.containers import catalogue_of, password_files, writes_events
 from ops_worker.manifest_rules.parts import is_ours, pod_template, selects
 
 if TYPE_CHECKING:
@@ -171,6 +171,26 @@ def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:
                 f"{worker.container_path}.image",
                 f"is {image}, but {first.document.name} has {first_image}; "
                 "use the same image everywhere",
+            )
+
+
+def one_password_source(workers: Sequence[Worker]) -> Iterator[Fault]:
+    """If a pod of the worker reads the password from a file, all of them do.
+
+    Otherwise a password that is rotated reaches only some of them.
+    """
+    own = [
+        worker for worker in workers if worker.owns_pod and worker.command in container_commands()
+    ]
+    reading = [worker for worker in own if password_files(worker)]
+    for worker in own:
+        if reading and not password_files(worker):
+            first = reading[0]
+            yield worker.document.fault(
+                f"{worker.container_path}.env",
+                f"has no {password_files(first)[0]}, which {first.document.kind}/"
+                f"{first.document.name} has (with kustomize, list the component secret-files "
+                "after those that add pods)",
             )
 
 

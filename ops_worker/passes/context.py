@@ -10,6 +10,7 @@ from ops_worker.adapters import machine
 from ops_worker.adapters.postgres import doubt_rows, own_alert, pass_writes
 from ops_worker.core import health
 from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess, believed
+from ops_worker.core.installations import tags_of
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.samples import certificate_samples, latency_samples, self_metrics
 from ops_worker.core.staleness import DEFAULT_PERIOD_S, stale_after_s
@@ -73,13 +74,14 @@ class Context(NamedTuple):
 
     @property
     def origin(self) -> dict[str, str]:
-        """What identifies this pass later: version, and job and pod if it has them."""
+        """What identifies this pass later: version, and job, pod and installation if named."""
         names = {
             "job": self.settings.job_name,
             "pod": self.settings.hostname,
             "version": __version__,
         }
-        return {key: name for key, name in names.items() if name}
+        named = {key: name for key, name in names.items() if name}
+        return named | tags_of(self.settings.installation)
 
     def observed(self, spec: PassSpec) -> Observed:
         """Probe and judge the services."""
@@ -117,7 +119,12 @@ class Context(NamedTuple):
         if not self.settings.doubt_passes:
             return None
         transaction.warnings.extend(assessment.warnings)
-        before = DoubtRow(spec.name, self.settings.shard, period_s=self.period_s)
+        before = DoubtRow(
+            spec.name,
+            self.settings.shard,
+            period_s=self.period_s,
+            installation=self.settings.installation,
+        )
         row = doubt_rows.settle(
             transaction, assessment, before, self.settings.doubt_passes, dry_run=self.dry_run
         )
@@ -183,6 +190,7 @@ class Context(NamedTuple):
                 peers=self.settings.record_own_metrics,
                 doubt=doubt,
                 dry_run=self.dry_run,
+                resumed_at=None if self.backlog is None else self.backlog.resumed_at,
             ),
         )
 
@@ -199,7 +207,7 @@ class Context(NamedTuple):
         if not self.settings.record_own_metrics:
             return []
         # Readers judge by it whether this pass has stopped.
-        tags = {"period_s": f"{self.period_s:g}"}
+        tags = {"period_s": f"{self.period_s:g}"} | tags_of(self.settings.installation)
         if spec.sharded and self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
         duration_s = self.clock() - begun

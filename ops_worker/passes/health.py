@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres import pass_writes
-from ops_worker.core import health, needs
+from ops_worker.core import health, installations, needs
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.passes import DOUBT_TABLE, HEALTH, MAINTENANCE_TABLES
 from ops_worker.core.samples import OPS_WORKER
@@ -87,10 +87,12 @@ def _write(
     # A blind pass has no verdicts: no state, alert or history of a service changes.
     verdicts = () if is_blind else observed.verdicts
     # The worker has an alert of its own, which counts among those that are open.
-    names = [*(target.name for target in context.settings.targets), OPS_WORKER]
+    own = installations.own_service(context.settings.installation)
+    names = [*(target.name for target in context.settings.targets), own]
     direct = needs.needs_of(context.settings.catalogue.targets)
     unprobed = needs.unprobed_needs(direct, verdicts)
     known = pass_writes.known_states(transaction, [*names, *unprobed])
+    verdicts = _without_others(context, transaction, verdicts, known)
     because_of = needs.causes_in_pass(direct, verdicts, known, transaction.now, context.period_s)
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, known, thresholds, transaction.time_of, transaction.now)
@@ -128,6 +130,25 @@ def _write(
         maintenance=maintenance,
         warnings=tuple(transaction.warnings),
     )
+
+
+def _without_others(
+    context: Context,
+    transaction: Transaction,
+    verdicts: tuple[Verdict, ...],
+    known: Mapping[str, KnownState],
+) -> tuple[Verdict, ...]:
+    """Return the verdicts without those on services whose rows another installation keeps.
+
+    Two installations that see a service differently would open and close its alert in turn. Each
+    other one is a warning.
+    """
+    named = {verdict.target.name: known[verdict.target.name] for verdict in verdicts}
+    kept = installations.kept_by_others(
+        named, transaction.installation, transaction.now, context.period_s
+    )
+    transaction.warnings.extend(installations.kept_warnings(kept))
+    return tuple(verdict for verdict in verdicts if verdict.target.name not in kept)
 
 
 def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:

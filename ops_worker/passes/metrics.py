@@ -15,6 +15,7 @@ from ops_worker.core.backlog import Pending, pack
 from ops_worker.core.model import Result
 from ops_worker.core.passes import DOUBT_TABLE, MAINTENANCE_TABLES, METRICS
 from ops_worker.core.samples import OPS_WORKER, distinct, figure_samples, service_samples
+from ops_worker.core.staleness import stale_after_s
 from ops_worker.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -187,7 +188,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
             written = context.transact(METRICS, write, optional)
             if written is not None:
                 observed.ledger.confirm()
-                _catch_up(context)
+                _catch_up(context, observed.begun)
         if written is None:
             # If that process seems to hang, this raises, and the sample waits.
             context.require_live_holder(METRICS.name)
@@ -209,9 +210,10 @@ def _record(context: Context, observed: Observed) -> Written | None:
     return written
 
 
-def _catch_up(context: Context) -> None:
-    """Write waiting samples, as long as that may take."""
+def _catch_up(context: Context, begun: float) -> None:
+    """Write waiting samples, as long as that may take, after the pass that began at ``begun``."""
     if context.backlog is not None:
+        context.backlog.mark_recorded(begun, stale_after_s(context.period_s))
         catch_up_s = max(CATCH_UP_S, context.period_s / 2)
         _write_waiting(context, context.backlog, context.clock() + catch_up_s)
 

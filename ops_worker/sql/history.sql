@@ -8,7 +8,8 @@ SELECT
     coalesce(
         details ->> 'error', details ->> 'reason', 'http ' || (details ->> 'http_status')
     ) AS reason,
-    details -> 'certificate_days_left' AS certificate_days_left
+    details -> 'certificate_days_left' AS certificate_days_left,
+    coalesce(details ->> 'installation', 'ops-worker') AS installation
 FROM service_health
 ORDER BY service
 
@@ -143,7 +144,7 @@ WHERE s.step IS NOT NULL AND s.time >= %(since)s AND s.time < %(until)s
 GROUP BY 1, 2
 
 -- name: ran
--- How often each pass was recorded, and how often it was missed. Each record has the period until
+-- How often each pass of one installation was recorded, and how often it was missed. Each record has the period until
 -- the next one; of two neighbours with different periods, the longer one counts. OFFSET 0 keeps the
 -- planner from evaluating the tags of a row more than once.
 SELECT
@@ -167,6 +168,7 @@ FROM (
         WHERE m.metric_name = 'pass_success'
           AND m.service = 'ops_worker'
           AND m.tags ->> 'pass' IS NOT NULL
+          AND coalesce(m.tags ->> 'installation', 'ops-worker') = %(installation)s
           AND m.time <= %(now)s
           AND m.time > %(now)s::timestamptz - make_interval(secs => %(since_s)s::float8)
         OFFSET 0
@@ -224,6 +226,7 @@ SELECT value
 FROM system_metrics
 WHERE metric_name = 'maintenance'
   AND service = 'ops_worker'
+  AND coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s
   AND time <= %(at)s
   AND time > %(at)s::timestamptz - make_interval(secs => %(patience_s)s::float8)
 ORDER BY time DESC
@@ -256,7 +259,7 @@ FROM unnest(%(tables)s::text[]) AS name
 
 -- name: ledger_runs
 -- The columns are the fields of core.ledger.Run, in this order.
--- All runs of a pass: a span that lasts refers to the run in which it began, however long ago that
+-- All runs of a pass, of all installations: a service may have moved from one to another. A span that lasts refers to the run in which it began, however long ago that
 -- was, and they are few. An infinite time, or a period that is no number, is moved to one with
 -- which Python can compute.
 SELECT
@@ -267,9 +270,12 @@ SELECT
     least(greatest(last_at, first_at, timestamptz '1970-01-01 00:00:00Z'), %(latest)s) AS last_at,
     passes,
     digest,
-    shard
+    CASE
+        WHEN installation = %(installation)s THEN shard
+        ELSE installation || ' ' || shard
+    END AS shard
 FROM ops_worker_run
-WHERE installation = %(installation)s AND pass = %(pass)s
+WHERE pass = %(pass)s
 ORDER BY id
 
 -- name: ledger_spans
@@ -317,6 +323,46 @@ GROUP BY p.name
 -- name: ledger_services
 -- The services that the ledger has and that were not removed: a span of each of them lasts.
 SELECT DISTINCT service FROM ops_worker_span WHERE last_at IS NULL
+
+-- name: installations
+-- When each installation was recorded last, by its runs: they are few.
+SELECT installation AS name, max(last_at) AS last_at
+FROM ops_worker_run
+WHERE isfinite(last_at)
+GROUP BY installation
+
+-- name: claims_of_rows
+-- The services whose rows other installations keep.
+SELECT
+    service,
+    coalesce(details ->> 'installation', 'ops-worker') AS installation,
+    checked_at AS last_at
+FROM service_health
+WHERE
+    coalesce(details ->> 'installation', 'ops-worker') <> %(installation)s
+    AND isfinite(checked_at)
+
+-- name: claims_of_spans
+-- The services that other installations watch: a span lasts, and its shard was recorded last then.
+SELECT DISTINCT
+    s.service,
+    r.installation,
+    n.last_at,
+    least(greatest(n.period_s, 0), 1e6)::float8 AS period_s
+FROM ops_worker_span AS s
+JOIN ops_worker_run AS r ON r.id = s.run
+CROSS JOIN LATERAL (
+    SELECT last_at, period_s
+    FROM ops_worker_run AS newest
+    WHERE newest.installation = r.installation
+      AND newest.pass = r.pass
+      AND newest.shard = r.shard
+    ORDER BY newest.id DESC
+    LIMIT 1
+) AS n
+WHERE s.last_at IS NULL
+  AND r.installation <> %(installation)s
+  AND isfinite(n.last_at)
 
 -- name: ledger_knows
 SELECT EXISTS (SELECT FROM ops_worker_span WHERE service = %(service)s) AS known

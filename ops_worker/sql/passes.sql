@@ -102,7 +102,8 @@ SELECT
     h.status,
     h.details -> 'streak' AS streak,
     h.details ->> 'since' AS since,
-    h.checked_at
+    h.checked_at,
+    coalesce(h.details ->> 'installation', 'ops-worker') AS installation
 FROM jsonb_array_elements_text(%(services)s::jsonb) AS s (name)
 JOIN service_health AS h ON h.service = s.name;
 
@@ -126,6 +127,8 @@ SELECT
 FROM
     jsonb_to_recordset(%(rows)s::jsonb)
         AS r (service text, status text, latency_ms integer, details jsonb, checked_at timestamptz)
+-- In one order: two installations may meet here, and must not wait for each other.
+ORDER BY r.service
 ON CONFLICT (service) DO UPDATE
     SET
         status = excluded.status,
@@ -250,8 +253,8 @@ WHERE
     AND status IN ('OPEN', 'ACKNOWLEDGED');
 
 -- name: doubt_rows
--- The blind passes in a row, per pass and shard. Times of infinity are nobody's. A person may have
--- written a number below 0, or dropped NOT NULL: greatest and least ignore NULL.
+-- The blind passes in a row, per installation, pass and shard. Times of infinity are nobody's. A
+-- person may have written a number below 0, or dropped NOT NULL: greatest and least ignore NULL.
 SELECT
     pass AS name,
     shard,
@@ -259,9 +262,10 @@ SELECT
     since,
     last_at,
     least(coalesce(period_s, 60), 2678400) AS period_s,
-    coalesce(suspects, '') AS suspects
+    coalesce(suspects, '') AS suspects,
+    installation
 FROM ops_worker_doubt
-WHERE installation = %(installation)s AND isfinite(last_at) AND coalesce(isfinite(since), true);
+WHERE isfinite(last_at) AND coalesce(isfinite(since), true);
 
 -- name: record_doubt
 INSERT INTO ops_worker_doubt (
@@ -326,8 +330,9 @@ WHERE
 
 -- name: passes_now
 -- When each of these passes was last recorded before a time, per shard if there are any; NULL if it
--- was not found. Its period is the longest of its last five rows, so a pass that a person runs
--- changes nothing. It walks an index back from the newest row, at most so many rows or 400 days.
+-- was not found. They are of one installation: rows of the default one have no tag for it. Its
+-- period is the longest of its last five rows, so a pass that a person runs changes nothing. The
+-- statement walks an index back from the newest row, at most so many rows or 400 days.
 -- Each CASE is for the planner, which estimates that it holds for every second row. Without it, the
 -- planner expects almost no match, and reads and sorts all rows.
 SELECT
@@ -351,7 +356,13 @@ CROSS JOIN
                 AND time > %(at)s::timestamptz - interval '400 days'
             ORDER BY time DESC LIMIT %(rows)s
         ) AS r
-        WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
+        WHERE
+            CASE
+                WHEN
+                    r.tags ->> 'pass' = p.pass
+                    AND coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
+                    THEN true
+            END
         ORDER BY r.time DESC LIMIT 1
     ) AS newest
 CROSS JOIN
@@ -387,6 +398,7 @@ CROSS JOIN
                 CASE
                     WHEN
                         r.tags ->> 'pass' = p.pass
+                        AND coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
                         AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard
                         THEN true
                 END
@@ -559,35 +571,3 @@ FROM
             last_no bigint,
             last_run bigint
         );
-
--- name: fill_bounds
--- The oldest sample that is not in the ledger yet, and the time at which the first pass began that
--- wrote to the ledger itself. A sample has the time at which its pass began, which is before the
--- pass's first sight. So what is less than half a period older than that sight is its own sample.
--- The index on metric_name and time finds both ends.
-SELECT
-    r.begun AS ledger_begins,
-    (
-        SELECT m.time FROM system_metrics AS m
-        WHERE
-            m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
-            AND m.time > coalesce(%(after)s::timestamptz, '-infinity') AND m.time < r.begun
-        ORDER BY m.time LIMIT 1
-    ) AS first
-FROM (
-    SELECT first_at - make_interval(secs => least(greatest(period_s, 0), 3600) / 2) AS begun
-    FROM ops_worker_run
-    WHERE installation = %(installation)s AND pass = %(pass)s AND shard <> %(shard)s
-    ORDER BY first_at LIMIT 1
-) AS r;
-
--- name: samples_to_fill
-SELECT
-    m.time,
-    m.service AS series,
-    m.value
-FROM system_metrics AS m
-WHERE
-    m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
-    AND m.time >= %(since)s AND m.time < %(until)s
-ORDER BY m.time, m.service LIMIT %(rows)s;

@@ -411,3 +411,35 @@ WITH removed AS (
 )
 
 SELECT count(*) AS removed FROM removed;
+
+-- name: fill_bounds
+-- The oldest sample that is not in the ledger yet, and the time at which the first pass began that
+-- wrote to the ledger itself. A sample has the time at which its pass began, which is before the
+-- pass's first sight. So what is less than half a period older than that sight is its own sample.
+-- The index on metric_name and time finds both ends.
+SELECT
+    r.begun AS ledger_begins,
+    (
+        SELECT m.time FROM system_metrics AS m
+        WHERE
+            m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
+            AND m.time > coalesce(%(after)s::timestamptz, '-infinity') AND m.time < r.begun
+        ORDER BY m.time LIMIT 1
+    ) AS first
+FROM (
+    SELECT first_at - make_interval(secs => least(greatest(period_s, 0), 3600) / 2) AS begun
+    FROM ops_worker_run
+    WHERE installation = %(installation)s AND pass = %(pass)s AND shard <> %(shard)s
+    ORDER BY first_at LIMIT 1
+) AS r;
+
+-- name: samples_to_fill
+SELECT
+    m.time,
+    m.service AS series,
+    m.value
+FROM system_metrics AS m
+WHERE
+    m.metric_name = 'healthy' AND m.service = ANY(%(series)s::text[])
+    AND m.time >= %(since)s AND m.time < %(until)s
+ORDER BY m.time, m.service LIMIT %(rows)s;

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Database, Worker
+    from tests.forks import ForkServer
 
 pytestmark = pytest.mark.acceptance
 
@@ -50,11 +51,11 @@ HANDSHAKE_S = 60.0
 
 
 @pytest.fixture
-def network(database: Database) -> Iterator[Network]:
+def network(database: Database, forks: ForkServer | None) -> Iterator[Network]:
     """A network of its own for the worker, if this machine can make one."""
     if reason := reason_to_skip():
         pytest.skip(reason)
-    with Network(database.url) as running:
+    with Network(database.url, forks=forks is not None) as running:
         yield running
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import socket
 import struct
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -68,6 +70,40 @@ def test_health_and_ready() -> None:
     assert body["loops"]["health"]["ok"]
     telemetry.record(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.RECORDED)))
     assert telemetry.health()[0] == 200
+
+
+def test_without_the_extra(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without prometheus_client only /metrics is off; one warning names the extra, however many ticks there are."""
+    # An entry of None makes every import of a module fail, as if it was not installed.
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "prometheus_client":
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "ops_worker.adapters.http_server")
+    without = importlib.import_module("ops_worker.adapters.http_server")
+    # Whoever imports the module later gets the complete one again.
+    monkeypatch.setattr(sys.modules["ops_worker.adapters"], "http_server", without)
+    clock = Clock()
+    telemetry = without.Telemetry({"health": 60.0}, 10.0, clock)
+    server = telemetry.serve("127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.server_port}"
+    for tick in (
+        Tick("health", 0.1, error=DatabaseError("away")),
+        Tick("health", 0.1, outcome=HEALTH),
+    ):
+        telemetry.record(tick)
+    assert get(f"{address}/health")[0] == 200
+    assert get(f"{address}/ready")[0] == 200
+    status, body = get(f"{address}/metrics")
+    assert status == 501
+    assert "EXTRAS=sidecar" in json.loads(body)["error"]
+    clock.now = 101.0
+    assert get(f"{address}/health")[0] == 503, "a loop that hangs is seen without metrics, too"
+    server.shutdown()
+    server.server_close()
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "EXTRAS=sidecar" in warning.__dict__["remedy"]
 
 
 def test_blind() -> None:

@@ -6,7 +6,8 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.ledger import INSTALLATION, Book, Run, Sight, Sighting, Span
+from ops_worker.core.installations import DEFAULT
+from ops_worker.core.ledger import Book, Run, Sight, Sighting, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def copy_year(
         columns = ", ".join(RUN_COLUMNS)
         with cursor.copy(f"COPY ops_worker_run ({columns}) FROM STDIN".encode()) as copy:
             for run in runs:
-                copy.write_row((*run, name, INSTALLATION))
+                copy.write_row((*run, name, DEFAULT))
         columns = ", ".join(SPAN_COLUMNS)
         number = 0
         with cursor.copy(f"COPY ops_worker_span ({columns}) FROM STDIN".encode()) as copy:

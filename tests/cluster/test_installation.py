@@ -186,7 +186,7 @@ def test_table(installation: Installation, capsys: pytest.CaptureFixture[str]) -
     assert main(["cluster", "-n", NAMESPACE, "--fail-on-warnings"]) == 4
     out = capsys.readouterr().out
     assert re.search(
-        r"^ops-worker-metrics +\* \* \* \* \* +yes .* 1 +no connection to database",
+        r"^ops-worker-metrics +\* \* \* \* \* +yes .* 1\n  no connection to database",
         out,
         re.MULTILINE,
     )

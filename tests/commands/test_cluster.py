@@ -14,7 +14,8 @@ import pytest
 
 from ops_worker.cli import main
 from ops_worker.commands import cluster as commands
-from ops_worker.core import cronjobs
+from ops_worker.commands import trigger
+from ops_worker.core import jobs
 from tests.kubernetes_api import (
     BATCH,
     CORE,
@@ -38,7 +39,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServe
     """Return an API server with one CronJob; KUBECONFIG names it."""
     with serving(tmp_path) as running:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
-        monkeypatch.setattr(commands, "POLL_S", 0.01)
+        monkeypatch.setattr(trigger, "POLL_S", 0.01)
         yield running
 
 
@@ -189,7 +190,7 @@ def test_wait_beside_others(server: ApiServer, capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert out == "no table\n"
     assert [path for _, path, _ in server.asked if "/log" in path] == [
-        f"{CORE}/pods/a-pod/log?tailLines=1000&container=ops-worker"
+        f"{CORE}/pods/a-pod/log?container=ops-worker"
     ]
     assert err.splitlines()[2:] == [
         "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster can pull it",
@@ -333,8 +334,8 @@ def test_wait_by_default(
     wait_s: str,
 ) -> None:
     """Without --timeout, the wait is longer than the deadline of the Job."""
-    monkeypatch.setattr(cronjobs, "WAIT_S", 0.1)
-    monkeypatch.setattr(cronjobs, "WAIT_MARGIN_S", -329.8)
+    monkeypatch.setattr(jobs, "WAIT_S", 0.1)
+    monkeypatch.setattr(jobs, "WAIT_MARGIN_S", -329.8)
     long = cronjob()
     long["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] = deadline_s
     server.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (200, long)
@@ -355,7 +356,7 @@ def test_wait_out_of_memory(server: ApiServer, capsys: pytest.CaptureFixture[str
     assert main(["trigger", "health", "--wait"]) == 137
     assert last_error_line(capsys) == (
         "a-job: pod a-pod ended with exit code 137: "
-        "OOMKilled: raise resources.limits.memory of the container"
+        "OOMKilled: raise resources.limits.memory of the container (the manifests set 128Mi)"
     )
 
 

@@ -248,3 +248,28 @@ def test_new() -> None:
     assert backlog.in_doubt is None
     assert (len(backlog), backlog.apart, backlog.unwritten, backlog.dropped) == (0, 0, 0, 0)
     assert backlog.take_due_apart(0.0) == backlog.next_slice() == ()
+
+
+@pytest.mark.parametrize(
+    ("failed", "recorded", "expected"),
+    [
+        ([], [0], None),
+        ([], [0, 5, 10], None),
+        ([], [0, 90], None),
+        ([], [0, 90.5], 90.5),
+        ([5], [0, 90.5, 95], 90.5),
+        ([5], [0, 90.5, 300], 300),
+        # The first pass of the loop met the outage already.
+        ([0, 5], [90.5], 90.5),
+        ([0, 5], [90], None),
+    ],
+)
+def test_outage(failed: list[float], recorded: list[float], expected: float | None) -> None:
+    """The end of an outage is the first pass that is recorded after a time without one."""
+    backlog = Backlog(100)
+    for moment in sorted([*failed, *recorded]):
+        if moment in failed:
+            backlog.add(Pending(moment, (Sample("a", "b", 1.0),)))
+        else:
+            backlog.mark_recorded(moment, 90.0)
+    assert backlog.resumed_at == expected

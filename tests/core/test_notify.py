@@ -233,6 +233,13 @@ def test_maintenance() -> None:
     assert numbers(posted(*rows, under_maintenance={"b", "ingest"})) == [1]
 
 
+def test_maintenance_of_the_worker() -> None:
+    """A maintenance of `ops_worker` is one of the worker's own alert of every installation."""
+    rows = [alert(1, service="a"), alert(2, service="ops_worker"), alert(3, service="ops_worker#b")]
+    assert numbers(posted(*rows, under_maintenance={"ops_worker"})) == [1]
+    assert numbers(posted(*rows)) == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("evidence", "annotations"),
     [

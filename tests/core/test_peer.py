@@ -12,8 +12,11 @@ from ops_worker.core.peer import (
     PeerState,
     causes,
     causes_of,
+    had_turn,
     judge_peers,
+    last_turn,
     records,
+    stale_peers,
 )
 from ops_worker.core.staleness import PassRecord
 
@@ -140,14 +143,80 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
     ("rows", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
 def test_judge_peers(rows: list[LastSeen], expected: PeerState) -> None:
-    """The metrics pass judges its peers by their last records."""
-    assert judge_peers("metrics", ("health", "ledger"), rows, NOW) == expected
+    """The metrics pass judges its peers by their last records; all of them had their turn."""
+    peers = ("health", "ledger")
+    stopped = stale_peers("metrics", peers, rows, NOW)
+    assert judge_peers(peers, rows, NOW, stopped) == expected
 
 
 def test_no_peers() -> None:
     """A pass without peers opens and closes nothing."""
     rows = [FRESH, seen("health", 900)]
-    assert judge_peers("metrics", (), rows, NOW) == PeerState()
+    assert stale_peers("metrics", (), rows, NOW) == []
+    assert judge_peers((), rows, NOW, []) == PeerState()
+
+
+@pytest.mark.parametrize(
+    ("peer_period_s", "own_ages_s", "own_period_s", "resumed_s", "expected"),
+    [
+        # The last turn of a peer of 60 s began 150 s ago, that of one of 5 s 95 s ago.
+        (60, [150], 5, None, True),
+        (60, [240], 5, None, True),
+        (60, [240.5], 5, None, False),
+        (60, [150 + 180], 60, None, True),
+        (60, [150 + 180.5], 60, None, False),
+        (5, [95 + 90], 5, None, True),
+        (5, [95 + 90.5], 5, None, False),
+        # A peer of an hour: one turn is an hour and 90 s ago.
+        (3600, [3690 + 90], 5, None, True),
+        (3600, [3690 + 91], 5, None, False),
+        # A peer that did not record its period counts as one of 60 s.
+        (None, [240], 5, None, True),
+        (None, [240.5], 5, None, False),
+        # This pass did not run yet at that time: there is no hole in its records.
+        (60, [], 5, None, True),
+        (60, [None, None], 5, None, True),
+        # One shard of this pass is enough.
+        (60, [9000, 151], 5, None, True),
+        (60, [9000, None], 5, None, False),
+        # A loop that wrote the samples of an outage afterwards knows when the outage ended.
+        (60, [151], 5, 150, True),
+        (60, [151], 5, 149.9, False),
+        (60, [], 5, 10, False),
+        (3600, [3691], 5, 3690, True),
+        (3600, [3691], 5, 3600, False),
+        (60, [400], 5, 300, False),
+    ],
+)
+def test_had_turn(
+    peer_period_s: float | None,
+    own_ages_s: list[float | None],
+    own_period_s: float,
+    resumed_s: float | None,
+    expected: bool,
+) -> None:
+    """A peer is reported only once it had a turn since this pass was recorded without a hole."""
+    peer = record("health", 20_000, peer_period_s)
+    rows = [
+        seen("metrics", age_s, own_period_s, f"{number}/{len(own_ages_s)}")
+        for number, age_s in enumerate(own_ages_s)
+    ]
+    # The peer itself and other passes say nothing about this one.
+    rows += [seen("health", 20_000), seen("rollup", 151, 3600)]
+    resumed_at = None if resumed_s is None else NOW - timedelta(seconds=resumed_s)
+    assert had_turn("metrics", peer, rows, NOW, resumed_at) is expected
+
+
+@pytest.mark.parametrize(("period_s", "age_s"), [(5, 95), (60, 150), (3600, 3690), (None, 150)])
+def test_last_turn(period_s: float | None, age_s: float) -> None:
+    """One period, and the time for which a row may be on its way."""
+    assert last_turn(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
+
+
+def test_waiting_for_a_turn_is_no_recovery() -> None:
+    """A stale peer that had no turn yet neither opens the alert nor closes it."""
+    rows = [FRESH, seen("health", 900), seen("ledger", 10)]
+    assert judge_peers(("health", "ledger"), rows, NOW, []) == PeerState()
 
 
 def test_records() -> None:

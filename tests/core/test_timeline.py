@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,10 @@ from ops_worker.core.ledger import Span
 from ops_worker.core.timeline import availability, bucket_states
 from tests.recorder import Recorder, at, recorded, sight
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
 pytestmark = pytest.mark.unit
 
 EXAMPLES = 1000 if os.environ.get("OPS_TEST_FULL") else 100
@@ -44,9 +48,15 @@ def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
         return "unseen"
     after = min((p for p in record if service in p.states and p.second > second), default=None)
     if after is not None:
-        # A change of the period begins a run as well, and hides that a blind pass ended one.
+        # A change of the period, or a hole, begins a run as well, and hides that a blind pass
+        # ended one.
         between = [p for p in record if last.second <= p.second <= after.second]
-        is_cut = any(p.is_blind and p.period_s == q.period_s for p, q in pairwise(between))
+        is_cut = any(
+            p.is_blind
+            and p.period_s == q.period_s
+            and q.second - p.second <= patience_s(p.period_s, q.period_s)
+            for p, q in pairwise(between)
+        )
         near = not is_cut and after.second - last.second <= patience_s(
             last.period_s, after.period_s
         )
@@ -56,21 +66,41 @@ def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
     return last.states[service] if near or second < last.second + last.period_s else "unseen"
 
 
+def edges(record: list[Pass], now: int) -> set[int]:
+    """Return the seconds at which a state may change: it is the same between two of them."""
+    return {now, *(p.second for p in record), *(p.second + p.period_s for p in record)}
+
+
+GROUPS = ("", "a", "b", "c", "ab", "ac", "bc")
+"""The services that change, or that are left out: two at most."""
+CHOICES = 7
+"""A pass is made by so many choices at most, of a byte each."""
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Pass]:
-    """Draw a history: passes with holes, other periods, services left out, states that change."""
+    """Draw a history: passes with holes, other periods, services left out, states that change.
+
+    All choices are drawn at once: to draw them one by one takes longer than the test.
+    """
+    number = draw(st.integers(1, 25))
+    choices = iter(draw(st.binary(min_size=CHOICES * number, max_size=CHOICES * number)))
+
+    def choose(options: Sequence[T]) -> T:
+        return options[next(choices) % len(options)]
+
     record = []
     second = 0
     period_s = 60
     states = dict.fromkeys("abc", "healthy")
-    for _ in range(draw(st.integers(1, 25))):
-        second += draw(st.sampled_from([period_s, period_s, period_s, period_s + 7, 95, 181, 600]))
-        period_s = draw(st.sampled_from([60, 60, 60, 60, 20]))
-        for service in draw(st.sets(st.sampled_from("abc"), max_size=2)):
-            states[service] = draw(st.sampled_from(STATES))
-        left_out = draw(st.one_of(st.just(set()), st.sets(st.sampled_from("abc"), max_size=2)))
+    for _ in range(number):
+        second += choose([period_s, period_s, period_s, period_s + 7, 95, 181, 600])
+        period_s = choose([60, 60, 60, 60, 20])
+        for service in choose(GROUPS):
+            states[service] = choose(STATES)
+        left_out = choose(["", "", "", "", *GROUPS])
         seen = {name: state for name, state in states.items() if name not in left_out}
-        is_blind = draw(st.sampled_from([False, False, False, True]))
+        is_blind = choose([False, False, False, True])
         record.append(Pass(second, period_s, seen, is_blind))
     return record
 
@@ -86,19 +116,14 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
         if one.is_blind:
             ledger.end_run()
     now = record[-1].second + later
-    changes = {0, now + 100}
-    for one in record:
-        changes |= {one.second, one.second + one.period_s}
-    changes |= {now}
+    moments = sorted(second for second in {0, *edges(record, now)} if second < now + 100)
     for service in "abc":
         pieces = ledger.timeline(service, 0, now + 100, now)
         assert pieces[0][1] == 0
         assert pieces[-1][2] == now + 100
         for (_, _, ended), (_, begun, _) in pairwise(pieces):
             assert ended == begun
-        for second in sorted(changes):
-            if second >= now + 100:
-                continue
+        for second in moments:
             (state,) = {s for s, begun, ended in pieces if begun <= second < ended}
             assert state == looked_up(record, service, second, now), second
 
@@ -242,15 +267,20 @@ def test_bucket_states_equal_the_seconds(
         if one.is_blind:
             ledger.end_run()
     now, ended = record[-1].second + 30, begun + length * number
+    changes = edges(record, now)
     for service in "abc":
         pieces = ledger.pieces(service, begun, ended, now)
+        state_of = {}
+        state = ""
+        for second in range(begun, ended):
+            if second == begun or second in changes:
+                state = looked_up(record, service, second, now)
+            state_of[second] = state
         states = bucket_states(pieces, at(begun), at(ended), number)
         assert len(states) == number
         for place, state in enumerate(states):
             first = begun + place * length
-            seconds = [
-                looked_up(record, service, second, now) for second in range(first, first + length)
-            ]
+            seconds = [state_of[second] for second in range(first, first + length)]
             expected = max(seconds, key=lambda state: WORSE[state])
             if expected == "healthy" and seconds.count("healthy") * 2 < length:
                 expected = "unseen"

@@ -184,6 +184,8 @@ def test_status() -> None:
                 "id": 4,
             },
         ],
+        "installation": "ops-worker",
+        "other_installations": [],
     }
     assert json.dumps(as_json(status.build(rows, {}))) == json.dumps(expected)
 
@@ -368,6 +370,9 @@ def test_explain() -> None:
                 "alert": 3,
             }
         ],
+        "installation": "ops-worker",
+        "is_elsewhere": False,
+        "other_installations": [],
     }
     document = explain.build(history, Rule(None, Thresholds()))
     assert json.dumps(as_json(document)) == json.dumps(expected)

@@ -188,3 +188,14 @@ def test_series_with_runs() -> None:
     others = [run._replace(shard="0/2") for run in runs]
     (count,) = pass_counts(found, {"health": others, "metrics": runs})
     assert (count.missed, count.missed_is_least) == (1, True)
+
+
+def test_series_of_another_installation() -> None:
+    """Each installation counts its own passes; the default one has no tag."""
+    found = [
+        series({"pass": "health", "period_s": "60"}, 10, 0, 540),
+        series({"pass": "health", "period_s": "60", "installation": "b"}, 5, 0, 540),
+    ]
+    for arguments, number, missed in (((), 10, 0), (("b",), 5, 5), (("c",), None, None)):
+        counts = [(row.recorded, row.missed) for row in pass_counts(found, {}, *arguments)]
+        assert counts == ([] if number is None else [(number, missed)])

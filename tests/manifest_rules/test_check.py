@@ -110,15 +110,14 @@ WEIRD = st.one_of(
 )
 
 
+INSTALLATIONS = [INSTALLED, variant("variants/events"), variant("variants/sidecar")]
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_it_holds(data: st.DataObject) -> None:
     """No value anywhere in a manifest raises an exception."""
-    objects = copy.deepcopy(
-        data.draw(
-            st.sampled_from([INSTALLED, variant("variants/events"), variant("variants/sidecar")])
-        )
-    )
+    objects = copy.deepcopy(data.draw(st.sampled_from(INSTALLATIONS)))
     node: Any = data.draw(st.sampled_from([content for _, content in objects]))
     while True:
         key = data.draw(

@@ -240,6 +240,15 @@ def test_monitoring_after_sidecar(tmp_path: Path) -> None:
     assert fault.endswith("list the component monitoring before sidecar)")
 
 
+def test_secret_files_before_sidecar(tmp_path: Path) -> None:
+    """In the wrong order, a pod keeps its variable, and the rules say what to do."""
+    objects = combined(tmp_path, ["secret-files", "sidecar"])
+    (fault,) = faults_of([*objects.items()])
+    assert fault.startswith("Deployment/ops-worker-sidecar: ")
+    assert "has no PG_PASS_FILE, which CronJob/ops-worker-health has" in fault
+    assert fault.endswith("list the component secret-files after those that add pods)")
+
+
 @pytest.mark.parametrize("name", [*WHAT])
 def test_variant(tmp_path: Path, name: str) -> None:
     """A variant is the installation with one component; that of monitoring has only the rule."""

@@ -33,6 +33,24 @@ def test_one_image() -> None:
     ]
 
 
+def test_one_password_source() -> None:
+    """If one pod reads the password from a file, all do; another program's pod may differ."""
+    path = f"{CONTAINER}.env[1]"
+    file = {"name": "PG_PASS_FILE", "value": "/run/secrets/x"}
+    metrics = "40-cronjob-metrics.yaml"
+    found = faults_of(broken(metrics, path, file))
+    faults = [fault for fault in found if "PG_PASS_FILE" in fault]
+    assert [fault.partition(":")[0] for fault in faults] == [
+        "40-cronjob-health.yaml",
+        "40-cronjob-init-db.yaml",
+        "40-cronjob-rollup.yaml",
+    ]
+    reason = "has no PG_PASS_FILE, which CronJob/ops-worker-metrics has (with kustomize, "
+    assert all(f"{CONTAINER}.env: {reason}" in fault for fault in faults)
+    empty = broken(metrics, path, file | {"value": ""})
+    assert not any("PG_PASS_FILE" in fault for fault in faults_of(empty))
+
+
 def test_namespace() -> None:
     """An object of the worker must name its namespace."""
     message = "is not set, so kubectl would use whatever namespace is current"

@@ -86,6 +86,49 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
     ], "each with its period"
 
 
+def test_the_end_of_an_outage(database: Database) -> None:
+    """The pass that is recorded after a long time without one marks it; a short time does not."""
+    backlog = Backlog(10)
+    now = time.monotonic()
+    backlog.add(Pending(now - 170.0, ONE.samples))
+    sample(database.url, backlog)
+    assert backlog.resumed_at is None
+    backlog = Backlog(10)
+    backlog.add(Pending(now - 190.0, ONE.samples))
+    sample(database.url, backlog)
+    assert backlog.resumed_at is not None and backlog.resumed_at >= now
+
+
+@pytest.mark.parametrize(
+    ("own_ages_s", "resumed_s", "expected"),
+    [
+        # Rows of the outage, written afterwards: only the loop knows when it was recorded again.
+        (range(5, 700, 5), 10.0, ()),
+        (range(5, 700, 5), 149.0, ()),
+        (range(5, 700, 5), 151.0, ("ops_worker",)),
+        (range(5, 700, 5), None, ("ops_worker",)),
+        # A hole in the rows.
+        ((5, 10, 600), None, ()),
+        ((*range(5, 155, 5), 600), None, ("ops_worker",)),
+    ],
+)
+def test_a_slower_pass_gets_its_turn(
+    database: Database, own_ages_s: Sequence[int], resumed_s: float | None, expected: tuple[str]
+) -> None:
+    """After an outage of the database, a fast loop reports a pass of 60 s only once that had a turn."""
+    row = (
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
+        "SELECT now() - make_interval(secs => s), %s, 'ops_worker', 1, "
+        "jsonb_build_object('pass', %s::text, 'period_s', %s::text) FROM unnest(%s::int[]) AS s"
+    )
+    database.rows(row, "pass_success", "metrics", "5", [*own_ages_s])
+    database.rows(row, "maintenance", "health", "60", [600])
+    backlog = Backlog(10)
+    if resumed_s is not None:
+        backlog.resumed_at = time.monotonic() - resumed_s
+    assert sample(database.url, backlog).opened == expected
+
+
 def test_permanent(database: Database) -> None:
     """What no retry helps is set apart and does not wait; without a backlog nothing does."""
     database.rows("DROP TABLE system_metrics CASCADE")

@@ -773,7 +773,11 @@ def test_watching_with_patience(run: Passes, database: Database) -> None:
     database.rows("DELETE FROM system_metrics WHERE tags ->> 'period_s' = '5'")
     assert run("health").opened == ()
     database.rows("UPDATE system_metrics SET time = time - interval '1 hour'")
+    # As if the database was away for an hour: the other pass gets a turn, of 300 s and 90 s.
     assert run("health").opened == ()
+    told(database, "health", 380)
+    assert run("health").opened == ()
+    told(database, "health", 395)
     assert run("health").opened == ("ops_worker",)
     database.rows("DELETE FROM system_metrics")
     run.env.setenv("PASS_PERIOD", "300")
@@ -983,5 +987,6 @@ def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
             "1 alert would open: ops_worker; dry run, nothing was written"
             in capsys.readouterr().out
         )
-        told(database, other, 1)
+        for age_s in (160, 1):
+            told(database, other, age_s)
     assert database.alerts() == []

@@ -21,6 +21,7 @@ from ops_worker.adapters.postgres.specs import (
     STANDALONE_TABLES,
     RetryPolicy,
     limits,
+    lock_space,
 )
 from ops_worker.adapters.postgres.sqlstate import (
     RECONNECT_PAUSE_S,
@@ -30,6 +31,7 @@ from ops_worker.adapters.postgres.sqlstate import (
 )
 from ops_worker.adapters.postgres.transaction import SQL, Connection, Transaction, one
 from ops_worker.adapters.postgres.types import register
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.model import LockHolder
 from ops_worker.core.passes import LEDGER_TABLES, TransactionSpec
 from ops_worker.errors import (
@@ -75,6 +77,7 @@ class Store:
         connect_retries: RetryPolicy | None = None,
         shard: int = 0,
         changing: Callable[[], Mapping[str, str | int]] | None = None,
+        installation: str = DEFAULT,
     ) -> None:
         """Store the parameters of libpq, or a URI as ``conninfo``. Nothing is contacted yet.
 
@@ -85,7 +88,7 @@ class Store:
         the connection is cut. A connection that failed is tried again after a pause that grows from
         0.5 to 15 s. A single pass needs neither, because its own deadline ends it.
         ``connect_retries`` says how often a single pass repeats a failed connection; the network of
-        a new pod may not be ready. Each ``shard`` has its own lock.
+        a new pod may not be ready. Each ``shard`` of each ``installation`` has its own lock.
 
         Raises SettingsError for a URI that libpq cannot parse. The message of libpq is left out,
         because it may contain the password.
@@ -98,6 +101,7 @@ class Store:
         self._deadline_s = loop_deadline_s
         self._connect_retries = connect_retries or RetryPolicy()
         self._shard = shard
+        self._installation = installation
         self._retries = True
         self._failures = 0
         self._tried_to_create = False
@@ -375,7 +379,8 @@ class Store:
 
     def _lock_key(self, spec: TransactionSpec) -> dict[str, int]:
         # The lock of a spec is at most 255, so the bits above it number the shard.
-        return {"space": LOCK_SPACE, "lock": spec.lock + (self._shard << 8)}
+        space = lock_space(self._installation) if spec.per_installation else LOCK_SPACE
+        return {"space": space, "lock": spec.lock + (self._shard << 8)}
 
     def _attempt(
         self,
@@ -407,7 +412,7 @@ class Store:
                 with contextlib.suppress(SchemaError):  # `check` names the reason
                     self.create(spec.creates_if_permitted)
                 return self._attempt(spec, work, optional_tables, read_only=read_only, first=first)
-            result = work(Transaction(connection, survey))
+            result = work(Transaction(connection, survey, self._installation))
             self._commit(connection, survey["xid"])
         self._failures = 0
         return result

@@ -22,12 +22,13 @@ from ops_worker.adapters.postgres.rollup_reads import (
     cover,
     rolled_ends,
 )
+from ops_worker.core.installations import Neighbour, neighbours, own_service
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import current_health
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.peer import LastSeen, records
 from ops_worker.core.rollup import HOUR, LEVELS
-from ops_worker.core.samples import HEALTHY, PASS_SUCCESS
+from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
 from ops_worker.errors import SettingsError
 from ops_worker.history.explain import ServiceHistory, before, look_back
@@ -87,15 +88,19 @@ def status_rows(
             services = transaction.query(ServiceRow, "services_now")
         alerts = transaction.query(OpenAlertRow, "alerts_now")
     records = pass_records(transaction)
+    found = services.fetchall() if services else []
     metrics_s = period_of(records, METRICS.name)
     coverage = cover(transaction, since_s, buckets)
     series = read_series(transaction, coverage, is_counter, metrics_s)
     return StatusRows(
         now=now,
         since_s=coverage.grid.seconds,
-        services=services.fetchall() if services else [],
+        services=found,
         alerts=alerts.fetchall(),
         passes=records,
+        others=_passes_of_others(transaction, found),
+        neighbours=other_installations(transaction, found),
+        installation=transaction.installation,
         counts=_pass_counts(transaction, coverage, series),
         series=series,
         maintenance=running_maintenance(transaction),
@@ -105,19 +110,48 @@ def status_rows(
     )
 
 
+def _passes_of_others(
+    transaction: Transaction, services: Sequence[ServiceRow]
+) -> dict[str, list[PassRecord]]:
+    """Read the passes of the other installations that keep rows: their periods judge those."""
+    names = {row.installation for row in services} - {transaction.installation}
+    return {name: pass_records(transaction, installation=name) for name in sorted(names)}
+
+
+def other_installations(
+    transaction: Transaction, services: Sequence[ServiceRow] = ()
+) -> list[Neighbour]:
+    """Return the other installations that were recorded lately, in rows or in the ledger."""
+    rows = [Neighbour(row.installation, row.checked_at) for row in services]
+    if ledger_reads.is_readable(transaction):
+        rows += transaction.query(Neighbour, "installations").fetchall()
+    return neighbours(rows, transaction.installation, transaction.now)
+
+
 def _pass_counts(
     transaction: Transaction, coverage: Coverage, series: Sequence[Series]
 ) -> list[PassCountRow]:
     """Return how often each pass was recorded and missed, from samples or from the rollup."""
     if not coverage.is_rolled:
-        parameters = PARAMETERS | {"now": transaction.now, "since_s": coverage.grid.seconds}
+        parameters = PARAMETERS | {
+            "now": transaction.now,
+            "since_s": coverage.grid.seconds,
+            "installation": transaction.installation,
+        }
         return transaction.query(PassCountRow, "ran", parameters).fetchall()
-    return pass_counts(series, ledger_reads.pass_runs(transaction, MERGED))
+    runs = ledger_reads.pass_runs(transaction, MERGED)
+    return pass_counts(series, runs, transaction.installation)
 
 
-def pass_records(transaction: Transaction, at: datetime | None = None) -> list[PassRecord]:
-    """Read the last record of each pass, or of each of its shards, now or at a time."""
-    parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS)
+def pass_records(
+    transaction: Transaction, at: datetime | None = None, installation: str = ""
+) -> list[PassRecord]:
+    """Read the last record of each pass, or of each of its shards, now or at a time.
+
+    They are those of this installation, unless another one is named.
+    """
+    name = installation or transaction.installation
+    parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS, name)
     return records(transaction.query(LastSeen, "passes_now", parameters).fetchall())
 
 
@@ -241,20 +275,26 @@ def service_history(
     if at > now:
         clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
         raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
-    passes = pass_records(transaction, at)
+    row = None
+    if "service_health" in transaction.present:
+        name = {"service": service}
+        row = transaction.query(HealthRow, "service_row", name).fetchone()
+    # Only the passes of the installation that keeps the row say whether it is believed.
+    keeper = row.installation if row else transaction.installation
+    passes = pass_records(transaction, at, keeper)
+    alerts_of = own_service(keeper) if service == OPS_WORKER else service
     parameters = {
         "service": service,
         "series": target.series if target else service,
         "at": at,
         "now": at == now,
         "patience_s": stale_after_s(period_of(passes, HEALTH.name)),
+        "installation": keeper,
     }
-    row = None
     with transaction.connection.pipeline():
-        if "service_health" in transaction.present:
-            row = transaction.query(HealthRow, "service_row", parameters)
         observations = transaction.query(ObservationRow, "observations", parameters)
-        alerts = transaction.query(ServiceAlertRow, "alerts_of", parameters)
+        named = parameters | {"service": alerts_of}
+        alerts = transaction.query(ServiceAlertRow, "alerts_of", named)
         flags = transaction.query(FlagRow, "maintained", parameters)
     flag = flags.fetchone()
     length = look_back(target)
@@ -262,7 +302,10 @@ def service_history(
         service=service,
         now=now,
         at=at,
-        row=row.fetchone() if row else None,
+        row=row,
+        installation=keeper,
+        is_elsewhere=keeper != transaction.installation,
+        neighbours=other_installations(transaction),
         ledger=ledger_reads.service_ledger(transaction, service, at, length),
         observations=observations.fetchall(),
         alerts=alerts.fetchall(),
@@ -272,7 +315,7 @@ def service_history(
         maintenances=[row for row in maintenances(transaction, at, at) if row.covers(service)],
         actions=read_actions(transaction, before(at, length), at, [service]),
         needed=_health_at(transaction, needed, at, passes) if needed else {},
-        blind=blind_passes(transaction) if at == now else (),
+        blind=blind_passes(transaction, keeper) if at == now else (),
     )
 
 

@@ -12,7 +12,8 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.adapters.postgres.ledger_writes import read_book, write_book
-from ops_worker.core.ledger import HEALTHY, INSTALLATION, Sight, Sighting
+from ops_worker.core.installations import DEFAULT
+from ops_worker.core.ledger import HEALTHY, Sight, Sighting
 from ops_worker.core.passes import METRICS
 from ops_worker.core.staleness import DEFAULT_PERIOD_S
 
@@ -37,7 +38,8 @@ SAME_PERIOD = 0.1
 """The share by which two periods may differ and still count as the same: a CronJob starts late."""
 REASON_CLASS = "sample"
 REASON = "recorded as unhealthy before the ledger began"
-KEY = {"pass": METRICS.name, "shard": SHARD, "installation": INSTALLATION}
+KEY = {"pass": METRICS.name, "shard": SHARD, "installation": DEFAULT}
+"""The key of these runs. Installations had no name before the ledger."""
 
 
 class SampleRow(NamedTuple):

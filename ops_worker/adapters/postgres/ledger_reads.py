@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres.specs import LEDGER_READ_TABLES
 from ops_worker.adapters.postgres.transaction import column, one
-from ops_worker.core.ledger import INSTALLATION, Run, Span
+from ops_worker.core.ledger import Run, Span
 from ops_worker.core.staleness import stale_after_s
 from ops_worker.history.explain.rows import ServiceLedger, before
 from ops_worker.history.ledger import MERGED, LedgerRows
@@ -61,9 +61,12 @@ def ledger_rows(
 
 
 def _runs_of(transaction: Transaction, name: str) -> list[Run]:
-    """Read all runs of a pass."""
+    """Read all runs of a pass, of all installations.
+
+    A shard of another installation has another name. So its runs are as those of any other shard.
+    """
     latest = transaction.now + FUTURE
-    parameters = {"pass": name, "installation": INSTALLATION, "latest": latest}
+    parameters = {"pass": name, "installation": transaction.installation, "latest": latest}
     return transaction.rows(Run._make, "ledger_runs", parameters)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import one
-from ops_worker.core.ledger import INSTALLATION, Book, Run, Span
+from ops_worker.core.ledger import Book, Run, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ def _enter(
     is_blind: bool,
 ) -> int | None:
     """Enter passes, as many as one transaction should; return the number of the last one."""
-    key = {**pass_and_shard, "installation": INSTALLATION}
+    key = {**pass_and_shard, "installation": transaction.installation}
     book = read_book(transaction, key)
     sights = 0
     last = None

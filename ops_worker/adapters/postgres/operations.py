@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg.errors import InsufficientPrivilege
 
+from ops_worker.adapters.postgres.ledger_reads import is_readable
 from ops_worker.adapters.postgres.maintenance_reads import open_windows, running_maintenance
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core.growth import GROWING, SAMPLES, TableSize
+from ops_worker.core.installations import Claim, kept_services
 from ops_worker.core.passes import (
     ACTION_TABLE,
     MAINTENANCE_LOG,
@@ -189,8 +191,9 @@ def prune(
 ) -> list[UnmonitoredRow]:
     """Remove the rows of services that are no longer monitored, and close their alerts.
 
-    Their history stays, and ends with the last pass. Return these services. A dry run changes
-    nothing.
+    Their history stays, and ends with the last pass. Services that another installation of this
+    database watches stay, and so does its own alert. Return all of these services; one that stays
+    names that installation. A dry run changes nothing.
     """
     # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
@@ -202,16 +205,32 @@ def prune(
             for alert in alerts(transaction, closed=False)
             if alert.service not in monitored
         ]
-    if rows and not dry_run:
-        services = {"services": json.dumps([row.service for row in rows])}
+    kept = kept_services(claims(transaction), transaction.now)
+    rows = [row._replace(kept_by=kept.get(row.service, "")) for row in rows]
+    names = tuple(row.service for row in rows if not row.kept_by)
+    if names and not dry_run:
+        services = {"services": json.dumps(names)}
         with transaction.connection.pipeline():
             transaction.execute("forget_services", services)
             transaction.execute("close_alerts", services)
-        names = tuple(row.service for row in rows)
         if {RUN_TABLE, SPAN_TABLE} <= transaction.present:
             _if_permitted(transaction, SQL["end_spans_of"], services)
         _record(transaction, Action("pruned", by, reason, names))
     return rows
+
+
+def claims(transaction: Transaction) -> list[Claim]:
+    """Read which services the other installations of this database watch, and when they did."""
+    found: list[Claim] = []
+    if "service_health" in transaction.present:
+        found += transaction.query(Claim, "claims_of_rows", _own(transaction)).fetchall()
+    if is_readable(transaction):
+        found += transaction.query(Claim, "claims_of_spans", _own(transaction)).fetchall()
+    return found
+
+
+def _own(transaction: Transaction) -> dict[str, str]:
+    return {"installation": transaction.installation}
 
 
 def start(

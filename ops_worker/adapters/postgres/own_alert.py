@@ -17,22 +17,30 @@ from ops_worker.adapters.postgres.pass_writes import (
 from ops_worker.adapters.postgres.transaction import column, one
 from ops_worker.core.doubt import blind
 from ops_worker.core.health import new_alert
+from ops_worker.core.installations import own_service
 from ops_worker.core.passes import DOUBT_TABLE, peers
-from ops_worker.core.peer import LastSeen, PeerState, causes, causes_of, judge_peers
-from ops_worker.core.samples import OPS_WORKER
+from ops_worker.core.peer import (
+    LastSeen,
+    PeerState,
+    causes,
+    causes_of,
+    had_turn,
+    judge_peers,
+    last_turn,
+    stale_peers,
+)
 from ops_worker.core.staleness import stopped
 from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ops_worker.adapters.postgres.transaction import Transaction
     from ops_worker.core.doubt import DoubtRow
     from ops_worker.core.model import Recorded
-
-SERVICE = {"service": OPS_WORKER}
-"""The parameter of the statements about the worker's own alert."""
+    from ops_worker.core.staleness import PassRecord
 
 
 class Watch(NamedTuple):
@@ -44,6 +52,7 @@ class Watch(NamedTuple):
     - ``peers``: false without self-metrics, by which a pass that stopped is noticed.
     - ``doubt``: the row of this pass, if it doubts. A dry run does not write it.
     - ``dry_run``: decide in the same way, and return what would be done.
+    - ``resumed_at``: in a loop, the moment at which it was recorded again after an outage.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Watch(NamedTuple):
     peers: bool = True
     doubt: DoubtRow | None = None
     dry_run: bool = False
+    resumed_at: float | None = None
 
 
 def update(transaction: Transaction, watch: Watch) -> Recorded:
@@ -85,7 +95,8 @@ def _judged(
     transaction: Transaction, watch: Watch, state: PeerState, rows: Sequence[DoubtRow]
 ) -> Recorded:
     """Compare the causes of the alert with those that there are now; change it if they differ."""
-    alert = transaction.execute("own_alert", SERVICE).fetchone()
+    own = {"service": own_service(transaction.installation)}
+    alert = transaction.execute("own_alert", own).fetchone()
     before = None if alert is None else causes_of(alert["causes"])
     after = causes(before, state, is_blind=bool(rows))
     if before is None and after and watch.may_open:
@@ -93,7 +104,7 @@ def _judged(
     if before is not None and not after:
         return _close(transaction, dry_run=watch.dry_run)
     if before is not None and set(after) != set(before) and not watch.dry_run:
-        transaction.execute("set_causes", {**SERVICE, "causes": json.dumps(after)})
+        transaction.execute("set_causes", {**own, "causes": json.dumps(after)})
     return NOTHING
 
 
@@ -103,13 +114,38 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
         return PeerState()
     # Without the row that this pass has just written.
     before = transaction.time_of(watch.begun) - timedelta(microseconds=1)
-    seen = transaction.query(LastSeen, "passes_now", last_seen_parameters(before, WATCH_ROWS))
-    return judge_peers(watch.name, peers(watch.name), seen.fetchall(), transaction.now)
+    now, names = transaction.now, peers(watch.name)
+    rows = _last_seen(transaction, before)
+    stopped = [
+        record
+        for record in stale_peers(watch.name, names, rows, now)
+        if _had_turn(transaction, watch, record)
+    ]
+    return judge_peers(names, rows, now, stopped)
+
+
+def _last_seen(transaction: Transaction, at: datetime) -> list[LastSeen]:
+    """Read when each pass was last recorded before a time."""
+    parameters = last_seen_parameters(at, WATCH_ROWS, transaction.installation)
+    return transaction.query(LastSeen, "passes_now", parameters).fetchall()
+
+
+def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> bool:
+    """Return whether a stale peer had its turn. Only a pass that finds one reads for it."""
+    resumed_at = None
+    if watch.resumed_at is not None:
+        resumed_at = transaction.time_of(watch.resumed_at)
+    rows = _last_seen(transaction, last_turn(record, transaction.now))
+    return had_turn(watch.name, record, rows, transaction.now, resumed_at)
 
 
 def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
-    """Return the rows of the passes that are blind now, with that of this pass."""
-    rows = {(row.name, row.shard): row for row in readable_rows(transaction)}
+    """Return the rows of the own passes that are blind now, with that of this pass."""
+    rows = {
+        (row.name, row.shard): row
+        for row in readable_rows(transaction)
+        if row.installation == transaction.installation
+    }
     if watch.doubt is not None:
         rows[watch.doubt.name, watch.doubt.shard] = watch.doubt
     return blind(rows.values(), transaction.now)
@@ -129,14 +165,16 @@ def _open(
         facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
     reason = one_line("; ".join(reasons))
     facts["reason"] = reason
+    own = own_service(transaction.installation)
     if watch.dry_run:
-        return NOTHING._replace(opened=(OPS_WORKER,), own_reason=reason)
-    opened = open_alerts(transaction, [new_alert(OPS_WORKER, reason, facts, causes_now)])
+        return NOTHING._replace(opened=(own,), own_reason=reason)
+    opened = open_alerts(transaction, [new_alert(own, reason, facts, causes_now)])
     return NOTHING._replace(opened=tuple(column(opened, "service")), own_reason=reason)
 
 
 def _close(transaction: Transaction, *, dry_run: bool) -> Recorded:
+    own = own_service(transaction.installation)
     if dry_run:
-        return NOTHING._replace(closed=(OPS_WORKER,))
-    closed = transaction.execute("close_alerts", {"services": json.dumps([OPS_WORKER])})
+        return NOTHING._replace(closed=(own,))
+    closed = transaction.execute("close_alerts", {"services": json.dumps([own])})
     return NOTHING._replace(closed=tuple(column(closed, "service")))

@@ -10,6 +10,7 @@ from ops_worker.adapters.postgres.transaction import column
 from ops_worker.core.backlog import Pending
 from ops_worker.core.decoding import parse_time
 from ops_worker.core.health import details, evidence, maintenance_end, new_alert
+from ops_worker.core.installations import DEFAULT, tags_of
 from ops_worker.core.maintenance import UnderMaintenance
 from ops_worker.core.model import NO_TAGS, KnownState, Recorded
 from ops_worker.core.passes import MAINTENANCE_TABLE, PASSES, WINDOW_TABLE
@@ -41,6 +42,7 @@ class StateRow(NamedTuple):
     streak: Any
     since: Any
     checked_at: datetime
+    installation: str
 
 
 def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str, KnownState]:
@@ -97,7 +99,9 @@ def record_health(
     ]
     closing = [change.verdict.target.name for change in changes if change.closes]
     # jsonb cannot hold NaN, and by default json.dumps writes it.
-    rows = json.dumps([_row(change) for change in changes], allow_nan=False)
+    rows = json.dumps(
+        [_row(change, transaction.installation) for change in changes], allow_nan=False
+    )
     opened = closed = None
     with transaction.connection.pipeline():
         transaction.execute("upsert_health", {"rows": rows})
@@ -148,11 +152,17 @@ def record_self_metrics(transaction: Transaction, moment: float, samples: Sequen
         record_samples(transaction, [Pending(moment, tuple(samples))])
 
 
-def last_seen_parameters(at: datetime, rows: int) -> dict[str, Any]:
+def last_seen_parameters(at: datetime, rows: int, installation: str = DEFAULT) -> dict[str, Any]:
     """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
     markers = [spec.marker for spec in PASSES.values()]
     names = list(PASSES)
-    return PARAMETERS | {"passes": names, "metrics": markers, "at": at, "rows": rows}
+    return PARAMETERS | {
+        "passes": names,
+        "metrics": markers,
+        "at": at,
+        "rows": rows,
+        "installation": installation,
+    }
 
 
 def _insert_samples(transaction: Transaction, batch: Sequence[str]) -> None:
@@ -172,14 +182,16 @@ def _known_state(row: StateRow | None, now: datetime, *, alerted: bool) -> Known
         since=since,
         checked_at=row.checked_at,
         alerted=alerted,
+        installation=row.installation,
     )
 
 
-def _row(change: StateChange) -> dict[str, Any]:
+def _row(change: StateChange, installation: str) -> dict[str, Any]:
+    """Return the row of a service. That of the default installation does not name it."""
     return {
         "service": change.verdict.target.name,
         "status": "healthy" if change.verdict.healthy else "unhealthy",
         "latency_ms": change.verdict.latency_ms,
-        "details": details(change),
+        "details": details(change) | tags_of(installation),
         "checked_at": change.checked_at.isoformat(),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import NamedTuple
 
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.passes import (
     ACTION_TABLE,
     DOUBT_TABLE,
@@ -15,7 +17,10 @@ from ops_worker.core.passes import (
 )
 
 LOCK_SPACE = 0x6F707377
-"""First half of the worker's advisory lock keys: "opsw" in ASCII."""
+"""First half of the worker's advisory lock keys: "opsw" in ASCII.
+
+It is that of the default installation, and of locks that all installations share.
+"""
 SCHEMA_LOCK = 0
 """Second half of the key of the lock for schema changes."""
 
@@ -27,6 +32,18 @@ LOCK_TIMEOUT_MS = 5_000
 """Longest wait for a row or table that another session locks. The pass's own lock never waits."""
 IDLE_TIMEOUT_MS = 15_000
 """Time after which the server ends a transaction whose process hangs."""
+
+
+def lock_space(installation: str) -> int:
+    """Return the first half of the keys of the locks that only one installation takes.
+
+    It is a hash of 31 bits. Two installations with the same one would only skip passes, as two of
+    one name do.
+    """
+    if installation == DEFAULT:
+        return LOCK_SPACE
+    digest = blake2b(installation.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def limits() -> dict[str, str]:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from ops_worker.adapters.postgres.specs import limits
+from ops_worker.core.installations import DEFAULT
 from ops_worker.sql import queries
 from ops_worker.text import one_line
 
@@ -30,12 +31,16 @@ class Transaction:
     - ``now``: the database's clock when the transaction began (UTC).
     - ``present``: those of the tables asked for that exist and are visible.
     - ``hidden``: those of them whose rows row level security hides.
+    - ``installation``: the name of the installation that works in it.
     - ``warnings``: problems of optional work, for the pass to report.
     """
 
-    def __init__(self, connection: Connection, survey: Mapping[str, Any]) -> None:
-        """Store the connection and the row of the survey."""
+    def __init__(
+        self, connection: Connection, survey: Mapping[str, Any], installation: str = DEFAULT
+    ) -> None:
+        """Store the connection, the row of the survey, and whose transaction it is."""
         self.connection = connection
+        self.installation = installation
         self._read_at: float = survey["read_at"]
         self.now: datetime = survey["now"].astimezone(UTC)
         self.present = frozenset[str](survey["present"])

@@ -103,7 +103,9 @@ class Explanation(NamedTuple):
     known. ``ledger`` is whether the ledger could be read. ``status_shows`` is the state in
     ``status``, empty for an earlier time. ``actions`` is None if they cannot be read.
     ``because_of`` are the unhealthy services because of which it is unhealthy, by the catalogue of
-    today.
+    today. ``passes`` are those of ``installation``, which keeps the state of the service;
+    ``is_elsewhere`` is whether that is another one than the own. ``other_installations`` were
+    recorded in the same database lately.
     """
 
     service: str
@@ -139,6 +141,9 @@ class Explanation(NamedTuple):
     past: Past | None
     budget: BudgetDocument | None
     actions: Sequence[Action] | None
+    installation: str
+    is_elsewhere: bool
+    other_installations: Sequence[str]
 
 
 def build(history: ServiceHistory, rule: Rule) -> Explanation:
@@ -159,7 +164,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         alert=alert_sentence(history, rule, state, alerts),
         turns=_turns(lines),
         observations=[_observation(row) for row in history.observations],
-        rule=describe_rule(history.service, rule),
+        rule=describe_rule(history.service, rule, elsewhere=_elsewhere(history)),
         alerts=alerts,
         passes=[_pass(record, history.at) for record in history.passes],
         maintenances=[maintenance_document(row) for row in history.maintenances],
@@ -181,7 +186,15 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         past=_past(lines, history),
         budget=_budget(lines, history, rule),
         actions=_actions(history),
+        installation=one_line(history.installation),
+        is_elsewhere=history.is_elsewhere,
+        other_installations=[one_line(row.name) for row in history.neighbours],
     )
+
+
+def _elsewhere(history: ServiceHistory) -> str:
+    """Return the other installation that keeps the state; empty if it is the own one."""
+    return one_line(history.installation) if history.is_elsewhere else ""
 
 
 def _age_s(last_seen: datetime | None, history: ServiceHistory) -> float | None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
 from ops_worker.core.slo import objective_of
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ops_worker.core.doubt import DoubtRow
+    from ops_worker.core.installations import Neighbour
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.ledger import LedgerRows
@@ -47,7 +49,9 @@ class ServiceHistory(NamedTuple):
     before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
     is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` says
     which of the services that this one needs were healthy, as far as a health pass knew. ``blind``
-    are the passes that do not believe what they see, if ``at`` is now.
+    are the passes that do not believe what they see, if ``at`` is now. ``passes`` and ``blind`` are
+    those of ``installation``: the one that keeps the row, or the own one. ``is_elsewhere`` is
+    whether that is another one. ``neighbours`` were recorded in the same database lately.
     """
 
     service: str
@@ -64,6 +68,9 @@ class ServiceHistory(NamedTuple):
     actions: Sequence[ActionRow] | None = ()
     needed: Mapping[str, bool] = MappingProxyType({})
     blind: Sequence[DoubtRow] = ()
+    installation: str = DEFAULT
+    is_elsewhere: bool = False
+    neighbours: Sequence[Neighbour] = ()
 
     @property
     def is_now(self) -> bool:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from ops_worker.history.explain.rows import Rule
 
 
-def describe_rule(service: str, rule: Rule) -> dict[str, str]:
-    """Return the parts of the rule, each as a phrase and its value."""
+def describe_rule(service: str, rule: Rule, *, elsewhere: str = "") -> dict[str, str]:
+    """Return the parts of the rule, each as a phrase and its value.
+
+    ``elsewhere`` is the other installation that keeps the state of the service.
+    """
     if rule.target is not None:
         return _describe_target(rule.target, rule)
     if service == OPS_WORKER:
@@ -27,6 +30,8 @@ def describe_rule(service: str, rule: Rule) -> dict[str, str]:
             "healthy when": "it answers at least one figure of the metrics pass",
             "an alert opens": "never",
         }
+    if elsewhere:
+        return {"watched": f"by installation {elsewhere}, not by this one"}
     alone = "its row and its alert, where there are any, go with `ops-worker alerts prune`"
     return {"watched": f"no; {alone}"}
 

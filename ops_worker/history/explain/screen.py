@@ -23,6 +23,7 @@ from ops_worker.history.screen import (
     flexible,
     format_ago,
     format_time,
+    others_here,
     stale_reason,
     wrapped,
 )
@@ -70,6 +71,10 @@ def sentences(explanation: Explanation) -> list[str]:
         spoken.append(_past_sentence(past))
     elif not explanation.ledger and explanation.service not in {OPS_WORKER, POSTGRES}:
         spoken.append(f"nothing is known about earlier states: {NO_LEDGER_TO_READ}")
+    if explanation.is_elsewhere:
+        spoken.append(f"installation {explanation.installation} keeps its state and its alert")
+    elif explanation.other_installations:
+        spoken.append(others_here(explanation.other_installations))
     return spoken
 
 

@@ -1,0 +1,159 @@
+"""Events of Kubernetes: those about the worker's objects, and those that the worker writes."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.pods import at, kubectl, text
+from ops_worker.core.start_problems import MAX_CAUSE, described, is_start_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_PULL_FAILED = "Failed to pull image"
+"""How the message of the kubelet's Event ``Failed`` begins, if it holds the cause of a pull error.
+
+The state of the container names the cause only at the first try, and later ``ImagePullBackOff``.
+"""
+_CONTAINER_ERROR = "Error: "
+"""How the message of the kubelet's other Events ``Failed`` begins."""
+_POD_NAME = re.compile(r'^Error creating: (?:pods "[^"]*" is forbidden: )?')
+"""How the Event of a pod that cannot be created begins."""
+_DELETED = "skip schedule deleting pod"
+"""How the scheduler's last word on a deleted pod begins. It is no problem."""
+
+
+class ClusterEvent(NamedTuple):
+    """An Event of Kubernetes: its object, what happened, how often, and when it last did."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str
+    times: int
+    time: datetime
+
+
+def read(content: Mapping[str, Any]) -> ClusterEvent:
+    """Return an Event. A part that is missing is empty.
+
+    The scheduler writes ``eventTime`` and ``series`` instead of ``lastTimestamp`` and ``count``.
+    """
+    about, series = at(content, "involvedObject"), at(content, "series")
+    stamps = (
+        series.get("lastObservedTime"),
+        content.get("lastTimestamp"),
+        content.get("eventTime"),
+        content.get("firstTimestamp"),
+        at(content, "metadata").get("creationTimestamp"),
+    )
+    stamp = next(filter(None, stamps), "")
+    return ClusterEvent(
+        kind=text(about.get("kind")),
+        name=text(about.get("name")),
+        reason=text(content.get("reason")),
+        message=text(content.get("message")),
+        times=int(series.get("count") or content.get("count") or 1),
+        time=datetime.fromisoformat(stamp) if stamp else datetime.min.replace(tzinfo=UTC),
+    )
+
+
+def read_all(contents: Iterable[Mapping[str, Any]]) -> list[ClusterEvent]:
+    """Return Events, oldest first."""
+    return sorted(map(read, contents), key=lambda event: event.time)
+
+
+def of_object(events: Iterable[ClusterEvent], kind: str, name: str) -> list[ClusterEvent]:
+    """Return the Events of an object, in their order."""
+    return [event for event in events if (event.kind, event.name) == (kind, name)]
+
+
+def of_job_pods(events: Iterable[ClusterEvent], job: str) -> list[ClusterEvent]:
+    """Return the Events of the pods of a Job, also of pods that no longer exist.
+
+    Kubernetes names a pod after its Job, with a random suffix without a dash; in an Indexed Job
+    with the index before it.
+    """
+    matching = []
+    for event in events:
+        rest = event.name.removeprefix(f"{job}-")
+        is_own = rest != event.name and rest.count("-") <= 1
+        if event.kind == "Pod" and is_own:
+            matching.append(event)
+    return matching
+
+
+def pull_cause(events: Sequence[ClusterEvent]) -> str:
+    """Return the newest cause of a pull error among the Events of a pod; empty without one."""
+    causes = [event.message for event in events if event.message.startswith(_PULL_FAILED)]
+    return causes[-1] if causes else ""
+
+
+def start_failure(events: Sequence[ClusterEvent], prefix: str = "kubectl") -> str:
+    """Return the newest problem in the Events of a pod that has not started, and what to do.
+
+    Empty if no Event reports a problem. ``prefix`` begins commands for the pod's namespace.
+    """
+    for event in reversed(events):
+        message = event.message
+        if message.startswith(_PULL_FAILED):
+            return described("ErrImagePull", message, prefix)
+        if event.reason == "InspectFailed":
+            return described("InvalidImageName", message, prefix)
+        is_problem = is_start_problem(event.reason) and not message.startswith(_DELETED)
+        if is_problem:
+            return described(event.reason, message, prefix)
+        error = message.removeprefix(_CONTAINER_ERROR)
+        # Some only repeat a reason, such as ImagePullBackOff: an earlier Event has the cause.
+        if event.reason == "Failed" and not is_start_problem(error):
+            return described("CreateContainerConfigError", error, prefix)
+    return ""
+
+
+def unfinished_pull(events: Sequence[ClusterEvent]) -> ClusterEvent | None:
+    """Return the Event of a pull that has begun and not ended; None if there is none."""
+    pulls = [event for event in events if event.reason in {"Pulling", "Pulled", "Failed"}]
+    if pulls and pulls[-1].reason == "Pulling":
+        return pulls[-1]
+    return None
+
+
+def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> str:
+    """Return why a Job could create no pod, and what to do; empty if no Event says so."""
+    name = text(at(job, "metadata").get("name"))
+    failures = [event for event in of_object(events, "Job", name) if event.reason == "FailedCreate"]
+    if not failures:
+        return ""
+    # Every try has another name. Without it, the same problem is the same text.
+    message = _POD_NAME.sub("", failures[-1].message)
+    return f"no pod can be created: {described('FailedCreate', message, kubectl(job))}"
+
+
+def event_of(
+    cronjob: Mapping[str, Any], namespace: str, service: str, reason: str, now: datetime
+) -> dict[str, Any]:
+    """Build the Event of an alert. ``cronjob`` has the name and the uid of the CronJob.
+
+    With a reason, the service is unhealthy. Without one, it is healthy again.
+    """
+    kind, event_reason, message = "Normal", "ServiceRecovered", f"{service} is healthy again"
+    if reason:
+        kind, event_reason = "Warning", "ServiceUnhealthy"
+        message = f"{service} is unhealthy: {reason}"
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    reference = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": namespace}
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{cronjob['name']}.", "namespace": namespace},
+        "involvedObject": reference | dict(cronjob),
+        "type": kind,
+        "reason": event_reason,
+        "message": " ".join(message.split())[:MAX_CAUSE],
+        "source": {"component": "ops-worker"},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }

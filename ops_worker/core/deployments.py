@@ -1,0 +1,219 @@
+"""Deployments that run passes in a loop: one row each, with warnings, and what was left behind."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.cluster_events import of_object
+from ops_worker.core.passes import PASSES
+from ops_worker.core.pod_states import (
+    memory_limit,
+    start_problem,
+    statuses,
+    termination_text,
+    time_of,
+    waits,
+    worker_names,
+)
+from ops_worker.core.pods import (
+    at,
+    containers,
+    invocation,
+    items,
+    kubectl,
+    mapping,
+    text,
+    workers,
+)
+from ops_worker.core.start_problems import cause, described
+from ops_worker.text import format_age
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from ops_worker.core.cluster_events import ClusterEvent
+
+RECENT = timedelta(hours=24)
+"""A restart is reported for so long."""
+CRASH_LOOP = "CrashLoopBackOff"
+"""The reason of a container that ended again and again, and waits before its next start."""
+
+
+class DeploymentState(NamedTuple):
+    """The state of a Deployment.
+
+    - ``passes``: the passes that its loop runs.
+    - ``ready``, ``replicas``: pods that are ready, and that there should be.
+    - ``restarts``: of the worker's containers in the pods that exist.
+    - ``state``: ``ready``, ``not ready`` or ``scaled to 0``.
+    """
+
+    name: str
+    passes: tuple[str, ...]
+    ready: int
+    replicas: int
+    restarts: int
+    state: str
+    warnings: tuple[str, ...]
+
+
+def row(
+    deployment: Mapping[str, Any],
+    pods: Sequence[Mapping[str, Any]],
+    now: datetime,
+    events: Sequence[ClusterEvent] = (),
+) -> DeploymentState:
+    """Return the row of a Deployment. ``pods`` and ``events`` may be those of other objects."""
+    name = deployment["metadata"]["name"]
+    own_pods = [pod for pod in pods if selects(deployment, pod)]
+    replicas = at(deployment, "spec").get("replicas", 1)
+    ready = int(at(deployment, "status").get("readyReplicas") or 0)
+    state = "ready" if ready >= replicas else "not ready"
+    if replicas == 0:
+        state = "scaled to 0"
+    warnings = [problem for pod in own_pods for problem in _pod_problems(pod, now, events)]
+    if state == "not ready":
+        warnings += _conditions(deployment)
+        if not warnings:
+            warnings.append(_unready(deployment, ready, replicas))
+    return DeploymentState(
+        name=name,
+        passes=passes_of(at(deployment, "spec", "template")),
+        ready=ready,
+        replicas=replicas,
+        restarts=sum(status.get("restartCount", 0) for status in _own_statuses(own_pods)),
+        state=state,
+        warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
+    )
+
+
+def passes_of(template: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the passes that the worker's containers in a pod's template run."""
+    names: list[str] = []
+    for container in workers(at(template, "spec"), at(template, "metadata", "labels")):
+        run = invocation(container.content)
+        arguments = run.arguments if run else ()
+        named = [word for word in arguments if word in PASSES]
+        if arguments[:1] == ("sidecar",):
+            names += named or PASSES
+        elif arguments[:1] == tuple(named[:1]):
+            names += named[:1]
+    return tuple(dict.fromkeys(names))
+
+
+def leftovers(
+    cronjobs: Sequence[Mapping[str, Any]], deployments: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield a warning for each pass that both a CronJob and a Deployment run.
+
+    `kubectl apply -k` of a variant does not delete what only another variant has.
+    """
+    for deployment in deployments:
+        loops = passes_of(at(deployment, "spec", "template"))
+        if at(deployment, "spec").get("replicas") == 0:
+            continue
+        for cronjob in cronjobs:
+            template = at(cronjob, "spec", "jobTemplate", "spec", "template")
+            both = [name for name in passes_of(template) if name in loops]
+            if both and not at(cronjob, "spec").get("suspend"):
+                yield _leftover(both[0], cronjob["metadata"]["name"], deployment)
+
+
+def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
+    other = deployment["metadata"]["name"]
+    prefix = kubectl(deployment)
+    template = at(deployment, "spec", "template")
+    ours = workers(at(template, "spec"), at(template, "metadata", "labels"))
+    removal = f"run `{prefix} delete deployment {other}`"
+    if len(containers(at(template, "spec"))) > len(ours):
+        # The Deployment is an application with the worker beside it.
+        removal = f"remove container {ours[0].name} from the Deployment"
+    return (
+        f"CronJob {cronjob} and Deployment {other} both run the {name} pass: one of them may be "
+        "left from an earlier `kubectl apply -k`, which deletes nothing; "
+        f"to keep the Deployment, run `{prefix} delete cronjob {cronjob}`; "
+        f"to keep the CronJob, {removal}"
+    )
+
+
+def selects(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod has the labels of a Deployment's selector."""
+    wanted = at(deployment, "spec", "selector", "matchLabels")
+    labels = at(pod, "metadata", "labels")
+    return bool(wanted) and wanted.items() <= labels.items()
+
+
+def _pod_problems(
+    pod: Mapping[str, Any], now: datetime, events: Sequence[ClusterEvent]
+) -> Iterator[str]:
+    """Yield what is wrong with a pod: it cannot start, it was restarted, or it is not ready."""
+    name = pod["metadata"]["name"]
+    own_events = of_object(events, "Pod", name)
+    for status in _own_statuses([pod]):
+        crash = _crash(pod, status, now)
+        if crash:
+            yield crash
+            return
+    problem = start_problem(pod, own_events, now)
+    if problem:
+        yield problem
+    elif not waits(pod) and not all(status.get("ready") for status in _own_statuses([pod])):
+        probes = [event.message for event in own_events if event.reason == "Unhealthy"]
+        detail = f": {cause(probes[-1])}" if probes else ""
+        yield (
+            f"pod {name} runs but is not ready{detail}; it becomes ready when its loop has reached "
+            f"the database: see `{kubectl(pod)} logs {name}`"
+        )
+
+
+def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> str:
+    """Return how a container ended before its last restart; empty if that is long ago."""
+    is_looping = at(status, "state", "waiting").get("reason") == CRASH_LOOP
+    end = at(status, "lastState", "terminated")
+    ended_at = time_of(end.get("finishedAt"))
+    is_recent = ended_at is not None and now - ended_at < RECENT
+    if not end or not (is_looping or is_recent):
+        return ""
+    name, container = pod["metadata"]["name"], text(status.get("name"))
+    age = f" {format_age((now - ended_at).total_seconds())} ago" if ended_at else ""
+    problem = "is crash-looping" if is_looping else "was restarted"
+    return (
+        f"pod {name} {problem}: {status.get('restartCount', 0)} restarts, the last one after "
+        f"exit code {end.get('exitCode')}{age}: "
+        f"{termination_text(end, memory_limit(pod, container))}; "
+        f"see `{kubectl(pod)} logs {name} --previous`"
+    )
+
+
+def _conditions(deployment: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the conditions of a Deployment report that is not available."""
+    for condition in map(mapping, items(at(deployment, "status").get("conditions"))):
+        kind, is_true = condition.get("type"), condition.get("status") == "True"
+        reason, message = text(condition.get("reason")), text(condition.get("message"))
+        if kind == "ReplicaFailure" and is_true:
+            yield f"cannot create its pods: {described(reason, message, kubectl(deployment))}"
+        elif kind == "Progressing" and reason == "ProgressDeadlineExceeded":
+            yield (
+                f"{reason}: {cause(message)}; see the other warnings and "
+                f"`{kubectl(deployment)} describe deployment {deployment['metadata']['name']}`"
+            )
+
+
+def _unready(deployment: Mapping[str, Any], ready: int, replicas: int) -> str:
+    name = deployment["metadata"]["name"]
+    return (
+        f"{ready} of {replicas} pods are ready: wait for a pod that starts, or see "
+        f"`{kubectl(deployment)} describe deployment {name}`"
+    )
+
+
+def _own_statuses(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the statuses of the worker's containers in pods."""
+    return [
+        status
+        for pod in pods
+        for status in statuses(pod)
+        if status.get("name") in worker_names(pod)
+    ]

@@ -1,0 +1,298 @@
+"""Jobs: what to create, and how they end.
+
+A pass that ``ops-worker trigger`` starts is a run of its CronJob. Any other command is not: its Job
+belongs to no CronJob, because the controller would count its success as one of the pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ops_worker.core.pod_states import (
+    USE_NATIVE_SIDECAR,
+    end_text,
+    other_failure,
+    terminated,
+    worker_names,
+)
+from ops_worker.core.pods import at, containers, items, mapping, text, with_arguments, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_NAME = 63
+"""Characters of a Job's name: it becomes a label of its pods (kubernetes.io, "Jobs")."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""The annotation with a pod's index in an Indexed Job (kubernetes.io, "Jobs")."""
+JOB_LABEL = "batch.kubernetes.io/job-name"
+"""The label of every pod of a Job, with the Job's name."""
+MANUAL = "cronjob.kubernetes.io/instantiate"
+"""The annotation of a Job that somebody made from a CronJob, as kubectl writes it."""
+RUN_LABEL = "ops-worker.io/run"
+"""The label of a Job that runs a command. Its value is ``command``."""
+WAIT_S = 120.0
+"""Seconds in which a Job without a deadline, or with a short one, should end."""
+WAIT_MARGIN_S = 30.0
+"""Seconds that Kubernetes takes to end a Job after its deadline: the pod's grace is 10 s."""
+COMMAND_DEADLINE_S = 300
+"""activeDeadlineSeconds of a command: a report of a long period takes longer than a pass."""
+START_S = 60
+"""Seconds of activeDeadlineSeconds that are left for the start of a command's pod."""
+COMMAND_TTL_S = 3600
+"""Seconds for which the Job of a command is kept, as the manifests keep those of passes."""
+_INDEXED_FIELDS = (
+    "completionMode",
+    "completions",
+    "parallelism",
+    "backoffLimitPerIndex",
+    "maxFailedIndexes",
+    "successPolicy",
+    "suspend",
+)
+"""Fields of a Job's spec that a single pod has no use for."""
+
+
+class JobEnd(NamedTuple):
+    """How a Job ended: ``Complete`` or ``Failed``, and the reason."""
+
+    kind: str
+    reason: str
+
+
+def finished(job: Mapping[str, Any], *, early: bool = False) -> JobEnd | None:
+    """Return how a Job ended, or None if it has not ended.
+
+    With ``early``, a Job counts that will fail once its pods have ended. Since Kubernetes 1.31 such
+    a Job has the condition FailureTarget (KEP-3939).
+    """
+    kinds = {"Complete": "Complete", "Failed": "Failed"}
+    if early:
+        kinds["FailureTarget"] = "Failed"
+    for condition in map(mapping, items(at(job, "status").get("conditions"))):
+        kind = kinds.get(text(condition.get("type")))
+        if kind and condition.get("status") == "True":
+            reason = f"{condition.get('reason', '')}: {condition.get('message', '')}"
+            return JobEnd(kind, reason.strip(": "))
+    return None
+
+
+def exceeded_deadline(end: JobEnd) -> bool:
+    """Return whether activeDeadlineSeconds ended a Job."""
+    return end.reason.startswith("DeadlineExceeded")
+
+
+def unexplained_failure(
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], cause: str = ""
+) -> str:
+    """Return why a Job failed, if none of its pods shows the reason; empty for any other Job.
+
+    ``cause`` is what kept its pod from starting, as far as that is known.
+    """
+    end = finished(job, early=True)
+    if end is None or end.kind != "Failed":
+        return ""
+    if any(terminated(pod) or other_failure(pod) for pod in pods):
+        return ""
+    name = at(job, "metadata").get("name", "?")
+    if not exceeded_deadline(end):
+        problem = f"Job {name} failed, and none of its pods shows the reason: {end.reason}"
+        return f"{problem}; {cause}" if cause else problem
+    limit = at(job, "spec").get("activeDeadlineSeconds", "?")
+    problem = f"Job {name} exceeded activeDeadlineSeconds ({limit} s)"
+    if cause:
+        return f"{problem}: {cause}"
+    return (
+        f"{problem}, and Kubernetes deleted its pod and log: "
+        "look in `kubectl get events` for a pod that could not start; "
+        f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
+    )
+
+
+def sidecar_hint(job: Mapping[str, Any]) -> str:
+    """Return a hint if a Job's pod has a main container beside the worker's."""
+    template = at(job, "spec", "template")
+    ours = worker_names(template)
+    for container in containers(at(template, "spec")):
+        if container.is_main and container.name not in ours:
+            return f"; if container {container.name} is a sidecar, {USE_NATIVE_SIDECAR}"
+    return ""
+
+
+def with_deleted(
+    earlier: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the current pods of a Job, after those that no longer exist, as they were before."""
+    names = {pod["metadata"]["name"] for pod in current}
+    return [*(pod for pod in earlier if pod["metadata"]["name"] not in names), *current]
+
+
+def index_of(pod: Mapping[str, Any]) -> str:
+    """Return the index of a pod in an Indexed Job; empty for a pod of another Job."""
+    return text(at(pod, "metadata", "annotations").get(INDEX))
+
+
+def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the newest pod of every index of a Job. ``pods`` are sorted, oldest first."""
+    return list({index_of(pod): pod for pod in pods}.values())
+
+
+def shard_count(job: Mapping[str, Any]) -> int:
+    """Return the number of shards of an Indexed Job, and 0 for any other Job."""
+    spec = at(job, "spec")
+    if spec.get("completionMode") != "Indexed":
+        return 0
+    return int(spec.get("completions") or 0)
+
+
+def completed_indexes(job: Mapping[str, Any]) -> set[int]:
+    """Return the indexes of an Indexed Job that are complete: ``1,3-5`` in its status."""
+    indexes: set[int] = set()
+    for part in text(at(job, "status").get("completedIndexes")).split(","):
+        first, _, last = part.partition("-")
+        if first:
+            indexes.update(range(int(first), int(last or first) + 1))
+    return indexes
+
+
+def shard_problems(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which shards of an Indexed Job failed. ``pods`` are the last of each index."""
+    count = shard_count(job)
+    problems = []
+    for pod in pods if count else ():
+        state = terminated(pod)
+        if state is not None and state["exitCode"]:
+            problems.append(
+                f"shard {index_of(pod)} of {count} failed with exit code {state['exitCode']}: "
+                f"{end_text(pod)}"
+            )
+    return problems
+
+
+def job_name(pod: Mapping[str, Any]) -> str:
+    """Return the name of a pod's Job; empty if it has none."""
+    return text(at(pod, "metadata", "labels").get(JOB_LABEL))
+
+
+def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+    """Build a Job from a CronJob's template, as `kubectl create job --from` does."""
+    template = cronjob["spec"]["jobTemplate"]
+    name = cronjob["metadata"]["name"]
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "name": name,
+        "uid": cronjob["metadata"]["uid"],
+        "controller": True,
+    }
+    metadata = _metadata(template, _fitting(name, suffix)) | {"ownerReferences": [owner]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
+
+
+def command_job(
+    cronjob: Mapping[str, Any],
+    arguments: Sequence[str],
+    suffix: str,
+    deadline_s: int | None = None,
+    user: str = "",
+) -> dict[str, Any]:
+    """Build a Job that runs a command of the worker, from the template of a CronJob.
+
+    It makes one attempt, in one pod, and has no owner. ``deadline_s`` is its activeDeadlineSeconds;
+    None: that of the template, and at least COMMAND_DEADLINE_S. PASS_DEADLINE is shorter, so that
+    the command can still report why it ends. ``user`` is who runs it, as the log of what people did
+    has it: the user of the image has no name. Raises ValueError if no container of the template
+    runs the worker, or if a script does.
+    """
+    template = cronjob["spec"]["jobTemplate"]
+    spec = template["spec"]
+    if deadline_s is None:
+        deadline_s = max(COMMAND_DEADLINE_S, int(spec.get("activeDeadlineSeconds") or 0))
+    variables = {"PASS_DEADLINE": f"{max(6, deadline_s - min(START_S, deadline_s // 2))}"}
+    if user:
+        variables["LOGNAME"] = user
+    if spec.get("completionMode") == "Indexed":
+        variables["SHARD_COUNT"] = "1"  # one pod has all services
+    name = cronjob["metadata"]["name"]
+    metadata = _metadata(template, _fitting(name, f"command-{suffix}"))
+    metadata["labels"] = metadata["labels"] | {RUN_LABEL: "command"}
+    pod_template = _command_template(at(spec, "template"), arguments, variables)
+    kept = {key: value for key, value in spec.items() if key not in _INDEXED_FIELDS}
+    kept |= {
+        "activeDeadlineSeconds": deadline_s,
+        "backoffLimit": 0,
+        "ttlSecondsAfterFinished": COMMAND_TTL_S,
+        "template": pod_template,
+    }
+    policy = _single_attempt(at(kept, "podFailurePolicy"), pod_template["spec"])
+    kept.pop("podFailurePolicy", None)
+    if policy:
+        kept["podFailurePolicy"] = policy
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": kept}
+
+
+def _command_template(
+    template: Mapping[str, Any], arguments: Sequence[str], variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a pod's template whose worker has other arguments and variables."""
+    labels = at(template, "metadata", "labels")
+    spec = at(template, "spec")
+    ours = [container for container in workers(spec, labels) if container.is_main]
+    if not ours:
+        raise ValueError("no container of its template runs ops-worker")
+    command = with_arguments(ours[0].content, arguments)
+    env = [entry for entry in items(command.get("env")) if entry.get("name") not in variables]
+    command["env"] = env + [{"name": name, "value": value} for name, value in variables.items()]
+    # Of several passes in one pod, only the first one makes room for the command.
+    others = {container.name for container in ours[1:]}
+    mains = [
+        command if container.name == ours[0].name else container.content
+        for container in containers(spec)
+        if container.is_main and container.name not in others
+    ]
+    metadata = {**at(template, "metadata"), "labels": {**labels, RUN_LABEL: "command"}}
+    # With OnFailure, Kubernetes would delete the pod and its log when the command fails.
+    return {"metadata": metadata, "spec": {**spec, "containers": mains, "restartPolicy": "Never"}}
+
+
+def _single_attempt(policy: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rules of a podFailurePolicy that are valid for a single attempt.
+
+    A command is not repeated, so a pod that is evicted counts. A rule may name only containers
+    that exist.
+    """
+    names = {container.name for container in containers(pod)}
+    rules = [
+        rule
+        for rule in map(mapping, items(policy.get("rules")))
+        if rule.get("action") in {"FailJob", "Count"}
+        and at(rule, "onExitCodes").get("containerName") in {None, *names}
+    ]
+    return {"rules": rules} if rules else {}
+
+
+def _metadata(template: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the metadata of a Job that somebody makes from a CronJob's template."""
+    about = at(template, "metadata")
+    return {
+        "name": name,
+        "labels": dict(at(about, "labels")),
+        "annotations": {MANUAL: "manual"} | dict(at(about, "annotations")),
+    }
+
+
+def _fitting(name: str, suffix: str) -> str:
+    """Return a Job's name with a suffix. A long name is cut, so that the suffix fits."""
+    return f"{name[: MAX_NAME - 1 - len(suffix)].rstrip('-.')}-{suffix}"
+
+
+def is_manual(job: Mapping[str, Any]) -> bool:
+    """Return whether somebody made a Job from a CronJob."""
+    return at(job, "metadata", "annotations").get(MANUAL) == "manual"
+
+
+def longest_wait_s(job: Mapping[str, Any]) -> float:
+    """Return the seconds after which a Job should have ended, with all its attempts."""
+    deadline_s = at(job, "spec").get("activeDeadlineSeconds")
+    if deadline_s is None:
+        return WAIT_S
+    return max(WAIT_S, float(deadline_s) + WAIT_MARGIN_S)

@@ -1,0 +1,132 @@
+"""What happens to an installation in its life: deleted pods, a controller that was away, an upgrade."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import K8S, NAMESPACE, kubectl
+from tests.stubs import healthy
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.cluster.conftest import Installation
+    from tests.stubs import Stub
+
+pytestmark = pytest.mark.cluster
+
+SLOW_S = 3
+"""How long a service takes to answer, so that a pass is still probing when its pod is deleted."""
+LIFE_S = 6
+"""A pod whose service answers after SLOW_S is gone after so many seconds."""
+
+
+def slow(stub: Stub, connection: socket.socket) -> None:
+    """Answer healthy after SLOW_S."""
+    time.sleep(SLOW_S)
+    healthy(stub, connection)
+
+
+def suspend(name: str, *, suspended: bool) -> None:
+    """Suspend a CronJob, or let it run."""
+    patch = json.dumps({"spec": {"suspend": suspended}})
+    kubectl("-n", NAMESPACE, "patch", "cronjob", name, "-p", patch)
+
+
+def jobs_of(name: str) -> list[dict[str, Any]]:
+    """Return the Jobs that the controller made of a CronJob."""
+    every = json.loads(kubectl("-n", NAMESPACE, "get", "jobs", "-o", "json"))["items"]
+    return [
+        job
+        for job in every
+        for owner in job["metadata"].get("ownerReferences", ())
+        if owner["name"] == name
+    ]
+
+
+@pytest.mark.parametrize("second", range(LIFE_S + 1))
+def test_pod_deleted(installation: Installation, second: int) -> None:
+    """A pod that is deleted at any second of its life costs a retry, and no row and no alert."""
+    installation.stubs["evaluator"].mode = slow
+    name = f"t-deleted-{second}"
+
+    def delete() -> None:
+        """Delete the first pod of the Job."""
+        kubectl("-n", NAMESPACE, "delete", "pods", "-l", f"job-name={name}", "--wait=false")
+
+    begun = installation.database.value("SELECT now()")
+    timer = threading.Timer(second, delete)
+    timer.start()
+    try:
+        ended = installation.job(name, "health")
+    finally:
+        timer.join()
+        installation.stubs["evaluator"].mode = "ok"
+    assert (ended.condition, ended.reason) in {("Complete", ""), ("Complete", "CompletionsReached")}
+    rows = installation.database.health()
+    assert {row["status"] for row in rows.values()} == {"healthy"}
+    assert all(row["checked_at"] >= begun for row in rows.values())
+    assert installation.database.alerts() == []
+
+
+def test_controller_was_away(installation: Installation) -> None:
+    """A controller that comes back after three hours starts one run, not one for each that it missed."""
+    name = "ops-worker-metrics"
+    last = datetime.now(UTC) - timedelta(hours=3)
+    status = json.dumps({"status": {"lastScheduleTime": f"{last:%Y-%m-%dT%H:%M:%SZ}"}})
+    before = {job["metadata"]["uid"] for job in jobs_of(name)}
+    kubectl("-n", NAMESPACE, "patch", "cronjob", name, "--subresource=status", "-p", status)
+    suspend(name, suspended=False)
+    end = time.monotonic() + 130
+    try:
+        while time.monotonic() < end:
+            if installation.database.value("SELECT count(*) FROM system_metrics"):
+                break
+            time.sleep(1)
+        made = [job for job in jobs_of(name) if job["metadata"]["uid"] not in before]
+    finally:
+        suspend(name, suspended=True)
+    minutes = {job["metadata"]["annotations"][SCHEDULED] for job in made}
+    assert installation.database.value("SELECT count(*) FROM system_metrics") > 0
+    assert 1 <= len(made) <= 2
+    assert len(minutes) == len(made)
+
+
+SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+
+
+def test_upgrade_while_a_job_runs(installation: Installation) -> None:
+    """A Job that runs ends on the template that it began with; the next one has the new template."""
+    installation.stubs["evaluator"].mode = slow
+    cronjob = yaml.safe_load((K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8"))
+    cronjob["spec"]["suspend"] = True
+    container = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "LOG_LEVEL", "value": "DEBUG"})
+    upgrade = threading.Timer(
+        SLOW_S / 2, kubectl, ("apply", "-f", "-"), {"stdin": yaml.safe_dump(cronjob)}
+    )
+    upgrade.start()
+    try:
+        old = installation.job("t-before-upgrade", "health")
+        upgrade.join()
+        new = installation.job("t-after-upgrade", "health")
+    finally:
+        upgrade.join()
+        installation.stubs["evaluator"].mode = "ok"
+    assert (old.condition, len(old.pods)) == ("Complete", 1)
+    assert (new.condition, len(new.pods)) == ("Complete", 1)
+    assert "LOG_LEVEL" not in variables(old.pods[0])
+    assert "LOG_LEVEL" in variables(new.pods[0])
+    assert {row["status"] for row in installation.database.health().values()} == {"healthy"}
+
+
+def variables(pod: dict[str, Any]) -> set[str]:
+    """Return the names of the environment variables of a pod's container."""
+    return {variable["name"] for variable in pod["spec"]["containers"][0]["env"]}

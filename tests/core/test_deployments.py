@@ -1,0 +1,208 @@
+"""Deployments that run passes in a loop."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ops_worker.core.cluster_events import read
+from ops_worker.core.deployments import leftovers, passes_of, row, selects
+from tests.kubernetes_api import event
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, 12, 10, 0, tzinfo=UTC)
+LABELS = {"app.kubernetes.io/name": "ops-worker", "app.kubernetes.io/component": "sidecar"}
+
+
+def template(*arguments: str, limit: str = "128Mi") -> dict[str, Any]:
+    """Return a pod's template that runs the worker with these arguments."""
+    container = {
+        "name": "ops-worker",
+        "image": "ops-worker:0.1.0",
+        "args": list(arguments),
+        "resources": {"limits": {"memory": limit}},
+    }
+    return {"metadata": {"labels": LABELS}, "spec": {"containers": [container]}}
+
+
+def deployment(*, replicas: int = 1, ready: int = 0, **status: Any) -> dict[str, Any]:
+    """Return the Deployment of the variant, as the API server does."""
+    return {
+        "metadata": {"name": "ops-worker-sidecar", "namespace": "ops"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": LABELS},
+            "template": template("sidecar", "metrics"),
+        },
+        "status": ({"readyReplicas": ready} if ready else {}) | status,
+    }
+
+
+def pod(
+    *, ready: bool = False, restarts: int = 0, phase: str = "Running", **states: Any
+) -> dict[str, Any]:
+    """Return a pod of the Deployment; ``states`` are ``state`` and ``lastState``."""
+    status = {"name": "ops-worker", "ready": ready, "restartCount": restarts} | states
+    return {
+        "metadata": {"name": "ops-worker-sidecar-5d-x", "namespace": "ops", "labels": LABELS},
+        "spec": template("sidecar", "metrics", limit="12Mi")["spec"],
+        "status": {"phase": phase, "containerStatuses": [status]},
+    }
+
+
+def end(code: int, reason: str = "Error", at: str = "2026-03-01T12:09:00Z") -> dict[str, Any]:
+    """Return the state of a container that ended."""
+    return {"terminated": {"exitCode": code, "reason": reason, "finishedAt": at, "message": "gone"}}
+
+
+def test_ready() -> None:
+    """A Deployment whose pods are ready has no warnings."""
+    state = row(deployment(ready=1), [pod(ready=True, state={"running": {}})], NOW)
+    assert (state.state, state.ready, state.replicas, state.restarts) == ("ready", 1, 1, 0)
+    assert (state.passes, state.warnings) == (("metrics",), ())
+
+
+def test_scaled_to_zero() -> None:
+    """Nothing runs, and nothing should."""
+    state = row(deployment(replicas=0), [], NOW)
+    assert (state.state, state.warnings) == ("scaled to 0", ())
+
+
+def test_out_of_memory() -> None:
+    """A crash loop shows how the container ended, its memory limit and what to do."""
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}}
+    looping = pod(restarts=2, state=waiting, lastState=end(137, "OOMKilled"))
+    assert row(deployment(), [looping], NOW).warnings == (
+        "ops-worker-sidecar: pod ops-worker-sidecar-5d-x is crash-looping: 2 restarts, the last "
+        "one after exit code 137 1 min ago: OOMKilled: raise resources.limits.memory of the "
+        "container, now 12Mi (the manifests set 128Mi); "
+        "see `kubectl -n ops logs ops-worker-sidecar-5d-x --previous`",
+    )
+
+
+def test_restarted() -> None:
+    """A restart is a warning for a day, also if the pod is ready again."""
+    recent = pod(ready=True, restarts=1, state={"running": {}}, lastState=end(1))
+    (warning,) = row(deployment(ready=1), [recent], NOW).warnings
+    assert "was restarted: 1 restarts, the last one after exit code 1 1 min ago: gone" in warning
+    old = end(1, at="2026-02-27T12:09:00Z")
+    ready = pod(ready=True, restarts=1, state={"running": {}}, lastState=old)
+    state = row(deployment(ready=1), [ready], NOW)
+    assert (state.warnings, state.restarts) == ((), 1)
+    unknown = {"terminated": {"exitCode": 1}}
+    looping = {"waiting": {"reason": "CrashLoopBackOff"}}
+    (warning,) = row(deployment(), [pod(state=looping, lastState=unknown)], NOW).warnings
+    assert "after exit code 1: ;" in warning
+
+
+def test_not_ready() -> None:
+    """A pod that runs and is not ready shows the answer of its probe."""
+    running = pod(state={"running": {}})
+    probe = read(event("Pod/ops-worker-sidecar-5d-x", "Unhealthy", "Readiness probe failed: 503"))
+    (warning,) = row(deployment(), [running], NOW, [probe]).warnings
+    assert "runs but is not ready: Readiness probe failed: 503; it becomes ready when" in warning
+    (warning,) = row(deployment(), [running], NOW).warnings
+    assert "runs but is not ready; it becomes ready when its loop has reached" in warning
+
+
+def test_cannot_start() -> None:
+    """A pod that cannot start has the reason and remedy of any other pod."""
+    waiting = {"waiting": {"reason": "ImagePullBackOff"}}
+    (warning,) = row(deployment(), [pod(phase="Pending", state=waiting)], NOW).warnings
+    assert "cannot start: ImagePullBackOff; check the image's name" in warning
+
+
+def test_pending() -> None:
+    """A pod that has just been created is no problem of its own."""
+    (warning,) = row(deployment(), [pod(phase="Pending", state={})], NOW).warnings
+    assert warning.startswith("ops-worker-sidecar: 0 of 1 pods are ready: wait for a pod")
+
+
+def test_no_pod() -> None:
+    """Without a pod, the conditions of the Deployment have the reason."""
+    quota = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": 'pods "a" is forbidden: exceeded quota: none, requested: pods=1',
+    }
+    late = {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "ProgressDeadlineExceeded",
+        "message": 'ReplicaSet "a" has timed out progressing.',
+    }
+    fine = {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable"}
+    first, second = row(deployment(conditions=[quota, fine, late]), [], NOW).warnings
+    assert "cannot create its pods: FailedCreate: " in first and "ResourceQuota none" in first
+    assert "ProgressDeadlineExceeded: ReplicaSet" in second
+
+
+def test_pods_of_others() -> None:
+    """Only pods with the labels of the selector count, and only the worker's containers."""
+    foreign = pod(state={"running": {}})
+    foreign["metadata"]["labels"] = {"a": "b"}
+    assert not selects(deployment(), foreign)
+    assert not selects({"spec": {}}, foreign)
+    mesh = pod(ready=True, state={"running": {}})
+    mesh["status"]["containerStatuses"].append(
+        {"name": "mesh", "ready": False, "restartCount": 7, "lastState": end(1)}
+    )
+    state = row(deployment(ready=1), [foreign, mesh], NOW)
+    assert (state.restarts, state.warnings) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passes"),
+    [
+        (("sidecar", "metrics"), ("metrics",)),
+        (("sidecar", "--port", "80"), ("health", "metrics", "rollup")),
+        (("metrics", "--every", "5"), ("metrics",)),
+        (("init-db",), ()),
+        ((), ()),
+    ],
+)
+def test_passes(arguments: tuple[str, ...], passes: tuple[str, ...]) -> None:
+    """The passes of a loop are those that it names, or all."""
+    assert passes_of(template(*arguments)) == passes
+
+
+def test_another_program() -> None:
+    """A container with the worker's name that runs something else runs no pass."""
+    spec = {"containers": [{"name": "ops-worker", "command": ["sleep", "9"]}]}
+    assert passes_of({"spec": spec}) == ()
+
+
+def cronjob(pass_name: str, *, suspended: bool = False) -> dict[str, Any]:
+    """Return the CronJob of a pass."""
+    job = {"spec": {"template": template(pass_name)}}
+    metadata = {"name": f"ops-worker-{pass_name}"}
+    return {"metadata": metadata, "spec": {"suspend": suspended, "jobTemplate": job}}
+
+
+def test_leftovers() -> None:
+    """A pass that a CronJob and a Deployment run is named, with how to remove either."""
+    both = [cronjob("health"), cronjob("metrics")]
+    assert list(leftovers(both, [deployment()])) == [
+        "CronJob ops-worker-metrics and Deployment ops-worker-sidecar both run the metrics pass: "
+        "one of them may be left from an earlier `kubectl apply -k`, which deletes nothing; "
+        "to keep the Deployment, run `kubectl -n ops delete cronjob ops-worker-metrics`; "
+        "to keep the CronJob, run `kubectl -n ops delete deployment ops-worker-sidecar`"
+    ]
+    assert list(leftovers([cronjob("metrics", suspended=True)], [deployment()])) == []
+    assert list(leftovers(both, [deployment(replicas=0)])) == []
+    assert list(leftovers([cronjob("health")], [deployment()])) == []
+
+
+def test_leftover_beside_an_application() -> None:
+    """An application that has the worker beside it is not to be deleted."""
+    shop = deployment()
+    spec = shop["spec"]["template"]["spec"]
+    spec["initContainers"] = [spec["containers"][0] | {"restartPolicy": "Always"}]
+    spec["containers"] = [{"name": "shop", "image": "shop:1"}]
+    (warning,) = leftovers([cronjob("metrics")], [shop])
+    assert warning.endswith("to keep the CronJob, remove container ops-worker from the Deployment")
+    assert "delete deployment" not in warning

@@ -1,0 +1,169 @@
+"""Installations: names, which rows another one keeps, and what a person must not remove."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops_worker.catalogue.entries import NAME
+from ops_worker.core.installations import (
+    DEFAULT,
+    KEPT,
+    MAX_NAMES,
+    NAME_PATTERN,
+    Claim,
+    Neighbour,
+    contested,
+    kept_by_others,
+    kept_services,
+    kept_warnings,
+    named,
+    neighbours,
+    own_service,
+    tags_of,
+    without_installation,
+)
+from ops_worker.core.model import KnownState
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def known(installation: str, age_s: float | None) -> KnownState:
+    """Return the state of a service that an installation recorded so many seconds ago."""
+    checked_at = None if age_s is None else NOW - timedelta(seconds=age_s)
+    return KnownState(healthy=True, checked_at=checked_at, installation=installation)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_valid"),
+    [
+        (DEFAULT, True),
+        ("a", True),
+        ("prod-b.eu_1", True),
+        ("A" * 63, True),
+        ("A" * 64, False),
+        ("", False),
+        ("-a", False),
+        ("a-", False),
+        ("a b", False),
+        ("a\nb", False),
+        ("a\n", False),
+        ("é", False),
+        ("a/b", False),
+        ("<b>", False),
+    ],
+)
+def test_names(name: str, is_valid: bool) -> None:
+    """A name is one word without anything that a lock, a tag or a page would have to escape."""
+    assert bool(re.fullmatch(NAME_PATTERN, name)) is is_valid
+
+
+def test_the_default_installation_is_not_named() -> None:
+    """Its rows are those of releases before there were names."""
+    assert (tags_of(DEFAULT), own_service(DEFAULT)) == ({}, "ops_worker")
+    assert (tags_of("b"), own_service("b")) == ({"installation": "b"}, "ops_worker#b")
+
+
+def test_the_own_alert_is_no_service() -> None:
+    """No catalogue can have a service whose alert would be that of an installation."""
+    assert re.fullmatch(NAME, own_service("b")) is None
+    assert (
+        without_installation("ops_worker#b") == without_installation("ops_worker") == "ops_worker"
+    )
+    assert without_installation("ops_workers") == "ops_workers"
+
+
+@pytest.mark.parametrize(
+    ("installation", "age_s", "period_s", "is_kept"),
+    [
+        ("b", 0, 60, True),
+        ("b", 180, 60, True),
+        ("b", 180.5, 60, False),
+        ("b", 90, 5, True),
+        ("b", 91, 5, False),
+        ("b", 10_800, 3600, True),
+        # A time in the future is nobody's, unless it is within a period.
+        ("b", -60, 60, True),
+        ("b", -61, 60, False),
+        ("a", 0, 60, False),
+        ("", None, 60, False),
+    ],
+)
+def test_kept_by_others(
+    installation: str, age_s: float | None, period_s: float, is_kept: bool
+) -> None:
+    """Another installation keeps a row that it has written lately."""
+    kept = kept_by_others({"x": known(installation, age_s)}, "a", NOW, period_s)
+    assert kept == ({"x": installation} if is_kept else {})
+
+
+def test_kept_warnings() -> None:
+    """There is one warning for each installation, with not too many names, each on one line."""
+    assert kept_warnings({}) == []
+    first, second = kept_warnings({"x": "b", "y\n": "c\x1b", "a": "b"})
+    assert first.startswith("installation b watches the same services")
+    assert ": a, x: remove each of them" in first
+    assert "\n" not in second and "\x1b" not in second
+    many = [f"s{number:02}" for number in range(MAX_NAMES + 2)]
+    assert named(many).endswith("s09 and 2 more")
+    assert named(many[:MAX_NAMES]).endswith("s09")
+
+
+def claim(
+    service: str, age: timedelta, installation: str = "b", period_s: float | None = 60
+) -> Claim:
+    """Return a claim of this age."""
+    return Claim(service, installation, NOW - age, period_s)
+
+
+def test_contested() -> None:
+    """A service is contested while another installation watches it by its own period."""
+    minute = timedelta(minutes=1)
+    claims = [
+        claim("x", 3 * minute),
+        claim("w", minute, "c"),
+        claim("w", minute),
+        claim("y", 4 * minute),
+        claim("z", 4 * minute, period_s=3600),
+        claim("v", 4 * minute, period_s=None),
+        claim("not monitored", minute),
+    ]
+    assert contested(claims, {"v", "w", "x", "y", "z"}, NOW) == {
+        "b": ["w", "x", "z"],
+        "c": ["w"],
+    }
+
+
+def test_kept_services() -> None:
+    """What another installation watched in the last week stays, and so does its own alert."""
+    week = timedelta(days=7)
+    assert week == KEPT
+    moment = timedelta(microseconds=1)
+    claims = [claim("x", week), claim("y", week + moment, "c"), claim("z", -week, DEFAULT)]
+    assert kept_services(claims, NOW) == {
+        "x": "b",
+        "ops_worker#b": "b",
+        "z": DEFAULT,
+        "ops_worker": DEFAULT,
+    }
+
+
+def test_neighbours() -> None:
+    """Every other installation of the last week is one, by its newest row."""
+    hour = timedelta(hours=1)
+    rows = [
+        Neighbour("c", NOW - 2 * hour),
+        Neighbour("b", NOW - KEPT - hour),
+        Neighbour("a", NOW),
+        Neighbour("c", NOW - hour),
+        Neighbour("c", NOW - 3 * hour),
+        Neighbour(DEFAULT, NOW - KEPT),
+    ]
+    assert neighbours(rows, "a", NOW) == [
+        Neighbour("c", NOW - hour),
+        Neighbour(DEFAULT, NOW - KEPT),
+    ]
