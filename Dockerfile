@@ -9,10 +9,10 @@ ARG BASE=docker.io/library/python:${PYTHON_VERSION}-slim
 FROM ${BASE} AS build
 ARG EXTRAS=""
 WORKDIR /src
-COPY requirements requirements
+COPY .requirements .requirements
 # Only the versions and files of the lock files (`make lock`), and no code of a package is run.
 RUN app=/app \
- && for name in base $(echo "$EXTRAS" | tr ',' ' '); do set -- "$@" --requirement "requirements/$name.lock"; done \
+ && for name in base $(echo "$EXTRAS" | tr ',' ' '); do set -- "$@" --requirement ".requirements/$name.lock"; done \
  && python -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check --root-user-action=ignore \
         --require-hashes --only-binary :all: --target "$app" "$@" \
  # programs of the packages, and the Kubernetes client once more, for asyncio: nothing uses them

@@ -88,7 +88,7 @@ scan: $(BIN)/helm ## checkov on the chart, the image's recipe and the workflows;
 	PATH="$(abspath $(BIN)):$$PATH" helm template ops-worker k8s/helm/ops-worker --namespace ops-worker > $(VENV)-scan/chart.yaml
 	$(VENV)-scan/bin/checkov --config-file .checkov.yaml --file $(VENV)-scan/chart.yaml Dockerfile .github/workflows/*.yml
 
-lock: ## the newest versions of the image's packages that pyproject.toml allows, with hashes (requirements)
+lock: ## the newest versions of the image's packages that pyproject.toml allows, with hashes (.requirements)
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
 	$(VENV)-lock/bin/python -m tests.lock

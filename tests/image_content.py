@@ -49,7 +49,7 @@ def build(source: Path, app: Path, extras: str) -> None:
 def copy_sources(source: Path) -> None:
     """Copy what the Dockerfile copies, and make `python` in its commands this Python."""
     ignored = shutil.ignore_patterns("__pycache__")  # as .dockerignore does
-    for name in ("requirements", "ops_worker"):
+    for name in (".requirements", "ops_worker"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     (source / "python").symlink_to(sys.executable)
 

@@ -1,4 +1,4 @@
-"""`make lock`: write the lock files of the image, one for each extra, in `requirements`.
+"""`make lock`: write the lock files of the image, one for each extra, in `.requirements`.
 
 `base.lock` has what every command needs, `EXTRA.lock` what an extra adds. Each package has one
 version and the hashes of all its files, so that an image for any machine can be built from them.
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-REQUIREMENTS = ROOT / "requirements"
+REQUIREMENTS = ROOT / ".requirements"
 EXTRAS = ("cluster", "re2", "report", "sidecar", "view")
 """The extras that the image can take; the others are for the demo and for developers."""
 BASE = "base"

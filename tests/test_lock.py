@@ -99,7 +99,7 @@ def test_image_is_built_from_the_lock_files() -> None:
     assert "--require-hashes --only-binary :all:" in script
     assert script.count("pip install") == 1
     copied = re.findall(r"^COPY (\S+) \1$", DOCKERFILE, re.MULTILINE)
-    assert copied == ["requirements", "ops_worker"]
+    assert copied == [".requirements", "ops_worker"]
     sent = re.findall(
         r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE
     )
