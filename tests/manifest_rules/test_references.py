@@ -62,6 +62,12 @@ def test_role_alone() -> None:
             GONE,
             "subjects[0].namespace: is not set; Kubernetes refuses the object",
         ),
+        (
+            "subjects[0].name",
+            {"a": 1},
+            "subjects[0].name: {'a': 1} of namespace ops-worker is not in the files, which have "
+            "ops-worker",
+        ),
         ("subjects[0].namespace", "elsewhere", None),
         ("subjects[0].name", "default", None),
         ("subjects[0].kind", "User", None),
