@@ -116,14 +116,7 @@ def test_whatever_it_holds(data: st.DataObject) -> None:
     """No value anywhere in a manifest raises an exception."""
     objects = copy.deepcopy(
         data.draw(
-            st.sampled_from(
-                [
-                    INSTALLED,
-                    variant("variants/events"),
-                    variant("variants/sidecar"),
-                    [*INSTALLED, *variant("variants/monitoring")],
-                ]
-            )
+            st.sampled_from([INSTALLED, variant("variants/events"), variant("variants/sidecar")])
         )
     )
     node: Any = data.draw(st.sampled_from([content for _, content in objects]))
