@@ -241,15 +241,15 @@ def places(node: Any) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize("file", [ROLE, BINDING, RULE, "Service", "PodMonitor", "ServiceMonitor"])
 def test_odd_values(file: str) -> None:
     """No value at any place of an object that names others raises an exception."""
-    reach = {"namespaceSelector": {"matchNames": ["ops-worker"]}}
+    reach = {"matchNames": ["ops-worker"]}
     expression = {"key": "x", "operator": "In", "values": ["y"]}
     selector = {"matchLabels": SIDECAR, "matchExpressions": [expression]}
     content = {
         **dict(EVENTS),
         **dict(variant("variants/monitoring")),
         "Service": selecting("Service", SIDECAR)[1],
-        "PodMonitor": selecting("PodMonitor", selector, **reach)[1],
-        "ServiceMonitor": selecting("ServiceMonitor", selector, **reach)[1],
+        "PodMonitor": selecting("PodMonitor", selector, namespaceSelector=reach)[1],
+        "ServiceMonitor": selecting("ServiceMonitor", selector, namespaceSelector=reach)[1],
     }[file]
     others = [Document(name, one) for name, one in SCRAPED]
     workers = list(find_workers(others))
