@@ -99,7 +99,8 @@ def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault
             yield binding.fault(f"{field}.namespace", "is not set; Kubernetes refuses the object")
             continue
         accounts = _names(documents, "ServiceAccount", namespace)
-        if accounts and subject.get("name") not in {*accounts, "default"}:
+        # Kubernetes makes the account `default` in every namespace.
+        if accounts and subject.get("name") not in [*accounts, "default"]:
             yield binding.fault(
                 f"{field}.name",
                 f"{subject.get('name')} of namespace {namespace} is not in the files, "

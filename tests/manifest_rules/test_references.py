@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ops_worker.manifest_rules.parts import Document, find_workers
+from ops_worker.manifest_rules.references import references
 from tests.manifest_rules.installation import (
     CONTAINER,
     GONE,
@@ -61,6 +63,12 @@ def test_role_alone() -> None:
             "subjects[0].namespace",
             GONE,
             "subjects[0].namespace: is not set; Kubernetes refuses the object",
+        ),
+        (
+            "subjects[0].name",
+            {"a": 1},
+            "subjects[0].name: {'a': 1} of namespace ops-worker is not in the files, which have "
+            "ops-worker",
         ),
         ("subjects[0].namespace", "elsewhere", None),
         ("subjects[0].name", "default", None),
@@ -217,3 +225,39 @@ def test_two_loops(args: list[str], namespace: str, is_double: bool) -> None:
 def test_a_single_pass_beside_a_sidecar() -> None:
     """A CronJob of a single pass and a loop of it may run side by side: one of both is skipped."""
     assert faults_of(variant("examples/inject")) == []
+
+
+ODD = [None, True, 0, "", [], {}, [None], {"a": {1: 2}}, [[1]]]
+
+
+def places(node: Any) -> list[tuple[Any, Any]]:
+    """Return every place in a document: the mapping or list, and its key or index."""
+    if not isinstance(node, (dict, list)):
+        return []
+    keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+    return [(node, key) for key in keys] + [place for key in keys for place in places(node[key])]
+
+
+@pytest.mark.parametrize("file", [ROLE, BINDING, RULE, "Service", "PodMonitor", "ServiceMonitor"])
+def test_odd_values(file: str) -> None:
+    """No value at any place of an object that names others raises an exception."""
+    reach = {"matchNames": ["ops-worker"]}
+    expression = {"key": "x", "operator": "In", "values": ["y"]}
+    selector = {"matchLabels": SIDECAR, "matchExpressions": [expression]}
+    content = {
+        **dict(EVENTS),
+        **dict(variant("variants/monitoring")),
+        "Service": selecting("Service", SIDECAR)[1],
+        "PodMonitor": selecting("PodMonitor", selector, namespaceSelector=reach)[1],
+        "ServiceMonitor": selecting("ServiceMonitor", selector, namespaceSelector=reach)[1],
+    }[file]
+    others = [Document(name, one) for name, one in SCRAPED]
+    workers = list(find_workers(others))
+    for number in range(len(places(content))):
+        for value in ODD:
+            changed = copy.deepcopy(content)
+            node, key = places(changed)[number]
+            node[key] = value
+            documents = [*others, Document(file, changed)]
+            for fault in references(documents, workers):
+                assert fault.file == file
