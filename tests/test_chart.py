@@ -73,7 +73,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
 }
 """The values for the same objects as a component of kustomize gives."""
 NOT_IN_THE_CHART = {
-    "dashboard": "it is the same for every installation; apply it or import it once",
+    "dashboard": "it is a part of `monitoring`; to have it alone, import it",
     "inject": "it changes a Deployment of yours, which the chart does not contain",
     "scrape": "apply it beside a release named ops-worker that has the sidecar",
 }
