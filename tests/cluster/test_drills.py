@@ -17,7 +17,7 @@ from tests.stubs import healthy
 if TYPE_CHECKING:
     import socket
 
-    from tests.cluster.conftest import Installation
+    from tests.cluster.conftest import Ended, Installation
     from tests.stubs import Stub
 
 pytestmark = pytest.mark.cluster
@@ -130,3 +130,24 @@ def test_upgrade_while_a_job_runs(installation: Installation) -> None:
 def variables(pod: dict[str, Any]) -> set[str]:
     """Return the names of the environment variables of a pod's container."""
     return {variable["name"] for variable in pod["spec"]["containers"][0]["env"]}
+
+
+def test_two_installations(installation: Installation) -> None:
+    """Two installations in one database pass at the same time: each records its services, none skips."""
+    names = {"t-first": None, "t-second": {"INSTALLATION": "second", "INGEST_URL": ""}}
+    ended: dict[str, Ended] = {}
+
+    def run(name: str) -> None:
+        """Run the health pass of one installation."""
+        ended[name] = installation.job(name, "health", names[name])
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: job.condition for name, job in ended.items()} == dict.fromkeys(names, "Complete")
+    assert ended["t-first"].message["summary"].startswith("health: 4 services, 4 healthy")
+    assert ended["t-second"].message["summary"].startswith("health: 3 services, 3 healthy")
+    runs = installation.database.rows("SELECT DISTINCT installation FROM ops_worker_run")
+    assert {row["installation"] for row in runs} == {"ops-worker", "second"}
