@@ -16,6 +16,7 @@ from ops_worker.cli import _parser
 from ops_worker.commands.manifests import program_facts
 from ops_worker.manifest_rules import Document, check
 from tests.kubernetes_tools import BIN, executable
+from tests.manifest_rules.installation import documents
 from tests.pages import chart_schema
 from tests.render import K8S, misfits_of
 
@@ -125,7 +126,7 @@ def refusal(values: dict[str, Any] | None = None, *, options: Sequence[str] = ()
 
 def objects(text: str) -> dict[str, Any]:
     """Return the objects of a YAML text by kind and name."""
-    contents = [content for content in yaml.safe_load_all(text) if content]
+    contents = documents(text)
     named = {f"{one['kind']}/{one['metadata']['name']}": one for one in contents}
     assert len(named) == len(contents), "two objects with one name"
     return named

@@ -30,6 +30,12 @@ PROXY = {"name": "cloud-sql-proxy", "image": "cloud-sql-proxy:2.8.0", "args": ["
 FACTS = program_facts(_parser())
 
 
+def documents(text: str) -> list[Any]:
+    """Return the documents of a YAML text, read by the parser in C: it takes a tenth of the time."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [content for content in yaml.load_all(text, Loader=loader) if content]
+
+
 def faults_of(objects: list[tuple[str, Any]]) -> list[str]:
     """Return the faults of objects, as text."""
     return [
@@ -56,7 +62,7 @@ def broken(
 
 def variant(name: str) -> list[tuple[str, Any]]:
     """Return the objects of a variant, each in a file named after its kind and name."""
-    objects = yaml.safe_load_all((K8S / name / "rendered.yaml").read_text(encoding="utf-8"))
+    objects = documents((K8S / name / "rendered.yaml").read_text(encoding="utf-8"))
     return [(f"{one['kind']}/{one['metadata']['name']}", one) for one in objects]
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests import render
-from tests.manifest_rules.installation import K8S, faults_of
+from tests.manifest_rules.installation import K8S, documents, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,8 +41,7 @@ def kustomize(folder: Path, content: dict[str, Any]) -> Objects:
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
-    found = yaml.safe_load_all(made.stdout)
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in found}
+    return {f"{one['kind']}/{one['metadata']['name']}": one for one in documents(made.stdout)}
 
 
 def combined(folder: Path, components: Sequence[str], **settings: Any) -> Objects:
@@ -251,13 +250,13 @@ def test_secret_files_before_sidecar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WHAT])
 def test_variant(tmp_path: Path, name: str) -> None:
-    """A variant is the installation with one component; that of monitoring has only the rule."""
+    """A variant is the installation with one component; that of monitoring has no CronJobs."""
     home = os.path.relpath(K8S / "variants" / name, tmp_path.resolve())
     objects = kustomize(tmp_path, {"resources": [home]})
     expected = combined(tmp_path, [name])
     if name == "monitoring":
-        rule = "PrometheusRule/ops-worker"
-        expected = {rule: expected[rule]}
+        names = ("PrometheusRule/ops-worker", "ConfigMap/ops-worker-dashboard")
+        expected = {name: expected[name] for name in names}
     assert objects == expected
 
 
