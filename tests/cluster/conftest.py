@@ -64,8 +64,13 @@ class Installation(NamedTuple):
     stubs: Stubs
     again: list[str]
 
-    def job(self, name: str, cronjob: str, env: dict[str, str] | None = None) -> Ended:
-        """Run a Job from a CronJob, with some variables set otherwise, to its end."""
+    def job(
+        self, name: str, cronjob: str, env: dict[str, str] | None = None, *, owned: bool = True
+    ) -> Ended:
+        """Run a Job from a CronJob, with some variables set otherwise, to its end.
+
+        Of those that a CronJob owns, the controller keeps only the last that succeeded.
+        """
         text = kubectl(
             "-n",
             NAMESPACE,
@@ -78,6 +83,8 @@ class Installation(NamedTuple):
             "json",
         )
         job = json.loads(text)
+        if not owned:
+            del job["metadata"]["ownerReferences"]
         job["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).extend(
             {"name": k, "value": v} for k, v in (env or {}).items()
         )

@@ -120,6 +120,8 @@ def test_upgrade_while_a_job_runs(installation: Installation) -> None:
     finally:
         upgrade.join()
         installation.stubs["evaluator"].mode = "ok"
+        container["env"].pop()
+        kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
     assert (old.condition, len(old.pods)) == ("Complete", 1)
     assert (new.condition, len(new.pods)) == ("Complete", 1)
     assert "LOG_LEVEL" not in variables(old.pods[0])
@@ -134,20 +136,34 @@ def variables(pod: dict[str, Any]) -> set[str]:
 
 def test_two_installations(installation: Installation) -> None:
     """Two installations in one database pass at the same time: each records its services, none skips."""
-    names = {"t-first": None, "t-second": {"INSTALLATION": "second", "INGEST_URL": ""}}
+    names = {
+        "t-first": {"DISPATCHER_HEALTH_URL": "", "DELIVERY_HEALTH_URL": ""},
+        "t-second": {
+            "INSTALLATION": "second",
+            "INGEST_HEALTH_URL": "",
+            "EVALUATOR_HEALTH_URL": "",
+        },
+    }
+    assert installation.job("t-tables", "init-db").condition == "Complete"
+    installation.database.rows("DELETE FROM service_health")
     ended: dict[str, Ended] = {}
 
     def run(name: str) -> None:
         """Run the health pass of one installation."""
-        ended[name] = installation.job(name, "health", names[name])
+        ended[name] = installation.job(name, "health", names[name], owned=False)
 
+    begun = installation.database.value("SELECT now()")
     threads = [threading.Thread(target=run, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert {name: job.condition for name, job in ended.items()} == dict.fromkeys(names, "Complete")
-    assert ended["t-first"].message["summary"].startswith("health: 4 services, 4 healthy")
-    assert ended["t-second"].message["summary"].startswith("health: 3 services, 3 healthy")
-    runs = installation.database.rows("SELECT DISTINCT installation FROM ops_worker_run")
+    assert ended["t-first"].message["summary"].startswith("health: 2 services, 2 healthy")
+    assert ended["t-second"].message["summary"].startswith("health: 2 services, 2 healthy")
+    runs = installation.database.rows(
+        "SELECT installation, passes FROM ops_worker_run WHERE last_at >= %s", begun
+    )
     assert {row["installation"] for row in runs} == {"ops-worker", "second"}
+    assert {row["status"] for row in installation.database.health().values()} == {"healthy"}
+    assert len(installation.database.health()) == 4

@@ -39,6 +39,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServe
     """Return an API server with one CronJob; KUBECONFIG names it."""
     with serving(tmp_path) as running:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
+        monkeypatch.delenv("COLUMNS", raising=False)
         monkeypatch.setattr(trigger, "POLL_S", 0.01)
         yield running
 

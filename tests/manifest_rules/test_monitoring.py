@@ -17,13 +17,18 @@ import yaml
 from ops_worker.adapters.cron import read
 from ops_worker.cli import _parser
 from tests.manifest_rules import prometheusrule
+from tests.manifest_rules.installation import documents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 K8S = Path(__file__).parents[2] / "k8s"
 MONITORING = K8S / "variants" / "monitoring"
-RULE = yaml.safe_load((MONITORING / "rendered.yaml").read_text(encoding="utf-8"))
+(RULE,) = (
+    content
+    for content in documents((MONITORING / "rendered.yaml").read_text(encoding="utf-8"))
+    if content["kind"] == "PrometheusRule"
+)
 (GROUP,) = RULE["spec"]["groups"]
 RECORDS = [rule for rule in GROUP["rules"] if "record" in rule]
 ALERTS = {rule["alert"]: rule for rule in GROUP["rules"] if "alert" in rule}
@@ -68,7 +73,7 @@ def covered(rule: Any) -> dict[tuple[str, str], int]:
 
 def objects(path: Path) -> list[Any]:
     """Return the objects of a file."""
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    return documents(path.read_text(encoding="utf-8"))
 
 
 INSTALLED = scheduled([one for path in sorted(K8S.glob("*.yaml")) for one in objects(path)])
@@ -268,7 +273,7 @@ def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None
     made = subprocess.run(
         ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
-    found = list(yaml.safe_load_all(made))
+    found = documents(made)
     (rule,) = (one for one in found if one["kind"] == "PrometheusRule")
     assert covered(rule) == {job: PERIODS * seconds for job, seconds in scheduled(found).items()}
     assert {namespace for namespace, _ in covered(rule)} == {
