@@ -103,16 +103,15 @@ def _write(
         recorded = health.preview(changes)
     else:
         recorded = pass_writes.record_health(transaction, changes, context.origin)
-        samples = [*context.latencies(verdicts), *context.certificates(verdicts)]
-        is_of_all = maintenance.all_until is not None
-        samples += context.self_metrics(
-            HEALTH, verdicts, begun, maintenance=is_of_all, blind=is_blind
+        _write_history(
+            context,
+            transaction,
+            verdicts,
+            ledger,
+            begun=begun,
+            is_blind=is_blind,
+            maintenance=maintenance,
         )
-        # After the states: a failure here costs only the self-metrics.
-        pass_writes.record_self_metrics(transaction, begun, samples)
-        if not is_blind:
-            ledger.believe()
-        ledger.enter(transaction, is_blind=is_blind)
     # No process monitors the worker itself. So every pass notices when another one has stopped.
     may_open = OPS_WORKER not in maintenance
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)
@@ -130,6 +129,29 @@ def _write(
         maintenance=maintenance,
         warnings=tuple(transaction.warnings),
     )
+
+
+def _write_history(  # noqa: PLR0913 - what a pass knows when it has decided
+    context: Context,
+    transaction: Transaction,
+    verdicts: tuple[Verdict, ...],
+    ledger: PassLedger,
+    *,
+    begun: float,
+    is_blind: bool,
+    maintenance: UnderMaintenance,
+) -> None:
+    """Write the self-metrics and the ledger of a pass, after the states.
+
+    A failure here costs only what is written here.
+    """
+    samples = [*context.latencies(verdicts), *context.certificates(verdicts)]
+    is_of_all = maintenance.all_until is not None
+    samples += context.self_metrics(HEALTH, verdicts, begun, maintenance=is_of_all, blind=is_blind)
+    pass_writes.record_self_metrics(transaction, begun, samples)
+    if not is_blind:
+        ledger.believe()
+    ledger.enter(transaction, is_blind=is_blind)
 
 
 def _without_others(
