@@ -250,7 +250,7 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("version", OK, version)
     yield _writable(standby=facts["standby"], refusals=facts["refusals"])
     yield _clock(facts["skew_s"])
-    without = "not installed: system_metrics is an ordinary table, and nothing deletes old rows"
+    without = "not installed: system_metrics is an ordinary table"
     yield Finding("TimescaleDB", OK, facts["timescaledb"] or without)
     pooler = "none"
     if facts["pooled"]:
