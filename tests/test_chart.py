@@ -476,11 +476,45 @@ def test_schema_is_fresh() -> None:
     assert path.read_text(encoding="utf-8") == text, "run python -m tests.pages"
 
 
-def test_notes() -> None:
-    """The notes name the Secret and the CronJob of the release."""
+def notes(values: dict[str, Any] | None = None) -> str:
+    """Return the notes that helm prints after it has installed the release `acme`."""
     options = ("--namespace", "watch", "--dry-run=client")
-    code, text, error = helm("install", "acme", str(CHART), *options)
+    code, text, error = helm("install", "acme", str(CHART), *options, values=values)
     assert code == 0, error
-    notes = text.partition("NOTES:")[2]
-    assert "kubectl -n watch create secret generic acme " in notes
-    assert "cronjob/acme-init-db" in notes
+    return text.partition("NOTES:")[2]
+
+
+def test_notes() -> None:
+    """The notes name the Secret, the CronJob and the namespace of the release."""
+    text = notes()
+    assert "kubectl -n watch create secret generic acme " in text
+    assert "cronjob/acme-init-db" in text
+    commands = re.findall(r"(?:kubectl|helm) [^`\n]+", text)
+    assert len(commands) == 5
+    assert all(command.split()[1:3] == ["-n", "watch"] for command in commands)
+
+
+def test_notes_of_standalone() -> None:
+    """The notes say when `initDb.standalone` is needed, or that it is on."""
+    assert "set initDb.standalone to true" in notes()
+    standalone = notes({"initDb": {"standalone": True}})
+    assert "those of the platform (initDb.standalone)" in standalone
+    assert "upgrade" not in standalone
+
+
+def test_example_of_an_own_database() -> None:
+    """The example values of docs/helm.md leave nothing of the platform, and have no fault."""
+    page = (K8S.parent / "docs" / "helm.md").read_text(encoding="utf-8")
+    section = page.partition("## A database of your own\n")[2]
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    values = yaml.safe_load(example)
+    contents = objects(template(values))
+    assert faults(contents.values()) == []
+    settings = contents["ConfigMap/ops-worker"]["data"]
+    assert not [name for name in settings if name == "PG_ROLE" or name.endswith("_URL")]
+    assert "iotcloud" not in yaml.safe_dump(contents)
+    assert "- --standalone" in yaml.safe_dump(contents["CronJob/ops-worker-init-db"])
+    del values["networkPolicy"]
+    closed = faults(objects(template(values)).values())
+    assert any("TCP 5433 (PG_PORT)" in fault for fault in closed)
+    assert any("TCP 443 outside the cluster (service payments)" in fault for fault in closed)
