@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +96,18 @@ EVERYTHING: dict[str, Any] = {
 """All components but the one that the sidecar excludes."""
 
 
+def as_yaml(values: dict[str, Any] | None) -> str:
+    """Return values as JSON that a YAML parser reads: without pairs of surrogates."""
+    text = json.dumps(values, ensure_ascii=False)
+    return re.sub(r"[\x7f-\x9f\ufeff\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def helm(*arguments: str, values: dict[str, Any] | None = None) -> tuple[int, str, str]:
     """Run helm with values. Return its exit code, its output and its errors."""
     assert HELM is not None
     done = subprocess.run(
         [HELM, *arguments, *(("--values", "-") if values else ())],
-        input=json.dumps(values),
+        input=as_yaml(values),
         capture_output=True,
         text=True,
         check=False,
@@ -235,6 +242,103 @@ def test_another_release() -> None:
     assert faults(contents.values()) == []
 
 
+@pytest.mark.parametrize("word", ["123", "true", "on", "null", "1e3", "2024"])
+def test_names_that_look_like_other_types(word: str) -> None:
+    """A name that YAML reads as a number, a boolean or null unless it is quoted stays a text."""
+    values = copy.deepcopy(EVERYTHING)
+    values["existingSecret"] = word
+    values["scheduling"]["priorityClassName"] = word
+    values["image"] = {"repository": "10", "tag": "20"}
+    values["components"]["secretFiles"] = {"enabled": False}
+    values["components"]["monitoring"] = {"enabled": True, "labels": {word: word}}
+    options = ("--name-template", word, "--namespace", word)
+    contents = objects(template(values, options=options))
+    assert faults(contents.values()) == []
+    rule = contents[f"PrometheusRule/{word}"]["metadata"]
+    assert (rule["name"], rule["namespace"], rule["labels"][word]) == (word, word, word)
+    assert rule["labels"]["app.kubernetes.io/instance"] == word
+    assert contents[f"Namespace/{word}"]["metadata"]["name"] == word
+    job = contents[f"CronJob/{word}-health"]["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == "10:20"
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == (word, word)
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": word}},
+        {"secretRef": {"name": word}},
+    ]
+    assert contents[f"RoleBinding/{word}-events"]["subjects"] == [
+        {"kind": "ServiceAccount", "name": word, "namespace": word}
+    ]
+
+
+TEXTS = [
+    "",
+    "\n",
+    "\n\n[a]\n",
+    "   [a]\n b\n",
+    "[a]",
+    "[a]\n\n\n",
+    "\t[a] \n",
+    "a: b # c\r\n",
+    "<&> {{ x }} 'y' \"z\" \\u007f \\",
+    "\x00\x07\x1b\x7f\x80\x85\x9f\u2028\ufeff\uffff",
+    "\u00e4\U0001f600",
+    "1e3",
+    "null",
+    "---\n...\n",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_texts(text: str) -> None:
+    """The catalogue and the settings arrive as they are in the values, whatever they contain."""
+    values = {
+        "catalogue": text,
+        "settings": {"PG_DB": text},
+        "catalogueVariables": {"SHOP_URL": text},
+        "scheduling": {"nodeSelector": {"key": text}},
+    }
+    contents = objects(template(values))
+    assert contents["ConfigMap/ops-worker-catalogue"]["data"] == {"catalogue.toml": text}
+    settings = contents["ConfigMap/ops-worker"]["data"]
+    assert (settings["PG_DB"], settings["SHOP_URL"]) == (text, text)
+    pod = contents["CronJob/ops-worker-health"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"key": text}
+
+
+def test_large_numbers() -> None:
+    """A number of a million or more keeps its digits: Kubernetes refuses `1e+06` as a whole number."""
+    toleration = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3_600_000}
+    port = {"protocol": "TCP", "port": 1_000_000}
+    text = template(
+        {
+            "resources": {"limits": {"memory": 134_217_728}},
+            "scheduling": {"tolerations": [toleration]},
+            "networkPolicy": {"extraEgress": [{"ports": [port]}]},
+            "schedules": {"health": {"period": 999_999, "startingDeadlineSeconds": 999_999}},
+        }
+    )
+    contents = objects(text)
+    cronjob = contents["CronJob/ops-worker-health"]["spec"]
+    assert cronjob["startingDeadlineSeconds"] == 999_999
+    pod = cronjob["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [toleration]
+    assert type(pod["tolerations"][0]["tolerationSeconds"]) is int
+    (container,) = pod["containers"]
+    assert {"name": "PASS_PERIOD", "value": "999999"} in container["env"]
+    assert '{"memory":134217728}' in text
+    assert '"port":1000000' in text
+
+
+def test_labels_of_monitoring() -> None:
+    """The chart refuses a label of the PrometheusRule that it sets itself: YAML allows no key twice."""
+    for label in ("app.kubernetes.io/component", "app.kubernetes.io/name"):
+        monitoring = {"enabled": True, "labels": {label: "x"}}
+        error = refusal({"components": {"monitoring": monitoring}})
+        assert f'"{label}", which the chart sets itself: remove it' in error
+
+
 @pytest.mark.parametrize(("length", "accepted"), [(44, True), (45, False)])
 def test_length_of_names(length: int, accepted: bool) -> None:
     """The names of CronJobs have at most 52 characters, or the chart refuses the release."""
@@ -309,6 +413,12 @@ def test_values() -> None:
         ("catalogueVariables.DATABASE_URL=hunter2", "invalid propertyName 'DATABASE_URL'"),
         ("components.event.enabled=true", "additional properties 'event' not allowed"),
         ("components.sharded.shards=1", "/components/sharded/shards"),
+        ("components.sharded.shards=1001", "/components/sharded/shards"),
+        ("schedules.health.period=1000000", "/schedules/health/period"),
+        ("schedules.health.passDeadline=86401", "/schedules/health/passDeadline"),
+        ("schedules.health.activeDeadlineSeconds=1000000", "activeDeadlineSeconds"),
+        ("schedules.health.startingDeadlineSeconds=1000000", "startingDeadlineSeconds"),
+        ("initDb=null", "missing property 'initDb'"),
         ("schedules.health.startingDeadlineSeconds=5", "startingDeadlineSeconds"),
         ("schedules.weekly.enabled=true", "additional properties 'weekly' not allowed"),
         ("namespace.create=maybe", "/namespace/create"),
@@ -366,11 +476,45 @@ def test_schema_is_fresh() -> None:
     assert path.read_text(encoding="utf-8") == text, "run python -m tests.pages"
 
 
-def test_notes() -> None:
-    """The notes name the Secret and the CronJob of the release."""
+def notes(values: dict[str, Any] | None = None) -> str:
+    """Return the notes that helm prints after it has installed the release `acme`."""
     options = ("--namespace", "watch", "--dry-run=client")
-    code, text, error = helm("install", "acme", str(CHART), *options)
+    code, text, error = helm("install", "acme", str(CHART), *options, values=values)
     assert code == 0, error
-    notes = text.partition("NOTES:")[2]
-    assert "kubectl -n watch create secret generic acme " in notes
-    assert "cronjob/acme-init-db" in notes
+    return text.partition("NOTES:")[2]
+
+
+def test_notes() -> None:
+    """The notes name the Secret, the CronJob and the namespace of the release."""
+    text = notes()
+    assert "kubectl -n watch create secret generic acme " in text
+    assert "cronjob/acme-init-db" in text
+    commands = re.findall(r"(?:kubectl|helm) [^`\n]+", text)
+    assert len(commands) == 5
+    assert all(command.split()[1:3] == ["-n", "watch"] for command in commands)
+
+
+def test_notes_of_standalone() -> None:
+    """The notes say when `initDb.standalone` is needed, or that it is on."""
+    assert "set initDb.standalone to true" in notes()
+    standalone = notes({"initDb": {"standalone": True}})
+    assert "those of the platform (initDb.standalone)" in standalone
+    assert "upgrade" not in standalone
+
+
+def test_example_of_an_own_database() -> None:
+    """The example values of docs/helm.md leave nothing of the platform, and have no fault."""
+    page = (K8S.parent / "docs" / "helm.md").read_text(encoding="utf-8")
+    section = page.partition("## A database of your own\n")[2]
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    values = yaml.safe_load(example)
+    contents = objects(template(values))
+    assert faults(contents.values()) == []
+    settings = contents["ConfigMap/ops-worker"]["data"]
+    assert not [name for name in settings if name == "PG_ROLE" or name.endswith("_URL")]
+    assert "iotcloud" not in yaml.safe_dump(contents)
+    assert "- --standalone" in yaml.safe_dump(contents["CronJob/ops-worker-init-db"])
+    del values["networkPolicy"]
+    closed = faults(objects(template(values)).values())
+    assert any("TCP 5433 (PG_PORT)" in fault for fault in closed)
+    assert any("TCP 443 outside the cluster (service payments)" in fault for fault in closed)

@@ -8,7 +8,7 @@ if the files have no object of the kind: then it may be in the cluster.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.adapters.cron import read
 from ops_worker.core.passes import PASSES
@@ -17,7 +17,7 @@ from ops_worker.core.staleness import STALE_PERIODS
 from ops_worker.manifest_rules.parts import is_ours, selects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ops_worker.manifest_rules.parts import Document, Fault, Worker
 
@@ -79,8 +79,9 @@ def _resource_names(role: Document, documents: Sequence[Document]) -> Iterator[F
 
 
 def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault]:
-    """A RoleBinding names a Role and ServiceAccounts that exist.
+    """A RoleBinding names a Role and a ServiceAccount that exist.
 
+    If one ServiceAccount is in the files, the others may exist only in the cluster.
     Source: kubernetes.io, "Using RBAC Authorization", section "RoleBinding and ClusterRoleBinding".
     """
     reference = at(binding.content, "roleRef")
@@ -90,7 +91,9 @@ def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault
             "roleRef.name",
             f"{reference.get('name')} is not in the files, which have {', '.join(roles)}",
         )
-    for index, subject in enumerate(map(mapping, items(binding.content.get("subjects")))):
+    subjects = [mapping(subject) for subject in items(binding.content.get("subjects"))]
+    has_account = any(_is_account_of(subject, documents) for subject in subjects)
+    for index, subject in enumerate(subjects):
         if subject.get("kind") != "ServiceAccount":
             continue
         field = f"subjects[{index}]"
@@ -100,12 +103,22 @@ def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault
             continue
         accounts = _names(documents, "ServiceAccount", namespace)
         # Kubernetes makes the account `default` in every namespace.
-        if accounts and subject.get("name") not in [*accounts, "default"]:
+        is_missing = accounts and subject.get("name") not in [*accounts, "default"]
+        if is_missing and not has_account:
             yield binding.fault(
                 f"{field}.name",
                 f"{subject.get('name')} of namespace {namespace} is not in the files, "
                 f"which have {', '.join(accounts)}",
             )
+
+
+def _is_account_of(subject: Mapping[str, Any], documents: Sequence[Document]) -> bool:
+    """Return whether a subject is a ServiceAccount of the files."""
+    if subject.get("kind") != "ServiceAccount":
+        return False
+    return subject.get("name") in _names(
+        documents, "ServiceAccount", text(subject.get("namespace"))
+    )
 
 
 def _records(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from ops_worker.manifest_rules.containers import catalogue_of, password_files, w
 from ops_worker.manifest_rules.parts import is_ours, pod_template, selects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.manifest_rules.parts import Document, Fault, ProgramFacts, Worker
 
@@ -58,6 +59,9 @@ REMOVED = (
 Source: kubernetes.io, "Deprecated API Migration Guide".
 """
 MAX_PORT_DIGITS = 5
+SHORT_NAME = 2
+"""The labels of NAME.NAMESPACE, the longest name of a Service without ``svc``."""
+CLUSTER_DOMAIN = ".cluster.local"
 USED_VERBS = {
     ("", "events"): {"create", "list"},
     ("events.k8s.io", "events"): {"create", "list"},
@@ -71,11 +75,12 @@ USED_VERBS = {
 
 
 class Destination(NamedTuple):
-    """A port that a worker connects to, and what for."""
+    """A port that a worker connects to, what for, and whether it is outside the cluster."""
 
     protocol: str
     port: int
     purpose: str
+    is_outside: bool = False
 
 
 class Permission(NamedTuple):
@@ -220,10 +225,19 @@ def network(
         for destination in _destinations(worker, facts):
             if not any(_allows(rule, destination) for rule in rules):
                 yield own[0].fault(
-                    "spec.egress",
-                    f"does not let {subject} reach {destination.protocol} {destination.port} "
-                    f"({destination.purpose})",
+                    "spec.egress", f"does not let {subject} reach {_described(destination)}"
                 )
+
+
+def _described(destination: Destination) -> str:
+    """Return a destination for a message, and the rule that one outside the cluster needs."""
+    place = f"{destination.protocol} {destination.port}"
+    if not destination.is_outside:
+        return f"{place} ({destination.purpose})"
+    return (
+        f"{place} outside the cluster ({destination.purpose}); add an egress rule for port "
+        f"{destination.port} with an ipBlock or without `to`"
+    )
 
 
 def rights(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
@@ -288,27 +302,51 @@ def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
         port = worker.values.get("PG_PORT") or facts.defaults["PG_PORT"]
         if port.isdecimal() and len(port) <= MAX_PORT_DIGITS:
             yield Destination("TCP", int(port), "PG_PORT")
-    ports = set()
     is_probing = worker.command not in PASSES or PASSES[worker.command].probes
     targets = catalogue_of(worker)[0].targets if is_probing else ()
-    for target in targets:
-        target_port = _port_of(target.url)
-        if target_port is not None and target_port not in ports:
-            ports.add(target_port)
-            yield Destination("TCP", target_port, f"service {target.name}")
-    for port_number in _alertmanager_ports(worker):
-        yield Destination("TCP", port_number, "ALERTMANAGER_URL")
+    urls = [(target.url, f"service {target.name}") for target in targets]
+    urls += [(url, "ALERTMANAGER_URL") for url in _alertmanagers(worker)]
+    yield from _destinations_of(urls)
     if writes_events(worker):
         yield Destination("TCP", 443, "the API server")
 
 
-def _alertmanager_ports(worker: Worker) -> list[int]:
-    """Return the ports of the Alertmanagers to which a worker posts, each once."""
+def _alertmanagers(worker: Worker) -> list[str]:
+    """Return the URLs of the Alertmanagers to which a worker posts."""
     if worker.command not in {HEALTH.name, "sidecar"}:
         return []
-    urls = worker.values.get("ALERTMANAGER_URL", "").split(",")
-    ports = dict.fromkeys(_port_of(url.strip()) for url in urls)
-    return [port for port in ports if port is not None]
+    return [url.strip() for url in worker.values.get("ALERTMANAGER_URL", "").split(",")]
+
+
+def _destinations_of(urls: Iterable[tuple[str, str]]) -> Iterator[Destination]:
+    """Return the destinations of URLs, each URL with its purpose. Each port comes once.
+
+    A port comes twice if some URLs lead into the cluster and others lead out of it.
+    """
+    known = set()
+    for url, purpose in urls:
+        port = _port_of(url)
+        if port is None:
+            continue
+        is_outside = _is_outside(url)
+        if (port, is_outside) not in known:
+            known.add((port, is_outside))
+            yield Destination("TCP", port, purpose, is_outside)
+
+
+def _is_outside(url: str) -> bool:
+    """Return whether a URL has an address, or a name that is no Service of the cluster.
+
+    Names with one or two labels are inside: NAME, and NAME.NAMESPACE. So is the loopback address,
+    because no policy applies to it.
+    Source: kubernetes.io, "DNS for Services and Pods".
+    """
+    host = (urlsplit(url).hostname or "").removesuffix(".")
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        labels = host.split(".")
+    return len(labels) > SHORT_NAME and "svc" not in labels and not host.endswith(CLUSTER_DOMAIN)
 
 
 def _port_of(url: str) -> int | None:
@@ -321,7 +359,15 @@ def _port_of(url: str) -> int | None:
 
 
 def _allows(rule: Mapping[str, Any], destination: Destination) -> bool:
-    """Return whether an egress rule allows a port. A rule without ``ports`` allows all."""
+    """Return whether an egress rule allows a destination.
+
+    A rule without ``ports`` allows all ports. A rule without ``to`` allows every address; a peer of
+    ``to`` without ``ipBlock`` selects pods, so it allows nothing outside the cluster.
+    """
+    peers = [mapping(peer) for peer in items(rule.get("to"))]
+    selects_only_pods = bool(peers) and not any("ipBlock" in peer for peer in peers)
+    if destination.is_outside and selects_only_pods:
+        return False
     if "ports" not in rule:
         return True
     return any(_is_in(mapping(ports), destination) for ports in items(rule.get("ports")))

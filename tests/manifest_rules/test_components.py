@@ -158,6 +158,36 @@ def test_every_component_is_tested_and_described() -> None:
     assert listed == [name for name in (*WHAT, *HOW) if name != "digest"]
 
 
+def test_example_needs_no_pull_secret() -> None:
+    """Pods of the example need no Secret of a registry: without it, each would have a warning."""
+    rendered = (K8S / "examples" / "overlay" / "rendered.yaml").read_text(encoding="utf-8")
+    assert "imagePullSecrets" not in rendered
+
+
+def test_example_of_further_rules(tmp_path: Path) -> None:
+    """The commented rules of the example can be enabled, and let the worker reach a service outside."""
+    place = tmp_path.resolve() / "k8s"
+    for name in ("base", "examples/overlay"):
+        shutil.copytree(K8S / name, place / name)
+    folder = place / "examples" / "overlay"
+    policy = folder / "networkpolicy.yaml"
+    text = policy.read_text(encoding="utf-8")
+    enabled = re.sub(r"^# ((?:- op| ).*)$", r"\1", text, flags=re.MULTILINE)
+    policy.write_text(enabled, encoding="utf-8")
+    catalogue = folder / "catalogue.yaml"
+    url = "https://shop.example.com"
+    with_url = catalogue.read_text(encoding="utf-8").replace("http://shop.shop:8080", url)
+    catalogue.write_text(with_url, encoding="utf-8")
+    content = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    objects = kustomize(folder, content)
+    assert ports(objects) >= {9000, 443}
+    assert faults_of(list(objects.items())) == []
+    policy.write_text(text, encoding="utf-8")
+    closed = faults_of(list(kustomize(folder, content).items()))
+    assert closed
+    assert all("TCP 443 outside the cluster (service shop)" in fault for fault in closed)
+
+
 @pytest.mark.parametrize("name", [*WHAT, *HOW])
 def test_alone(tmp_path: Path, name: str) -> None:
     """A component does its work, is without a fault, and no other component's work is done."""

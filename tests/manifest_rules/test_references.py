@@ -81,6 +81,20 @@ def test_binding(path: str, value: object, fault: str | None) -> None:
     assert found == ([] if fault is None else [f"{BINDING}: {BINDING}: {fault}"])
 
 
+def test_binding_of_another_account() -> None:
+    """Beside an account of the files, a binding may name one that is only in the cluster."""
+    external = {"kind": "ServiceAccount", "name": "ci", "namespace": "ops-worker"}
+    subjects = dict(EVENTS)[BINDING]["subjects"]
+    assert faults_of(broken(BINDING, "subjects", [*subjects, external], EVENTS)) == []
+    nameless = {"kind": "ServiceAccount", "name": "ci"}
+    assert faults_of(broken(BINDING, "subjects", [*subjects, nameless], EVENTS)) == [
+        f"{BINDING}: {BINDING}: subjects[1].namespace: is not set; Kubernetes refuses the object"
+    ]
+    user = {"kind": "User", "name": "ops-worker"}
+    changed = broken(BINDING, "subjects", [user, external], EVENTS)
+    assert any("subjects[1].name: ci of namespace" in fault for fault in faults_of(changed))
+
+
 @pytest.mark.parametrize("file", [ROLE, BINDING])
 def test_rights_of_another_namespace(file: str) -> None:
     """A Role of another namespace, or one that is bound there, grants the worker nothing."""

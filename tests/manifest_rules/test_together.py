@@ -21,6 +21,8 @@ from tests.manifest_rules.installation import (
 
 pytestmark = pytest.mark.unit
 
+ALERTED = variant("variants/alertmanager")
+
 TOML = "data.catalogue|toml"
 
 
@@ -94,6 +96,75 @@ def test_catalogue_in_the_network(scheme: str) -> None:
     (fault,) = faults_of(objects)[:1]
     assert fault.endswith("does not let CronJob/ops-worker-health reach TCP 9000 (service a)")
     assert len(faults_of(objects)) == 2
+
+
+POLICY = "30-networkpolicy.yaml"
+OUTSIDE_FAULT = (
+    f"{POLICY}: NetworkPolicy/ops-worker: spec.egress: does not let CronJob/ops-worker-health reach "
+    "TCP {port} outside the cluster (service a); add an egress rule for port {port} with an ipBlock "
+    "or without `to`"
+)
+
+
+def outside_faults(url: str, *rules: object) -> list[str]:
+    """Return the faults of the network for a service, with further rules for outgoing traffic."""
+    objects = broken(CATALOGUE, TOML, f'[services.a]\nurl = "{url}"')
+    egress = dict(INSTALLED)[POLICY]["spec"]["egress"]
+    found = faults_of(broken(POLICY, "spec.egress", [*egress, *rules], objects))
+    return [fault for fault in found if "ops-worker-health reach" in fault]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://192.0.2.9:8080", 8080),
+        ("http://10.0.0.1:8080", 8080),
+        ("http://[2001:db8::1]:8080", 8080),
+        ("https://shop.example.com", 443),
+        ("https://user:hunter2@shop.example.com.", 443),
+        ("tcp://mail.example.com:25", 25),
+        ("http://127.0.0.1:8080", None),
+        ("http://[::1]:8080", None),
+        ("http://shop:8080", None),
+        ("http://shop.shop:8080", None),
+        ("http://shop.shop.svc:8080", None),
+        ("http://shop.shop.svc.cluster.local.:8080", None),
+        ("http://shop-0.shop.shop.svc.k8s.example:8080", None),
+        ("http://10-0-0-1.shop.pod.cluster.local:8080", None),
+    ],
+)
+def test_network_outside(url: str, port: int | None) -> None:
+    """A rule that selects pods does not let the worker reach a service outside the cluster."""
+    expected = [] if port is None else [OUTSIDE_FAULT.format(port=port)]
+    assert outside_faults(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("to", "is_open"),
+    [
+        ({}, True),
+        ({"to": []}, True),
+        ({"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}, True),
+        ({"to": [{"podSelector": {}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}]}, True),
+        ({"to": [{"podSelector": {}}]}, False),
+        ({"to": [{"namespaceSelector": {}}]}, False),
+        ({"to": [None]}, False),
+    ],
+)
+def test_rule_for_outside(to: dict[str, Any], is_open: bool) -> None:
+    """A rule without `to`, or with an ipBlock, lets the worker reach a service outside."""
+    https = {"ports": [{"protocol": "TCP", "port": 443}]}
+    expected = [] if is_open else [OUTSIDE_FAULT.format(port=443)]
+    assert outside_faults("https://shop.example.com", https | to) == expected
+    assert outside_faults("https://shop.example.com", to) == expected
+
+
+def test_alertmanager_outside() -> None:
+    """An Alertmanager outside the cluster needs such a rule, too."""
+    url = "http://alerts.example.com:9093"
+    changed = broken("ConfigMap/ops-worker", "data.ALERTMANAGER_URL", url, ALERTED)
+    (fault,) = faults_of(changed)
+    assert "TCP 9093 outside the cluster (ALERTMANAGER_URL)" in fault
 
 
 def test_network_ranges() -> None:
@@ -170,7 +241,7 @@ def test_rights() -> None:
 
 def test_alertmanager() -> None:
     """A NetworkPolicy has to allow the port of each Alertmanager, for the passes that post only."""
-    posting = variant("variants/alertmanager")
+    posting = ALERTED
     assert faults_of(posting) == []
     policy = "NetworkPolicy/ops-worker"
     expected = f"{policy}: {policy}: spec.egress: does not let CronJob/ops-worker-health reach TCP {{}} (ALERTMANAGER_URL)"

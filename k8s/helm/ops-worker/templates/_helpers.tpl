@@ -7,6 +7,17 @@
 {{- .Release.Name -}}
 {{- end -}}
 
+{{/* A value as JSON, which YAML contains: every text stays the same, and no number gets an exponent.
+     toJson leaves the control characters from U+007F to U+009F, which YAML refuses or folds, and three
+     more, which YAML refuses. */}}
+{{- define "ops-worker.json" -}}
+{{- $text := toJson . -}}
+{{- range concat (untilStep 0x7f 0xa0 1) (list 0xfeff 0xfffe 0xffff) -}}
+{{- $text = replace (printf "%c" .) (printf "\\u%04x" .) $text -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}
+
 {{- define "ops-worker.secret" -}}
 {{- .Values.existingSecret | default (include "ops-worker.name" .) -}}
 {{- end -}}
@@ -22,8 +33,8 @@
 {{- end -}}
 
 {{- define "ops-worker.labels" -}}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/name: ops-worker
 app.kubernetes.io/part-of: iot-platform
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -31,7 +42,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 
 {{/* What the pods of CronJobs and of the sidecar have in common. */}}
 {{- define "ops-worker.pod" -}}
-serviceAccountName: {{ include "ops-worker.name" . }}
+serviceAccountName: {{ include "ops-worker.name" . | quote }}
 enableServiceLinks: false  # a Service named pg would set PG_PORT
 securityContext:
   runAsNonRoot: true
@@ -42,22 +53,22 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- with .Values.scheduling }}
 {{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
+nodeSelector: {{ include "ops-worker.json" . }}
 {{- end }}
 {{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
+tolerations: {{ include "ops-worker.json" . }}
 {{- end }}
 {{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
+affinity: {{ include "ops-worker.json" . }}
 {{- end }}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 volumes:
   {{- if .Values.components.secretFiles.enabled }}
   - name: secret
-    secret: {secretName: {{ include "ops-worker.secret" . }}}
+    secret: {secretName: {{ include "ops-worker.secret" . | quote }}}
   {{- end }}
   - name: tmp
     emptyDir: {sizeLimit: 16Mi}
@@ -70,15 +81,15 @@ volumes:
 {{/* What their containers have in common. */}}
 {{- define "ops-worker.container" -}}
 name: ops-worker
-image: {{ include "ops-worker.image" . }}
+image: {{ include "ops-worker.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 envFrom:
-  - configMapRef: {name: {{ include "ops-worker.name" . }}}
+  - configMapRef: {name: {{ include "ops-worker.name" . | quote }}}
   {{- if not .Values.components.secretFiles.enabled }}
-  - secretRef: {name: {{ include "ops-worker.secret" . }}}
+  - secretRef: {name: {{ include "ops-worker.secret" . | quote }}}
   {{- end }}
 {{- with .Values.resources }}
-resources: {{- toYaml . | nindent 2 }}
+resources: {{ include "ops-worker.json" . }}
 {{- end }}
 securityContext:
   allowPrivilegeEscalation: false
