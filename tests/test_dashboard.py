@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from ops_worker.cli import main
+from ops_worker.core.installations import DEFAULT
 from ops_worker.core.ledger import UNSEEN, Run, Span
 from ops_worker.core.staleness import stale_after_s
 from ops_worker.core.timeline import availability
@@ -34,6 +35,7 @@ from tests import dashboard
 from tests.commands.test_history import ODD
 from tests.core.test_totals import blocks, moved, rows
 from tests.looks import START_S
+from tests.passes.test_installations import Installation
 from tests.recorder import BEGUN, at
 from tests.render import SCHEMAS
 from tests.seed_history import seed
@@ -268,8 +270,9 @@ def test_expanded() -> None:
 # The ledger.
 
 INSERT_RUN = """
-INSERT INTO ops_worker_run (id, pass, shard, period_s, config, first_at, last_at, passes)
-OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO ops_worker_run
+    (id, pass, installation, shard, period_s, config, first_at, last_at, passes)
+OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 INSERT_SPAN = """
 INSERT INTO ops_worker_span
@@ -282,15 +285,17 @@ Stream = tuple[list[Run], list[Span]]
 
 
 def insert(connection: psycopg.Connection[Row], name: str, stream: Stream) -> None:
-    """Write the runs and spans of a pass."""
+    """Write the runs and spans of a pass. Of another installation, the core prefixes the shard."""
     more = HEALTH_RUNS if name == "health" else 0
     for run in stream[0]:
+        installation, _, shard = run.shard.rpartition(" ")
         connection.execute(
             INSERT_RUN,
             (
                 run.id + more,
                 name,
-                run.shard,
+                installation or DEFAULT,
+                shard,
                 run.period_s,
                 run.config,
                 run.first_at,
@@ -441,7 +446,7 @@ def test_both_passes(
     period: tuple[int, int],
     begun: int,
 ) -> None:
-    """The metrics pass counts where it knows, else the health pass; also with another shard."""
+    """The metrics pass counts where it knows, else the health pass; also after a service moved."""
     metrics_runs, metrics_spans, metrics_end = rows(finer, 20, begun)
     health, health_end = written(coarser, 60)
     now = max(metrics_end, health_end, 1)
@@ -452,6 +457,9 @@ def test_both_passes(
     resharded = moved((metrics_runs, metrics_spans), (later_runs, later_spans))
     now = max(end, health_end, 1)
     compare(ledger, {"health": health, "metrics": resharded}, (0, now, now))
+    elsewhere = [run._replace(shard="b 0/1") if run.shard == "0/2" else run for run in resharded[0]]
+    streams = {"health": health, "metrics": (elsewhere, resharded[1])}
+    compare(ledger, streams, (0, now, now))
 
 
 @pytest.mark.integration
@@ -720,6 +728,216 @@ def test_shards(look: Looks, read: Callable[..., Row]) -> None:
     passes = shown(look.database.url, "Passes", choice_of(document))
     states = {row["Shard"]: row["State"] for row in passes if row["Pass"] == "health"}
     assert states == {"0/3": "on time", "1/3": "overdue", "2/3": "never recorded"}
+
+
+# Two installations in one database.
+
+SILENCE_MIN = 20
+"""Minutes for which an installation is stopped: more than three periods."""
+TIMES = {
+    "ops_worker_run": ("first_at", "last_at"),
+    "ops_worker_span": ("first_at", "last_at"),
+    "ops_worker_doubt": ("since", "last_at"),
+    "service_health": ("checked_at",),
+}
+
+
+def aged(database: Database, minutes: float = 1) -> None:
+    """Make everything that was recorded so much older, as if so much time had passed."""
+    age = f"interval '{60 * minutes} s'"
+    for table, columns in TIMES.items():
+        changes = ", ".join(f"{column} = {column} - {age}" for column in columns)
+        database.rows(f"UPDATE {table} SET {changes}")
+    database.move_samples(f"time - {age}", "true")
+
+
+def lately(*services: str) -> Choice:
+    """Return a choice of the last hour."""
+    now = datetime.now(UTC)
+    return Choice(now - timedelta(hours=1), now, services)
+
+
+@pytest.fixture
+def pair(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
+) -> tuple[Installation, Installation]:
+    """The default installation, which watches a and b, and one named b, which watches x and y."""
+    database.create_ledger()
+    default, named = (
+        Installation(monkeypatch, tmp_path, database, name, services, DOUBT_PASSES="2")
+        for name, services in ((DEFAULT, "ab"), ("b", "xy"))
+    )
+    assert main(["init-db"]) == 0
+    return default, named
+
+
+def pass_states(database: Database) -> dict[tuple[str, str], str]:
+    """Return the state of each probing pass on the panel, by installation and pass."""
+    return {
+        (row["Installation"], row["Pass"]): row["State"]
+        for row in shown(database.url, "Passes", lately())
+        if row["Pass"] != "rollup"
+    }
+
+
+def states_of_both(state: str, named_state: str) -> dict[tuple[str, str], str]:
+    """Return the expected states: those of the default installation, and those of b."""
+    return {
+        (installation, name): word
+        for installation, word in ((DEFAULT, state), ("b", named_state))
+        for name in ("health", "metrics")
+    }
+
+
+def check_passes(database: Database, installation: Installation, document: Row) -> None:
+    """The passes of an installation are those of its `status`."""
+    rows = {
+        row["Pass"]: row
+        for row in shown(database.url, "Passes", lately())
+        if row["Installation"] == installation.name
+    }
+    assert {item["pass"] for item in document["passes"]} == {"health", "metrics"}
+    for item in document["passes"]:
+        row = rows[item["pass"]]
+        assert row["Last recorded"] == datetime.fromisoformat(item["last_success"])
+        assert (row["State"] == "overdue") == item["stale"]
+
+
+@pytest.mark.integration
+def test_installation_alone(
+    pair: tuple[Installation, Installation], database: Database, read: Callable[..., Row]
+) -> None:
+    """Its services are seen, and its passes are on time; no panel waits for the default one."""
+    _, named = pair
+    for _ in range(6):
+        aged(database)
+        named.both()
+    named.select()
+    document = read("status", "--since", "1h")
+    choice = choice_of(document)._replace(services=["x", "y"])
+    table = shown(database.url, "Availability and error budget", choice)
+    rows = {row["Service"]: row for row in table}
+    assert set(rows) == {item["service"] for item in document["services"]} == set("xy")
+    for item in document["services"]:
+        row, expected = rows[item["service"]], item["availability"]
+        assert row["Availability"] == expected["value"] == 1.0
+        assert row["Seen"] == pytest.approx(percent_rounded_down(expected["coverage"], 3) / 100)
+    states = shown(database.url, "States", choice)
+    assert [row["state"] for row in states if row["service"] == "x"] == [UNSEEN, "healthy"]
+    passes = shown(database.url, "Passes", choice)
+    assert {(row["Installation"], row["Pass"], row["State"]) for row in passes} == {
+        ("b", "health", "on time"),
+        ("b", "metrics", "on time"),
+        ("b", "rollup", "never recorded"),
+    }
+    check_passes(database, named, document)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("stopped", [DEFAULT, "b"])
+def test_installation_stopped(
+    pair: tuple[Installation, Installation],
+    database: Database,
+    read: Callable[..., Row],
+    stopped: str,
+) -> None:
+    """It is overdue, whatever newer samples another one records. That one is on time."""
+    running, silent = pair if stopped == "b" else reversed(pair)
+    for _ in range(2):
+        aged(database)
+        running.both()
+        silent.both()
+    assert set(pass_states(database).values()) == {"on time"}
+    for _ in range(SILENCE_MIN):
+        aged(database)
+        running.both()
+    words = ("on time", "overdue") if stopped == "b" else ("overdue", "on time")
+    expected = states_of_both(*words)
+    assert pass_states(database) == expected
+    for installation in pair:
+        installation.select()
+        check_passes(database, installation, read("status"))
+    recorded = {
+        row["Installation"]: row["Recorded"]
+        for row in shown(database.url, "Passes", lately())
+        if row["Pass"] == "health"
+    }
+    assert recorded == {running.name: SILENCE_MIN + 2, silent.name: 2}
+
+    # The ledger still knows it once its samples are not among the newest ones.
+    tag = "coalesce(tags ->> 'installation', 'ops-worker')"
+    database.rows(f"DELETE FROM system_metrics WHERE {tag} = '{stopped}'")
+    assert pass_states(database) == expected
+    # A week after its last pass, it is none any more.
+    age = "interval '7 days'"
+    update = f"first_at = first_at - {age}, last_at = last_at - {age}"
+    database.rows(f"UPDATE ops_worker_run SET {update} WHERE installation = '{stopped}'")
+    assert {installation for installation, _ in pass_states(database)} == {running.name}
+
+
+@pytest.mark.integration
+def test_all_installations_stopped(
+    pair: tuple[Installation, Installation], database: Database
+) -> None:
+    """All are overdue, however long ago it was."""
+    for installation in pair:
+        installation.both()
+    aged(database, 60 * 24 * 30)
+    assert pass_states(database) == states_of_both("overdue", "overdue")
+
+
+@pytest.mark.integration
+def test_charts_of_installations(
+    pair: tuple[Installation, Installation], database: Database
+) -> None:
+    """Each installation has its own line, and its silence is no silence of another one."""
+    default, named = pair
+    for installation in pair:
+        installation.both()
+    for _ in range(SILENCE_MIN):
+        aged(database)
+        default.both()
+    named.both()
+    names = {"health", "metrics", "b health", "b metrics"}
+    durations = shown(database.url, "Duration of passes, longest", lately())
+    assert {row["metric"] for row in durations} == names
+    longest = dict.fromkeys(names, 0.0)
+    for row in shown(database.url, "Time between passes, longest", lately()):
+        longest[row["metric"]] = max(longest[row["metric"]], row["value"])
+    silence_s = 60 * SILENCE_MIN
+    assert min(longest["b health"], longest["b metrics"]) >= silence_s
+    assert 0 < max(longest["health"], longest["metrics"]) < silence_s
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("blind", [DEFAULT, "b"])
+def test_blind_installation(
+    pair: tuple[Installation, Installation],
+    database: Database,
+    read: Callable[..., Row],
+    blind: str,
+) -> None:
+    """The services of the blind one are stale, and its pass is blind; the other one sees."""
+    for installation in pair:
+        installation.both()
+    aged(database, 0.5)
+    for installation in pair:
+        if installation.name == blind:
+            installation("timeout")
+        else:
+            installation.both()
+    table = shown(database.url, "Services now", lately(*"abxy"))
+    states = {row["Service"]: row["State"] for row in table}
+    stale, healthy = ("ab", "xy") if blind == DEFAULT else ("xy", "ab")
+    assert states == dict.fromkeys(stale, "stale") | dict.fromkeys(healthy, "healthy")
+    words = pass_states(database)
+    other = "b" if blind == DEFAULT else DEFAULT
+    assert (words[blind, "health"], words[other, "health"]) == ("blind", "on time")
+    for installation in pair:
+        installation.select()
+        document = read("status")
+        assert {item["service"]: item["state"] for item in document["services"]} == states
+        check_passes(database, installation, document)
 
 
 # Alerts, and who may read them.

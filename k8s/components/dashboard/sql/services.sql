@@ -1,5 +1,5 @@
--- The last recorded state of each service. What is too old, or was recorded before a health pass
--- became blind, is stale: nobody knows it.
+-- The last recorded state of each service. What is too old is stale: nobody knows it. So is what
+-- was recorded before a health pass of the installation that keeps the row became blind.
 SELECT
     h.service AS "Service",
     CASE
@@ -17,10 +17,11 @@ SELECT
             THEN (h.details ->> 'certificate_days_left')::float8
     END AS "Certificate"
 FROM service_health_current AS h
-CROSS JOIN (
-    SELECT max(since) AS since
+LEFT JOIN (
+    SELECT installation, max(since) AS since
     FROM ops_worker_doubt
-    WHERE installation = 'ops-worker' AND pass = 'health' AND isfinite(since)
-) AS b
+    WHERE pass = 'health' AND isfinite(since)
+    GROUP BY installation
+) AS b ON b.installation = coalesce(h.details ->> 'installation', 'ops-worker')
 WHERE h.service = ANY(ARRAY[$service]::text[])
 ORDER BY h.status = 'healthy', h.service

@@ -9,16 +9,17 @@ WITH asked AS MATERIALIZED (
         timestamptz '1970-01-01 00:00:00Z' AS earliest,
         now() + interval '3650 days' AS latest
 ),
--- All runs of both passes: they are few. A time or period with which nobody can compute is moved.
+-- All runs of both passes, of all installations: they are few. The shards of each installation have
+-- names of their own. A time or period with which nobody can compute is moved.
 runs AS MATERIALIZED (
     SELECT
-        r.id, r.pass, r.shard, r.config,
+        r.id, r.pass, r.installation || ' ' || r.shard AS shard, r.config,
         least(greatest(r.period_s, 0), 1e6::float8) AS period_s,
         least(greatest(r.first_at, a.earliest), a.latest) AS first_at,
         least(greatest(r.last_at, r.first_at, a.earliest), a.latest) AS last_at
     FROM ops_worker_run AS r
     CROSS JOIN asked AS a
-    WHERE r.installation = 'ops-worker' AND r.pass IN ('metrics', 'health')
+    WHERE r.pass IN ('metrics', 'health')
 ),
 -- The period with the longest patience of each pass: a state counts for at most so long after its
 -- last sight.
