@@ -425,6 +425,34 @@ class TestPrune:
         lasting = "SELECT DISTINCT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
         assert [row["service"] for row in database.rows(lasting)] == [*"abxy"]
 
+    @pytest.mark.parametrize("kept_by", ["runs", "self-metrics", "nothing"])
+    def test_the_own_alert_of_one_without_services(
+        self,
+        first: Installation,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+        kept_by: str,
+    ) -> None:
+        """The own alert of an installation stays while it is recorded, and for a week after that."""
+        empty = Installation(monkeypatch, tmp_path, database, "b", "")
+        empty.both()
+        moved(database, "metrics", "b")
+        assert empty().opened == ("ops_worker#b",)
+        if kept_by != "self-metrics":
+            for name in ("health", "metrics"):
+                moved(database, name, "b", 8 * 86_400)
+        if kept_by != "runs":
+            database.rows("UPDATE ops_worker_run SET last_at = last_at - interval '8 days'")
+        first.select()
+        assert main(["alerts", "prune"]) == 0
+        out = capsys.readouterr().out
+        is_kept = kept_by != "nothing"
+        assert ("kept ops_worker#b: installation b" in out) is is_kept
+        assert ("removed ops_worker#b" in out) is not is_kept
+        assert open_alerts(database) == ({f"{OWN}#b"} if is_kept else set())
+
     def test_leftovers_go(
         self,
         first: Installation,
