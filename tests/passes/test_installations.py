@@ -18,7 +18,7 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE, lock_space
 from ops_worker.cli import main
 from ops_worker.core.model import Result
-from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.passes import HEALTH, METRICS, ROLLUP
 from ops_worker.core.sightings import Sightings
 from ops_worker.passes import Context, function_of
 from tests.looks import NO_BUILTIN, observation, passes_in_ledger
@@ -99,6 +99,19 @@ class Installation:
                 sightings=self.sightings[name],
             )
             return function_of(name)(context)
+
+    def rollup(self) -> Outcome:
+        """Run a rollup, which is due once an hour."""
+        connection = self.settings.connection
+        with contextlib.closing(Store(connection, installation=self.name)) as store:
+            context = Context(
+                settings=self.settings,
+                observe=lambda _: [],
+                store=store,
+                clock=time.monotonic,
+                period_s=ROLLUP.least_period_s,
+            )
+            return function_of("rollup")(context)
 
     def both(self) -> None:
         """Run both passes; all services are healthy."""
@@ -280,6 +293,54 @@ class TestOwnAlert:
         assert open_alerts(database) == {f"{OWN}#b"}
         assert first().closed == first(name="metrics").closed == ()
         assert second().closed == ("ops_worker#b",)
+
+    @pytest.mark.parametrize("neighbour_s", [1200, 12_000, None])
+    def test_rollup(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+        neighbour_s: int | None,
+    ) -> None:
+        """An installation whose rollup is skipped or removed is content with that of another one."""
+        assert main(["init-db"]) == 0
+        rollups = ("b",) if neighbour_s is None else ("b", "ops-worker")
+        for installation in (first, second):
+            installation.both()
+            if installation.name in rollups:
+                installation.rollup()
+        moved(database, "rollup", "b", 4 * 3600)
+        moved(database, "rollup", "ops-worker", neighbour_s or 0)
+        has_stopped = neighbour_s != 1200
+        assert second().opened == (("ops_worker#b",) if has_stopped else ())
+        # An installation that never ran a rollup misses none.
+        misses = neighbour_s == 12_000
+        assert first(name="metrics").opened == (("ops_worker",) if misses else ())
+        second.select()
+        capsys.readouterr()
+        assert main(["status", "--output", "json"]) == 0
+        passes = json.loads(capsys.readouterr().out)["passes"]
+        assert [row["stale"] for row in passes if row["pass"] == "rollup"] == [has_stopped]
+        first.rollup()
+        assert second().closed == (("ops_worker#b",) if has_stopped else ())
+
+    def test_a_rollup_judges_by_its_own_records(
+        self, first: Installation, second: Installation, database: Database
+    ) -> None:
+        """After an outage of its own, the rollup gives the other passes time, whoever rolled up."""
+        assert main(["init-db"]) == 0
+        first.both()
+        first.rollup()
+        second.both()
+        second.rollup()
+        for name in ("health", "metrics", "rollup"):
+            moved(database, name, "b", 5 * 3600)
+        moved(database, "rollup", "ops-worker", 1200)
+        assert second.rollup().opened == ()
+        moved(database, "rollup", "b", 1200)
+        moved(database, "health", "b", 3600)
+        assert second.rollup().opened == ("ops_worker#b",)
 
     def test_blind(self, first: Installation, second: Installation, database: Database) -> None:
         """A blind pass of one is no cause for the other, and blind passes are counted apart."""
