@@ -333,9 +333,10 @@ WHERE
 -- was not found. They are of one installation: rows of the default one have no tag for it. A pass
 -- of which one is enough for all counts whoever ran it, once this installation has run it. The
 -- period is the longest of the last five rows, so a pass that a person runs changes nothing. The
--- statement walks an index back from the newest row, at most so many rows or 400 days.
--- Each CASE is for the planner, which estimates that it holds for every second row. Without it, the
--- planner expects almost no match, and reads and sorts all rows.
+-- statement walks an index back from the newest row, at most so many rows of them or 400 days.
+-- Each CASE is for the planner, which estimates that it holds for every second row, and one with
+-- IS NOT NULL for almost every row. Without it, the planner expects almost no match, and reads and
+-- sorts all rows.
 SELECT
     p.pass AS name,
     s.shard,
@@ -357,15 +358,12 @@ CROSS JOIN
                 AND service = 'ops_worker'
                 AND time <= %(at)s
                 AND time > %(at)s::timestamptz - interval '400 days'
+                AND CASE
+                    WHEN coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s THEN 1
+                END IS NOT NULL
             ORDER BY time DESC LIMIT %(rows)s
         ) AS r
-        WHERE
-            CASE
-                WHEN
-                    r.tags ->> 'pass' = p.pass
-                    AND coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
-                    THEN true
-            END
+        WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
         ORDER BY r.time DESC LIMIT 1
     ) AS newest
 CROSS JOIN
@@ -395,16 +393,18 @@ CROSS JOIN
                     AND service = 'ops_worker'
                     AND time <= %(at)s
                     AND time > %(at)s::timestamptz - interval '400 days'
+                    AND CASE
+                        WHEN
+                            p.is_of_all
+                            OR coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s
+                            THEN 1
+                    END IS NOT NULL
                 ORDER BY time DESC LIMIT %(rows)s
             ) AS r
             WHERE
                 CASE
                     WHEN
                         r.tags ->> 'pass' = p.pass
-                        AND (
-                            p.is_of_all
-                            OR coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
-                        )
                         AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard
                         THEN true
                 END

@@ -325,6 +325,28 @@ class TestOwnAlert:
         first.rollup()
         assert second().closed == (("ops_worker#b",) if has_stopped else ())
 
+    def test_a_long_period_beside_a_fast_neighbour(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+    ) -> None:
+        """A pass finds its own peers behind any number of records of another installation."""
+        monkeypatch.setattr("ops_worker.adapters.postgres.own_alert.WATCH_ROWS", 8)
+        slow = Installation(monkeypatch, tmp_path, database, "b", "x", PASS_PERIOD="3600")
+        slow.both()
+        moved(database, "health", "b", 3600)
+        moved(database, "metrics", "b", 4 * 3600)
+        database.rows(
+            "INSERT INTO system_metrics (time, metric_name, service, tags, value) "
+            "SELECT now() - make_interval(secs => number), metric, 'ops_worker', "
+            """'{"pass": "health", "period_s": "1"}', 1 """
+            "FROM generate_series(1, 100) AS number, "
+            "unnest(ARRAY['pass_success', 'maintenance']) AS metric"
+        )
+        assert slow().opened == ("ops_worker#b",)
+        assert slow(name="metrics").closed == ("ops_worker#b",)
+
     def test_a_rollup_judges_by_its_own_records(
         self, first: Installation, second: Installation, database: Database
     ) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STATEMENT_CHARACTERS = 4_000_000
 """Characters of JSON that one statement inserts: about 40,000 rows."""
 WATCH_ROWS = 10_000
-"""Rows that a pass reads to find another pass, or a shard of it.
+"""Rows of its installation that a pass reads to find another pass, or a shard of it.
 
 That is a week of a pass every 60 s, and takes some milliseconds.
 """
