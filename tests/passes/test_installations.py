@@ -413,6 +413,7 @@ class TestContested:
             (warning,) = outcome.warnings
             assert warning.startswith("installation ops-worker watches the same services")
             assert ": b: remove" in warning
+            assert outcome.decided_by == {"b": "ops-worker"}
             assert first(UP).warnings == ()
         assert open_alerts(database) == {"system-health:x"}
         assert database.health()["b"]["status"] == "healthy"
