@@ -478,6 +478,22 @@ class TestContested:
             assert spans[0]["to"] == spans[1]["from"]
 
 
+    def test_explain(
+        self,
+        first: Installation,
+        rival: Installation,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Where only the other one sees a fault, no alert is expected of this one."""
+        first.both()
+        rival("down")
+        rival.select()
+        assert main(["explain", "b", "--output", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["state"], document["is_elsewhere"]) == ("down", True)
+        assert document["alert"] == "no alert is open: installation ops-worker decides about it"
+
+
 class TestPrune:
     """`alerts prune` removes what nobody watches."""
 
