@@ -117,11 +117,11 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
         reason=options.reason,
         dry_run=options.dry_run,
     )
+    optional = (*LEDGER_TABLES, "system_metrics")
     if options.dry_run:
-        optional = (*LEDGER_TABLES,)
         rows = store.dry_run(HEALTH.transaction, prune, optional_tables=optional)
     else:
-        rows = write(store, HEALTH.transaction, prune)
+        rows = write(store, HEALTH.transaction, prune, optional_tables=optional)
     kept = [row for row in rows if row.kept_by]
     rows = [row for row in rows if not row.kept_by]
     for row in rows:

@@ -114,17 +114,25 @@ def contested(
     return {name: sorted(services[name]) for name in sorted(services)}
 
 
-def kept_services(claims: Iterable[Claim], now: datetime) -> dict[str, str]:
+def kept_services(
+    claims: Iterable[Claim], others: Iterable[Neighbour], now: datetime
+) -> dict[str, str]:
     """Return what a person must not remove, by service: the installation that watches it.
 
-    The own alert of an installation is among it.
+    ``others`` are the ``neighbours``. The own alert of each of them stays, too: also that of an
+    installation that watches no services.
     """
-    kept: dict[str, str] = {}
+    kept = {own_service(other.name): other.name for other in others}
     for claim in claims:
         if now - claim.last_at <= KEPT:
             kept[claim.service] = claim.installation
             kept[own_service(claim.installation)] = claim.installation
     return kept
+
+
+def is_own_service(service: str) -> bool:
+    """Return whether a name is that of the own alert of any installation."""
+    return without_installation(service) == OPS_WORKER
 
 
 def neighbours(rows: Iterable[Neighbour], installation: str, now: datetime) -> list[Neighbour]:

@@ -446,6 +446,8 @@ class Outcome(NamedTuple):
     - ``under_maintenance``: the end by service for which no alert opens: of all, or of a window.
     - ``duration_s``: the duration of the pass in seconds of wall time.
     - ``rolled``: what a rollup pass did; None for the other passes.
+    - ``decided_by``: the installation that decides about a service, for each service that this pass
+      probed and another installation keeps. These services have no verdict here.
     """
 
     name: str
@@ -467,6 +469,7 @@ class Outcome(NamedTuple):
     maintenance_until: datetime | None = None
     under_maintenance: Mapping[str, datetime] = {}
     rolled: Rolled | None = None
+    decided_by: Mapping[str, str] = {}
 
     @property
     def unhealthy(self) -> tuple[str, ...]:

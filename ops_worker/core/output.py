@@ -64,6 +64,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         },
         "blind": bool(outcome.blind_because),
         "blind_because": list(outcome.blind_because),
+        "decided_by": dict(outcome.decided_by),
         "not_probed": list(outcome.unprobed),
         "not_probed_because": list(outcome.unprobed_because),
         "stale": list(outcome.superseded),
@@ -182,6 +183,8 @@ def _body(outcome: Outcome) -> str:
 
 def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
     """Yield what an operator should know besides the states of the services."""
+    if outcome.decided_by:
+        yield f"{len(outcome.decided_by)} decided by another installation"
     repeated = [verdict for verdict in outcome.verdicts if verdict.attempts > 1]
     if repeated:
         confirmed = sum(not verdict.healthy for verdict in repeated)

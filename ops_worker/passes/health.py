@@ -32,7 +32,8 @@ class Written(NamedTuple):
     """What the transaction recorded, what it found before, and why no alert opened.
 
     A blind pass has no ``verdicts``, and ``blind_because`` says what it suspects. ``because_of``
-    are the causes of services that are unhealthy because of others.
+    are the causes of services that are unhealthy because of others. ``decided_by`` has the services
+    whose rows another installation keeps.
     """
 
     blind_because: tuple[str, ...]
@@ -40,6 +41,7 @@ class Written(NamedTuple):
     recorded: Recorded
     before: Mapping[str, KnownState]
     because_of: Mapping[str, tuple[str, ...]]
+    decided_by: Mapping[str, str]
     maintenance: UnderMaintenance
     warnings: tuple[str, ...]
 
@@ -92,7 +94,8 @@ def _write(
     direct = needs.needs_of(context.settings.catalogue.targets)
     unprobed = needs.unprobed_needs(direct, verdicts)
     known = pass_writes.known_states(transaction, [*names, *unprobed])
-    verdicts = _without_others(context, transaction, verdicts, known)
+    decided_by = _decided_by_others(context, transaction, verdicts, known)
+    verdicts = tuple(verdict for verdict in verdicts if verdict.target.name not in decided_by)
     because_of = needs.causes_in_pass(direct, verdicts, known, transaction.now, context.period_s)
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, known, thresholds, transaction.time_of, transaction.now)
@@ -126,6 +129,7 @@ def _write(
         recorded=recorded,
         before={name: known[name] for name in names},
         because_of=because_of,
+        decided_by=decided_by,
         maintenance=maintenance,
         warnings=tuple(transaction.warnings),
     )
@@ -154,13 +158,13 @@ def _write_history(  # noqa: PLR0913 - what a pass knows when it has decided
     ledger.enter(transaction, is_blind=is_blind)
 
 
-def _without_others(
+def _decided_by_others(
     context: Context,
     transaction: Transaction,
     verdicts: tuple[Verdict, ...],
     known: Mapping[str, KnownState],
-) -> tuple[Verdict, ...]:
-    """Return the verdicts without those on services whose rows another installation keeps.
+) -> dict[str, str]:
+    """Return the services whose rows another installation keeps, and its name: no verdict counts.
 
     Two installations that see a service differently would open and close its alert in turn. Each
     other one is a warning.
@@ -170,7 +174,7 @@ def _without_others(
         named, transaction.installation, transaction.now, context.period_s
     )
     transaction.warnings.extend(installations.kept_warnings(kept))
-    return tuple(verdict for verdict in verdicts if verdict.target.name not in kept)
+    return kept
 
 
 def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
@@ -192,6 +196,7 @@ def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
         closed=recorded.closed,
         alerted=health.alerted(written.before, recorded),
         because_of=written.because_of,
+        decided_by=written.decided_by,
         warnings=written.warnings,
         maintenance_until=written.maintenance.all_until,
         under_maintenance=written.maintenance.ends_of(names),

@@ -331,6 +331,19 @@ FROM ops_worker_run
 WHERE isfinite(last_at)
 GROUP BY installation
 
+-- name: installations_of_samples
+-- When each installation was recorded last between two times, by its self-metrics.
+SELECT
+    coalesce(tags ->> 'installation', 'ops-worker') AS name,
+    max(time) AS last_at
+FROM system_metrics
+WHERE
+    metric_name = %(metric)s
+    AND service = 'ops_worker'
+    AND time >= %(since)s
+    AND time <= %(until)s
+GROUP BY 1
+
 -- name: claims_of_rows
 -- The services whose rows other installations keep.
 SELECT

@@ -330,17 +330,21 @@ WHERE
 
 -- name: passes_now
 -- When each of these passes was last recorded before a time, per shard if there are any; NULL if it
--- was not found. They are of one installation: rows of the default one have no tag for it. Its
--- period is the longest of its last five rows, so a pass that a person runs changes nothing. The
--- statement walks an index back from the newest row, at most so many rows or 400 days.
--- Each CASE is for the planner, which estimates that it holds for every second row. Without it, the
--- planner expects almost no match, and reads and sorts all rows.
+-- was not found. They are of one installation: rows of the default one have no tag for it. A pass
+-- of which one is enough for all counts whoever ran it, once this installation has run it. The
+-- period is the longest of the last five rows, so a pass that a person runs changes nothing. The
+-- statement walks an index back from the newest row, at most so many rows of them or 400 days.
+-- Each CASE is for the planner, which estimates that it holds for every second row, and one with
+-- IS NOT NULL for almost every row. Without it, the planner expects almost no match, and reads and
+-- sorts all rows.
 SELECT
     p.pass AS name,
     s.shard,
     m.time,
     m.period_s
-FROM unnest(%(passes)s::text[], %(metrics)s::text[]) AS p (pass, metric)
+FROM
+    unnest(%(passes)s::text[], %(metrics)s::text[], %(of_all)s::boolean[])
+        AS p (pass, metric, is_of_all)
 CROSS JOIN
     LATERAL (
         SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards
@@ -354,15 +358,12 @@ CROSS JOIN
                 AND service = 'ops_worker'
                 AND time <= %(at)s
                 AND time > %(at)s::timestamptz - interval '400 days'
+                AND CASE
+                    WHEN coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s THEN 1
+                END IS NOT NULL
             ORDER BY time DESC LIMIT %(rows)s
         ) AS r
-        WHERE
-            CASE
-                WHEN
-                    r.tags ->> 'pass' = p.pass
-                    AND coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
-                    THEN true
-            END
+        WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
         ORDER BY r.time DESC LIMIT 1
     ) AS newest
 CROSS JOIN
@@ -392,13 +393,18 @@ CROSS JOIN
                     AND service = 'ops_worker'
                     AND time <= %(at)s
                     AND time > %(at)s::timestamptz - interval '400 days'
+                    AND CASE
+                        WHEN
+                            p.is_of_all
+                            OR coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s
+                            THEN 1
+                    END IS NOT NULL
                 ORDER BY time DESC LIMIT %(rows)s
             ) AS r
             WHERE
                 CASE
                     WHEN
                         r.tags ->> 'pass' = p.pass
-                        AND coalesce(r.tags ->> 'installation', 'ops-worker') = %(installation)s
                         AND r.tags ->> 'shard' IS NOT DISTINCT FROM s.shard
                         THEN true
                 END

@@ -139,12 +139,13 @@ def test_contested() -> None:
 
 
 def test_kept_services() -> None:
-    """What another installation watched in the last week stays, and so does its own alert."""
+    """What another installation watched in the last week stays, and so do the own alerts."""
     week = timedelta(days=7)
     assert week == KEPT
     moment = timedelta(microseconds=1)
     claims = [claim("x", week), claim("y", week + moment, "c"), claim("z", -week, DEFAULT)]
-    assert kept_services(claims, NOW) == {
+    assert kept_services(claims, [Neighbour("d", NOW)], NOW) == {
+        "ops_worker#d": "d",
         "x": "b",
         "ops_worker#b": "b",
         "z": DEFAULT,

@@ -46,6 +46,8 @@ LINES = [
     (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
     (Outcome("health", Result.RECORDED, (ONE,), superseded=("one",)),
      "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)"),
+    (Outcome("health", Result.RECORDED, (ONE,), warnings=("a",), decided_by={"two": "b", "three": "b"}),
+     "health: 1 service, 1 healthy; 2 decided by another installation; 1 warning (0.00 s)"),
     (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
     (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),
     (
@@ -101,6 +103,7 @@ def test_json() -> None:
         because_of={"two": ("one",)},
         samples=SAMPLES[:1],
         duration_s=0.31415,
+        decided_by={"three": "b"},
     )
     assert json.loads(as_json(outcome)) == {
         "pass": "health",
@@ -117,6 +120,7 @@ def test_json() -> None:
         "under_maintenance": {},
         "blind": False,
         "blind_because": [],
+        "decided_by": {"three": "b"},
         "not_probed": [],
         "not_probed_because": [],
         "stale": ["one"],

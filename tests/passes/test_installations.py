@@ -18,7 +18,7 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.specs import LOCK_SPACE, lock_space
 from ops_worker.cli import main
 from ops_worker.core.model import Result
-from ops_worker.core.passes import HEALTH, METRICS
+from ops_worker.core.passes import HEALTH, METRICS, ROLLUP
 from ops_worker.core.sightings import Sightings
 from ops_worker.passes import Context, function_of
 from tests.looks import NO_BUILTIN, observation, passes_in_ledger
@@ -99,6 +99,19 @@ class Installation:
                 sightings=self.sightings[name],
             )
             return function_of(name)(context)
+
+    def rollup(self) -> Outcome:
+        """Run a rollup, which is due once an hour."""
+        connection = self.settings.connection
+        with contextlib.closing(Store(connection, installation=self.name)) as store:
+            context = Context(
+                settings=self.settings,
+                observe=lambda _: [],
+                store=store,
+                clock=time.monotonic,
+                period_s=ROLLUP.least_period_s,
+            )
+            return function_of("rollup")(context)
 
     def both(self) -> None:
         """Run both passes; all services are healthy."""
@@ -281,6 +294,76 @@ class TestOwnAlert:
         assert first().closed == first(name="metrics").closed == ()
         assert second().closed == ("ops_worker#b",)
 
+    @pytest.mark.parametrize("neighbour_s", [1200, 12_000, None])
+    def test_rollup(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+        neighbour_s: int | None,
+    ) -> None:
+        """An installation whose rollup is skipped or removed is content with that of another one."""
+        assert main(["init-db"]) == 0
+        rollups = ("b",) if neighbour_s is None else ("b", "ops-worker")
+        for installation in (first, second):
+            installation.both()
+            if installation.name in rollups:
+                installation.rollup()
+        moved(database, "rollup", "b", 4 * 3600)
+        moved(database, "rollup", "ops-worker", neighbour_s or 0)
+        has_stopped = neighbour_s != 1200
+        assert second().opened == (("ops_worker#b",) if has_stopped else ())
+        # An installation that never ran a rollup misses none.
+        misses = neighbour_s == 12_000
+        assert first(name="metrics").opened == (("ops_worker",) if misses else ())
+        second.select()
+        capsys.readouterr()
+        assert main(["status", "--output", "json"]) == 0
+        passes = json.loads(capsys.readouterr().out)["passes"]
+        assert [row["stale"] for row in passes if row["pass"] == "rollup"] == [has_stopped]
+        first.rollup()
+        assert second().closed == (("ops_worker#b",) if has_stopped else ())
+
+    def test_a_long_period_beside_a_fast_neighbour(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+    ) -> None:
+        """A pass finds its own peers behind any number of records of another installation."""
+        monkeypatch.setattr("ops_worker.adapters.postgres.own_alert.WATCH_ROWS", 8)
+        slow = Installation(monkeypatch, tmp_path, database, "b", "x", PASS_PERIOD="3600")
+        slow.both()
+        moved(database, "health", "b", 3600)
+        moved(database, "metrics", "b", 4 * 3600)
+        database.rows(
+            "INSERT INTO system_metrics (time, metric_name, service, tags, value) "
+            "SELECT now() - make_interval(secs => number), metric, 'ops_worker', "
+            """'{"pass": "health", "period_s": "1"}', 1 """
+            "FROM generate_series(1, 100) AS number, "
+            "unnest(ARRAY['pass_success', 'maintenance']) AS metric"
+        )
+        assert slow().opened == ("ops_worker#b",)
+        assert slow(name="metrics").closed == ("ops_worker#b",)
+
+    def test_a_rollup_judges_by_its_own_records(
+        self, first: Installation, second: Installation, database: Database
+    ) -> None:
+        """After an outage of its own, the rollup gives the other passes time, whoever rolled up."""
+        assert main(["init-db"]) == 0
+        first.both()
+        first.rollup()
+        second.both()
+        second.rollup()
+        for name in ("health", "metrics", "rollup"):
+            moved(database, name, "b", 5 * 3600)
+        moved(database, "rollup", "ops-worker", 1200)
+        assert second.rollup().opened == ()
+        moved(database, "rollup", "b", 1200)
+        moved(database, "health", "b", 3600)
+        assert second.rollup().opened == ("ops_worker#b",)
+
     def test_blind(self, first: Installation, second: Installation, database: Database) -> None:
         """A blind pass of one is no cause for the other, and blind passes are counted apart."""
         second.variables["DOUBT_PASSES"] = "2"
@@ -330,6 +413,7 @@ class TestContested:
             (warning,) = outcome.warnings
             assert warning.startswith("installation ops-worker watches the same services")
             assert ": b: remove" in warning
+            assert outcome.decided_by == {"b": "ops-worker"}
             assert first(UP).warnings == ()
         assert open_alerts(database) == {"system-health:x"}
         assert database.health()["b"]["status"] == "healthy"
@@ -394,6 +478,22 @@ class TestContested:
             assert spans[0]["to"] == spans[1]["from"]
 
 
+    def test_explain(
+        self,
+        first: Installation,
+        rival: Installation,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Where only the other one sees a fault, no alert is expected of this one."""
+        first.both()
+        rival("down")
+        rival.select()
+        assert main(["explain", "b", "--output", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["state"], document["is_elsewhere"]) == ("down", True)
+        assert document["alert"] == "no alert is open: installation ops-worker decides about it"
+
+
 class TestPrune:
     """`alerts prune` removes what nobody watches."""
 
@@ -424,6 +524,34 @@ class TestPrune:
         assert open_alerts(database) == before
         lasting = "SELECT DISTINCT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
         assert [row["service"] for row in database.rows(lasting)] == [*"abxy"]
+
+    @pytest.mark.parametrize("kept_by", ["runs", "self-metrics", "nothing"])
+    def test_the_own_alert_of_one_without_services(
+        self,
+        first: Installation,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+        kept_by: str,
+    ) -> None:
+        """The own alert of an installation stays while it is recorded, and for a week after that."""
+        empty = Installation(monkeypatch, tmp_path, database, "b", "")
+        empty.both()
+        moved(database, "metrics", "b")
+        assert empty().opened == ("ops_worker#b",)
+        if kept_by != "self-metrics":
+            for name in ("health", "metrics"):
+                moved(database, name, "b", 8 * 86_400)
+        if kept_by != "runs":
+            database.rows("UPDATE ops_worker_run SET last_at = last_at - interval '8 days'")
+        first.select()
+        assert main(["alerts", "prune"]) == 0
+        out = capsys.readouterr().out
+        is_kept = kept_by != "nothing"
+        assert ("kept ops_worker#b: installation b" in out) is is_kept
+        assert ("removed ops_worker#b" in out) is not is_kept
+        assert open_alerts(database) == ({f"{OWN}#b"} if is_kept else set())
 
     def test_leftovers_go(
         self,

@@ -148,7 +148,8 @@ def pass_records(
 ) -> list[PassRecord]:
     """Read the last record of each pass, or of each of its shards, now or at a time.
 
-    They are those of this installation, unless another one is named.
+    They are those of this installation, unless another one is named. A rollup counts whoever ran
+    it, once this installation has run one.
     """
     name = installation or transaction.installation
     parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS, name)

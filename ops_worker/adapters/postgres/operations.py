@@ -13,13 +13,21 @@ from ops_worker.adapters.postgres.maintenance_reads import open_windows, running
 from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core.growth import GROWING, SAMPLES, TableSize
-from ops_worker.core.installations import Claim, kept_services
+from ops_worker.core.installations import (
+    KEPT,
+    Claim,
+    Neighbour,
+    is_own_service,
+    kept_services,
+    neighbours,
+)
 from ops_worker.core.passes import (
     ACTION_TABLE,
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
     WINDOW_TABLE,
 )
+from ops_worker.core.samples import PASS_SUCCESS
 from ops_worker.core.self_check import TABLES
 from ops_worker.errors import SettingsError
 from ops_worker.history.rows import (
@@ -205,7 +213,10 @@ def prune(
             for alert in alerts(transaction, closed=False)
             if alert.service not in monitored
         ]
-    kept = kept_services(claims(transaction), transaction.now)
+    others: list[Neighbour] = []
+    if any(is_own_service(row.service) for row in rows):
+        others = _recorded_installations(transaction)
+    kept = kept_services(claims(transaction), others, transaction.now)
     rows = [row._replace(kept_by=kept.get(row.service, "")) for row in rows]
     names = tuple(row.service for row in rows if not row.kept_by)
     if names and not dry_run:
@@ -227,6 +238,18 @@ def claims(transaction: Transaction) -> list[Claim]:
     if is_readable(transaction):
         found += transaction.query(Claim, "claims_of_spans", _own(transaction)).fetchall()
     return found
+
+
+def _recorded_installations(transaction: Transaction) -> list[Neighbour]:
+    """Read which other installations were recorded lately, by their runs and self-metrics."""
+    rows: list[Neighbour] = []
+    if is_readable(transaction):
+        rows += transaction.query(Neighbour, "installations").fetchall()
+    if transaction.may_read(("system_metrics",)):
+        now = transaction.now
+        parameters = {"metric": PASS_SUCCESS, "since": now - KEPT, "until": now}
+        rows += transaction.query(Neighbour, "installations_of_samples", parameters).fetchall()
+    return neighbours(rows, transaction.installation, transaction.now)
 
 
 def _own(transaction: Transaction) -> dict[str, str]:

@@ -115,7 +115,7 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
     # Without the row that this pass has just written.
     before = transaction.time_of(watch.begun) - timedelta(microseconds=1)
     now, names = transaction.now, peers(watch.name)
-    rows = _last_seen(transaction, before)
+    rows = _last_seen(transaction, watch, before)
     stopped = [
         record
         for record in stale_peers(watch.name, names, rows, now)
@@ -124,9 +124,9 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
     return judge_peers(names, rows, now, stopped)
 
 
-def _last_seen(transaction: Transaction, at: datetime) -> list[LastSeen]:
+def _last_seen(transaction: Transaction, watch: Watch, at: datetime) -> list[LastSeen]:
     """Read when each pass was last recorded before a time."""
-    parameters = last_seen_parameters(at, WATCH_ROWS, transaction.installation)
+    parameters = last_seen_parameters(at, WATCH_ROWS, transaction.installation, watch.name)
     return transaction.query(LastSeen, "passes_now", parameters).fetchall()
 
 
@@ -135,7 +135,7 @@ def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> boo
     resumed_at = None
     if watch.resumed_at is not None:
         resumed_at = transaction.time_of(watch.resumed_at)
-    rows = _last_seen(transaction, last_turn(record, transaction.now))
+    rows = _last_seen(transaction, watch, last_turn(record, transaction.now))
     return had_turn(watch.name, record, rows, transaction.now, resumed_at)
 
 

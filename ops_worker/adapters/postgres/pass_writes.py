@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STATEMENT_CHARACTERS = 4_000_000
 """Characters of JSON that one statement inserts: about 40,000 rows."""
 WATCH_ROWS = 10_000
-"""Rows that a pass reads to find another pass, or a shard of it.
+"""Rows of its installation that a pass reads to find another pass, or a shard of it.
 
 That is a week of a pass every 60 s, and takes some milliseconds.
 """
@@ -152,13 +152,23 @@ def record_self_metrics(transaction: Transaction, moment: float, samples: Sequen
         record_samples(transaction, [Pending(moment, tuple(samples))])
 
 
-def last_seen_parameters(at: datetime, rows: int, installation: str = DEFAULT) -> dict[str, Any]:
-    """Return the parameters of ``passes_now``: every pass before a time, in so many rows."""
+def last_seen_parameters(
+    at: datetime, rows: int, installation: str = DEFAULT, judge: str = ""
+) -> dict[str, Any]:
+    """Return the parameters of ``passes_now``: every pass before a time, in so many rows.
+
+    Where one pass is enough for all installations, the records of all of them count. Only for the
+    pass ``judge``, which judges its peers, its own records count: they show whether it ran itself.
+    """
+    of_all = [
+        not spec.transaction.per_installation and spec.name != judge for spec in PASSES.values()
+    ]
     markers = [spec.marker for spec in PASSES.values()]
     names = list(PASSES)
     return PARAMETERS | {
         "passes": names,
         "metrics": markers,
+        "of_all": of_all,
         "at": at,
         "rows": rows,
         "installation": installation,

@@ -138,9 +138,9 @@ def _why_never(history: ServiceHistory, rule: Rule) -> str:
     is_worker = history.service == OPS_WORKER
     if history.service == POSTGRES:
         return "none ever opens for postgres"
+    if history.is_elsewhere:
+        return f"installation {one_line(history.installation)} decides about it"
     if rule.target is None and not is_worker:
-        if history.is_elsewhere:
-            return f"installation {one_line(history.installation)} decides about it"
         return "no pass watches it any more"
     if not rule.alerts_enabled:
         return "SYSTEM_ALERT_ENABLED is off, and so is the health pass"
