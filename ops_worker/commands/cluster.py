@@ -115,7 +115,8 @@ def look(connection: Cluster) -> View:
     cronjob_rows = []
     for cronjob in objects.cronjobs:
         row = cronjobs.row(cronjob, shared, now, due(cronjob, now))
-        warnings = (*row.warnings, *_starved(cronjob))
+        suspended = deployments.suspended(cronjob, objects.deployments)
+        warnings = (*row.warnings, *_starved(cronjob), *suspended)
         cronjob_rows.append(row._replace(warnings=warnings))
     return View(
         cronjobs=cronjob_rows,

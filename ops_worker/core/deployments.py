@@ -121,6 +121,33 @@ def leftovers(
                 yield _leftover(both[0], cronjob["metadata"]["name"], deployment)
 
 
+def suspended(
+    cronjob: Mapping[str, Any], deployments: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield a warning if a CronJob is suspended and nothing else runs its pass.
+
+    A CronJob that runs no pass, such as that of init-db, may be suspended. So may one whose passes
+    a Deployment runs.
+    """
+    if not at(cronjob, "spec").get("suspend"):
+        return
+    loops = {
+        name
+        for deployment in deployments
+        if at(deployment, "spec").get("replicas") != 0
+        for name in passes_of(at(deployment, "spec", "template"))
+    }
+    own = passes_of(at(cronjob, "spec", "jobTemplate", "spec", "template"))
+    idle = [name for name in own if name not in loops]
+    if not idle:
+        return
+    name = cronjob["metadata"]["name"]
+    yield (
+        f"{name}: suspended, so that the {' and '.join(idle)} pass does not run; to resume it, run "
+        f'`{kubectl(cronjob)} patch cronjob {name} -p \'{{"spec":{{"suspend":false}}}}\'`'
+    )
+
+
 def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
     other = deployment["metadata"]["name"]
     prefix = kubectl(deployment)

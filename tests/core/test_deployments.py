@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops_worker.core.cluster_events import read
-from ops_worker.core.deployments import leftovers, passes_of, row, selects
+from ops_worker.core.deployments import leftovers, passes_of, row, selects, suspended
 from tests.kubernetes_api import event
 
 pytestmark = pytest.mark.unit
@@ -195,6 +195,26 @@ def test_leftovers() -> None:
     assert list(leftovers([cronjob("metrics", suspended=True)], [deployment()])) == []
     assert list(leftovers(both, [deployment(replicas=0)])) == []
     assert list(leftovers([cronjob("health")], [deployment()])) == []
+
+
+def test_suspended() -> None:
+    """A suspended CronJob of a pass is a warning with the command that resumes it."""
+    health = cronjob("health", suspended=True)
+    health["metadata"]["namespace"] = "ops"
+    assert list(suspended(health, [deployment()])) == [
+        "ops-worker-health: suspended, so that the health pass does not run; to resume it, run "
+        '`kubectl -n ops patch cronjob ops-worker-health -p \'{"spec":{"suspend":false}}\'`'
+    ]
+    assert list(suspended(cronjob("health"), [])) == []
+    assert list(suspended(cronjob("init-db", suspended=True), [])) == []
+
+
+def test_suspended_beside_a_deployment() -> None:
+    """A CronJob is no problem while a Deployment runs its pass."""
+    metrics = cronjob("metrics", suspended=True)
+    assert list(suspended(metrics, [deployment()])) == []
+    (warning,) = suspended(metrics, [deployment(replicas=0)])
+    assert "the metrics pass does not run" in warning
 
 
 def test_leftover_beside_an_application() -> None:
