@@ -118,9 +118,9 @@ def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]
     from ops_worker.core.jobs import command_job, job_of
 
     name = options.name or HEALTH.name
-    if name in {*PASSES, "init-db"}:
-        name = f"{OURS}-{name}"
-    cronjob = connection.cronjob(name)
+    is_command = name in {*PASSES, "init-db"}
+    cronjob = connection.cronjob_of(name) if is_command else connection.cronjob(name)
+    name = cronjob["metadata"]["name"]
     if options.args is None:
         return job_of(cronjob, _suffix())
     deadline_s = None if options.timeout is None else math.ceil(options.timeout)

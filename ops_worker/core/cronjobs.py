@@ -17,6 +17,7 @@ from ops_worker.core.cluster_events import (
     start_failure,
     unfinished_pull,
 )
+from ops_worker.core.deployments import passes_of
 from ops_worker.core.jobs import (
     completed_indexes,
     exceeded_deadline,
@@ -39,7 +40,7 @@ from ops_worker.core.pod_states import (
     terminated,
     time_of,
 )
-from ops_worker.core.pods import at, items, kubectl, text
+from ops_worker.core.pods import at, items, kubectl, text, workers
 from ops_worker.core.start_problems import cause, described
 from ops_worker.errors import DONE, severity
 from ops_worker.text import format_age, one_line
@@ -57,6 +58,8 @@ RECENT = timedelta(minutes=15)
 """An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
 CLOCK_SKEW = timedelta(seconds=10)
 """What the clocks of the API server and of kube-controller-manager may differ by."""
+COMPONENT_LABEL = "app.kubernetes.io/component"
+"""The label that names the command of a CronJob (kubernetes.io, "Recommended Labels")."""
 GONE = "no pod and no log are left"
 _GONE_JOB = "the Job of the last run no longer exists"
 _SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
@@ -144,6 +147,20 @@ class _LastRun(NamedTuple):
     exit_code: int | None = None
     summary: str = ""
     shards: tuple[ShardEnd, ...] = ()
+
+
+def runs(cronjob: Mapping[str, Any], command: str) -> bool:
+    """Return whether a CronJob of the worker runs a command: a pass, or init-db.
+
+    What its containers run counts. Where that is no pass, its label names the command.
+    """
+    template = at(cronjob, "spec", "jobTemplate", "spec", "template")
+    if not workers(at(template, "spec"), at(template, "metadata", "labels")):
+        return False
+    passes = passes_of(template)
+    if passes:
+        return command in passes
+    return at(cronjob, "metadata", "labels").get(COMPONENT_LABEL) == command
 
 
 def row(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker.core.cluster_events import event_of
-from ops_worker.core.cronjobs import CronJobState, Objects, row
+from ops_worker.core.cronjobs import CronJobState, Objects, row, runs
 from ops_worker.core.jobs import (
     finished,
     job_of,
@@ -250,6 +250,26 @@ def test_newest_of_the_same_second() -> None:
         pods.append(pod)
     found = row_of(cronjob(suspended=True), [JOB], pods, NOW, minutely)
     assert (found.exit_code, found.summary) == (0, "exit 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "component", "command", "expected"),
+    [
+        (["health"], "", "health", True),
+        (["health"], "", "metrics", False),
+        (["health"], "metrics", "metrics", False),
+        (["init-db"], "init-db", "init-db", True),
+        (["init-db"], "", "init-db", False),
+        (None, "health", "health", False),
+    ],
+)
+def test_runs(arguments: list[str] | None, component: str, command: str, *, expected: bool) -> None:
+    """The containers show which pass a CronJob runs; a label names another command."""
+    source = cronjob()
+    source["metadata"]["labels"] = {"app.kubernetes.io/component": component}
+    container = {"name": "shop"} if arguments is None else {"name": "ops-worker", "args": arguments}
+    source["spec"]["jobTemplate"] = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    assert runs(source, command) is expected
 
 
 def test_warnings_are_not_repeated() -> None:
