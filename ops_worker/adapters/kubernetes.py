@@ -26,7 +26,7 @@ from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
 from ops_worker.core.pods import NAME_LABEL, OURS, at, workers
-from ops_worker.core.start_problems import cause, remedy
+from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
 
@@ -292,7 +292,7 @@ class Cluster:
             reason = "the namespace does not exist"
         except NotPermittedError:
             pass  # then nobody knows whether the namespace exists
-        return f"{reason}; name another namespace with -n, or run `kubectl apply -f k8s/`"
+        return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
         """Return the pods with a label, oldest first."""

@@ -22,6 +22,11 @@ PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailab
 """The reasons of a pod whose image cannot be pulled."""
 START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
 """The reasons of a container that ended because its program could not be started."""
+APPLY_AGAIN = "apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"
+"""What creates an object of the manifests that is missing.
+
+`kubectl apply -f k8s/` would create a second installation, because those files name a namespace.
+"""
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -89,7 +94,7 @@ _REMEDIES = _remedies(
     ),
     (
         r'configmap "(?P<name>ops-worker(?:-catalogue)?)" not found',
-        "create ConfigMap {name}: apply the manifests again, for example `kubectl apply -f k8s/`",
+        f"create ConfigMap {{name}}: {APPLY_AGAIN}",
     ),
     (
         r'configmap "(?P<name>[^"]+)" not found',

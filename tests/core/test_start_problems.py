@@ -19,7 +19,7 @@ PULL = (
     [
         (CONFIG, 'secret "ops-worker" not found', "`kubectl -n ops create secret generic ops-worker --from-literal=PG_PASS=...`"),
         (CONFIG, 'secret "tokens" not found', "`kubectl -n ops create secret generic tokens --from-literal=KEY=VALUE`"),
-        (CONFIG, 'configmap "ops-worker" not found', "create ConfigMap ops-worker: apply the manifests again"),
+        (CONFIG, 'configmap "ops-worker" not found', "create ConfigMap ops-worker: apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
         (CONFIG, 'configmap "extra" not found', "`kubectl -n ops create configmap extra --from-literal=KEY=VALUE`"),
         (CONFIG, "couldn't find key PG_PASS in Secret ops/half", "add key PG_PASS to Secret half: `kubectl -n ops edit Secret half`"),
         (CONFIG, "couldn't find key A in ConfigMap ops/half", "add key A to ConfigMap half: `kubectl -n ops edit ConfigMap half`"),
