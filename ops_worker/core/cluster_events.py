@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.pods import at, kubectl, text
 from ops_worker.core.start_problems import MAX_CAUSE, described, is_start_problem
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,7 +152,7 @@ def event_of(
         "involvedObject": reference | dict(cronjob),
         "type": kind,
         "reason": event_reason,
-        "message": " ".join(message.split())[:MAX_CAUSE],
+        "message": one_line(" ".join(message.split()), MAX_CAUSE),
         "source": {"component": "ops-worker"},
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,

@@ -43,7 +43,7 @@ from ops_worker.core.pod_states import (
 from ops_worker.core.pods import at, items, kubectl, text, workers
 from ops_worker.core.start_problems import cause, described
 from ops_worker.errors import DONE, severity
-from ops_worker.text import format_age, one_line
+from ops_worker.text import format_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -326,8 +326,8 @@ def _with_end(
         limit = at(job, "spec").get("activeDeadlineSeconds", "?")
         reason = f"DeadlineExceeded: killed by activeDeadlineSeconds ({limit} s)"
     if exit_code is None and not summary:
-        return None, f"{one_line(reason)}; {GONE}"
-    return exit_code, f"Job failed: {one_line(reason)}; {summary}"
+        return None, f"{reason}; {GONE}"
+    return exit_code, f"Job failed: {reason}; {summary}"
 
 
 def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
@@ -360,12 +360,12 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
     if missing:
         yield (
             f"Job {last.job['metadata']['name']} ended before shard {', '.join(missing)} "
-            f"of {len(last.shards)} completed: {one_line(last.end.reason)}"
+            f"of {len(last.shards)} completed: {last.end.reason}"
         )
     elif last.exit_code == DONE:
         yield (
             f"Job {last.job['metadata']['name']} failed, although its pass ended with exit code 0: "
-            f"{one_line(last.end.reason)}{sidecar_hint(last.job)}"
+            f"{last.end.reason}{sidecar_hint(last.job)}"
         )
 
 

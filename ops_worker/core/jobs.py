@@ -16,6 +16,7 @@ from ops_worker.core.pod_states import (
     worker_names,
 )
 from ops_worker.core.pods import at, containers, items, mapping, text, with_arguments, workers
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ _INDEXED_FIELDS = (
 
 
 class JobEnd(NamedTuple):
-    """How a Job ended: ``Complete`` or ``Failed``, and the reason."""
+    """How a Job ended: ``Complete`` or ``Failed``, and the reason on one line."""
 
     kind: str
     reason: str
@@ -71,8 +72,8 @@ def finished(job: Mapping[str, Any], *, early: bool = False) -> JobEnd | None:
     for condition in map(mapping, items(at(job, "status").get("conditions"))):
         kind = kinds.get(text(condition.get("type")))
         if kind and condition.get("status") == "True":
-            reason = f"{condition.get('reason', '')}: {condition.get('message', '')}"
-            return JobEnd(kind, reason.strip(": "))
+            reason = f"{text(condition.get('reason'))}: {text(condition.get('message'))}"
+            return JobEnd(kind, one_line(reason.strip(": ")))
     return None
 
 
@@ -128,7 +129,7 @@ def with_deleted(
 
 def index_of(pod: Mapping[str, Any]) -> str:
     """Return the index of a pod in an Indexed Job; empty for a pod of another Job."""
-    return text(at(pod, "metadata", "annotations").get(INDEX))
+    return one_line(text(at(pod, "metadata", "annotations").get(INDEX)))
 
 
 def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -320,6 +320,8 @@ def test_event() -> None:
         "ingest is unhealthy: http 503",
         "2026-03-01T12:10:00Z",
     )
+    noisy = event_of({"name": "ops-worker-health"}, "ops", "ingest", "a\x1b[2J\nb", NOW)
+    assert noisy["message"] == "ingest is unhealthy: a [2J b"
     assert (
         event_of({"name": "ops-worker-health"}, "ops", "ingest", "", NOW)["reason"]
         == "ServiceRecovered"

@@ -194,6 +194,23 @@ def test_shards() -> None:
     assert shard_problems({"spec": {"completions": 3}}, pods) == []
 
 
+def test_reason_on_one_line() -> None:
+    """No control character of a condition reaches the terminal."""
+    condition = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "A\x1b[2J",
+        "message": "b\r\nc\x9b1m",
+    }
+    job = {"metadata": {"name": "j"}, "status": {"conditions": [condition]}}
+    assert finished(job) == ("Failed", "A [2J: b c 1m")
+    assert unexplained_failure(job, []).endswith("shows the reason: A [2J: b c 1m")
+    pod = shard(1, 3)
+    pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "1\x1b[31m"
+    spec = {"spec": {"completionMode": "Indexed", "completions": 2}}
+    assert shard_problems(spec, [pod]) == ["shard 1 [31m of 2 failed with exit code 3: why"]
+
+
 def test_failure_target() -> None:
     """A Job that will fail once its pods have ended has not ended, except for an early look."""
     condition = {"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded"}
