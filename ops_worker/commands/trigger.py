@@ -61,8 +61,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="with --wait: wait at most this long "
         "(default: 120, or 30 more than activeDeadlineSeconds if that is longer); "
-        "with --args: activeDeadlineSeconds of the Job (default: 300, or that of the template if "
-        "it is longer)",
+        "with --args: activeDeadlineSeconds of the Job, at least 12 (default: 300, or that of the "
+        "template if it is longer)",
     )
 
 
@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError(
             [f"name a pass ({', '.join(PASSES)}, init-db), or a command with --args"]
         )
+    if options.args is not None and options.timeout is not None:
+        _check_deadline(options.timeout)
     connection = connect(options)
     content = _content(connection, options)
     job = connection.create_job(content)
@@ -110,6 +112,15 @@ def run(options: argparse.Namespace) -> int:
     elif options.args is not None:
         timeout_s += WAIT_MARGIN_S  # the Job ends first, and shows why
     return _wait(connection, job, timeout_s)
+
+
+def _check_deadline(seconds: float) -> None:
+    """Raise SettingsError if a command could not report the end of its time itself."""
+    from ops_worker.core.jobs import LEAST_DEADLINE_S
+
+    if seconds < LEAST_DEADLINE_S:
+        problem = f"--timeout {seconds:g}: with --args it is at least {LEAST_DEADLINE_S}"
+        raise SettingsError([f"{problem}, because half of it is left for the start of the pod"])
 
 
 def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]:

@@ -134,6 +134,10 @@ def test_several_releases(server: ApiServer, capsys: pytest.CaptureFixture[str])
         (["--args", " "], "it is empty; write for example --args 'alerts list'"),
         (["--args", "ops-worker"], "it is empty; write for example --args 'alerts list'"),
         ([], "name a pass (health, metrics, rollup, init-db), or a command with --args"),
+        (
+            ["--args", "check", "--timeout", "11.9"],
+            "--timeout 11.9: with --args it is at least 12, because half of it is left for the start of the pod",
+        ),
         (["health", "--timeout", "soon"], "soon is not a number of seconds, 0.1 to 86400"),
         (["health", "--timeout", "nan"], "nan is not a number of seconds, 0.1 to 86400"),
         (["health", "--timeout", "0"], "0 is not a number of seconds, 0.1 to 86400"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -87,17 +88,53 @@ def test_command() -> None:
 
 @pytest.mark.parametrize(
     ("template_s", "asked_s", "deadline_s", "pass_deadline"),
-    [(600, None, 600, "540"), (None, None, 300, "240"), (50, 20, 20, "10"), (50, 3, 3, "6")],
+    [(600, None, 600, "540"), (None, None, 300, "240"), (50, 20, 20, "10"), (50, 12, 12, "6")],
 )
 def test_deadlines(
     template_s: int | None, asked_s: int | None, deadline_s: int, pass_deadline: str
 ) -> None:
-    """The command ends before its Job is killed, unless there is hardly any time."""
+    """The command ends before its Job is killed."""
     source = cronjob(activeDeadlineSeconds=template_s)
     spec = command_job(source, ["check"], "m1", asked_s)["spec"]
     assert spec["activeDeadlineSeconds"] == deadline_s
     (container,) = spec["template"]["spec"]["containers"]
     assert {"name": "PASS_DEADLINE", "value": pass_deadline} in container["env"]
+
+
+def expanded(word: str, variables: dict[str, str]) -> str:
+    """Expand an argument as the kubelet does.
+
+    Source: kubernetes, third_party/forked/golang/expansion/expand.go.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match["name"]
+        return "$" if name is None else variables.get(name, match[0])
+
+    return re.sub(r"\$(?:\$|\((?P<name>[^)]*)\))", value, word)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "$(PG_PASS)",
+        "$$(PG_PASS)",
+        "$$$(PG_PASS)",
+        "$",
+        "$$",
+        "$$$",
+        "a$b$(",
+        "$(A)$(PG_PASS)$",
+        "x",
+    ],
+)
+def test_no_variable_is_expanded(word: str) -> None:
+    """The command receives its words as they were typed, and never the value of a variable."""
+    assert expanded("$(PG_PASS) $$(A) $(B)", {"PG_PASS": "hush"}) == "hush $(A) $(B)"
+    source = cronjob({"name": "ops-worker", "command": ["ops-worker"], "args": ["health"]})
+    job = command_job(source, ["maintenance", "start", "--reason", word], "m1")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert expanded(container["args"][-1], {"PG_PASS": "hush", "A": "hush"}) == word
 
 
 def test_sharded() -> None:
