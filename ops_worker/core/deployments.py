@@ -40,6 +40,9 @@ RECENT = timedelta(hours=24)
 CRASH_LOOP = "CrashLoopBackOff"
 """The reason of a container that ended again and again, and waits before its next start."""
 
+HASH_LABEL = "pod-template-hash"
+"""The label of a Deployment's pods that tells its ReplicaSets apart."""
+
 
 class DeploymentState(NamedTuple):
     """The state of a Deployment.
@@ -67,7 +70,7 @@ def row(
 ) -> DeploymentState:
     """Return the row of a Deployment. ``pods`` and ``events`` may be those of other objects."""
     name = deployment["metadata"]["name"]
-    own_pods = [pod for pod in pods if selects(deployment, pod)]
+    own_pods = [pod for pod in pods if owns(deployment, pod)]
     replicas = at(deployment, "spec").get("replicas", 1)
     ready = int(at(deployment, "status").get("readyReplicas") or 0)
     state = "ready" if ready >= replicas else "not ready"
@@ -165,11 +168,19 @@ def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
     )
 
 
-def selects(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
-    """Return whether a pod has the labels of a Deployment's selector."""
-    wanted = at(deployment, "spec", "selector", "matchLabels")
-    labels = at(pod, "metadata", "labels")
-    return bool(wanted) and wanted.items() <= labels.items()
+def owns(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod belongs to a ReplicaSet of a Deployment.
+
+    The labels do not tell: pods of another release may have them, too. A ReplicaSet is named
+    DEPLOYMENT-HASH, and its pods have the hash as a label (kubernetes.io, "Deployments").
+    """
+    about = at(pod, "metadata")
+    template_hash = text(at(about, "labels").get(HASH_LABEL))
+    replica_set = f"{deployment['metadata']['name']}-{template_hash}"
+    return any(
+        owner.get("kind") == "ReplicaSet" and owner.get("name") == replica_set
+        for owner in map(mapping, items(about.get("ownerReferences")))
+    )
 
 
 def _pod_problems(

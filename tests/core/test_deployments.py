@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops_worker.core.cluster_events import read
-from ops_worker.core.deployments import leftovers, passes_of, row, selects, suspended
+from ops_worker.core.deployments import leftovers, owns, passes_of, row, suspended
 from tests.kubernetes_api import event
 
 pytestmark = pytest.mark.unit
@@ -47,7 +47,12 @@ def pod(
     """Return a pod of the Deployment; ``states`` are ``state`` and ``lastState``."""
     status = {"name": "ops-worker", "ready": ready, "restartCount": restarts} | states
     return {
-        "metadata": {"name": "ops-worker-sidecar-5d-x", "namespace": "ops", "labels": LABELS},
+        "metadata": {
+            "name": "ops-worker-sidecar-5d-x",
+            "namespace": "ops",
+            "labels": LABELS | {"pod-template-hash": "5d"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "ops-worker-sidecar-5d"}],
+        },
         "spec": template("sidecar", "metrics", limit="12Mi")["spec"],
         "status": {"phase": phase, "containerStatuses": [status]},
     }
@@ -142,11 +147,18 @@ def test_no_pod() -> None:
 
 
 def test_pods_of_others() -> None:
-    """Only pods with the labels of the selector count, and only the worker's containers."""
-    foreign = pod(state={"running": {}})
-    foreign["metadata"]["labels"] = {"a": "b"}
-    assert not selects(deployment(), foreign)
-    assert not selects({"spec": {}}, foreign)
+    """Only pods of the Deployment's ReplicaSets count, and only the worker's containers."""
+    foreign = pod(restarts=5, state={"running": {}})
+    foreign["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "acme-sidecar-5d"}]
+    assert owns(deployment(), pod())
+    for owners in (foreign["metadata"]["ownerReferences"], None, [None], [{"kind": "Job"}]):
+        other = pod()
+        other["metadata"]["ownerReferences"] = owners
+        assert not owns(deployment(), other)
+    # The name of one Deployment may begin with that of another one.
+    longer = pod()
+    longer["metadata"]["ownerReferences"][0]["name"] = "ops-worker-sidecar-b-5d"
+    assert not owns(deployment(), longer)
     mesh = pod(ready=True, state={"running": {}})
     mesh["status"]["containerStatuses"].append(
         {"name": "mesh", "ready": False, "restartCount": 7, "lastState": end(1)}
