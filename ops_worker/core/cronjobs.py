@@ -174,7 +174,7 @@ def row(
     ``due`` counts the runs that were due since a time; None if that is unknown.
     """
     spec = cronjob["spec"]
-    status = cronjob.get("status", {})
+    status = at(cronjob, "status")
     name = cronjob["metadata"]["name"]
     owned = _owned(cronjob, objects)
     last_run = time_of(status.get("lastScheduleTime"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.cluster_events import of_object
 from ops_worker.core.passes import PASSES
 from ops_worker.core.pod_states import (
+    exit_code,
     memory_limit,
     start_problem,
     statuses,
@@ -71,7 +72,9 @@ def row(
     """Return the row of a Deployment. ``pods`` and ``events`` may be those of other objects."""
     name = deployment["metadata"]["name"]
     own_pods = [pod for pod in pods if owns(deployment, pod)]
-    replicas = at(deployment, "spec").get("replicas", 1)
+    replicas = at(deployment, "spec").get("replicas")
+    if replicas is None:
+        replicas = 1  # the default of Kubernetes
     ready = int(at(deployment, "status").get("readyReplicas") or 0)
     state = "ready" if ready >= replicas else "not ready"
     if replicas == 0:
@@ -86,7 +89,7 @@ def row(
         passes=passes_of(at(deployment, "spec", "template")),
         ready=ready,
         replicas=replicas,
-        restarts=sum(status.get("restartCount", 0) for status in _own_statuses(own_pods)),
+        restarts=sum(status.get("restartCount") or 0 for status in _own_statuses(own_pods)),
         state=state,
         warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
     )
@@ -218,8 +221,8 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
     age = f" {format_age((now - ended_at).total_seconds())} ago" if ended_at else ""
     problem = "is crash-looping" if is_looping else "was restarted"
     return (
-        f"pod {name} {problem}: {status.get('restartCount', 0)} restarts, the last one after "
-        f"exit code {end.get('exitCode')}{age}: "
+        f"pod {name} {problem}: {status.get('restartCount') or 0} restarts, the last one after "
+        f"exit code {exit_code(end)}{age}: "
         f"{termination_text(end, memory_limit(pod, container))}; "
         f"see `{kubectl(pod)} logs {name} --previous`"
     )

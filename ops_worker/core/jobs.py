@@ -209,8 +209,8 @@ def command_job(
     it, as the log of what people did has it: the user of the image has no name. Raises ValueError
     if no container of the template runs the worker, or if a script does.
     """
-    template = cronjob["spec"]["jobTemplate"]
-    spec = template["spec"]
+    template = at(cronjob, "spec", "jobTemplate")
+    spec = at(template, "spec")
     if deadline_s is None:
         deadline_s = max(COMMAND_DEADLINE_S, int(spec.get("activeDeadlineSeconds") or 0))
     variables = {"PASS_DEADLINE": f"{deadline_s - min(START_S, deadline_s // 2)}"}
@@ -246,7 +246,11 @@ def _command_template(
     if not ours:
         raise ValueError("no container of its template runs ops-worker")
     command = with_arguments(ours[0].content, [_literal(word) for word in arguments])
-    env = [entry for entry in items(command.get("env")) if entry.get("name") not in variables]
+    env = [
+        entry
+        for entry in map(mapping, items(command.get("env")))
+        if entry.get("name") not in variables
+    ]
     command["env"] = env + [{"name": name, "value": value} for name, value in variables.items()]
     # Of several passes in one pod, only the first one makes room for the command.
     others = {container.name for container in ours[1:]}

@@ -66,6 +66,14 @@ def test_json_and_warnings(server: ApiServer, capsys: pytest.CaptureFixture[str]
     assert "no successful run for" in row["warnings"][0]
 
 
+def test_null_status(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CronJob that the controller has not seen yet may have a status of null."""
+    new = cronjob() | {"status": None}
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [new]})
+    assert main(["cluster"]) == 0
+    assert "ops-worker-health" in capsys.readouterr().out
+
+
 def test_suspended(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     """A suspended CronJob of a pass is a warning; that of init-db is not."""
     items = []

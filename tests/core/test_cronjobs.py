@@ -148,6 +148,19 @@ def test_missing_status() -> None:
         minutely,
     )
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
+    new["status"] = None
+    job = JOB | {"status": None}
+    pod = {"metadata": {"name": "p", "labels": POD_LABELS}, "status": None}
+    assert row_of(new, [job], [pod], NOW, minutely).warnings == ()
+
+
+@pytest.mark.parametrize("code", [{}, {"exitCode": None}])
+def test_no_exit_code(code: dict[str, None]) -> None:
+    """An end without an exit code is no success."""
+    pod = ended(0, "gone", "2026-03-01T12:09:00Z")
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": code | {"message": "gone"}}
+    found = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert found.warnings == ("ops-worker-health: the last pass failed with exit code 1: gone",)
 
 
 OOM = "OOMKilled: raise resources.limits.memory of the container (the manifests set 128Mi)"

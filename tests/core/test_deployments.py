@@ -103,6 +103,22 @@ def test_restarted() -> None:
     assert "after exit code 1: ;" in warning
 
 
+def test_nulls() -> None:
+    """A field may be null; without a number of replicas there is one."""
+    empty = deployment(ready=1)
+    empty["spec"]["replicas"] = None
+    running = pod(ready=True, state={"running": {}}, restartCount=None)
+    state = row(empty, [running], NOW)
+    assert (state.replicas, state.restarts, state.warnings) == (1, 0, ())
+    looping = {"waiting": {"reason": "CrashLoopBackOff"}}
+    unknown = {"terminated": {"exitCode": None, "message": "gone"}}
+    broken = pod(restartCount=None, state=looping, lastState=unknown)
+    (warning,) = row(empty, [broken], NOW).warnings
+    assert "0 restarts, the last one after exit code 1: gone" in warning
+    empty["status"] = None
+    assert row(empty, [], NOW).ready == 0
+
+
 def test_not_ready() -> None:
     """A pod that runs and is not ready shows the answer of its probe."""
     running = pod(state={"running": {}})

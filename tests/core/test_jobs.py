@@ -169,6 +169,21 @@ def test_user() -> None:
     assert {"name": "LOGNAME", "value": "kim"} in container["env"]
 
 
+def test_nulls() -> None:
+    """A field may be null."""
+    source = cronjob({"name": "ops-worker", "env": None}, activeDeadlineSeconds=None)
+    source["spec"]["jobTemplate"]["metadata"] = None
+    assert command_job(source, ["x"], "m")["spec"]["activeDeadlineSeconds"] == COMMAND_DEADLINE_S
+    pod = shard(1, 0)
+    for code in ({}, {"exitCode": None}):
+        pod["status"]["containerStatuses"][0]["state"] = {"terminated": code | {"message": "why"}}
+        job = {"spec": {"completionMode": "Indexed", "completions": 2}}
+        assert shard_problems(job, [pod]) == ["shard 1 of 2 failed with exit code 1: why"]
+    source["spec"]["jobTemplate"] = None
+    with pytest.raises(ValueError, match="no container of its template runs ops-worker"):
+        command_job(source, ["x"], "m")
+
+
 def test_without_a_policy() -> None:
     """A template may have no podFailurePolicy."""
     assert "podFailurePolicy" not in command_job(cronjob(podFailurePolicy=None), ["x"], "m")["spec"]
