@@ -129,7 +129,8 @@ def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> 
         return ""
     # Every try has another name. Without it, the same problem is the same text.
     message = _POD_NAME.sub("", failures[-1].message)
-    return f"no pod can be created: {described('FailedCreate', message, kubectl(job))}"
+    problem = described("FailedCreate", message, kubectl(job), f"job {name}")
+    return f"no pod can be created: {problem}"
 
 
 def event_of(

@@ -392,7 +392,7 @@ def _event_warnings(
     cronjob: Mapping[str, Any], owned: Objects, last_success: datetime | None, now: datetime
 ) -> Iterator[str]:
     """Yield what the Events of a CronJob report: runs that were not started."""
-    prefix = kubectl(cronjob)
+    prefix, owner = kubectl(cronjob), f"cronjob {cronjob['metadata']['name']}"
     newest: dict[str, ClusterEvent] = {}
     for event in of_object(owned.events, "CronJob", cronjob["metadata"]["name"]):
         is_recent = now - event.time < RECENT
@@ -406,7 +406,7 @@ def _event_warnings(
             hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
             yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"
         elif reason == "FailedCreate":
-            yield f"{times}{age} ago: {described(reason, event.message, prefix)}"
+            yield f"{times}{age} ago: {described(reason, event.message, prefix, owner)}"
 
 
 def _is_made_by_hand(event: ClusterEvent, jobs: Sequence[Mapping[str, Any]]) -> bool:

@@ -230,15 +230,16 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
 
 def _conditions(deployment: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the conditions of a Deployment report that is not available."""
+    prefix, owner = kubectl(deployment), f"deployment {deployment['metadata']['name']}"
     for condition in map(mapping, items(at(deployment, "status").get("conditions"))):
         kind, is_true = condition.get("type"), condition.get("status") == "True"
         reason, message = text(condition.get("reason")), text(condition.get("message"))
         if kind == "ReplicaFailure" and is_true:
-            yield f"cannot create its pods: {described(reason, message, kubectl(deployment))}"
+            yield f"cannot create its pods: {described(reason, message, prefix, owner)}"
         elif kind == "Progressing" and reason == "ProgressDeadlineExceeded":
             yield (
                 f"{reason}: {cause(message)}; see the other warnings and "
-                f"`{kubectl(deployment)} describe deployment {deployment['metadata']['name']}`"
+                f"`{prefix} describe {owner}`"
             )
 
 

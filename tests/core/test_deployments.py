@@ -156,6 +156,9 @@ def test_no_pod() -> None:
         "reason": "ProgressDeadlineExceeded",
         "message": 'ReplicaSet "a" has timed out progressing.',
     }
+    unknown = quota | {"message": "what"}
+    (warning,) = row(deployment(conditions=[unknown]), [], NOW).warnings
+    assert warning.endswith("see `kubectl -n ops describe deployment ops-worker-sidecar`")
     fine = {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable"}
     first, second = row(deployment(conditions=[quota, fine, late]), [], NOW).warnings
     assert "cannot create its pods: FailedCreate: " in first and "ResourceQuota none" in first
