@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -574,19 +575,28 @@ def _has_url(values: Mapping[str, Any]) -> bool:
     return values.get("database_url") is not None or bool(values.get("database_url_file"))
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file without blocking. A pipe would block until somebody writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_secret(variable: str, path: str) -> str:
     """Return the content of a file that a variable names, without the line end.
 
     Raises SettingsError. It does not show the path: a person may have set the secret instead.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SettingsError([f"{variable}: it does not name a regular file"])
             data = file.read(MAX_SECRET_BYTES + 1)
         secret = data.decode().rstrip("\r\n")
     except OSError as error:
         raise SettingsError([f"{variable}: the file cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"{variable}: the file is not UTF-8"]) from None
+    except ValueError:  # a NUL in it
+        raise SettingsError([f"{variable}: it is not a valid path"]) from None
     if len(data) > MAX_SECRET_BYTES or "\0" in secret:
         raise SettingsError([f"{variable}: the file is not a secret of at most 64 KiB of text"])
     if not secret:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -286,6 +287,31 @@ def test_unusable_file(
     with pytest.raises(SettingsError) as caught:
         _ = found.connection
     assert caught.value.faults == (f"{name}: {fault}",)
+
+
+@pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
+def test_no_regular_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """Nothing waits for the writer of a pipe; only a regular file is read."""
+    pipe, link, target = tmp_path / "hunter2", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero"):
+        found = load(monkeypatch, **{name: str(path)})
+        with pytest.raises(SettingsError) as caught:
+            _ = found.connection
+        assert caught.value.faults == (f"{name}: it does not name a regular file",)
+    target.write_text("postgresql://u:p@h/d")
+    link.symlink_to(target)  # Kubernetes mounts the keys of a Secret so
+    assert "postgresql://u:p@h/d" in load(monkeypatch, **{name: str(link)}).connection.values()
+
+
+@pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
+def test_no_path(tmp_path: Path, name: str) -> None:
+    """A path that no system accepts is a fault of the setting, which does not quote it."""
+    env_file = tmp_path / "x.env"
+    env_file.write_text(f"{name}=hun\0ter2\n")
+    with pytest.raises(SettingsError) as caught:
+        _ = settings.load(env_file).connection
+    assert caught.value.faults == (f"{name}: it is not a valid path",)
 
 
 @pytest.mark.parametrize("url", ["hunter2", "postgresql://u:a@b@h/d", "postgresql://u:hunter2@256.1.1.1/d"])  # fmt: skip

@@ -26,7 +26,7 @@ from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
 from ops_worker.core.pods import NAME_LABEL, OURS, at, workers
-from ops_worker.core.start_problems import cause, remedy
+from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
 
@@ -138,13 +138,35 @@ class Cluster:
         try:
             return self._get("batch", "cronjobs", name)
         except NotFoundError:
-            names = [cronjob["metadata"]["name"] for cronjob in self.cronjobs(selector="")]
-            hint = self._no_cronjob_hint()
-            if names:
-                hint = f"existing CronJobs: {', '.join(names)}"
-            raise NotFoundError(
-                f"no CronJob {name} in namespace {self.namespace}: {hint}"
-            ) from None
+            raise self._no_cronjob(name, self.cronjobs(selector="")) from None
+
+    def cronjob_of(self, command: str) -> dict[str, Any]:
+        """Return the CronJob of a pass or of init-db, whatever the installation calls it.
+
+        The one with the name of the manifests counts, otherwise the only one that runs the command.
+        Raises NotFoundError if there is none, and SettingsError if there are several.
+        """
+        from ops_worker.core.cronjobs import runs
+
+        name = f"{OURS}-{command}"
+        try:
+            return self._get("batch", "cronjobs", name)
+        except NotFoundError:
+            existing = self.cronjobs(selector="")
+        candidates = [cronjob for cronjob in existing if runs(cronjob, command)]
+        if not candidates:
+            raise self._no_cronjob(name, existing)
+        if len(candidates) > 1:
+            names = ", ".join(cronjob["metadata"]["name"] for cronjob in candidates)
+            problem = f"several CronJobs in namespace {self.namespace} run {command}"
+            raise SettingsError([f"{problem}: name one of {names}"])
+        return candidates[0]
+
+    def _no_cronjob(self, name: str, existing: Sequence[Mapping[str, Any]]) -> NotFoundError:
+        """Return the error for a CronJob that does not exist. It names those that do."""
+        names = ", ".join(cronjob["metadata"]["name"] for cronjob in existing)
+        hint = f"existing CronJobs: {names}" if names else self._no_cronjob_hint()
+        return NotFoundError(f"no CronJob {name} in namespace {self.namespace}: {hint}")
 
     def cronjobs(self, selector: str = SELECTOR) -> list[dict[str, Any]]:
         """Return the CronJobs with a label; with an empty selector, all."""
@@ -270,7 +292,7 @@ class Cluster:
             reason = "the namespace does not exist"
         except NotPermittedError:
             pass  # then nobody knows whether the namespace exists
-        return f"{reason}; name another namespace with -n, or run `kubectl apply -f k8s/`"
+        return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
         """Return the pods with a label, oldest first."""

@@ -115,7 +115,8 @@ def look(connection: Cluster) -> View:
     cronjob_rows = []
     for cronjob in objects.cronjobs:
         row = cronjobs.row(cronjob, shared, now, due(cronjob, now))
-        warnings = (*row.warnings, *_starved(cronjob))
+        suspended = deployments.suspended(cronjob, objects.deployments)
+        warnings = (*row.warnings, *_starved(cronjob), *suspended)
         cronjob_rows.append(row._replace(warnings=warnings))
     return View(
         cronjobs=cronjob_rows,
@@ -158,10 +159,11 @@ def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int |
     time divided by the longest gap between two runs.
     """
     from ops_worker.adapters import cron
+    from ops_worker.core.pods import at
 
     spec = cronjob["spec"]
     zone = spec.get("timeZone")
-    last_run = cronjob.get("status", {}).get("lastScheduleTime")
+    last_run = at(cronjob, "status").get("lastScheduleTime")
     try:
         schedule = cron.read(spec["schedule"], zone or "UTC")
     except (ValueError, KeyError, OSError):  # KeyError: this machine does not know the zone

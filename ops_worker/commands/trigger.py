@@ -61,8 +61,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="with --wait: wait at most this long "
         "(default: 120, or 30 more than activeDeadlineSeconds if that is longer); "
-        "with --args: activeDeadlineSeconds of the Job (default: 300, or that of the template if "
-        "it is longer)",
+        "with --args: activeDeadlineSeconds of the Job, at least 12 (default: 300, or that of the "
+        "template if it is longer)",
     )
 
 
@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError(
             [f"name a pass ({', '.join(PASSES)}, init-db), or a command with --args"]
         )
+    if options.args is not None and options.timeout is not None:
+        _check_deadline(options.timeout)
     connection = connect(options)
     content = _content(connection, options)
     job = connection.create_job(content)
@@ -112,15 +114,24 @@ def run(options: argparse.Namespace) -> int:
     return _wait(connection, job, timeout_s)
 
 
+def _check_deadline(seconds: float) -> None:
+    """Raise SettingsError if a command could not report the end of its time itself."""
+    from ops_worker.core.jobs import LEAST_DEADLINE_S
+
+    if seconds < LEAST_DEADLINE_S:
+        problem = f"--timeout {seconds:g}: with --args it is at least {LEAST_DEADLINE_S}"
+        raise SettingsError([f"{problem}, because half of it is left for the start of the pod"])
+
+
 def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]:
     """Return the Job to create. Raises SettingsError if the template cannot run a command."""
     from ops_worker.commands.alerts import user
     from ops_worker.core.jobs import command_job, job_of
 
     name = options.name or HEALTH.name
-    if name in {*PASSES, "init-db"}:
-        name = f"{OURS}-{name}"
-    cronjob = connection.cronjob(name)
+    is_command = name in {*PASSES, "init-db"}
+    cronjob = connection.cronjob_of(name) if is_command else connection.cronjob(name)
+    name = cronjob["metadata"]["name"]
     if options.args is None:
         return job_of(cronjob, _suffix())
     deadline_s = None if options.timeout is None else math.ceil(options.timeout)

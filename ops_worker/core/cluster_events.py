@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.pods import at, kubectl, text
 from ops_worker.core.start_problems import MAX_CAUSE, described, is_start_problem
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -128,7 +129,8 @@ def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> 
         return ""
     # Every try has another name. Without it, the same problem is the same text.
     message = _POD_NAME.sub("", failures[-1].message)
-    return f"no pod can be created: {described('FailedCreate', message, kubectl(job))}"
+    problem = described("FailedCreate", message, kubectl(job), f"job {name}")
+    return f"no pod can be created: {problem}"
 
 
 def event_of(
@@ -151,7 +153,7 @@ def event_of(
         "involvedObject": reference | dict(cronjob),
         "type": kind,
         "reason": event_reason,
-        "message": " ".join(message.split())[:MAX_CAUSE],
+        "message": one_line(" ".join(message.split()), MAX_CAUSE),
         "source": {"component": "ops-worker"},
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,

@@ -17,6 +17,7 @@ from ops_worker.core.cluster_events import (
     start_failure,
     unfinished_pull,
 )
+from ops_worker.core.deployments import passes_of
 from ops_worker.core.jobs import (
     completed_indexes,
     exceeded_deadline,
@@ -39,10 +40,10 @@ from ops_worker.core.pod_states import (
     terminated,
     time_of,
 )
-from ops_worker.core.pods import at, items, kubectl, text
+from ops_worker.core.pods import at, items, kubectl, text, workers
 from ops_worker.core.start_problems import cause, described
 from ops_worker.errors import DONE, severity
-from ops_worker.text import format_age, one_line
+from ops_worker.text import format_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ RECENT = timedelta(minutes=15)
 """An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
 CLOCK_SKEW = timedelta(seconds=10)
 """What the clocks of the API server and of kube-controller-manager may differ by."""
+COMPONENT_LABEL = "app.kubernetes.io/component"
+"""The label that names the command of a CronJob (kubernetes.io, "Recommended Labels")."""
 GONE = "no pod and no log are left"
 _GONE_JOB = "the Job of the last run no longer exists"
 _SCHEDULE_HINT = "correct spec.schedule; until then no run starts"
@@ -146,6 +149,20 @@ class _LastRun(NamedTuple):
     shards: tuple[ShardEnd, ...] = ()
 
 
+def runs(cronjob: Mapping[str, Any], command: str) -> bool:
+    """Return whether a CronJob of the worker runs a command: a pass, or init-db.
+
+    What its containers run counts. Where that is no pass, its label names the command.
+    """
+    template = at(cronjob, "spec", "jobTemplate", "spec", "template")
+    if not workers(at(template, "spec"), at(template, "metadata", "labels")):
+        return False
+    passes = passes_of(template)
+    if passes:
+        return command in passes
+    return at(cronjob, "metadata", "labels").get(COMPONENT_LABEL) == command
+
+
 def row(
     cronjob: Mapping[str, Any],
     objects: Objects,
@@ -157,7 +174,7 @@ def row(
     ``due`` counts the runs that were due since a time; None if that is unknown.
     """
     spec = cronjob["spec"]
-    status = cronjob.get("status", {})
+    status = at(cronjob, "status")
     name = cronjob["metadata"]["name"]
     owned = _owned(cronjob, objects)
     last_run = time_of(status.get("lastScheduleTime"))
@@ -309,8 +326,8 @@ def _with_end(
         limit = at(job, "spec").get("activeDeadlineSeconds", "?")
         reason = f"DeadlineExceeded: killed by activeDeadlineSeconds ({limit} s)"
     if exit_code is None and not summary:
-        return None, f"{one_line(reason)}; {GONE}"
-    return exit_code, f"Job failed: {one_line(reason)}; {summary}"
+        return None, f"{reason}; {GONE}"
+    return exit_code, f"Job failed: {reason}; {summary}"
 
 
 def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
@@ -343,12 +360,12 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
     if missing:
         yield (
             f"Job {last.job['metadata']['name']} ended before shard {', '.join(missing)} "
-            f"of {len(last.shards)} completed: {one_line(last.end.reason)}"
+            f"of {len(last.shards)} completed: {last.end.reason}"
         )
     elif last.exit_code == DONE:
         yield (
             f"Job {last.job['metadata']['name']} failed, although its pass ended with exit code 0: "
-            f"{one_line(last.end.reason)}{sidecar_hint(last.job)}"
+            f"{last.end.reason}{sidecar_hint(last.job)}"
         )
 
 
@@ -375,7 +392,7 @@ def _event_warnings(
     cronjob: Mapping[str, Any], owned: Objects, last_success: datetime | None, now: datetime
 ) -> Iterator[str]:
     """Yield what the Events of a CronJob report: runs that were not started."""
-    prefix = kubectl(cronjob)
+    prefix, owner = kubectl(cronjob), f"cronjob {cronjob['metadata']['name']}"
     newest: dict[str, ClusterEvent] = {}
     for event in of_object(owned.events, "CronJob", cronjob["metadata"]["name"]):
         is_recent = now - event.time < RECENT
@@ -389,7 +406,7 @@ def _event_warnings(
             hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
             yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"
         elif reason == "FailedCreate":
-            yield f"{times}{age} ago: {described(reason, event.message, prefix)}"
+            yield f"{times}{age} ago: {described(reason, event.message, prefix, owner)}"
 
 
 def _is_made_by_hand(event: ClusterEvent, jobs: Sequence[Mapping[str, Any]]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ops_worker.core.cluster_events import of_object
 from ops_worker.core.passes import PASSES
 from ops_worker.core.pod_states import (
+    exit_code,
     memory_limit,
     start_problem,
     statuses,
@@ -40,6 +41,9 @@ RECENT = timedelta(hours=24)
 CRASH_LOOP = "CrashLoopBackOff"
 """The reason of a container that ended again and again, and waits before its next start."""
 
+HASH_LABEL = "pod-template-hash"
+"""The label of a Deployment's pods that tells its ReplicaSets apart."""
+
 
 class DeploymentState(NamedTuple):
     """The state of a Deployment.
@@ -67,8 +71,10 @@ def row(
 ) -> DeploymentState:
     """Return the row of a Deployment. ``pods`` and ``events`` may be those of other objects."""
     name = deployment["metadata"]["name"]
-    own_pods = [pod for pod in pods if selects(deployment, pod)]
-    replicas = at(deployment, "spec").get("replicas", 1)
+    own_pods = [pod for pod in pods if owns(deployment, pod)]
+    replicas = at(deployment, "spec").get("replicas")
+    if replicas is None:
+        replicas = 1  # the default of Kubernetes
     ready = int(at(deployment, "status").get("readyReplicas") or 0)
     state = "ready" if ready >= replicas else "not ready"
     if replicas == 0:
@@ -83,7 +89,7 @@ def row(
         passes=passes_of(at(deployment, "spec", "template")),
         ready=ready,
         replicas=replicas,
-        restarts=sum(status.get("restartCount", 0) for status in _own_statuses(own_pods)),
+        restarts=sum(status.get("restartCount") or 0 for status in _own_statuses(own_pods)),
         state=state,
         warnings=tuple(dict.fromkeys(f"{name}: {warning}" for warning in warnings)),
     )
@@ -121,6 +127,33 @@ def leftovers(
                 yield _leftover(both[0], cronjob["metadata"]["name"], deployment)
 
 
+def suspended(
+    cronjob: Mapping[str, Any], deployments: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield a warning if a CronJob is suspended and nothing else runs its pass.
+
+    A CronJob that runs no pass, such as that of init-db, may be suspended. So may one whose passes
+    a Deployment runs.
+    """
+    if not at(cronjob, "spec").get("suspend"):
+        return
+    loops = {
+        name
+        for deployment in deployments
+        if at(deployment, "spec").get("replicas") != 0
+        for name in passes_of(at(deployment, "spec", "template"))
+    }
+    own = passes_of(at(cronjob, "spec", "jobTemplate", "spec", "template"))
+    idle = [name for name in own if name not in loops]
+    if not idle:
+        return
+    name = cronjob["metadata"]["name"]
+    yield (
+        f"{name}: suspended, so that the {' and '.join(idle)} pass does not run; to resume it, run "
+        f'`{kubectl(cronjob)} patch cronjob {name} -p \'{{"spec":{{"suspend":false}}}}\'`'
+    )
+
+
 def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
     other = deployment["metadata"]["name"]
     prefix = kubectl(deployment)
@@ -138,11 +171,19 @@ def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
     )
 
 
-def selects(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
-    """Return whether a pod has the labels of a Deployment's selector."""
-    wanted = at(deployment, "spec", "selector", "matchLabels")
-    labels = at(pod, "metadata", "labels")
-    return bool(wanted) and wanted.items() <= labels.items()
+def owns(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod belongs to a ReplicaSet of a Deployment.
+
+    The labels do not tell: pods of another release may have them, too. A ReplicaSet is named
+    DEPLOYMENT-HASH, and its pods have the hash as a label (kubernetes.io, "Deployments").
+    """
+    about = at(pod, "metadata")
+    template_hash = text(at(about, "labels").get(HASH_LABEL))
+    replica_set = f"{deployment['metadata']['name']}-{template_hash}"
+    return any(
+        owner.get("kind") == "ReplicaSet" and owner.get("name") == replica_set
+        for owner in map(mapping, items(about.get("ownerReferences")))
+    )
 
 
 def _pod_problems(
@@ -180,8 +221,8 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
     age = f" {format_age((now - ended_at).total_seconds())} ago" if ended_at else ""
     problem = "is crash-looping" if is_looping else "was restarted"
     return (
-        f"pod {name} {problem}: {status.get('restartCount', 0)} restarts, the last one after "
-        f"exit code {end.get('exitCode')}{age}: "
+        f"pod {name} {problem}: {status.get('restartCount') or 0} restarts, the last one after "
+        f"exit code {exit_code(end)}{age}: "
         f"{termination_text(end, memory_limit(pod, container))}; "
         f"see `{kubectl(pod)} logs {name} --previous`"
     )
@@ -189,15 +230,16 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
 
 def _conditions(deployment: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the conditions of a Deployment report that is not available."""
+    prefix, owner = kubectl(deployment), f"deployment {deployment['metadata']['name']}"
     for condition in map(mapping, items(at(deployment, "status").get("conditions"))):
         kind, is_true = condition.get("type"), condition.get("status") == "True"
         reason, message = text(condition.get("reason")), text(condition.get("message"))
         if kind == "ReplicaFailure" and is_true:
-            yield f"cannot create its pods: {described(reason, message, kubectl(deployment))}"
+            yield f"cannot create its pods: {described(reason, message, prefix, owner)}"
         elif kind == "Progressing" and reason == "ProgressDeadlineExceeded":
             yield (
                 f"{reason}: {cause(message)}; see the other warnings and "
-                f"`{kubectl(deployment)} describe deployment {deployment['metadata']['name']}`"
+                f"`{prefix} describe {owner}`"
             )
 
 

@@ -16,6 +16,7 @@ from ops_worker.core.pod_states import (
     worker_names,
 )
 from ops_worker.core.pods import at, containers, items, mapping, text, with_arguments, workers
+from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,12 @@ WAIT_MARGIN_S = 30.0
 COMMAND_DEADLINE_S = 300
 """activeDeadlineSeconds of a command: a report of a long period takes longer than a pass."""
 START_S = 60
-"""Seconds of activeDeadlineSeconds that are left for the start of a command's pod."""
+"""Seconds of activeDeadlineSeconds that are left for the start of a command's pod.
+
+Of a short deadline, half is left.
+"""
+LEAST_DEADLINE_S = 12
+"""The least activeDeadlineSeconds of a command: half of it is the least PASS_DEADLINE, 6 s."""
 COMMAND_TTL_S = 3600
 """Seconds for which the Job of a command is kept, as the manifests keep those of passes."""
 _INDEXED_FIELDS = (
@@ -53,7 +59,7 @@ _INDEXED_FIELDS = (
 
 
 class JobEnd(NamedTuple):
-    """How a Job ended: ``Complete`` or ``Failed``, and the reason."""
+    """How a Job ended: ``Complete`` or ``Failed``, and the reason on one line."""
 
     kind: str
     reason: str
@@ -71,8 +77,8 @@ def finished(job: Mapping[str, Any], *, early: bool = False) -> JobEnd | None:
     for condition in map(mapping, items(at(job, "status").get("conditions"))):
         kind = kinds.get(text(condition.get("type")))
         if kind and condition.get("status") == "True":
-            reason = f"{condition.get('reason', '')}: {condition.get('message', '')}"
-            return JobEnd(kind, reason.strip(": "))
+            reason = f"{text(condition.get('reason'))}: {text(condition.get('message'))}"
+            return JobEnd(kind, one_line(reason.strip(": ")))
     return None
 
 
@@ -128,7 +134,7 @@ def with_deleted(
 
 def index_of(pod: Mapping[str, Any]) -> str:
     """Return the index of a pod in an Indexed Job; empty for a pod of another Job."""
-    return text(at(pod, "metadata", "annotations").get(INDEX))
+    return one_line(text(at(pod, "metadata", "annotations").get(INDEX)))
 
 
 def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -198,16 +204,16 @@ def command_job(
     """Build a Job that runs a command of the worker, from the template of a CronJob.
 
     It makes one attempt, in one pod, and has no owner. ``deadline_s`` is its activeDeadlineSeconds;
-    None: that of the template, and at least COMMAND_DEADLINE_S. PASS_DEADLINE is shorter, so that
-    the command can still report why it ends. ``user`` is who runs it, as the log of what people did
-    has it: the user of the image has no name. Raises ValueError if no container of the template
-    runs the worker, or if a script does.
+    at least LEAST_DEADLINE_S; None: that of the template, and at least COMMAND_DEADLINE_S.
+    PASS_DEADLINE is shorter, so that the command can still report why it ends. ``user`` is who runs
+    it, as the log of what people did has it: the user of the image has no name. Raises ValueError
+    if no container of the template runs the worker, or if a script does.
     """
-    template = cronjob["spec"]["jobTemplate"]
-    spec = template["spec"]
+    template = at(cronjob, "spec", "jobTemplate")
+    spec = at(template, "spec")
     if deadline_s is None:
         deadline_s = max(COMMAND_DEADLINE_S, int(spec.get("activeDeadlineSeconds") or 0))
-    variables = {"PASS_DEADLINE": f"{max(6, deadline_s - min(START_S, deadline_s // 2))}"}
+    variables = {"PASS_DEADLINE": f"{deadline_s - min(START_S, deadline_s // 2)}"}
     if user:
         variables["LOGNAME"] = user
     if spec.get("completionMode") == "Indexed":
@@ -239,8 +245,12 @@ def _command_template(
     ours = [container for container in workers(spec, labels) if container.is_main]
     if not ours:
         raise ValueError("no container of its template runs ops-worker")
-    command = with_arguments(ours[0].content, arguments)
-    env = [entry for entry in items(command.get("env")) if entry.get("name") not in variables]
+    command = with_arguments(ours[0].content, [_literal(word) for word in arguments])
+    env = [
+        entry
+        for entry in map(mapping, items(command.get("env")))
+        if entry.get("name") not in variables
+    ]
     command["env"] = env + [{"name": name, "value": value} for name, value in variables.items()]
     # Of several passes in one pod, only the first one makes room for the command.
     others = {container.name for container in ours[1:]}
@@ -252,6 +262,16 @@ def _command_template(
     metadata = {**at(template, "metadata"), "labels": {**labels, RUN_LABEL: "command"}}
     # With OnFailure, Kubernetes would delete the pod and its log when the command fails.
     return {"metadata": metadata, "spec": {**spec, "containers": mains, "restartPolicy": "Never"}}
+
+
+def _literal(word: str) -> str:
+    """Return an argument that Kubernetes passes on as it is written here.
+
+    In arguments it replaces ``$(NAME)`` by the variable of the container, which may be a secret,
+    and ``$$`` by ``$``. Source: kubernetes.io, "Define a Command and Arguments for a Container",
+    and API reference, "Container", field ``args``.
+    """
+    return word.replace("$", "$$")
 
 
 def _single_attempt(policy: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ops_worker.core.start_problems import (
     is_start_problem,
     remedy,
 )
-from ops_worker.errors import severity
+from ops_worker.errors import OpsWorkerError, severity
 from ops_worker.text import format_age, one_line
 
 if TYPE_CHECKING:
@@ -61,10 +61,19 @@ def worker_names(pod: Mapping[str, Any]) -> list[str]:
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state in which the worker's container ended, or None if it has not ended.
 
-    Of several containers, the one with the worst exit code counts.
+    Of several containers, the one with the worst exit code counts. The state has an exit code.
     """
     end = _worst_end(pod)
-    return None if end is None else dict(end[1])
+    return None if end is None else {**end[1], "exitCode": exit_code(end[1])}
+
+
+def exit_code(end: Mapping[str, Any]) -> int:
+    """Return the exit code of a container that ended.
+
+    Without one, it is that of a failure: what is unknown is never shown as a success.
+    """
+    code = end.get("exitCode")
+    return code if isinstance(code, int) else OpsWorkerError.exit_code
 
 
 def end_text(pod: Mapping[str, Any]) -> str:
@@ -82,7 +91,7 @@ def _worst_end(pod: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     ends = [(name, at(states.get(name), "terminated")) for name in worker_names(pod)]
     if not ends or not all(state for _, state in ends):
         return None
-    return max(ends, key=lambda end: severity(end[1]["exitCode"]))
+    return max(ends, key=lambda end: severity(exit_code(end[1])))
 
 
 def memory_limit(pod: Mapping[str, Any], name: str) -> str:

@@ -22,6 +22,11 @@ PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailab
 """The reasons of a pod whose image cannot be pulled."""
 START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
 """The reasons of a container that ended because its program could not be started."""
+APPLY_AGAIN = "apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"
+"""What creates an object of the manifests that is missing.
+
+`kubectl apply -f k8s/` would create a second installation, because those files name a namespace.
+"""
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -89,7 +94,7 @@ _REMEDIES = _remedies(
     ),
     (
         r'configmap "(?P<name>ops-worker(?:-catalogue)?)" not found',
-        "create ConfigMap {name}: apply the manifests again, for example `kubectl apply -f k8s/`",
+        f"create ConfigMap {{name}}: {APPLY_AGAIN}",
     ),
     (
         r'configmap "(?P<name>[^"]+)" not found',
@@ -170,6 +175,13 @@ _REMEDIES = _remedies(
         "create the ServiceAccount: `{kubectl} create serviceaccount {name}`",
     ),
     (
+        r"no PriorityClass with name (?P<name>\S+) was found",
+        (
+            f"{APPLY_AGAIN}; or create the PriorityClass: "
+            "`kubectl create priorityclass {name} --value=NUMBER`"
+        ),
+    ),
+    (
         r"violates PodSecurity",
         "set the securityContext that the message names, as the manifests do",
     ),
@@ -238,7 +250,7 @@ _BY_REASON = {
     ),
     "FailedMount": "check the volumes of the pod's template: `{kubectl} describe pod`",
     "FailedAttachVolume": "check the volumes of the pod's template: `{kubectl} describe pod`",
-    "FailedCreate": "see `{kubectl} describe job`",
+    "FailedCreate": "see `{kubectl} describe {owner}`",
 }
 """What to do by reason, if no message is known. A reason that is not here is no problem."""
 
@@ -248,10 +260,11 @@ def is_start_problem(reason: str) -> bool:
     return reason in _BY_REASON
 
 
-def remedy(reason: str, message: str, kubectl: str = "kubectl") -> str:
+def remedy(reason: str, message: str, kubectl: str = "kubectl", owner: str = "job") -> str:
     """Return what to do about a pod that cannot start.
 
-    ``kubectl`` is how a command for the pod's namespace begins.
+    ``kubectl`` is how a command for the pod's namespace begins. ``owner`` is what creates the pod:
+    its kind and, where that is known, its name.
     """
     candidates = _REMEDIES
     if reason in PULL_REASONS:
@@ -261,7 +274,7 @@ def remedy(reason: str, message: str, kubectl: str = "kubectl") -> str:
         if match:
             names = {name: one_line(value or "") for name, value in match.groupdict().items()}
             return candidate.text.format(kubectl=kubectl, **names)
-    return _BY_REASON.get(reason, "see `{kubectl} describe`").format(kubectl=kubectl)
+    return _BY_REASON.get(reason, "see `{kubectl} describe`").format(kubectl=kubectl, owner=owner)
 
 
 def cause(message: str) -> str:
@@ -269,7 +282,7 @@ def cause(message: str) -> str:
     return one_line(_LOGIN.sub("***@", " ".join(message.split())), MAX_CAUSE)
 
 
-def described(reason: str, message: str, kubectl: str = "kubectl") -> str:
-    """Return a reason, its whole message, and what to do."""
+def described(reason: str, message: str, kubectl: str = "kubectl", owner: str = "job") -> str:
+    """Return a reason, its whole message, and what to do. See ``remedy``."""
     problem = ": ".join(filter(None, (one_line(reason), cause(message))))
-    return f"{problem}; {remedy(reason, message, kubectl)}"
+    return f"{problem}; {remedy(reason, message, kubectl, owner)}"

@@ -92,9 +92,9 @@ def test_other_labels(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> 
 
 
 ERRORS = [
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: the namespace does not exist; name another namespace with -n, or run `kubectl apply -f k8s/`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or run `kubectl apply -f k8s/`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: the namespace does not exist; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
+    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
     (["trigger", "metrics"], {}, 2, "no CronJob ops-worker-metrics in namespace ops: existing CronJobs: ops-worker-health"),
     (["trigger", "other"], {}, 2, "no CronJob other in namespace ops: existing CronJobs: ops-worker-health"),
     (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, "not permitted to list pods in namespace ops: grant it in a Role of that namespace, bound to this account"),

@@ -133,12 +133,12 @@ def test_quota(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         with faulty("t-quota", lambda _: None) as cronjob:
             row_with(capsys, cronjob, text)
-        arguments = ["trigger", "--args", "check", "--wait", "--timeout", "10", "-n", NAMESPACE]
+        arguments = ["trigger", "--args", "check", "--wait", "--timeout", "12", "-n", NAMESPACE]
         assert main(arguments) == 1
     finally:
         kubectl("-n", NAMESPACE, "delete", "quota", "t-none")
     last_line = capsys.readouterr().err.splitlines()[-1]
-    assert f"exceeded activeDeadlineSeconds (10 s): {text}" in last_line
+    assert f"exceeded activeDeadlineSeconds (12 s): {text}" in last_line
     assert "describe resourcequota t-none" in last_line
 
 

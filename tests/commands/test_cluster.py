@@ -66,6 +66,32 @@ def test_json_and_warnings(server: ApiServer, capsys: pytest.CaptureFixture[str]
     assert "no successful run for" in row["warnings"][0]
 
 
+def test_null_status(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CronJob that the controller has not seen yet may have a status of null."""
+    new = cronjob() | {"status": None}
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [new]})
+    assert main(["cluster"]) == 0
+    assert "ops-worker-health" in capsys.readouterr().out
+
+
+def test_suspended(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A suspended CronJob of a pass is a warning; that of init-db is not."""
+    items = []
+    for command in ("health", "init-db"):
+        item = cronjob(f"ops-worker-{command}")
+        item["metadata"]["namespace"] = "ops"
+        container = {"name": "ops-worker", "args": [command]}
+        item["spec"]["jobTemplate"]["spec"] = {"template": {"spec": {"containers": [container]}}}
+        items.append(item)
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": items})
+    assert main(["cluster", "--output", "json", "--fail-on-warnings"]) == 4
+    health, init_db = json.loads(capsys.readouterr().out)["cronjobs"]
+    (warning,) = health["warnings"]
+    resume = """kubectl -n ops patch cronjob ops-worker-health -p '{"spec":{"suspend":false}}'"""
+    assert f"to resume it, run `{resume}`" in warning
+    assert init_db["warnings"] == []
+
+
 def test_trigger(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     """The Job equals the one that `kubectl create job --from` builds."""
     assert main(["trigger", "health"]) == 0

@@ -144,7 +144,12 @@ def test_deployment_and_leftover(server: ApiServer, capsys: pytest.CaptureFixtur
         "lastSuccessfulTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     crashed = pod()
-    crashed["metadata"] = {"name": "sidecar-x", "namespace": "ops", "labels": LABELS}
+    crashed["metadata"] = {
+        "name": "sidecar-x",
+        "namespace": "ops",
+        "labels": LABELS | {"pod-template-hash": "5d"},
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "ops-worker-sidecar-5d"}],
+    }
     crashed["status"]["containerStatuses"] = [
         {
             "name": "ops-worker",

@@ -142,5 +142,5 @@ def test_bad(
     assert main(["report", "-o", target]) == 2
     assert (
         capsys.readouterr().err
-        == "ops-worker report: report needs an extra: pip install 'ops-worker[report]' (jinja2 is missing)\n"
+        == "ops-worker report: report needs an extra: pip install 'ops-worker[report]', or an image built with EXTRAS=report (jinja2 is missing)\n"
     )

@@ -92,6 +92,41 @@ def test_other_template(server: ApiServer, capsys: pytest.CaptureFixture[str]) -
     assert "no CronJob ops-worker-metrics" in last_error_line(capsys)
 
 
+def release(name: str, command: str) -> dict[str, Any]:
+    """Return a CronJob of a Helm release that runs a command."""
+    source = cronjob(f"{name}-{command}")
+    source["metadata"]["labels"] = {"app.kubernetes.io/component": command}
+    containers = [WORKER | {"args": [command]}]
+    source["spec"]["jobTemplate"]["spec"] = {"template": {"spec": {"containers": containers}}}
+    return source
+
+
+@pytest.mark.parametrize("command", ["health", "metrics", "init-db"])
+def test_name_of_a_release(server: ApiServer, command: str) -> None:
+    """The only CronJob that runs a pass is found, whatever it is called."""
+    del server.answers[f"GET {BATCH}/cronjobs/ops-worker-health"]
+    items = [cronjob("shop"), *(release("acme", name) for name in ("health", "metrics", "init-db"))]
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": items})
+    assert main(["trigger", command]) == 0
+    (owner,) = created(server)["metadata"]["ownerReferences"]
+    assert owner["name"] == f"acme-{command}"
+
+
+def test_several_releases(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several CronJobs that run a pass, one has to be named."""
+    items = [release("acme", "health"), release("other", "health")]
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": items})
+    assert main(["trigger", "health"]) == 0
+    del server.answers[f"GET {BATCH}/cronjobs/ops-worker-health"]
+    assert main(["trigger", "health"]) == 2
+    assert last_error_line(capsys) == (
+        "ops-worker trigger: several CronJobs in namespace ops run health: "
+        "name one of acme-health, other-health"
+    )
+    assert main(["trigger", "metrics"]) == 2
+    assert "existing CronJobs: acme-health, other-health" in last_error_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -99,6 +134,10 @@ def test_other_template(server: ApiServer, capsys: pytest.CaptureFixture[str]) -
         (["--args", " "], "it is empty; write for example --args 'alerts list'"),
         (["--args", "ops-worker"], "it is empty; write for example --args 'alerts list'"),
         ([], "name a pass (health, metrics, rollup, init-db), or a command with --args"),
+        (
+            ["--args", "check", "--timeout", "11.9"],
+            "--timeout 11.9: with --args it is at least 12, because half of it is left for the start of the pod",
+        ),
         (["health", "--timeout", "soon"], "soon is not a number of seconds, 0.1 to 86400"),
         (["health", "--timeout", "nan"], "nan is not a number of seconds, 0.1 to 86400"),
         (["health", "--timeout", "0"], "0 is not a number of seconds, 0.1 to 86400"),

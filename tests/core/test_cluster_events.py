@@ -131,5 +131,7 @@ def test_creation_failure() -> None:
         "raise ResourceQuota none, or delete what uses it up: "
         "`kubectl -n ops describe resourcequota none`"
     )
+    unknown = creation_failure(job, [read(event("Job/j", "FailedCreate", "what"))])
+    assert unknown.endswith("FailedCreate: what; see `kubectl -n ops describe job j`")
     assert creation_failure(job, [read(event("Job/j", "Completed", ""))]) == ""
     assert creation_failure(job, [read(event("Job/other", "FailedCreate", ""))]) == ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ops_worker.core.cluster_events import event_of
-from ops_worker.core.cronjobs import CronJobState, Objects, row
+from ops_worker.core.cronjobs import CronJobState, Objects, row, runs
 from ops_worker.core.jobs import (
     finished,
     job_of,
@@ -148,6 +148,19 @@ def test_missing_status() -> None:
         minutely,
     )
     assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
+    new["status"] = None
+    job = JOB | {"status": None}
+    pod = {"metadata": {"name": "p", "labels": POD_LABELS}, "status": None}
+    assert row_of(new, [job], [pod], NOW, minutely).warnings == ()
+
+
+@pytest.mark.parametrize("code", [{}, {"exitCode": None}])
+def test_no_exit_code(code: dict[str, None]) -> None:
+    """An end without an exit code is no success."""
+    pod = ended(0, "gone", "2026-03-01T12:09:00Z")
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": code | {"message": "gone"}}
+    found = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert found.warnings == ("ops-worker-health: the last pass failed with exit code 1: gone",)
 
 
 OOM = "OOMKilled: raise resources.limits.memory of the container (the manifests set 128Mi)"
@@ -252,6 +265,26 @@ def test_newest_of_the_same_second() -> None:
     assert (found.exit_code, found.summary) == (0, "exit 0")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "component", "command", "expected"),
+    [
+        (["health"], "", "health", True),
+        (["health"], "", "metrics", False),
+        (["health"], "metrics", "metrics", False),
+        (["init-db"], "init-db", "init-db", True),
+        (["init-db"], "", "init-db", False),
+        (None, "health", "health", False),
+    ],
+)
+def test_runs(arguments: list[str] | None, component: str, command: str, *, expected: bool) -> None:
+    """The containers show which pass a CronJob runs; a label names another command."""
+    source = cronjob()
+    source["metadata"]["labels"] = {"app.kubernetes.io/component": component}
+    container = {"name": "shop"} if arguments is None else {"name": "ops-worker", "args": arguments}
+    source["spec"]["jobTemplate"] = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    assert runs(source, command) is expected
+
+
 def test_warnings_are_not_repeated() -> None:
     """The same warning of two pods is shown once."""
     waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
@@ -300,6 +333,8 @@ def test_event() -> None:
         "ingest is unhealthy: http 503",
         "2026-03-01T12:10:00Z",
     )
+    noisy = event_of({"name": "ops-worker-health"}, "ops", "ingest", "a\x1b[2J\nb", NOW)
+    assert noisy["message"] == "ingest is unhealthy: a [2J b"
     assert (
         event_of({"name": "ops-worker-health"}, "ops", "ingest", "", NOW)["reason"]
         == "ServiceRecovered"

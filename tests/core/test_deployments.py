@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops_worker.core.cluster_events import read
-from ops_worker.core.deployments import leftovers, passes_of, row, selects
+from ops_worker.core.deployments import leftovers, owns, passes_of, row, suspended
 from tests.kubernetes_api import event
 
 pytestmark = pytest.mark.unit
@@ -47,7 +47,12 @@ def pod(
     """Return a pod of the Deployment; ``states`` are ``state`` and ``lastState``."""
     status = {"name": "ops-worker", "ready": ready, "restartCount": restarts} | states
     return {
-        "metadata": {"name": "ops-worker-sidecar-5d-x", "namespace": "ops", "labels": LABELS},
+        "metadata": {
+            "name": "ops-worker-sidecar-5d-x",
+            "namespace": "ops",
+            "labels": LABELS | {"pod-template-hash": "5d"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "ops-worker-sidecar-5d"}],
+        },
         "spec": template("sidecar", "metrics", limit="12Mi")["spec"],
         "status": {"phase": phase, "containerStatuses": [status]},
     }
@@ -98,6 +103,22 @@ def test_restarted() -> None:
     assert "after exit code 1: ;" in warning
 
 
+def test_nulls() -> None:
+    """A field may be null; without a number of replicas there is one."""
+    empty = deployment(ready=1)
+    empty["spec"]["replicas"] = None
+    running = pod(ready=True, state={"running": {}}, restartCount=None)
+    state = row(empty, [running], NOW)
+    assert (state.replicas, state.restarts, state.warnings) == (1, 0, ())
+    looping = {"waiting": {"reason": "CrashLoopBackOff"}}
+    unknown = {"terminated": {"exitCode": None, "message": "gone"}}
+    broken = pod(restartCount=None, state=looping, lastState=unknown)
+    (warning,) = row(empty, [broken], NOW).warnings
+    assert "0 restarts, the last one after exit code 1: gone" in warning
+    empty["status"] = None
+    assert row(empty, [], NOW).ready == 0
+
+
 def test_not_ready() -> None:
     """A pod that runs and is not ready shows the answer of its probe."""
     running = pod(state={"running": {}})
@@ -135,6 +156,9 @@ def test_no_pod() -> None:
         "reason": "ProgressDeadlineExceeded",
         "message": 'ReplicaSet "a" has timed out progressing.',
     }
+    unknown = quota | {"message": "what"}
+    (warning,) = row(deployment(conditions=[unknown]), [], NOW).warnings
+    assert warning.endswith("see `kubectl -n ops describe deployment ops-worker-sidecar`")
     fine = {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable"}
     first, second = row(deployment(conditions=[quota, fine, late]), [], NOW).warnings
     assert "cannot create its pods: FailedCreate: " in first and "ResourceQuota none" in first
@@ -142,11 +166,18 @@ def test_no_pod() -> None:
 
 
 def test_pods_of_others() -> None:
-    """Only pods with the labels of the selector count, and only the worker's containers."""
-    foreign = pod(state={"running": {}})
-    foreign["metadata"]["labels"] = {"a": "b"}
-    assert not selects(deployment(), foreign)
-    assert not selects({"spec": {}}, foreign)
+    """Only pods of the Deployment's ReplicaSets count, and only the worker's containers."""
+    foreign = pod(restarts=5, state={"running": {}})
+    foreign["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "acme-sidecar-5d"}]
+    assert owns(deployment(), pod())
+    for owners in (foreign["metadata"]["ownerReferences"], None, [None], [{"kind": "Job"}]):
+        other = pod()
+        other["metadata"]["ownerReferences"] = owners
+        assert not owns(deployment(), other)
+    # The name of one Deployment may begin with that of another one.
+    longer = pod()
+    longer["metadata"]["ownerReferences"][0]["name"] = "ops-worker-sidecar-b-5d"
+    assert not owns(deployment(), longer)
     mesh = pod(ready=True, state={"running": {}})
     mesh["status"]["containerStatuses"].append(
         {"name": "mesh", "ready": False, "restartCount": 7, "lastState": end(1)}
@@ -195,6 +226,26 @@ def test_leftovers() -> None:
     assert list(leftovers([cronjob("metrics", suspended=True)], [deployment()])) == []
     assert list(leftovers(both, [deployment(replicas=0)])) == []
     assert list(leftovers([cronjob("health")], [deployment()])) == []
+
+
+def test_suspended() -> None:
+    """A suspended CronJob of a pass is a warning with the command that resumes it."""
+    health = cronjob("health", suspended=True)
+    health["metadata"]["namespace"] = "ops"
+    assert list(suspended(health, [deployment()])) == [
+        "ops-worker-health: suspended, so that the health pass does not run; to resume it, run "
+        '`kubectl -n ops patch cronjob ops-worker-health -p \'{"spec":{"suspend":false}}\'`'
+    ]
+    assert list(suspended(cronjob("health"), [])) == []
+    assert list(suspended(cronjob("init-db", suspended=True), [])) == []
+
+
+def test_suspended_beside_a_deployment() -> None:
+    """A CronJob is no problem while a Deployment runs its pass."""
+    metrics = cronjob("metrics", suspended=True)
+    assert list(suspended(metrics, [deployment()])) == []
+    (warning,) = suspended(metrics, [deployment(replicas=0)])
+    assert "the metrics pass does not run" in warning
 
 
 def test_leftover_beside_an_application() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -87,17 +88,53 @@ def test_command() -> None:
 
 @pytest.mark.parametrize(
     ("template_s", "asked_s", "deadline_s", "pass_deadline"),
-    [(600, None, 600, "540"), (None, None, 300, "240"), (50, 20, 20, "10"), (50, 3, 3, "6")],
+    [(600, None, 600, "540"), (None, None, 300, "240"), (50, 20, 20, "10"), (50, 12, 12, "6")],
 )
 def test_deadlines(
     template_s: int | None, asked_s: int | None, deadline_s: int, pass_deadline: str
 ) -> None:
-    """The command ends before its Job is killed, unless there is hardly any time."""
+    """The command ends before its Job is killed."""
     source = cronjob(activeDeadlineSeconds=template_s)
     spec = command_job(source, ["check"], "m1", asked_s)["spec"]
     assert spec["activeDeadlineSeconds"] == deadline_s
     (container,) = spec["template"]["spec"]["containers"]
     assert {"name": "PASS_DEADLINE", "value": pass_deadline} in container["env"]
+
+
+def expanded(word: str, variables: dict[str, str]) -> str:
+    """Expand an argument as the kubelet does.
+
+    Source: kubernetes, third_party/forked/golang/expansion/expand.go.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match["name"]
+        return "$" if name is None else variables.get(name, match[0])
+
+    return re.sub(r"\$(?:\$|\((?P<name>[^)]*)\))", value, word)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "$(PG_PASS)",
+        "$$(PG_PASS)",
+        "$$$(PG_PASS)",
+        "$",
+        "$$",
+        "$$$",
+        "a$b$(",
+        "$(A)$(PG_PASS)$",
+        "x",
+    ],
+)
+def test_no_variable_is_expanded(word: str) -> None:
+    """The command receives its words as they were typed, and never the value of a variable."""
+    assert expanded("$(PG_PASS) $$(A) $(B)", {"PG_PASS": "hush"}) == "hush $(A) $(B)"
+    source = cronjob({"name": "ops-worker", "command": ["ops-worker"], "args": ["health"]})
+    job = command_job(source, ["maintenance", "start", "--reason", word], "m1")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert expanded(container["args"][-1], {"PG_PASS": "hush", "A": "hush"}) == word
 
 
 def test_sharded() -> None:
@@ -130,6 +167,21 @@ def test_user() -> None:
     spec = command_job(cronjob(), ["maintenance", "end"], "m1", None, "kim")["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     assert {"name": "LOGNAME", "value": "kim"} in container["env"]
+
+
+def test_nulls() -> None:
+    """A field may be null."""
+    source = cronjob({"name": "ops-worker", "env": None}, activeDeadlineSeconds=None)
+    source["spec"]["jobTemplate"]["metadata"] = None
+    assert command_job(source, ["x"], "m")["spec"]["activeDeadlineSeconds"] == COMMAND_DEADLINE_S
+    pod = shard(1, 0)
+    for code in ({}, {"exitCode": None}):
+        pod["status"]["containerStatuses"][0]["state"] = {"terminated": code | {"message": "why"}}
+        job = {"spec": {"completionMode": "Indexed", "completions": 2}}
+        assert shard_problems(job, [pod]) == ["shard 1 of 2 failed with exit code 1: why"]
+    source["spec"]["jobTemplate"] = None
+    with pytest.raises(ValueError, match="no container of its template runs ops-worker"):
+        command_job(source, ["x"], "m")
 
 
 def test_without_a_policy() -> None:
@@ -192,6 +244,23 @@ def test_shards() -> None:
     assert shard_problems(job, pods) == ["shard 1 of 3 failed with exit code 3: why"]
     assert shard_count({"spec": {"completions": 3}}) == 0
     assert shard_problems({"spec": {"completions": 3}}, pods) == []
+
+
+def test_reason_on_one_line() -> None:
+    """No control character of a condition reaches the terminal."""
+    condition = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "A\x1b[2J",
+        "message": "b\r\nc\x9b1m",
+    }
+    job = {"metadata": {"name": "j"}, "status": {"conditions": [condition]}}
+    assert finished(job) == ("Failed", "A [2J: b c 1m")
+    assert unexplained_failure(job, []).endswith("shows the reason: A [2J: b c 1m")
+    pod = shard(1, 3)
+    pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "1\x1b[31m"
+    spec = {"spec": {"completionMode": "Indexed", "completions": 2}}
+    assert shard_problems(spec, [pod]) == ["shard 1 [31m of 2 failed with exit code 3: why"]
 
 
 def test_failure_target() -> None:

@@ -19,7 +19,7 @@ PULL = (
     [
         (CONFIG, 'secret "ops-worker" not found', "`kubectl -n ops create secret generic ops-worker --from-literal=PG_PASS=...`"),
         (CONFIG, 'secret "tokens" not found', "`kubectl -n ops create secret generic tokens --from-literal=KEY=VALUE`"),
-        (CONFIG, 'configmap "ops-worker" not found', "create ConfigMap ops-worker: apply the manifests again"),
+        (CONFIG, 'configmap "ops-worker" not found', "create ConfigMap ops-worker: apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
         (CONFIG, 'configmap "extra" not found', "`kubectl -n ops create configmap extra --from-literal=KEY=VALUE`"),
         (CONFIG, "couldn't find key PG_PASS in Secret ops/half", "add key PG_PASS to Secret half: `kubectl -n ops edit Secret half`"),
         (CONFIG, "couldn't find key A in ConfigMap ops/half", "add key A to ConfigMap half: `kubectl -n ops edit ConfigMap half`"),
@@ -50,6 +50,7 @@ PULL = (
         ("FailedCreate", 'pods "x" is forbidden: exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0', "raise ResourceQuota none, or delete what uses it up: `kubectl -n ops describe resourcequota none`"),
         ("FailedCreate", 'pods "x" is forbidden: failed quota: q: must specify limits.cpu for: ops-worker', "ResourceQuota q requires limits.cpu"),
         ("FailedCreate", 'error looking up service account ops/nobody: serviceaccount "nobody" not found', "`kubectl -n ops create serviceaccount nobody`"),
+        ("FailedCreate", 'pods "x" is forbidden: no PriorityClass with name ops-worker was found', "apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`; or create the PriorityClass: `kubectl create priorityclass ops-worker --value=NUMBER`"),
         ("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true', "set the securityContext that the message names"),
         ("FailedCreate", "minimum memory usage per Container is 1Gi, but request is 64Mi", "`kubectl -n ops get limitrange`"),
         ("FailedCreate", 'admission webhook "policy.example" denied the request', "webhook policy.example of the cluster refuses"),
@@ -69,6 +70,13 @@ PULL = (
 def test_remedy(reason: str, message: str, expected: str) -> None:
     """Every known message has a remedy of its own; otherwise the reason decides."""
     assert expected in remedy(reason, message, "kubectl -n ops")
+
+
+def test_owner() -> None:
+    """The object to look at has its name."""
+    assert remedy("FailedCreate", "what", "kubectl -n ops", "job a-job") == (
+        "see `kubectl -n ops describe job a-job`"
+    )
 
 
 def test_no_secret_is_suggested_for_anything_else() -> None:

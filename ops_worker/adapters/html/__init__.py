@@ -36,7 +36,12 @@ try:
     from ops_worker.adapters.html.charts import Drawing
 except ImportError as error:
     raise SettingsError(
-        [f"report needs an extra: pip install 'ops-worker[report]' ({error.name} is missing)"]
+        [
+            (
+                "report needs an extra: pip install 'ops-worker[report]', "
+                f"or an image built with EXTRAS=report ({error.name} is missing)"
+            )
+        ]
     ) from None
 
 DECIMALS = 3

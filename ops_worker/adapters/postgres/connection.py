@@ -95,6 +95,9 @@ class Store:
         """
         self._application = application
         self._changing = changing
+        # A URI changes only in a file.
+        is_file = changing is not None and "conninfo" in connection
+        self._variable = "DATABASE_URL_FILE" if is_file else "DATABASE_URL"
         self._set_parameters(connection)
         self._role = role
         self._connection: Connection | None = None
@@ -117,7 +120,7 @@ class Store:
             parameters = conninfo_to_dict(conninfo)
         except psycopg.ProgrammingError:
             raise SettingsError(
-                ["libpq cannot parse DATABASE_URL: check its parameters and %-escapes"]
+                [f"libpq cannot parse {self._variable}: check its parameters and %-escapes"]
             ) from None
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -550,10 +553,14 @@ class Store:
                 # libpq checks most values only when it connects, so they are looked at after it
                 # failed.
                 if refused := refused_parameters(self._conninfo):
-                    fault = f"DATABASE_URL or PG_*: libpq refuses the value of {', '.join(refused)}"
+                    fault = (
+                        f"{self._variable} or PG_*: libpq refuses the value of {', '.join(refused)}"
+                    )
                     raise SettingsError([fault]) from None
                 if not self._deadline_s and self._has_no_database():
-                    fault = f"DATABASE_URL or PG_DB: the server has no database {self._database}"
+                    fault = (
+                        f"{self._variable} or PG_DB: the server has no database {self._database}"
+                    )
                     raise SettingsError([fault]) from None
                 self._pause()
                 raise DatabaseError(
