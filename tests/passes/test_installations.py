@@ -477,7 +477,6 @@ class TestContested:
             assert [span["state"] for span in spans] == ["healthy", "down"]
             assert spans[0]["to"] == spans[1]["from"]
 
-
     def test_explain(
         self,
         first: Installation,
