@@ -130,6 +130,12 @@ def kept_services(
     return kept
 
 
+def installation_of(service: str) -> str:
+    """Return the installation that the name of an own alert names; empty if it names none."""
+    name, _, installation = service.partition(SEPARATOR)
+    return installation if name == OPS_WORKER else ""
+
+
 def is_own_service(service: str) -> bool:
     """Return whether a name is that of the own alert of any installation."""
     return without_installation(service) == OPS_WORKER

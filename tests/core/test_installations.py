@@ -16,6 +16,8 @@ from ops_worker.core.installations import (
     Claim,
     Neighbour,
     contested,
+    installation_of,
+    is_own_service,
     kept_by_others,
     kept_services,
     kept_warnings,
@@ -75,6 +77,10 @@ def test_the_own_alert_is_no_service() -> None:
         without_installation("ops_worker#b") == without_installation("ops_worker") == "ops_worker"
     )
     assert without_installation("ops_workers") == "ops_workers"
+    assert is_own_service("ops_worker#b") and is_own_service("ops_worker")
+    assert not is_own_service("b") and not is_own_service("b#b")
+    assert (installation_of("ops_worker#b"), installation_of("b#b")) == ("b", "")
+    assert installation_of("ops_worker") == installation_of("b") == ""
 
 
 @pytest.mark.parametrize(

@@ -477,7 +477,6 @@ class TestContested:
             assert [span["state"] for span in spans] == ["healthy", "down"]
             assert spans[0]["to"] == spans[1]["from"]
 
-
     def test_explain(
         self,
         first: Installation,
@@ -721,6 +720,38 @@ class TestReaders:
         document = self.document(capsys, "explain", "ops_worker")
         assert document["state"] == "stale"
         assert [alert["open"] for alert in document["alerts"]] == [True]
+
+    def test_explain_the_own_alert_of_another_one(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """`ops_worker#NAME` is the worker of another installation, with its passes and its alert."""
+        first.both()
+        second.both()
+        moved(database, "metrics", "b")
+        assert second().opened == ("ops_worker#b",)
+        (row,) = database.alerts()
+        first.select()
+        capsys.readouterr()
+        document = self.document(capsys, "explain", "ops_worker#b")
+        assert (document["service"], document["state"]) == ("ops_worker", "stale")
+        assert (document["installation"], document["is_elsewhere"]) == ("b", True)
+        assert [alert["id"] for alert in document["alerts"]] == [row["id"]]
+        assert document["rule"] == {"watched": "by installation b, not by this one"}
+        assert self.document(capsys, "explain", "ops_worker#ops-worker")["state"] == "healthy"
+        assert main(["alerts", "close", str(row["id"]), "--by", "ann"]) == 0
+        capsys.readouterr()
+        document = self.document(capsys, "explain", "ops_worker#b")
+        assert document["alert"] == "no alert is open: installation b decides about it"
+        assert [action["by"] for action in document["actions"]] == ["ann"]
+        assert main(["explain", "ops_worker#c"]) == 2
+        assert "ops_worker#c is not monitored" in capsys.readouterr().err
+        for service in ("ops_worker#b", "ops_worker#c"):
+            assert main(["maintenance", "start", "--service", service, "--for", "1h"]) == 2
+            assert "maintenance of ops_worker holds back" in capsys.readouterr().err
 
     def test_report(self, first: Installation, second: Installation, tmp_path: Path) -> None:
         """It counts the own passes, and names the other installation."""
