@@ -159,6 +159,17 @@ def test_kept_services() -> None:
     }
 
 
+def test_kept_services_that_were_taken_over() -> None:
+    """Of a row that this installation keeps, only one that watches the service now counts."""
+    minute = timedelta(minutes=1)
+    claims = [claim("x", 4 * minute), claim("y", 2 * minute), claim("z", 4 * minute)]
+    assert kept_services(claims, [], NOW, {"x", "y"}) == {
+        "ops_worker#b": "b",
+        "y": "b",
+        "z": "b",
+    }
+
+
 def test_neighbours() -> None:
     """Every other installation of the last week is one, by its newest row."""
     hour = timedelta(hours=1)

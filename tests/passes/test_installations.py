@@ -588,6 +588,27 @@ class TestPrune:
         assert main(["alerts", "prune"]) == 0
         assert set(database.health()) == {"a", "b"}
 
+    def test_after_a_new_name(
+        self,
+        first: Installation,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """An installation with a new name removes what it has taken over, and nothing else."""
+        first.both()
+        database.rows("UPDATE service_health SET checked_at = checked_at - interval '200 s'")
+        database.rows("UPDATE ops_worker_run SET last_at = last_at - interval '200 s'")
+        renamed = Installation(monkeypatch, tmp_path, database, "new", "b")
+        renamed("down")
+        renamed.file.write_text(NO_BUILTIN)
+        assert main(["alerts", "prune"]) == 0
+        out = capsys.readouterr().out
+        assert "kept a: installation ops-worker watches it" in out
+        assert "removed b: " in out
+        assert set(database.health()) == {"a"}
+
 
 class TestReaders:
     """What the commands show of the other installation."""
