@@ -15,6 +15,7 @@ from ops_worker.arguments import by_option, duration, env_file, output_option, r
 from ops_worker.commands.alerts import user
 from ops_worker.commands.database import opened, warn_not_recorded, write
 from ops_worker.commands.explain import named_target
+from ops_worker.core.installations import is_own_service
 from ops_worker.core.passes import (
     MAINTENANCE_LOG,
     MAINTENANCE_TABLE,
@@ -299,6 +300,9 @@ def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str
             services.append(target.name)
         elif name == OPS_WORKER:
             services.append(name)
+        elif is_own_service(name):
+            hint = f"a maintenance of {OPS_WORKER} holds back the own alerts of all installations"
+            problems.append(f"--service {one_line(name)}: {hint}")
         else:
             hint = did_you_mean(name, [*targets, OPS_WORKER])
             hint = hint or "; `ops-worker catalogue show` lists the services"

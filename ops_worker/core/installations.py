@@ -115,19 +115,31 @@ def contested(
 
 
 def kept_services(
-    claims: Iterable[Claim], others: Iterable[Neighbour], now: datetime
+    claims: Iterable[Claim],
+    others: Iterable[Neighbour],
+    now: datetime,
+    own: Container[str] = frozenset(),
 ) -> dict[str, str]:
     """Return what a person must not remove, by service: the installation that watches it.
 
     ``others`` are the ``neighbours``. The own alert of each of them stays, too: also that of an
-    installation that watches no services.
+    installation that watches no services. ``own`` are the services whose rows this installation
+    keeps. It has taken them over, so that only an installation that still watches them counts.
     """
     kept = {own_service(other.name): other.name for other in others}
     for claim in claims:
-        if now - claim.last_at <= KEPT:
+        if now - claim.last_at > KEPT:
+            continue
+        kept[own_service(claim.installation)] = claim.installation
+        if claim.service not in own or claim.is_current(now):
             kept[claim.service] = claim.installation
-            kept[own_service(claim.installation)] = claim.installation
     return kept
+
+
+def installation_of(service: str) -> str:
+    """Return the installation that the name of an own alert names; empty if it names none."""
+    name, _, installation = service.partition(SEPARATOR)
+    return installation if name == OPS_WORKER else ""
 
 
 def is_own_service(service: str) -> bool:

@@ -103,13 +103,15 @@ class UnmonitoredRow(NamedTuple):
     """A service that is no longer monitored: ``unwatched``.
 
     ``checked_at`` is None if it has no row, ``alert`` is None if it has no open alert. ``kept_by``
-    is another installation that watches it, so that it stays; empty if none does.
+    is another installation that watches it, so that it stays; empty if none does. ``installation``
+    is the one that keeps the row; empty without a row.
     """
 
     service: str
     checked_at: datetime | None
     alert: int | None
     kept_by: str = ""
+    installation: str = ""
 
 
 class ObservationRow(NamedTuple):

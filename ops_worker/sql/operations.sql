@@ -289,7 +289,11 @@ RETURNING id, substr(fingerprint, length('system-health:') + 1) AS service;
 SELECT
     coalesce(h.service, a.service) AS service,
     h.checked_at,
-    a.id AS alert
+    a.id AS alert,
+    CASE
+        WHEN h.service IS NULL THEN ''
+        ELSE coalesce(h.details ->> 'installation', 'ops-worker')
+    END AS installation
 FROM service_health AS h
 FULL JOIN (
     SELECT

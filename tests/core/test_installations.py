@@ -16,6 +16,8 @@ from ops_worker.core.installations import (
     Claim,
     Neighbour,
     contested,
+    installation_of,
+    is_own_service,
     kept_by_others,
     kept_services,
     kept_warnings,
@@ -75,6 +77,10 @@ def test_the_own_alert_is_no_service() -> None:
         without_installation("ops_worker#b") == without_installation("ops_worker") == "ops_worker"
     )
     assert without_installation("ops_workers") == "ops_workers"
+    assert is_own_service("ops_worker#b") and is_own_service("ops_worker")
+    assert not is_own_service("b") and not is_own_service("b#b")
+    assert (installation_of("ops_worker#b"), installation_of("b#b")) == ("b", "")
+    assert installation_of("ops_worker") == installation_of("b") == ""
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,17 @@ def test_kept_services() -> None:
         "ops_worker#b": "b",
         "z": DEFAULT,
         "ops_worker": DEFAULT,
+    }
+
+
+def test_kept_services_that_were_taken_over() -> None:
+    """Of a row that this installation keeps, only one that watches the service now counts."""
+    minute = timedelta(minutes=1)
+    claims = [claim("x", 4 * minute), claim("y", 2 * minute), claim("z", 4 * minute)]
+    assert kept_services(claims, [], NOW, {"x", "y"}) == {
+        "ops_worker#b": "b",
+        "y": "b",
+        "z": "b",
     }
 
 

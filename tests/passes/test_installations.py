@@ -588,6 +588,27 @@ class TestPrune:
         assert main(["alerts", "prune"]) == 0
         assert set(database.health()) == {"a", "b"}
 
+    def test_after_a_new_name(
+        self,
+        first: Installation,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """An installation with a new name removes what it has taken over, and nothing else."""
+        first.both()
+        database.rows("UPDATE service_health SET checked_at = checked_at - interval '200 s'")
+        database.rows("UPDATE ops_worker_run SET last_at = last_at - interval '200 s'")
+        renamed = Installation(monkeypatch, tmp_path, database, "new", "b")
+        renamed("down")
+        renamed.file.write_text(NO_BUILTIN)
+        assert main(["alerts", "prune"]) == 0
+        out = capsys.readouterr().out
+        assert "kept a: installation ops-worker watches it" in out
+        assert "removed b: " in out
+        assert set(database.health()) == {"a"}
+
 
 class TestReaders:
     """What the commands show of the other installation."""
@@ -720,6 +741,38 @@ class TestReaders:
         document = self.document(capsys, "explain", "ops_worker")
         assert document["state"] == "stale"
         assert [alert["open"] for alert in document["alerts"]] == [True]
+
+    def test_explain_the_own_alert_of_another_one(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """`ops_worker#NAME` is the worker of another installation, with its passes and its alert."""
+        first.both()
+        second.both()
+        moved(database, "metrics", "b")
+        assert second().opened == ("ops_worker#b",)
+        (row,) = database.alerts()
+        first.select()
+        capsys.readouterr()
+        document = self.document(capsys, "explain", "ops_worker#b")
+        assert (document["service"], document["state"]) == ("ops_worker", "stale")
+        assert (document["installation"], document["is_elsewhere"]) == ("b", True)
+        assert [alert["id"] for alert in document["alerts"]] == [row["id"]]
+        assert document["rule"] == {"watched": "by installation b, not by this one"}
+        assert self.document(capsys, "explain", "ops_worker#ops-worker")["state"] == "healthy"
+        assert main(["alerts", "close", str(row["id"]), "--by", "ann"]) == 0
+        capsys.readouterr()
+        document = self.document(capsys, "explain", "ops_worker#b")
+        assert document["alert"] == "no alert is open: installation b decides about it"
+        assert [action["by"] for action in document["actions"]] == ["ann"]
+        assert main(["explain", "ops_worker#c"]) == 2
+        assert "ops_worker#c is not monitored" in capsys.readouterr().err
+        for service in ("ops_worker#b", "ops_worker#c"):
+            assert main(["maintenance", "start", "--service", service, "--for", "1h"]) == 2
+            assert "maintenance of ops_worker holds back" in capsys.readouterr().err
 
     def test_report(self, first: Installation, second: Installation, tmp_path: Path) -> None:
         """It counts the own passes, and names the other installation."""

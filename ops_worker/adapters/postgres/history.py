@@ -22,7 +22,12 @@ from ops_worker.adapters.postgres.rollup_reads import (
     cover,
     rolled_ends,
 )
-from ops_worker.core.installations import Neighbour, neighbours, own_service
+from ops_worker.core.installations import (
+    Neighbour,
+    installation_of,
+    neighbours,
+    own_service,
+)
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import current_health
 from ops_worker.core.passes import HEALTH, METRICS
@@ -268,20 +273,23 @@ def service_history(
     """Read what is known about a service at a time, or now.
 
     ``target`` is None if the service is not monitored. ``needed`` are the services that it needs,
-    directly and through others. Raises SettingsError if the time is in the
-    future by the database's clock.
+    directly and through others. ``ops_worker#NAME`` is the worker itself, of the installation NAME.
+    Raises SettingsError if the time is in the future by the database's clock.
     """
     now = transaction.now
     at = at or now
     if at > now:
         clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
         raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
+    owner = installation_of(service)
+    if owner:
+        service = OPS_WORKER
     row = None
     if "service_health" in transaction.present:
         name = {"service": service}
         row = transaction.query(HealthRow, "service_row", name).fetchone()
     # Only the passes of the installation that keeps the row say whether it is believed.
-    keeper = row.installation if row else transaction.installation
+    keeper = row.installation if row else owner or transaction.installation
     passes = pass_records(transaction, at, keeper)
     alerts_of = own_service(keeper) if service == OPS_WORKER else service
     parameters = {
@@ -314,7 +322,7 @@ def service_history(
         in_maintenance=flag is not None and flag.value == 1,
         maintenance_until=_maintenance_until(transaction, service) if at == now else None,
         maintenances=[row for row in maintenances(transaction, at, at) if row.covers(service)],
-        actions=read_actions(transaction, before(at, length), at, [service]),
+        actions=read_actions(transaction, before(at, length), at, sorted({service, alerts_of})),
         needed=_health_at(transaction, needed, at, passes) if needed else {},
         blind=blind_passes(transaction, keeper) if at == now else (),
     )

@@ -216,7 +216,8 @@ def prune(
     others: list[Neighbour] = []
     if any(is_own_service(row.service) for row in rows):
         others = _recorded_installations(transaction)
-    kept = kept_services(claims(transaction), others, transaction.now)
+    own = {row.service for row in rows if row.installation == transaction.installation}
+    kept = kept_services(claims(transaction), others, transaction.now, own)
     rows = [row._replace(kept_by=kept.get(row.service, "")) for row in rows]
     names = tuple(row.service for row in rows if not row.kept_by)
     if names and not dry_run:

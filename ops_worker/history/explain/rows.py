@@ -111,8 +111,11 @@ def before(at: datetime, length: timedelta) -> datetime:
 def is_known(history: ServiceHistory) -> bool:
     """Return whether anything is known about the service: a row, a sample, an alert, a span.
 
-    The worker and its database are always known.
+    The worker and its database are always known; the worker of another installation is if one of
+    its passes was recorded.
     """
+    if history.is_elsewhere and history.service == OPS_WORKER:
+        return bool(history.passes or history.alerts)
     if history.service in {OPS_WORKER, POSTGRES}:
         return True
     if history.ledger is not None and history.ledger.is_recorded:

@@ -23,6 +23,8 @@ def describe_rule(service: str, rule: Rule, *, elsewhere: str = "") -> dict[str,
     """
     if rule.target is not None:
         return _describe_target(rule.target, rule)
+    if elsewhere:
+        return {"watched": f"by installation {elsewhere}, not by this one"}
     if service == OPS_WORKER:
         return _describe_own_alert(rule)
     if service == POSTGRES:
@@ -30,8 +32,6 @@ def describe_rule(service: str, rule: Rule, *, elsewhere: str = "") -> dict[str,
             "healthy when": "it answers at least one figure of the metrics pass",
             "an alert opens": "never",
         }
-    if elsewhere:
-        return {"watched": f"by installation {elsewhere}, not by this one"}
     alone = "its row and its alert, where there are any, go with `ops-worker alerts prune`"
     return {"watched": f"no; {alone}"}
 
