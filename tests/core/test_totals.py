@@ -59,8 +59,8 @@ def blocks(period_s: int) -> st.SearchStrategy[list[Block]]:
 
 
 def rows(
-    drawn: Sequence[Block], period_s: int, begun: int = 0
-) -> tuple[list[Run], list[Span], int]:
+    drawn: Sequence[Block], period_s: int, begun: float = 0
+) -> tuple[list[Run], list[Span], float]:
     """Return what these passes record, and the second after the last one."""
     ledger = Recorder()
     second = begun
