@@ -170,14 +170,14 @@ class TestCommandLine:
         class Cluster:
             namespace = "test"
 
-            def cronjob(self, name: str) -> dict[str, Any]:
-                asked.append(name)
+            def cronjob_of(self, command: str) -> dict[str, Any]:
                 return {
-                    "metadata": {"name": name, "uid": "u"},
+                    "metadata": {"name": f"ops-worker-{command}", "uid": "u"},
                     "spec": {"jobTemplate": {"spec": {}}},
                 }
 
             def create_job(self, job: dict[str, Any]) -> str:
+                asked.append(job["metadata"]["ownerReferences"][0]["name"])
                 return str(job["metadata"]["name"])
 
         monkeypatch.setattr(trigger, "connect", lambda _: Cluster())
