@@ -52,9 +52,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             changes.extend(database.migrate(standalone=options.standalone))
         finally:
             _print(changes)
-        if not options.standalone:
-            _print_platform(database)
-        elif not settings.samples_days:
+        if options.standalone and not settings.samples_days:
             _print_retention(database)
     if faults := [change.fault for change in changes if change.fault]:
         raise SchemaError("; ".join(faults))
@@ -69,20 +67,6 @@ def _print(changes: list[Change]) -> None:
     for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
         if not change.fault:
             print(f"{change.subject}: {change.action}")
-
-
-def _print_platform(database: Store) -> None:
-    """Print which tables of the platform are missing: no health pass runs without them."""
-    from ops_worker.adapters.postgres import STANDALONE_TABLES
-
-    present = database.read(
-        lambda transaction: transaction.present, optional_tables=STANDALONE_TABLES
-    )
-    if missing := [name for name in STANDALONE_TABLES if name not in present]:
-        print(
-            f"not there: {', '.join(missing)}, which the platform creates; "
-            "where there is no platform, run `ops-worker init-db --standalone`"
-        )
 
 
 def _print_retention(database: Store) -> None:
