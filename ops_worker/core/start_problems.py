@@ -9,9 +9,12 @@ kubelet, the scheduler and the API server of Kubernetes 1.31, and of containerd.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_CAUSE = 1024
 """The most characters of a cause that are shown: those that an Event's message may have.
@@ -37,11 +40,11 @@ class _Remedy(NamedTuple):
     text: str
 
 
-def _remedies(*pairs: tuple[str, str]) -> tuple[_Remedy, ...]:
+def _remedies(pairs: Iterable[tuple[str, str]]) -> tuple[_Remedy, ...]:
     return tuple(_Remedy(re.compile(pattern, re.IGNORECASE), text) for pattern, text in pairs)
 
 
-_PULL_REMEDIES = _remedies(
+_PULL_ANSWERS = (
     (
         r"unauthorized|authorization|\b40[13]\b|denied|no basic auth",
         (
@@ -79,8 +82,9 @@ _PULL_REMEDIES = _remedies(
     ),
 )
 """What to do about an image that cannot be pulled, by the registry's or the network's answer."""
+_PULL_REMEDIES = _remedies(_PULL_ANSWERS)
 
-_REMEDIES = _remedies(
+_MESSAGES = (
     (
         r'secret "(?P<name>ops-worker)" not found',
         "create the Secret: `{kubectl} create secret generic {name} --from-literal=PG_PASS=...`",
@@ -221,6 +225,7 @@ _REMEDIES = _remedies(
     ),
 )
 """What to do by message, whatever the reason is. The first pattern that matches counts."""
+_REMEDIES = _remedies(_MESSAGES)
 
 _BY_REASON = {
     "ErrImagePull": "check the image's name, and that the cluster can pull it",

@@ -264,12 +264,7 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
     service needs. ``states`` is the number of states of each service.
     """
     records = {**rows.others, rows.installation: rows.passes}
-    keepers = {series_of.get(row.service, row.service): row.installation for row in rows.services}
-    series = []
-    for item in rows.series:
-        keeper = keepers.get(item.service or "", rows.installation)
-        metrics_s = period_of(records.get(keeper, ()), METRICS.name)
-        series.append(_series(item, rows.now, metrics_s))
+    series = _all_series(rows, series_of, records)
     latencies = {item.service: item.history for item in series if item.metric == PROBE_LATENCY_MS}
     past = _Past(latencies)
     since_s = rows.since_s
@@ -307,6 +302,21 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
         installation=one_line(rows.installation),
         other_installations=[one_line(row.name) for row in rows.neighbours],
     )
+
+
+def _all_series(
+    rows: StatusRows,
+    series_of: Mapping[str, str],
+    records: Mapping[str, Sequence[PassRecord]],
+) -> list[SeriesStatus]:
+    """Return the series, each judged by the metrics pass of the installation that keeps it."""
+    keepers = {series_of.get(row.service, row.service): row.installation for row in rows.services}
+    series = []
+    for item in rows.series:
+        keeper = keepers.get(item.service or "", rows.installation)
+        metrics_s = period_of(records.get(keeper, ()), METRICS.name)
+        series.append(_series(item, rows.now, metrics_s))
+    return series
 
 
 def _with_causes(

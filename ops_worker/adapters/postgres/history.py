@@ -263,6 +263,13 @@ def incidents(transaction: Transaction, since_s: float) -> list[AlertRow]:
     return transaction.query(AlertRow, "incidents", parameters).fetchall()
 
 
+def _check_past(at: datetime, now: datetime) -> None:
+    """Raise SettingsError for a time in the future by the database's clock."""
+    if at > now:
+        clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
+        raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
+
+
 def service_history(
     transaction: Transaction,
     service: str,
@@ -278,9 +285,7 @@ def service_history(
     """
     now = transaction.now
     at = at or now
-    if at > now:
-        clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
-        raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
+    _check_past(at, now)
     owner = installation_of(service)
     if owner:
         service = OPS_WORKER
