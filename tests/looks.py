@@ -1,4 +1,4 @@
-"""Passes of the past, which see what they are told to see: what writes histories for tests."""
+"""Run passes at times in the past, with given observations, to write histories for tests."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 NO_BUILTIN = "builtin = false\n"
 START_S = -500_000.0
-"""Where the histories begin, in seconds from now: passes are late, but none is from the future."""
+"""Start of the histories, in seconds from now. It is so early that no pass is in the future."""
 
 
 class Looks:
-    """Runs passes at times of the past, which see what they are told to see."""
+    """Runs passes at times in the past. A test gives their observations."""
 
     def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
         self.env = env
@@ -59,11 +59,14 @@ class Looks:
         url: str = "",
         dry_run: bool = False,
     ) -> Outcome:
-        """Run a pass that began at a second after the start; it probes only these services."""
+        """Run a pass that began ``second`` seconds after the start.
+
+        It probes only the services in ``states``.
+        """
         moment = self.now + START_S + second
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            """Return what the pass is told to see."""
+            """Return the observations that the test gave."""
             return [
                 observation(target, moment, states[target.name])
                 for target in targets
@@ -87,7 +90,7 @@ class Looks:
             return function_of(name)(context)
 
     def _settings(self) -> Settings:
-        """Return the settings. Load them again only after a change, as it takes half of a pass."""
+        """Return the settings. Load them only after a change: loading takes half of a pass."""
         source = (dict(os.environ), (self.folder / "catalogue.toml").read_text())
         if self._loaded is None or self._loaded[0] != source:
             self._loaded = (source, settings.load())
@@ -95,7 +98,7 @@ class Looks:
 
     @contextlib.contextmanager
     def _store(self, connection: Mapping[str, str | int], shard: int) -> Iterator[Store]:
-        """Lend a connection, which stays open as in a loop, unless a pass fails."""
+        """Lend a connection. As in a loop, it stays open unless a pass fails."""
         key = (str(connection), shard)
         store = self._stores.pop(key, None) or Store(connection, shard=shard)
         try:
@@ -116,7 +119,10 @@ class Looks:
         return self.database.rows(f"SELECT * FROM {table} ORDER BY id")
 
     def spans(self) -> list[tuple[object, ...]]:
-        """Return the spans: service, state, class, first and last number; in order of beginning."""
+        """Return the spans in the order of their services, and of their beginnings.
+
+        A span has a service, state, reason class, first number and last number.
+        """
         return [
             (row["service"], row["state"], row["reason_class"], row["first_no"], row["last_no"])
             for row in sorted(self.rows("ops_worker_span"), key=lambda row: row["service"])
@@ -166,7 +172,7 @@ WHERE (s.next_id IS NOT NULL AND (s.last_at IS NULL OR s.last_at >= s.next_at))
 
 
 def passes_in_ledger(database: Database) -> int:
-    """Return the number of passes in the ledger; check that no row contradicts another one."""
+    """Return the number of passes in the ledger. Check that no two rows contradict each other."""
     unsound = database.rows(UNSOUND)
     assert unsound == [], unsound
     return int(database.value("SELECT coalesce(sum(passes), 0)::int FROM ops_worker_run"))

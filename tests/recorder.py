@@ -1,4 +1,4 @@
-"""A ledger in memory, for tests: written by the rules of the core, without a database."""
+"""A ledger in memory for tests. The rules of the core write it, without a database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def at(seconds: float) -> datetime:
 
 
 class Recorder:
-    """A ledger in memory, written by the rules alone, as the database would be."""
+    """A ledger in memory, with the rows that the database would have."""
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
@@ -31,7 +31,7 @@ class Recorder:
         config: str = "c",
         now: datetime | None = None,
     ) -> None:
-        """Record a pass, in the way in which the adapter does it."""
+        """Record a pass as the adapter does."""
         self.record_all([Sighting(at(0), tuple(sights), period_s, config)], now)
 
     def record_all(self, sightings: list[Sighting], now: datetime | None = None) -> None:
@@ -80,7 +80,7 @@ class Recorder:
     def timeline(
         self, service: str, since: float, until: float, now: float
     ) -> list[tuple[str, float, float]]:
-        """Return a service's timeline as state, begin and end in seconds."""
+        """Return a service's timeline: state, begin and end of each piece, in seconds."""
         return [
             (
                 piece.state,
@@ -92,12 +92,12 @@ class Recorder:
 
 
 def sight(service: str, seconds: float, state: str) -> Sight:
-    """Return a sight; a state that is not healthy has a class of its name."""
+    """Return a sight. If its state is not healthy, the reason class is the name of the state."""
     return Sight(service, at(seconds), state, "" if state == "healthy" else state)
 
 
 def recorded(*states: tuple[float, str]) -> Recorder:
-    """Return a ledger of a service that was seen so, at these seconds, every 60 s."""
+    """Return the ledger of a service with these states at these seconds. The period is 60 s."""
     ledger = Recorder()
     for second, state in states:
         ledger.record([sight("a", second, state)], 60)

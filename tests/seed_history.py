@@ -1,11 +1,17 @@
-"""A history to look at: two hours (or more) of samples as the passes leave them, with a gap, a restart, an outage and a moved clock.
+"""Write a history to look at: two hours or more of samples, as passes write them.
 
     seed(url, hours=2, moved_clock=True)
 
-The metrics pass each 5 s, the health pass each 60 s, both silent for a quarter of an hour in the middle (nobody looked); ingest's
-counters begin anew 30 minutes ago; the dispatcher was down for 7 minutes, with its alert; delivery was down for 2 of the
-10 minutes of a maintenance; and with a moved clock, for a minute it was an hour slow, so that some rows came later than
-their time says. Statistics are brought up to date, as autovacuum does within a minute.
+The metrics pass runs every 5 s, and the health pass every 60 s. The history has:
+
+- a quarter of an hour without any pass, in the middle;
+- a restart of ingest 30 minutes ago, at which its counters begin again;
+- an outage of the dispatcher of 7 minutes, with its alert;
+- an outage of delivery of 2 minutes, within 10 minutes of maintenance;
+- with a moved clock: a minute in which the clock was an hour slow. The times of those rows are
+  older than the rows before them.
+
+The statistics of the table are up to date, as autovacuum keeps them within a minute.
 """
 
 from __future__ import annotations
@@ -19,23 +25,40 @@ if TYPE_CHECKING:
 
 TICKS = """
 CREATE TEMPORARY TABLE ticks AS
-SELECT at, extract(epoch FROM at - (UNTIL - make_interval(hours => HOURS)))::float8 AS s, UNTIL - at AS ago,
-       extract(epoch FROM at)::bigint % 60 < 5 AS minute
-FROM generate_series(date_trunc('minute', UNTIL) - make_interval(hours => HOURS), UNTIL - interval '5 seconds', '5 seconds') AS at
+SELECT
+    at,
+    extract(epoch FROM at - (UNTIL - make_interval(hours => HOURS)))::float8 AS s,
+    UNTIL - at AS ago,
+    extract(epoch FROM at)::bigint % 60 < 5 AS minute
+FROM generate_series(
+    date_trunc('minute', UNTIL) - make_interval(hours => HOURS),
+    UNTIL - interval '5 seconds',
+    '5 seconds'
+) AS at
 WHERE NOT UNTIL - at BETWEEN interval '62 minutes' AND interval '77 minutes';
 INSERT INTO system_metrics (time, metric_name, service, value, tags)
-SELECT CASE WHEN MOVED AND ago BETWEEN interval '20 minutes' AND interval '21 minutes' THEN at - interval '1 hour 2 seconds' ELSE at END,
-       x.metric, x.service, x.value, x.tags::jsonb
+SELECT
+    CASE WHEN MOVED AND ago BETWEEN interval '20 minutes' AND interval '21 minutes'
+        THEN at - interval '1 hour 2 seconds' ELSE at END,
+    x.metric, x.service, x.value, x.tags::jsonb
 FROM ticks, LATERAL (VALUES
-    ('ingest', 'messages_received', floor(40 * CASE WHEN ago < interval '30 minutes' THEN 1800 - extract(epoch FROM ago) ELSE s END), '{}'),
-    ('ingest', 'messages_written', floor(39 * CASE WHEN ago < interval '30 minutes' THEN 1800 - extract(epoch FROM ago) ELSE s END), '{}'),
+    ('ingest', 'messages_received',
+     floor(40 * CASE WHEN ago < interval '30 minutes'
+                 THEN 1800 - extract(epoch FROM ago) ELSE s END), '{}'),
+    ('ingest', 'messages_written',
+     floor(39 * CASE WHEN ago < interval '30 minutes'
+                 THEN 1800 - extract(epoch FROM ago) ELSE s END), '{}'),
     ('ingest', 'queue_depth', round(50 + 40 * sin(s / 600)), '{}'),
     ('ingest', 'healthy', 1, '{}'),
     ('evaluator', 'rules_evaluated', floor(200 * s), '{}'),
     ('evaluator', 'healthy', 1, '{}'),
-    ('dispatcher', 'healthy', CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes' THEN 0 ELSE 1 END, '{}'),
+    ('dispatcher', 'healthy',
+     CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes'
+         THEN 0 ELSE 1 END, '{}'),
     ('delivery', 'jobs_pending', round(5 + 5 * cos(s / 300)), '{}'),
-    ('delivery', 'healthy', CASE WHEN ago BETWEEN interval '95 minutes' AND interval '97 minutes' THEN 0 ELSE 1 END, '{}'),
+    ('delivery', 'healthy',
+     CASE WHEN ago BETWEEN interval '95 minutes' AND interval '97 minutes'
+         THEN 0 ELSE 1 END, '{}'),
     ('postgres', 'connections', round(12 + 3 * sin(s / 200)), '{}'),
     ('postgres', 'db_size_bytes', 1e8 + 1000 * s, '{}'),
     ('postgres', 'healthy', 1, '{}'),
@@ -49,20 +72,32 @@ SELECT at, x.metric, x.service, x.value, x.tags::jsonb
 FROM ticks, LATERAL (VALUES
     ('ops_worker', 'pass_success', 1, '{"pass": "health", "period_s": "60"}'),
     ('ops_worker', 'pass_duration_ms', 45 + 9 * cos(s), '{"pass": "health", "period_s": "60"}'),
-    ('ops_worker', 'maintenance', (ago BETWEEN interval '90 minutes' AND interval '100 minutes')::integer,
+    ('ops_worker', 'maintenance',
+     (ago BETWEEN interval '90 minutes' AND interval '100 minutes')::integer,
      '{"pass": "health", "period_s": "60"}'),
     ('ingest', 'probe_latency_ms', round(8 + 4 * sin(s / 700)), '{}'),
     ('evaluator', 'probe_latency_ms', round(12 + 2 * cos(s / 500)), '{}'),
-    ('dispatcher', 'probe_latency_ms', CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes' THEN NULL ELSE round(5 + 3 * sin(s / 250)) END, '{}'),
+    ('dispatcher', 'probe_latency_ms',
+     CASE WHEN ago BETWEEN interval '38 minutes' AND interval '45 minutes'
+         THEN NULL ELSE round(5 + 3 * sin(s / 250)) END, '{}'),
     ('delivery', 'probe_latency_ms', round(20 + 15 * sin(s / 400)), '{}')
 ) AS x (service, metric, value, tags)
 WHERE minute AND x.value IS NOT NULL;
-INSERT INTO tenants (tenant_id, name, status, metadata) VALUES ('__system__', 'System Alerts', 'ACTIVE', '{"kind": "system"}') ON CONFLICT DO NOTHING;
-INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, created_at, closed_at,
-                         acknowledged_by, acknowledged_at)
-VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:dispatcher', 'CLOSED', 5, 1.0,
-        'Service unhealthy: dispatcher (Connection refused)', '{"service": "dispatcher", "kind": "system_health"}',
-        UNTIL - interval '45 minutes', UNTIL - interval '38 minutes', 'alex', UNTIL - interval '42 minutes');
+INSERT INTO tenants (tenant_id, name, status, metadata)
+VALUES ('__system__', 'System Alerts', 'ACTIVE', '{"kind": "system"}')
+ON CONFLICT DO NOTHING;
+INSERT INTO fleet_alert (
+    tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence,
+    summary, details,
+    created_at, closed_at, acknowledged_by, acknowledged_at
+) VALUES (
+    '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:dispatcher',
+    'CLOSED', 5, 1.0,
+    'Service unhealthy: dispatcher (Connection refused)',
+    '{"service": "dispatcher", "kind": "system_health"}',
+    UNTIL - interval '45 minutes', UNTIL - interval '38 minutes',
+    'alex', UNTIL - interval '42 minutes'
+);
 DROP TABLE ticks;
 ANALYZE system_metrics
 """
@@ -71,7 +106,7 @@ ANALYZE system_metrics
 def seed(
     url: str, hours: int = 2, *, moved_clock: bool = False, until: datetime | None = None
 ) -> None:
-    """Write so many hours of history before ``until``, or else before now."""
+    """Write this number of hours of history before ``until``, by default before now."""
     end = f"timestamptz '{until.isoformat()}'" if until else "now()"
     with psycopg.connect(url) as connection:
         for statement in (

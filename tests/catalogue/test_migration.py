@@ -1,4 +1,4 @@
-"""The page for those who come from other tools: every line of it is a catalogue."""
+"""The page for users of other tools: every line of its tables is a valid catalogue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def section(title: str) -> str:
 
 
 def lines(tool: str) -> list[tuple[str, str]]:
-    """Return the lines of a tool's table: what it has, and what the catalogue has."""
+    """Return the rows of a tool's table: the option of the tool, and the keys of the catalogue."""
     rows = re.findall(r"^\| (.+) \| (.+) \|$", section(tool), re.MULTILINE)
     assert rows[0] == (tool, "catalogue")
     return rows[1:]
@@ -39,7 +39,7 @@ LINES = [
 
 @pytest.mark.parametrize("ours", LINES)
 def test_line(ours: str) -> None:
-    """The keys of a line are those of a service without a fault, and nothing else is in its cell."""
+    """The keys of a row make a service without a fault. Its cell contains nothing else."""
     keys = re.findall(r"`([^`]+)`", ours)
     assert " ".join(f"`{key}`" for key in keys) == ours
     if not any(key.startswith("url = ") for key in keys):
@@ -51,7 +51,7 @@ def test_line(ours: str) -> None:
 
 
 def test_every_key_of_a_probe_is_there() -> None:
-    """The page has each key that decides what is asked and what is healthy."""
+    """The page has every key that changes the request or the rule for healthy."""
     names = {field.alias or name for name, field in ServiceEntry.model_fields.items()}
     elsewhere = {"series", "counters", "counters_at", "needs", "slo", "slo_window"}
     written = set(re.findall(r"`(\w+) = ", "".join(map(section, TOOLS))))
@@ -59,7 +59,7 @@ def test_every_key_of_a_probe_is_there() -> None:
 
 
 def test_numbers() -> None:
-    """The page counts the endpoints as the table of them does."""
+    """The number of endpoints in the text equals the number of rows in their table."""
     rest = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
     for kind, asks in (("push", "push"), ("DNS record", "dns")):
         some = [endpoint for endpoint in rest if endpoint.asks.startswith(asks)]

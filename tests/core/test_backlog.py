@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 def pending(number: int, rows: int = 1) -> Pending:
-    """A pass that began at this moment, with so many rows."""
+    """A pass that began at this moment, with this number of rows."""
     return Pending(float(number), tuple(Sample("a", f"m{row}", float(row)) for row in range(rows)))
 
 
@@ -22,7 +22,7 @@ def moments(entries: tuple[Packed, ...]) -> list[float]:
 
 
 def filled(count: int, limit: int = 100) -> tuple[Backlog, list[Packed]]:
-    """A backlog in which so many passes wait."""
+    """A backlog in which this number of passes wait."""
     backlog = Backlog(limit)
     return backlog, [backlog.add(pending(number)) for number in range(count)]
 
@@ -50,14 +50,14 @@ def test_documents_are_bounded() -> None:
 
 
 def test_limit_of_passes() -> None:
-    """On overflow the oldest entry goes, and is counted."""
+    """On overflow, the oldest entry is dropped and counted."""
     backlog, entries = filled(4, limit=2)
     assert backlog.next_slice() == (entries[2], entries[3])
     assert (len(backlog), backlog.dropped) == (2, 2)
 
 
 def test_limit_of_bytes() -> None:
-    """The memory of what waits is bounded in bytes; the newest sample is always kept."""
+    """The memory of waiting samples is bounded in bytes. The newest sample is always kept."""
     chance = random.Random(1)
     noise = tuple(Sample("a", f"m{row}", chance.random()) for row in range(2_000))
     backlog = Backlog(1_000, limit_bytes=MEBIBYTE)
@@ -97,7 +97,7 @@ def test_slices_are_bounded() -> None:
 
 
 def test_slices_shrink_and_grow() -> None:
-    """A slice that was refused is halved; each one that was written doubles the next."""
+    """A refused slice halves the next slice. A written one doubles it."""
     backlog, _ = filled(70)
     sizes = []
     for failed in (64, 32, 16, 8, 4, 2):
@@ -110,14 +110,14 @@ def test_slices_shrink_and_grow() -> None:
 
 
 def test_discard() -> None:
-    """What the database has is removed; an entry that was dropped meanwhile is no error."""
+    """Entries that the database has are removed. A dropped entry is no error."""
     backlog, entries = filled(3)
     backlog.discard([entries[0], pack(pending(9))])
     assert backlog.next_slice() == tuple(entries[1:])
 
 
 def test_set_apart() -> None:
-    """An entry that the database refuses does not wait any more, but is kept and counted."""
+    """An entry that the database refuses is set apart and counted. It no longer waits."""
     backlog, entries = filled(3)
     backlog.set_apart([entries[1]], retry_at=60.0)
     assert backlog.next_slice() == (entries[0], entries[2])
@@ -125,7 +125,7 @@ def test_set_apart() -> None:
 
 
 def test_apart_goes_first() -> None:
-    """On overflow, what the database refuses is dropped before what it may still take."""
+    """On overflow, entries that the database refused are dropped before entries that wait."""
     backlog, entries = filled(3, limit=3)
     backlog.set_apart([entries[2]], retry_at=60.0)
     backlog.add(pending(3))
@@ -133,7 +133,7 @@ def test_apart_goes_first() -> None:
 
 
 def test_apart_is_tried_again() -> None:
-    """After its time one entry is tried again, each time another one."""
+    """After a time, one entry that is set apart is tried again, each time a different one."""
     backlog, entries = filled(2)
     backlog.set_apart(entries, retry_at=60.0)
     tried = []
@@ -147,7 +147,7 @@ def test_apart_is_tried_again() -> None:
 
 
 def test_readmit() -> None:
-    """When the database accepts one again, all wait again, oldest first."""
+    """When the database accepts an entry again, all entries wait again, oldest first."""
     backlog, entries = filled(4)
     backlog.set_apart(entries[:3], retry_at=0.0)
     (accepted,) = backlog.take_due_apart(1.0)
@@ -159,7 +159,10 @@ def test_readmit() -> None:
 
 @pytest.mark.parametrize(("committed", "expected"), [(True, [2.0]), (False, [0.0, 1.0, 2.0])])
 def test_settle(committed: bool, expected: list[float]) -> None:
-    """Samples in doubt are forgotten if they were committed, else they wait again, before newer ones."""
+    """Samples in doubt are removed if they were committed.
+
+    If not, they wait again, before newer samples.
+    """
     backlog, entries = filled(3)
     backlog.doubt("42", entries[:2])
     assert (len(backlog), backlog.unwritten) == (1, 3)
@@ -169,7 +172,7 @@ def test_settle(committed: bool, expected: list[float]) -> None:
 
 
 def entry(moment: float, rows: int) -> Packed:
-    """Return an entry of so many rows, which takes 300 bytes."""
+    """Return an entry with this number of rows that uses 300 bytes."""
     return Packed(moment, rows, (b"x" * 100,))
 
 
@@ -212,7 +215,7 @@ def test_size_counts_every_entry() -> None:
 
 @pytest.mark.parametrize(("spare", "dropped"), [(0, 0), (-1, 1)])
 def test_limit_of_bytes_is_reached(spare: int, dropped: int) -> None:
-    """Exactly the limit is allowed; a byte more drops the oldest entry."""
+    """A backlog may use exactly the limit. One byte more drops the oldest entry."""
     sizes = sum(pack(pending(number)).size for number in range(2))
     backlog = Backlog(100, sizes + spare)
     for number in range(2):
@@ -221,7 +224,7 @@ def test_limit_of_bytes_is_reached(spare: int, dropped: int) -> None:
 
 
 def test_bytes_of_doubt_are_limited() -> None:
-    """Entries in doubt take memory as well: others are dropped for them."""
+    """Entries in doubt use memory, too: other entries are dropped for them."""
     size = pack(pending(0)).size
     backlog = Backlog(100, 2 * size)
     first = backlog.add(pending(0))
@@ -233,7 +236,7 @@ def test_bytes_of_doubt_are_limited() -> None:
 
 
 def test_readmitted_by_their_moments() -> None:
-    """Only the time of an entry orders it: of two of the same time, the one set apart is first."""
+    """Entries are ordered by time. At the same time, an entry that is set apart comes first."""
     backlog = Backlog(100)
     apart, waiting = entry(1.0, 9), entry(1.0, 1)
     backlog.set_apart([apart], retry_at=0.0)

@@ -10,7 +10,10 @@ pytestmark = pytest.mark.unit
 
 
 def test_aligned() -> None:
-    """Slots begin on multiples of the interval by the calendar, whatever the monotonic clock counts from."""
+    """Slots begin at multiples of the interval since the epoch.
+
+    The value of the monotonic clock makes no difference.
+    """
     cadence = Cadence.aligned(5.0, monotonic=1000.0, calendar=1_700_000_003.0)
     assert [cadence.start_of(slot) for slot in (0, 1, 2)] == [997.0, 1002.0, 1007.0]
     assert [cadence.slot_at(moment) for moment in (996.9, 997.0, 1001.9, 1002.0)] == [-1, 0, 0, 1]
@@ -34,7 +37,10 @@ def test_aligned() -> None:
     ],
 )
 def test_after(last: int, now: float, expected: int) -> None:
-    """The next slot is the first that has not begun; those in between are skipped, and none is run twice."""
+    """The next slot is the first one that has not begun. Missed slots are skipped.
+
+    No slot runs twice.
+    """
     assert expected == Cadence(5.0, 997.0).after(last, now)
 
 
@@ -42,7 +48,10 @@ def test_after(last: int, now: float, expected: int) -> None:
 def test_after_is_in_the_future(
     interval_s: float, origin: float, elapsed: float, last: int
 ) -> None:
-    """Whatever happened, the next slot lies ahead, by no more than one interval unless the last one does."""
+    """The next slot is always in the future.
+
+    It is at most one interval away, unless the last slot is in the future as well.
+    """
     cadence = Cadence(interval_s, origin)
     now = origin + elapsed
     slot = cadence.after(last, now)

@@ -38,7 +38,7 @@ CERTIFICATE = der(NOW + 14 * DAY)
     ],
 )
 def test_end(end: datetime) -> None:
-    """The end is read in both forms of a time: years up to 2049 have two digits."""
+    """The end is read in both forms of a time. Years up to 2049 have two digits."""
     assert end_of(der(end)) == end
 
 
@@ -48,14 +48,17 @@ def element(tag: int, content: bytes) -> bytes:
 
 
 def certificate(end: bytes, *, version: bytes = b"", tag: int = 0x17) -> bytes:
-    """Return the beginning of a certificate: version, serial number, algorithm, issuer, validity."""
+    """Return the first fields of a certificate.
+
+    They are the version, the serial number, the algorithm, the issuer and the validity.
+    """
     validity = element(0x30, element(0x17, b"200101000000Z") + element(tag, end))
     fields = version + element(2, b"\1") + element(0x30, b"") + element(0x30, b"") + validity
     return element(0x30, element(0x30, fields))
 
 
 def test_versions() -> None:
-    """A certificate of version 1 does not name its version. Two digits from 50 on are of the 20th century."""
+    """A certificate of version 1 has no version field. The year 50 means 1950, 49 means 2049."""
     for version in (b"", element(0xA0, element(2, b"\2"))):
         assert end_of(certificate(b"990101000000Z", version=version)).year == 1999
         assert end_of(certificate(b"490101000000Z", version=version)).year == 2049
@@ -87,7 +90,7 @@ def test_not_a_certificate(data: bytes) -> None:
 
 @given(st.integers(0, len(CERTIFICATE) - 1), st.integers(0, 255), st.booleans())
 def test_damaged(place: int, byte: int, cut: bool) -> None:
-    """A damaged certificate has some end or is refused; nothing else happens."""
+    """A damaged certificate is read or refused. It raises no other exception."""
     damaged = CERTIFICATE[:place] + (b"" if cut else bytes([byte]) + CERTIFICATE[place + 1 :])
     with contextlib.suppress(ValueError):
         assert end_of(damaged).tzinfo is UTC
@@ -117,5 +120,5 @@ def test_days(left: timedelta, days: int, words: str) -> None:
     [(13, 13), (-2, -2), (None, None), (True, None), ("13", None), (1.5, None), (10**9, None)],
 )
 def test_recorded(value: Any, days: int | None) -> None:
-    """What another program wrote into the row is not taken for days."""
+    """A value that another program wrote into the row is not used as days."""
     assert recorded_days(value) == days

@@ -59,7 +59,7 @@ def test_read_of_the_scheduler() -> None:
 
 
 def test_order() -> None:
-    """Events are sorted by their last time, whatever order a list has."""
+    """Events are sorted by their last time, whatever the order of the list."""
     late, early = (
         event("Pod/p", "B", "", at="2026-03-01T12:00:02Z"),
         event("Pod/p", "A", "", at="2026-03-01T12:00:01Z"),
@@ -79,13 +79,13 @@ def test_order() -> None:
     ],
 )
 def test_pods_of_a_job(about: str, is_own: bool) -> None:
-    """A pod that no longer exists is known by its name: that of its Job with a suffix."""
+    """A pod that no longer exists is found by its name: the name of its Job and a suffix."""
     one = read(event(about, "Failed", ""))
     assert of_job_pods([one], "job-1") == ([one] if is_own else [])
 
 
 def test_cause_of_a_pull_error() -> None:
-    """The newest cause counts; the Events that only repeat a reason have none."""
+    """The newest cause counts. Events that only repeat a reason have no cause."""
     both = events(("Failed", "Failed to pull image old"), ("Failed", PULL), ("Failed", "Error: x"))
     assert pull_cause(both) == PULL
     assert pull_cause(events(("Failed", "Error: ErrImagePull"))) == ""
@@ -94,24 +94,31 @@ def test_cause_of_a_pull_error() -> None:
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        ([("Failed", PULL), ("Failed", "Error: ImagePullBackOff")], f"ErrImagePull: {PULL}; no such image or tag"),
-        ([("InspectFailed", "bad name"), ("Failed", "Error: InvalidImageName")], "InvalidImageName: bad name; correct the image's name"),
-        ([("FailedMount", 'secret "a" not found')], 'FailedMount: secret "a" not found; create the Secret'),
-        ([("FailedScheduling", "1 Insufficient cpu."), ("FailedScheduling", "skip schedule deleting pod: a/b")], "FailedScheduling: 1 Insufficient cpu.; no node has enough free cpu"),
-        ([("Failed", 'Error: configmap "a" not found')], 'CreateContainerConfigError: configmap "a" not found; create the ConfigMap'),
-        ([("FailedCreatePodSandBox", "cni plugin not initialized")], "FailedCreatePodSandBox: cni plugin not initialized; the network plugin"),
+        ([("Failed", PULL), ("Failed", "Error: ImagePullBackOff")],
+         f"ErrImagePull: {PULL}; no such image or tag"),
+        ([("InspectFailed", "bad name"), ("Failed", "Error: InvalidImageName")],
+         "InvalidImageName: bad name; correct the image's name"),
+        ([("FailedMount", 'secret "a" not found')],
+         'FailedMount: secret "a" not found; create the Secret'),
+        ([("FailedScheduling", "1 Insufficient cpu."),
+          ("FailedScheduling", "skip schedule deleting pod: a/b")],
+         "FailedScheduling: 1 Insufficient cpu.; no node has enough free cpu"),
+        ([("Failed", 'Error: configmap "a" not found')],
+         'CreateContainerConfigError: configmap "a" not found; create the ConfigMap'),
+        ([("FailedCreatePodSandBox", "cni plugin not initialized")],
+         "FailedCreatePodSandBox: cni plugin not initialized; the network plugin"),
         ([("MissingClusterDNS", "no DNS"), ("BackOff", "Back-off pulling image")], ""),
         ([], ""),
     ],
 )  # fmt: skip
 def test_start_failure(pairs: list[tuple[str, str]], expected: str) -> None:
-    """The newest Event with a cause is the problem, with what to do."""
+    """The newest Event with a cause is the problem, and has a remedy."""
     failure = start_failure(events(*pairs))
     assert failure.startswith(expected) and bool(failure) == bool(expected)
 
 
 def test_unfinished_pull() -> None:
-    """A pull that began and did not end is the last of its Events."""
+    """A pull is unfinished if its beginning is the last Event about it."""
     begun, pulled = ("Pulling", 'Pulling image "x"'), ("Pulled", "Successfully pulled")
     assert unfinished_pull(events(begun)) is not None
     assert unfinished_pull(events(begun, pulled)) is None
@@ -120,12 +127,14 @@ def test_unfinished_pull() -> None:
 
 
 def test_creation_failure() -> None:
-    """The pod's name, which differs with every try, is not part of the problem."""
+    """The problem does not contain the name of the pod, because every attempt has another name."""
     job = {"metadata": {"name": "j", "namespace": "ops"}}
     failures = [
-        read(event("Job/j", "FailedCreate", f'Error creating: pods "j-{suffix}" is forbidden: {why}'))
+        read(
+            event("Job/j", "FailedCreate", f'Error creating: pods "j-{suffix}" is forbidden: {why}')
+        )
         for suffix, why in (("a", "old"), ("b", "exceeded quota: none, requested: pods=1"))
-    ]  # fmt: skip
+    ]
     assert creation_failure(job, failures) == (
         "no pod can be created: FailedCreate: exceeded quota: none, requested: pods=1; "
         "raise ResourceQuota none, or delete what uses it up: "

@@ -53,7 +53,7 @@ DOCUMENT = {
     ],
 )
 def test_value_at(pointer: str, expected: object) -> None:
-    """A pointer is followed as RFC 6901 says, and what is not there is absent."""
+    """A pointer is followed as RFC 6901 says. A value that does not exist is absent."""
     assert value_at(DOCUMENT, pointer) == expected
 
 
@@ -82,7 +82,7 @@ def test_value_at(pointer: str, expected: object) -> None:
     ],
 )
 def test_broken(pointer: str, relation: str, value: object, reason: str) -> None:
-    """A condition that does not hold says what was found, and what was wanted; what is absent fits none."""
+    """A broken condition names the value and the expected value. An absent value breaks it."""
     conditions = [Condition(pointer, relation, value)]
     reasons = [text for _, text in broken_conditions(Answer(DOCUMENT), conditions)]
     assert reasons == [reason] * bool(reason)
@@ -105,18 +105,22 @@ HEADERS = {"content-type": "application/json", "set-cookie": "session=hush", "x-
     ("pointer", "relation", "value", "reason"),
     [
         ("/text", "contains", "1.24", ""),
-        ("/text", "contains", "1.25", '/text is "version 1.24.3\\nready", wants a text that contains "1.25"'),
+        ("/text", "contains", "1.25",
+         '/text is "version 1.24.3\\nready", wants a text that contains "1.25"'),
         ("/list", "contains", "1", '/list is [1, 2, 3], wants a text that contains "1"'),
         ("/text", "not_contains", "error", ""),
-        ("/text", "not_contains", "ready", '/text is "version 1.24.3\\nready", wants a text that does not contain "ready"'),
+        ("/text", "not_contains", "ready",
+         '/text is "version 1.24.3\\nready", wants a text that does not contain "ready"'),
         ("/gone", "not_contains", "x", '/gone is absent, wants a text that does not contain "x"'),
         ("/text", "matches", r"\b1\.2\d\.", ""),
-        ("/text", "matches", "^ready", '/text is "version 1.24.3\\nready", wants a text that matches "^ready"'),
+        ("/text", "matches", "^ready",
+         '/text is "version 1.24.3\\nready", wants a text that matches "^ready"'),
         ("/text", "matches", "(?m)^ready$", ""),
         ("/number", "matches", "0", '/number is 0, wants a text that matches "0"'),
         ("/lone", "matches", "^a", ""),
         ("/text", "not_matches", "(?i)ERROR", ""),
-        ("/text", "not_matches", "(?i)READY", '/text is "version 1.24.3\\nready", wants a text that does not match "(?i)READY"'),
+        ("/text", "not_matches", "(?i)READY",
+         '/text is "version 1.24.3\\nready", wants a text that does not match "(?i)READY"'),
         ("/gone", "not_matches", "x", '/gone is absent, wants a text that does not match "x"'),
         ("/gone", "absent", True, ""),
         ("/null", "absent", True, "/null is null, wants absent"),
@@ -139,7 +143,8 @@ HEADERS = {"content-type": "application/json", "set-cookie": "session=hush", "x-
         ("/list", "length_equals", 3, ""),
         ("/list", "length_equals", 2, "/list is [1, 2, 3] of length 3, wants a length of 2"),
         ("/text", "length_at_most", 20, ""),
-        ("/object", "length_at_most", 0, '/object is {"a": 1} of length 1, wants a length of at most 0'),
+        ("/object", "length_at_most", 0,
+         '/object is {"a": 1} of length 1, wants a length of at most 0'),
         ("/list", "length_at_least", 3, ""),
         ("/none", "length_at_least", 1, "/none is [] of length 0, wants a length of at least 1"),
         ("/number", "length_at_least", 0, "/number is 0, wants a length of at least 0"),
@@ -147,7 +152,7 @@ HEADERS = {"content-type": "application/json", "set-cookie": "session=hush", "x-
     ],
 )  # fmt: skip
 def test_more_relations(pointer: str, relation: str, value: object, reason: str) -> None:
-    """Texts, what is absent, null or empty, and lengths; the value of another type breaks the condition."""
+    """Conditions check text, absence, null, emptiness and length. A wrong type breaks them."""
     broken = broken_conditions(Answer(MORE), [Condition(pointer, relation, value)])
     assert [text for _, text in broken] == [reason] * bool(reason)
 
@@ -158,20 +163,26 @@ def test_more_relations(pointer: str, relation: str, value: object, reason: str)
         (Condition(None, "equals", "OK"), ""),
         (Condition(None, "equals", "ok"), 'body is "OK", wants "ok"'),
         (Condition(None, "empty", value=True), 'body is "OK", wants empty'),
-        (Condition(None, "length_at_least", 3), 'body is "OK" of length 2, wants a length of at least 3'),
+        (Condition(None, "length_at_least", 3),
+         'body is "OK" of length 2, wants a length of at least 3'),
         (Condition(None, "contains", "json", "content-type"), ""),
-        (Condition(None, "equals", "x", "content-type"), 'header content-type is "application/json", wants "x"'),
+        (Condition(None, "equals", "x", "content-type"),
+         'header content-type is "application/json", wants "x"'),
         (Condition(None, "equals", "x", "server"), 'header server is absent, wants "x"'),
         (Condition(None, "absent", value=True, header="server"), ""),
         (Condition(None, "empty", value=True, header="x-empty"), ""),
-        (Condition(None, "equals", "x", "set-cookie"), 'header set-cookie is another value (not shown), wants "x"'),
+        (Condition(None, "equals", "x", "set-cookie"),
+         'header set-cookie is another value (not shown), wants "x"'),
         (Condition("/a", "equals", 1), "/a is not JSON, wants 1"),
         (Condition("/a", "absent", value=True), "/a is not JSON, wants absent"),
         (Condition("", "null", value=False), "body is not JSON, wants anything but null"),
     ],
 )  # fmt: skip
 def test_other_parts(condition: Condition, reason: str) -> None:
-    """A condition may be about the text of the body or a header; a body that is no JSON breaks those on a pointer."""
+    """A condition may check the text of the body or a header.
+
+    If the body is not JSON, every condition with a pointer is broken.
+    """
     broken = broken_conditions(Answer(text="OK", headers=HEADERS), [condition])
     assert [text for _, text in broken] == [reason] * bool(reason)
 
@@ -185,7 +196,7 @@ def test_other_parts(condition: Condition, reason: str) -> None:
     ],
 )
 def test_wanted(condition: Condition, words: str) -> None:
-    """Each condition has words for the rule of a service."""
+    """Each condition has a text for the rule of a service."""
     assert wanted([condition]) == [words]
 
 
@@ -198,7 +209,7 @@ VALUES: tuple[Any, ...] = (1, "x", True, 0, ["x"], "(a")
 
 @given(JSON, st.text(alphabet="/~01a"), st.sampled_from(sorted(RELATIONS)), st.integers(0, 2))
 def test_broken_is_total(document: Any, pointer: str, relation: str, part: int) -> None:
-    """Any part of any answer can be compared with any value that the relation accepts."""
+    """No comparison of any answer with any valid value raises an exception."""
     answer = Answer(json.loads(json.dumps(document)), str(document), {"x": str(document)})
     for value in VALUES:
         if not RELATIONS[relation].accepts(value) or value == "(a":
@@ -225,14 +236,14 @@ def test_broken_is_total(document: Any, pointer: str, relation: str, part: int) 
     ],
 )
 def test_operands(relation: str, accepted: list[Any], refused: list[Any]) -> None:
-    """A relation says which values the catalogue may compare with."""
+    """Each relation accepts only values that it can compare with."""
     accepts = RELATIONS[relation].accepts
     assert [accepts(value) for value in accepted] == [True] * len(accepted)
     assert [accepts(value) for value in refused] == [False] * len(refused)
 
 
 LONG = "é" * 58
-"""With its quotes, 60 characters as JSON."""
+"""Has 60 characters as JSON, with its quotes."""
 
 
 @pytest.mark.parametrize(
@@ -248,13 +259,16 @@ LONG = "é" * 58
     ],
 )
 def test_shown(value: Any, shown: str) -> None:
-    """A value is shown as JSON with its own characters, at most 60 of them; not the longest integers."""
+    """A value is shown as JSON in at most 60 characters, non-ASCII ones included.
+
+    The longest integers are not shown.
+    """
     assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
 
 
 @pytest.mark.parametrize("relation", ["matches", "not_matches"])
 def test_too_long_to_match(relation: str) -> None:
-    """A text that is too long for an expression breaks the condition, whether or not it matches."""
+    """A text that is too long for an expression breaks the condition, even if it matches."""
     condition = Condition(None, relation, ".{0,900}b")
     text = "a" * 100_000
     assert bool(broken_conditions(Answer(text=text[:100]), [condition])) is (relation == "matches")
@@ -264,7 +278,7 @@ def test_too_long_to_match(relation: str) -> None:
 
 
 def test_deeply_nested() -> None:
-    """A value that Python cannot write as JSON has words, too."""
+    """A value that Python cannot write as JSON has a text, too."""
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -289,13 +303,13 @@ def test_deeply_nested() -> None:
     ],
 )
 def test_index(pointer: str, found: Any) -> None:
-    """An index is what RFC 6901 calls one: ASCII digits, without leading zeros, within the array."""
+    """An index has ASCII digits without leading zeros (RFC 6901), and is within the array."""
     assert value_at([10, 11, 12], pointer) == found
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_wanted_value(relation: str) -> None:
-    """Messages can say of every relation which values it accepts."""
+    """Every relation has a text that says which values it accepts."""
     said = wanted_value(relation)
     numbers = {"a number": 1, "true or false": True, "a whole number of at least 0": 0}
     value: object = numbers.get(said, "x")

@@ -110,7 +110,10 @@ def test_all_is_well() -> None:
 def test_no_success_for_three_periods(status: dict[str, str], since: str) -> None:
     """A missing success is a warning, unless the CronJob is suspended or its period unknown."""
     (warning,) = row_of(cronjob(status), [], [], NOW, minutely).warnings
-    remedy = "see the other warnings and `kubectl describe cronjob ops-worker-health`, or run `ops-worker trigger ops-worker-health --wait`"
+    remedy = (
+        "see the other warnings and `kubectl describe cronjob ops-worker-health`, "
+        "or run `ops-worker trigger ops-worker-health --wait`"
+    )
     assert warning == f"ops-worker-health: no successful run {since}: {remedy}"
     assert row_of(cronjob(status, suspended=True), [], [], NOW, minutely).warnings == ()
     assert row_of(cronjob(status), [], [], NOW, lambda _: None).warnings == ()
@@ -184,7 +187,7 @@ def test_longest_wait(spec: dict[str, int], seconds: float) -> None:
     ],
 )
 def test_killed(end: dict[str, Any] | None, expected: str) -> None:
-    """A container that exceeded its memory limit is reported, and no other one."""
+    """Only a container that exceeded its memory limit is reported as such."""
     status = {"containerStatuses": [{"name": "ops-worker", "state": {"terminated": end}}]}
     assert killed({"metadata": {"name": "p"}, "status": status}) == expected
 
@@ -202,8 +205,8 @@ def test_killed(end: dict[str, Any] | None, expected: str) -> None:
         ("x" * 999, "", "x" * 299 + "…"),
     ],
 )
-def test_told(message: str, reason: str, expected: str) -> None:
-    """The text is that of the pass, or whatever else the container left."""
+def test_termination_text(message: str, reason: str, expected: str) -> None:
+    """The text is that of the pass, else the last line of the message, else the reason."""
     assert termination_text({"message": message, "reason": reason}) == expected
 
 
@@ -214,12 +217,18 @@ def test_told(message: str, reason: str, expected: str) -> None:
         (None, ""),
         (
             {"reason": "ImagePullBackOff"},
-            "pod p cannot start: ImagePullBackOff; check the image's name, and that the cluster can pull it",
+            (
+                "pod p cannot start: ImagePullBackOff; "
+                "check the image's name, and that the cluster can pull it"
+            ),
         ),
         (
             {"reason": "CreateContainerConfigError", "message": 'secret "ops-worker" not found'},
-            'pod p cannot start: CreateContainerConfigError: secret "ops-worker" not found; '
-            "create the Secret: `kubectl create secret generic ops-worker --from-literal=PG_PASS=...`",
+            (
+                'pod p cannot start: CreateContainerConfigError: secret "ops-worker" not found; '
+                "create the Secret: "
+                "`kubectl create secret generic ops-worker --from-literal=PG_PASS=...`"
+            ),
         ),
     ],
 )
@@ -240,15 +249,15 @@ def test_unschedulable() -> None:
     """An unschedulable pod is reported while it is pending."""
     conditions = [{"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes"}]
     pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
-    assert (
-        start_problem(pending)
-        == "pod p cannot start: Unschedulable: 0/1 nodes; check the free resources and the taints of the nodes: `kubectl describe pod`"
+    assert start_problem(pending) == (
+        "pod p cannot start: Unschedulable: 0/1 nodes; "
+        "check the free resources and the taints of the nodes: `kubectl describe pod`"
     )
     assert start_problem(pending | {"status": {"phase": "Running", "conditions": conditions}}) == ""
 
 
 def test_pending_for_another_reason() -> None:
-    """A pending pod that has a node is no problem, whatever its conditions are."""
+    """A pending pod that has a node is no problem, whatever its conditions."""
     conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "reason": "Wait"}]
     pending = {"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": conditions}}
     assert start_problem(pending) == ""
@@ -277,7 +286,7 @@ def test_newest_of_the_same_second() -> None:
     ],
 )
 def test_runs(arguments: list[str] | None, component: str, command: str, *, expected: bool) -> None:
-    """The containers show which pass a CronJob runs; a label names another command."""
+    """The containers show which pass a CronJob runs. A label names another command."""
     source = cronjob()
     source["metadata"]["labels"] = {"app.kubernetes.io/component": component}
     container = {"name": "shop"} if arguments is None else {"name": "ops-worker", "args": arguments}
@@ -348,6 +357,10 @@ NATIVE = [
     {"name": "proxy", "image": "proxy", "restartPolicy": "Always"},
     {"name": "wait", "image": "busybox"},
 ]
+NATIVE_SIDECAR = (
+    "make it a native sidecar (an init container with restartPolicy: Always), "
+    "because a Job does not wait for those"
+)
 
 
 def failed(code: int, message: str = "") -> dict[str, Any]:
@@ -365,7 +378,7 @@ def failed(code: int, message: str = "") -> dict[str, Any]:
 def shared(
     phase: str, mains: dict[str, Any], first: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return a pod with other containers; Kubernetes sorts the states by name."""
+    """Return a pod with other containers. Kubernetes sorts their states by name."""
     return {
         "metadata": {"name": "p", "labels": POD_LABELS},
         "spec": {"containers": MESH, "initContainers": NATIVE},
@@ -413,8 +426,11 @@ def test_the_workers_own_end() -> None:
 @pytest.mark.parametrize(
     ("pod", "expected"),
     [
-        (shared("Failed", {}, {"proxy": failed(143), "wait": failed(1, "no such host\n")}), "init container wait of pod p ended with exit code 1: no such host; see `kubectl logs p -c wait`"),
-        (shared("Failed", {"a-mesh": failed(2), "worker": DONE}), "container a-mesh of pod p ended with exit code 2: Error; see `kubectl logs p -c a-mesh`"),
+        (shared("Failed", {}, {"proxy": failed(143), "wait": failed(1, "no such host\n")}),
+         ("init container wait of pod p ended with exit code 1: no such host; "
+          "see `kubectl logs p -c wait`")),
+        (shared("Failed", {"a-mesh": failed(2), "worker": DONE}),
+         "container a-mesh of pod p ended with exit code 2: Error; see `kubectl logs p -c a-mesh`"),
         (shared("Failed", {"a-mesh": DONE, "worker": failed(2)}), ""),
         (shared("Succeeded", {"worker": DONE}, {"proxy": failed(143), "wait": DONE}), ""),
         (shared("Running", {"a-mesh": failed(2), "worker": RUNNING}), ""),
@@ -431,8 +447,8 @@ def test_held() -> None:
     """A plain sidecar that still runs a minute after the pass blocks the Job."""
     pod = shared("Running", {"a-mesh": RUNNING, "worker": DONE}, {"proxy": RUNNING, "wait": DONE})
     message = (
-        "the pass in pod p ended with exit code 0, but container a-mesh keeps running, so the Job does not complete; if it is a sidecar, "
-        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+        "the pass in pod p ended with exit code 0, but container a-mesh keeps running, "
+        f"so the Job does not complete; if it is a sidecar, {NATIVE_SIDECAR}"
     )
     assert blocked_job(pod) == blocked_job(pod, NOW) == message
     assert row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely).warnings == (
@@ -479,11 +495,12 @@ def over(reason: str, created: str = "2026-03-01T12:09:00Z", **spec: Any) -> dic
 
 
 def test_lost() -> None:
-    """A failed Job without a pod is reported with a hint; with a pod, the pod shows the reason."""
+    """A failed Job without a pod is reported with a hint. With a pod, the pod has the reason."""
     gone = over("DeadlineExceeded", activeDeadlineSeconds=50)
     message = (
-        "Job job-1 exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: look in `kubectl get events` "
-        "for a pod that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
+        "Job job-1 exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: "
+        "look in `kubectl get events` for a pod that could not start; "
+        "otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
     assert unexplained_failure(gone, []) == message
     assert row_of(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (
@@ -518,8 +535,8 @@ def test_lost_beside_others() -> None:
     boxes = {"containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
     gone = over("DeadlineExceeded", template={"spec": boxes})
     assert unexplained_failure(gone, []).endswith(
-        "raise activeDeadlineSeconds or lower PASS_DEADLINE; if container a-mesh is a sidecar, "
-        "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+        "raise activeDeadlineSeconds or lower PASS_DEADLINE; "
+        f"if container a-mesh is a sidecar, {NATIVE_SIDECAR}"
     )
     boxes["initContainers"] = [boxes["containers"].pop(0)]
     assert unexplained_failure(gone, []).endswith(
@@ -528,7 +545,7 @@ def test_lost_beside_others() -> None:
 
 
 def test_with_gone() -> None:
-    """A deleted pod stays in the list as it was; an existing one counts as it is."""
+    """A deleted pod stays in the list as it was. An existing pod has its current state."""
     pods = [{"metadata": {"name": name}, "seen": seen} for name, seen in ("a1", "b1", "b2", "c2")]
     assert with_deleted(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
     assert with_deleted(pods[:2], []) == pods[:2]

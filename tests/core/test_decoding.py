@@ -56,7 +56,7 @@ BAD = [
 
 @pytest.mark.parametrize(("body", "expected"), WHOLE)
 def test_decode(body: bytes, expected: dict[str, Any]) -> None:
-    """A JSON object comes out as it went in, less what jsonb cannot hold."""
+    """A JSON object keeps its values, except those that jsonb cannot store."""
     assert expected == decode(body)
 
 
@@ -70,12 +70,12 @@ def test_decode(body: bytes, expected: dict[str, Any]) -> None:
     ],
 )
 def test_storable(value: Any, expected: Any) -> None:
-    """What jsonb cannot hold is replaced, whatever it stands in."""
+    """A value that jsonb cannot store is replaced, wherever it is."""
     assert expected == storable(value)
 
 
 def test_storable_is_bounded() -> None:
-    """What is nested too deeply for others becomes null where it is, and what is not stays."""
+    """A value that is nested too deeply becomes null. The other values stay."""
     deep = decode(b'{"a":' * 500 + b"1" + b"}" * 500)
     text = json.dumps(storable(deep))
     assert text.count("{") == 200
@@ -84,7 +84,7 @@ def test_storable_is_bounded() -> None:
 
 @pytest.mark.parametrize(("body", "message"), BAD)
 def test_decode_bad(body: bytes, message: str) -> None:
-    """Anything else is refused in one sentence that says what it is."""
+    """A body that is not a JSON object is refused with a sentence that says what it is."""
     with pytest.raises(ValueError, match=message):
         decode(body)
 
@@ -97,7 +97,7 @@ JSON = st.recursive(
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_decode_is_total(body: bytes) -> None:
-    """Any bytes are a storable object or a ValueError, never another exception."""
+    """Any bytes give an object that jsonb can store, or a ValueError."""
     try:
         found = decode(body)
     except ValueError:
@@ -141,13 +141,15 @@ class ParserError(Exception):
     ("error", "told"),
     [
         (ParserError("expected ',' or ']'"), "expected ',' or ']' at line 5, column 1"),
-        (ParserError("could not determine a constructor for the tag '!hush'"), "could not determine a constructor for the tag at line 5, column 1"),
+        (ParserError("could not determine a constructor for the tag '!hush'"),
+         "could not determine a constructor for the tag at line 5, column 1"),
         (ParserError("found undefined alias 'hush'"), "found undefined alias at line 5, column 1"),
         (ParserError(None), "it holds a value that cannot be read (ParserError)"),
-        (ValueError("invalid literal for int(): 'hush'"), "it holds a value that cannot be read (ValueError)"),
+        (ValueError("invalid literal for int(): 'hush'"),
+         "it holds a value that cannot be read (ValueError)"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
     ],
 )  # fmt: skip
 def test_yaml_problem(error: Exception, told: str) -> None:
-    """What is wrong with a text is told by its place, never by quoting it."""
+    """An error of YAML names its place, and never quotes the text."""
     assert yaml_problem(error) == told

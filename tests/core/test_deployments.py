@@ -71,13 +71,13 @@ def test_ready() -> None:
 
 
 def test_scaled_to_zero() -> None:
-    """Nothing runs, and nothing should."""
+    """A Deployment with 0 replicas has no warnings."""
     state = row(deployment(replicas=0), [], NOW)
     assert (state.state, state.warnings) == ("scaled to 0", ())
 
 
 def test_out_of_memory() -> None:
-    """A crash loop shows how the container ended, its memory limit and what to do."""
+    """A crash loop shows how the container ended, its memory limit and a remedy."""
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}}
     looping = pod(restarts=2, state=waiting, lastState=end(137, "OOMKilled"))
     assert row(deployment(), [looping], NOW).warnings == (
@@ -104,7 +104,7 @@ def test_restarted() -> None:
 
 
 def test_nulls() -> None:
-    """A field may be null; without a number of replicas there is one."""
+    """A field may be null. Without a number of replicas, the number is 1."""
     empty = deployment(ready=1)
     empty["spec"]["replicas"] = None
     running = pod(ready=True, state={"running": {}}, restartCount=None)
@@ -120,7 +120,7 @@ def test_nulls() -> None:
 
 
 def test_not_ready() -> None:
-    """A pod that runs and is not ready shows the answer of its probe."""
+    """If a pod runs but is not ready, the answer of its probe is shown."""
     running = pod(state={"running": {}})
     probe = read(event("Pod/ops-worker-sidecar-5d-x", "Unhealthy", "Readiness probe failed: 503"))
     (warning,) = row(deployment(), [running], NOW, [probe]).warnings
@@ -197,7 +197,7 @@ def test_pods_of_others() -> None:
     ],
 )
 def test_passes(arguments: tuple[str, ...], passes: tuple[str, ...]) -> None:
-    """The passes of a loop are those that it names, or all."""
+    """A loop runs the passes that its arguments name, else all passes."""
     assert passes_of(template(*arguments)) == passes
 
 
@@ -215,7 +215,7 @@ def cronjob(pass_name: str, *, suspended: bool = False) -> dict[str, Any]:
 
 
 def test_leftovers() -> None:
-    """A pass that a CronJob and a Deployment run is named, with how to remove either."""
+    """If a CronJob and a Deployment run the same pass, a warning says how to remove either."""
     both = [cronjob("health"), cronjob("metrics")]
     assert list(leftovers(both, [deployment()])) == [
         "CronJob ops-worker-metrics and Deployment ops-worker-sidecar both run the metrics pass: "
@@ -249,7 +249,7 @@ def test_suspended_beside_a_deployment() -> None:
 
 
 def test_leftover_beside_an_application() -> None:
-    """An application that has the worker beside it is not to be deleted."""
+    """The warning does not suggest deleting an application that has the worker as a sidecar."""
     shop = deployment()
     spec = shop["spec"]["template"]["spec"]
     spec["initContainers"] = [spec["containers"][0] | {"restartPolicy": "Always"}]

@@ -22,7 +22,7 @@ from ops_worker.core.model import Failure, Observation, Target
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STALL_S = 3.0
 CUT_OFF = {"stalled reset", "stalled handshake", "stalled body"}
-"""Kinds of observations whose servers gave up."""
+"""Kinds of observations in which the server gave up during the stall."""
 SERVICES_OWN = {"stalled refused", "stalled certificate"}
 """Kinds of observations that no stall explains."""
 
@@ -74,7 +74,7 @@ def observed(name: str, kind: str, host: str = "") -> Observation:
 
 
 class Case(NamedTuple):
-    """What the probes of services saw, and what the pass suspects."""
+    """Observations of services, and what the pass suspects."""
 
     kinds: tuple[str, ...]
     suspects: tuple[str, ...] = ()
@@ -157,21 +157,21 @@ def test_assess(name: str) -> None:
     [(8008, 8.0, 8), (2100, 2.0, 100), (1900, 2.0, 0), (30, 0.0, 30), (None, 8.0, None)],
 )
 def test_latency_of_a_stall(latency_ms: int | None, stalled_s: float, expected: int | None) -> None:
-    """A service is not slow because this process was not run, however short that was."""
+    """A stall of this process, however short, makes no service slow."""
     seen = observed("a", "200")._replace(latency_ms=latency_ms, stalled_s=stalled_s)
     (after,) = assess([seen], [seen.target]).observations
     assert after == seen._replace(latency_ms=expected)
 
 
 def test_a_host_without_an_observation_counts() -> None:
-    """A service for which no time was left is monitored all the same."""
+    """A service that was not probed for lack of time is still monitored."""
     seen = [observed("a", "timeout")]
     assert assess(seen, [target("a")]).suspects == ()
     assert assess(seen, [target("a"), target("b")]).suspects == ("no packet came back from 1 host",)
 
 
 def test_evidence() -> None:
-    """The suspicion names what this machine says: throttling, and the name servers."""
+    """The suspects include what this machine reports: CPU throttling and its name servers."""
     evidence = Evidence(throttled_s=2.9, nameservers=("10.0.0.2", "fe80::1", "::1", "10.0.0.3"))
     stalled = assess([observed("a", "stalled")], [target("a")], evidence)
     assert stalled.suspects == (
@@ -185,7 +185,7 @@ def test_evidence() -> None:
 
 
 def test_names_that_fail_while_others_answer() -> None:
-    """They are recorded as they are, and one warning names the resolver."""
+    """Such observations are recorded, and one warning names the resolver."""
     seen = [observed("a", "200"), observed("b", "name"), observed("c", "name")]
     targets = [observation.target for observation in seen]
     assessment = assess(seen, targets, Evidence(nameservers=("10.0.0.2",)))
@@ -253,7 +253,7 @@ def test_an_old_count(age: timedelta, period_s: float, is_blind: bool) -> None:
 
 
 def test_blind_rows() -> None:
-    """A row that its pass no longer writes is not believed; the longest blindness comes first."""
+    """A row that its pass no longer writes is ignored. The longest blindness comes first."""
 
     def row(
         name: str, blind_s: float | None, age_s: float | None, period_s: float = 60

@@ -42,13 +42,13 @@ def test_matches(text: str, expression: str, expected: bool) -> None:
     ],
 )
 def test_problem(capfd: pytest.CaptureFixture[str], expression: str, why: str) -> None:
-    """What RE2 refuses is a problem, in one line; RE2 itself writes nothing."""
+    """An expression that RE2 refuses has a problem in one line. RE2 itself prints nothing."""
     assert problem(expression).startswith(why) and bool(problem(expression)) == bool(why)
     assert capfd.readouterr() == ("", "")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra, the problem names it."""
+    """Without the extra, the problem says which extra to install."""
     expressions._refusal.cache_clear()
     monkeypatch.setitem(sys.modules, "re2", None)
     assert problem("^ok$") == NO_EXTRA
@@ -56,13 +56,13 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hostile_text() -> None:
-    """An expression that Python's own module would never finish on ends here: its time is linear."""
+    """An expression that takes Python's `re` forever ends here. Its time is linear."""
     assert not matches("a" * (1 << 20), "(a|aa)+(a+a+)+b")
 
 
 @pytest.mark.parametrize("expression", [".{0,900}b", "(?s)error.{0,900}timeout"])
 def test_long_texts(expression: str) -> None:
-    """A text that may take too long is refused; a shorter one leaves RE2 its fast way."""
+    """A text that may take too long is refused. RE2 matches a shorter text in its fast mode."""
     assert not problem(expression)
     matcher = expressions._matcher(expression)
     assert matcher.options.max_mem == expressions.MATCH_MEMORY

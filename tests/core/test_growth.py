@@ -1,4 +1,4 @@
-"""What `check` says of tables that grow: size, growth per day, and what removes old rows."""
+"""What `check` prints about growing tables: size, growth per day, and what removes old rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ KEPT = Retention(samples_days=7, history_days=400)
     ],
 )
 def test_describe(size: TableSize, retention: Retention, expected: str) -> None:
-    """The growth is the size, divided by the age of the oldest row, if that is an hour at least."""
+    """The growth is the size, divided by the age of the oldest row.
+
+    If the oldest row is younger than an hour, the growth is not known.
+    """
     assert describe(size, NOW, retention) == expected
 
 
@@ -64,5 +67,5 @@ def test_describe(size: TableSize, retention: Retention, expected: str) -> None:
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1.5 * 2**20, "1.5 MiB"), (2**33, "8 GiB")],
 )
 def test_format_bytes(number: float, text: str) -> None:
-    """The unit is the largest of which there is one."""
+    """The unit is the largest one of which the size has at least one."""
     assert format_bytes(number) == text

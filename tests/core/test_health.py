@@ -44,7 +44,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def seen(**facts: Any) -> Observation:
-    """Make an observation of these facts."""
+    """Return an observation with these facts."""
     return Observation(TARGET, 0.0, **facts)
 
 
@@ -125,25 +125,34 @@ FULL = {"db": "up", "counters": {"a": 1}}
     ("wants", "facts", "state", "reason"),
     [
         ({"conditions": (Condition("/db", "equals", "up"),)}, {}, State.HEALTHY, ""),
-        ({"conditions": (Condition("/db", "equals", "ok"), Condition("/x", "at_most", 1))}, {}, State.DEGRADED,
-         '/db is "up", wants "ok"; /x is absent, wants at most 1'),
+        ({"conditions": (Condition("/db", "equals", "ok"), Condition("/x", "at_most", 1))}, {},
+         State.DEGRADED, '/db is "up", wants "ok"; /x is absent, wants at most 1'),
         ({"max_latency_ms": 300}, {"latency_ms": 300}, State.HEALTHY, ""),
-        ({"max_latency_ms": 300}, {"latency_ms": 301}, State.DEGRADED, "latency is 301 ms, wants at most 300 ms"),
+        ({"max_latency_ms": 300}, {"latency_ms": 301}, State.DEGRADED,
+         "latency is 301 ms, wants at most 300 ms"),
         ({"expect": (204, 404)}, {"http_status": 404}, State.HEALTHY, ""),
         ({"expect": (204, 404)}, {}, State.DEGRADED, "http 200"),
         ({"json": False}, {"body": b"OK"}, State.HEALTHY, ""),
-        ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"}, State.DEGRADED, 'body is not JSON, wants "x"'),
-        ({"json": False, "conditions": (Condition("/0", "equals", "x"),)}, {"body": b'["x"]'}, State.HEALTHY, ""),
-        ({"json": False, "conditions": (Condition("", "length_at_least", 1),)}, {"body": b"[]"}, State.DEGRADED,
-         "body is [] of length 0, wants a length of at least 1"),
-        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"\xef\xbb\xbf OK\r\n"}, State.HEALTHY, ""),
-        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"O\xffK"}, State.DEGRADED, 'body is "O\ufffdK", wants "OK"'),
-        ({"json": False, "conditions": (Condition(None, "equals", "OK", "x"),)}, {"headers": {"x": "OK"}}, State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition("", "equals", "x"),)}, {"body": b"OK"},
+         State.DEGRADED, 'body is not JSON, wants "x"'),
+        ({"json": False, "conditions": (Condition("/0", "equals", "x"),)}, {"body": b'["x"]'},
+         State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition("", "length_at_least", 1),)}, {"body": b"[]"},
+         State.DEGRADED, "body is [] of length 0, wants a length of at least 1"),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)},
+         {"body": b"\xef\xbb\xbf OK\r\n"}, State.HEALTHY, ""),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK"),)}, {"body": b"O\xffK"},
+         State.DEGRADED, 'body is "O\ufffdK", wants "OK"'),
+        ({"json": False, "conditions": (Condition(None, "equals", "OK", "x"),)},
+         {"headers": {"x": "OK"}}, State.HEALTHY, ""),
         ({"conditions": (Condition(None, "contains", "up"),)}, {}, State.HEALTHY, ""),
-        ({"conditions": (Condition(None, "contains", "up"),)}, {"body": b"up"}, State.UNKNOWN, "the body is text, not JSON (set json = false)"),
+        ({"conditions": (Condition(None, "contains", "up"),)}, {"body": b"up"}, State.UNKNOWN,
+         "the body is text, not JSON (set json = false)"),
         ({"certificate_days": 14}, {"certificate_days_left": 14}, State.HEALTHY, ""),
-        ({"certificate_days": 14}, {"certificate_days_left": 13}, State.DEGRADED, "certificate expires in 13 days, wants at least 14 days left"),
-        ({"certificate_days": 0}, {"certificate_days_left": -1}, State.DEGRADED, "certificate expired, wants at least 0 days left"),
+        ({"certificate_days": 14}, {"certificate_days_left": 13}, State.DEGRADED,
+         "certificate expires in 13 days, wants at least 14 days left"),
+        ({"certificate_days": 0}, {"certificate_days_left": -1}, State.DEGRADED,
+         "certificate expired, wants at least 0 days left"),
         ({"certificate_days": 14}, {}, State.HEALTHY, ""),
         ({"counters_at": "/none"}, {}, State.HEALTHY, ""),
     ],
@@ -151,7 +160,10 @@ FULL = {"db": "up", "counters": {"a": 1}}
 def test_judge_by_the_catalogue(
     wants: dict[str, Any], facts: dict[str, Any], state: State, reason: str
 ) -> None:
-    """A service's own statuses, conditions and latency limit decide; what does not hold is the reason."""
+    """The statuses, conditions and limits of a service decide its state.
+
+    The reason names every condition and limit that is not met.
+    """
     found: dict[str, Any] = {
         "http_status": 200,
         "latency_ms": 3,
@@ -165,11 +177,14 @@ def test_judge_by_the_catalogue(
     ("wants", "facts", "state", "reason_class", "reason"),
     [
         ({}, {}, State.HEALTHY, "", ""),
-        ({"max_latency_ms": 2}, {}, State.DEGRADED, "latency", "latency is 3 ms, wants at most 2 ms"),
+        ({"max_latency_ms": 2}, {}, State.DEGRADED, "latency",
+         "latency is 3 ms, wants at most 2 ms"),
         ({"certificate_days": 2}, {"certificate_days_left": 1}, State.DEGRADED, "certificate",
          "certificate expires in 1 day, wants at least 2 days left"),
-        ({"certificate_days": 1, "max_latency_ms": 2}, {"certificate_days_left": 0}, State.DEGRADED, "latency",
-         "latency is 3 ms, wants at most 2 ms; certificate expires in less than a day, wants at least 1 day left"),
+        ({"certificate_days": 1, "max_latency_ms": 2}, {"certificate_days_left": 0}, State.DEGRADED,
+         "latency",
+         ("latency is 3 ms, wants at most 2 ms; "
+          "certificate expires in less than a day, wants at least 1 day left")),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("url", ["tls://a:1", "TCP://a:1"])
@@ -181,7 +196,10 @@ def test_judge_a_connection(
     reason_class: str,
     reason: str,
 ) -> None:
-    """A service of which only a connection is asked for is healthy with one; its row is like any other."""
+    """A service that is only connected to is healthy if the connection is made.
+
+    Its row has the same keys as any other row.
+    """
     target = TARGET._replace(url=url, **wants)
     verdict = judge(Observation(target, 0.0, latency_ms=3, **facts))
     assert (verdict.state, verdict.reason_class, verdict.reason) == (state, reason_class, reason)
@@ -200,14 +218,14 @@ def test_judge_a_connection(
     ],
 )
 def test_reason_class_of_a_condition(condition: Condition, reason_class: str) -> None:
-    """The class names the part of the answer, so that another value is no other reason."""
+    """The reason class names the part of the answer. Another value has the same class."""
     target = TARGET._replace(conditions=(condition,), certificate_days=9, max_latency_ms=1)
     seen = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
     assert judge(seen).reason_class == reason_class
 
 
 def test_certificate_with_another_status() -> None:
-    """The days are known and recorded whatever the service answers."""
+    """The days of the certificate are recorded, whatever the service answers."""
     target = TARGET._replace(certificate_days=14)
     verdict = judge(Observation(target, 0.0, 503, 3, certificate_days_left=3))
     assert (verdict.reason, verdict.certificate_days_left) == ("http 503", 3)
@@ -215,34 +233,51 @@ def test_certificate_with_another_status() -> None:
 
 
 def test_degraded_by_a_condition() -> None:
-    """Such a service keeps its counters, and its row says why."""
+    """A service that a condition degrades keeps its counters. Its row has the reason."""
     target = TARGET._replace(conditions=(Condition("/db", "equals", "ok"),))
     verdict = judge(Observation(target, 0.0, 200, 3, json.dumps(FULL).encode()))
     assert verdict.counters == {"a": 1}
     assert details(StateChange(verdict, 1, NOW, NOW)) == {
-        "status": "degraded", "latency_ms": 3, "http_status": 200, "reason": '/db is "up", wants "ok"', "counters": {"a": 1},
-        "streak": 1, "since": "2026-03-01T12:00:00+00:00",
-    }  # fmt: skip
+        "status": "degraded",
+        "latency_ms": 3,
+        "http_status": 200,
+        "reason": '/db is "up", wants "ok"',
+        "counters": {"a": 1},
+        "streak": 1,
+        "since": "2026-03-01T12:00:00+00:00",
+    }
 
 
 def test_evidence() -> None:
-    """An alert keeps what was seen, since when, and by which pass; what there was not is left out."""
+    """The evidence of an alert has what was seen, since when, and by which pass.
+
+    A fact that is not known is left out.
+    """
     verdict = verdict_of(healthy=False)._replace(attempts=2)
     assert evidence(StateChange(verdict, 3, NOW - MINUTE, NOW), {"pod": "p", "version": "1"}) == {
-        "pod": "p", "version": "1", "state": "down", "reason": "Connection refused", "attempts": 2, "streak": 3,
-        "since": "2026-03-01T11:59:00+00:00", "checked_at": "2026-03-01T12:00:00+00:00",
-    }  # fmt: skip
+        "pod": "p",
+        "version": "1",
+        "state": "down",
+        "reason": "Connection refused",
+        "attempts": 2,
+        "streak": 3,
+        "since": "2026-03-01T11:59:00+00:00",
+        "checked_at": "2026-03-01T12:00:00+00:00",
+    }
 
 
 def test_names_of_not_probed() -> None:
-    """What nobody looked at has a name, and nothing else."""
+    """A service that was not probed is named."""
     other = TARGET._replace(name="other")
     assert not_probed([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
     assert not_probed([verdict_of(healthy=True)], [TARGET]) == ()
 
 
 def test_not_probed() -> None:
-    """A service that a limit of this process kept from being probed has no verdict; each reason is told once."""
+    """A service that a limit of this process kept from being probed has no verdict.
+
+    Each reason is reported once.
+    """
     answered, limited = (
         seen(http_status=200, latency_ms=3, body=b"{}"),
         seen(failure=Failure.NOT_PROBED, error="no\nfiles"),
@@ -256,7 +291,7 @@ def test_not_probed() -> None:
 
 
 def test_own_damping() -> None:
-    """A service's own thresholds win over those of the settings, each for itself."""
+    """A threshold of a service wins over the same threshold of the settings."""
     target = TARGET._replace(alert_after=2)
     verdict = verdict_of(healthy=False)._replace(target=target)
     before = {"ingest": KnownState(healthy=False, streak=0, since=NOW, checked_at=NOW - MINUTE)}
@@ -273,13 +308,13 @@ def test_own_damping() -> None:
 
 @given(st.binary(), st.integers(100, 599))
 def test_judge_is_total(body: bytes, status: int) -> None:
-    """Any answer has a verdict, and every unhealthy one a reason."""
+    """Every answer has a verdict. Every verdict that is not healthy has a reason."""
     verdict = judge(seen(http_status=status, latency_ms=1, body=body))
     assert verdict.healthy == (verdict.reason == "")
 
 
 def verdict_of(healthy: bool) -> Verdict:
-    """Make a verdict."""
+    """Return a verdict."""
     return (
         Verdict(TARGET, 0.0, State.HEALTHY, "", 3, 200, {})
         if healthy
@@ -288,7 +323,7 @@ def verdict_of(healthy: bool) -> Verdict:
 
 
 def after(before: KnownState, update: StateChange | None) -> KnownState:
-    """What the database remembers once an update is written."""
+    """Return the known state after a change is written."""
     if update is None:
         return before
     alerted = (before.alerted or update.opens) and not update.closes
@@ -374,7 +409,7 @@ def test_decide(
     opens: bool,
     closes: bool,
 ) -> None:
-    """Each case of the rule."""
+    """Every case of the rule gives its streak, and opens or closes the alert."""
     update = decide(verdict_of(healthy), NOW + MINUTE, before, thresholds, NOW + MINUTE)
     assert update is not None, what
     assert (streak, opens, closes) == (update.streak, update.opens, update.closes), what
@@ -398,7 +433,10 @@ def test_decide(
     ],
 )
 def test_decide_is_fenced(observed_at: datetime, checked_at: datetime, counts: bool) -> None:
-    """An observation never overwrites a newer one; a clock that was set back does not stop the worker."""
+    """An observation never overwrites a newer one.
+
+    After a clock was set back, a row from the future is overwritten, so that the worker goes on.
+    """
     before = KnownState(healthy=True, streak=1, since=checked_at, checked_at=checked_at)
     assert counts == (
         decide(verdict_of(healthy=False), observed_at, before, Thresholds(), NOW) is not None
@@ -407,7 +445,10 @@ def test_decide_is_fenced(observed_at: datetime, checked_at: datetime, counts: b
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
 def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: int) -> None:
-    """Over any sequence: opens and closes alternate, thresholds holds exactly, and a replay changes nothing."""
+    """Over any sequence of verdicts, opening and closing alternate, exactly at the thresholds.
+
+    The same or an older observation changes nothing.
+    """
     thresholds, before, changes = Thresholds(alert_after, resolve_after), KnownState(), []
     runs: list[bool] = []
     for number, healthy in enumerate(verdicts):
@@ -428,7 +469,10 @@ def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: in
 
 
 def test_plan_and_planned() -> None:
-    """A pass's plan holds an update for each fresh verdict, and tells what it would open and close."""
+    """A plan has a change for each verdict that is newer than its row.
+
+    The preview names the alerts that it would open and close.
+    """
     other = TARGET._replace(name="evaluator")
     verdicts = [verdict_of(healthy=False), verdict_of(healthy=True)._replace(target=other)]
     before = {
@@ -472,7 +516,7 @@ def test_plan_and_planned() -> None:
     ],
 )
 def test_details(verdict: Verdict, expected: dict[str, Any]) -> None:
-    """The details hold the contract's keys for each state, and the worker's own two."""
+    """The details have the contract's keys for each state, ``streak`` and ``since``."""
     assert expected | {"streak": 2, "since": NOW.isoformat()} == details(
         StateChange(verdict, 2, NOW, NOW)
     )
@@ -488,7 +532,7 @@ def test_summary() -> None:
 
 
 def test_maintenance_end() -> None:
-    """The later end counts; that of the setting only if it is not over."""
+    """The later end counts. The end of the setting counts only while it is in the future."""
     hour = timedelta(hours=1)
     assert maintenance_end(None, None, NOW) is None
     assert maintenance_end(None, NOW, NOW) is None

@@ -111,7 +111,10 @@ ANSWERS += [
 
 @pytest.mark.parametrize(("seen", "expected"), ANSWERS)
 def test_judge(seen: dict[str, Any], expected: dict[str, Any]) -> None:
-    """A verdict has the observation's target, time and number of attempts, and nothing that was not seen."""
+    """A verdict has the observation's target, time and number of attempts.
+
+    A fact that was not seen is left out.
+    """
     verdict = judge(Observation(TARGET, 12.5, attempts=3, **seen))
     assert verdict == Verdict(target=TARGET, taken_at=12.5, attempts=3, **expected)
 
@@ -127,7 +130,7 @@ def change(**verdict: Any) -> StateChange:
 
 
 def test_evidence() -> None:
-    """The keys of ``fleet_alert.details.evidence`` are promised; what is not known is left out."""
+    """The keys of ``fleet_alert.details.evidence`` are promised. Unknown facts are left out."""
     facts = {"state": State.DEGRADED, "reason": "http 503", "http_status": 503, "latency_ms": 4}
     assert evidence(change(**facts, attempts=2), {"pass": "health"}) == {
         "pass": "health",
@@ -179,7 +182,7 @@ def test_details() -> None:
     [((None, None), (2, 3)), ((5, None), (5, 3)), ((None, 7), (2, 7)), ((5, 7), (5, 7))],
 )
 def test_thresholds(own: tuple[int | None, int | None], expected: tuple[int, int]) -> None:
-    """A service's own thresholds win, each for itself."""
+    """A threshold of a service wins over the same threshold of the settings."""
     target = TARGET._replace(alert_after=own[0], resolve_after=own[1])
     assert thresholds_of(target, Thresholds(2, 3)) == Thresholds(*expected)
 
@@ -194,7 +197,7 @@ def test_thresholds(own: tuple[int | None, int | None], expected: tuple[int, int
     ],
 )
 def test_remedy(reasons: tuple[str, ...], settings: str) -> None:
-    """The remedy names the settings by their names, if time was short; shards help in both cases."""
+    """If the pass ran out of time, the remedy names the settings. It always suggests shards."""
     text = remedy(reasons)
     assert text.startswith(settings)
     assert text.endswith("divide the services among shards")
@@ -209,7 +212,7 @@ def test_not_among() -> None:
 
 
 def test_suppress_alerts() -> None:
-    """For these services no alert opens; alerts close, and the rows stay as they are."""
+    """For the given services no alert opens. Alerts still close, and the rows do not change."""
     opening = change(state=State.DOWN, reason="r")._replace(opens=True)
     closing = change(state=State.HEALTHY)._replace(closes=True)
     name = TARGET.name
@@ -218,7 +221,7 @@ def test_suppress_alerts() -> None:
 
 
 def test_alerted() -> None:
-    """Services have an alert if they had one, or it opened; not if it closed."""
+    """A service has an alert if it had one before or one opened, unless the alert closed."""
     before = {
         "z": KnownState(alerted=True),
         "b": KnownState(alerted=True),

@@ -1,4 +1,4 @@
-"""Installations: names, which rows another one keeps, and what a person must not remove."""
+"""Installations: names, rows of other installations, and rows that nobody must remove."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def known(installation: str, age_s: float | None) -> KnownState:
-    """Return the state of a service that an installation recorded so many seconds ago."""
+    """Return the state of a service that an installation recorded at this age."""
     checked_at = None if age_s is None else NOW - timedelta(seconds=age_s)
     return KnownState(healthy=True, checked_at=checked_at, installation=installation)
 
@@ -60,18 +60,18 @@ def known(installation: str, age_s: float | None) -> KnownState:
     ],
 )
 def test_names(name: str, is_valid: bool) -> None:
-    """A name is one word without anything that a lock, a tag or a page would have to escape."""
+    """A name is one word. No lock, tag or page has to escape its characters."""
     assert bool(re.fullmatch(NAME_PATTERN, name)) is is_valid
 
 
 def test_the_default_installation_is_not_named() -> None:
-    """Its rows are those of releases before there were names."""
+    """Rows of the default installation have no name, as in releases before names existed."""
     assert (tags_of(DEFAULT), own_service(DEFAULT)) == ({}, "ops_worker")
     assert (tags_of("b"), own_service("b")) == ({"installation": "b"}, "ops_worker#b")
 
 
 def test_the_own_alert_is_no_service() -> None:
-    """No catalogue can have a service whose alert would be that of an installation."""
+    """The name of an installation's own alert is not valid as the name of a service."""
     assert re.fullmatch(NAME, own_service("b")) is None
     assert (
         without_installation("ops_worker#b") == without_installation("ops_worker") == "ops_worker"
@@ -108,7 +108,7 @@ def test_kept_by_others(
 
 
 def test_kept_warnings() -> None:
-    """There is one warning for each installation, with not too many names, each on one line."""
+    """Each installation has one warning, on one line, with a limited number of names."""
     assert kept_warnings({}) == []
     first, second = kept_warnings({"x": "b", "y\n": "c\x1b", "a": "b"})
     assert first.startswith("installation b watches the same services")
@@ -127,7 +127,10 @@ def claim(
 
 
 def test_contested() -> None:
-    """A service is contested while another installation watches it by its own period."""
+    """A service is contested while another installation watches it.
+
+    The period of that installation decides how long a row counts.
+    """
     minute = timedelta(minutes=1)
     claims = [
         claim("x", 3 * minute),
@@ -145,7 +148,10 @@ def test_contested() -> None:
 
 
 def test_kept_services() -> None:
-    """What another installation watched in the last week stays, and so do the own alerts."""
+    """Services that another installation watched in the last week stay.
+
+    The alerts of the installations about themselves stay, too.
+    """
     week = timedelta(days=7)
     assert week == KEPT
     moment = timedelta(microseconds=1)
@@ -160,7 +166,7 @@ def test_kept_services() -> None:
 
 
 def test_kept_services_that_were_taken_over() -> None:
-    """Of a row that this installation keeps, only one that watches the service now counts."""
+    """Another installation keeps a row of this one only while it watches the service."""
     minute = timedelta(minutes=1)
     claims = [claim("x", 4 * minute), claim("y", 2 * minute), claim("z", 4 * minute)]
     assert kept_services(claims, [], NOW, {"x", "y"}) == {
@@ -171,7 +177,7 @@ def test_kept_services_that_were_taken_over() -> None:
 
 
 def test_neighbours() -> None:
-    """Every other installation of the last week is one, by its newest row."""
+    """Every other installation with a row of the last week is a neighbour, with its newest row."""
     hour = timedelta(hours=1)
     rows = [
         Neighbour("c", NOW - 2 * hour),

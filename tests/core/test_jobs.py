@@ -1,4 +1,4 @@
-"""Jobs: those of a command, and those of several shards."""
+"""Jobs of commands, and Jobs of several shards."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_sharded() -> None:
 
 
 def test_other_containers() -> None:
-    """Other containers stay; of several passes in one pod, one makes room for the command."""
+    """Other containers stay. If a pod has several passes, the command replaces one of them."""
     mesh = {"name": "mesh", "image": "envoy"}
     first = {"name": "ops-worker-health", "command": ["/tini", "--", "ops-worker", "health"]}
     second = {"name": "ops-worker-metrics", "image": "ops-worker", "args": ["metrics"]}
@@ -163,7 +163,7 @@ def test_other_containers() -> None:
 
 
 def test_user() -> None:
-    """What people did names who ran the command, not the user of the image."""
+    """The recorded action names the person who ran the command, not the user of the image."""
     spec = command_job(cronjob(), ["maintenance", "end"], "m1", None, "kim")["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     assert {"name": "LOGNAME", "value": "kim"} in container["env"]
@@ -193,8 +193,10 @@ def test_without_a_policy() -> None:
     ("container", "problem"),
     [
         ({"name": "a", "image": "b"}, "no container of its template runs ops-worker"),
-        ({"name": "ops-worker", "command": ["sh", "-c", "ops-worker health"]}, "container ops-worker runs a shell script"),
-        ({"name": "ops-worker", "command": ["sleep", "9"]}, "container ops-worker runs another program"),
+        ({"name": "ops-worker", "command": ["sh", "-c", "ops-worker health"]},
+         "container ops-worker runs a shell script"),
+        ({"name": "ops-worker", "command": ["sleep", "9"]},
+         "container ops-worker runs another program"),
     ],
 )  # fmt: skip
 def test_no_command(container: dict[str, Any], problem: str) -> None:
@@ -208,8 +210,10 @@ def test_names_fit(name: str) -> None:
     """A Job's name has at most 63 characters, ends with the suffix and is valid."""
     source = cronjob()
     source["metadata"]["name"] = name
-    for job, suffix in ((job_of(source, "m12345678"), "m12345678"),
-                        (command_job(source, ["check"], "m12345678"), "command-m12345678")):  # fmt: skip
+    for job, suffix in (
+        (job_of(source, "m12345678"), "m12345678"),
+        (command_job(source, ["check"], "m12345678"), "command-m12345678"),
+    ):
         made = job["metadata"]["name"]
         assert len(made) <= MAX_NAME
         assert made.endswith(f"-{suffix}") and made[: -len(suffix) - 1][-1].isalnum()
@@ -225,7 +229,7 @@ def test_completed_indexes(text: str | None, indexes: set[int]) -> None:
 
 
 def shard(index: int, code: int | None) -> dict[str, Any]:
-    """Return the pod of a shard; without an exit code, it runs."""
+    """Return the pod of a shard. Without an exit code, the pod is running."""
     state = {} if code is None else {"terminated": {"exitCode": code, "message": "why"}}
     return {
         "metadata": {
@@ -237,7 +241,7 @@ def shard(index: int, code: int | None) -> dict[str, Any]:
 
 
 def test_shards() -> None:
-    """The pods of an Indexed Job are shards; those that failed are named."""
+    """The pods of an Indexed Job are shards. Failed shards are named."""
     job = {"spec": {"completionMode": "Indexed", "completions": 3}}
     pods = [shard(0, 0), shard(1, 3), shard(2, None)]
     assert shard_count(job) == 3
@@ -264,7 +268,7 @@ def test_reason_on_one_line() -> None:
 
 
 def test_failure_target() -> None:
-    """A Job that will fail once its pods have ended has not ended, except for an early look."""
+    """A Job with the condition FailureTarget has not ended. With ``early``, it counts as failed."""
     condition = {"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded"}
     job = {"status": {"conditions": [condition]}}
     assert finished(job) is None
@@ -272,7 +276,7 @@ def test_failure_target() -> None:
 
 
 def test_cause_of_a_lost_pod() -> None:
-    """What kept the pod from starting is named instead of a place to look."""
+    """If the cause is known, the message has the cause instead of a hint where to look."""
     late = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "long"}
     job = {
         "metadata": {"name": "j"},

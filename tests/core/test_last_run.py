@@ -1,4 +1,4 @@
-"""The last run of a CronJob is its last Job, also if the Job's pod is gone; and its Events."""
+"""The last run of a CronJob: its last Job, even without a pod, and its Events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cronjob(**status: Any) -> dict[str, Any]:
 
 
 def job(number: int, *end: str, shards: int = 0, spec: Any = None, **status: Any) -> dict[str, Any]:
-    """Return a Job of minute ``number``; ``end`` is type, reason and message of a condition."""
+    """Return the Job of minute ``number``. ``end`` is type, reason and message of a condition."""
     condition = dict(zip(("type", "reason", "message"), end, strict=False)) | {"status": "True"}
     indexed = {"completionMode": "Indexed", "completions": shards} if shards else {}
     return {
@@ -44,7 +44,7 @@ def job(number: int, *end: str, shards: int = 0, spec: Any = None, **status: Any
 
 
 def pod(number: int, code: int | None, message: str = "", index: int | None = None) -> Any:
-    """Return the pod of a Job; without an exit code, it runs."""
+    """Return the pod of a Job. Without an exit code, the pod is running."""
     state: dict[str, Any] = {"running": {}}
     if code is not None:
         ended = f"2026-03-01T12:0{number}:05Z"
@@ -78,7 +78,7 @@ SUCCESS = [job(8, "Complete"), pod(8, 0, '{"summary": "health: 4 services"}')]
 
 
 def test_deadline_after_a_success() -> None:
-    """An older success is not shown as the last run; the deadline is named."""
+    """An older success is not shown as the last run. The deadline is named."""
     state = look([SUCCESS[0], job(9, *DEADLINE)], [SUCCESS[1]])
     assert (state.exit_code, state.last_job) == (None, "job-9")
     assert state.summary == (
@@ -91,7 +91,7 @@ def test_deadline_after_a_success() -> None:
 
 @pytest.mark.parametrize("reason", ["BackoffLimitExceeded", "PodFailurePolicy"])
 def test_other_failures_without_a_pod(reason: str) -> None:
-    """Whatever ended the Job: without a pod, there is no exit code."""
+    """A Job without a pod has no exit code, whatever ended it."""
     state = look([SUCCESS[0], job(9, "Failed", reason, "why")], [SUCCESS[1]])
     assert (state.exit_code, state.summary) == (
         None,
@@ -107,7 +107,7 @@ def test_failure_target() -> None:
 
 
 def test_running() -> None:
-    """While a Job runs, the one before is the last that ended."""
+    """While a Job runs, the Job before it is the last run."""
     state = look([SUCCESS[0], job(9)], [SUCCESS[1], pod(9, None)])
     assert (state.exit_code, state.summary, state.last_job) == (0, "health: 4 services", "job-8")
     assert (state.job_end, state.warnings) == ("Complete", ())
@@ -179,7 +179,7 @@ def test_shards() -> None:
 
 
 def test_shards_that_are_gone() -> None:
-    """A shard whose pod was killed has no exit code; the success of the others hides nothing."""
+    """A shard whose pod was killed has no exit code. The success of others does not hide it."""
     late = job(9, *DEADLINE, shards=3, completedIndexes="0,1")
     state = look([late], [pod(9, 0, "end 0", 0)])
     assert state.exit_code is None
@@ -204,7 +204,7 @@ def test_shards_that_run() -> None:
 
 
 def test_complete_shards() -> None:
-    """All shards of a complete Job ended well."""
+    """If a Job is complete, all its shards ended with exit code 0."""
     state = look([job(9, "Complete", shards=2)], [pod(9, 0, "end", 0), pod(9, 0, "end", 1)])
     assert (state.exit_code, state.summary) == (0, "2 shards: end")
 
@@ -212,20 +212,26 @@ def test_complete_shards() -> None:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([event("Pod/job-9-abcde", "FailedMount", 'secret "a" not found')], 'its pod, which is gone, could not start: FailedMount: secret "a" not found; create the Secret'),
-        ([event("Pod/job-9-abcde", "Pulling", "Pulling image", warning=False)], "the pull of its image took too long: Pulling image; load the image"),
-        ([event("Pod/job-9-abcde", "Killing", "Stopping container", warning=False)], "it ran until then, and no pod and no log are left; raise activeDeadlineSeconds"),
-        ([event("Job/job-9", "FailedCreate", 'Error creating: pods "x" is forbidden: exceeded quota: q')], "no pod can be created: FailedCreate: exceeded quota: q; raise ResourceQuota q"),
+        ([event("Pod/job-9-abcde", "FailedMount", 'secret "a" not found')],
+         ('its pod, which is gone, could not start: FailedMount: secret "a" not found; '
+          "create the Secret")),
+        ([event("Pod/job-9-abcde", "Pulling", "Pulling image", warning=False)],
+         "the pull of its image took too long: Pulling image; load the image"),
+        ([event("Pod/job-9-abcde", "Killing", "Stopping container", warning=False)],
+         "it ran until then, and no pod and no log are left; raise activeDeadlineSeconds"),
+        ([event("Job/job-9", "FailedCreate",
+                'Error creating: pods "x" is forbidden: exceeded quota: q')],
+         "no pod can be created: FailedCreate: exceeded quota: q; raise ResourceQuota q"),
     ],
 )  # fmt: skip
 def test_lost_pod(events: list[Any], expected: str) -> None:
-    """Events outlive the pod that the deadline deleted, and have its reason."""
+    """Events stay after the deadline deleted the pod. They have the reason."""
     (warning,) = look([job(9, *DEADLINE)], [], events).warnings
     assert f"exceeded activeDeadlineSeconds (50 s): {expected}" in warning
 
 
 def test_quota() -> None:
-    """A Job that can create no pod is reported while it tries."""
+    """A Job that cannot create a pod is reported while it tries."""
     refused = event("Job/job-9", "FailedCreate", 'pods "x" is forbidden: exceeded quota: none')
     (warning,) = look([job(9)], [], [refused]).warnings
     assert warning.startswith(f"{NAME}: Job job-9: no pod can be created: FailedCreate: ")
@@ -244,17 +250,22 @@ def test_pod_without_a_sandbox() -> None:
 @pytest.mark.parametrize(
     ("reason", "message", "hint"),
     [
-        ("MissSchedule", "Missed scheduled time to start a job: 12:08", "set startingDeadlineSeconds to 25 or more"),
-        ("JobAlreadyActive", "Not starting job because prior execution is running", "a run takes longer than the period"),
-        ("TooManyMissedTimes", "too many missed start times", "set startingDeadlineSeconds (the manifests set 25)"),
-        ("UnexpectedJob", "Saw a job that the controller did not create or forgot: job-9", "`kubectl -n ops get jobs`"),
+        ("MissSchedule", "Missed scheduled time to start a job: 12:08",
+         "set startingDeadlineSeconds to 25 or more"),
+        ("JobAlreadyActive", "Not starting job because prior execution is running",
+         "a run takes longer than the period"),
+        ("TooManyMissedTimes", "too many missed start times",
+         "set startingDeadlineSeconds (the manifests set 25)"),
+        ("UnexpectedJob", "Saw a job that the controller did not create or forgot: job-9",
+         "`kubectl -n ops get jobs`"),
         ("InvalidSchedule", "invalid schedule", "correct spec.schedule"),
         ("UnknownTimeZone", "unknown time zone Mars", "correct spec.timeZone"),
-        ("FailedCreate", 'Error creating job: jobs "x" is forbidden: exceeded quota: q', "raise ResourceQuota q"),
+        ("FailedCreate", 'Error creating job: jobs "x" is forbidden: exceeded quota: q',
+         "raise ResourceQuota q"),
     ],
 )  # fmt: skip
 def test_events_of_the_cronjob(reason: str, message: str, hint: str) -> None:
-    """What the controller reports about runs that were not started is a warning."""
+    """An Event of the controller about a run that did not start is a warning."""
     recent = event(f"CronJob/{NAME}", reason, message, at="2026-03-01T12:09:30Z")
     (warning,) = look([job(9)], [pod(9, None)], [recent]).warnings
     assert reason in warning and hint in warning
@@ -262,7 +273,7 @@ def test_events_of_the_cronjob(reason: str, message: str, hint: str) -> None:
 
 
 def test_repeated_event() -> None:
-    """Of one reason, the newest Event is shown, with how often it happened."""
+    """Of Events with the same reason, the newest one is shown, with their number."""
     old = event(f"CronJob/{NAME}", "MissSchedule", "old", at="2026-03-01T12:08:00Z")
     new = event(f"CronJob/{NAME}", "MissSchedule", "new", at="2026-03-01T12:09:00Z")
     (warning,) = look([], [], [new | {"count": 4}, old]).warnings
@@ -285,7 +296,7 @@ def test_age_of_an_event(at: str, last_success: str | None, is_shown: bool) -> N
 
 
 def test_events_of_no_interest() -> None:
-    """The worker's own Events and those about Jobs that somebody made are no problem."""
+    """Events of the worker itself and about Jobs that a person created are no problem."""
     manual = job(9, "Complete")
     manual["metadata"]["annotations"] = {"cronjob.kubernetes.io/instantiate": "manual"}
     unexpected = "Saw a job that the controller did not create or forgot: "
@@ -299,7 +310,7 @@ def test_events_of_no_interest() -> None:
 
 
 def test_suspended() -> None:
-    """The Events of a suspended CronJob are about the time before."""
+    """Events of a suspended CronJob are not shown, because they are older than the suspension."""
     suspended = cronjob()
     suspended["spec"]["suspend"] = True
     missed = read_all([event(f"CronJob/{NAME}", "MissSchedule", "missed")])

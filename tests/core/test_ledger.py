@@ -1,4 +1,4 @@
-"""The ledger: what passes write."""
+"""The rows of the ledger that passes write."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_pass_without_change_writes_no_span() -> None:
-    """Only a change of state or class writes spans, whatever the number of passes."""
+    """Spans are written only if a state or reason class changes, not for every pass."""
     ledger = recorded(*((second, "healthy") for second in range(0, 6000, 60)))
     assert (len(ledger.runs), len(ledger.spans), ledger.written) == (1, 1, 1)
     assert ledger.runs[0].passes == 100
 
 
 def test_a_hole_ends_a_run_and_no_span() -> None:
-    """After a time in which nobody looked, one row is written for all services."""
+    """After unseen time, one row is written for all services."""
     ledger = Recorder()
     for second in (0, 60, 5000):
         ledger.record([sight(name, second, "healthy") for name in ("a", "b", "c")], 60)
@@ -59,7 +59,7 @@ def test_run(period_s: float, config: str, second: int, extends: bool) -> None:
 
 
 def test_a_blind_pass_ends_a_run_and_no_span() -> None:
-    """Nobody looked between two runs of the same kind, however short that was."""
+    """The time between two runs of the same kind is unseen, however short it is."""
     ledger = Recorder()
     ledger.end_run()
     for second in (0, 60, 120):
@@ -87,7 +87,7 @@ def test_run_without_services() -> None:
 
 
 def test_spans_end_with_the_last_sight() -> None:
-    """Of another state, and of a service that was left out, the previous pass saw the last."""
+    """A span ends with the previous pass if the state changes or the service is left out."""
     ledger = Recorder()
     ledger.record([sight("early", second, "down") for second in (0,)])
     before = {"same": "down", "other": "down", "class": "down", "gone": "healthy"}
@@ -131,7 +131,7 @@ def test_a_span_without_a_later_run(has_run: bool) -> None:
 
 
 def test_an_older_pass_changes_nothing() -> None:
-    """Sights that are not newer than the newest run are left out, and their spans go on."""
+    """Sights that are not newer than the newest run are ignored. Their spans go on."""
     ledger = Recorder()
     ledger.record([sight("a", 60, "healthy"), sight("b", 60, "healthy")])
     ledger.record([sight("a", 59, "down"), sight("b", 60, "down")], now=at(70))
@@ -143,7 +143,7 @@ def test_an_older_pass_changes_nothing() -> None:
 
 
 def test_passes_of_one_transaction() -> None:
-    """Passes that waited give the rows that they would have given one by one."""
+    """Passes that waited write the same rows together as one by one."""
     states = ["healthy", "down", "down", "healthy", "healthy"]
     seen = [[sight("a", 60 * n, state)] for n, state in enumerate(states)]
     seen.insert(3, [sight("a", 125, "down"), sight("b", 126, "down")])
@@ -167,7 +167,7 @@ def test_nothing_is_read_when_nothing_changed() -> None:
 
 
 def test_digest() -> None:
-    """The same states have the same digest, in any order; another state or class has another."""
+    """The same states have the same digest in any order. Another state or class changes it."""
     one, two = sight("a", 0, "healthy"), sight("b", 5, "down")
     same = digest_of([two._replace(at=at(9), reason="x"), one])
     assert digest_of([one, two]) == same
@@ -176,7 +176,10 @@ def test_digest() -> None:
 
 
 def test_configuration() -> None:
-    """Whatever decides verdicts and alerts is in the hash; no value of a header or password is."""
+    """The hash contains everything that decides verdicts and alerts.
+
+    It does not contain the value of a header or a password.
+    """
     target = Target(
         name="a",
         url="http://user:hush@a/health",
@@ -278,7 +281,7 @@ def test_document() -> None:
 
 
 def test_hashes() -> None:
-    """They have 32 hexadecimal digits. The order of the services in a catalogue does not matter."""
+    """A hash has 32 hexadecimal digits. The order of the services does not change it."""
     one, two = Target("a", "", "a", ()), Target("b", "", "b", ())
     ordered, other = (config_of(targets, Thresholds()) for targets in ([one, two], [two, one]))
     assert config_hash(ordered) == config_hash(other)

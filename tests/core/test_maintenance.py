@@ -57,7 +57,7 @@ def utc(text: str) -> datetime:
     ],
 )
 def test_recurrence(text: str, expected: tuple[object, ...], shown: str) -> None:
-    """A recurrence is weekdays and a time, and its text is read as the same one."""
+    """A recurrence has weekdays and a time. Reading its text gives the same recurrence."""
     recurrence = parse_recurrence(text)
     assert recurrence == expected
     assert recurrence.text == shown
@@ -92,7 +92,7 @@ def test_no_recurrence(text: str) -> None:
     [("day 03:00", 1), ("Sunday 02:00", 7), ("Mon,Thu 22:00", 3), ("Sun,Mon 22:00", 1)],
 )
 def test_shortest_gap(text: str, days: int) -> None:
-    """The gap between two beginnings goes over the end of the week."""
+    """The gap between two beginnings may cross the end of the week."""
     assert parse_recurrence(text).shortest_gap == days * DAY
 
 
@@ -132,12 +132,15 @@ def test_clocks_change(sunday: str, begun: str, ended: str) -> None:
     ],
 )
 def test_local_time(naive: str, expected: str) -> None:
-    """A time that does not exist has the offset before the change; of two, it is the first one."""
+    """A local time that does not exist has the offset before the change of the clocks.
+
+    Of a local time that exists twice, the first one counts.
+    """
     assert local_time(BERLIN, datetime.fromisoformat(naive)) == utc(expected)
 
 
 def test_fold_is_ignored() -> None:
-    """The second of two times cannot be asked for by accident."""
+    """``fold`` does not select the second of two equal local times."""
     second = datetime.fromisoformat("2026-10-25 02:30").replace(fold=1)
     assert local_time(BERLIN, second) == utc("2026-10-25 00:30")
 
@@ -159,13 +162,13 @@ ONCE = Window(begins=NOW, duration=HOUR, services=("a", "b"), id=1)
     ],
 )
 def test_running(window: Window, minutes: float, lasts: bool) -> None:
-    """A window lasts from its beginning up to its end; nobody's end makes it longer."""
+    """A window lasts from its beginning up to its end. Ending it never makes it longer."""
     found = running([window], NOW + timedelta(minutes=minutes))
     assert [occurrence.window for occurrence in found] == [window] * lasts
 
 
 def test_cut() -> None:
-    """A window that is made while it would last begins then; what is ended does not come again."""
+    """A window that is made during an occurrence begins then. An ended window stays ended."""
     made = utc("2026-03-08 02:00")
     window = WEEKLY._replace(begins=made, ended_at=utc("2026-03-22 01:30"))
     found = list(occurrences(window, made - 30 * DAY, made + 90 * DAY))
@@ -178,7 +181,7 @@ def test_cut() -> None:
 
 
 def test_next_occurrence() -> None:
-    """It is the one that lasts, else the next one, however far ahead a window is planned."""
+    """The next occurrence is the current one, else the next one, however far in the future."""
     first = utc("2026-03-08 01:00")
     for now in (NOW, first, first + HOUR):
         found = next_occurrence(WEEKLY, now)
@@ -225,7 +228,7 @@ def test_under_maintenance() -> None:
     ],
 )
 def test_planned_time(at: datetime | time, expected: str) -> None:
-    """A time of day is the next one in the zone; a time with a zone of its own keeps it."""
+    """A time of day is the next one in the zone. A time with its own zone keeps that zone."""
     assert planned_time(at, BERLIN, NOW) == utc(expected)
 
 

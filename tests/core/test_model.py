@@ -1,4 +1,4 @@
-"""The values of the core: what they conclude about themselves."""
+"""The values of the core, and what their properties return."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_without_client() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_healthy(state: State) -> None:
-    """Only one state is healthy."""
+    """Only the state ``healthy`` is healthy."""
     assert Verdict(target("a"), 0.0, state).healthy == (state.value == "healthy")
 
 
 def test_words() -> None:
-    """The words that stand in ``service_health.details.status``."""
+    """The states are the words in ``service_health.details.status``."""
     assert [state.value for state in State] == ["healthy", "degraded", "down", "unknown"]
 
 
@@ -72,7 +72,7 @@ def test_tick(
 
 
 def test_problem() -> None:
-    """A foreseen error is shown; a bug is shown by its class only."""
+    """An expected error is shown with its message. A bug is shown by its class only."""
     assert Tick("health", 0.1).problem == ""
     assert Tick("health", 0.1, error=DatabaseError("away")).problem == "away"
     text = Tick("health", 0.1, error=ValueError("hunter2")).problem

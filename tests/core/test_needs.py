@@ -1,4 +1,4 @@
-"""Dependencies: whose alert is held back, by whom; and that nothing but opening is held back."""
+"""Dependencies: which alerts are held back, and by which causes. Only opening is held back."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def verdict(name: str, *, healthy: bool = False) -> Verdict:
 
 
 def unhealthy(*names: str, known: Needs = CHAIN) -> dict[str, bool]:
-    """Return the health of all services, of which these are unhealthy."""
+    """Return the health of all services. Those with these names are unhealthy."""
     return {name: name not in names for name in known}
 
 
@@ -71,12 +71,12 @@ CAUSES: list[tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = [
 
 @pytest.mark.parametrize(("names", "causes"), CAUSES)
 def test_causes(names: tuple[str, ...], causes: dict[str, tuple[str, ...]]) -> None:
-    """The causes are those at the root: unhealthy, and not because of another one."""
+    """A cause is unhealthy, and no service that it needs is unhealthy."""
     assert causes_of(CHAIN, unhealthy(*names)) == causes
 
 
 def test_unknown_health_is_no_cause() -> None:
-    """A service of which nobody knows how it is holds nothing back, nor does one not monitored."""
+    """A service with unknown health is no cause. A service that is not monitored is no cause."""
     assert causes_of(CHAIN, {"shop": False}) == {}
     needs = needs_of([target("shop", "db", "off"), target("db")])
     assert needs == {"shop": ("db",), "db": ()}
@@ -84,7 +84,7 @@ def test_unknown_health_is_no_cause() -> None:
 
 
 def test_many_causes() -> None:
-    """The first ones by name are kept, also through others."""
+    """The first causes by name are kept, also those of services between."""
     roots = [f"r{number:02}" for number in range(30)]
     needs = {"a": ("b",), "b": tuple(roots[::-1])} | dict.fromkeys(roots, ())
     causes = causes_of(needs, dict.fromkeys(needs, False))
@@ -92,7 +92,7 @@ def test_many_causes() -> None:
 
 
 def test_long_chain() -> None:
-    """The largest catalogue may be one chain."""
+    """All services of the largest catalogue may be one chain."""
     needs = {f"s{number}": (f"s{number + 1}",) for number in range(9_999)} | {"s9999": ()}
     causes = causes_of(needs, dict.fromkeys(needs, False))
     assert causes["s0"] == ("s9999",)
@@ -101,7 +101,7 @@ def test_long_chain() -> None:
 
 
 def test_many_paths() -> None:
-    """Each service is looked at once, however many paths lead to it."""
+    """Each service is visited once, however many paths lead to it."""
     needs: dict[str, tuple[str, ...]] = {"s0": ()}
     for number in range(1, 60):
         needs[f"s{number}"] = tuple(f"s{below}" for below in range(number))
@@ -155,7 +155,7 @@ def test_problems(needs: dict[str, Any], faults: list[tuple[str, str]]) -> None:
 
 
 def test_many_cycles() -> None:
-    """Not more cycles are reported than a person reads."""
+    """The number of reported cycles is limited."""
     needs = {f"s{number:02}": (f"s{number:02}",) for number in range(50)}
     assert len(list(problems(needs))) == MAX_CYCLES
 
@@ -180,7 +180,7 @@ def test_current_health(row: KnownState, expected: bool | None) -> None:
 
 
 def test_unprobed_needs() -> None:
-    """The rows that a pass reads besides its own: what unhealthy services need, in any shard."""
+    """A pass also reads the rows of services that its unhealthy services need, in any shard."""
     verdicts = [verdict("shop"), verdict("mail", healthy=True)]
     assert unprobed_needs(CHAIN, verdicts) == ["db", "dns"]
     assert unprobed_needs(CHAIN, [verdict("shop", healthy=True)]) == []

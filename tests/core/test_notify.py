@@ -1,4 +1,4 @@
-"""Which alerts a post has, and what an Alertmanager makes of any sequence of posts."""
+"""The alerts of a post, and what an Alertmanager makes of any sequence of posts."""
 
 from __future__ import annotations
 
@@ -103,10 +103,17 @@ def test_open_alert() -> None:
 
 @pytest.mark.parametrize(
     ("period_s", "firing", "repeat"),
-    [(1, 300, 900), (60, 300, 900), (75, 300, 900), (76, 304, 900), (180, 720, 900), (3600, 14400, 18000)],
-)  # fmt: skip
+    [
+        (1, 300, 900),
+        (60, 300, 900),
+        (75, 300, 900),
+        (76, 304, 900),
+        (180, 720, 900),
+        (3600, 14400, 18000),
+    ],
+)
 def test_horizons(period_s: float, firing: float, repeat: float) -> None:
-    """An open alert lasts four periods, a closed one is repeated for longer than that."""
+    """An open alert lasts four periods. A closed one is repeated for longer than that."""
     assert firing_s(period_s) == firing
     assert repeat_s(period_s) == repeat
     assert closed_since(NOW, period_s) == at(-repeat)
@@ -223,7 +230,7 @@ ORDERS: list[tuple[str, list[SystemAlert], list[int]]] = [
     ids=[case[0] for case in ORDERS],
 )
 def test_order(rows: list[SystemAlert], expected: list[int]) -> None:
-    """The oldest is first; a closed alert is left out if one of the same labels is open."""
+    """The oldest alert is first. A closed alert is left out if an open one has the same labels."""
     assert numbers(posted(*rows)) == expected
 
 
@@ -254,7 +261,7 @@ def test_maintenance_of_the_worker() -> None:
     ],
 )
 def test_odd_evidence(evidence: Any, annotations: dict[str, str]) -> None:
-    """Evidence of any shape makes an alert; only texts and numbers of it are shown."""
+    """Evidence of any shape makes an alert. Only its texts and numbers are shown."""
     (told,) = posted(alert(1, evidence=evidence))
     always = {"summary": "Service unhealthy: ingest (http 503)", "alert_id": "1"}
     assert told["annotations"] == always | annotations

@@ -23,7 +23,7 @@ WHEN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def verdict(name: str, state: State = State.HEALTHY, reason: str = "") -> Verdict:
-    """Make a verdict on a service."""
+    """Return a verdict on a service."""
     return Verdict(
         Target(name, "", name, ()), 0.0, state, reason, 3 if state is State.HEALTHY else None
     )
@@ -40,30 +40,69 @@ LINES = [
     ),
     (
         Outcome("health", Result.DRY_RUN, (ONE, TWO), UPDATES, opened=("two",), closed=("one",)),
-        "health: 2 services, 1 healthy, 1 down; 1 alert would open: two; 1 alert would close: one; dry run, nothing was written (0.00 s)",
+        (
+            "health: 2 services, 1 healthy, 1 down; 1 alert would open: two; "
+            "1 alert would close: one; dry run, nothing was written (0.00 s)"
+        ),
     ),
-    (Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)), "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)"),
+    (
+        Outcome("health", Result.RECORDED, (ONE,), UPDATES[:1], closed=("one",)),
+        "health: 1 service, 1 healthy; 1 alert closed: one (0.00 s)",
+    ),
     (Outcome("health", Result.RECORDED), "health: 0 services (0.00 s)"),
-    (Outcome("health", Result.RECORDED, (ONE,), superseded=("one",)),
-     "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)"),
-    (Outcome("health", Result.RECORDED, (ONE,), warnings=("a",), decided_by={"two": "b", "three": "b"}),
-     "health: 1 service, 1 healthy; 2 decided by another installation; 1 warning (0.00 s)"),
-    (Outcome("health", Result.SKIPPED, (ONE,)), "health: skipped: another health pass holds the lock; nothing was written (0.00 s)"),
-    (Outcome("health", Result.OFF), "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)"),
+    (
+        Outcome("health", Result.RECORDED, (ONE,), superseded=("one",)),
+        "health: 1 service, 1 healthy; 1 older than the database's row: one (0.00 s)",
+    ),
+    (
+        Outcome(
+            "health",
+            Result.RECORDED,
+            (ONE,),
+            warnings=("a",),
+            decided_by={"two": "b", "three": "b"},
+        ),
+        "health: 1 service, 1 healthy; 2 decided by another installation; 1 warning (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.SKIPPED, (ONE,)),
+        "health: skipped: another health pass holds the lock; nothing was written (0.00 s)",
+    ),
+    (
+        Outcome("health", Result.OFF),
+        "health: off: SYSTEM_ALERT_ENABLED is off; nothing was probed or written (0.00 s)",
+    ),
     (
         Outcome("metrics", Result.RECORDED, (ONE,), samples=SAMPLES, warnings=("a", "b")),
         "metrics: 1 service, 1 healthy; 2 samples written; 2 warnings (0.00 s)",
     ),
     (
         Outcome("health", Result.WAITING, (ONE,)),
-        "health: waiting: an earlier health pass is still being recorded; 1 service, 1 healthy (0.00 s)",
+        (
+            "health: waiting: an earlier health pass is still being recorded; "
+            "1 service, 1 healthy (0.00 s)"
+        ),
     ),
     (
-        Outcome("health", Result.RECORDED, unprobed=("one",), unprobed_because=("no time", "no files"), maintenance_until=WHEN),
-        "health: 0 services; 1 not probed: no time, no files; maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)",
+        Outcome(
+            "health",
+            Result.RECORDED,
+            unprobed=("one",),
+            unprobed_because=("no time", "no files"),
+            maintenance_until=WHEN,
+        ),
+        (
+            "health: 0 services; 1 not probed: no time, no files; "
+            "maintenance until 2026-03-01 12:00 UTC: no alert opens (0.00 s)"
+        ),
     ),
     (
-        Outcome("health", Result.RECORDED, (ONE, TWO), because_of={"two": ("b", "a"), "three": ("c", "d", "e")}),
+        Outcome(
+            "health",
+            Result.RECORDED,
+            (ONE, TWO),
+            because_of={"two": ("b", "a"), "three": ("c", "d", "e")},
+        ),
         "health: 2 services, 1 healthy, 1 down; 2 unhealthy because of a, b, c and 2 more (0.00 s)",
     ),
     (
@@ -80,19 +119,22 @@ LINES = [
     ),
     (
         Outcome("metrics", Result.DRY_RUN, (ONE,), samples=SAMPLES[:1]),
-        "metrics: 1 service, 1 healthy; 1 sample would be written; dry run, nothing was written (0.00 s)",
+        (
+            "metrics: 1 service, 1 healthy; 1 sample would be written; "
+            "dry run, nothing was written (0.00 s)"
+        ),
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("outcome", "expected"), LINES)
 def test_text(outcome: Outcome, expected: str) -> None:
-    """The closing line says what was counted, what changed, and how long it took."""
+    """The closing line has the counts, the changes and the duration."""
     assert expected == text(outcome)
 
 
 def test_json() -> None:
-    """The document holds everything, for each service its state, reason and since when."""
+    """The document has all of the outcome, with the state, reason and begin of each service."""
     outcome = Outcome(
         "health",
         Result.RECORDED,
@@ -109,10 +151,27 @@ def test_json() -> None:
         "pass": "health",
         "result": "recorded",
         "services": [
-            {"service": "one", "status": "healthy", "state": "healthy", "latency_ms": 3, "certificate_days_left": None, "reason": "", "because_of": [], "attempts": 1, "since": None},
             {
-                "service": "two", "status": "unhealthy", "state": "down", "latency_ms": None,
-                "certificate_days_left": None, "reason": "Connection refused", "because_of": ["one"], "attempts": 1, "since": "2026-03-01T12:00:00+00:00",
+                "service": "one",
+                "status": "healthy",
+                "state": "healthy",
+                "latency_ms": 3,
+                "certificate_days_left": None,
+                "reason": "",
+                "because_of": [],
+                "attempts": 1,
+                "since": None,
+            },
+            {
+                "service": "two",
+                "status": "unhealthy",
+                "state": "down",
+                "latency_ms": None,
+                "certificate_days_left": None,
+                "reason": "Connection refused",
+                "because_of": ["one"],
+                "attempts": 1,
+                "since": "2026-03-01T12:00:00+00:00",
             },
         ],
         "alerts": {"opened": ["two"], "closed": [], "open": []},
@@ -127,7 +186,7 @@ def test_json() -> None:
         "samples": [{"service": "one", "metric": "queue_depth", "value": 3.0}],
         "warnings": [],
         "duration_s": 0.314,
-    }  # fmt: skip
+    }
 
 
 def test_blind() -> None:

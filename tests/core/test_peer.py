@@ -1,4 +1,4 @@
-"""Whether another pass has stopped: every case of the rule, as a table."""
+"""Whether another pass has stopped: every case of the rule."""
 
 from __future__ import annotations
 
@@ -214,13 +214,13 @@ def test_last_turn(period_s: float | None, age_s: float) -> None:
 
 
 def test_waiting_for_a_turn_is_no_recovery() -> None:
-    """A stale peer that had no turn yet neither opens the alert nor closes it."""
+    """A stale peer without a turn does not open the alert, and does not close it."""
     rows = [FRESH, seen("health", 900), seen("ledger", 10)]
     assert judge_peers(("health", "ledger"), rows, NOW, []) == PeerState()
 
 
 def test_records() -> None:
-    """A shard without a record has none; all fields of the others are kept."""
+    """A shard without a record is left out. The other shards keep all fields."""
     rows = [seen("health", 7, 30, "1/2"), seen("health", NEVER, shard="0/2")]
     assert records(rows) == [record("health", 7, 30, "1/2")]
 

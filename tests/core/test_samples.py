@@ -53,7 +53,10 @@ def taken(counters: Any) -> tuple[dict[str, float], list[str]]:
     ],
 )
 def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
-    """Counters become doubles, an absent one 0, and the fallback's key counts where the counter's own is absent."""
+    """Counters become doubles. An absent counter is 0.
+
+    If the first key of a counter is absent, the fallback key counts.
+    """
     assert (expected, []) == taken(counters)
 
 
@@ -70,7 +73,10 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
     ],
 )
 def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
-    """A counter that is not a finite number loses its own row only, with a warning."""
+    """A counter that is not a finite number is left out, with a warning.
+
+    The other counters are recorded.
+    """
     assert (
         {"sent": 4.0},
         [f"delivery.depth not recorded: {shown} is not a finite number"],
@@ -81,7 +87,7 @@ def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
     ("odd", "shown"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
 )
 def test_service_samples_bad_counters(odd: Any, shown: str) -> None:
-    """Counters that are no object are none at all; the service is healthy all the same."""
+    """If the counters are not an object, there are none. The service is still healthy."""
     assert ({}, [f"delivery: counters not recorded: {shown} is not a JSON object"]) == taken(odd)
 
 
@@ -93,7 +99,10 @@ def test_service_samples_unhealthy() -> None:
 
 
 def test_figure_samples() -> None:
-    """A figure that could not be taken is left out with a warning, one whose table is not there without; never 0."""
+    """A figure that failed is left out, with a warning. It is never recorded as 0.
+
+    An absent figure is left out without a warning.
+    """
     connections, size, online = FIGURES
     readings = [
         Reading(connections, (Sample("postgres", "connections", 3.0),)),
@@ -114,25 +123,29 @@ def test_figure_samples_none() -> None:
 
 
 def test_all_counters() -> None:
-    """With an asterisk every finite number is recorded, whatever it is called, but not a service's worth of rows."""
+    """With an asterisk, every finite number is recorded, whatever its name, up to 200 counters."""
     target = TARGET._replace(counters=None, tags={"team": "a"})
     reported: dict[str, Any] = {"a": 1, "b\n": 2.5, "c": "x", "d": None, "e": True, "healthy": 0}
     samples, warnings = service_samples(Verdict(target, 0.0, State.HEALTHY, counters=reported))
     assert [(one.metric, one.value, one.tags) for one in samples] == [
-        ("a", 1.0, {"team": "a"}), ("b", 2.5, {"team": "a"}), ("e", 1.0, {"team": "a"}), ("healthy", 1.0, {"team": "a"}),
-    ]  # fmt: skip
+        ("a", 1.0, {"team": "a"}),
+        ("b", 2.5, {"team": "a"}),
+        ("e", 1.0, {"team": "a"}),
+        ("healthy", 1.0, {"team": "a"}),
+    ]
     assert not warnings
     samples, warnings = service_samples(
         Verdict(target, 0.0, State.HEALTHY, counters={f"c{n}": n for n in range(300)})
     )
     assert len(samples) == 201
     assert warnings == [
-        "delivery: 300 counters reported, only the first 200 recorded: list the counters to record in the catalogue"
+        "delivery: 300 counters reported, only the first 200 recorded: "
+        "list the counters to record in the catalogue"
     ]
 
 
 def test_degraded_keeps_its_counters() -> None:
-    """A service that answered, but not as its conditions want, has its counters, and is not healthy."""
+    """A service that breaks a condition keeps its counters, and is not healthy."""
     samples, warnings = service_samples(
         Verdict(TARGET, 0.0, State.DEGRADED, "x", 1, 200, {"sent": 4})
     )
@@ -145,7 +158,10 @@ def test_degraded_keeps_its_counters() -> None:
 
 
 def test_distinct() -> None:
-    """Of the rows of one series in a sample the first is kept, and none of the worker's own; the others are a warning."""
+    """The first row of a series in a sample is kept. Rows of the worker's own series are not.
+
+    The other rows are counted in a warning.
+    """
     ours, twice = Sample("ops_worker", "pass_success", 1.0), Sample("ingest", "healthy", 0.0)
     tagged = [Sample("ingest", "healthy", 0.0, {"zone": [zone]}) for zone in ("a", "b", "a")]
     parts = [
@@ -166,7 +182,10 @@ def test_distinct() -> None:
 
 
 def test_all_counters_have_names_of_their_own() -> None:
-    """Two keys that come to one name are one counter, and none takes the name of what the worker records."""
+    """Two keys that have the same name after cleaning are one counter.
+
+    No counter takes the name of a metric that the worker records.
+    """
     reported = {"a": 1, "a\n": 2, "healthy\n": 0, "probe_latency_ms": 9}
     samples, _ = service_samples(
         Verdict(TARGET._replace(counters=None), 0.0, State.HEALTHY, counters=reported)
@@ -175,7 +194,10 @@ def test_all_counters_have_names_of_their_own() -> None:
 
 
 def test_figure_costs() -> None:
-    """A figure that takes more than a tenth of its interval, or of the pass's, is told with what to do; also one that failed."""
+    """A figure that takes more than a tenth of its interval is a warning with a remedy.
+
+    Without its own interval, the period of the pass counts. A failed figure is reported, too.
+    """
     connections, size, online = FIGURES
     readings = [
         Reading(connections, took_s=0.6),
@@ -191,7 +213,7 @@ def test_figure_costs() -> None:
 
 
 def test_figures_that_are_not_due() -> None:
-    """A database that had nothing to answer this time is healthy; one that was not there to be asked is not."""
+    """A database is healthy if no figure was due. It is not healthy if it could not be asked."""
     healthy = [Sample("postgres", "healthy", 1.0)]
     assert figure_samples([Reading(FIGURES[0])])[0] == figure_samples([])[0] == healthy
     assert figure_samples(None)[0] == [Sample("postgres", "healthy", 0.0)]
@@ -256,7 +278,7 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("row", "said"), BAD_ROWS, ids=[said for _, said in BAD_ROWS])
 def test_a_bad_row_costs_itself(row: dict[str, Any], said: str) -> None:
-    """One row that is no sample costs that row: the others are recorded, with one warning that names it."""
+    """A bad row is left out, and a warning names it. The other rows are recorded."""
     rows = [{"service": "first", "value": 1}, row, {"service": "last", "value": 2}]
     samples, faults = samples_of(FIGURES[0], ["service", "value", "tags"], rows)
     assert [(one.service, one.value) for one in samples] == [("first", 1.0), ("last", 2.0)]
@@ -267,7 +289,7 @@ def test_a_bad_row_costs_itself(row: dict[str, Any], said: str) -> None:
 
 
 def test_many_bad_rows() -> None:
-    """However many rows are bad, they are told in one warning, which names the first ones."""
+    """All bad rows are in one warning, which names the first ones."""
     samples, faults = samples_of(
         FIGURES[0], ["service", "value"], [{"service": f"s{n}", "value": None} for n in range(13)]
     )
@@ -300,7 +322,7 @@ def test_many_bad_rows() -> None:
     ],
 )
 def test_samples_of_bad_rows(columns: list[str], rows: list[dict[str, Any]], problem: str) -> None:
-    """What is no sample is told as what it is."""
+    """Rows that are no samples raise an error that says what they are."""
     with pytest.raises(ValueError, match=re.escape(problem)):
         samples_of(FIGURES[0], columns, rows)
 
@@ -309,7 +331,7 @@ def test_samples_of_bad_rows(columns: list[str], rows: list[dict[str, Any]], pro
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 )
 def test_number_is_total(value: Any) -> None:
-    """Any value is a finite double or none."""
+    """Any value becomes a finite double or None."""
     found = number(value)
     assert found is None or (isinstance(found, float) and abs(found) < float("inf"))
 

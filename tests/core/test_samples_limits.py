@@ -1,4 +1,4 @@
-"""The limits of what is recorded, exactly at their edges, and what makes two rows the same series."""
+"""The limits of samples, exactly at their edges, and when two rows have the same series."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def test_ten_faults(rows: int, text: str) -> None:
     ],
 )
 def test_slow_figure(every_s: float, period_s: float, took_s: float, warned: bool) -> None:
-    """More than a tenth of its period is too slow; its own period wins over that of the pass."""
+    """More than a tenth of the interval is too slow.
+
+    The interval of the figure wins over the period of the pass.
+    """
     reading = Reading(FIGURE._replace(every_s=every_s), took_s=took_s)
     _, warnings = figure_samples([reading], period_s)
     assert bool(warnings) == warned
@@ -78,7 +81,10 @@ def test_thousand_rows(count: int, taken: bool) -> None:
 
 @pytest.mark.parametrize(("count", "recorded"), [(1, 1), (199, 199), (200, 200), (201, 200)])
 def test_two_hundred_counters(count: int, recorded: int) -> None:
-    """Of a service whose counters are not named, 200 are recorded; a warning says so if there are more."""
+    """At most 200 counters of a service without listed counters are recorded.
+
+    If there are more, a warning says so.
+    """
     samples, warnings = service_samples(verdict({f"c{place}": place for place in range(count)}))
     assert len(samples) == recorded + 1
     assert len(warnings) == (count > 200)
@@ -103,7 +109,7 @@ def test_series_of_a_service() -> None:
 
 
 def test_same_series_in_a_figure() -> None:
-    """Two rows are of one series if service and tags are equal, in whatever order the tags stand."""
+    """Two rows have the same series if service and tags are equal, in any order of the tags."""
     rows = [
         {"value": 1, "service": "s", "tags": {"x": 1, "y": 2}},
         {"value": 2, "service": "s", "tags": {"x": 1, "y": 3}},
@@ -117,7 +123,10 @@ def test_same_series_in_a_figure() -> None:
 
 
 def test_same_series_in_a_pass() -> None:
-    """The first row of a series counts; the order of tags makes no difference, their values do."""
+    """The first row of a series counts. Other values of tags are another series.
+
+    Another order of the tags is the same series.
+    """
     first = Sample("s", "m", 1.0, {"x": 1, "y": 2})
     other = Sample("s", "m", 2.0, {"x": 2, "y": 2})
     again = Sample("s", "m", 3.0, {"y": 2, "x": 1})
@@ -163,12 +172,12 @@ def test_shown(value: Any, shown: str) -> None:
     ],
 )
 def test_number(value: Any, expected: float | None) -> None:
-    """What fits into a double is a number; text is none."""
+    """A value that fits into a double is a number. Text is no number."""
     assert number(value) == expected
 
 
 def test_self_metrics() -> None:
-    """The metrics of a pass about itself, with its tags; `maintenance` only where it is known."""
+    """The self-metrics of a pass have its tags. `maintenance` is left out where it is not known."""
     down = Verdict(target=TARGET, taken_at=0.0, state=State.DOWN, reason="r")
     tags = {"period_s": "60"}
     found = self_metrics("health", [down, verdict({}), down], 0.25, tags, maintenance=True)

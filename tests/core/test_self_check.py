@@ -65,7 +65,7 @@ def test_nothing_wrong() -> None:
     ],
 )
 def test_writable(facts: dict[str, Any], state: str, said: str, remedy: str) -> None:
-    """A server to which a pass cannot write is a fault, and the line says what to do."""
+    """A server to which a pass cannot write is a fault. The line says what to do."""
     line = finding("writable", **facts)
     assert line.state == state
     assert said in line.found
@@ -81,7 +81,7 @@ def test_clock(skew_s: float, state: str) -> None:
 
 
 def test_login_role() -> None:
-    """Where the role is not that of the login, the line names both."""
+    """If the role differs from the login, the line names both."""
     assert "as iot, by login role app" in finding("connection", login="app").found
 
 

@@ -12,7 +12,7 @@ NAMES = [f"service-{number}" for number in range(10_000)]
 
 
 def test_written_down() -> None:
-    """The assignment is part of what is promised: a new release moves nothing."""
+    """The assignment is promised: a new release moves no service."""
     assert [
         shard_of(name, 4) for name in ("ingest", "evaluator", "dispatcher", "delivery_worker")
     ] == [3, 2, 3, 1]
@@ -21,7 +21,7 @@ def test_written_down() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 64])
 def test_adding_a_shard(count: int) -> None:
-    """It takes its share from all the others, and moves nothing else."""
+    """A new shard takes its share from all other shards. No other service moves."""
     before, after = (
         [shard_of(name, count) for name in NAMES],
         [shard_of(name, count + 1) for name in NAMES],
@@ -35,7 +35,7 @@ def test_adding_a_shard(count: int) -> None:
 
 
 def test_many_written_down() -> None:
-    """The assignment of 48 names to 16 shards, and of a name to 1 to 24 shards, as it was released."""
+    """The assignment equals the released one: 48 names to 16 shards, one name to 1 to 24 shards."""
     assert [shard_of(f"service-{number}", 16) for number in range(48)] == [
         *(6, 13, 2, 13, 13, 2, 8, 6, 2, 2, 7, 7, 9, 10, 0, 1),
         *(15, 8, 0, 14, 13, 7, 9, 5, 7, 10, 12, 15, 13, 9, 12, 7),

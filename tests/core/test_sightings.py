@@ -1,4 +1,4 @@
-"""What passes saw while the ledger could not be written."""
+"""Sights of passes while the ledger could not be written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contents(sightings: Sightings) -> list[tuple[float, list[str], list[str]]]:
 
 
 def test_order() -> None:
-    """Entries come back oldest first; the text of a reason is that of the first pass with it."""
+    """Entries are returned oldest first. The text of a reason is that of its first pass."""
     sightings = Sightings()
     sightings.add(seen(0, "healthy", "down"))
     sightings.add(seen(60, "healthy", "down"))
@@ -47,7 +47,7 @@ def test_order() -> None:
 
 
 def test_discard() -> None:
-    """Entries that the ledger has are removed; the next one is complete all the same."""
+    """Entries that the ledger has are removed. The next entry is still complete."""
     sightings = Sightings()
     numbers = [sightings.add(seen(second, "down")) for second in (0, 60, 120)]
     sightings.discard(numbers[1])
@@ -75,7 +75,7 @@ def test_withdraw() -> None:
 
 
 def test_withdrawn_bytes() -> None:
-    """An entry that was taken back uses no memory, and the others use theirs."""
+    """An entry that was taken back uses no memory. The memory of the others does not change."""
     sightings = Sightings(limit_bytes=ENTRY_BYTES * 3 + 1000)
     large = Seen(0, (("s", 1.0, "down", "x", random.Random(1).randbytes(450).hex()),), 60.0, "c")
     sightings.add(large)
@@ -213,7 +213,7 @@ def test_exact_limit() -> None:
     ],
 )
 def test_another_sight(other: tuple[str, float, str, str, str]) -> None:
-    """A pass that saw anything else is kept completely."""
+    """A pass with other sights than the pass before is kept completely."""
     sightings = Sightings()
     rows = [("s", 1.0, "down", "refused", "text"), other]
     for begun, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Service level objectives: budgets, what is left of them, and whether they can be measured."""
+"""Service level objectives: error budgets, their remainder, and whether they can be measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_budget(percent: float, days: int, expected_s: float) -> None:
 
 
 def test_left() -> None:
-    """An outage uses what it lasted, within the bounds of its changes; unseen time uses nothing."""
+    """An outage uses its duration, within the bounds of its changes. Unseen time uses nothing."""
     ledger = Recorder()
     for second in range(0, 6000, 60):
         ledger.record([sight("a", second, "down" if 1200 <= second < 1800 else "healthy")])
@@ -45,7 +45,7 @@ def test_missed() -> None:
 
 
 def test_never_seen() -> None:
-    """A service that nobody looked at has used nothing, and nothing is known of it."""
+    """A service that was never seen has used nothing. Its coverage is 0."""
     empty = Availability(dict.fromkeys(("healthy", "unseen"), 0.0), None, None, None, 0.0)
     left = budget(Objective(99.0, 1), empty)
     assert (left.left, left.least_s, left.most_s, left.coverage) == (1.0, 864.0, 864.0, 0.0)

@@ -33,7 +33,7 @@ def record(
     ("period_s", "patience"), [(1, 90), (5, 90), (30, 90), (60, 180), (300, 900)]
 )
 def test_patience(period_s: float, patience: float) -> None:
-    """Three periods; but a pass may last longer than a short one."""
+    """A record is fresh for three periods. If the period is short, it is fresh for longer."""
     assert stale_after_s(period_s) == patience
 
 
@@ -51,12 +51,12 @@ def test_patience(period_s: float, patience: float) -> None:
     ],
 )
 def test_current(age_s: float, period_s: float, current: bool) -> None:
-    """A row is believed for three periods, at least 90 s, and up to a period ahead of the clock."""
+    """A row is current for three periods, at least 90 s. It may be a period ahead of the clock."""
     assert is_current(age_s, period_s) is current
 
 
 def test_period() -> None:
-    """Of several shards the longest counts, and of none that of the shortest CronJob."""
+    """The longest period of several shards counts. Without a record, it is 60 s."""
     rows = [
         record("health", 1, 300, "0/2"),
         record("health", 1, 60, "1/2"),
@@ -69,8 +69,11 @@ def test_period() -> None:
     )
 
 
-def test_late() -> None:
-    """One shard that stopped is enough, and the one that was silent for longest is told of; exactly at its end patience still holds."""
+def test_overdue() -> None:
+    """A pass is overdue if one shard is. The shard that was silent for longest is reported.
+
+    A record is not overdue exactly at the limit.
+    """
     rows = [
         record("metrics", 10, shard="0/3"),
         record("metrics", 181, shard="1/3"),
@@ -83,8 +86,8 @@ def test_late() -> None:
     assert overdue([], "health", NOW) is longest_silent([], "health") is None
 
 
-def test_awake() -> None:
-    """A pass was there if any of its shards was."""
+def test_is_fresh() -> None:
+    """A pass is fresh if at least one of its shards is."""
     assert is_fresh(
         [record("health", 600, shard="0/2"), record("health", 20, shard="1/2")], "health", NOW
     )
@@ -111,7 +114,7 @@ def test_stopped(period_s: float | None, text: str) -> None:
 
 
 def test_age() -> None:
-    """An age is in seconds; that of a record from the future is negative."""
+    """An age is in seconds. The age of a record from the future is negative."""
     assert [record("health", age_s).age_s(NOW) for age_s in (0, 12.5, -30)] == [0, 12.5, -30]
     assert record("health", 0, 300).stale_after_s == 900
     assert record("health", 0, None).stale_after_s == 180

@@ -1,4 +1,4 @@
-"""Statuses of a healthy answer: what the catalogue may write, and how people see them."""
+"""Statuses of a healthy answer: how the catalogue writes them, and how they are shown."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ ITEMS = [
 
 @pytest.mark.parametrize(("item", "bounds"), ITEMS)
 def test_expand(item: Any, bounds: tuple[int, int]) -> None:
-    """A number, a class and a range have their statuses, both ends included."""
+    """A number, a class and a range expand to their statuses, both ends included."""
     assert [*expand(item)] == [*range(bounds[0], bounds[1] + 1)]
 
 
-BAD: list[Any] = [True, 200.0, None, [], 199, 600, -200, "", "1xx", "6xx", "2x", "2xxx", "xx", "x", "20",
-       "200-", "-200", "299-200", "200-600", "100-200", "200 - 299", "2xx-3xx", "200\n", "٢٠٠",
-       "2000", "200,201", 10**4000]  # fmt: skip
+BAD: list[Any] = [
+    True, 200.0, None, [], 199, 600, -200, "", "1xx", "6xx", "2x", "2xxx", "xx", "x", "20",
+    "200-", "-200", "299-200", "200-600", "100-200", "200 - 299", "2xx-3xx", "200\n", "٢٠٠",
+    "2000", "200,201", 10**4000,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("item", BAD, ids=lambda item: repr(item)[:20])
 def test_bad(item: Any) -> None:
-    """Everything else is refused, with the one error that the catalogue expects."""
+    """Everything else raises ValueError, which the catalogue expects."""
     with pytest.raises(ValueError, match=r"not a status|an empty range|integer string"):
         expand(item)
 
@@ -61,12 +63,12 @@ SHOWN = [
 
 @pytest.mark.parametrize(("statuses", "shown"), SHOWN)
 def test_format(statuses: Any, shown: str) -> None:
-    """Whole classes and runs of three and more are shown as such."""
+    """A whole class is shown as a class, three or more statuses in a row as a range."""
     assert format_statuses(statuses) == shown
 
 
 @given(st.sets(st.integers(FIRST, LAST)))
 def test_shown_can_be_written(statuses: set[int]) -> None:
-    """What people see has the syntax of the catalogue and means the same statuses."""
+    """The shown text has the syntax of the catalogue, and means the same statuses."""
     items = [item for item in format_statuses(statuses).split(", ") if item]
     assert [status for item in items for status in expand(item)] == sorted(statuses)

@@ -1,4 +1,4 @@
-"""Near misses are found, and what only looks like one is left alone."""
+"""Misspelled names get a suggestion. Other names get none."""
 
 from __future__ import annotations
 
@@ -39,27 +39,33 @@ COMMANDS = [
     ],
 )
 def test_closest(word: str, name: str) -> None:
-    """The nearest name is suggested; where none is near, none is."""
+    """The nearest name is suggested. If no name is near, there is no suggestion."""
     assert closest(word, COMMANDS) == name
     assert did_you_mean(word, COMMANDS) == (f"; did you mean {name}?" if name else "")
 
 
 NEARLY = [
-    ("PG_PASSWORD", "PG_PASS"), ("PG_PASSWD", "PG_PASS"), ("PG_PWD", "PG_PASS"), ("PGPASS", "PG_PASS"), ("PG_PAS", "PG_PASS"),
-    ("PG_DATABASE", "PG_DB"), ("PG_DBNAME", "PG_DB"), ("PGDB", "PG_DB"), ("PG_BD", "PG_DB"), ("PG_USERNAME", "PG_USER"), ("PG_USRE", "PG_USER"),
-    ("PG_HOSTNAME", "PG_HOST"), ("PG_PROT", "PG_PORT"), ("PGROLE", "PG_ROLE"), ("INGEST_ULR", "INGEST_URL"), ("INGEST_URI", "INGEST_URL"),
-    ("INGEST_HEALTHURL", "INGEST_HEALTH_URL"), ("DISPATCH_URL", "DISPATCHER_URL"), ("DATABSE_URL", "DATABASE_URL"), ("DATABASE_URI", "DATABASE_URL"),
-    ("database_url", "DATABASE_URL"), ("LOGLEVEL", "LOG_LEVEL"), ("LOG-LEVEL", "LOG_LEVEL"), ("Log_Level", "LOG_LEVEL"),
-    ("OPS_WORKER_DATABASE_URL", "DATABASE_URL"), ("OPS_WORKER_LOGLEVEL", "LOG_LEVEL"), ("OPSWORKER_PG_PASSWORD", "PG_PASS"),
-    ("OPS_WORKER_CATALOG", "OPS_WORKER_CATALOGUE"), ("SYSTEM_ALERTS_ENABLED", "SYSTEM_ALERT_ENABLED"), ("KUBERNETES_EVENT", "KUBERNETES_EVENTS"),
-    ("PASS_DEADLINE_SECONDS", "PASS_DEADLINE"), ("HEALTH_CHECK_INTERVAL_S", "HEALTH_CHECK_INTERVAL"), ("HEARTBEAT_URI", "HEARTBEAT_URL"),
+    ("PG_PASSWORD", "PG_PASS"), ("PG_PASSWD", "PG_PASS"), ("PG_PWD", "PG_PASS"),
+    ("PGPASS", "PG_PASS"), ("PG_PAS", "PG_PASS"), ("PG_DATABASE", "PG_DB"), ("PG_DBNAME", "PG_DB"),
+    ("PGDB", "PG_DB"), ("PG_BD", "PG_DB"), ("PG_USERNAME", "PG_USER"), ("PG_USRE", "PG_USER"),
+    ("PG_HOSTNAME", "PG_HOST"), ("PG_PROT", "PG_PORT"), ("PGROLE", "PG_ROLE"),
+    ("INGEST_ULR", "INGEST_URL"), ("INGEST_URI", "INGEST_URL"),
+    ("INGEST_HEALTHURL", "INGEST_HEALTH_URL"), ("DISPATCH_URL", "DISPATCHER_URL"),
+    ("DATABSE_URL", "DATABASE_URL"), ("DATABASE_URI", "DATABASE_URL"),
+    ("database_url", "DATABASE_URL"), ("LOGLEVEL", "LOG_LEVEL"), ("LOG-LEVEL", "LOG_LEVEL"),
+    ("Log_Level", "LOG_LEVEL"), ("OPS_WORKER_DATABASE_URL", "DATABASE_URL"),
+    ("OPS_WORKER_LOGLEVEL", "LOG_LEVEL"), ("OPSWORKER_PG_PASSWORD", "PG_PASS"),
+    ("OPS_WORKER_CATALOG", "OPS_WORKER_CATALOGUE"),
+    ("SYSTEM_ALERTS_ENABLED", "SYSTEM_ALERT_ENABLED"), ("KUBERNETES_EVENT", "KUBERNETES_EVENTS"),
+    ("PASS_DEADLINE_SECONDS", "PASS_DEADLINE"),
+    ("HEALTH_CHECK_INTERVAL_S", "HEALTH_CHECK_INTERVAL"), ("HEARTBEAT_URI", "HEARTBEAT_URL"),
     ("SIDCAR_PORT", "SIDECAR_PORT"), ("ALERT_AFTER_FAILURE", "ALERT_AFTER_FAILURES"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "expected"), NEARLY)
 def test_nearly_a_variable(name: str, expected: str) -> None:
-    """A misspelling, another word for the same, a prefix that does not belong there, a unit."""
+    """The intended variable is found despite a misspelling, a synonym, a wrong prefix or a unit."""
     assert intended_variable(name, "x", KNOWN) == expected
 
 
@@ -232,12 +238,15 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_not_ours(name: str) -> None:
-    """What libpq, Kubernetes, Python, a shell, a CI or the platform sets is no misspelling."""
+    """A variable of libpq, Kubernetes, Python, a shell, a CI or the platform is no misspelling."""
     assert intended_variable(name, "x", KNOWN) == ""
 
 
 def test_known_and_links() -> None:
-    """What is known is right, and Kubernetes writes a Service's address into NAME_PORT."""
+    """A known variable is no misspelling, and neither is the address of a Service in NAME_PORT.
+
+    Kubernetes sets NAME_PORT for every Service.
+    """
     assert [name for name in KNOWN if intended_variable(name, "x", KNOWN)] == []
     assert intended_variable("SIDCAR_PORT", "tcp://10.0.0.1:8080", KNOWN) == ""
     assert intended_variable("", "x", KNOWN) == intended_variable("___", "x", KNOWN) == ""

@@ -1,4 +1,4 @@
-"""Timelines: what a service was at any time, and how far that may be wrong."""
+"""Timelines: the state of a service at any time, and its bounds."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
 
 
 def edges(record: list[Pass], now: int) -> set[int]:
-    """Return the seconds at which a state may change: it is the same between two of them."""
+    """Return the seconds at which a state may change. Between two of them, no state changes."""
     return {now, *(p.second for p in record), *(p.second + p.period_s for p in record)}
 
 
 GROUPS = ("", "a", "b", "c", "ab", "ac", "bc")
-"""The services that change, or that are left out: two at most."""
+"""The services that change or are left out: at most two."""
 CHOICES = 7
 """A pass is made by so many choices at most, of a byte each."""
 
@@ -108,7 +108,7 @@ def histories(draw: st.DrawFn) -> list[Pass]:
 @given(histories(), st.integers(0, 700))
 @settings(max_examples=EXAMPLES)
 def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
-    """The ledger knows of each second what a record of every pass knows of it."""
+    """For each second, the ledger and a record of every pass give the same state."""
     ledger = Recorder()
     for one in record:
         sights = [sight(name, one.second, state) for name, state in one.states.items()]
@@ -177,7 +177,10 @@ def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[ob
 def test_availability(
     states: list[tuple[int, str]], period: tuple[int, int, int], expected: tuple[object, ...]
 ) -> None:
-    """Seconds of each state; healthy seconds at least, as seen, and at most; coverage."""
+    """An availability has the seconds of each state, the healthy seconds and the coverage.
+
+    The healthy seconds have bounds.
+    """
     assert summed(recorded(*states), *period) == expected
 
 
@@ -191,7 +194,7 @@ def test_bounds_of_a_piece() -> None:
 
 
 def test_clock_set_back() -> None:
-    """Runs from the future are left as they are; what was written last counts."""
+    """Runs from the future do not change. The row that was written last counts."""
     ledger = Recorder()
     for second in (0, 60, 7200, 7260):
         ledger.record([sight("a", second, "down")], now=at(second))
@@ -288,7 +291,7 @@ def test_bucket_states_equal_the_seconds(
 
 
 def test_shares_of_a_long_period() -> None:
-    """Much unseen time takes nothing from the rest: what was always healthy is exactly 1."""
+    """Long unseen time does not reduce the precision: an always healthy service has exactly 1."""
     ledger = recorded(*((second + 0.123457, "healthy") for second in range(0, 600, 60)))
     found = availability(ledger.pieces("a", -315_360_000, 601, 601))
     assert (found.least, found.value, found.most) == (1, 1, 1)

@@ -33,13 +33,13 @@ def second(time: datetime) -> float:
 
 
 def timeline(period_s: float, *sights: tuple[int, str], until: float = END) -> list[Piece]:
-    """Return the timeline of a service that was seen so, by passes at these seconds."""
+    """Return the timeline of a service with these states, seen by passes at these seconds."""
     runs, spans = ledger(period_s, *sights)
     return Coverage(runs, at(until)).timeline(spans, at(0), at(until))
 
 
 def ledger(period_s: float, *sights: tuple[int, str]) -> tuple[list[Run], list[Span]]:
-    """Return the rows of a service that was seen so, by passes at these seconds."""
+    """Return the rows of a service with these states, seen by passes at these seconds."""
     runs: list[Run] = []
     spans: list[Span] = []
     for number, (moment, state) in enumerate(sights, start=1):
@@ -214,7 +214,7 @@ def state_at(pieces: list[Piece], time: datetime) -> str:
 def test_merged_is_the_choice_at_each_moment(
     fine: list[tuple[int, str]], coarse: list[tuple[int, str]]
 ) -> None:
-    """The merged timeline has no gaps, adds up, and has at each moment what the rule chooses."""
+    """The merged timeline has no gaps, adds up, and always has the state that the rule chooses."""
     finer, coarser = timeline(20, *fine), timeline(60, *coarse)
     pieces = merged(finer, coarser)
     assert (pieces[0].begun, pieces[-1].ended) == (at(0), at(END))
@@ -242,7 +242,7 @@ def test_merged_is_the_choice_at_each_moment(
 @given(sights(20), st.integers(0, END - 1), st.integers(1, END))
 @settings(max_examples=EXAMPLES)
 def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: int) -> None:
-    """What is left out for a shorter period makes no difference to what is in it."""
+    """Rows that are left out for a shorter period do not change the timeline of that period."""
     coverage = Coverage(ledger(20, *seen)[0], at(END))
     spans = ledger(20, *seen)[1]
     until = min(since + length, END)
@@ -264,7 +264,7 @@ def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: i
 
 @st.composite
 def outages(draw: st.DrawFn) -> list[tuple[int, int]]:
-    """Draw the true outages of a service: as long, and as far apart, as every pass can see."""
+    """Draw true outages of a service, long enough and far enough apart for every pass to see."""
     found = []
     moment = draw(st.integers(200, 600))
     while moment < END - 500:

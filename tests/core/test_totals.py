@@ -1,4 +1,4 @@
-"""Fast sums: they equal those over the pieces of a timeline, whatever passes recorded."""
+"""Fast sums equal the sums over the pieces of a timeline, whatever passes recorded."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_one_pass(drawn: list[Block], period: tuple[int, int, int], later: int) 
 def test_two_passes(
     finer: list[Block], coarser: list[Block], period: tuple[int, int, int], later: int
 ) -> None:
-    """Both passes: the coarser one counts where the finer one did not look."""
+    """With both passes, the coarser one counts where the finer one saw nothing."""
     fine, coarse = rows(finer, 20), rows(coarser, 60)
     now = max(1, fine[2], coarse[2] - 60) + later
     since, length, buckets = period
@@ -199,7 +199,7 @@ BACK = Block(20, "healthy", 0, 1000)
     ],
 )
 def test_histories(drawn: list[Block]) -> None:
-    """Holes, times without the service, and clocks that were set back, in each pass."""
+    """Each pass has holes, times without the service, and clocks that were set back."""
     fine, coarse = rows(drawn, 20), rows(drawn, 60)
     for now in (fine[2], coarse[2], coarse[2] + 500):
         check([coarse[:2]], 0, now, now, 4)
@@ -254,7 +254,7 @@ def odd(spans: list[Span], **fields: object) -> list[Span]:
     ],
 )
 def test_odd_rows(fields: dict[str, object]) -> None:
-    """Rows that another program has written have the sums of their pieces."""
+    """Rows of another program have the sums of their pieces."""
     runs, spans, second = rows([HOLE, DOWN, WELL], 60)
     for streams in ([(runs, odd(spans, **fields))], [NOTHING, (runs, odd(spans, **fields))]):
         check(streams, 0, second, second, 4)
@@ -268,7 +268,7 @@ def test_periods_that_are_odd() -> None:
 
 
 def test_most_services_need_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pieces of a state are made once. Those of a service are only made around a hole."""
+    """The pieces of a state are made once. The pieces of a service are made only around a hole."""
     made = []
     timeline = Coverage.timeline
 

@@ -1,4 +1,4 @@
-"""The buckets of a period: without gaps, and at whole hours or days where the period is long."""
+"""Buckets of a period have no gaps. In a long period, they begin at whole hours or days."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
     ],
 )
 def test_level(since_s: float, number: int, level: str | None) -> None:
-    """A bucket is never shorter than an hour or day with which it begins."""
+    """A bucket that begins with an hour or a day is at least that long."""
     result = grid(NOW, since_s, number)
     assert result.level == level
     assert result.seconds == since_s
@@ -41,7 +41,7 @@ def test_level(since_s: float, number: int, level: str | None) -> None:
 
 
 def test_without_gaps() -> None:
-    """The buckets follow each other, and none is empty; only the first begins at any time."""
+    """Buckets have no gaps, and none is empty. Only the first one may begin at any time."""
     chance = random.Random(1)
     for _ in range(300):
         number = chance.randint(1, 144)
@@ -64,7 +64,7 @@ def test_without_gaps() -> None:
 
 
 def test_whole_buckets() -> None:
-    """In a chart of a long period, each bucket is as many whole hours or days as the others."""
+    """In a chart of a long period, all buckets have the same number of whole hours or days."""
     assert whole_buckets(LONG_S, 144) == 144
     assert whole_buckets(7 * DAY_S, 144) == 84, "of two hours"
     assert whole_buckets(LONG_S + HOUR_S, 144) == 49

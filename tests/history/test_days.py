@@ -1,4 +1,4 @@
-"""Days of a timeline, and what of it was in maintenance."""
+"""Days of a timeline, and the time under maintenance."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_days_of_another_zone() -> None:
 
 
 def test_planned() -> None:
-    """Times that overlap count once."""
+    """Overlapping times count once."""
     intervals = united(
         [Interval(at(300), at(400)), Interval(at(0), at(60)), Interval(at(350), at(500))]
     )

@@ -47,12 +47,13 @@ class Part(NamedTuple):
 
 
 def test_as_json() -> None:
-    """Fields become keys in their order, keywords lose their underscore, times are ISO 8601."""
+    """Fields become keys in order. Keywords lose their underscore. Times are in ISO 8601."""
     tokyo = datetime(2026, 3, 1, 9, tzinfo=timezone(timedelta(hours=9)))
     part = Part(tokyo, "health", {"from_": [1]}, ())
     assert json.dumps(as_json(part._replace(parts=(part,)))) == (
-        '{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, "parts": '
-        '[{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, "parts": []}]}'
+        '{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, '
+        '"parts": [{"from": "2026-03-01T09:00:00+09:00", "pass": "health", "tags": {"from_": [1]}, '
+        '"parts": []}]}'
     )
 
 
@@ -288,7 +289,9 @@ def test_explain() -> None:
         "because_of": [],
         "seen_by": "the health pass",
         "streak": 2,
-        "alert": "alert 3 is open since 2026-03-01 11:59:30, acknowledged by kim at 2026-03-01 12:00:00",
+        "alert": (
+            "alert 3 is open since 2026-03-01 11:59:30, acknowledged by kim at 2026-03-01 12:00:00"
+        ),
         "turns": [
             {
                 "state": "down",
@@ -307,7 +310,9 @@ def test_explain() -> None:
             {"time": "2026-03-01T11:59:30+00:00", "pass": "health", "found": "answered in 7 ms"},
         ],
         "rule": {
-            "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+            "watched": (
+                "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+            )
         },
         "alerts": [
             {

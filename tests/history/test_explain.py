@@ -29,7 +29,7 @@ def ago(seconds: float) -> datetime:
 
 
 def span(state: str, first: float, last: float | None, run: int = 1, reason: str = "") -> Span:
-    """Return a span of the service `a`, from its first to its last sight in seconds before now."""
+    """Return a span of service `a`. Its first and last sight are in seconds before now."""
     return Span(
         id=int(first),
         service="a",
@@ -61,7 +61,7 @@ def ledger(
     runs: tuple[Run, ...] = HEALTH,
     is_complete: bool = True,
 ) -> ServiceLedger:
-    """Return what the ledger has, if the health pass looked every 60 s and metrics every 5 s."""
+    """Return a ledger: the health pass ran every 60 s, and the metrics pass every 5 s."""
     rows = LedgerRows(
         now=NOW,
         since=at - PERIOD,
@@ -74,7 +74,7 @@ def ledger(
 
 
 def history(**changes: Any) -> ServiceHistory:
-    """Return the history of the service `a`, which both passes have seen lately."""
+    """Return the history of service `a`. Both passes have seen it lately."""
     known = ServiceHistory(
         service="a",
         now=NOW,
@@ -108,7 +108,10 @@ def lines(document: Explanation, width: int = 200) -> list[str]:
 
 
 def test_sentence_of_the_state() -> None:
-    """The state, its beginning with bounds, that of the outage, the newest reason, the last sight."""
+    """The document has the state and its begin with bounds, and the begin of the outage.
+
+    It also has the newest reason and the last sight.
+    """
     assert lines(built())[0] == (
         "at 2026-03-01 12:00:00 UTC: a is down since 2026-03-01 11:40:00, at most 1 min earlier, "
         "unhealthy since 2026-03-01 11:30:00, at most 1 min earlier: refused again "
@@ -143,7 +146,7 @@ def test_sentence_of_the_state() -> None:
     ],
 )
 def test_beginnings(spans: tuple[Span, ...], sentence: str) -> None:
-    """Since when: the first sight of all, a change with its bounds, a time in which nobody looked."""
+    """A state began at the first sight of all, at a change with bounds, or after unseen time."""
     first = lines(built(ledger=ledger(health=spans), row=None))[0]
     assert f"UTC: a is {sentence} (seen by the health pass 20 s ago)" in first
 
@@ -162,7 +165,7 @@ def test_beginning_that_was_not_read() -> None:
     [(20.0, "healthy", "the metrics pass"), (2.0, "down", "the health pass")],
 )
 def test_the_last_sight_counts(health_age: float, state: str, seen_by: str) -> None:
-    """Now, the pass that looked last decides; a healthy sight before it makes nothing green."""
+    """The pass that looked last decides the state now. An older healthy sight does not count."""
     runs = (Run(1, 60.0, "c", ago(3600), ago(health_age), 60),)
     entries = ledger(metrics=(span("healthy", 600, None, run=2),), runs=runs)
     document = built(ledger=entries)
@@ -178,7 +181,7 @@ def test_the_last_sight_counts(health_age: float, state: str, seen_by: str) -> N
 
 @pytest.mark.parametrize("age", [200.0, 3000.0])
 def test_stale(age: float) -> None:
-    """Where no pass has looked lately, nothing is green, and the last sight is named."""
+    """If no pass has looked lately, the state is stale, and the last sight is named."""
     runs = (Run(1, 60.0, "c", ago(3600), ago(age), 60),)
     entries = ledger(health=(span("healthy", 3600, None),), runs=runs)
     row = HealthRow("healthy", {"status": "healthy"}, ago(age))
@@ -212,7 +215,7 @@ def test_row_that_is_newer_than_the_ledger() -> None:
 
 
 def test_nothing_known() -> None:
-    """Before the first sight nothing is known; which passes ran is in the reason."""
+    """Before the first sight, the state is unknown. The reason says which passes ran."""
     early = ago(3700)
     document = built(ledger=ledger(at=early), at=early, passes=[], row=None)
     assert (document.state, document.reason, document.seen_by) == ("unknown", "no pass looked", "")
@@ -225,7 +228,7 @@ def test_nothing_known() -> None:
 
 
 def test_service_of_which_the_ledger_has_nothing() -> None:
-    """Of the database and the worker, and before the first pass, no past is claimed."""
+    """The database, the worker, and a service before its first pass have no past."""
     entries = ledger(health=())._replace(is_recorded=False)
     document = built(ledger=entries, row=None, passes=[])
     assert (document.past, document.turns, document.ledger) == (None, [], True)
@@ -235,7 +238,10 @@ def test_service_of_which_the_ledger_has_nothing() -> None:
 
 
 def test_who_closed_the_alert() -> None:
-    """A person who closed the alert of this outage is named, and one of an earlier outage is not."""
+    """A person who closed the alert of this outage is named.
+
+    A person who closed the alert of an earlier outage is not.
+    """
     alert = ServiceAlertRow(7, "CLOSED", "s", ago(1700), ago(900), None, None, None)
     closed = ActionRow(ago(900), "closed", "kim\n", "", ["a"], None, 7)
     said = "no alert is open: it opens with the next health pass that finds it so"
@@ -254,7 +260,7 @@ def test_who_closed_the_alert() -> None:
 
 
 def test_causes() -> None:
-    """The causes stand in the sentence of the state, and say why no alert is open."""
+    """The sentence of the state names the causes. They explain why no alert is open."""
     needs = {"a": ("b",), "b": ("c",), "c": ()}
     rule = Rule(target(needs=("b",)), Thresholds(), needs=needs)
     document = explain.build(history(needed={"b": False, "c": False}), rule)
@@ -279,7 +285,7 @@ def test_causes() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_nothing_is_lost(width: int) -> None:
-    """No line is too wide; a long rule is wrapped, not cut, and so is a long reason of the state."""
+    """No line is too wide. A long rule and a long reason are wrapped, not cut."""
     reason = "queue depth is much larger than what the catalogue allows " * 5
     watched = target(expect=(200, 201, 202, 203, 204, 205, 206), max_latency_ms=7)
     row = HealthRow("unhealthy", {"status": "down", "error": reason}, ago(20))
@@ -293,7 +299,10 @@ def test_nothing_is_lost(width: int) -> None:
 
 
 def test_look_back() -> None:
-    """As far back as the objective needs, and 30 days at least; never before the calendar."""
+    """The look back is as long as the objective needs, and at least 30 days.
+
+    It never begins before the calendar.
+    """
     watched = target(slo=99.0, slo_window_days=90)
     assert look_back(None) == look_back(watched._replace(slo=None)) == timedelta(days=30)
     assert look_back(watched) == timedelta(days=90)
@@ -323,12 +332,14 @@ def test_certificate(details: Any, checked: float, sentence: str) -> None:
     ("changes", "words"),
     [
         ({"url": "tcp://a:1"}, "a connection"),
-        ({"url": "tls://a:1", "certificate_days": 14}, "a connection and its TLS handshake; certificate valid for at least 14 days"),
-        ({"url": "https://a", "json": False, "conditions": (Condition(None, "contains", "OK"),), "certificate_days": 1},
+        ({"url": "tls://a:1", "certificate_days": 14},
+         "a connection and its TLS handshake; certificate valid for at least 14 days"),
+        ({"url": "https://a", "json": False, "conditions": (Condition(None, "contains", "OK"),),
+          "certificate_days": 1},
          'http 200; body is a text that contains "OK"; certificate valid for at least 1 day'),
     ],
 )  # fmt: skip
 def test_rule_of_a_probe(changes: dict[str, Any], words: str) -> None:
-    """The rule says what a healthy service does: an answer, or only a connection."""
+    """The rule says what makes a service healthy: an answer, or only a connection."""
     document = explain.build(history(), Rule(target(**changes), Thresholds()))
     assert document.rule["healthy when"] == words

@@ -1,4 +1,4 @@
-"""The documents of `history`: keys, formats, the table for people and the rows for spreadsheets."""
+"""The documents of `history`: keys, formats, the table for people and the rows of CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def at(seconds: float) -> datetime:
 
 
 def span(number: int, state: str, first: float, last: float | None, reason: str = "") -> Span:
-    """Return a span of the service a in the run 1."""
+    """Return a span of service `a` in run 1."""
     return Span(
         id=number,
         service="a",
@@ -61,7 +61,7 @@ ROWS = LedgerRows(
 
 @pytest.mark.parametrize("name", ["health", "all"])
 def test_document(name: str) -> None:
-    """The keys, their order and the formats, which readers outside may rely on."""
+    """The keys, their order and the formats do not change: other programs rely on them."""
     expected = {
         "service": "a",
         "pass": name,
@@ -126,7 +126,7 @@ def test_document(name: str) -> None:
 
 
 def test_all_takes_the_finer_stream_where_it_knows() -> None:
-    """The metrics pass's stream counts where it knows, else the health pass's."""
+    """The timeline of the metrics pass counts where it knows, else that of the health pass."""
     runs = {**ROWS.runs, "metrics": [Run(1, 5.0, "c", at(200), at(280), 17)]}
     spans = {**ROWS.spans, "metrics": [span(1, "healthy", 200, 280)]}
     (document,) = documents(ROWS._replace(runs=runs, spans=spans), "all")
@@ -150,7 +150,7 @@ def lines(rows: LedgerRows, name: str = "health", width: int = 80) -> list[str]:
 
 
 def test_table() -> None:
-    """A line for each span, the newest last, with what is not certain; then the availability."""
+    """Each span has a line with its bounds, the newest last. The availability follows."""
     assert (
         "\n".join(lines(ROWS))
         == """\
@@ -165,7 +165,7 @@ a: healthy 77.777 % (66.666 % to 88.888 %), seen 90 % of time"""
 
 
 def test_table_of_the_unseen() -> None:
-    """A service at which nobody looked has no availability."""
+    """A service that was never seen has no availability."""
     assert lines(ROWS._replace(spans={"health": []}))[-2:] == [
         "a       unseen   03-01 00:00:00 03-01 00:10:00 10 min",
         "a: nobody looked",
@@ -173,7 +173,7 @@ def test_table_of_the_unseen() -> None:
 
 
 def test_table_across_a_hole() -> None:
-    """The end of a state before a time in which nobody looked is not certain."""
+    """The end of a state before unseen time is not certain."""
     runs = {"health": [RUN._replace(last_at=at(120)), Run(2, 60.0, "c", at(540), at(600), 2)]}
     rows = ROWS._replace(runs=runs, spans={"health": [span(1, "healthy", 60, None)]})
     assert [line[57:] for line in lines(rows)[3:]] == ["  +6 min", "", "  -7 min", ""]
@@ -187,7 +187,7 @@ def test_table_of_a_long_period() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_table_fits(width: int) -> None:
-    """No line is wider than the screen, whatever the names and reasons; what is cut has a mark."""
+    """No line is wider than the screen, whatever the names and reasons. A cut text has a mark."""
     service = "a-service-with-a-long-name" * 3
     spans = [
         one._replace(service=service, reason="x" * 300, state="down")
@@ -201,7 +201,7 @@ def test_table_fits(width: int) -> None:
 
 
 def test_csv() -> None:
-    """A row for each span with all fields, quoted as RFC 4180 says; no cell is a formula."""
+    """Each span has a row with all fields, quoted as RFC 4180 says. No cell is a formula."""
     spans = [
         span(1, "healthy", 60, 120),
         span(2, "down", 180, 240, '=HYPERLINK("http://x", "y")'),
@@ -233,7 +233,7 @@ def test_csv() -> None:
 
 @pytest.mark.parametrize("moment", [FIRST, LAST])
 def test_odd_times(moment: datetime) -> None:
-    """A period that begins or ends with the calendar fails nothing."""
+    """A period that begins or ends with the calendar raises no error."""
     since, until = min(moment, at(0)), max(moment, at(0))
     (document,) = documents(ROWS._replace(since=since, until=until), "all")
     assert (document.spans[0].from_, document.spans[-1].to) == (since, until)

@@ -35,13 +35,13 @@ TIMES = (FIRST, NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), LAST)
     ],
 )
 def test_loaded(text: str | bytes, expected: Any) -> None:
-    """Any `jsonb` value is read. A value that Python cannot hold, or cannot write again, is null."""
+    """Every `jsonb` value is read. A value that Python cannot hold or write again becomes null."""
     assert load_jsonb(text) == expected
 
 
 @pytest.mark.parametrize("opening", ["[", b"[", '{"a":', b'{"a":'])
 def test_loaded_is_bounded(opening: str | bytes) -> None:
-    """A value that is nested too deep is cut at the depth that is kept of a service's answer."""
+    """A value that is nested too deeply is cut, at the same depth as a service's answer."""
     text = opening if isinstance(opening, str) else opening.decode()
     whole = text * 300 + "1" + ("]" if text == "[" else "}") * 300
     value, depth = load_jsonb(whole if isinstance(opening, str) else whole.encode()), 0
@@ -86,7 +86,7 @@ def service_history(
 
 
 def explained(history: ServiceHistory) -> Explanation:
-    """Return the document of `explain`, after the screen was laid out as well."""
+    """Return the document of `explain`. Lay out its screen, too, so that errors appear."""
     document = explain.build(history, Rule(None, Thresholds()))
     assert explain.heading(document).title
     assert explain.tables(document)
@@ -94,7 +94,7 @@ def explained(history: ServiceHistory) -> Explanation:
 
 
 def status_of(row: ServiceRow) -> Status:
-    """Return the document of `status` with one service, after the screen was laid out as well."""
+    """Return the document of `status` with one service. Lay out its screen, too."""
     rows = StatusRows(
         now=NOW,
         since_s=3600.0,
@@ -127,7 +127,10 @@ def shown(row: HealthRow, state: str | None = None, since: Any = None) -> Servic
 @pytest.mark.parametrize("created_at", TIMES)
 @pytest.mark.parametrize("word", ["OPEN", "ACKNOWLEDGED"])
 def test_alert_of_any_time_is_open(word: str, created_at: datetime) -> None:
-    """An alert is open by its status, whatever its time. A time in the future is named as such."""
+    """The status of an alert says whether it is open, whatever its time.
+
+    A time in the future is shown as such.
+    """
     document = explained(service_history(alerts=(alert(word, created_at, closed_at=FIRST),)))
     assert document.alerts[0].open
     since = "with an opening time in the future, " if created_at > NOW else "since "
@@ -159,7 +162,7 @@ def test_alerts_of_the_past() -> None:
 
 @pytest.mark.parametrize("checked_at", TIMES)
 def test_row_of_any_time(checked_at: datetime) -> None:
-    """`explain` and `status` agree on a row of any time: too old and in the future are stale."""
+    """`explain` and `status` agree on a row of any time. Too old and future rows are stale."""
     row = HealthRow(status="healthy", details={}, checked_at=checked_at)
     expected = "healthy" if checked_at == NOW else "stale"
     assert shown(row).state == expected
@@ -173,9 +176,19 @@ def test_row_of_any_time(checked_at: datetime) -> None:
 
 @pytest.mark.parametrize(
     "details",
-    [None, [], "x", 5, {"since": 5}, {"since": "9999-12-31T23:59:59+00:00"}, {"since": "0001-01-01T00:00:00+14:00"},
-     {"status": {}, "error": ["x"], "streak": "9"}, {"status": "a\n", "reason": 5, "streak": 1.5}, {"http_status": [], "streak": None}],
-)  # fmt: skip
+    [
+        None,
+        [],
+        "x",
+        5,
+        {"since": 5},
+        {"since": "9999-12-31T23:59:59+00:00"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"status": {}, "error": ["x"], "streak": "9"},
+        {"status": "a\n", "reason": 5, "streak": 1.5},
+        {"http_status": [], "streak": None},
+    ],
+)
 def test_odd_details(details: Any) -> None:
     """Details that no pass writes are shown as far as possible, on one line."""
     row = HealthRow(status="unhealthy", details=details, checked_at=NOW)

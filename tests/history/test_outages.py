@@ -1,4 +1,4 @@
-"""Outages in a timeline: how often, how long, the longest; against a count second by second."""
+"""Outages in a timeline: their number and lengths equal a count second by second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def at(second: float) -> datetime:
 
 
 def timeline(text: str) -> list[Piece]:
-    """Return a timeline of which each letter is a second; each state was seen a second before."""
+    """Return a timeline. Each letter is a second. Each state was seen a second before."""
     pieces = []
     second = 0
     for letter, group in groupby(text):
@@ -68,7 +68,7 @@ def piece(state: str, begun: int, ended: int) -> Piece:
     ],
 )
 def test_outages(text: str, expected: list[tuple[int, int, float, float]]) -> None:
-    """An outage ends when the service was seen healthy; unseen time inside of it is not counted."""
+    """An outage ends when the service is seen healthy. Unseen time within it does not count."""
     found = stretches(timeline(text), of_same_health("down"))
     shown = [(item.from_, item.to, item.seconds, item.unseen_s) for item in found]
     assert shown == [
@@ -86,7 +86,7 @@ def test_bounds() -> None:
 
 
 def test_state_and_health() -> None:
-    """A change from one unhealthy state to another ends the state, and not the outage."""
+    """A change from one unhealthy state to another ends the state, but not the outage."""
     pieces = timeline("HdDdH")
     assert [item.from_ for item in stretches(pieces, of_state("down"))] == [at(1), at(3)]
     assert [item.from_ for item in stretches(pieces, of_same_health("unknown"))] == [at(1)]
@@ -163,7 +163,7 @@ def found(ledger: Recorder, until: float) -> list[tuple[str, float, float, float
 def test_worst_state(
     states: list[tuple[float, str]], expected: list[tuple[str, float, float, float, float]]
 ) -> None:
-    """An outage lasts until the service is seen healthy; its length has bounds."""
+    """An outage lasts until the service is seen healthy. Its length has bounds."""
     last = states[-1][0]
     assert found(recorded(*states), last + 70) == expected
 
@@ -172,7 +172,8 @@ def test_reason() -> None:
     """The reason is that of the longest part in the worst state."""
 
     def part(state: str, reason: str, first: float, last: float) -> Piece:
-        return Piece(state, reason, reason, at(first), at(last), at(first), at(first), at(last), at(last))  # fmt: skip
+        begun, ended = at(first), at(last)
+        return Piece(state, reason, reason, begun, ended, begun, begun, ended, ended)
 
     pieces = [
         part("down", "short", 0, 60),

@@ -1,4 +1,4 @@
-"""How often passes were missed, from numbers and runs, against a count of every pass."""
+"""The number of missed passes, from numbers and runs, equals a count of every pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 
 class Pass(NamedTuple):
-    """A pass of the past: when it began, and its period."""
+    """A pass in the past: its begin and its period."""
 
     time: datetime
     period_s: float
@@ -52,7 +52,7 @@ def passes(chance: random.Random) -> list[Pass]:
 
 
 def counted(some: Sequence[Pass]) -> int:
-    """Return how many were missed, as the statement ``ran`` counts."""
+    """Return the number of missed passes, as the statement ``ran`` counts them."""
     gaps = [
         round((b.time - a.time).total_seconds() / max(a.period_s, b.period_s)) - 1
         for a, b in pairwise(some)
@@ -81,7 +81,7 @@ def records(some: Sequence[Pass]) -> Records:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_a_count_of_every_pass(seed: int) -> None:
-    """Whatever was missed and wherever the period begins, runs tell what a count of passes does."""
+    """Runs and a count of passes give the same number, for any misses and any period."""
     chance = random.Random(seed)
     total = 0
     for _ in range(10):
@@ -95,7 +95,10 @@ def test_equals_a_count_of_every_pass(seed: int) -> None:
 
 
 def test_within_the_first_run() -> None:
-    """Of a run that began before the period, only the end counts, never more than all of it."""
+    """If a run began before the period, only its part within the period counts.
+
+    The number never exceeds that of the whole run.
+    """
     history = [Pass(at(60 * n), 60.0) for n in range(1000) if n not in {10, 500, 501}]
     runs = ledger(history).runs
     assert len(runs) == 1
@@ -107,7 +110,7 @@ def test_within_the_first_run() -> None:
 
 
 def test_unknown() -> None:
-    """Runs that do not reach from the first to the last record say nothing."""
+    """If the runs do not reach from the first to the last record, the number is unknown."""
     history = [Pass(at(60 * n), 60.0) for n in range(100)]
     runs = ledger(history).runs
     (run,) = runs
@@ -121,7 +124,7 @@ def test_unknown() -> None:
 
 
 def test_only_the_hour_is_known() -> None:
-    """Where the first and last record were removed, the runs say what was missed, or at least."""
+    """If the first and last record were removed, the runs give the number, or a minimum of it."""
     history = [Pass(at(60 * n), 60.0) for n in range(40, 1000) if n != 500 and not 990 < n < 995]
     runs = ledger(history).runs
     assert len(runs) == 2
@@ -154,7 +157,7 @@ def series(tags: Any, number: int, first: float, last: float, **fields: Any) -> 
 
 
 def test_series() -> None:
-    """Each pass and shard is counted, whatever else is in the tags; other series are left out."""
+    """Each pass and shard is counted, whatever its other tags. Other series are left out."""
     found = [
         series({"pass": "metrics", "period_s": "5", "pod": "a"}, 100, 0, 500),
         series({"pass": "metrics", "period_s": "5", "pod": "b"}, 99, 505, 1000),
@@ -176,7 +179,7 @@ def test_series() -> None:
 
 
 def test_series_with_runs() -> None:
-    """The runs of the own shard count; an undivided pass has the shard 0/1."""
+    """Each shard is counted by its own runs. A pass without shards is shard 0/1."""
     history = [Pass(at(60 * n), 60.0) for n in range(10)] + [Pass(at(700), 30.0)]
     runs = ledger(history).runs
     found = [
@@ -191,7 +194,7 @@ def test_series_with_runs() -> None:
 
 
 def test_series_of_another_installation() -> None:
-    """Each installation counts its own passes; the default one has no tag."""
+    """Each installation counts its own passes. The default installation has no tag."""
     found = [
         series({"pass": "health", "period_s": "60"}, 10, 0, 540),
         series({"pass": "health", "period_s": "60", "installation": "b"}, 5, 0, 540),

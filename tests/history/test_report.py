@@ -53,7 +53,7 @@ DAY_S = 86_400
     ],
 )
 def test_format_duration(seconds: float, text: str) -> None:
-    """A duration has its two largest units; the second one is left out if it is zero."""
+    """A duration has its two largest units. The second unit is left out if it is zero."""
     assert format_duration(seconds) == text
 
 
@@ -70,7 +70,10 @@ def read_back(text: str) -> tuple[float, list[int]]:
 @pytest.mark.unit
 @given(st.floats(0, 1e9) | st.integers(0, 10_000).map(float))
 def test_a_shown_duration_is_the_duration(seconds: float) -> None:
-    """A text means the value, within half of its unit, or within one of the smaller of two units."""
+    """The text of a duration is right within half of its unit.
+
+    A text with two units is right within the smaller one.
+    """
     for text in (format_age(seconds),):
         value, (size,) = read_back(text)
         assert abs(value - seconds) <= size / 2
@@ -96,7 +99,7 @@ def test_percent() -> None:
 
 @pytest.mark.unit
 def test_buckets() -> None:
-    """A point is at least two periods of the slowest pass, so that a point without rows is a gap."""
+    """A point covers at least two periods of the slowest pass. A point without rows is a gap."""
     passes = [PassRecord("health", None, BEGUN, period_s) for period_s in (5.0, 60.0, None)]
     assert (longest_period_s(passes), longest_period_s(passes[:1]), longest_period_s([])) == (
         60,
@@ -113,7 +116,7 @@ def test_buckets() -> None:
 
 @pytest.mark.unit
 def test_texts() -> None:
-    """A duration and a percentage are never broken, nor is a label; a period of a day is 24 h."""
+    """A duration, a percentage and a label have no line break within. A day is 24 h."""
     assert unbroken("1 h 3 min, 99.5 % of 3 services") == (
         "1\u00a0h\u00a03\u00a0min, 99.5\u00a0% of 3 services"
     )
@@ -128,7 +131,7 @@ def test_texts() -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize(("unhealthy_s", "expected"), [(1, 25.0), (43_200, 50.0), (86_400, 100.0)])
 def test_part(unhealthy_s: float, expected: float) -> None:
-    """A short outage is large enough to be seen; a longer one has its share of the bar."""
+    """A short outage is large enough to be visible. A longer one has its share of the bar."""
     day = Day(at(0), at(DAY_S), "down", DAY_S - unhealthy_s, unhealthy_s, 0.0)
     assert part(day) == expected
 
@@ -146,7 +149,7 @@ def test_part(unhealthy_s: float, expected: float) -> None:
 def test_budget_left(
     left_s: float, least_s: float, most_s: float, coverage: float, expected: str
 ) -> None:
-    """An error budget is shown with its bounds; nobody takes an unknown one for a whole one."""
+    """An error budget is shown with its bounds. An unknown budget is shown as unknown."""
     assert budget_left(Budget(Objective(99, 1), left_s, least_s, most_s, coverage)) == expected
 
 
@@ -182,7 +185,7 @@ def report_rows(now: datetime, since_s: float, **changes: Any) -> ReportRows:
 
 @pytest.mark.unit
 def test_shards_and_many_series() -> None:
-    """Each shard is a pass; series without a chart are counted; a counter has its growth."""
+    """Each shard counts as a pass. Series without a chart are counted. A counter has its growth."""
 
     def series(
         metric: str, tags: dict[str, str], service: str = "ops_worker", points: int = 2
@@ -208,8 +211,11 @@ def test_shards_and_many_series() -> None:
     )
     report = build(report_rows(at(600), 600, status=status), 5, targets)
     assert [(row.name, row.recorded, row.missed, row.stopped_s) for row in report.passes] == [
-        ("health 0/2", 2, 3, 0), ("health 1/2", 2, 3, 300), ("health", 2, 3, 0), ("metrics", 0, 0, 600)
-    ], "a shard that no longer exists has not stopped"  # fmt: skip
+        ("health 0/2", 2, 3, 0),
+        ("health 1/2", 2, 3, 300),
+        ("health", 2, 3, 0),
+        ("metrics", 0, 0, 600),
+    ], "a shard that no longer exists has not stopped"
     assert (len(report.charts), report.left_out, report.charts[0].unit, report.charts[0].means) == (
         60,
         4,
@@ -236,7 +242,7 @@ def ledger_rows(ledger: Recorder, services: list[str], since: float, now: float)
 
 @pytest.mark.unit
 def test_services() -> None:
-    """The unhealthiest service is first; each has its sums, outages, planned time and budget."""
+    """The unhealthiest service is first. Each has its sums, outages, planned time and budget."""
     ledger = Recorder()
     for second in range(0, 6000, 60):
         states = {
@@ -248,8 +254,11 @@ def test_services() -> None:
     rows = ledger_rows(ledger, ["a", "b", "c", "new\nline"], 0, 6000)
     objectives = {"b": Objective(90.0, 1)}
     window = rows._replace(since=at(6000 - DAY_S), services=["b"])
-    kept = [MaintenanceRow(at(1500), at(1620), "kim", None, ""), MaintenanceRow(at(1600), at(9000), "lee", None, ""),
-            MaintenanceRow(at(1200), at(1300), "max", None, "", ["a", "new\nline"])]  # fmt: skip
+    kept = [
+        MaintenanceRow(at(1500), at(1620), "kim", None, ""),
+        MaintenanceRow(at(1600), at(9000), "lee", None, ""),
+        MaintenanceRow(at(1200), at(1300), "max", None, "", ["a", "new\nline"]),
+    ]
     report = build(
         report_rows(
             at(6000), 6000, ledger=StatusLedger(rows, [window], objectives), maintenances=kept
@@ -266,7 +275,8 @@ def test_services() -> None:
         ("new line", 0, 0, 0, 0),
         ("c", 0, 0, 0, 0),
     ], (
-        "the longest outage is a single one; a time of two maintenances counts once, and only for services that it is of"
+        "the longest outage is a single one; overlapping maintenances count once, "
+        "and only for their services"
     )
     a, b, dark, _ = report.services
     assert (dark.total.value, {*dark.states}, dark.longest) == (None, {"unseen"}, None)
@@ -291,7 +301,7 @@ def test_services() -> None:
     ],
 )
 def test_calendar(begun_day: float, now_day: float, expected_day: float | None) -> None:
-    """A long period has a bar for each day, from the first pass on, and not too many of them."""
+    """A long period has a bar for each day since the first pass. The number of days is limited."""
     ledger = Recorder()
     ledger.record([sight("a", 7200, "healthy")])
     rows = ledger_rows(ledger, ["a"], begun_day * DAY_S, now_day * DAY_S)
@@ -314,7 +324,7 @@ def test_calendar(begun_day: float, now_day: float, expected_day: float | None) 
 
 @pytest.mark.unit
 def test_many_services() -> None:
-    """Only the worst services are drawn; all have their figures, in one order."""
+    """Only the worst services are drawn. All have their figures, in the same order."""
     number = MAX_DRAWN + 20
     ledger = Recorder()
     for second in range(0, 60 * number + 60, 60):
@@ -351,7 +361,10 @@ def test_the_past() -> None:
 
 @pytest.mark.unit
 def test_actions() -> None:
-    """What people did is in words; what another program wrote is shown as it is, on one line."""
+    """Actions of people are shown in words. Those of other programs are shown as they are.
+
+    Every action is on one line.
+    """
     row = ActionRow(at(0), "acknowledged", "kim", "", ["a"], None, 7)
     rows = [
         row,
@@ -368,7 +381,7 @@ def test_actions() -> None:
 
 @pytest.mark.unit
 def test_objectives() -> None:
-    """The services that have an objective, by name."""
+    """Only services with an objective are returned, by name."""
     target = Target("a", "http://localhost", "a", None)
     with_one = target._replace(name="b", slo=99.9, slo_window_days=7)
     assert slo.objectives([target, with_one]) == {"b": Objective(99.9, 7)}
@@ -376,7 +389,7 @@ def test_objectives() -> None:
 
 @pytest.mark.unit
 def test_maintenances() -> None:
-    """A maintenance that the same person started again for the same reason is one; others are not."""
+    """Maintenances in a row by the same person, for the same reason and services, are joined."""
 
     def row(first: float, last: float, by: str, ended_by: str | None = None) -> MaintenanceRow:
         begun, ended = (BEGUN + timedelta(minutes=minute) for minute in (first, last))

@@ -1,4 +1,4 @@
-"""The screen of `status`: the verdict, what fits, what is cut, what changed since the picture before."""
+"""The screen of `status`: the verdict, the layout, and the changes since the last screen."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def built(services: list[ServiceRow], **changes: Any) -> Status:
 
 
 def lines(document: Status, width: int = 80, before: Status | None = None) -> list[str]:
-    """Return the lines of the screen in so many columns."""
+    """Return the lines of a screen of this width."""
     tables = [
         status.heading(document, before=before),
         *status.tables(document, before=before, width=width),
@@ -148,7 +148,11 @@ def test_causes() -> None:
         ),
         ([service("x", "down"), service("y", "sleepy")], {}, "All 2 services are unhealthy"),
         ([service("x", age=OLD), service("y", "down", OLD)], {}, "All 2 services are stale"),
-        (HEALTHY, {"alerts": [alert(1)]}, "All 3 services are healthy; 1 alert is not acknowledged"),
+        (
+            HEALTHY,
+            {"alerts": [alert(1)]},
+            "All 3 services are healthy; 1 alert is not acknowledged",
+        ),
         (
             HEALTHY,
             {"alerts": [alert(1), alert(2), alert(3, "ACKNOWLEDGED")]},
@@ -173,7 +177,7 @@ def test_causes() -> None:
     ],
 )  # fmt: skip
 def test_verdict(services: list[ServiceRow], changes: dict[str, Any], verdict: str) -> None:
-    """The first line: what is unhealthy or stale is never counted as healthy."""
+    """The verdict never counts an unhealthy or stale service as healthy."""
     document = built(services, **changes)
     assert document.verdict == verdict
     assert lines(document)[:2] == [verdict, "database iotcloud, 2026-03-01 12:00:00 UTC"]
@@ -185,7 +189,10 @@ def names(document: Status) -> list[str]:
 
 
 def test_order() -> None:
-    """Unhealthy services come first, then stale ones, each by name; the document is by name."""
+    """On the screen, unhealthy services come first, then stale ones, each by name.
+
+    The document is in the order of names.
+    """
     rows = [
         service("a"),
         service("b", age=OLD),
@@ -199,7 +206,7 @@ def test_order() -> None:
 
 
 def test_stale_lasts_no_time() -> None:
-    """Nobody knows for how long a stale service has been what it is."""
+    """A stale service has no duration: nobody knows when its state began."""
     table = status.tables(built([service("a", age=OLD), service("b")]))[1]
     duration = table.head.index("FOR")
     assert [row[duration] for row in table.rows] == ["-", "119 min"]
@@ -209,7 +216,7 @@ RUN = Run(1, 60.0, "c", BEGUN, NOW, 61)
 
 
 def span(number: int, name: str, state: str, first: int, last: int | None) -> Span:
-    """Return a span, which begins and ends so many minutes after the beginning."""
+    """Return a span. Its begin and end are in minutes after the beginning."""
     ended = None if last is None else BEGUN + timedelta(minutes=last)
     return Span(
         id=number,
@@ -288,7 +295,7 @@ def test_past() -> None:
 
 
 def test_screen() -> None:
-    """What a person sees, line by line."""
+    """The whole screen, line by line."""
     assert (
         "\n".join(lines(with_ledger(status.bar_length(80))))
         == f"""\
@@ -321,7 +328,7 @@ metrics  on time  0 s ago       5 s     0"""
 
 
 def test_without_a_ledger() -> None:
-    """The columns that need it are left out, and a line says why."""
+    """Without a ledger, the columns that need it are left out. A line says why."""
     shown = lines(built(HEALTHY))
     assert shown[3:6] == [
         "Services",
@@ -333,7 +340,7 @@ def test_without_a_ledger() -> None:
 
 
 def test_missed_objective() -> None:
-    """A budget that is used up has nothing left, and USED says how much was used."""
+    """A budget that is used up has nothing left. USED says how much was used."""
     objectives = OBJECTIVES | {"evaluator": Objective(99.99, 1)}
     windows = [LEDGER.windows[0]._replace(services=["evaluator"])]
     ledger = LEDGER._replace(windows=windows, objectives=objectives)
@@ -343,7 +350,7 @@ def test_missed_objective() -> None:
 
 
 def test_bounds_of_a_budget() -> None:
-    """A bound below nothing is ``none``; bounds that are the same are left out."""
+    """A bound below 0 is ``none``. Equal bounds are left out."""
     assert bounds_of_left(-30, 50, 100) == "none to 50 %"
     assert bounds_of_left(-30, -10, 100) == ""
     assert bounds_of_left(50, 50.5, 100) == ""
@@ -351,7 +358,7 @@ def test_bounds_of_a_budget() -> None:
 
 
 def test_service_without_a_record() -> None:
-    """A monitored service that no pass has recorded is in the verdict and before the healthy ones."""
+    """A monitored service without a record is in the verdict, and before the healthy ones."""
     rows = ROWS._replace(services=[service("evaluator", "down"), service("ingest")])
     names = ("evaluator", "ingest", "new\n")
     document = status.build(rows, dict.fromkeys(names, "x"), None, ledger=LEDGER)
@@ -374,7 +381,7 @@ def test_service_without_a_record() -> None:
 
 
 def test_missed_at_least_nothing() -> None:
-    """``≥ 0`` would say nothing: the number of missed passes is unknown then."""
+    """If at least 0 passes were missed, the number is shown as unknown."""
     record = status.build(ROWS, {}).passes[0]
     passes = [record._replace(missed=number, missed_is_least=True) for number in (0, 3)]
     document = status.build(ROWS, {})._replace(passes=passes)
@@ -392,13 +399,16 @@ def test_missed_at_least_nothing() -> None:
     ],
 )
 def test_availability_is_rounded_down(share: float, shown: str) -> None:
-    """Only the whole is 100 %."""
+    """Only a share of exactly 1 is shown as 100 %."""
     document = AvailabilityDocument(share, share, share, 1.0)
     assert status._availability(document) == shown
 
 
 def test_availability_of_little_time() -> None:
-    """An availability of less than half of the period is in parentheses, and a line says so."""
+    """If less than half of the period was seen, the availability is in parentheses.
+
+    A line explains the parentheses.
+    """
     document = AvailabilityDocument(1.0, 1.0, 1.0, 0.5)
     assert status._availability(document) == "100 %"
     assert status._availability(document._replace(coverage=0.49)) == "(100 %)"
@@ -444,7 +454,7 @@ def crowded(width: int, *, before: bool = False) -> Status:
 
 
 def with_services(services: list[ServiceRow], states: int, **changes: Any) -> Status:
-    """Return a document with a past of services that nobody knows, and objectives of all."""
+    """Return a document with a ledger of other services, and objectives of all services."""
     found = [row.service for row in services]
     period = PERIOD._replace(services=found)
     ledger = StatusLedger(
@@ -459,7 +469,7 @@ def with_services(services: list[ServiceRow], states: int, **changes: Any) -> St
 @pytest.mark.parametrize("marks", [False, True])
 @pytest.mark.parametrize("width", [MIN_WIDTH, 50, 60, 70, 80, 100, 120, 200])
 def test_fits(width: int, marks: bool) -> None:
-    """No line is wider than the screen, and none is folded: each row is one line, with its note."""
+    """No line is wider than the screen. Each row is one line, followed by its note."""
     document = crowded(width)
     before = crowded(width) if marks else None
     shown = lines(document, width, before)
@@ -481,7 +491,7 @@ def test_fits(width: int, marks: bool) -> None:
 
 
 def columns(width: int, certificate: object = None) -> list[str]:
-    """Return the columns of the services on a screen of so many columns."""
+    """Return the columns of the table of services on a screen of this width."""
     names = ("delivery_worker", "evaluator")
     services = [service(name, "down", reason="Connection refused") for name in names]
     services[0] = services[0]._replace(certificate_days_left=certificate)
@@ -493,7 +503,10 @@ def columns(width: int, certificate: object = None) -> list[str]:
 
 
 def test_columns_are_left_out_in_order() -> None:
-    """Where there is room for less: first the reasons go below, then latency and age are left out."""
+    """On a narrow screen, first the reasons move below the rows.
+
+    Then latency and age are left out.
+    """
     whole = ["SERVICE", "STATE", "FOR", "BAR", "AVAIL", "LATENCY", "CHECKED", "REASON"]
     assert columns(120) == whole
     assert columns(80) == whole[:-1]
@@ -504,7 +517,10 @@ def test_columns_are_left_out_in_order() -> None:
 
 
 def test_certificates_have_a_column() -> None:
-    """If a service has a certificate, its days are shown; on a narrow screen they stay longer than the age."""
+    """If a service has a certificate, its days are shown.
+
+    On a narrow screen, the age is left out before the days.
+    """
     whole = ["SERVICE", "STATE", "FOR", "BAR", "AVAIL", "LATENCY", "CERT", "CHECKED", "REASON"]
     assert columns(130, 13) == whole
     assert columns(80, 13) == [*whole[:5], "CERT", "CHECKED"]
@@ -536,16 +552,21 @@ def test_marks_differ_without_colour() -> None:
 
 
 def test_changes() -> None:
-    """What changed since the picture before has a star: services, alerts and passes."""
+    """Services, alerts and passes that changed since the last screen have a star."""
     before = built(
         [service("a"), service("b"), service("c", "down", reason="latency 512 ms")],
         alerts=[alert(1), alert(2)],
     )
     after = built(
-        [service("a", "down"), service("b"), service("c", "down", reason="latency 518 ms"), service("d")],
+        [
+            service("a", "down"),
+            service("b"),
+            service("c", "down", reason="latency 518 ms"),
+            service("d"),
+        ],
         alerts=[alert(1), alert(2, "ACKNOWLEDGED"), alert(3)],
         passes=[ROWS.passes[0]._replace(time=NOW - OLD)],
-    )  # fmt: skip
+    )
     tables = status.tables(after, before=before)
     assert [row[0] for row in tables[1].rows] == ["* a", "  c", "  b", "* d"]
     assert [row[0] for row in tables[3].rows] == ["  1", "* 2", "* 3"]
@@ -558,7 +579,7 @@ def test_changes() -> None:
 
 
 def test_rate_of_a_counter() -> None:
-    """A counter has its rate, and the history of its rate; a gauge has its value."""
+    """A counter has its rate and the history of the rate. A gauge has its value."""
     key = Series(
         service="a",
         metric="m",
@@ -601,9 +622,13 @@ def test_latency_is_among_the_series() -> None:
         counts=False,
     )
     rows = ROWS._replace(
-        services=[service("delivery_worker"), service("old", age=OLD), service("x")._replace(latency_ms=None)],
+        services=[
+            service("delivery_worker"),
+            service("old", age=OLD),
+            service("x")._replace(latency_ms=None),
+        ],
         series=[key, key._replace(service="old"), key._replace(service="x")],
-    )  # fmt: skip
+    )
     document = status.build(rows, {"delivery_worker": "delivery"})
     assert document.services[0].series == "delivery"
     assert document.series == []
@@ -622,7 +647,7 @@ def test_no_name_of_a_database() -> None:
 
 
 def test_cut() -> None:
-    """What is cut ends with an ellipsis, and is no wider than it may be, also in wide letters."""
+    """A text that is cut ends with an ellipsis, and fits the width, also with wide letters."""
     assert (cut("abcdef", 6), cut("abcdef", 5), cut("ab def", 4)) == ("abcdef", "abcd…", "ab…")
     assert (cut("日本語", 6), cut("日本語", 5), cut("e\u0301e\u0301e\u0301", 3)) == (
         "日本語",
@@ -652,7 +677,7 @@ def test_values_are_not_broken(text: str, whole: str) -> None:
 
 
 def test_words_are_wrapped_whole() -> None:
-    """A verdict or an error that is too long is wrapped between words, and loses none of them."""
+    """A long verdict or error is wrapped between words. No word is lost."""
     text = "database db.example.net:5432/iotcloud: connection refused; trying again"
     table = fitted(ScreenTable("No new data for 42 s", (), (), none=text), 40)
     assert max(map(len, table.none.splitlines())) <= 40
@@ -670,7 +695,7 @@ def test_table_for_no_screen() -> None:
 
 
 def test_nothing_to_leave_out() -> None:
-    """A table of which nothing may be left out or cut further is cut at the edge of the screen."""
+    """If no column can be left out or shortened, the table is cut at the edge of the screen."""
     table = flexible("T", (Column("A"), Column("B", least=3)), (("x" * 50, "y" * 50),))
     assert plain(fitted(table, 40), 40).splitlines()[2] == "x" * 39 + "…"
     many = flexible("T", (Column("A"), Column("B", is_note=True)), (("x" * 50, "-"),))
@@ -678,7 +703,7 @@ def test_nothing_to_leave_out() -> None:
 
 
 def test_note_stays_with_its_row() -> None:
-    """A table that is shortened keeps the notes of the rows that remain."""
+    """A shortened table keeps the notes of its rows."""
     rows = tuple((str(number), "y" * 60) for number in range(30))
     table = fitted(flexible("T", (Column("A" * 20), Column("B", is_note=True)), rows), 40)
     (short,) = fit([table], 20)
