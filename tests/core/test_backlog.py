@@ -262,7 +262,7 @@ def test_new() -> None:
         ([], [0, 90.5], 90.5),
         ([5], [0, 90.5, 95], 90.5),
         ([5], [0, 90.5, 300], 300),
-        # The first pass of the loop met the outage already.
+        # The outage was there at the first pass of the loop.
         ([0, 5], [90.5], 90.5),
         ([0, 5], [90], None),
     ],

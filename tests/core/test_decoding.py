@@ -104,7 +104,7 @@ def test_decode_is_total(body: bytes) -> None:
         return
     text = json.dumps(storable(found), allow_nan=False, ensure_ascii=False)
     assert "\\u0000" not in text
-    text.encode("utf-8")  # which lone surrogates would refuse
+    text.encode("utf-8")  # raises an error for a lone surrogate
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def deployment(*, replicas: int = 1, ready: int = 0, **status: Any) -> dict[str,
 def pod(
     *, ready: bool = False, restarts: int = 0, phase: str = "Running", **states: Any
 ) -> dict[str, Any]:
-    """Return a pod of the Deployment; ``states`` are ``state`` and ``lastState``."""
+    """Return a pod of the Deployment. ``states`` are ``state`` and ``lastState``."""
     status = {"name": "ops-worker", "ready": ready, "restartCount": restarts} | states
     return {
         "metadata": {
@@ -174,7 +174,7 @@ def test_pods_of_others() -> None:
         other = pod()
         other["metadata"]["ownerReferences"] = owners
         assert not owns(deployment(), other)
-    # The name of one Deployment may begin with that of another one.
+    # The name of a Deployment may begin with the name of another Deployment.
     longer = pod()
     longer["metadata"]["ownerReferences"][0]["name"] = "ops-worker-sidecar-b-5d"
     assert not owns(deployment(), longer)
@@ -241,7 +241,7 @@ def test_suspended() -> None:
 
 
 def test_suspended_beside_a_deployment() -> None:
-    """A CronJob is no problem while a Deployment runs its pass."""
+    """A suspended CronJob is no problem while a Deployment runs its pass."""
     metrics = cronjob("metrics", suspended=True)
     assert list(suspended(metrics, [deployment()])) == []
     (warning,) = suspended(metrics, [deployment(replicas=0)])

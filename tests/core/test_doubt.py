@@ -210,14 +210,14 @@ UNPROBED = Assessment((), suspects=("out of file descriptors: 2 of 2",), is_prob
         ([SIGHTED, SIGHTED], "SS"),
         ([SILENT, SILENT, SILENT, SILENT], "bbSS"),
         ([SILENT, SIGHTED, SILENT, SILENT, SILENT], "bSbbS"),
-        # What was not probed cannot be believed, and does not count.
+        # A pass without a probe has nothing to believe, and does not count.
         ([UNPROBED] * 5, "bbbbb"),
         ([UNPROBED, UNPROBED, SILENT, SILENT, SILENT], "bbbbS"),
         ([SILENT, UNPROBED, SILENT, SILENT, UNPROBED, SILENT, SIGHTED, SILENT], "bbbSbSSb"),
     ],
 )
 def test_settle(assessments: list[Assessment], expected: str) -> None:
-    """After two blind passes in a row a pass believes what it sees; a sign of life ends that."""
+    """After two blind passes in a row, a pass believes what it saw. A sign of life ends that."""
     row = DoubtRow("health", "0/1")
     is_blind = ""
     for number, assessment in enumerate(assessments):
@@ -237,14 +237,14 @@ def test_settle(assessments: list[Assessment], expected: str) -> None:
         (timedelta(hours=24), 60.0, False),
         (timedelta(hours=25), 60.0, True),
         (timedelta(days=90), 60.0, True),
-        # A pass once a day is patient for three days.
+        # The patience of a daily pass is three days.
         (timedelta(days=3), 86_400.0, False),
         (timedelta(days=4), 86_400.0, True),
         (timedelta(days=-1), 60.0, False),
     ],
 )
 def test_an_old_count(age: timedelta, period_s: float, is_blind: bool) -> None:
-    """After a long time without a pass, the count begins again, and so does the blindness."""
+    """After a long time without a pass, the count of blind passes and the blindness begin again."""
     before = DoubtRow("health", "0/1", 2, NOW - age, NOW - age, period_s)
     row = settle(SILENT, before, 2, NOW, period_s)
     assert row.is_blind == is_blind
@@ -299,7 +299,7 @@ def test_reason() -> None:
     ],
 )
 def test_host_of(url: str, host: str) -> None:
-    """The host of a URL is in lower case, without user and port; empty if there is none."""
+    """The host of a URL is in lower case, without user and port. It is empty without a host."""
     assert host_of(Target("a", url, "a", ())) == host
 
 
@@ -316,6 +316,6 @@ def test_host_of(url: str, host: str) -> None:
     ],
 )
 def test_blind_to(name: str, shard: str, expected: bool) -> None:
-    """Only the health pass of the service's shard knows its state; "a" is in the first of two."""
+    """Only the health pass of the service's shard knows its state. "a" is in shard 0 of 2."""
     row = DoubtRow(name, shard, since=NOW)
     assert blind_to("a", [row]) == (row if expected else None)

@@ -92,7 +92,7 @@ def test_the_own_alert_is_no_service() -> None:
         ("b", 90, 5, True),
         ("b", 91, 5, False),
         ("b", 10_800, 3600, True),
-        # A time in the future is nobody's, unless it is within a period.
+        # A row from the future counts only within one period.
         ("b", -60, 60, True),
         ("b", -61, 60, False),
         ("a", 0, 60, False),

@@ -59,7 +59,7 @@ def cronjob(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
 
 
 def test_command() -> None:
-    """A command makes one attempt in a pod of its own, and its Job belongs to no CronJob."""
+    """A command makes one attempt in its own pod. Its Job belongs to no CronJob."""
     source = cronjob()
     before = copy.deepcopy(source)
     job = command_job(source, ["alerts", "list"], "m1")
@@ -129,7 +129,7 @@ def expanded(word: str, variables: dict[str, str]) -> str:
     ],
 )
 def test_no_variable_is_expanded(word: str) -> None:
-    """The command receives its words as they were typed, and never the value of a variable."""
+    """The command receives the words as typed, and never the value of a variable."""
     assert expanded("$(PG_PASS) $$(A) $(B)", {"PG_PASS": "hush"}) == "hush $(A) $(B)"
     source = cronjob({"name": "ops-worker", "command": ["ops-worker"], "args": ["health"]})
     job = command_job(source, ["maintenance", "start", "--reason", word], "m1")
@@ -158,7 +158,7 @@ def test_other_containers() -> None:
     ]
     assert spec["template"]["spec"]["containers"][1]["command"] == ["/tini", "--", "ops-worker"]
     assert spec["template"]["spec"]["containers"][1]["args"] == ["status"]
-    # No rule of the policy names a container that is left.
+    # The policy has no rule for a container that stays.
     assert "podFailurePolicy" not in spec
 
 

@@ -138,7 +138,7 @@ def test_job_is_gone(scheduled: str | None, is_gone: bool) -> None:
 
 
 def test_job_is_gone_without_a_success() -> None:
-    """If no success follows, the run has probably failed, and nobody can say why."""
+    """If no success follows, the run has probably failed. Its reason is not known."""
     (warning,) = look(
         [SUCCESS[0]],
         [SUCCESS[1]],
@@ -169,7 +169,7 @@ def test_failed_after_its_pass() -> None:
 
 
 def test_shards() -> None:
-    """The shard that failed is named; the row has the worst exit code."""
+    """The failed shard is named. The row has the worst exit code."""
     failed = job(9, "Failed", "PodFailurePolicy", "index 1", shards=3, completedIndexes="0,2")
     pods = [pod(9, code, f"end {index}", index) for index, code in enumerate((0, 3, 0))]
     state = look([failed], pods)

@@ -221,7 +221,7 @@ def test_configuration() -> None:
 
 
 def test_document() -> None:
-    """The document of a configuration has these keys; readers of the table rely on them."""
+    """The document of a configuration has these keys. Readers of the table rely on them."""
     target = Target(
         name="a",
         url="https://user:hush@a/health?x=1",

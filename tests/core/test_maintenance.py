@@ -82,7 +82,7 @@ def test_recurrence(text: str, expected: tuple[object, ...], shown: str) -> None
     ],
 )
 def test_no_recurrence(text: str) -> None:
-    """Anything else is refused, and the error shows what is accepted."""
+    """Other texts are refused. The error says what is accepted."""
     with pytest.raises(ValueError, match="Sunday 02:00"):
         parse_recurrence(text)
 
@@ -265,7 +265,7 @@ def windows(draw: st.DrawFn) -> Window:
 
 @given(windows(), times, st.integers(0, 60 * 24 * 60))
 def test_by_minutes(window: Window, since: datetime, length: int) -> None:
-    """Occurrences are those that begin at a local minute of the recurrence, and no others."""
+    """Occurrences begin at the local minutes of the recurrence, and at no other times."""
     until = since + timedelta(minutes=length)
     found = list(occurrences(window, since, until))
     assert found == sorted(found, key=lambda item: item.begun)
@@ -276,7 +276,7 @@ def test_by_minutes(window: Window, since: datetime, length: int) -> None:
         assert item.begun < item.ended <= item.begun + window.duration
     recurrence = window.recurrence
     assert recurrence is not None
-    # Each local time of the recurrence that exists, and whose window reaches into the period.
+    # All existing local times of the recurrence whose window overlaps the period.
     for number in range((until - since).days + 2):
         local = (since + number * DAY).astimezone(window.zone)
         clock = local.replace(hour=recurrence.hour, minute=recurrence.minute, second=0, fold=0)
@@ -308,7 +308,7 @@ def test_running_is_an_occurrence(window: Window, now: datetime) -> None:
 
 @given(windows(), times)
 def test_there_is_always_a_next_one(window: Window, now: datetime) -> None:
-    """A window that nobody ended begins again within two weeks; it never begins in the past."""
+    """A window that nobody ended begins again within two weeks, and never in the past."""
     window = window._replace(ended_at=None)
     found = next_occurrence(window, now)
     assert found is not None
@@ -318,7 +318,7 @@ def test_there_is_always_a_next_one(window: Window, now: datetime) -> None:
 
 @given(recurrences, times, st.sampled_from(ZONES))
 def test_lasts_for_elapsed_time(recurrence: Recurrence, now: datetime, zone: ZoneInfo) -> None:
-    """Whatever the clocks do meanwhile, a window that nobody ended lasts for its duration."""
+    """A window that nobody ended lasts for its duration, even if the clocks change meanwhile."""
     window = Window(now - 40 * DAY, HOUR, recurrence=recurrence, zone=zone)
     found = list(occurrences(window, now, now + 30 * DAY))
     assert len(found) >= 3 * len(recurrence.weekdays)

@@ -64,7 +64,7 @@ CAUSES: list[tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = [
     (("page", "shop"), {"page": ("shop",)}),
     (("page", "shop", "db"), {"page": ("db",), "shop": ("db",)}),
     (("page", "shop", "db", "dns"), {"page": ("db", "dns"), "shop": ("db", "dns")}),
-    (("page", "db"), {"page": ("db",)}),  # its needs count also through a healthy service
+    (("page", "db"), {"page": ("db",)}),  # the needs of a healthy service count as well
     (("mail", "dns"), {"mail": ("dns",)}),
 ]
 
@@ -84,7 +84,7 @@ def test_unknown_health_is_no_cause() -> None:
 
 
 def test_many_causes() -> None:
-    """The first causes by name are kept, also those of services between."""
+    """The first causes by name are kept, also through services between."""
     roots = [f"r{number:02}" for number in range(30)]
     needs = {"a": ("b",), "b": tuple(roots[::-1])} | dict.fromkeys(roots, ())
     causes = causes_of(needs, dict.fromkeys(needs, False))
@@ -122,7 +122,7 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("causes", "reason", "sentence"), SENTENCES)
 def test_sentence(causes: tuple[str, ...], reason: str, sentence: str) -> None:
-    """The causes stand before the reason: a narrow screen cuts the end."""
+    """The causes come before the reason, because a narrow screen cuts the end."""
     assert with_causes(reason, causes) == sentence
     assert because_of(causes) == sentence.partition(":")[0] * bool(causes)
 
@@ -150,7 +150,7 @@ FAULTS: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
 
 @pytest.mark.parametrize(("needs", "faults"), FAULTS)
 def test_problems(needs: dict[str, Any], faults: list[tuple[str, str]]) -> None:
-    """Unknown names and cycles are faults, each with the services that make it."""
+    """Unknown names and cycles are faults that name their services."""
     assert sorted(problems(needs)) == sorted(faults)
 
 
@@ -193,7 +193,7 @@ NAMES = [f"s{number}" for number in range(7)]
 
 @st.composite
 def graphs(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
-    """Return any graph without a cycle: a service needs only those before it, in some order."""
+    """Draw a graph without a cycle: in some order, a service needs only services before it."""
     order = draw(st.permutations(NAMES))
     needs = {}
     for place, name in enumerate(order):
@@ -206,7 +206,7 @@ HEALTH = st.dictionaries(st.sampled_from(NAMES), st.booleans())
 
 
 def reachable(needs: Needs, name: str) -> set[str]:
-    """Return what a service needs, found in another way: by repeating until nothing is new."""
+    """Return all that a service needs, computed in another way: repeat until nothing is new."""
     found = {*needs[name]}
     while True:
         more = found | {needed for one in found for needed in needs[one]}
@@ -282,7 +282,7 @@ def test_only_opening_is_suppressed(
 ) -> None:
     """Compared with a world without needs: the same rows and endings, and fewer beginnings.
 
-    An alert does not open while a cause is unhealthy, not even after a person closed it; and in the
+    While a cause is unhealthy, an alert does not open, not even after a person closed it. In the
     first pass without a cause it opens, if the service is still unhealthy.
     """
     thresholds = Thresholds(alert_after, resolve_after)
@@ -294,7 +294,7 @@ def test_only_opening_is_suppressed(
             free.close(name)
         before = world.alerts
         changes, all_changes = world.run(number, seen), free.run(number, seen)
-        # Recording: each probed service has the same row, streak and beginning.
+        # Recording: every probed service has the same row, streak and begin.
         assert [change._replace(opens=False, closes=False) for change in changes] == [
             change._replace(opens=False, closes=False) for change in all_changes
         ]

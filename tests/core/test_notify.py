@@ -45,7 +45,7 @@ def alert(
     by: str | None = None,
     evidence: Any = None,
 ) -> SystemAlert:
-    """Return a row, by default of an alert of a minute ago that is open."""
+    """Return a row, by default of an open alert of a minute ago."""
     return SystemAlert(
         id=number,
         service=service,
@@ -69,7 +69,7 @@ def numbers(alerts: list[dict[str, Any]]) -> list[int]:
 
 
 def test_open_alert() -> None:
-    """An open alert has the labels that identify it, what people read, and an end in the future."""
+    """An open alert has identifying labels, annotations for people, and an end in the future."""
     evidence = {
         "job": "health-1",
         "reason": "http 503",
@@ -134,7 +134,7 @@ def test_horizons(period_s: float, firing: float, repeat: float) -> None:
     ],
 )
 def test_acknowledged(status: str, by: str | None, annotation: str | None) -> None:
-    """Who acknowledged an alert is an annotation. The labels, which identify it, do not change."""
+    """An annotation says who acknowledged an alert. The labels identify it and do not change."""
     (told,) = posted(alert(1, status, by=by, closed=at(-1)))
     assert told["annotations"].get("acknowledged_by") == annotation
     assert told["labels"] == posted(alert(1))[0]["labels"]
@@ -180,7 +180,7 @@ def test_closed_alert(
     ],
 )
 def test_begin(created: datetime, begins: str) -> None:
-    """A begin in the future is now: the Alertmanager would not send the alert before."""
+    """A begin in the future becomes now. Otherwise the Alertmanager would send the alert later."""
     assert posted(alert(1, created=created))[0]["startsAt"] == begins
 
 
@@ -235,13 +235,13 @@ def test_order(rows: list[SystemAlert], expected: list[int]) -> None:
 
 
 def test_maintenance() -> None:
-    """Alerts of a service under maintenance are sent to nobody."""
+    """Alerts of a service under maintenance are not posted."""
     rows = [alert(1, service="a"), alert(2, service="b"), alert(3, "CLOSED", closed=at(-1))]
     assert numbers(posted(*rows, under_maintenance={"b", "ingest"})) == [1]
 
 
 def test_maintenance_of_the_worker() -> None:
-    """A maintenance of `ops_worker` is one of the worker's own alert of every installation."""
+    """A maintenance of `ops_worker` applies to the worker's own alert of every installation."""
     rows = [alert(1, service="a"), alert(2, service="ops_worker"), alert(3, service="ops_worker#b")]
     assert numbers(posted(*rows, under_maintenance={"ops_worker"})) == [1]
     assert numbers(posted(*rows)) == [1, 2, 3]
@@ -289,7 +289,7 @@ LABELS: list[tuple[str, dict[str, str] | None]] = [
 
 @pytest.mark.parametrize(("text", "labels"), LABELS)
 def test_labels(text: str, labels: dict[str, str] | None) -> None:
-    """Labels are names of Prometheus that are not in use, with a value each."""
+    """A label is a valid name of Prometheus that is not in use, and has a value."""
     if labels is None:
         with pytest.raises(ValueError, match="not a label"):
             parse_labels(text)
@@ -343,13 +343,13 @@ class Held(NamedTuple):
 
 
 class Receiver:
-    """What an Alertmanager keeps in memory of posted alerts, by its rules (types.Alert.Merge)."""
+    """The memory of an Alertmanager: it merges posted alerts by its rules (types.Alert.Merge)."""
 
     def __init__(self) -> None:
         self.held: dict[str, Held] = {}
 
     def post(self, alerts: list[dict[str, Any]], now: datetime) -> set[str]:
-        """Take a post at a time; return the services whose alert it ended, if only for a moment."""
+        """Receive a post at a time. Return the services whose alert it ended, even for a moment."""
         ended = set()
         for one in alerts:
             begins, ends = map(datetime.fromisoformat, (one["startsAt"], one["endsAt"]))
@@ -369,7 +369,7 @@ class Receiver:
     def _merged(old: Held, new: Held, now: datetime) -> Held:
         """Return two alerts as one: the earliest begin, and the later end.
 
-        An end that is over counts at once, if the old one is not over as well.
+        If the new end is in the past and the old end is not, the new end counts.
         """
         ends = max(old.ends, new.ends)
         if new.ends <= now < old.ends:
@@ -414,14 +414,14 @@ class Fleet:
                 self.rows[index] = row._replace(status="ACKNOWLEDGED", acknowledged_by="kim")
 
     def post(self, _: str) -> None:
-        """Post to both, which then know what is open. No open alert ends, not for a moment."""
+        """Post to both, so that both know the open alerts. No open alert ends, even briefly."""
         for receiver in self.receivers:
             ended = receiver.post(self.alerts(), self.now)
             assert ended.isdisjoint(self.open())
             assert receiver.firing(self.now) == self.open()
 
     def delay(self, _: str) -> None:
-        """Make a post that does not arrive yet, and perhaps never."""
+        """Make a post that arrives later or never."""
         self.waiting.append(self.alerts())
 
     def arrive(self, _: str) -> None:
@@ -430,11 +430,11 @@ class Fleet:
             self.receivers[1].post(self.waiting.pop(), self.now)
 
     def post_to_one(self, _: str) -> None:
-        """Post to one of the two: the other one is away."""
+        """Post to one of the two. The other one is down."""
         self.receivers[0].post(self.alerts(), self.now)
 
     def restart(self, _: str) -> None:
-        """Restart one of the two, which keeps no alert."""
+        """Restart one of the two. It forgets all alerts."""
         self.receivers[0] = Receiver()
 
 
@@ -453,10 +453,10 @@ STEPS = st.lists(
 
 @given(steps=STEPS, period_s=st.sampled_from([5.0, 60.0, 600.0]))
 def test_any_sequence(steps: list[tuple[str, str, float]], period_s: float) -> None:
-    """Whatever happened before, after a post the Alertmanagers fire for what is open, and no more.
+    """After a post, both Alertmanagers fire exactly for the open alerts, whatever came before.
 
-    Posts are lost, arrive at one of the two only, or late, after those of later passes.
-    Alertmanagers lose their memory. If no pass comes any more, nothing fires after four periods.
+    Posts are lost, arrive at one of the two only, or arrive after those of later passes.
+    Alertmanagers lose their memory. If no pass follows, nothing fires after four periods.
     """
     fleet = Fleet(period_s)
     for step, service, seconds in [*steps, ("post", "", 1)]:

@@ -215,7 +215,7 @@ def test_blind() -> None:
 
 
 def test_json_options() -> None:
-    """The document has the tags of a sample and the end of the maintenance, where there are any."""
+    """The document has the tags of a sample and the end of the maintenance, if they exist."""
     tagged = Sample("one", "queue_depth", 3.0, {"queue": "a"})
     outcome = Outcome("health", Result.RECORDED, samples=(tagged,), maintenance_until=WHEN)
     found = json.loads(as_json(outcome))
@@ -253,7 +253,7 @@ def test_table() -> None:
 
 @pytest.mark.unit
 def test_message_is_short() -> None:
-    """The termination message is one line of JSON below 4 KiB, whatever is in it."""
+    """The termination message is one line of JSON of less than 4 KiB, whatever the outcome."""
     target = Target("ingest", "http://x/health", "ingest", ())
     many = tuple(
         Verdict(target._replace(name=f"s{n}"), 0.0, State.DOWN, "x" * 500, attempts=2)
@@ -317,7 +317,7 @@ def test_rollup() -> None:
     ],
 )
 def test_rollup_without_work(result: Result, line: str) -> None:
-    """It counts no services, because it probes none."""
+    """The closing line of the rollup pass counts no services, because it probes none."""
     outcome = Outcome("rollup", result, rolled=Rolled())
     assert text(outcome) == f"rollup: {line} (0.00 s)"
     assert document(outcome)["rollup"]["until"] is None

@@ -40,7 +40,7 @@ def test_locks() -> None:
 
 
 def test_tables() -> None:
-    """A pass refuses to run without its tables; only the health pass creates one."""
+    """A pass refuses to run without its tables. Only the health pass creates a table."""
     tables = {
         name: (spec.transaction.required_tables, spec.transaction.creates)
         for name, spec in PASSES.items()
@@ -53,7 +53,7 @@ def test_tables() -> None:
 
 
 def test_markers() -> None:
-    """A pass is found by a metric that it alone writes, or by one that every pass writes."""
+    """The marker of a pass is a metric that only it writes, or one that every pass writes."""
     assert {name: spec.marker for name, spec in PASSES.items()} == {
         "health": "maintenance",
         "metrics": "pass_success",
@@ -62,12 +62,12 @@ def test_markers() -> None:
 
 
 def test_expected() -> None:
-    """An installation may do without the rollup; no other pass is optional."""
+    """An installation may omit the rollup pass. No other pass is optional."""
     assert expected() == {"health", "metrics"}
 
 
 def test_flush() -> None:
-    """Only samples are kept while the database is away: an old state of a service is of no use."""
+    """While the database is away, only samples are kept. An old state of a service has no use."""
     assert {name for name, spec in PASSES.items() if spec.flush} == {"metrics"}
 
 

@@ -29,7 +29,7 @@ NEVER = None
 def seen(
     name: str, age_s: float | None, period_s: float | None = 60, shard: str | None = None
 ) -> LastSeen:
-    """Return the row of a pass that was last recorded so many seconds ago, or never."""
+    """Return the row of a pass whose last record has this age, or that has no record."""
     time = None if age_s is None else NOW - timedelta(seconds=age_s)
     return LastSeen(name=name, shard=shard, time=time, period_s=period_s)
 
@@ -143,7 +143,7 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
     ("rows", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
 def test_judge_peers(rows: list[LastSeen], expected: PeerState) -> None:
-    """The metrics pass judges its peers by their last records; all of them had their turn."""
+    """The metrics pass judges its peers by their last records. All of them had a turn."""
     peers = ("health", "ledger")
     stopped = stale_peers("metrics", peers, rows, NOW)
     assert judge_peers(peers, rows, NOW, stopped) == expected
@@ -159,7 +159,7 @@ def test_no_peers() -> None:
 @pytest.mark.parametrize(
     ("peer_period_s", "own_ages_s", "own_period_s", "resumed_s", "expected"),
     [
-        # The last turn of a peer of 60 s began 150 s ago, that of one of 5 s 95 s ago.
+        # With a period of 60 s, the last turn began 150 s ago; with 5 s, 95 s ago.
         (60, [150], 5, None, True),
         (60, [240], 5, None, True),
         (60, [240.5], 5, None, False),
@@ -167,19 +167,19 @@ def test_no_peers() -> None:
         (60, [150 + 180.5], 60, None, False),
         (5, [95 + 90], 5, None, True),
         (5, [95 + 90.5], 5, None, False),
-        # A peer of an hour: one turn is an hour and 90 s ago.
+        # With a period of an hour, the last turn began an hour and 90 s ago.
         (3600, [3690 + 90], 5, None, True),
         (3600, [3690 + 91], 5, None, False),
-        # A peer that did not record its period counts as one of 60 s.
+        # A peer without a recorded period counts with 60 s.
         (None, [240], 5, None, True),
         (None, [240.5], 5, None, False),
-        # This pass did not run yet at that time: there is no hole in its records.
+        # At that time this pass did not run yet, so its records have no hole.
         (60, [], 5, None, True),
         (60, [None, None], 5, None, True),
         # One shard of this pass is enough.
         (60, [9000, 151], 5, None, True),
         (60, [9000, None], 5, None, False),
-        # A loop that wrote the samples of an outage afterwards knows when the outage ended.
+        # A loop writes the samples of an outage afterwards, and knows when the outage ended.
         (60, [151], 5, 150, True),
         (60, [151], 5, 149.9, False),
         (60, [], 5, 10, False),
@@ -195,7 +195,7 @@ def test_had_turn(
     resumed_s: float | None,
     expected: bool,
 ) -> None:
-    """A peer is reported only once it had a turn since this pass was recorded without a hole."""
+    """A peer is reported only after it had a turn within an unbroken record of this pass."""
     peer = record("health", 20_000, peer_period_s)
     rows = [
         seen("metrics", age_s, own_period_s, f"{number}/{len(own_ages_s)}")
@@ -209,7 +209,7 @@ def test_had_turn(
 
 @pytest.mark.parametrize(("period_s", "age_s"), [(5, 95), (60, 150), (3600, 3690), (None, 150)])
 def test_last_turn(period_s: float | None, age_s: float) -> None:
-    """One period, and the time for which a row may be on its way."""
+    """The last turn began one period and 90 s ago: a row may take 90 s until it is visible."""
     assert last_turn(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
 
 
@@ -239,7 +239,7 @@ STOPPED_CAUSES = ("health pass stopped", "ledger pass stopped")
         (None, STOPPED, True, (*STOPPED_CAUSES, "blind")),
         (("blind",), PeerState(), True, ("blind",)),
         (("blind",), PeerState(), False, ()),
-        # Nobody knows better about the peers: their cause stays.
+        # No other pass judges the peers, so their cause stays.
         (("metrics pass stopped", "blind"), PeerState(), False, ("metrics pass stopped",)),
         (("metrics pass stopped",), PeerState(), True, ("metrics pass stopped", "blind")),
         ((UNNAMED,), PeerState(), False, (UNNAMED,)),

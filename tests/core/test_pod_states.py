@@ -49,7 +49,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 
 def test_whole_cause_of_a_pull_error() -> None:
-    """Kubernetes 1.31 has the cause in an Event only; later versions repeat it in the state."""
+    """Kubernetes 1.31 has the cause only in an Event. Later versions repeat it in the state."""
     back_off = 'Back-off pulling image "x:1"'
     stuck = pod(waiting("ImagePullBackOff", back_off))
     expected = (

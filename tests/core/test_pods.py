@@ -60,7 +60,7 @@ CATALOGUE = [{"name": "OPS_WORKER_CATALOGUE", "value": "/x"}]
     ],
 )
 def test_invocation(container: dict[str, Any], arguments: tuple[str, ...], shell: str) -> None:
-    """The arguments follow the program, whatever starts it."""
+    """The arguments after the program are found, whatever starts the program."""
     assert invocation(container) == Invocation(arguments, shell)
 
 

@@ -1,4 +1,4 @@
-"""The timeline of a service that several shards saw, because their number was changed."""
+"""The timeline of a service that several shards saw, after the number of shards changed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Shards:
 
 
 def test_another_shard() -> None:
-    """A state counts until the new shard sees another one; the span of the old shard stays open."""
+    """A state lasts until the new shard sees another one. The span of the old shard stays open."""
     shards = Shards()
     shards("0/1", 0, 600, "healthy")
     shards("1/3", 660, 1200, "down")
@@ -75,7 +75,7 @@ def test_another_shard() -> None:
 
 
 def test_a_pause_between() -> None:
-    """If nobody looked in between, the old state counts for one period."""
+    """If unseen time follows, the old state lasts for one period."""
     shards = Shards()
     shards("0/1", 0, 600, "healthy")
     shards("1/3", 6000, 6600, "healthy")

@@ -67,7 +67,7 @@ def test_settles(minute: int, end: int) -> None:
 
 
 def test_from_the_beginning() -> None:
-    """A new database begins at the oldest sample that is kept; a day follows its hours."""
+    """In a new database, the rollup begins at the oldest kept sample. A day follows its hours."""
     positions = Positions.initial(RollupState(None, None, plain=True), NOW, 2)
     assert positions.done == dict.fromkeys((HOUR, DAY), NOW - timedelta(days=2))
     assert Positions.initial(RollupState(None, None, plain=True), NOW, 0).done[DAY] == OLDEST
@@ -90,7 +90,7 @@ def test_excluded() -> None:
 
 
 def test_repeated() -> None:
-    """Slices that were complete in the last six hours are repeated, up to where the run began."""
+    """Slices that were completed in the last six hours are repeated, up to the begin of the run."""
     state = RollupState(hour(13), TODAY - timedelta(days=1), plain=True)
     repeated = Positions.initial(state, NOW, 400).repeated(NOW)
     assert (repeated.done[HOUR], repeated.complete[HOUR]) == (hour(9), hour(14))
@@ -103,7 +103,7 @@ def test_repeated() -> None:
 
 
 def test_future() -> None:
-    """Rows of the future, after a clock was set back, are neither behind nor ahead."""
+    """After a clock was set back, rows from the future do not count as behind."""
     state = RollupState(hour(99), TODAY + timedelta(days=9), plain=True)
     positions = Positions.initial(state, NOW, 400)
     assert positions.due() is None
@@ -112,7 +112,7 @@ def test_future() -> None:
 
 
 def test_retention() -> None:
-    """Samples are kept while a slice needs them, those of the day before it included."""
+    """Samples are kept while a slice needs them. A slice also needs the day before it."""
     assert oldest_kept(NOW, 0) == OLDEST
     done = Positions.initial(RollupState(hour(14), TODAY - timedelta(days=1), plain=True), NOW, 0)
     assert removable_samples(NOW, 7, done) == NOW - timedelta(days=7)
@@ -122,7 +122,7 @@ def test_retention() -> None:
 
 
 def test_parameters() -> None:
-    """Counters are those of the catalogue; gauges and the worker's own metrics are none."""
+    """Counters are those of the catalogue. Gauges and self-metrics are not counters."""
     listed = Target("a", "", "a", (Counter("c", ()), Counter("g", (), gauge=True)))
     every = Target("b", "", "b", None)
     found = parameters([listed, every])
@@ -137,7 +137,7 @@ def test_parameters() -> None:
 
 
 def test_pace() -> None:
-    """A slice begins only if it fits; a first day is expected to take as long as its hours."""
+    """A slice begins only if it fits. The first day is expected to take as long as its hours."""
     pace = Pace()
     assert pace.fits(DAY, 0.0)
     pace.add(HOUR, 1.0)

@@ -220,7 +220,7 @@ def test_figures_that_are_not_due() -> None:
 
 
 def test_samples_of_rows() -> None:
-    """Rows bring their own service and tags; a number of any kind becomes a double."""
+    """Rows have their own service and tags. A number of any type becomes a double."""
     figure = FIGURES[0]._replace(tags={"a": "1"})
     rows: list[dict[str, Any]] = [
         {"service": "x", "value": Decimal("1.5"), "tags": {"b": 2}},

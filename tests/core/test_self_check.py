@@ -101,7 +101,7 @@ def test_version(number: int, state: str) -> None:
     [("certificate", "renew its certificate"), ("http_503", "it answers, but not as")],
 )
 def test_degraded_service(reason_class: str, remedy: str) -> None:
-    """What to do about a degraded service depends on its reason."""
+    """The hint for a degraded service depends on the reason."""
     verdict = Verdict(
         target=Target("web", "https://web", "web", ()),
         taken_at=0.0,

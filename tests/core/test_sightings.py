@@ -157,7 +157,7 @@ def size(kept: list[tuple[Seen, bytes]]) -> int:
 
 
 def drop_oldest(kept: list[tuple[Seen, bytes]]) -> None:
-    """Remove the oldest entry; the next one takes over its services if it has none."""
+    """Remove the oldest entry. If the next one has no services, it takes over those."""
     _, services = kept.pop(0)
     if kept and not kept[0][1]:
         kept[0] = (kept[0][0], services)
@@ -165,7 +165,7 @@ def drop_oldest(kept: list[tuple[Seen, bytes]]) -> None:
 
 @pytest.mark.parametrize("number", range(20))
 def test_bytes(number: int) -> None:
-    """Of many additions, withdrawals and removals, as many are kept as the bytes allow."""
+    """After any additions, withdrawals and removals, the entries that fit the limit are kept."""
     chance = random.Random(number)
     limit = chance.choice([ENTRY_BYTES * 2 + 60, 1000, 1500])
     sightings = Sightings(limit_bytes=limit)
@@ -194,7 +194,7 @@ def test_bytes(number: int) -> None:
 
 
 def test_exact_limit() -> None:
-    """Entries that use exactly the limit are kept, and one entry always is."""
+    """Entries that use exactly the limit are kept. One entry is always kept."""
     entries = [seen(0, "down"), seen(60, "healthy")]
     exact = sum(ENTRY_BYTES + len(packed(entry)) for entry in entries)
     for limit, kept in ((exact, 2), (exact - 1, 1), (1, 1)):

@@ -25,7 +25,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 def record(
     name: str, age_s: float, period_s: float | None = 60, shard: str | None = None
 ) -> PassRecord:
-    """Return the record of a pass that was recorded so many seconds ago."""
+    """Return the record of a pass of this age."""
     return PassRecord(name, shard, NOW - timedelta(seconds=age_s), period_s)
 
 
@@ -33,7 +33,10 @@ def record(
     ("period_s", "patience"), [(1, 90), (5, 90), (30, 90), (60, 180), (300, 900)]
 )
 def test_patience(period_s: float, patience: float) -> None:
-    """A record is fresh for three periods. If the period is short, it is fresh for longer."""
+    """A record is fresh for three periods, and for at least 90 s.
+
+    The minimum is there because a pass may take longer than a short period.
+    """
     assert stale_after_s(period_s) == patience
 
 

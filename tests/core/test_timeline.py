@@ -25,7 +25,7 @@ STATES = ("healthy", "degraded", "down", "unknown")
 
 
 class Pass(NamedTuple):
-    """A pass of the full record: when, its period, and what it saw of each service.
+    """A pass of the full record: its time, its period, and the state of each service.
 
     ``is_blind`` is whether a blind pass followed it.
     """
@@ -37,19 +37,19 @@ class Pass(NamedTuple):
 
 
 def patience_s(one: int, other: int) -> int:
-    """Return the seconds that may lie between two passes: three periods, at least 90 s."""
+    """Return the patience between two passes: three periods, at least 90 s."""
     return max(3 * one, 3 * other, 90)
 
 
 def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
-    """Return what a service was at a second, by the record of every pass."""
+    """Return the state of a service at a second, by the record of every pass."""
     last = max((p for p in record if service in p.states and p.second <= second), default=None)
     if last is None or second >= now:
         return "unseen"
     after = min((p for p in record if service in p.states and p.second > second), default=None)
     if after is not None:
-        # A change of the period, or a hole, begins a run as well, and hides that a blind pass
-        # ended one.
+        # A change of the period or a hole also begins a run. Then it makes no difference that a
+        # blind pass ended the run before.
         between = [p for p in record if last.second <= p.second <= after.second]
         is_cut = any(
             p.is_blind
@@ -74,7 +74,7 @@ def edges(record: list[Pass], now: int) -> set[int]:
 GROUPS = ("", "a", "b", "c", "ab", "ac", "bc")
 """The services that change or are left out: at most two."""
 CHOICES = 7
-"""A pass is made by so many choices at most, of a byte each."""
+"""A pass takes at most this number of choices, of one byte each."""
 
 
 @st.composite
@@ -129,7 +129,7 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
 
 
 def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[object, ...]:
-    """Return seconds by state, and the value with its bounds in seconds of healthy time."""
+    """Return the seconds of each state, and the availability with bounds, as healthy seconds."""
     pieces = ledger.pieces("a", since, until, now)
     found = availability(pieces)
     seconds = {state: length for state, length in found.seconds.items() if length}
@@ -152,17 +152,17 @@ def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[ob
             (0, 1000, 1000),
             ({"healthy": 60, "unseen": 940}, 0, 60, 60, 0.06),
         ),
-        (  # an outage of one pass is one period, at least next to nothing and at most two
+        (  # an outage of one pass lasts one period: at least almost 0, at most two periods
             [(0, "healthy"), (60, "down"), (120, "healthy")],
             (0, 120, 120),
             ({"healthy": 60, "down": 60}, 0, 60, 120, 1.0),
         ),
-        (  # a change between two kinds of down is none of the availability
+        (  # a change between two kinds of down does not change the availability
             [(0, "down"), (60, "unknown"), (120, "unknown")],
             (0, 120, 120),
             ({"down": 60, "unknown": 60}, 0, 0, 0, 1.0),
         ),
-        (  # the true moment of a change may lie before the end of the period, its sight after it
+        (  # a change may be before the end of the period, although its sight is after it
             [(0, "healthy"), (60, "healthy"), (120, "down")],
             (0, 90, 120),
             ({"healthy": 90}, 60, 90, 90, 1.0),

@@ -19,7 +19,7 @@ BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
 EXAMPLES = 1000 if os.environ.get("OPS_TEST_FULL") else 100
 STATES = ("healthy", "degraded", "down", "unknown")
 END = 3000
-"""The last second of a period; it is also now."""
+"""The last second of the period. It is also the time now."""
 
 
 def at(seconds: float) -> datetime:
@@ -93,7 +93,7 @@ Bounds = tuple[str, float, float, float, float]
         (NOTHING, WELL_60, [("healthy", 0, 600, 0, 600)]),
         (WELL_5, NOTHING, [("healthy", 0, 600, 0, 600)]),
         (WELL_5, DOWN_60, [("healthy", 0, 600, 0, 600)]),
-        (  # the other one knows nothing either: nobody looked
+        (  # neither pass has a sight: the time is unseen
             HOLE_5,
             NOTHING,
             [
@@ -112,8 +112,8 @@ Bounds = tuple[str, float, float, float, float]
                 ("healthy", 240, 600, 180, 600),
             ],
         ),
-        (  # where the streams contradict each other, the first sight after a cut is not known:
-            # it is within three periods, but not beyond the end of the part
+        (  # the streams contradict each other, so the first sight after a cut is not known:
+            # it is within three periods, and before the end of the part
             HOLE_5,
             DOWN_60,
             [
@@ -122,7 +122,7 @@ Bounds = tuple[str, float, float, float, float]
                 ("healthy", 400, 600, 220, 600),
             ],
         ),
-        (  # what ended before the hole is no part of it
+        (  # an outage that ended before the hole is not in it
             timeline(5, *every(5, 0, 100), *every(5, 200, 600), until=600),
             timeline(60, (0, "down"), until=600),
             [
@@ -131,7 +131,7 @@ Bounds = tuple[str, float, float, float, float]
                 ("healthy", 200, 600, 95, 600),
             ],
         ),
-        (  # a part without a sight of its own bounds nothing
+        (  # a part without its own sight gives no bounds
             timeline(5, *every(5, 0, 30), *every(5, 200, 600), until=600),
             timeline(60, (0, "down"), until=600),
             [
@@ -155,7 +155,7 @@ Bounds = tuple[str, float, float, float, float]
     ],
 )
 def test_merged(finer: list[Piece], coarser: list[Piece], expected: list[Bounds]) -> None:
-    """State, begin and end, the earliest begin and the latest end of each piece."""
+    """Each piece has a state, begin, end, earliest begin and latest end."""
     assert [
         (
             piece.state,
@@ -169,7 +169,7 @@ def test_merged(finer: list[Piece], coarser: list[Piece], expected: list[Bounds]
 
 
 def test_availability_where_streams_contradict_each_other() -> None:
-    """The time from a cut to the first certain sight may have had either state."""
+    """Between a cut and the first certain sight, the service may have had either state."""
     total = availability(merged(HOLE_5, DOWN_60))
     assert total.seconds["healthy"] == 305
     assert total.seconds["down"] == 295
@@ -180,7 +180,7 @@ def test_availability_where_streams_contradict_each_other() -> None:
 
 
 def test_odd_state() -> None:
-    """A word that no pass writes is an unknown state."""
+    """A state that no pass writes counts as unknown."""
     span = Span(1, "a", "sleepy", "", "", at(0), 1, 1)
     run = Run(1, 60, "c", at(0), at(60), 2)
     (piece,) = Coverage([run], at(60)).timeline([span], at(0), at(60))
@@ -252,7 +252,7 @@ def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: i
         return max(since, min(second(time), until))
 
     def known(piece: Piece) -> tuple[object, ...]:
-        """Return what is known of a piece within the period."""
+        """Return a piece, cut to the period."""
         times = (piece.begun, piece.ended, piece.from_earliest, piece.last_seen, piece.to_latest)
         return (piece.state, *map(cut, times))
 
@@ -285,7 +285,7 @@ def test_the_truth_lies_within_the_bounds(
     """
 
     def seen(period_s: int, first: int) -> list[tuple[int, str]]:
-        """Return what passes saw of the truth."""
+        """Return the sights that passes have of the true outages."""
         return [
             (moment, "down" if any(b <= moment < e for b, e in truth) else "healthy")
             for moment in range(first, END, period_s)

@@ -29,10 +29,10 @@ NOTHING: Rows = ([], [])
 
 
 class Block(NamedTuple):
-    """Passes in a row: their number, the seconds after them, and what they saw.
+    """Passes in a row: their number, their state, and the seconds after them.
 
-    ``state`` is None if they leave the service out. ``back_s`` is how far the clock is set back
-    before them, and ``is_blind`` whether a blind pass followed them.
+    ``state`` is None if the passes leave the service out. Before the passes, the clock is set back
+    by ``back_s``. ``is_blind`` says whether a blind pass followed.
     """
 
     passes: int
@@ -61,7 +61,7 @@ def blocks(period_s: int) -> st.SearchStrategy[list[Block]]:
 def rows(
     drawn: Sequence[Block], period_s: int, begun: float = 0
 ) -> tuple[list[Run], list[Span], float]:
-    """Return what these passes record, and the second after the last one."""
+    """Return the rows that these passes record, and the second after the last pass."""
     ledger = Recorder()
     second = begun
     for block in drawn:
@@ -129,7 +129,7 @@ periods = st.tuples(st.integers(0, 6000), st.integers(1, 6000), st.integers(0, 4
 @given(blocks(60), periods, st.integers(0, 300))
 @settings(max_examples=EXAMPLES)
 def test_one_pass(drawn: list[Block], period: tuple[int, int, int], later: int) -> None:
-    """The health pass alone, in a part of the time or in all of it."""
+    """The sums are right for the health pass alone, in a part of the time and in all of it."""
     runs, spans, second = rows(drawn, 60)
     now = max(1, second - 60 + later)
     since, length, buckets = period
@@ -156,7 +156,7 @@ def test_two_passes(
 def test_two_shards(
     first: list[Block], second: list[Block], coarser: list[Block], later: int
 ) -> None:
-    """A service that moved to another shard, after a hole or without one."""
+    """The sums are right if the service moved to another shard, with or without a hole."""
     before = rows(first, 20)
     after = rows(second, 20, before[2])
     coarse = rows(coarser, 60)
@@ -199,7 +199,7 @@ BACK = Block(20, "healthy", 0, 1000)
     ],
 )
 def test_histories(drawn: list[Block]) -> None:
-    """Each pass has holes, times without the service, and clocks that were set back."""
+    """The sums are right with holes, times without the service, and clocks that were set back."""
     fine, coarse = rows(drawn, 20), rows(drawn, 60)
     for now in (fine[2], coarse[2], coarse[2] + 500):
         check([coarse[:2]], 0, now, now, 4)
@@ -212,7 +212,7 @@ def test_histories(drawn: list[Block]) -> None:
 
 @pytest.mark.parametrize("begun", [-20_000, -1000, -100, 0, 100, 1000])
 def test_one_pass_is_late(begun: int) -> None:
-    """The finer pass begins and ends at other times than the coarser one, which saw changes."""
+    """The sums are right if the finer pass covers another time than the coarser one."""
     coarse = rows([WELL, DOWN, HOLE, DOWN, WELL, WELL], 60)
     fine = rows([WELL, ABSENT, HOLE, DOWN, WELL], 20, max(0, begun))
     streams = [fine[:2], coarse[:2]]
@@ -225,7 +225,7 @@ def test_one_pass_is_late(begun: int) -> None:
 
 @pytest.mark.parametrize("state", ["healthy", "down"])
 def test_change_at_the_end(state: str) -> None:
-    """The first sight of the next state is the end of the period, in each pass."""
+    """The sums are right if the period ends at the first sight of the next state, in each pass."""
     fine = rows([Block(1, "healthy", 0, 0)], 20)
     coarse = rows([Block(1, state, 200, 0), Block(1, state, 0, 0), Block(1, "degraded", 0, 0)], 60)
     check([fine[:2], coarse[:2]], -100, 320, 320, 3)
@@ -261,7 +261,7 @@ def test_odd_rows(fields: dict[str, object]) -> None:
 
 
 def test_periods_that_are_odd() -> None:
-    """A period that ends after now, and passes without a period."""
+    """The sums are right for a period that ends after now, and for passes without a period."""
     runs, spans, second = rows([WELL, DOWN, WELL], 60)
     check([(runs, spans)], 0, second + 500, second, 4)
     check([([run._replace(period_s=0) for run in runs], spans)], 0, second, second, 4)

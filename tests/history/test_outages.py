@@ -149,11 +149,11 @@ def found(ledger: Recorder, until: float) -> list[tuple[str, float, float, float
             [(0, "healthy"), (60, "down"), (120, "healthy"), (180, "down"), (240, "healthy")],
             [("down", 60, 120, 0, 120), ("down", 180, 240, 0, 120)],
         ),
-        (  # states that follow each other are one outage, and the worst one names it
+        (  # unhealthy states in a row are one outage, with the worst state
             [(0, "healthy"), (60, "degraded"), (120, "down"), (180, "unknown"), (240, "healthy")],
             [("down", 60, 240, 120, 240)],
         ),
-        (  # a time in which nobody looked does not end it, and does not count
+        (  # unseen time does not end an outage, and does not count
             [(0, "down"), (60, "down"), (600, "down"), (660, "healthy")],
             [("down", 0, 660, 120, 180)],
         ),

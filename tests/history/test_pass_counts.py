@@ -30,10 +30,9 @@ class Pass(NamedTuple):
 
 
 def passes(chance: random.Random) -> list[Pass]:
-    """Return passes that are late by less than half a period, of which some are missed.
+    """Return passes that are late by less than half a period. Some passes are missed.
 
-    Some are missed one by one, some for hours. The period changes, and so does the number that is
-    missed.
+    Some are missed one by one, some for hours. The period and the share of missed passes change.
     """
     result = []
     second = 0.0
@@ -104,7 +103,7 @@ def test_within_the_first_run() -> None:
     assert len(runs) == 1
     whole, end = records(history), records(history[200:])
     assert (missed_in_runs(runs, whole), missed_in_runs(runs, end)) == (3, 2)
-    # Records that are not there, because they were switched off for a time, are not missed passes.
+    # If recording was switched off for a time, the missing records are not missed passes.
     assert missed_in_runs(runs, end._replace(number=100)) == 3
     assert missed_in_runs(runs, end._replace(number=5000)) == 0
 

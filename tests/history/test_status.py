@@ -88,9 +88,9 @@ def lines(document: Status, width: int = 80, before: Status | None = None) -> li
 
 
 def test_causes() -> None:
-    """A service that is unhealthy because of another one stands below that one, and says so.
+    """A service that is unhealthy because of another one is below its cause, and names it.
 
-    It counts as unhealthy. What is stale is no cause, and has none.
+    It counts as unhealthy. A stale service is no cause, and has none.
     """
     services = [
         service("api", "down", reason="refused"),
@@ -669,7 +669,7 @@ def test_cut() -> None:
     ],
 )
 def test_values_are_not_broken(text: str, whole: str) -> None:
-    """No line ends inside of a duration, a percentage or a time; no word is lost."""
+    """No line ends within a duration, a percentage or a time. No word is lost."""
     for width in range(max(8, len(whole)), len(text) + 1):
         shown = wrapped(text, width)
         assert any(whole in line for line in shown)
