@@ -31,8 +31,8 @@ HEALTH = """SELECT service, status, latency_ms, details ->> 'status' AS state,
 ALERTS = """SELECT id, status, summary,
                    round(extract(epoch FROM closed_at - created_at), 3) AS open_for_s
             FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id"""
-SAMPLES = """SELECT service, metric_name, array_agg(value ORDER BY time) AS values FROM system_metrics
-             WHERE service <> 'ops_worker' GROUP BY 1, 2 ORDER BY 1, 2"""
+SAMPLES = """SELECT service, metric_name, array_agg(value ORDER BY time) AS values
+             FROM system_metrics WHERE service <> 'ops_worker' GROUP BY 1, 2 ORDER BY 1, 2"""
 FIRST = """SELECT min(time) FROM system_metrics
            WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"""
 PAGE = "report.html"

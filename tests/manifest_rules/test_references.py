@@ -38,8 +38,9 @@ def test_renamed_cronjob() -> None:
     renamed = broken(HEALTH, "metadata.name", "eu-ops-worker-health", EVENTS)
     names = ALL.replace("ops-worker-health", "eu-ops-worker-health")
     assert faults_of(renamed) == [
-        f"{ROLE}: {ROLE}: rules[1].resourceNames: ops-worker-health is not in the files, which have "
-        f"{names}; kustomize renames it only with a nameReference for rules/resourceNames"
+        f"{ROLE}: {ROLE}: rules[1].resourceNames: ops-worker-health is not in the files, "
+        f"which have {names}; "
+        "kustomize renames it only with a nameReference for rules/resourceNames"
     ]
     elsewhere = broken(ROLE, "rules[1].resources", ["pods"], renamed)
     assert not any("resourceNames" in fault for fault in faults_of(elsewhere))
@@ -119,9 +120,10 @@ def test_records() -> None:
     assert faults_of(MONITORED) == []
     metrics = "40-cronjob-metrics.yaml"
     assert faults_of(without(metrics, MONITORED)) == [
-        f"{RULE}: {RULE}: spec.groups[0].rules[1].labels: CronJob ops-worker/ops-worker-metrics is "
-        "not in the files, so OpsWorkerUnknown would fire; remove this record (with kustomize, list "
-        "the component monitoring before sidecar)"
+        f"{RULE}: {RULE}: spec.groups[0].rules[1].labels: "
+        "CronJob ops-worker/ops-worker-metrics is not in the files, "
+        "so OpsWorkerUnknown would fire; remove this record "
+        "(with kustomize, list the component monitoring before sidecar)"
     ]
     no_record = broken(RULE, "spec.groups[0].rules[1]", GONE, MONITORED)
     assert faults_of(no_record) == [

@@ -100,9 +100,9 @@ def test_catalogue_in_the_network(scheme: str) -> None:
 
 POLICY = "30-networkpolicy.yaml"
 OUTSIDE_FAULT = (
-    f"{POLICY}: NetworkPolicy/ops-worker: spec.egress: does not let CronJob/ops-worker-health reach "
-    "TCP {port} outside the cluster (service a); add an egress rule for port {port} with an ipBlock "
-    "or without `to`"
+    f"{POLICY}: NetworkPolicy/ops-worker: spec.egress: "
+    "does not let CronJob/ops-worker-health reach TCP {port} outside the cluster (service a); "
+    "add an egress rule for port {port} with an ipBlock or without `to`"
 )
 
 
