@@ -440,7 +440,7 @@ def test_lint(values: dict[str, Any]) -> None:
 
 
 def test_package(tmp_path: Path) -> None:
-    """The packaged chart renders the same text as its folder, with the files of links."""
+    """The packaged chart renders the same text as its folder. It contains the linked files, too."""
     code, _, error = helm("package", str(CHART), "--destination", str(tmp_path))
     assert code == 0, error
     archive = tmp_path / f"ops-worker-{__version__}.tgz"
