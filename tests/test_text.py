@@ -35,7 +35,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_one_line(text: str, expected: str) -> None:
-    """Line ends, control characters and lone surrogates are removed. The limit is 300 characters."""
+    """One line has no control characters and lone surrogates, and at most 300 characters."""
     assert one_line(text) == expected
 
 
