@@ -1,1 +1,4 @@
-"""The tests, and what they and the demo share: a PostgreSQL, stand-ins for the platform's services."""
+"""The tests, and the test servers that the demo uses, too.
+
+These are a PostgreSQL and stand-ins for the services of the platform.
+"""

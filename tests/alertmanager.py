@@ -1,6 +1,6 @@
-"""Alertmanagers for tests: a stand-in that keeps what it receives, and Debian's real one.
+"""Alertmanagers for tests: a stand-in that records requests, and the real one of Debian.
 
-``Inbox`` is a stand-in for an Alertmanager, and the receiver of the real one's webhooks.
+``Inbox`` is the stand-in. It also receives the webhooks of the real Alertmanager.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Received(NamedTuple):
 
 
 class Inbox:
-    """An HTTP server that keeps every request and answers with ``status``.
+    """An HTTP server that records every request and answers with ``status``.
 
     ``before`` is called with each request before its answer; it may block.
     """
@@ -70,14 +70,14 @@ class Inbox:
         inbox = self
 
         class Handler(BaseHTTPRequestHandler):
-            """Keeps a request, and answers it."""
+            """Records a request, and answers it."""
 
             def do_GET(self) -> None:
-                """Keep a GET."""
+                """Record a GET."""
                 self._keep(None)
 
             def do_POST(self) -> None:
-                """Keep a POST with its document."""
+                """Record a POST with its document."""
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 self._keep(json.loads(body))
 
@@ -204,7 +204,7 @@ class Alertmanager:
         self.start()
 
     def log(self) -> str:
-        """Return what it has logged."""
+        """Return the log of the Alertmanager."""
         return (self._folder / "log").read_text(encoding="utf-8")
 
     def alerts(self) -> dict[str, dict[str, Any]]:

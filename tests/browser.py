@@ -1,4 +1,4 @@
-"""The page of a report in the Chromium of this machine."""
+"""Open the page of a report in the Chromium of this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ selector => [...document.querySelectorAll(`${selector} tbody tr`)].map(
 
 
 def chromium() -> Iterator[Browser]:
-    """Start the browser, headless; without one the test is skipped."""
+    """Start a headless browser. Skip the test if this machine has none."""
     playwright = pytest.importorskip("playwright.sync_api")
     programs = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     path = next(filter(None, programs), None)

@@ -1,4 +1,4 @@
-"""Virtual time for threads: it passes only while every thread waits."""
+"""Virtual time for threads. It passes only while every thread waits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Self
 from ops_worker.loop import Clock
 
 POLL_S = 0.0002
-"""Real seconds between two looks at what a thread waits for."""
+"""Real seconds between two checks of the event that a thread waits for."""
 PATIENCE_POLLS = 150_000
-"""Looks after which a thread that neither waits nor ends fails the test: at least 30 s."""
+"""The most checks, at least 30 s. After them, a thread that does not end fails the test."""
 LIMIT_S = 10_000.0
-"""Virtual seconds after which a test that does not end fails."""
+"""The most virtual seconds. A test that does not end in this time fails."""
 
 
 class VirtualTime:
@@ -26,9 +26,9 @@ class VirtualTime:
     def __init__(self, now: float = 1000.25, wall_offset: float = 1_700_000_000.0) -> None:
         self.now = now
         self.stalls: dict[float, float] = {}
-        """When the process stops, and for how many seconds."""
+        """The times at which the process stops, and for how many seconds."""
         self.interrupts: dict[str, BaseException] = {}
-        """What the next wait of a thread that has a timeout raises, by the name of the thread."""
+        """By thread name, the exception that its next wait with a timeout raises."""
         self.clock = Clock(self.monotonic, self.wall, self.wait)
         self._wall_offset = wall_offset
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class VirtualTime:
         threading.excepthook = self._excepthook
 
     def _report(self, error: threading.ExceptHookArgs) -> None:
-        if error.exc_type is not SystemExit:  # pytest reports it; the default of Python does not
+        if error.exc_type is not SystemExit:  # pytest reports SystemExit; Python does not
             self._excepthook(error)
 
     def _busy(self) -> list[threading.Thread]:
@@ -98,7 +98,7 @@ class VirtualTime:
         return busy
 
     def _advance(self) -> None:
-        """If every thread waits, let the time pass until the first timeout."""
+        """If every thread waits, move the time to the first timeout."""
         with self._lock:
             if self._busy():
                 return

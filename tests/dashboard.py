@@ -18,14 +18,14 @@ from typing import Any
 FOLDER = Path(__file__).parent.parent / "k8s" / "components" / "dashboard"
 FILE = FOLDER / "dashboard.json"
 UID = "ops-worker"
-"""The identity of the dashboard. With the same one, an import replaces the older version."""
+"""The id of the dashboard. An import with the same id replaces the older version."""
 SCHEMA_VERSION = 41
 """The version of Grafana's format: that of Grafana 11.6 and 12. A newer Grafana migrates it."""
 PLUGIN = "grafana-postgresql-datasource"
 DATASOURCE = {"type": PLUGIN, "uid": "${datasource}"}
 """The PostgreSQL data source that is chosen at the top of the dashboard."""
 GREY = "#8e8e8e"
-"""The colour of everything that is not known."""
+"""The colour of all unknown states."""
 COLOURS = {
     "healthy": "green",
     "degraded": "orange",
@@ -41,7 +41,7 @@ MIN_INTERVAL = "1m"
 """The shortest bucket of a chart: the period of the CronJobs."""
 SECONDS, SHARE = {"unit": "s"}, {"unit": "percentunit"}
 OWN = "'healthy', 'probe_latency_ms', 'certificate_days_left'"
-"""The metrics that are no figures. Those of the worker itself have its name as their service."""
+"""Metrics that are no figures. The self-metrics have the service ops_worker."""
 
 Json = dict[str, Any]
 
@@ -318,7 +318,7 @@ def _charts() -> list[Json]:
                 statement("intervals"),
             ),
             "s",
-            style="points",  # a gap is a high point here, and has no row without a value
+            style="points",  # a gap is a high point, not a row without a value
         ),
     ]
 
@@ -414,17 +414,17 @@ def dashboard() -> Json:
 
 
 def text() -> str:
-    """Return the file."""
+    """Return the text of the file."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 
 def is_current() -> bool:
-    """Return whether the file is what the builder returns."""
+    """Return whether the file equals the output of the builder."""
     return FILE.is_file() and FILE.read_text(encoding="utf-8") == text()
 
 
 def run() -> int:
-    """Write the file, or with --check compare it."""
+    """Write the file; with --check, compare it."""
     parser = argparse.ArgumentParser(prog="dashboard")
     parser.add_argument("--check", action="store_true")
     name = FILE.relative_to(FOLDER.parent.parent.parent)

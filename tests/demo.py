@@ -1,11 +1,13 @@
-"""The demo behind ``make run``: both passes, three times, with one service going down and coming back between them.
+"""``make run``: the demo. It runs both passes three times; a service goes down and returns.
 
-By default on a PostgreSQL and services of its own, which are gone when it ends; what stays is report.html. With DATABASE_URL
-in the environment or in .env, on yours: then it only runs both passes, with the settings that it finds there. Without, no
-setting from outside counts, and a line names those that are left aside.
+By default, the demo starts its own PostgreSQL and services, and removes them at its end. Only
+report.html stays. It uses no settings from the environment or from .env, and prints what it leaves
+out.
+With DATABASE_URL in the environment or in .env, the demo only runs both passes, on that database
+and with the settings there.
 
-SIGINT, SIGTERM and SIGHUP end it between two steps: what a step began, it finishes, so that its end can be undone. The
-step that is a command of the worker is told to end at once. The exit code is 128 and the signal's number.
+SIGINT, SIGTERM and SIGHUP end the demo between two steps, so that it can clean up. A command of
+the worker that is running gets SIGTERM. The exit code is 128 plus the number of the signal.
 """
 
 from __future__ import annotations
@@ -23,21 +25,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
-HEALTH = "SELECT service, status, latency_ms, details ->> 'status' AS state, details ->> 'streak' AS streak FROM service_health ORDER BY 1"
-ALERTS = """SELECT id, status, summary, round(extract(epoch FROM closed_at - created_at), 3) AS open_for_s FROM fleet_alert
-            WHERE tenant_id = '__system__' ORDER BY id"""
-SAMPLES = """SELECT service, metric_name, array_agg(value ORDER BY time) AS values FROM system_metrics
-             WHERE service <> 'ops_worker' GROUP BY 1, 2 ORDER BY 1, 2"""
-FIRST = "SELECT min(time) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"
+HEALTH = """SELECT service, status, latency_ms, details ->> 'status' AS state,
+                   details ->> 'streak' AS streak
+            FROM service_health ORDER BY 1"""
+ALERTS = """SELECT id, status, summary,
+                   round(extract(epoch FROM closed_at - created_at), 3) AS open_for_s
+            FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id"""
+SAMPLES = """SELECT service, metric_name, array_agg(value ORDER BY time) AS values
+             FROM system_metrics WHERE service <> 'ops_worker' GROUP BY 1, 2 ORDER BY 1, 2"""
+FIRST = """SELECT min(time) FROM system_metrics
+           WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"""
 PAGE = "report.html"
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """A signal asked for the end."""
+    """A signal asked the demo to end."""
 
 
 class Steps:
-    """Runs the worker's commands one after the other, until a signal comes."""
+    """Runs commands of the worker one after the other, until a signal arrives."""
 
     def __init__(self) -> None:
         """Handle the signals."""
@@ -49,13 +55,16 @@ class Steps:
     def worker(
         self, *arguments: str, folder: Path | None = None, env: Mapping[str, str] | None = None
     ) -> int:
-        """Run one command as a process of its own, as a CronJob does. Raises Interrupted when a signal came."""
+        """Run one command as a process of its own, as a CronJob does; return its exit code.
+
+        Raise Interrupted if a signal arrived.
+        """
         self.check()
         print(f"\n$ ops-worker {' '.join(arguments)}", flush=True)
         command = [sys.executable, "-m", "ops_worker", *arguments]
-        # In a group of its own: Ctrl-C reaches this process only, and the command is told once.
+        # In a process group of its own, so that Ctrl-C signals only this process.
         with subprocess.Popen(command, cwd=folder, env=env, process_group=0) as self._running:
-            if self.signal:  # it came while the command was started
+            if self.signal:  # it arrived while the command started
                 self._running.terminate()
             code = self._running.wait()
         self._running = None
@@ -63,7 +72,7 @@ class Steps:
         return code
 
     def check(self) -> None:
-        """Raise Interrupted when a signal came."""
+        """Raise Interrupted if a signal arrived."""
         if self.signal:
             raise Interrupted
 
@@ -74,7 +83,7 @@ class Steps:
 
 
 def main() -> int:
-    """Run it; the exit code is that of the first command that did not end with 0, or the signal's."""
+    """Run the demo; return the exit code of the first command that failed, or of the signal."""
     steps = Steps()
     try:
         code = demo(steps)
@@ -83,16 +92,18 @@ def main() -> int:
     except Interrupted:
         print("\ninterrupted; nothing was left behind", file=sys.stderr)
         return 128 + steps.signal
-    except (
-        BrokenPipeError
-    ):  # whoever read this has gone; the interpreter need not try again at its end
+    except BrokenPipeError:
+        # The reader of the output has ended. Python must not write to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + (steps.signal or signal.SIGPIPE)
     return code
 
 
 def demo(steps: Steps) -> int:
-    """Run both passes on the user's database, or all of it on one of its own. Raises Interrupted when a signal came."""
+    """Run both passes on the user's database, or the tour on a database of the demo.
+
+    Raise Interrupted if a signal arrived.
+    """
     from ops_worker.errors import SettingsError
     from ops_worker.settings import read_variables
     from ops_worker.variables import variables
@@ -113,14 +124,15 @@ def demo(steps: Steps) -> int:
     left = [*([".env"] if Path(".env").exists() else []), *sorted(outside)]
     if left:
         print(
-            f"Not used by the demo, which has settings of its own: {', '.join(left)}. With DATABASE_URL it runs on yours."
+            f"Not used by the demo, which has settings of its own: {', '.join(left)}. "
+            "With DATABASE_URL it runs on yours."
         )
     with tempfile.TemporaryDirectory(prefix="ops-worker-demo-") as folder:
         return tour(steps, Path(folder))
 
 
 def tour(steps: Steps, folder: Path) -> int:
-    """Run all of it, with ``folder`` for the worker to run in and to leave its files."""
+    """Run the whole demo. The worker runs in ``folder``, and writes its files there."""
     from tests.postgres import Postgres, load_platform
     from tests.seed_history import seed
     from tests.stubs import Stubs

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class File(NamedTuple):
-    """What must be equal of a file, a folder or a link: its type with its permissions, its content."""
+    """The parts of a file, a folder or a link that must be equal: type, permissions, content."""
 
     mode: int
     content: str
@@ -47,7 +47,7 @@ def build(source: Path, app: Path, extras: str) -> None:
 
 
 def copy_sources(source: Path) -> None:
-    """Copy what the Dockerfile copies, and make `python` in its commands this Python."""
+    """Copy the same folders as the Dockerfile, and let its `python` be this Python."""
     ignored = shutil.ignore_patterns("__pycache__")  # as .dockerignore does
     for name in (".requirements", "ops_worker"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
@@ -69,7 +69,7 @@ def content(app: Path) -> dict[str, File]:
 
 
 def run() -> int:
-    """Build twice, print what differs, and return 1 if anything does."""
+    """Build twice, print the differences, and return 1 if there is one."""
     parser = argparse.ArgumentParser(prog="image_content")
     parser.add_argument("--extras", default="cluster,re2,report,sidecar,view")
     extras = parser.parse_args().extras

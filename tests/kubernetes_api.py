@@ -1,4 +1,4 @@
-"""A Kubernetes API server for tests: it answers from a table, and remembers the requests."""
+"""A Kubernetes API server for tests. It answers from a table, and records the requests."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ApiServer:
         self.answers: dict[str, Any] = {}
         self.headers: dict[str, str] = {}  # of every answer
         self.asked: list[tuple[str, str, Any]] = []
-        self.closed = threading.Event()  # until then, whoever is to have no answer waits for one
+        self.closed = threading.Event()  # requests without an answer wait for this
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

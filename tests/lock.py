@@ -1,6 +1,6 @@
 """`make lock`: write the lock files of the image, one for each extra, in `.requirements`.
 
-`base.lock` has what every command needs, `EXTRA.lock` what an extra adds. Each package has one
+`base.lock` has the packages of every command, `EXTRA.lock` those of an extra. Each package has one
 version and the hashes of all its files, so that an image for any machine can be built from them.
 All versions come from one resolution with all extras, so any extras can be combined.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / ".requirements"
 EXTRAS = ("cluster", "re2", "report", "sidecar", "view")
-"""The extras that the image can take; the others are for the demo and for developers."""
+"""The extras for the image. The others are for the demo and for developers."""
 BASE = "base"
 HEADER = "# Made by `make lock` from pyproject.toml; do not edit.\n"
 

@@ -1,7 +1,8 @@
-"""A small network in namespaces of Linux: one for the worker, one for its services.
+"""A small network of two Linux namespaces: one for the worker, one for its services.
 
-A test can let a service's machine, the resolver or the whole network vanish: packets are dropped,
-and nobody says so. The database stays reachable, through a socket in the file system. Root only.
+A test can remove the machine of a service, the resolver or the whole network. Packets are then
+dropped without an answer. The database stays reachable through a socket in the file system. Only
+root can create the network.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ RESOLVER = "10.77.0.53"
 WORKER = "10.77.0.200"
 DOMAIN = "lab.test"
 START_S = 60.0
-"""Seconds for a namespace to exist."""
+"""The most seconds until a namespace exists."""
 RUN_S = 100.0
-"""Seconds for the worker to end."""
+"""The most seconds until the worker ends."""
 CLONE_NEWNET = 0x40000000
 _ETHERNET = "02:00:00:00:77:01"
 
 
 def reason_to_skip() -> str:
-    """Return why there can be no such network here; empty if there can."""
+    """Return why this machine cannot have such a network; empty if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "it needs root on Linux, to make network namespaces"
     for program in ("unshare", "nsenter", "ip", "mount"):
@@ -60,7 +61,7 @@ def reason_to_skip() -> str:
 
 
 class Namespace:
-    """A network namespace and a mount namespace, kept by a process that sleeps."""
+    """A network namespace and a mount namespace. A sleeping process keeps them alive."""
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen(["unshare", "--net", "--mount", "sleep", "infinity"])
@@ -140,7 +141,7 @@ class Network:
         self.services.run(f"ip route add {WORKER}/32 dev v0")
         for address in (*MACHINES.values(), RESOLVER):
             self.services.run(f"ip address add {address}/32 dev v0")
-            # A neighbour that is known for ever: a packet to it is sent, whoever is there.
+            # A permanent neighbour: packets are sent to it, even if no machine has the address.
             self.worker.run(f"ip neighbour add {address} lladdr {_ETHERNET} dev v1 nud permanent")
         (self.folder / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
         self.worker.run(f"mount --bind {self.folder / 'resolv.conf'} /etc/resolv.conf")
@@ -171,10 +172,10 @@ class Network:
             self.services.run(f"ip address del {address}/32 dev v0")
 
     def come_back(self, *addresses: str) -> None:
-        """Let machines be there again."""
+        """Give these addresses back to their machines."""
         for address in addresses:
             self.services.run(f"ip address add {address}/32 dev v0")
-        # It went with the last address.
+        # Removing the last address removed the route, too.
         self.services.run(f"ip route replace {WORKER}/32 dev v0")
 
     def run(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

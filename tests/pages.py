@@ -1,4 +1,4 @@
-"""The tables of the documentation that are made from the code.
+"""Make the tables of the documentation from the code.
 
 `python -m tests.pages` writes them into their pages. A table stands between two comments,
 `<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that each is fresh.
@@ -30,7 +30,7 @@ SET_BY_THE_CHART = frozenset(
         "SIDECAR_PORT",
     }
 )
-"""Settings that are no value of the chart: its templates, or Kubernetes, set them."""
+"""Settings that are no values of the chart. Its templates or Kubernetes set them."""
 EMPTY = "\N{EN DASH}"
 
 
@@ -77,7 +77,7 @@ TABLES = {
     "services": ("catalogue.md", lambda: catalogue_table("ServiceEntry")),
     "figures": ("catalogue.md", lambda: catalogue_table("FigureEntry")),
 }
-"""By name: the page, and what makes the table."""
+"""By name of a table: its page, and the function that makes it."""
 
 
 def with_table(name: str) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""A PgBouncer in front of a database, in transaction mode with a single server connection for everybody."""
+"""A PgBouncer in front of a database, in transaction mode, with a single server connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def pooler(url: str, folder: Path) -> Iterator[str]:
-    """Return the URL of the database behind a PgBouncer, whose files are in the folder; skip the test where there is no PgBouncer."""
+    """Run a PgBouncer with its files in a folder; yield the URL of the database through it.
+
+    Skip the test if this machine has no PgBouncer.
+    """
     program = shutil.which("pgbouncer")
     if program is None:
         pytest.skip("no pgbouncer on this machine; Debian's package pgbouncer has one")
@@ -35,8 +38,10 @@ def pooler(url: str, folder: Path) -> Iterator[str]:
     home.mkdir()
     (home / "users.txt").write_text(f'"postgres" "{PASSWORD}"\n')
     (home / "bouncer.ini").write_text(
-        f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = plain\nauth_file = {home}/users.txt\npool_mode = transaction\ndefault_pool_size = 1\n"
+        f"[databases]\n* = host=127.0.0.1 port={parts.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = plain\nauth_file = {home}/users.txt\n"
+        f"pool_mode = transaction\ndefault_pool_size = 1\n"
     )
     user = []
     if getpass.getuser() == "root":

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the database that tells a test of each piece the client sends, and can cut the connection."""
+"""TCP proxies in front of the database, which a test can watch, redirect, silence or cut."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from collections.abc import Callable
 from typing import Self
 
 Watch = Callable[[int, bytes], str]
-"""Given the number of the piece, over all connections, and its bytes: "" to pass it on, "drop" to cut instead of that,
-"deaf" to pass it on and then cut, so that the answer is lost."""
+"""Decides what happens to a piece of what the client sends.
+
+It is called with the number of the piece, over all connections, and with its bytes. It returns ""
+to pass the piece on, "drop" to cut the connection instead, or "deaf" to pass the piece on and then
+cut the connection, so that the answer is lost.
+"""
 
 
 class _Listener:
-    """Listens on 127.0.0.1 and gives each connection to ``_connected``, in a thread."""
+    """Listens on 127.0.0.1 and passes each connection to ``_connected``, in a thread."""
 
     def __init__(self, own: int = 0) -> None:
         self._listener = socket.create_server(("127.0.0.1", own))
@@ -57,7 +61,7 @@ class Proxy(_Listener):
                 self._pieces += 1
                 verdict = self._watch(self._pieces, piece)
                 if verdict == "deaf":
-                    client.shutdown(socket.SHUT_RDWR)  # the client hears nothing any more ...
+                    client.shutdown(socket.SHUT_RDWR)  # the client receives nothing any more ...
                     server.sendall(piece)  # ... but the server does its work
                     break
                 if verdict == "drop":
@@ -85,8 +89,8 @@ class Switchboard(_Listener):
     """Listens on 127.0.0.1 and passes on to ``target``, a port there that may change.
 
     A connection stays with the target that it was made to. While ``silent`` is set, bytes are
-    swallowed in both directions and nothing is closed: a server that takes connections and does
-    not answer, or a line that is dead without anybody having been told.
+    dropped in both directions and no connection is closed. This is like a server that accepts
+    connections and does not answer, or like a network that fails without a reset.
     """
 
     def __init__(self, target: int) -> None:

@@ -1,7 +1,7 @@
-"""`make render`: from kustomize to the files that are applied; `make validate`: that they are not out of date, and right.
+"""`make render` makes the files to apply, with kustomize; `make validate` checks them.
 
-Each rendered file carries the digest of the folders it came from and of itself, so that where there is no kubectl it
-still shows whether both are as they were when it was made.
+Each rendered file contains a digest of its own text and of its source folders. Where there is no
+kubectl, the digest shows whether one of them has changed since.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ ORDER = ("Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy", "CronJob")
 CUSTOM: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "PrometheusRule": prometheusrule.faults,
 }
-"""Custom resources, of which Kubernetes has no schema, and what checks each."""
+"""The check of each custom resource. Kubernetes has no schema for these."""
 SCHEMAS = ("1.29", "1.37")
-"""The oldest and the newest Kubernetes that is supported; before 1.29 there are no native sidecars without a feature gate."""
+"""The oldest and the newest Kubernetes that are supported.
+
+Before 1.29, native sidecars need a feature gate.
+"""
 
 
 def rendered(folder: Path) -> dict[Path, str]:
-    """Return what a kustomization comes to, by the file that it belongs in."""
+    """Return the text of each file that a kustomization makes."""
     found = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
     ).stdout
@@ -60,7 +63,7 @@ def rendered(folder: Path) -> dict[Path, str]:
 
 
 def out_of_date(folder: Path, files: list[Path]) -> list[str]:
-    """Return which of the rendered files are not what their folder comes to."""
+    """Return the rendered files that differ from what their folder makes now."""
     if shutil.which("kubectl"):
         fresh = rendered(folder)
         wrong = [
@@ -80,7 +83,7 @@ def out_of_date(folder: Path, files: list[Path]) -> list[str]:
 
 
 def misfits(path: Path) -> list[str]:
-    """Return what the Kubernetes schemas have against a file, and the name of each object."""
+    """Return the faults that the Kubernetes schemas find in a file, with the object of each."""
     faults = []
     for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         subject = f"{path.relative_to(K8S.parent)}: {content['kind']}/{content['metadata']['name']}"
@@ -89,7 +92,7 @@ def misfits(path: Path) -> list[str]:
 
 
 def misfits_of(content: dict[str, Any]) -> list[str]:
-    """Return what the schemas of the oldest and the newest Kubernetes have against an object.
+    """Return the faults of an object by the schemas of the oldest and the newest Kubernetes.
 
     A kind without a schema is an error, unless it is in CUSTOM.
     """
@@ -115,7 +118,10 @@ def _stamped(folder: Path, body: str) -> str:
             if path.is_file() and path.name != RENDERED:
                 digest.update(path.read_bytes())
     place = folder.relative_to(K8S.parent)
-    return f"# Made by `make render` from {place}; do not edit. sha256 {digest.hexdigest()[:32]}\n{body}"
+    return (
+        f"# Made by `make render` from {place}; do not edit. "
+        f"sha256 {digest.hexdigest()[:32]}\n{body}"
+    )
 
 
 def sources(folder: Path) -> list[Path]:
@@ -131,7 +137,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def run() -> int:
-    """Render, or with --check validate."""
+    """Render the files; with --check, validate them."""
     parser = argparse.ArgumentParser(prog="render")
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
@@ -139,7 +145,8 @@ def run() -> int:
     if not check:
         if not shutil.which("kubectl"):
             print(
-                "make render wants kubectl 1.27 or newer on the PATH: it renders with `kubectl kustomize`",
+                "make render wants kubectl 1.27 or newer on the PATH: "
+                "it renders with `kubectl kustomize`",
                 file=sys.stderr,
             )
             return 2

@@ -1,9 +1,14 @@
-"""The soak behind ``make soak``: the sidecar at its shortest intervals, watched from outside for growth and lateness.
+"""``make soak``: run the sidecar at its shortest intervals, and measure growth and lateness.
 
-Metrics each second and health each 5 s on the embedded PostgreSQL. Ends with exit code 1, and says why, when the memory
-grows by more than 2 MB after the warm-up, when file descriptors, threads or connections grow, or when a tick begins
-more than 50 ms after its slot (99th percentile). How late a tick began is read from the database: slots lie on whole seconds.
-A thread that only waits for each whole second tells how late this machine lets anybody begin: that is no fault of the worker's.
+A metrics pass runs every second and a health pass every 5 s, on the embedded PostgreSQL. The exit
+code is 1, with the reason, in these cases:
+
+- memory grows by more than 2 MB after the warm-up,
+- file descriptors, threads or connections grow,
+- the 99th percentile of how late a tick begins after its slot is more than 50 ms.
+
+The lateness of a tick comes from the database: slots begin at whole seconds. A thread that only
+waits for each whole second measures how late this machine is. That lateness is subtracted.
 """
 
 from __future__ import annotations
@@ -24,15 +29,21 @@ from ops_worker.core.passes import PASSES
 from tests.postgres import Postgres, load_platform
 from tests.stubs import Stubs
 
-LATE = """SELECT percentile_cont(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY abs(1000 * (((extract(epoch FROM time) + 0.5) % 1)::float8 - 0.5)))
-          FROM (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time OFFSET 1) AS t"""
+LATE = """
+SELECT percentile_cont(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (
+    ORDER BY abs(1000 * (((extract(epoch FROM time) + 0.5) % 1)::float8 - 0.5))
+)
+FROM (
+    SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time OFFSET 1
+) AS t
+"""
 MAX_GROWTH_KB, MAX_LATE_MS = 2048, 50.0
 CONNECTIONS = len(PASSES)
 """Each loop has a connection of its own."""
 
 
 class Reading(NamedTuple):
-    """What the process holds at a moment."""
+    """The resources of the process at a moment."""
 
     memory_kb: int
     descriptors: int
@@ -41,7 +52,7 @@ class Reading(NamedTuple):
 
 
 def read(pid: int, connection: psycopg.Connection) -> Reading:
-    """Read it from the kernel and the database."""
+    """Read the resources of the process from the kernel and the database."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -58,7 +69,7 @@ def read(pid: int, connection: psycopg.Connection) -> Reading:
 
 
 class Bystander(threading.Thread):
-    """Waits for each whole second, as the worker does, and keeps how late it was, in ms."""
+    """Waits for each whole second, as the worker does, and records how late it was, in ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -76,7 +87,7 @@ class Bystander(threading.Thread):
 
 
 def main() -> int:
-    """Run it; print what was seen; give the exit code."""
+    """Run the soak, print the measurements, and return the exit code."""
     parser = argparse.ArgumentParser(description="Run the sidecar for long and watch it.")
     parser.add_argument("--seconds", type=int, default=600, help="how long (600)")
     seconds = parser.parse_args().seconds
@@ -101,7 +112,7 @@ def main() -> int:
             readings = [read(worker.pid, connection)]
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                time.sleep(0.73)  # so as not to look always at the same moment of a tick
+                time.sleep(0.73)  # to read at different moments of a tick
                 readings.append(read(worker.pid, connection))
             row = connection.execute(LATE)
             (late,) = row.fetchone() or ([0.0, 0.0, 0.0],)
@@ -112,13 +123,14 @@ def main() -> int:
             code = worker.wait(20)
     quarter = max(1, len(readings) // 4)
     first, last = readings[:quarter], readings[-quarter:]
-    # The least that is held, early and late: what a tick holds while it runs is no growth, what it leaves behind is.
+    # Compare the least readings: a tick may use more while it runs, but must release it.
     growth = {
         field: min(getattr(r, field) for r in last) - min(getattr(r, field) for r in first)
         for field in Reading._fields
     }
     print(
-        f"{seconds} s, {samples and samples[0]} samples; late by p50 {late[0]:.1f}, p99 {late[1]:.1f}, at most {late[2]:.1f} ms"
+        f"{seconds} s, {samples and samples[0]} samples; "
+        f"late by p50 {late[0]:.1f}, p99 {late[1]:.1f}, at most {late[2]:.1f} ms"
         f" (a bystander: p99 {bystander.p99():.1f} ms); exit code {code}"
     )
     print(f"at the end {last[-1]}; growth {growth}")

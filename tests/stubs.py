@@ -1,11 +1,14 @@
-"""Stand-ins for the platform's services: real HTTP servers on 127.0.0.1 that answer, misbehave or do not listen.
+"""Stand-ins for the services of the platform: HTTP servers on 127.0.0.1.
+
+A stand-in answers, fails in a chosen way, or does not listen.
 
     with Stubs() as stubs:
         stubs["ingest"].mode = "down"
         run(env=os.environ | stubs.env)
 
-A mode is a key of ``MODES``, ``slow:SECONDS``, or any function that is given the connection after the request was read.
-As a program (``python -m tests.stubs``) it serves all four until it is ended, and prints the environment to export.
+A mode is a key of ``MODES``, ``slow:SECONDS``, or a function that gets the connection after the
+request was read. As a program (``python -m tests.stubs``), it prints the environment to export, and
+serves all four services until it is ended.
 """
 
 from __future__ import annotations
@@ -30,14 +33,14 @@ Behaviour = Callable[["Stub", socket.socket], None]
 
 
 class Stub:
-    """One service: a port, a mode, and counters that grow with the time since it was started."""
+    """One service: a port, a mode, and counters that grow with the time since its start."""
 
     def __init__(
         self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
     ) -> None:
-        """Bind a free port and begin to answer."""
+        """Bind a free port and start to answer."""
         self.name = name
-        self.counters: Any = None  # said instead of the growing ones when set
+        self.counters: Any = None  # if set, the answer has these instead of the growing ones
         self.started = time.monotonic()
         self.requests: list[bytes] = []
         self._tls = tls
@@ -59,7 +62,7 @@ class Stub:
 
     @property
     def mode(self) -> str | Behaviour:
-        """What it does with a request."""
+        """What the service does with a request."""
         return self._mode
 
     @mode.setter
@@ -87,7 +90,7 @@ class Stub:
             self._listener = None
 
     def answer(self) -> dict[str, Any]:
-        """Return the body of a healthy answer, of the shape that the real service has."""
+        """Return the body of a healthy answer, with the keys of the real service."""
         counters = (
             _growing(self.name, time.monotonic() - self.started)
             if self.counters is None
@@ -130,7 +133,7 @@ class Stub:
 def reply(
     body: bytes | str, *, status: str = "200 OK", headers: Mapping[str, str] | None = None
 ) -> Behaviour:
-    """Answer with this body, whole and with its length."""
+    """Answer with this complete body and its length."""
     data = body.encode() if isinstance(body, str) else body
 
     def behave(_: Stub, connection: socket.socket) -> None:
@@ -157,13 +160,13 @@ def reset(_: Stub, connection: socket.socket) -> None:
 
 
 def hang(_: Stub, connection: socket.socket) -> None:
-    """Never answer; end when the client does."""
+    """Never answer; end when the client closes the connection."""
     while connection.recv(65536):
         pass
 
 
 def dribble(stub: Stub, connection: socket.socket) -> None:
-    """Answer rightly, a byte at a time, for about eight seconds."""
+    """Send the healthy answer byte by byte, over about eight seconds."""
     body = json.dumps(stub.answer()).encode().ljust(80)
     connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
     for byte in body:
@@ -175,7 +178,8 @@ def chunked(stub: Stub, connection: socket.socket) -> None:
     """Answer compressed and in chunks."""
     body = gzip.compress(json.dumps(stub.answer()).encode())
     connection.sendall(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\nContent-Type: text/weird\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Encoding: gzip\r\nContent-Type: text/weird\r\n\r\n"
     )
     for start in range(0, len(body), 10):
         part = body[start : start + 10]
@@ -202,12 +206,12 @@ class Stubs(dict[str, Stub]):
     """All services of the catalogue, by name."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
-        """Begin to listen."""
+        """Start to listen."""
         super().__init__({name: Stub(name, host=host) for name, _, _ in builtin_urls()})
 
     @property
     def env(self) -> dict[str, str]:
-        """What the worker needs in its environment to watch them."""
+        """The environment variables with which the worker probes these services."""
         return {variables[0]: self[name].url for name, variables, _ in builtin_urls()}
 
     def __enter__(self) -> Self:

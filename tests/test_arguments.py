@@ -1,4 +1,4 @@
-"""Arguments that several commands share: accepted forms, and limits."""
+"""Tests of arguments that several commands share: accepted forms and limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_seconds(text: str, seconds: float) -> None:
-    """Seconds, minutes, hours and days; a number alone is seconds."""
+    """A duration has seconds, minutes, hours or days. A number without a unit is seconds."""
     assert duration(text) == time_or_age(text) == seconds
 
 
@@ -65,7 +65,7 @@ def test_seconds(text: str, seconds: float) -> None:
     ],
 )
 def test_seconds_refused(text: str) -> None:
-    """Anything but 1 s to 31 days is refused, and the message shows valid forms."""
+    """A duration must be 1 s to 31 days. The message shows valid forms."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"1s.*31d.*30m"):
         duration(text)
 
@@ -74,7 +74,7 @@ NOW = datetime(2026, 3, 1, 4, 30, tzinfo=UTC)
 
 
 class Noon(datetime):
-    """A clock that always says the same."""
+    """A clock that always has the same time."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Noon:
@@ -90,7 +90,7 @@ class Noon(datetime):
         ("4:29", NOW - timedelta(minutes=1)),
         ("00:00", datetime(2026, 3, 1, tzinfo=UTC)),
         ("04:30:01", NOW + timedelta(seconds=1) - timedelta(days=1)),
-        ("05:08", datetime(2026, 2, 28, 5, 8, tzinfo=UTC)),  # it is still to come today
+        ("05:08", datetime(2026, 2, 28, 5, 8, tzinfo=UTC)),  # later than now, so yesterday
         ("23:59:59", datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC)),
         ("2026-03-01", datetime(2026, 3, 1, tzinfo=UTC)),
         ("2026-02-28T23:30", datetime(2026, 2, 28, 23, 30, tzinfo=UTC)),
@@ -100,7 +100,7 @@ class Noon(datetime):
     ],
 )
 def test_times(monkeypatch: pytest.MonkeyPatch, text: str, expected: datetime) -> None:
-    """Hours and minutes are the last that there were; times without a zone are in UTC."""
+    """A time without a date is in the last 24 hours. A time without a zone is in UTC."""
     monkeypatch.setattr(arguments, "datetime", Noon)
     assert time_or_age(text) == expected
 
@@ -118,39 +118,39 @@ def test_times(monkeypatch: pytest.MonkeyPatch, text: str, expected: datetime) -
     ],
 )
 def test_time_or_age(text: str, expected: object) -> None:
-    """A time may be at any date; an age goes back for years."""
+    """A time may have any date. An age may be up to ten years."""
     assert time_or_age(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "10.001y", "99y", "tomorrow", "1w", "25:00", "-1h", "inf"])
 def test_time_or_age_refused(text: str) -> None:
-    """The message shows all forms that are accepted."""
+    """The message shows all accepted forms."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"2026-03-01T03:10.*05:08.*1h30m.*1y"):
         time_or_age(text)
 
 
 @pytest.mark.parametrize("text", ["05:08", "2026-03-01", "1y", "0", "32d", "x"])
 def test_duration_refused(text: str) -> None:
-    """A duration is no time."""
+    """A time of day, a date or a year is not a duration."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"1s.*31d.*1h30m"):
         duration(text)
 
 
 @pytest.mark.parametrize("text", ["", "racks", "Ärger", "✓", "a\U0001f600"])
 def test_words(text: str) -> None:
-    """Text is taken as it is."""
+    """A valid text stays unchanged."""
     assert words(text) == text
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "x\udfff"])
 def test_words_refused(text: str) -> None:
-    """Bytes that are not UTF-8 reach Python as lone surrogates, which no database stores."""
+    """Lone surrogates are refused. Python makes them of bytes that are not UTF-8."""
     with pytest.raises(argparse.ArgumentTypeError, match="UTF-8"):
         words(text)
 
 
 def test_env_file() -> None:
-    """The file is a path; by default there is none."""
+    """The value is a path; the default is None."""
     parser = argparse.ArgumentParser()
     env_file(parser)
     assert parser.parse_args(["--env-file", "a/b"]).env_file == Path("a/b")

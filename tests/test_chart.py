@@ -1,4 +1,4 @@
-"""The Helm chart: it renders what kustomize renders, and its values are checked."""
+"""Tests of the Helm chart: its objects equal those of kustomize, and its values are checked."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "sharded": {"components": {"sharded": ENABLED}},
     "sidecar": {"components": {"sidecar": ENABLED}},
 }
-"""The values for the same objects as a component of kustomize gives."""
+"""For each component of kustomize, the values that give the same objects."""
 NOT_IN_THE_CHART = {
     "dashboard": "it is a part of `monitoring`; to have it alone, import it",
     "inject": "it changes a Deployment of yours, which the chart does not contain",
@@ -93,7 +93,7 @@ EVERYTHING: dict[str, Any] = {
         if name != EXCLUDED
     },
 }
-"""All components but the one that the sidecar excludes."""
+"""All components except the one that the sidecar excludes."""
 
 
 def as_yaml(values: dict[str, Any] | None) -> str:
@@ -118,14 +118,14 @@ def helm(*arguments: str, values: dict[str, Any] | None = None) -> tuple[int, st
 def template(
     values: dict[str, Any] | None = None, *, options: Sequence[str] = (), chart: Path = CHART
 ) -> str:
-    """Return what the chart renders, as YAML; the last of the options win."""
+    """Return the YAML that the chart renders. Later options override earlier ones."""
     code, text, error = helm("template", str(chart), *RELEASE, *options, values=values)
     assert code == 0, error
     return text
 
 
 def refusal(values: dict[str, Any] | None = None, *, options: Sequence[str] = ()) -> str:
-    """Return the error with which helm refuses values."""
+    """Return the error of helm, which must refuse the values."""
     code, _, error = helm("template", str(CHART), *RELEASE, *options, values=values)
     assert code != 0
     return error
@@ -140,7 +140,7 @@ def objects(text: str) -> dict[str, Any]:
 
 
 def with_labels_of_helm(content: Any) -> Any:
-    """Return an object of kustomize with the labels that differ as Helm writes them."""
+    """Return an object of kustomize with the labels that Helm writes."""
     if isinstance(content, list):
         return [with_labels_of_helm(item) for item in content]
     if isinstance(content, dict):
@@ -167,14 +167,14 @@ def kustomized(folder: Path, component: str) -> dict[str, Any]:
 
 
 def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Assert that objects of the chart are those of kustomize."""
+    """Assert that the objects of the chart equal those of kustomize."""
     assert actual.keys() == expected.keys()
     for name, content in expected.items():
         assert actual[name] == with_labels_of_helm(content), name
 
 
 def faults(contents: Iterable[Any]) -> list[str]:
-    """Return what the Kubernetes schemas and `ops-worker manifests check` have against objects."""
+    """Return the faults of objects by the Kubernetes schemas and `ops-worker manifests check`."""
     contents = list(contents)
     facts = program_facts(_parser())
     misfits = [misfit for content in contents for misfit in misfits_of(copy.deepcopy(content))]
@@ -190,14 +190,14 @@ def test_default() -> None:
 
 
 def test_every_component_is_known() -> None:
-    """The chart can do what every component of kustomize does, or it is said why not."""
+    """Each component of kustomize has values of the chart, or a reason why not."""
     folders = {path.name for path in (K8S / "components").iterdir()}
     assert folders == COMPONENTS.keys() | NOT_IN_THE_CHART.keys()
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_component(component: str, tmp_path: Path) -> None:
-    """With one component, the objects are those of kustomize, and nothing is wrong with them."""
+    """With one component, the objects equal those of kustomize, and have no fault."""
     expected = kustomized(tmp_path.resolve(), component)
     for name in list(expected):
         if name.partition("/")[0] in NO_OBJECT_OF_THE_CHART:
@@ -218,13 +218,13 @@ def test_all_together() -> None:
 
 
 def test_components_that_exclude_each_other() -> None:
-    """The sidecar replaces the CronJob that every5s changes."""
+    """The chart refuses the sidecar with every5s: it replaces the CronJob that every5s changes."""
     error = refusal({"components": {"sidecar": ENABLED, EXCLUDED: ENABLED}})
     assert "enable one of them" in error
 
 
 def test_another_release() -> None:
-    """A release with another name, in another namespace, has names of its own everywhere."""
+    """All objects of a release have its name and its namespace."""
     options = ("--name-template", "acme", "--namespace", "watch")
     text = template(EVERYTHING, options=options)
     contents = objects(text)
@@ -244,7 +244,7 @@ def test_another_release() -> None:
 
 @pytest.mark.parametrize("word", ["123", "true", "on", "null", "1e3", "2024"])
 def test_names_that_look_like_other_types(word: str) -> None:
-    """A name that YAML reads as a number, a boolean or null unless it is quoted stays a text."""
+    """A name stays a string, even if unquoted YAML would be a number, a boolean or null."""
     values = copy.deepcopy(EVERYTHING)
     values["existingSecret"] = word
     values["scheduling"]["priorityClassName"] = word
@@ -292,7 +292,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_texts(text: str) -> None:
-    """The catalogue and the settings arrive as they are in the values, whatever they contain."""
+    """The catalogue and the settings have exactly the text of the values."""
     values = {
         "catalogue": text,
         "settings": {"PG_DB": text},
@@ -308,7 +308,7 @@ def test_texts(text: str) -> None:
 
 
 def test_large_numbers() -> None:
-    """A number of a million or more keeps its digits: Kubernetes refuses `1e+06` as a whole number."""
+    """A number of a million or more keeps its digits: Kubernetes refuses `1e+06`."""
     toleration = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3_600_000}
     port = {"protocol": "TCP", "port": 1_000_000}
     text = template(
@@ -332,7 +332,7 @@ def test_large_numbers() -> None:
 
 
 def test_labels_of_monitoring() -> None:
-    """The chart refuses a label of the PrometheusRule that it sets itself: YAML allows no key twice."""
+    """The chart refuses labels of the PrometheusRule that it sets itself: YAML keys are unique."""
     for label in ("app.kubernetes.io/component", "app.kubernetes.io/name"):
         monitoring = {"enabled": True, "labels": {label: "x"}}
         error = refusal({"components": {"monitoring": monitoring}})
@@ -341,7 +341,7 @@ def test_labels_of_monitoring() -> None:
 
 @pytest.mark.parametrize(("length", "accepted"), [(44, True), (45, False)])
 def test_length_of_names(length: int, accepted: bool) -> None:
-    """The names of CronJobs have at most 52 characters, or the chart refuses the release."""
+    """The chart refuses a release if the name of a CronJob has more than 52 characters."""
     options = ("--name-template", "a" * length)
     if not accepted:
         assert "more than 44 characters" in refusal(options=options)
@@ -353,7 +353,7 @@ def test_length_of_names(length: int, accepted: bool) -> None:
 
 
 def test_namespace() -> None:
-    """A release has no Namespace, because Helm needs it before; `helm template` has it."""
+    """A release has no Namespace, because it must exist before. `helm template` has one."""
     in_cluster = ("--api-versions", "v1/Namespace")
     created = {"namespace": {"create": True}}
     absent = {"namespace": {"create": False}}
@@ -366,7 +366,7 @@ def test_namespace() -> None:
 
 
 def test_values() -> None:
-    """Values reach their place: an image, a Secret, settings, a schedule, resources, a port."""
+    """Image, Secret, settings, schedule, resources and port come from the values."""
     https = {"ports": [{"protocol": "TCP", "port": 443}]}
     values = {
         "image": {"repository": "registry.example.com/ops-worker", "tag": "1.2.3"},
@@ -426,7 +426,7 @@ def test_values() -> None:
     ],
 )
 def test_wrong_value(setting: str, place: str) -> None:
-    """A value with an unknown key or of a wrong type is refused, and no password is quoted."""
+    """The chart refuses an unknown key or a wrong type, and quotes no password."""
     error = refusal(options=("--set", setting))
     assert place in error
     assert "hunter2" not in error
@@ -434,13 +434,13 @@ def test_wrong_value(setting: str, place: str) -> None:
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
 def test_lint(values: dict[str, Any]) -> None:
-    """`helm lint --strict` has nothing against the chart."""
+    """`helm lint --strict` finds no fault in the chart."""
     code, text, _ = helm("lint", "--strict", str(CHART), values=values)
     assert code == 0, text
 
 
 def test_package(tmp_path: Path) -> None:
-    """The packaged chart renders what the folder renders, also what its folder only links to."""
+    """The packaged chart renders the same text as its folder. It contains the linked files, too."""
     code, _, error = helm("package", str(CHART), "--destination", str(tmp_path))
     assert code == 0, error
     archive = tmp_path / f"ops-worker-{__version__}.tgz"
@@ -448,7 +448,7 @@ def test_package(tmp_path: Path) -> None:
 
 
 def test_release_package(tmp_path: Path) -> None:
-    """The chart of a release takes the image of the release, by its digest."""
+    """The chart of a release uses the image of the release, by its digest."""
     image = f"registry.example.com/ops-worker@sha256:{'1' * 64}"
     repository, _, digest = image.partition("@")
     done = subprocess.run(
@@ -465,13 +465,13 @@ def test_release_package(tmp_path: Path) -> None:
 
 
 def test_version() -> None:
-    """The chart has the version of the package, and takes the image of this version."""
+    """The chart has the version of the package, and uses the image of this version."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
 def test_schema_is_fresh() -> None:
-    """The schema knows every setting that is no secret and that the chart does not set itself."""
+    """The schema has every setting, except secrets and those that the chart sets itself."""
     path, text = chart_schema()
     assert path.read_text(encoding="utf-8") == text, "run python -m tests.pages"
 
@@ -503,7 +503,7 @@ def test_notes_of_standalone() -> None:
 
 
 def test_example_of_an_own_database() -> None:
-    """The example values of docs/helm.md leave nothing of the platform, and have no fault."""
+    """The example values of docs/helm.md name no part of the platform, and have no fault."""
     page = (K8S.parent / "docs" / "helm.md").read_text(encoding="utf-8")
     section = page.partition("## A database of your own\n")[2]
     (example,) = re.findall(r"^```yaml\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)

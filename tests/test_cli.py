@@ -1,4 +1,4 @@
-"""The command line: suggestions, exit codes, and what a failure leaves."""
+"""Tests of the command line: suggestions, exit codes, and reports of failures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ pytestmark = pytest.mark.unit
         ("init-db --indexes=creat", "; did you mean create?"),
         (
             "health --dry-rnu",
-            "ops-worker health: error: unrecognized arguments: --dry-rnu; did you mean --dry-run instead of --dry-rnu?",
+            "ops-worker health: error: unrecognized arguments: --dry-rnu; "
+            "did you mean --dry-run instead of --dry-rnu?",
         ),
         ("health --dry_run", "; did you mean --dry-run instead of --dry_run?"),
         ("explain ingest --ta=5m", "; did you mean --at instead of --ta?"),
@@ -61,7 +62,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
-    """Commands, actions, options, choices and passes: the command suggests the nearest one."""
+    """A misspelled command, action, option, choice or pass has a suggestion."""
     assert main(line.split()) == 2
     assert capsys.readouterr().err.rstrip("\n").endswith(said)
 
@@ -71,20 +72,23 @@ def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) 
     ["nonsense", "maintenance stop", "health --xyzzy", "status --output 7", "health --every x", ""],
 )
 def test_no_idea(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    """If nothing is near, there is no suggestion."""
+    """A word that is like no other has no suggestion."""
     assert main(line.split()) == 2
     assert "did you mean" not in capsys.readouterr().err
 
 
 def test_right_options_are_not_questioned(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error about a value suggests nothing for the options beside it, also if abbreviated."""
+    """An error about a value suggests nothing for the other options, even if abbreviated."""
     assert main(["health", "--dry", "--output=text", "--every", "never"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 
 
-def test_costs_nothing_where_nothing_is_wrong() -> None:
-    """A correct command line does not import what compares words."""
-    code = "import sys; from ops_worker.cli import main; main(['--version']); sys.exit('difflib' in sys.modules)"
+def test_correct_line_imports_no_difflib() -> None:
+    """A correct command line does not import the module that compares words."""
+    code = (
+        "import sys; from ops_worker.cli import main; main(['--version']); "
+        "sys.exit('difflib' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
@@ -93,7 +97,7 @@ def test_costs_nothing_where_nothing_is_wrong() -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace what the command ``health`` does, with a connection that nobody uses."""
+    """Replace the function of the command ``health``. The settings are valid; none is used."""
     monkeypatch.setenv("PG_PASS", "not-used")
 
     def replace(run: Callable[[Any, Any], int]) -> None:
@@ -129,7 +133,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
 
 
 class TestExitCodes:
-    """What a command raises becomes an exit code, a line for people and a document for programs."""
+    """An error of a command becomes an exit code and a message."""
 
     @pytest.mark.parametrize("code", [0, 1, 3, 4])
     def test_returned(self, command: Callable[..., None], code: int) -> None:
@@ -146,7 +150,7 @@ class TestExitCodes:
         code: int,
         text: str,
     ) -> None:
-        """Every class of errors has its exit code, and its message is one line without a traceback."""
+        """Every class of errors has its exit code, and a message of one line."""
         command(raising(error))
         assert main(["health"]) == code
         captured = capsys.readouterr()
@@ -175,7 +179,7 @@ class TestExitCodes:
         assert lines == ["ops-worker health: A is wrong", "ops-worker health: B is wrong"]
 
     def test_bug(self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-        """A bug ends with 1; the log has the traceback, the message only the class of the error."""
+        """A bug ends with 1. The log has the traceback; the message has only the class."""
         command(raising(ZeroDivisionError("s3cret")))
         assert main(["health"]) == 1
         log, last = capsys.readouterr().err.splitlines()
@@ -200,7 +204,7 @@ class TestExitCodes:
     def test_broken_pipe(
         self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A reader that has gone ends the command with 1, and is no bug."""
+        """If the reader of the output has ended, the exit code is 1. This is no bug."""
         command(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
         assert main(["status"]) == 1
         captured = capsys.readouterr()
@@ -210,7 +214,7 @@ class TestExitCodes:
     def test_disk_full(
         self, command: Callable[..., None], capsys: pytest.CaptureFixture[str], number: int
     ) -> None:
-        """A full disk, a quota or a broken device ends with 1, and is no bug."""
+        """A full disk, a quota or a broken device ends with 1. This is no bug."""
         command(raising(OSError(number, "no room")))
         assert main(["health"]) == 1
         problem = "the output could not be written: no room"
@@ -219,7 +223,7 @@ class TestExitCodes:
     def test_other_os_error(
         self, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Any other error of the system that nobody foresaw is a bug."""
+        """Any other error of the operating system is a bug."""
         command(raising(OSError(errno.EACCES, "no")))
         assert main(["health"]) == 1
         assert "this is a bug in ops-worker" in capsys.readouterr().err
@@ -230,7 +234,7 @@ class TestExitCodes:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A person's command fails if its output cannot be written; a pass does not."""
+        """``status`` fails if its output cannot be written; a pass does not."""
 
         class Full(io.StringIO):
             def flush(self) -> None:
@@ -247,7 +251,7 @@ class TestExitCodes:
     @pytest.mark.parametrize(("line", "code"), [("--help", 0), ("--version", 0), ("", 2), ("x", 2)])
     @pytest.mark.usefixtures("capsys")
     def test_parser(self, line: str, code: int) -> None:
-        """What the parser ends itself: 0 for help and version, 2 for a wrong command line."""
+        """The parser ends with 0 for help and version, and with 2 for a wrong command line."""
         assert main(line.split()) == code
 
     @pytest.mark.parametrize(
@@ -262,13 +266,13 @@ class TestExitCodes:
         ],
     )
     def test_checked(self, capsys: pytest.CaptureFixture[str], line: str, text: str) -> None:
-        """What the parser cannot check ends with 2, before anything is contacted."""
+        """Faults that the parser cannot find end with 2, before any connection is made."""
         assert main(line.split()) == 2
         assert text in capsys.readouterr().err
 
 
 class TestFailure:
-    """Where else a failure is reported."""
+    """A failure is also reported as JSON and in the termination message."""
 
     @pytest.mark.parametrize(("error", "code", "text"), ERRORS)
     def test_json(
@@ -292,7 +296,7 @@ class TestFailure:
     def test_termination_message(
         self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """TERMINATION_MESSAGE_PATH gets a document, with the name of the Job."""
+        """The termination message has the failure and the name of the Job."""
         path = tmp_path / "message"
         monkeypatch.setenv("TERMINATION_MESSAGE_PATH", str(path))
         monkeypatch.setenv("JOB_NAME", "job-1")
@@ -309,7 +313,7 @@ class TestFailure:
     def test_termination_message_of_wrong_settings(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """It gets the document also if the settings are wrong; a similar variable is named."""
+        """Wrong settings are in the termination message, too. A similar variable is named."""
         path = tmp_path / "message"
         monkeypatch.setenv("TERMINATION_MESSAGE_PATH", str(path))
         monkeypatch.setenv("PG_PASSWD", "s3cret")
@@ -324,7 +328,7 @@ class TestFailure:
     def test_streams_take_nothing(
         self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The exit code reports the failure, also if both streams are broken."""
+        """The exit code reports the failure, even if both streams are broken."""
 
         class Broken(io.StringIO):
             def write(self, _: str) -> int:
@@ -338,11 +342,11 @@ class TestFailure:
 
 
 class TestGuard:
-    """What ends a process of its own: loops wait themselves, watches have no deadline."""
+    """Deadline and signals of a process: a pass has a deadline, loops and watches have none."""
 
     @pytest.fixture
     def guards(self, monkeypatch: pytest.MonkeyPatch, command: Callable[..., None]) -> list[str]:
-        """Keep what was prepared, instead of preparing it."""
+        """Record the deadline and the release of signals, instead of setting them up."""
         prepared: list[str] = []
         command(lambda *_: 0)
 
@@ -357,7 +361,7 @@ class TestGuard:
 
     @pytest.mark.parametrize("line", ["health", "metrics --dry-run"])
     def test_pass(self, guards: list[str], capsys: pytest.CaptureFixture[str], line: str) -> None:
-        """A single pass has its deadline; the callback reports it as a failure."""
+        """A single pass has a deadline. Its callback reports a failure."""
         assert main(line.split(), guarded=True) == 0
         assert guards == ["deadline 40"]
         assert capsys.readouterr().err == f"ops-worker {line.partition(' ')[0]}: too late\n"
@@ -368,7 +372,7 @@ class TestGuard:
         assert guards == []
 
     def test_not_guarded(self, guards: list[str]) -> None:
-        """In another process, such as a test, nothing is prepared."""
+        """Without ``guarded``, the process gets no deadline, and signals are not released."""
         assert main(["health"]) == 0
         assert guards == []
 
@@ -381,7 +385,7 @@ class TestGuard:
     def test_commands_of_people(
         self, guards: list[str], options: dict[str, object], prepared: list[str]
     ) -> None:
-        """A watch, a history, or the creation of indexes may take any time; others may not."""
+        """A watch, a history and the creation of indexes have no deadline; others have one."""
         named = {"command": "status", "begun": time.monotonic(), **options}
         parsed: Any = SimpleNamespace(**named)
         settings: Any = SimpleNamespace(pass_deadline=40.0)
@@ -389,7 +393,7 @@ class TestGuard:
         assert guards == prepared
 
     def test_without_settings(self, guards: list[str]) -> None:
-        """A command without settings ends by a signal in the usual way."""
+        """A command without settings has no deadline. A signal ends it as usual."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Command, "function", lambda *_: lambda *_: 0)
             assert main(["check"], guarded=True) == 0
@@ -401,7 +405,7 @@ def test_doubtful_setting(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A pass warns of a switch with an unknown word; a person's command does not."""
+    """A pass warns about a switch with an unknown value; ``status`` does not."""
     monkeypatch.setenv("RECORD_OWN_METRICS", "maybe")
     command(lambda *_: 0)
     assert main(["health"]) == 0
@@ -413,7 +417,7 @@ def test_doubtful_setting(
 
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """Every command has a help with its summary, the exit codes, and its variables if it has settings."""
+    """The help of every command has its summary, the exit codes and its variables."""
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
     command = commands()[name]

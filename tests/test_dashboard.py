@@ -1,7 +1,7 @@
-"""The Grafana dashboard: every panel's SQL is run on the real schema, and its values are compared.
+"""Tests of the Grafana dashboard: the SQL of each panel runs on the real schema.
 
-There is no Grafana here. What it does to a statement before PostgreSQL gets it is `expanded`, after
-the documentation of its PostgreSQL data source.
+The values are compared with those of the commands. There is no Grafana here: `expanded` replaces
+variables and macros as the documentation of Grafana's PostgreSQL data source describes it.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ PANELS: dict[str, dict[str, Any]] = {
     panel["title"]: panel for panel in DOCUMENT["panels"] if panel["type"] != "row"
 }
 MACRO = re.compile(r"\$([_a-zA-Z0-9]+)\(([^\)]*)\)")
-"""A macro and its arguments, as Grafana finds them."""
+"""Matches a macro and its arguments, as Grafana does."""
 MAX_APPLIED_BYTES = 262_144
-"""Bytes of all annotations of an object. `kubectl apply` keeps the whole object in one."""
+"""The most bytes in all annotations of an object. `kubectl apply` stores the object in one."""
 Row = dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """What a person chose at the top of the dashboard, and the width of a bucket of its charts."""
+    """The choices at the top of the dashboard, and the width of a bucket of its charts."""
 
     since: datetime
     until: datetime
@@ -74,8 +74,8 @@ class Choice(NamedTuple):
 def expanded(sql: str, choice: Choice) -> str:
     """Return a statement as Grafana sends it: with its variables and macros replaced.
 
-    First come the variables. Values of a multi-value variable are quoted, with commas between. Then
-    come the macros of the PostgreSQL data source; one that is not known is an error.
+    Variables are replaced first. Values of a multi-value variable are quoted and separated by
+    commas. Then the macros of the PostgreSQL data source are replaced; an unknown one is an error.
     """
     variables = {
         "service": ",".join(map(_quoted, choice.services)),
@@ -89,7 +89,7 @@ def expanded(sql: str, choice: Choice) -> str:
     )
 
     def macro(match: re.Match[str]) -> str:
-        """Return what a macro stands for."""
+        """Return the text that replaces a macro."""
         expansions = {
             "__timeFrom": since,
             "__timeTo": until,
@@ -105,7 +105,7 @@ def _quoted(text: str) -> str:
 
 
 def asked(connection: psycopg.Connection[Row], title: str, choice: Choice) -> list[Row]:
-    """Return the rows of a panel. No placeholder of Grafana is left in its statement."""
+    """Return the rows of a panel; assert that all placeholders in its statement are replaced."""
     sql = expanded(PANELS[title]["targets"][0]["rawSql"], choice)
     assert "$__" not in sql and "@" not in sql
     return connection.execute(sql.encode()).fetchall()
@@ -113,7 +113,7 @@ def asked(connection: psycopg.Connection[Row], title: str, choice: Choice) -> li
 
 @contextlib.contextmanager
 def reading(url: str) -> Iterator[psycopg.Connection[Row]]:
-    """Connect as Grafana does: outside of a transaction."""
+    """Connect as Grafana does, without a transaction."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
         yield connection
 
@@ -129,14 +129,14 @@ def shown(url: str, title: str, choice: Choice) -> list[Row]:
 
 @pytest.mark.unit
 def test_file_is_current() -> None:
-    """The file is what the builder returns, and the check notices any change of it."""
+    """The file is the output of the builder."""
     assert dashboard.is_current(), "run `make render`"
     assert json.loads(dashboard.FILE.read_text(encoding="utf-8")) == DOCUMENT
 
 
 @pytest.mark.unit
 def test_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file that was edited by hand, or that is missing, is out of date."""
+    """A changed or missing file is out of date."""
     monkeypatch.setattr(dashboard, "FILE", tmp_path / "dashboard.json")
     assert not dashboard.is_current()
     dashboard.FILE.write_text(dashboard.text().replace("States", "Conditions"), encoding="utf-8")
@@ -147,7 +147,7 @@ def test_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.unit
 def test_nothing_unknown_is_green() -> None:
-    """Green is only what a mapping calls green. No threshold has a colour but grey."""
+    """Only a mapping makes a value green. Every threshold is grey."""
     green = {"healthy", "met", "on time"}
     for title, panel in PANELS.items():
         defaults = panel["fieldConfig"]["defaults"]
@@ -165,7 +165,7 @@ def test_nothing_unknown_is_green() -> None:
 
 @pytest.mark.unit
 def test_lines_cross_no_gap() -> None:
-    """No panel joins what is before and after a gap: the SQL marks gaps, or there are no lines."""
+    """No line crosses a gap: the SQL marks gaps, or the panel draws no lines."""
     for title, panel in PANELS.items():
         custom = panel["fieldConfig"]["defaults"].get("custom", {})
         assert custom.get("spanNulls") in {None, dashboard.JOIN_MS}, title
@@ -175,7 +175,7 @@ def test_lines_cross_no_gap() -> None:
 
 @pytest.mark.unit
 def test_import() -> None:
-    """Everything reads the chosen data source, every panel has an id and a place of its own."""
+    """Every query reads the chosen data source. Every panel has its own id and place."""
     sources = [panel["datasource"] for panel in PANELS.values()]
     sources += [target["datasource"] for panel in PANELS.values() for target in panel["targets"]]
     variables = DOCUMENT["templating"]["list"]
@@ -195,7 +195,7 @@ def test_import() -> None:
 
 @pytest.mark.unit
 def test_models_of_grafana() -> None:
-    """Grafana's own models know every key of the dashboard, and keep its value."""
+    """The models of Grafana's SDK know every key of the dashboard, and keep its value."""
     pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk is not installed")
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -208,7 +208,7 @@ def test_models_of_grafana() -> None:
 
 
 def _lost(given: Any, kept: Any, place: str = "") -> list[str]:
-    """Return the places of values that are not in the other document."""
+    """Return the places of values that differ from the other document."""
     if isinstance(given, dict) and isinstance(kept, dict):
         return [
             lost
@@ -226,7 +226,7 @@ def _lost(given: Any, kept: Any, place: str = "") -> list[str]:
 
 @pytest.mark.unit
 def test_panels_are_documented() -> None:
-    """The page has a row for each panel, and no other one."""
+    """The page has exactly one row for each panel."""
     section = GUIDE.partition("## Panels")[2].partition("\n## ")[0]
     titles = re.findall(r"^\| ([^|]+?) \|", section, flags=re.MULTILINE)
     names = [title if title != "$figure" else "Figures" for title in PANELS]
@@ -235,7 +235,7 @@ def test_panels_are_documented() -> None:
 
 @pytest.mark.unit
 def test_configmap() -> None:
-    """The component is a ConfigMap with the label of Grafana's sidecar, not too large to apply."""
+    """The component is a ConfigMap with the label of Grafana's sidecar, small enough to apply."""
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl on this machine")
     done = subprocess.run(
@@ -256,7 +256,7 @@ def test_configmap() -> None:
 
 @pytest.mark.unit
 def test_expanded() -> None:
-    """The macros and variables become what Grafana's documentation says."""
+    """Macros and variables are replaced as Grafana's documentation describes it."""
     since = datetime(2026, 3, 1, 12, tzinfo=UTC)
     choice = Choice(since, since + timedelta(hours=1), ["a", "it's"], "99", ["x"], 2.5)
     text = "$__timeFilter(t.time) $__timeFrom() $__timeTo() $service $slo $figure $__interval_ms"
@@ -280,12 +280,15 @@ INSERT INTO ops_worker_span
 VALUES (%s, 'a', %s, %s, %s, %s, %s, %s, %s, %s)
 """
 HEALTH_RUNS = 100_000
-"""What is added to the numbers of the health pass's runs: those of the metrics pass are smaller."""
+"""Added to the ids of the health pass's runs. The ids of the metrics pass are smaller."""
 Stream = tuple[list[Run], list[Span]]
 
 
 def insert(connection: psycopg.Connection[Row], name: str, stream: Stream) -> None:
-    """Write the runs and spans of a pass. Of another installation, the core prefixes the shard."""
+    """Write the runs and spans of a pass.
+
+    A run of another installation has its name before the shard.
+    """
     more = HEALTH_RUNS if name == "health" else 0
     for run in stream[0]:
         installation, _, shard = run.shard.rpartition(" ")
@@ -322,7 +325,7 @@ def insert(connection: psycopg.Connection[Row], name: str, stream: Stream) -> No
 
 
 def shifted(stream: Stream, by: timedelta) -> Stream:
-    """Return the rows as if everything had happened so much later."""
+    """Return the rows with all times moved."""
     runs = [run._replace(first_at=run.first_at + by, last_at=run.last_at + by) for run in stream[0]]
     spans = [
         span._replace(
@@ -335,7 +338,7 @@ def shifted(stream: Stream, by: timedelta) -> Stream:
 
 
 def close(stream: Stream, since: datetime, until: datetime) -> Stream:
-    """Return the runs, and the spans of a period with its margin, as the commands read them."""
+    """Return the runs, and the spans of a period and its margin, as the commands read them."""
     runs, spans = stream
     longest_s = max((run.period_s for run in runs), default=0.0)
     margin = timedelta(seconds=stale_after_s(longest_s))
@@ -352,7 +355,10 @@ def compare(
     streams: dict[str, Stream],
     period: tuple[float, float, float],
 ) -> None:
-    """The panels of the ledger equal the core's timeline. ``period``: since, until, now in s."""
+    """Assert that the panels of the ledger equal the timeline of the core.
+
+    ``period`` has since, until and now, in seconds.
+    """
     with connection.transaction(force_rollback=True):
         (row,) = connection.execute("SELECT now() AS now").fetchall()
         now: datetime = row["now"]
@@ -385,7 +391,7 @@ def compare(
 
 
 def check_availability(found: Row, pieces: Sequence[Any]) -> None:
-    """A row of the table equals the sums of a timeline."""
+    """Assert that a row of the table equals the sums of a timeline."""
     total = availability(pieces)
     words = {"Degraded": "degraded", "Down": "down", "Unknown": "unknown", "Unseen": UNSEEN}
     for column, state in words.items():
@@ -399,14 +405,14 @@ def check_availability(found: Row, pieces: Sequence[Any]) -> None:
 
 
 def written(drawn: Sequence[Block], period_s: int) -> tuple[Stream, float]:
-    """Return what passes record, and the second after the last one."""
+    """Return the rows that passes record, and the second after the last pass."""
     runs, spans, second = rows(drawn, period_s)
     return (runs, spans), second
 
 
 @pytest.fixture
 def ledger(database: Database) -> Iterator[psycopg.Connection[Row]]:
-    """A connection to a database whose ledger is empty."""
+    """A connection to a database with an empty ledger."""
     database.create_ledger()
     with reading(database.url) as connection:
         yield connection
@@ -427,7 +433,7 @@ def test_one_pass(
     period: tuple[int, int],
     later: int,
 ) -> None:
-    """Whatever the health pass recorded, the panels show what the core computes."""
+    """For any records of the health pass, the panels equal the core."""
     stream, second = written(drawn, 60)
     now = max(1, second - 60 + later)
     since = min(period[0], now - 1)
@@ -446,15 +452,15 @@ def test_both_passes(
     period: tuple[int, int],
     begun: int,
 ) -> None:
-    """The metrics pass counts where it knows, else the health pass; also after a service moved."""
+    """The panels equal the core for records of both passes, also after a service moved."""
     metrics_runs, metrics_spans, metrics_end = rows(finer, 20, begun)
     health, health_end = written(coarser, 60)
     now = max(metrics_end, health_end, 1)
     since = min(period[0], now - 1)
     streams = {"health": health, "metrics": (metrics_runs, metrics_spans)}
     compare(ledger, streams, (since, min(since + period[1], now), now))
-    # Half a second, so that no two shards begin at the same time: which one lies in the other is
-    # then not defined.
+    # Half a second, so that no two shards begin at the same time. If they did, the order of the
+    # two would not be defined.
     later_runs, later_spans, end = rows(finer[:3], 20, metrics_end + 0.5)
     resharded = moved((metrics_runs, metrics_spans), (later_runs, later_spans))
     now = max(end, health_end, 1)
@@ -467,7 +473,7 @@ def test_both_passes(
 @pytest.mark.integration
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
 def test_odd_rows(look: Looks, statement: str) -> None:
-    """Whatever a person or a restored backup left, no panel fails, and the time adds up."""
+    """With odd rows in the ledger, no panel fails, and the sums of states are possible."""
     well = dict.fromkeys("abc", "healthy")
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (1000, "healthy")):
         for name in ("health", "metrics"):
@@ -488,15 +494,18 @@ def test_odd_rows(look: Looks, statement: str) -> None:
 # The commands.
 
 LENGTH_S = 3600
-"""The length of the history in seconds; it ends with a pass 20 s ago."""
+"""The length of the history in seconds. Its last pass was 20 s ago."""
 OUTAGE = range(600, 1201)
 HOLE = range(1800, 2701)
-"""The seconds in which b was down, and in which no pass ran."""
+"""OUTAGE has the seconds in which b was down, HOLE those in which no pass ran."""
 
 
 @pytest.fixture
 def past(look: Looks) -> Looks:
-    """An hour: a pass of health every minute, an outage, a hole; c has been down for 10 minutes."""
+    """A history of one hour: a health pass every minute, an outage of b, and a hole.
+
+    c has been degraded for the last 10 minutes.
+    """
     look.env.setenv("RECORD_OWN_METRICS", "true")
     look.now += -START_S - LENGTH_S - 20
     catalogue = look.folder / "catalogue.toml"
@@ -519,7 +528,7 @@ def past(look: Looks) -> Looks:
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Callable[..., Row]:
-    """Run a command and return its document."""
+    """Return a function that runs a command and returns its JSON document."""
 
     def run(command: str, *arguments: str) -> Row:
         capsys.readouterr()
@@ -531,7 +540,7 @@ def read(capsys: pytest.CaptureFixture[str]) -> Callable[..., Row]:
 
 
 def choice_of(document: Row, **more: Any) -> Choice:
-    """Return the period of a status."""
+    """Return the choice with the period of a document of `status`."""
     until = datetime.fromisoformat(document["at"])
     return Choice(until - timedelta(seconds=document["since_s"]), until, ["a", "b", "c"], **more)
 
@@ -539,7 +548,7 @@ def choice_of(document: Row, **more: Any) -> Choice:
 @pytest.mark.integration
 @pytest.mark.parametrize("slo", ["99", "90"])
 def test_status(past: Looks, read: Callable[..., Row], slo: str) -> None:
-    """Availability, coverage and error budget are those of `status` for the same time."""
+    """Availability, coverage and error budget equal those of `status`."""
     document = read("status", "--since", "24h")
     choice = choice_of(document, slo=slo)
     found = {
@@ -554,38 +563,38 @@ def test_status(past: Looks, read: Callable[..., Row], slo: str) -> None:
         if item["budget"]["slo"] == float(slo):
             assert row["Budget left"] == pytest.approx(item["budget"]["left_s"], abs=1e-3)
             assert row["Budget left, share"] == pytest.approx(item["budget"]["left"], abs=1e-6)
-    # b was down for eleven passes, and up to the next one: 660 s of a budget of 864 s or 8640 s.
+    # b was down in eleven passes, until the next one: 660 s of a budget of 864 s or 8640 s.
     assert found["b"]["Down"] == pytest.approx(660, abs=2)
     assert found["b"]["Budget left"] == pytest.approx((100 - float(slo)) * 864 - 660, abs=2)
 
 
 @pytest.mark.integration
 def test_objective(past: Looks) -> None:
-    """It is met only if it would be met even if every service had been down while unseen."""
+    """The objective is met only if it is also met with all unseen time counted as down."""
     now = datetime.now(UTC)
     begun = now - timedelta(seconds=LENGTH_S + 20)
 
     def objective(since: datetime, slo: str) -> dict[str, str]:
-        """Return whether the objective is met, by service."""
+        """Return the word for the objective, by service."""
         choice = Choice(since, now, ["a", "b", "no'body"], slo)
         table = shown(past.database.url, "Availability and error budget", choice)
         return {row["Service"]: row["Objective"] for row in table}
 
     after_hole = begun + timedelta(seconds=HOLE.stop + 120)
     assert objective(after_hole, "99") == {"a": "met", "b": "met", "no'body": "unknown"}
-    # 960 s in which nobody looked are more than the budget of 36 s.
+    # The unseen time of 960 s is more than the budget of 36 s.
     assert objective(begun, "99") == {"a": "unknown", "b": "missed", "no'body": "unknown"}
 
 
 @pytest.mark.integration
 def test_report(past: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seconds in each state are those of the report for the same time."""
+    """The seconds in each state equal those of the report for the same time."""
     from ops_worker.adapters import html
 
     reports: list[Any] = []
 
     def render(report: Any) -> str:
-        """Keep the report instead of drawing it."""
+        """Record the report instead of drawing it."""
         reports.append(report)
         return ""
 
@@ -606,7 +615,7 @@ def test_report(past: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.integration
 def test_history(past: Looks, read: Callable[..., Row]) -> None:
-    """The states are those of `history`; the hole is a state of its own."""
+    """The states equal those of `history`. The hole is shown as unseen."""
     document = read("history", "--since", "2h")
     since, until = (datetime.fromisoformat(document[key]) for key in ("from", "to"))
     choice = Choice(since, until, ["a", "b", "c"])
@@ -625,7 +634,7 @@ def test_history(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_future(past: Looks) -> None:
-    """The time after now is unseen, and uses nothing of the error budget."""
+    """The states after now are unseen. The table does not count the time after now."""
     now = datetime.now(UTC)
     later = Choice(now - timedelta(minutes=10), now + timedelta(hours=1), ["a"])
     *_, last = shown(past.database.url, "States", later)
@@ -637,10 +646,10 @@ def test_future(past: Looks) -> None:
 
 @pytest.mark.integration
 def test_services(past: Looks, read: Callable[..., Row]) -> None:
-    """The services now are those of `status`, also once they are stale."""
+    """The services equal those of `status`, also if they are stale."""
 
     def compare_services() -> set[str]:
-        """Compare them, and return their states."""
+        """Compare the services, and return their states."""
         document = read("status")
         found = {
             row["Service"]: row
@@ -663,7 +672,7 @@ def test_services(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_blind(past: Looks, read: Callable[..., Row]) -> None:
-    """While the health pass is blind, no service is healthy, and the pass is not on time."""
+    """While the health pass is blind, its state is blind, and every service is stale."""
     past.env.setenv("DOUBT_PASSES", "2")
     catalogue = past.folder / "catalogue.toml"
     text = catalogue.read_text()
@@ -682,7 +691,7 @@ def test_blind(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_passes(past: Looks, read: Callable[..., Row]) -> None:
-    """The passes are those of `status`; one that was never recorded is not on time."""
+    """The passes equal those of `status`. A pass without a record is shown, too."""
     past(LENGTH_S + 15, dict.fromkeys("abc", "healthy"), name="metrics", period_s=5.0)
     past.database.move_samples("time - interval '1 day'", "tags ->> 'pass' = 'metrics'")
     document = read("status", "--since", "2h")
@@ -712,7 +721,7 @@ def test_passes(past: Looks, read: Callable[..., Row]) -> None:
 
 @pytest.mark.integration
 def test_shards(look: Looks, read: Callable[..., Row]) -> None:
-    """Each shard has a row. One that stopped is overdue, one that never ran was never recorded."""
+    """Each shard has a row, also a shard that stopped or never ran."""
     look.env.setenv("RECORD_OWN_METRICS", "true")
     look.now += -START_S - 20
     assert main(["init-db"]) == 0
@@ -735,7 +744,7 @@ def test_shards(look: Looks, read: Callable[..., Row]) -> None:
 # Two installations in one database.
 
 SILENCE_MIN = 20
-"""Minutes for which an installation is stopped: more than three periods."""
+"""The minutes for which an installation stops: more than three periods."""
 TIMES = {
     "ops_worker_run": ("first_at", "last_at"),
     "ops_worker_span": ("first_at", "last_at"),
@@ -745,7 +754,7 @@ TIMES = {
 
 
 def aged(database: Database, minutes: float = 1) -> None:
-    """Make everything that was recorded so much older, as if so much time had passed."""
+    """Move all records so many minutes into the past."""
     age = f"interval '{60 * minutes} s'"
     for table, columns in TIMES.items():
         changes = ", ".join(f"{column} = {column} - {age}" for column in columns)
@@ -754,7 +763,7 @@ def aged(database: Database, minutes: float = 1) -> None:
 
 
 def lately(*services: str) -> Choice:
-    """Return a choice of the last hour."""
+    """Return a choice with the last hour."""
     now = datetime.now(UTC)
     return Choice(now - timedelta(hours=1), now, services)
 
@@ -763,7 +772,7 @@ def lately(*services: str) -> Choice:
 def pair(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
 ) -> tuple[Installation, Installation]:
-    """The default installation, which watches a and b, and one named b, which watches x and y."""
+    """The default installation with the services a and b, and installation b with x and y."""
     database.create_ledger()
     default, named = (
         Installation(monkeypatch, tmp_path, database, name, services, DOUBT_PASSES="2")
@@ -774,7 +783,7 @@ def pair(
 
 
 def pass_states(database: Database) -> dict[tuple[str, str], str]:
-    """Return the state of each probing pass on the panel, by installation and pass."""
+    """Return the states of the health and metrics passes, by installation and pass."""
     return {
         (row["Installation"], row["Pass"]): row["State"]
         for row in shown(database.url, "Passes", lately())
@@ -783,7 +792,7 @@ def pass_states(database: Database) -> dict[tuple[str, str], str]:
 
 
 def states_of_both(state: str, named_state: str) -> dict[tuple[str, str], str]:
-    """Return the expected states: those of the default installation, and those of b."""
+    """Return the expected states of the passes of both installations."""
     return {
         (installation, name): word
         for installation, word in ((DEFAULT, state), ("b", named_state))
@@ -792,7 +801,7 @@ def states_of_both(state: str, named_state: str) -> dict[tuple[str, str], str]:
 
 
 def check_passes(database: Database, installation: Installation, document: Row) -> None:
-    """The passes of an installation are those of its `status`."""
+    """Assert that the passes of an installation equal those of its `status`."""
     rows = {
         row["Pass"]: row
         for row in shown(database.url, "Passes", lately())
@@ -809,7 +818,7 @@ def check_passes(database: Database, installation: Installation, document: Row) 
 def test_installation_alone(
     pair: tuple[Installation, Installation], database: Database, read: Callable[..., Row]
 ) -> None:
-    """Its services are seen, and its passes are on time; no panel waits for the default one."""
+    """The panels show a named installation, also if the default one never ran."""
     _, named = pair
     for _ in range(6):
         aged(database)
@@ -843,7 +852,7 @@ def test_installation_stopped(
     read: Callable[..., Row],
     stopped: str,
 ) -> None:
-    """It is overdue, whatever newer samples another one records. That one is on time."""
+    """A stopped installation is overdue, and the other one is on time."""
     running, silent = pair if stopped == "b" else reversed(pair)
     for _ in range(2):
         aged(database)
@@ -866,11 +875,11 @@ def test_installation_stopped(
     }
     assert recorded == {running.name: SILENCE_MIN + 2, silent.name: 2}
 
-    # The ledger still knows it once its samples are not among the newest ones.
+    # The ledger still has the installation when its samples are not among the newest ones.
     tag = "coalesce(tags ->> 'installation', 'ops-worker')"
     database.rows(f"DELETE FROM system_metrics WHERE {tag} = '{stopped}'")
     assert pass_states(database) == expected
-    # A week after its last pass, it is none any more.
+    # A week after its last pass, the installation is not shown any more.
     age = "interval '7 days'"
     update = f"first_at = first_at - {age}, last_at = last_at - {age}"
     database.rows(f"UPDATE ops_worker_run SET {update} WHERE installation = '{stopped}'")
@@ -881,7 +890,7 @@ def test_installation_stopped(
 def test_all_installations_stopped(
     pair: tuple[Installation, Installation], database: Database
 ) -> None:
-    """All are overdue, however long ago it was."""
+    """If all installations stop, all are overdue, even after 30 days."""
     for installation in pair:
         installation.both()
     aged(database, 60 * 24 * 30)
@@ -892,7 +901,7 @@ def test_all_installations_stopped(
 def test_charts_of_installations(
     pair: tuple[Installation, Installation], database: Database
 ) -> None:
-    """Each installation has its own line, and its silence is no silence of another one."""
+    """Each installation has its own lines. A silence of one is not shown for the other one."""
     default, named = pair
     for installation in pair:
         installation.both()
@@ -919,7 +928,7 @@ def test_blind_installation(
     read: Callable[..., Row],
     blind: str,
 ) -> None:
-    """The services of the blind one are stale, and its pass is blind; the other one sees."""
+    """Only the services of the blind installation are stale, and only its pass is blind."""
     for installation in pair:
         installation.both()
     aged(database, 0.5)
@@ -947,7 +956,7 @@ def test_blind_installation(
 
 @pytest.mark.integration
 def test_alerts(past: Looks, read: Callable[..., Row]) -> None:
-    """The alerts are those of `status`; one of the platform is none of them."""
+    """The alerts equal those of `status`, without alerts of tenants."""
     number = past.database.alerts()[-1]["id"]
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
     past.database.rows(
@@ -972,7 +981,7 @@ def test_alerts(past: Looks, read: Callable[..., Row]) -> None:
 
 
 def grants() -> list[str]:
-    """Return the statements of the page that make the read-only role, for a role of the test."""
+    """Return the statements of the page that create the read-only role, with the test's role."""
     block = GUIDE.partition("```sql\n")[2].partition("```")[0]
     statements = [statement.strip() for statement in block.split(";\n") if statement.strip()]
     return [re.sub(r"\bgrafana\b", "ops_grafana", statement) for statement in statements]
@@ -980,7 +989,7 @@ def grants() -> list[str]:
 
 @pytest.fixture
 def reader(past: Looks) -> Iterator[str]:
-    """The URL of the role that the page describes, before its policy is there."""
+    """The URL of the read-only role of the page, without its policy."""
     database = past.database
     database.rows("DROP ROLE IF EXISTS ops_grafana")
     *before, policy = grants()
@@ -995,7 +1004,7 @@ def reader(past: Looks) -> Iterator[str]:
 
 @pytest.mark.integration
 def test_row_level_security(past: Looks, reader: str) -> None:
-    """An alert table that row level security empties says so; with the policy it has the alerts."""
+    """If row level security hides the alerts, the panel says so. The policy shows them."""
     choice = Choice(datetime.now(UTC) - timedelta(hours=2), datetime.now(UTC), ["a", "b", "c"])
     (hidden,) = shown(reader, "Open alerts", choice)
     assert hidden["Status"] == "unknown"
@@ -1008,7 +1017,7 @@ def test_row_level_security(past: Looks, reader: str) -> None:
 
 @pytest.mark.integration
 def test_grants(past: Looks, reader: str) -> None:
-    """The role reads every panel and variable as an administrator does, and can write nothing."""
+    """The role reads every panel and variable, as an administrator does. It cannot write."""
     past.database.rows(grants()[-1])
     now = datetime.now(UTC)
     choice = Choice(now - timedelta(hours=2), now, ["a", "b", "c"], figures=["healthy"])
@@ -1035,7 +1044,7 @@ def test_grants(past: Looks, reader: str) -> None:
 def buckets(
     samples: Sequence[Row], interval_s: float, value: Callable[[list[float]], float]
 ) -> dict[tuple[datetime, str], float]:
-    """Return the value of each bucket and series, computed by hand."""
+    """Return the value of each bucket and series, computed from the samples."""
     values: dict[tuple[datetime, str], list[float]] = {}
     for sample in samples:
         second = sample["time"].timestamp() // interval_s * interval_s
@@ -1068,7 +1077,7 @@ def test_charts(
     value: Callable[[list[float]], float],
     interval_s: float,
 ) -> None:
-    """Every point is computed by hand; a row without a value follows the last one before a gap."""
+    """Every point equals the value of its samples. Before a gap there is a row without a value."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["init-db"]) == 0
     seed(database.url)
@@ -1101,14 +1110,14 @@ def test_charts(
             for before, step in steps
             if step.total_seconds() > max(90, interval_s)
         }
-        # The passes were silent from 77 to 62 minutes ago.
+        # No pass ran from 77 to 62 minutes ago.
         assert max(step for _, step in steps) >= timedelta(minutes=14)
     assert {(row["time"], row["metric"]) for row in found if row["value"] is None} == ends
 
 
 @pytest.mark.integration
 def test_long_charts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over more than two days, hours are read where they are there; every point stays the same."""
+    """A chart of more than two days reads hours, with the same points as the samples."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["init-db"]) == 0
     database.rows(
@@ -1125,14 +1134,14 @@ def test_long_charts(database: Database, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(from_samples) == 71
     assert main(["rollup"]) == 0
     assert shown(database.url, title, choice) == from_samples
-    # Without the samples that are rolled up, the points are still there: they are those of hours.
+    # The points are the same after the samples are deleted: they come from the hours.
     database.rows("DELETE FROM system_metrics WHERE time < now() - interval '3 hours'")
     assert shown(database.url, title, choice) == from_samples
 
 
 @pytest.mark.integration
 def test_intervals(database: Database) -> None:
-    """The time between passes is the period, and the length of the silence after it."""
+    """The time between passes is the period, or the length of a gap after it."""
     database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags)"
         " SELECT at, 'pass_success', 'ops_worker', 1, '{\"pass\": \"health\"}'"
@@ -1149,7 +1158,7 @@ def test_intervals(database: Database) -> None:
 
 @pytest.mark.integration
 def test_variables(past: Looks, read: Callable[..., Row]) -> None:
-    """The services are those of `status`; the figures are recorded, and neither counters nor own."""
+    """The variables list the services of `status`, and the recorded gauges and figures."""
     variables = {item["name"]: item for item in DOCUMENT["templating"]["list"]}
     seed(past.database.url)
     past.database.rows(
@@ -1185,7 +1194,7 @@ FROM generate_series(now() - interval '30 days', now(), '3 minutes') AS at,
 
 
 def scanned(plan: Row) -> Iterator[str]:
-    """Yield the tables that a plan reads from their first row to their last one."""
+    """Yield the tables that a plan reads completely."""
     if plan["Node Type"] in {"Seq Scan", "Parallel Seq Scan"}:
         yield plan["Relation Name"]
     for part in plan.get("Plans", ()):
@@ -1195,7 +1204,7 @@ def scanned(plan: Row) -> Iterator[str]:
 @pytest.mark.integration
 @pytest.mark.plain_table
 def test_plans(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No panel of a day reads all of 30 days of samples: each one uses an index."""
+    """No panel with a period of one day reads all samples of 30 days: each uses an index."""
     monkeypatch.setenv("DATABASE_URL", database.url)
     assert main(["init-db"]) == 0
     database.rows(LARGE)

@@ -1,4 +1,4 @@
-"""Exit codes and messages of errors: what schedulers and people rely on."""
+"""Tests of the exit codes and messages of errors."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ def test_codes_without_error() -> None:
 
 
 def test_retried() -> None:
-    """Only what a retry may help is a DatabaseError; a full disk counts as that."""
+    """A DatabaseError is an error for which a retry may help, such as a full disk."""
     assert not issubclass(errors.SchemaError, errors.DatabaseError)
     assert not issubclass(errors.SettingsError, errors.DatabaseError)
     assert {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO} == errors.FULL
 
 
 def test_message() -> None:
-    """Without a message an error says the first line of its docstring."""
+    """The default message of an error is the first line of its docstring."""
     assert str(errors.DatabaseError("refused")) == "refused"
     assert str(errors.StillRecordingError()) == (errors.StillRecordingError.__doc__ or "").rstrip()
 
 
 def test_severity() -> None:
-    """The order is: success, unhealthy service, failures; a code of another origin is the worst."""
+    """The order is: success, unhealthy service, failures. An unknown code is the worst."""
     assert sorted([137, 3, 0, 4, 1, 2], key=errors.severity) == [0, 4, 1, 3, 2, 137]
 
 
 def test_all_faults() -> None:
-    """Wrong settings are reported together."""
+    """All wrong settings are in one error."""
     error = errors.SettingsError(["a is wrong", "b is missing"])
     assert error.faults == ("a is wrong", "b is missing")
     assert str(error) == "a is wrong; b is missing"
 
 
 def test_commit_unknown() -> None:
-    """The transaction id is kept, so that its fate can be asked for later; it is not in the text."""
+    """The error has the transaction id, to look up its status later. The message does not."""
     error = errors.CommitUnknownError("4711")
     assert error.xid == "4711"
     assert "4711" not in str(error)
 
 
 def test_shown() -> None:
-    """The text of a foreign error may hold a secret: only its class is shown."""
+    """Only the class of another program's error is shown, because its text may have a secret."""
     assert errors.shown(errors.SchemaError("no table x")) == "no table x"
     text = errors.shown(ValueError("password is hunter2"))
     assert "ValueError" in text

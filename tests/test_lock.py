@@ -1,4 +1,4 @@
-"""The lock files of the image hold what pyproject.toml asks for, with hashes."""
+"""Tests of the image's lock files: they have all dependencies of pyproject.toml, with hashes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def versions(name: str, python: str) -> dict[str, str]:
 
 
 def test_extras() -> None:
-    """Every extra is in a lock file, or is not for the image."""
+    """Every extra has a lock file, or is not for the image."""
     files = {path.stem for path in REQUIREMENTS.iterdir()}
     assert files == DECLARED.keys()
     assert PROJECT["optional-dependencies"].keys() == set(EXTRAS) | NOT_FOR_THE_IMAGE
@@ -73,7 +73,7 @@ def test_versions(name: str, python: str) -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_one_version_for_all(python: str) -> None:
-    """A package that several extras bring has one version, so any extras can be combined."""
+    """A package of several extras has one version, so that any extras can be combined."""
     together: dict[str, str] = {}
     for name in DECLARED:
         for package, version in versions(name, python).items():
@@ -82,7 +82,7 @@ def test_one_version_for_all(python: str) -> None:
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_hashes(name: str) -> None:
-    """Every entry has hashes, and nothing else."""
+    """Every entry has only hashes."""
     entries = locked(name)
     assert entries
     for text, entry in entries.items():
@@ -94,7 +94,7 @@ def test_hashes(name: str) -> None:
 
 
 def test_image_is_built_from_the_lock_files() -> None:
-    """The image installs wheels with a hash only, and copies the package beside them."""
+    """The image installs only wheels with a hash, and copies the package."""
     script = steps(ROOT / "app", DOCKERFILE)
     assert "--require-hashes --only-binary :all:" in script
     assert script.count("pip install") == 1
@@ -107,6 +107,6 @@ def test_image_is_built_from_the_lock_files() -> None:
 
 
 def test_python_of_the_image_is_tested() -> None:
-    """The image has a Python that the package claims, and CI tests."""
+    """The package metadata has the Python of the image, so that CI tests it."""
     (version,) = re.findall(r"^ARG PYTHON_VERSION=(.*)$", DOCKERFILE, re.MULTILINE)
     assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]

@@ -1,3 +1,5 @@
+"""Tests of the log: JSON for programs, text on a terminal."""
+
 from __future__ import annotations
 
 import io
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """Return True."""
@@ -25,7 +27,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Leave logging as it was."""
+    """Restore the configuration of logging after each test."""
     yield
     for name in ("ops_worker", "psycopg"):
         logging.getLogger(name).handlers.clear()
@@ -33,7 +35,7 @@ def _restored() -> Iterator[None]:
 
 
 def logged(stream: io.StringIO, level: str = "INFO") -> str:
-    """Log three records and an exception; give what was written."""
+    """Log three records and an exception; return the output."""
     log.setup(level, stream)
     logger = logging.getLogger("ops_worker.x")
     logger.debug("hidden")
@@ -47,7 +49,7 @@ def logged(stream: io.StringIO, level: str = "INFO") -> str:
 
 
 def test_json() -> None:
-    """Elsewhere than on a terminal, each record is one line of JSON with its extras, whatever is in them."""
+    """Without a terminal, each record is one line of JSON, even if a value has a line end."""
     first, second = (json.loads(line) for line in logged(io.StringIO()).splitlines())
     assert first["time"].endswith("Z")
     assert {
@@ -60,13 +62,13 @@ def test_json() -> None:
 
 
 def test_text() -> None:
-    """On a terminal it is text."""
+    """On a terminal, a record is text."""
     lines = logged(Terminal()).splitlines()
     assert lines[0].startswith("INFO: alert opened action=alert opened service=a")
     assert "ValueError: oh" in lines[-1]
 
 
 def test_debug() -> None:
-    """At DEBUG everything is there, psycopg's warnings too."""
+    """DEBUG shows debug records and the warnings of psycopg."""
     text = logged(io.StringIO(), "DEBUG")
     assert "hidden" in text and "noise" in text

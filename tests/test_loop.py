@@ -1,6 +1,6 @@
-"""Loops in virtual time: cadence, isolation, signals. No test here sleeps.
+"""Tests of loops in virtual time: cadence, isolation, signals. No test here sleeps.
 
-``tests/acceptance/test_loop.py`` has a real process for every family of claims.
+``tests/acceptance/test_loop.py`` repeats the main cases with real processes.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ pytestmark = pytest.mark.unit
 
 START = 1000.25
 FIRST_SLOT = 1001.125
-"""The monotonic clock where the second slot of 1 s begins: slots begin with seconds of the wall clock."""
+"""The monotonic time at which the second slot of 1 s begins.
+
+Slots begin at whole seconds of the wall clock.
+"""
 TOOK_S = 0.3
 GRACE_S = 25.0
 
 
 class Simulation:
-    """Loops in virtual time. It keeps when every pass began, and every tick."""
+    """Loops in virtual time. It records every tick, and when every pass began."""
 
     def __init__(self) -> None:
         self.time = VirtualTime(START, wall_offset=1_700_000_000.0 - 0.125)
@@ -50,7 +53,7 @@ class Simulation:
         self.begun: dict[str, list[float]] = {}
         self.ticks: dict[str, list[Tick]] = {}
         self.closed: list[float] = []
-        """What ``close`` received, and when."""
+        """The arguments that ``close`` received."""
         self.signal_at = math.inf
         self.close: Callable[[float], None] = self.closed.append
 
@@ -64,7 +67,7 @@ class Simulation:
         report: Callable[[Tick], int] | None = None,
         backlog: Backlog | None = None,
     ) -> Loop:
-        """Return a loop. By default its passes take 0.3 s and are recorded."""
+        """Return a loop. By default, each pass takes 0.3 s and is recorded."""
         begun = self.begun.setdefault(name, [])
         ticks = self.ticks.setdefault(name, [])
         work_of_pass = work or self.taking({})
@@ -90,7 +93,7 @@ class Simulation:
         )
 
     def taking(self, seconds: Mapping[int, float]) -> Callable[[Context], Outcome]:
-        """Return a pass that takes 0.3 s, or so many seconds in the ticks of these numbers."""
+        """Return a pass that takes 0.3 s. ``seconds`` has other durations, by the tick's number."""
         numbers = iter(range(1_000_000))
 
         def work(_: Context) -> Outcome:
@@ -121,7 +124,7 @@ class Simulation:
 
 @pytest.fixture
 def simulation() -> Iterator[Simulation]:
-    """A process with its own time. Threads that still wait at the end of the test are ended."""
+    """A process with its own time. Threads that still wait end with the test."""
     simulation = Simulation()
     with simulation.time:
         yield simulation
@@ -134,7 +137,7 @@ def context(time: VirtualTime, backlog: Backlog | None = None) -> Context:
 
 
 def every(seconds: float, count: int, start: float = FIRST_SLOT) -> list[float]:
-    """Return so many moments."""
+    """Return ``count`` moments with the same distance."""
     return [start + seconds * number for number in range(count)]
 
 
@@ -156,7 +159,7 @@ class TestCadence:
     """When a tick begins, and which slots are skipped."""
 
     def test_on_time(self, simulation: Simulation) -> None:
-        """The first tick begins at once, the others with every second of the wall clock."""
+        """The first tick begins at once, the others at every second of the wall clock."""
         simulation.loop(seconds=100).run()
         assert simulation.begun["metrics"] == [START, *every(1, 100)]
         assert [tick.late_s for tick in simulation.ticks["metrics"]] == [0.125] + [0.0] * 100
@@ -170,7 +173,7 @@ class TestCadence:
         assert (tick.duration_s, tick.outcome.duration_s) == (0.5, 0.5)
 
     def test_long_pass(self, simulation: Simulation) -> None:
-        """A pass of 2.5 s skips the two slots that began meanwhile. They are not made up for."""
+        """A pass of 2.5 s skips the two slots that begin during it. No later tick replaces them."""
         simulation.loop(seconds=10, work=simulation.taking({3: 2.5})).run()
         assert simulation.begun["metrics"] == [START, *every(1, 3), *every(1, 5, FIRST_SLOT + 5)]
         assert simulation.skipped() == [0, 0, 0, 0, 2, 0, 0, 0, 0]
@@ -178,7 +181,7 @@ class TestCadence:
 
     @pytest.mark.parametrize("stopped_s", [7.5, 20.5, 3600.5])
     def test_stopped_process(self, simulation: Simulation, stopped_s: float) -> None:
-        """A process that was stopped goes on with one tick, on time, and counts the skipped slots."""
+        """A stopped process resumes with one tick on time, and counts the skipped slots."""
         simulation.time.stalls[1003.0] = stopped_s
         simulation.loop(seconds=stopped_s + 6.5).run()
         resumed = FIRST_SLOT + 2 + math.ceil(stopped_s)
@@ -188,7 +191,7 @@ class TestCadence:
         assert {tick.late_s for tick in simulation.ticks["metrics"][1:]} == {0.0}
 
     def test_stopped_for_a_part_of_a_slot(self, simulation: Simulation) -> None:
-        """A short stop makes a tick late, and skips no slot."""
+        """A stop of less than a slot makes a tick late, but skips no slot."""
         simulation.time.stalls[1003.0] = 0.25
         simulation.loop(seconds=5).run()
         assert simulation.skipped() == [0] * 6
@@ -205,7 +208,7 @@ class TestCadence:
 
     @pytest.mark.parametrize(("seconds", "count"), [(0, 1), (0.875, 1), (0.876, 2)])
     def test_until(self, simulation: Simulation, seconds: float, count: int) -> None:
-        """No slot begins at or after ``until``; the first tick always runs."""
+        """No tick begins at or after ``until``, except the first one, which always runs."""
         simulation.loop(seconds=seconds).run()
         assert len(simulation.begun["metrics"]) == count
 
@@ -217,10 +220,10 @@ class TestCadence:
 
 
 class TestRecording:
-    """The probes begin on time, whatever the database does."""
+    """The probes begin on time, even if the database is slow or hangs."""
 
     def test_database_hangs(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
-        """While one pass is recorded, every second has its probes, and the later passes wait."""
+        """While one pass is being recorded, later passes probe every second and wait."""
         mended = threading.Event()
         results: list[str] = []
 
@@ -247,7 +250,7 @@ class TestRecording:
         assert waited == [5.9, 6.9, 7.9, 8.9, 9.9], "after STALLED_S, at every tick"
 
     def test_one_at_a_time(self, simulation: Simulation) -> None:
-        """Passes that take 2.5 s to record are recorded one after the other, and none is lost."""
+        """If a record takes 2.5 s, only one pass is recorded at a time; the others wait."""
         recording: list[int] = []
 
         def work(context: Context) -> Outcome:
@@ -267,7 +270,7 @@ class TestRecording:
         assert (results.count("recorded"), results.count("waiting")) == (4, 6)
 
     def test_end_waits_for_the_record(self, simulation: Simulation) -> None:
-        """A loop ends when its last record is written, also if later passes have ended before."""
+        """A loop ends after its last record is written, even if later passes have ended before."""
 
         def work(context: Context) -> Outcome:
             try:
@@ -283,7 +286,7 @@ class TestRecording:
         assert simulation.time.now == START + 20
 
     def test_lock_is_released_by_an_error(self, simulation: Simulation) -> None:
-        """A pass that raises while it is recorded does not keep the next one from it."""
+        """After a pass that fails while it is being recorded, the next pass can be recorded."""
 
         def work(context: Context) -> Outcome:
             with context.recording():
@@ -294,7 +297,7 @@ class TestRecording:
 
 
 class TestTick:
-    """What a tick says."""
+    """The outcome or the error of a tick, and the log of it."""
 
     @pytest.mark.parametrize(
         ("error", "code", "action", "level"),
@@ -314,7 +317,7 @@ class TestTick:
         action: str,
         level: int,
     ) -> None:
-        """An error costs its own tick. It is logged; only a bug has a traceback."""
+        """An error ends only its own tick. It is logged; only a bug has a traceback."""
         caplog.set_level(logging.INFO)
         loop = simulation.loop(seconds=2, work=fail(error))
         loop.run()
@@ -336,7 +339,7 @@ class TestTick:
         assert actions(caplog, "pass failed")[0].exc_info
 
     def test_dropped(self, simulation: Simulation) -> None:
-        """Every lost sample is counted in one tick only; a tick also counts those that wait."""
+        """A tick counts the samples that it lost and the samples that wait."""
         backlog = Backlog(2, MEBIBYTE)
 
         def work(_: Context) -> Outcome:
@@ -364,7 +367,7 @@ class TestTick:
     [([0, 0], 0), ([0, 4, 0], 4), ([4, 1, 0], 1), ([1, 3, 1, 4], 3), ([3, 2, 0], 2)],
 )
 def test_worst_code(simulation: Simulation, codes: list[int], worst: int) -> None:
-    """The exit code is that of the worst pass; an unhealthy service is better than a failed pass."""
+    """The exit code is that of the worst pass. An unhealthy service is better than a failure."""
     rest = iter(codes)
     seconds = len(codes) - 1
     loop = simulation.loop(seconds=seconds, report=lambda _: next(rest))
@@ -376,7 +379,7 @@ class TestProcess:
     """Several loops in one process, until a signal or their end."""
 
     def test_for(self, simulation: Simulation) -> None:
-        """Loops end by themselves at ``until``; the exit code is the worst, and ``close`` is called."""
+        """Loops end at ``until``. The exit code is the worst one, and ``close`` is called."""
         health = simulation.loop("health", interval_s=5, seconds=60, report=lambda _: 4)
         metrics = simulation.loop("metrics", seconds=60)
         assert simulation.run(health, metrics) == 4
@@ -391,7 +394,7 @@ class TestProcess:
     def test_crash_isolation(
         self, simulation: Simulation, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A pass that raises at every tick never touches the other loop: not one tick is late."""
+        """A pass that raises at every tick does not delay a tick of the other loop."""
         health = simulation.loop("health", interval_s=5, seconds=60, work=lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
         metrics = simulation.loop("metrics", seconds=60)
         assert simulation.run(health, metrics) == 1
@@ -403,7 +406,7 @@ class TestProcess:
         assert not actions(caplog, "loop revived")
 
     def test_hang_isolation(self, simulation: Simulation) -> None:
-        """A pass that waits for ever, for a service or a table, never delays the other loop."""
+        """A pass that hangs does not delay a tick of the other loop."""
         forever = threading.Event()
 
         def hang(_: Context) -> Outcome:
@@ -421,7 +424,7 @@ class TestProcess:
     def test_tick_thread_dies(
         self, simulation: Simulation, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A tick whose thread dies costs itself only: the next one is on time."""
+        """If the thread of a tick ends, only this tick is lost: the next one is on time."""
 
         def report(_: Tick) -> int:
             if len(simulation.ticks["metrics"]) == 3:
@@ -436,7 +439,7 @@ class TestProcess:
     def test_loop_thread_dies(
         self, simulation: Simulation, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A loop whose own thread dies is started again: no slot runs twice, the others go on."""
+        """If the thread of a loop ends, the loop starts again. No slot runs twice."""
 
         def kill(_: Context) -> Outcome:
             if len(simulation.begun["metrics"]) == 3:
@@ -448,7 +451,7 @@ class TestProcess:
         assert simulation.run(metrics, health) == 0
         assert metrics.finished and health.finished
         assert simulation.begun["health"] == [START, *every(1, 8)]
-        # It died in the wait for its fourth slot, which is taken; the fifth one is on time.
+        # The thread ended in the wait for the fourth slot. That slot is lost; the fifth is on time.
         assert simulation.begun["metrics"] == [START, *every(1, 2), *every(1, 5, FIRST_SLOT + 3)]
         assert len(actions(caplog, "loop revived")) == 1
 
@@ -460,7 +463,7 @@ class TestProcess:
         monkeypatch: pytest.MonkeyPatch,
         lost: int,
     ) -> None:
-        """Where the system starts no thread, the tick is lost; the loop goes on and ends."""
+        """If the system cannot start a thread, one tick is lost, and the loop continues."""
         start = threading.Thread.start
         numbers = itertools.count()
 
@@ -482,10 +485,10 @@ class TestProcess:
 
 
 class TestSignals:
-    """SIGTERM and SIGINT: what is running may end, and nothing begins."""
+    """SIGTERM and SIGINT: a running pass may finish, and no tick begins."""
 
     def test_between_ticks(self, simulation: Simulation) -> None:
-        """A signal between two ticks, a day before the next one, ends the process at once with 0."""
+        """A signal between two ticks ends the process at once with 0."""
         simulation.signal_at = START + 10
         both = [simulation.loop(name, interval_s=86_400, report=lambda _: 1) for name in ("a", "b")]
         assert simulation.run(*both) == 0, "the signal ended it, not its worst pass"
@@ -499,9 +502,9 @@ class TestSignals:
     def test_before_the_end(
         self, simulation: Simulation, signal_s: float, pass_code: int, code: int
     ) -> None:
-        """A signal before the end of ``--for`` is no success: a Job has to run the rest again.
+        """A signal before the end of ``--for`` is a failure, so that a Job runs the rest again.
 
-        The last tick begins after 8.875 s and takes 1 s. A signal meanwhile costs nothing.
+        The last tick begins after 8.875 s and takes 1 s. A signal during it changes nothing.
         """
         simulation.signal_at = START + signal_s
         work = simulation.taking({9: 1.0})
@@ -511,14 +514,14 @@ class TestSignals:
         assert loop.is_complete == (signal_s > 9)
 
     def test_pass_that_hangs_before_the_end(self, simulation: Simulation) -> None:
-        """A pass that is abandoned after a signal is missing, so the process does not end with 0."""
+        """A pass that is abandoned after a signal is missing, so the exit code is not 0."""
         simulation.signal_at = START + 2
         loop = simulation.loop(seconds=1, work=simulation.taking({0: 1000.0}))
         assert simulation.run(loop) == 1
         assert not loop.finished
 
     def test_during_a_pass(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
-        """A running pass is finished within the grace; no tick begins after the signal."""
+        """A running pass finishes within the grace period. No tick begins after the signal."""
         simulation.signal_at = START + 2
         loop = simulation.loop(work=simulation.taking({0: 8.0}))
         assert simulation.run(loop) == 0
@@ -529,7 +532,7 @@ class TestSignals:
         assert not actions(caplog, "pass given up")
 
     def test_pass_that_is_being_recorded(self, simulation: Simulation) -> None:
-        """The grace is also for a pass that is still being recorded, whose probes are done."""
+        """The grace period is also for a pass that is still being recorded."""
 
         def work(context: Context) -> Outcome:
             with context.recording():
@@ -542,7 +545,7 @@ class TestSignals:
         assert simulation.time.now == START + 8
 
     def test_grace_is_over(self, simulation: Simulation, caplog: pytest.LogCaptureFixture) -> None:
-        """A pass that takes longer than the grace is abandoned, with a warning; the code is 0."""
+        """A pass that takes longer than the grace period is abandoned, with a warning."""
         simulation.signal_at = START + 2
         loop = simulation.loop(work=simulation.taking({0: 1000.0}))
         assert simulation.run(loop) == 0
@@ -552,7 +555,7 @@ class TestSignals:
         assert len(simulation.closed) == 1, "another loop's samples may still be written"
 
     def test_one_grace_for_all(self, simulation: Simulation) -> None:
-        """Several passes that hang have one grace together."""
+        """Several passes that hang share one grace period."""
         simulation.signal_at = START + 2
         hanging = [
             simulation.loop(name, work=simulation.taking({0: 1000.0})) for name in ("a", "b", "c")
@@ -573,7 +576,7 @@ class TestSignals:
     def test_closing(
         self, simulation: Simulation, pass_s: float, closing_s: float, end: float
     ) -> None:
-        """Waiting samples may be written until the grace is over, and at least for 1 s."""
+        """``close`` may take until the end of the grace period, and at least 1 s."""
         simulation.signal_at = START + 2
         simulation.close = lambda _: simulation.time.sleep(closing_s)
         work = simulation.taking({0: pass_s})

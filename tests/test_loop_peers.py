@@ -1,6 +1,6 @@
-"""Loops that watch each other through an outage of the database, in virtual time.
+"""Tests of loops that watch each other during an outage of the database, in virtual time.
 
-The database of these tests is a list of rows; the rule, the backlog and the loops are the real ones.
+Here the database is a list of rows. The rule, the backlog and the loops are those of the worker.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 class Passes:
-    """A fast loop, which buffers, and a slow one, on a database that is away for a time."""
+    """A fast loop with a backlog, and a slow loop. For some time they have no database."""
 
     def __init__(self, time: VirtualTime, away: tuple[float, float], slow_ends: float) -> None:
         self.time = time
@@ -50,11 +50,11 @@ class Passes:
         self.slow_ends = slow_ends
         self.rows: list[Row] = []
         self.reported: list[tuple[str, float]] = []
-        """Which pass was reported as stopped, and when."""
+        """The passes that were reported as stopped, and when."""
         self.backlog = Backlog(10_000, MEBIBYTE)
 
     def run(self, fast_s: float, slow_s: float, seconds: float) -> None:
-        """Run both loops for so long."""
+        """Run both loops for so many seconds."""
         made = [
             self._loop("metrics", fast_s, self._buffering(fast_s), seconds),
             self._loop("health", slow_s, self._plain(slow_s), seconds),
@@ -85,7 +85,7 @@ class Passes:
         )
 
     def _buffering(self, period_s: float) -> Callable[[Context], Outcome]:
-        """Return a pass like the metrics pass: its samples wait while the database is away."""
+        """Return a pass like the metrics pass. Its samples wait during the outage."""
 
         def work(_: Context) -> Outcome:
             begun = self.time.now
@@ -104,7 +104,7 @@ class Passes:
         return work
 
     def _plain(self, period_s: float) -> Callable[[Context], Outcome]:
-        """Return a pass like the health pass, which keeps nothing; it hangs from ``slow_ends`` on."""
+        """Return a pass like the health pass, without a backlog. It fails from ``slow_ends`` on."""
 
         def work(_: Context) -> Outcome:
             begun = self.time.now
@@ -121,7 +121,7 @@ class Passes:
         return self.away[0] <= self.time.now < self.away[1]
 
     def _watch(self, name: str, begun: float) -> None:
-        """Look for the peer, as ``own_alert`` does it."""
+        """Judge the peer as ``own_alert`` does."""
         names = {"metrics": ("health",), "health": ("metrics",)}[name]
         now = _at(self.time.now)
         rows = self._last_seen(_at(begun))
@@ -162,7 +162,7 @@ def _exit_code(tick: Tick) -> int:
 @pytest.mark.parametrize("outage_s", [30.0, 179.0, 241.0, 500.0])
 @pytest.mark.parametrize("phase_s", [1.0, 40.0])
 def test_an_outage_reports_no_pass(fast_s: float, outage_s: float, phase_s: float) -> None:
-    """After an outage of any length, no loop reports the other one, whose turn is still to come."""
+    """After an outage of any length, no loop reports the other one before its turn."""
     begun = START + 300.0 + phase_s
     with VirtualTime(START) as time:
         passes = Passes(time, (begun, begun + outage_s), slow_ends=float("inf"))
@@ -174,7 +174,7 @@ def test_an_outage_reports_no_pass(fast_s: float, outage_s: float, phase_s: floa
 @pytest.mark.parametrize("fast_s", [5.0, 60.0])
 @pytest.mark.parametrize("outage_s", [0.0, 500.0])
 def test_a_pass_that_does_not_come_back_is_reported(fast_s: float, outage_s: float) -> None:
-    """A loop that hangs is reported three of its periods later, or one turn after the outage."""
+    """A loop without passes is reported after three periods, or one turn after the outage."""
     begun = START + 300.0
     with VirtualTime(START) as time:
         passes = Passes(time, (begun, begun + outage_s), slow_ends=begun)

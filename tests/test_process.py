@@ -1,4 +1,4 @@
-"""How a process ends. A child process is used wherever the process would end."""
+"""Tests of the end of a process. Tests that end a process use a child process."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def end(child: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str,
 
 
 class TestSignals:
-    """SIGTERM and SIGINT, held, awaited and released."""
+    """SIGTERM and SIGINT are held, awaited and released."""
 
     @BOTH
     def test_held(self, number: signal.Signals) -> None:
-        """A held signal stays pending until it is awaited, which returns its name."""
+        """A held signal stays pending until ``await_signal``, which returns its name."""
         code = f"""
             {HOLD}
             os.kill(os.getpid(), {int(number)})
@@ -74,7 +74,7 @@ class TestSignals:
 
     @BOTH
     def test_threads_inherit(self, number: signal.Signals) -> None:
-        """A signal that is sent to the process does not end it by a thread that started later."""
+        """A thread that starts later holds the signals, too."""
         code = f"""
             {HOLD}
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
@@ -86,7 +86,7 @@ class TestSignals:
 
     @BOTH
     def test_released(self, number: signal.Signals) -> None:
-        """A released signal ends the process as the shell expects it, without a traceback."""
+        """A released signal ends the process by this signal, without a traceback."""
         code = f"""
             {HOLD}
             process.release_signals()
@@ -98,7 +98,7 @@ class TestSignals:
 
     @BOTH
     def test_pending_when_released(self, number: signal.Signals) -> None:
-        """A signal that came while they were held takes effect when they are released."""
+        """A signal that arrives while signals are held takes effect when they are released."""
         code = f"""
             {HOLD}
             os.kill(os.getpid(), {int(number)})
@@ -109,13 +109,13 @@ class TestSignals:
 
 
 class TestDeadline:
-    """``enforce_deadline``: a signal or the time ends the process, whatever its main thread does."""
+    """``enforce_deadline``: a signal or the deadline ends the process in any state."""
 
     FAIL = "lambda reason: print(reason, flush=True) or 3"
 
     @BOTH
     def test_signal(self, number: signal.Signals) -> None:
-        """A signal ends the process; the callback gets the reason, and returns the exit code."""
+        """A signal ends the process. The callback gets the reason and returns the exit code."""
         code = f"""
             {HOLD}
             process.enforce_deadline(60, {self.FAIL})
@@ -126,7 +126,7 @@ class TestDeadline:
             assert end(child, number) == (3, f"stopped by {number.name}\n", "")
 
     def test_signal_before(self) -> None:
-        """A signal that came before the deadline was set counts as well."""
+        """A signal that arrives before ``enforce_deadline`` ends the process, too."""
         code = f"""
             {HOLD}
             os.kill(os.getpid(), {int(signal.SIGTERM)})
@@ -140,7 +140,7 @@ class TestDeadline:
         [("0.2, FAIL", "0.2"), ("60, FAIL, spent_s=59.8", "60"), ("6, FAIL, spent_s=7.5", "6")],
     )
     def test_time(self, arguments: str, limit: str) -> None:
-        """The deadline counts from the start of the process: what is spent is taken off."""
+        """The deadline counts from the start of the process: the time spent is subtracted."""
         begun = time.monotonic()
         code = f"""
             FAIL = {self.FAIL}
@@ -152,7 +152,7 @@ class TestDeadline:
         assert time.monotonic() - begun < 50
 
     def test_main_thread_in_c(self) -> None:
-        """A main thread that never returns to Python does not keep the process."""
+        """The process ends even if its main thread never returns from C."""
         code = f"""
             import ctypes
             {HOLD}
@@ -164,7 +164,7 @@ class TestDeadline:
         assert time.monotonic() - begun < 50
 
     def test_work_is_done_in_time(self) -> None:
-        """Neither thread keeps a process that has done its work."""
+        """A process that has done its work ends before its deadline."""
         code = f"""
             {HOLD}
             process.enforce_deadline(3600, {self.FAIL})
@@ -174,11 +174,11 @@ class TestDeadline:
 
 
 class TestFinish:
-    """``finish``: everything is written, nothing else is run."""
+    """``finish`` writes all output and ends the process without other code."""
 
     @pytest.mark.parametrize("code", [0, 1, 4])
     def test_flushes(self, code: int) -> None:
-        """Both streams are flushed, and the exit code is the given one."""
+        """Both streams are flushed, and the exit code is the argument."""
         lines = f"""
             print("out", end="")
             print("err", end="", file=sys.stderr)
@@ -200,7 +200,7 @@ class TestFinish:
         "stream", ["sys.stdout.close()", "os.close(1)", "sys.stdout = open('/dev/full', 'w')"]
     )
     def test_stream_that_takes_nothing(self, stream: str) -> None:
-        """A stream that is closed, or whose disk is full, does not change the exit code."""
+        """A closed stream or a full disk does not change the exit code."""
         if "/dev/full" in stream and not Path("/dev/full").exists():
             pytest.skip("this system has no /dev/full")
         code = f"""
@@ -216,10 +216,10 @@ class TestFinish:
 
 
 class TestTerminationMessage:
-    """``write_termination_message``."""
+    """``write_termination_message`` writes one line, or warns."""
 
     def test_replaces(self, tmp_path: Path) -> None:
-        """The file has the last line only, in UTF-8."""
+        """The file has only the last line, in UTF-8."""
         path = tmp_path / "message"
         process.write_termination_message(str(path), "a long line of an earlier pass")
         process.write_termination_message(str(path), "Störung")
@@ -232,7 +232,7 @@ class TestTerminationMessage:
 
     @pytest.mark.parametrize("path", ["nowhere/at/all", ".", "/dev/full"])
     def test_not_writable(self, path: str, caplog: pytest.LogCaptureFixture) -> None:
-        """A path that cannot be written is a warning, which names it and the reason."""
+        """If the file cannot be written, a warning has the path and the reason."""
         process.write_termination_message(path, "line")
         (record,) = caplog.records
         said = vars(record)
@@ -242,7 +242,7 @@ class TestTerminationMessage:
 
 
 class Stream:
-    """A stream that keeps how it was reconfigured."""
+    """A stream that records its reconfiguration."""
 
     def __init__(self) -> None:
         self.named: dict[str, Any] = {}
@@ -253,10 +253,10 @@ class Stream:
 
 
 class TestEntry:
-    """``python -m ops_worker``."""
+    """``python -m ops_worker`` prepares the process, then runs the command."""
 
     def test_streams(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A stream that is limited to ASCII shows ``?``; one that was closed discards what it gets."""
+        """An ASCII stream replaces other characters by ``?``. A closed stream discards all."""
         out = Stream()
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", None)
@@ -267,7 +267,7 @@ class TestEntry:
         discarded.close()
 
     def test_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Signals are held before the command runs, and its exit code ends the process."""
+        """Signals are held before the command runs. The process ends with its exit code."""
         steps: list[object] = []
 
         def step(name: str, value: int | None = None) -> Callable[..., int | None]:
@@ -292,7 +292,7 @@ class TestEntry:
         ]
 
     def test_module(self) -> None:
-        """It runs as a module."""
+        """The package runs as a module."""
         done = subprocess.run(
             [sys.executable, "-m", "ops_worker", "--version"],
             cwd=ROOT,
@@ -306,7 +306,7 @@ class TestEntry:
 
 
 def test_awaits_in_a_thread() -> None:
-    """Waiting for a signal needs no main thread."""
+    """A thread other than the main thread can wait for a signal."""
     code = f"""
         {HOLD}
         names = []

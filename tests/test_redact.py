@@ -1,4 +1,4 @@
-"""Stars for secrets: which values count as secrets, and how they are replaced."""
+"""Tests of redaction: which values are secrets, and how stars replace them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    """Restore the secrets that were known before, which belong to other tests."""
+    """Restore the secrets of other tests after each test."""
     before = set(redact._known)
     redact._known.clear()
     yield
@@ -48,14 +48,14 @@ def _forgotten() -> Iterator[None]:
     ],
 )
 def test_of_url(url: str, secrets: set[str]) -> None:
-    """User information counts as it is written, decoded, and as Basic authentication sends it."""
+    """User information is a secret as written, decoded, and as in Basic authentication."""
     assert set(redact.of_url(url)) == secrets
 
 
 def test_of_target() -> None:
-    """A header's value counts as a whole and word by word; its name does not.
+    """The value of a header is a secret, and so is each of its words. Its name is not.
 
-    Of a body the values of its variables count, the rest does not.
+    In a body, only the values of variables are secrets.
     """
     target = Target("a", "http://host/", "a", (), headers=(("Authorization", "Bearer abcdefgh"),))
     assert set(redact.of_target(target)) == {"Bearer abcdefgh", "Bearer", "abcdefgh"}
@@ -64,7 +64,7 @@ def test_of_target() -> None:
 
 
 def test_shortest() -> None:
-    """Fewer than 8 characters are too few: stars would replace ordinary words."""
+    """A secret of fewer than 8 characters is not replaced: it may be an ordinary word."""
     redact.remember(["1234567", "12345678"])
     assert redact.starred("1234567, 12345678") == "1234567, ***"
 
@@ -79,7 +79,7 @@ def test_longest_first() -> None:
 
 
 def test_known_stay_known() -> None:
-    """Secrets are added to those that are known."""
+    """New secrets are added to the known ones."""
     redact.remember(["first-secret"])
     redact.remember(["second-secret"])
     assert redact.starred("first-secret second-secret first-secret") == "*** *** ***"

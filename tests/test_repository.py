@@ -1,4 +1,4 @@
-"""What the repository says of itself: its version, package metadata, CI workflow and guides."""
+"""Tests of the repository: its version, package metadata, CI workflows and guides."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 GUIDES = ("CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md")
 VERSION = re.compile(
-    r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)v?(\d+\.\d+\.\d+)"
+    r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)"
+    r"v?(\d+\.\d+\.\d+)"
 )
-"""Places whose formats need the version."""
+"""Finds the version in image tags, labels and build arguments."""
 
 
 def with_version() -> list[Path]:
-    """List the files that may repeat the version: manifests, the image's recipe, CI, documentation."""
+    """Return the files that may repeat the version: manifests, Dockerfile, CI, documentation."""
     found = [
         path
         for folder in ("k8s", "docs", ".github/workflows", ".ci", "ops_worker", "tests/cluster")
@@ -54,14 +55,14 @@ def test_version() -> None:
 
 
 def test_version_is_read() -> None:
-    """The package metadata has no version of its own: it is read from the package."""
+    """The package metadata reads the version from the package."""
     assert "version" not in PROJECT["project"]
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert ROOT / PROJECT["tool"]["hatch"]["version"]["path"] == Path(ops_worker.__file__)
 
 
 def test_metadata() -> None:
-    """The package metadata is complete; it names a licence when there is one."""
+    """The package metadata is complete. It names a licence if the repository has one."""
     project = PROJECT["project"]
     assert project["keywords"] == sorted(set(project["keywords"]))
     assert project["classifiers"] == sorted(set(project["classifiers"]))
@@ -70,18 +71,18 @@ def test_metadata() -> None:
 
 
 def test_typed() -> None:
-    """The wheel has the marker by which type checkers use the package's annotations."""
+    """The wheel has py.typed, so type checkers use the annotations of the package."""
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel == {"packages": ["ops_worker"]}, "all files of the package, none excluded"
     marker = ROOT / "ops_worker" / "py.typed"
     assert marker.read_bytes() == b""
-    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()  # hatch leaves these out
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()  # hatch excludes these
     assert not any(marker.match(one) for one in ignored)
     assert "Typing :: Typed" in PROJECT["project"]["classifiers"]
 
 
 def test_ci_versions() -> None:
-    """CI runs every Python that the package claims, and PostgreSQL 14 to 18."""
+    """CI tests every Python that the package metadata lists, and PostgreSQL 14 to 18."""
     claimed = [
         found[1]
         for one in PROJECT["project"]["classifiers"]
@@ -97,12 +98,12 @@ def test_ci_versions() -> None:
 
 @pytest.mark.parametrize("line", sorted({*re.findall(r"uses: .*", WORKFLOW + RELEASE)}))
 def test_ci_actions(line: str) -> None:
-    """An action is pinned by commit, which cannot be moved; the comment says which version it is."""
+    """Each action is pinned by its commit, and a comment has its version."""
     assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
 
 
 def test_release_permissions() -> None:
-    """A job of a release may only do what it needs: tests write nothing, and only one job creates it."""
+    """Jobs of a release have least permissions: only one job can write, and tests cannot."""
     workflow = yaml.safe_load(RELEASE)
     assert workflow["permissions"] == {}
     permissions = {name: job["permissions"] for name, job in workflow["jobs"].items()}
@@ -112,7 +113,7 @@ def test_release_permissions() -> None:
 
 
 def test_release_needs_every_test() -> None:
-    """Nothing is published before the tests have passed."""
+    """Every job of a release runs after the tests have passed."""
     jobs = yaml.safe_load(RELEASE)["jobs"]
     for name in jobs:
         needed = [name]
@@ -151,12 +152,12 @@ def test_tag(tag: str, heading: str, error: str, tmp_path: Path) -> None:
 
 
 def test_lint_reads_the_workflow() -> None:
-    """`make lint` runs zizmor, without asking the network."""
+    """`make lint` runs zizmor without a network."""
     assert "\t$(BIN)/zizmor --offline --quiet .github/workflows\n" in MAKEFILE
 
 
 def test_hooks() -> None:
-    """The hooks run make targets that there are, and download nothing."""
+    """The hooks run only existing make targets, and download nothing."""
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     (repository,) = yaml.safe_load(text)["repos"]
     assert repository["repo"] == "local"
@@ -172,7 +173,7 @@ def targets() -> set[str]:
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_guides(name: str) -> None:
-    """Every file and make target that a guide names is there."""
+    """Every file and make target that a guide names exists."""
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:`|#|\n))", text))
     assert named <= targets()
@@ -184,7 +185,7 @@ def test_guides(name: str) -> None:
 
 
 def test_guide_grep() -> None:
-    """The search for what names a pass, which CONTRIBUTING gives, finds something."""
+    """The grep command of CONTRIBUTING finds the places that name a pass."""
     (command,) = re.findall(
         r"`(grep [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     )
@@ -227,7 +228,7 @@ TESTED_TOGETHER = {
     "history": "the documents of commands/test_status.py, test_explain.py and test_report.py",
     "manifest_rules": "manifest_rules/test_check.py tests the package by its findings",
 }
-"""Packages whose modules are steps of one thing, which is tested as a whole."""
+"""Packages that are tested as a whole, and where their tests are."""
 
 
 def mirrors(module: Path) -> list[Path]:
@@ -240,13 +241,13 @@ def mirrors(module: Path) -> list[Path]:
 
 
 def dotted(module: Path) -> str:
-    """Return the name of a module, without that of the whole package."""
+    """Return the name of a module without the name of the package."""
     parts = module.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def test_every_module_has_tests() -> None:
-    """A module has a test file of its name, or the list says where its tests are."""
+    """A module has a test file of its name, or a list above names its tests."""
     package = ROOT / "ops_worker"
     modules = [path.relative_to(package) for path in package.rglob("*.py")]
     unmirrored = {

@@ -1,4 +1,4 @@
-"""The component that lets Prometheus scrape the sidecar: its objects, and a real Prometheus."""
+"""Tests of the component scrape: its objects, and a real Prometheus that scrapes the sidecar."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Endpoint(_Closed):
 
 
 class _PodMonitorSpec(_Closed):
-    """The fields that are used here, of the reference of the Prometheus Operator's API."""
+    """The fields that the component uses, from the reference of the Prometheus Operator's API."""
 
     selector: _Selector
     endpoints: Annotated[list[_Endpoint], Field(alias="podMetricsEndpoints", min_length=1)]
@@ -88,7 +88,7 @@ def objects(tmp_path: Path) -> dict[tuple[str, str], Manifest]:
 
 @pytest.mark.unit
 def test_schemas(objects: dict[tuple[str, str], Manifest], tmp_path: Path) -> None:
-    """Kubernetes takes every object, the Prometheus Operator takes the PodMonitor."""
+    """Every object fits its schema, also the PodMonitor."""
     monitor = objects.pop(("PodMonitor", "ops-worker"))
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     TypeAdapter(_PodMonitorSpec).validate_python(monitor["spec"])
@@ -100,7 +100,7 @@ def test_schemas(objects: dict[tuple[str, str], Manifest], tmp_path: Path) -> No
 
 @pytest.mark.unit
 def test_objects_fit(objects: dict[tuple[str, str], Manifest]) -> None:
-    """All three select the pod of the sidecar, and name a port that it has."""
+    """Service, PodMonitor and NetworkPolicy select the sidecar, and name its port."""
     template = objects["Deployment", "ops-worker-sidecar"]["spec"]["template"]
     labels = template["metadata"]["labels"]
     (container,) = template["spec"]["containers"]
@@ -123,7 +123,7 @@ def test_objects_fit(objects: dict[tuple[str, str], Manifest]) -> None:
     assert port["name"] == "metrics"
     assert str(ports[port["targetPort"]]) == environment["SIDECAR_PORT"]
     assert ports[endpoint["port"]] == ports[port["targetPort"]] == port["port"]
-    # A NetworkPolicy counts the pod's port, not the Service's one.
+    # The port in a NetworkPolicy is that of the pod, not that of the Service.
     assert rule["ports"] == [{"protocol": "TCP", "port": ports["http"]}]
     assert rule["from"] == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
@@ -143,7 +143,7 @@ def patches() -> list[Any]:
 
 @pytest.mark.unit
 def test_patches(tmp_path: Path) -> None:
-    """The patches of the comments work: a label, another namespace, no Prometheus Operator."""
+    """The patches of the comments set a label and a namespace, and remove the PodMonitor."""
     label, removal, namespace = patches()
     (tmp_path / "label").mkdir()
     objects = rendered(tmp_path / "label", {"patches": [*label, *namespace]})
@@ -161,7 +161,7 @@ def test_patches(tmp_path: Path) -> None:
 
 
 def free_port() -> str:
-    """Return a port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -210,7 +210,7 @@ class Prometheus:
         self._process.wait(START_S)
 
     def values(self, query: str) -> list[dict[str, Any]]:
-        """Return the series of a query now; none while it does not answer."""
+        """Return the series of a query; an empty list if Prometheus does not answer."""
         assert self._process.poll() is None, (self._folder / "prometheus.log").read_text()
         address = f"http://127.0.0.1:{self._port}/api/v1/query?"
         try:
@@ -250,14 +250,14 @@ def sidecar(worker: Worker) -> Iterator[str]:
 
 
 def scraped(address: str) -> str:
-    """Return what the sidecar answers."""
+    """Return the metrics page of the sidecar."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=START_S) as answer:
         return str(answer.read().decode())
 
 
 @pytest.mark.integration
 def test_prometheus(sidecar: str, tmp_path: Path) -> None:
-    """A real Prometheus takes the target: it is up, and has every series that the page lists."""
+    """Prometheus scrapes the sidecar, and gets every series that the page lists."""
     if PROMETHEUS is None:
         pytest.skip(MISSING)
     monitor = yaml.safe_load((COMPONENT / "podmonitor.yaml").read_text(encoding="utf-8"))
@@ -274,7 +274,7 @@ def test_prometheus(sidecar: str, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_promtool(sidecar: str) -> None:
-    """`promtool check metrics` has nothing against the format, the names and the help."""
+    """`promtool check metrics` finds no fault in format, names and help."""
     if PROMTOOL is None:
         pytest.skip(MISSING)
     text = scraped(sidecar)

@@ -1,4 +1,4 @@
-"""Text for people: examples of every form, with the limits written down."""
+"""Tests of text for people, with the limits of every form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_one_line(text: str, expected: str) -> None:
-    """No line ends, no control characters, no lone surrogates; at most 300 characters."""
+    """One line has no control characters and lone surrogates, and at most 300 characters."""
     assert one_line(text) == expected
 
 
@@ -51,7 +51,7 @@ def test_one_line(text: str, expected: str) -> None:
     ],
 )
 def test_format_labels(tags: Any, expected: str) -> None:
-    """Labels are sorted by name; a jsonb value that is no object is shown as JSON."""
+    """Labels are sorted by name. A jsonb value that is no object is shown as JSON."""
     assert format_labels(tags) == expected
 
 
@@ -72,7 +72,7 @@ def test_format_labels(tags: Any, expected: str) -> None:
     ],
 )
 def test_format_si(value: float, expected: str) -> None:
-    """Units begin exactly at a million, 10⁹ and 10¹²."""
+    """Units begin exactly at 10⁶, 10⁹ and 10¹²."""
     assert format_si(value) == expected
 
 
@@ -90,7 +90,7 @@ def test_format_si(value: float, expected: str) -> None:
     ],
 )
 def test_format_age(seconds: float, expected: str) -> None:
-    """Minutes begin at one; hours and days at two, so that an age of 100 minutes is not "2 h"."""
+    """Minutes begin at 1 min, hours and days at 2, so that 100 minutes are not "2 h"."""
     assert format_age(seconds) == expected
 
 
@@ -108,7 +108,7 @@ def test_format_age(seconds: float, expected: str) -> None:
     ],
 )
 def test_format_duration(seconds: float, expected: str) -> None:
-    """The two largest units; the second is left out when it is 0."""
+    """A duration has its two largest units. The second is omitted if it is 0."""
     assert format_duration(seconds) == expected
 
 
@@ -125,12 +125,12 @@ def test_format_duration(seconds: float, expected: str) -> None:
     ],
 )
 def test_without_password(url: str, expected: str) -> None:
-    """Everything before the last @ is hidden, but the scheme."""
+    """Everything before the last @ is hidden, except the scheme."""
     assert without_password(url) == expected
 
 
 def test_format_table() -> None:
-    """Columns are as wide as their widest cell; lines have no spaces at their end."""
+    """A column is as wide as its widest cell. A line has no spaces at its end."""
     text = format_table(("A", "LONG"), [("abc", "x"), ("d", "")])
     assert text == "A    LONG\nabc  x\nd"
 
@@ -148,5 +148,5 @@ def test_format_table() -> None:
     ],
 )
 def test_percent_rounded_down(share: float, decimals: int, expected: float) -> None:
-    """Only the whole is 100 %; a share that is a whole step is not rounded below it."""
+    """Only the whole is 100 %. A share that needs no rounding stays unchanged."""
     assert percent_rounded_down(share, decimals) == expected

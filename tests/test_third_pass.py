@@ -1,6 +1,6 @@
-"""One more pass: one entry in the registry is all that the rest of the program needs.
+"""Tests that one entry in the registry adds a pass to the whole program.
 
-The entry names ``run`` below. Nothing else knows this pass.
+The entry names ``run`` below. No module of the package knows this pass.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 K8S = Path(__file__).parent.parent / "k8s"
 RECORDED = (
-    "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'archive'"
-    " AND metric_name = 'pass_success'"
+    "SELECT count(*) FROM system_metrics WHERE service = 'ops_worker'"
+    " AND tags ->> 'pass' = 'archive' AND metric_name = 'pass_success'"
 )
 ARCHIVE = PassSpec(
     name="archive",
@@ -47,14 +47,14 @@ ARCHIVE = PassSpec(
 
 
 class Written(NamedTuple):
-    """What the transaction did."""
+    """The result of the transaction."""
 
     peer: Recorded
     warnings: tuple[str, ...]
 
 
 def run(context: Context) -> Outcome:
-    """Record the self-metrics of this pass, and do nothing else."""
+    """Record only the self-metrics of this pass."""
     begun = context.clock()
     with context.recording():
         work = partial(_write, context, begun)
@@ -84,7 +84,7 @@ FLUSHED: list[Context] = []
 
 
 def flush(context: Context, end: float) -> int:
-    """Keep the context of the loop."""
+    """Record the context of the loop."""
     assert end > time.monotonic()
     FLUSHED.append(context)
     return 0
@@ -98,7 +98,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def platform(monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs) -> Database:
-    """The test's database, which the settings name."""
+    """The database of the test. The settings name it and the stand-ins."""
     for name, value in (stubs.env | {"DATABASE_URL": database.url, "SIDECAR_PORT": "0"}).items():
         monkeypatch.setenv(name, value)
     return database
@@ -118,7 +118,7 @@ class TestCommandLine:
         )
 
     def test_own_help(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Its own help has the options of a pass, and the variables that every pass reads."""
+        """The help of the pass has the options and the variables that every pass has."""
         helps = {}
         for name in ("health", "metrics", "archive"):
             assert main([name, "--help"]) == 0
@@ -137,7 +137,7 @@ class TestCommandLine:
         assert _parser().parse_args(["archive", "--shard", "0/2"]).shard == (0, 2)
 
     def test_intervals(self) -> None:
-        """``sidecar`` runs it with the interval of its setting; ``--every`` with its own."""
+        """``sidecar`` uses the interval of the setting, ``--every`` its own."""
         values = settings.Settings.model_construct(
             health_check_interval=60.0, metrics_collection_interval=7.0, rollup_interval=9.0
         )
@@ -156,14 +156,16 @@ class TestCommandLine:
         assert intervals("archive") == {}
 
     def test_suggestions(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """A misspelled name suggests it, as a command and as an argument of ``sidecar``."""
+        """A misspelled name has a suggestion, as a command and as an argument of ``sidecar``."""
         for line in ("archiv", "sidecar archiv"):
             assert main(line.split()) == 2
             assert capsys.readouterr().err.rstrip("\n").endswith("; did you mean archive?")
         assert main(["sidecar", "--help"]) == 0
         assert "health, metrics, rollup, archive" in " ".join(capsys.readouterr().out.split())
 
-    def test_trigger(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def test_trigger(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """``trigger archive`` starts the CronJob ops-worker-archive; the help lists the pass."""
         asked: list[str] = []
 
@@ -192,13 +194,13 @@ class TestCommandLine:
 
 @pytest.mark.unit
 class TestManifests:
-    """``ops-worker manifests check`` knows a container that runs the pass."""
+    """``ops-worker manifests check`` recognises a container that runs the pass."""
 
     @staticmethod
     def faults(
         tmp_path: Path, capsys: pytest.CaptureFixture[str], *, period: str, schedule: str
     ) -> str:
-        """Check a CronJob of the third pass beside the ConfigMaps; return what was printed."""
+        """Check a CronJob of this pass with the ConfigMaps of the base; return the output."""
         for path in K8S.glob("[0-3]*.yaml"):
             (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
         text = (K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8")
@@ -208,7 +210,7 @@ class TestManifests:
         document["spec"]["schedule"] = schedule
         job = document["spec"]["jobTemplate"]["spec"]
         container = job["template"]["spec"]["containers"][0]
-        # Nothing but its command shows that this container is the worker's.
+        # Only the arguments show that this container is the worker's.
         container |= {"image": "registry.example/tools:1.0", "args": ["archive"], "name": "job"}
         for rule in job["podFailurePolicy"]["rules"]:
             if "onExitCodes" in rule:
@@ -222,13 +224,13 @@ class TestManifests:
         return captured.out + captured.err
 
     def test_recognised(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """The container counts as the worker's: a PASS_PERIOD below the schedule's is a fault."""
+        """The container is the worker's, so a PASS_PERIOD below the schedule's is a fault."""
         said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="60")
         (line,) = [line for line in said.splitlines() if "archive.yaml" in line]
         assert "PASS_PERIOD is 60: set it to 300" in line
 
     def test_right_period(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """With the right period nothing is wrong."""
+        """With the right period, the CronJob has no fault."""
         said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="300")
         assert "archive.yaml" not in said
 
@@ -259,7 +261,7 @@ class TestDatabase:
         name: str,
         result: str,
     ) -> None:
-        """It has a lock of its own: while a process holds it, only this pass is skipped."""
+        """The pass has its own lock. While another process holds it, only this pass is skipped."""
         with psycopg.connect(platform.url) as other:
             lock = ARCHIVE.transaction.lock
             other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_SPACE, lock])
@@ -267,14 +269,17 @@ class TestDatabase:
         assert json.loads(capsys.readouterr().out)["result"] == result
 
     def test_every(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        """``--every`` runs it in a loop, whose interval its self-metrics record."""
+        """``--every`` runs the pass in a loop. The self-metrics have its interval."""
         _signal_when(monkeypatch, threading.Event().wait)
         assert main(["archive", "--every", "3600", "--for", "0.1"]) == 0
-        periods = "SELECT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'archive' LIMIT 1"
+        periods = (
+            "SELECT tags ->> 'period_s' FROM system_metrics"
+            " WHERE tags ->> 'pass' = 'archive' LIMIT 1"
+        )
         assert platform.value(periods) == "3600"
 
     def test_flush(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At the end of a loop, the flush that the entry names writes what waits; no other does."""
+        """At the end of a loop, only the ``flush`` of its entry is called."""
         FLUSHED.clear()
         spec = ARCHIVE._replace(flush="tests.test_third_pass:flush")
         monkeypatch.setitem(PASSES, ARCHIVE.name, spec)
@@ -286,14 +291,14 @@ class TestDatabase:
         assert platform.value(RECORDED) >= 1
 
     def test_sidecar(self, platform: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The sidecar runs it beside the other passes, until a signal."""
+        """The sidecar runs this pass and the other passes until a signal arrives."""
         passes = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics"
         _signal_when(monkeypatch, lambda: _until(lambda: platform.value(passes) == 4))
         assert main(["sidecar"]) == 0
         assert platform.value(RECORDED) >= 1
 
     def test_status(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
-        """``status`` lists it as never run, then on time, then stale."""
+        """``status`` shows the pass as never run, then on time, then stale."""
         assert main(["health"]) == main(["metrics"]) == 0
         assert _row_of_status(capsys) == ["never"]
         assert main(["archive"]) == 0
@@ -302,7 +307,7 @@ class TestDatabase:
         assert _row_of_status(capsys) == ["stale"]
 
     def test_explain(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
-        """``explain ops_worker`` shows when it was recorded, and that it stopped."""
+        """``explain ops_worker`` lists the pass, and reports that it stopped."""
         for name in PASSES:
             assert main([name]) == 0
         document = _explained(capsys)
@@ -322,7 +327,7 @@ class TestDatabase:
 
     @pytest.mark.usefixtures("platform")
     def test_report(self, tmp_path: Path) -> None:
-        """``report`` has a row for it: how often it was recorded, or that it never was."""
+        """``report`` has a row for the pass, even if it was never recorded."""
         assert main(["health"]) == main(["metrics"]) == 0
         page = tmp_path / "page.html"
         for _ in range(2):
@@ -334,7 +339,7 @@ class TestDatabase:
     def test_peers_notice_its_end(
         self, platform: Database, capsys: pytest.CaptureFixture[str], watcher: str
     ) -> None:
-        """When it has stopped, another pass opens the alert, which names it; later it closes it."""
+        """If the pass stops, a peer opens an alert with its name. Later the peer closes it."""
         for name in PASSES:
             assert main([name]) == 0
         _age(platform)
@@ -355,7 +360,7 @@ class TestDatabase:
         assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
 
     def test_it_notices_the_end_of_a_peer(self, platform: Database) -> None:
-        """It watches the other passes, as they watch it."""
+        """The pass watches its peers, as they watch it."""
         for name in PASSES:
             assert main([name]) == 0
         _age(platform, "health")
@@ -366,14 +371,14 @@ class TestDatabase:
         assert [row["status"] for row in platform.alerts()] == ["CLOSED"]
 
     def test_check(self, platform: Database, capsys: pytest.CaptureFixture[str]) -> None:
-        """``check`` tries the tables that it needs."""
+        """``check`` tests the tables that the pass needs."""
         platform.rows("DROP TABLE system_metrics CASCADE")
         assert main(["check"]) == 3
         assert "system_metrics" in capsys.readouterr().out
 
 
 def _age(database: Database, name: str = "archive") -> None:
-    """Let a pass seem to have been recorded an hour ago for the last time."""
+    """Move all records of a pass one hour into the past."""
     database.rows(
         "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s", name
     )
@@ -396,7 +401,7 @@ def _explained(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def _signal_when(monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
-    """Let loops of this process see a signal when ``wait`` returns, and no second one."""
+    """Let loops of this process get one signal when ``wait`` returns."""
     waits = iter([wait])
 
     def await_signal() -> None:
@@ -406,7 +411,7 @@ def _signal_when(monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
 
 
 def _until(holds: Any) -> None:
-    """Poll until something holds."""
+    """Poll until a condition holds."""
     end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end

@@ -1,7 +1,7 @@
-"""``make bench``: everything in turn in one run, printed as tables and written to bench.json.
+"""``make bench``: run the benchmarks one after the other; print tables and write bench.json.
 
-The worker runs in a virtual environment that holds only what it depends on, compiled, as the image does. The ratios within a
-run are what counts; the milliseconds are this machine's.
+The worker runs in a virtual environment with only its dependencies, compiled as in the image.
+Compare the ratios within one run. The milliseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECTIONS = ("passes", "targets", "latency", "rows", "figures", "history", "ledge
 
 
 def main() -> None:
-    """Run the sections that are asked for."""
+    """Run the sections that the arguments name."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure the worker.")
     parser.add_argument(
         "sections",

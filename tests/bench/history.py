@@ -1,6 +1,6 @@
-"""What it costs to look back: `status`, `explain` and `report` on seven days of samples each 5 s, against reading the rows once.
+"""The cost of `status`, `explain` and `report`, compared with reading the rows once.
 
-The rollup pass has run, as it does every hour.
+The database has a sample every 5 s for seven days. The rollup pass has run, as it does every hour.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ DAYS = 7
 FLOOR = """
 import os, psycopg, sys
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
-    connection.execute("SELECT service, metric_name, tags, avg(value) FROM system_metrics WHERE time > now() - %s::interval GROUP BY 1, 2, 3", sys.argv[1:])
+    connection.execute(
+        "SELECT service, metric_name, tags, avg(value) FROM system_metrics"
+        " WHERE time > now() - %s::interval GROUP BY 1, 2, 3",
+        sys.argv[1:],
+    )
 """
 WITHOUT_DRAWING = """
 import sys, types
@@ -46,21 +50,21 @@ sys.argv = ["ops-worker", "report", "-o", "-", "--since", sys.argv[1]]
 from ops_worker.__main__ import run
 run()
 """
-"""A report without its page and charts: what it costs to read and compute its numbers."""
+"""A report without its page and charts: it only reads and computes the numbers."""
 SPANS = ("1h", "24h", "7d")
 PLANNED_S = 604_800.0
 """The period of which the plans are shown, in seconds."""
 
 
 def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Run each command and the floor of its span in turn; give medians with their ratio, and the plans of seven days."""
+    """Run each command and the floor of its span in turn.
+
+    Return the medians with their ratios, and the plans of seven days.
+    """
     seed(url, DAYS * 24, moved_clock=True)
     env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "PASS_DEADLINE": "600"}
-    worker = [
-        sys.executable,
-        "-m",
-        "ops_worker",
-    ]  # with its extras, which only the commands for people want
+    # This Python has the extras. Only the commands for people need them.
+    worker = [sys.executable, "-m", "ops_worker"]
     subprocess.run([*worker, "init-db"], env=env, check=True, stdout=subprocess.DEVNULL)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE system_metrics")
@@ -135,17 +139,18 @@ def _recorded(executed: list[tuple[str, Any]]) -> Iterator[None]:
     query, execute = Transaction.query, Transaction.execute
 
     def recording(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method that notes what it executes."""
+        """Return a method that records each statement and then executes it."""
 
         def run(transaction: Transaction, *arguments: Any) -> Any:
-            """Execute a statement, which follows the type of its rows if there is one."""
+            """Execute a statement. Its name may follow the type of its rows."""
             words = [argument for argument in arguments if isinstance(argument, str)]
             executed.append((words[0], arguments[-1] if arguments[-1] != words[0] else None))
             return method(transaction, *arguments)
 
         return run
 
-    Transaction.query, Transaction.execute = recording(query), recording(execute)  # type: ignore[method-assign]
+    Transaction.query = recording(query)  # type: ignore[method-assign]
+    Transaction.execute = recording(execute)  # type: ignore[method-assign]
     try:
         yield
     finally:

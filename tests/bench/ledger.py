@@ -1,4 +1,4 @@
-"""The ledger of a year: its size, what reading it costs, and what it adds to a pass."""
+"""The ledger of a year: its size, the cost of reading it, and its cost in a pass."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def _commands(
 def _passes(url: str, services: list[str], rounds: int) -> dict[str, tuple[float, float]]:
     """Return what the ledger adds to the transaction of a pass in which nothing changed.
 
-    These are seconds of time, and of the worker's own CPU: the least of some passes. The
-    statements are the same without services: their time is mostly that of the database.
+    The values are seconds of time and of the worker's CPU, each the least of some passes.
+    "its statements" is the same pass without services: its time is mostly that of the database.
     """
     store = Store({"conninfo": url})
     times: dict[str, tuple[float, float]] = {}

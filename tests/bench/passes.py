@@ -1,7 +1,8 @@
-"""What a pass costs as a process, against a hand-written floor.
+"""The cost of a pass as a process, compared with a hand-written floor.
 
-The floor is what one would write by hand to do the least: psycopg and raw sockets, one connection, one statement, no
-framework, no settings, no alerts. Its ratio to the worker is what counts; the milliseconds are this machine's.
+The floor is the least program that does the work: psycopg and raw sockets, one connection, one
+statement, no framework, no settings, no alerts. Compare the ratios of the worker to the floor.
+The milliseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from tests.stubs import Stubs
 FLOOR = """
 import json, os, socket, threading, time
 import psycopg
-urls = [os.environ[name] for name in ("INGEST_HEALTH_URL", "EVALUATOR_HEALTH_URL", "DISPATCHER_HEALTH_URL", "DELIVERY_HEALTH_URL")]
+names = ("INGEST", "EVALUATOR", "DISPATCHER", "DELIVERY")
+urls = [os.environ[f"{name}_HEALTH_URL"] for name in names]
 rows = []
 def ask(url):
     host, port = url.removeprefix("http://").split(":")
     begun = time.monotonic()
     with socket.create_connection((host, int(port)), 5) as sock:
-        sock.sendall(f"GET /health HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+        request = f"GET /health HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n"
+        sock.sendall(request.encode())
         data = b""
         while part := sock.recv(65536):
             data += part
     counters = json.loads(data.partition(b"\\r\\n\\r\\n")[2])["counters"]
-    rows.append({"service": url, "status": "healthy", "latency_ms": round((time.monotonic() - begun) * 1000),
+    rows.append({"service": url, "status": "healthy",
+                 "latency_ms": round((time.monotonic() - begun) * 1000),
                  "details": {"status": "healthy", "counters": counters}})
 threads = [threading.Thread(target=ask, args=(url,)) for url in urls if url]
 for thread in threads: thread.start()
@@ -36,17 +40,22 @@ for thread in threads: thread.join()
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
     connection.execute('''INSERT INTO service_health AS h (service, status, latency_ms, details)
         SELECT service, status, latency_ms, details
-        FROM jsonb_to_recordset(%s::jsonb) AS r (service text, status text, latency_ms integer, details jsonb)
-        ON CONFLICT (service) DO UPDATE SET status = excluded.status, latency_ms = excluded.latency_ms,
-                                            details = excluded.details, checked_at = now()''', [json.dumps(rows)])
+        FROM jsonb_to_recordset(%s::jsonb)
+             AS r (service text, status text, latency_ms integer, details jsonb)
+        ON CONFLICT (service) DO UPDATE
+        SET status = excluded.status, latency_ms = excluded.latency_ms,
+            details = excluded.details, checked_at = now()''', [json.dumps(rows)])
 """
 
 LIBRARIES = "import gc; gc.disable(); import psycopg, httpx, h11, pydantic_settings"
-"""The part of a pass that is the import of its libraries, without any work."""
+"""A program that imports the libraries of a pass and does nothing else."""
 
 
 def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]:
-    """Run the floor and the passes in turn; give medians, and the ratio of each to the floor before it."""
+    """Run the floor and the passes in turn.
+
+    Return the medians, and the ratio of each to the floor before it.
+    """
     with Stubs() as stubs:
         four = {"PATH": os.environ["PATH"], "DATABASE_URL": url} | stubs.env
         two = four | {"DISPATCHER_HEALTH_URL": "", "DELIVERY_HEALTH_URL": ""}

@@ -1,4 +1,4 @@
-"""What the database has to do for many services: rows, alerts that open, alerts that close, samples."""
+"""The cost of the database work for many services: rows, opened and closed alerts, samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ STEPS = (
 
 
 def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measure the transaction, from its beginning to its commit, less the planning, which is the worker's own CPU."""
+    """Measure the transaction, from its beginning to its commit, in milliseconds.
+
+    The time of the planning is subtracted, because it is CPU of the worker.
+    """
     rows = []
     store = Store({"conninfo": url})
     for size in sizes:

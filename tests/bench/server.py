@@ -1,8 +1,8 @@
-"""A fast server to be probed: one process, one thread, ``select.epoll`` by hand, one prepared answer for every request.
+"""A fast server for probes: one thread, ``select.epoll``, and one prepared answer.
 
-It listens on all loopback addresses at one port, so that 127.0.0.1, 127.0.0.2, ... are as many distinct targets. With a
-wait it answers each request that many milliseconds later, by a queue of due times: what a client records beyond
-that is the client's own doing, and the kernel's.
+It listens on all loopback addresses at one port, so that 127.0.0.1, 127.0.0.2, ... are different
+targets. With a wait, it answers each request so many milliseconds later, from a queue of due times.
+If a client records a longer latency, the difference comes from the client and the kernel.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ BODY = json.dumps(
     {"status": "healthy", "service": "x", "counters": {"a": 1, "b": 2.5, "queue_depth": 17}}
 ).encode()
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-    % len(BODY)
-    + BODY
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(BODY) + BODY
 )
 
 

@@ -1,4 +1,7 @@
-"""Many targets: this tool, a hand-written asyncio floor and blackbox_exporter in turn, against the same fast server."""
+"""The cost of many targets, on the same fast server.
+
+The worker, a hand-written asyncio floor and blackbox_exporter probe them in turn.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ class Ask(asyncio.Protocol):
         self.host, self.port, self.path, self.data = host, port, path, b""
         self.done = asyncio.get_running_loop().create_future()
     def connection_made(self, transport):
-        transport.write(f"GET {self.path} HTTP/1.1\\r\\nHost: {self.host}:{self.port}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+        host = f"{self.host}:{self.port}"
+        head = f"GET {self.path} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n"
+        transport.write(head.encode())
     def data_received(self, data):
         self.data += data
     def connection_lost(self, error):
@@ -48,11 +53,14 @@ async def main():
     sys.exit(well < 0.99 * len(lines))
 """
 AS_JSON = "bool(json.loads({}))"
-"""What the floor does with an answer."""
+"""How the floor decides whether an answer is right."""
 
 
 def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Probe so many targets in turn with each; CPU per probe is that of the whole process, from its start to its end."""
+    """Probe so many targets with each program in turn.
+
+    CPU per probe is that of the whole process, from its start to its end.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as name, fast_server() as port:
         folder = Path(name)
@@ -79,7 +87,10 @@ def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict
 
 
 def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
-    """Record latencies of a server that waits a known time; what is recorded beyond that is this tool's error."""
+    """Record latencies of a server that waits for a known time.
+
+    The difference between the recorded latency and that time is the error of the worker.
+    """
     rows = []
     for wait_ms in (0, 20, 200):
         with tempfile.TemporaryDirectory() as name, fast_server(wait_ms) as port:
@@ -91,7 +102,8 @@ def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
             measure([worker, "health"], env)
         with psycopg.connect(url) as connection:
             found = connection.execute(
-                "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY latency_ms) FROM service_health WHERE service LIKE 's0%'"
+                "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY latency_ms)"
+                " FROM service_health WHERE service LIKE 's0%'"
             ).fetchone()
         assert found is not None
         p50, p99, most = (value - wait_ms for value in found[0])
@@ -160,7 +172,10 @@ def _listed(folder: Path, lines: list[str]) -> Path:
 
 
 def _exporter(folder: Path, size: int, port: int) -> Cost:
-    """Have the exporter probe the targets, asked by the floor's client, whose own CPU does not count."""
+    """Let the exporter probe the targets; the floor sends the requests to the exporter.
+
+    The CPU of the floor does not count.
+    """
     with _running() as (process, exporter):
         lines = [
             f"127.0.0.1 {exporter} /probe?module=http_2xx&target={one}/health"

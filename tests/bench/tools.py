@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes and their cost, the virtual environment, servers, catalogues, tables."""
+"""Tools of the benchmarks: processes and their cost, environment, servers, catalogues, tables."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import json, os, sys, time
 begun = time.monotonic()
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+no_output = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[no_output])
 _, status, usage = os.wait4(pid, 0)
-print(json.dumps([(usage.ru_utime + usage.ru_stime) * 1000, (time.monotonic() - begun) * 1000, usage.ru_maxrss / 1024]))
+cpu_s = usage.ru_utime + usage.ru_stime
+wall_s = time.monotonic() - begun
+print(json.dumps([cpu_s * 1000, wall_s * 1000, usage.ru_maxrss / 1024]))
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
 class Cost(NamedTuple):
-    """What one process cost."""
+    """The cost of one process."""
 
     cpu_ms: float
     wall_ms: float
@@ -35,7 +38,7 @@ class Cost(NamedTuple):
 def measure(command: list[str], env: dict[str, str]) -> Cost:
     """Run a command and read its cost from the kernel.
 
-    A process's peak memory begins with that of the one that started it, so a small one does.
+    The peak memory of a process begins with that of its parent, so a small process starts it.
     """
     starter = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
     done = subprocess.run(
@@ -45,7 +48,10 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
 
 
 def environment() -> Path:
-    """Make a virtual environment with the worker and what it depends on, all compiled; give its python."""
+    """Make a virtual environment with the worker and its dependencies; return its Python.
+
+    All modules are compiled.
+    """
     folder = ROOT / ".venv-bench"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -58,14 +64,14 @@ def environment() -> Path:
 
 
 def cpu_ms(pid: int) -> float:
-    """Read how much CPU a process has used so far, in user and system mode."""
+    """Return the CPU time of a process so far, in user and system mode, in milliseconds."""
     ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(ticks[11]) + int(ticks[12])) * 10.0
 
 
 @contextlib.contextmanager
 def fast_server(wait_ms: float = 0) -> Iterator[int]:
-    """Run the fast server (``tests.bench.server``) as a process of its own; give its port."""
+    """Run the fast server (``tests.bench.server``) as a process of its own; yield its port."""
     command = [sys.executable, str(Path(__file__).with_name("server.py")), str(wait_ms)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -85,7 +91,7 @@ def urls(number: int, port: int) -> list[str]:
 
 
 def catalogue(folder: Path, number: int, port: int) -> str:
-    """Write a catalogue of that many services; give its path."""
+    """Write a catalogue of so many services; return its path."""
     path = folder / f"{number}-{port}.toml"
     services = (
         f'[services.s{n:05}]\nurl = "{url}"\ncounters = ["a", "b"]\n'

@@ -1,4 +1,4 @@
-"""The installation as it is rendered, and ways to break it, for the tests of the rules."""
+"""The rendered installation, and functions that break it, for the tests of the rules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ FACTS = program_facts(_parser())
 
 
 def documents(text: str) -> list[Any]:
-    """Return the documents of a YAML text, read by the parser in C: it takes a tenth of the time."""
+    """Return the documents of a YAML text.
+
+    The parser in C takes a tenth of the time. It is used if PyYAML has it.
+    """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return [content for content in yaml.load_all(text, Loader=loader) if content]
 
@@ -77,7 +80,7 @@ def health_faults(*changes: tuple[str, object]) -> list[str]:
 
 
 def assert_fault(path: str, value: object, field: str, message: str) -> None:
-    """Break one field of the health CronJob, and expect a fault that quotes no password."""
+    """Break one field of the health CronJob; expect this fault, and no password in any fault."""
     name = value if path == "metadata.name" else "ops-worker-health"
     faults = faults_of(broken(HEALTH, path, value))
     assert f"{HEALTH}: CronJob/{name}: {field}: {message}" in faults

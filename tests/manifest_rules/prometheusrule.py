@@ -1,6 +1,7 @@
-"""The shape of a PrometheusRule (monitoring.coreos.com/v1): what its resource definition takes, and what each alert of ours tells.
+"""The schema of a PrometheusRule (monitoring.coreos.com/v1), and what each alert must contain.
 
-It is a custom resource, so that the schemas of Kubernetes know nothing of it. What its expressions mean is promtool's business.
+A PrometheusRule is a custom resource, so Kubernetes has no schema for it. Here its expressions are
+only strings: promtool checks them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ Words = Annotated[str, Field(min_length=1)]
 
 
 class _Closed(BaseModel):
-    """Accept what is named, as it is written, and nothing else."""
+    """Accept only the named fields, without a conversion of their values."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class _Severe(BaseModel):
-    """An alert's labels: any, and one of them says how bad it is."""
+    """The labels of an alert. The severity is required; others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
@@ -34,7 +35,7 @@ class _Severe(BaseModel):
 
 
 class _Told(BaseModel):
-    """An alert's annotations: any, and two of them are what people read."""
+    """The annotations of an alert. Summary and description are required; others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
@@ -94,7 +95,7 @@ class _PrometheusRule(_Closed):
 
 
 def faults(content: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a PrometheusRule, each with its field."""
+    """Return the faults of a PrometheusRule, each with its field."""
     try:
         rule = _PrometheusRule.model_validate(content)
     except ValidationError as error:

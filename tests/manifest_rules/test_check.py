@@ -1,4 +1,4 @@
-"""All rules together, on the installation and on objects of other programs."""
+"""Tests of all rules together, on the installation and on objects of other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_good() -> None:
-    """The installation has no faults, and neither have objects of other programs."""
+    """The installation and an object of another program have no faults."""
     assert faults_of(INSTALLED) == []
     assert (
         faults_of(
@@ -63,15 +63,15 @@ def test_an_overlay() -> None:
     """After an overlay the worker is still recognised, by its name or its settings."""
     assert faults_of(renamed()) == []
     assert (
-        f"{HEALTH}: CronJob/ops-worker-health: {CONTAINER}.resources.limits.memory: is not set; set 128Mi, which is enough"
-        in faults_of(renamed(resources={"requests": {"cpu": "50m", "memory": "64Mi"}}))
-    )
-    assert (
-        faults_of(renamed(name="watcher")) == []
-    )  # by OPS_WORKER_CATALOGUE and the pass that it runs
+        f"{HEALTH}: CronJob/ops-worker-health: {CONTAINER}.resources.limits.memory: "
+        "is not set; set 128Mi, which is enough"
+    ) in faults_of(renamed(resources={"requests": {"cpu": "50m", "memory": "64Mi"}}))
+    # OPS_WORKER_CATALOGUE and the pass that it runs show that the container is the worker's.
+    assert faults_of(renamed(name="watcher")) == []
     (fault,) = faults_of(renamed(name="watcher", env=[]))
     assert fault.startswith(
-        f"{HEALTH}: CronJob/ops-worker-health: {POD}: no ops-worker container found: a container is the worker's if "
+        f"{HEALTH}: CronJob/ops-worker-health: {POD}: no ops-worker container found: "
+        "a container is the worker's if "
     )
 
 

@@ -1,4 +1,4 @@
-"""Components of the manifests: each does its work, in each combination that makes sense."""
+"""Tests that each component of the manifests has its effect, alone and with others."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ pytestmark = [
 ]
 
 WHAT = ("monitoring", "events", "alertmanager", "sharded", "every-5s", "sidecar")
-"""Components that say what runs, in the order in which an overlay lists them."""
+"""Components that define what runs, in the order in which an overlay lists them."""
 HOW = ("pull-secret", "priority", "scheduling", "secret-files", "openshift", "digest")
-"""Components that say how pods run. They come after those that add pods."""
+"""Components that define how pods run. They come after those that add pods."""
 CONTRADICTION = {"every-5s", "sidecar"}
 Objects = dict[str, dict[str, Any]]
 
@@ -55,7 +55,7 @@ def combined(folder: Path, components: Sequence[str], **settings: Any) -> Object
 
 
 def assert_right(objects: Objects) -> None:
-    """Assert that neither the rules nor the schemas have anything against the objects."""
+    """Assert that the rules and the schemas find no fault in the objects."""
     assert faults_of([*objects.items()]) == []
     for name, content in objects.items():
         assert _misfits(yaml.safe_dump(content)) == (), name
@@ -91,14 +91,14 @@ def ports(objects: Objects) -> set[int]:
 
 
 def every_5s(objects: Objects) -> bool:
-    """Return whether the metrics CronJob repeats its pass, with room for a pod that is late."""
+    """Return whether the metrics CronJob repeats its pass, with time for a pod that is late."""
     job = objects["CronJob/ops-worker-metrics"]["spec"]["jobTemplate"]["spec"]
     args = job["template"]["spec"]["containers"][0]["args"]
     return bool(args[:3] == ["metrics", "--every", "5"] and job["activeDeadlineSeconds"] == 59)
 
 
 def has_files(objects: Objects) -> bool:
-    """Return whether every pod has the password in a file, and nothing of the Secret as variables."""
+    """Return whether every pod has the password in a file, and no variables from a Secret."""
     boxes = [pod["containers"][0] for pod in pods(objects)]
     sources = {key for box in boxes for source in box["envFrom"] for key in source}
     mounts = [{mount["mountPath"] for mount in box["volumeMounts"]} for box in boxes]
@@ -137,9 +137,11 @@ EFFECTS: dict[str, Callable[[Objects], bool]] = {
             pod["securityContext"].keys() & {"runAsUser", "runAsGroup"} for pod in pods(objects)
         )
     ),
-    "digest": lambda objects: all("@sha256:" in pod["containers"][0]["image"] for pod in pods(objects)),
+    "digest": lambda objects: all(
+        "@sha256:" in pod["containers"][0]["image"] for pod in pods(objects)
+    ),
 }  # fmt: skip
-"""What each component does, as a test of the result."""
+"""For each component, a function that checks the objects for its effect."""
 
 
 def test_every_component_is_tested_and_described() -> None:
@@ -159,13 +161,13 @@ def test_every_component_is_tested_and_described() -> None:
 
 
 def test_example_needs_no_pull_secret() -> None:
-    """Pods of the example need no Secret of a registry: without it, each would have a warning."""
+    """Pods of the example name no Secret of a registry, because a missing one causes warnings."""
     rendered = (K8S / "examples" / "overlay" / "rendered.yaml").read_text(encoding="utf-8")
     assert "imagePullSecrets" not in rendered
 
 
 def test_example_of_further_rules(tmp_path: Path) -> None:
-    """The commented rules of the example can be enabled, and let the worker reach a service outside."""
+    """The commented rules of the example let the worker reach a service outside the cluster."""
     place = tmp_path.resolve() / "k8s"
     for name in ("base", "examples/overlay"):
         shutil.copytree(K8S / name, place / name)
@@ -190,7 +192,7 @@ def test_example_of_further_rules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WHAT, *HOW])
 def test_alone(tmp_path: Path, name: str) -> None:
-    """A component does its work, is without a fault, and no other component's work is done."""
+    """A component has its effect, has no fault, and has the effect of no other component."""
     objects = combined(tmp_path, [name])
     assert_right(objects)
     others = {*WHAT, *HOW} - {name}
@@ -205,7 +207,7 @@ PAIRS = [pair for pair in itertools.combinations((*WHAT, *HOW), 2) if set(pair) 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_pair(tmp_path: Path, pair: tuple[str, str]) -> None:
-    """Two components, in the order of the overlay, both do their work, without a fault."""
+    """Two components, in the order of the overlay, both have their effect and no fault."""
     objects = combined(tmp_path, pair)
     assert faults_of([*objects.items()]) == []
     assert [name for name in pair if not EFFECTS[name](objects)] == []
@@ -213,7 +215,7 @@ def test_pair(tmp_path: Path, pair: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("left_out", sorted(CONTRADICTION))
 def test_all(tmp_path: Path, left_out: str) -> None:
-    """All components together, but for one of two that contradict each other."""
+    """All components work together, except one of the two that contradict each other."""
     names = [name for name in (*WHAT, *HOW) if name != left_out]
     objects = combined(tmp_path, names)
     assert_right(objects)
@@ -221,7 +223,7 @@ def test_all(tmp_path: Path, left_out: str) -> None:
 
 
 def _sorted_lists(node: Any) -> Any:
-    """Return a document in which the order of lists does not count."""
+    """Return a document with sorted lists, so that their order does not count."""
     if isinstance(node, dict):
         return {key: _sorted_lists(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -230,7 +232,7 @@ def _sorted_lists(node: Any) -> Any:
 
 
 def test_order(tmp_path: Path) -> None:
-    """Within the two groups, the order counts only for monitoring, which comes before sidecar."""
+    """In each of the two groups, any order works if monitoring comes before sidecar."""
     first = ["monitoring", "events", "alertmanager", "sharded", "sidecar", *HOW]
     second = ["sharded", "monitoring", "sidecar", "alertmanager", "events", *reversed(HOW)]
     one, other = combined(tmp_path, first), combined(tmp_path, second)
@@ -246,7 +248,7 @@ def test_order(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("left_out", sorted(CONTRADICTION))
 def test_renamed(tmp_path: Path, left_out: str, settings: dict[str, str]) -> None:
-    """Whatever an overlay calls the objects, each name leads to its object."""
+    """References between objects stay right when an overlay renames the objects."""
     names = [name for name in (*WHAT, *HOW) if name != left_out]
     objects = combined(tmp_path, names, **settings)
     assert_right(objects)
@@ -257,12 +259,12 @@ def test_renamed(tmp_path: Path, left_out: str, settings: dict[str, str]) -> Non
 
 @pytest.mark.parametrize("names", [["every-5s", "sidecar"], ["sidecar", "every-5s"]], ids="+".join)
 def test_contradiction(tmp_path: Path, names: list[str]) -> None:
-    """Beside sidecar, every-5s has no effect, as its comment says: there is one metrics loop."""
+    """With sidecar, every-5s has no effect, as its comment says: there is one metrics loop."""
     assert combined(tmp_path, names) == combined(tmp_path, ["sidecar"])
 
 
 def test_monitoring_after_sidecar(tmp_path: Path) -> None:
-    """In the wrong order, a record is left over, and the rules say what to do."""
+    """In the wrong order, a record has no CronJob, and the fault says what to do."""
     objects = combined(tmp_path, ["sidecar", "monitoring"])
     (fault,) = faults_of([*objects.items()])
     assert "CronJob ops-worker/ops-worker-metrics is not in the files" in fault
@@ -270,7 +272,7 @@ def test_monitoring_after_sidecar(tmp_path: Path) -> None:
 
 
 def test_secret_files_before_sidecar(tmp_path: Path) -> None:
-    """In the wrong order, a pod keeps its variable, and the rules say what to do."""
+    """In the wrong order, a pod keeps its variable, and the fault says what to do."""
     objects = combined(tmp_path, ["secret-files", "sidecar"])
     (fault,) = faults_of([*objects.items()])
     assert fault.startswith("Deployment/ops-worker-sidecar: ")
@@ -280,7 +282,7 @@ def test_secret_files_before_sidecar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WHAT])
 def test_variant(tmp_path: Path, name: str) -> None:
-    """A variant is the installation with one component; that of monitoring has no CronJobs."""
+    """A variant is the installation with one component. The monitoring variant has no CronJobs."""
     home = os.path.relpath(K8S / "variants" / name, tmp_path.resolve())
     objects = kustomize(tmp_path, {"resources": [home]})
     expected = combined(tmp_path, [name])
@@ -292,7 +294,7 @@ def test_variant(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("place", ["components", "variants"])
 def test_inject(tmp_path: Path, place: str) -> None:
-    """The component adds the sidecar to a labelled Deployment, from its old and its new place."""
+    """The component adds the sidecar to a labelled Deployment, from its old and its new folder."""
     home = os.path.relpath(K8S, tmp_path.resolve())
     content = {
         "namespace": "ops-worker",
@@ -318,7 +320,7 @@ CSI = {"driver": "secrets-store.csi.k8s.io", "readOnly": True}
 
 
 def test_csi(tmp_path: Path) -> None:
-    """An overlay can replace the Secret of secret-files by the volume of a CSI driver."""
+    """An overlay can replace the Secret of secret-files with the volume of a CSI driver."""
     text = (K8S / "components" / "secret-files" / "kustomization.yaml").read_text(encoding="utf-8")
     comment = text.partition("# For a CSI driver")[2].partition("# For Vault")[0]
     lines = [line.removeprefix("#") for line in comment.splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""Rules of the worker's containers."""
+"""Tests of the rules about the worker's containers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,25 @@ from tests.manifest_rules.installation import (
 
 pytestmark = pytest.mark.unit
 
+NEITHER = (
+    "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, "
+    "or a secretKeyRef, or mount the Secret and set PG_PASS_FILE"
+)
+URL_PLAIN = "DATABASE_URL is set in plain text; take it from a Secret"
+PASSWORD_PLAIN = "PG_PASS is set in plain text; take it from a Secret"
+INIT = f"{POD}.initContainers"
+BOXES = f"{POD}.containers"
+ENDS = (
+    "ends after one pass, so Kubernetes restarts it again and again; "
+    "run `sidecar` here, or use a CronJob"
+)
 ROWS: list[tuple[str, object, str, str]] = [
     (
         f"{CONTAINER}.args",
         ["helth"],
         f"{CONTAINER}.args",
-        f"argument COMMAND: invalid choice: 'helth' (choose from {', '.join(map(repr, commands()))}); did you mean health?",
+        "argument COMMAND: invalid choice: 'helth' "
+        f"(choose from {', '.join(map(repr, commands()))}); did you mean health?",
     ),
     (
         f"{CONTAINER}.args",
@@ -89,13 +102,14 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "INGEST_HEALTH_URL", "value": "ftp://x"},
         f"{CONTAINER}.env",
-        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http://, https://, tcp:// or tls://",
+        "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: "
+        "it must begin with http://, https://, tcp:// or tls://",
     ),
     (
         ENV,
         {"name": "PG_PASS", "value": "hunter2"},
         f"{CONTAINER}.env",
-        "PG_PASS is set in plain text; take it from a Secret",
+        PASSWORD_PLAIN,
     ),
     (
         ENV,
@@ -107,7 +121,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.envFrom[1]",
         GONE,
         f"{CONTAINER}.env",
-        "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef, or mount the Secret and set PG_PASS_FILE",
+        NEITHER,
     ),
     (
         f"{CONTAINER}.envFrom[0]",
@@ -233,7 +247,7 @@ ROWS: list[tuple[str, object, str, str]] = [
     ids=[f"{row[2].rpartition('.')[2]}-{number}" for number, row in enumerate(ROWS)],
 )
 def test_rule(path: str, value: object, field: str, message: str) -> None:
-    """One broken field is a fault with the file, the object, the field and what to do."""
+    """A wrong field is a fault that names the file, the object, the field and the remedy."""
     assert_fault(path, value, field, message)
 
 
@@ -249,7 +263,7 @@ def test_rule(path: str, value: object, field: str, message: str) -> None:
     ],
 )
 def test_image(image: str, is_fixed: bool) -> None:
-    """An image needs a version tag or a digest; a registry's port is no tag."""
+    """An image needs a version tag or a digest. The port of a registry is no tag."""
     objects = INSTALLED
     for name in ("health", "init-db", "metrics", "rollup"):
         objects = broken(f"40-cronjob-{name}.yaml", f"{CONTAINER}.image", image, objects)
@@ -262,6 +276,7 @@ def test_image(image: str, is_fixed: bool) -> None:
 
 
 TOML = "data.catalogue|toml"
+FILE = "/etc/ops-worker/catalogue.toml"
 
 
 @pytest.mark.parametrize(
@@ -271,25 +286,25 @@ TOML = "data.catalogue|toml"
             CATALOGUE,
             TOML,
             "[services.a]",
-            f"{CONTAINER}.env: /etc/ops-worker/catalogue.toml: services.a.url is missing; expected",
+            f"{CONTAINER}.env: {FILE}: services.a.url is missing; expected",
         ),
         (
             CATALOGUE,
             TOML,
             '[services.a]\nurl = "http://a"\ndeadline = 0',
-            f"{CONTAINER}.env: /etc/ops-worker/catalogue.toml: services.a.deadline is 0",
+            f"{CONTAINER}.env: {FILE}: services.a.deadline is 0",
         ),
         (
             CATALOGUE,
             TOML,
             5,
-            f"{CONTAINER}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, but no ConfigMap in the files",
+            f"{CONTAINER}.env: OPS_WORKER_CATALOGUE is {FILE}, but no ConfigMap in the files",
         ),
         (
             CATALOGUE,
             "metadata.name",
             "other",
-            f"{CONTAINER}.env: OPS_WORKER_CATALOGUE is /etc/ops-worker/catalogue.toml, but no",
+            f"{CONTAINER}.env: OPS_WORKER_CATALOGUE is {FILE}, but no",
         ),
         (
             "40-cronjob-health.yaml",
@@ -303,17 +318,15 @@ TOML = "data.catalogue|toml"
             [{"key": "x", "path": "y"}],
             f"{CONTAINER}.env: OPS_WORKER_CATALOGUE is",
         ),
-        (
-            "40-cronjob-health.yaml",
-            f"{POD}.volumes[1].configMap",
-            GONE,
-            "",
-        ),  # on another volume: nobody here knows what is there
-        (CATALOGUE, TOML, '[services.a]\nurl = "${SECRET_URL}"', ""),  # from a Secret
+        # The content of another kind of volume is not known.
+        ("40-cronjob-health.yaml", f"{POD}.volumes[1].configMap", GONE, ""),
+        # SECRET_URL comes from a Secret.
+        (CATALOGUE, TOML, '[services.a]\nurl = "${SECRET_URL}"', ""),
         (
             CATALOGUE,
             TOML,
-            '[services.a]\nurl = "http://a:8080"\nheaders = { A = "${TOKEN}", B = { file = "/run/x" } }',
+            '[services.a]\nurl = "http://a:8080"\n'
+            'headers = { A = "${TOKEN}", B = { file = "/run/x" } }',
             "",
         ),
     ],
@@ -351,7 +364,7 @@ def test_catalogue(file: str, path: str, value: object, message: str) -> None:
     ],
 )
 def test_sidecar(path: str, value: object, field: str, message: str) -> None:
-    """The probes of a sidecar must match what it serves."""
+    """The probes of a sidecar must match its paths and its port."""
     name, box = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0]"
     assert f"{name}: {name}: {box}.{field}: {message}" in faults_of(
         broken(name, f"{box}.{path}", value, variant("variants/sidecar"))
@@ -361,26 +374,19 @@ def test_sidecar(path: str, value: object, field: str, message: str) -> None:
 def test_pass_in_a_deployment() -> None:
     """A single pass in a Deployment is a fault, because it would restart endlessly."""
     name, path = "Deployment/ops-worker-sidecar", "spec.template.spec.containers[0].args"
-    message = "ends after one pass, so Kubernetes restarts it again and again; run `sidecar` here, or use a CronJob"
     assert faults_of(broken(name, path, ["health"], variant("variants/sidecar"))) == [
-        f"{name}: {name}: {path}: {message}"
+        f"{name}: {name}: {path}: {ENDS}"
     ]
 
 
 def test_somebody_elses_pod() -> None:
     """In another program's pod, only the worker's container is checked."""
     app = variant("examples/inject")
-    path = "spec.template.spec"
-    assert (
-        faults_of(broken("Deployment/my-app", f"{path}.containers[0].securityContext", {}, app))
-        == []
-    )
-    assert faults_of(
-        broken(
-            "Deployment/my-app", f"{path}.initContainers[0].securityContext.privileged", True, app
-        )
-    ) == [
-        f"Deployment/my-app: Deployment/my-app: {path}.initContainers[0].securityContext.privileged: must be false"
+    name, path = "Deployment/my-app", "spec.template.spec"
+    assert faults_of(broken(name, f"{path}.containers[0].securityContext", {}, app)) == []
+    privileged = f"{path}.initContainers[0].securityContext.privileged"
+    assert faults_of(broken(name, privileged, True, app)) == [
+        f"{name}: {name}: {privileged}: must be false"
     ]
 
 
@@ -389,9 +395,20 @@ WAIT = {
     "image": "busybox",
     "command": ["sh", "-c", "until nc -z db 5432; do sleep 1; done"],
 }
+LOOP = OURS | {"name": "loop", "args": ["health", "--every", "5"]}
+NATIVE = {"restartPolicy": "Always"}
+HELD = (
+    "keeps running after the pass, so the Job never completes; make it a native sidecar "
+    "(an init container with restartPolicy: Always), because a Job does not wait for those"
+)
 
 
-HELD = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+def other(name: str, *command: str, **fields: object) -> dict[str, object]:
+    """Return a container of another program, with a command if one is given."""
+    content: dict[str, object] = {"name": name, "image": "b"}
+    if command:
+        content["command"] = list(command)
+    return content | fields
 
 
 @pytest.mark.parametrize(
@@ -409,12 +426,13 @@ def test_command_without_args(command: list[str]) -> None:
     assert health_faults(
         (f"{CONTAINER}.args", GONE), (f"{CONTAINER}.command", [*command, "--evry"])
     ) == [
-        f"{CONTAINER}.command: unrecognized arguments: --evry; did you mean --every instead of --evry?"
+        f"{CONTAINER}.command: unrecognized arguments: --evry; "
+        "did you mean --every instead of --evry?"
     ]
 
 
 def test_neither_command_nor_args() -> None:
-    """Without arguments, the worker runs nothing."""
+    """A container without arguments and without a command is a fault."""
     assert health_faults((f"{CONTAINER}.args", GONE)) == [
         f"{CONTAINER}.args: the following arguments are required: COMMAND"
     ]
@@ -426,53 +444,80 @@ def test_neither_command_nor_args() -> None:
 @pytest.mark.parametrize(
     ("changes", "faults"),
     [
-        ([(f"{POD}.initContainers", [PROXY | {"restartPolicy": "Always"}, WAIT])], []),
-        ([(f"{POD}.containers", [OURS, PROXY])], [f"{POD}.containers[1]: cloud-sql-proxy {HELD}"]),
-        ([(f"{POD}.containers", [PROXY, OURS])], [f"{POD}.containers[0]: cloud-sql-proxy {HELD}"]),
-        ([(f"{POD}.containers", [OURS, PROXY]), (f"{POD}.shareProcessNamespace", True)], []),
-        ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b", "command": ["sleep", "infinity"]}])], [f"{POD}.containers[1]: a {HELD}"]),
-        ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b", "readinessProbe": {"httpGet": {}}}])], [f"{POD}.containers[1]: a {HELD}"]),
-        ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b"}])], []),
-        ([(f"{POD}.containers", [OURS, {"name": "envoy", "image": "b", "command": ["sh", "-c", "./envoy & wait-for-done; kill $!"]}])], []),
-        ([(f"{POD}.containers", [OURS, {"name": "a", "image": "b", "command": ["sh", "-c", "while true; do test -f /d && exit; done"]}])], []),
-        ([(f"{POD}.containers", [OURS, {"name": "flush", "image": "redis:7", "command": ["redis-cli", "flushall"]}])], []),
-        ([(f"{POD}.containers", [OURS, {"name": "db", "image": "x", "command": ["/cloud_sql_proxy", "-instances=a"]}])], [f"{POD}.containers[1]: db {HELD}"]),
-        # what another container has a use for is none of the worker's faults
-        ([(f"{POD}.initContainers", [WAIT]), (f"{POD}.automountServiceAccountToken", GONE)], []),
-        ([(f"{POD}.initContainers", [WAIT]), (f"{POD}.volumes[0]", {"name": "tmp", "hostPath": {"path": "/x"}})], []),
-        # the worker as an init container: it has to end, or to be a native sidecar
-        ([(f"{POD}.initContainers", [OURS | {"name": "migrate", "args": ["init-db"]}])], []),
+        ([(INIT, [PROXY | NATIVE, WAIT])], []),
+        ([(BOXES, [OURS, PROXY])], [f"{BOXES}[1]: cloud-sql-proxy {HELD}"]),
+        ([(BOXES, [PROXY, OURS])], [f"{BOXES}[0]: cloud-sql-proxy {HELD}"]),
+        ([(BOXES, [OURS, PROXY]), (f"{POD}.shareProcessNamespace", True)], []),
+        ([(BOXES, [OURS, other("a", "sleep", "infinity")])], [f"{BOXES}[1]: a {HELD}"]),
+        ([(BOXES, [OURS, other("a", readinessProbe={"httpGet": {}})])], [f"{BOXES}[1]: a {HELD}"]),
+        ([(BOXES, [OURS, other("a")])], []),
+        ([(BOXES, [OURS, other("envoy", "sh", "-c", "./envoy & wait-for-done; kill $!")])], []),
+        ([(BOXES, [OURS, other("a", "sh", "-c", "while true; do test -f /d && exit; done")])], []),
+        ([(BOXES, [OURS, other("flush", "redis-cli", "flushall", image="redis:7")])], []),
         (
-            [(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health", "--every", "5"]}])],
-            [f"{POD}.initContainers[0].args: never ends, so the main containers never start; set restartPolicy: Always to make it a native sidecar"],
+            [(BOXES, [OURS, other("db", "/cloud_sql_proxy", "-instances=a", image="x")])],
+            [f"{BOXES}[1]: db {HELD}"],
+        ),
+        # Another container may need these fields.
+        ([(INIT, [WAIT]), (f"{POD}.automountServiceAccountToken", GONE)], []),
+        (
+            [
+                (INIT, [WAIT]),
+                (f"{POD}.volumes[0]", {"name": "tmp", "hostPath": {"path": "/x"}}),
+            ],
+            [],
+        ),
+        # The worker as an init container must end, or be a native sidecar.
+        ([(INIT, [OURS | {"name": "migrate", "args": ["init-db"]}])], []),
+        (
+            [(INIT, [LOOP])],
+            [
+                f"{INIT}[0].args: never ends, so the main containers never start; "
+                "set restartPolicy: Always to make it a native sidecar"
+            ],
         ),
         (
-            [(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health"], "restartPolicy": "Always"}])],
-            [f"{POD}.initContainers[0].args: ends after one pass, so Kubernetes restarts it again and again; run `sidecar` here, or use a CronJob"],
+            [(INIT, [OURS | {"name": "loop", "args": ["health"]} | NATIVE])],
+            [f"{INIT}[0].args: {ENDS}"],
         ),
-        ([(f"{POD}.initContainers", [OURS | {"name": "loop", "args": ["health", "--every", "5"], "restartPolicy": "Always"}])], []),
-        # exit codes of another container are its own
-        ([(f"{POD}.initContainers", [WAIT]), (f"{JOB}.podFailurePolicy.rules[1]", {"action": "Count", "onExitCodes": {"containerName": "wait", "operator": "In", "values": [1]}})], [f"{JOB}.podFailurePolicy.rules: has no Ignore rule for DisruptionTarget: a drained node would count as a failure"]),
+        ([(INIT, [LOOP | NATIVE])], []),
+        # Exit codes of another container need no rule of the worker.
+        (
+            [
+                (INIT, [WAIT]),
+                (
+                    f"{JOB}.podFailurePolicy.rules[1]",
+                    {
+                        "action": "Count",
+                        "onExitCodes": {"containerName": "wait", "operator": "In", "values": [1]},
+                    },
+                ),
+            ],
+            [
+                f"{JOB}.podFailurePolicy.rules: has no Ignore rule for DisruptionTarget: "
+                "a drained node would count as a failure"
+            ],
+        ),
         ([(f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName", GONE)], []),
     ],
     ids=range(19),
-)  # fmt: skip
+)
 def test_pods(changes: list[tuple[str, object]], faults: list[str]) -> None:
-    """Other containers have no faults, unless they keep the Job from completing."""
+    """Another container is a fault only if the Job never completes because of it."""
     assert health_faults(*changes) == faults
 
 
 def test_a_loop_in_a_job() -> None:
-    """A loop in a Job is a fault; as a native sidecar in another CronJob it is none."""
+    """A loop in a Job is a fault. As a native sidecar in another CronJob, it is none."""
     job = copy.deepcopy(dict(INSTALLED)[HEALTH])
     job |= {"kind": "Job", "spec": job["spec"]["jobTemplate"]["spec"]}
     assert faults_of([*INSTALLED, ("j.yaml", job)]) == []
     job["spec"]["template"]["spec"]["containers"][0]["args"] = ["sidecar"]
     faults = faults_of([*INSTALLED, ("j.yaml", job)])
     assert (
-        "spec.template.spec.containers[0].args: never ends by itself: in a Job, run one pass, or use --every with --for"
-        in faults[0]
-    )
+        "spec.template.spec.containers[0].args: never ends by itself: "
+        "in a Job, run one pass, or use --every with --for"
+    ) in faults[0]
     sidecar = variant("examples/inject")
     content = dict(sidecar)["Deployment/my-app"]
     template = content["spec"]["template"]
@@ -491,17 +536,8 @@ PASSWORD = {
 
 
 URL = "postgresql://iot:$(DBPASS)@pg:5432/iotcloud"
-
-
-PLAIN = "DATABASE_URL is set in plain text; take it from a Secret"
-
-
-NEITHER = "neither PG_PASS nor DATABASE_URL comes from a Secret; add envFrom with a secretRef, or a secretKeyRef, or mount the Secret and set PG_PASS_FILE"
-
-
+INGEST = "http://$(INGEST_SERVICE_HOST):$(INGEST_SERVICE_PORT)"
 MAP = {"configMapRef": {"name": "ops-worker"}}
-
-
 SECRET = {"secretRef": {"name": "ops-worker"}}
 
 
@@ -516,31 +552,80 @@ def variable(name: str, value: str) -> dict[str, str]:
         ([PASSWORD, variable("DATABASE_URL", URL)], [MAP], []),
         ([variable("DATABASE_URL", "postgresql://iot:$(PG_PASS)@pg/iotcloud")], [MAP, SECRET], []),
         ([PASSWORD, variable("PG_PASS", "$(DBPASS)")], [MAP], []),
-        ([PASSWORD, variable("A_HOST", "pg"), variable("DATABASE_URL", "postgresql://iot:$(DBPASS)@$(A_HOST)/x")], [MAP], []),
-        # a password that stands there all the same
-        ([variable("DATABASE_URL", "postgresql://iot:hunter2@pg/x")], [MAP, SECRET], [PLAIN]),
-        ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:hunter2@pg/$(DBPASS)")], [MAP], [PLAIN]),
-        ([variable("DBPASS", "hunter2"), variable("DATABASE_URL", URL)], [MAP, SECRET], [PLAIN]),
-        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP, SECRET], ["PG_PASS is set in plain text; take it from a Secret"]),
-        ([variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")], [MAP], [NEITHER, "PG_PASS is set in plain text; take it from a Secret"]),
-        ([PASSWORD, variable("PG_PASS", "hunter2$(DBPASS)")], [MAP], ["PG_PASS is set in plain text; take it from a Secret"]),
-        ([PASSWORD, variable("INGEST_URL", "http://u:hunter2@$(DBPASS):80")], [MAP, SECRET], ["INGEST_URL contains a password in plain text; take it from a Secret"]),
+        (
+            [
+                PASSWORD,
+                variable("A_HOST", "pg"),
+                variable("DATABASE_URL", "postgresql://iot:$(DBPASS)@$(A_HOST)/x"),
+            ],
+            [MAP],
+            [],
+        ),
+        # The password is in plain text, in spite of a Secret.
+        ([variable("DATABASE_URL", "postgresql://iot:hunter2@pg/x")], [MAP, SECRET], [URL_PLAIN]),
+        (
+            [PASSWORD, variable("DATABASE_URL", "postgresql://iot:hunter2@pg/$(DBPASS)")],
+            [MAP],
+            [URL_PLAIN],
+        ),
+        (
+            [variable("DBPASS", "hunter2"), variable("DATABASE_URL", URL)],
+            [MAP, SECRET],
+            [URL_PLAIN],
+        ),
+        (
+            [variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")],
+            [MAP, SECRET],
+            [PASSWORD_PLAIN],
+        ),
+        (
+            [variable("PG_PASS", "hunter2"), variable("INGEST_URL", "ftp://$(PG_PASS)")],
+            [MAP],
+            [NEITHER, PASSWORD_PLAIN],
+        ),
+        ([PASSWORD, variable("PG_PASS", "hunter2$(DBPASS)")], [MAP], [PASSWORD_PLAIN]),
+        (
+            [PASSWORD, variable("INGEST_URL", "http://u:hunter2@$(DBPASS):80")],
+            [MAP, SECRET],
+            ["INGEST_URL contains a password in plain text; take it from a Secret"],
+        ),
         ([PASSWORD, variable("INGEST_URL", "http://u:$(DBPASS)@ingest:8080")], [MAP, SECRET], []),
-        # only what came before is put in, and two dollar signs are one
-        ([variable("DATABASE_URL", URL), PASSWORD], [MAP], ["DATABASE_URL refers to $(DBPASS), but no variable before it has that name: Kubernetes does not expand the reference", NEITHER, PLAIN]),
-        ([PASSWORD, variable("DATABASE_URL", "postgresql://iot:$$(DBPASS)@pg/x")], [MAP], ["DBPASS is not a setting; `ops-worker health --help` lists the settings", NEITHER, PLAIN]),
+        # A reference expands only to an earlier variable. Two dollar signs are one dollar sign.
+        (
+            [variable("DATABASE_URL", URL), PASSWORD],
+            [MAP],
+            [
+                "DATABASE_URL refers to $(DBPASS), but no variable before it has that name: "
+                "Kubernetes does not expand the reference",
+                NEITHER,
+                URL_PLAIN,
+            ],
+        ),
+        (
+            [PASSWORD, variable("DATABASE_URL", "postgresql://iot:$$(DBPASS)@pg/x")],
+            [MAP],
+            [
+                "DBPASS is not a setting; `ops-worker health --help` lists the settings",
+                NEITHER,
+                URL_PLAIN,
+            ],
+        ),
         ([variable("CONFIRM_DELAY", "$(SHUTDOWN_GRACE)")], [MAP, SECRET], []),
-        ([variable("SOON", "soon"), variable("CONFIRM_DELAY", "$(SOON)")], [MAP, SECRET], ["CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"]),
-        ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):$(INGEST_SERVICE_PORT)")], [MAP, SECRET], []),
+        (
+            [variable("SOON", "soon"), variable("CONFIRM_DELAY", "$(SOON)")],
+            [MAP, SECRET],
+            ["CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"],
+        ),
+        ([variable("INGEST_URL", INGEST)], [MAP, SECRET], []),
         ([variable("INGEST_URL", "http://$(INGEST_SERVICE_HOST):80")], [MAP], [NEITHER]),
         ([variable("INGEST_URL", "http://$(NOBODY)")], [{**MAP, "prefix": "X_"}], None),
     ],
     ids=range(19),
-)  # fmt: skip
+)
 def test_references(
     env: list[dict[str, Any]], sources: list[dict[str, Any]], faults: list[str] | None
 ) -> None:
-    """`$(NAME)` is expanded as Kubernetes does; a value from a Secret is no plain text."""
+    """The rules expand `$(NAME)` as Kubernetes does. A value from a Secret is not plain text."""
     objects = broken(
         HEALTH,
         f"{CONTAINER}.env",
@@ -554,7 +639,7 @@ def test_references(
 
 
 def test_references_in_arguments() -> None:
-    """Known variables are expanded in arguments; arguments with unknown ones are not checked."""
+    """Known variables are expanded in arguments. Arguments with unknown ones are not checked."""
     args = ["health", "--every", "$(EACH)", "--for", "42"]
     assert (
         health_faults(
@@ -571,10 +656,10 @@ def test_references_in_arguments() -> None:
         (f"{CONTAINER}.env", [*OURS["env"], variable("A", "hun'ter2")]),
     )
     assert quoted == [f"{CONTAINER}.args: unrecognized arguments: --x $(A)"]
-    told_plain = [*OURS["env"], variable("PG_PASS", "hunter2")]
+    plain = [*OURS["env"], variable("PG_PASS", "hunter2")]
     assert health_faults(
-        (f"{CONTAINER}.args", ["health", "--x", "$(PG_PASS)"]), (f"{CONTAINER}.env", told_plain)
-    ) == [f"{CONTAINER}.env: PG_PASS is set in plain text; take it from a Secret"]
+        (f"{CONTAINER}.args", ["health", "--x", "$(PG_PASS)"]), (f"{CONTAINER}.env", plain)
+    ) == [f"{CONTAINER}.env: {PASSWORD_PLAIN}"]
     password = OURS["env"] + [
         {"name": "PG_PASS", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}
     ]
@@ -586,7 +671,7 @@ def test_references_in_arguments() -> None:
 
 @pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
 def test_password_in_a_file(name: str) -> None:
-    """The password may be in a file; where it comes from is known only if it is a ConfigMap."""
+    """The password may be in a file. A file of a ConfigMap is a fault."""
 
     def found(path: str) -> list[str]:
         objects = broken(HEALTH, f"{CONTAINER}.env", [*OURS["env"], variable(name, path)])

@@ -1,4 +1,4 @@
-"""CronJobs of other programs have no faults, and do not change those of a worker beside them."""
+"""Tests of CronJobs of other programs: alone, beside the worker, and merged with its CronJob."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ FOREIGN = list(
     )
 )
 SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
-NATIVE = "keeps running after the pass, so the Job never completes; make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+NATIVE = (
+    "keeps running after the pass, so the Job never completes; make it a native sidecar "
+    "(an init container with restartPolicy: Always), because a Job does not wait for those"
+)
 NO_ZONE = "'CRON_TZ=UTC 0 7 * * *' is not a cron schedule: the time zone belongs in spec.timeZone"
-HALF_YEAR = "leaves up to 15897600 s between two runs, but another pass opens an alert after 2999997 s; run it at least every month"
+HALF_YEAR = (
+    "leaves up to 15897600 s between two runs, but another pass opens an alert after 2999997 s; "
+    "run it at least every month"
+)
 REAL = {
     "proxy-beside": [f"{POD}.containers[1]: cloud-sql-proxy {NATIVE}"],
     "mesh-injected": [f"{POD}.containers[2]: istio-proxy {NATIVE}"],
@@ -31,10 +37,11 @@ REAL = {
     "log-tail": [f"{POD}.containers[2]: tail {NATIVE}", f"spec.schedule: {HALF_YEAR}"],
     "zone-in-the-schedule": [f"spec.schedule: {NO_ZONE}"],
     "every-duration": [
-        "spec.startingDeadlineSeconds: is 25; with @every it must be at least the period (5400), or no run ever starts"
+        "spec.startingDeadlineSeconds: is 25; with @every it must be at least the period (5400), "
+        "or no run ever starts"
     ],
 }
-"""The real faults of a worker in these pods: another container never ends, or the schedule."""
+"""The real faults: another container never ends, or the schedule is wrong for the worker."""
 
 
 def test_how_many() -> None:
@@ -46,7 +53,7 @@ def test_how_many() -> None:
 
 @pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
 def test_foreign(shape: dict[str, Any]) -> None:
-    """A CronJob without the worker has one fault if it is alone, and none beside the worker's."""
+    """A CronJob without the worker has one fault if it is alone, and none with the installation."""
     faults = faults_of([("x.yaml", shape)])
     assert all(
         " no ops-worker container found: a container is the worker's if " in fault
@@ -95,11 +102,11 @@ CASES = [
     ids=[f"{shape['metadata']['name']}-{place}" for shape, place in CASES],
 )
 def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
-    """Beside any other containers, first or second, the worker has only real faults."""
+    """With other containers before or after it, the worker has only the real faults."""
     prefix = f"{HEALTH}: CronJob/ops-worker-health: "
     found = faults_of(merged(shape, our_place))
     assert all(fault.startswith(prefix) for fault in found)
     expected = REAL.get(shape["metadata"]["name"], [])
-    if our_place:  # which pushes ours behind what stands there
+    if our_place:  # the other container is then the first one
         expected = [fault.replace("containers[1]", "containers[0]") for fault in expected]
     assert [fault.removeprefix(prefix) for fault in found] == expected

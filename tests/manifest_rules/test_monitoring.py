@@ -1,4 +1,4 @@
-"""The alerts on CronJobs that do not run: that they fit the manifests, and what Prometheus makes of them."""
+"""Tests of the alerts on CronJobs that do not run: they fit the manifests, and fire when due."""
 
 from __future__ import annotations
 
@@ -45,11 +45,14 @@ METRICS = {
     "kube_cronjob_spec_suspend",
     "kube_cronjob_status_last_successful_time",
 }
-"""Of kube-state-metrics' docs/metrics/workload/cronjob-metrics.md; all are stable, and labelled with namespace and cronjob."""
+"""Metrics of kube-state-metrics (docs/metrics/workload/cronjob-metrics.md).
+
+All are stable, and have the labels namespace and cronjob.
+"""
 
 
 def scheduled(objects: list[Any]) -> dict[tuple[str, str], int]:
-    """Return the period of each CronJob that is meant to run by itself, by namespace and name."""
+    """Return the period of each CronJob that is not suspended, by namespace and name."""
     jobs = [one for one in objects if one["kind"] == "CronJob" and not one["spec"]["suspend"]]
     return {
         (one["metadata"]["namespace"], one["metadata"]["name"]): read(
@@ -60,7 +63,7 @@ def scheduled(objects: list[Any]) -> dict[tuple[str, str], int]:
 
 
 def covered(rule: Any) -> dict[tuple[str, str], int]:
-    """Return the seconds after which a rule takes each CronJob for overdue, by namespace and name."""
+    """Return the seconds after which each CronJob is overdue, by namespace and name."""
     (group,) = rule["spec"]["groups"]
     found = {}
     for one in group["rules"]:
@@ -81,7 +84,7 @@ INSTALLED = scheduled([one for path in sorted(K8S.glob("*.yaml")) for one in obj
 
 @pytest.mark.unit
 def test_every_cronjob_is_covered() -> None:
-    """Each CronJob that runs by itself, and no other, counts as overdue after three of its periods."""
+    """Each CronJob that is not suspended is overdue after three of its periods."""
     names = sorted(name for _, name in INSTALLED)
     assert names == ["ops-worker-health", "ops-worker-metrics", "ops-worker-rollup"]
     assert covered(RULE) == {job: PERIODS * seconds for job, seconds in INSTALLED.items()}
@@ -90,7 +93,7 @@ def test_every_cronjob_is_covered() -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("variant", ["events", "every-5s", "sharded"])
 def test_variants_are_covered(variant: str) -> None:
-    """The thresholds fit the variants that keep the CronJobs, whose runs end within their period."""
+    """The thresholds fit the variants with CronJobs. Each run ends within its period."""
     found = objects(K8S / "variants" / variant / "rendered.yaml")
     assert covered(RULE) == {job: PERIODS * seconds for job, seconds in scheduled(found).items()}
     for one in found:
@@ -103,7 +106,10 @@ def test_variants_are_covered(variant: str) -> None:
 
 @pytest.mark.unit
 def test_every_alert_is_about_every_cronjob() -> None:
-    """Each alert joins on what is expected, by the metrics' own labels, and names no CronJob and no namespace."""
+    """Each alert uses the expected times and known metrics.
+
+    It joins them by namespace and cronjob, and selects no CronJob or namespace by name.
+    """
     assert list(ALERTS) == [OVERDUE, NEVER, SUSPENDED, UNKNOWN]
     for rule in ALERTS.values():
         assert EXPECTED in rule["expr"]
@@ -114,7 +120,7 @@ def test_every_alert_is_about_every_cronjob() -> None:
 
 @pytest.mark.unit
 def test_a_resumed_cronjob_has_three_periods() -> None:
-    """How far the alert looks back for a suspension is three of each period."""
+    """The alert looks for a suspension in the last three periods."""
     minutes = re.findall(r"\[([0-9]+)m\]", ALERTS[OVERDUE]["expr"])
     assert [int(number) * 60 for number in minutes] == [
         PERIODS * seconds for seconds in sorted(set(INSTALLED.values()))
@@ -124,7 +130,7 @@ def test_a_resumed_cronjob_has_three_periods() -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("name", list(ALERTS))
 def test_alerts_say_what_to_do(name: str) -> None:
-    """Both texts say which CronJob; the description names commands, for this namespace, that the program has."""
+    """The summary names the CronJob. The description has valid commands for its namespace."""
     summary, description = (
         ALERTS[name]["annotations"][text] for text in ("summary", "description")
     )
@@ -199,7 +205,7 @@ CLOSED = "Extra inputs are not permitted"
     ],
 )
 def test_shape(path: str, value: object, fault: str) -> None:
-    """`make validate` tells what is wrong with a PrometheusRule, for which Kubernetes has no schema."""
+    """A PrometheusRule of another shape has a fault, although Kubernetes has no schema for it."""
     assert prometheusrule.faults(RULE) == []
     changed = copy.deepcopy(RULE)
     *way, last = path.split(".")
@@ -219,7 +225,7 @@ def test_shape(path: str, value: object, fault: str) -> None:
     [("5m", True), ("1h30m", True), ("0", True), ("", False), ("5", False), ("5 m", False)],
 )
 def test_durations(duration: str, right: bool) -> None:
-    """A duration is written as Prometheus reads it."""
+    """A duration must have the syntax of Prometheus."""
     changed = copy.deepcopy(RULE)
     changed["spec"]["groups"][0]["rules"][-1]["for"] = duration
     assert (prometheusrule.faults(changed) == []) == right
@@ -263,7 +269,10 @@ def test_durations(duration: str, right: bool) -> None:
     ],
 )
 def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None:
-    """Wherever an overlay puts the CronJobs, and whatever it calls them, the rule follows; without metrics or rollup, by a patch."""
+    """The rule follows the namespace and the names that an overlay gives to the CronJobs.
+
+    An overlay without metrics or rollup removes its record with a patch.
+    """
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl on this machine, which is what renders an overlay")
     folders = [os.path.relpath(folder, tmp_path.resolve()) for folder in (K8S / beside, MONITORING)]
@@ -282,8 +291,9 @@ def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None
     assert prometheusrule.faults(rule) == []
 
 
-# What follows runs promtool. A scrape is made each minute, the rules are evaluated each half minute, and what fires is looked at
-# in the middle of each minute. Times are seconds since the epoch, at which every history begins.
+# The tests below run promtool. A scrape happens every minute, and the rules are evaluated every
+# 30 s. The alerts are compared in the middle of each minute. Times are seconds since the epoch,
+# when every history begins.
 END = 100
 HEALTH, OTHER, ROLLUP = "ops-worker-health", "ops-worker-metrics", "ops-worker-rollup"
 NAMESPACE = "ops-worker"
@@ -293,7 +303,7 @@ ALWAYS = [0] * (END + 1)
 
 
 class History(NamedTuple):
-    """What each scrape of a CronJob gives, from one minute to the next; what is None is not there."""
+    """The values of a CronJob at each scrape, one a minute. A value that is None is absent."""
 
     succeeded: Sequence[int | None] | None = SUCCEEDS
     suspend: Sequence[int | None] | None = ALWAYS
@@ -303,13 +313,16 @@ class History(NamedTuple):
     instance: str = "a"
 
     def series(self) -> list[dict[str, str]]:
-        """Return the series; one that ends is marked so, as when its target goes away."""
+        """Return the series. Each ends with a stale marker, as when its target disappears."""
         metrics = {
             "kube_cronjob_status_last_successful_time": self.succeeded,
             "kube_cronjob_spec_suspend": self.suspend,
             "kube_cronjob_created": self.created,
         }
-        labels = f'namespace="{self.namespace}", cronjob="{self.cronjob}", job="kube-state-metrics", instance="{self.instance}"'
+        labels = (
+            f'namespace="{self.namespace}", cronjob="{self.cronjob}", '
+            f'job="kube-state-metrics", instance="{self.instance}"'
+        )
         return [
             {
                 "series": f"{metric}{{{labels}}}",
@@ -323,12 +336,12 @@ class History(NamedTuple):
 
 
 def until(minute: int) -> list[int]:
-    """Return successes up to and with a scrape, and then the last one for ever."""
+    """Return the last success at each scrape, if the last run that succeeds is at ``minute``."""
     return [min(success, SUCCEEDS[minute]) for success in SUCCEEDS]
 
 
 def between(first: int, last: int) -> list[int]:
-    """Return 1 from one scrape to another, and 0 before and after."""
+    """Return 1 from the first scrape to the last one, and 0 before and after."""
     return [int(first <= minute <= last) for minute in range(END + 1)]
 
 
@@ -456,7 +469,7 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
 
 @pytest.fixture
 def promtool(tmp_path: Path) -> str:
-    """Return the program; the rules are in rules.yaml of the test's folder."""
+    """Return the path of promtool, and write the rules to rules.yaml in the test's folder."""
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("no promtool on this machine; Debian's package prometheus has one")
@@ -467,7 +480,10 @@ def promtool(tmp_path: Path) -> str:
 def complaints(
     promtool: str, folder: Path, histories: list[History], expected: dict[str, Any]
 ) -> str:
-    """Return what promtool has against the rules, on the series of some CronJobs; nothing when all is as expected."""
+    """Return the errors of promtool for the rules and the series of some CronJobs.
+
+    The result is empty if the alerts are as expected.
+    """
     others = [] if any(one.cronjob == ROLLUP for one in histories) else [HOURLY]
     test = {
         "interval": "1m",
@@ -489,7 +505,7 @@ def complaints(
 
 @pytest.mark.acceptance
 def test_check(promtool: str, tmp_path: Path) -> None:
-    """Prometheus takes the rules, and they are all there."""
+    """Prometheus accepts all the rules."""
     done = subprocess.run(
         [promtool, "check", "rules", str(tmp_path / "rules.yaml")],
         capture_output=True,
@@ -503,13 +519,13 @@ def test_check(promtool: str, tmp_path: Path) -> None:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("name", list(HISTORIES))
 def test_firing(promtool: str, tmp_path: Path, name: str) -> None:
-    """In each minute of a history those alerts fire that should, and no other."""
+    """In each minute of a history, exactly the expected alerts fire."""
     histories, firing = HISTORIES[name]
     looks = []
     for minute in range(END):
         samples = [
-            f'ALERTS{{alertname="{alert}", alertstate="firing", namespace="{NAMESPACE}", cronjob="{cronjob}", '
-            f'severity="{ALERTS[alert]["labels"]["severity"]}"}}'
+            f'ALERTS{{alertname="{alert}", alertstate="firing", namespace="{NAMESPACE}", '
+            f'cronjob="{cronjob}", severity="{ALERTS[alert]["labels"]["severity"]}"}}'
             for (alert, cronjob), minutes in firing.items()
             if minute in minutes
         ]
@@ -536,7 +552,7 @@ def test_firing(promtool: str, tmp_path: Path, name: str) -> None:
 def test_texts(
     promtool: str, tmp_path: Path, alert: str, histories: list[History], minute: int, value: str
 ) -> None:
-    """What people read has the CronJob, the namespace and the time in it."""
+    """The texts of an alert contain the CronJob, the namespace and the time."""
     texts = {
         name: text.replace("{{ $labels.namespace }}", NAMESPACE)
         .replace("{{ $labels.cronjob }}", HEALTH)

@@ -1,4 +1,4 @@
-"""The parts of manifests: documents, numbers, pod templates, environment variables, files."""
+"""Tests of documents, numbers, pod templates, environment variables and files."""
 
 from __future__ import annotations
 
@@ -85,11 +85,15 @@ def test_number(node: object, expected: float | None) -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "path"),
     [
-        ("CronJob", {"jobTemplate": {"spec": {"template": "POD"}}}, "spec.jobTemplate.spec.template"),
+        (
+            "CronJob",
+            {"jobTemplate": {"spec": {"template": "POD"}}},
+            "spec.jobTemplate.spec.template",
+        ),
         ("Deployment", {"template": "POD"}, "spec.template"),
         ("Rollout", {"template": "POD"}, "spec.template"),
     ],
-)  # fmt: skip
+)
 def test_pod_template(kind: str, spec: dict[str, Any], path: str) -> None:
     """The pod template is found in any kind, at the kind's own path."""
     template: dict[str, Any] = {"spec": {"containers": [{}]}}
@@ -125,7 +129,7 @@ def test_pod_itself() -> None:
     ],
 )
 def test_serves(content: dict[str, Any], expected: bool) -> None:
-    """A container runs forever by its name, its probe or its script; a shell may do anything."""
+    """The name, the probe or the command shows that a container runs forever; a shell does not."""
     assert serves(Container("containers", 0, content)) == expected
 
 
@@ -152,7 +156,7 @@ def test_values_of_the_environment() -> None:
 
 
 def test_the_last_variable_of_a_name_counts() -> None:
-    """A variable replaces an earlier one of the same name, and what was known of it."""
+    """A variable replaces an earlier one of the same name, with everything known about it."""
     env = [
         variable_from("PG_PASS", "secretKeyRef", "s", "k"),
         variable("PG_PASS", "plain"),
@@ -183,7 +187,7 @@ def test_secrets_are_not_expanded() -> None:
     ],
 )
 def test_sources(source: dict[str, Any], missing: tuple[str, ...], may_have_more: bool) -> None:
-    """A source that is not in the files may set any variable; a required ConfigMap is missing."""
+    """A source that is not in the files may set any variable; a required ConfigMap is reported."""
     settings = config_map("settings", mode="fast")
     environment = worker_of(settings, deployment({"envFrom": [source]})).environment
     assert environment.missing_config_maps == missing
@@ -217,7 +221,7 @@ def test_arguments_with_references(source: list[dict[str, Any]], known: bool) ->
 def test_files(
     mount: dict[str, str], volume_items: list[dict[str, str]], expected: dict[str, str]
 ) -> None:
-    """ConfigMaps mount all their keys, some under another name, or one file."""
+    """A ConfigMap mounts all its keys, some keys under other names, or one file."""
     volume = {"name": "v", "configMap": {"name": "settings", "items": volume_items}}
     mounts = [{"name": "v", "mountPath": "/etc/x/"} | mount]
     worker = worker_of(
@@ -237,13 +241,13 @@ def test_files(
     ],
 )
 def test_owner_of_a_pod(others: dict[str, Any], owns_pod: bool, only_container: bool) -> None:
-    """A pod with another main container is that container's."""
+    """A pod with another main container is not owned by the worker."""
     worker = worker_of(deployment({}, **others))
     assert (worker.owns_pod, worker.only_container) == (owns_pod, only_container)
 
 
 def test_a_proxy_owns_no_job() -> None:
-    """In a Job, a container that runs forever serves the pass, and the pod stays the worker's."""
+    """In a Job, a container that runs forever serves the pass, so the worker owns the pod."""
     pod = {"containers": [{"name": "ops-worker"}, {"name": "envoy"}]}
     job = Document("j.yaml", {"kind": "Job", "spec": {"template": {"spec": pod}}})
     assert worker_of(job).owns_pod

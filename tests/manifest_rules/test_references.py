@@ -1,4 +1,4 @@
-"""Rules about names: what the objects name is in the files."""
+"""Tests of the rules about names: an object that another object names is in the files."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ def without(file: str, objects: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def test_renamed_cronjob() -> None:
-    """A Role that keeps the name of a renamed CronJob lets no pass find it."""
+    """A Role that has the old name of a renamed CronJob is a fault."""
     renamed = broken(HEALTH, "metadata.name", "eu-ops-worker-health", EVENTS)
     names = ALL.replace("ops-worker-health", "eu-ops-worker-health")
     assert faults_of(renamed) == [
-        f"{ROLE}: {ROLE}: rules[1].resourceNames: ops-worker-health is not in the files, which have "
-        f"{names}; kustomize renames it only with a nameReference for rules/resourceNames"
+        f"{ROLE}: {ROLE}: rules[1].resourceNames: ops-worker-health is not in the files, "
+        f"which have {names}; "
+        "kustomize renames it only with a nameReference for rules/resourceNames"
     ]
     elsewhere = broken(ROLE, "rules[1].resources", ["pods"], renamed)
     assert not any("resourceNames" in fault for fault in faults_of(elsewhere))
 
 
 def test_role_alone() -> None:
-    """Without CronJobs in the files, a Role may name any: they are in the cluster."""
+    """Without CronJobs in the files, a Role may name any: the CronJobs may be in the cluster."""
     assert faults_of([(file, one) for file, one in EVENTS if file in {ROLE, BINDING}]) == []
 
 
@@ -57,7 +58,8 @@ def test_role_alone() -> None:
         (
             "subjects[0].name",
             "x",
-            "subjects[0].name: x of namespace ops-worker is not in the files, which have ops-worker",
+            "subjects[0].name: x of namespace ops-worker is not in the files, "
+            "which have ops-worker",
         ),
         (
             "subjects[0].namespace",
@@ -82,7 +84,7 @@ def test_binding(path: str, value: object, fault: str | None) -> None:
 
 
 def test_binding_of_another_account() -> None:
-    """Beside an account of the files, a binding may name one that is only in the cluster."""
+    """A binding with an account of the files may also name an account of the cluster."""
     external = {"kind": "ServiceAccount", "name": "ci", "namespace": "ops-worker"}
     subjects = dict(EVENTS)[BINDING]["subjects"]
     assert faults_of(broken(BINDING, "subjects", [*subjects, external], EVENTS)) == []
@@ -97,14 +99,14 @@ def test_binding_of_another_account() -> None:
 
 @pytest.mark.parametrize("file", [ROLE, BINDING])
 def test_rights_of_another_namespace(file: str) -> None:
-    """A Role of another namespace, or one that is bound there, grants the worker nothing."""
+    """A Role or a RoleBinding of another namespace grants the worker nothing."""
     moved = broken(file, "metadata.namespace", "elsewhere", EVENTS)
     expected = "KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events"
     assert f"{HEALTH}: {HEALTH}: {CONTAINER}.env: {expected}" in faults_of(moved)
 
 
 def test_rights_of_the_cluster() -> None:
-    """A ClusterRole that is bound for the whole cluster, or in the namespace, grants as a Role."""
+    """A ClusterRole grants its rights by a RoleBinding or by a ClusterRoleBinding."""
     objects = broken(ROLE, "kind", "ClusterRole", EVENTS)
     objects = broken(ROLE, "metadata.namespace", GONE, objects)
     objects = broken(BINDING, "roleRef.kind", "ClusterRole", objects)
@@ -118,9 +120,10 @@ def test_records() -> None:
     assert faults_of(MONITORED) == []
     metrics = "40-cronjob-metrics.yaml"
     assert faults_of(without(metrics, MONITORED)) == [
-        f"{RULE}: {RULE}: spec.groups[0].rules[1].labels: CronJob ops-worker/ops-worker-metrics is "
-        "not in the files, so OpsWorkerUnknown would fire; remove this record (with kustomize, list "
-        "the component monitoring before sidecar)"
+        f"{RULE}: {RULE}: spec.groups[0].rules[1].labels: "
+        "CronJob ops-worker/ops-worker-metrics is not in the files, "
+        "so OpsWorkerUnknown would fire; remove this record "
+        "(with kustomize, list the component monitoring before sidecar)"
     ]
     no_record = broken(RULE, "spec.groups[0].rules[1]", GONE, MONITORED)
     assert faults_of(no_record) == [
@@ -138,7 +141,10 @@ def test_record_of_another(label: str) -> None:
     assert len(faults_of(changed)) == 2
 
 
-@pytest.mark.parametrize(("expression", "is_early"), [("vector(179)", True), ("vector(180)", False), ("vector(x)", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("expression", "is_early"),
+    [("vector(179)", True), ("vector(180)", False), ("vector(x)", False)],
+)
 def test_threshold(expression: str, is_early: bool) -> None:
     """A CronJob counts as overdue after three of its periods, not earlier."""
     changed = broken(RULE, "spec.groups[0].rules[0].expr", expression, MONITORED)
@@ -150,7 +156,7 @@ def test_threshold(expression: str, is_early: bool) -> None:
 
 
 def test_threshold_without_a_schedule() -> None:
-    """An invalid schedule or time zone is a fault of its own, and not one of the record."""
+    """An invalid schedule is a fault of the CronJob, not of the PrometheusRule."""
     changed = broken("40-cronjob-health.yaml", "spec.schedule", "x", MONITORED)
     assert [fault for fault in faults_of(changed) if RULE in fault] == []
 
@@ -196,7 +202,10 @@ def selecting(
     ],
 )
 def test_selector(content: tuple[str, Any], noun: str | None) -> None:
-    """A Service and a PodMonitor select a pod of the worker; no Service, no fault of a monitor."""
+    """A Service or a PodMonitor that selects no pod of the worker is a fault.
+
+    Without a Service in the files, a ServiceMonitor has no fault.
+    """
     kind = content[0]
     fault = f"{kind}: {kind}/ops-worker: spec.selector: selects no {noun} in the files"
     assert faults_of([*SCRAPED, content]) == ([] if noun is None else [fault])
@@ -205,9 +214,11 @@ def test_selector(content: tuple[str, Any], noun: str | None) -> None:
 
 @pytest.mark.parametrize(("labels", "is_found"), [(WORKER_LABELS, True), ({"app": "x"}, False)])
 def test_service_monitor(labels: dict[str, str], is_found: bool) -> None:
-    """A ServiceMonitor selects a Service by the labels of that, not by those of the pods."""
+    """A ServiceMonitor selects a Service by the labels of the Service, not of its pods."""
     monitor = selecting("ServiceMonitor", {"matchLabels": labels})
-    fault = "ServiceMonitor: ServiceMonitor/ops-worker: spec.selector: selects no Service in the files"  # fmt: skip
+    fault = (
+        "ServiceMonitor: ServiceMonitor/ops-worker: spec.selector: selects no Service in the files"
+    )
     found = faults_of([*SCRAPED, selecting("Service", SIDECAR), monitor])
     assert found == ([] if is_found else [fault])
 
@@ -237,7 +248,7 @@ def test_two_loops(args: list[str], namespace: str, is_double: bool) -> None:
 
 
 def test_a_single_pass_beside_a_sidecar() -> None:
-    """A CronJob of a single pass and a loop of it may run side by side: one of both is skipped."""
+    """A CronJob of a single pass and a loop of the same pass may run together: one is skipped."""
     assert faults_of(variant("examples/inject")) == []
 
 
@@ -254,7 +265,7 @@ def places(node: Any) -> list[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("file", [ROLE, BINDING, RULE, "Service", "PodMonitor", "ServiceMonitor"])
 def test_odd_values(file: str) -> None:
-    """No value at any place of an object that names others raises an exception."""
+    """Odd values in an object that names other objects raise no exception."""
     reach = {"matchNames": ["ops-worker"]}
     expression = {"key": "x", "operator": "In", "values": ["y"]}
     selector = {"matchLabels": SIDECAR, "matchExpressions": [expression]}

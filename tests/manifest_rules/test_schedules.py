@@ -1,4 +1,4 @@
-"""Rules of CronJobs."""
+"""Tests of the rules about CronJobs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,26 @@ from tests.manifest_rules.installation import (
 
 pytestmark = pytest.mark.unit
 
+NOT_DUE = "or another pass opens an alert although no run is due"
+TOO_LATE = (
+    "is 50, -5 s more than --for (55): a pod that starts late is ended with its last passes; "
+    "the difference must be at least 8, so set --for to 42 or less"
+)
+LATE = (
+    "is not set: a run that missed its time starts however late it is, once for all missed runs "
+    "(Kubernetes reports TooManyMissedTimes after more than 100); set "
+)
+EXIT_CODES = "exit codes 2, 3 (settings, schema): a retry does not help there"
+NO_FAIL_JOB = (
+    "is not a FailJob rule for exit codes of this container; "
+    "keep one rule, for exit codes 2, 3 of container ops-worker"
+)
 ROWS: list[tuple[str, object, str, str]] = [
     (
         "spec.schedule",
         "*/5 * * * *",
         "spec.schedule",
-        "runs every 300 s, but PASS_PERIOD is 60: set it to 300, or another pass opens an alert although no run is due",
+        f"runs every 300 s, but PASS_PERIOD is 60: set it to 300, {NOT_DUE}",
     ),
     (
         "spec.schedule",
@@ -70,8 +84,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         "spec.startingDeadlineSeconds",
         GONE,
         "spec.startingDeadlineSeconds",
-        "is not set: a run that missed its time starts however late it is, once for all missed runs "
-        "(Kubernetes reports TooManyMissedTimes after more than 100); set 20 to 30",
+        f"{LATE}20 to 30",
     ),
     (
         "spec.startingDeadlineSeconds",
@@ -89,13 +102,15 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{JOB}.activeDeadlineSeconds",
         GONE,
         f"{JOB}.activeDeadlineSeconds",
-        "is not set: with concurrencyPolicy Forbid, a pod that cannot start would block all later runs",
+        "is not set: with concurrencyPolicy Forbid, a pod that cannot start would block all later "
+        "runs",
     ),
     (
         f"{JOB}.activeDeadlineSeconds",
         40,
         f"{JOB}.activeDeadlineSeconds",
-        "is 40; it must be greater than PASS_DEADLINE (40), so that the pass can report why it is slow",
+        "is 40; it must be greater than PASS_DEADLINE (40), so that the pass can report why it is "
+        "slow",
     ),
     (
         f"{JOB}.activeDeadlineSeconds",
@@ -107,7 +122,7 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.args",
         ["health", "--every", "5", "--for", "55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50, -5 s more than --for (55): a pod that starts late is ended with its last passes; the difference must be at least 8, so set --for to 42 or less",
+        TOO_LATE,
     ),
     (
         f"{POD}.restartPolicy",
@@ -131,13 +146,13 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.values",
         [1, 2, 3],
         f"{JOB}.podFailurePolicy.rules",
-        "FailJob is set for 1, 2, 3; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
+        f"FailJob is set for 1, 2, 3; set it for {EXIT_CODES}",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0]",
         {},
         f"{JOB}.podFailurePolicy.rules",
-        "FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there",
+        f"FailJob is set for no exit codes; set it for {EXIT_CODES}",
     ),
     (
         f"{JOB}.podFailurePolicy.rules[1]",
@@ -196,19 +211,19 @@ ROWS: list[tuple[str, object, str, str]] = [
         f"{CONTAINER}.args",
         ["health", "--every=5", "--for=55"],
         f"{JOB}.activeDeadlineSeconds",
-        "is 50, -5 s more than --for (55): a pod that starts late is ended with its last passes; the difference must be at least 8, so set --for to 42 or less",
+        TOO_LATE,
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].action",
         "Ignore",
         f"{JOB}.podFailurePolicy.rules[0]",
-        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
+        NO_FAIL_JOB,
     ),
     (
         f"{JOB}.podFailurePolicy.rules[0].onExitCodes.containerName",
         "other",
         f"{JOB}.podFailurePolicy.rules[0]",
-        "is not a FailJob rule for exit codes of this container; keep one rule, for exit codes 2, 3 of container ops-worker",
+        NO_FAIL_JOB,
     ),
     (
         "metadata.name",
@@ -225,7 +240,7 @@ ROWS: list[tuple[str, object, str, str]] = [
     ids=[f"{row[2].rpartition('.')[2]}-{number}" for number, row in enumerate(ROWS)],
 )
 def test_rule(path: str, value: object, field: str, message: str) -> None:
-    """One broken field is a fault with the file, the object, the field and what to do."""
+    """A wrong field is a fault that names the file, the object, the field and the remedy."""
     assert_fault(path, value, field, message)
 
 
@@ -234,21 +249,16 @@ def test_whole_number() -> None:
     assert faults_of(broken(HEALTH, f"{JOB}.activeDeadlineSeconds", 50.0)) == []
 
 
+INDEXED = (
+    "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard"
+)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "field", "message"),
     [
-        (
-            "completions",
-            2,
-            "completions",
-            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
-        ),
-        (
-            "completionMode",
-            GONE,
-            "completions",
-            "must be 3 with SHARD_COUNT 3, and completionMode must be Indexed: one pod for every shard",
-        ),
+        ("completions", 2, "completions", INDEXED),
+        ("completionMode", GONE, "completions", INDEXED),
         (
             "parallelism",
             1,
@@ -278,7 +288,7 @@ def test_rollup_in_shards() -> None:
 
 
 def test_rollup_period() -> None:
-    """Its PASS_PERIOD is that of its schedule, and its deadlines are its own."""
+    """PASS_PERIOD of the rollup pass must equal the period of its schedule."""
     variables = [{"name": "PASS_PERIOD", "value": "60"}]
     (fault,) = [
         fault
@@ -288,64 +298,92 @@ def test_rollup_period() -> None:
     assert "runs every 3600 s, but PASS_PERIOD is 60: set it to 3600" in fault
 
 
+SCHEDULE = "spec.schedule"
+STARTING = "spec.startingDeadlineSeconds"
+ACTIVE = f"{JOB}.activeDeadlineSeconds"
+SHORTEST = "it must be less than the shortest time between two runs"
 EVERY = "with @every it must be at least the period (90), or no run ever starts"
-
-
-LATE = (
-    "is not set: a run that missed its time starts however late it is, once for all missed runs "
-    "(Kubernetes reports TooManyMissedTimes after more than 100); set "
-)
-
-
 PERIODS: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "227100"}, []),
-    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, ["spec.schedule: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: set it to 227100, or another pass opens an alert although no run is due"]),
-    ("@weekly", "Etc/UTC", {}, ["spec.schedule: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, or another pass opens an alert although no run is due"]),
+    ("*/5 9-17 * * 1-5", "Etc/UTC", {"PASS_PERIOD": "300"}, [
+        f"{SCHEDULE}: leaves up to 227100 s between two runs, but PASS_PERIOD is 300: "
+        f"set it to 227100, {NOT_DUE}"
+    ]),
+    ("@weekly", "Etc/UTC", {}, [
+        f"{SCHEDULE}: runs every 604800 s, but PASS_PERIOD is 60: set it to 604800, {NOT_DUE}"
+    ]),
     ("@weekly", "Europe/Berlin", {"PASS_PERIOD": "604800"}, []),
-    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, ["spec.schedule: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: set it to 999999, or another pass opens an alert although no run is due"]),
+    ("@monthly", "Etc/UTC", {"PASS_PERIOD": "604800"}, [
+        f"{SCHEDULE}: leaves up to 2678400 s between two runs, but PASS_PERIOD is 604800: "
+        f"set it to 999999, {NOT_DUE}"
+    ]),
     ("@monthly", "Etc/UTC", {"PASS_PERIOD": "999999"}, []),
-    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, ["spec.schedule: leaves up to 31622400 s between two runs, but another pass opens an alert after 2999997 s; run it at least every month"]),
+    ("@yearly", "Etc/UTC", {"PASS_PERIOD": "999999"}, [
+        f"{SCHEDULE}: leaves up to 31622400 s between two runs, "
+        "but another pass opens an alert after 2999997 s; run it at least every month"
+    ]),
     ("0 6 * * *", "Europe/Berlin", {"PASS_PERIOD": "86400"}, []),
     ("30 2 * * *", "America/New_York", {"PASS_PERIOD": "86400"}, []),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 90}, []),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"spec.startingDeadlineSeconds: is 25; {EVERY}"]),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [f"spec.startingDeadlineSeconds: is 89; {EVERY}"]),
-    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": None}, [f"spec.startingDeadlineSeconds: {LATE}the period and 25"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90"}, [f"{STARTING}: is 25; {EVERY}"]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": 89}, [
+        f"{STARTING}: is 89; {EVERY}"
+    ]),
+    ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "starting": None}, [
+        f"{STARTING}: {LATE}the period and 25"
+    ]),
     ("@every 90s", "Etc/UTC", {"PASS_PERIOD": "90", "suspend": True}, []),
     ("@every 1h30m", "Etc/UTC", {"PASS_PERIOD": "5400", "starting": 5425}, []),
-    ("@every 30s", "Etc/UTC", {"starting": 55}, ["spec.schedule: runs every 30 s, but Kubernetes starts at most one Job per minute; use --every with --for", f"{JOB}.activeDeadlineSeconds: is 50; it must be less than the period (30)"]),
-    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [f"{JOB}.activeDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
-    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, ["spec.startingDeadlineSeconds: is 60; it must be less than the shortest time between two runs (60)"]),
-    ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [f"{JOB}.activeDeadlineSeconds: is 3600; it must be less than the shortest time between two runs (3600)"]),
+    ("@every 30s", "Etc/UTC", {"starting": 55}, [
+        f"{SCHEDULE}: runs every 30 s, but Kubernetes starts at most one Job per minute; "
+        "use --every with --for",
+        f"{ACTIVE}: is 50; it must be less than the period (30)",
+    ]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "active": 60}, [
+        f"{ACTIVE}: is 60; {SHORTEST} (60)"
+    ]),
+    ("0,1 * * * *", "Etc/UTC", {"PASS_PERIOD": "3540", "starting": 60}, [
+        f"{STARTING}: is 60; {SHORTEST} (60)"
+    ]),
+    ("0 1-23/2 * * *", "Europe/Berlin", {"PASS_PERIOD": "7200", "active": 3600}, [
+        f"{ACTIVE}: is 3600; {SHORTEST} (3600)"
+    ]),
     ("0 1-23/2 * * *", "Etc/UTC", {"PASS_PERIOD": "7200", "active": 3600}, []),
-    ("0 0 31 2 *", "Etc/UTC", {}, ["spec.schedule: '0 0 31 2 *' is not a cron schedule: no time ever matches it"]),
+    ("0 0 31 2 *", "Etc/UTC", {}, [
+        f"{SCHEDULE}: '0 0 31 2 *' is not a cron schedule: no time ever matches it"
+    ]),
     ("0 0 31 2 *", "Etc/UTC", {"suspend": True}, []),
-    ("0 0 L * *", "Etc/UTC", {}, ["spec.schedule: '0 0 L * *' is not a cron schedule: day of the month 'L' is not in the range 1 to 31"]),
-    ("* * * * * *", "Etc/UTC", {}, ["spec.schedule: '* * * * * *' is not a cron schedule: it has 6 fields instead of 5"]),
+    ("0 0 L * *", "Etc/UTC", {}, [
+        f"{SCHEDULE}: '0 0 L * *' is not a cron schedule: "
+        "day of the month 'L' is not in the range 1 to 31"
+    ]),
+    ("* * * * * *", "Etc/UTC", {}, [
+        f"{SCHEDULE}: '* * * * * *' is not a cron schedule: it has 6 fields instead of 5"
+    ]),
     ("* * * * *", "Moon", {}, ["spec.timeZone: 'Moon' is not a time zone; set Etc/UTC"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("schedule", "zone", "told_of", "faults"), PERIODS, ids=range(len(PERIODS))
+    ("schedule", "zone", "changes", "faults"), PERIODS, ids=range(len(PERIODS))
 )
-def test_periods(schedule: str, zone: str, told_of: dict[str, object], faults: list[str]) -> None:
+def test_periods(schedule: str, zone: str, changes: dict[str, object], faults: list[str]) -> None:
     """The longest time between two runs counts for PASS_PERIOD, the shortest for the deadlines."""
     env = [
         *OURS["env"],
         *(
-            [{"name": "PASS_PERIOD", "value": told_of["PASS_PERIOD"]}]
-            if "PASS_PERIOD" in told_of
+            [{"name": "PASS_PERIOD", "value": changes["PASS_PERIOD"]}]
+            if "PASS_PERIOD" in changes
             else []
         ),
     ]
     found = health_faults(
         ("spec.schedule", schedule),
         ("spec.timeZone", zone),
-        ("spec.suspend", told_of.get("suspend", False)),
+        ("spec.suspend", changes.get("suspend", False)),
         (f"{CONTAINER}.env", env),
-        (f"{JOB}.activeDeadlineSeconds", told_of.get("active", 50)),
-        ("spec.startingDeadlineSeconds", told_of.get("starting", 25)),
+        (f"{JOB}.activeDeadlineSeconds", changes.get("active", 50)),
+        ("spec.startingDeadlineSeconds", changes.get("starting", 25)),
     )
     assert found == faults
 
@@ -365,7 +403,7 @@ def test_two_of_ours() -> None:
         == []
     )
     assert health_faults((f"{POD}.containers", both)) == [
-        f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for exit codes 2, 3 (settings, schema): a retry does not help there"
+        f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for {EXIT_CODES}"
     ]
 
 

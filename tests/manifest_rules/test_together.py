@@ -1,4 +1,4 @@
-"""Rules about several objects."""
+"""Tests of the rules about several objects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_one_image() -> None:
 
 
 def test_one_password_source() -> None:
-    """If one pod reads the password from a file, all do; another program's pod may differ."""
+    """If one pod of the worker reads the password from a file, all must."""
     path = f"{CONTAINER}.env[1]"
     file = {"name": "PG_PASS_FILE", "value": "/run/secrets/x"}
     metrics = "40-cronjob-metrics.yaml"
@@ -100,14 +100,14 @@ def test_catalogue_in_the_network(scheme: str) -> None:
 
 POLICY = "30-networkpolicy.yaml"
 OUTSIDE_FAULT = (
-    f"{POLICY}: NetworkPolicy/ops-worker: spec.egress: does not let CronJob/ops-worker-health reach "
-    "TCP {port} outside the cluster (service a); add an egress rule for port {port} with an ipBlock "
-    "or without `to`"
+    f"{POLICY}: NetworkPolicy/ops-worker: spec.egress: "
+    "does not let CronJob/ops-worker-health reach TCP {port} outside the cluster (service a); "
+    "add an egress rule for port {port} with an ipBlock or without `to`"
 )
 
 
 def outside_faults(url: str, *rules: object) -> list[str]:
-    """Return the faults of the network for a service, with further rules for outgoing traffic."""
+    """Return the faults of the NetworkPolicy for a service, with these egress rules added."""
     objects = broken(CATALOGUE, TOML, f'[services.a]\nurl = "{url}"')
     egress = dict(INSTALLED)[POLICY]["spec"]["egress"]
     found = faults_of(broken(POLICY, "spec.egress", [*egress, *rules], objects))
@@ -160,7 +160,7 @@ def test_rule_for_outside(to: dict[str, Any], is_open: bool) -> None:
 
 
 def test_alertmanager_outside() -> None:
-    """An Alertmanager outside the cluster needs such a rule, too."""
+    """An Alertmanager outside the cluster needs an egress rule for outside, too."""
     url = "http://alerts.example.com:9093"
     changed = broken("ConfigMap/ops-worker", "data.ALERTMANAGER_URL", url, ALERTED)
     (fault,) = faults_of(changed)
@@ -206,10 +206,12 @@ def test_secret() -> None:
         "stringData": {"PG_PASS": "hunter2"},
     }
     assert faults_of([("s.yaml", secret)]) == [
-        "s.yaml: Secret/s: data: a Secret is stored in a file; create it in the cluster and refer to it"
+        "s.yaml: Secret/s: data: a Secret is stored in a file; "
+        "create it in the cluster and refer to it"
     ]
     assert faults_of([("kustomization.yaml", {"kind": "Kustomization"})]) == [
-        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; move it to a folder of its own and use `kubectl apply -k`"
+        "kustomization.yaml: Kustomization/: kind: `kubectl apply -f` fails on it; "
+        "move it to a folder of its own and use `kubectl apply -k`"
     ]
 
 
@@ -224,27 +226,33 @@ def test_rights() -> None:
         f"{role}: {role}: rules[0]: grants create on *, which ops-worker does not use"
     ]
     health = "CronJob/ops-worker-health"
-    expected = f"{health}: {health}: {CONTAINER}.env: KUBERNETES_EVENTS is on, but no bound Role in the files grants create on events"
+    expected = (
+        f"{health}: {health}: {CONTAINER}.env: KUBERNETES_EVENTS is on, "
+        "but no bound Role in the files grants create on events"
+    )
     assert faults_of([(file, content) for file, content in events if file != role]) == [expected]
     assert faults_of(
         [(file, content) for file, content in events if not file.startswith("RoleBinding")]
     ) == [expected]
     assert (
-        f"{health}: {health}: {POD}.automountServiceAccountToken: must be true: the command calls the Kubernetes API"
-        in faults_of(broken(health, f"{POD}.automountServiceAccountToken", False, events))
-    )
+        f"{health}: {health}: {POD}.automountServiceAccountToken: "
+        "must be true: the command calls the Kubernetes API"
+    ) in faults_of(broken(health, f"{POD}.automountServiceAccountToken", False, events))
     assert (
-        f"NetworkPolicy/ops-worker: NetworkPolicy/ops-worker: spec.egress: does not let {health} reach TCP 443 (the API server)"
-        in faults_of(broken("NetworkPolicy/ops-worker", "spec.egress[3]", GONE, events))
-    )
+        "NetworkPolicy/ops-worker: NetworkPolicy/ops-worker: spec.egress: "
+        f"does not let {health} reach TCP 443 (the API server)"
+    ) in faults_of(broken("NetworkPolicy/ops-worker", "spec.egress[3]", GONE, events))
 
 
 def test_alertmanager() -> None:
-    """A NetworkPolicy has to allow the port of each Alertmanager, for the passes that post only."""
+    """The NetworkPolicy must allow each Alertmanager's port, only for passes that post."""
     posting = ALERTED
     assert faults_of(posting) == []
     policy = "NetworkPolicy/ops-worker"
-    expected = f"{policy}: {policy}: spec.egress: does not let CronJob/ops-worker-health reach TCP {{}} (ALERTMANAGER_URL)"
+    expected = (
+        f"{policy}: {policy}: spec.egress: "
+        "does not let CronJob/ops-worker-health reach TCP {} (ALERTMANAGER_URL)"
+    )
     assert faults_of(broken(policy, "spec.egress[3]", GONE, posting)) == [expected.format(9093)]
     several = "http://a:9093, https://u:p@b,http://c:9093,http://d:x,"
     changed = broken("ConfigMap/ops-worker", "data.ALERTMANAGER_URL", several, posting)
@@ -271,13 +279,26 @@ def test_removed(version: str, kind: str, since: str, instead: str) -> None:
         "metadata": {"name": "ops-worker-x", "namespace": "x"},
     }
     assert faults_of([*INSTALLED, ("x.yaml", ours)]) == [
-        f"x.yaml: {kind}/ops-worker-x: apiVersion: {version} was removed in Kubernetes {since}; use {instead}"
+        f"x.yaml: {kind}/ops-worker-x: apiVersion: {version} was removed in Kubernetes {since}; "
+        f"use {instead}"
     ]
     assert faults_of([*INSTALLED, ("x.yaml", ours | {"metadata": {"name": "theirs"}})]) == []
 
 
+CLUSTER_KINDS = (
+    "Namespace",
+    "ClusterRole",
+    "PriorityClass",
+    "IngressClass",
+    "ValidatingWebhookConfiguration",
+    "ValidatingAdmissionPolicyBinding",
+    "CSIDriver",
+)
+"""Kinds without a namespace."""
+
+
 @pytest.mark.parametrize(
-    ("kind", "metadata", "spoken"),
+    ("kind", "metadata", "is_fault"),
     [
         ("ConfigMap", {"name": "theirs"}, False),
         ("Service", {"name": "theirs", "labels": {"app.kubernetes.io/name": "theirs"}}, False),
@@ -290,10 +311,10 @@ def test_removed(version: str, kind: str, since: str, instead: str) -> None:
         ("Secret", {"name": "extra"}, False),
         ("PersistentVolumeClaim", {"name": "claim"}, True),
         ("ServiceAccount", {"name": "ops-worker"}, True),
-        *((kind, {"name": "ops-worker"}, False) for kind in ("Namespace", "ClusterRole", "PriorityClass", "IngressClass", "ValidatingWebhookConfiguration", "ValidatingAdmissionPolicyBinding", "CSIDriver")),
+        *((kind, {"name": "ops-worker"}, False) for kind in CLUSTER_KINDS),
     ],
-)  # fmt: skip
-def test_namespaces(kind: str, metadata: dict[str, Any], spoken: bool) -> None:
+)
+def test_namespaces(kind: str, metadata: dict[str, Any], is_fault: bool) -> None:
     """The worker's objects need a namespace, unless their kind has none."""
     more = [
         {"name": "a", "configMap": {"name": "extra", "optional": True}},
@@ -304,5 +325,8 @@ def test_namespaces(kind: str, metadata: dict[str, Any], spoken: bool) -> None:
         *broken(HEALTH, f"{POD}.volumes", [*volumes, *more]),
         ("x.yaml", {"kind": kind, "metadata": metadata}),
     ]
-    fault = f"x.yaml: {kind}/{metadata['name']}: metadata.namespace: is not set, so kubectl would use whatever namespace is current"
-    assert faults_of(objects) == [fault] * spoken
+    fault = (
+        f"x.yaml: {kind}/{metadata['name']}: metadata.namespace: "
+        "is not set, so kubectl would use whatever namespace is current"
+    )
+    assert faults_of(objects) == [fault] * is_fault
