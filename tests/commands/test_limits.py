@@ -47,9 +47,9 @@ def test_state_that_is_believed(
     age_s: float,
     state: str,
 ) -> None:
-    """A check is believed from one period before its time until three periods after it.
+    """A check is believed up to an age of three periods, and up to one period in the future.
 
-    Three periods are at least 90 s.
+    Three periods count as at least 90 s.
     """
     assert main(["init-db"]) == main(["health"]) == 0
     told.rows(

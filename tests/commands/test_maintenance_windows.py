@@ -107,7 +107,10 @@ def test_the_worker_itself(told: Database, stubs: Stubs) -> None:
 
 
 def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """The time of a planned window is given in its zone, listed in UTC, and effective then."""
+    """The time of a planned window is given in its zone, and listed in UTC.
+
+    The window suppresses alerts from its begin to its end.
+    """
     stubs["ingest"].mode = "down"
     assert start("--at", "2999-01-01T02:00") == 2
     assert "more than ten years ahead" in capsys.readouterr().err
@@ -228,7 +231,7 @@ def test_refused(
 
 @pytest.mark.parametrize("number", ["0", "99", "-1", "x", str(2**63), "9" * 5000])
 def test_end_of_no_window(told: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
-    """`end` refuses an unknown number, and names the numbers that exist."""
+    """`end` refuses an unknown number, and refers to `maintenance list`."""
     assert start("--service", "ingest") == 0
     try:
         code = main(["maintenance", "end", number])

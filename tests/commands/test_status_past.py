@@ -41,7 +41,7 @@ RECORDED = {"H": "healthy", "D": "degraded", "d": "down", "u": "unknown", ".": "
 def past(look: Looks) -> Looks:
     """Record two hours with a health pass every 60 s.
 
-    There is a hole of half an hour, and `c` is not probed at first and again later.
+    There is a hole of half an hour. `c` is not probed at first, and not for a while later.
     """
     look.now += -START_S - LENGTH_S - 20
     catalogue = look.folder / "catalogue.toml"
