@@ -38,11 +38,11 @@ ROOT = Path(__file__).parent.parent
 GUIDES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 _FILES = [*(ROOT / name for name in GUIDES), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in _FILES}
-"""What people read, by its path: the guides and every page of docs/."""
+"""The documents for people, by path: the guides and every page of docs/."""
 README = PAGES["README.md"]
 OPERATIONS = PAGES["docs/operations.md"]
 FENCED = r"^ *```.*?^ *```$"
-"""A block of code, which may be a part of a list."""
+"""A block of code, which may be inside a list."""
 COPY, EXAMPLE = "k8s/overlays/mine", "k8s/examples/overlay"
 """The overlay that a reader makes, and the folder that the reader copies."""
 
@@ -67,7 +67,7 @@ BLOCKS = [
 def blocks(language: str, but: str = "") -> list[Any]:
     """Return the blocks of a language as parameters, named after page and first line.
 
-    Those of the page ``but`` are left out.
+    Blocks of the page ``but`` are left out.
     """
     found = [block for block in BLOCKS if block.language == language and block.page != but]
     return [
@@ -77,7 +77,7 @@ def blocks(language: str, but: str = "") -> list[Any]:
 
 @pytest.mark.unit
 def test_variables_are_the_settings() -> None:
-    """The variables that --help lists are those that the settings read, with the defaults that they have."""
+    """--help lists the variables that the settings read, with the same defaults."""
     listed = [name for variable in variables() for name in variable.names]
     read = [name.upper() for name in settings.Settings.model_fields]
     read += [name for _, names, _ in builtin_urls() for name in names]
@@ -96,7 +96,10 @@ def test_variables_are_the_settings() -> None:
 
 @pytest.mark.unit
 def test_env_example() -> None:
-    """.env.example lists every variable, commented out, with its meaning and its default or a placeholder."""
+    """.env.example lists every variable with its meaning, commented out.
+
+    The value is the default; where there is none, it is a placeholder.
+    """
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     found = dict(re.findall(r"^#([A-Z_]+)=(.+)$", text, re.MULTILINE))
     assert list(found) == [name for variable in variables() for name in variable.names]
@@ -196,7 +199,7 @@ def test_named_files_exist(page: str) -> None:
     text = PAGES[page].replace(COPY, EXAMPLE)
     names = re.findall(r"`((?:ops_worker|k8s|tests|docs)/[\w./-]*)`", text)
     missing = [name for name in names if not (ROOT / name).exists()]
-    assert [name for name in missing if "NAME" not in name] == []  # NAME is to be replaced
+    assert [name for name in missing if "NAME" not in name] == []  # NAME is a placeholder
 
 
 @pytest.mark.unit
@@ -326,7 +329,7 @@ def test_kubectl_commands(page: str) -> None:
 def test_sql_runs(worker: Worker, database: Database, statements: str) -> None:
     """The SQL of the pages runs on a database that the worker has used, and drops what it says.
 
-    tests/test_dashboard.py runs that of docs/dashboard.md.
+    tests/test_dashboard.py runs the SQL of docs/dashboard.md.
     """
     assert worker("init-db").returncode == 0
     assert worker("health", DISPATCHER_HEALTH_URL="http://127.0.0.1:1").returncode == 0
@@ -342,7 +345,7 @@ def test_sql_runs(worker: Worker, database: Database, statements: str) -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("text", blocks("toml"))
 def test_toml_is_a_catalogue(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of a catalogue is one without a fault."""
+    """Each example of a catalogue has no fault."""
     path = tmp_path / "catalogue.toml"
     path.write_text(text, encoding="utf-8")
     monkeypatch.setenv("SHOP_TOKEN", "x")
@@ -354,8 +357,8 @@ def test_toml_is_a_catalogue(text: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_commands_run(worker: Worker, block: str) -> None:
     """Every command in a block of shell commands runs as it stands.
 
-    Its URLs are those of the test's database and services; make tells what it would run, pytest what it would collect
-    in one folder, and the installation is left to whoever runs the tests.
+    Its URLs are those of the test's database and services. `make` only prints its commands, pytest
+    only collects the tests of one folder, and nothing is installed.
     """
     for variable in ("INGEST", "EVALUATOR", "DISPATCHER"):
         block = re.sub(
@@ -398,7 +401,10 @@ def test_commands_run(worker: Worker, block: str) -> None:
     ("target", "extras"), [("DEMO", "demo"), ("READY", "cluster,sidecar,demo,dev")]
 )
 def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
-    """The line before an installation, and the README, give the number of packages and their size to within a sixth."""
+    """The installation and the README state the number of packages and their size.
+
+    Both numbers are right to within a sixth.
+    """
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(rf"^\$\({target}\):.*\n(?:\t.*\n)+", makefile, re.MULTILINE)
     assert recipe is not None and f"--editable '.[{extras}]'" in recipe[0]
@@ -419,7 +425,10 @@ def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
 
 
 def installed(extras: Sequence[str]) -> dict[str, Distribution]:
-    """Return the packages besides this one that an installation of it with these extras brings, by name."""
+    """Return the packages that an installation with these extras brings, by name.
+
+    This package itself is left out.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],
@@ -459,7 +468,7 @@ MOMENTS = {
     "a metrics pass runs": ("$ ops-worker metrics", ""),
     "the page is written": ("$ ops-worker report", ""),
 }
-"""The line that the demo prints before it, and the file in its temporary folder that is made then."""
+"""For each moment: the line that the demo prints before, and a file that it then makes."""
 
 
 NOBODY = (
@@ -470,7 +479,7 @@ NOBODY = (
     "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
-"""Runs a program as somebody who is not root, and who may read the Python of root's home all the same."""
+"""Runs a program as a user other than root who may still read the Python in root's home."""
 
 
 @pytest.fixture
@@ -486,7 +495,7 @@ def temporary() -> Iterator[Path]:
 
 
 def demo(folder: Path, *, nobody: bool = False, **env: str) -> subprocess.Popen[str]:
-    """Start the demo in a process group of its own, with a working and a temporary folder of its own."""
+    """Start the demo in its own process group, working folder and temporary folder."""
     bare = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     bare |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder / "tmp")}
     return subprocess.Popen(
@@ -502,7 +511,7 @@ def demo(folder: Path, *, nobody: bool = False, **env: str) -> subprocess.Popen[
 
 
 def nothing_left(folder: Path) -> None:
-    """Claim that the temporary folder is empty, and that no server runs on a folder that was in it."""
+    """Check that the temporary folder is empty, and that no server runs on a folder in it."""
     assert not list((folder / "tmp").rglob("*"))
     assert not subprocess.run(
         ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
@@ -511,9 +520,10 @@ def nothing_left(folder: Path) -> None:
 
 @pytest.mark.acceptance
 def test_demo(temporary: Path) -> None:
-    """The demo shows an alert open and close and every value, whatever the machine's speed; it leaves its page only.
+    """The demo shows an alert open and close, and every value, on a machine of any speed.
 
-    Settings from outside do not reach it: those of a .env, and those of the environment, are left aside and named.
+    It leaves only its page. It names the settings of .env and of the environment, and does not use
+    them.
     """
     (temporary / "cwd" / ".env").write_text(
         "PG_HOST=nowhere\nALERT_AFTER_FAILURES=3\nOPS_WORKER_CATALOGUE=/nowhere\n"
@@ -528,7 +538,8 @@ def test_demo(temporary: Path) -> None:
     assert process.returncode == 0, err
     first, _, shown = out.partition("\n")
     assert first.startswith(
-        "Not used by the demo, which has settings of its own: .env, PGOPTIONS, PG_PASS, SYSTEM_ALERT_ENABLED."
+        "Not used by the demo, which has settings of its own: .env, PGOPTIONS, PG_PASS, "
+        "SYSTEM_ALERT_ENABLED."
     )
     assert "hidden" not in out + err
     assert "1 alert opened: dispatcher" in shown
@@ -557,7 +568,10 @@ def test_demo(temporary: Path) -> None:
 
 @pytest.mark.acceptance
 def test_demo_on_another_database(temporary: Path, database: Database, stubs: Stubs) -> None:
-    """With DATABASE_URL in .env, the demo is a pass of each kind on that database, with all the settings that are there."""
+    """With DATABASE_URL in .env, the demo runs a pass of each kind on that database.
+
+    It uses all settings of .env.
+    """
     lines = [
         f"{name}={value}"
         for name, value in (
@@ -580,7 +594,10 @@ def test_demo_on_another_database(temporary: Path, database: Database, stubs: St
 @pytest.mark.parametrize("nobody", [False, True], ids=["whoever runs the tests", "nobody"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
-    """Ctrl-C, which reaches the group, or a SIGTERM ends the demo at any moment; no file, no process, no traceback is left."""
+    """Ctrl-C or SIGTERM ends the demo at any moment.
+
+    No file, process or traceback is left. Ctrl-C reaches the whole process group.
+    """
     if nobody and (
         os.geteuid() != 0
         or subprocess.run([*NOBODY, "true"], capture_output=True, check=False).returncode
@@ -601,9 +618,8 @@ def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, err = process.communicate(
-            timeout=60
-        )  # its end is also that of whoever wrote to the same pipes
+        # This also waits for every other process that writes to the same pipes.
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert err.endswith("\ninterrupted; nothing was left behind\n")
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""What the tests of people's commands share."""
+"""Fixtures for the tests of the commands that people run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database that the settings name, with the stubs as the services."""
+    """A database that the settings name; the stubs are the services."""
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
     return database
@@ -35,7 +35,10 @@ def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> D
 
 @pytest.fixture
 def looked(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
-    """A database with two hours of history and a pass of each kind just now, in which the evaluator is down."""
+    """A database with two hours of history and a fresh pass of each kind.
+
+    In the newest passes the evaluator is down.
+    """
     seed(told.url, moved_clock=True)
     told.compress()
     stubs["evaluator"].mode = "down"

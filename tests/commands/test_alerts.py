@@ -1,4 +1,4 @@
-"""`ops-worker alerts`: system alerts by the platform's rules, never those of tenants."""
+"""`ops-worker alerts` handles system alerts, never the alerts of tenants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def numbers(database: Database) -> dict[str, int]:
-    """Return the numbers of the alerts by service."""
+    """Return the number of the alert of each service."""
     return {alert["details"]["service"]: alert["id"] for alert in database.alerts()}
 
 
@@ -50,7 +50,10 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """The row has the person and time; a second time is refused; the alert closes on recovery."""
+    """The row gets the person and the time, and a second acknowledgement is refused.
+
+    The alert closes when the service recovers.
+    """
     number = numbers(opened)["evaluator"]
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
     assert capsys.readouterr().out == f"alert {number} of evaluator is acknowledged by kim\n"
@@ -69,7 +72,10 @@ def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
 
 
 def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Closing does what a recovery does; the next pass opens a new alert if the service is unhealthy."""
+    """`alerts close` does what a recovery does.
+
+    The next pass opens a new alert if the service is still unhealthy.
+    """
     number = numbers(opened)["evaluator"]
     assert main(["alerts", "close", str(number)]) == 0
     row = next(alert for alert in opened.alerts() if alert["id"] == number)
@@ -98,7 +104,10 @@ def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: s
 def test_prune(
     opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """State rows and alerts of services that are no longer monitored are removed; a dry run lists them."""
+    """`alerts prune` removes state rows and alerts of services that are no longer monitored.
+
+    With --dry-run it only lists them.
+    """
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services were removed\n"
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", "")
@@ -122,7 +131,8 @@ def test_prune(
         "dispatcher": "OPEN",
     }
     opened.rows(
-        "UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     assert main(["alerts", "prune", "--dry-run"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", (
@@ -139,13 +149,13 @@ def test_prune(
 
 
 def actions(database: Database) -> list[tuple[object, ...]]:
-    """Return what people did, in order: action, person, reason, services."""
+    """Return the actions of people in order: action, person, reason, services."""
     rows = database.rows("SELECT * FROM ops_worker_action ORDER BY id")
     return [(row["action"], row["by"], row["reason"], row["services"]) for row in rows]
 
 
 def test_actions(opened: Database) -> None:
-    """Who acknowledged, closed or pruned what, when and why, is kept."""
+    """Acknowledging, closing and pruning are recorded with person, time and reason."""
     alerts = numbers(opened)
     number = str(alerts["evaluator"])
     assert main(["alerts", "ack", number, "--by", "kim", "--reason", "on it"]) == 0
@@ -158,7 +168,10 @@ def test_actions(opened: Database) -> None:
 
 
 def test_pruned_history_ends(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The history of a pruned service ends with the last pass, and the next pass reads it again."""
+    """The history of a pruned service ends with the last pass.
+
+    The next pass reads the ledger again.
+    """
     lasting = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
     monkeypatch.setenv("INGEST_HEALTH_URL", "")
     assert main(["alerts", "prune", "--by", "kim"]) == 0
@@ -168,14 +181,20 @@ def test_pruned_history_ends(opened: Database, monkeypatch: pytest.MonkeyPatch) 
         "evaluator",
     ]
     assert actions(opened) == [("pruned", "kim", "", ["ingest"])]
-    ends = "SELECT s.last_at = r.last_at AND s.last_no = r.passes AND r.digest = '' FROM ops_worker_span AS s JOIN ops_worker_run AS r ON r.id = s.last_run"
+    ends = (
+        "SELECT s.last_at = r.last_at AND s.last_no = r.passes AND r.digest = '' "
+        "FROM ops_worker_span AS s JOIN ops_worker_run AS r ON r.id = s.last_run"
+    )
     assert opened.value(ends) is True
 
 
 def test_actions_without_their_table(
     opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A role that may not write the table of actions can act; that it is not recorded is logged."""
+    """A role that may not write the table of actions can still act.
+
+    A log line says that the action was not recorded.
+    """
     opened.rows("CREATE ROLE ops_limited LOGIN BYPASSRLS PASSWORD 'x'")
     opened.rows("GRANT ALL ON fleet_alert TO ops_limited")
     opened.rows("GRANT SELECT ON ops_worker_action TO ops_limited")

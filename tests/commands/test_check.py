@@ -1,4 +1,4 @@
-"""`ops-worker check`: each thing that a pass needs, broken in turn; and nothing is changed."""
+"""`ops-worker check` finds each broken requirement of a pass, and changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ pytestmark = pytest.mark.integration
 
 
 def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[str, str]]:
-    """Return the findings by what was looked at: state, and what was found with what to do."""
+    """Return the state and the text of each finding, by subject.
+
+    The text has two parts with a bar between them: the finding and its remedy.
+    """
     capsys.readouterr()
     assert main(["check", "--output", "json"]) == code
     document = json.loads(capsys.readouterr().out)
@@ -53,7 +56,10 @@ def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[
 def test_alertmanagers(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each Alertmanager is asked for its version; one that is away is a warning. No login is shown."""
+    """`check` asks each Alertmanager for its version, and shows no login.
+
+    An Alertmanager that does not answer is a warning.
+    """
     with Inbox() as gone:
         away = gone.url
     with Inbox() as inbox:
@@ -61,7 +67,7 @@ def test_alertmanagers(
         login = inbox.url.replace("://", "://us-er:hunter2-login@")
         monkeypatch.setenv("ALERTMANAGER_URL", f"{login},{away},{login}/prefix")
         found = check(capsys)
-        # They are asked at the same time.
+        # The requests are made at the same time, so their order varies.
         assert {received.path for received in inbox.requests} == {
             "/api/v2/status",
             "/prefix/api/v2/status",
@@ -76,13 +82,13 @@ def test_alertmanagers(
 
 
 def test_no_alertmanager(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the setting there is nothing to say about it."""
+    """Without ALERTMANAGER_URL there is no line about an Alertmanager."""
     assert not any("Alertmanager" in subject for subject in check(capsys))
     assert told.alerts() == []
 
 
 def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where all is well every line is ok, but for the tables that the first pass makes; and nothing is made."""
+    """Only the tables that the first pass creates are not ok, and `check` creates nothing."""
     found = check(capsys)
     assert {subject for subject, (state, _) in found.items() if state != OK} == {
         "table service_health",
@@ -134,7 +140,10 @@ def test_broken_tables(
     state: str,
     said: str,
 ) -> None:
-    """A table that is not as it should be is named, with what to do; one that newer platforms have not is none to worry about."""
+    """A broken table is named with its remedy.
+
+    A missing delivery_jobs is no fault, because newer platforms do not have this table.
+    """
     told.rows(sql)
     found = check(capsys, 3 if state == FAULT else 0)
     assert found[subject][0] == state
@@ -144,17 +153,25 @@ def test_broken_tables(
 def test_role(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A role that sees nothing, or may not write, is told so for each table."""
+    """A table whose rows the role cannot see or write is a fault with its remedy."""
     told.rows("CREATE ROLE ops_seer LOGIN PASSWORD 'x'")
     told.rows("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ops_seer")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_seer"))
     found = check(capsys, 3)
     assert found["table fleet_alert"] == (
-        FAULT, "row level security hides its rows from this role | set PG_ROLE to a role that bypasses it (pulse_operator on the platform) and that the login role is a member of",
-    )  # fmt: skip
+        FAULT,
+        (
+            "row level security hides its rows from this role | "
+            "set PG_ROLE to a role that bypasses it (pulse_operator on the platform) "
+            "and that the login role is a member of"
+        ),
+    )
     assert found["table system_metrics"] == (
         FAULT,
-        "this role may not INSERT | `GRANT INSERT ON system_metrics TO ops_seer`, or set PG_ROLE to a role that may",
+        (
+            "this role may not INSERT | `GRANT INSERT ON system_metrics TO ops_seer`, "
+            "or set PG_ROLE to a role that may"
+        ),
     )
     monkeypatch.setenv("PG_ROLE", "nobody_here")
     assert "nobody_here" in check(capsys, 3)["database"][1]
@@ -165,7 +182,7 @@ def test_role(
 def test_signs_of_life(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing comes back, the network of this machine is suspected before the services."""
+    """Without a sign of life, `check` suspects the network of this machine, not the services."""
     assert told.url
     monkeypatch.setenv("DISPATCHER_HEALTH_URL", "")
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
@@ -187,7 +204,7 @@ def test_services(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service that does not answer is a warning: the world is watched, not needed."""
+    """A service that does not answer is a warning, because a pass can run without it."""
     assert told.url
     stubs["ingest"].mode = "down"
     stubs["evaluator"].mode = "503"
@@ -199,7 +216,10 @@ def test_services(
     )
     assert found["service evaluator"] == (
         WARNING,
-        "degraded: http 503 | it answers, but not as the catalogue expects: check its log and its entry in the catalogue",
+        (
+            "degraded: http 503 | it answers, but not as the catalogue expects: "
+            "check its log and its entry in the catalogue"
+        ),
     )
     assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
@@ -211,7 +231,7 @@ def test_unverified(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service whose certificate is not verified is a warning, whatever it answers."""
+    """A service whose certificate is not verified gets a warning, whatever it answers."""
     assert told.url
     (tmp_path / "c.toml").write_text(
         f'[services.ingest]\nurl = "{stubs["ingest"].url}"\nskip_verify = true\n'
@@ -230,7 +250,7 @@ def test_unverified(
 def test_own_limits(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit of this process is told as such, with what helps."""
+    """A limit of this process is reported as such, with its remedy."""
     assert told.url
 
     def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
@@ -251,7 +271,7 @@ def test_nothing_to_do(
     stubs: Stubs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That nothing is watched, or no alert can open, may be meant, but is told."""
+    """It is a warning if no service is monitored or no alert can open."""
     for name in stubs.env:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "flase")
@@ -263,13 +283,20 @@ def test_nothing_to_do(
 def test_not_permitted(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A right that is missing is to be granted: nothing is wrong with the statement of the platform's own figure."""
+    """A missing privilege is reported with its GRANT.
+
+    The statement of the built-in figure is not blamed.
+    """
     told.rows("CREATE ROLE ops_checked LOGIN PASSWORD 'x' BYPASSRLS")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_checked"))
     found = check(capsys, code=3)
     assert found["figure platform.devices_online"] == (
-        FAULT, "permission denied for table device_state | `GRANT SELECT ON device_state TO ops_checked`, or set PG_ROLE"
-    )  # fmt: skip
+        FAULT,
+        (
+            "permission denied for table device_state | "
+            "`GRANT SELECT ON device_state TO ops_checked`, or set PG_ROLE"
+        ),
+    )
     monkeypatch.setenv("PG_ROLE", "pulse_operator")
     state, said = check(capsys, code=3)["database"]
     assert (
@@ -282,7 +309,7 @@ def test_not_permitted(
 def test_away(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that is away is a fault, and the rest is looked at all the same."""
+    """A database that is away is a fault, and the other checks still run."""
     assert told.url
     monkeypatch.setenv("DATABASE_URL", "postgresql://a:hush@127.0.0.1:9/d")
     found = check(capsys, 3)
@@ -294,7 +321,10 @@ def test_away(
 def test_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Settings that are wrong are all told, with exit code 2, and nothing else is looked at; a .env file is named as the source."""
+    """All invalid settings are listed with exit code 2, and nothing else is checked.
+
+    A setting from a .env file names the file as its source.
+    """
     monkeypatch.setenv("PG_PORT", "x")
     monkeypatch.setenv("PASS_DEADLINE", "1")
     assert main(["check"]) == 2
@@ -314,13 +344,24 @@ def test_settings(
     assert found["setting PG_PASS"] == (OK, "(not shown), from .env | ")
 
 
-SERVER = {"database": "d", "role": "r", "login": "l", "connected_ms": 5, "version": "13.1", "version_number": 130001, "standby": True,
-          "refusals": [], "skew_s": -9.0, "timescaledb": "2.17", "pooled": True}  # fmt: skip
+SERVER = {
+    "database": "d",
+    "role": "r",
+    "login": "l",
+    "connected_ms": 5,
+    "version": "13.1",
+    "version_number": 130001,
+    "standby": True,
+    "refusals": [],
+    "skew_s": -9.0,
+    "timescaledb": "2.17",
+    "pooled": True,
+}
 
 
 @pytest.mark.unit
 def test_of_server() -> None:
-    """An old server, a standby and a clock that is off are told, and what stands in between."""
+    """An old server, a standby, a wrong clock and a pooler are reported."""
     found = {one.subject: (one.state, one.found) for one in of_server(SERVER)}
     assert found == {
         "connection": (OK, "database d as r, by login role l, in 5 ms"),
@@ -372,7 +413,7 @@ SCHEMA: list[tuple[SchemaState, list[tuple[str, str]]]] = [
 @pytest.mark.unit
 @pytest.mark.parametrize(("state", "expected"), SCHEMA)
 def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
-    """The version and the view, in each state; a warning has a remedy."""
+    """The version and the view are judged in each state, and a warning has a remedy."""
     findings = list(of_schema(state))
     assert len(findings) == len(expected)
     for finding, (level, said) in zip(findings, expected, strict=True):
@@ -415,7 +456,10 @@ def test_cluster(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """In a pod the CronJobs are looked at as well, unless it has no token; where that may not be asked, it is a warning."""
+    """In a pod, `check` looks at the CronJobs, unless the pod has no token.
+
+    If it cannot read them, that is a warning.
+    """
     assert told.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
@@ -438,7 +482,10 @@ def test_near_misses(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A variable that is nearly one is named, with the one that may be meant, and never its value; what others read is left alone."""
+    """A variable that almost has the name of a setting is reported with that setting.
+
+    Its value is never shown. Variables that other programs read are not reported.
+    """
     assert told.url and main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
@@ -475,7 +522,10 @@ def test_near_misses(
 def test_missing_by_another_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where a setting is missing, the variable that was to be it is named: by check, and by the command that could not begin."""
+    """If a setting is missing, a variable with a similar name is reported.
+
+    Both `check` and a pass that cannot start report it.
+    """
     monkeypatch.setenv("PG_PASSWORD", "hush")
     assert check(capsys, 2)["variable PG_PASSWORD"] == (
         WARNING,
@@ -508,14 +558,18 @@ def test_keys_of_the_env_file(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Each key that nothing reads is named: no setting, no reference of the catalogue, no other line of the file."""
+    """Each key of the .env file that nothing reads is reported.
+
+    Settings, references of the catalogue and references in the file itself are read.
+    """
     assert told.url and main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
         encoding="utf-8",
     )
     (tmp_path / ".env").write_text(
-        "OPS_WORKER_CATALOGUE=own.toml\nGATE_TOKEN=hush\nBASE=/tmp\nTERMINATION_MESSAGE_PATH=${BASE}/t\n"
+        "OPS_WORKER_CATALOGUE=own.toml\nGATE_TOKEN=hush\nBASE=/tmp\n"
+        "TERMINATION_MESSAGE_PATH=${BASE}/t\n"
         "INGEST_ULR=hush\nPGPASSWORD=hush\nCOMPOSE_FILE=hush\n"
     )
     found = check(capsys)
@@ -524,7 +578,10 @@ def test_keys_of_the_env_file(
     } == {
         ".env: INGEST_ULR": "nothing reads this key | did you mean INGEST_URL?",
         ".env: PGPASSWORD": "nothing reads this key | did you mean PG_PASS?",
-        ".env: COMPOSE_FILE": "nothing reads this key | remove it; `ops-worker sidecar --help` lists the names that are read",
+        ".env: COMPOSE_FILE": (
+            "nothing reads this key | remove it; `ops-worker sidecar --help` "
+            "lists the names that are read"
+        ),
     }
     assert "hush" not in str(found)
     (tmp_path / "other").write_text("LOGLEVEL=DEBUG\n")
@@ -549,7 +606,7 @@ def test_odd_words(
     word: str,
     is_odd: bool,
 ) -> None:
-    """A switch with a word that it does not know is off; check and the log of a pass say so."""
+    """A switch with an unknown word is off; `check` and the log of a pass say so."""
     assert told.url and main(["init-db"]) == 0
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
     off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
@@ -577,22 +634,26 @@ def test_odd_words(
 def test_odd_level(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A level that is none is INFO, which is said."""
+    """An unknown log level counts as INFO, and `check` says so."""
     assert told.url and main(["init-db"]) == 0
     for word in ("debug", "", "Warning "):
         monkeypatch.setenv("LOG_LEVEL", word)
         assert "LOG_LEVEL" not in check(capsys)
     monkeypatch.setenv("LOG_LEVEL", "verbose")
     assert check(capsys)["LOG_LEVEL"] == (
-        WARNING, "'verbose' is not a log level; INFO is used | set it to DEBUG, INFO, WARNING, ERROR, CRITICAL",
-    )  # fmt: skip
+        WARNING,
+        (
+            "'verbose' is not a log level; INFO is used | "
+            "set it to DEBUG, INFO, WARNING, ERROR, CRITICAL"
+        ),
+    )
 
 
 @pytest.mark.plain_table
 def test_growth(
     looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each table that grows: rows and bytes by the statistics, per day of its age."""
+    """The growth of a table is its rows and bytes by the statistics, per day of its age."""
     looked.rows("ANALYZE system_metrics; ANALYZE ops_worker_span")
     rows, size = (
         looked.value(f"SELECT {what} FROM pg_class WHERE oid = 'system_metrics'::regclass")
@@ -633,7 +694,10 @@ def test_growth(
 def test_growth_of_odd_tables(
     looked: Database, capsys: pytest.CaptureFixture[str], statement: str
 ) -> None:
-    """Without an index that finds the oldest row, the table is not read; nothing fails over it."""
+    """Without an index that finds the oldest row, the table is not read.
+
+    Odd times, columns and partitions do not end the command.
+    """
     looked.rows(statement)
     main(["check", "--output", "json"])
     document = json.loads(capsys.readouterr().out)

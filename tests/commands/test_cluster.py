@@ -49,7 +49,10 @@ def test_table(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN  LAST SUCCESS  RUNNING  MISSED  EXIT  SUMMARY",
+        (
+            "CRONJOB            SCHEDULE   SUSPENDED  LAST RUN  LAST SUCCESS  RUNNING  MISSED  "
+            "EXIT  SUMMARY"
+        ),
         "ops-worker-health  * * * * *  yes        -         -             0        -       -     -",
     ]
     assert err == f"{server.url} (context test), namespace ops\n"
@@ -137,7 +140,10 @@ def test_wait(server: ApiServer, capsys: pytest.CaptureFixture[str], code: int, 
     assert err.splitlines()[2:] == [
         "a-job: waiting for a pod",
         "a-job: pending",
-        "a-job: pod a-pod cannot start: ErrImagePull: no such image; check the image's name, and that the cluster can pull it",
+        (
+            "a-job: pod a-pod cannot start: ErrImagePull: no such image; check the image's name, "
+            "and that the cluster can pull it"
+        ),
         "a-job: pending, attempt 2",
         f"a-job: {kind}{': Why' if code else ''}",
     ]
@@ -169,7 +175,10 @@ ENDED = {"terminated": {"exitCode": 0, "finishedAt": "2026-03-01T12:00:02Z"}}
 
 
 def shared(phase: str, **states: object) -> dict[str, Any]:
-    """Return a pod with other containers beside the worker's; ``states`` are by container."""
+    """Return a pod with other containers beside the worker's.
+
+    ``states`` has the state of each container.
+    """
     named = {"ours": "ops-worker", "mesh": "a-mesh", "proxy": "proxy"}
     told = {
         field: [
@@ -220,8 +229,15 @@ def test_wait_beside_others(server: ApiServer, capsys: pytest.CaptureFixture[str
         f"{CORE}/pods/a-pod/log?container=ops-worker"
     ]
     assert err.splitlines()[2:] == [
-        "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; check the image's name, and that the cluster can pull it",
-        "a-job: the pass in pod a-pod ended with exit code 0, but container a-mesh keeps running, so the Job does not complete; if it is a sidecar, make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those",
+        (
+            "a-job: pod a-pod cannot start: init container proxy: ErrImagePull; "
+            "check the image's name, and that the cluster can pull it"
+        ),
+        (
+            "a-job: the pass in pod a-pod ended with exit code 0, but container a-mesh keeps "
+            "running, so the Job does not complete; if it is a sidecar, make it a native sidecar "
+            "(an init container with restartPolicy: Always), because a Job does not wait for those"
+        ),
         "a-job: Failed: BackoffLimitExceeded: too long",
     ]
 
@@ -238,9 +254,9 @@ def test_wait_first_container_fails(server: ApiServer, capsys: pytest.CaptureFix
         f"GET {CORE}/pods": (200, {"items": [broken]}),
     }
     assert main(["trigger", "health", "--wait"]) == 1
-    assert (
-        last_error_line(capsys)
-        == "a-job: container a-mesh of pod a-pod ended with exit code 7: Error; see `kubectl logs a-pod -c a-mesh`"
+    assert last_error_line(capsys) == (
+        "a-job: container a-mesh of pod a-pod ended with exit code 7: Error; "
+        "see `kubectl logs a-pod -c a-mesh`"
     )
     assert not any("/log" in path for _, path, _ in server.asked)
 
@@ -256,8 +272,9 @@ def test_wait_deadline(
     }
     assert main(["trigger", "health", "--wait"]) == 1
     assert last_error_line(capsys) == (
-        "a-job: Job a-job exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: look in `kubectl get events` "
-        "for a pod that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
+        "a-job: Job a-job exceeded activeDeadlineSeconds (50 s), "
+        "and Kubernetes deleted its pod and log: look in `kubectl get events` for a pod "
+        "that could not start; otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
 
 
@@ -265,7 +282,7 @@ def test_wait_deadline(
 def test_wait_sidecar_goes_on(
     server: ApiServer, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
-    """If a sidecar blocks the Job, keep the pass's log and exit code before the pod is deleted."""
+    """A sidecar that blocks the Job does not hide the log and exit code of the pass."""
     ended = {"terminated": {"exitCode": code, "finishedAt": "2026-03-01T12:00:02Z"}}
     going = shared("Running", ours=ended, mesh={"running": {}})
     killed = shared("Failed", ours=ended, mesh={"terminated": {"exitCode": 137}})
@@ -278,7 +295,10 @@ def test_wait_sidecar_goes_on(
     assert main(["trigger", "health", "--wait"]) == code
     out, err = capsys.readouterr()
     assert out == "health: 4 services\n"
-    remedy = "make it a native sidecar (an init container with restartPolicy: Always), because a Job does not wait for those"
+    remedy = (
+        "make it a native sidecar "
+        "(an init container with restartPolicy: Always), because a Job does not wait for those"
+    )
     assert err.splitlines()[2:] == [
         f"a-job: the pass in pod a-pod ended with exit code {code}, but container a-mesh "
         f"keeps running, so the Job does not complete; if it is a sidecar, {remedy}",
@@ -327,7 +347,7 @@ def test_wait_log_gone(server: ApiServer, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_wait_shards(server: ApiServer, codes: list[int | None], kind: str, code: int) -> None:
-    """In an Indexed Job the newest pod of every index counts, and of those the worst."""
+    """For an Indexed Job, the worst of the newest pods of all indexes counts."""
     pods = [pod(2), *map(pod, codes)]
     for index, one in zip(("1", "0", "1"), pods, strict=True):
         one["metadata"] = one["metadata"] | {
@@ -346,9 +366,9 @@ def test_wait_too_long(server: ApiServer, capsys: pytest.CaptureFixture[str]) ->
     """The wait ends at the timeout with the state of the Job."""
     server.answers[f"GET {BATCH}/jobs/a-job"] = (200, {})
     assert main(["trigger", "health", "--wait", "--timeout", "0.1"]) == 1
-    assert (
-        last_error_line(capsys)
-        == "ops-worker trigger: a-job has not ended within 0.1 s: waiting for a pod; see `kubectl -n ops describe job a-job`"
+    assert last_error_line(capsys) == (
+        "ops-worker trigger: a-job has not ended within 0.1 s: waiting for a pod; "
+        "see `kubectl -n ops describe job a-job`"
     )
 
 
@@ -372,7 +392,7 @@ def test_wait_by_default(
 
 
 def test_wait_out_of_memory(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pass that was killed for its memory leaves no line; the reason is shown."""
+    """A pass that was killed for its memory use prints nothing; the reason is shown."""
     killed = pod(137)
     killed["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
     server.answers |= {
@@ -404,7 +424,7 @@ def test_never_starts(
     deadline: int | None,
     warned: bool,
 ) -> None:
-    """A CronJob of which Kubernetes never starts a run gets a warning with the reason."""
+    """A CronJob that can never start gets a warning with the reason."""
     one = cronjob()
     one["spec"] |= {"schedule": schedule, "startingDeadlineSeconds": deadline, "suspend": False}
     by_hand = cronjob("by-hand")
@@ -414,7 +434,10 @@ def test_never_starts(
     rows = json.loads(capsys.readouterr().out)["cronjobs"]
     told = [warning for row in rows for warning in row["warnings"]]
     assert [warning for warning in told if "startingDeadlineSeconds" in warning] == warned * [
-        "ops-worker-health: startingDeadlineSeconds is 89; with @every it must be at least the period (90), or no run ever starts"
+        (
+            "ops-worker-health: startingDeadlineSeconds is 89; "
+            "with @every it must be at least the period (90), or no run ever starts"
+        )
     ]
 
 
@@ -431,7 +454,7 @@ def test_never_starts(
         ("@every 90s", "", "", "2026-03-02T12:00:30Z", "2026-03-02T12:03:29Z", 1),
         ("0 0 31 2 *", "Etc/UTC", "", "2026-03-02T12:00:00Z", "2027-03-02T12:00:00Z", None),
         ("0 0 * * *", "Mars/Olympus", "", "2026-03-02T12:00:00Z", "2027-03-02T12:00:00Z", None),
-        # no zone is UTC
+        # Without a zone, the schedule is in UTC.
         (
             "0 6 * * *",
             "",
@@ -440,7 +463,7 @@ def test_never_starts(
             "2026-03-03T06:30:00Z",
             1,
         ),
-        # unless the last run says otherwise: then as many as there were at least
+        # If the last run does not agree, the number is the least possible one.
         (
             "0 6 * * *",
             "",

@@ -45,7 +45,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServe
 
 
 def job(reason: str = "", message: str = "") -> dict[str, Any]:
-    """Return the Job of the CronJob; with a reason, it failed."""
+    """Return the Job of the CronJob; if a reason is given, the Job failed."""
     condition = {"type": "Failed", "status": "True", "reason": reason, "message": message}
     return {
         "metadata": {
@@ -60,7 +60,7 @@ def job(reason: str = "", message: str = "") -> dict[str, Any]:
 
 
 def deployment() -> dict[str, Any]:
-    """Return the Deployment of the variant sidecar, which has no pod that is ready."""
+    """Return the Deployment of the variant sidecar, without a ready pod."""
     container = {"name": "ops-worker", "image": "ops-worker:0.1.0", "args": ["sidecar", "metrics"]}
     return {
         "metadata": {"name": "ops-worker-sidecar", "namespace": "ops", "labels": LABELS},
@@ -74,7 +74,7 @@ def deployment() -> dict[str, Any]:
 
 
 def answer(server: ApiServer, **lists: list[dict[str, Any]]) -> None:
-    """Let the API server answer with these Jobs, pods, Events and Deployments."""
+    """Set the Jobs, pods, Events and Deployments with which the API server answers."""
     roots = {"jobs": BATCH, "pods": CORE, "events": CORE, "deployments": APPS, "cronjobs": BATCH}
     for name, objects in lists.items():
         server.answers[f"GET {roots[name]}/{name}"] = (200, {"items": objects})
@@ -88,7 +88,7 @@ def document(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any
 
 
 def test_deadline(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Job that its deadline ended has neither a pod nor an exit code; Events have the cause."""
+    """A Job that exceeded its deadline has no pod and no exit code; Events have the cause."""
     about = 'MountVolume.SetUp failed for volume "catalogue" : configmap "gone" not found'
     answer(
         server,
@@ -107,7 +107,7 @@ def test_deadline(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_events_are_selected(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only Events that may report a problem are read, those of a pull among them."""
+    """Only Events that may report a problem are read, also those of an image pull."""
     begun = (datetime.now(UTC) - timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
     stuck = pod()
     stuck["metadata"] = stuck["metadata"] | {"name": "a-job-x7k2p"}
@@ -135,7 +135,10 @@ def test_events_are_selected(server: ApiServer, capsys: pytest.CaptureFixture[st
 
 
 def test_deployment_and_leftover(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The Deployment is a row; the CronJob of the same pass is named as left over."""
+    """The Deployment is a row.
+
+    A CronJob of the same pass is reported as left over.
+    """
     metrics = cronjob("ops-worker-metrics")
     metrics["spec"]["suspend"] = False
     template = {"spec": {"containers": [{"name": "ops-worker", "args": ["metrics"]}]}}
@@ -180,7 +183,10 @@ def test_deployment_and_leftover(server: ApiServer, capsys: pytest.CaptureFixtur
 
 
 def test_only_a_deployment(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """An installation may have no CronJob; a Deployment without labels is recognised."""
+    """An installation without a CronJob is valid.
+
+    A Deployment without labels is recognised.
+    """
     own = deployment()
     own["metadata"]["labels"] = {}
     other = {"metadata": {"name": "shop"}, "spec": {"template": {"spec": {}}}}
@@ -193,7 +199,7 @@ def test_only_a_deployment(server: ApiServer, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("kind", ["events", "deployments"])
 def test_not_permitted(server: ApiServer, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    """What may not be looked at is said; it is no failure and no warning."""
+    """Objects that may not be read are named, without a failure or a warning."""
     root = {"events": CORE, "deployments": APPS}[kind]
     server.answers[f"GET {root}/{kind}"] = FORBIDDEN
     reason = (
@@ -206,7 +212,7 @@ def test_not_permitted(server: ApiServer, capsys: pytest.CaptureFixture[str], ki
 
 
 def test_nothing_is_known(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a CronJob, a Deployment that may not be looked at is no proof of absence."""
+    """If Deployments may not be read, a missing CronJob does not prove that nothing runs."""
     answer(server, cronjobs=[])
     server.answers[f"GET {APPS}/deployments"] = FORBIDDEN
     assert main(["cluster"]) == 2
@@ -216,7 +222,7 @@ def test_nothing_is_known(server: ApiServer, capsys: pytest.CaptureFixture[str])
 
 
 def test_shards(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The shards of an Indexed Job are objects with names in JSON."""
+    """In JSON, the shards of an Indexed Job are objects with names."""
     failed = job("PodFailurePolicy", "index 0")
     failed["spec"] |= {"completionMode": "Indexed", "completions": 2}
     failed["status"]["completedIndexes"] = "1"

@@ -49,7 +49,7 @@ def test_rows_fit(width: int, name: str) -> None:
 
 
 def test_columns_are_left_out() -> None:
-    """On a narrow screen the least important columns go first; what matters stays."""
+    """On a narrow screen the least important columns are left out first."""
     text = screen(View([ROW], [], [], []), 80)
     head, row, note = text.splitlines()[:3]
     assert head.split() == [

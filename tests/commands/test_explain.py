@@ -1,4 +1,4 @@
-"""`ops-worker explain`: why a service has its state, now and earlier; each sentence follows from rows."""
+"""`ops-worker explain`: the reason for a state, now and earlier, follows from rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def explained(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command and give its document."""
+    """Return a function that runs the command and returns its document."""
 
     def explain(*arguments: str) -> Any:
         capsys.readouterr()
@@ -40,7 +40,7 @@ def test_now(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The current state is that of the row, with the alert, who acknowledged it, and which pass saw it."""
+    """The answer has the state, the pass that saw it, the alert and who acknowledged it."""
     answer = explained("evaluator")
     row, (_, alert) = looked.health()["evaluator"], looked.alerts()
     assert (answer["state"], answer["reason"], answer["streak"]) == (
@@ -48,13 +48,13 @@ def test_now(
         "Connection refused",
         1,
     )
-    # The ledger and the row have times of the same pass, each rounded to its own microsecond.
+    # Ledger and row have times of the same pass, each rounded to a microsecond.
     since, recorded = map(datetime.fromisoformat, (answer["since"], row["details"]["since"]))
     assert abs(since - recorded) < timedelta(milliseconds=1)
     assert (answer["status_shows"], answer["stale"], answer["ledger"]) == ("down", False, True)
-    assert (
-        answer["alert"]
-        == f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, not acknowledged"
+    assert answer["alert"] == (
+        f"alert {alert['id']} is open "
+        f"since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, not acknowledged"
     )
     (shown,) = answer["alerts"]
     assert (
@@ -95,9 +95,10 @@ def test_now(
 
 
 def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A maintenance, now or at that time, is the reason why no alert is open."""
+    """A maintenance, now or at the last health pass, is the reason why no alert is open."""
     looked.rows(
-        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     assert main(["maintenance", "start"]) == 0
     until = looked.value("SELECT until FROM ops_worker_maintenance")
@@ -113,14 +114,16 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
     assert main(["maintenance", "end"]) == main(["health"]) == 0
     assert (
         looked.value(
-            "SELECT count(*) FROM system_metrics WHERE metric_name = 'maintenance' AND value = 1 AND time > now() - interval '1 minute'"
+            "SELECT count(*) FROM system_metrics "
+            "WHERE metric_name = 'maintenance' AND value = 1 AND time > now() - interval '1 minute'"
         )
         == 1
     )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
     assert main(["health"]) == 0
     looked.rows(
-        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     assert explained("evaluator")["alert"].startswith(
         "no alert is open: it opens with the next health pass"
@@ -130,7 +133,10 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
 def test_unknown_is_a_result(
     looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A service with an unusable answer was probed: its state `unknown` is a result of the health pass."""
+    """A service with an unusable answer was probed.
+
+    Its state `unknown` is a result of the health pass.
+    """
     stubs["ingest"].mode = "bad-json"
     assert looked.url and main(["health"]) == 0
     answer = explained("ingest")
@@ -184,9 +190,13 @@ def test_secret_in_a_url(
 
 
 def test_stale(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a ledger, an old row is stale, as in `status`; odd details are still explained."""
+    """Without a ledger, an old row is stale, as in `status`.
+
+    Invalid details are still explained.
+    """
     looked.rows(
-        "UPDATE service_health SET checked_at = now() - interval '10 minutes', details = details || jsonb_build_object('since', now() - interval '20 minutes')"
+        "UPDATE service_health SET checked_at = now() - interval '10 minutes', "
+        "details = details || jsonb_build_object('since', now() - interval '20 minutes')"
     )
     answer = explained("ingest")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "the metrics pass")
@@ -213,7 +223,9 @@ def test_stale(looked: Database, explained: Any, capsys: pytest.CaptureFixture[s
     )
     assert explained("ingest")["state"] == "healthy"
     looked.rows(
-        """UPDATE service_health SET status = 'unhealthy', details = '{"http_status": 503, "since": "9"}' WHERE service = 'ingest'"""
+        "UPDATE service_health SET status = 'unhealthy', "
+        """details = '{"http_status": 503, "since": "9"}' """
+        "WHERE service = 'ingest'"
     )
     answer = explained("ingest")
     assert (answer["state"], answer["reason"], answer["streak"]) == ("unhealthy", "http 503", None)
@@ -221,7 +233,7 @@ def test_stale(looked: Database, explained: Any, capsys: pytest.CaptureFixture[s
 
 
 def test_others(looked: Database, explained: Any) -> None:
-    """The database, the worker itself and a service that is no longer monitored can be explained."""
+    """The database, the worker and a service that is no longer monitored can be explained."""
     answer = explained("postgres")
     assert (answer["state"], answer["rule"]["an alert opens"]) == ("healthy", "never")
     looked.move_samples(
@@ -243,13 +255,15 @@ def test_others(looked: Database, explained: Any) -> None:
     assert (answer["state"], answer["rule"]) == (
         "healthy",
         {
-            "watched": "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+            "watched": (
+                "no; its row and its alert, where there are any, go with `ops-worker alerts prune`"
+            )
         },
     )
 
 
 def test_row_in_the_past(looked: Database, explained: Any) -> None:
-    """Without a ledger, a row covers the time since its streak began, if a pass ran then."""
+    """Without a ledger, a row holds since its streak began, if a pass ran then."""
     begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
     looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
     looked.rows("DROP TABLE ops_worker_span")
@@ -266,7 +280,9 @@ def test_row_in_the_past(looked: Database, explained: Any) -> None:
         "no pass has looked since; it was healthy",
     )
     looked.rows(
-        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time < now() - interval '1 minute'"
+        "DELETE FROM system_metrics "
+        "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' "
+        "AND time < now() - interval '1 minute'"
     )
     assert explained("ingest", "--at", "50m")["state"] == "stale"
 
@@ -281,7 +297,8 @@ def test_status_of_an_alert(looked: Database, explained: Any) -> None:
         "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat()
     )
     assert answer["alert"] == (
-        f"alert {alert['id']} is open since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, "
+        f"alert {alert['id']} is open "
+        f"since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, "
         "not acknowledged"
     ), "alex acknowledged it later"
     later = explained(
@@ -292,7 +309,8 @@ def test_status_of_an_alert(looked: Database, explained: Any) -> None:
     looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
     assert explained("dispatcher")["alert"] == "no alert is open"
     looked.rows(
-        "UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' WHERE id = %s",
+        "UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' "
+        "WHERE id = %s",
         alert["id"],
     )
     assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
@@ -305,7 +323,7 @@ def test_status_of_an_alert(looked: Database, explained: Any) -> None:
 def test_rule(
     stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The rule is that of the catalogue, whose thresholds override the settings."""
+    """The rule comes from the catalogue, whose thresholds override the settings."""
     (tmp_path / "catalogue.toml").write_text(
         f"""[services.odd]
 url = "{stubs["ingest"].url.replace("//", "//user:secret@")}"
@@ -335,7 +353,10 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
         + stubs["ingest"].url.replace("//", "//***@")
         + "/health, up to 2 redirects; its certificate is not verified",
         "answers within": "5 s",
-        "healthy when": "http 2xx, 304; a JSON object; /counters/queue_depth is at most 100; latency at most 700 ms",
+        "healthy when": (
+            "http 2xx, 304; a JSON object; /counters/queue_depth is at most 100; "
+            "latency at most 700 ms"
+        ),
         "an alert opens after": "4 unhealthy passes in a row",
         "it closes after": "2 healthy passes in a row",
     }
@@ -344,10 +365,14 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
 def test_bad(
     looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An unknown service, a bad time, a missing privilege: one line each, and the right exit code."""
+    """An unknown service, a bad time or a missing privilege prints one line.
+
+    The exit code is 2 for wrong arguments, and 3 for a missing privilege.
+    """
     assert main(["explain", "nobody"]) == 2
     assert capsys.readouterr().err == (
-        "ops-worker explain: service nobody is not monitored, and nothing is recorded about it; monitored services: ingest, evaluator, dispatcher, delivery_worker\n"
+        "ops-worker explain: service nobody is not monitored, and nothing is recorded about it; "
+        "monitored services: ingest, evaluator, dispatcher, delivery_worker\n"
     )
     for word, meant in (
         ("ingset", "ingest"),
@@ -357,11 +382,13 @@ def test_bad(
     ):
         assert main(["explain", word]) == 2
         assert capsys.readouterr().err.endswith(
-            f"service {word} is not monitored, and nothing is recorded about it; did you mean {meant}?\n"
+            f"service {word} is not monitored, and nothing is recorded about it; "
+            f"did you mean {meant}?\n"
         )
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
-        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: this time is in the future; the database's clock says \S+Z\n",
+        r"ops-worker explain: --at 2999-01-01T00:00:00\+00:00: this time is in the future; "
+        r"the database's clock says \S+Z\n",
         capsys.readouterr().err,
     )
     for text in ("tomorrow", "99y", "1.1.1s", "2026-13-01"):
@@ -376,9 +403,9 @@ def test_bad(
 
 
 def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str, str]:
-    """Return the sentences of the state, without its time, and of the alert; and all other lines.
+    """Return the sentence of the state, the sentence of the alert and all other lines.
 
-    The screen is so wide that no line is wrapped.
+    The time of the state is left out. The screen is so wide that no line is wrapped.
     """
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
@@ -392,7 +419,10 @@ def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 
 @pytest.fixture
 def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
-    """A database whose passes ran before a service was added to the catalogue; its port is closed."""
+    """A database whose passes ran before a service was added to the catalogue.
+
+    The port of the service is closed.
+    """
     (tmp_path / "own.toml").write_text(
         '[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8"
     )
@@ -400,7 +430,10 @@ def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Da
     return looked
 
 
-UNSEEN = "nothing is known about shop: the last health and metrics passes did not probe it: it was not in the catalogue then, or they had no time left for it"
+UNSEEN = (
+    "nothing is known about shop: the last health and metrics passes did not probe it: "
+    "it was not in the catalogue then, or they had no time left for it"
+)
 
 
 def test_new_service(
@@ -409,7 +442,7 @@ def test_new_service(
     explained: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service that no pass has probed yet is unknown, and the reason names the passes that ran."""
+    """A service that no pass has probed is unknown, and the reason names the passes that ran."""
     first, second, rest = spoken(capsys, "shop")
     assert (first, second) == (UNSEEN, "no alert is open")
     assert "no pass looked" not in rest
@@ -430,7 +463,10 @@ def test_new_service(
     )
     assert spoken(capsys, "shop")[0] == UNSEEN, "the ledger knows that it ran"
     new.rows("DELETE FROM ops_worker_run WHERE pass = 'health'")
-    reason = "the last metrics pass did not probe it: it was not in the catalogue then, or it had no time left for it"
+    reason = (
+        "the last metrics pass did not probe it: it was not in the catalogue then, "
+        "or it had no time left for it"
+    )
     assert spoken(capsys, "shop")[0] == f"nothing is known about shop: {reason}"
     new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
     new.rows("DELETE FROM ops_worker_run")
@@ -440,7 +476,10 @@ def test_new_service(
 def test_first_pass_of_a_new_service(
     new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the first pass of either kind, its result is shown, and no alert is called closed."""
+    """After the first pass of either kind, its result is shown.
+
+    No alert is called closed.
+    """
     assert new.url and main(["metrics"]) == 0
     first, second, _ = spoken(capsys, "shop")
     assert re.fullmatch(
@@ -470,12 +509,13 @@ def test_first_pass_of_a_new_service(
 def test_service_that_is_gone(
     new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a service that is no longer monitored, no pass opens an alert, and the reason says so."""
+    """No pass opens an alert for a service that is no longer monitored; the reason says so."""
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     monkeypatch.delenv("OPS_WORKER_CATALOGUE")
     assert spoken(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
     new.rows(
-        "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
+        "INSERT INTO system_metrics (time, metric_name, service, value) "
+        "VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
     )
     assert spoken(capsys, "odd")[0] == (
         "nothing is known about odd: the last health and metrics passes did not probe it"
@@ -489,7 +529,8 @@ def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[s
         and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     )
     assert spoken(capsys, "shop")[1] == (
-        "no alert is open: at the last health pass there was maintenance; if that is over, the next one that finds it so opens an alert"
+        "no alert is open: at the last health pass there was maintenance; "
+        "if that is over, the next one that finds it so opens an alert"
     )
 
 
@@ -499,15 +540,19 @@ def test_database_and_worker(
     explained: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both can be explained before the first pass. No alert ever opens for the database."""
+    """The database and the worker can be explained before the first pass.
+
+    No alert ever opens for the database.
+    """
     assert main(["init-db"]) == 0
     assert spoken(capsys, "postgres")[:2] == (
         "nothing is known about postgres: no pass has looked",
         "no alert is open",
     )
     assert spoken(capsys, "ops_worker")[:2] == (
-        "nothing is known about ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off", "no alert is open"
-    )  # fmt: skip
+        "nothing is known about ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off",
+        "no alert is open",
+    )
     assert main(["metrics"]) == main(["health"]) == 0
     told.rows(
         "UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'"

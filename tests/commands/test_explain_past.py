@@ -1,4 +1,4 @@
-"""`ops-worker explain` and the ledger: every figure equals a query or an expectation by hand."""
+"""`ops-worker explain` and the ledger: every figure equals a query or a known number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 Document = dict[str, Any]
 LENGTH_S = 7200
 """The length of the history in seconds; its last pass is 20 s ago."""
-CHANGES = {  # from which second on the health pass sees what; "" is a time without a pass
+CHANGES = {  # what the health pass sees from a second on; "" is a time without a pass
     "a": [
         (0, "healthy"),
         (1200, "down"),
@@ -85,7 +85,7 @@ def read(capsys: pytest.CaptureFixture[str]) -> Callable[..., Document]:
 
 
 def begun(look: Looks) -> datetime:
-    """Return when the first pass looked."""
+    """Return the time of the first pass."""
     first: datetime = look.database.value("SELECT min(first_at) FROM ops_worker_run")
     return first.astimezone(UTC)
 
@@ -97,12 +97,12 @@ def second_of(look: Looks, moment: str | None) -> int:
 
 
 def moment(look: Looks, second: float) -> list[str]:
-    """Return the option of a time so many seconds after the first pass."""
+    """Return the option for a time, given in seconds after the first pass."""
     return ["--at", (begun(look) + timedelta(seconds=second)).isoformat()]
 
 
 def test_now_by_hand(past: Looks, read: Callable[..., Document]) -> None:
-    """The state, its beginning and that of the outage, with bounds; the last sight."""
+    """The answer has the last sight, the state, and when state and outage began, with bounds."""
     document = read("explain", "a")
     assert (document["state"], document["reason"]) == ("down", "Connection refused")
     assert second_of(past, document["state_since"]) == 6600
@@ -123,7 +123,10 @@ def test_now_by_hand(past: Looks, read: Callable[..., Document]) -> None:
 
 
 def test_turns_by_hand(past: Looks, read: Callable[..., Document]) -> None:
-    """The last changes, without a gap: the hole is one, the change of the configuration is none."""
+    """The last changes have no gap.
+
+    A hole is a change. A change of the configuration is none.
+    """
     document = read("explain", "a")
     turns = [
         (turn["state"], turn["seen"], second_of(past, turn["from"]), turn["reason_class"])
@@ -149,7 +152,7 @@ def test_turns_by_hand(past: Looks, read: Callable[..., Document]) -> None:
 
 
 def test_past_by_hand(past: Looks, read: Callable[..., Document]) -> None:
-    """How often in 30 days, the longest time, and the seconds of each state."""
+    """The last 30 days: the number of outages, the longest one, the seconds of each state."""
     document = read("explain", "a")
     lasted_s = (datetime.fromisoformat(document["at"]) - begun(past)).total_seconds()
     summary = document["past"]
@@ -180,7 +183,7 @@ def test_past_by_hand(past: Looks, read: Callable[..., Document]) -> None:
 
 
 def test_outage_around_a_hole(past: Looks, read: Callable[..., Document]) -> None:
-    """An outage that was there before a hole and after it is one; the hole is not counted."""
+    """An outage before and after a hole is one outage, and the hole does not count."""
     longest = read("explain", "b")["past"]["longest"]
     assert (second_of(past, longest["from"]), second_of(past, longest["to"])) == (1500, 4800)
     assert longest["seconds"] == pytest.approx(1500 + 600, abs=1)
@@ -200,7 +203,7 @@ SELECT sum(date_part('epoch', least(ended, %s::timestamptz) - first_at)) AS seco
 
 
 def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
-    """The budget is that of `status`, and what a query says is left of it."""
+    """The budget is that of `status`, and what is left of it equals a query."""
     document = read("explain", "a")
     left_s = 0.2 * 86_400 - past.database.value(LASTED, document["at"])
     assert document["budget"]["left_s"] == pytest.approx(left_s, abs=0.01)
@@ -238,13 +241,13 @@ def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
 
 
 def outages(spans: list[Document]) -> int:
-    """Count the changes to an unhealthy state; a time in which nobody looked is no change."""
+    """Count the changes to an unhealthy state; unseen time is no change."""
     states = [span["state"] == "healthy" for span in spans if span["seen"]]
     return sum(1 for before, after in pairwise([True, *states]) if before and not after)
 
 
 def test_moment_of_a_change(past: Looks, read: Callable[..., Document]) -> None:
-    """At the very time of the first sight, the new state counts; a moment before, the old one."""
+    """At the time of its first sight the new state counts; just before, the old one."""
     first: datetime = past.database.value(
         "SELECT first_at FROM ops_worker_span WHERE service = 'a' AND state = 'down' "
         "ORDER BY first_at"
@@ -262,7 +265,7 @@ def test_moment_of_a_change(past: Looks, read: Callable[..., Document]) -> None:
 def test_years_ago(
     past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The ledger alone answers, however long ago it was, and whatever is left of the samples."""
+    """The ledger alone answers for any time, with or without samples of that time."""
     times = ("first_at", "last_at")
     for table in ("ops_worker_run", "ops_worker_span"):
         moved = ", ".join(f"{time} = {time} - interval '3 years'" for time in times)
@@ -299,11 +302,11 @@ def test_years_ago(
 
 
 def test_clock_set_back(look: Looks, read: Callable[..., Document]) -> None:
-    """After a clock was set back, what was recorded later counts, as in `history`."""
+    """If a clock was set back, the state that was recorded later counts, as in `history`."""
     look.now += -START_S - 2000
     for second in range(0, 1801, 60):
         look(second, {"a": "healthy", "b": "healthy", "c": "healthy"})
-    # Until now, the clock was a day ahead of what it is from now on.
+    # The clock was a day ahead during these passes, and is right during the next ones.
     look.database.rows("UPDATE ops_worker_run SET last_at = last_at + interval '1 day'")
     for second in range(600, 1201, 60):
         look(second, {"a": "down", "b": "healthy", "c": "healthy"})
@@ -319,7 +322,7 @@ def test_clock_set_back(look: Looks, read: Callable[..., Document]) -> None:
 
 
 def test_many_changes(look: Looks, read: Callable[..., Document]) -> None:
-    """Of a service that changes all the time, the beginning may be older than what is read."""
+    """If a service changes very often, its state may have begun before the rows that are read."""
     main(["init-db"])
     begin = "now() - interval '90 days'"
     look.database.rows(
@@ -352,7 +355,7 @@ def test_many_changes(look: Looks, read: Callable[..., Document]) -> None:
 def test_actions(
     past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What people did: what is about the service or about all of them, as the table has it."""
+    """The answer has the actions that concern the service or all services."""
     alerts = {row["fingerprint"]: row["id"] for row in past.database.alerts()}
     number = str(alerts["system-health:a"])
     assert main(["alerts", "ack", number, "--by", "kim", "--reason", "switch <b>7</b>"]) == 0
@@ -386,7 +389,7 @@ def test_actions(
         assert main([command, "a"]) == 0
         _, _, below = capsys.readouterr().out.partition("\nWhat people did\n")
         table = re.sub(r"[\d-]{10} [\d:]{8}", "TIME", below).splitlines()
-        # The table of `history` is as wide as a pipe.
+        # The tables of both commands have the width for a pipe.
         lines = [line for line in table[1:8] if line]
         assert re.match(rf"TIME +acknowledged +kim +a +alert {number}\b", lines[0])
         assert "switch <b>7</b>" in lines[0] + lines[1]
@@ -400,7 +403,8 @@ def test_actions(
 
 ODD_ACTIONS = """
 INSERT INTO ops_worker_action (at, action, by, reason, services, until, alert) VALUES
-(now() - interval '1 s', E'a\\x1b[31m', E'k\\nim', E'<script>\\r', '["a", 5, null, {"b": 1}]', 'infinity', -1),
+(now() - interval '1 s', E'a\\x1b[31m', E'k\\nim', E'<script>\\r',
+    '["a", 5, null, {"b": 1}]', 'infinity', -1),
 (now() - interval '1 s', '', '', '', '{"a": 1}', '-infinity', NULL),
 (now() - interval '1 s', 'x', '', '', '"a"', NULL, NULL),
 (now() - interval '1 s', 'not about a', '', '', 'null', NULL, NULL),
@@ -412,7 +416,7 @@ INSERT INTO ops_worker_action (at, action, by, reason, services, until, alert) V
 def test_odd_actions(
     look: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever stands in the table, it is shown on one line, without a control character."""
+    """Any content of the table of actions is shown on one line, without control characters."""
     look.now += -START_S - 20
     look(0, {"a": "healthy"})
     look.database.rows(ODD_ACTIONS)
@@ -511,7 +515,7 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without a ledger, or the right to read it, the row of the service is shown, and that it is."""
+    """Without a ledger that can be read, the row of the service is shown; a note says so."""
     whole = read("explain", "a")
     if statement == "REVOKE":
         past.database.rows(
@@ -545,7 +549,7 @@ def test_without_a_ledger(
 
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
 def test_odd_rows(look: Looks, read: Callable[..., Document], statement: str) -> None:
-    """Whatever a person or a restored backup left in the ledger, the state is explained."""
+    """Odd rows in the ledger, from a person or a restored backup, do not prevent an answer."""
     look.now += -START_S - 320
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (300, "down")):
         for name in ("health", "metrics"):

@@ -85,7 +85,7 @@ def shown(entry: History, begun: datetime) -> list[tuple[object, ...]]:
 
 
 def test_spans(begun: datetime, history: Callable[..., History]) -> None:
-    """What each service was, by each pass and by both: as the passes saw it."""
+    """The spans of each pass, and of both together, are as the passes saw them."""
     whole = period(begun, -60, 3600)
     document = history("a", "--pass", "health", *whole)
     assert list(document) == ["from", "to", "services", "actions", "maintenances"]
@@ -132,7 +132,7 @@ def test_in_parts(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Services that are read one by one have the same documents, tables and rows."""
+    """If services are read in parts, documents, tables and rows are the same."""
     times = period(begun, -60, 3600)
     whole = history(*times)
     texts = []
@@ -147,7 +147,7 @@ def test_in_parts(
 
 
 def test_sums(begun: datetime, history: Callable[..., History]) -> None:
-    """The seconds of the states add up to the period, and are those of the spans."""
+    """The seconds of the states add up to the period, and equal those of the spans."""
     document = history(*period(begun, -60, 3600))
     assert [entry["service"] for entry in document["services"]] == ["a", "b", "c"]
     for entry in document["services"]:
@@ -264,7 +264,7 @@ def test_removed_services(
     history: Callable[..., History],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After `alerts prune` a removed service is in no list; asked for by name, it has its history."""
+    """`history` does not list a pruned service, but shows its history by its name."""
     look.services("a", "b")
     look(3660, {"a": "healthy", "b": "healthy"})
     listed = history(*period(begun, 0, 3600))["services"]
@@ -279,7 +279,7 @@ def test_removed_services(
 
 
 def test_unknown_service(look: Looks, begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
-    """A service that nobody knows is named with what may be meant, as `explain` does."""
+    """An unknown service is refused with a suggestion, as in `explain`."""
     look.services("ingest", "evaluator")
     for word, hint in (("ingset", "did you mean ingest?"), ("x", "monitored services: ")):
         assert begun and main(["history", word]) == 2
@@ -298,7 +298,7 @@ def test_series_name(look: Looks, history: Callable[..., History]) -> None:
 
 
 def test_period(begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
-    """A period that is empty or not in the past, or that is given twice, is refused."""
+    """A period is refused if it is empty, not in the past, or given twice."""
     for arguments, problem in (
         (["--to", "2999-01-01"], "2999-01-01T00:00:00Z: this time is in the future; the database"),
         (["--from", "2998-01-01"], "2998-01-01T00:00:00Z: this time is in the future"),
@@ -313,7 +313,7 @@ def test_period(begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the tables of the ledger, the message says how they come to be."""
+    """Without the tables of the ledger, the message says how to create them."""
     assert look and main(["history"]) == 3
     assert re.search(
         r"no table ops_worker_run, ops_worker_span in database \S+ for role \w+: run "
@@ -330,7 +330,7 @@ def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> No
 def test_without_the_right_to_read(
     look: Looks, begun: datetime, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A role that may not read the ledger is told so."""
+    """A role that may not read the ledger gets an error that says so."""
     look.database.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
     look.env.setenv("DATABASE_URL", look.database.as_user("ops_blind"))
     try:
@@ -341,17 +341,29 @@ def test_without_the_right_to_read(
 
 
 ODD = {
-    "an open span from the future": "UPDATE ops_worker_span SET first_at = 'infinity' WHERE last_at IS NULL",
+    "an open span from the future": (
+        "UPDATE ops_worker_span SET first_at = 'infinity' WHERE last_at IS NULL"
+    ),
     "spans without an end": "UPDATE ops_worker_span SET last_at = 'infinity'",
     "spans of all time": "UPDATE ops_worker_span SET first_at = '-infinity', last_at = 'infinity'",
     "spans before all time": "UPDATE ops_worker_span SET last_at = '-infinity'",
-    "spans that end before they begin": "UPDATE ops_worker_span SET last_at = first_at - interval '1 day'",
+    "spans that end before they begin": (
+        "UPDATE ops_worker_span SET last_at = first_at - interval '1 day'"
+    ),
     "spans of runs that are gone": "UPDATE ops_worker_span SET run = -1, last_run = NULL",
-    "words that no pass writes": "UPDATE ops_worker_span SET state = 'sleepy', reason = E'a\\nb\\x1b[31m'",
+    "words that no pass writes": (
+        "UPDATE ops_worker_span SET state = 'sleepy', reason = E'a\\nb\\x1b[31m'"
+    ),
     "runs of all time": "UPDATE ops_worker_run SET first_at = '-infinity', last_at = 'infinity'",
-    "runs before all time": "UPDATE ops_worker_run SET first_at = '-infinity', last_at = '-infinity'",
-    "runs that end before they begin": "UPDATE ops_worker_run SET last_at = first_at - interval '1 year'",
-    "runs in the year 20000": "UPDATE ops_worker_run SET first_at = '20000-01-01', last_at = '20000-01-02'",
+    "runs before all time": (
+        "UPDATE ops_worker_run SET first_at = '-infinity', last_at = '-infinity'"
+    ),
+    "runs that end before they begin": (
+        "UPDATE ops_worker_run SET last_at = first_at - interval '1 year'"
+    ),
+    "runs in the year 20000": (
+        "UPDATE ops_worker_run SET first_at = '20000-01-01', last_at = '20000-01-02'"
+    ),
     "periods that are no number": "UPDATE ops_worker_run SET period_s = 'NaN'",
     "infinite periods": "UPDATE ops_worker_run SET period_s = 'infinity'",
     "negative periods": "UPDATE ops_worker_run SET period_s = -1e300",
@@ -365,7 +377,7 @@ ODD = {
 def test_odd_rows(
     look: Looks, history: Callable[..., History], capsys: pytest.CaptureFixture[str], statement: str
 ) -> None:
-    """Whatever a person or a restored backup left, the command ends with 0 and sums that add up."""
+    """With odd rows, from a person or a backup, the command ends with 0; its sums add up."""
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (1000, "healthy")):
         for name in ("health", "metrics"):
             look(second, WELL | {"a": state}, name=name)
@@ -386,7 +398,7 @@ def test_odd_rows(
 
 
 def test_reads_by_index(look: Looks, begun: datetime) -> None:
-    """The spans of one service are found by an index, however many others there are."""
+    """An index finds the spans of one service, however many others there are."""
     database: Database = look.database
     database.rows(
         "INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run, last_at) "

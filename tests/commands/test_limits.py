@@ -1,4 +1,4 @@
-"""The numbers that people's commands promise: how far they look back, how much they list, what they believe."""
+"""The limits that people's commands promise: periods, numbers of rows, ages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def test_state_that_is_believed(
     age_s: float,
     state: str,
 ) -> None:
-    """A check is believed up to one period in the future, and for three periods, at least 90 s, after it."""
+    """A check is believed up to an age of three periods, and up to one period in the future.
+
+    Three periods count as at least 90 s.
+    """
     assert main(["init-db"]) == main(["health"]) == 0
     told.rows(
         "UPDATE service_health SET checked_at = now() - make_interval(secs => %s)"
@@ -67,7 +70,7 @@ def test_state_that_is_believed(
 
 @pytest.mark.parametrize(("spans", "turns"), [(1, 2), (6, 7), (7, 8), (8, 8), (50, 8)])
 def test_turns(told: Database, capsys: pytest.CaptureFixture[str], spans: int, turns: int) -> None:
-    """`explain` lists the last 8 changes, however old they are; the newest is the last one."""
+    """`explain` lists the last 8 changes of any age; the newest is the last one."""
     assert main(["init-db"]) == 0
     begun = "now() - interval '2 years'"
     told.rows(
@@ -83,7 +86,7 @@ def test_turns(told: Database, capsys: pytest.CaptureFixture[str], spans: int, t
         f"FROM generate_series(0, {spans - 1}) AS n"
     )
     found = document(capsys, "explain", "ingest", "--at", "729d")["turns"]
-    # After the last span, nobody looked.
+    # No pass looked after the last span.
     states = ["healthy", "down"] * spans
     assert [one["state"] for one in found] == [*states[:spans], "unknown"][-turns:]
     assert [one["seen"] for one in found][-1] is False

@@ -1,4 +1,4 @@
-"""`ops-worker maintenance`: during a maintenance no alert opens, and everything else continues."""
+"""`ops-worker maintenance`: no alert opens during a maintenance; all else continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ pytestmark = pytest.mark.integration
 
 
 def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """States are recorded and alerts close, but none opens; afterwards, unhealthy services get an alert."""
+    """During a maintenance states are recorded and alerts close, but none opens.
+
+    Afterwards, unhealthy services get an alert.
+    """
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     assert (
@@ -36,14 +39,18 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
         == 0
     )
     assert re.search(
-        r"^maintenance of all services until [\d: -]+ UTC \(30 min left\), started by kim: new switch$",
+        r"^maintenance of all services until [\d: -]+ UTC \(30 min left\), "
+        r"started by kim: new switch$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
     stubs["evaluator"].mode = "down"
     stubs["ingest"].mode = "ok"
-    told.rows("INSERT INTO system_metrics (time, metric_name, service, value, tags) "
-              """VALUES (now() - interval '1 hour', 'pass_success', 'ops_worker', 1, '{"pass": "metrics"}')""")  # fmt: skip
+    told.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
+        "VALUES (now() - interval '1 hour', 'pass_success', 'ops_worker', "
+        """1, '{"pass": "metrics"}')"""
+    )
     assert main(["health"]) == main(["health"]) == 0
     assert re.search(r"maintenance until [\d: -]+ UTC: no alert opens", capsys.readouterr().out)
     assert [(alert["details"]["service"], alert["status"]) for alert in told.alerts()] == [
@@ -65,7 +72,7 @@ def test_maintenance(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture
 
 
 def test_over(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """A maintenance ends by its time; with --replace, the last start counts."""
+    """A maintenance ends at its time. With --replace, the last start counts."""
     assert main(["maintenance", "status"]) == main(["maintenance", "end"]) == 0
     assert capsys.readouterr().out == "no maintenance is running; alerts open\n" * 2
     assert (
@@ -129,7 +136,10 @@ def test_setting(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MAINTENANCE_UNTIL does the same without a row in the database; it needs a zone."""
+    """MAINTENANCE_UNTIL has the same effect, without a row in the database.
+
+    Its time needs a zone.
+    """
     stubs["ingest"].mode = "down"
     monkeypatch.setenv("MAINTENANCE_UNTIL", (datetime.now(UTC) + timedelta(minutes=5)).isoformat())
     assert main(["health"]) == main(["metrics"]) == main(["maintenance", "status"]) == 0
@@ -140,7 +150,8 @@ def test_setting(
     )
     assert main(["status"]) == 0
     assert re.search(
-        r"^Maintenance: no alert opens for these services\nENDS IN .*\n5 min +all +MAINTENANCE_UNTIL +-$",
+        r"^Maintenance: no alert opens for these services\nENDS IN .*\n"
+        r"5 min +all +MAINTENANCE_UNTIL +-$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -164,15 +175,19 @@ def start(*arguments: str) -> int:
 
 
 def logged(database: Database) -> list[tuple[str, str, str | None, bool]]:
-    """Return the log: who started each, why, who ended it, and whether it was ended early."""
+    """Return the log: who started each maintenance, why, who ended it, and whether early."""
     rows = database.rows(
-        "SELECT *, coalesce(ended_at < until, false) AS early FROM ops_worker_maintenance_log ORDER BY started_at"
+        "SELECT *, coalesce(ended_at < until, false) AS early "
+        "FROM ops_worker_maintenance_log ORDER BY started_at"
     )
     return [(row["started_by"], row["reason"], row["ended_by"], row["early"]) for row in rows]
 
 
 def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A running maintenance is replaced only with --replace; else the error shows its end, person and reason."""
+    """A running maintenance is replaced only with --replace.
+
+    Without it, the error shows the end, the person and the reason.
+    """
     assert start("--for", "30m", "--by", "kim", "--reason", "new\nswitch") == 0
     before = told.rows("SELECT * FROM ops_worker_maintenance")
     capsys.readouterr()
@@ -185,7 +200,9 @@ def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
         assert start(*other) == 2
         out, err = capsys.readouterr()
         assert out == "" and re.fullmatch(
-            r"ops-worker maintenance: another maintenance is running: maintenance of all services until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch\. "
+            r"ops-worker maintenance: another maintenance is running: "
+            r"maintenance of all services until [\d: -]+ UTC \((29|30) min left\), "
+            r"started by kim: new switch\. "
             r"Nothing was changed; use --replace to replace it\n",
             err,
         )
@@ -195,7 +212,8 @@ def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert start("--by", "lee", "--replace") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"replaced: maintenance of all services until [\d: -]+ UTC \((29|30) min left\), started by kim: new switch",
+        r"replaced: maintenance of all services until [\d: -]+ UTC \((29|30) min left\), "
+        r"started by kim: new switch",
         first,
     )
     assert re.fullmatch(
@@ -205,11 +223,15 @@ def test_replace(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_same_maintenance_again(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command again, for example after a lost connection, starts anew without --replace."""
+    """The same command again starts the maintenance anew, without --replace.
+
+    A person repeats it, for example, after a lost connection.
+    """
     same = ["--for", "30m", "--by", "kim", "--reason", "racks"]
     assert start(*same) == 0
     told.rows(
-        "UPDATE ops_worker_maintenance SET until = until - interval '20 minutes', started_at = started_at - interval '20 minutes'"
+        "UPDATE ops_worker_maintenance SET until = until - interval '20 minutes', "
+        "started_at = started_at - interval '20 minutes'"
     )
     assert start(*same) == start(*same) == 0
     assert "replaced" not in capsys.readouterr().out
@@ -223,7 +245,10 @@ def test_same_maintenance_again(told: Database, capsys: pytest.CaptureFixture[st
 
 
 def test_two_at_once(told: Database) -> None:
-    """Of several starts at the same time, one wins; the others are refused or find the lock held."""
+    """Of several starts at the same time, one succeeds.
+
+    The others are refused, or find the lock held.
+    """
     names = [f"person {number}" for number in range(6)]
     assert main(["init-db"]) == 0
     ready = threading.Barrier(len(names))
@@ -256,11 +281,15 @@ def test_two_at_once(told: Database) -> None:
 def test_history_of_others(
     told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An unlogged maintenance is logged when it ends; a role that may not write the log can start one."""
+    """A maintenance without an entry in the log gets one when it ends.
+
+    A role that may not write the log can still start a maintenance.
+    """
     assert main(["init-db"]) == 0
     told.rows("DROP TABLE ops_worker_maintenance_log")
     told.rows(
-        "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')"
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) "
+        "VALUES (now() + interval '1 hour', 'kim', 'racks')"
     )
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x'")
@@ -274,7 +303,8 @@ def test_history_of_others(
         assert main(["init-db"]) == 3
         assert main(["maintenance", "end"]) == 0
     told.rows(
-        "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (now() + interval '1 hour', 'kim', 'racks')"
+        "INSERT INTO ops_worker_maintenance (until, started_by, reason) "
+        "VALUES (now() + interval '1 hour', 'kim', 'racks')"
     )
     assert main(["init-db"]) == main(["maintenance", "end", "--by", "lee"]) == 0
     assert logged(told) == [("kim", "racks", "lee", True)]
@@ -292,7 +322,10 @@ def test_history_of_others(
 
 
 def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`report` and `explain --at` show a past maintenance with person and reason, which are not markup."""
+    """`report` and `explain --at` show the person and the reason of a past maintenance.
+
+    Both are shown literally, not as markup.
+    """
     reason = "<b>new</b> switch"
     assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
     capsys.readouterr()
@@ -308,7 +341,8 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert re.search(r"^\d+ min +all +kim +<b>new</b> switch$", status, re.MULTILINE)
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     looked.rows(
-        "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', ended_at = now() - interval '50 minutes', until = now()"
+        "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', "
+        "ended_at = now() - interval '50 minutes', until = now()"
     )
     capsys.readouterr()
     assert main(["explain", "ingest", "--at", "55m", "--output", "json"]) == 0
@@ -318,7 +352,8 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
     assert "Maintenance at that time" not in capsys.readouterr().out
     looked.rows(
         "INSERT INTO ops_worker_maintenance_log (started_at, until, started_by) VALUES "
-        "('2000-01-01', now() - interval '1 day', 'old'), ('-infinity', 'infinity', 'odd'), ('infinity', 'infinity', 'later')"
+        "('2000-01-01', now() - interval '1 day', 'old'), ('-infinity', 'infinity', 'odd'), "
+        "('infinity', 'infinity', 'later')"
     )
     assert main(["explain", "ingest"]) == main(["report", "-o", "-", "--since", "2h"]) == 0
     explained, page = capsys.readouterr().out.split("<!doctype html>")
@@ -344,7 +379,7 @@ def test_person_and_reason_are_shown(looked: Database, capsys: pytest.CaptureFix
 
 
 def test_actions(told: Database) -> None:
-    """Who started and ended a maintenance is kept, with its reason and its end."""
+    """The table of actions keeps who started and ended a maintenance, the reason and the end."""
     assert start("--by", "kim", "--reason", "racks") == 0
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     rows = told.rows("SELECT * FROM ops_worker_action ORDER BY id")

@@ -71,7 +71,10 @@ def test_some_services(told: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
 def test_document_of_a_pass(
     told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The document has the end for each service, the later one of its windows; a dry run as well."""
+    """The document has the end for each service, which is the latest of its windows.
+
+    The document of a dry run has it, too.
+    """
     stubs["ingest"].mode = "down"
     assert start("--service", "ingest", "--for", "1h") == 0
     assert start("--service", "ingest", "evaluator", "--for", "2h") == 0
@@ -89,10 +92,13 @@ def test_document_of_a_pass(
 
 
 def test_the_worker_itself(told: Database, stubs: Stubs) -> None:
-    """The alert on a stopped pass is held back by a window of ops_worker, or of all services."""
+    """A window of ops_worker or of all services suppresses the alert on a stopped pass."""
     assert stubs["ingest"].mode == "ok"
-    told.rows("INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES "
-              """(now() - interval '1 hour', 'pass_success', 'ops_worker', 1, '{"pass": "metrics"}')""")  # fmt: skip
+    told.rows(
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
+        "VALUES (now() - interval '1 hour', 'pass_success', 'ops_worker', "
+        """1, '{"pass": "metrics"}')"""
+    )
     assert start("--service", "ops_worker") == main(["health"]) == 0
     assert opened(told) == set()
     assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
@@ -101,7 +107,10 @@ def test_the_worker_itself(told: Database, stubs: Stubs) -> None:
 
 
 def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """A planned window is listed with its zone's time in UTC, and lasts from its time on."""
+    """The time of a planned window is given in its zone, and listed in UTC.
+
+    The window suppresses alerts from its begin to its end.
+    """
     stubs["ingest"].mode = "down"
     assert start("--at", "2999-01-01T02:00") == 2
     assert "more than ten years ahead" in capsys.readouterr().err
@@ -147,7 +156,7 @@ def test_planned(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str
 
 
 def test_time_of_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A time of day is its next one in the zone, by the database's clock."""
+    """A time of day is the next one in the zone, by the database's clock."""
     assert start("--at", "04:05", "--zone", "Asia/Kathmandu", "--service", "ingest") == 0
     (item,) = listed(capsys)
     begins = datetime.fromisoformat(item["from"])
@@ -157,7 +166,7 @@ def test_time_of_day(told: Database, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_repeated(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """A window that repeats suppresses alerts in its occurrences, until a person ends it."""
+    """A repeating window suppresses alerts in its occurrences until a person ends it."""
     stubs["ingest"].mode = "down"
     now = told.value("SELECT now()")
     weekday = f"{now - timedelta(hours=1):%A}"
@@ -209,7 +218,7 @@ def test_repeated(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[st
 def test_refused(
     told: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
 ) -> None:
-    """What cannot be meant is refused before anything is written."""
+    """Arguments that cannot be meant are refused before anything is written."""
     try:
         code = start(*arguments)
     except SystemExit as error:
@@ -222,7 +231,7 @@ def test_refused(
 
 @pytest.mark.parametrize("number", ["0", "99", "-1", "x", str(2**63), "9" * 5000])
 def test_end_of_no_window(told: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
-    """A number that nothing has is refused, with the numbers that there are."""
+    """`end` refuses an unknown number, and refers to `maintenance list`."""
     assert start("--service", "ingest") == 0
     try:
         code = main(["maintenance", "end", number])
@@ -234,7 +243,7 @@ def test_end_of_no_window(told: Database, capsys: pytest.CaptureFixture[str], nu
 
 
 def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`end` ends the one of all services. Of windows, a person has to say which one."""
+    """`end` ends the maintenance of all services; to end a window, it needs a number."""
     assert start("--service", "ingest") == start("--service", "evaluator") == start() == 0
     assert [item["id"] for item in listed(capsys)] == [None, 1, 2]
     assert told.value("SELECT count(*) FROM ops_worker_maintenance") == 1
@@ -252,7 +261,7 @@ def test_end_without_a_number(told: Database, capsys: pytest.CaptureFixture[str]
 def test_end_while_the_setting_lasts(
     told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was ended is said, also where MAINTENANCE_UNTIL still holds alerts back."""
+    """`end` says what it ended, even if MAINTENANCE_UNTIL still suppresses alerts."""
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
@@ -264,7 +273,10 @@ def test_end_while_the_setting_lasts(
 
 
 def test_nothing_is_replaced(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Windows exist side by side, beside one of all services; only the same one is made once."""
+    """Windows exist side by side, and beside a maintenance of all services.
+
+    A window that exists already is not made again.
+    """
     commands = [
         ["--service", "ingest"],
         ["--service", "ingest", "--reason", "racks"],
@@ -292,7 +304,7 @@ def test_nothing_is_replaced(told: Database, capsys: pytest.CaptureFixture[str])
 
 
 def test_person_and_reason(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`history`, `report`, `status` and `explain` name the window, its services and who ended it."""
+    """`history`, `report`, `status` and `explain` show the window, its services, who ended it."""
     reason = "<b>new</b>\x1b[2J\nswitch"
     assert start("--service", "evaluator", "--reason", reason, "--for", "2h") == 0
     looked.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '40 minutes'")
@@ -327,7 +339,10 @@ def test_person_and_reason(looked: Database, capsys: pytest.CaptureFixture[str])
 
 
 def test_why_no_alert(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """`explain` says of an unhealthy service until when its window lasts, and of others nothing."""
+    """`explain` shows the end of the window of an unhealthy service.
+
+    It says nothing about windows for other services.
+    """
     stubs["evaluator"].mode = "down"
     assert main(["init-db"]) == start("--service", "evaluator") == main(["health"]) == 0
     capsys.readouterr()
@@ -359,7 +374,7 @@ ODD = """INSERT INTO ops_worker_maintenance_window
 
 
 def test_odd_rows(looked: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
-    """Odd rows cost a warning each, and no pass and no reader fails because of them."""
+    """Each odd row is one warning, and no pass and no reader fails."""
     looked.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
     looked.rows(ODD)
     for name in ("ingest", "evaluator"):
@@ -396,7 +411,7 @@ def test_odd_rows(looked: Database, stubs: Stubs, capsys: pytest.CaptureFixture[
 def test_windows_that_cannot_be_read(
     told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table of another shape costs a warning, and no maintenance of all services."""
+    """A table of another shape is a warning; a maintenance of all services still works."""
     stubs["ingest"].mode = "down"
     assert start("--service", "ingest") == main(["maintenance", "start"]) == 0
     told.rows("ALTER TABLE ops_worker_maintenance_window RENAME COLUMN begins TO begun")
@@ -415,7 +430,7 @@ def test_role_without_create(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where the table cannot be created, the maintenance of all services works as before."""
+    """If the table cannot be created, a maintenance of all services still works."""
     stubs["ingest"].mode = "down"
     assert main(["init-db"]) == 0
     told.rows("DROP TABLE ops_worker_maintenance_window")
@@ -435,7 +450,7 @@ def test_role_without_create(
 
 
 def test_a_release_before_windows(told: Database, stubs: Stubs) -> None:
-    """What an older release reads and writes is as it was: one row, for all services."""
+    """An older release reads and writes the row that it knows, for all services."""
     stubs["ingest"].mode = "down"
     assert main(["init-db"]) == start("--service", "evaluator") == 0
     assert told.rows("SELECT * FROM ops_worker_maintenance") == []
@@ -453,7 +468,7 @@ def test_a_release_before_windows(told: Database, stubs: Stubs) -> None:
 
 
 def test_planned_time_in_the_report(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """The unhealthy time of a service in its windows is planned time; that of others is not."""
+    """Unhealthy time in windows of the same service is planned time."""
     assert start("--service", "evaluator", "--for", "1h") == 0
     looked.rows(
         "UPDATE ops_worker_maintenance_window SET begins = begins - interval '1 hour', "

@@ -38,7 +38,8 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         == 4
     )
     assert capsys.readouterr().out == (
-        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is not a time zone; set Etc/UTC\nmanifests: 3 objects checked, 1 fault\n"
+        f"{bad}: CronJob/ops-worker-health: spec.timeZone: 'Moon' is not a time zone; set Etc/UTC\n"
+        "manifests: 3 objects checked, 1 fault\n"
     )
 
 

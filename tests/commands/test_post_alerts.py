@@ -1,4 +1,4 @@
-"""The post after a health pass: who makes it, in which time, and that nothing of it is in the way."""
+"""The post after a health pass: who sends it, how long it takes, and that it delays nothing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 LONG_S = 60.0
-"""Seconds that no test takes."""
+"""A duration in seconds that no test reaches."""
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test fails because the machine is slow."""
+    """Set long deadlines, so that no test fails on a slow machine."""
     monkeypatch.setattr(post_alerts, "POST_DEADLINE_S", LONG_S)
     monkeypatch.setattr(post_alerts, "REQUEST_DEADLINE_S", LONG_S)
     monkeypatch.setenv("PASS_DEADLINE", "600")
@@ -49,18 +49,20 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
 
 
 def services(alerts: list[dict[str, Any]]) -> list[str]:
-    """Return the services of posted alerts."""
+    """Return the services whose alerts were posted."""
     return [alert["labels"]["service"] for alert in alerts]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return why alerts were not posted."""
+    """Return the reasons why alerts were not posted."""
     found = [vars(record) for record in caplog.records]
     return [record["error"] for record in found if record.get("action") == "alerts not posted"]
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:  # fmt: skip
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     """The log of commands that run in this process."""
     monkeypatch.setattr("ops_worker.log.setup", lambda _: None)
     caplog.set_level(logging.INFO, "ops_worker")
@@ -68,7 +70,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
 
 
 def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """Passes post what is open, then what was closed; all well posts nothing."""
+    """Passes post open alerts, then closed ones. If all is well, they post nothing."""
     assert main(["health"]) == 0
     assert inbox.posts == []
     stubs["ingest"].mode = "down"
@@ -89,7 +91,7 @@ def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
 
 
 def test_maintenance(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """The alerts of services under maintenance are sent to nobody, and again when it has ended."""
+    """Alerts of services under maintenance are posted again after its end, and not before."""
     stubs["ingest"].mode = stubs["evaluator"].mode = "down"
     assert main(["health"]) == 0
     start = ["maintenance", "start", "--for", "1h", "--by", "kim", "--reason", "new disk"]
@@ -160,7 +162,10 @@ def test_who_posts(
     env: dict[str, str],
     posts: bool,
 ) -> None:
-    """Health passes post, also with alerts off, and of several shards the first; dry runs do not."""
+    """Health passes post, also with alerts off. Of several shards, the first one posts.
+
+    Dry runs do not post.
+    """
     stubs["ingest"].mode = "down"
     monkeypatch.setenv("ALERTMANAGER_URL", "")
     assert main(["health"]) == 0
@@ -183,7 +188,7 @@ def run_to_the_end(loops: Any, _: object, *, grace_s: float, close: Any) -> int:
 
 
 def test_skipped(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """A pass that is skipped posts what the database has: the other one may have been killed."""
+    """A skipped pass posts what the database has: the other pass may have been killed."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     with psycopg.connect(told.url) as connection:
@@ -197,7 +202,7 @@ def test_skipped(told: Database, stubs: Stubs, inbox: Inbox) -> None:
 def test_failed_pass(
     told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A pass that fails posts as well: in the Alertmanager, what is open would end without posts."""
+    """A failed pass posts, too: without a post, open alerts would end in Alertmanager."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     told.rows("ALTER TABLE tenants RENAME TO elsewhere")
@@ -214,7 +219,10 @@ def test_failed_pass(
 def test_database_is_away(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the database is away, the pass fails as it does without a post, and the post is a warning."""
+    """If the database is away, the pass fails as usual.
+
+    The post that cannot be made is a warning.
+    """
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
     assert main(["health"]) == 1
     (problem,) = warnings(log)
@@ -223,7 +231,7 @@ def test_database_is_away(
 
 
 def test_no_row_of_a_service(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """Alerts of services that are no longer monitored, and of the worker itself, are posted."""
+    """Alerts of the worker and of services that are no longer monitored are posted."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     told.rows(
@@ -258,8 +266,11 @@ def test_failure(
 @pytest.mark.usefixtures("told")
 def test_one_of_two_fails(
     stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    """What fails at one is no business of the other one; the warning names it without its login."""
+) -> None:
+    """If one Alertmanager fails, the other one still gets the post.
+
+    The warning names its URL without the login.
+    """
     with Inbox() as gone:
         away = gone.url
     url = away.replace("://", "://u:hunter2-login@")
@@ -294,7 +305,7 @@ def test_changed_during_the_post(
 def test_changes_without_end(
     told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A pass posts three times at the most. The next one goes on."""
+    """A pass posts at most three times, and the next pass continues."""
     stubs["ingest"].mode = "down"
     inbox.before = lambda _: told.rows("UPDATE fleet_alert SET summary = summary || '!'")
     assert main(["health"]) == 0
@@ -313,7 +324,7 @@ def connections(database: Database) -> int:
 
 
 def test_no_connection_is_held(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """During the request the pass is committed, and has no connection to the database."""
+    """During the request the pass is committed, and holds no connection to the database."""
     found: list[tuple[int, int]] = []
 
     def look(_: object) -> None:
@@ -329,8 +340,8 @@ def test_no_connection_is_held(told: Database, stubs: Stubs, inbox: Inbox) -> No
 @pytest.mark.usefixtures("told")
 def test_it_ends_before_the_pass(
     stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    """A post has at most what is left of PASS_DEADLINE, less a second."""
+) -> None:
+    """A post may take the rest of PASS_DEADLINE, less one second."""
     left: list[float] = []
     original = post_alerts.post_within
 
@@ -349,7 +360,10 @@ def test_it_ends_before_the_pass(
 def test_hanging_database(
     told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A table that somebody has locked costs the post. The connection is cut, and not used again."""
+    """A locked table prevents the post.
+
+    The connection is cut, and not used again.
+    """
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     loaded = settings.load()
@@ -366,9 +380,13 @@ def test_hanging_database(
 
 
 def test_time_is_up(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    """After a post that has used up the time, nothing is read and posted again."""
+    told: Database,
+    stubs: Stubs,
+    inbox: Inbox,
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a post that has used up its time, nothing more is read or posted."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     release = threading.Event()
@@ -387,7 +405,7 @@ def test_time_is_up(
 def test_not_waited_for(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A post that does not end in its time is left alone, and that is the warning."""
+    """A post that exceeds its time is left alone, with a warning."""
     release = threading.Event()
     monkeypatch.setenv("PG_PASS", "x")
     monkeypatch.setattr(post_alerts, "post", lambda *_: release.wait(LONG_S))
@@ -400,7 +418,7 @@ def test_not_waited_for(
 
 
 def test_no_thread(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
-    """A process that may start no thread posts nothing, and says so."""
+    """A process that cannot start a thread posts nothing, and says so."""
     problem = "can't start new thread"
 
     def fail(_: object) -> None:
@@ -445,7 +463,7 @@ class TestPoster:
     """Posts of a loop."""
 
     def test_one_at_a_time(self) -> None:
-        """Requests during a post make one more, after it; no request waits."""
+        """Requests during a post cause one more post after it, and no request waits."""
         started, release = threading.Semaphore(0), threading.Semaphore(0)
         running: list[int] = [0]
         most: list[int] = []
@@ -479,7 +497,7 @@ class TestPoster:
             poster.finish(time.monotonic() + LONG_S)
 
     def test_finish_has_an_end(self) -> None:
-        """A post that hangs is not waited for beyond the deadline."""
+        """`finish` waits for a hanging post until the deadline, and no longer."""
         release = threading.Event()
         poster = Poster(lambda: release.wait(LONG_S))
         poster.request()
@@ -523,7 +541,7 @@ def run_loop_options(*arguments: str) -> Any:
     [(["sidecar"], True), (["sidecar", "health"], True), (["sidecar", "metrics"], False)],
 )
 def test_sidecar(monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: bool) -> None:
-    """A sidecar that runs the health loop posts, with the interval of that loop as its period."""
+    """A sidecar with the health loop posts, and its period is the interval of that loop."""
     monkeypatch.setenv("PG_PASS", "x")
     monkeypatch.setenv("HEALTH_CHECK_INTERVAL", "90")
     loaded = settings.load()

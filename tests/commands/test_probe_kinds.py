@@ -1,4 +1,4 @@
-"""Connections, certificates and conditions on texts: from a catalogue to the database and to its readers."""
+"""Connections, certificates and conditions on texts, from the catalogue to the reports."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SHOP = "certificate expires in 13 days, wants at least 14 days left"
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    """A shop whose certificate is valid for 13 days and some hours, in a catalogue of three services."""
+    """A catalogue of three services; the certificate of the shop is valid for 13 more days."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     end = datetime.now(UTC) + timedelta(days=13, hours=12)
@@ -70,7 +70,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A health pass records the days, in the row and as a metric, and opens the alert."""
+    """A health pass records the days left in the row and as a metric, and opens the alert."""
     assert shop and main(["init-db"]) == 0
     services = {item["service"]: item for item in document(capsys, "health")["services"]}
     assert {name: (item["state"], item["reason"]) for name, item in services.items()} == {
@@ -116,7 +116,7 @@ def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]
 
 
 def test_metrics_pass(shop: Stub, database: Database) -> None:
-    """The metrics pass records whether each is healthy, and nothing else of them."""
+    """The metrics pass only records whether each service is healthy."""
     assert shop and main(["metrics"]) == 0
     ours = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
     assert {key: value for key, value in ours.items() if key[0] != "platform"} == {
@@ -129,7 +129,7 @@ def test_metrics_pass(shop: Stub, database: Database) -> None:
 def test_without_self_metrics(
     shop: Stub, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With RECORD_OWN_METRICS off, the days are in the row only."""
+    """With RECORD_OWN_METRICS off, only the row has the days left."""
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
     assert shop and main(["health"]) == 0
     assert database.health()["shop"]["details"]["certificate_days_left"] == 13
@@ -139,7 +139,10 @@ def test_without_self_metrics(
 def test_readers(
     shop: Stub, database: Database, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`status`, `explain` and `report` show the days, also where another program wrote into the row."""
+    """`status`, `explain` and `report` show the days left.
+
+    They accept any value that another program wrote into the row.
+    """
     assert shop and main(["init-db"]) == main(["health"]) == 0
     services = {item["service"]: item for item in document(capsys, "status")["services"]}
     assert services["shop"]["certificate_days_left"] == 13
@@ -151,7 +154,8 @@ def test_readers(
     answer = document(capsys, "explain", "shop")
     assert (answer["certificate_days_left"], answer["reason"]) == (13, SHOP)
     assert answer["rule"]["healthy when"] == (
-        'http 200; body is a text that contains "welcome"; header x-version is a text that matches "^2"; '
+        'http 200; body is a text that contains "welcome"; '
+        'header x-version is a text that matches "^2"; '
         "certificate valid for at least 14 days"
     )
     assert main(["explain", "mail"]) == 0
@@ -161,7 +165,8 @@ def test_readers(
     assert page.count("Its certificate expires in 13 days.") == 2
     for odd in ('"<b>"', "[1]", "true", "1e300", "-3"):
         database.rows(
-            "UPDATE service_health SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
+            "UPDATE service_health "
+            "SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
             odd,
         )
         left = -3 if odd == "-3" else None
@@ -171,7 +176,7 @@ def test_readers(
 
 
 def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    """`check` says when certificates end, and what to do about the one that ends too soon."""
+    """`check` says when certificates end, with a remedy for the one that ends too soon."""
     assert shop and main(["init-db"]) == 0
     capsys.readouterr()
     main(["check"])
@@ -182,7 +187,10 @@ def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_conditions(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A broken condition on a text or header is the reason, on one line, whatever the service sends."""
+    """A broken condition on a text or header is the reason.
+
+    The reason is one line, for any answer of the service.
+    """
     shop.mode = reply("<h1>\x1b[31msorry\n</h1>", headers={"X-Version": "1.9"})
     assert main(["health"]) == 0
     assert database.health()["shop"]["details"]["reason"].startswith(

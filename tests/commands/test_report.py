@@ -24,18 +24,27 @@ if TYPE_CHECKING:
 def test_what_is_not_known_is_not_green(
     looked: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stopped pass is named at the top; a slow pass hides no gap of a fast one; a gauge is no counter."""
+    """A stopped pass is named at the top of the page.
+
+    The rows of a slow pass hide no gap of a fast one. A gauge is not shown as a counter.
+    """
     looked.rows(
-        "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' AND time > now() - interval '20 minutes'"
+        "DELETE FROM system_metrics "
+        "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' "
+        "AND time > now() - interval '20 minutes'"
     )
     looked.rows(
-        "INSERT INTO system_metrics (time, metric_name, service, value) SELECT now() - make_interval(mins => n), 'free_bytes', 'disk_0', 100 - n FROM generate_series(1, 90) AS n"
+        "INSERT INTO system_metrics (time, metric_name, service, value) "
+        "SELECT now() - make_interval(mins => n), 'free_bytes', 'disk_0', 100 - n "
+        "FROM generate_series(1, 90) AS n"
     )
     looked.rows(
-        "UPDATE fleet_alert SET closed_at = NULL WHERE status = 'CLOSED' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET closed_at = NULL "
+        "WHERE status = 'CLOSED' AND tenant_id = '__system__'"
     )
     looked.rows(
-        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = created_at WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'CLOSED', closed_at = created_at "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     capsys.readouterr()
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
@@ -44,13 +53,14 @@ def test_what_is_not_known_is_not_green(
         datetime.fromisoformat(text) for text in re.findall(r'<time datetime="([^"]+)"', page)[:2]
     )
     last = looked.value(
-        "SELECT max(time) FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
+        "SELECT max(time) FROM system_metrics "
+        "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     stopped = unbroken(format_duration((ended - last).total_seconds()))
     assert (
-        f"<strong>The health pass has not been recorded for {stopped}: while it does not run, no alert opens.</strong>"
-        in page
-    )
+        f"<strong>The health pass has not been recorded for {stopped}: while it does not run, "
+        "no alert opens.</strong>"
+    ) in page
     assert ">still " not in page, "a closed alert is not open, also without the time of its closing"
     assert re.search(r"disk_0 free_bytes<small>bytes; now\s", page)
     looked.rows(
@@ -66,7 +76,7 @@ def test_what_is_not_known_is_not_green(
 
 @pytest.mark.integration
 def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
-    """A link stays a link, a file keeps its mode, and a pipe is written to."""
+    """A link stays a link, a file keeps its mode, and a pipe gets the page."""
     assert looked
     page, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
     page.write_text("old")
@@ -98,7 +108,10 @@ def test_bad(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Missing tables, rows, privilege, folder or extra: one line each, and the right exit code."""
+    """Missing tables, rows, privileges, folders and extras print one line each.
+
+    Each has the right exit code.
+    """
     target = str(tmp_path / "r.html")
     with monkeypatch.context() as other:
         other.setenv("DATABASE_URL", empty.url)
@@ -140,7 +153,7 @@ def test_bad(
     for name in ("ops_worker.adapters.html", "ops_worker.adapters.html.charts"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
     assert main(["report", "-o", target]) == 2
-    assert (
-        capsys.readouterr().err
-        == "ops-worker report: report needs an extra: pip install 'ops-worker[report]', or an image built with EXTRAS=report (jinja2 is missing)\n"
+    assert capsys.readouterr().err == (
+        "ops-worker report: report needs an extra: pip install 'ops-worker[report]', "
+        "or an image built with EXTRAS=report (jinja2 is missing)\n"
     )

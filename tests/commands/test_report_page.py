@@ -1,6 +1,6 @@
-"""The report in a real browser: no requests, accessible, and its numbers follow from the rows.
+"""The report in a browser: it makes no requests and is accessible; its numbers follow from rows.
 
-What services were is compared in ``test_report_services.py``.
+``test_report_services.py`` compares the states of services.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 def test_everyone_can_read_it(
     looked: Database, browser: Browser, tmp_path: Path, scheme: str
 ) -> None:
-    """It loads without a console message or a request, is accessible, and can be printed."""
+    """The page has no console message and no request, is accessible, and can be printed."""
     from axe_playwright_python.sync_playwright import Axe
 
     assert looked and main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
@@ -72,7 +72,7 @@ def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
 
 @pytest.mark.acceptance
 def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_path: Path) -> None:
-    """Incidents and passes follow from the rows, whatever went wrong in the history."""
+    """Incidents and passes follow from the rows of a history with failures."""
     page, begun, now = reported(browser, tmp_path / "r.html")
     alerts = looked.rows(
         "SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY created_at DESC, id DESC"
@@ -94,10 +94,12 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
     )
 
     passes = looked.rows(
-        """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
+        """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s
+           FROM system_metrics
            WHERE metric_name = 'pass_success' AND time > %s AND time <= %s ORDER BY 1, time""",
-        begun, now,
-    )  # fmt: skip
+        begun,
+        now,
+    )
     shown_passes = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
     for name in ("health", "metrics"):
         own = [item for item in passes if item["pass"] == name]
@@ -113,24 +115,36 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
 
 @pytest.mark.acceptance
 def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_path: Path) -> None:
-    """Each chart has a point for each bucket with rows, at the right height, and no line over a gap."""
+    """Each chart has a point for each bucket with rows, at the right height.
+
+    No line crosses a gap.
+    """
     page, begun, now = reported(browser, tmp_path / "r.html")
     charts = page.evaluate(
         """[...document.querySelectorAll('#charts figure')].map((one, place) => ({
-            service: one.dataset.service, metric: one.dataset.metric, latest: one.querySelector('figcaption data').value,
+            service: one.dataset.service, metric: one.dataset.metric,
+            latest: one.querySelector('figcaption data').value,
             path: document.querySelector(`#chart${place}-mean path`).getAttribute('d'),
-            rows: [...one.querySelectorAll('tbody tr')].map(row => [row.querySelector('time').dateTime,
+            rows: [...one.querySelectorAll('tbody tr')].map(row => [
+                   row.querySelector('time').dateTime,
                    ...[...row.querySelectorAll('data')].map(cell => parseFloat(cell.value))])}))"""
     )
     assert len(charts) >= 14
     for chart in charts:
         metric, _, tags = chart["metric"].partition("{")
         rows = looked.rows(
-            "SELECT time, value FROM system_metrics WHERE service = %s AND metric_name = %s AND time > %s AND time <= %s "
+            "SELECT time, value FROM system_metrics "
+            "WHERE service = %s AND metric_name = %s AND time > %s AND time <= %s "
             "AND (%s = '' OR (tags ->> 'pass') || (tags ->> 'period_s') = %s) ORDER BY time",
-            chart["service"].removesuffix("_worker") if chart["service"] != "ops_worker" else "ops_worker",
-            metric, begun, now, tags, "".join(re.findall(r"=(\w+)", tags)),
-        )  # fmt: skip
+            chart["service"].removesuffix("_worker")
+            if chart["service"] != "ops_worker"
+            else "ops_worker",
+            metric,
+            begun,
+            now,
+            tags,
+            "".join(re.findall(r"=(\w+)", tags)),
+        )
         assert float(chart["latest"]) == rows[-1]["value"]
         if metric in {"messages_received", "messages_written", "rules_evaluated"}:
             around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
@@ -180,7 +194,8 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
         ]
         assert all(higher == above for higher, above in order), "a higher value is higher up"
     texts = page.evaluate(
-        "[...document.querySelectorAll('#charts figure > svg')].map(one => one.textContent.split(/\\s+/))"
+        "[...document.querySelectorAll('#charts figure > svg')]"
+        ".map(one => one.textContent.split(/\\s+/))"
     )
     for chart, words in zip(charts, texts, strict=True):
         assert {"0", "0.0"} & {*words}, f"the axis of {chart['metric']} has its zero"

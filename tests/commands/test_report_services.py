@@ -1,4 +1,4 @@
-"""What services were and are, on the page of `ops-worker report`: each figure follows from spans."""
+"""The services on the page of `ops-worker report`: each figure follows from spans."""
 
 from __future__ import annotations
 
@@ -104,9 +104,11 @@ def past(look: Looks) -> Looks:
         look(second, states_at(second))
     assert main(["init-db"]) == 0
     look.database.rows(
-        "INSERT INTO ops_worker_maintenance_log (started_at, until, ended_at, started_by, ended_by, reason) "
+        "INSERT INTO ops_worker_maintenance_log "
+        "(started_at, until, ended_at, started_by, ended_by, reason) "
         "SELECT at - interval '20 min', at, at - interval '10 min', 'kim', 'lee', '<b>racks</b>' "
-        "FROM (SELECT max(first_at) + interval '5 min' AS at FROM ops_worker_span WHERE service = 'a' AND state = 'down') AS s"
+        "FROM (SELECT max(first_at) + interval '5 min' AS at "
+        "FROM ops_worker_span WHERE service = 'a' AND state = 'down') AS s"
     )
     number = look.database.value("SELECT max(id) FROM fleet_alert WHERE status = 'OPEN'")
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
@@ -196,7 +198,7 @@ def worst(seconds: dict[str, float]) -> str:
 
 
 def stretches(parts: Sequence[Part]) -> list[list[Part]]:
-    """Return the unhealthy spans, those of one outage together: unseen time does not end one."""
+    """Return the unhealthy spans of each outage; unseen time does not end an outage."""
     found: list[list[Part]] = []
     before = "healthy"
     for part in parts:
@@ -277,8 +279,13 @@ def check_days(days: Sequence[Sequence[str]], parts: list[Part]) -> None:
 
 
 def test_every_figure_follows_from_the_spans(past: Looks, reader: Reader) -> None:
-    """Sums, outages, bounds, bars, calendars and budgets, over a history in which much went wrong."""
-    (log,) = past.database.rows("SELECT started_at, ended_at FROM ops_worker_maintenance_log WHERE started_by = 'kim'")  # fmt: skip
+    """Sums, outages, bounds, bars, calendars and budgets equal those of the spans.
+
+    The history has every kind of failure.
+    """
+    (log,) = past.database.rows(
+        "SELECT started_at, ended_at FROM ops_worker_maintenance_log WHERE started_by = 'kim'"
+    )
     maintained = Part("", log["started_at"], log["ended_at"])
     to = past.database.value("SELECT now() - interval '1 second'").astimezone(UTC)
     for since in (timedelta(hours=1, minutes=30), timedelta(days=3), timedelta(days=5, hours=19)):
@@ -300,7 +307,14 @@ def test_every_figure_follows_from_the_spans(past: Looks, reader: Reader) -> Non
                 edges = [(begun + width * n, begun + width * (n + 1)) for n in range(180)]
                 bar = [worst(seconds_between(parts, *edge)) for edge in edges]
                 assert (service["bar"], service["days"]) == (bar, [])
-        order = [sum(sum((p.ended - p.begun).total_seconds() for p in one) for one in stretches(parts_of(history[name]))) for name in shown if name in history]  # fmt: skip
+        order = [
+            sum(
+                sum((p.ended - p.begun).total_seconds() for p in one)
+                for one in stretches(parts_of(history[name]))
+            )
+            for name in shown
+            if name in history
+        ]
         assert order == sorted(order, reverse=True), "the unhealthiest comes first"
         for name, percent, days in (("a", 60, 3), ("b", 99.9, 30)):
             window = reader.spans(to - timedelta(days=days), to)[name]
@@ -315,7 +329,10 @@ def test_every_figure_follows_from_the_spans(past: Looks, reader: Reader) -> Non
 
 
 def test_now(past: Looks, reader: Reader) -> None:
-    """The page begins with what is wrong, in the words of `status`; it has people and reasons."""
+    """The page begins with what is wrong, in the words of `status`.
+
+    It shows people and their reasons.
+    """
     past.database.rows(
         "UPDATE service_health SET checked_at = now() - interval '1 h' WHERE service = 'c'"
     )
@@ -335,10 +352,16 @@ def test_now(past: Looks, reader: Reader) -> None:
     assert "started by lee: a & b" in page.inner_text("#now-maintenance")
     shown = page.evaluate(SERVICES)
     assert {name: item["now"] for name, item in shown.items()} == {
-        "a": "down", "b": "healthy", "c": "stale", "d": None,
-    }  # fmt: skip
+        "a": "down",
+        "b": "healthy",
+        "c": "stale",
+        "d": None,
+    }
     maintenances = data(page, "#announced")
-    assert [row[3:] for row in maintenances] == [["all", "lee", "a & b", "-"], ["all", "kim", "<b>racks</b>", "lee"]]  # fmt: skip
+    assert [row[3:] for row in maintenances] == [
+        ["all", "lee", "a & b", "-"],
+        ["all", "kim", "<b>racks</b>", "lee"],
+    ]
     actions = past.database.rows("SELECT * FROM ops_worker_action ORDER BY at DESC, id DESC")
     assert len(actions) == 2
     assert times(page, "#actions") == [actions[0]["at"], actions[0]["until"], actions[1]["at"]]
@@ -362,11 +385,14 @@ def test_the_past_is_not_now(past: Looks, reader: Reader) -> None:
     "statement",
     [
         "DROP TABLE ops_worker_span",
-        "ALTER TABLE ops_worker_run OWNER TO CURRENT_USER; REVOKE ALL ON ops_worker_run FROM PUBLIC",
+        (
+            "ALTER TABLE ops_worker_run OWNER TO CURRENT_USER; "
+            "REVOKE ALL ON ops_worker_run FROM PUBLIC"
+        ),
     ],
 )
 def test_without_a_ledger(look: Looks, reader: Reader, statement: str) -> None:
-    """Without the tables, or the right to read them, nothing is green that is not known."""
+    """Without tables that can be read, an unknown state is not shown as healthy."""
     look.now += -START_S - 20
     look(0, {"a": "healthy", "b": "healthy", "c": "down"})
     assert main(["init-db"]) == 0
@@ -388,17 +414,19 @@ def test_without_a_ledger(look: Looks, reader: Reader, statement: str) -> None:
 
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
 def test_odd_rows(look: Looks, capsys: pytest.CaptureFixture[str], statement: str) -> None:
-    """Whatever a person or a restored backup left, there is a page, and it says what is wrong."""
+    """Odd rows, from a person or a backup, do not prevent a page that says what is wrong."""
     look.now += -START_S - 320
     for second, state in ((0, "healthy"), (60, "down"), (300, "down")):
         look(second, {"a": state, "b": "healthy", "c": "healthy"})
     look.database.rows(statement)
     look.database.rows(
-        "UPDATE service_health SET details = details || '{\"status\": \"sleepy healthy\"}' WHERE service = 'a'"
+        'UPDATE service_health SET details = details || \'{"status": "sleepy healthy"}\' '
+        "WHERE service = 'a'"
     )
     look.database.rows(
         "INSERT INTO ops_worker_action (action, by, reason, services, until, alert) VALUES "
-        "('slept', E'\\x1b', '', '{\"a\": 1}', 'infinity', -1), ('pruned', '', '', '[1, null, \"x\"]', '-infinity', NULL)"
+        "('slept', E'\\x1b', '', '{\"a\": 1}', 'infinity', -1), "
+        "('pruned', '', '', '[1, null, \"x\"]', '-infinity', NULL)"
     )
     capsys.readouterr()
     for since in ("1h", "10y"):
@@ -411,14 +439,26 @@ def test_odd_rows(look: Looks, capsys: pytest.CaptureFixture[str], statement: st
 
 
 def test_hostile_names(look: Looks, reader: Reader) -> None:
-    """Names and texts of services and people are shown as they are, and are not markup."""
+    """Names and texts of services and people are shown literally, and are no markup."""
     name = "</style><script>document.title='x'</script>{{ 7 * 7 }}" + "x" * 200
     look.now += -START_S - 20
     look(-60, {"a": "down", "b": "healthy", "c": "healthy"})
     look(0, {"a": "down", "b": "healthy", "c": "healthy"})
-    look.database.rows("UPDATE ops_worker_span SET service = %s, reason = %s WHERE service = 'a'", name, name)  # fmt: skip
-    look.database.rows("UPDATE service_health SET service = %s, details = details || jsonb_build_object('error', %s::text) WHERE service = 'a'", name, name)  # fmt: skip
-    look.database.rows("INSERT INTO ops_worker_action (action, by, reason, services) VALUES (%s, %s, %s, jsonb_build_array(%s::text))", *[name] * 4)  # fmt: skip
+    look.database.rows(
+        "UPDATE ops_worker_span SET service = %s, reason = %s WHERE service = 'a'", name, name
+    )
+    look.database.rows(
+        "UPDATE service_health SET service = %s, "
+        "details = details || jsonb_build_object('error', %s::text) "
+        "WHERE service = 'a'",
+        name,
+        name,
+    )
+    look.database.rows(
+        "INSERT INTO ops_worker_action (action, by, reason, services) "
+        "VALUES (%s, %s, %s, jsonb_build_array(%s::text))",
+        *[name] * 4,
+    )
     for since in ("10m", "30d"):
         messages: list[str] = []
         assert main(["report", "-o", str(reader.folder / "r.html"), "--since", since]) == 0
@@ -434,7 +474,10 @@ def test_hostile_names(look: Looks, reader: Reader) -> None:
 
 
 def test_on_a_phone(short: Looks, reader: Reader) -> None:
-    """Names stand above their bars, rows are cards with the names of their columns, nothing is cut."""
+    """Names stand above their bars, and rows are cards with the names of their columns.
+
+    Nothing is cut off.
+    """
     assert short.now
     for since in ("2h", "7d"):
         page = reader.page("--since", since, width=390)
@@ -451,19 +494,26 @@ def test_on_a_phone(short: Looks, reader: Reader) -> None:
             assert 0 <= left < right <= 390 and 0 <= bar_left < bar_right <= 390
             assert bottom <= top
         scrolled = page.evaluate(
-            "[...document.querySelectorAll('.cards')].filter(one => one.scrollWidth > one.parentElement.clientWidth).length"
+            "[...document.querySelectorAll('.cards')]"
+            ".filter(one => one.scrollWidth > one.parentElement.clientWidth).length"
         )
         assert scrolled == 0, "no table is wider than the screen"
-        label = page.evaluate("getComputedStyle(document.querySelector('#wrong td'), '::before').content")  # fmt: skip
+        label = page.evaluate(
+            "getComputedStyle(document.querySelector('#wrong td'), '::before').content"
+        )
         assert label.replace('"', "").startswith("State")
         wide = page.evaluate(
-            "[...document.querySelectorAll('th[scope=row], h3, .figures, .share')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+            "[...document.querySelectorAll('th[scope=row], h3, .figures, .share')]"
+            ".filter(one => one.scrollWidth > one.clientWidth + 1).length"
         )
         assert wide == 0, "no word is wider than its place"
 
 
 def test_days_by_keyboard_and_ear(short: Looks, reader: Reader) -> None:
-    """The days of a service are one stop of the keyboard; arrows move between them and read them."""
+    """The days of a service are one tab stop.
+
+    Arrow keys move between the days and read them out.
+    """
     assert short.now
     page = reader.page("--since", "7d")
     group = page.get_by_role("radiogroup", name="Days of a, in UTC")
@@ -485,25 +535,30 @@ def test_days_by_keyboard_and_ear(short: Looks, reader: Reader) -> None:
 
 
 def test_states_differ_without_colour(short: Looks, reader: Reader) -> None:
-    """Each state has a height of its own, in bars, calendars and in the key; also on paper."""
+    """Each state has its own height in bars, calendars and the key, also on paper."""
     assert short.now
     page = reader.page("--since", "2h")
     heights = page.evaluate(
-        "[...document.querySelectorAll('.key .mark')].map(one => one.getBoundingClientRect().height)"
+        "[...document.querySelectorAll('.key .mark')]"
+        ".map(one => one.getBoundingClientRect().height)"
     )
     assert len(heights) == 5
     gaps = sorted(heights)
     assert all(after - before >= 2 for before, after in pairwise(gaps))
     page.emulate_media(media="print")
     printed = page.evaluate(
-        "[...document.querySelectorAll('.service details')].map(one => [one.open, one.querySelector('table').checkVisibility()])"
+        "[...document.querySelectorAll('.service details')]"
+        ".map(one => [one.open, one.querySelector('table').checkVisibility()])"
     )
     assert printed and {visible for _, visible in printed} == {True}
-    assert page.evaluate("getComputedStyle(document.querySelector('.bar .mark')).printColorAdjust") == "exact"  # fmt: skip
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.bar .mark')).printColorAdjust")
+        == "exact"
+    )
 
 
 def test_accessible(short: Looks, reader: Reader) -> None:
-    """The rules of accessibility hold for bars and for calendars, on a phone and on a desk."""
+    """Bars and calendars keep the rules of accessibility, on a phone and on a desktop."""
     from axe_playwright_python.sync_playwright import Axe
 
     assert short.now

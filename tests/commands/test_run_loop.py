@@ -1,4 +1,4 @@
-"""``ops-worker sidecar`` and ``--every``: what a loop has, how a tick is reported, how loops close."""
+"""``ops-worker sidecar`` and ``--every``: the context, the reports and the end of loops."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class TestContext:
     """What the pass of a loop may use."""
 
     def test_backlog(self, values: settings.Settings) -> None:
-        """A pass that buffers has a backlog for an hour of samples, or as many as the setting says."""
+        """A pass that buffers has a backlog for one hour of samples.
+
+        The setting can change the number of samples.
+        """
         parsed = options("metrics", "--every", "7")
         backlog = run_loop._context(parsed, values, METRICS, 7.0).backlog
         assert backlog is not None
@@ -62,13 +65,13 @@ class TestContext:
         assert backlog is not None and backlog._limit == 3
 
     def test_no_backlog(self, values: settings.Settings) -> None:
-        """A health pass buffers nothing, nor does a dry run: it must not write anything later."""
+        """A health pass and a dry run have no backlog; a dry run must never write later."""
         assert run_loop._context(options("sidecar"), values, HEALTH, 60.0).backlog is None
         dry = run_loop._context(options("metrics", "--every", "1", "--dry-run"), values, METRICS, 1)
         assert (dry.backlog, dry.dry_run) == (None, True)
 
     def test_period(self, values: settings.Settings) -> None:
-        """The period of its passes is the interval of the loop, not PASS_PERIOD."""
+        """The period of the loop's passes is its interval, not PASS_PERIOD."""
         assert run_loop._context(options("sidecar"), values, HEALTH, 7.0).period_s == 7.0
 
     def test_connections(self, values: settings.Settings) -> None:
@@ -83,8 +86,10 @@ class TestReporter:
     def test_worst_message_stays(
         self, values: settings.Settings, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """The termination message is that of the worst pass, and of several the latest."""
-        report = run_loop._Reporter(options("health", "--every", "1", "--fail-on-unhealthy"), values, None)  # fmt: skip
+        """The termination message is that of the worst pass; of equal ones, the latest."""
+        report = run_loop._Reporter(
+            options("health", "--every", "1", "--fail-on-unhealthy"), values, None
+        )
         healthy = Outcome("health", Result.RECORDED)
         unhealthy = Outcome("health", Result.RECORDED, (DOWN,))
         ticks = [
@@ -141,9 +146,9 @@ class TestClose:
     """What happens after the last tick."""
 
     def test_flush(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-        """Waiting samples are written until the deadline; each loop's failure is its own.
+        """Waiting samples are written until the deadline; a loop that fails stops no other loop.
 
-        Only a pass with a flush is asked.
+        Only passes with a flush are asked.
         """
         caplog.set_level(logging.INFO, "ops_worker")
         loops = [stub("first"), stub("running", finished=False), stub("away"), stub("last")]
@@ -166,12 +171,14 @@ class TestClose:
         assert (vars(record)["action"], vars(record)["count"]) == ("flushed", 5)
 
     def test_lost(self, caplog: pytest.LogCaptureFixture) -> None:
-        """What the database did not take is counted and logged, for every loop."""
+        """Samples that the database did not take are counted and logged, for every loop."""
         loops = [stub("health"), stub("a", backlog=waiting(0)), stub("b", backlog=waiting(3))]
         loops.append(stub("c", backlog=waiting(2)))
         assert run_loop._report_lost(loops) == 5
-        said = [(vars(record)["action"], vars(record)["loop"], vars(record)["count"]) for record in
-                caplog.records]  # fmt: skip
+        said = [
+            (vars(record)["action"], vars(record)["loop"], vars(record)["count"])
+            for record in caplog.records
+        ]
         assert said == [("samples lost", "b", 3), ("samples lost", "c", 2)]
 
     @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ class TestClose:
         seconds: str | None,
         expected: int,
     ) -> None:
-        """With --for, lost samples make an exit code 0 a 1; after a signal the code stays."""
+        """With --for, lost samples change exit code 0 to 1; after a signal the code stays."""
 
         def run(loops: Any, _: Any, *, grace_s: float, close: Any) -> int:
             assert grace_s == values.shutdown_grace
@@ -220,7 +227,7 @@ class TestClose:
         is_complete: bool,
         raises: bool,
     ) -> None:
-        """A signal before the end of --for is the error of the process, unless a pass ended worse."""
+        """A signal before the end of --for is an error, unless a pass ended with a worse one."""
 
         def run(loops: Any, stop: Any, **_: Any) -> int:
             stop.set()

@@ -1,4 +1,4 @@
-"""The schema: broken in each known way, repaired by the printed remedy; and every earlier version."""
+"""The schema is repaired from each known fault and upgraded from every earlier version."""
 
 from __future__ import annotations
 
@@ -44,13 +44,17 @@ STANDALONE = (
     VERSIONS,
 )
 NEWEST = sql.migrations()[-1].version
-COLUMNS = """SELECT c.relname AS object, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type,
-    a.attnotnull AS required, pg_get_expr(d.adbin, d.adrelid) AS expression, a.attidentity <> '' AS identity
-    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+COLUMNS = """SELECT c.relname AS object, a.attname AS column,
+    format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS required,
+    pg_get_expr(d.adbin, d.adrelid) AS expression, a.attidentity <> '' AS identity
+    FROM pg_class AS c
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') ORDER BY 1, 2"""
-KEYS = """SELECT indrelid::regclass::text AS object, pg_get_indexdef(indexrelid) AS index FROM pg_index
-    WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) ORDER BY 1, 2"""
+KEYS = """SELECT indrelid::regclass::text AS object, pg_get_indexdef(indexrelid) AS index
+    FROM pg_index
+    WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    ORDER BY 1, 2"""
 VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
 OTHER_TYPES = {
     "text": "varchar(99)",
@@ -87,7 +91,7 @@ def alone(
     dsn: str, standalone: str, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     """A database without a platform, named by the settings; all of its tables are in use."""
-    # `check` compares each variable with each setting. Those of this machine are of no interest.
+    # `check` compares each variable with each setting. Those of this machine do not matter here.
     others = {name for name in os.environ if not name.startswith(("PATH", "HOME", "LANG", "PY"))}
     for name in others - stubs.env.keys():
         monkeypatch.delenv(name)
@@ -121,14 +125,14 @@ def follow(
 ) -> None:
     """Do what a remedy says: run its commands and execute its statements, in order.
 
-    Where init-db cannot do it, its message names the statement and is followed in turn.
+    If init-db cannot repair the schema, follow its message, which names a statement.
     """
     assert depth < 3, remedy
     steps = re.findall(r"`([^`]+)`", remedy)
     assert steps, remedy
     for step in steps:
         if step == "ops-worker check":
-            continue  # repair does it, and goes on with what it says
+            continue  # repair runs it, and follows its remedies
         if not step.startswith("ops-worker "):
             database.rows(step)
             continue
@@ -140,7 +144,7 @@ def follow(
 def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> None:
     """Follow the remedies of ``check``, in order, until it is green; at most three times.
 
-    Many lines may have the same remedy. As a person does, it is followed once.
+    Several lines may have the same remedy. Follow it once, as a person does.
     """
     for _ in range(3):
         faults = findings(capsys)
@@ -155,7 +159,7 @@ def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> 
 def break_and_repair(
     database: Database, capsys: pytest.CaptureFixture[str], statements: str, *subjects: str
 ) -> None:
-    """Break the schema, find that ``check`` notices it, follow its remedies, and find it green."""
+    """Break the schema, expect ``check`` to notice, and follow its remedies until it is green."""
     database.rows(statements)
     faults = findings(capsys)
     assert faults, statements
@@ -164,11 +168,11 @@ def break_and_repair(
 
 
 Columns = dict[str, "Column"]
-"""A column of each of some tables."""
+"""One column of each of these tables, by table."""
 
 
 def columns_at(place: int) -> Columns:
-    """Return the column at a place of each table that has so many."""
+    """Return the column at this place of each table that has so many columns."""
     return {
         table: shape.columns[place] for table, shape in SHAPES.items() if place < len(shape.columns)
     }
@@ -177,9 +181,9 @@ def columns_at(place: int) -> Columns:
 PLACES = [
     columns_at(place) for place in range(max(len(shape.columns) for shape in SHAPES.values()))
 ]
-"""Each column of each table: one of each table at a time."""
+"""All columns of all tables; an item has at most one column of each table."""
 FIRSTS = [{table: column} for table, column in PLACES[0].items()]
-"""The first columns, one at a time: most are keys, and what repairs one depends on the others."""
+"""The first columns, one at a time: most are keys, and their repairs depend on each other."""
 if os.environ.get("OPS_TEST_FULL"):
     PLACES[1:] = [{table: place[table]} for place in PLACES[1:] for table in place]
 
@@ -188,11 +192,11 @@ if os.environ.get("OPS_TEST_FULL"):
 def test_dropped_column(
     alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
 ) -> None:
-    """Each column of each table, dropped with all that depends on it, comes back."""
+    """Each column of each table comes back if it was dropped with all that depends on it."""
     needed = {
         table: column.name
         for table, column in columns.items()
-        # the worker has no need of them in the platform's tables
+        # The worker does not need these columns of the platform's tables.
         if not column.name.startswith(("acknowledged_", "created_", "updated_"))
     }
     dropped = [f"ALTER TABLE {table} DROP COLUMN {name} CASCADE" for table, name in needed.items()]
@@ -203,17 +207,18 @@ def test_dropped_column(
 
 UNTIED = f"""DROP VIEW IF EXISTS {VIEW};
 ALTER TABLE ops_worker_maintenance DROP CONSTRAINT ops_worker_maintenance_single_check;
-ALTER TABLE fleet_alert DROP CONSTRAINT fleet_alert_status_check, DROP CONSTRAINT fleet_alert_tenant_id_fkey;
+ALTER TABLE fleet_alert DROP CONSTRAINT fleet_alert_status_check,
+    DROP CONSTRAINT fleet_alert_tenant_id_fkey;
 ALTER TABLE fleet_alert ALTER COLUMN id DROP IDENTITY, ALTER COLUMN id SET DEFAULT 7;
 DROP INDEX idx_fleet_alert_open_uq, idx_fleet_alert_tenant_created"""
-"""Nothing depends on a column's type any more."""
+"""Removes everything that depends on the type of a column."""
 
 
 @pytest.mark.parametrize("columns", PLACES)
 def test_changed_type(
     alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
 ) -> None:
-    """Each column of each table, changed to another type, is converted back without loss."""
+    """Each column of each table is converted back to its type without loss."""
     alone.rows(UNTIED)
     assert main(["init-db"]) == 0
     before = {table: alone.rows(f"SELECT * FROM {table}") for table in columns}
@@ -237,7 +242,7 @@ def changed_type(table: str, column: Column) -> str:
 
 
 def test_values_that_do_not_convert(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A value that does not fit ends the repair; the message names the statement that does it."""
+    """A value that does not convert ends the repair; the message names a statement."""
     broken = f"""DROP VIEW {VIEW}; ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
         ALTER TABLE service_health ALTER checked_at TYPE integer USING 0"""
     alone.rows(broken)
@@ -261,14 +266,14 @@ OUTDATED = {
 
 @pytest.mark.parametrize("statements", OUTDATED.values(), ids=list(OUTDATED))
 def test_view(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
-    """A view of another definition is noticed and replaced; one that is missing is created."""
+    """A view with another definition is replaced, and a missing one is created."""
     expected = alone.rows(VIEWS)
     break_and_repair(alone, capsys, statements, f"view {VIEW}")
     assert alone.rows(VIEWS) == expected
 
 
 def test_view_keeps_its_grants(alone: Database) -> None:
-    """A view that is dropped to be replaced grants what it granted."""
+    """A view that is dropped and created again has the same grants."""
     alone.rows('CREATE ROLE "ops view"')
     alone.rows(OUTDATED["fewer columns"])
     alone.rows(f'GRANT SELECT ON {VIEW} TO PUBLIC; GRANT SELECT, UPDATE ON {VIEW} TO "ops view"')
@@ -300,7 +305,7 @@ def test_missing_table(alone: Database, capsys: pytest.CaptureFixture[str], tabl
 def test_missing_key(
     alone: Database, capsys: pytest.CaptureFixture[str], table: str, repeated: bool
 ) -> None:
-    """A unique key that was dropped is added; rows that are there twice are named first."""
+    """A dropped unique key is added; if rows are duplicates, they are named first."""
     broken = f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE"
     if repeated:
         broken += f"; INSERT INTO {table} SELECT * FROM {table}"
@@ -309,7 +314,7 @@ def test_missing_key(
 
 
 def test_key_of_other_columns(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beside a primary key of other columns, a unique one is added."""
+    """If the primary key has other columns, a unique key is added beside it."""
     broken = """ALTER TABLE service_health DROP CONSTRAINT service_health_pkey;
         ALTER TABLE service_health ADD PRIMARY KEY (service, checked_at)"""
     break_and_repair(alone, capsys, broken, "table service_health")
@@ -325,7 +330,7 @@ VERSION_FAULTS = {
 
 @pytest.mark.parametrize("statements", VERSION_FAULTS.values(), ids=list(VERSION_FAULTS))
 def test_version(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
-    """A version that is missing or unreadable is a warning, and is recorded again."""
+    """A missing or unreadable version is a warning, and is recorded again."""
     break_and_repair(alone, capsys, statements, "schema")
 
 
@@ -335,7 +340,10 @@ def test_newer_version(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A schema of a newer program is a warning; passes work, and init-db leaves it as it is."""
+    """The schema of a newer program is a warning.
+
+    Passes work, and init-db changes nothing.
+    """
     later = with_another_migration(tmp_path)
     with monkeypatch.context() as newer:
         newer.setattr(sql, "MIGRATIONS", later)
@@ -361,7 +369,7 @@ def test_newer_version(
 
 
 def with_another_migration(folder: Path) -> Path:
-    """Return a folder of the migrations and one that is not released."""
+    """Return a folder of the migrations and one more, which is not released."""
     for path in sql.MIGRATIONS.glob("*.sql"):
         (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     view = sql.migrations()[0].sections[VIEW].rstrip(";")
@@ -380,7 +388,7 @@ def test_migration_of_another_owner(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A migration that changes a table of another role says which role has to apply it."""
+    """If a migration changes a table of another role, the message names that role."""
     assert main(["init-db"]) == 0
     told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
     told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
@@ -400,7 +408,10 @@ def test_migration_of_another_owner(
 def test_repair_by_another_role(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What belongs to another role is named with it and with the statement; nothing is changed."""
+    """An object of another role is reported with that role and the statement.
+
+    Nothing is changed.
+    """
     assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
     told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
     told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
@@ -444,7 +455,7 @@ def test_repair_as_the_role_that_owns(
 def test_version_that_may_not_be_read(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version that this role may not read costs a GRANT, never the table."""
+    """If the role may not read the version, the remedy is a GRANT, never a new table."""
     assert main(["init-db"]) == 0
     told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_blind")
@@ -460,7 +471,7 @@ def test_version_that_may_not_be_read(
 def test_missing_grants(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The printed GRANTs are all that a role needs that has no privilege at all."""
+    """The printed GRANTs are all that a role without any privilege needs."""
     assert main(["init-db"]) == main(["health"]) == 0
     told.rows("CREATE ROLE \"ops granted\" LOGIN PASSWORD 'x' BYPASSRLS")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops%20granted"))
@@ -478,7 +489,7 @@ def test_out_of_reach(
     monkeypatch: pytest.MonkeyPatch,
     is_public: bool,
 ) -> None:
-    """A table in a schema that the role does not reach is not created again somewhere else."""
+    """If the role cannot reach the schema of a table, no second table is created elsewhere."""
     assert main(["init-db"]) == main(["health"]) == 0
     told.rows("CREATE ROLE ops_reach LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_reach")
@@ -499,7 +510,10 @@ def test_platforms_tables_are_left_alone(
     told: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without --standalone, init-db changes nothing about tenants and fleet_alert."""
-    shape = "SELECT * FROM information_schema.columns WHERE table_name IN ('tenants', 'fleet_alert', 'device_state') ORDER BY 3, 4"
+    shape = (
+        "SELECT * FROM information_schema.columns "
+        "WHERE table_name IN ('tenants', 'fleet_alert', 'device_state') ORDER BY 3, 4"
+    )
     told.rows("ALTER TABLE fleet_alert RENAME COLUMN summary TO title")
     told.rows("ALTER TABLE tenants ALTER name TYPE varchar(200)")
     told.rows("DROP VIEW system_metrics_latest, system_metrics_recent")
@@ -523,7 +537,7 @@ def described(database: Database) -> list[list[dict[str, object]]]:
 
 
 def test_shapes_are_the_sum_of_the_migrations(alone: Database) -> None:
-    """core/schema.py says of each table what the migrations make."""
+    """core/schema.py describes each table as the migrations make it."""
     rows = [row for row in alone.rows(COLUMNS) if row["object"] != VIEW]
     expected = [
         (shape.name, column.name, column.type, column.required, bool(column.default))
@@ -545,7 +559,8 @@ def test_shapes_are_the_sum_of_the_migrations(alone: Database) -> None:
         for column in shape.columns:
             if column.default and not column.default.startswith("GENERATED"):
                 default = alone.value(
-                    "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
+                    "SELECT pg_get_expr(adbin, adrelid) "
+                    "FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
                     f" WHERE adrelid = '{shape.name}'::regclass AND attname = '{column.name}'"
                 )
                 assert default.partition("::")[0].strip("'") == column.default.strip("'")
@@ -571,7 +586,10 @@ EARLIER = {
                     for statements in earlier.sections.values()
                 ),
                 *(
-                    f"INSERT INTO {VERSIONS} (version, name) VALUES ({earlier.version}, '{earlier.name}');"
+                    (
+                        f"INSERT INTO {VERSIONS} (version, name) "
+                        f"VALUES ({earlier.version}, '{earlier.name}');"
+                    )
                     for earlier in sql.migrations()[: migration.version]
                 ),
             ]
@@ -590,7 +608,10 @@ def test_from_every_earlier_version(
     monkeypatch: pytest.MonkeyPatch,
     statements: str,
 ) -> None:
-    """From every earlier version init-db leads to the same schema; then passes and check work."""
+    """From every earlier version, init-db leads to the same schema.
+
+    Passes and `check` then work.
+    """
     for name, value in (stubs.env | {"DATABASE_URL": empty.url}).items():
         monkeypatch.setenv(name, value)
     empty.rows(statements or "SELECT")
@@ -610,7 +631,7 @@ def test_from_every_earlier_version(
 
 
 def test_by_several_at_once(empty: Database) -> None:
-    """Many runs of init-db at once all succeed; one of them creates each object."""
+    """Several runs of init-db at once succeed, and one of them creates each object."""
 
     def run(_: int) -> list[Change]:
         with contextlib.closing(Store({"conninfo": empty.url})) as store:
@@ -626,7 +647,10 @@ def test_by_several_at_once(empty: Database) -> None:
 
 
 def test_first_pass_records_the_version(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pass that creates its table in an empty installation records the version, init-db the rest."""
+    """In an empty installation, a pass creates its table and records the version.
+
+    init-db creates the rest.
+    """
     assert main(["health"]) == 0
     assert told.value(f"SELECT count(*) FROM {VERSIONS}") == len(sql.migrations())
     repair(told, capsys, "view")

@@ -1,4 +1,4 @@
-"""`ops-worker status`: every number follows from the rows of the database, and old rows are stale."""
+"""`ops-worker status`: every number follows from rows, and old rows are stale."""
 
 from __future__ import annotations
 
@@ -59,14 +59,17 @@ def test_sparkline() -> None:
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """Return the document of a status."""
+    """Return the document of `status`."""
     assert main(["status", "--output", "json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.integration
 def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each service has its state and its begin. A row older than three periods is stale, also in the view."""
+    """Each service has its state, latency and last check.
+
+    A row older than three periods is stale, also in the view.
+    """
     services = {item["service"]: item for item in document(capsys)["services"]}
     rows = looked.health()
     assert {
@@ -85,10 +88,12 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
         and services["evaluator"]["state"] == "down"
     )
     looked.rows(
-        "UPDATE service_health SET checked_at = now() - interval '120 seconds' WHERE service = 'evaluator'"
+        "UPDATE service_health SET checked_at = now() - interval '120 seconds' "
+        "WHERE service = 'evaluator'"
     )
     looked.rows(
-        "UPDATE service_health SET checked_at = now() - interval '181 seconds' WHERE service = 'ingest'"
+        "UPDATE service_health SET checked_at = now() - interval '181 seconds' "
+        "WHERE service = 'ingest'"
     )
     services = {item["service"]: item for item in document(capsys)["services"]}
     assert (services["ingest"]["state"], services["ingest"]["reason"]) == (
@@ -112,7 +117,10 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 def test_series(
     looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
 ) -> None:
-    """Newest value, rate and history of each series follow from its rows; a counter that fell was reset."""
+    """The newest value, the rate and the history of each series follow from its rows.
+
+    A fall of a counter is a reset.
+    """
     answer = document(capsys, "--since", argument)
     now = datetime.fromisoformat(answer["at"])
     begun = now - timedelta(seconds=seconds)
@@ -124,7 +132,10 @@ def test_series(
         ("platform", "devices_online"),
     ):
         rows = looked.rows(
-            f"SELECT time, value FROM system_metrics WHERE service = '{service}' AND metric_name = '{metric}' AND time > '{begun}' AND time <= '{now}' ORDER BY time"
+            f"SELECT time, value FROM system_metrics "
+            f"WHERE service = '{service}' AND metric_name = '{metric}' "
+            f"AND time > '{begun}' AND time <= '{now}' "
+            f"ORDER BY time"
         )
         item = shown[service, metric]
         assert (item["value"], item["time"]) == (
@@ -172,9 +183,14 @@ def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.integration
 def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Open and acknowledged alerts are shown; a pass that was not recorded for three periods is stale."""
+    """Open and acknowledged alerts are shown.
+
+    A pass that was not recorded for three periods is stale.
+    """
     looked.rows(
-        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', acknowledged_at = now() WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', "
+        "acknowledged_at = now() "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     answer = document(capsys)
     (alert,) = answer["alerts"]
@@ -199,10 +215,14 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Passes that were due between two others and left no row are counted."""
     answer = document(capsys, "--since", "2h")
     rows = looked.rows(
-        """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s FROM system_metrics
-           WHERE metric_name = 'pass_success' AND time > %s::timestamptz - interval '2 hours' AND time <= %s ORDER BY 1, time""",
-        answer["at"], answer["at"],
-    )  # fmt: skip
+        """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s
+           FROM system_metrics
+           WHERE metric_name = 'pass_success'
+             AND time > %s::timestamptz - interval '2 hours' AND time <= %s
+           ORDER BY 1, time""",
+        answer["at"],
+        answer["at"],
+    )
     for item in answer["passes"]:
         own = [row for row in rows if row["pass"] == item["pass"]]
         gaps = [
@@ -217,16 +237,21 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("period", ["abc", "0", "-5", "1e300", "9999999999999", ""])
 def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: str) -> None:
-    """NaN, infinities, values near the largest double and invalid periods do not affect other rows."""
+    """NaN, infinities, very large values and invalid periods do not affect other rows."""
     looked.rows(
-        "INSERT INTO system_metrics (time, metric_name, service, value, tags) SELECT now() - make_interval(secs => n), 'queue_depth', 'ingest', v, '{}' "
-        "FROM generate_series(1, 3) AS n, unnest(ARRAY['NaN', 'Infinity', '-Infinity', '1.7e308', '-1.7e308']::float8[]) AS v"
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
+        "SELECT now() - make_interval(secs => n), 'queue_depth', 'ingest', v, '{}' "
+        "FROM generate_series(1, 3) AS n, "
+        "unnest(ARRAY['NaN', 'Infinity', '-Infinity', '1.7e308', '-1.7e308']::float8[]) AS v"
     )
     looked.rows(
-        "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now(), 'healthy', NULL, 'NaN'), (now(), 'messages_received', 'ingest', 1.7e308)"
+        "INSERT INTO system_metrics (time, metric_name, service, value) "
+        "VALUES (now(), 'healthy', NULL, 'NaN'), "
+        "(now(), 'messages_received', 'ingest', 1.7e308)"
     )
     looked.rows(
-        "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) WHERE service = 'ops_worker' AND time > now() - interval '1 minute'",
+        "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) "
+        "WHERE service = 'ops_worker' AND time > now() - interval '1 minute'",
         period,
     )
     answer = document(capsys, "--since", "2h")
@@ -259,17 +284,23 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
 def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid content in a row affects only that row."""
     looked.rows(
-        "UPDATE service_health SET details = details || '{\"since\": \"2026-13-45T00:00:00\"}' WHERE service = 'ingest'"
+        'UPDATE service_health SET details = details || \'{"since": "2026-13-45T00:00:00"}\' '
+        "WHERE service = 'ingest'"
     )
     looked.rows(
-        "INSERT INTO system_metrics (time, metric_name, service, value, tags) VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
-        "(now(), 'odd', 'c', 7, 'null'), (now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), (now(), 'healthy', 'dispatcher', 2, '{}'), "
-        "(%s, 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), (%s, 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')",
+        "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
+        "VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
+        "(now(), 'odd', 'c', 7, 'null'), "
+        "(now(), 'odd', 'd', 7, '{\"n\": 1.00000000000000000000001}'), "
+        "(now(), 'healthy', 'dispatcher', 2, '{}'), "
+        "(%s, 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), "
+        "(%s, 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')",
         looked.earliest,
         looked.earliest,
     )
     looked.rows(
-        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' WHERE status = 'OPEN' AND tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' "
+        "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     answer = document(capsys)
     services = {item["service"]: (item["state"], item["since"]) for item in answer["services"]}
@@ -292,7 +323,10 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.integration
 def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row from the future is stale: a clock was set back. An old value shows its age."""
+    """A row from the future is stale, because a clock was set back.
+
+    An old value shows its age.
+    """
     looked.rows(
         "UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'"
     )
@@ -305,7 +339,8 @@ def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -
         == "stale"
     )
     looked.rows(
-        "DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' AND time > now() - interval '50 minutes'"
+        "DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' "
+        "AND time > now() - interval '50 minutes'"
     )
     assert main(["status"]) == 0
     out = capsys.readouterr().out
@@ -331,11 +366,13 @@ def test_resets(
 ) -> None:
     """Every fall of a counter is a reset, as on the dashboard."""
     monkeypatch.setenv("DATABASE_URL", database.url)
-    database.rows(  # one statement has one time, so the rows are exactly a minute apart
-        "INSERT INTO system_metrics (time, metric_name, service, value) SELECT now() - make_interval(mins => %s - n::integer), 'messages_received', 'ingest', v"
+    database.rows(  # now() is the same in one statement: the rows are exactly a minute apart
+        "INSERT INTO system_metrics (time, metric_name, service, value) "
+        "SELECT now() - make_interval(mins => %s - n::integer), 'messages_received', 'ingest', v"
         " FROM unnest(%s::float8[]) WITH ORDINALITY AS given (v, n)",
-        len(values), values,
-    )  # fmt: skip
+        len(values),
+        values,
+    )
     (item,) = document(capsys)["series"]
     assert item["rate_per_s"] == pytest.approx(grown / (60 * (len(values) - 1)), rel=1e-3)
 
@@ -386,7 +423,8 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
         "1 of 4 services is unhealthy; 1 alert is not acknowledged\ndatabase "
     )
     assert re.match(
-        r"Maintenance: no alert opens for these services\nENDS IN +SERVICES +STARTED BY +REASON\n(8\d|90) min +all +kim +new racks\n",
+        r"Maintenance: no alert opens for these services\nENDS IN +SERVICES +STARTED BY +REASON\n"
+        r"(8\d|90) min +all +kim +new racks\n",
         rest,
     )
 
@@ -434,7 +472,10 @@ def test_beginning(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Before the first pass there is one line; before the first health pass, only what a metrics pass recorded."""
+    """Before the first pass there is one line.
+
+    Before the first health pass, only what a metrics pass recorded is shown.
+    """
     for name, value in ({"DATABASE_URL": database.url} | stubs.env).items():
         monkeypatch.setenv(name, value)
     for is_terminal in (False, True):
@@ -463,7 +504,10 @@ def test_bad(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Missing tables, a missing privilege, a bad time: one line each, and the right exit code."""
+    """Missing tables, a missing privilege or a bad time print one line.
+
+    Each has the right exit code.
+    """
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["status"]) == 3
     assert "no table system_metrics, fleet_alert in database" in capsys.readouterr().err
@@ -498,7 +542,10 @@ def test_watch_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
     terminal: bool,
 ) -> None:
-    """When the database stops answering, the screen shows the error above the last state, and retries."""
+    """If the database stops answering, the screen shows the error above the last state.
+
+    The command tries again.
+    """
     pauses: list[float] = []
     screens: list[str] = []
     with psycopg.connect(looked.url) as other:

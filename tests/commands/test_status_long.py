@@ -1,4 +1,4 @@
-"""`ops-worker status` over a long period: from the rollup, every number is that of the samples."""
+"""`ops-worker status` over a long period: each number from the rollup is that of the samples."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def history(told: Database) -> History:
 
 
 def enter_in_ledger(history: History) -> None:
-    """Write the ledger of the passes, each of which saw a service a second after its begin."""
+    """Write the ledger of the passes; each saw a service one second after its begin."""
     recorder = Recorder()
     for at in history.ticks:
         sight = Sight("ingest", at + timedelta(seconds=1), "healthy")
@@ -92,7 +92,7 @@ def enter_in_ledger(history: History) -> None:
 
 
 def status(capsys: pytest.CaptureFixture[str], since: str) -> Document:
-    """Return the document of a status."""
+    """Return the document of `status`."""
     capsys.readouterr()
     assert main(["status", "--output", "json", "--since", since]) == 0
     document: Document = json.loads(capsys.readouterr().out)
@@ -100,7 +100,7 @@ def status(capsys: pytest.CaptureFixture[str], since: str) -> Document:
 
 
 def begins(document: Document) -> list[datetime]:
-    """Return where the 24 buckets of a document of at most 31 days begin."""
+    """Return the begins of the 24 buckets of a document, which covers at most 31 days."""
     length = timedelta(seconds=document["samples_since_s"])
     begun = datetime.fromisoformat(document["at"]) - length
     return [begun, *(floor(begun + length * n / 24, HOUR) for n in range(1, 24))]
@@ -116,12 +116,12 @@ def means(samples: dict[datetime, float], edges: list[datetime]) -> list[float |
 
 
 def near(value: float | None) -> Any:
-    """Return what a number has to equal: rounding counts for nothing."""
+    """Return the value to compare a number with, which ignores rounding."""
     return None if value is None else pytest.approx(value, rel=1e-9)
 
 
 def missed(ticks: list[datetime], document: Document) -> int:
-    """Return how many passes were due between two others."""
+    """Return the number of passes that were due between two others."""
     begun = begins(document)[0]
     own = [at for at in ticks if at > begun]
     gaps = [round((b - a).total_seconds() / PERIOD_S) - 1 for a, b in pairwise(own)]
@@ -141,7 +141,7 @@ def health(document: Document) -> Document:
 
 
 def test_numbers(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    """Means, newest values, rates and missed passes are those of the samples, one by one."""
+    """Means, newest values, rates and missed passes equal those of the single samples."""
     enter_in_ledger(history)
     for since, days in (("3d", 3), ("5d", 5), ("30d", 30)):
         document = status(capsys, since)
@@ -171,7 +171,7 @@ def test_numbers(history: History, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_samples(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the retention removed is still in the numbers, also of a series that ended since."""
+    """Samples that the retention removed still count, also in a series that has ended."""
     enter_in_ledger(history)
     history.database.rows(
         "DELETE FROM system_metrics WHERE metric_name = 'devices_online' AND time > %s",
@@ -185,7 +185,7 @@ def test_without_samples(history: History, capsys: pytest.CaptureFixture[str]) -
     assert health(after)["missed"] == health(before)["missed"] == missed(history.ticks, before)
     for key in (COUNTER, GAUGE):
         one, other = of_series(before, key), of_series(after, key)
-        # The period has moved, by less than the time to the next hour.
+        # The period of the second document begins later, but in the same hour.
         assert [value for value in other["history"] if value is not None] == pytest.approx(
             [value for value in one["history"] if value is not None]
         )
@@ -199,7 +199,10 @@ def test_without_samples(history: History, capsys: pytest.CaptureFixture[str]) -
 def test_marked_where_the_ledger_does_not_know(
     history: History, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the runs, a pass that was not due may hide one that was missed: a least number."""
+    """Without the runs, the number of missed passes is the least possible one.
+
+    A pass that was not due may hide one that was missed.
+    """
     document = status(capsys, "3d")
     expected = missed(history.ticks, document)
     assert health(document)["missed"] == expected
@@ -215,7 +218,10 @@ def test_marked_where_the_ledger_does_not_know(
 
 
 def test_very_long(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    """A year is covered with the rollup, and 31 days without it: the document says how much."""
+    """A year is covered with the rollup, and 31 days without it.
+
+    The document has the covered period.
+    """
     document = status(capsys, "1y")
     assert document["samples_since_s"] == document["since_s"] == 365 * DAY_S
     shown = [value for value in of_series(document, GAUGE)["history"] if value is not None]

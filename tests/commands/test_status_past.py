@@ -1,4 +1,4 @@
-"""`ops-worker status` and the ledger: every figure equals a query or an expectation by hand."""
+"""`ops-worker status` and the ledger: every figure equals a query or a known number."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 Document = dict[str, Any]
 LENGTH_S = 7200
 """The length of the history in seconds; it ends with a pass 20 s ago."""
-STATES = {  # of each five minutes of it; the first sight of `c` is late
+STATES = {  # a mark stands for five minutes; `c` is not probed at first
     "a": "HHDDHH......HHHHHHHHHHdd",
     "b": "HHHHHH......HHHuHHHHHHHH",
     "c": "...HHH......HHHHH....HHH",
@@ -39,7 +39,10 @@ RECORDED = {"H": "healthy", "D": "degraded", "d": "down", "u": "unknown", ".": "
 
 @pytest.fixture
 def past(look: Looks) -> Looks:
-    """Record two hours: a pass of health every 60 s, a hole of half an hour, and an unprobed service."""
+    """Record two hours with a health pass every 60 s.
+
+    There is a hole of half an hour. `c` is not probed at first, and not for a while later.
+    """
     look.now += -START_S - LENGTH_S - 20
     catalogue = look.folder / "catalogue.toml"
     text = catalogue.read_text()
@@ -72,7 +75,10 @@ def by_name(document: Document) -> dict[str, Document]:
 
 
 def test_states_by_hand(past: Looks, read: Callable[..., Document]) -> None:
-    """A state for each bucket: outages, a hole, a service that was not probed, one that came late."""
+    """Each bucket has its state.
+
+    There are outages, a hole, a service that was not probed, and one that was added later.
+    """
     services = by_name(read("status", "--since", "2h"))
     for name, bar in STATES.items():
         states = services[name]["states"]
@@ -127,7 +133,7 @@ SELECT sum(date_part('epoch', least(ended, %s::timestamptz) - first_at)) AS seco
 
 
 def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
-    """What is left of a budget is the budget without the seconds of the unhealthy spans."""
+    """What is left of a budget is the budget less the seconds of the unhealthy spans."""
     document = read("status")
     services = by_name(document)
     last = past.database.value("SELECT max(last_at) FROM ops_worker_run")
@@ -140,7 +146,7 @@ def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
         assert budget["left"] == pytest.approx((budget_s - lasted_s) / budget_s)
         assert budget["least_s"] <= budget["left_s"] <= budget["most_s"]
         seen_s = services[name]["budget"]["coverage"] * days * 86_400
-        # Two hours without the hole, up to now. A pass takes both clocks anew, so its time varies.
+        # Two hours up to now, without the hole. Each pass reads both clocks, so its time varies.
         assert seen_s == pytest.approx(90 * 60 + since_last_s, abs=5)
     assert services["c"]["budget"] is None
 
@@ -177,7 +183,9 @@ def test_widths(
     past.env.setenv("FORCE_COLOR", "1")
     past.env.setattr("sys.stdout.isatty", lambda: is_terminal)
     past.database.rows(
-        "UPDATE service_health SET details = details || jsonb_build_object('error', repeat('word ', 50)) WHERE service = 'b'"
+        "UPDATE service_health "
+        "SET details = details || jsonb_build_object('error', repeat('word ', 50)) "
+        "WHERE service = 'b'"
     )
     assert main(["status", "--since", "2h"]) == 0
     out = capsys.readouterr().out
@@ -192,7 +200,7 @@ def test_widths(
 
 
 def test_bar_without_samples(past: Looks, read: Callable[..., Document]) -> None:
-    """States come from the ledger alone: they are the same without a sample, for any period."""
+    """States come from the ledger alone; they are the same without samples."""
     past.database.rows("DELETE FROM system_metrics")
     document = read("status", "--since", "1y")
     assert document["series"] == []
@@ -207,7 +215,10 @@ def test_bar_without_samples(past: Looks, read: Callable[..., Document]) -> None
     [
         "DROP TABLE ops_worker_run",
         "DROP TABLE ops_worker_span",
-        "ALTER TABLE ops_worker_span OWNER TO CURRENT_USER; REVOKE ALL ON ops_worker_span FROM PUBLIC",
+        (
+            "ALTER TABLE ops_worker_span OWNER TO CURRENT_USER; "
+            "REVOKE ALL ON ops_worker_span FROM PUBLIC"
+        ),
     ],
 )
 def test_without_a_ledger(
@@ -216,7 +227,7 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without the tables, or without the right to read them, everything else works."""
+    """Without tables that can be read, everything else works."""
     whole = read("status", "--since", "2h")
     past.database.rows(statement)
     if "REVOKE" in statement:
@@ -244,7 +255,7 @@ def test_without_a_ledger(
 def test_stale(
     past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A service at which nobody has looked lately is not healthy in the verdict."""
+    """A service with an old last sight is not healthy in the verdict."""
     past.database.rows(
         "UPDATE service_health SET checked_at = now() - interval '5 min' WHERE service = 'b'"
     )
@@ -255,7 +266,7 @@ def test_stale(
 
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
 def test_odd_rows(look: Looks, read: Callable[..., Document], statement: str) -> None:
-    """Whatever a person or a restored backup left in the ledger, the command shows the state."""
+    """Odd rows in the ledger, from a person or a backup, do not prevent an answer."""
     look.now += -START_S - 320
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (300, "down")):
         for name in ("health", "metrics"):
@@ -275,7 +286,7 @@ class EndedError(Exception):
 
 
 def test_watch_marks_changes(past: Looks, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --watch, the second picture has the time, and a star where a state changed."""
+    """With --watch, the second screen has the time, and a star where a state changed."""
     screens: list[str] = []
 
     def sleep(_: float) -> None:

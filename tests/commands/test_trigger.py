@@ -103,7 +103,7 @@ def release(name: str, command: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", ["health", "metrics", "init-db"])
 def test_name_of_a_release(server: ApiServer, command: str) -> None:
-    """The only CronJob that runs a pass is found, whatever it is called."""
+    """The only CronJob that runs a pass is found under any name."""
     del server.answers[f"GET {BATCH}/cronjobs/ops-worker-health"]
     items = [cronjob("shop"), *(release("acme", name) for name in ("health", "metrics", "init-db"))]
     server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": items})
@@ -113,7 +113,7 @@ def test_name_of_a_release(server: ApiServer, command: str) -> None:
 
 
 def test_several_releases(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of several CronJobs that run a pass, one has to be named."""
+    """If several CronJobs run a pass, the command line has to name one."""
     items = [release("acme", "health"), release("other", "health")]
     server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": items})
     assert main(["trigger", "health"]) == 0
@@ -136,7 +136,10 @@ def test_several_releases(server: ApiServer, capsys: pytest.CaptureFixture[str])
         ([], "name a pass (health, metrics, rollup, init-db), or a command with --args"),
         (
             ["--args", "check", "--timeout", "11.9"],
-            "--timeout 11.9: with --args it is at least 12, because half of it is left for the start of the pod",
+            (
+                "--timeout 11.9: with --args it is at least 12, "
+                "because half of it is left for the start of the pod"
+            ),
         ),
         (["health", "--timeout", "soon"], "soon is not a number of seconds, 0.1 to 86400"),
         (["health", "--timeout", "nan"], "nan is not a number of seconds, 0.1 to 86400"),
@@ -174,7 +177,7 @@ TEMPLATES = [
 def test_job_keeps_the_rules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], path: Path
 ) -> None:  # fmt: skip
-    """The Job of a command has no fault by the rules and schemas that manifests have to keep."""
+    """The Job of a command keeps the rules and schemas for manifests."""
     documents = [*yaml.safe_load_all(path.read_text(encoding="utf-8"))]
     (source, *_) = [document for document in documents if document["kind"] == "CronJob"]
     for file in (ROOT / "k8s").glob("[0-3]*.yaml"):
@@ -204,7 +207,7 @@ def test_output(
 
 
 def test_quota(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Job without a pod shows why, once, and ends with the reason at its deadline."""
+    """A Job without a pod shows the reason once, and ends with it at its deadline."""
     running = ended("Suspended")
     late = ended("Failed", "DeadlineExceeded")
     server.answers |= {
@@ -252,7 +255,7 @@ def test_pull_error(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_events_are_not_permitted(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the permission to read Events, the command waits all the same."""
+    """Without permission to read Events, the command still waits."""
     server.answers |= {
         f"GET {CORE}/events": (403, {"message": "events is forbidden"}),
         f"GET {BATCH}/jobs/a-job": [(200, ended("Suspended")), (200, ended("Failed", "Why"))],
@@ -265,7 +268,7 @@ def test_events_are_not_permitted(server: ApiServer, capsys: pytest.CaptureFixtu
 
 
 def test_job_is_refused(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A quota that refuses the Job is no missing permission."""
+    """A quota that refuses the Job is not reported as a missing permission."""
     message = 'jobs.batch "a" is forbidden: exceeded quota: few, requested: count/jobs.batch=1'
     server.answers[f"POST {BATCH}/jobs"] = (403, {"message": message})
     assert main(["trigger", "--args", "check"]) == 1
@@ -277,7 +280,7 @@ def test_job_is_refused(server: ApiServer, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_not_a_run_of_the_pass(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """`cluster` counts a command neither as a run of the pass nor as its failure."""
+    """`cluster` counts a command neither as a run nor as a failure of the pass."""
     assert main(["trigger", "--args", "check"]) == 0
     job = created(server) | {"status": ended("Failed", "BackoffLimitExceeded")["status"]}
     failed = pod(1, "no database")

@@ -1,4 +1,4 @@
-"""The SQL files: every statement has one name, and a name stands for one statement."""
+"""The SQL files: every name stands for exactly one statement."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NAMES = [
 
 
 def test_unique() -> None:
-    """No name stands in the files twice: the second statement would replace the first."""
+    """No name occurs twice, because the second statement would replace the first."""
     assert [name for name, count in Counter(NAMES).items() if count > 1] == []
     assert set(sql.queries()) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_statement(name: str) -> None:
-    """A name stands for one statement: the driver prepares no more at once."""
+    """A name stands for one statement, because the driver prepares one at a time."""
     statement = sql.queries()[name]
     code = re.sub(r"--.*", "", statement).strip()
     assert code
@@ -41,7 +41,7 @@ def test_names() -> None:
 
 
 def test_rules_stand_once() -> None:
-    """Statements get periods and staleness as parameters; only the view has to spell them out."""
+    """Statements get periods and staleness as parameters; only the view spells them out."""
     pattern = staleness.PERIOD_PATTERN
     assert not any(pattern in statement or "1,6" in statement for statement in queries().values())
     view = [
@@ -50,6 +50,9 @@ def test_rules_stand_once() -> None:
         if "service_health_current" in sections
     ][-1]
     assert f"FROM '{pattern}'" in view
-    stale = f"greatest({staleness.STALE_PERIODS} * p.period, interval '{staleness.MIN_STALE_S:g} seconds')"
+    stale = (
+        f"greatest({staleness.STALE_PERIODS} * p.period, "
+        f"interval '{staleness.MIN_STALE_S:g} seconds')"
+    )
     assert stale in view
     assert f"coalesce(max(last.period_s), {staleness.DEFAULT_PERIOD_S:g})" in view
