@@ -54,8 +54,8 @@ def test_full(worker: Worker, arguments: str) -> None:
     worker("health")
     done = shell(worker, arguments, f">{FULL}")
     name = arguments.split(maxsplit=1)[0]
-    told = f"ops-worker {name}: the output could not be written: No space left on device\n"
-    assert (done.returncode, done.stderr.decode()) == (1, told)
+    line = f"ops-worker {name}: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, line)
 
 
 @full
