@@ -281,7 +281,7 @@ def test_the_process_is_stopped(
 def test_no_file_descriptor_is_left(
     worker: Worker, hosts: dict[str, Stub], drill: Drill, tmp_path: Path
 ) -> None:
-    """Without a file descriptor no service is probed. The pass stays blind for any number."""
+    """Without a free file descriptor no service is probed, and every such pass is blind."""
     env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
     for healthy in ("health", "metrics"):
         assert worker(healthy, **env).returncode == 0

@@ -35,7 +35,7 @@ def told(stub: Stub) -> list[str]:
     return [request.split()[1].decode() for request in stub.requests]
 
 
-def test_told(worker: Worker, database: Database, listener: Stub) -> None:
+def test_start_and_result(worker: Worker, database: Database, listener: Stub) -> None:
     """A recorded pass sends start and success, a failed one start and fail, a dry run nothing."""
     url = f"{listener.url}/ping/s3cret"
     assert worker("health", "--dry-run", HEARTBEAT_URL=url).returncode == 0
@@ -62,7 +62,7 @@ def test_query(worker: Worker, listener: Stub) -> None:
     ("mode", "error"),
     [("down", "Connection refused"), ("503", "http 503"), ("hang", "timeout after 3 s")],
 )
-def test_in_nobodys_way(
+def test_failed_heartbeat(
     worker: Worker, database: Database, listener: Stub, mode: str, error: str
 ) -> None:
     """A failed heartbeat does not hinder the pass. The log has its error without the URL."""
@@ -86,7 +86,7 @@ def test_never_later_than_the_pass_may_be(listener: Stub, left_s: float, told: i
     assert len(listener.requests) == told
 
 
-def test_it_ends_before_the_pass(
+def test_ends_before_the_pass(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, listener: Stub
 ) -> None:
     """The heartbeat ends 1 s before PASS_DEADLINE, counted from the start of the command."""

@@ -147,7 +147,10 @@ def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> Running:
 
 
 def test_for(worker: Worker, database: Database) -> None:
-    """With --for, a loop takes one sample at once and then one every second, or counts a skip."""
+    """A loop with --for ends by itself: one sample at once, then one every second.
+
+    On a busy machine, a loop may skip some samples. It counts them.
+    """
     done = worker("metrics", "--every", "1", "--for", "4")
     assert done.returncode == 0, done.stderr
     written = done.stdout.count("samples written")
@@ -361,7 +364,10 @@ def test_stopped_process(worker: Worker, database: Database) -> None:
 
 
 def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """Loops and single passes at the same time make no error, and every change has one alert."""
+    """Loops and single passes can run at the same time.
+
+    No pass fails. Each outage opens one alert, and each tick writes one sample.
+    """
     with (
         worker.start("health", "--every", "0.1") as health,
         worker.start("metrics", "--every", "1") as metrics,
@@ -415,7 +421,10 @@ def test_signal_between_ticks(worker: Worker, database: Database, number: signal
 
 
 def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """A signal lets a pass finish within the grace period. A second signal ends the process."""
+    """A signal lets the running pass finish.
+
+    A pass that exceeds SHUTDOWN_GRACE is given up. A second signal ends the process at once.
+    """
     stubs["ingest"].mode = "hang"
     with worker.start("health", "--every", "60") as process:
         until(lambda: stubs["ingest"].requests)

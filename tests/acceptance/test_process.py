@@ -386,7 +386,7 @@ def test_kill_at_every_piece(
 ) -> None:
     """A pass that is killed at any statement leaves all of its rows or none."""
     stubs["ingest"].mode = "down"
-    # Each lane tries every second piece. The first ones tried end the login.
+    # Each lane tries every second piece, from the last piece of the login on.
     with ThreadPoolExecutor(2) as lanes:
         killed = list(
             lanes.map(

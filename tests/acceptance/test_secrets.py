@@ -700,7 +700,7 @@ def test_what_libraries_log(worker: Worker) -> None:
     "text",
     [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"],
 )
-def test_kubeconfig_that_is_none(
+def test_unreadable_kubeconfig(
     program: Program, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """The message about an unreadable kubeconfig does not show the line with the error."""

@@ -363,7 +363,7 @@ def test_skipped_for_too_long(
 
 
 def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If an old transaction holds the lock, nobody takes samples: the sample of the pass waits."""
+    """If a transaction holds the lock for too long, it takes no samples: those of passes wait."""
     monkeypatch.setattr("ops_worker.passes.metrics.SLOW_HOLDER_S", 0.0)
     backlog = Backlog(10)
     with holding(database, METRICS.transaction.lock):

@@ -788,7 +788,11 @@ def test_watching_the_other_pass(
 
 
 def test_watching_with_patience(run: Passes, database: Database) -> None:
-    """No alert opens for a fast loop that waits, a pass by hand, or a peer with a long period."""
+    """No alert opens about a peer that is not overdue.
+
+    This covers a fast loop that waits for a service, a pass by hand, a peer with a long period,
+    and a pass that was away itself.
+    """
     run("health")
     told(database, "metrics", 26, period_s="5")
     assert run("health").opened == ()
@@ -832,7 +836,7 @@ def test_watching_shards(run: Passes, database: Database) -> None:
     assert run("health").closed == ("ops_worker",)
 
 
-def test_watching_what_is_long_gone(
+def test_watching_a_shard_that_is_out_of_sight(
     run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the rows of a stopped shard are too far back, its alert stays open until it runs again."""
@@ -849,7 +853,7 @@ def test_watching_what_is_long_gone(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_watching_costs_no_pass(database: Database, there: bool) -> None:
+def test_watching_uses_an_index(database: Database, there: bool) -> None:
     """A pass looks for its peers with an index: it reads a few rows of thousands."""
     seed(database.url, 8)
     if not there:
@@ -917,7 +921,7 @@ def test_watching_under_row_level_security(run: Passes, database: Database, tmp_
     database.rows("DROP ROLE ops_hidden")
 
 
-def test_what_is_spared_leaves_no_limits(run: Passes, database: Database) -> None:
+def test_best_effort_leaves_no_limits(run: Passes, database: Database) -> None:
     """The short limits of best-effort work end with it: the COMMIT has the limits of the pass."""
     limits: list[tuple[str, str]] = []
     commit = Store._commit

@@ -398,7 +398,7 @@ def writer(installed: Installation) -> Iterator[str]:
 
 
 def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str) -> None:
-    """A pass that cannot write its count believes. Otherwise it would doubt for ever."""
+    """A pass that cannot count blind passes believes what it sees. It must not doubt forever."""
     installed.database.rows(f"REVOKE INSERT, UPDATE ON ops_worker_doubt FROM {writer}")
     outcome = installed(SILENT)
     assert (outcome.blind_because, outcome.opened) == ((), SERVICES)
@@ -454,7 +454,7 @@ def test_a_ledger_that_refuses_the_last_statement(installed: Installation, write
 
 
 def test_without_its_table_a_pass_believes(installed: Installation) -> None:
-    """A pass without the table of the count believes, and its warning says why."""
+    """A pass without the table of the count believes what it sees, and its warning says why."""
     installed.database.rows("DROP TABLE ops_worker_doubt")
     installed.database.rows("CREATE VIEW ops_worker_doubt AS SELECT 1 AS odd")
     outcome = installed(SILENT)

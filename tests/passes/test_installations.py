@@ -193,7 +193,7 @@ class TestTheDefault:
         assert runs == [{"installation": "ops-worker", "shard": "0/1"}]
 
 
-def test_a_named_one_names_itself(second: Installation, database: Database) -> None:
+def test_rows_of_a_named_installation(second: Installation, database: Database) -> None:
     """The rows, tags, alerts and evidence of a named installation have its name."""
     second("down")
     second("down", "metrics")

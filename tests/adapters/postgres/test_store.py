@@ -514,7 +514,7 @@ def test_transitions_are_those_written(store: Store, database: Database) -> None
     assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
 
 
-def test_remembered_is_robust(store: Store, database: Database) -> None:
+def test_known_states_of_odd_rows(store: Store, database: Database) -> None:
     """Rows of old releases and damaged rows are read as far as possible."""
     store.create(["service_health"])
     database.rows("""INSERT INTO service_health (service, status, details) VALUES
