@@ -1,8 +1,8 @@
-"""A real Alertmanager with a real receiver: what fires there is what is open in the database.
+"""A real Alertmanager with a real receiver: the alerts that fire there are those that are open.
 
-A drill is a random sequence of outages, recoveries, acknowledgements, passes that are killed between
-commit and post, passes that overlap, and restarts of the Alertmanager. The default is a few of them;
-OPS_TEST_FULL=1 makes it a thousand, and OPS_TEST_DRILLS any number.
+A drill is a random sequence of outages, recoveries, acknowledgements, overlapping passes, restarts
+of the Alertmanager, and passes that are killed between commit and post. The default is a few
+drills. OPS_TEST_FULL=1 runs a thousand, and OPS_TEST_DRILLS any number.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ SERVICES = ("a", "b", "c")
 PERIOD_S = 60.0
 STEPS = 12
 LIMIT_S = 300 + PERIOD_S
-"""Seconds after which nothing may fire any more of an alert that is over."""
+"""Seconds after which an alert that is over no longer fires."""
 
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    """Who is told by the Alertmanager."""
+    """Yield the receiver of the Alertmanager's notifications."""
     with Inbox() as running:
         yield running
 
 
 @pytest.fixture
 def alertmanager(tmp_path: Path, inbox: Inbox) -> Iterator[Alertmanager]:
-    """The Alertmanager of this machine, with a folder of its own."""
+    """Yield an Alertmanager with its own folder."""
     with Alertmanager(tmp_path / "alertmanager", inbox) as running:
         yield running
 
 
 class Installation:
-    """Health passes of three services, whose states the test decides, and their posts."""
+    """Health passes of three services whose states the test sets, and their posts."""
 
     def __init__(self, database: Database, folder: Path, env: pytest.MonkeyPatch) -> None:
         self.database = database
@@ -82,10 +82,10 @@ class Installation:
         self._env = env
 
     def check(self) -> None:
-        """Run a health pass to its commit, and do not post."""
+        """Run a health pass up to its commit, without a post."""
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            """Return what the services are decided to be."""
+            """Return the states that the test has set."""
             return [
                 observation(target, time.monotonic(), self.states[target.name])
                 for target in targets
@@ -115,7 +115,7 @@ class Installation:
         self.post(url)
 
     def open(self) -> dict[str, datetime]:
-        """Return the open alerts by service: when they began."""
+        """Return when each open alert began, by service."""
         return {
             row["fingerprint"].removeprefix("system-health:"): row["created_at"]
             for row in self.database.alerts()
@@ -127,12 +127,12 @@ class Installation:
 def installation(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Installation:
-    """An installation on a database of its own."""
+    """Return an installation with its own database."""
     return Installation(database, tmp_path, monkeypatch)
 
 
 class Drills:
-    """Random sequences, one after the other. They check after each post that arrived."""
+    """Random sequences of steps. Each post that arrives is followed by a check."""
 
     def __init__(
         self, installation: Installation, alertmanager: Alertmanager, inbox: Inbox
@@ -141,9 +141,10 @@ class Drills:
         self.alertmanager = alertmanager
         self.inbox = inbox
         self.chance = random.Random()
-        # Notifications before the last start of the Alertmanager, and whether it then knew of none.
-        # One that is stopped may not have noted what it has sent last, or not have sent what it has
-        # noted. Then it tells its receiver too little, until a service has its next notification.
+        # The number of notifications before the last start of the Alertmanager, and whether it
+        # started on an empty disk. A stopped Alertmanager may have sent a notification without
+        # recording it, or recorded one without sending it. Then its receiver misses that one until
+        # the next notification of the service.
         self.before = 0
         self.is_fresh = True
         self.counts = dict.fromkeys(
@@ -161,7 +162,7 @@ class Drills:
         )
 
     def run(self, seed: int) -> None:
-        """Do the steps, then a pass, and one more that finds all services well."""
+        """Do the steps, then a pass, and one more pass with healthy services."""
         self.chance.seed(seed)
         steps = [*self.counts, "change", "change", "complete", "complete", "overlap", "killed"]
         for step in self.chance.choices(steps, k=STEPS):
@@ -174,18 +175,18 @@ class Drills:
         assert eventually(lambda: "firing" not in self.told().values()), f"{seed}: {self.told()}"
 
     def told(self) -> dict[str, str]:
-        """Return what the receiver heard last of each service since the Alertmanager was started."""
+        """Return the last notification of each service since the start of the Alertmanager."""
         heard = self.inbox.notifications()[self.before :]
         return {alert["labels"]["service"]: alert["status"] for alert in heard}
 
     def is_told(self, firing: Collection[str]) -> bool:
-        """Return whether the receiver heard last of each of these services that it fires."""
+        """Return whether the last notification of each of these services says that it fires."""
         told = self.told()
         silence = "nothing" if self.is_fresh else "firing"
         return all(told.get(service, silence) == "firing" for service in firing)
 
     def started(self, *, is_fresh: bool) -> None:
-        """Note that the Alertmanager was started, and whether on an empty disk."""
+        """Record a start of the Alertmanager, and whether its disk is empty."""
         self.before = len(self.inbox.notifications())
         self.is_fresh = is_fresh
 
@@ -195,25 +196,25 @@ class Drills:
         self.compare()
 
     def compare(self) -> None:
-        """Compare what fires with what is open, and when it would end by itself."""
+        """Compare the alerts that fire with those that are open. Check when they would end."""
         firing = self.alertmanager.alerts()
         began = self.installation.open()
         assert firing.keys() == began.keys()
         assert eventually(lambda: self.is_told(firing))
         for service, alert in firing.items():
-            # An alert that a pass closed and another one opened, with no post between, is one there.
+            # If no post comes between a close and the next open, the Alertmanager sees one alert.
             assert datetime.fromisoformat(alert["startsAt"]) <= began[service]
             ends = datetime.fromisoformat(alert["endsAt"])
             assert ends <= datetime.now(UTC) + timedelta(seconds=LIMIT_S)
 
     def change(self) -> None:
-        """Let a service fail or recover."""
+        """Set a service to a random state."""
         service = self.chance.choice(SERVICES)
         states = ["healthy", "down", "degraded", "timeout"]
         self.installation.states[service] = self.chance.choice(states)
 
     def killed(self) -> None:
-        """Run a pass that is killed between its commit and its post. Nothing else is kept."""
+        """Run a pass that is killed between its commit and its post."""
         self.installation.check()
 
     def away(self) -> None:
@@ -224,17 +225,17 @@ class Drills:
         self.started(is_fresh=False)
 
     def restart(self) -> None:
-        """Restart the Alertmanager: it forgets all alerts."""
+        """Restart the Alertmanager, which then has no alerts."""
         self.alertmanager.restart()
         self.started(is_fresh=False)
 
     def crash(self) -> None:
-        """Kill the Alertmanager, and start it on an empty disk: it also forgets what it has sent."""
+        """Kill the Alertmanager and start it on an empty disk, without its notification log."""
         self.alertmanager.lose()
         self.started(is_fresh=True)
 
     def acknowledge(self) -> None:
-        """Acknowledge or close what is open, as a person does."""
+        """Acknowledge or close the open alerts, as a person does."""
         status = self.chance.choice(["ACKNOWLEDGED", "CLOSED"])
         closed = "now()" if status == "CLOSED" else "NULL"
         self.installation.database.rows(
@@ -243,9 +244,9 @@ class Drills:
         )
 
     def overlap(self) -> None:
-        """Run two passes. The post of the first one is on its way while the second one does all.
+        """Run two passes. Deliver the post of the first one after that of the second one.
 
-        It arrives last, and what it says is old by then.
+        The first post is then out of date.
         """
         with Switchboard(int(self.alertmanager.url.rpartition(":")[2])) as slow:
             arrived = threading.Event()
@@ -280,7 +281,7 @@ def test_drills(
     inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In every sequence, what fires is what is open after each post, and nothing fires at the end."""
+    """After each post, the alerts that fire are those that are open. At the end none fires."""
     monkeypatch.setattr(post_alerts, "REQUEST_DEADLINE_S", START_S)
     drills = Drills(installation, alertmanager, inbox)
     for seed in range(DRILLS):
@@ -297,9 +298,9 @@ def test_drills(
 def test_killed_between_commit_and_post(
     worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager
 ) -> None:
-    """A process that is killed when it has committed and not posted loses nothing: the next pass posts.
+    """If a process is killed between commit and post, the next pass posts.
 
-    So it is with an alert that opens, and with one that closes.
+    The test does this with an alert that opens, and with one that closes.
     """
     for mode, status, firing in (("down", "OPEN", {"ingest"}), ("ok", "CLOSED", set())):
         stubs["ingest"].mode = mode
@@ -323,7 +324,7 @@ def test_killed_between_commit_and_post(
 def test_processes(
     worker: Worker, database: Database, stubs: Stubs, alertmanager: Alertmanager, inbox: Inbox
 ) -> None:
-    """Single passes, and a loop in one process: the receiver hears of each change once."""
+    """With single passes and with a loop, the receiver gets each change once."""
     stubs["ingest"].mode = "503"
     env = {"ALERTMANAGER_URL": alertmanager.url, "ALERT_LABELS": "env=test"}
     assert worker("health", **env).returncode == 0
@@ -359,7 +360,7 @@ def test_no_more_passes(
     inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If no pass runs any more, an open alert ends by itself after the horizon."""
+    """If no more passes run, an open alert ends by itself after the horizon."""
     monkeypatch.setattr(notify, "MIN_FIRING_S", 1.0)
     installation.period_s = 0.1
     installation.states["a"] = "down"
@@ -377,9 +378,12 @@ def test_no_more_passes(
 
 @pytest.mark.parametrize("count", [1, 600])
 def test_odd_rows(
-    installation: Installation, alertmanager: Alertmanager, count: int, caplog: pytest.LogCaptureFixture
-) -> None:  # fmt: skip
-    """Whatever a table holds, the Alertmanager takes it: no odd row costs another one its post."""
+    installation: Installation,
+    alertmanager: Alertmanager,
+    count: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The Alertmanager accepts a post of odd rows, so that no other row is lost."""
     tomorrow = "2126-01-01"
     odd = [
         (tomorrow, None, "OPEN", "x"),
@@ -392,8 +396,10 @@ def test_odd_rows(
     ]
     rows = [
         (f"system-health:{number:04} {name}", status, name, created, closed)
-        for number, (created, closed, status, name) in zip(range(count), itertools.cycle(odd), strict=False)
-    ]  # fmt: skip
+        for number, (created, closed, status, name) in zip(
+            range(count), itertools.cycle(odd), strict=False
+        )
+    ]
     database = installation.database
     database.rows("INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'x')")
     with psycopg.connect(database.url) as connection:
@@ -412,7 +418,7 @@ def test_odd_rows(
 
 
 def test_configuration_of_the_page(tmp_path: Path) -> None:
-    """The configuration that the page shows is one that the Alertmanager takes."""
+    """The Alertmanager accepts the configuration in the documentation."""
     page = Path(__file__).parents[2] / "docs" / "alertmanager.md"
     (text,) = re.findall(
         r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
@@ -432,4 +438,5 @@ def test_configuration_of_the_page(tmp_path: Path) -> None:
 def test_check(worker: Worker, alertmanager: Alertmanager) -> None:
     """`check` reports the version of a real Alertmanager."""
     done = worker("check", ALERTMANAGER_URL=alertmanager.url)
-    assert re.search(rf"^ok +Alertmanager {alertmanager.url} +it answers: version \d", done.stdout, re.MULTILINE)  # fmt: skip
+    pattern = rf"^ok +Alertmanager {alertmanager.url} +it answers: version \d"
+    assert re.search(pattern, done.stdout, re.MULTILINE)

@@ -1,6 +1,6 @@
-"""Drills: what fails is the worker's own resolver, network, CPU, time or files, or the services.
+"""Drills: a part of the worker fails (resolver, network, CPU, time or files), or the services fail.
 
-Where the worker fails, no service changes its state, and one alert opens, about the worker.
+If a part of the worker fails, no service changes its state, and one alert about the worker opens.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ VARIABLES = {
 DOUBT = {"DOUBT_PASSES": "2"}
 FULL = bool(os.environ.get("OPS_TEST_FULL"))
 STOPPED_S = 20.0 if FULL else 6.0
-"""Seconds for which a process is stopped: longer than any deadline of a probe."""
+"""Seconds for which a process is stopped, longer than any probe deadline."""
 LIMITED_S = 60 if FULL else 20
 """Seconds of a loop whose CPU is limited."""
 DEADLINE_S = 5 if FULL else 2
-"""Seconds of a probe for which nothing answers."""
+"""Probe deadline in seconds, for services that do not answer."""
 HANDSHAKE_S = 60.0
-"""Seconds for a slow machine to start a pass and connect."""
+"""Seconds in which a pass on a slow machine starts and connects."""
 
 
 @pytest.fixture
 def network(database: Database, forks: ForkServer | None) -> Iterator[Network]:
-    """A network of its own for the worker, if this machine can make one."""
+    """Yield a network namespace for the worker, if this machine can create one."""
     if reason := reason_to_skip():
         pytest.skip(reason)
     with Network(database.url, forks=forks is not None) as running:
@@ -61,7 +61,7 @@ def network(database: Database, forks: ForkServer | None) -> Iterator[Network]:
 
 @pytest.fixture
 def hosts() -> Iterator[dict[str, Stub]]:
-    """The four services, each on a host of its own, on this machine."""
+    """Yield the four services of this machine, each on its own address."""
     if sys.platform != "linux":
         pytest.skip("only Linux has every address of 127.0.0.0/8")
     running = {name: Stub(name, host=f"127.0.0.{number}") for number, name in enumerate(NAMES, 2)}
@@ -71,14 +71,14 @@ def hosts() -> Iterator[dict[str, Stub]]:
 
 
 class Drill:
-    """The passes of a drill, and what they left."""
+    """The passes of a drill and the rows they leave."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self._before: Any = None
 
     def keep(self) -> None:
-        """Remember the states."""
+        """Remember the rows of the services. Assert that all services are healthy."""
         states = self.database.health()
         assert {name: row["status"] for name, row in states.items()} == dict.fromkeys(
             NAMES, "healthy"
@@ -86,7 +86,7 @@ class Drill:
         self._before = states
 
     def check(self, because: str) -> None:
-        """Check that no service changed, and that one alert is open, about the worker."""
+        """Assert that no service changed, and that one alert is open, about the worker."""
         assert self.database.health() == self._before
         (alert,) = [row for row in self.database.alerts() if row["status"] != "CLOSED"]
         assert alert["fingerprint"] == "system-health:ops_worker"
@@ -100,7 +100,7 @@ class Drill:
         assert [row["state"] for row in states] == ["healthy"]
 
     def open_alerts(self) -> list[str]:
-        """Return what the open alerts are about."""
+        """Return the services of the open alerts."""
         return sorted(
             row["details"]["service"] for row in self.database.alerts() if row["status"] != "CLOSED"
         )
@@ -108,12 +108,12 @@ class Drill:
 
 @pytest.fixture
 def drill(database: Database) -> Drill:
-    """A drill on a database of the test's own."""
+    """Return a drill on the test's database."""
     return Drill(database)
 
 
 def addressed(network: Network, folder: Path, *names: str) -> dict[str, str]:
-    """Return the settings of the services: ``names`` have URLs by name, the others by address."""
+    """Return the settings of the services. ``names`` have URLs by name, the others by address."""
     path = folder / "services.toml"
     path.write_text(
         "".join(
@@ -126,7 +126,7 @@ def addressed(network: Network, folder: Path, *names: str) -> dict[str, str]:
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return the outcome of a pass that was done."""
+    """Return the JSON document of a successful pass."""
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -149,7 +149,7 @@ def test_the_network_fails(
     gone: tuple[str, ...],
     because: str,
 ) -> None:
-    """Two blind passes of each kind change nothing; the third one believes that all are down."""
+    """Two blind passes of each kind change nothing. The third one judges all services down."""
     env = worker.env | addressed(network, worker.folder, *by_name) | DOUBT
     for name in ("health", "metrics"):
         seen = document(network.run(name, "--output", "json", env=env))
@@ -163,28 +163,28 @@ def test_the_network_fails(
     assert done.returncode == 4
     assert done.stdout.startswith("health: blind, no service was judged: no ")
     drill.check(because)
-    # Where nothing at all answers, all alerts open after DOUBT_PASSES.
+    # If nothing answers at all, all alerts open after DOUBT_PASSES.
     seen = document(network.run("health", "--output", "json", env=env))
     assert sorted(seen["alerts"]["opened"]) == sorted(NAMES)
     network.come_back(*gone)
     seen = document(network.run("health", "--output", "json", env=env))
     assert sorted(seen["alerts"]["closed"]) == sorted(NAMES)
-    # The metrics pass is the last one that was blind.
+    # The metrics pass was the last blind one.
     seen = document(network.run("metrics", "--output", "json", env=env))
     assert seen["alerts"]["closed"] == ["ops_worker"]
     assert drill.open_alerts() == []
 
 
 def test_some_names_fail(network: Network, worker: Worker) -> None:
-    """While services answer by their addresses, those without are down, and the resolver is named."""
+    """If only services with addresses answer, the others are down, and the resolver is named."""
     env = worker.env | addressed(network, worker.folder, "ingest", "evaluator") | DOUBT
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(RESOLVER)
     seen = document(network.run("health", "--output", "json", env=env))
     assert sorted(seen["alerts"]["opened"]) == ["evaluator", "ingest"]
     assert seen["warnings"] == [
-        "names could not be resolved, although other services gave a sign of life: ingest, evaluator "
-        f"(name server {RESOLVER}): check the resolver and these names"
+        "names could not be resolved, although other services gave a sign of life: "
+        f"ingest, evaluator (name server {RESOLVER}): check the resolver and these names"
     ]
 
 
@@ -192,7 +192,7 @@ def test_some_names_fail(network: Network, worker: Worker) -> None:
 def test_a_machine_is_gone(
     network: Network, worker: Worker, drill: Drill, doubt_passes: str
 ) -> None:
-    """While others answer, its alert opens at once."""
+    """The alert of one lost machine opens at once, because other services answer."""
     env = worker.env | addressed(network, worker.folder) | {"DOUBT_PASSES": doubt_passes}
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(MACHINES["ingest"])
@@ -206,7 +206,7 @@ def test_a_machine_is_gone(
 def test_all_services_fail(
     worker: Worker, hosts: dict[str, Stub], mode: str, doubt_passes: str
 ) -> None:
-    """They answer 503, refuse or reset: all alerts open in the first pass."""
+    """If all services answer 503, refuse or reset, all alerts open in the first pass."""
     env = {VARIABLES[name]: stub.url for name, stub in hosts.items()}
     env["DOUBT_PASSES"] = doubt_passes
     assert worker("health", **env).returncode == 0
@@ -217,7 +217,7 @@ def test_all_services_fail(
 
 
 class Hold:
-    """A service that lets its client wait: it answers when it is told to, or never."""
+    """A service whose clients wait until ``go`` is set."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -227,7 +227,7 @@ class Hold:
         self.go = threading.Event()
 
     def __call__(self, stub: Stub, connection: socket.socket) -> None:
-        """Answer once ``go`` is set; the client may be gone by then."""
+        """Answer once ``go`` is set. The client may have left by then."""
         with self._lock:
             self._waiting += 1
             if self._waiting == self._number:
@@ -244,7 +244,7 @@ class Hold:
 def test_the_process_is_stopped(
     worker: Worker, hosts: dict[str, Stub], drill: Drill, name: str, answers: bool
 ) -> None:
-    """A pass that is stopped while its probes are open judges the answers that came."""
+    """A pass that is stopped while its probes are open judges the answers that arrived."""
     path = worker.folder / "services.toml"
     path.write_text(
         "".join(
@@ -281,14 +281,14 @@ def test_the_process_is_stopped(
 def test_no_file_descriptor_is_left(
     worker: Worker, hosts: dict[str, Stub], drill: Drill, tmp_path: Path
 ) -> None:
-    """No service is probed, and the alert opens; it is never believed, however often."""
+    """Without a free file descriptor no service is probed, and every such pass is blind."""
     env = {VARIABLES[service]: stub.url for service, stub in hosts.items()} | DOUBT
     for healthy in ("health", "metrics"):
         assert worker(healthy, **env).returncode == 0
     drill.keep()
 
     def limited(limit: int) -> subprocess.CompletedProcess[str]:
-        """Run a pass that may open so many files."""
+        """Run a pass that may open ``limit`` files."""
 
         def limit_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -304,7 +304,7 @@ def test_no_file_descriptor_is_left(
             timeout=100,
         )
 
-    # So few that no probe has a socket, and so many that the database has one.
+    # Find the lowest limit that leaves a socket for the database, but none for a probe.
     for limit in range(4, 16):
         done = limited(limit)
         if done.returncode == 0:
@@ -320,7 +320,7 @@ def test_no_file_descriptor_is_left(
 
 @contextlib.contextmanager
 def cpu_limit(pid: int, share: float) -> Iterator[None]:
-    """Limit the CPU of a process: by a cgroup if one can be made, else by stopping it in turn."""
+    """Limit the CPU of a process with a cgroup, or else by stopping it in turn."""
     name = f"ops-worker-test-{os.getpid()}"
     v1, v2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
     period_us = 100_000
@@ -364,9 +364,9 @@ def cpu_limit(pid: int, share: float) -> Iterator[None]:
 
 
 def test_five_percent_of_a_cpu(worker: Worker, database: Database, tmp_path: Path) -> None:
-    """A loop with hundreds of services, limited to 5 % of a CPU, calls none of them unhealthy.
+    """A loop limited to 5 % of a CPU calls none of hundreds of services unhealthy.
 
-    Their probes all begin at once, so that a machine of usual speed misses their deadlines.
+    All probes begin at once, so that even a machine of usual speed misses their deadlines.
     """
     number = 400
     with fast_server() as port:

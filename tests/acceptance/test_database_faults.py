@@ -1,7 +1,7 @@
-"""A loop keeps its cadence and loses nothing, whatever the database does.
+"""A loop keeps its cadence and loses no sample when the database fails.
 
-The times are short, for CI. OPS_TEST_FULL=1 makes them those of the drill: 40 s without a database
-(90 s where it is away), 100 services of 200 counters.
+The times are short, for CI. With OPS_TEST_FULL=1 the database is away for 90 s, other faults last
+40 s, and the loop monitors 100 services of 200 counters.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TWICE = """SELECT count(*) FROM (SELECT FROM system_metrics WHERE metric_name <>
 
 @pytest.fixture
 def counters() -> Iterator[int]:
-    """The port of a service that reports COUNTERS counters, all of which change all the time."""
+    """Yield the port of a service with COUNTERS counters that change all the time."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -65,7 +65,7 @@ def counters() -> Iterator[int]:
 
 @pytest.fixture
 def primary() -> Iterator[Postgres]:
-    """A server of the test's own, which it may stop."""
+    """Yield a server that the test may stop."""
     with Postgres() as server:
         load_platform(server.url())
         yield server
@@ -73,7 +73,7 @@ def primary() -> Iterator[Postgres]:
 
 @pytest.fixture
 def looped(worker: Worker, counters: int, tmp_path: Path) -> Worker:
-    """The worker, which monitors SERVICES services of COUNTERS counters."""
+    """Return a worker that monitors SERVICES services of COUNTERS counters."""
     entries = [
         f'[services.s{number}]\nurl = "http://127.0.0.1:{counters}"\ncounters = "*"\n'
         for number in range(SERVICES)
@@ -85,7 +85,7 @@ def looped(worker: Worker, counters: int, tmp_path: Path) -> Worker:
 
 
 def memory_kb(pid: int) -> int:
-    """Return the most memory that a process ever had, in kB."""
+    """Return the peak memory of a process, in kB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -93,7 +93,7 @@ def memory_kb(pid: int) -> int:
 def await_samples(
     process: Running, database: Database, count: int, within_s: float = 120.0
 ) -> None:
-    """Wait until the database holds samples of at least so many moments."""
+    """Wait until the database holds samples of at least ``count`` different times."""
     end = time.monotonic() + within_s
     while database.value("SELECT count(DISTINCT time) FROM system_metrics") < count:
         assert process.poll() is None, process.communicate()
@@ -102,7 +102,10 @@ def await_samples(
 
 
 def await_no_gap(database: Database, within_s: float = 300.0) -> None:
-    """Wait until what waited is written; a busy machine may have skipped a second for good."""
+    """Wait until no second is without a sample, or the time is up.
+
+    A loop on a busy machine may have skipped a second. Then the sample never comes.
+    """
     end = time.monotonic() + within_s
     while any(row["samples"] == 0 for row in database.rows(SLOTS)) and time.monotonic() < end:
         time.sleep(0.5)
@@ -111,7 +114,7 @@ def await_no_gap(database: Database, within_s: float = 300.0) -> None:
 def fault(
     kind: str, primary: Postgres, line: Switchboard
 ) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which the database is broken in one way; it is mended at the end."""
+    """Return a context in which the database has this fault. The fault ends with the context."""
 
     @contextlib.contextmanager
     def during(begin: Callable[[], object], end: Callable[[], object]) -> Iterator[None]:
@@ -135,7 +138,7 @@ def fault(
 
 @pytest.mark.parametrize("kind", ["silent", "stopped", "refusing", "away"])
 def test_every_second_has_its_sample(looped: Worker, primary: Postgres, kind: str) -> None:
-    """Every second's sample is there afterwards, none twice, and the memory stays bounded."""
+    """After a fault every second has its sample, none has two, and memory stays bounded."""
     database = Database(primary.url())
     with Switchboard(primary.port) as line:
         url = primary.url().replace(f":{primary.port}/", f":{line.port}/")
@@ -161,7 +164,7 @@ def test_every_second_has_its_sample(looped: Worker, primary: Postgres, kind: st
 
 
 def test_demoted_and_promoted_elsewhere(looped: Worker, primary: Postgres) -> None:
-    """A loop that is connected to a standby opens a new connection, and finds the new primary."""
+    """A loop that is connected to a standby opens a new connection and finds the new primary."""
     database = Database(primary.url())
     with primary.standby() as standby, Switchboard(standby.port) as line:
         url = primary.url().replace(f":{primary.port}/", f":{line.port}/")
@@ -180,7 +183,7 @@ def test_demoted_and_promoted_elsewhere(looped: Worker, primary: Postgres) -> No
 
 
 def test_half_open_connection(looped: Worker, primary: Postgres) -> None:
-    """A connection that died without a word is given up; the next one leads to the new server."""
+    """The loop gives up a dead connection. The next one leads to the new server."""
     with Postgres() as other, Switchboard(primary.port) as line:
         load_platform(other.url())
         url = primary.url().replace(f":{primary.port}/", f":{line.port}/")
@@ -197,7 +200,7 @@ def test_half_open_connection(looped: Worker, primary: Postgres) -> None:
 
 
 def test_primary_of_several_hosts(worker: Worker, primary: Postgres) -> None:
-    """Of several hosts a pass takes the primary, also when a standby is named first."""
+    """Of several hosts a pass uses the primary, even if a standby comes first."""
     with primary.standby() as standby:
         hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}/"
         url = primary.url().replace(f"127.0.0.1:{primary.port}/", hosts)
@@ -208,7 +211,7 @@ def test_primary_of_several_hosts(worker: Worker, primary: Postgres) -> None:
 
 
 def test_no_standby_left(worker: Worker, primary: Postgres) -> None:
-    """With synchronous replication and no standby, a pass is recorded and holds no lock after it."""
+    """With synchronous replication and no standby, a pass is recorded and releases its lock."""
     database = Database(primary.url())
     database.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     database.rows("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""The outbound heartbeat: told of every pass, and never in a pass's way."""
+"""The outbound heartbeat reports every pass and never hinders one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.fixture
 def listener() -> Iterator[Stub]:
-    """Who is told."""
+    """Yield the receiver of the heartbeat."""
     stub = Stub("heartbeat")
     stub.counters = {}
     yield stub
@@ -31,12 +31,12 @@ def listener() -> Iterator[Stub]:
 
 
 def told(stub: Stub) -> list[str]:
-    """Return the paths that were asked for."""
+    """Return the paths of the requests."""
     return [request.split()[1].decode() for request in stub.requests]
 
 
-def test_told(worker: Worker, database: Database, listener: Stub) -> None:
-    """A pass that is recorded tells start and success, one that is not start and failure; a dry run nothing."""
+def test_start_and_result(worker: Worker, database: Database, listener: Stub) -> None:
+    """A recorded pass sends start and success, a failed one start and fail, a dry run nothing."""
     url = f"{listener.url}/ping/s3cret"
     assert worker("health", "--dry-run", HEARTBEAT_URL=url).returncode == 0
     assert told(listener) == []
@@ -50,7 +50,7 @@ def test_told(worker: Worker, database: Database, listener: Stub) -> None:
 
 
 def test_query(worker: Worker, listener: Stub) -> None:
-    """What is told goes into the path, and the query of the URL stays behind it."""
+    """The heartbeat extends the path of the URL and keeps its query."""
     assert (
         worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret/?create=1&a=/b\n").returncode
         == 0
@@ -62,10 +62,10 @@ def test_query(worker: Worker, listener: Stub) -> None:
     ("mode", "error"),
     [("down", "Connection refused"), ("503", "http 503"), ("hang", "timeout after 3 s")],
 )
-def test_in_nobodys_way(
+def test_failed_heartbeat(
     worker: Worker, database: Database, listener: Stub, mode: str, error: str
 ) -> None:
-    """Whatever becomes of it, the pass is recorded, and the log says what became of it without the URL."""
+    """A failed heartbeat does not hinder the pass. The log has its error without the URL."""
     listener.mode = mode
     done = worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret")
     assert done.returncode == 0
@@ -80,16 +80,16 @@ def test_in_nobodys_way(
 
 @pytest.mark.parametrize(("left_s", "told"), [(60.0, 2), (-1.0, 0)])
 def test_never_later_than_the_pass_may_be(listener: Stub, left_s: float, told: int) -> None:
-    """A pass that is recorded late tells nobody, so that it does not miss its deadline for that."""
+    """A pass that is recorded late sends no heartbeat, so that it meets its deadline."""
     with heartbeat(listener.url, time.monotonic() + left_s):
         pass
     assert len(listener.requests) == told
 
 
-def test_it_ends_before_the_pass(
+def test_ends_before_the_pass(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, listener: Stub
 ) -> None:
-    """The heartbeat of a command ends a second before PASS_DEADLINE, counted from its beginning."""
+    """The heartbeat ends 1 s before PASS_DEADLINE, counted from the start of the command."""
     ends: list[float] = []
 
     def noted(url: str, end: float) -> contextlib.AbstractContextManager[None]:
@@ -108,10 +108,10 @@ def test_it_ends_before_the_pass(
 
 
 def test_bad_url(worker: Worker) -> None:
-    """A URL that is none is a fault of the settings, and is not shown."""
+    """An invalid URL is a fault of the settings, and is not shown."""
     done = worker("health", HEARTBEAT_URL="ftp://s3cret")
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "ops-worker health: HEARTBEAT_URL has an invalid value (not shown); expected an http:// or https:// URL\n"
+    assert done.stderr == (
+        "ops-worker health: HEARTBEAT_URL has an invalid value (not shown); "
+        "expected an http:// or https:// URL\n"
     )

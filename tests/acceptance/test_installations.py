@@ -1,4 +1,4 @@
-"""Installations as processes: those of two names run at the same time; two of one name are one."""
+"""Installations as processes: passes of two installations run at the same time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_first_runs_at_once(worker: Worker, database: Database, stubs: Stubs) ->
 
 
 def test_same_services(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """The second one that watches a service says so, and changes nothing of it."""
+    """The second installation of a service reports the first one and changes no row of it."""
     stubs["ingest"].mode = "down"
     assert worker("health").returncode == 0
     before = (database.health(), database.alerts())
@@ -57,7 +57,7 @@ def test_same_services(worker: Worker, database: Database, stubs: Stubs) -> None
 
 
 def test_no_such_name(worker: Worker) -> None:
-    """A name that is none ends with exit code 2."""
+    """An invalid name ends with exit code 2."""
     done = worker("health", INSTALLATION="a b")
     assert done.returncode == 2
     assert "INSTALLATION is 'a b'; expected 1 to 63 letters" in done.stderr

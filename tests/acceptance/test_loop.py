@@ -1,7 +1,8 @@
 """Loop mode as a process: cadence, isolation, an absent database, a stopped process, signals.
 
-``tests/test_loop.py`` has the cases, in virtual time; here is one real process for every family of them.
-The times are short, for CI; OPS_TEST_FULL=1 makes them those that were promised: a minute, 60 s, 20 s, 200 times.
+``tests/test_loop.py`` has the cases, in virtual time. Here each family of cases has one real
+process. The times are short, for CI. With OPS_TEST_FULL=1 they are a crash of 60 s, a database
+that is away for 60 s, a stop of 20 s and 200 overlaps.
 """
 
 from __future__ import annotations
@@ -39,12 +40,22 @@ pytestmark = pytest.mark.acceptance
 FULL = bool(os.environ.get("OPS_TEST_FULL"))
 CRASH_S, AWAY_S, STOPPED_S, OVERLAPS = (60, 60, 20, 200) if FULL else (16, 8, 4, 40)
 TAKEN = "SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'"
-# Samples that waited: the database could not be asked for its figures.
-NOT_ASKED = "SELECT DISTINCT time FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
-# Samples a second, for every second between the first and the last.
-SLOTS = """WITH t AS (SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy'), s AS (SELECT round(extract(epoch FROM time))::bigint AS slot FROM t)
-           SELECT g.slot, (SELECT count(*) FROM s WHERE s.slot = g.slot) AS samples
-           FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot) ORDER BY 1"""
+NOT_ASKED = """SELECT DISTINCT time FROM system_metrics
+WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"""
+"""The times of samples that waited because the database could not answer its figures."""
+SLOTS = """WITH t AS (
+    SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy'
+), s AS (
+    SELECT round(extract(epoch FROM time))::bigint AS slot FROM t
+)
+SELECT g.slot, (SELECT count(*) FROM s WHERE s.slot = g.slot) AS samples
+FROM generate_series((SELECT min(slot) + 1 FROM s), (SELECT max(slot) FROM s)) AS g (slot)
+ORDER BY 1"""
+"""The number of samples of every second between the first sample and the last."""
+REPEATED = """SELECT max(n) FROM (
+    SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name
+) AS t"""
+"""The largest number of rows with the same time, service and metric."""
 
 
 def ended(process: Running, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
@@ -56,7 +67,7 @@ def ended(process: Running, number: signal.Signals = signal.SIGTERM) -> tuple[st
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Poll until something holds."""
+    """Poll until ``holds`` returns a true value."""
     end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
@@ -64,7 +75,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def logged(err: str, action: str) -> list[dict[str, object]]:
-    """Return the lines of the log with an action."""
+    """Return the lines of the log with this action."""
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("action") == action]
 
@@ -87,7 +98,7 @@ def get(port: str, path: str) -> tuple[int, str]:
 
 
 def metric(port: str, name: str) -> float:
-    """Return a metric of the sidecar, such as ``buffered_samples{loop="metrics"}``; 0 while there is none."""
+    """Return a metric of the sidecar, such as ``buffered_samples{loop="metrics"}``, or 0."""
     if not asked(port, "metrics"):
         return 0.0
     found = re.search(
@@ -97,7 +108,7 @@ def metric(port: str, name: str) -> float:
 
 
 def asked(port: str, path: str) -> int:
-    """Return the status of an answer of the sidecar; 0 while it does not listen yet."""
+    """Return the status of the sidecar's answer, or 0 if the sidecar does not listen yet."""
     try:
         return get(port, path)[0]
     except OSError:
@@ -105,12 +116,12 @@ def asked(port: str, path: str) -> int:
 
 
 def skipped(err: str) -> int:
-    """Return how many ticks the log counts as skipped."""
+    """Return the number of skipped ticks in the log."""
     return sum(int(str(line["count"])) for line in logged(err, "ticks skipped"))
 
 
 def pending(process: Running) -> bool:
-    """Return whether a signal is still pending in the process."""
+    """Return whether a signal is pending in the process."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     return any(
         int(mask, 16) for mask in re.findall(r"^(?:ShdPnd|SigPnd):\s*(\w+)$", status, re.MULTILINE)
@@ -118,8 +129,12 @@ def pending(process: Running) -> bool:
 
 
 def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> Running:
-    """Start the worker after a line of Python that breaks something in it."""
-    script = f"import sys; from ops_worker import cli, loop, process; from ops_worker.passes import health; {patch}; process.hold_signals(); process.finish(cli.main(sys.argv[1:], guarded=True))"
+    """Start the worker after a line of Python that breaks a part of it."""
+    script = (
+        "import sys; from ops_worker import cli, loop, process; "
+        f"from ops_worker.passes import health; {patch}; process.hold_signals(); "
+        "process.finish(cli.main(sys.argv[1:], guarded=True))"
+    )
     command = [sys.executable, "-c", script, *arguments]
     return Process(
         command,
@@ -132,19 +147,21 @@ def broken(worker: Worker, patch: str, *arguments: str, **env: str) -> Running:
 
 
 def test_for(worker: Worker, database: Database) -> None:
-    """--for ends by itself: a first sample at once, then one every second. A busy machine may skip some, and counts them."""
+    """A loop with --for ends by itself: one sample at once, then one every second.
+
+    On a busy machine, a loop may skip some samples. It counts them.
+    """
     done = worker("metrics", "--every", "1", "--for", "4")
     assert done.returncode == 0, done.stderr
     written = done.stdout.count("samples written")
-    waited = done.stdout.count(
-        "metrics: waiting"
-    )  # on a busy machine; the next tick writes its sample
+    # On a busy machine a tick may wait. The next tick writes its sample.
+    waited = done.stdout.count("metrics: waiting")
     assert written + waited == database.value(TAKEN)
     assert 1 <= written + waited <= 5 - skipped(done.stderr)
 
 
 def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """The exit code is that of a pass, as for a single pass; of several passes that of the worst (``tests/test_loop.py``)."""
+    """The exit code of a loop is that of its pass. ``tests/test_loop.py`` covers several passes."""
     stubs["ingest"].mode = "down"
     assert worker("health", "--every", "3600", "--for", "1", "--fail-on-unhealthy").returncode == 4
     assert (
@@ -173,14 +190,14 @@ def test_for_worst_code(worker: Worker, database: Database, stubs: Stubs) -> Non
     ],
 )
 def test_usage(worker: Worker, arguments: tuple[str, ...], message: str) -> None:
-    """A command line that makes no sense ends with 2."""
+    """An invalid command line ends with 2."""
     done = worker(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_crash_isolation(worker: Worker, database: Database) -> None:
-    """A pass that raises on every tick loses its ticks only: the other loop keeps its cadence, and the process goes on."""
+    """If a pass crashes on every tick, the other loop keeps its cadence and the process runs on."""
     port = free_port()
     env = {
         "HEALTH_CHECK_INTERVAL": "5",
@@ -211,8 +228,12 @@ def test_crash_isolation(worker: Worker, database: Database) -> None:
 
 
 def test_thread_dies(worker: Worker, database: Database) -> None:
-    """A tick whose thread dies is reported, and the loop goes on."""
-    patch = "from ops_worker.commands import run_loop; real = run_loop.report; seen = []; run_loop.report = lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else real(o, t))"
+    """A tick whose thread dies is reported, and the loop continues."""
+    patch = (
+        "from ops_worker.commands import run_loop; real = run_loop.report; seen = []; "
+        "run_loop.report = "
+        "lambda o, t: seen.append(1) or (1 / 0 if len(seen) == 2 else real(o, t))"
+    )
     with broken(
         worker,
         patch + "; import threading; threading.excepthook = lambda a: None",
@@ -226,17 +247,19 @@ def test_thread_dies(worker: Worker, database: Database) -> None:
 
 
 def test_hang_isolation(worker: Worker, database: Database) -> None:
-    """A health loop that waits for a table, or for a service, does not delay the metrics loop."""
+    """A health loop that waits for a lock or a service does not delay the metrics loop."""
     worker("health")
     env = {"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": "0"}
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE service_health")
-        beside = """SELECT count(DISTINCT time) FROM system_metrics WHERE metric_name = 'healthy'
-                    AND time > (SELECT min(waitstart) FROM pg_locks WHERE relation = 'service_health'::regclass AND NOT granted)"""
+        beside = """SELECT count(DISTINCT time) FROM system_metrics
+                    WHERE metric_name = 'healthy' AND time > (
+                        SELECT min(waitstart) FROM pg_locks
+                        WHERE relation = 'service_health'::regclass AND NOT granted
+                    )"""
         with worker.start("sidecar", **env) as process:
-            until(
-                lambda: database.value(beside)
-            )  # a sample of after the beginning of a wait that still lasts
+            # Wait for a sample that was taken while the health loop waits.
+            until(lambda: database.value(beside))
             other.rollback()
             until(lambda: database.health()["ingest"]["details"]["streak"] > 1)
             _, err = ended(process)
@@ -245,7 +268,7 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
 
 @pytest.fixture
 def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
-    """Start a server that the test may stop."""
+    """Yield a server that the test may stop, and its database."""
     with Postgres() as server:
         load_platform(server.url())
         worker.env["DATABASE_URL"] = server.url()
@@ -253,7 +276,7 @@ def own(worker: Worker) -> Iterator[tuple[Postgres, Database]]:
 
 
 def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """Nothing is lost while the database is away: afterwards every second has one sample."""
+    """No sample is lost while the database is away: afterwards every second has one."""
     server, database = own
     port = free_port()
     env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port}
@@ -265,7 +288,7 @@ def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
         until(lambda: len(database.rows(SLOTS)) > AWAY_S)
         until(lambda: {row["samples"] for row in database.rows(SLOTS)} == {1})
         before = database.value(TAKEN)
-        until(lambda: database.value(TAKEN) >= before + 2)  # and none of the earlier ones twice
+        until(lambda: database.value(TAKEN) >= before + 2)  # no earlier sample comes twice
         _, err = ended(process)
     slots = database.rows(SLOTS)
     assert len(slots) >= AWAY_S + 3
@@ -273,18 +296,16 @@ def test_database_away(worker: Worker, own: tuple[Postgres, Database]) -> None:
     failed = logged(err, "pass failed")
     assert len(failed) >= AWAY_S - 2
     assert max(int(str(line["buffered"])) for line in failed) >= AWAY_S - 2
-    unhealthy = "SELECT count(*) FROM system_metrics WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
-    assert database.value(unhealthy) >= AWAY_S - 2
-    assert (
-        database.value(
-            "SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t"
-        )
-        == 1
+    unhealthy = (
+        "SELECT count(*) FROM system_metrics "
+        "WHERE service = 'postgres' AND metric_name = 'healthy' AND value = 0"
     )
+    assert database.value(unhealthy) >= AWAY_S - 2
+    assert database.value(REPEATED) == 1
 
 
 def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """A full buffer drops the oldest samples, counts and logs them; the others are written when the database is back."""
+    """A full buffer drops, counts and logs the oldest samples. The others are written later."""
     server, database = own
     port = free_port()
     env = {"METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": port, "METRICS_BUFFER_SAMPLES": "3"}
@@ -299,14 +320,14 @@ def test_backlog_is_bounded(worker: Worker, own: tuple[Postgres, Database]) -> N
         _, err = ended(process)
     assert sum(int(str(line["count"])) for line in logged(err, "samples dropped")) >= 3
     times = [row["time"].timestamp() for row in database.rows(NOT_ASKED)]
-    # More may follow while the server starts: then there is room again.
+    # More may follow while the server starts: then the buffer has room again.
     assert len([moment for moment in times if before < moment < back]) <= 3
-    # The server may have stopped during a COMMIT. That sample is in doubt, and is not in the buffer.
+    # The server may have stopped during a COMMIT. That sample is in doubt, not in the buffer.
     assert len([moment for moment in times if moment <= before]) <= 1
 
 
 def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
-    """A dry run in a loop writes nothing, also not later."""
+    """A dry run in a loop never writes, not even later."""
     server, database = own
     with worker.start("metrics", "--every", "0.5", "--dry-run") as process:
         assert process.stdout is not None and process.stderr is not None
@@ -318,7 +339,7 @@ def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
             assert process.poll() is None
         server.start()
         shown = 0
-        while shown < 6:  # some were printed before; at least one is of a pass on the new server
+        while shown < 6:  # some were printed before; at least one is from the new server
             shown += "dry run" in process.stdout.readline()
             assert process.poll() is None
         ended(process)
@@ -326,24 +347,27 @@ def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
 
 
 def test_stopped_process(worker: Worker, database: Database) -> None:
-    """A process that was stopped goes on with one pass, not with a burst, and counts the skipped ticks."""
+    """A resumed process continues with one pass, not with a burst, and counts skipped ticks."""
     begun = time.monotonic()
     with worker.start("metrics", "--every", "1") as process:
         until(lambda: database.value(TAKEN) >= 2)
         process.send_signal(signal.SIGSTOP)
         before = database.value(TAKEN)
-        time.sleep(STOPPED_S)  # that long it stands still
+        time.sleep(STOPPED_S)  # the process is stopped for this time
         process.send_signal(signal.SIGCONT)
         until(lambda: database.value(TAKEN) >= before + 3)
         _, err = ended(process)
     assert skipped(err) >= STOPPED_S - 1
     assert database.value(TAKEN) + skipped(err) <= time.monotonic() - begun + 2, (
-        "no skipped slot was made up for"
+        "the loop repeated no skipped slot"
     )
 
 
 def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """Loops and single passes at the same time: no error, no double alert, no lost transition, one sample per tick."""
+    """Loops and single passes can run at the same time.
+
+    No pass fails. Each outage opens one alert, and each tick writes one sample.
+    """
     with (
         worker.start("health", "--every", "0.1") as health,
         worker.start("metrics", "--every", "1") as metrics,
@@ -356,18 +380,19 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
                 assert one.returncode == 0, err
             state = "unhealthy" if number % 2 == 0 else "healthy"
             seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
-            until(partial(database.value, seen, state))  # the loop sees what both of them skipped
+            until(partial(database.value, seen, state))  # the loop covers what both passes skipped
         _, err = ended(health)
         assert not logged(err, "pass failed")
         ended(metrics)
     alerts = database.alerts()
     assert len(alerts) == OVERLAPS // 4, "down for every second pair"
     assert {alert["status"] for alert in alerts} == {"CLOSED"}
-    # Each change was waited for. How many passes see the same depends on the machine.
+    # Each change was awaited. The number of passes that see one state depends on the machine.
     assert passes_in_ledger(database) >= OVERLAPS // 2
-    # A probe that is under way when the service goes down may find another reason in between.
+    # A probe that is open when the service goes down may return another reason in between.
     spans = database.rows(
-        "SELECT state FROM ops_worker_span WHERE service = 'ingest' AND pass = 'health' ORDER BY first_at"
+        "SELECT state FROM ops_worker_span WHERE service = 'ingest' AND pass = 'health' "
+        "ORDER BY first_at"
     )
     healthy = [
         is_healthy
@@ -376,31 +401,30 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
     assert healthy.count(False) == len(alerts)
     for earlier, later in itertools.pairwise(alerts):
         assert earlier["closed_at"] <= later["created_at"]
-    assert (
-        database.value(
-            "SELECT max(n) FROM (SELECT count(*) AS n FROM system_metrics GROUP BY time, service, metric_name) AS t"
-        )
-        == 1
-    )
+    assert database.value(REPEATED) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_between_ticks(worker: Worker, database: Database, number: signal.Signals) -> None:
-    """A signal between two ticks, a day before the next one, ends the sidecar with 0."""
+    """A signal between two ticks, which are a day apart, ends the sidecar with 0."""
     env = {
         "HEALTH_CHECK_INTERVAL": "86400",
         "METRICS_COLLECTION_INTERVAL": "86400",
         "ROLLUP_INTERVAL": "86400",
         "SIDECAR_PORT": "0",
     }
-    recorded = "SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics WHERE metric_name = 'pass_success'"
+    recorded = """SELECT count(DISTINCT tags ->> 'pass') FROM system_metrics
+                  WHERE metric_name = 'pass_success'"""
     with worker.start("sidecar", **env) as process:
         until(lambda: database.value(recorded) == 3)
         ended(process, number)
 
 
 def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """A running pass is finished; one that takes longer than the grace is abandoned; a second signal ends the process at once."""
+    """A signal lets the running pass finish.
+
+    A pass that exceeds SHUTDOWN_GRACE is given up. A second signal ends the process at once.
+    """
     stubs["ingest"].mode = "hang"
     with worker.start("health", "--every", "60") as process:
         until(lambda: stubs["ingest"].requests)
@@ -416,7 +440,7 @@ def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) 
         process.send_signal(signal.SIGTERM)
         until(lambda: not pending(process))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 1, "one that waits for the pass ends with 0"
+        assert process.wait(60) == 1, "a process that waits for its pass ends with 0"
 
 
 def test_port_taken(worker: Worker) -> None:

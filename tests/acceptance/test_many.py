@@ -1,4 +1,4 @@
-"""Many services: everything is recorded, what had no time is told, and a terminal shows how far it is."""
+"""Many services: all are recorded, those not probed are reported, a terminal shows progress."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ pytestmark = pytest.mark.acceptance
 
 
 def test_all_recorded(worker: Worker, database: Database, tmp_path: Path) -> None:
-    """2,000 services that answer are recorded by one pass of each kind, and their latency is theirs, not the worker's queue.
+    """One pass of each kind records 2,000 services, with their latency and without queueing time.
 
-    Of 128 probes at once, the latencies together are at most 128 times what the pass took, however slow the machine
-    is; with the time in the queue, they would be about 1,000 times that. How exact they are, ``make bench`` measures.
+    128 probes run at once. So the sum of the latencies is at most 128 times the duration of the
+    pass, on any machine. With queueing time, it would be about 1,000 times the duration.
+    ``make bench`` measures how exact the latencies are.
     """
     with fast_server(wait_ms=50) as port:
         path = catalogue(tmp_path, 2000, port)
@@ -45,7 +46,7 @@ def test_all_recorded(worker: Worker, database: Database, tmp_path: Path) -> Non
 
 
 def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
-    """1,000 services that hang: the pass ends within its budget, records those that it asked, and says that it did not ask the others."""
+    """A pass over 1,000 services that hang ends in time and reports those it did not probe."""
     with fast_server(wait_ms=3_600_000) as port:
         path = catalogue(tmp_path, 1000, port)
         text = (tmp_path / path).read_text().replace('counters = ["a", "b"]', "deadline = 1")
@@ -75,7 +76,7 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("concurrency", ["", "500"])
 def test_few_files(worker: Worker, database: Database, tmp_path: Path, concurrency: str) -> None:
-    """A process that may open 40 files probes and records 100 services, only slower; a number that was asked for is said to be lower."""
+    """A process limited to 40 files records 100 services. It warns if it lowers a set number."""
     with fast_server(wait_ms=5) as port:
         env = worker.env | {
             "OPS_WORKER_CATALOGUE": catalogue(tmp_path, 100, port),
@@ -112,7 +113,7 @@ def test_few_files(worker: Worker, database: Database, tmp_path: Path, concurren
 
 
 def test_progress(worker: Worker, tmp_path: Path) -> None:
-    """A round of more than two seconds shows how far it is on a terminal, and leaves nothing of that behind."""
+    """A round of more than 2 s shows its progress on a terminal and erases it at the end."""
     primary, secondary = pty.openpty()
     with fast_server(wait_ms=100) as port:
         env = worker.env | {
@@ -137,7 +138,7 @@ def test_progress(worker: Worker, tmp_path: Path) -> None:
 
 
 def test_indexes(worker: Worker) -> None:
-    """``init-db --indexes`` prints SQL and makes nothing; a table that is small wants none."""
+    """``init-db --indexes`` prints SQL and creates nothing. A small table needs no index."""
     done = worker("init-db", "--indexes")
     assert done.returncode == 0
     assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [

@@ -1,4 +1,4 @@
-"""Databases as they are in the field: every command, whatever the session is set to and whatever rows are there."""
+"""Every command works with any setting of the session and with odd rows."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ COMMANDS = (
     "health",
     "status --output json",
 )
-"""Every command that asks the database. ID is the number of the evaluator's alert."""
+"""Every command that uses the database. ID is the number of the evaluator's alert."""
 
 
 class Ran(NamedTuple):
-    """A command that was run: its exit code and what it printed."""
+    """A finished command: its exit code and its output."""
 
     command: str
     code: int
@@ -78,7 +78,7 @@ class Ran(NamedTuple):
 
 
 class Worker:
-    """Runs commands in this process, in which the evaluator is down."""
+    """Runs commands in this process. The service evaluator is down."""
 
     def __init__(self, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
         self.database = database
@@ -95,7 +95,7 @@ class Worker:
         return Ran(command, code, out, err)
 
     def all(self, commands: Sequence[str] = COMMANDS) -> list[Ran]:
-        """Run all of them; none may fail, crash or warn of the database."""
+        """Run the commands. Assert that none fails, crashes or warns about the database."""
         done = [self(command) for command in commands]
         for one in done:
             assert one.code == 0, one
@@ -118,7 +118,7 @@ def worker(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Worker:
-    """The worker, told of the test's database and services."""
+    """Return a worker with the test's database and services."""
     stubs["evaluator"].mode = "down"
     for name, value in (stubs.env | {"DATABASE_URL": database.url, "PASS_PERIOD": "300"}).items():
         monkeypatch.setenv(name, value)
@@ -127,7 +127,7 @@ def worker(
 
 @contextlib.contextmanager
 def role_sets(dsn: str, database: Database, settings: Sequence[str]) -> Iterator[None]:
-    """Have the login role set these in the test's database, as long as this lasts."""
+    """Set these for the login role in the test's database while the context lasts."""
     role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
     with psycopg.connect(dsn, autocommit=True) as elsewhere:
         for setting in settings:
@@ -175,11 +175,11 @@ TOGETHER = (
     ("DateStyle German", "LATIN1", "IntervalStyle", "search_path", "row_security", "storage"),
     ("DateStyle Postgres", "SQL_ASCII", "a zone without a name", "low limits", "replica"),
 )
-"""Settings that do not concern each other: all of a row cost as much as one alone."""
+"""Settings that do not affect each other. One test covers a whole row."""
 
 
 def cases() -> dict[str, tuple[str, ...]]:
-    """Return the settings of each test: those of a row at once, or with OPS_TEST_FULL each alone."""
+    """Return the settings of each test: a row at once, or each alone with OPS_TEST_FULL."""
     if os.environ.get("OPS_TEST_FULL"):
         return SETTINGS
     in_rows = {*itertools.chain(*TOGETHER)}
@@ -199,13 +199,14 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
         "PGAPPNAME": "ü",
     },
     "PGOPTIONS": {
-        "PGOPTIONS": "-c standard_conforming_strings=off -c default_transaction_read_only=on -c DateStyle=German"
+        "PGOPTIONS": "-c standard_conforming_strings=off "
+        "-c default_transaction_read_only=on -c DateStyle=German"
     },
 }
 
 
 def claim_rows(database: Database) -> None:
-    """Claim that what the commands left is what they leave in any database."""
+    """Assert that the commands leave the same rows as in any other database."""
     now = datetime.now(UTC)
     rows = database.health()
     assert rows["evaluator"]["status"] == "unhealthy"
@@ -227,7 +228,7 @@ def claim_rows(database: Database) -> None:
 
 
 def claim_screens(done: Sequence[Ran]) -> None:
-    """Claim that the commands said what they say in any database."""
+    """Assert that the commands print the same as with any other database."""
     said = {one.command: one.out for one in done}
     status = json.loads(said["status --output json"])
     assert [one["period_s"] for one in status["passes"] if one["pass"] == "health"] == [300.0]
@@ -249,10 +250,10 @@ def claim_screens(done: Sequence[Ran]) -> None:
 
 @pytest.mark.parametrize("settings", cases().values(), ids=list(cases()))
 def test_settings(worker: Worker, dsn: str, settings: tuple[str, ...]) -> None:
-    """Whatever the role sets, every command does what it does without."""
+    """Every command works the same with any setting of the role."""
     skip_unknown(worker.database, settings)
     worker.database.rows('CREATE SCHEMA "Odd, Schema"')
-    if settings == SETTINGS["a role"]:  # which may make no table
+    if settings == SETTINGS["a role"]:  # this role may create no table
         worker("init-db")
     with role_sets(dsn, worker.database, settings):
         done = worker.all()
@@ -261,7 +262,7 @@ def test_settings(worker: Worker, dsn: str, settings: tuple[str, ...]) -> None:
 
 
 def skip_unknown(database: Database, settings: Sequence[str]) -> None:
-    """Skip the test where the server is older than a setting."""
+    """Skip the test if the server does not know a setting."""
     for setting in settings:
         if database.value("SELECT current_setting(%s, true)", setting.split(" = ")[0]) is None:
             pytest.skip(f"this server does not know {setting}")
@@ -269,7 +270,7 @@ def skip_unknown(database: Database, settings: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("env", ENVIRONMENT.values(), ids=list(ENVIRONMENT))
 def test_environment(worker: Worker, monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
-    """Whatever libpq reads in the environment, every command does what it does without."""
+    """Every command works the same with any environment variable of libpq."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     claim_screens(worker.all())
@@ -281,15 +282,14 @@ def test_environment(worker: Worker, monkeypatch: pytest.MonkeyPatch, env: dict[
 def test_behind_a_pooler(
     worker: Worker, dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Behind a pooler in transaction mode it is the same, and its one session is left as it was."""
+    """Every command works behind a pooler in transaction mode and keeps its session unchanged."""
     with pooler(worker.database.url, tmp_path) as url:
         monkeypatch.setenv("DATABASE_URL", url)
         for name in POOLED:
             database = worker.database
             with role_sets(dsn, database, SETTINGS[name]):
-                with psycopg.connect(
-                    dsn, autocommit=True
-                ) as elsewhere:  # its session is made anew, with them
+                # The pooler opens a new session with these settings.
+                with psycopg.connect(dsn, autocommit=True) as elsewhere:
                     elsewhere.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
                         [urlsplit(database.url).path[1:]],
@@ -313,7 +313,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("setting", "said"), REFUSED.values(), ids=list(REFUSED))
 def test_settings_in_the_way(worker: Worker, dsn: str, setting: str, said: str) -> None:
-    """A setting with which no pass can work is named, with exit code 3."""
+    """A setting that makes passes impossible ends with exit code 3 and is named."""
     with role_sets(dsn, worker.database, [setting]):
         done = worker("health")
     assert done.code == 3
@@ -344,47 +344,73 @@ DOCUMENTS = (
     f'{{"deep": {"[" * 3000}1{"]" * 3000}}}',
 )
 WITH_TIME = """
-UPDATE service_health SET checked_at = {0}, details = jsonb_set(details, '{{since}}', to_jsonb({0}::text));
+UPDATE service_health
+SET checked_at = {0}, details = jsonb_set(details, '{{since}}', to_jsonb({0}::text));
 UPDATE fleet_alert SET created_at = {0};
-INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, acknowledged_by, acknowledged_at, closed_at)
-VALUES ('__system__', '', '', '', 'system-health:dispatcher', 'ACKNOWLEDGED', 's', 'x', {0}, NULL),
-       ('__system__', '', '', '', 'system-health:ingest', 'CLOSED', 's', 'x', {0}, {0});
+INSERT INTO fleet_alert
+    (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary,
+     acknowledged_by, acknowledged_at, closed_at)
+VALUES
+    ('__system__', '', '', '', 'system-health:dispatcher', 'ACKNOWLEDGED', 's', 'x', {0}, NULL),
+    ('__system__', '', '', '', 'system-health:ingest', 'CLOSED', 's', 'x', {0}, {0});
 INSERT INTO system_metrics SELECT {0}, metric_name, service, tags, value FROM system_metrics;
 UPDATE system_metrics SET time = {0} WHERE service = 'ingest';
 INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES ({0}, {0}, 'x');
-INSERT INTO ops_worker_maintenance_log (until, started_at, ended_at, started_by) VALUES ({0}, {0}, {0}, 'x'),
-       ('infinity', '2000-01-01', NULL, 'x'), ({0}, now() - interval '1 hour', NULL, 'x');
-INSERT INTO ops_worker_maintenance_window (begins, created_at, ended_at, duration_s, recurrence, started_by)
-VALUES ({0}, {0}, NULL, 60, '', 'x'), ({0}, {0}, {0}, 60, 'day 00:00', 'x'), (now(), {0}, {0}, 60, 'day 00:00', 'x')
+INSERT INTO ops_worker_maintenance_log (until, started_at, ended_at, started_by)
+VALUES
+    ({0}, {0}, {0}, 'x'),
+    ('infinity', '2000-01-01', NULL, 'x'),
+    ({0}, now() - interval '1 hour', NULL, 'x');
+INSERT INTO ops_worker_maintenance_window
+    (begins, created_at, ended_at, duration_s, recurrence, started_by)
+VALUES
+    ({0}, {0}, NULL, 60, '', 'x'),
+    ({0}, {0}, {0}, 60, 'day 00:00', 'x'),
+    (now(), {0}, {0}, 60, 'day 00:00', 'x')
 """
-"""A time, wherever there may be one."""
+"""Write a time into every column that can hold one."""
 WITH_JSON = """
 UPDATE service_health SET details = {0};
-UPDATE fleet_alert SET details = CASE WHEN id % 2 = 0 THEN {0} ELSE jsonb_build_object('evidence', {0}) END;
-INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, details)
+UPDATE fleet_alert
+SET details = CASE WHEN id % 2 = 0 THEN {0} ELSE jsonb_build_object('evidence', {0}) END;
+INSERT INTO fleet_alert
+    (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, details)
 VALUES ('__system__', '', '', '', 'system-health:dispatcher', 'OPEN', 's', {0});
-INSERT INTO system_metrics SELECT time - interval '1 ms', metric_name, service, {0}, value FROM system_metrics;
+INSERT INTO system_metrics
+SELECT time - interval '1 ms', metric_name, service, {0}, value FROM system_metrics;
 UPDATE system_metrics SET tags = {0} WHERE service = 'ingest'
 """
-"""A JSON value, wherever there may be one."""
+"""Write a JSON value into every column that can hold one."""
 STATEMENTS = {
-    "times without a zone": """DROP VIEW service_health_current; ALTER TABLE service_health ALTER checked_at TYPE timestamp;
+    "times without a zone": """DROP VIEW service_health_current;
+        ALTER TABLE service_health ALTER checked_at TYPE timestamp;
         ALTER TABLE fleet_alert ALTER created_at TYPE timestamp, ALTER closed_at TYPE timestamp;
         ALTER TABLE ops_worker_maintenance ALTER until TYPE timestamp;
-        ALTER TABLE ops_worker_maintenance_window ALTER begins TYPE timestamp, ALTER ended_at TYPE timestamp""",
-    "no values": "UPDATE service_health SET latency_ms = NULL; UPDATE system_metrics SET service = NULL, tags = NULL WHERE service <> 'postgres'",
-    "odd values": """INSERT INTO system_metrics SELECT time - interval '1 ms', metric_name, service, tags, v
-        FROM system_metrics, unnest('{NaN,Infinity,-Infinity,1e308,-1e308,5e-324}'::float8[]) AS v""",
-    "odd shards": """INSERT INTO system_metrics SELECT time - interval '1 ms', metric_name, service,
-        tags || jsonb_build_object('shard', s, 'period_s', p), value
-        FROM system_metrics, unnest('{0/0,1/0,9/3,x,""}'::text[], '{0,-1,999999.9,NaN,1e9}'::text[]) AS o (s, p)
+        ALTER TABLE ops_worker_maintenance_window
+        ALTER begins TYPE timestamp, ALTER ended_at TYPE timestamp""",
+    "no values": """UPDATE service_health SET latency_ms = NULL;
+        UPDATE system_metrics SET service = NULL, tags = NULL WHERE service <> 'postgres'""",
+    "odd values": """INSERT INTO system_metrics
+        SELECT time - interval '1 ms', metric_name, service, tags, v FROM system_metrics,
+        unnest('{NaN,Infinity,-Infinity,1e308,-1e308,5e-324}'::float8[]) AS v""",
+    "odd shards": """INSERT INTO system_metrics
+        SELECT time - interval '1 ms', metric_name, service,
+        tags || jsonb_build_object('shard', s, 'period_s', p), value FROM system_metrics,
+        unnest('{0/0,1/0,9/3,x,""}'::text[], '{0,-1,999999.9,NaN,1e9}'::text[]) AS o (s, p)
         WHERE service = 'ops_worker'""",
-    "odd words": """UPDATE service_health SET status = E'\\x01\\n' || repeat('x', 9999), latency_ms = -5;
-        UPDATE fleet_alert SET summary = E'\\x1b[2J' || repeat('y', 9999), acknowledged_by = E'\\n';
-        UPDATE system_metrics SET metric_name = metric_name || E'\\n' WHERE service NOT IN ('ops_worker', 'postgres')""",
-    "odd services": """INSERT INTO service_health (service, status) VALUES ('', ''), (E'\\n\\x07', 'x');
-        INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
-        VALUES ('__system__', '', '', '', 'system-health:', 'OPEN', ''), ('__system__', '', '', '', 'system-health:a:b', 'ACKNOWLEDGED', '');
+    "odd words": """UPDATE service_health
+        SET status = E'\\x01\\n' || repeat('x', 9999), latency_ms = -5;
+        UPDATE fleet_alert
+        SET summary = E'\\x1b[2J' || repeat('y', 9999), acknowledged_by = E'\\n';
+        UPDATE system_metrics SET metric_name = metric_name || E'\\n'
+        WHERE service NOT IN ('ops_worker', 'postgres')""",
+    "odd services": """INSERT INTO service_health (service, status)
+        VALUES ('', ''), (E'\\n\\x07', 'x');
+        INSERT INTO fleet_alert
+            (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
+        VALUES
+            ('__system__', '', '', '', 'system-health:', 'OPEN', ''),
+            ('__system__', '', '', '', 'system-health:a:b', 'ACKNOWLEDGED', '');
         INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now(), '', '', 1)""",
 }
 ROWS = {
@@ -429,7 +455,7 @@ WRITING = (
 
 @pytest.mark.parametrize("statements", ROWS.values(), ids=list(ROWS))
 def test_rows(worker: Worker, statements: str) -> None:
-    """Whatever a person or a restored backup left, nothing fails over it; and passes put it right."""
+    """No command fails on rows that a person or a restored backup left. Passes repair the rows."""
     database = worker.database
     worker.all(("init-db", "health", "metrics"))
     for statement in statements.split(";\n"):
@@ -462,7 +488,7 @@ def test_rows(worker: Worker, statements: str) -> None:
 
 @pytest.mark.parametrize("moment", TIMES)
 def test_a_maintenance_of_any_time(worker: Worker, moment: str) -> None:
-    """A maintenance with odd times is replaced where it is over, and is told of where it is not."""
+    """A maintenance with odd times is replaced if it is over. Otherwise it is reported."""
     worker.all(("init-db",))
     worker.database.rows(
         "INSERT INTO ops_worker_maintenance (until, started_at, started_by) VALUES (%s, %s, 'x')",

@@ -1,4 +1,7 @@
-"""The worker as a process: exit codes and the one line, signals, deadlines, kills, many at once, a pooler in between."""
+"""The worker as a process.
+
+Exit codes and messages, signals, deadlines, kills, parallel processes, and a connection pooler.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ OWN_OBJECTS = [name for name in OBJECTS if name in {*OWN, VIEW}]
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
-    """Claim that a command ended with this code, nothing on standard output and one line that says these things."""
+    """Assert that a command ended with this code, no output, and one error line with the parts."""
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -50,7 +53,7 @@ def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> 
 
 @pytest.fixture
 def someone(database: Database) -> Iterator[str]:
-    """A login that is a member of pulse_operator, as on a managed PostgreSQL."""
+    """Yield the URL of a member of pulse_operator, as on a managed PostgreSQL."""
     database.rows("DROP ROLE IF EXISTS ops_someone")
     database.rows("CREATE ROLE ops_someone LOGIN PASSWORD 'x' IN ROLE pulse_operator")
     yield database.as_user("ops_someone")
@@ -60,10 +63,10 @@ def someone(database: Database) -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["health", "metrics"])
 class TestDatabase:
-    """What can be wrong with the database, each with its exit code and one line that says what to do."""
+    """Each failure of the database has an exit code and one line with a remedy."""
 
     def test_away(self, worker: Worker, command: str) -> None:
-        """Nobody listens: code 1, a retry may help."""
+        """Nothing listens: code 1, a retry may help."""
         one_line(
             worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/iotcloud"),
             1,
@@ -72,24 +75,24 @@ class TestDatabase:
         )
 
     def test_unknown_host(self, worker: Worker, command: str) -> None:
-        """No such host: code 1, the settings are named."""
+        """An unknown host: code 1, the settings are named."""
         env = {"DATABASE_URL": "", "PG_HOST": "no-such-host.invalid", "PG_PASS": "secret"}
         one_line(worker(command, **env), 1, "no-such-host.invalid:5432/iotcloud as iot", "PG_HOST")
 
     def test_no_such_database(self, worker: Worker, database: Database, command: str) -> None:
-        """No such database on a server that is there: code 2, for no retry makes one."""
+        """A missing database on a running server: code 2, because no retry creates it."""
         url = urlsplit(database.url)._replace(path="/nowhere").geturl()
         one_line(worker(command, DATABASE_URL=url), 2, "no database nowhere", "PG_DB")
 
     def test_wrong_password(self, worker: Worker, database: Database, command: str) -> None:
-        """A wrong password: code 1, for it may be rotated just now."""
+        """A wrong password: code 1, because a rotation may be under way."""
         url = database.as_user("postgres", "wrong")
         one_line(worker(command, DATABASE_URL=url), 1, "password authentication failed", "PG_PASS")
 
     def test_standby(
         self, worker: Worker, database: Database, server: Postgres, command: str
     ) -> None:
-        """A read-only standby: code 1, for a failover may be under way."""
+        """A read-only standby: code 1, because a failover may be under way."""
         with server.standby() as standby:
             name = urlsplit(database.url).path[1:]
             one_line(worker(command, DATABASE_URL=standby.url(name)), 1, "read-only", "primary")
@@ -103,7 +106,7 @@ class TestDatabase:
     def test_changed_table(
         self, worker: Worker, database: Database, command: str, stubs: Stubs
     ) -> None:
-        """A table that is not as it should be: code 3."""
+        """A table without a required column: code 3."""
         stubs["ingest"].mode = "down"
         table, column = {
             "health": ("fleet_alert", "summary"),
@@ -115,7 +118,7 @@ class TestDatabase:
     def test_row_level_security(
         self, worker: Worker, database: Database, someone: str, command: str
     ) -> None:
-        """Hidden rows: code 3, nothing is written, PG_ROLE is named; with PG_ROLE all is well."""
+        """Hidden rows: code 3, no row, PG_ROLE is named. With PG_ROLE the pass is recorded."""
         one_line(
             worker(command, DATABASE_URL=someone), 3, "row level security", "ops_someone", "PG_ROLE"
         )
@@ -125,7 +128,7 @@ class TestDatabase:
         assert worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator").returncode == 0
 
     def test_role(self, worker: Worker, someone: str, command: str) -> None:
-        """A role that is not there, or not one's own: code 3, PG_ROLE is named."""
+        """A missing role, or one that the login is no member of: code 3, PG_ROLE is named."""
         one_line(
             worker(command, DATABASE_URL=someone, PG_ROLE="nobody_here"),
             3,
@@ -153,14 +156,14 @@ class TestDatabase:
         )
 
     def test_debug(self, worker: Worker, command: str) -> None:
-        """With LOG_LEVEL=DEBUG the same failure also tells its traceback."""
+        """With LOG_LEVEL=DEBUG, the log has the traceback of the same failure."""
         done = worker(command, DATABASE_URL="postgresql://iot:x@127.0.0.1:9/d", LOG_LEVEL="debug")
         assert done.returncode == 1
         assert "Traceback" in done.stderr
 
 
 def test_schema_without_create(worker: Worker, database: Database, someone: str) -> None:
-    """Without CREATE the first pass says who has to make the table; once it is there, the same role does its work."""
+    """Without CREATE, the first pass says who has to create the table. Then the role suffices."""
     env = {"DATABASE_URL": someone, "PG_ROLE": "pulse_operator"}
     one_line(worker("health", **env), 3, "permission denied for schema public", "init-db")
     lines = worker("init-db").stdout.splitlines()
@@ -171,7 +174,7 @@ def test_schema_without_create(worker: Worker, database: Database, someone: str)
 
 
 def test_init_db_role(worker: Worker, database: Database) -> None:
-    """init-db lets PG_ROLE use the tables, those that were there before as well; a role that is not there is code 3."""
+    """init-db grants PG_ROLE the use of all tables, old ones too. A missing role is code 3."""
     one_line(worker("init-db", PG_ROLE="nobody_here"), 3, "nobody_here", "PG_ROLE")
     worker("init-db")
     database.rows("REVOKE ALL ON service_health FROM pulse_operator")
@@ -185,17 +188,18 @@ def test_init_db_role(worker: Worker, database: Database) -> None:
 
 
 def test_two_search_paths(worker: Worker, database: Database) -> None:
-    """A table that the login role makes where PG_ROLE does not look is told, not made again and again."""
+    """A table that PG_ROLE does not find in its search_path is an error, and not made again."""
     database.rows("CREATE SCHEMA postgres")
     one_line(worker("health", PG_ROLE="pulse_operator"), 3, "search_path")
 
 
 def test_encoding(worker: Worker, dsn: str) -> None:
-    """A database that cannot hold every answer is refused, whatever the answers are just now."""
+    """A database whose encoding cannot hold every answer is refused before any answer."""
     name = f"ops_latin_{os.getpid()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
-            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+            f"CREATE DATABASE {name} TEMPLATE template0 "
+            "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
         )
         url = re.sub(r"/\w+$", f"/{name}", dsn)
         worker("init-db", "--standalone", DATABASE_URL=url)
@@ -204,7 +208,7 @@ def test_encoding(worker: Worker, dsn: str) -> None:
 
 
 def test_first_pass_grants(worker: Worker, database: Database) -> None:
-    """Where the login role may create tables and PG_ROLE may not, the first pass makes service_health for PG_ROLE to use."""
+    """If PG_ROLE may not create tables but the login may, the first pass grants PG_ROLE use."""
     database.rows(
         "ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM pulse_operator"
     )
@@ -214,7 +218,7 @@ def test_first_pass_grants(worker: Worker, database: Database) -> None:
 
 
 def test_standalone(worker: Worker, empty: Database) -> None:
-    """Without a platform, init-db --standalone is all it takes; a second time changes nothing."""
+    """Without a platform, init-db --standalone suffices. A second run changes nothing."""
     made = ["tenants", "fleet_alert", "system_metrics", *OWN_OBJECTS]
     first, second = (
         worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines()
@@ -239,20 +243,22 @@ def test_standalone(worker: Worker, empty: Database) -> None:
 
 
 def test_settings(worker: Worker, stubs: Stubs) -> None:
-    """All faults of the settings are told at once, a line each, without a secret; nothing is contacted."""
+    """All faults of the settings are reported, one a line, without a secret and without contact."""
     env = {
         "DATABASE_URL": "mysql://u:secret@h/d",
         "PG_PORT": "0",
         "HEALTH_CHECK_INTERVAL": "soon",
-        "DISPATCHER_HEALTH_URL": "//u:pw@h",  # of one service, and so none of theirs
+        "DISPATCHER_HEALTH_URL": "//u:pw@h",  # a fault of one service, not of the settings
     }
     done = worker("health", **env)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "ops-worker health: DATABASE_URL has an invalid value (not shown); expected a connection URI, "
-        "postgresql://user:password@host:port/database, with any of @/?#% in the password percent-encoded",
+        "ops-worker health: DATABASE_URL has an invalid value (not shown); expected a connection "
+        "URI, postgresql://user:password@host:port/database, "
+        "with any of @/?#% in the password percent-encoded",
         "ops-worker health: PG_PORT is '0'; expected a port number, 1 to 65535",
-        "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon'; expected a number of seconds, 5 to 86400",
+        "ops-worker health: HEALTH_CHECK_INTERVAL is 'soon'; "
+        "expected a number of seconds, 5 to 86400",
     ]
     assert not stubs["ingest"].requests
     one_line(worker("health", "--env-file", "no.env"), 2, "no.env")
@@ -263,7 +269,7 @@ def test_settings(worker: Worker, stubs: Stubs) -> None:
 
 
 def test_env_file(worker: Worker) -> None:
-    """A .env file is read, another when named, and the environment wins over both."""
+    """The worker reads .env, or the file that --env-file names. The environment wins over both."""
     url = worker.env.pop("DATABASE_URL")
     one_line(worker("metrics"), 2, "PG_PASS is not set; it is required if DATABASE_URL is empty")
     (worker.folder / ".env").write_text(
@@ -281,7 +287,7 @@ def test_env_file(worker: Worker) -> None:
 
 
 def test_json_failure(worker: Worker) -> None:
-    """A script that asked for JSON gets a document for a failure, too."""
+    """With --output json, a failure is a JSON document as well."""
     done = worker("health", "--output", "json", DATABASE_URL="postgresql://iot:x@127.0.0.1:9/d")
     document = json.loads(done.stdout)
     assert (done.returncode, document["result"], document["exit_code"]) == (1, "failed", 1)
@@ -307,7 +313,7 @@ def test_nobody_reads(worker: Worker, database: Database) -> None:
 
 
 def ended_in_time(process: Running, command: str, number: signal.Signals) -> None:
-    """Claim that a signal ends the process, with code 1 and one line that names it. What the process waits for does not come."""
+    """Assert that a signal ends a waiting process with code 1 and a line that names the signal."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, ""), err
@@ -328,7 +334,7 @@ def test_signal_while_probing(
 
 
 def test_signal_while_connecting(worker: Worker) -> None:
-    """A signal ends a pass that waits for a database which takes the connection and never speaks."""
+    """A signal ends a pass that waits for a silent database."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = worker.start(
             "health", DATABASE_URL=f"postgresql://iot:x@127.0.0.1:{listener.getsockname()[1]}/d"
@@ -340,7 +346,7 @@ def test_signal_while_connecting(worker: Worker) -> None:
 
 
 def test_signal_while_writing(worker: Worker, database: Database) -> None:
-    """A signal ends a pass that waits for somebody's lock; nothing is written."""
+    """A signal ends a pass that waits for a lock of another session. It writes nothing."""
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         process = worker.start("metrics")
@@ -351,7 +357,7 @@ def test_signal_while_writing(worker: Worker, database: Database) -> None:
 
 
 def test_deadline(worker: Worker, database: Database, server: Postgres) -> None:
-    """A database that takes the connection and then stops answering costs the pass its deadline, and no more."""
+    """A pass ends at its deadline if the database accepts the connection and stops answering."""
     frozen = False
 
     def watch(piece: int, _: bytes) -> str:
@@ -380,7 +386,8 @@ def test_kill_at_every_piece(
 ) -> None:
     """A pass that is killed at any statement leaves all of its rows or none."""
     stubs["ingest"].mode = "down"
-    with ThreadPoolExecutor(2) as lanes:  # each every second piece, from the last of the login on
+    # Each lane tries every second piece, from the last piece of the login on.
+    with ThreadPoolExecutor(2) as lanes:
         killed = list(
             lanes.map(
                 lambda lane: _killed(worker, command, lane[0], range(lane[1], 100, 2)),
@@ -391,7 +398,7 @@ def test_kill_at_every_piece(
 
 
 def _killed(worker: Worker, command: str, database: Database, cuts: range) -> int:
-    """Kill a pass at each of these pieces until one lives; give how many were."""
+    """Kill a pass at each of these pieces until one survives. Return the number killed."""
     worker("init-db", DATABASE_URL=database.url)
     in_ledger = 0
     for killed, cut in enumerate(cuts):
@@ -412,7 +419,10 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
                 )
             )
             running[0].communicate(timeout=60)
-        free = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'ops-worker%' AND datname = current_database()"
+        free = (
+            "SELECT count(*) = 0 FROM pg_stat_activity "
+            "WHERE application_name LIKE 'ops-worker%' AND datname = current_database()"
+        )
         while not database.value(free):
             time.sleep(0.01)
         left = (len(database.health()), len(database.alerts()), len(database.samples()))
@@ -425,7 +435,7 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
 
 
 def test_eight_processes(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """Eight processes as their first runs, at once: all succeed, one alert, each done or skipped."""
+    """Eight first passes at once all succeed: each is done or skipped, and one alert opens."""
     stubs["ingest"].mode = "down"
     running = [worker.start("health") for _ in range(8)]
     done = [process.communicate(timeout=30) for process in running]
@@ -437,7 +447,7 @@ def test_eight_processes(worker: Worker, database: Database, stubs: Stubs) -> No
 
 
 def test_imports(worker: Worker) -> None:
-    """A pass does not import the Kubernetes client, nor anything else that only others need."""
+    """A pass imports neither the Kubernetes client nor a module that only other commands need."""
     command = [sys.executable, "-X", "importtime", "-m", "ops_worker", "health"]
     done = subprocess.run(
         command, env=worker.env, cwd=worker.folder, capture_output=True, text=True, check=True
@@ -461,7 +471,7 @@ def test_imports(worker: Worker) -> None:
 
 
 def test_commands_imported(worker: Worker) -> None:
-    """A pass imports the module of its command, and its own one; none of another command or pass."""
+    """A pass imports only the modules of its own command and its own pass."""
     script = (
         "import sys; from ops_worker import cli; cli.main(['health'])\n"
         "own = ('ops_worker.commands.', 'ops_worker.passes.')\n"
@@ -499,13 +509,13 @@ def test_help(worker: Worker) -> None:
 
 @pytest.fixture
 def pooled(database: Database, tmp_path: Path) -> Iterator[str]:
-    """The test's database behind a PgBouncer in transaction mode with a single server connection."""
+    """Yield the URL of a PgBouncer in transaction mode with a single server connection."""
     with pooler(database.url, tmp_path) as url:
         yield url
 
 
 def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, pooled: str) -> None:
-    """Behind a pooler in transaction mode, with everybody on one server connection, passes work and leave no state behind."""
+    """Passes work behind a pooler in transaction mode and leave no session state behind."""
     env = {"DATABASE_URL": pooled, "PG_ROLE": "pulse_operator"}
     stubs["ingest"].mode = "down"
     running = [worker.start(command, **env) for command in ("health", "metrics") * 6]

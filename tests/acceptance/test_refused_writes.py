@@ -1,4 +1,7 @@
-"""Tables that refuse what a pass writes: exit code 3 with the remedy, and `check` knows it before."""
+"""Tables that refuse the rows of a pass.
+
+The pass ends with 3 and names the remedy. `check` finds the fault beforehand.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,10 @@ BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '{}'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION refuse()"""
 PARTITIONED = """ALTER TABLE system_metrics RENAME TO plain;
 CREATE TABLE system_metrics (LIKE plain) PARTITION BY RANGE (time);
-CREATE TABLE last_year PARTITION OF system_metrics FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"""
+CREATE TABLE last_year PARTITION OF system_metrics
+FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"""
 SHAPE = "`ops-worker check` names each difference"
-"""The remedy of a pass for a table of another shape; `check` shows the lines of the tables."""
+"""A pass's remedy for a table of another shape. `check` refers to the lines of the tables."""
 REFUSED = {
     "check": (
         "ALTER TABLE system_metrics ADD CHECK (metric_name <> 'healthy')",
@@ -73,7 +77,8 @@ REFUSED = {
         "or a generated column",
     ),
     "out of range": (
-        "DROP VIEW system_metrics_latest, system_metrics_recent, service_health_current; ALTER TABLE system_metrics ALTER value TYPE numeric(5, 2)",
+        """DROP VIEW system_metrics_latest, system_metrics_recent, service_health_current;
+        ALTER TABLE system_metrics ALTER value TYPE numeric(5, 2)""",
         "metrics",
         SHAPE,
     ),
@@ -83,7 +88,8 @@ REFUSED = {
         SHAPE,
     ),
     "another type": (
-        """DROP VIEW service_health_current; ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
+        """DROP VIEW service_health_current;
+        ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
         ALTER TABLE service_health ALTER checked_at TYPE integer USING 0""",
         "health",
         SHAPE,
@@ -107,7 +113,7 @@ REFUSED = {
 
 @pytest.fixture
 def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database that the settings name, with its tables; of its services the evaluator is down."""
+    """Return the database of the settings, with its tables. Of the services, evaluator is down."""
     stubs["evaluator"].mode = "down"
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
@@ -116,7 +122,7 @@ def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> D
 
 
 def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """Return what `check` finds of writing: its state, and what was found with what to do."""
+    """Return the state of the finding `writable` of `check`, and its text with the remedy."""
     capsys.readouterr()
     main(["check", "--output", "json"])
     (found,) = (
@@ -128,7 +134,7 @@ def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 
 
 def counts(database: Database) -> list[int]:
-    """Count the rows of every table that a pass writes."""
+    """Return the number of rows of each table that a pass writes."""
     names = ("system_metrics", "service_health", "fleet_alert", "tenants")
     return [database.value(f"SELECT count(*) FROM {name}") for name in names]
 
@@ -137,7 +143,7 @@ def counts(database: Database) -> list[int]:
 def test_refused(
     told: Database, capsys: pytest.CaptureFixture[str], statements: str, command: str, said: str
 ) -> None:
-    """What no retry helps ends with 3 and says what does; `check` says so without a row being left."""
+    """A pass that no retry helps ends with 3 and a remedy. `check` reports it and keeps no row."""
     told.rows(statements)
     before = counts(told)
     state, found = writable(capsys)
@@ -152,7 +158,7 @@ def test_refused(
 def test_no_right_to_a_sequence(
     told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A right to a sequence that is missing is none to the table; the remedy is to grant it."""
+    """A missing right to a sequence is not reported as one to its table. The remedy: grant it."""
     told.rows("CREATE ROLE ops_numberless LOGIN PASSWORD 'x' BYPASSRLS")
     told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_numberless")
     monkeypatch.setenv("DATABASE_URL", told.as_user("ops_numberless"))
@@ -168,7 +174,7 @@ def test_no_right_to_a_sequence(
 
 
 def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A trigger that silently keeps rows away is found by `check`, which looks whether they arrive."""
+    """`check` finds a trigger that silently drops rows, because it reads each row back."""
     told.rows(
         "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
     )
@@ -182,14 +188,14 @@ def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixtur
 
 
 def test_what_passes(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A full disk passes: exit code 1, and what to do."""
+    """A full disk is a temporary failure: exit code 1, and a remedy."""
     told.rows(RAISES.format("53100", "system_metrics"))
     assert main(["metrics"]) == 1
     assert "free disk space on the server" in capsys.readouterr().err
 
 
 def test_check_leaves_nothing(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """What `check` writes to try is heard by nobody and gone afterwards, and nobody waits for it."""
+    """The rows that `check` tries send no notification, remain nowhere and block nobody."""
     assert main(["health"]) == 0
     before = counts(told)
     with psycopg.connect(told.url, autocommit=True) as listener:
@@ -200,7 +206,7 @@ def test_check_leaves_nothing(told: Database, capsys: pytest.CaptureFixture[str]
 
 
 def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of two checks at once the second does not try, and says so; a lock that somebody holds is not waited for."""
+    """The second of two checks does not try to write. `check` does not wait for a held lock."""
     other = Store({"conninfo": told.url})
 
     def inside(_: object) -> tuple[str, str]:
@@ -218,7 +224,7 @@ def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a pass needs and is not there, or hidden, is in the way of writing."""
+    """A missing table and hidden rows are faults of the finding `writable`."""
     told.rows("DROP TABLE system_metrics CASCADE")
     told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x'")
     told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_blind")
@@ -236,14 +242,14 @@ def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def login(told: Database) -> Iterator[str]:
-    """The URL of a login role of one's own, made for its limits."""
+    """Yield the URL of a login role that may open no connection."""
     told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x' CONNECTION LIMIT 0")
     yield told.as_user("ops_limited")
     told.rows("DROP ROLE ops_limited")
 
 
 def test_too_many_connections(told: Database, login: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CONFIRM_FAILURES a connection that the server has no room for is tried again, and then there is room."""
+    """With CONFIRM_FAILURES, a pass tries again if the server has no free connection."""
     waited: list[float] = []
 
     def make_room(seconds: float) -> None:
@@ -254,5 +260,5 @@ def test_too_many_connections(told: Database, login: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("DATABASE_URL", login)
     monkeypatch.setenv("CONFIRM_FAILURES", "1")
     monkeypatch.setenv("CONFIRM_DELAY", "0.25")
-    assert main(["metrics"]) == 3  # it is in: it may only do nothing there
+    assert main(["metrics"]) == 3  # the connection is open, but the role has no rights
     assert waited == [0.25]

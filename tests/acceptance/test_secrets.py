@@ -1,4 +1,7 @@
-"""No secret in any output: a marker in every secret, every command, over every failure that can be provoked."""
+"""No output contains a secret.
+
+The tests put a marker into every secret, run every command and provoke every failure they can.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ HEADER_VALUES = {
     "delete": f"{MARKER}\x7f",
     "mark": f"\ufeff{MARKER}\n",
 }
-"""Values that an HTTP library refuses, or that have something around them that is to be trimmed."""
+"""Values that an HTTP library refuses, or that have white space around them to be trimmed."""
 
 LOOKING = [
     ["status"],
@@ -83,7 +86,7 @@ DATABASE = [
 
 
 class Program:
-    """Runs commands in this process and keeps all that they say, write and leave."""
+    """Runs commands in this process and keeps their output and the files that they write."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -107,7 +110,7 @@ class Program:
 
 
 def leaks(text: str) -> list[str]:
-    """Return where a text holds the marker, as it is or as Basic authentication has it."""
+    """Return the parts of a text that hold the marker, in plain text or as Basic credentials."""
     return [
         found.group()
         for found in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)
@@ -115,9 +118,11 @@ def leaks(text: str) -> list[str]:
 
 
 def assert_nothing_kept(database: Database) -> None:
-    """No row of any table holds the marker."""
-    for table in database.rows("SELECT c.oid::regclass::text AS name FROM pg_class c WHERE relkind IN ('r', 'p', 'v') "
-                               "AND relnamespace = 'public'::regnamespace"):  # fmt: skip
+    """Assert that no row of any table holds the marker."""
+    for table in database.rows(
+        "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE relkind IN ('r', 'p', 'v') "
+        "AND relnamespace = 'public'::regnamespace"
+    ):
         for row in database.rows(f"SELECT t::text AS row FROM {table['name']} t"):
             assert not leaks(row["row"]), table["name"]
 
@@ -130,7 +135,7 @@ def program(
     database: Database,
     stubs: Stubs,
 ) -> Program:
-    """The program on the test's database, with the most talkative log there is."""
+    """Return a program that uses the test's database and logs at level DEBUG."""
     told = stubs.env | {
         "DATABASE_URL": database.url,
         "PG_PASS": MARKER,
@@ -151,13 +156,13 @@ def written(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def service(name: str, **keys: Any) -> str:
-    """Write a service of a catalogue; JSON's strings, lists and numbers are TOML's as well."""
+    """Return a service of a catalogue. TOML writes strings, lists and numbers as JSON does."""
     lines = [f"[services.{name}]"]
     return "\n".join([*lines, *(f"{key} = {toml(value)}" for key, value in keys.items()), ""])
 
 
 def toml(value: Any) -> str:
-    """Write a value as TOML."""
+    """Return a value as TOML."""
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, dict):
@@ -166,7 +171,7 @@ def toml(value: Any) -> str:
 
 
 def services_with_secrets(folder: Path, url: str) -> tuple[str, dict[str, str]]:
-    """Return a catalogue whose services hold the marker in every place there is, and the variables it refers to."""
+    """Return a catalogue with the marker in every secret, and the variables it refers to."""
     text = ""
     variables: dict[str, str] = {}
     places: dict[str, dict[str, Any]]
@@ -245,7 +250,7 @@ def test_services(
     monkeypatch: pytest.MonkeyPatch,
     confirm: str,
 ) -> None:
-    """Whatever is wrong with the secrets of services, they are unknown, the others are recorded, and no output has a secret."""
+    """A service with a bad secret is unknown, the others are recorded, no output has a secret."""
     text, variables = services_with_secrets(program.folder, stubs["ingest"].url)
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", f"http://{LOGIN}@127.0.0.1:9/?key={MARKER}")
@@ -307,13 +312,13 @@ ANSWERS: dict[str, str | Behaviour] = {
     "reset": "reset",
     "500": "500",
 }
-"""What a service may do with a request that has secrets in it, some of which it may send back."""
+"""Answers to a request with secrets in it. Some of them send a secret back."""
 
 
 def test_answers(
     program: Program, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However a service answers a request with secrets in it, none of them comes back out."""
+    """No answer of a service brings a secret of its request into an output."""
     running = {name: Stub("ingest") for name in ANSWERS}
     text = ""
     for name, stub in running.items():
@@ -380,7 +385,7 @@ URIS = {
 
 @pytest.mark.parametrize("uri", URIS.values(), ids=URIS)
 def test_database_url(program: Program, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    """However the URI of the database is wrong, nothing of its password is said."""
+    """No message about a wrong database URI shows its password."""
     monkeypatch.setenv("DATABASE_URL", uri)
     for arguments in DATABASE:
         assert program(*arguments) in {1, 2, 3}
@@ -390,7 +395,7 @@ def test_database_url(program: Program, monkeypatch: pytest.MonkeyPatch, uri: st
 def test_wrong_password(
     program: Program, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password that the server refuses is not said, whether it comes in the URI or by itself; nor one that is none."""
+    """A refused or malformed password is not shown, whether in DATABASE_URL or in PG_PASS."""
     host, port = database.url.rpartition("@")[2].partition("/")[0].split(":")
     monkeypatch.setenv("DATABASE_URL", database.as_user("postgres", MARKER))
     for arguments in DATABASE:
@@ -426,7 +431,7 @@ HEARTBEATS = [
 
 @pytest.mark.parametrize("url", HEARTBEATS)
 def test_heartbeat(program: Program, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """However the URL of the heartbeat is wrong, nothing of it is said."""
+    """No message about a wrong heartbeat URL shows any part of the URL."""
     monkeypatch.setenv("HEARTBEAT_URL", url)
     for arguments in (["health"], ["check"], ["metrics", "--output", "json"]):
         assert program(*arguments) in {0, 2}
@@ -450,7 +455,7 @@ ALERTMANAGERS = [
 def test_alertmanagers(
     program: Program, monkeypatch: pytest.MonkeyPatch, stubs: Stubs, url: str
 ) -> None:
-    """However a URL of Alertmanagers is wrong, no login in it is said."""
+    """No message about a wrong Alertmanager URL shows the login in the URL."""
     stubs["ingest"].mode = "503"
     monkeypatch.setenv("ALERTMANAGER_URL", url)
     for arguments in (
@@ -470,7 +475,7 @@ def test_token_of_alertmanagers(
     tmp_path: Path,
     value: str,
 ) -> None:
-    """A token is not said, nor where the Alertmanager sends it back, nor as the name of its file."""
+    """A token is not shown, even if an Alertmanager sends it back or it is given as a file name."""
     stubs["ingest"].mode = "503"
     stubs["evaluator"].mode = reply(value.encode(), status=f"401 {MARKER}")
     (tmp_path / "token").write_text(value, newline="")
@@ -494,7 +499,8 @@ SHAPES = [
     service("a", url=[f"http://user:{MARKER} {MARKER}@h", 5]),
     service("a", url={"login": f"http://{LOGIN}@h"}),
     f'[services.a]\nurl = "http://h"\nheaders = {{ Authorization = Bearer {MARKER} }}\n',
-    f'[services.a]\nurl = "http://h"\nheaders = {{ Authorization = "{MARKER}", Authorization = "{MARKER}" }}\n',
+    f'[services.a]\nurl = "http://h"\n'
+    f'headers = {{ Authorization = "{MARKER}", Authorization = "{MARKER}" }}\n',
     f'[services.a]\nheaders = {{ Authorization = "{MARKER}\n',
     f'[services.a]\nurl = "http://h"\nheaders.Authorization = "\\{MARKER}"\n',
 ]
@@ -502,7 +508,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("text", SHAPES)
 def test_shape_of_a_catalogue(program: Program, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """However a catalogue is malformed, what it holds of a secret is not said."""
+    """No message about a malformed catalogue shows a secret in it."""
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", written(program.folder, "c.toml", text))
     for arguments in (["health", "--output", "json"], ["status"], *CHECKING):
         assert program(*arguments) in {2, 4}
@@ -516,7 +522,7 @@ def test_shape_of_a_catalogue(program: Program, monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_env_file(program: Program, monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
-    """However a file of settings is malformed, what it holds is not said."""
+    """No message about a malformed file of settings shows its content."""
     monkeypatch.delenv("DATABASE_URL")
     path = written(program.folder, "x.env", text)
     for arguments in (
@@ -528,7 +534,7 @@ def test_env_file(program: Program, monkeypatch: pytest.MonkeyPatch, text: str |
 
 
 def test_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that are wrong are said without the secrets that stand beside them."""
+    """A message about a wrong setting shows no secret of another setting."""
     monkeypatch.setenv("HEARTBEAT_URL", f"http://h/{MARKER}")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
     monkeypatch.setenv("PG_PORT", "x")
@@ -543,7 +549,7 @@ def test_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["once", "loop"],
 )
 def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    """What an exception that nobody foresaw says is not passed on; its traceback is, with stars for the secrets."""
+    """A bug is reported without the text of its exception; the traceback has stars for secrets."""
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
     catalogue = service("a", url=f"http://{LOGIN}@h", headers={"Authorization": "Bearer ${TOKEN}"})
     monkeypatch.setenv("TOKEN", f"{MARKER}-token")
@@ -562,7 +568,7 @@ def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list
 
 
 def manifests() -> Iterator[str]:
-    """Write manifests that hold secrets where they should not, some of which are no YAML."""
+    """Yield manifests with secrets in the wrong places. Some of them are not valid YAML."""
     env = [
         {"name": "PG_PASS", "value": MARKER},
         {"name": "DATABASE_URL", "value": f"postgresql://{LOGIN}@h/d"},
@@ -595,15 +601,23 @@ def manifests() -> Iterator[str]:
             "stringData": {"PG_PASS": MARKER},
         }
     )
-    for broken in (f"PG_PASS: [{MARKER}", f"PG_PASS: !{MARKER}", f"PG_PASS: *{MARKER}", f"PG_PASS: %{MARKER}", f"a: b: {MARKER}",
-                   f'PG_PASS: "\\{MARKER}"', f"PG_PASS: 0b{MARKER}", f"? {{{MARKER}: 1}}\n: - {MARKER}\n -"):  # fmt: skip
+    for broken in (
+        f"PG_PASS: [{MARKER}",
+        f"PG_PASS: !{MARKER}",
+        f"PG_PASS: *{MARKER}",
+        f"PG_PASS: %{MARKER}",
+        f"a: b: {MARKER}",
+        f'PG_PASS: "\\{MARKER}"',
+        f"PG_PASS: 0b{MARKER}",
+        f"? {{{MARKER}: 1}}\n: - {MARKER}\n -",
+    ):
         yield f"kind: Secret\n{broken}\n"
 
 
 def test_manifests(program: Program) -> None:
-    """Manifests are checked, and those that cannot be read refused, without what they hold of secrets."""
+    """No message about checked or unreadable manifests shows a secret in them."""
     for number, text in enumerate(manifests()):
-        # 0: an odd Secret of somebody else's is none of the worker's business.
+        # 0: an odd Secret of another application does not concern the worker.
         assert program("manifests", "check", written(program.folder, f"{number}.yaml", text)) in {
             0,
             2,
@@ -648,7 +662,7 @@ CLUSTER: Sequence[list[str]] = [
 def test_kubeconfig(
     program: Program, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, user: Mapping[str, Any]
 ) -> None:
-    """However the credentials of a kubeconfig are wrong, and whatever the server says to them, they are not said."""
+    """Wrong credentials in a kubeconfig are not shown, whatever the API server answers."""
     stubs["ingest"].mode = reply(json.dumps({"message": "no"}), status="500 No")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     for server in (stubs["ingest"].url, f"http://{LOGIN}@{NOWHERE}", f"http://{LOGIN}@h:99999"):
@@ -669,10 +683,14 @@ def test_kubeconfig(
 
 
 def test_what_libraries_log(worker: Worker) -> None:
-    """In a process of its own, where nobody else listens to a library's log, that is not printed either."""
+    """A separate process does not print what the libraries log."""
     user = json.dumps(KUBE_USERS["plugin"])
-    config = f"""{{"clusters": [{{"name": "c", "cluster": {{"server": "http://{NOWHERE}"}}}}], "users": [{{"name": "u", "user": {user}}}],
-                   "contexts": [{{"name": "t", "context": {{"cluster": "c", "user": "u"}}}}], "current-context": "t"}}"""
+    config = f"""{{
+        "clusters": [{{"name": "c", "cluster": {{"server": "http://{NOWHERE}"}}}}],
+        "users": [{{"name": "u", "user": {user}}}],
+        "contexts": [{{"name": "t", "context": {{"cluster": "c", "user": "u"}}}}],
+        "current-context": "t"
+    }}"""
     done = worker("cluster", KUBECONFIG=written(worker.folder, "kubeconfig", config))
     assert done.returncode == 1
     assert not leaks(done.stdout + done.stderr)
@@ -682,17 +700,17 @@ def test_what_libraries_log(worker: Worker) -> None:
     "text",
     [f"users: [{{token: {MARKER}", f"token: !{MARKER} x", f"users: {MARKER}\n  a: b", "", "a: b"],
 )
-def test_kubeconfig_that_is_none(
+def test_unreadable_kubeconfig(
     program: Program, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """A kubeconfig that cannot be read is said to be so, without the line on which that is."""
+    """The message about an unreadable kubeconfig does not show the line with the error."""
     monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", text))
     for arguments in CLUSTER[:3]:
         assert program(*arguments) == 2
 
 
 def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stubs: Stubs) -> None:
-    """A token of a service account that no header can hold is not said where Events are written."""
+    """A service account token that no header can hold is not shown when Events are written."""
     monkeypatch.setattr(
         kubernetes, "TOKEN", Path(written(program.folder, "token", f"{MARKER}\n{MARKER}"))
     )
@@ -715,6 +733,6 @@ def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stub
 
 
 def test_starred() -> None:
-    """Secrets that are known are starred, the longest first; a short one is left, which would star ordinary words."""
+    """Known secrets become stars, the longest first. Short ones stay: they may be plain words."""
     redact.remember([f"{MARKER}-long", MARKER, "short"])
     assert redact.starred(f"{MARKER}-long {MARKER} short") == "*** *** short"

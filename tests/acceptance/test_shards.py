@@ -1,4 +1,4 @@
-"""Shards: each pass has its share of the services, and no other."""
+"""Shards: each pass covers its own share of the services."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def test_each_has_its_share(worker: Worker, database: Database) -> None:
-    """Two shards record all services, each its own, by the option or by what an Indexed Job sets."""
+    """Two shards cover all services, set by the option or by the variables of an Indexed Job."""
     assert worker("health", "--shard", "0/2").returncode == 0
     assert set(database.health()) == {"ingest", "dispatcher"}
     assert worker("health", SHARD_COUNT="2", JOB_COMPLETION_INDEX="1").returncode == 0
@@ -21,7 +21,7 @@ def test_each_has_its_share(worker: Worker, database: Database) -> None:
 
 
 def test_figures_belong_to_the_first(worker: Worker, database: Database) -> None:
-    """The database's own figures are recorded once."""
+    """Only the first shard records the database's figures."""
     assert worker("metrics", "--shard", "1/2").returncode == 0
     assert {service for service, _ in database.samples()} <= {"evaluator", "delivery"}
     assert worker("metrics", "--shard", "0/2").returncode == 0
@@ -45,7 +45,7 @@ def test_no_such_shard(worker: Worker, shard: str) -> None:
 
 
 def test_no_such_index(worker: Worker) -> None:
-    """So is an index that is none of the shards'."""
+    """An index that is not below SHARD_COUNT ends with exit code 2."""
     done = worker("health", SHARD_COUNT="2", JOB_COMPLETION_INDEX="2")
     assert done.returncode == 2
     assert (

@@ -1,4 +1,7 @@
-"""Where the output goes: a full disk, a stream that is closed, a terminal that knows ASCII only. It costs no pass its exit code."""
+"""Output that cannot be written: a full disk, a closed stream, an ASCII terminal.
+
+The exit code of a pass does not depend on its output.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ full = pytest.mark.skipif(not Path(FULL).exists(), reason="this system has no /d
 def shell(
     worker: Worker, arguments: str, redirection: str, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the worker by a shell, which redirects its streams."""
+    """Run the worker in a shell that redirects its streams."""
     command = f"exec {sys.executable} -m ops_worker {arguments} {redirection}"
     return subprocess.run(
         ["/bin/sh", "-c", command],
@@ -47,16 +50,17 @@ def shell(
     ],
 )
 def test_full(worker: Worker, arguments: str) -> None:
-    """What a person asked for and could not be written is no success, and no bug; it is told in one line."""
+    """A command whose output cannot be written ends with 1 and one line on standard error."""
     worker("health")
     done = shell(worker, arguments, f">{FULL}")
-    told = f"ops-worker {arguments.split(maxsplit=1)[0]}: the output could not be written: No space left on device\n"
-    assert (done.returncode, done.stderr.decode()) == (1, told)
+    name = arguments.split(maxsplit=1)[0]
+    line = f"ops-worker {name}: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, line)
 
 
 @full
 def test_full_file(worker: Worker) -> None:
-    """A page that has no room is as good as an output that has none; a place that is none is a fault of the command line."""
+    """A full disk is the same error for a report file; a missing folder is a wrong option."""
     assert (
         worker("report", "-o", FULL).stderr
         == "ops-worker report: the output could not be written: No space left on device\n"
@@ -67,7 +71,7 @@ def test_full_file(worker: Worker) -> None:
 
 @full
 def test_full_errors(worker: Worker) -> None:
-    """The exit code of a failure tells what it is, also where nothing else can."""
+    """A failure keeps its exit code when its message cannot be written."""
     assert shell(worker, "health", f">{FULL} 2>&1", DATABASE_URL="").returncode == 2
     assert shell(worker, "health --output json", f">{FULL} 2>&1", PG_ROLE="nobody").returncode == 3
 
@@ -76,7 +80,7 @@ def test_full_errors(worker: Worker) -> None:
     "redirection", [pytest.param(f">{FULL} 2>&1", marks=full), ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
 )
 def test_pass(worker: Worker, database: Database, redirection: str) -> None:
-    """A pass whose closing line nobody can have is recorded, and so ends with 0."""
+    """A pass whose closing line cannot be written is recorded and ends with 0."""
     for command in ("health", "metrics --output json"):
         assert (shell(worker, command, redirection).returncode, database.samples() != {}) == (
             0,
@@ -86,7 +90,7 @@ def test_pass(worker: Worker, database: Database, redirection: str) -> None:
 
 
 def test_ascii(worker: Worker, database: Database, stubs: Stubs) -> None:
-    """A terminal that knows ASCII only is shown a ? for each character that it has not; the page is UTF-8, as it says of itself."""
+    """An ASCII terminal shows ? for other characters. A page is UTF-8, as its header says."""
     stubs["ingest"].mode = "down"
     for command in ("health", "metrics"):
         worker(command)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def left(path: Path) -> dict[str, Any]:
-    """Return the message, which has to be one line below 4 KiB."""
+    """Return the message. Assert that it is one line of less than 4 KiB."""
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < 4096
     assert "\n" not in text
@@ -36,14 +36,14 @@ def left(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def path(worker: Worker, tmp_path: Path) -> Path:
-    """Set where the worker writes it."""
+    """Set the path of the termination message."""
     worker.env["TERMINATION_MESSAGE_PATH"] = str(tmp_path / "termination-log")
     worker.env["JOB_NAME"] = "ops-worker-health-29400000"
     return tmp_path / "termination-log"
 
 
 def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
-    """A pass leaves what it counted, and who is unhealthy."""
+    """A pass writes its counts and the unhealthy services."""
     stubs["ingest"].mode = "503"
     assert worker("health", "--fail-on-unhealthy").returncode == 4
     found = left(path)
@@ -77,7 +77,7 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
     ],
 )
 def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, error: str) -> None:
-    """So does one that failed: the reason, and its exit code."""
+    """A failed pass writes its reason and its exit code."""
     assert worker("metrics", **env).returncode == code
     found = left(path)
     assert found["error"].startswith(error)
@@ -93,7 +93,7 @@ def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, erro
 def test_loop_leaves_its_worst(
     worker: Worker, database: Database, path: Path, stubs: Stubs
 ) -> None:
-    """A loop ends with the exit code of its worst pass, and with its message."""
+    """A loop ends with the exit code and the message of its worst pass."""
     worker("init-db")
     stubs["ingest"].mode = "503"
     seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
@@ -123,7 +123,7 @@ def test_loop_stopped_before_its_end(worker: Worker, database: Database, path: P
 
 
 def test_cannot_be_written(worker: Worker, database: Database) -> None:
-    """A path that cannot be written is a warning: the pass is done."""
+    """A message that cannot be written is a warning: the pass is done."""
     done = worker("health", TERMINATION_MESSAGE_PATH="/nowhere/at/all")
     assert done.returncode == 0
     assert '"action": "no termination message"' in done.stderr
@@ -131,7 +131,7 @@ def test_cannot_be_written(worker: Worker, database: Database) -> None:
 
 
 def test_database_is_asked_again(worker: Worker, database: Database) -> None:
-    """A database that does not answer in a pod's first second is asked again."""
+    """A pass tries again if the database does not answer in the first second of a pod."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     address = urlsplit(database.url)
@@ -156,7 +156,7 @@ def test_confirmed_in_the_summary(worker: Worker, stubs: Stubs) -> None:
 def test_signal_after_the_pass(
     worker: Worker, stubs: Stubs, path: Path, arguments: tuple[str, ...], code: int
 ) -> None:
-    """A signal that ends the post of the alerts changes no result: the pass is recorded."""
+    """A signal during the post of alerts does not change the result: the pass is recorded."""
     stubs["ingest"].mode = "503"
     posting = threading.Event()
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""`ops-worker status --watch` as a process: it goes on until a person has had enough."""
+"""`ops-worker status --watch` as a process: it runs until a signal ends it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_watch(worker: Worker, number: signal.Signals) -> None:
-    """It shows one document after the other, also one with what has happened meanwhile, and ends at once when it is told to."""
+    """The watch prints one document after the other, with new rows, and ends at a signal."""
     with worker.start("status", "--watch", "1", "--output", "json") as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["services"] == []
@@ -34,7 +34,7 @@ def test_watch(worker: Worker, number: signal.Signals) -> None:
 
 
 def documents(process: Running, key: str) -> dict[str, Any]:
-    """Read documents until one has this key."""
+    """Read documents up to the first one that has this key, and return it."""
     assert process.stdout is not None
     end = time.monotonic() + 50
     while time.monotonic() < end:
@@ -48,7 +48,7 @@ def documents(process: Running, key: str) -> dict[str, Any]:
 def test_lost_connection(
     worker: Worker, database: Database, dsn: str, number: signal.Signals
 ) -> None:
-    """While the database takes no connections it says why, and how old its last picture is; it ends at once all the same, or goes on."""
+    """Without a connection the watch prints the error and the age of its last document."""
     name = database.value("SELECT current_database()::text")
     with (
         psycopg.connect(dsn, autocommit=True) as server,
@@ -75,13 +75,13 @@ def test_lost_connection(
 
 
 def test_never_connected(worker: Worker) -> None:
-    """A database that was not there from the beginning is more likely a wrong setting: it ends."""
+    """The watch ends if the first connection fails: the settings are probably wrong."""
     done = worker("status", "--watch", "1", DATABASE_URL="postgresql://a:b@127.0.0.1:9/d")
     assert done.returncode == 1 and "check that it runs" in done.stderr
 
 
 def test_failover(worker: Worker) -> None:
-    """It goes on with a standby where the primary is gone, says so when nobody is left, and goes on when one is back."""
+    """The watch continues with a standby, reports the loss of all servers, and then resumes."""
     with Postgres() as primary:
         load_platform(primary.url())
         with primary.standby() as standby:

@@ -1,4 +1,4 @@
-"""What the tests of the edges share."""
+"""Fixtures of the tests of adapters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    """One service that is well."""
+    """Yield one healthy service."""
     running = Stub("ingest")
     yield running
     running.close()
@@ -24,7 +24,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority that the worker trusts."""
+    """Return an authority that the worker trusts."""
     made = trustme.CA()
     made.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

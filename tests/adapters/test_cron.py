@@ -1,4 +1,4 @@
-"""Schedules, as Kubernetes reads them."""
+"""Schedules as Kubernetes reads them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ HOUR, DAY = 3600, 86_400
         ("0 0 29 2 *", "UTC", 4 * 365 * DAY + DAY, 4 * 365 * DAY + DAY),
         ("0 0 1 * 1", "UTC", DAY, 7 * DAY),
         ("0 0 */2 * *", "UTC", DAY, 2 * DAY),
-        # by the clock of a zone: put forward it makes a gap an hour shorter; what is put back or skipped is left out
+        # By the clock of a zone: the change to summer time makes a gap an hour shorter.
+        # Repeated and skipped times do not count for a gap.
         ("0 6 * * *", "Europe/Berlin", 23 * HOUR, DAY),
         ("30 2 * * *", "Europe/Berlin", HOUR, DAY),
         ("0 1-23/2 * * *", "Europe/Berlin", HOUR, 2 * HOUR),
@@ -65,7 +66,7 @@ HOUR, DAY = 3600, 86_400
     ],
 )
 def test_gaps(text: str, zone: str, shortest: int, longest: int) -> None:
-    """The shortest and the longest time between two runs."""
+    """A schedule has a shortest and a longest time between two runs."""
     assert read(text, zone).gaps == Gaps(shortest, longest)
 
 
@@ -86,12 +87,11 @@ def test_gaps(text: str, zone: str, shortest: int, longest: int) -> None:
         ("0 0 * Jan-MAR Mon,wEd", "0 0 * 1-3 1,3"),
         ("0 0/6 * * *", "0 0,6,12,18 * * *"),
         ("0 22/100 * * *", "0 22 * * *"),
-        (
-            "0 0 */1 * 1",
-            "0 0 * * 1",
-        ),  # a step of one keeps the star: both the day of the month and that of the week have to fit
+        # A step of one keeps the star: day of the month and day of the week must both fit.
+        ("0 0 */1 * 1", "0 0 * * 1"),
         ("0 0 1,* * 1", "0 0 * * 1"),
-        ("0 0 */40 * 1", "0 0 1 * 1"),  # any other takes it away: one of both is enough
+        # Any other step drops the star: one of the two days is enough.
+        ("0 0 */40 * 1", "0 0 1 * 1"),
         ("0 0 1-31 * 1", "0 0 * * 0-6"),
         ("0 0 13 * */2", "0 0 13 * 0,2,4,6"),
     ],
@@ -154,7 +154,7 @@ def test_dialect(text: str, same: str) -> None:
     ],
 )
 def test_refused(text: str, message: str) -> None:
-    """What Kubernetes refuses is an error that names the part."""
+    """A schedule that Kubernetes refuses is an error that names the wrong part."""
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the text is compared below
         read(text)
     assert not isinstance(raised.value, NeverError)
@@ -165,7 +165,7 @@ def test_refused(text: str, message: str) -> None:
     "text", ["0 0 31 2 *", "0 0 30,31 2 *", "0 0 31 4,6 ?", ", * * * *", "* * , * *"]
 )
 def test_never(text: str) -> None:
-    """Kubernetes accepts these schedules, and never runs them."""
+    """Kubernetes accepts these schedules but never runs them."""
     with pytest.raises(NeverError, match="no time ever matches it"):
         read(text)
 
@@ -178,27 +178,63 @@ def at(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("text", "zone", "begin", "end", "expected"),
     [
-        # put forward at 01:00Z: half past two is skipped on that day
-        ("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00", "2026-03-30T12:00", ["2026-03-28T01:30", "2026-03-30T00:30"]),
-        ("*/30 1-3 * * *", "Europe/Berlin", "2026-03-29T00:00", "2026-03-29T03:00", ["2026-03-29T00:30", "2026-03-29T01:00", "2026-03-29T01:30"]),
-        # put back at 01:00Z: half past two comes twice
-        ("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00", "2026-10-25T12:00", ["2026-10-25T00:30", "2026-10-25T01:30"]),
-        ("*/30 2 * * *", "Europe/Berlin", "2026-10-24T12:00", "2026-10-25T12:00", ["2026-10-25T00:00", "2026-10-25T00:30", "2026-10-25T01:00", "2026-10-25T01:30"]),
-        # a zone whose clock skips midnight
+        # The clock goes forward at 01:00Z: 02:30 is skipped on that day.
+        (
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-03-28T00:00",
+            "2026-03-30T12:00",
+            ["2026-03-28T01:30", "2026-03-30T00:30"],
+        ),
+        (
+            "*/30 1-3 * * *",
+            "Europe/Berlin",
+            "2026-03-29T00:00",
+            "2026-03-29T03:00",
+            ["2026-03-29T00:30", "2026-03-29T01:00", "2026-03-29T01:30"],
+        ),
+        # The clock goes back at 01:00Z: 02:30 comes twice.
+        (
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-10-24T12:00",
+            "2026-10-25T12:00",
+            ["2026-10-25T00:30", "2026-10-25T01:30"],
+        ),
+        (
+            "*/30 2 * * *",
+            "Europe/Berlin",
+            "2026-10-24T12:00",
+            "2026-10-25T12:00",
+            ["2026-10-25T00:00", "2026-10-25T00:30", "2026-10-25T01:00", "2026-10-25T01:30"],
+        ),
+        # The clock of this zone skips midnight.
         ("0 0 * * *", "Africa/Cairo", "2026-04-23T00:00", "2026-04-25T12:00", ["2026-04-24T21:00"]),
         ("0 1 * * *", "Africa/Cairo", "2026-04-23T12:00", "2026-04-24T12:00", ["2026-04-23T22:00"]),
-        ("0 12 * * *", "Pacific/Auckland", "2026-06-01T12:00", "2026-06-03T00:00", ["2026-06-02T00:00", "2026-06-03T00:00"]),
-        ("@every 1h", "Europe/Berlin", "2026-03-29T00:10", "2026-03-29T02:20", ["2026-03-29T01:10", "2026-03-29T02:10"]),
+        (
+            "0 12 * * *",
+            "Pacific/Auckland",
+            "2026-06-01T12:00",
+            "2026-06-03T00:00",
+            ["2026-06-02T00:00", "2026-06-03T00:00"],
+        ),
+        (
+            "@every 1h",
+            "Europe/Berlin",
+            "2026-03-29T00:10",
+            "2026-03-29T02:20",
+            ["2026-03-29T01:10", "2026-03-29T02:10"],
+        ),
         ("@every 1h", "UTC", "2026-03-29T02:10", "2026-03-29T00:10", []),
     ],
-)  # fmt: skip
+)
 def test_clock_changes(text: str, zone: str, begin: str, end: str, expected: list[str]) -> None:
-    """A skipped local time never comes, a repeated one comes twice; @every is unaffected."""
+    """A skipped local time never comes, and a repeated one comes twice. @every is unaffected."""
     assert read(text, zone).slots(at(begin), at(end)) == [at(one) for one in expected]
 
 
 def test_limit() -> None:
-    """At most ``limit`` runs are returned, sorted, also when the clock is put back."""
+    """At most ``limit`` runs are returned in order, also when the clock goes back."""
     assert len(read("* * * * *").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     assert len(read("@every 1s").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     twice = read("0,30 2 * * *", "Europe/Berlin")
@@ -211,7 +247,7 @@ def test_limit() -> None:
 
 
 def test_names() -> None:
-    """A run is due at its second only; with @every, any second may be a run."""
+    """A run is due only at its own second. With @every, any second may be a run."""
     assert read("0 6 * * *", "Europe/Berlin").names(at("2026-01-05T05:00"))
     assert not read("0 6 * * *", "Europe/Berlin").names(at("2026-01-05T06:00"))
     assert read("@every 90s").names(at("2026-01-05T06:00:07"))
@@ -235,7 +271,7 @@ BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
 def spoken(field: int, value: int) -> st.SearchStrategy[str]:
-    """Write a value as a number or by its name."""
+    """Return a value as a number or as its name."""
     names, low = NAMES[field], BOUNDS[field][0]
     return st.sampled_from(
         [str(value), *([names[value - low], names[value - low].upper()] if names else [])]
@@ -244,7 +280,7 @@ def spoken(field: int, value: int) -> st.SearchStrategy[str]:
 
 @st.composite
 def part(draw: st.DrawFn, field: int) -> str:
-    """Write one part of a field's list."""
+    """Return one part of the list of a field."""
     low, high = BOUNDS[field]
     first = draw(st.integers(low, high))
     text = draw(st.sampled_from(["*", "?", "n", "n", "n-m"]))
@@ -256,12 +292,12 @@ def part(draw: st.DrawFn, field: int) -> str:
 
 
 def field_text(field: int) -> st.SearchStrategy[str]:
-    """Write a field."""
+    """Return a field."""
     return st.one_of(st.just("*"), st.lists(part(field), min_size=1, max_size=3).map(",".join))
 
 
 def named(text: str, field: int) -> set[int]:
-    """Return the values of a field, by trying each one."""
+    """Return the values of a field. Try each possible value."""
     low, high = BOUNDS[field]
     names = {name: place + low for place, name in enumerate(NAMES[field] or [])}
     found = set()
@@ -284,7 +320,7 @@ def starred(text: str) -> bool:
 
 
 def brute_force(text: str, zone: str, begin: datetime, end: datetime) -> Iterator[datetime]:
-    """Return the matching minutes, by trying each one."""
+    """Yield the matching minutes. Try each minute."""
     fields = text.split()
     minutes, hours, days, months, weekdays = (named(one, place) for place, one in enumerate(fields))
     both = starred(fields[2]) or starred(fields[4])
@@ -333,7 +369,7 @@ TIMES = st.one_of(
 @settings(max_examples=150)
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
-    """The times equal those of a search of every minute."""
+    """A schedule has the same times as a search of every minute."""
     end = begin + timedelta(hours=30)
     expected = list(brute_force(text, zone, begin, end))
     try:
@@ -346,7 +382,7 @@ def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
 @settings(max_examples=12)
 @given(text=TEXTS, zone=ZONES, begin=TIMES)
 def test_gaps_hold(text: str, zone: str, begin: datetime) -> None:
-    """All gaps are between the shortest and the longest, except at a change of the clock."""
+    """All gaps lie between the shortest and the longest one, except at a change of the clock."""
     try:
         schedule = Schedule(text, zone)
     except NeverError:

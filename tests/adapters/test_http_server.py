@@ -1,3 +1,5 @@
+"""The HTTP endpoints of the sidecar."""
+
 from __future__ import annotations
 
 import importlib
@@ -36,7 +38,7 @@ class Clock:
 
 
 def get(url: str) -> tuple[int, str]:
-    """Send a request; return status and body."""
+    """Send a request. Return status and body."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -46,7 +48,7 @@ def get(url: str) -> tuple[int, str]:
 
 
 def test_health_and_ready() -> None:
-    """A loop is healthy while it completes its ticks, also if the database is away; ready once the database answered."""
+    """A loop is healthy while its ticks complete, and ready once the database has answered."""
     clock = Clock()
     telemetry = Telemetry({"health": 60.0, "metrics": 4.0}, 10.0, clock)
     assert (telemetry.health()[0], telemetry.ready()[0]) == (200, 503)
@@ -75,14 +77,14 @@ def test_health_and_ready() -> None:
 def test_without_the_extra(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without prometheus_client only /metrics is off; one warning names the extra, however many ticks there are."""
-    # An entry of None makes every import of a module fail, as if it was not installed.
+    """Without prometheus_client only /metrics is off, and a single warning names the extra."""
+    # An entry of None makes every import of a module fail, as if it were not installed.
     for name in [*sys.modules]:
         if name.partition(".")[0] == "prometheus_client":
             monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "ops_worker.adapters.http_server")
     without = importlib.import_module("ops_worker.adapters.http_server")
-    # Whoever imports the module later gets the complete one again.
+    # A later import of the module gets the complete one again.
     monkeypatch.setattr(sys.modules["ops_worker.adapters"], "http_server", without)
     clock = Clock()
     telemetry = without.Telemetry({"health": 60.0}, 10.0, clock)
@@ -107,7 +109,7 @@ def test_without_the_extra(
 
 
 def test_blind() -> None:
-    """A loop is 1 while its last pass was blind; the states of services stay as they were."""
+    """The metric is 1 while the last pass of a loop was blind. States of services do not change."""
     telemetry = Telemetry({"health": 60.0}, 10.0)
     server = telemetry.serve("127.0.0.1", 0)
     blind = Outcome("health", Result.RECORDED, blind_because=("no packet came back from 2 hosts",))
@@ -124,7 +126,7 @@ def test_blind() -> None:
 
 
 def test_metrics() -> None:
-    """/metrics is Prometheus text with everything that a tick has."""
+    """/metrics is Prometheus text with all numbers of a tick."""
     telemetry = Telemetry({"health": 60.0, "metrics": 5.0}, 10.0)
     server = telemetry.serve("127.0.0.1", 0)
     telemetry.record(Tick("health", 0.3, outcome=HEALTH))
@@ -149,12 +151,20 @@ def test_metrics() -> None:
     }
     assert status == 200
     expected = {
-        ("passes_total", "health", "recorded"): 1, ("passes_total", "failed", "metrics"): 1, ("passes_total", "crashed", "metrics"): 1,
-        ("pass_duration_seconds_count", "metrics"): 2, ("ticks_skipped_total", "metrics"): 3, ("ticks_skipped_total", "health"): 0,
-        ("buffered_samples", "metrics"): 0, ("samples_dropped_total", "metrics"): 2, ("alerts_open",): 1,
-        ("service_state", "healthy", "ingest"): 1, ("service_state", "evaluator", "healthy"): 0, ("service_state", "down", "evaluator"): 1,
+        ("passes_total", "health", "recorded"): 1,
+        ("passes_total", "failed", "metrics"): 1,
+        ("passes_total", "crashed", "metrics"): 1,
+        ("pass_duration_seconds_count", "metrics"): 2,
+        ("ticks_skipped_total", "metrics"): 3,
+        ("ticks_skipped_total", "health"): 0,
+        ("buffered_samples", "metrics"): 0,
+        ("samples_dropped_total", "metrics"): 2,
+        ("alerts_open",): 1,
+        ("service_state", "healthy", "ingest"): 1,
+        ("service_state", "evaluator", "healthy"): 0,
+        ("service_state", "down", "evaluator"): 1,
         ("service_latency_seconds", "ingest"): 0.012,
-    }  # fmt: skip
+    }
     assert expected.items() <= found.items()
     assert found["last_success_timestamp_seconds", "health"] > 1e9
     assert ("last_success_timestamp_seconds", "metrics") not in found
@@ -168,7 +178,7 @@ def test_metrics() -> None:
 
 
 def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
-    """Request /health of an endpoint that answers, or raises, when the client has left or not."""
+    """Request /health of an endpoint that answers or raises, before or after the client leaves."""
     asked, left = threading.Event(), threading.Event()
 
     class Late(Telemetry):
@@ -185,7 +195,7 @@ def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
     try:
         client.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert asked.wait(30)
-        if client_leaves:  # with a reset, as a process that is killed does
+        if client_leaves:  # with a reset, like a killed process
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         left.set()
@@ -198,7 +208,7 @@ def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
 def test_client_that_leaves(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that leaves before its answer is written prints nothing and logs nothing."""
+    """If a client leaves before its answer is written, nothing is printed or logged."""
     answer_late(None, client_leaves=True)
     assert (capsys.readouterr().err, caplog.records) == ("", [])
 

@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API, against an API server of the tests."""
+"""Calls of the Kubernetes API, on an API server of the tests."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """Return an API server with one CronJob; KUBECONFIG names it."""
+    """Yield an API server with one CronJob. KUBECONFIG names it."""
     with serving(tmp_path) as running:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
         yield running
 
 
 LAZY = 37
-"""The first version of the Kubernetes client that imports its models only when they are used."""
+"""The first version of the Kubernetes client that imports its models only on use."""
 
 
 def test_pages(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_pages(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_other_labels(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """CronJobs with other labels are recognised by what their containers run."""
+    """CronJobs with other labels are recognised by the commands of their containers."""
     ours, other = cronjob("acme-ops-worker-health"), cronjob("backup")
     ours["spec"]["jobTemplate"]["spec"] = {
         "template": {
@@ -91,19 +91,74 @@ def test_other_labels(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
+CRONJOBS = f"GET {BATCH}/cronjobs"
+HEALTH = f"GET {BATCH}/cronjobs/ops-worker-health"
+NAMESPACE = "GET /api/v1/namespaces/ops"
+NO_CRONJOB = "no CronJob of ops-worker in namespace ops"
+NEXT_STEP = (
+    "name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), "
+    "or run `helm upgrade`"
+)
+GRANT = "in namespace ops: grant it in a Role of that namespace, bound to this account"
 ERRORS = [
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []})}, 2, "no CronJob of ops-worker in namespace ops: the namespace does not exist; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": (200, {})}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (200, {"items": []}), "GET /api/v1/namespaces/ops": FORBIDDEN}, 2, "no CronJob of ops-worker in namespace ops: it has no CronJob at all; name another namespace with -n, or apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"),
-    (["trigger", "metrics"], {}, 2, "no CronJob ops-worker-metrics in namespace ops: existing CronJobs: ops-worker-health"),
-    (["trigger", "other"], {}, 2, "no CronJob other in namespace ops: existing CronJobs: ops-worker-health"),
-    (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, "not permitted to list pods in namespace ops: grant it in a Role of that namespace, bound to this account"),
-    (["trigger", "health"], {f"POST {BATCH}/jobs": FORBIDDEN}, 3, "not permitted to create jobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
-    (["trigger", "health"], {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, 3, "not permitted to get cronjobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (401, {})}, 3, "{url} (context test) does not accept the credentials (401): renew the token of the kubeconfig or of the service account"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (500, {"message": "etcd\nis away"})}, 1, "{url} (context test) answered 500 to list cronjobs: etcd is away"),
-    (["cluster"], {f"GET {BATCH}/cronjobs": (503, "<html>")}, 1, "{url} (context test) answered 503 to list cronjobs: <html>"),
-]  # fmt: skip
+    (
+        ["cluster"],
+        {CRONJOBS: (200, {"items": []})},
+        2,
+        f"{NO_CRONJOB}: the namespace does not exist; {NEXT_STEP}",
+    ),
+    (
+        ["cluster"],
+        {CRONJOBS: (200, {"items": []}), NAMESPACE: (200, {})},
+        2,
+        f"{NO_CRONJOB}: it has no CronJob at all; {NEXT_STEP}",
+    ),
+    (
+        ["cluster"],
+        {CRONJOBS: (200, {"items": []}), NAMESPACE: FORBIDDEN},
+        2,
+        f"{NO_CRONJOB}: it has no CronJob at all; {NEXT_STEP}",
+    ),
+    (
+        ["trigger", "metrics"],
+        {},
+        2,
+        "no CronJob ops-worker-metrics in namespace ops: existing CronJobs: ops-worker-health",
+    ),
+    (
+        ["trigger", "other"],
+        {},
+        2,
+        "no CronJob other in namespace ops: existing CronJobs: ops-worker-health",
+    ),
+    (["cluster"], {f"GET {CORE}/pods": FORBIDDEN}, 3, f"not permitted to list pods {GRANT}"),
+    (
+        ["trigger", "health"],
+        {f"POST {BATCH}/jobs": FORBIDDEN},
+        3,
+        f"not permitted to create jobs {GRANT}",
+    ),
+    (["trigger", "health"], {HEALTH: FORBIDDEN}, 3, f"not permitted to get cronjobs {GRANT}"),
+    (
+        ["cluster"],
+        {CRONJOBS: (401, {})},
+        3,
+        "{url} (context test) does not accept the credentials (401): "
+        "renew the token of the kubeconfig or of the service account",
+    ),
+    (
+        ["cluster"],
+        {CRONJOBS: (500, {"message": "etcd\nis away"})},
+        1,
+        "{url} (context test) answered 500 to list cronjobs: etcd is away",
+    ),
+    (
+        ["cluster"],
+        {CRONJOBS: (503, "<html>")},
+        1,
+        "{url} (context test) answered 503 to list cronjobs: <html>",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +191,7 @@ def test_away(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_redirect(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A redirect is not followed, so the token goes to the kubeconfig's server only."""
+    """A redirect is not followed, so that the token goes only to the kubeconfig's server."""
     server.headers["Location"] = f"{server.url}/elsewhere"
     server.answers[f"GET {BATCH}/cronjobs"] = (307, {"message": "elsewhere"})
     assert main(["cluster"]) == 1
@@ -157,7 +212,10 @@ def test_no_models(server: ApiServer) -> None:
     """The client's models, which are slow to import, are not imported."""
     if int(version("kubernetes").partition(".")[0]) < LAZY:
         pytest.skip("this version of the client imports them in any case")
-    script = "import sys; from ops_worker.cli import main; main(['cluster']); print(*sys.modules, sep='\\n')"
+    script = (
+        "import sys; from ops_worker.cli import main; main(['cluster']); "
+        "print(*sys.modules, sep='\\n')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -194,9 +252,9 @@ def test_kubeconfigs(
 ) -> None:
     """A missing or invalid kubeconfig and an unknown context are errors with a hint."""
     assert main(["cluster", "--kubeconfig", "/nowhere"]) == 2
-    assert (
-        last_error_line(capsys)
-        == "ops-worker cluster: no kubeconfig: file /nowhere does not exist; set KUBECONFIG or --kubeconfig"
+    assert last_error_line(capsys) == (
+        "ops-worker cluster: no kubeconfig: file /nowhere does not exist; "
+        "set KUBECONFIG or --kubeconfig"
     )
     assert main(["cluster", "--context", "other"]) == 2
     assert (
@@ -205,22 +263,22 @@ def test_kubeconfigs(
     )
     server.kubeconfig.write_text("{")
     assert main(["cluster"]) == 2
-    assert (
-        last_error_line(capsys)
-        == "ops-worker cluster: the kubeconfig cannot be used: expected the node content, but found '<stream end>' at line 1, column 2"
+    assert last_error_line(capsys) == (
+        "ops-worker cluster: the kubeconfig cannot be used: "
+        "expected the node content, but found '<stream end>' at line 1, column 2"
     )
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["cluster"]) == 2
-    assert (
-        last_error_line(capsys)
-        == f"ops-worker cluster: no kubeconfig: file {tmp_path}/.kube/config does not exist; set KUBECONFIG or --kubeconfig"
+    assert last_error_line(capsys) == (
+        f"ops-worker cluster: no kubeconfig: file {tmp_path}/.kube/config does not exist; "
+        "set KUBECONFIG or --kubeconfig"
     )
 
 
 @pytest.fixture
 def inside(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
-    """Set up a service account with its token, as a pod has them."""
+    """Set up a service account with its token, as in a pod."""
     for name, text in (("token", "secret"), ("namespace", "ops")):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
@@ -260,16 +318,20 @@ def test_announce(inside: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("job", "answers", "warning"),
     [
-        ("ops-worker-health-1", {f"POST {CORE}/events": FORBIDDEN}, "not permitted to create events in namespace ops: grant it in a Role of that namespace, bound to this account"),
-        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": FORBIDDEN}, "not permitted to get cronjobs in namespace ops: grant it in a Role of that namespace, bound to this account"),
-        ("ops-worker-health-1", {f"GET {BATCH}/cronjobs/ops-worker-health": (200, {})}, "KeyError: 'metadata'"),
+        (
+            "ops-worker-health-1",
+            {f"POST {CORE}/events": FORBIDDEN},
+            f"not permitted to create events {GRANT}",
+        ),
+        ("ops-worker-health-1", {HEALTH: FORBIDDEN}, f"not permitted to get cronjobs {GRANT}"),
+        ("ops-worker-health-1", {HEALTH: (200, {})}, "KeyError: 'metadata'"),
         ("", {}, "KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob"),
     ],
-)  # fmt: skip
+)
 def test_announce_refused(
     inside: ApiServer, job: str, answers: dict[str, Any], warning: str
 ) -> None:
-    """Any failure is a warning."""
+    """Any failure of an Event is a warning."""
     inside.answers |= answers
     assert kubernetes.announce(job, [("ingest", "http 503")]) == [warning]
 
@@ -277,12 +339,10 @@ def test_announce_refused(
 @pytest.mark.parametrize("deadline_s", [2.0, -1.0])
 def test_announce_in_time(inside: ApiServer, deadline_s: float) -> None:
     """Events take no longer than the time that the pass has left."""
-    importlib.import_module("kubernetes.client")  # it may take longer than the deadline
+    importlib.import_module("kubernetes.client")  # the import may take longer than the deadline
     inside.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (0, {})
     (warning,) = kubernetes.announce("ops-worker-health-1", [("ingest", "http 503")], deadline_s)
-    assert not inside.closed.is_set(), (
-        "it is the deadline that ended it: the answer is still to come"
-    )
+    assert not inside.closed.is_set(), "the deadline ended the call: the answer is still to come"
     assert warning.startswith(
         "no answer from" if deadline_s > 0 else "no time was left for Kubernetes Events"
     )
@@ -296,7 +356,7 @@ def test_announce_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_the_extra(
-    server: ApiServer,  # noqa: ARG001 - it is there
+    server: ApiServer,  # noqa: ARG001 - the fixture sets KUBECONFIG
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -304,9 +364,9 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     monkeypatch.setitem(sys.modules, "yaml", None)
     assert main(["cluster"]) == 2
-    assert (
-        last_error_line(capsys)
-        == "ops-worker cluster: calling the Kubernetes API requires an extra: pip install 'ops-worker[cluster]'"
+    assert last_error_line(capsys) == (
+        "ops-worker cluster: calling the Kubernetes API requires an extra: "
+        "pip install 'ops-worker[cluster]'"
     )
     assert main(["manifests", "check", "x"]) == 2
     assert (

@@ -1,4 +1,4 @@
-"""What the machine says about itself, whatever its files hold."""
+"""Facts about the machine, read from any content of its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine without any of these files."""
+    """Set up a machine without any of these files."""
     monkeypatch.setattr(machine, "RESOLV_CONF", tmp_path / "resolv.conf")
     monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
@@ -39,13 +39,13 @@ def write(path: Path, text: str) -> None:
     ],
 )
 def test_nameservers(files: Path, text: str, expected: tuple[str, ...]) -> None:
-    """Only addresses are name servers, and the resolver asks three at most."""
+    """Only addresses are name servers. At most three of them count, as in the resolver."""
     write(files / "resolv.conf", text)
     assert machine.nameservers() == expected
 
 
 def test_nothing_is_said(files: Path) -> None:
-    """Without files, the machine says nothing."""
+    """Without files, there are no facts."""
     assert not any(files.iterdir())
     assert (machine.nameservers(), machine.throttled_s()) == ((), None)
 
@@ -62,7 +62,7 @@ def test_nothing_is_said(files: Path) -> None:
     ],
 )
 def test_throttled_s(files: Path, place: str, text: str, expected: float | None) -> None:
-    """The statistics are those of the cgroup's own folder, or of the root in a container."""
+    """The statistics come from the cgroup's own folder, or from the root in a container."""
     write(files / "membership", "9:name=systemd:/\n3:cpu,cpuacct:/x\n0::/pods/a\nodd\n")
     write(files / place, text)
     assert machine.throttled_s() == expected

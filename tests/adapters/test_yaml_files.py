@@ -28,7 +28,7 @@ LAUGHS = "\n".join(
         *(f"{chr(n)}: &{chr(n)} [{', '.join([f'*{chr(n - 1)}'] * 9)}]" for n in range(99, 110)),
     ]
 )
-"""A text of five hundred characters that would have 9**11 values."""
+"""A text of 500 characters that would expand to 9**11 values."""
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ LAUGHS = "\n".join(
     [
         (
             "a: [",
-            "{path} is not valid YAML: expected the node content, but found '<stream end>' at line 1, column 5",
+            "{path} is not valid YAML: expected the node content, "
+            "but found '<stream end>' at line 1, column 5",
         ),
         ("a: &x [*x]", "{path} is not valid YAML: an anchor (&) contains an alias (*) of itself"),
         (LAUGHS, "{path} is not valid YAML: its aliases (*) repeat more than 1 MiB"),
@@ -51,7 +52,8 @@ LAUGHS = "\n".join(
         ("[" * 5000, "{path} is not valid YAML: nested too deeply"),
         (
             "a: !hush b",
-            "{path} is not valid YAML: could not determine a constructor for the tag at line 1, column 4",
+            "{path} is not valid YAML: could not determine a constructor for the tag "
+            "at line 1, column 4",
         ),
         ("a: 0o9", "{path} contains something that is not a Kubernetes object"),
         (
@@ -68,7 +70,7 @@ LAUGHS = "\n".join(
 def test_unreadable(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, message: str
 ) -> None:
-    """If nothing can be read, the error is one line, and the exit code is 2."""
+    """A file that cannot be read is one line of error, with exit code 2."""
     path = tmp_path / "x.yaml"
     if text is not None:
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -91,7 +93,7 @@ def test_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["chart", "chart/templates", "chart/templates/sub/x.yaml"])
 def test_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str) -> None:
-    """A Helm chart is skipped, with one line; if there is nothing else, that is the error."""
+    """A Helm chart is skipped with one line. Without any other file, that line is an error."""
     templates = tmp_path / "chart" / "templates" / "sub"
     templates.mkdir(parents=True)
     (tmp_path / "chart" / "Chart.yaml").write_text("apiVersion: v2\nname: x\n")
@@ -110,7 +112,7 @@ def test_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str) ->
 
 
 def test_beside_a_chart(tmp_path: Path) -> None:
-    """Only the templates of a chart are skipped, not a folder that happens to be in its folder."""
+    """Only the templates of a chart are skipped, not other folders next to them."""
     (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: x\n")
     for name in ("k8s", "k8s/templates"):
         folder = tmp_path / name
@@ -121,7 +123,7 @@ def test_beside_a_chart(tmp_path: Path) -> None:
 
 
 def test_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file above the limit is not read; one at the limit is."""
+    """A file above the size limit is not read. A file at the limit is read."""
     text = "kind: Service\n"
     for name, content in (("a.yaml", text), ("b.yaml", f"{text} ")):
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -134,7 +136,7 @@ def test_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faults_are_reported_once(tmp_path: Path) -> None:
-    """The same error of the same file is reported once; all errors are in one exception."""
+    """Equal errors of one file are reported once. All errors are in one exception."""
     path = tmp_path / "x.yaml"
     path.write_text("- 1\n---\n- 2\n", encoding="utf-8")
     with pytest.raises(SettingsError) as raised:
@@ -144,7 +146,7 @@ def test_faults_are_reported_once(tmp_path: Path) -> None:
 
 
 def test_lists() -> None:
-    """A List is taken apart; another kind that ends in List is not; an empty List is nothing."""
+    """A List is split into its items, and an empty one has none. Other kinds are not split."""
     assert _parts({"kind": "CronJobList", "items": [1, 2]}) == [1, 2]
     assert _parts({"kind": "AllowList"}) == [{"kind": "AllowList"}]
     assert _parts({"kind": "List"}) == _parts(None) == []
@@ -159,7 +161,7 @@ def test_aliases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content["spec"]["jobTemplate"]["metadata"]["labels"] = content["spec"]["jobTemplate"]["spec"][
         "template"
     ]["metadata"]["labels"] = labels
-    text = yaml.safe_dump(content)  # which writes an anchor, and aliases of it
+    text = yaml.safe_dump(content)  # the dump has an anchor and aliases of it
     assert text.count("*id001") == 2
     path.write_text(text.replace("labels: *id001", "labels: {<<: *id001}", 1), encoding="utf-8")
     assert (
@@ -172,7 +174,7 @@ def test_aliases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bad_file_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unreadable file or document is a fault, and the others are still checked."""
+    """An unreadable file or document is a fault. The others are still checked."""
     for name, text in (
         ("a.yaml", "a: ["),
         ("b.yml", "- 1\n---\nkind: Service\nmetadata: {name: ops-worker}\n---\n{{ helm }}\n"),

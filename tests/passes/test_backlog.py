@@ -1,4 +1,4 @@
-"""Samples that wait for the database: the metrics pass with a backlog, in this process, against a real server."""
+"""Samples that wait for the database: the metrics pass with a backlog, on a real server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ONE = Pending(0.0, (Sample("a", "b", 1.0),))
 
 @pytest.fixture(autouse=True)
 def _nothing_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These passes take the database's own sample only."""
+    """Let these passes take only the database's own sample."""
     monkeypatch.setenv("PG_PASS", "x")
     for name in ("INGEST_URL", "EVALUATOR_URL", "DISPATCHER_URL", "DELIVERY_URL"):
         monkeypatch.setenv(name, "")
@@ -54,14 +54,14 @@ def sample(url: str, backlog: Backlog | None) -> Outcome:
 
 
 def flush(url: str, backlog: Backlog | None) -> int:
-    """Write what waits."""
+    """Write the samples that wait. Return their number."""
     with contextlib.closing(Store({"conninfo": url})) as store:
         context = Context(settings.load(), http.observe, store, time.monotonic, backlog=backlog)
         return metrics.flush(context, time.monotonic() + 60)
 
 
 def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """What could not be written waits, the oldest goes on overflow, and all is written in one pass with its own time."""
+    """Failed samples wait, the oldest is dropped on overflow, and one pass writes the others."""
     backlog = Backlog(2)
     for _ in range(3):
         with pytest.raises(DatabaseError):
@@ -79,7 +79,8 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
     assert [row["value"] for row in rows] == [0.0, 0.0, 1.0]
     assert len({row["time"] for row in rows}) == 3
     told = database.rows(
-        "SELECT time, tags ->> 'period_s' AS period_s FROM system_metrics WHERE metric_name = 'pass_success' ORDER BY time"
+        "SELECT time, tags ->> 'period_s' AS period_s FROM system_metrics "
+        "WHERE metric_name = 'pass_success' ORDER BY time"
     )
     assert [(row["time"], row["period_s"]) for row in told] == [
         (row["time"], "60") for row in rows
@@ -87,7 +88,7 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_the_end_of_an_outage(database: Database) -> None:
-    """The pass that is recorded after a long time without one marks it; a short time does not."""
+    """The first pass that is recorded after a long gap marks the end of the outage."""
     backlog = Backlog(10)
     now = time.monotonic()
     backlog.add(Pending(now - 170.0, ONE.samples))
@@ -102,12 +103,12 @@ def test_the_end_of_an_outage(database: Database) -> None:
 @pytest.mark.parametrize(
     ("own_ages_s", "resumed_s", "expected"),
     [
-        # Rows of the outage, written afterwards: only the loop knows when it was recorded again.
+        # Rows of the outage, written later: only the loop knows when recording resumed.
         (range(5, 700, 5), 10.0, ()),
         (range(5, 700, 5), 149.0, ()),
         (range(5, 700, 5), 151.0, ("ops_worker",)),
         (range(5, 700, 5), None, ("ops_worker",)),
-        # A hole in the rows.
+        # A gap in the rows.
         ((5, 10, 600), None, ()),
         ((*range(5, 155, 5), 600), None, ("ops_worker",)),
     ],
@@ -115,7 +116,7 @@ def test_the_end_of_an_outage(database: Database) -> None:
 def test_a_slower_pass_gets_its_turn(
     database: Database, own_ages_s: Sequence[int], resumed_s: float | None, expected: tuple[str]
 ) -> None:
-    """After an outage of the database, a fast loop reports a pass of 60 s only once that had a turn."""
+    """After an outage of the database, a fast loop gives a pass of 60 s a turn before it alerts."""
     row = (
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
         "SELECT now() - make_interval(secs => s), %s, 'ops_worker', 1, "
@@ -130,7 +131,7 @@ def test_a_slower_pass_gets_its_turn(
 
 
 def test_permanent(database: Database) -> None:
-    """What no retry helps is set apart and does not wait; without a backlog nothing does."""
+    """A sample that no retry helps is set apart. Without a backlog, the pass fails."""
     database.rows("DROP TABLE system_metrics CASCADE")
     backlog = Backlog(10)
     with pytest.raises(SchemaError):
@@ -142,7 +143,7 @@ def test_permanent(database: Database) -> None:
 
 @pytest.mark.parametrize("verdict_word", ["deaf", "drop"])
 def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_word: str) -> None:
-    """Samples of which nobody knows whether they were written are asked about by the next pass, and written once."""
+    """After an unanswered COMMIT, the next pass checks it, so that samples are written once."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
     database.create_ledger()
     backlog = Backlog(10)
@@ -186,7 +187,7 @@ SLOW = """
 
 
 def waiting(ages_s: Sequence[float]) -> Backlog:
-    """A backlog of samples that were taken so many seconds ago, one row each."""
+    """Return a backlog with one sample of one row for each age in seconds."""
     backlog = Backlog(100)
     for number, age_s in enumerate(ages_s):
         row = Sample("old", f"m{number}", float(number))
@@ -195,7 +196,7 @@ def waiting(ages_s: Sequence[float]) -> Backlog:
 
 
 def old_rows(database: Database) -> list[str]:
-    """Name the old samples that the database has, each as often as it has it."""
+    """Return the names of the old samples in the database, with repetitions."""
     found = database.rows("SELECT metric_name FROM system_metrics WHERE service = 'old' ORDER BY 1")
     return [row["metric_name"] for row in found]
 
@@ -203,7 +204,7 @@ def old_rows(database: Database) -> list[str]:
 def test_a_refused_sample_holds_up_no_other(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that has no place any more is set apart; the others, and the new one, are written once."""
+    """A sample without a partition is set apart. The others and the new one are written once."""
     database.rows(PARTITIONED)
     backlog = waiting([30, 7200, 20, 10])
     assert sample(database.url, backlog).result is Result.RECORDED
@@ -221,7 +222,7 @@ def test_a_refused_sample_holds_up_no_other(
 def test_a_refused_sample_is_tried_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it has a place again, what was set apart is written; until then it is tried in vain."""
+    """A sample that was set apart is tried again, and written once it has a partition."""
     monkeypatch.setattr("ops_worker.passes.metrics.APART_RETRY_S", 0.0)
     database.rows(PARTITIONED)
     backlog = waiting([7300, 7200])
@@ -237,7 +238,7 @@ def test_a_refused_sample_is_tried_again(
 
 
 def test_slices_that_are_too_slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice that takes longer than a statement may is halved until it fits; nothing is lost."""
+    """A slice that exceeds the statement timeout is halved until it fits. No sample is lost."""
     monkeypatch.setattr("ops_worker.adapters.postgres.specs.STATEMENT_TIMEOUT_MS", 1_000)
     database.rows(SLOW)
     backlog = waiting([60.0 - number for number in range(40)])
@@ -249,7 +250,7 @@ def test_slices_that_are_too_slow(database: Database, monkeypatch: pytest.Monkey
 def test_a_sample_that_is_always_too_slow(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that takes too long even alone is set apart."""
+    """A sample that exceeds the statement timeout alone is set apart."""
     monkeypatch.setattr("ops_worker.adapters.postgres.specs.STATEMENT_TIMEOUT_MS", 10)
     database.rows(SLOW)
     backlog = waiting([1])
@@ -258,7 +259,7 @@ def test_a_sample_that_is_always_too_slow(
 
 
 def scripted(backlog: Backlog | None, *results: object) -> Context:
-    """A context whose database does, one after the other, what is given: fails, or runs the work."""
+    """Return a context whose database fails or runs the work, as the results say in turn."""
     left = iter(results)
 
     def write(_: object, work: Callable[[Any], object], **__: object) -> object:
@@ -272,14 +273,14 @@ def scripted(backlog: Backlog | None, *results: object) -> Context:
 
 
 def accepting(**said: object) -> SimpleNamespace:
-    """A transaction that takes every sample, and says this of earlier ones."""
+    """Return a transaction that accepts every sample and has these other attributes."""
     return SimpleNamespace(
         time_of=lambda _: datetime(2026, 3, 1, tzinfo=UTC), execute=lambda *_: None, **said
     )
 
 
 def test_a_slice_in_doubt() -> None:
-    """A slice of which nobody knows whether it was written is kept apart, to be asked about."""
+    """A slice whose COMMIT had no answer is kept for a later check."""
     backlog = waiting([3, 2, 1])
     assert metrics.flush(scripted(backlog, CommitUnknownError("7")), math.inf) == 0
     assert backlog.in_doubt is not None
@@ -287,7 +288,7 @@ def test_a_slice_in_doubt() -> None:
 
 
 def test_a_slice_that_fails_waits() -> None:
-    """What fails because the database is away waits for the next pass."""
+    """A slice that fails because the database is away waits for the next pass."""
     backlog = waiting([3, 2, 1])
     assert metrics.flush(scripted(backlog, DatabaseError("away")), math.inf) == 0
     assert (len(backlog), backlog.apart) == (3, 0)
@@ -295,7 +296,7 @@ def test_a_slice_that_fails_waits() -> None:
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_flush_settles(committed: bool) -> None:
-    """At the end it is asked what became of a transaction in doubt; what was lost is written."""
+    """A flush checks a transaction in doubt, and writes its samples if they were lost."""
     backlog = waiting([1])
     backlog.doubt("7", backlog.next_slice())
     transaction = accepting(was_committed=lambda _: committed)
@@ -305,27 +306,27 @@ def test_flush_settles(committed: bool) -> None:
 
 
 def test_flush_ends_in_time() -> None:
-    """No slice begins after the time is up; the first one is always written."""
+    """The first slice is always written. No other slice begins after the time is up."""
     backlog = waiting([1] * 70)
     assert metrics.flush(scripted(backlog, accepting(), accepting()), -math.inf) == 64
     assert len(backlog) == 6
 
 
 def test_refused_without_a_backlog() -> None:
-    """A single pass whose sample is refused says so; it has nothing to set the sample apart in."""
+    """A single pass has no backlog, so that a refused sample is an error."""
     with pytest.raises(SchemaError):
         metrics.run(scripted(None, SchemaError("no partition")))
 
 
 def test_in_doubt_without_a_backlog() -> None:
-    """A single pass says that nobody knows; it has nothing to keep the sample in."""
+    """A single pass has no backlog, so that a COMMIT without an answer is an error."""
     with pytest.raises(CommitUnknownError):
         metrics.run(scripted(None, CommitUnknownError("7")))
 
 
 @contextlib.contextmanager
 def holding(database: Database, lock: int) -> Iterator[None]:
-    """Hold the lock of a pass in a transaction that is more than a tenth of a second old."""
+    """Hold the lock of a pass in a transaction that is older than 0.1 s."""
     with psycopg.connect(database.url) as connection:
         connection.execute(
             "SELECT pg_advisory_xact_lock(%s, %s), pg_sleep(0.1)", [LOCK_SPACE, lock]
@@ -334,7 +335,7 @@ def holding(database: Database, lock: int) -> Iterator[None]:
 
 
 def test_skipped(database: Database) -> None:
-    """A pass whose lock another one holds is skipped, and its sample does not wait."""
+    """A pass is skipped if another one holds the lock. Its sample does not wait."""
     backlog = Backlog(10)
     with holding(database, METRICS.transaction.lock):
         assert sample(database.url, backlog).result is Result.SKIPPED
@@ -345,7 +346,7 @@ def test_skipped(database: Database) -> None:
 def test_skipped_for_too_long(
     database: Database, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A lock that is held for longer than the patience is a failure, which names who holds it."""
+    """A lock that is held too long is a failure that names its holder."""
     monkeypatch.setattr("ops_worker.core.staleness.MIN_STALE_S", 0.0)
     backlog = Backlog(10)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
@@ -362,7 +363,7 @@ def test_skipped_for_too_long(
 
 
 def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that holds the lock for long takes no samples: they wait."""
+    """If a transaction holds the lock for too long, it takes no samples: those of passes wait."""
     monkeypatch.setattr("ops_worker.passes.metrics.SLOW_HOLDER_S", 0.0)
     backlog = Backlog(10)
     with holding(database, METRICS.transaction.lock):
@@ -371,7 +372,7 @@ def test_skipped_by_an_old_transaction(database: Database, monkeypatch: pytest.M
 
 
 def test_still_recording(database: Database) -> None:
-    """While an earlier pass of the loop is being recorded, the sample of this one waits."""
+    """While an earlier pass of the loop is being recorded, the sample of the next pass waits."""
 
     def busy() -> contextlib.AbstractContextManager[None]:
         raise StillRecordingError
@@ -390,7 +391,7 @@ def test_still_recording(database: Database) -> None:
 
 
 def test_flush(database: Database) -> None:
-    """What waits can be written without a new sample; not while another pass holds the lock."""
+    """A flush writes what waits without a new sample, but not while another pass has the lock."""
     backlog = Backlog(10)
     assert flush(AWAY, None) == flush(AWAY, backlog) == 0
     backlog.add(ONE)
@@ -412,5 +413,5 @@ def test_flush(database: Database) -> None:
     ],
 )
 def test_tick(tick: Tick, result: str, code: int) -> None:
-    """A tick says in a word how it ended, and what a process of that one pass would have ended with."""
+    """A tick has a result in one word, and the exit code that a single pass would have."""
     assert (result, code) == (tick.result, tick.exit_code)

@@ -1,4 +1,4 @@
-"""The platform's contract, outcome by outcome: both passes run in this process against real servers."""
+"""The contract with the platform, case by case: both passes run in this process on real servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 
 class Passes:
-    """Runs passes of one process's kind: settings from the environment, a new connection each."""
+    """Runs passes with the settings of the environment and a new connection for each."""
 
     def __init__(self, env: pytest.MonkeyPatch) -> None:
         self.env = env
@@ -52,34 +52,52 @@ class Passes:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs) -> Passes:
-    """The passes, told of the test's database and services."""
+    """Return passes that use the test's database and services."""
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
     return Passes(monkeypatch)
 
 
 BIG = 10**400
-# what the service does, service_health.status, latency there, details less latency and the worker's own keys, the alert's reason
 OUTCOMES: list[tuple[str, str | Behaviour, str, bool, dict[str, Any], str]] = [
     ("ok", reply('{"status": "critical", "counters": {"jobs_queued": 1}}'), "healthy", True,
      {"status": "healthy", "counters": {"jobs_queued": 1}}, ""),
     ("no counters", reply("{}"), "healthy", True, {"status": "healthy", "counters": {}}, ""),
-    ("odd numbers", reply('{"counters": {"a": NaN, "b": -Infinity, "c": "\\u0000\\ud800", "d": 1%s}}' % ("0" * 400)), "healthy", True,
+    ("odd numbers",
+     reply('{"counters": {"a": NaN, "b": -Infinity, "c": "\\u0000\\ud800", "d": 1%s}}'
+           % ("0" * 400)),
+     "healthy", True,
      {"status": "healthy", "counters": {"a": None, "b": None, "c": "\ufffd\ufffd", "d": BIG}}, ""),
-    ("counters no object", reply('{"counters": [1]}'), "healthy", True, {"status": "healthy", "counters": [1]}, ""),
-    ("gzip, chunks, any type", "chunked", "healthy", True, {"status": "healthy", "counters": {"x": 1}}, ""),
+    ("counters no object", reply('{"counters": [1]}'), "healthy", True,
+     {"status": "healthy", "counters": [1]}, ""),
+    ("gzip, chunks, any type", "chunked", "healthy", True,
+     {"status": "healthy", "counters": {"x": 1}}, ""),
     ("500", "500", "unhealthy", True, {"status": "degraded", "http_status": 500}, "http 500"),
     ("503", "503", "unhealthy", True, {"status": "degraded", "http_status": 503}, "http 503"),
-    ("redirect", "redirect", "unhealthy", True, {"status": "degraded", "http_status": 302}, "http 302"),
-    ("201", reply("{}", status="201 Created"), "unhealthy", True, {"status": "degraded", "http_status": 201}, "http 201"),
-    ("refused", "down", "unhealthy", False, {"status": "down", "error": "Connection refused"}, "Connection refused"),
-    ("list", "list", "unhealthy", False, {"status": "unknown", "error": "not a JSON object but an array"}, "not a JSON object but an array"),
+    ("redirect", "redirect", "unhealthy", True,
+     {"status": "degraded", "http_status": 302}, "http 302"),
+    ("201", reply("{}", status="201 Created"), "unhealthy", True,
+     {"status": "degraded", "http_status": 201}, "http 201"),
+    ("refused", "down", "unhealthy", False,
+     {"status": "down", "error": "Connection refused"}, "Connection refused"),
+    ("list", "list", "unhealthy", False,
+     {"status": "unknown", "error": "not a JSON object but an array"},
+     "not a JSON object but an array"),
     ("half a JSON", "bad-json", "unhealthy", False, {"status": "unknown"}, "bad JSON: "),
-    ("2 MB", "huge", "unhealthy", False, {"status": "unknown", "error": "body larger than 1 MiB"}, "body larger than 1 MiB"),
-    ("reset", "reset", "unhealthy", False, {"status": "unknown", "error": "Connection reset by peer"}, "Connection reset by peer"),
-    ("hang", "hang", "unhealthy", False, {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
-    ("8 s, byte by byte", "dribble", "unhealthy", False, {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
+    ("2 MB", "huge", "unhealthy", False,
+     {"status": "unknown", "error": "body larger than 1 MiB"}, "body larger than 1 MiB"),
+    ("reset", "reset", "unhealthy", False,
+     {"status": "unknown", "error": "Connection reset by peer"}, "Connection reset by peer"),
+    ("hang", "hang", "unhealthy", False,
+     {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
+    ("8 s, byte by byte", "dribble", "unhealthy", False,
+     {"status": "unknown", "error": "timeout after 5 s"}, "timeout after 5 s"),
 ]  # fmt: skip
+"""Cases: a name, the behaviour of the service, and the expected row and alert.
+
+Of the row: ``status``, whether it has a latency, and ``details`` without the worker's own keys.
+Of the alert: its reason, or "" if none opens.
+"""
 
 
 @pytest.mark.parametrize(
@@ -98,7 +116,7 @@ def test_outcome(
     details: dict[str, Any],
     reason: str,
 ) -> None:
-    """One service's outcome costs exactly what the contract says, in both passes, and touches no other service's rows."""
+    """Each outcome of a service has the rows of the contract, and changes no other service."""
     stubs["dispatcher"].mode = mode
     stubs["dispatcher"].counters = {"x": 1}
     outcome = run("health")
@@ -124,8 +142,9 @@ def test_outcome(
         alert = alerts[0]
         assert alert["summary"].startswith(f"Service unhealthy: dispatcher ({reason}")
         expected = {
-            "tenant_id": "__system__", "site_id": "__system__", "device_id": "__system__", "alert_type": "SYSTEM_HEALTH", "status": "OPEN",
-            "fingerprint": "system-health:dispatcher", "severity": 5, "confidence": 1.0, "closed_at": None,
+            "tenant_id": "__system__", "site_id": "__system__", "device_id": "__system__",
+            "alert_type": "SYSTEM_HEALTH", "status": "OPEN", "severity": 5, "confidence": 1.0,
+            "fingerprint": "system-health:dispatcher", "closed_at": None,
         }  # fmt: skip
         assert expected.items() <= alert.items()
         evidence = alert["details"].pop("evidence")
@@ -157,7 +176,7 @@ def test_outcome(
 
 
 def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
-    """A metrics pass over a healthy platform writes these rows and no others, all with one time of the database's clock."""
+    """A metrics pass on a healthy platform writes exactly these rows, with one database time."""
     stubs["ingest"].counters = {
         "messages_received": 5,
         "messages_written": True,
@@ -205,12 +224,12 @@ def test_sample(run: Passes, database: Database, stubs: Stubs) -> None:
         "SELECT DISTINCT time, tags::text FROM system_metrics WHERE service <> 'ops_worker'"
     )
     assert len(times) == 1 and times[0]["tags"] == "{}"
-    early = after - before  # at most: what the database's answer took to arrive
+    early = after - before  # the most that the database's answer took to arrive
     assert before - early <= times[0]["time"] <= after
 
 
 def test_newer_platform(run: Passes, database: Database) -> None:
-    """Where delivery_jobs is gone, its figure is absent, not 0, without a warning, and nothing else changes."""
+    """Without the table delivery_jobs, its figure is absent, without a warning."""
     database.rows("DROP TABLE delivery_jobs")
     outcome = run("metrics")
     samples = database.samples()
@@ -219,9 +238,10 @@ def test_newer_platform(run: Passes, database: Database) -> None:
 
 
 def test_slow_count(run: Passes, database: Database) -> None:
-    """A count that is locked out or slow costs that figure and no other."""
+    """A slow or locked figure is left out. The others are recorded."""
     database.rows("ALTER TABLE device_state RENAME TO device_rows")
-    database.rows("""CREATE VIEW device_state AS SELECT d.* FROM device_rows d, pg_sleep(CASE current_setting('transaction_read_only')
+    database.rows("""CREATE VIEW device_state AS SELECT d.* FROM device_rows d,
+                     pg_sleep(CASE current_setting('transaction_read_only')
                      WHEN 'on' THEN 5 ELSE 0 END)""")
     outcome = run("metrics")
     assert ("platform", "devices_online") not in database.samples()
@@ -230,13 +250,14 @@ def test_slow_count(run: Passes, database: Database) -> None:
 
 
 def test_alert_story(run: Passes, database: Database, stubs: Stubs) -> None:
-    """An alert opens once, keeps its first reason, is closed on recovery also when acknowledged, and opens anew."""
+    """An alert opens once, keeps its first reason, closes on recovery, and can open again."""
     stubs["ingest"].mode = "down"
     assert run("health").opened == ("ingest",)
     stubs["ingest"].mode = "503"
     assert (run("health").opened, run("health").alerted) == ((), ("ingest",))
     database.rows(
-        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' WHERE tenant_id = '__system__'"
+        "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', details = '[1]' "
+        "WHERE tenant_id = '__system__'"
     )
     assert run("health").opened == ()
     stubs["ingest"].mode = "ok"
@@ -259,7 +280,7 @@ def test_alert_story(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_damping_holds_across_processes(run: Passes, database: Database, stubs: Stubs) -> None:
-    """The streak is counted in the database, so that passes of different processes count together."""
+    """The database keeps the streak, so that passes of different processes count together."""
     run.env.setenv("ALERT_AFTER_FAILURES", "3")
     run.env.setenv("RESOLVE_AFTER_SUCCESSES", "2")
     changes = []
@@ -276,7 +297,7 @@ def test_damping_holds_across_processes(run: Passes, database: Database, stubs: 
 
 
 def test_unwatched(run: Passes, database: Database, stubs: Stubs) -> None:
-    """A service whose URL is empty is not watched; its row and alert stay as they are."""
+    """A service with an empty URL is not monitored. Its row and its alert do not change."""
     stubs["ingest"].mode = "down"
     run("health")
     run.env.setenv("INGEST_HEALTH_URL", "")
@@ -290,7 +311,7 @@ def test_unwatched(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_off(run: Passes, database: Database, stubs: Stubs) -> None:
-    """With SYSTEM_ALERT_ENABLED off, the health pass says so, probes nothing and writes nothing."""
+    """With SYSTEM_ALERT_ENABLED off, the health pass probes nothing and writes nothing."""
     run.env.setenv("SYSTEM_ALERT_ENABLED", "nope")
     assert run("health").result is Result.OFF
     assert database.value("SELECT to_regclass('service_health')::text") is None
@@ -298,7 +319,7 @@ def test_off(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_figures_belong_to_the_first_shard(run: Passes) -> None:
-    """The database's own figures are read by shard 0 only."""
+    """Only shard 0 reads the database's figures."""
     run.env.setenv("SHARD_COUNT", "2")
     recorded = {}
     for shard in ("0", "1"):
@@ -310,7 +331,7 @@ def test_figures_belong_to_the_first_shard(run: Passes) -> None:
 
 
 def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
-    """A dry run tells what a pass would write, with and without the tables, and writes nothing."""
+    """A dry run shows what a pass would write, with and without tables, and writes nothing."""
     stubs["ingest"].mode = "down"
     outcome = run("health", dry_run=True)
     assert (outcome.result, outcome.opened, len(outcome.updates)) == (
@@ -328,7 +349,7 @@ def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
-    """A pass that was paused between probing and writing does not overwrite what a later one saw."""
+    """A pass that pauses between probe and write does not overwrite a later observation."""
     probe = http.observe
     stubs["ingest"].mode = "down"
 
@@ -347,9 +368,9 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_wrong_clock(run: Passes, database: Database) -> None:
-    """Times are the database's, less the age of what was seen: this machine's calendar is not asked.
+    """Times come from the database, less the age of an observation, not from the local calendar.
 
-    They are early by what the database's answer took to arrive, which is less than the pass took.
+    They are early by the time of the database's answer, which is shorter than the pass.
     """
     found, before = settings.load(), database.value("SELECT now()")
     begun = time.monotonic()
@@ -367,7 +388,7 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
 
 
 def test_two_hang(run: Passes, stubs: Stubs) -> None:
-    """Two services that hang cost one deadline, not two: neither is given up before both were asked."""
+    """Two services that hang cost one deadline: both are probed before either is given up."""
     asked, given_up = [], []
 
     def hangs(stub: Stub, connection: socket.socket) -> None:
@@ -378,14 +399,14 @@ def test_two_hang(run: Passes, stubs: Stubs) -> None:
     stubs["ingest"].mode = stubs["evaluator"].mode = hangs
     assert run("health").unhealthy == ("ingest", "evaluator")
     end = time.monotonic() + 60
-    while len(given_up) < 2:  # the service's own threads see it a little later
+    while len(given_up) < 2:  # the threads of the services notice it a little later
         assert time.monotonic() < end
         time.sleep(0.01)
     assert given_up == [2, 2]
 
 
 def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
-    """Eight passes at the same moment, fifty times over: one alert an outage, no error, each pass done or skipped."""
+    """Eight passes at once, fifty times: one alert an outage, each pass is done or skipped."""
     done = 0
     with ThreadPoolExecutor(8) as pool:
         for number in range(50):
@@ -399,7 +420,7 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
 
             outcomes = list(pool.map(one, range(8)))
             while not any(outcome.opened or outcome.closed for outcome in outcomes):
-                # A busy machine makes an observation look older than the one of the round before.
+                # On a busy machine, an observation may look older than the previous round's.
                 assert any("ingest" in outcome.superseded for outcome in outcomes)
                 outcomes = list(pool.map(one, range(8)))
             assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
@@ -419,7 +440,7 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
 def test_main(
     run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command prints the outcome and gives the exit code."""
+    """The command prints the outcome and returns the exit code."""
     assert cli.main(["health", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "recorded"
     stubs["ingest"].mode = "down"
@@ -444,7 +465,7 @@ def test_main(
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_skipped(run: Passes, database: Database, name: str) -> None:
-    """A pass that meets another one's lock writes nothing, says so and ends well."""
+    """A pass that meets the lock of another one is skipped and writes nothing."""
     found = settings.load()
     purpose = {"health": 1, "metrics": 2}[name]
     run("health")
@@ -474,7 +495,8 @@ url = ""
 
 [figures.stock.items]
 sql = '''
-SELECT 'shop-' || n AS service, n * 1.5 AS value, jsonb_build_object('n', n) AS tags FROM generate_series(1, 2) AS n -- two
+SELECT 'shop-' || n AS service, n * 1.5 AS value, jsonb_build_object('n', n) AS tags
+FROM generate_series(1, 2) AS n -- two
 '''
 every = 3600
 
@@ -488,7 +510,7 @@ sql = "SELECT 42 AS value"
 
 @pytest.fixture
 def own(run: Passes, tmp_path: Path) -> Iterator[Stub]:
-    """A catalogue of one's own, and the service that it adds."""
+    """Add a catalogue of the user, and yield the service that it adds."""
     shop = Stub("shop")
     shop.mode = reply('{"db": "slow", "counters": {"a": 1, "b": 2.5, "c": "x"}}')
     (tmp_path / "c.toml").write_text(OWN)
@@ -503,7 +525,7 @@ def own(run: Passes, tmp_path: Path) -> Iterator[Stub]:
 
 
 def test_own_service(run: Passes, database: Database, own: Stub) -> None:
-    """A service of one's own is asked, judged, damped and recorded as its entry says; one that it takes out is left alone."""
+    """A user's service is probed and judged as its entry says. A removed one is not probed."""
     assert run("health").opened == ()
     assert run("health").opened == ("shop",)
     assert (
@@ -525,11 +547,12 @@ def test_own_service(run: Passes, database: Database, own: Stub) -> None:
 
 @pytest.mark.usefixtures("own")
 def test_own_figures(run: Passes, database: Database) -> None:
-    """Figures of one's own are recorded with their services and tags, one that fails costs no other, one that is not due waits."""
+    """A user's figures have services and tags. A failed one affects no other, one not due waits."""
     outcome = run("metrics")
     assert outcome.warnings == ("stock.bad not recorded: division by zero",)
     rows = database.rows(
-        "SELECT service, metric_name, value, tags FROM system_metrics WHERE service LIKE 'shop%' ORDER BY 1, 2"
+        "SELECT service, metric_name, value, tags FROM system_metrics "
+        "WHERE service LIKE 'shop%' ORDER BY 1, 2"
     )
     team = {"team": "shop"}
     assert [tuple(row.values()) for row in rows] == [
@@ -538,9 +561,8 @@ def test_own_figures(run: Passes, database: Database) -> None:
     ]  # fmt: skip
     assert database.samples()["platform", "devices_online"] == 42
     assert database.value("SELECT count(*) FROM system_metrics WHERE tags IS NULL") == 0
-    database.rows(
-        "UPDATE system_metrics SET time = date_trunc('hour', now())"
-    )  # the first moment of its slot
+    # The first moment of the slot.
+    database.rows("UPDATE system_metrics SET time = date_trunc('hour', now())")
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 2
     database.rows(
@@ -548,15 +570,14 @@ def test_own_figures(run: Passes, database: Database) -> None:
     )
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 4
-    database.rows(
-        "UPDATE system_metrics SET time = now() + interval '1 day'"
-    )  # a clock that was set back
+    # As if the clock was set back.
+    database.rows("UPDATE system_metrics SET time = now() + interval '1 day'")
     run("metrics")
     assert database.value("SELECT count(*) FROM system_metrics WHERE metric_name = 'items'") == 6
 
 
 def test_not_probed(run: Passes, database: Database) -> None:
-    """What a pass had no time for is said to be not probed: its row, its alert and its samples stay as they are."""
+    """A service that was not probed for lack of time keeps its row, its alert and its samples."""
     run("health")
     before = database.health()["ingest"]
     found = settings.load()
@@ -581,7 +602,7 @@ def test_not_probed(run: Passes, database: Database) -> None:
 
 @pytest.mark.usefixtures("run")
 def test_own_limits(database: Database) -> None:
-    """What a limit of this process kept from being probed has no row, no alert and no sample; the reason is told."""
+    """A service that was not probed because of a process limit has no row. The reason is named."""
     words = "this process is out of file descriptors (too many open files)"
     found = settings.load()
 
@@ -606,7 +627,7 @@ def test_own_limits(database: Database) -> None:
 
 @pytest.mark.usefixtures("run")
 def test_no_time_for_figures(database: Database) -> None:
-    """A pass that is late leaves its figures out, and writes what it has."""
+    """A late pass leaves its figures out and writes the rest."""
     found = settings.load()
     with contextlib.closing(Store(found.connection)) as store:
         outcome = function_of("metrics")(
@@ -622,9 +643,10 @@ def test_no_time_for_figures(database: Database) -> None:
 
 
 def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
-    """Return what the worker recorded of itself: metric, pass, value, period."""
+    """Return the worker's self-metrics: metric, pass, value, period."""
     rows = database.rows(
-        "SELECT metric_name, value, tags FROM system_metrics WHERE service = 'ops_worker' ORDER BY tags ->> 'pass', metric_name"
+        "SELECT metric_name, value, tags FROM system_metrics WHERE service = 'ops_worker' "
+        "ORDER BY tags ->> 'pass', metric_name"
     )
     return [
         (row["metric_name"], row["tags"]["pass"], row["value"], row["tags"]["period_s"])
@@ -633,7 +655,7 @@ def own_rows(database: Database) -> list[tuple[str, str, float, str]]:
 
 
 def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
-    """Each pass that is recorded tells of itself, and the health pass of the latency of each service that answered."""
+    """Every pass records self-metrics, and the health pass the latency of each service."""
     stubs["dispatcher"].mode = "503"
     stubs["evaluator"].mode = "down"
     assert run("health").warnings == ()
@@ -643,12 +665,14 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
     for row in own_rows(database):
         (durations if row[0] == "pass_duration_ms" else rest).append(row)
     assert rest == [
-        ("maintenance", "health", 0.0, "60"), ("pass_success", "health", 1.0, "60"), ("services_unhealthy", "health", 2.0, "60"),
+        ("maintenance", "health", 0.0, "60"), ("pass_success", "health", 1.0, "60"),
+        ("services_unhealthy", "health", 2.0, "60"),
         ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
     ]  # fmt: skip
     assert all(row[2] > 0 for row in durations) and len(durations) == 2
     latencies = database.rows(
-        "SELECT service, value FROM system_metrics WHERE metric_name = 'probe_latency_ms' ORDER BY 1"
+        "SELECT service, value FROM system_metrics "
+        "WHERE metric_name = 'probe_latency_ms' ORDER BY 1"
     )
     health = database.health()
     assert latencies == [
@@ -668,7 +692,7 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_own_metrics_of_a_shard(run: Passes, database: Database) -> None:
-    """A shard's figures say which shard's they are."""
+    """The self-metrics of a shard are tagged with the shard."""
     run.env.setenv("SHARD_COUNT", "2")
     run.env.setenv("JOB_COMPLETION_INDEX", "1")
     run("health")
@@ -681,7 +705,7 @@ def test_own_metrics_of_a_shard(run: Passes, database: Database) -> None:
 
 
 def test_own_metrics_off(run: Passes, database: Database) -> None:
-    """With RECORD_OWN_METRICS off there are none; a dry run has none either."""
+    """Neither a pass with RECORD_OWN_METRICS off nor a dry run writes self-metrics."""
     run("health", dry_run=True)
     run.env.setenv("RECORD_OWN_METRICS", "off")
     run("health")
@@ -694,7 +718,7 @@ def test_own_metrics_off(run: Passes, database: Database) -> None:
 
 
 def test_own_metrics_fail(run: Passes, database: Database) -> None:
-    """What keeps the health pass from its own figures costs it nothing else: no table, no permission, somebody's lock."""
+    """The health pass is recorded without self-metrics if a lock or the table prevents them."""
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         warning, watching = run("health").warnings  # while the lock is held
@@ -703,7 +727,8 @@ def test_own_metrics_fail(run: Passes, database: Database) -> None:
         == "nobody watches the passes metrics and rollup: canceling statement due to lock timeout"
     )
     assert warning == (
-        "the worker's own figures not recorded: canceling statement due to lock timeout; RECORD_OWN_METRICS=false leaves them out"
+        "the worker's own figures not recorded: canceling statement due to lock timeout; "
+        "RECORD_OWN_METRICS=false leaves them out"
     )
     assert len(database.health()) == 4
     database.rows("ALTER TABLE system_metrics RENAME COLUMN tags TO labels")
@@ -720,7 +745,7 @@ ROW = """INSERT INTO system_metrics (time, metric_name, service, value, tags)
 
 
 def told(database: Database, name: str, age_s: float, **tags: str) -> None:
-    """Write the row of a pass that was recorded so many seconds ago."""
+    """Write the row of a pass that was recorded ``age_s`` seconds ago."""
     database.rows(ROW, age_s, json.dumps({"pass": name, "period_s": "60"} | tags))
 
 
@@ -731,8 +756,8 @@ def told(database: Database, name: str, age_s: float, **tags: str) -> None:
 def test_watching_the_other_pass(
     run: Passes, database: Database, name: str, other: str, period_s: int, patience_s: int
 ) -> None:
-    """A pass opens the worker's own alert when the other one stopped for three of its periods, and closes it when that runs again."""
-    assert run(name).opened == ()  # one that never ran is not missed
+    """A pass opens the worker's alert when its peer has stopped, and closes it when that runs."""
+    assert run(name).opened == ()  # a peer that never ran is not missed
     told(database, other, patience_s - 2, period_s=str(period_s))
     assert run(name).opened == ()
     database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
@@ -763,7 +788,11 @@ def test_watching_the_other_pass(
 
 
 def test_watching_with_patience(run: Passes, database: Database) -> None:
-    """No alert opens for a fast loop whose passes wait for a service, after a pass by hand, by one that was away itself, or by a schedule of its own."""
+    """No alert opens about a peer that is not overdue.
+
+    This covers a fast loop that waits for a service, a pass by hand, a peer with a long period,
+    and a pass that was away itself.
+    """
     run("health")
     told(database, "metrics", 26, period_s="5")
     assert run("health").opened == ()
@@ -773,7 +802,7 @@ def test_watching_with_patience(run: Passes, database: Database) -> None:
     database.rows("DELETE FROM system_metrics WHERE tags ->> 'period_s' = '5'")
     assert run("health").opened == ()
     database.rows("UPDATE system_metrics SET time = time - interval '1 hour'")
-    # As if the database was away for an hour: the other pass gets a turn, of 300 s and 90 s.
+    # As if the database was away for an hour: the peer gets a turn of 300 s and 90 s.
     assert run("health").opened == ()
     told(database, "health", 380)
     assert run("health").opened == ()
@@ -791,7 +820,7 @@ def test_watching_with_patience(run: Passes, database: Database) -> None:
 
 
 def test_watching_shards(run: Passes, database: Database) -> None:
-    """A shard that stopped is told, though the others go on; shards of an earlier division are not missed, nor is one run by hand."""
+    """A stopped shard opens the alert. Shards of an earlier division are not missed."""
     run("health")
     for number in range(4):
         told(database, "metrics", 600, shard=f"{number}/4")
@@ -799,17 +828,18 @@ def test_watching_shards(run: Passes, database: Database) -> None:
         told(database, "metrics", 10, shard=f"{number}/2")
     assert run("health").opened == ()
     database.rows(
-        "UPDATE system_metrics SET time = time - interval '10 minutes' WHERE tags ->> 'shard' = '1/2'"
+        "UPDATE system_metrics SET time = time - interval '10 minutes' "
+        "WHERE tags ->> 'shard' = '1/2'"
     )
     assert run("health").opened == ("ops_worker",)
     told(database, "metrics", 5, shard="1/2")
     assert run("health").closed == ("ops_worker",)
 
 
-def test_watching_what_is_long_gone(
+def test_watching_a_shard_that_is_out_of_sight(
     run: Passes, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pass does not look for ever: a shard that it finds no more leaves the alert open that it opened, until that is there again."""
+    """If the rows of a stopped shard are too far back, its alert stays open until it runs again."""
     monkeypatch.setattr("ops_worker.adapters.postgres.pass_writes.WATCH_ROWS", 8)
     run("health")
     for number in range(2):
@@ -823,8 +853,8 @@ def test_watching_what_is_long_gone(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_watching_costs_no_pass(database: Database, there: bool) -> None:
-    """Each pass looks for the other: in hours of samples, of which a scan would read thousands, it reads a few."""
+def test_watching_uses_an_index(database: Database, there: bool) -> None:
+    """A pass looks for its peers with an index: it reads a few rows of thousands."""
     seed(database.url, 8)
     if not there:
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = 'health'")
@@ -860,7 +890,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_path: Path) -> None:
-    """A catalogue that counts no alerts has the other pass watched as well; where it cannot be, that is a warning."""
+    """Without a figure of alerts, the metrics pass watches its peers. A failure is a warning."""
     (tmp_path / "own.toml").write_text("builtin = false\n", encoding="utf-8")
     run.env.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
     run("metrics")
@@ -876,27 +906,30 @@ def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_
 
 
 def test_watching_under_row_level_security(run: Passes, database: Database, tmp_path: Path) -> None:
-    """Where the alerts are hidden, a metrics pass that does not count them goes on, and says that nobody is watched."""
+    """If row level security hides the alerts, a metrics pass is recorded with a warning."""
     (tmp_path / "own.toml").write_text("builtin = false\n", encoding="utf-8")
     run.env.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
     database.rows("DROP ROLE IF EXISTS ops_hidden")
     database.rows("CREATE ROLE ops_hidden LOGIN PASSWORD 'x' IN ROLE pulse_operator")
     run.env.setenv("DATABASE_URL", database.as_user("ops_hidden"))
-    assert run("metrics").warnings == (
-        f"nobody watches the passes health and rollup: row level security hides fleet_alert: {ROW_SECURITY_REMEDY}",
+    warning = (
+        "nobody watches the passes health and rollup: "
+        f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
     )
+    assert run("metrics").warnings == (warning,)
     database.rows("DROP OWNED BY ops_hidden")
     database.rows("DROP ROLE ops_hidden")
 
 
-def test_what_is_spared_leaves_no_limits(run: Passes, database: Database) -> None:
-    """The short limits of what is worth no pass end with it: the COMMIT, which may wait for others' notifications, has its own."""
+def test_best_effort_leaves_no_limits(run: Passes, database: Database) -> None:
+    """The short limits of best-effort work end with it: the COMMIT has the limits of the pass."""
     limits: list[tuple[str, str]] = []
     commit = Store._commit
 
     def look(store: Store, connection: Any, xid: str | None) -> None:
         row = connection.execute(
-            "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') AS statement"
+            "SELECT current_setting('lock_timeout') AS lock, "
+            "current_setting('statement_timeout') AS statement"
         ).fetchone()
         limits.append((row["lock"], row["statement"]))
         commit(store, connection, xid)
@@ -910,7 +943,7 @@ def test_what_is_spared_leaves_no_limits(run: Passes, database: Database) -> Non
 
 @pytest.mark.parametrize("until", ["infinity", "2999-01-01"])
 def test_maintenance_without_end(run: Passes, database: Database, stubs: Stubs, until: str) -> None:
-    """However far its end lies, no alert opens."""
+    """No alert opens during a maintenance with an infinite or very late end."""
     assert main(["init-db"]) == 0
     database.rows(
         "INSERT INTO ops_worker_maintenance (until, started_by, reason) VALUES (%s, 'kim', '')",
@@ -922,7 +955,7 @@ def test_maintenance_without_end(run: Passes, database: Database, stubs: Stubs, 
 
 
 def test_maintenance_that_cannot_be_read(run: Passes, database: Database, stubs: Stubs) -> None:
-    """It is worth no pass: alerts open then, and a warning says why."""
+    """If the maintenance cannot be read, alerts open, and the pass has a warning."""
     assert main(["init-db"]) == 0
     database.rows("ALTER TABLE ops_worker_maintenance RENAME COLUMN until TO till")
     stubs["ingest"].mode = "down"
@@ -935,7 +968,7 @@ def test_maintenance_that_cannot_be_read(run: Passes, database: Database, stubs:
 
 
 def test_not_watching(run: Passes, database: Database) -> None:
-    """Where alerts are off, or the worker's own figures, neither pass looks after the other; a dry run does not either."""
+    """A pass does not watch its peers with alerts or self-metrics off, or in a dry run."""
     run("metrics")
     database.rows("UPDATE system_metrics SET time = now() - interval '1 hour'")
     assert run("health", dry_run=True).opened == ()
@@ -949,7 +982,7 @@ def test_not_watching(run: Passes, database: Database) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("health", "metrics"), ("metrics", "health")])
 def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other: str) -> None:
-    """A dry run shows that the worker's own alert would open, or close, as the pass that follows does it; it writes nothing."""
+    """A dry run shows what the next pass does with the worker's own alert, and writes nothing."""
     assert run(name, dry_run=True).opened == ()
     run(name)
     told(database, other, 600)
@@ -976,7 +1009,7 @@ def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other
 def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
     run: Passes, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The closing line of both commands names it."""
+    """The closing line of both commands names the worker's own alert."""
     run("health")
     run("metrics")
     for name, other in (("health", "metrics"), ("metrics", "health")):

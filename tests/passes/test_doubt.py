@@ -1,4 +1,4 @@
-"""Passes that doubt what they saw: what they write, and what not, on a real database."""
+"""Passes that doubt what they saw: the rows that they write and keep, on a real database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 AWAY = "postgresql://a:b@127.0.0.1:9/d"
 SERVICES = ("a", "b", "e")
-"""Of two shards, the first one has the first two."""
+"""The services. With two shards, the first shard has ``a`` and ``b``."""
 PERIOD_S = 60.0
 UP = "up"
 SILENT = dict.fromkeys(SERVICES, "timeout")
@@ -78,11 +78,11 @@ SELECT jsonb_build_array(
      WHERE f.fingerprint <> 'system-health:ops_worker')
 )
 """
-"""Everything that a blind pass must leave as it is; the digest of its run says that it ended."""
+"""All rows that a blind pass must keep. The digest of its run says that the run ended."""
 
 
 class Installation:
-    """Passes one minute apart, which see what the test says."""
+    """Passes one minute apart that see what the test sets."""
 
     def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
         self.env = env
@@ -112,7 +112,7 @@ class Installation:
         seen = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            """Return what the test says."""
+            """Return the observations that the test sets."""
             return [_observation(target, moment, seen[target.name]) for target in targets]
 
         with contextlib.closing(Store({"conninfo": self.url})) as store:
@@ -129,9 +129,9 @@ class Installation:
             return function_of(name)(context)
 
     def run_now(self) -> None:
-        """Run the next passes now: a pass of the past is not fresh, and judges no other one.
+        """Run the next passes now, because a pass of the past is too old to judge its peers.
 
-        The records of the past go. With them, the time since would count as an outage.
+        Remove the records of the past: the time since then would count as an outage.
         """
         self.database.rows("DELETE FROM system_metrics")
         self.is_now = True
@@ -139,7 +139,7 @@ class Installation:
         self(UP, "metrics")
 
     def kept(self) -> Any:
-        """Return everything that a blind pass must leave as it is."""
+        """Return all rows that a blind pass must keep."""
         return self.database.value(KEPT)
 
     def states(self) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _observation(target: Target, moment: float, kind: str) -> Observation:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Installation:
-    """An installation whose services are well."""
+    """Return an installation with healthy services."""
     running = Installation(monkeypatch, tmp_path, database)
     running(UP)
     running(UP, "metrics")
@@ -202,13 +202,13 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Databas
 def test_a_blind_pass_changes_nothing(
     installed: Installation, kinds: dict[str, str], because: str, name: str
 ) -> None:
-    """It keeps states, alerts, samples and history, and opens one alert, about the worker."""
+    """A blind pass keeps states, alerts, samples and history, and opens the worker's alert."""
     before = installed.kept()
     outcome = installed(kinds, name)
     assert outcome.result is Result.RECORDED
     assert (outcome.verdicts, outcome.updates, outcome.superseded) == ((), (), ())
     (suspect,) = outcome.blind_because
-    # The name servers of this machine may follow.
+    # The name servers of this machine may follow in the text.
     assert suspect.startswith(because)
     assert outcome.opened == ("ops_worker",)
     assert installed.kept() == before
@@ -222,7 +222,7 @@ def test_a_blind_pass_changes_nothing(
 
 
 def test_a_blind_metrics_pass_still_records_the_database(installed: Installation) -> None:
-    """The figures of the database are not a matter of the network of the services."""
+    """A blind metrics pass records the figures of the database, which need no service."""
     installed(SILENT, "metrics")
     rows = installed.database.rows(
         "SELECT service, metric_name FROM system_metrics WHERE time = (SELECT max(time)"
@@ -231,13 +231,13 @@ def test_a_blind_metrics_pass_still_records_the_database(installed: Installation
     recorded = {(row["service"], row["metric_name"]) for row in rows}
     assert ("postgres", "healthy") in recorded
     assert ("ops_worker", "blind") in recorded
-    # Nobody knows how many services are unhealthy.
+    # The number of unhealthy services is unknown.
     assert ("ops_worker", "services_unhealthy") not in recorded
     assert {service for service, _ in recorded}.isdisjoint(SERVICES)
 
 
 def test_a_pass_believes_after_some_blind_ones(installed: Installation) -> None:
-    """After DOUBT_PASSES blind passes the alerts open, and the worker's own alert closes."""
+    """After DOUBT_PASSES blind passes the alerts open, and the worker's alert closes."""
     assert installed(SILENT).opened == ("ops_worker",)
     assert installed(SILENT).opened == ()
     outcome = installed(SILENT)
@@ -251,14 +251,14 @@ def test_a_pass_believes_after_some_blind_ones(installed: Installation) -> None:
     assert installed.open_services() == [*SERVICES]
     assert installed(SILENT).blind_because == ()
     assert installed(UP).closed == SERVICES
-    # A sign of life ended the doubt, so that the next pass doubts again.
+    # A sign of life ended the doubt, so that the next pass is blind again.
     assert installed(SILENT).blind_because
     assert installed.flags("health") == [0, 1, 1, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_blind_passes_are_unseen_in_the_ledger(installed: Installation, name: str) -> None:
-    """Also if they are too few for the patience: the state counts for one period before them."""
+    """Blind passes make unseen time even if it is shorter than the patience."""
     for kinds in (UP, UP, SILENT, SILENT, UP, UP):
         installed(kinds, name)
     columns = ", ".join(Run._fields)
@@ -271,12 +271,12 @@ def test_blind_passes_are_unseen_in_the_ledger(installed: Installation, name: st
     begun, ended = runs[0].first_at, runs[1].last_at
     pieces = Coverage(runs, ended).timeline(spans, begun, ended)
     assert [piece.state for piece in pieces] == ["healthy", "unseen", "healthy"]
-    # The blind passes, give or take the jitter of two clocks.
+    # The time of the blind passes, give or take the jitter of two clocks.
     assert pieces[1].seconds == pytest.approx(2 * PERIOD_S, abs=PERIOD_S / 2)
 
 
 def test_limits_are_never_believed(installed: Installation) -> None:
-    """What was not probed says nothing about a service, however often."""
+    """A pass that probed nothing never changes a service, even after many such passes."""
     before = installed.kept()
     for _ in range(4):
         assert installed(LIMITED).blind_because
@@ -290,7 +290,7 @@ def test_limits_are_never_believed(installed: Installation) -> None:
 def test_services_that_are_down_are_not_doubted(
     installed: Installation, kinds: dict[str, str], doubt_passes: str
 ) -> None:
-    """While anything comes back, alerts open as early as without doubt."""
+    """If any service gives a sign of life, alerts open as early as without doubt."""
     installed.env.setenv("DOUBT_PASSES", doubt_passes)
     outcome = installed(kinds)
     expected = sorted(name for name, kind in kinds.items() if kind != UP)
@@ -299,7 +299,7 @@ def test_services_that_are_down_are_not_doubted(
 
 
 def test_no_doubt_by_default(installed: Installation) -> None:
-    """Without DOUBT_PASSES, a pass records what it sees, and no metric of its own is added."""
+    """Without DOUBT_PASSES, a pass records what it sees, and writes no metric ``blind``."""
     installed.env.delenv("DOUBT_PASSES")
     assert installed(STALLED).opened == SERVICES
     assert set(installed.states().values()) == {"unhealthy"}
@@ -307,7 +307,7 @@ def test_no_doubt_by_default(installed: Installation) -> None:
 
 
 def test_names_that_fail_while_others_answer(installed: Installation) -> None:
-    """They are recorded as they are, and one warning names the resolver."""
+    """Services whose names fail are recorded as usual. One warning names the resolver."""
     outcome = installed({"a": UP, "b": "name", "e": "name"})
     assert outcome.opened == ("b", "e")
     (warning,) = [text for text in outcome.warnings if "resolver" in text]
@@ -317,7 +317,7 @@ def test_names_that_fail_while_others_answer(installed: Installation) -> None:
 
 
 def test_both_passes_share_one_alert(installed: Installation) -> None:
-    """It closes when neither pass is blind any more."""
+    """The worker's alert closes once neither pass is blind."""
     assert installed(SILENT).opened == ("ops_worker",)
     assert installed(SILENT, "metrics").opened == ()
     outcome = installed(UP)
@@ -329,7 +329,7 @@ def test_both_passes_share_one_alert(installed: Installation) -> None:
 
 
 def test_causes_come_and_go(installed: Installation) -> None:
-    """One alert lists a pass that stopped and a blind one, and closes when none is left."""
+    """One alert lists a stopped pass and a blind pass. It closes when no cause is left."""
     installed.run_now()
     moved = "UPDATE system_metrics SET time = time - interval '1 hour' WHERE tags ->> 'pass' = %s"
     installed.database.rows(moved, "metrics")
@@ -350,7 +350,7 @@ def test_causes_come_and_go(installed: Installation) -> None:
 
 
 def test_odd_causes(installed: Installation) -> None:
-    """An alert of an older release, or one that a person changed, closes all the same."""
+    """An alert closes even if an older release or a person wrote its details."""
     installed.run_now()
     installed(SILENT)
     for details in ('"text"', '{"service": "ops_worker", "causes": {"a": 1}}'):
@@ -364,7 +364,7 @@ def test_odd_causes(installed: Installation) -> None:
 
 
 def test_a_dry_run_doubts_as_well(installed: Installation) -> None:
-    """It shows what the pass would do, and counts nothing."""
+    """A dry run shows what the pass would do, and does not count."""
     for _ in range(4):
         outcome = installed(SILENT, dry_run=True)
         assert outcome.result is Result.DRY_RUN
@@ -383,7 +383,7 @@ def test_a_dry_run_doubts_as_well(installed: Installation) -> None:
 
 @pytest.fixture
 def writer(installed: Installation) -> Iterator[str]:
-    """A role of the passes, which the test takes privileges from."""
+    """Yield a role for the passes. The test revokes some of its privileges."""
     rows = installed.database.rows
     rows("REVOKE ALL ON ops_worker_doubt FROM PUBLIC")
     rows("CREATE ROLE doubt_writer LOGIN PASSWORD 'x' BYPASSRLS")
@@ -398,7 +398,7 @@ def writer(installed: Installation) -> Iterator[str]:
 
 
 def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str) -> None:
-    """It reads the count but cannot write it. So it would doubt for ever."""
+    """A pass that cannot count blind passes believes what it sees. It must not doubt forever."""
     installed.database.rows(f"REVOKE INSERT, UPDATE ON ops_worker_doubt FROM {writer}")
     outcome = installed(SILENT)
     assert (outcome.blind_because, outcome.opened) == ((), SERVICES)
@@ -417,7 +417,7 @@ def test_a_pass_that_may_not_count_believes(installed: Installation, writer: str
 def test_what_was_not_probed_needs_no_count(
     installed: Installation, change: str, kinds: dict[str, str]
 ) -> None:
-    """Such a pass has nothing to believe, so the worker's own alert opens without the table."""
+    """A pass that probed nothing is blind, and opens its alert, without the table of the count."""
     installed.database.rows(change)
     before = installed.kept()
     outcome = installed(kinds)
@@ -429,7 +429,7 @@ def test_what_was_not_probed_needs_no_count(
 
 
 def test_who_may_not_read_the_count_still_watches(installed: Installation, writer: str) -> None:
-    """The alert about a pass that stopped does not depend on the table of blind passes."""
+    """The alert about a stopped pass does not depend on the table of blind passes."""
     installed.env.setenv("DOUBT_PASSES", "0")
     installed.run_now()
     installed.database.rows(f"REVOKE SELECT ON ops_worker_doubt FROM {writer}")
@@ -440,7 +440,7 @@ def test_who_may_not_read_the_count_still_watches(installed: Installation, write
 
 
 def test_a_ledger_that_refuses_the_last_statement(installed: Installation, writer: str) -> None:
-    """The pass waits for the next transaction, and is entered then."""
+    """A pass that the ledger refuses is written with the next transaction."""
     rows = installed.database.rows
     rows(f"REVOKE INSERT ON ops_worker_span FROM {writer}")
     (warning,) = installed(GONE).warnings
@@ -454,7 +454,7 @@ def test_a_ledger_that_refuses_the_last_statement(installed: Installation, write
 
 
 def test_without_its_table_a_pass_believes(installed: Installation) -> None:
-    """A pass that cannot count would doubt for ever. So it believes, and says why."""
+    """A pass without the table of the count believes what it sees, and its warning says why."""
     installed.database.rows("DROP TABLE ops_worker_doubt")
     installed.database.rows("CREATE VIEW ops_worker_doubt AS SELECT 1 AS odd")
     outcome = installed(SILENT)
@@ -479,7 +479,7 @@ def test_without_its_table_a_pass_believes(installed: Installation) -> None:
     ],
 )
 def test_odd_rows(installed: Installation, odd: str) -> None:
-    """A row that a person or a restored backup left makes no pass fail, and heals."""
+    """A row that a person or a restored backup left makes no pass fail, and is repaired."""
     installed(SILENT)
     for column in ("blind_passes", "period_s", "suspects"):
         installed.database.rows(f"ALTER TABLE ops_worker_doubt ALTER {column} DROP NOT NULL")
@@ -494,7 +494,7 @@ def test_odd_rows(installed: Installation, odd: str) -> None:
 def test_the_alert_closes_when_doubt_is_turned_off(
     installed: Installation, self_metrics: str
 ) -> None:
-    """The row of a pass that doubts no more grows old, and is no cause any more."""
+    """With doubt turned off, the row of a blind pass becomes too old to be a cause."""
     installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
     installed(SILENT)
     installed.env.setenv("DOUBT_PASSES", "0")
@@ -503,7 +503,7 @@ def test_the_alert_closes_when_doubt_is_turned_off(
 
 
 def test_a_count_below_zero(installed: Installation) -> None:
-    """It does not prolong the doubt."""
+    """A negative count does not prolong the doubt."""
     installed(SILENT)
     installed.database.rows("UPDATE ops_worker_doubt SET blind_passes = -2147483648")
     for is_blind in (True, True, False):
@@ -519,14 +519,14 @@ def test_maintenance(installed: Installation) -> None:
 
 
 def test_without_self_metrics(installed: Installation) -> None:
-    """The alert opens and closes all the same."""
+    """Without self-metrics, the worker's alert opens and closes as usual."""
     installed.env.setenv("RECORD_OWN_METRICS", "false")
     assert installed(SILENT).opened == ("ops_worker",)
     assert installed(UP).closed == ("ops_worker",)
 
 
 def test_without_system_alerts(installed: Installation) -> None:
-    """The metrics pass is blind, and opens no alert."""
+    """Without system alerts, a blind metrics pass opens no alert."""
     installed.env.setenv("SYSTEM_ALERT_ENABLED", "false")
     outcome = installed(SILENT, "metrics")
     assert (bool(outcome.blind_because), outcome.opened) == (True, ())
@@ -534,7 +534,7 @@ def test_without_system_alerts(installed: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_a_loop_without_its_database(installed: Installation, name: str) -> None:
-    """While the network is dead, so is often the way to the database: nothing of it waits."""
+    """A loop that loses the network and its database keeps no blind pass for later."""
     installed.url = AWAY
     for _ in range(3):
         with pytest.raises(DatabaseError):
@@ -543,7 +543,7 @@ def test_a_loop_without_its_database(installed: Installation, name: str) -> None
     outcome = installed(UP, name, loop=True)
     assert outcome.blind_because == ()
     runs = installed.database.rows("SELECT * FROM ops_worker_run WHERE pass = %s", name)
-    # Nobody looked meanwhile: four periods are longer than the patience.
+    # The time between is unseen: four periods are longer than the patience.
     assert [run["passes"] for run in runs] == [1, 1]
     spans = installed.database.rows("SELECT DISTINCT state FROM ops_worker_span")
     assert [span["state"] for span in spans] == ["healthy"]
@@ -556,7 +556,7 @@ def test_a_loop_without_its_database(installed: Installation, name: str) -> None
 
 
 def test_shards_judge_their_own_targets(installed: Installation) -> None:
-    """A shard that is blind says so, and the other one records."""
+    """A blind shard reports itself. The other shard records its services."""
     installed.env.setenv("SHARD_COUNT", "2")
     installed.env.setenv("JOB_COMPLETION_INDEX", "0")
     assert [target.name for target in settings.load().targets] == ["a", "b"]
@@ -564,7 +564,7 @@ def test_shards_judge_their_own_targets(installed: Installation) -> None:
     alert = installed.own_alert()
     assert alert is not None and "the health 0/2 pass is blind" in alert[0]
     installed.env.setenv("JOB_COMPLETION_INDEX", "1")
-    # It has one host, which may well be gone.
+    # This shard has one host, which may really be gone.
     outcome = installed(SILENT)
     assert (outcome.blind_because, outcome.opened) == ((), ("e",))
     rows = installed.database.rows("SELECT shard, blind_passes FROM ops_worker_doubt")
@@ -574,7 +574,7 @@ def test_shards_judge_their_own_targets(installed: Installation) -> None:
 
 
 def test_a_skipped_pass_counts_nothing(installed: Installation) -> None:
-    """Another pass holds the lock: it counts, and this one leaves the count alone."""
+    """A pass that is skipped, because another process holds the lock, keeps the count as it is."""
     installed(SILENT)
     counted = installed.database.rows("SELECT * FROM ops_worker_doubt")
     with psycopg.connect(installed.url) as holder:
@@ -598,7 +598,7 @@ def test_throttling_is_evidence(
     totals_s: tuple[float | None, float | None],
     evidence: str,
 ) -> None:
-    """The suspicion says how long the cgroup throttled this process, where the machine says so."""
+    """The reason names the time for which the cgroup throttled this process, if it is known."""
     totals = iter(totals_s)
     installed.env.setattr(machine, "throttled_s", lambda: next(totals))
     because = (f"this process was not run for 4.0 s{evidence}: 3 of 3",)
@@ -606,13 +606,13 @@ def test_throttling_is_evidence(
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """Return the document of a command that reads."""
+    """Return the JSON document of a command that only reads."""
     assert main([*arguments, "--output", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_readers(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """While the health pass is blind, no reader shows an old state as the present one."""
+    """While the health pass is blind, no command shows an old state as the current one."""
     installed.run_now()
     document = shown(capsys, "status")
     assert document["verdict"] == "All 3 services are healthy"
@@ -648,7 +648,7 @@ def test_readers(installed: Installation, capsys: pytest.CaptureFixture[str]) ->
 def test_readers_without_the_table(
     installed: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They work as before."""
+    """Without the table of blind passes, the commands work as before."""
     installed.run_now()
     installed.database.rows("DROP TABLE ops_worker_doubt")
     assert shown(capsys, "status")["verdict"] == "All 3 services are healthy"
@@ -670,7 +670,7 @@ def test_the_rule_of_the_own_alert(
     doubt_passes: str,
     expected: str,
 ) -> None:
-    """The explanation says when the worker's own alert opens."""
+    """The rule in `explain` says when the worker's own alert opens."""
     installed.run_now()
     installed.env.setenv("RECORD_OWN_METRICS", self_metrics)
     installed.env.setenv("DOUBT_PASSES", doubt_passes)
@@ -679,7 +679,7 @@ def test_the_rule_of_the_own_alert(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_sequences(installed: Installation, seed: int) -> None:
-    """Whatever comes: a blind pass keeps everything, and the alert is open while one is blind."""
+    """In any sequence, a blind pass keeps all rows, and the alert is open while a pass is blind."""
     installed.run_now()
     chosen = random.Random(seed)
     counts = {"health": 0, "metrics": 0}

@@ -1,4 +1,4 @@
-"""A pass and its flush are found by the names that the registry has."""
+"""The functions of a pass are found by its name in the registry."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_function_of() -> None:
 
 
 def test_flush_of() -> None:
-    """Only a pass that keeps samples while the database is away has a flush."""
+    """Only a pass that keeps samples while the database is away has a flush function."""
     assert flush_of("metrics") is metrics.flush
     assert flush_of("health") is None

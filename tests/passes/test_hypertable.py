@@ -1,6 +1,6 @@
 """Samples in a hypertable of TimescaleDB whose older chunks are compressed.
 
-Most tests run on one as well, with OPS_TEST_TIMESCALE (docs/development.md). Those here need one.
+Most tests also run on one with OPS_TEST_TIMESCALE (docs/development.md). Those here need one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WHERE hypertable_name = 'system_metrics' AND is_compressed
 
 @pytest.fixture
 def rollup(hypertable: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rollup:
-    """A hypertable without samples, and two services."""
+    """Return a rollup on a hypertable without samples, and two services."""
     return prepared(hypertable, monkeypatch, tmp_path)
 
 
@@ -66,7 +66,7 @@ def test_late_samples(rollup: Rollup) -> None:
 
 
 def test_dropped_chunks(rollup: Rollup) -> None:
-    """What was rolled up stays when the policy of the hypertable drops its samples."""
+    """Rolled up rows stay when the policy of the hypertable drops their samples."""
     rows = history(3, hours=40)
     rollup.insert(rows)
     rollup()
@@ -76,7 +76,7 @@ def test_dropped_chunks(rollup: Rollup) -> None:
 
 
 def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
-    """The checklist counts compressed samples and their bytes, by the statistics of the server."""
+    """The checklist estimates the number and the bytes of compressed samples."""
     rollup.insert(history(4))
     rollup.database.rows("ANALYZE system_metrics")
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Two installations in one database: each has its own passes, and neither changes what is the other's."""
+"""Two installations in one database: neither changes rows of the other one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOCKS = "SELECT classid::bigint, objid::bigint FROM pg_locks WHERE locktype = 'a
 
 
 class Installation:
-    """An installation with a catalogue of its own, whose passes see what they are told to see."""
+    """An installation with its own catalogue whose passes see what the test sets."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Installation:
         self.settings = settings.load()
 
     def select(self) -> None:
-        """Let the commands of this process be those of this installation."""
+        """Set the environment of this process to this installation."""
         self.env.setenv("DATABASE_URL", self.database.url)
         self.env.setenv("OPS_WORKER_CATALOGUE", str(self.file))
         self.env.setenv("INSTALLATION", self.name)
@@ -75,11 +75,11 @@ class Installation:
     def __call__(
         self, states: dict[str, str] | str = UP, name: str = "health", *, dry_run: bool = False
     ) -> Outcome:
-        """Run a pass now; a word is the state of all services."""
+        """Run a pass now. A single word is the state of all services."""
         moment = time.monotonic()
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            """Return what the pass is told to see."""
+            """Return the observations that the test sets."""
             return [
                 observation(
                     target, moment, states if isinstance(states, str) else states[target.name]
@@ -114,14 +114,14 @@ class Installation:
             return function_of("rollup")(context)
 
     def both(self) -> None:
-        """Run both passes; all services are healthy."""
+        """Run both passes with healthy services."""
         for name in self.sightings:
             assert self(UP, name).result is Result.RECORDED
 
 
 @pytest.fixture
 def first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Installation:
-    """The default installation."""
+    """Return the default installation."""
     database.create_ledger()
     return Installation(monkeypatch, tmp_path, database, "ops-worker", "ab")
 
@@ -130,7 +130,7 @@ def first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -
 def second(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database, first: Installation
 ) -> Installation:
-    """Another one, with other services."""
+    """Return another installation with other services."""
     assert first.name != "b"
     return Installation(monkeypatch, tmp_path, database, "b", "xy")
 
@@ -141,7 +141,7 @@ def open_alerts(database: Database) -> set[str]:
 
 
 def moved(database: Database, name: str, installation: str, seconds: int = 3600) -> None:
-    """Make a pass of an installation as old as this: it stopped."""
+    """Age the records of a pass of an installation, as if it had stopped."""
     tag = "coalesce(tags ->> 'installation', 'ops-worker')"
     database.move_samples(
         f"time - interval '{seconds} s'", f"tags ->> 'pass' = '{name}' AND {tag} = '{installation}'"
@@ -149,10 +149,10 @@ def moved(database: Database, name: str, installation: str, seconds: int = 3600)
 
 
 class TestTheDefault:
-    """Without a name, everything is as it was before there were names."""
+    """Without a name, an installation works as before there were names."""
 
     def test_locks(self, first: Installation) -> None:
-        """The keys of the locks are those of every release."""
+        """The keys of the locks are the same as in every release."""
         held: list[list[tuple[int, ...]]] = []
         commit = Store._commit
 
@@ -172,7 +172,7 @@ class TestTheDefault:
         assert 0 <= lock_space("b") < 2**31
 
     def test_rows(self, first: Installation, database: Database) -> None:
-        """No row, tag, alert or evidence names the installation; runs do, as they always did."""
+        """Only runs have the name of the default installation. Rows, tags and alerts do not."""
         first("down")
         first("down", "metrics")
         moved(database, "metrics", "ops-worker")
@@ -193,8 +193,8 @@ class TestTheDefault:
         assert runs == [{"installation": "ops-worker", "shard": "0/1"}]
 
 
-def test_a_named_one_names_itself(second: Installation, database: Database) -> None:
-    """Its rows, tags, alerts and evidence say whose they are."""
+def test_rows_of_a_named_installation(second: Installation, database: Database) -> None:
+    """The rows, tags, alerts and evidence of a named installation have its name."""
     second("down")
     second("down", "metrics")
     moved(database, "metrics", "b")
@@ -212,7 +212,7 @@ def test_a_named_one_names_itself(second: Installation, database: Database) -> N
 def test_the_lock_of_one_stops_no_other(
     first: Installation, second: Installation, database: Database, spec: Any
 ) -> None:
-    """While a process holds the lock of one installation, the other one records."""
+    """A pass is recorded while another process holds the lock of the other installation."""
     for holder, other in ((first, second), (second, first)):
         key = [lock_space(holder.name), spec.transaction.lock]
         with psycopg.connect(database.url) as connection:
@@ -222,14 +222,14 @@ def test_the_lock_of_one_stops_no_other(
 
 
 def test_passes_in_any_order(first: Installation, second: Installation, database: Database) -> None:
-    """Random passes of both, also at the same time: none is skipped, and every row is as its installation saw it."""
+    """Random passes of both installations, some at once, are all recorded in their own rows."""
     chance = random.Random(7)
     services = {first.name: "ab", second.name: "xy"}
     rounds = {first.name: 0, second.name: 0}
     problems: list[object] = []
 
     def run(installation: Installation, name: str, states: dict[str, str]) -> None:
-        """Run a pass in a thread, and keep what is wrong."""
+        """Run a pass in a thread, and record problems."""
         try:
             outcome = installation(states, name)
             if outcome.result is not Result.RECORDED or outcome.warnings:
@@ -275,7 +275,7 @@ def test_passes_in_any_order(first: Installation, second: Installation, database
 
 
 class TestOwnAlert:
-    """Each installation has an alert of its own about itself."""
+    """Each installation has its own alert about the worker."""
 
     def test_stopped(self, first: Installation, second: Installation, database: Database) -> None:
         """A pass notices only peers of its own installation, and closes only its own alert."""
@@ -303,7 +303,7 @@ class TestOwnAlert:
         capsys: pytest.CaptureFixture[str],
         neighbour_s: int | None,
     ) -> None:
-        """An installation whose rollup is skipped or removed is content with that of another one."""
+        """A rollup of the other installation is enough if its own is skipped or removed."""
         assert main(["init-db"]) == 0
         rollups = ("b",) if neighbour_s is None else ("b", "ops-worker")
         for installation in (first, second):
@@ -331,7 +331,7 @@ class TestOwnAlert:
         tmp_path: Path,
         database: Database,
     ) -> None:
-        """A pass finds its own peers behind any number of records of another installation."""
+        """A pass finds its peers behind any number of records of another installation."""
         monkeypatch.setattr("ops_worker.adapters.postgres.own_alert.WATCH_ROWS", 8)
         slow = Installation(monkeypatch, tmp_path, database, "b", "x", PASS_PERIOD="3600")
         slow.both()
@@ -350,7 +350,7 @@ class TestOwnAlert:
     def test_a_rollup_judges_by_its_own_records(
         self, first: Installation, second: Installation, database: Database
     ) -> None:
-        """After an outage of its own, the rollup gives the other passes time, whoever rolled up."""
+        """After its own outage, the rollup gives the other passes time, whoever rolled up."""
         assert main(["init-db"]) == 0
         first.both()
         first.rollup()
@@ -365,7 +365,7 @@ class TestOwnAlert:
         assert second.rollup().opened == ("ops_worker#b",)
 
     def test_blind(self, first: Installation, second: Installation, database: Database) -> None:
-        """A blind pass of one is no cause for the other, and blind passes are counted apart."""
+        """A blind pass is a cause only in its own installation. Each one has its own count."""
         second.variables["DOUBT_PASSES"] = "2"
         second.select()
         second.settings = settings.load()
@@ -383,7 +383,7 @@ class TestOwnAlert:
     def test_maintenance(
         self, first: Installation, second: Installation, database: Database
     ) -> None:
-        """A window of `ops_worker` holds back the own alert of every installation."""
+        """A maintenance of `ops_worker` holds back the worker's alerts of all installations."""
         first.both()
         second.both()
         assert main(["maintenance", "start", "--service", "ops_worker", "--for", "1h"]) == 0
@@ -393,19 +393,19 @@ class TestOwnAlert:
 
 
 class TestContested:
-    """A service that two installations watch."""
+    """A service that two installations monitor."""
 
     @pytest.fixture
     def rival(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
     ) -> Installation:
-        """An installation that watches a service of the first one, too."""
+        """Return an installation that also monitors a service of the first one."""
         return Installation(monkeypatch, tmp_path, database, "b", "bx")
 
     def test_the_first_one_keeps_it(
         self, first: Installation, rival: Installation, database: Database
     ) -> None:
-        """No alert flaps, and nothing is shown that the first one does not know."""
+        """Only the first installation decides about the service: its alert does not flap."""
         first(UP)
         for _ in range(3):
             outcome = rival("down")
@@ -425,7 +425,7 @@ class TestContested:
     def test_the_other_one_takes_over(
         self, first: Installation, rival: Installation, database: Database
     ) -> None:
-        """Once the first one has not written the row for three periods, it is the other's."""
+        """A row that the first installation has not written for three periods is the other's."""
         first(UP)
         rival(UP)
         database.rows("UPDATE service_health SET checked_at = checked_at - interval '170 s'")
@@ -445,7 +445,7 @@ class TestContested:
         rival: Installation,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """`ops-worker check` of either one names the other and the service."""
+        """`ops-worker check` of either installation names the other one and the service."""
         first.both()
         rival.both()
         for installation, other in ((first, "b"), (rival, "ops-worker")):
@@ -465,7 +465,7 @@ class TestContested:
         rival: Installation,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The history of a service that moved, or that both watch, is one timeline without a gap."""
+        """The history of a service that both monitor is one timeline without a gap."""
         first.both()
         rival("down")
         rival("down", "metrics")
@@ -483,7 +483,7 @@ class TestContested:
         rival: Installation,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Where only the other one sees a fault, no alert is expected of this one."""
+        """If only the other installation sees a fault, `explain` of this one expects no alert."""
         first.both()
         rival("down")
         rival.select()
@@ -494,7 +494,7 @@ class TestContested:
 
 
 class TestPrune:
-    """`alerts prune` removes what nobody watches."""
+    """`alerts prune` removes services that no installation monitors."""
 
     def test_others_stay(
         self,
@@ -503,7 +503,7 @@ class TestPrune:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Neither installation removes the services of the other, nor its own alert."""
+        """An installation does not remove the services or the worker's alert of the other one."""
         first("down")
         second("down")
         second("down", "metrics")
@@ -534,7 +534,7 @@ class TestPrune:
         capsys: pytest.CaptureFixture[str],
         kept_by: str,
     ) -> None:
-        """The own alert of an installation stays while it is recorded, and for a week after that."""
+        """The worker's alert of an installation is kept until its last record is a week old."""
         empty = Installation(monkeypatch, tmp_path, database, "b", "")
         empty.both()
         moved(database, "metrics", "b")
@@ -559,7 +559,7 @@ class TestPrune:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """What an installation no longer watches, it removes; what one left a week ago, anybody does."""
+        """An installation removes its own leftovers, and after a week those of any other."""
         first("down")
         second("down")
         second.file.write_text(NO_BUILTIN + '[services.x]\nurl = "http://host-x:1"\n')
@@ -577,7 +577,7 @@ class TestPrune:
     def test_a_service_that_moved(
         self, first: Installation, second: Installation, database: Database
     ) -> None:
-        """A row that this installation wrote stays if the other one watches the service now."""
+        """A row of this installation stays if the other one monitors the service now."""
         first(UP)
         second.file.write_text(NO_BUILTIN + '[services.b]\nurl = "http://host-b:1"\n')
         second.select()
@@ -596,7 +596,7 @@ class TestPrune:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """An installation with a new name removes what it has taken over, and nothing else."""
+        """A renamed installation removes only what it has taken over."""
         first.both()
         database.rows("UPDATE service_health SET checked_at = checked_at - interval '200 s'")
         database.rows("UPDATE ops_worker_run SET last_at = last_at - interval '200 s'")
@@ -611,7 +611,7 @@ class TestPrune:
 
 
 class TestReaders:
-    """What the commands show of the other installation."""
+    """The screens of one installation and what they show of the other one."""
 
     def document(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
         """Return the JSON document of a command."""
@@ -626,7 +626,7 @@ class TestReaders:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """It has the own passes and all services, and names the other installation."""
+        """`status` shows the own passes and all services, and names the other installation."""
         first.both()
         second.both()
         moved(database, "health", "b", 7200)
@@ -651,7 +651,7 @@ class TestReaders:
         }
 
     def test_alone(self, first: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-        """Without another one, no screen mentions installations."""
+        """With a single installation, no screen mentions installations."""
         first.both()
         for command in (["status"], ["explain", "a"], ["explain", "ops_worker"]):
             assert main(command) == 0
@@ -666,7 +666,7 @@ class TestReaders:
         capsys: pytest.CaptureFixture[str],
         age_s: int,
     ) -> None:
-        """A row is as old as the period of its installation allows, in `status`, `explain` and the view."""
+        """In `status`, `explain` and the view, a row is stale by its own installation's period."""
         fast = Installation(monkeypatch, tmp_path, database, "ops-worker", "a")
         slow = Installation(monkeypatch, tmp_path, database, "b", "x", PASS_PERIOD="2000")
         assert main(["init-db"]) == 0
@@ -699,7 +699,7 @@ class TestReaders:
     def test_a_blind_one(
         self, first: Installation, second: Installation, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Services of an installation whose health pass is blind are stale for every reader, and no others."""
+        """Every command shows the services of the blind installation as stale, and no others."""
         second.settings = second.settings.model_copy(update={"doubt_passes": 2})
         first.both()
         second.both()
@@ -719,7 +719,7 @@ class TestReaders:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """A service of the other one is explained, with the passes of that one."""
+        """`explain` shows a service of the other installation with the passes of that one."""
         first.both()
         second("down")
         second("down", "metrics")
@@ -749,7 +749,7 @@ class TestReaders:
         database: Database,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """`ops_worker#NAME` is the worker of another installation, with its passes and its alert."""
+        """`explain ops_worker#NAME` shows the worker of another installation and its alert."""
         first.both()
         second.both()
         moved(database, "metrics", "b")
@@ -775,7 +775,7 @@ class TestReaders:
             assert "maintenance of ops_worker holds back" in capsys.readouterr().err
 
     def test_report(self, first: Installation, second: Installation, tmp_path: Path) -> None:
-        """It counts the own passes, and names the other installation."""
+        """The report counts the own passes and names the other installation."""
         first.both()
         second.both()
         first.select()

@@ -1,4 +1,4 @@
-"""The ledger as passes write it: its rows, how many they are, and a record of every pass."""
+"""The ledger that passes write: its rows, their number, and a comparison with a full record."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_rows(look: Looks, name: str) -> None:
 
 
 def test_a_changed_number_is_no_change(look: Looks) -> None:
-    """A reason with another number has the same class: the span goes on."""
+    """A reason that differs only in a number has the same class, and the span continues."""
     for second in (0, 60, 120):
         look(second, {"a": "timeout"})
     ((service, state, reason_class, first, last),) = look.spans()
@@ -69,7 +69,7 @@ def test_a_changed_number_is_no_change(look: Looks) -> None:
 
 
 def test_a_hole_costs_one_row(look: Looks) -> None:
-    """A time in which no pass ran begins a run, and no span."""
+    """A gap without passes begins a new run, but no new span."""
     for second in (0, 60, 6000):
         look(second, {"a": "healthy", "b": "down"})
     assert [row["passes"] for row in look.rows("ops_worker_run")] == [2, 1]
@@ -96,7 +96,7 @@ def test_dry_run(look: Looks) -> None:
 
 
 def test_secrets_are_not_in_the_configuration(look: Looks) -> None:
-    """The document of the configuration has names of headers, and URLs without a password."""
+    """The document of the configuration has header names, but no header values or passwords."""
     (look.folder / "catalogue.toml").write_text(
         NO_BUILTIN
         + '[services.a]\nurl = "http://user:hush@127.0.0.1:1/x"\nheaders = {Token = "hush"}\n'
@@ -108,7 +108,7 @@ def test_secrets_are_not_in_the_configuration(look: Looks) -> None:
 
 
 def test_configuration_begins_a_run(look: Looks) -> None:
-    """Another set of services is another configuration; what both monitor goes on."""
+    """Another set of services is another configuration. Spans of the common services continue."""
     look(0, {"a": "healthy", "b": "down"})
     look.services("a", "b", "d")
     look(60, {"a": "healthy", "b": "down", "d": "down"})
@@ -119,7 +119,7 @@ def test_configuration_begins_a_run(look: Looks) -> None:
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_passes_wait_for_the_database(look: Looks, name: str) -> None:
-    """Passes of a loop that could not be recorded are entered with the next one, in order."""
+    """Passes of a loop that could not be recorded are written with the next one, in order."""
     look(0, {"a": "healthy"}, name=name)
     for second, state in ((60, "healthy"), (120, "down"), (180, "down"), (240, "healthy")):
         with pytest.raises(OpsWorkerError):
@@ -135,7 +135,7 @@ def test_passes_wait_for_the_database(look: Looks, name: str) -> None:
 
 
 def test_skipped(look: Looks) -> None:
-    """A pass that is skipped, because another process holds the lock, is not entered later."""
+    """A pass that is skipped, because another process holds the lock, is not written later."""
     look(0, {"a": "healthy"})
     with contextlib.closing(Store({"conninfo": look.database.url})) as other:
         outcome = other.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
@@ -146,7 +146,7 @@ def test_skipped(look: Looks) -> None:
 
 
 def test_entered_twice(look: Looks) -> None:
-    """Passes that the ledger already has change nothing: a COMMIT may have had no answer."""
+    """Passes that the ledger already has, after a COMMIT without an answer, change nothing."""
     look(0, {"a": "healthy", "b": "down"})
     before = (look.rows("ops_worker_run"), look.spans())
     look.now -= 5
@@ -155,7 +155,7 @@ def test_entered_twice(look: Looks) -> None:
 
 
 def test_without_the_right_to_create(look: Looks) -> None:
-    """Where the role may not create tables, passes record all but the history."""
+    """If the role may not create tables, passes record everything but the history."""
     look(0, {"a": "healthy"})
     look.database.rows("DROP TABLE ops_worker_run, ops_worker_span, ops_worker_config")
     look.database.rows("CREATE ROLE ops_small LOGIN BYPASSRLS PASSWORD 'x'")
@@ -170,7 +170,7 @@ def test_without_the_right_to_create(look: Looks) -> None:
 
 
 def test_a_ledger_that_fails(look: Looks) -> None:
-    """A failure of the ledger is a warning; what could not be entered is entered later."""
+    """A failure of the ledger is a warning. The pass is written to the ledger later."""
     look(0, {"a": "healthy"})
     look.database.rows("ALTER TABLE ops_worker_span RENAME COLUMN state TO states")
     outcome = look(60, {"a": "down"})
@@ -190,7 +190,7 @@ def test_a_ledger_that_fails(look: Looks) -> None:
 def test_nothing_changed(
     look: Looks, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
-    """A pass in which nothing changed updates one row of the ledger, for any number of services."""
+    """A pass without changes updates one row of the ledger, for any number of services."""
     names = [f"s{number}" for number in range(count)]
     look.services(*names)
     states = dict.fromkeys(names, "healthy") | {"s3": "down"}
@@ -199,12 +199,12 @@ def test_nothing_changed(
     commit = Store._commit
 
     def counted(store: Store, connection: psycopg.Connection[Any], xid: str | None) -> None:
-        """Count what this transaction wrote, then commit."""
+        """Count the rows that this transaction wrote, then commit."""
         written.extend(connection.execute(WRITTEN).fetchall())
         commit(store, connection, xid)
 
     monkeypatch.setattr(Store, "_commit", counted)
-    look.close()  # a new connection: in an older one, earlier transactions are counted as well
+    look.close()  # a new connection: an older one also counts earlier transactions
     look(60, states, name=name)
     assert written == [
         {"relname": "ops_worker_config", "inserted": 0, "updated": 0, "deleted": 0},
@@ -215,13 +215,14 @@ def test_nothing_changed(
 
 WRITTEN = """
 SELECT relname, n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted
-FROM pg_stat_xact_user_tables WHERE relname IN ('ops_worker_run', 'ops_worker_span', 'ops_worker_config')
+FROM pg_stat_xact_user_tables
+WHERE relname IN ('ops_worker_run', 'ops_worker_span', 'ops_worker_config')
 ORDER BY relname
 """
 
 
 class Recorded(NamedTuple):
-    """A pass of the full record: when, its period in seconds, what it saw, and its shard."""
+    """A pass of the full record: its time and period in seconds, its states, and its shard."""
 
     second: float
     period_s: float
@@ -230,7 +231,7 @@ class Recorded(NamedTuple):
 
 
 def looked_up(record: list[Recorded], service: str, second: float, now: float) -> str:
-    """Return what a service was at a second, by the record of every pass."""
+    """Return the state of a service at a second, by the full record of passes."""
     seen = [one for one in record if service in one.states]
     last = max((one for one in seen if one.second <= second), default=None)
     if last is None or second >= now:
@@ -249,11 +250,11 @@ def looked_up(record: list[Recorded], service: str, second: float, now: float) -
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
-    """The ledger knows of each second what a record of every pass knows of it.
+    """The ledger has for each second the state that a full record of passes has.
 
-    There are holes, services that were left out, outages with passes that wait, late and repeated
-    passes, and other periods. No time between passes is near the patience, which two clocks of a
-    busy machine could lead across.
+    The histories have gaps, services that were not probed, outages in which passes wait, late and
+    repeated passes, and changes of the period. No gap is close to the patience, because two clocks
+    of a busy machine could disagree about it.
     """
     chance = random.Random(seed)
     record: list[Recorded] = []
@@ -290,7 +291,7 @@ def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
 def look_in_shards(
     look: Looks, second: float, shards: int, states: dict[str, str], *, apart_s: float = 5.0
 ) -> list[Recorded]:
-    """Run the passes of all shards, one after the other; return what they saw."""
+    """Run the passes of all shards one after the other. Return what they saw."""
     passes = []
     for shard in range(shards):
         look.env.setenv("SHARD_COUNT", str(shards))
@@ -304,10 +305,10 @@ def look_in_shards(
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_resharded(look: Looks, seed: int) -> None:
-    """The same while the number of shards changes, and services are added and removed.
+    """The ledger equals the record while the number of shards and the services change.
 
-    A service goes to another shard with its history. Each number of shards comes back later, when
-    the shards of that number find their spans of before.
+    A service moves to another shard with its history. Each number of shards returns later, and
+    its shards then find their earlier spans.
     """
     chance = random.Random(seed)
     record: list[Recorded] = []
@@ -331,7 +332,7 @@ def test_resharded(look: Looks, seed: int) -> None:
 
 
 def test_resharded_and_back(look: Looks) -> None:
-    """A number of shards that is back after one pass goes on where it was."""
+    """A number of shards that returns after one pass continues its spans."""
     record: list[Recorded] = []
     shards = [1, 1, 3, 1, 1, 1, 2, 2, 1, 1]
     for number, count in enumerate(shards):
@@ -343,7 +344,7 @@ def test_resharded_and_back(look: Looks) -> None:
 def compare(
     look: Looks, record: list[Recorded], now_s: float, services: Sequence[str] = "abc"
 ) -> None:
-    """Compare the timelines of the database with a record of every pass, at every change."""
+    """Compare the timelines of the database with the record of passes, at every change."""
     columns = ", ".join(Run._fields)
     runs = [Run(**row) for row in look.database.rows(f"SELECT {columns} FROM ops_worker_run")]
     columns = ", ".join(Span._fields)
@@ -351,7 +352,7 @@ def compare(
     begun = min(run.first_at for run in runs) - timedelta(seconds=record[0].second)
 
     def at(second: float) -> datetime:
-        """Return the time of a second of the history."""
+        """Return the time of a second in the history."""
         return begun + timedelta(seconds=second)
 
     moments = {0.0, now_s, *(one.second for one in record)}
@@ -364,7 +365,7 @@ def compare(
         for earlier, later in itertools.pairwise(pieces):
             assert earlier.ended == later.begun
         for second in sorted(moments):
-            # Events are 2.5 s apart or at the same moment, give or take the jitter of two clocks.
+            # Events are 2.5 s apart or simultaneous, give or take the jitter of two clocks.
             middle = at(second) + JITTER
             (state,) = {piece.state for piece in pieces if piece.begun <= middle < piece.ended}
             expected = looked_up(record, service, second + JITTER.total_seconds(), now_s)

@@ -1,4 +1,4 @@
-"""Passes under random maintenance windows: only the opening of alerts is ever held back."""
+"""Passes under random maintenance windows: a maintenance only holds back opening alerts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ INSERT = """INSERT INTO ops_worker_maintenance_window
     (services, begins, duration_s, recurrence, zone, started_by, ended_at)
     SELECT %s::text[], now() + make_interval(mins => %s), 60 * %s, r, 'Pacific/Apia', 'kim',
         now() + make_interval(mins => %s)
-    FROM (SELECT CASE WHEN %s THEN 'day ' || to_char(
-        (now() + make_interval(mins => %s)) AT TIME ZONE 'Pacific/Apia', 'HH24:MI') ELSE '' END AS r)
-        AS t"""
+    FROM (
+        SELECT CASE WHEN %s THEN 'day ' || to_char(
+            (now() + make_interval(mins => %s)) AT TIME ZONE 'Pacific/Apia', 'HH24:MI'
+        ) ELSE '' END AS r
+    ) AS t"""
 
 
 def plan(database: Database, numbers: random.Random) -> set[str]:
-    """Make random windows, and return the services that are under maintenance now."""
+    """Create random windows. Return the services that are under maintenance now."""
     database.rows("DELETE FROM ops_worker_maintenance_window")
     covered: set[str] = set()
     for _ in range(numbers.randint(0, 4)):
@@ -36,7 +38,7 @@ def plan(database: Database, numbers: random.Random) -> set[str]:
         length = numbers.choice([30, 60, 120])
         ended = numbers.choice([None, None, -10, 10])
         repeats = numbers.choice([False, True])
-        # One that repeats began the day before, too: then its first beginning is a day earlier.
+        # A window that repeats begins a day earlier and has its next occurrence today.
         first = begins - 24 * 60 if repeats else begins
         database.rows(INSERT, services, first, length, ended, repeats, begins)
         lasts = begins <= 0 < begins + length and (ended is None or ended > 0)
@@ -47,7 +49,7 @@ def plan(database: Database, numbers: random.Random) -> set[str]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_windows(look: Looks, database: Database, seed: int) -> None:
-    """Probing, recording and closing are never held back. Opening is, exactly in a maintenance."""
+    """A maintenance holds back only the opening of alerts, not probes, rows or closing."""
     numbers = random.Random(seed)
     assert main(["init-db"]) == 0
     alerted: set[str] = set()
@@ -77,7 +79,7 @@ def test_random_windows(look: Looks, database: Database, seed: int) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_alert_after_the_maintenance(look: Looks, database: Database, at_once: int) -> None:
-    """A service that is still unhealthy when its maintenance ends gets its alert then, once."""
+    """A service that is still unhealthy at the end of its maintenance gets one alert then."""
     look.env.setenv("ALERT_AFTER_FAILURES", str(at_once))
     assert main(["init-db"]) == 0
     assert main(["maintenance", "start", "--service", "b", "--for", "1h"]) == 0

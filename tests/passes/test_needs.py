@@ -1,4 +1,4 @@
-"""Dependencies on a real database: whose alert opens, whatever shards, people and stale rows do."""
+"""Dependencies on a real database: the alerts that open with shards, stale rows and people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 HISTORIES = 100 if os.environ.get("OPS_TEST_FULL") else 10
 PASSES = 25
 PERIOD_S = 3600.0
-"""The period of the passes: so long that no row becomes stale unless the test makes it so."""
+"""The period of the passes. It is so long that a row is stale only if the test ages it."""
 SERVICES = "abcdef"
 STATES = ("healthy", "healthy", "down", "timeout", "http 503")
 OPEN = "SELECT details FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'"
@@ -39,7 +39,7 @@ MAKE_STALE = (
 
 
 def monitor(look: Looks, needs: Needs) -> None:
-    """Monitor these services, each of which needs others."""
+    """Monitor these services with their needs."""
     entries = [
         f'[services.{name}]\nurl = "http://127.0.0.1:1"\nneeds = {json.dumps(list(direct))}\n'
         for name, direct in needs.items()
@@ -48,18 +48,18 @@ def monitor(look: Looks, needs: Needs) -> None:
 
 
 def start(look: Looks, ago_s: float) -> None:
-    """Let the history begin so many seconds ago."""
+    """Begin the history so many seconds ago."""
     look.now += -START_S - ago_s
 
 
 def alerts(look: Looks) -> set[str]:
-    """Return the services that have an alert."""
+    """Return the services with an alert that is not closed."""
     rows = look.database.rows(OPEN)
     return {row["details"]["service"] for row in rows}
 
 
 def reachable(needs: Needs, name: str) -> set[str]:
-    """Return what a service needs, directly and through others."""
+    """Return the services that a service needs, directly and through others."""
     found: set[str] = set()
     for needed in needs[name]:
         found |= {needed} | reachable(needs, needed)
@@ -68,11 +68,11 @@ def reachable(needs: Needs, name: str) -> set[str]:
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_random_histories(look: Looks, seed: int) -> None:
-    """After each pass of a shard, exactly those alerts are open that the rules leave open.
+    """After each pass of a shard, exactly the alerts that the rules demand are open.
 
-    Every service is judged and recorded. An alert opens if its service is unhealthy and nothing
-    that it needs is known to be; it closes if its service is healthy. People close alerts, passes
-    leave services out, and rows become stale meanwhile.
+    Every service is judged and recorded. An alert opens if its service is unhealthy and no service
+    that it needs is known to be unhealthy. It closes if its service is healthy. In between, people
+    close alerts, passes leave services out, and rows become stale.
     """
     rng = random.Random(seed)
     order = rng.sample(SERVICES, len(SERVICES))
@@ -127,7 +127,7 @@ CHAIN = {"page": ["shop"], "shop": ["db"], "db": []}
 
 
 def test_outage(look: Looks) -> None:
-    """Of a chain only the cause has an alert; what is still unhealthy after it has one then."""
+    """In a chain only the cause has an alert. A service that outlasts its cause gets one then."""
     monitor(look, CHAIN)
     start(look, 600)
     look(0, WELL)
@@ -152,7 +152,7 @@ def test_outage(look: Looks) -> None:
 
 
 def test_open_alert(look: Looks) -> None:
-    """An alert that was open before its cause stays open, and closes while the cause lasts."""
+    """An alert that opened before its cause stays open, and can close while the cause lasts."""
     monitor(look, CHAIN)
     start(look, 600)
     look(0, WELL | {"page": "down"})
@@ -163,7 +163,7 @@ def test_open_alert(look: Looks) -> None:
 
 
 def test_dry_run(look: Looks) -> None:
-    """A dry run says what would open, and because of what nothing would."""
+    """A dry run shows which alerts would open, and which are held back by a cause."""
     monitor(look, CHAIN)
     start(look, 600)
     look(0, WELL)
@@ -173,7 +173,7 @@ def test_dry_run(look: Looks) -> None:
 
 
 def test_own_alert(look: Looks) -> None:
-    """The alert of the worker itself is never held back: it is about no service."""
+    """No dependency holds back the worker's own alert."""
     monitor(look, CHAIN)
     look.env.setenv("RECORD_OWN_METRICS", "true")
     start(look, 900)
@@ -186,7 +186,7 @@ def test_own_alert(look: Looks) -> None:
 
 
 def test_log(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log of a pass names the services for which no alert opens, and the cause."""
+    """The log of a pass names the services whose alerts are held back, and the cause."""
     monitor(look, CHAIN)
     capsys.readouterr()
     assert main(["health"]) == 0
@@ -200,7 +200,7 @@ def test_log(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_faults(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cycle and an unknown name are faults of the catalogue: no pass runs with one."""
+    """A cycle and an unknown name are faults of the catalogue. No pass runs with them."""
     monitor(look, {"a": ["b"], "b": ["a"], "c": ["nobody"]})
     capsys.readouterr()
     assert main(["health"]) == 2

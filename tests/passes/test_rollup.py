@@ -1,4 +1,4 @@
-"""The rollup pass on a real database, against a computation in Python over the same samples."""
+"""The rollup pass on a real database, compared with a computation in Python."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SERIES = [
     (None, "n", None),
     ("", "n", {}),
 ]
-"""Series of services, metrics and tags; some of them are the same once NULL counts as empty."""
+"""Services, metrics and tags of series. Some are the same because NULL counts as empty."""
 ODD = [math.nan, math.inf, -math.inf, 1e200, -1e300]
 
 
@@ -112,7 +112,7 @@ class Rollup:
             return function_of("rollup")(context)
 
     def insert(self, rows: list[Row], *, compress: bool = True) -> None:
-        """Insert samples; compress the older chunks of a hypertable."""
+        """Insert samples. Compress the older chunks of a hypertable."""
         with psycopg.connect(self.database.url, autocommit=True) as connection:
             connection.cursor().executemany(
                 "INSERT INTO system_metrics (time, service, metric_name, tags, value)"
@@ -138,12 +138,12 @@ class Rollup:
 
 @pytest.fixture
 def rollup(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rollup:
-    """A database without samples, and two services."""
+    """Return a rollup on a database without samples, and two services."""
     return prepared(database, monkeypatch, tmp_path)
 
 
 def prepared(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rollup:
-    """Return a rollup of two services; remove all samples of the database."""
+    """Return a rollup of two services. Remove all samples of the database."""
     (tmp_path / "catalogue.toml").write_text(CATALOGUE)
     monkeypatch.setenv("DATABASE_URL", database.url)
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
@@ -152,7 +152,7 @@ def prepared(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def slow_clock(per_second: int) -> Callable[[], float]:
-    """Return a clock that is asked so many times per second."""
+    """Return a clock that advances by one second in so many readings."""
     moments = itertools.count()
     return lambda: next(moments) / per_second
 
@@ -163,7 +163,7 @@ def last_hour() -> datetime:
 
 
 def history(seed: int, hours: int = 50) -> list[Row]:
-    """Return random samples until the end of the newest complete hour, and some after it."""
+    """Return random samples up to the end of the newest complete hour, and some after it."""
     chance = random.Random(seed)
     end = last_hour() + timedelta(minutes=5)
     rows = []
@@ -197,7 +197,7 @@ def history(seed: int, hours: int = 50) -> list[Row]:
 
 
 def expected(rows: list[Row], level: str) -> dict[Any, dict[str, Any]]:
-    """Return the rows of a level, computed one by one."""
+    """Return the expected rows of a level, computed from each sample."""
     end = floor(datetime.now(UTC) - timedelta(minutes=10), level)
     series: dict[Any, list[tuple[datetime, float]]] = {}
     for row in rows:
@@ -283,7 +283,7 @@ def assert_exact(rollup: Rollup, rows: list[Row], levels: Iterable[str] = LEVELS
 
 @pytest.mark.parametrize("seed", range(5))
 def test_exact(rollup: Rollup, seed: int) -> None:
-    """Hours and days are what Python computes from the samples, row by row."""
+    """The rows of hours and days equal those that Python computes from the samples."""
     rows = history(seed)
     rollup.insert(rows)
     outcome = rollup()
@@ -297,7 +297,7 @@ def test_exact(rollup: Rollup, seed: int) -> None:
 
 
 def test_again(rollup: Rollup) -> None:
-    """A second run writes nothing; a third one, from the first sample on, neither."""
+    """A second run writes nothing. A run after lost hours writes them again."""
     rows = history(7, hours=30)
     rollup.insert(rows)
     rollup()
@@ -310,7 +310,7 @@ def test_again(rollup: Rollup) -> None:
 
 
 def test_killed_and_eight_at_once(rollup: Rollup, worker: Worker) -> None:
-    """Killed at any moment, and started eight times at once, it leads to the same rows."""
+    """After kills at any moment and eight runs at once, the rows are the same."""
     rows = history(8, hours=60)
     rollup.insert(rows)
     catalogue = {"OPS_WORKER_CATALOGUE": str(worker.folder / "catalogue.toml")}
@@ -327,7 +327,7 @@ def test_killed_and_eight_at_once(rollup: Rollup, worker: Worker) -> None:
 
 
 def test_bounded(rollup: Rollup) -> None:
-    """A run stops in time, oldest first, and the next ones continue; it says how far behind it is."""
+    """A run stops in time, the next runs continue, and each one records how far it is behind."""
     rows = history(9, hours=40)
     rollup.insert(rows)
     until = None
@@ -361,7 +361,7 @@ def test_late_samples(rollup: Rollup) -> None:
 
 
 def test_removed_samples(rollup: Rollup) -> None:
-    """An hour keeps its row when a part of its samples was removed since."""
+    """An hour keeps its row if some of its samples are removed later."""
     rows = history(11, hours=5)
     rollup.insert(rows)
     rollup()
@@ -372,7 +372,7 @@ def test_removed_samples(rollup: Rollup) -> None:
 
 
 def test_odd_rows(rollup: Rollup) -> None:
-    """No row makes it fail; what does not fit into the key is left out."""
+    """No odd row makes a run fail. A row that does not fit into the key is left out."""
     hour = last_hour() - timedelta(hours=1)
     rollup.insert(
         [
@@ -399,7 +399,7 @@ def test_odd_rows(rollup: Rollup) -> None:
 
 
 def test_clock_set_back(rollup: Rollup) -> None:
-    """Rows of the future do not stop it."""
+    """Rows in the future do not stop the rollup."""
     rollup.insert(history(12, hours=3))
     rollup()
     rows = rollup.rows(HOUR)
@@ -409,7 +409,7 @@ def test_clock_set_back(rollup: Rollup) -> None:
 
 
 def test_dry_run(rollup: Rollup) -> None:
-    """A dry run says what would be written, and writes nothing."""
+    """A dry run shows what would be written, and writes nothing."""
     rollup.insert(history(13, hours=5))
     rollup.database.rows(
         "DELETE FROM system_metrics WHERE service IS NULL OR service = 'ops_worker'"
@@ -427,7 +427,7 @@ def test_dry_run(rollup: Rollup) -> None:
 
 
 def test_empty(rollup: Rollup) -> None:
-    """Without samples there is nothing to do, and it is not behind."""
+    """Without samples, a run does nothing and is not behind."""
     outcome = rollup(RECORD_OWN_METRICS="false")
     assert outcome.rolled is not None
     assert (outcome.rolled.hours, outcome.rolled.behind_s) == (0, 0)
@@ -436,9 +436,11 @@ def test_empty(rollup: Rollup) -> None:
 
 OLD_ROWS = """
 INSERT INTO ops_worker_hour (service, metric_name, begun, samples, mean, least, most, latest)
-SELECT 'a', 'g', at, 1, 1, 1, 1, 1 FROM generate_series(now() - interval '40 days', now(), '10 hours') AS at;
+SELECT 'a', 'g', at, 1, 1, 1, 1, 1
+FROM generate_series(now() - interval '40 days', now(), '10 hours') AS at;
 INSERT INTO ops_worker_day (service, metric_name, begun, samples, mean, least, most, latest)
-SELECT 'a', 'g', at, 1, 1, 1, 1, 1 FROM generate_series(now() - interval '40 days', now(), '1 day') AS at;
+SELECT 'a', 'g', at, 1, 1, 1, 1, 1
+FROM generate_series(now() - interval '40 days', now(), '1 day') AS at;
 INSERT INTO ops_worker_config (config, first_at) VALUES
     ('unused', now() - interval '99 days'), ('used', now() - interval '99 days'), ('new', now());
 INSERT INTO ops_worker_run (id, pass, period_s, config, first_at, last_at)
@@ -447,18 +449,20 @@ OVERRIDING SYSTEM VALUE VALUES
     (2, 'health', 60, 'used', now() - interval '50 days', now() - interval '40 days'),
     (3, 'health', 60, 'used', now() - interval '39 days', now() - interval '38 days'),
     (4, 'metrics', 60, 'used', now() - interval '39 days', now() - interval '38 days');
-INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run, last_at, last_no, last_run)
+INSERT INTO ops_worker_span
+    (pass, service, state, first_at, first_no, run, last_at, last_no, last_run)
 SELECT 'health', 'a', 'down', at, 1, 1, at + interval '1 hour', 2, 1
 FROM generate_series(now() - interval '60 days', now() - interval '50 days', '5 hours') AS at;
 INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run)
 VALUES ('health', 'a', 'healthy', now() - interval '45 days', 1, 2);
-INSERT INTO ops_worker_action (at, action) SELECT now() - make_interval(days => 5 + 10 * n), 'pruned'
+INSERT INTO ops_worker_action (at, action)
+SELECT now() - make_interval(days => 5 + 10 * n), 'pruned'
 FROM generate_series(0, 9) AS n;
 """
 
 
 def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is older than HISTORY_DAYS is removed in small steps; what still counts is kept."""
+    """Rows older than HISTORY_DAYS are removed in small steps. Rows in use are kept."""
     assert main(["init-db"]) == 0
     rollup.database.rows(OLD_ROWS)
     kept = rollup(HISTORY_DAYS="0").rolled
@@ -477,7 +481,7 @@ def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for table in ("ops_worker_hour", "ops_worker_day"):
         assert rollup.database.value(f"SELECT min(begun) > now() - interval '30 days' FROM {table}")
-    # Run 2 has the span that lasts; 3 and 4 are the newest of their passes.
+    # Run 2 has a span that lasts. Runs 3 and 4 are the newest of their passes.
     numbers = rollup.database.rows("SELECT id FROM ops_worker_run ORDER BY id")
     assert [row["id"] for row in numbers] == [2, 3, 4]
     configs = rollup.database.rows("SELECT config FROM ops_worker_config ORDER BY config")
@@ -485,7 +489,7 @@ def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_may_not_remove(rollup: Rollup) -> None:
-    """A role that may not remove rows still rolls up; a warning names the table."""
+    """A role that may not remove rows still rolls up. A warning names the table."""
     assert main(["init-db"]) == 0
     rollup.insert(history(19, hours=3))
     rollup.database.rows("CREATE ROLE ops_keeper LOGIN PASSWORD 'x' BYPASSRLS")
@@ -500,7 +504,7 @@ def test_may_not_remove(rollup: Rollup) -> None:
 
 
 def test_fills_the_ledger(rollup: Rollup) -> None:
-    """Once, from the samples before the first pass that wrote it; a failure is a warning."""
+    """The rollup fills the ledger once, from samples before its first pass. A failure warns."""
     assert main(["init-db"]) == 0
     rollup.database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value)"
@@ -523,7 +527,7 @@ def test_fills_the_ledger(rollup: Rollup) -> None:
 
 
 def test_without_ledger(rollup: Rollup) -> None:
-    """Without the tables of the ledger, the others are still emptied."""
+    """Without the tables of the ledger, old rows of the other tables are still removed."""
     rollup()
     rollup.database.rows(
         "DROP TABLE IF EXISTS ops_worker_run, ops_worker_span, ops_worker_config CASCADE"
@@ -533,7 +537,7 @@ def test_without_ledger(rollup: Rollup) -> None:
 
 @pytest.mark.plain_table
 def test_samples_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old samples of a plain table are removed once they are rolled up, and only if asked for."""
+    """With SAMPLES_DAYS, old samples of a plain table are removed after they are rolled up."""
     rows = history(14, hours=99)
     rollup.insert(rows)
     monkeypatch.setattr(rollup_writes, "REMOVED_ROWS", 100)
@@ -547,7 +551,7 @@ def test_samples_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_samples_days_of_a_hypertable(rollup: Rollup) -> None:
-    """Samples of a hypertable are never removed; it has children."""
+    """Samples of a hypertable, which is a table with children, are never removed."""
     if not rollup.database.is_hypertable:
         rollup.database.rows("CREATE TABLE chunk () INHERITS (system_metrics)")
     rows = history(15, hours=99)
@@ -559,7 +563,7 @@ def test_samples_days_of_a_hypertable(rollup: Rollup) -> None:
 
 
 def test_samples_of_what_is_behind_stay(rollup: Rollup) -> None:
-    """Samples that are not rolled up yet are not removed, however old."""
+    """Samples that are not rolled up yet are never removed."""
     rows = history(16, hours=99)
     rollup.insert(rows)
     outcome = rollup(clock=slow_clock(3), PASS_DEADLINE="6", SAMPLES_DAYS="1")
@@ -571,7 +575,7 @@ def test_samples_of_what_is_behind_stay(rollup: Rollup) -> None:
 
 
 def test_too_long(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day that takes too long is an error with a remedy; the hours and the retention go on."""
+    """A day that takes too long is an error with a remedy. Hours are rolled up all the same."""
     rows = history(17, hours=50)
     rollup.insert(rows)
     roll_up = rollup_writes.roll_up
@@ -598,7 +602,7 @@ def test_too_long(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_process_takes_over(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When another process has the lock, it stops; at the beginning it is skipped."""
+    """A run ends if another process takes the lock, and is skipped if it never gets the lock."""
     rollup.insert(history(18, hours=10))
     rollup(dry_run=False, HISTORY_DAYS="0")
     rollup.database.rows("DELETE FROM ops_worker_hour")
@@ -619,7 +623,7 @@ def test_another_process_takes_over(rollup: Rollup, monkeypatch: pytest.MonkeyPa
 
 
 def test_waiting(rollup: Rollup) -> None:
-    """In a loop it waits while an earlier pass is still being recorded."""
+    """In a loop, the rollup waits while an earlier pass is being recorded."""
 
     @contextlib.contextmanager
     def recording() -> Iterator[None]:
@@ -630,7 +634,7 @@ def test_waiting(rollup: Rollup) -> None:
 
 
 def test_shards(rollup: Rollup) -> None:
-    """Only shard 0 does it; its self-metrics name no shard, because there are no others."""
+    """Only shard 0 rolls up. Its self-metrics have no shard, because it has no other shards."""
     assert rollup(SHARD_COUNT="3", JOB_COMPLETION_INDEX="1").result is Result.OFF
     assert rollup(SHARD_COUNT="3").result is Result.RECORDED
     tags = rollup.database.rows("SELECT DISTINCT tags FROM system_metrics")
@@ -640,7 +644,7 @@ def test_shards(rollup: Rollup) -> None:
 def test_standalone(
     empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``init-db --standalone`` says what removes old samples of a plain table, until it is set."""
+    """``init-db --standalone`` suggests how to remove old samples until SAMPLES_DAYS is set."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     hint = "set SAMPLES_DAYS=7 and run `ops-worker rollup` every hour"
     assert main(["init-db", "--standalone"]) == 0
@@ -655,7 +659,7 @@ def test_standalone(
 
 
 def test_single_pass_period(rollup: Rollup) -> None:
-    """A rollup that is started without PASS_PERIOD counts as stopped after three hours."""
+    """A rollup without PASS_PERIOD has a period of one hour, and is stopped after three."""
     assert main(["rollup"]) == 0
     period = (
         "SELECT DISTINCT tags ->> 'period_s' FROM system_metrics WHERE tags ->> 'pass' = 'rollup'"
@@ -664,7 +668,7 @@ def test_single_pass_period(rollup: Rollup) -> None:
 
 
 def test_missing_tables(rollup: Rollup) -> None:
-    """A role that may not create the tables is told what to run."""
+    """If the role may not create the tables, the error names the command to run."""
     rollup.database.rows("CREATE ROLE ops_small LOGIN PASSWORD 'x'")
     rollup.database.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_small")
     rollup.database.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -674,7 +678,7 @@ def test_missing_tables(rollup: Rollup) -> None:
 
 
 def test_never_waited_for(rollup: Rollup) -> None:
-    """While a slice is written, the other passes write without waiting."""
+    """While a slice is written, the other passes do not wait."""
     rollup()
     with psycopg.connect(rollup.database.url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
@@ -683,7 +687,7 @@ def test_never_waited_for(rollup: Rollup) -> None:
 
 
 def test_never_installed(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the rollup there is no alert, and no reader mentions it; with it, its end is noticed."""
+    """A missing rollup opens no alert and is not mentioned. A stopped one opens an alert."""
     for _ in range(2):
         assert main(["health"]) == main(["metrics"]) == 0
     alerts = "SELECT count(*) FROM fleet_alert WHERE fingerprint = 'system-health:ops_worker'"

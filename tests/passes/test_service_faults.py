@@ -1,4 +1,4 @@
-"""A fault of one service's own values costs that service, and no other."""
+"""A fault in the settings of one service affects only that service."""
 
 from __future__ import annotations
 
@@ -19,42 +19,76 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 SECURE = "https://127.0.0.1:9"
-# the keys of a service, or a variable of the platform's; and the reason, in which {folder} is the test's folder
 SERVICES: list[tuple[str, str]] = [
     ('url = "http://${HOST_OF_SHOP}"', "url: HOST_OF_SHOP is not set in the environment or .env"),
-    ('url = "${BAD}"', "url: BAD is not a valid base URL: it must begin with http://, https://, tcp:// or tls://"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }', "headers.A: TOKEN is not set in the environment or .env"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${EMPTY}" }', "headers.A: EMPTY is empty"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }', "headers.A: ODD contains a character that a header value cannot have: a line end, a control character or a non-ASCII character"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/none" } }', "headers.A: {folder}/none cannot be read: No such file or directory"),
-    ('url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/empty" } }', "headers.A: {folder}/empty is empty"),
-    (f'url = "{SECURE}"\nca = "{{folder}}/none"', "ca: {folder}/none cannot be read: No such file or directory"),
+    (
+        'url = "${BAD}"',
+        "url: BAD is not a valid base URL: it must begin with http://, https://, tcp:// or tls://",
+    ),
+    (
+        'url = "http://127.0.0.1:9"\nheaders = { A = "${TOKEN}" }',
+        "headers.A: TOKEN is not set in the environment or .env",
+    ),
+    (
+        'url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${EMPTY}" }',
+        "headers.A: EMPTY is empty",
+    ),
+    (
+        'url = "http://127.0.0.1:9"\nheaders = { A = "Bearer ${ODD}" }',
+        "headers.A: ODD contains a character that a header value cannot have: "
+        "a line end, a control character or a non-ASCII character",
+    ),
+    (
+        'url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/none" } }',
+        "headers.A: {folder}/none cannot be read: No such file or directory",
+    ),
+    (
+        'url = "http://127.0.0.1:9"\nheaders = { A = { file = "{folder}/empty" } }',
+        "headers.A: {folder}/empty is empty",
+    ),
+    (
+        f'url = "{SECURE}"\nca = "{{folder}}/none"',
+        "ca: {folder}/none cannot be read: No such file or directory",
+    ),
     (f'url = "{SECURE}"\nca = "{{folder}}/empty"', "ca: {folder}/empty is empty"),
-    (f'url = "{SECURE}"\nca = "{{folder}}/junk"', "ca: {folder}/junk cannot be loaded: it holds no PEM certificate"),
-    (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"', "key: {folder}/none cannot be read: No such file or directory"),
-    (f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
-     "certificate: {folder}/cert and key: {folder}/other cannot be loaded: the key does not belong to the certificate"),
+    (
+        f'url = "{SECURE}"\nca = "{{folder}}/junk"',
+        "ca: {folder}/junk cannot be loaded: it holds no PEM certificate",
+    ),
+    (
+        f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/none"',
+        "key: {folder}/none cannot be read: No such file or directory",
+    ),
+    (
+        f'url = "{SECURE}"\ncertificate = "{{folder}}/cert"\nkey = "{{folder}}/other"',
+        "certificate: {folder}/cert and key: {folder}/other cannot be loaded: "
+        "the key does not belong to the certificate",
+    ),
     (f'url = "{SECURE}"\nkey = "{{folder}}/other"', "key needs `certificate` as well"),
-]  # fmt: skip
+]
+"""The keys of each service, and its reason. ``{folder}`` stands for the test's folder."""
 VARIABLES = {
     "INGEST_HEALTH_URL": (
         "ftp://u:hush@h",
-        "url: INGEST_HEALTH_URL is not a valid base URL: it must begin with http://, https://, tcp:// or tls://",
+        "url: INGEST_HEALTH_URL is not a valid base URL: "
+        "it must begin with http://, https://, tcp:// or tls://",
     ),
     "EVALUATOR_HEALTH_URL": (
         "http://256.1.1.1",
-        "url: EVALUATOR_HEALTH_URL is not a valid base URL: its host is not a valid name or address",
+        "url: EVALUATOR_HEALTH_URL is not a valid base URL: "
+        "its host is not a valid name or address",
     ),
     "DISPATCHER_HEALTH_URL": (
         "http://x:99999",
         "url: DISPATCHER_HEALTH_URL is not a valid base URL: its port must be 1 to 65535",
     ),
 }
+"""The variables of built-in services: the value of each, and its reason."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with files that are not what they should be."""
+    """Return a folder with empty, broken and mismatched files."""
     authority = trustme.CA()
     contents = {
         "empty": b"",
@@ -71,7 +105,7 @@ def folder(tmp_path: Path) -> Path:
 def reasons(
     folder: Path, database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """Services of which each has a fault of its own, beside the platform's, of which one is well; the reason by the service."""
+    """Set up services with one fault each, and one healthy service. Return the reasons."""
     names = ("ingest", "evaluator", "dispatcher")
     told = stubs.env | {name: value for name, (value, _) in VARIABLES.items()}
     told |= {
@@ -96,10 +130,9 @@ def reasons(
 def test_health(
     reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is unknown and has its alert, with the reason; the others are recorded; none is asked again; the pass ends with 0."""
-    assert (
-        main(["health", "--output", "json"]) == 0
-    )  # with pauses of 30 s it would not, were one of them asked again
+    """Each faulty service is unknown, has an alert with its reason, and is not probed again."""
+    # A second probe would come after a pause of 30 s, and the pass would miss its deadline.
+    assert main(["health", "--output", "json"]) == 0
     services = {one["service"]: one for one in json.loads(capsys.readouterr().out)["services"]}
     assert {name: one["reason"] for name, one in services.items()} == reasons | {
         "delivery_worker": ""
@@ -119,7 +152,7 @@ def test_health(
 def test_metrics(
     reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is recorded as not healthy, and the others as they are."""
+    """Each faulty service is recorded as not healthy, the others are recorded as usual."""
     assert main(["metrics"]) == 0
     assert "hush" not in capsys.readouterr().out
     samples = database.samples()
@@ -129,7 +162,7 @@ def test_metrics(
 
 
 def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``check`` and ``catalogue check`` report each as a fault; ``catalogue show`` and ``explain`` say why it is not asked."""
+    """``check`` and ``catalogue check`` report each fault. ``catalogue show`` explains it."""
     assert main(["check", "--output", "json"]) == 2
     findings = json.loads(capsys.readouterr().out)["findings"]
     found = {one["subject"]: one["found"] for one in findings if one["state"] == "fault"}
@@ -153,10 +186,8 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
     shown: dict[str, Any] = {
         one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]
     }
-    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {
-        "s9",
-        "s11",
-    }  # whose files are read later
+    # The files of s9 and s11 are read later.
+    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {"s9", "s11"}
     assert main(["health"]) == main(["explain", "ingest"]) == 0
     assert "ingest is unknown, unhealthy since" in capsys.readouterr().out
 
@@ -164,7 +195,7 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
 def test_explained(
     reasons: dict[str, str], database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``explain`` tells the reason, and shows a URL that is none by its variable."""
+    """``explain`` shows the reason, and an invalid URL as the name of its variable."""
     assert main(["health"]) == 0
     capsys.readouterr()
     assert database.url
@@ -177,9 +208,12 @@ def test_explained(
 def test_figures_of_a_service(
     database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A figure whose rows are of a service, or of the worker, never stands beside what these record."""
+    """A figure's rows never replace the metrics of a service or of the worker."""
     path = tmp_path / "c.toml"
-    sql = "SELECT * FROM (VALUES ('ingest', 0.5), ('ops_worker', 0.5), ('mine', 0.5)) AS x (service, value)"
+    sql = (
+        "SELECT * FROM (VALUES ('ingest', 0.5), ('ops_worker', 0.5), ('mine', 0.5)) "
+        "AS x (service, value)"
+    )
     path.write_text(
         "".join(
             f'[figures.mine.{name}]\nsql = "{sql}"\n'
@@ -205,7 +239,7 @@ def test_figures_of_a_service(
 def test_reserved_names(
     database: Database, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service with the worker's own name is a fault of the catalogue: its alert would be the worker's."""
+    """A service named ops_worker is a fault: its alert would be the worker's own."""
     path = tmp_path / "c.toml"
     path.write_text(f'[services.ops_worker]\nurl = "{stubs["ingest"].url}"\n')
     for name, value in (

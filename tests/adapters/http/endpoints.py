@@ -1,6 +1,6 @@
-"""The endpoints of eight public Gatus configurations, A to H: what they ask for, and our entries.
+"""The endpoints of eight public Gatus configurations, A to H, and our entries for them.
 
-Names, addresses and texts are ours: what counts is the kind of a check and its conditions.
+Names, addresses and texts are ours. Only the kind of a check and its conditions are taken over.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Endpoint(NamedTuple):
-    """Endpoints of one configuration that ask for the same.
+    """Equal endpoints of one configuration.
 
-    - ``asks``: the kind of the check and its conditions, as Gatus writes them.
-    - ``entry``: keys of our catalogue besides ``url``; None if it cannot be written.
-    - ``scheme``: that of ``url``. An ``untrusted`` server has a certificate that nobody trusts.
+    - ``asks``: the kind of the check and its conditions, in the syntax of Gatus.
+    - ``entry``: keys of our catalogue besides ``url``, or None if the catalogue has none for it.
+    - ``scheme``: the scheme of ``url``. An ``untrusted`` server has an untrusted certificate.
     - ``well``: answers of a healthy service.
     - ``ill``: answers of an unhealthy one, and the reasons.
     """
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
 
 
 def posted(content: str, answer: str) -> Behaviour:
-    """Answer a POST of JSON with this content; any other request is a bad one."""
+    """Answer a POST of JSON with this content. Answer any other request with 400."""
 
     def behave(stub: Stub, connection: socket.socket) -> None:
         head, _, body = stub.requests[-1].partition(b"\r\n\r\n")
@@ -53,7 +53,7 @@ def posted(content: str, answer: str) -> Behaviour:
 
 
 def with_key(key: str, answer: str, *, status: str = "200 OK") -> Behaviour:
-    """Answer a request that has this value of the header X-Key; any other is refused."""
+    """Answer a request with this value of the header X-Key. Answer any other one with 401."""
 
     def behave(stub: Stub, connection: socket.socket) -> None:
         if re.search(rb"\r\nx-key: " + key.encode() + rb"\r\n", stub.requests[-1], re.IGNORECASE):
@@ -69,7 +69,7 @@ MISSING = (reply("", status="404 Not Found"), "http 404")
 BROKEN = (reply("", status="500 Internal Server Error"), "http 500")
 DOWN = ("down", "Connection refused")
 SLOW = ("slow:0.6", "latency is ")
-"""Slower than each of the limits."""
+"""A service that is slower than each of the limits."""
 ANY_ANSWER = 'json = false\nexpect = ["2xx", "3xx"]'
 POST = 'method = "POST"\nheaders = { Content-Type = "application/json" }\n'
 
@@ -84,7 +84,8 @@ ENDPOINTS = (
     ),
     Endpoint(
         "A", "POST; [STATUS] == 200; [BODY].status == Ok", 1,
-        f"""{POST}body = '{{"ping": 1}}'\nconditions = [{{ pointer = "/status", equals = "Ok" }}]""",
+        f"{POST}body = '{{\"ping\": 1}}'\n"
+        'conditions = [{ pointer = "/status", equals = "Ok" }]',
         well=(posted('{"ping": 1}', '{"status": "Ok"}'),),
         ill=(
             (posted('{"ping": 1}', '{"status": "No"}'), '/status is "No", wants "Ok"'),
@@ -97,7 +98,10 @@ ENDPOINTS = (
         "B", "GET; [STATUS] == 200; [BODY] == OK", 1,
         'json = false\nconditions = [{ equals = "OK" }]',
         well=(reply("OK"), reply("OK\n")),
-        ill=((reply("KO"), 'body is "KO", wants "OK"'), (reply("OK", status="503 Busy"), "http 503")),
+        ill=(
+            (reply("KO"), 'body is "KO", wants "OK"'),
+            (reply("OK", status="503 Busy"), "http 503"),
+        ),
     ),
     Endpoint(
         "B", "GET; [STATUS] == 200; [BODY] == a longer text", 1,
@@ -131,7 +135,8 @@ ENDPOINTS = (
         well=(reply(""), reply("", status="403 Forbidden")), ill=(BROKEN,),
     ),
     Endpoint(
-        "E", "GET with a header; [STATUS] == 200", 1, 'json = false\nheaders = { X-Key = "${KEY}" }',
+        "E", "GET with a header; [STATUS] == 200", 1,
+        'json = false\nheaders = { X-Key = "${KEY}" }',
         well=(with_key("sesame-open-up", "hello"),), ill=((with_key("no", "hello"), "http 401"),),
     ),
     Endpoint("E", "dns; [DNS_RCODE] == NOERROR", 3),
@@ -143,7 +148,10 @@ ENDPOINTS = (
     ),
     Endpoint("G", "tcp; [CONNECTED] == true", 2, "", scheme="tcp", ill=(DOWN,)),
     Endpoint("G", "GET; [STATUS] == 200", 4, "json = false", ill=(MISSING,)),
-    Endpoint("G", "tls; [CERTIFICATE_EXPIRATION] > 336h", 1, "certificate_days = 14", scheme="tls", ill=(DOWN,)),
+    Endpoint(
+        "G", "tls; [CERTIFICATE_EXPIRATION] > 336h", 1, "certificate_days = 14", scheme="tls",
+        ill=(DOWN,),
+    ),
     Endpoint("G", "push", 3),
     Endpoint(
         "H", "GET; [STATUS] < 400; [RESPONSE_TIME] < 500", 3, f"{ANY_ANSWER}\nmax_latency_ms = 499",
@@ -151,15 +159,20 @@ ENDPOINTS = (
     ),
     Endpoint(
         "H", "GET; [STATUS] < 400; [RESPONSE_TIME] < 500; [CERTIFICATE_EXPIRATION] > 336h", 2,
-        f"{ANY_ANSWER}\nmax_latency_ms = 499\ncertificate_days = 14", scheme="https", ill=(MISSING, SLOW),
+        f"{ANY_ANSWER}\nmax_latency_ms = 499\ncertificate_days = 14", scheme="https",
+        ill=(MISSING, SLOW),
     ),
     Endpoint(
-        "H", "GET with a header; [STATUS] < 400; [RESPONSE_TIME] < 500; [BODY] == pat(*welcome*)", 5,
-        f"""{ANY_ANSWER}\nmax_latency_ms = 499\nheaders = {{ X-Key = "${{KEY}}" }}
-conditions = [{{ contains = "welcome" }}]""",
+        "H", "GET with a header; [STATUS] < 400; [RESPONSE_TIME] < 500; [BODY] == pat(*welcome*)",
+        5,
+        f"{ANY_ANSWER}\nmax_latency_ms = 499\n"
+        'headers = { X-Key = "${KEY}" }\nconditions = [{ contains = "welcome" }]',
         well=(with_key("sesame-open-up", "<h1>welcome</h1>"),),
         ill=(
-            (with_key("sesame-open-up", "<h1>sorry</h1>"), 'body is "<h1>sorry</h1>", wants a text that contains "welcome"'),
+            (
+                with_key("sesame-open-up", "<h1>sorry</h1>"),
+                'body is "<h1>sorry</h1>", wants a text that contains "welcome"',
+            ),
             (with_key("no", "welcome"), "http 401"),
         ),
     ),
@@ -167,6 +180,9 @@ conditions = [{{ contains = "welcome" }}]""",
         "H", "GET; [STATUS] == 200; [RESPONSE_TIME] < 500", 2, "json = false\nmax_latency_ms = 499",
         ill=((FOUND, "http 302"), SLOW),
     ),
-    Endpoint("H", "tls; [CERTIFICATE_EXPIRATION] > 336h", 2, "certificate_days = 14", scheme="tls", ill=(DOWN,)),
+    Endpoint(
+        "H", "tls; [CERTIFICATE_EXPIRATION] > 336h", 2, "certificate_days = 14", scheme="tls",
+        ill=(DOWN,),
+    ),
 )  # fmt: skip
-"""All of them."""
+"""All endpoints."""

@@ -1,4 +1,4 @@
-"""Posts to Alertmanagers: the request, the login, several at once, and everything that fails."""
+"""Posts to Alertmanagers: requests, login, parallel posts, and failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 LONG_S = 60.0
-"""Seconds that no test takes."""
+"""Seconds that are longer than any test."""
 ALERTS: list[dict[str, Any]] = [
     {"labels": {"alertname": "A", "service": "ä"}, "endsAt": "2026-03-01T12:00:00Z"}
 ]
@@ -35,13 +35,13 @@ AUTHORIZATION = "Basic " + base64.b64encode(b"us er:p@ss").decode()
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    """One that answers."""
+    """Yield a receiver that answers."""
     with Inbox() as running:
         yield running
 
 
 def refused() -> str:
-    """Return the URL of a port on which nobody listens."""
+    """Return the URL of a port on which nothing listens."""
     with Inbox() as gone:
         return gone.url
 
@@ -68,7 +68,7 @@ def test_batches(inbox: Inbox, count: int) -> None:
 
 
 def test_refused_batch(inbox: Inbox) -> None:
-    """A batch that is refused is a failure, and the others are sent all the same."""
+    """A refused batch is a failure. The other batches are sent all the same."""
     alerts = [{"labels": {"service": str(number)}} for number in range(2 * BATCH + 1)]
     answers = iter([200, 400, 200])
 
@@ -88,7 +88,7 @@ def test_large_body(inbox: Inbox) -> None:
 
 
 def test_basic_login(inbox: Inbox, tmp_path: Path) -> None:
-    """The user and password of a URL are sent to it, and to no other one; a token is not."""
+    """A URL's login is sent only to that URL, in place of the token."""
     (tmp_path / "token").write_text("t0ken-of-the-others")
     with Inbox() as other:
         url = inbox.url.replace("://", "://us%20er:p%40ss@")
@@ -99,7 +99,7 @@ def test_basic_login(inbox: Inbox, tmp_path: Path) -> None:
 
 
 def test_token_is_read_again(inbox: Inbox, tmp_path: Path) -> None:
-    """Each post has the token that is in the file then, without the line end, and it is starred."""
+    """Each post reads the token from the file again, without the line end, and stars it."""
     file = tmp_path / "token"
     receivers = Alertmanagers((inbox.url,), token_file=str(file))
     for token in ("first-token", "second-token"):
@@ -121,7 +121,7 @@ def test_token_is_read_again(inbox: Inbox, tmp_path: Path) -> None:
     ],
 )
 def test_bad_token(inbox: Inbox, tmp_path: Path, content: bytes | None, problem: str) -> None:
-    """Without a usable token, an Alertmanager that needs it gets nothing; the others do."""
+    """Without a usable token, only Alertmanagers with their own login get the post."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
@@ -134,7 +134,7 @@ def test_bad_token(inbox: Inbox, tmp_path: Path, content: bytes | None, problem:
 
 
 def test_token_that_would_block(inbox: Inbox, tmp_path: Path) -> None:
-    """A pipe to which nobody writes is not waited for, and a NUL is no path."""
+    """A pipe without a writer does not block the post, and a path with NUL is no path."""
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
 
@@ -151,7 +151,7 @@ def test_token_that_would_block(inbox: Inbox, tmp_path: Path) -> None:
 
 
 def test_all_at_the_same_time(inbox: Inbox) -> None:
-    """Several get a post at the same time: each answers only when all have it."""
+    """All Alertmanagers get a post at the same time: each one answers when all have it."""
     with Inbox() as second, Inbox() as third:
         together = threading.Barrier(3)
         for each in (inbox, second, third):
@@ -161,7 +161,7 @@ def test_all_at_the_same_time(inbox: Inbox) -> None:
 
 
 def test_one_hangs(inbox: Inbox) -> None:
-    """One that never answers, and one that is away, keep nothing from the others."""
+    """An Alertmanager that hangs or is away does not hinder the others."""
     release = threading.Event()
     with Inbox() as other:
         inbox.before = lambda _: release.wait(LONG_S)
@@ -174,7 +174,7 @@ def test_one_hangs(inbox: Inbox) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 401, 413, 500, 503])
 def test_other_status(inbox: Inbox, status: int) -> None:
-    """Any status but 2xx is a failure. A redirect is not followed, so that no token goes elsewhere."""
+    """Any status but 2xx is a failure. No redirect is followed, so that no token leaks."""
     with Inbox() as elsewhere:
         inbox.status = status
         inbox.headers = {"Location": f"{elsewhere.url}/api/v2/alerts"}
@@ -184,7 +184,7 @@ def test_other_status(inbox: Inbox, status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 202])
 def test_accepted(inbox: Inbox, status: int) -> None:
-    """Any 2xx is success, whatever its body holds."""
+    """Any 2xx status is a success, with any body."""
     inbox.status = status
     inbox.body = b"\xff not json"
     assert post(Alertmanagers((inbox.url,)), ALERTS, LONG_S) == []
@@ -198,19 +198,20 @@ def test_endless_body(inbox: Inbox) -> None:
 
 
 def test_no_secret(inbox: Inbox, tmp_path: Path) -> None:
-    """What failed names the Alertmanager without its login."""
+    """A failure names the Alertmanager without its login."""
     inbox.status = 500
     (tmp_path / "token").write_text("hunter2-token")
     url = inbox.url.replace("://", "://us%20er:hunter2-login@")
     receivers = Alertmanagers((url, inbox.url), token_file=str(tmp_path / "token"))
     said = post(receivers, ALERTS, LONG_S)
-    assert said == [f"{url.partition('us')[0]}***@{inbox.url[7:]}: http 500", f"{inbox.url}: http 500"]  # fmt: skip
+    shown = url.partition("us")[0]
+    assert said == [f"{shown}***@{inbox.url[7:]}: http 500", f"{inbox.url}: http 500"]
     assert "hunter2" not in "".join(said)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_connection_is_lost(inbox: Inbox, count: int) -> None:
-    """A connection that is cut, before or after the post arrived, is a failure and no more."""
+    """A connection that is cut before or after the post is a failure, not an exception."""
     port = int(inbox.url.rpartition(":")[2])
     cuts = {1: "drop", 2: "deaf", 3: "deaf"}
     with Proxy(port, lambda number, _: cuts[count] if number == min(count, 1) else "") as proxy:
@@ -221,7 +222,7 @@ def test_connection_is_lost(inbox: Inbox, count: int) -> None:
 
 @pytest.fixture
 def tls_inbox() -> Iterator[tuple[Inbox, trustme.CA]]:
-    """One behind TLS, with an authority of its own."""
+    """Yield a receiver with TLS and its own authority."""
     import trustme as library
 
     authority = library.CA()
@@ -232,7 +233,7 @@ def tls_inbox() -> Iterator[tuple[Inbox, trustme.CA]]:
 
 
 def test_tls(tls_inbox: tuple[Inbox, trustme.CA], tmp_path: Path) -> None:
-    """The authorities of the file are trusted, and no others."""
+    """Only the authorities of the file are trusted."""
     inbox, authority = tls_inbox
     path = tmp_path / "ca.pem"
     (untrusted,) = post(Alertmanagers((inbox.url,)), ALERTS, LONG_S)
@@ -246,7 +247,7 @@ def test_tls(tls_inbox: tuple[Inbox, trustme.CA], tmp_path: Path) -> None:
 
 
 def test_presence(inbox: Inbox) -> None:
-    """One that answers has a version; for one that does not, the reason is given."""
+    """An Alertmanager that answers has a version. One that does not has a reason."""
     away = refused()
     url = inbox.url.replace("://", "://u:hunter2-login@")
     inbox.body = json.dumps({"versionInfo": {"version": "0.25.0"}}).encode()
@@ -269,7 +270,7 @@ def test_presence(inbox: Inbox) -> None:
     ],
 )
 def test_odd_presence(inbox: Inbox, status: int, body: bytes, expected: tuple[str, str]) -> None:
-    """What is no Alertmanager is a problem; a version that is none is left out."""
+    """An answer of another server is a problem. A missing version is left out."""
     inbox.status, inbox.body = status, body
     (one,) = presence(Alertmanagers((inbox.url,)), LONG_S)
     assert (one.version, one.problem) == expected

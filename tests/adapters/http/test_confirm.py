@@ -1,4 +1,4 @@
-"""When a second probe is made: the number of rounds, and the time that they have. No clock, no network."""
+"""The number of rounds of a confirmation and the time they need, without clock and network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DELAY_S = 1.0
 
 
 class Probes:
-    """Stand-in for ``observe`` and the clock: no probe takes time, only the waits between them do."""
+    """Stand-in for ``observe`` and the clock. Only the waits between probes take time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: dict[str, Failure]) -> None:
         """Replace the probes and the clock of the module."""
@@ -34,7 +34,7 @@ class Probes:
         monkeypatch.setattr(http, "time", clock)
 
     def observe(self, targets: Sequence[Target], **_: Any) -> list[Observation]:
-        """Return what is set for each target."""
+        """Return the failure that is set for each target, or an answer."""
         self.probed.append([target.name for target in targets])
         return [
             Observation(target, self.now, failure=failure)
@@ -44,7 +44,7 @@ class Probes:
         ]
 
     def sleep(self, seconds: float) -> None:
-        """Let this time pass."""
+        """Advance the clock by this time."""
         self.waits.append(seconds)
         self.now += seconds
 
@@ -83,7 +83,7 @@ def confirmed(
 def test_needs_all_rounds(
     monkeypatch: pytest.MonkeyPatch, failing: int, concurrency: int, needed_s: float
 ) -> None:
-    """It needs the delay and, for every round of probes, the longest deadline; a moment less is too little."""
+    """A confirmation needs the delay and the longest deadline for every round of probes."""
     failures = dict.fromkeys("abcdefghij"[:failing], Failure.NO_CONNECTION)
     Probes(monkeypatch, failures)
     assert confirmed(failing, concurrency=concurrency, budget_s=needed_s) == [2] * failing
@@ -103,14 +103,14 @@ def test_times(monkeypatch: pytest.MonkeyPatch, times: int, rounds: int) -> None
 
 
 def test_budget_covers_all_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time runs from the first probe: waits that are over count."""
+    """The budget counts from the first probe and covers all waits."""
     probes = Probes(monkeypatch, {"a": Failure.NO_CONNECTION})
     assert confirmed(1, times=9, budget_s=7.0) == [4]
     assert probes.waits == [1.0, 1.0, 1.0], "after three waits, 4 s are left for a probe of 5 s"
 
 
 def test_longest_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest deadline among those without an answer counts, and no other."""
+    """The longest deadline of the services without an answer counts."""
     first, second = targets(2)
     slow, quick = first._replace(deadline_s=9.0), second
     for failing, needed_s in (({"a", "b"}, 10.0), ({"b"}, 5.0)):
@@ -132,14 +132,14 @@ def test_longest_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, failure: Failure | None, again: bool
 ) -> None:
-    """Only a service that gave no HTTP answer is probed again; the others keep their first result."""
+    """Only a service without an HTTP answer is probed again. The others keep their result."""
     probes = Probes(monkeypatch, {} if failure is None else {"b": failure})
     assert confirmed(3) == [1, 2 if again else 1, 1]
     assert probes.probed == [["a", "b", "c"], *([["b"]] if again else [])]
 
 
 def test_faulty_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target that cannot be probed is not tried again."""
+    """A target with a fault is not probed again."""
     probes = Probes(monkeypatch, {"a": Failure.NO_ANSWER})
     (target,) = targets(1)
     http.confirm([target._replace(faults=("no URL",))], times=3, delay_s=DELAY_S)
@@ -147,7 +147,7 @@ def test_faulty_target(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_second_probe_was_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a limit of this process prevents the second probe, the first result stays."""
+    """If a limit of this process prevents the second probe, the first result stays."""
     probes = Probes(monkeypatch, {"a": Failure.NO_CONNECTION})
 
     def sleep(seconds: float) -> None:

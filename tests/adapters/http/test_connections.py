@@ -1,4 +1,4 @@
-"""Probes that only connect, the days of certificates, and the headers that conditions name."""
+"""Probes that only connect, days left of certificates, and headers that conditions name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tls_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def served(authority: trustme.CA, left: timedelta = 90 * DAY) -> Iterator[Stub]:
-    """Run an https server whose certificate is valid for so long."""
+    """Run an https server whose certificate is valid for this long."""
     end = datetime.now(UTC) + left
     leaf = authority.issue_cert("127.0.0.1", not_before=end - 900 * DAY, not_after=end)
     stub = Stub("ingest", tls=tls_context(leaf))
@@ -55,13 +55,13 @@ def served(authority: trustme.CA, left: timedelta = 90 * DAY) -> Iterator[Stub]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[int]:
-    """Listen on a port without ever accepting; yield the port. The system completes connections."""
+    """Yield a port on which the system completes connections and nothing accepts them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 def test_tcp(stub: Stub) -> None:
-    """A connection is all: nothing is sent, no answer is waited for."""
+    """A tcp:// probe only connects: it sends nothing and waits for no answer."""
     with silent() as port:
         seen = look(f"tcp://127.0.0.1:{port}")
         assert (seen.failure, seen.error, seen.http_status, seen.body) == (None, "", None, b"")
@@ -94,7 +94,7 @@ def test_tcp_over_ipv6() -> None:
 def test_unreachable(
     authority: trustme.CA, stub: Stub, scheme: str, host: str, reason_class: str, error: str
 ) -> None:
-    """Without a connection, the service is down, for the reasons that every probe has."""
+    """Without a connection the service is down, with the same reasons as for other probes."""
     assert authority
     stub.mode = "down"
     seen = look(f"{scheme}://{host}:{stub.port}")
@@ -104,7 +104,7 @@ def test_unreachable(
 
 
 def test_tls(authority: trustme.CA) -> None:
-    """The handshake and the verification of the certificate are all: nothing is sent."""
+    """A tls:// probe makes the handshake, verifies the certificate, and sends nothing."""
     with served(authority) as stub:
         seen = look(stub.url.replace("https", "tls"))
         assert (seen.failure, seen.error, seen.certificate_days_left) == (None, "", None)
@@ -127,7 +127,7 @@ def test_tls_name(authority: trustme.CA) -> None:
 
 
 def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
-    """An unknown authority, a port without TLS, a silence: each is told as what it is."""
+    """An unknown authority, a port without TLS and a silent port have their own reasons."""
     assert authority
     with served(trustme.CA()) as other:
         seen = look(other.url.replace("https", "tls"))
@@ -165,7 +165,7 @@ def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
 def test_certificate(
     authority: trustme.CA, scheme: str, left: timedelta, days: int, reason: str
 ) -> None:
-    """The end of the server's certificate is seen, and a service whose certificate ends soon is degraded."""
+    """A service whose certificate ends too soon is degraded. The days left are recorded."""
     with served(authority, left) as stub:
         seen = look(stub.url.replace("https", scheme), certificate_days=14)
         assert seen.certificate_days_left == days
@@ -175,7 +175,7 @@ def test_certificate(
 
 @pytest.mark.parametrize("scheme", ["https", "tls"])
 def test_expired(authority: trustme.CA, scheme: str) -> None:
-    """A certificate that is over is a TLS failure; where nobody verifies it, its days are negative."""
+    """An expired certificate is a TLS failure. Without verification its days are negative."""
     with served(authority, -2 * DAY - HOUR) as stub:
         url = stub.url.replace("https", scheme)
         seen = look(url, certificate_days=0)
@@ -187,7 +187,7 @@ def test_expired(authority: trustme.CA, scheme: str) -> None:
 
 
 def test_certificate_with_another_status(authority: trustme.CA) -> None:
-    """The days are known whatever the service answers."""
+    """The days left are known for any status of the answer."""
     with served(authority, 3 * DAY + HOUR) as stub:
         stub.mode = "503"
         seen = look(stub.url, certificate_days=14)
@@ -205,7 +205,7 @@ def test_certificate_over_redirects(authority: trustme.CA) -> None:
 
 
 def test_unreadable_certificate(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate whose end cannot be read is a TLS failure: nobody takes it for a good one."""
+    """A certificate with an unreadable end is a TLS failure, not a good one."""
     monkeypatch.setattr(certificates, "_SEQUENCE", 0)
     with served(authority) as stub:
         seen = look(stub.url, certificate_days=14)
@@ -217,7 +217,7 @@ def test_unreadable_certificate(authority: trustme.CA, monkeypatch: pytest.Monke
 
 
 def test_faults() -> None:
-    """A service that cannot be asked because of its own files or its host is one fault."""
+    """A service with an unusable file or host has one fault, and is not probed."""
     targets = [
         Target("a", "tls://127.0.0.1:1", "a", (), tls=Tls(ca="/no/such/file")),
         Target("b", "tcp://127.0.0.1:1", "b", (), tls=Tls(ca="/no/such/file")),
@@ -243,7 +243,7 @@ HEADERS: list[tuple[Behaviour, str, str | None]] = [
 
 @pytest.mark.parametrize(("behaviour", "name", "value"), HEADERS)
 def test_headers(stub: Stub, behaviour: Behaviour, name: str, value: str | None) -> None:
-    """Only headers that conditions name are kept, and the service's own secrets are starred in them."""
+    """Only headers that conditions name are kept. Secrets of the service are starred in them."""
     stub.mode = behaviour
     wanted = (Condition(None, "equals", "x", name), Condition("/a", "absent", value=True))
     seen = look(stub.url, headers=(("X-Key", SECRET),), conditions=wanted)
@@ -254,7 +254,7 @@ def test_headers(stub: Stub, behaviour: Behaviour, name: str, value: str | None)
 
 @pytest.mark.parametrize("secret", [SECRET, "12345678"])
 def test_secret_in_a_text(stub: Stub, secret: str) -> None:
-    """A page that sends the service's own secret back is no way into a reason."""
+    """If a page sends a secret of the service back, the reason has stars for it."""
     stub.mode = reply(f"token {secret} refused")
     more: dict[str, Any] = {"headers": (("X-Key", secret),), "json": False}
     reason = judge(look(stub.url, conditions=(Condition(None, "equals", "OK"),), **more)).reason

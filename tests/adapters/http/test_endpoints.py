@@ -1,4 +1,4 @@
-"""What others ask of their services, written in our catalogue and probed."""
+"""Endpoints of other users, written as entries of our catalogue and probed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def listed(endpoint: Endpoint) -> str:
 def served(
     endpoint: Endpoint, authority: trustme.CA, left: timedelta = timedelta(days=90)
 ) -> Iterator[Stub]:
-    """Run the service of an endpoint; its certificate, if it has one, is valid for so long."""
+    """Run the service of an endpoint. Its certificate, if any, is valid for this long."""
     context = None
     if endpoint.scheme in {"https", "tls"}:
         issuer = trustme.CA() if endpoint.untrusted else authority
@@ -54,17 +54,17 @@ def served(
 
 
 def service(name: str, endpoint: Endpoint, stub: Stub) -> str:
-    """Write the service of an endpoint as an entry of a catalogue."""
+    """Return the entry of a catalogue for an endpoint."""
     url = f"{endpoint.scheme}://127.0.0.1:{stub.port}"
     entry = endpoint.entry or ""
     if stub.mode != SLOW[0]:
-        # On a slow machine, a service that is well may need longer than the limit.
+        # On a slow machine, a healthy service may need longer than the limit.
         entry = entry.replace("max_latency_ms = 499", "max_latency_ms = 60000")
     return f'[services."{name}"]\nurl = "{url}"\ndeadline = 60\n{entry}\n'
 
 
 def targets(services: Iterable[str]) -> tuple[Target, ...]:
-    """Load a catalogue of these services, which has no faults."""
+    """Load a catalogue of these services. Assert that it has no faults."""
     text = "\n".join(["builtin = false", *services])
     catalogue, faults = load(Source("c.toml", text), SURROUNDINGS)
     assert not faults + catalogue.faults
@@ -72,13 +72,13 @@ def targets(services: Iterable[str]) -> tuple[Target, ...]:
 
 
 def judged(endpoint: Endpoint, stub: Stub, mode: Behaviour | str) -> Verdict:
-    """Probe an endpoint while its service behaves in one way."""
+    """Probe an endpoint with this behaviour of its service."""
     stub.mode = mode
     return judge(observe(targets([service("a", endpoint, stub)]))[0])
 
 
 def test_counts() -> None:
-    """86 endpoints: 75 are written as they are, one echo as a connection, ten are left out."""
+    """Of 86 endpoints, 75 are written as they are, one echo is a connection, ten have no entry."""
     kinds: Counter[str] = Counter()
     for endpoint in ENDPOINTS:
         kind = endpoint.asks.partition(";")[0]
@@ -89,7 +89,7 @@ def test_counts() -> None:
 
 
 def test_all(authority: trustme.CA) -> None:
-    """One catalogue has all endpoints that can be written; one pass probes them, and all are well."""
+    """One pass probes all endpoints in one catalogue, and all are healthy."""
     with contextlib.ExitStack() as stack:
         services = []
         for place, endpoint in enumerate(WRITTEN):
@@ -102,7 +102,7 @@ def test_all(authority: trustme.CA) -> None:
 
 @pytest.mark.parametrize("endpoint", WRITTEN, ids=listed)
 def test_endpoint(authority: trustme.CA, endpoint: Endpoint) -> None:
-    """Each answer that Gatus takes for healthy is healthy, and each other one is not, with its reason."""
+    """Answers that are healthy for Gatus are healthy. All others have their reason."""
     with served(endpoint, authority) as stub:
         for mode in endpoint.well:
             assert judged(endpoint, stub, mode).reason == ""

@@ -1,4 +1,4 @@
-"""One exchange: what HTTP and TLS ask of a client, the race of the addresses, and the words for what goes wrong."""
+"""One exchange: HTTP and TLS rules, the race of addresses, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ MEBIBYTE = 1 << 20
 OBJECT = b'{"counters": {"a": 1}}'
 HEAD = b"HTTP/1.1 200 OK\r\n"
 NO_WORDS = re.compile(
-    r"bytearray\(|\bb['\"]|<class|<Failure|h11|httpx|Expecting|_ssl\.c|\[SSL|[A-Z][a-z]+(Error|Exception)\b|[A-Z]+_[A-Z]|state="
+    r"bytearray\(|\bb['\"]|<class|<Failure|h11|httpx|Expecting|_ssl\.c|\[SSL"
+    r"|[A-Z][a-z]+(Error|Exception)\b|[A-Z]+_[A-Z]|state="
     r"|event type|0x[0-9a-f]{6}|Traceback"
 )
-"""What no reason may hold: Python's way of writing a value, names of classes and enums, a parser's or OpenSSL's state."""
+"""Texts that no reason may contain: Python values, names of classes, states of libraries."""
 
 
 def look(url: str, **more: Any) -> Observation:
@@ -59,7 +60,7 @@ def gz(data: bytes) -> bytes:
 
 
 def raw_deflate(data: bytes) -> bytes:
-    """Compress with deflate, without the header that HTTP asks for."""
+    """Compress with deflate, without the header that HTTP requires."""
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
 
@@ -73,8 +74,8 @@ FORMS = [
     (HEAD + b"X: folded\r\n over two lines\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
     (HEAD + b"X: \xe4\xff\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
     (
-        HEAD
-        + b'Transfer-Encoding: CHUNKED\r\nContent-Length: 9\r\n\r\n2;name="v"\r\n{}\r\n0\r\nX-Trailer: y\r\n\r\n',
+        HEAD + b"Transfer-Encoding: CHUNKED\r\nContent-Length: 9\r\n\r\n"
+        b'2;name="v"\r\n{}\r\n0\r\nX-Trailer: y\r\n\r\n',
         200,
         b"{}",
     ),
@@ -99,7 +100,7 @@ FORMS = [
 
 @pytest.mark.parametrize(("data", "status", "body"), FORMS)
 def test_forms_of_an_answer(stub: Stub, data: bytes, status: int, body: bytes) -> None:
-    """Every form of an answer that RFC 9112 lets a server send is read, and what a client may tolerate."""
+    """Every form of an answer that RFC 9112 allows or tolerates is read."""
     stub.mode = raw(data)
     seen = look(stub.url)
     assert (seen.http_status, seen.body, seen.failure, seen.error) == (status, body, None, "")
@@ -126,7 +127,7 @@ CODINGS = [
 
 @pytest.mark.parametrize(("lines", "body"), CODINGS)
 def test_content_codings(stub: Stub, lines: list[str], body: bytes) -> None:
-    """Codings are undone in turn, whatever their case and lines; empty elements and identity count for nothing."""
+    """Content codings are decoded in turn, in any case and on any lines. Empty ones are ignored."""
     headers = "".join(f"Content-Encoding: {line}\r\n" for line in lines).encode()
     stub.mode = raw(HEAD + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     seen = look(stub.url)
@@ -134,7 +135,7 @@ def test_content_codings(stub: Stub, lines: list[str], body: bytes) -> None:
 
 
 def test_many_members(stub: Stub) -> None:
-    """A body of very many gzip members costs no more than its size: what follows a member is not copied for each."""
+    """A body of very many gzip members is decoded without a copy of the rest for each member."""
     body = gz(b"") * (MEBIBYTE // len(gz(b"")))
     assert exchange._gunzipped(body) == b""
     stub.mode = reply(gz(b"x" * MEBIBYTE) + gz(b"x"), headers={"Content-Encoding": "gzip"})
@@ -142,12 +143,12 @@ def test_many_members(stub: Stub) -> None:
 
 
 def coded(coding: str, body: bytes) -> Behaviour:
-    """Answer with a body that is said to be coded so."""
+    """Answer with a body that claims this coding."""
     return reply(body, headers={"Content-Encoding": coding})
 
 
 def in_two(first: bytes, second: bytes) -> Behaviour:
-    """Send in two parts, of which the second follows when the first has been sent."""
+    """Send the answer in two parts, one after the other."""
 
     def behave(_: Stub, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -237,7 +238,7 @@ REASONS = [
 
 @pytest.mark.parametrize(("behaviour", "reason"), REASONS)
 def test_reasons(stub: Stub, behaviour: Behaviour | str, reason: str) -> None:
-    """A service that gives no answer to judge is unknown, for a reason in words that a user can search for."""
+    """A service without a usable answer is unknown, with a reason that a user can search for."""
     stub.mode = behaviour
     seen = look(stub.url)
     verdict = judge(seen)
@@ -256,7 +257,7 @@ TO_TLS = [
 
 @pytest.mark.parametrize("body", TO_TLS)
 def test_plain_http_on_a_tls_port(stub: Stub, body: bytes) -> None:
-    """A 400 of nginx, Go or Apache to plain HTTP on a TLS port says what to do; another 400 is what it is."""
+    """A 400 that nginx, Go or Apache sends for plain HTTP on a TLS port has a hint."""
     stub.mode = reply(body, status="400 Bad Request")
     verdict = judge(look(stub.url))
     assert (verdict.state, verdict.reason) == (
@@ -272,7 +273,7 @@ def test_plain_http_on_a_tls_port(stub: Stub, body: bytes) -> None:
 
 
 def test_a_400_is_not_waited_for(stub: Stub) -> None:
-    """The rest of a body that is not expected is not waited for."""
+    """The probe does not wait for the rest of an unexpected answer."""
 
     def behave(_: Stub, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n")
@@ -286,7 +287,7 @@ BEGINNINGS = [b"", HEAD, HEAD + b"\r\n", HEAD + b"Transfer-Encoding: chunked\r\n
 
 
 def test_no_reason_is_a_programs(stub: Stub) -> None:
-    """Whatever a service sends, its reason holds nothing of Python, a parser or OpenSSL."""
+    """No reason contains text of Python, a parser or OpenSSL, for any bytes of a service."""
 
     @settings(max_examples=150)
     @given(st.binary(max_size=200), st.sampled_from(BEGINNINGS))
@@ -299,7 +300,7 @@ def test_no_reason_is_a_programs(stub: Stub) -> None:
 
 
 def errors() -> list[Exception]:
-    """Make an exception of every kind that the libraries under a probe raise."""
+    """Return an exception of every kind that the libraries of a probe raise."""
     found: list[Exception] = [OSError(code, os.strerror(code)) for code in errno.errorcode]
     found += [socket.gaierror(code, "x") for code in (-2, -3, -10)]
     found += [
@@ -334,7 +335,7 @@ def errors() -> list[Exception]:
 
 @pytest.mark.parametrize("error", errors(), ids=repr)
 def test_every_error_has_words(error: Exception) -> None:
-    """No exception's own text or name is a reason, unless it is the system's word for it."""
+    """No reason is the text or name of an exception, unless the system wrote it."""
     reason = cause_of(error, 5.0).reason
     assert reason
     assert not NO_WORDS.search(reason)
@@ -342,7 +343,7 @@ def test_every_error_has_words(error: Exception) -> None:
 
 
 def test_openssl_words() -> None:
-    """OpenSSL's name of an error that has no words here is told as OpenSSL writes it: users search for that."""
+    """An OpenSSL error without our own words has OpenSSL's text, because users search for it."""
     error = ssl.SSLError(
         1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error (_ssl.c:997)"
     )
@@ -352,7 +353,7 @@ def test_openssl_words() -> None:
 
 
 def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Make a server's context."""
+    """Return the context of a server with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context
@@ -382,7 +383,7 @@ def test_names_in_tls(
     sni: str | None,
     header: str,
 ) -> None:
-    """The certificate is that of the name without the resolver's dot or zone; an address is not named in SNI."""
+    """The certificate must match the name without final dot or zone. An address has no SNI."""
     asked: list[str | None] = []
     context = context_of(authority.issue_cert(certified))
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
@@ -405,15 +406,21 @@ def test_names_in_tls(
 @pytest.mark.parametrize(
     ("newest", "reason"),
     [
-        (ssl.TLSVersion.TLSv1_3, "TLS: the server requires a client certificate (tlsv13 alert certificate required)"),
-        (ssl.TLSVersion.TLSv1_2, "TLS: the server refused the handshake (sslv3 alert handshake failure): "
-         "it requires a client certificate, or there is no common cipher"),
+        (
+            ssl.TLSVersion.TLSv1_3,
+            "TLS: the server requires a client certificate (tlsv13 alert certificate required)",
+        ),
+        (
+            ssl.TLSVersion.TLSv1_2,
+            "TLS: the server refused the handshake (sslv3 alert handshake failure): "
+            "it requires a client certificate, or there is no common cipher",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_client_certificate_is_required(
     authority: trustme.CA, newest: ssl.TLSVersion, reason: str
 ) -> None:
-    """A TLS failure is down, also where it shows after the handshake, as TLS 1.3 has it."""
+    """A TLS failure is down, even if it comes after the handshake, as in TLS 1.3."""
     context = context_of(authority.issue_cert("127.0.0.1"))
     context.maximum_version = newest
     context.verify_mode = ssl.CERT_REQUIRED
@@ -424,7 +431,7 @@ def test_a_client_certificate_is_required(
 
 
 def test_an_unknown_name(authority: trustme.CA) -> None:
-    """A server that refuses the name in SNI is down, in OpenSSL's words."""
+    """A server that refuses the name in SNI is down, with OpenSSL's text."""
     context = context_of(authority.issue_cert("127.0.0.1"))
     context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
     stub = Stub("ingest", tls=context)
@@ -434,11 +441,11 @@ def test_an_unknown_name(authority: trustme.CA) -> None:
 
 
 def test_no_close_notify(authority: trustme.CA) -> None:
-    """A body that ends with the connection is whole also where TLS was not ended: a JSON object shows its own end."""
+    """A body that ends with the connection is complete even if TLS was not closed."""
 
     def behave(_: Stub, connection: socket.socket) -> None:
         connection.sendall(HEAD + b"\r\n" + OBJECT)
-        connection.shutdown(socket.SHUT_RDWR)  # of the socket, below TLS
+        connection.shutdown(socket.SHUT_RDWR)  # closes the socket below TLS
 
     stub = Stub("ingest", tls=context_of(authority.issue_cert("127.0.0.1")))
     stub.mode = behave
@@ -448,7 +455,7 @@ def test_no_close_notify(authority: trustme.CA) -> None:
 
 
 def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
-    """TLS on a port for plain HTTP: the reason says so."""
+    """The reason for TLS on a plain HTTP port says that the port speaks no TLS."""
     assert authority
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -475,9 +482,8 @@ def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(
-                    65536 if how == "closes" else 1
-                )  # what is left unread makes a reset of the close
+                # If a part stays unread, the close becomes a reset.
+                connection.recv(65536 if how == "closes" else 1)
 
         threading.Thread(target=answer, daemon=True).start()
         seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
@@ -490,7 +496,7 @@ def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
 
 
 def test_a_server_that_does_not_read() -> None:
-    """A request that cannot be sent is no end: the server may have answered, or its alert tells why."""
+    """A failed send does not end the exchange: the server may have sent an answer or an alert."""
 
     def fail(_: bytes) -> int:
         raise BrokenPipeError
@@ -499,7 +505,7 @@ def test_a_server_that_does_not_read() -> None:
 
 
 class Clock:
-    """A clock that stands still until it is set."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -507,20 +513,20 @@ class Clock:
 
 
 def address(port: int, family: int = socket.AF_INET) -> Any:
-    """Make an entry of getaddrinfo's."""
+    """Return an entry as from getaddrinfo."""
     return (family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
 
 
 @pytest.fixture
 def refused() -> Iterator[int]:
-    """A port that is taken, and refuses connections."""
+    """Yield a port that is taken and refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
 
 
 def connected(fd: int) -> int:
-    """Wait until a socket that connects has ended that, well or badly."""
+    """Wait until a socket has connected or failed to connect."""
     assert select.select([], [fd], [], 30)[1]
     return fd
 
@@ -532,13 +538,13 @@ def resumed(steps: Any, fd: int) -> Any:
 
 
 def test_the_next_address_after_a_silence(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    """An address that swallows packets costs a quarter of a second, which is not in the latency; then both are waited for."""
+    """A silent address delays the next one by 0.25 s, which is no part of the latency."""
     clock = Clock(monkeypatch)
     steps: Any = exchange._connect([address(stub.port)] * 3)
     wait = next(steps)
     assert (len(wait.fds), wait.until) == (1, 100.25)
     clock.now = 100.2
-    assert steps.send(None) == wait  # not before its time
+    assert steps.send(None) == wait  # not yet
     clock.now = 100.25
     second = steps.send(None)
     assert (second.fds[0], len(second.fds), second.until) == (wait.fds[0], 2, 100.5)
@@ -576,7 +582,7 @@ def test_the_next_address_after_a_refusal(
 def test_a_refusal_says_more_than_a_silence(
     monkeypatch: pytest.MonkeyPatch, stub: Stub, refused: int
 ) -> None:
-    """Where one address refuses and the other is silent until the deadline, the reason is the refusal."""
+    """If one address refuses and another one is silent, the reason is the refusal."""
     Clock(monkeypatch)
     steps: Any = exchange._connect([address(refused), address(stub.port)])
     wait = next(steps)
@@ -590,15 +596,15 @@ def test_a_refusal_says_more_than_a_silence(
 
 
 def test_families_take_turns() -> None:
-    """The families are tried in turn, beginning with the system's choice."""
+    """The address families are tried in turn, beginning with the system's first choice."""
     found = [address(n, family) for family, n in ((10, 1), (10, 2), (10, 3), (2, 4), (2, 5))]
     assert [one[4][1] for one in exchange._alternating(found)] == [1, 4, 2, 5, 3]
 
 
 def test_a_dead_family_end_to_end(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    """A name whose first address swallows packets is answered by its second, long before the deadline."""
+    """If the first address of a name is silent, the second one answers before the deadline."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.socket() as filler:
-        filler.connect(silent.getsockname())  # Linux drops what comes to a full queue
+        filler.connect(silent.getsockname())  # Linux drops connections to a full queue
         monkeypatch.setattr(
             socket,
             "getaddrinfo",
@@ -606,13 +612,12 @@ def test_a_dead_family_end_to_end(monkeypatch: pytest.MonkeyPatch, stub: Stub) -
         )
         seen = look("http://two.example", deadline_s=60)
     assert seen.http_status == 200
-    assert (
-        seen.latency_ms is not None and seen.latency_ms < 15_000
-    )  # half of the deadline, when each had its share of it
+    # Equal shares of the deadline would take half of it.
+    assert seen.latency_ms is not None and seen.latency_ms < 15_000
 
 
 def test_our_limit_hides_an_address(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
-    """Where one address refuses and a limit of ours kept the other from being tried, nothing is known of the service."""
+    """If a limit of this process prevents one address, a refusal of another proves nothing."""
     begin = exchange._begin
 
     def limited(*entry: Any) -> socket.socket:
@@ -640,7 +645,7 @@ def test_our_limit_hides_an_address(monkeypatch: pytest.MonkeyPatch, refused: in
 def test_no_port_or_no_address(
     monkeypatch: pytest.MonkeyPatch, has_source: bool, failure: Failure, reason: str
 ) -> None:
-    """The system has one error for a machine without a free port and one without an IPv6 address; they are told apart."""
+    """A machine without free ports and one without IPv6 have the same error, but two reasons."""
 
     class Socket(socket.socket):
         def connect_ex(self, _: Any, /) -> int:
@@ -652,7 +657,7 @@ def test_no_port_or_no_address(
 
 
 def test_names_of_limits() -> None:
-    """A TLS error whose number happens to be that of a limit is none."""
+    """A TLS error with the number of a process limit is not a process limit."""
     assert own_limit(OSError(errno.ENOMEM, "x")) and own_limit(MemoryError())
     assert not own_limit(ssl.SSLError(errno.ENOMEM, "x"))
     assert not own_limit(OSError("x")) and not own_limit(None)

@@ -1,3 +1,5 @@
+"""Probes of services over HTTP: answers, failures, deadlines, TLS, and confirmations."""
+
 from __future__ import annotations
 
 import contextlib
@@ -72,7 +74,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("behaviour", "status", "body"), ANSWERS)
 def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> None:
-    """An answer of any form is seen as it is; only that of a 200 is read."""
+    """Any form of an answer is read. The body is kept only for status 200."""
     stub.mode = behaviour
     begun = time.monotonic()
     seen = look(stub.url)
@@ -107,7 +109,7 @@ UNANSWERED = [
 
 @pytest.mark.parametrize(("behaviour", "error"), UNANSWERED)
 def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
-    """What is no answer is told as what it is."""
+    """A broken answer has its own reason."""
     stub.mode = behaviour
     seen = look(stub.url)
     assert (seen.http_status, seen.latency_ms, seen.failure) == (None, None, Failure.NO_ANSWER)
@@ -124,10 +126,9 @@ def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
     ],
 )
 def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) -> None:
-    """A probe has one deadline over all of it, however the bytes come; a refusal is told apart from a silence."""
-    stub.mode = (
-        mode  # what hangs or dribbles takes many seconds; what is refused or reset has as many
-    )
+    """A probe has one deadline for all its bytes. A refusal and a silence have other reasons."""
+    stub.mode = mode
+    # A refusal or a reset may take long on a slow machine, as a service that hangs does.
     seen = look(stub.url, SHORT_S if "timeout" in error else 30)
     assert (seen.failure, seen.error) == (failure, error)
 
@@ -141,14 +142,14 @@ def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) ->
     ],
 )
 def test_observe_unreachable(url: str, failure: Failure, error: str) -> None:
-    """A name that does not resolve is no connection; a name that is none is a bad URL."""
+    """An unresolved name is a failed connection. An invalid name is a bad URL."""
     seen = look(url)
     assert failure is seen.failure
     assert seen.error.startswith(error)
 
 
 def test_observe_resolver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that hangs, which no socket timeout ends, costs its own probe its deadline and nobody else anything."""
+    """A resolver that hangs costs only its own probe the deadline, and no other probe."""
     release = threading.Event()
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
@@ -172,7 +173,7 @@ def test_observe_resolver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with a dead address first is answered by the next; all dead, the last one's error is told."""
+    """A probe tries all addresses of a name. If all fail, the reason is the last error."""
     dead = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 9))
     alive = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", stub.port))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [dead, alive])
@@ -180,13 +181,8 @@ def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [alive, dead])
     stub.mode = "down"
     assert look("http://two.example").error == "Connection refused"
-    nowhere = (
-        99,
-        socket.SOCK_STREAM,
-        6,
-        "",
-        ("127.0.0.1", 9),
-    )  # a family that this machine does not have
+    # An address family that this machine does not have.
+    nowhere = (99, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [alive, nowhere])
     assert look("http://two.example").error == "Connection refused"
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [nowhere])
@@ -194,9 +190,9 @@ def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch
 
 
 def test_observe_is_concurrent() -> None:
-    """All services are probed at the same time, and each observation is its own target's."""
+    """All services are probed at the same time, and each observation belongs to its target."""
     stubs = [Stub(f"service-{n}") for n in range(8)]
-    together = threading.Barrier(8)  # each answers when all have been asked, and not before
+    together = threading.Barrier(8)  # each service answers when all have a request
     for n, stub in enumerate(stubs):
         stub.mode = lambda stub, connection: (
             healthy(stub, connection) if together.wait(20) >= 0 else None
@@ -213,12 +209,12 @@ def test_observe_is_concurrent() -> None:
 
 
 def test_observe_nothing() -> None:
-    """No targets, no observations."""
+    """Without targets there are no observations."""
     assert observe([]) == []
 
 
 def test_request(stub: Stub) -> None:
-    """The request is plain HTTP/1.1, asks to close, names the worker, and carries the URL's user as Basic."""
+    """A request is HTTP/1.1, closes the connection, names the worker, and has the URL's login."""
     look(f"http://user:p%40ss@127.0.0.1:{stub.port}/base")
     lines = stub.requests[0].decode().split("\r\n")
     assert lines[0] == "GET /base/health HTTP/1.1"
@@ -233,14 +229,14 @@ def test_request(stub: Stub) -> None:
 
 
 def test_proxies_are_ignored(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's proxies are not for probes."""
+    """Probes ignore the proxies of the environment."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert look(stub.url).http_status == 200
 
 
 def test_headers_of_a_service(stub: Stub) -> None:
-    """A service's own headers are sent, in place of the worker's where they have the same name."""
+    """A service's own headers are sent and replace those of the worker."""
     target = Target(
         "a",
         f"{stub.url}/health?full=1",
@@ -257,7 +253,7 @@ def test_headers_of_a_service(stub: Stub) -> None:
 
 
 def test_an_expected_status_is_read(stub: Stub) -> None:
-    """The body of an answer is read when its status is an expected one."""
+    """The body of an answer is read if its status is expected."""
     stub.mode = reply(OBJECT, status="404 Not Found")
     assert (
         observe([Target("a", f"{stub.url}/health", "a", (), expect=(404,))])[0].body
@@ -268,7 +264,7 @@ def test_an_expected_status_is_read(stub: Stub) -> None:
 
 
 def test_many(stub: Stub) -> None:
-    """There are as many probes under way as may be and never more, and each has its own answer."""
+    """Exactly the allowed number of probes run at once, and each has its own answer."""
     together, count, under_way, most = threading.Barrier(5), threading.Lock(), 0, 0
 
     def answer(stub: Stub, connection: socket.socket) -> None:
@@ -276,7 +272,7 @@ def test_many(stub: Stub) -> None:
         with count:
             under_way += 1
             most = max(most, under_way)
-        together.wait(20)  # a round is answered when all five of it are there
+        together.wait(20)  # five requests are answered together
         with count:
             under_way -= 1
         healthy(stub, connection)
@@ -291,7 +287,7 @@ def test_many(stub: Stub) -> None:
 
 
 def test_many_hang(stub: Stub) -> None:
-    """Each of many that hang has its own deadline, five at once: their times are not added up, and not shared either."""
+    """Five at a time, probes that hang each take their own deadline, and no more."""
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.4) for n in range(20)]
     begun = time.monotonic()
@@ -301,7 +297,7 @@ def test_many_hang(stub: Stub) -> None:
 
 
 def test_budget(stub: Stub) -> None:
-    """A probe that cannot end in time is not begun, and has no observation; which ones that are is not always the same."""
+    """A probe that cannot end in time does not begin. The skipped services vary."""
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.3) for n in range(30)]
     rounds = [
@@ -315,16 +311,16 @@ def test_budget(stub: Stub) -> None:
 
 
 def test_out_of_files(stub: Stub) -> None:
-    """When this process has no more files, a service is not called down for it."""
+    """If this process is out of files, a service is not probed rather than down."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
     taken: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
     try:
-        with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
+        with contextlib.suppress(OSError):  # until no file descriptor is free
             while True:
                 taken.append(os.dup(2))
-        for _ in range(3):  # what the selector and the resolver's bell take
+        for _ in range(3):  # for the selector and the pipe of the resolver
             os.close(taken.pop())
         seen = look(stub.url)
     finally:
@@ -356,7 +352,7 @@ def test_names_are_resolved_once(stub: Stub, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def served(certificate: trustme.LeafCert) -> Stub:
-    """Return a service with this certificate."""
+    """Run a service with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return Stub("ingest", tls=context)
@@ -372,7 +368,7 @@ def test_tls(authority: trustme.CA) -> None:
 
 @pytest.mark.parametrize("case", ["wrong name", "unknown authority"])
 def test_tls_bad(authority: trustme.CA, case: str) -> None:
-    """A wrong certificate is no connection, and the reason says what is wrong with it."""
+    """A wrong certificate is a failed connection, and the reason says what is wrong."""
     issuer = trustme.CA() if case == "unknown authority" else authority
     stub = served(issuer.issue_cert("other.example" if case == "wrong name" else "127.0.0.1"))
     seen = look(stub.url)
@@ -423,7 +419,6 @@ PEM = {
     "damaged": b"-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----\n",
     "locked": LOCKED,
 }
-# the authorities, the certificate and the key, each a file of ``pem_files``; and what is told of them
 UNUSABLE = [
     (("none", "", ""), "ca: {none} cannot be loaded: No such file or directory"),
     (("empty", "", ""), "ca: {empty} cannot be loaded: it holds no PEM certificate"),
@@ -443,14 +438,16 @@ UNUSABLE = [
     (("own", "certificate", "locked"), "key: {locked} has a password; use a key without one"),
     (
         ("own", "certificate", "other"),
-        "certificate: {certificate} and key: {other} cannot be loaded: the key does not belong to the certificate",
+        "certificate: {certificate} and key: {other} cannot be loaded: "
+        "the key does not belong to the certificate",
     ),
 ]
+"""Authorities, certificate and key, each a file of ``pem_files``, and the fault."""
 
 
 @pytest.fixture(scope="module")
 def pem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Files of a client's certificate: right ones, and some that are wrong in every way; their paths by name."""
+    """Write right and wrong files of a client's certificate. Return their paths by name."""
     folder = tmp_path_factory.mktemp("pem")
     authority = trustme.CA()
     issued, another = (
@@ -472,7 +469,7 @@ def pem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_tls_unusable(
     stub: Stub, pem_files: dict[str, str], names: tuple[str, ...], fault: str
 ) -> None:
-    """What cannot be loaded costs the services that need it, and no other; it is told by the file's name, also by those who only check."""
+    """An unusable file is a fault of the services that need it. It is found without a probe."""
     ca, certificate, key = (pem_files.get(name, "") for name in names)
     tls = Tls(ca, certificate, key)
     targets = [
@@ -499,7 +496,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("header", "fault"), REFUSED)
 def test_header_refused(stub: Stub, header: tuple[str, str], fault: str) -> None:
-    """A header that the libraries refuse is told by its name, never by its value; the service is not asked, nor asked again."""
+    """A header with an invalid value is named without its value, and nothing is sent."""
     target = Target("a", f"{stub.url}/health", "a", (), headers=(("X-Fine", "fine"), header))
     (seen,) = http.confirm([target], times=3, delay_s=0.01, budget_s=40)
     assert (seen.failure, seen.error, seen.attempts, seen.target.faults) == (
@@ -513,7 +510,7 @@ def test_header_refused(stub: Stub, header: tuple[str, str], fault: str) -> None
 
 
 def test_faults_of_the_catalogue(stub: Stub) -> None:
-    """A service that the catalogue found at fault is not asked; every fault is told."""
+    """A service with faults of the catalogue is not probed, and all its faults are reported."""
     faults = ("headers.A: TOKEN is not set", "ca: /none cannot be read")
     target = Target("a", f"{stub.url}/health", "a", (), faults=faults)
     told: list[int] = []
@@ -527,7 +524,7 @@ def test_faults_of_the_catalogue(stub: Stub) -> None:
 
 
 def test_tls_none() -> None:
-    """A server that speaks no TLS is no connection either."""
+    """A server without TLS is a failed connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
@@ -545,7 +542,7 @@ def test_tls_none() -> None:
 def test_tls_context(
     monkeypatch: pytest.MonkeyPatch, stub: Stub, pem_files: dict[str, str]
 ) -> None:
-    """A bundle that cannot be loaded costs the services that need it: those of https without authorities of their own."""
+    """An unusable bundle is a fault only of https services without their own authorities."""
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     assert look(stub.url).http_status == 200
     own = Target("own", "https://127.0.0.1:9/health", "own", (), tls=Tls(pem_files["own"]))
@@ -557,7 +554,7 @@ def test_tls_context(
 
 
 def test_a_fault_of_ours_stays_in_its_probe(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unforeseen exception in one probe is that probe's error."""
+    """An unexpected exception in one probe is an error of that probe only."""
 
     def broken(*_: object) -> bytes:
         raise RuntimeError("oh no")
@@ -569,7 +566,7 @@ def test_a_fault_of_ours_stays_in_its_probe(stub: Stub, monkeypatch: pytest.Monk
 
 
 def test_confirm_asks_again(stubs: Stubs) -> None:
-    """A probe without an HTTP answer is made again, and the second result counts; one with an answer is not."""
+    """A probe without an HTTP answer is repeated, and its second result counts."""
     stubs["ingest"].mode = "down"
     stubs["evaluator"].mode = "503"
     targets = [
@@ -588,7 +585,7 @@ def test_confirm_asks_again(stubs: Stubs) -> None:
 def test_confirm_within_the_budget(
     stubs: Stubs, times: int, budget_s: float, attempts: int
 ) -> None:
-    """It is made as often as it may, and not at all when the pass has no time left for it."""
+    """A probe is repeated as often as allowed, or not at all without time for it."""
     stubs["ingest"].mode = "down"
     target = Target("ingest", f"{stubs['ingest'].url}/health", "ingest", ())
     (seen,) = http.confirm([target], times=times, delay_s=0.01, budget_s=budget_s)

@@ -1,4 +1,4 @@
-"""Many exchanges at once: this process's own limits, and a resolver that hangs."""
+"""Many exchanges at once: limits of this process, and a resolver that hangs."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """The port of a server in another process, which has files of its own."""
+    """Yield the port of a server in another process, which has its own file descriptors."""
     with fast_server() as found:
         yield found
 
 
 def a_hundred(port: int) -> list[Target]:
-    """Return a hundred services of a server."""
+    """Return a hundred services of one server."""
     return [Target(f"s{n}", f"{url}/health", "", ()) for n, url in enumerate(urls(100, port))]
 
 
 def alone(name: str, port: int) -> None:
-    """Run a function of this module in a process in which no other thread opens or closes files."""
+    """Run a function of this module in a process where no other thread opens or closes files."""
     code = f"from tests.adapters.http import test_reactor; test_reactor.{name}({port})"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -61,13 +61,13 @@ def alone(name: str, port: int) -> None:
 
 @contextlib.contextmanager
 def files(free: int) -> Iterator[None]:
-    """Leave so many file descriptors free."""
+    """Leave this number of file descriptors free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
     taken = [os.open(os.devnull, os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
     try:
-        with contextlib.suppress(OSError):  # until none is free, wherever there was a gap
+        with contextlib.suppress(OSError):  # until no file descriptor is free
             while True:
                 taken.append(os.dup(taken[0]))
         for _ in range(free):
@@ -80,7 +80,7 @@ def files(free: int) -> Iterator[None]:
 
 
 def probe_with_few_files(port: int) -> None:
-    """Probe more services than there are files; check that no probe meets the limit."""
+    """Probe more services than there are files. Assert that no probe meets the limit."""
     ended: list[Any] = []
     own_limit = limits.own_limit
 
@@ -98,7 +98,7 @@ def probe_with_few_files(port: int) -> None:
 
 
 def test_fewer_at_once(port: int) -> None:
-    """Where files are few, fewer are probed at once than may be: all are, and none meets the limit."""
+    """With few files, fewer probes run at once: all services are probed, none meets the limit."""
     alone("probe_with_few_files", port)
 
 
@@ -107,14 +107,14 @@ def test_fewer_at_once(port: int) -> None:
     [(-1, 128, 128), (10_000, 128, 128), (10_000, 1000, 1000), (3, 128, 1)],
 )
 def test_fitting(monkeypatch: pytest.MonkeyPatch, limit: int, wanted: int, fits: int) -> None:
-    """There are as many probes at once as are wanted, or as files allow; at least one."""
+    """The wanted number of probes run at once, or as many as files allow, but at least one."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     assert limits.fitting(wanted) == fits
 
 
 @pytest.mark.parametrize(("code", "fits"), [(errno.EMFILE, 1), (errno.ENOENT, 29)])
 def test_fitting_without_a_count(monkeypatch: pytest.MonkeyPatch, code: int, fits: int) -> None:
-    """Where open files cannot be counted: for want of one, there is room for one probe; else the usual ones are open."""
+    """If open files cannot be counted, only one probe runs, or the usual number is assumed."""
 
     def fail(_: str) -> list[str]:
         raise OSError(code, os.strerror(code))
@@ -133,12 +133,12 @@ def probe_at_the_limit(port: int) -> None:
 
 
 def test_a_limit_on_the_way(port: int) -> None:
-    """A probe that meets a limit is made again when others have ended: all are probed, only later."""
+    """A probe that meets a limit is repeated when others have ended, and succeeds."""
     alone("probe_at_the_limit", port)
 
 
 def test_a_limit_that_passes(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit that was met once does not slow the rest of a long round: with each probe that ends, one more is begun."""
+    """A limit that was met once does not slow a long round: each probe that ends adds one."""
     begin = exchange._begin
     attempts: list[int] = []
     at_once: list[int] = []
@@ -158,12 +158,12 @@ def test_a_limit_that_passes(port: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(reactor.Reactor, "_start", watched)
     seen = observe(a_hundred(port), concurrency=20)
     assert [one.http_status for one in seen] == [200] * 100
-    assert at_once[2] == 2  # one was under way, and has ended
+    assert at_once[2] == 2  # one probe was open, and has ended
     assert at_once[-1] == 20 and len(at_once) == 101
 
 
 def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What met a limit and has no time for another attempt is told as not probed for that limit."""
+    """A probe that met a limit and has no time for another attempt was not probed."""
     begin = exchange._begin
     attempts: list[int] = []
 
@@ -189,7 +189,7 @@ def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("what", ["selector", "socketpair"])
 def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Where not even the selector can be made nothing is known of any service; another fault is not hidden by that."""
+    """If the selector cannot be created, no service was probed. Other errors are raised."""
     code = errno.EMFILE
 
     def fail(*_: object) -> None:
@@ -209,7 +209,7 @@ def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, what
 
 
 def test_no_watch_for_a_socket(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket that the selector has no room for is a limit of ours, and is closed."""
+    """A socket that does not fit into the selector is a limit of this process, and is closed."""
     register = selectors.DefaultSelector.register
 
     def limited(self: Any, fd: Any, events: int, data: Any = None) -> Any:
@@ -223,7 +223,7 @@ def test_no_watch_for_a_socket(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_out_of_memory(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe that has no memory says nothing about its service."""
+    """A probe without memory says nothing about its service."""
 
     def exhausted(*_: object) -> bytes:
         raise MemoryError
@@ -234,7 +234,7 @@ def test_out_of_memory(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was not probed is not asked again; and where the second probe met a limit, the first result counts."""
+    """A confirmation skips services that were not probed, and ignores probes that met a limit."""
     answers = [
         {"a": Failure.NO_CONNECTION, "b": Failure.NOT_PROBED, "c": Failure.NO_ANSWER},
         {"a": Failure.NOT_PROBED, "c": Failure.NO_CONNECTION},
@@ -257,7 +257,7 @@ def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A resolver that hangs for names that begin so, and knows all others."""
+    """Replace the resolver by one that hangs for names that begin with "hang"."""
     release = threading.Event()
 
     def resolve(host: bytes, port: int, **named: Any) -> Any:
@@ -274,7 +274,7 @@ RESOLVE = socket.getaddrinfo
 
 
 def named(host: str, port: int) -> Target:
-    """Make a target, which has little time where its name hangs."""
+    """Return a target, with a short deadline if its name hangs."""
     return Target(
         host,
         f"http://{host}:{port}/health",
@@ -286,7 +286,7 @@ def named(host: str, port: int) -> Target:
 
 @pytest.mark.usefixtures("hanging")
 def test_the_resolver_hangs(stub: Stub) -> None:
-    """A name that is not resolved in time is down; a dead resolver keeps nobody else waiting."""
+    """A name that is not resolved in time is down. Other services do not wait for it."""
     hosts = ["hang1.example", "127.0.0.1", "hang2.example", "well.example"]
     seen = observe([named(host, stub.port) for host in hosts])
     assert [one.http_status for one in seen] == [None, 200, None, 200]
@@ -299,7 +299,7 @@ def test_the_resolver_hangs(stub: Stub) -> None:
 
 @pytest.mark.usefixtures("hanging")
 def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that was never looked up, since others hold every thread, says nothing about its service."""
+    """A name that never got a free thread says nothing about its service."""
     monkeypatch.setattr(reactor, "MAX_RESOLVERS", 1)
     hosts = ["hang1.example", "127.0.0.1", "hung.example"]
     seen = observe([named(host, stub.port) for host in hosts])
@@ -310,7 +310,7 @@ def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be started, names are not resolved, and what needs none is probed."""
+    """If no thread can start, names are not resolved. Addresses are probed all the same."""
     start = threading.Thread.start
 
     def fail(self: threading.Thread) -> None:
@@ -326,7 +326,7 @@ def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the first thread could be started, it resolves the names of the others as well."""
+    """If only the first thread can start, it also resolves the names of the others."""
     start = threading.Thread.start
     started: list[threading.Thread] = []
     second = threading.Event()
@@ -342,7 +342,7 @@ def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> 
             start(self)
 
     def resolve(_: bytes, port: int, **named: Any) -> Any:
-        assert second.wait(30)  # the thread is at it until the other one has failed
+        assert second.wait(30)  # the first thread works until the second one has failed
         return RESOLVE("127.0.0.1", port, **named)
 
     monkeypatch.setattr(threading.Thread, "start", first_only)
@@ -353,7 +353,7 @@ def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's resolver calls a name unknown when it has no file: that is a limit of ours, and asked again."""
+    """If the system's resolver fails for lack of files, the name is resolved again."""
     limit = OSError(errno.EMFILE, "x")
     limited: list[object] = []
     put_back = threading.Event()
@@ -368,9 +368,8 @@ def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
     def watched(result: object) -> str:
         if result is limit:
             limited.append(result)
-        if (
-            len(limited) == 2
-        ):  # of the name, and then of the probe, while the other one is under way
+        # One limit of the name, and one of the probe, while the other probe is open.
+        if len(limited) == 2:
             put_back.set()
         return limits.own_limit(result)
 
@@ -392,7 +391,7 @@ def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_the_resolver_says() -> None:
-    """A failure of the resolver is one of the name, but for our own limits."""
+    """A failure of the resolver is a failure of the name, except for limits of this process."""
     for error, failure, reason in (
         (
             socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
@@ -413,7 +412,7 @@ def test_what_the_resolver_says() -> None:
 
 
 def test_no_descriptor() -> None:
-    """It tells whether a file descriptor is to be had."""
+    """The function returns an error if no file descriptor is free."""
     assert limits.no_descriptor() is None
     with files(0):
         error = limits.no_descriptor()
@@ -421,7 +420,7 @@ def test_no_descriptor() -> None:
 
 
 def test_no_file_for_certificates(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a certificate's file cannot be opened for want of files, that is no fault of the service's."""
+    """If a certificate's file cannot be opened for lack of files, the service is not at fault."""
 
     def fail(**_: object) -> None:
         raise OSError(errno.EMFILE, "x")

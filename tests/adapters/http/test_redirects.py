@@ -1,4 +1,4 @@
-"""Methods, bodies and redirects: what a probe sends, to whom, and what it never sends there."""
+"""Methods, bodies and redirects: what a probe sends to whom, and what it keeps secret."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def verdict(stub: Stub, **more: Any) -> Verdict:
 
 
 def moved(location: str, status: int = 302) -> Behaviour:
-    """Redirect to this place."""
+    """Redirect to this location."""
     return reply("", status=f"{status} Moved", headers={"Location": location})
 
 
 def sent_body(request: bytes, connection: socket.socket) -> bytes:
-    """Return the body of a request, of which the first part may have come with its head."""
+    """Return the body of a request. A part of it may have come with the head."""
     head, _, body = request.partition(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     length = int(lengths[0].partition(b":")[2]) if lengths else 0
@@ -66,7 +66,7 @@ def echo(stub: Stub, connection: socket.socket) -> None:
 
 @pytest.fixture
 def other() -> Iterator[Stub]:
-    """A second service, on another host of this machine."""
+    """Yield a second service on another host of this machine."""
     running = Stub("other", host="127.0.0.2")
     running.mode = reply("{}")
     yield running
@@ -83,7 +83,7 @@ def test_method(stub: Stub, method: str) -> None:
 
 @pytest.mark.integration
 def test_head(stub: Stub) -> None:
-    """The answer to HEAD has no body, whatever length it states."""
+    """The answer to HEAD has no body, even if it states a length."""
     stub.mode = lambda _, connection: connection.sendall(
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
     )
@@ -95,7 +95,7 @@ def test_head(stub: Stub) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("body", [b"{}", b'{"a": "\xc3\xa4"}', b"\xff", b"x" * (64 << 10)])
 def test_body(stub: Stub, body: bytes) -> None:
-    """The body is sent as it is, with its length, and with the type that a header states."""
+    """The body is sent unchanged, with its length and the type that a header states."""
     stub.mode = echo
     content_type = (("Content-Type", "application/json"),)
     answer = json.loads(look(stub, method="POST", body=body, headers=content_type).body)
@@ -133,7 +133,7 @@ FOLLOWED = [
 @pytest.mark.integration
 @pytest.mark.parametrize(("method", "status", "then"), FOLLOWED)
 def test_followed(stub: Stub, method: str, status: int, then: str) -> None:
-    """A redirect within the origin keeps headers; body and method as RFC 9110 has it."""
+    """A redirect within the origin keeps headers, and body and method as RFC 9110 says."""
 
     def behave(stub: Stub, connection: socket.socket) -> None:
         body = sent_body(stub.requests[-1], connection)
@@ -157,7 +157,7 @@ def test_followed(stub: Stub, method: str, status: int, then: str) -> None:
 
 @pytest.mark.integration
 def test_off_by_default(stub: Stub) -> None:
-    """Without `redirects` an answer that redirects is an answer, without a word about it."""
+    """Without `redirects`, a redirect is judged as any other answer."""
     stub.mode = moved("/elsewhere")
     assert verdict(stub, redirects=0).reason == "http 302"
     assert len(stub.requests) == 1
@@ -166,7 +166,7 @@ def test_off_by_default(stub: Stub) -> None:
 
 @pytest.mark.integration
 def test_number(stub: Stub) -> None:
-    """As many redirects are followed as the catalogue says, and no more; a loop ends."""
+    """The probe follows at most as many redirects as the catalogue says, so that a loop ends."""
     stub.mode = moved("/again")
     judged = verdict(stub, redirects=3)
     assert (judged.state, judged.reason) == (State.DEGRADED, "http 302: more than 3 redirects")
@@ -176,7 +176,7 @@ def test_number(stub: Stub) -> None:
 
 @pytest.mark.integration
 def test_expected_redirect(stub: Stub) -> None:
-    """A redirect that is not followed is judged by its status as any other answer."""
+    """A redirect that is not followed is judged by its status."""
     stub.mode = moved("https://login.example/")
     assert verdict(stub, expect=(200, 302), json=False).state is State.HEALTHY
     assert verdict(stub).reason == (
@@ -186,7 +186,7 @@ def test_expected_redirect(stub: Stub) -> None:
 
 @pytest.mark.integration
 def test_other_host(stub: Stub, other: Stub) -> None:
-    """Another host is asked only if it is named, and it sees no header, login or body."""
+    """A probe goes to another host only if it is named, without headers, login or body."""
     stub.mode = moved(f"{other.url}/health")
     url = f"{stub.url}/health".replace("//", "//user:pass-word@")
     probed = target(url, headers=(("X-Key", SECRET),))
@@ -204,7 +204,7 @@ def test_other_host(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_no_credentials_after_a_detour(stub: Stub, other: Stub) -> None:
-    """Another host must not send our credentials to a path of its choice."""
+    """A redirect back from another host to the origin gets no credentials."""
     stub.mode = lambda one, connection: (
         moved(f"{other.url}/") if len(one.requests) == 1 else reply("{}")
     )(one, connection)
@@ -216,7 +216,7 @@ def test_no_credentials_after_a_detour(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_body_stays(stub: Stub, other: Stub) -> None:
-    """A body is not sent to another origin; the same request without it would be another one."""
+    """A body is not sent to another origin, and the request is not sent without it either."""
     stub.mode = moved(f"{other.url}/", 307)
     more: dict[str, Any] = {"method": "POST", "body": b"x", "redirect_hosts": ("127.0.0.2",)}
     assert verdict(stub, **more).reason == (
@@ -229,7 +229,7 @@ def test_body_stays(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_refused_after_a_redirect(stub: Stub, other: Stub) -> None:
-    """The reason names the redirect after which a probe failed, and no path of it."""
+    """The reason names the last redirect of a failed probe without its path."""
     other.mode = "down"
     stub.mode = moved(f"{other.url}/?token={SECRET}")
     judged = verdict(stub, redirect_hosts=("127.0.0.2",))
@@ -242,7 +242,7 @@ def test_refused_after_a_redirect(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_one_deadline(stub: Stub, other: Stub) -> None:
-    """All requests of a probe have one deadline together."""
+    """All requests of a probe share one deadline."""
     other.mode = "hang"
     stub.mode = moved(other.url)
     seen = look(stub, deadline_s=0.5, redirect_hosts=("127.0.0.2",))
@@ -254,7 +254,7 @@ def test_one_deadline(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_latency(stub: Stub) -> None:
-    """The latency is that of all requests."""
+    """The latency covers all requests of a probe."""
 
     def slow_first(stub: Stub, connection: socket.socket) -> None:
         if len(stub.requests) > 1:
@@ -272,9 +272,21 @@ def test_latency(stub: Stub) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("location", ["", "ftp://h/", "http://[::1", "\xff", "//h:0/", "http://256.1.1.1/", "http://a b/", "http://\x7f/"])  # fmt: skip
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "ftp://h/",
+        "http://[::1",
+        "\xff",
+        "//h:0/",
+        "http://256.1.1.1/",
+        "http://a b/",
+        "http://\x7f/",
+    ],
+)
 def test_bad_location(stub: Stub, location: str) -> None:
-    """A Location that is no URL costs the probe nothing but its redirect."""
+    """A redirect to an invalid URL is not followed, and the reason says so."""
     stub.mode = moved(location)
     reason = verdict(stub).reason
     assert reason in {
@@ -287,7 +299,7 @@ def test_bad_location(stub: Stub, location: str) -> None:
 
 @pytest.mark.integration
 def test_resolved_to_metadata(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A named host that resolves to the metadata service is not connected to."""
+    """A probe does not connect to a named host that resolves to the metadata service."""
     resolve = socket.getaddrinfo
 
     def rebound(host: Any, port: int, *more: Any, **options: Any) -> Any:
@@ -303,7 +315,7 @@ def test_resolved_to_metadata(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.integration
 def test_skip_verify(stub: Stub) -> None:
-    """With `skip_verify` any certificate will do, also after a redirect from http."""
+    """With `skip_verify` any certificate is accepted, also after a redirect from http."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("elsewhere.example").configure_cert(context)
     private = Stub("private", tls=context)
@@ -318,7 +330,7 @@ def test_skip_verify(stub: Stub) -> None:
 
 @pytest.mark.integration
 def test_client_certificate_stays(stub: Stub, tmp_path: Any) -> None:
-    """Another origin does not see the client certificate; the files are loaded for redirects."""
+    """The client certificate is not sent to another origin. Its files are checked in any case."""
     authority = trustme.CA()
     client = authority.issue_cert("client.example")
     client.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
@@ -360,14 +372,14 @@ HOSTS = [
     ("http://[::1]:8080/", ("::1",), True),
     ("http://[::1]:8080/", ("::2",), False),
     ("http://10.0.0.1/", ("10.0.0.1",), True),
-    ("http://[v1.a]/", ("☃.example",), False),  # neither is a host to httpx
+    ("http://[v1.a]/", ("☃.example",), False),  # httpx accepts neither as a host
 ]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(("location", "hosts", "is_followed"), HOSTS)
 def test_hosts(location: str, hosts: tuple[str, ...], is_followed: bool) -> None:
-    """The host is compared as DNS does: without case, without the last dot, in ASCII."""
+    """Hosts are compared as in DNS: in any case, without the final dot, in ASCII."""
     one = target(redirect_hosts=hosts)
     if is_followed:
         assert next_hop(one, first_hop(one), 302, location.encode()).number == 1
@@ -388,7 +400,7 @@ ORIGINS = [
 @pytest.mark.unit
 @pytest.mark.parametrize(("url", "location", "is_same"), ORIGINS)
 def test_origin(url: str, location: str, is_same: bool) -> None:
-    """Scheme, host and port make an origin; the login of a Location is never used."""
+    """An origin is scheme, host and port. The login of a Location is never used."""
     one = target(url, headers=(("X-Key", SECRET),))
     hop = next_hop(one, first_hop(one), 302, location.encode())
     assert (hop.same_origin, "@" in hop.url) == (is_same, False)
@@ -432,14 +444,14 @@ OPEN = [
 
 
 def addresses(*hosts: str) -> list[tuple[Any, ...]]:
-    """Return addresses as the resolver does."""
+    """Return addresses in the form of the resolver."""
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 80)) for host in hosts]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("address", PROTECTED)
 def test_protected(address: str) -> None:
-    """A redirect leads to no such address unless it is named as an address; a URL may."""
+    """A redirect may not lead to such an address unless it is named. The URL itself may."""
     hop = Hop("http://named.example:80/x", "GET", 1, same_origin=False)
     one = target(redirect_hosts=("named.example",))
     with pytest.raises(NotFollowedError, match="is link-local or of a metadata service"):
@@ -454,7 +466,7 @@ def test_protected(address: str) -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("address", OPEN)
 def test_not_protected(address: str) -> None:
-    """Private and local addresses are not refused: services are there."""
+    """Private and local addresses are permitted, because services have them."""
     hop = Hop("http://named.example:80/x", "GET", 1, same_origin=False)
     redirects.require_permitted(target(), hop, addresses(address))
 
@@ -464,12 +476,12 @@ def test_not_protected(address: str) -> None:
     st.binary(max_size=60), st.sampled_from([b"", b"http://", b"//", b"/", b"https://shop.example"])
 )
 def test_any_location(data: bytes, begin: bytes) -> None:
-    """Whatever a service writes there: a hop to an allowed host without a login, or a refusal."""
+    """Any Location leads to a permitted host without a login, or is refused."""
     one = target()
     try:
         hop = next_hop(one, first_hop(one), 302, begin + data)
     except NotFollowedError as error:
-        assert str(error)  # noqa: PT017 - both are right
+        assert str(error)  # noqa: PT017 - both outcomes are right
     else:
         assert redirects.origin(hop.url).lower().split("/")[2].partition(":")[0].rstrip(".") == (
             "shop.example"

@@ -1,4 +1,4 @@
-"""Signs of life, and a process that was not run while its probes were open."""
+"""Signs of life, and stalls: a process that was not run while its probes were open."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STALL_S = 3.0
 
 @pytest.fixture
 def other() -> Iterator[Stub]:
-    """A second service."""
+    """Yield a second service."""
     running = Stub("evaluator")
     yield running
     running.close()
 
 
 def target(stub: Stub, deadline_s: float = DEADLINE_S) -> Target:
-    """Return a stub as a target."""
+    """Return the target of a stub."""
     return Target(stub.name, f"{stub.url}/health", "", (), deadline_s=deadline_s)
 
 
@@ -57,9 +57,9 @@ def _no_route(_: int, __: Any) -> socket.socket:
 
 
 def test_no_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silence, a missing route and a name that is not resolved prove nothing."""
+    """A silence, a missing route and an unresolved name are no sign of life."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.socket() as filler:
-        filler.connect(silent.getsockname())  # Linux drops what comes to a full queue
+        filler.connect(silent.getsockname())  # Linux drops connections to a full queue
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         (seen,) = observe([Target("a", url, "", (), deadline_s=0.3)])
     assert (seen.reason_class, seen.sign) == ("timeout", False)
@@ -71,7 +71,7 @@ def test_no_signs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refusal_at_once_is_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine, a refusal may come while the connection is begun."""
+    """On this machine, a refusal may come at the start of a connection."""
 
     def refuse(_: int, __: Any) -> socket.socket:
         raise OSError(111, "Connection refused")
@@ -82,7 +82,7 @@ def test_a_refusal_at_once_is_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sign_of_an_earlier_probe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The confirmation probes again; what came back before came back all the same."""
+    """A sign of life of the first probe counts after its confirmation."""
     service = Target("a", "http://127.0.0.1:9", "", (), deadline_s=0.1)
     silent = Observation(service, 1.0, failure=Failure.NO_ANSWER, reason_class="timeout")
     rounds = iter([[silent._replace(sign=True)], [silent]])
@@ -98,7 +98,7 @@ def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
     quick = Stub("dispatcher")
 
     def stall(count: int) -> None:
-        """Do not run for longer than the deadline of the others."""
+        """Block for longer than the deadline of the other probes."""
         if count == 1:
             time.sleep(STALL_S)
 
@@ -113,7 +113,7 @@ def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
 
 
 def test_no_stall(stub: Stub) -> None:
-    """A service that hangs is no stall: the process waits, and is run."""
+    """A service that hangs is no stall, because the process runs while it waits."""
     stub.mode = "hang"
     (seen,) = observe([target(stub, 1.0)])
     assert seen.reason_class == "timeout"
@@ -121,10 +121,10 @@ def test_no_stall(stub: Stub) -> None:
 
 
 class TestStalls:
-    """The bookkeeping of turns."""
+    """The accounting of turns."""
 
     def test_turns(self) -> None:
-        """A turn may take as long as its wait, and a little longer."""
+        """A turn may take as long as its wait and a little longer."""
         stalls = reactor._Stalls()
         stalls.begin(100.0)
         assert not stalls.turn(100.25, 0.25)
@@ -137,7 +137,7 @@ class TestStalls:
         assert stalls.total_s == pytest.approx(2.595)
 
     def test_drains(self) -> None:
-        """Deadlines wait while answers are read, but not for ever."""
+        """Deadlines wait while answers are read, but only for a limited time."""
         stalls = reactor._Stalls()
         stalls.begin(100.0)
         assert not stalls.drains(100.0, busy=True)

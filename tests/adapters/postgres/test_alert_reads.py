@@ -1,4 +1,4 @@
-"""What the post of a health pass reads: which rows, and by which index."""
+"""The alerts that a health pass reads for its post, and the indexes that it uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
-    """A store on the database of the test."""
+    """Yield a store on the database of the test."""
     with contextlib.closing(Store({"conninfo": database.url})) as opened:
         yield opened
 
@@ -40,7 +40,7 @@ def insert(
     details: str = "{}",
     tenant: str = "__system__",
 ) -> None:
-    """Insert an alert; the times are SQL expressions."""
+    """Insert an alert. The times are SQL expressions."""
     database.rows(
         "INSERT INTO tenants (tenant_id, name) VALUES (%s, 'x') ON CONFLICT DO NOTHING", tenant
     )
@@ -56,7 +56,7 @@ def insert(
 
 
 def read(store: Store, period_s: float = 60.0, services: int = 4) -> dict[str, SystemAlert]:
-    """Return what is read, by service."""
+    """Return the alerts that are read, by service."""
     rows = store.read(
         lambda transaction: alert_reads.read_alerts_to_post(transaction, period_s, services)
     )
@@ -65,7 +65,7 @@ def read(store: Store, period_s: float = 60.0, services: int = 4) -> dict[str, S
 
 
 def test_rows(store: Store, database: Database) -> None:
-    """Open, acknowledged and recently closed system alerts are read, and none of anybody else."""
+    """Open, acknowledged and recently closed system alerts are read, and no others."""
     evidence = {"state": "down", "reason": "Connection refused"}
     insert(database, "system-health:open", details=json.dumps({"evidence": evidence}))
     insert(database, "system-health:acknowledged", "ACKNOWLEDGED", details="[]")
@@ -86,7 +86,7 @@ def test_rows(store: Store, database: Database) -> None:
 
 
 def test_period(store: Store, database: Database) -> None:
-    """The longer the period, the longer a closed alert is read."""
+    """A longer period keeps closed alerts in the post for longer."""
     insert(database, "system-health:a", "CLOSED", closed="now() - interval '299 min'")
     assert repeat_s(3600) == 300 * 60
     assert set(read(store, 3600)) == {"a"}
@@ -94,7 +94,7 @@ def test_period(store: Store, database: Database) -> None:
 
 
 def test_newest(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed alerts are looked for among the newest ones only; open ones of any age are read."""
+    """Closed alerts are read only among the newest rows, open ones at any age."""
     insert(database, "system-health:old", "CLOSED", created="'2020-01-01'", closed="now()")
     insert(database, "system-health:open", created="'2019-01-01'")
     for name in "abc":
@@ -107,7 +107,7 @@ def test_newest(store: Store, database: Database, monkeypatch: pytest.MonkeyPatc
 
 
 def test_hidden_rows(database: Database) -> None:
-    """Where row level security hides alerts, none to post would be wrong: it is an error."""
+    """If row level security hides alerts, the read is an error, not an empty post."""
     name = f"reader_{database.url.rpartition('/')[2]}"
     database.rows(f"CREATE ROLE {name} LOGIN PASSWORD 'x'; GRANT SELECT ON fleet_alert TO {name}")
     with (
@@ -118,7 +118,7 @@ def test_hidden_rows(database: Database) -> None:
 
 
 def test_indexes(database: Database) -> None:
-    """In a table of years, an index finds the open alerts, and another one the newest closed ones.
+    """In a table of many years, indexes find the open alerts and the newest closed ones.
 
     A scan would read all alerts of all tenants in every pass.
     """

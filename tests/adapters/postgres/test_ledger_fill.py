@@ -1,4 +1,4 @@
-"""The ledger of the time before it, from samples."""
+"""The ledger is filled from samples that are older than the ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SELECT now() - interval '1 day' + make_interval(secs => n * 5), 'healthy', s.nam
 FROM generate_series(0, 2999) AS n, (VALUES ('ingest'), ('delivery'), ('postgres')) AS s (name)
 WHERE n NOT BETWEEN 1000 AND 1499
 """
-"""Four hours every 5 s with a hole of 2,500 s; the delivery worker is unhealthy for ten minutes."""
+"""Four hours of samples every 5 s, with a gap of 2,500 s and ten unhealthy minutes of delivery."""
 LIVE = """
 INSERT INTO ops_worker_run (pass, period_s, first_at, last_at)
 VALUES ('metrics', 5, now() - interval '1 day' + interval '15000 seconds', now())
@@ -36,14 +36,14 @@ VALUES ('metrics', 5, now() - interval '1 day' + interval '15000 seconds', now()
 
 @pytest.fixture
 def store(database: Database) -> Any:
-    """A store of a database with the tables of the ledger."""
+    """Yield a store of a database with the tables of the ledger."""
     database.create_ledger()
     with contextlib.closing(Store({"conninfo": database.url})) as opened:
         yield opened
 
 
 def fill_all(store: Store) -> int:
-    """Fill until there is no more to do; return the number of steps."""
+    """Fill the ledger to the end. Return the number of steps."""
     for step in range(1000):
         if not store.write(
             METRICS.transaction,
@@ -64,7 +64,7 @@ def rows(database: Database) -> tuple[list[Run], list[Span]]:
 
 
 def test_fill(store: Store, database: Database) -> None:
-    """The states of the samples become spans in steps of an hour; holes are holes; once only."""
+    """The states of samples become spans in steps of an hour, with gaps, and only once."""
     database.rows(SAMPLES)
     database.rows(LIVE)
     assert fill_all(store) == 5
@@ -93,7 +93,7 @@ def test_fill(store: Store, database: Database) -> None:
 
 
 def test_nothing_to_fill(store: Store, database: Database) -> None:
-    """Without a pass that wrote the ledger, or without older samples, nothing is filled."""
+    """Without a pass in the ledger, or without older samples, nothing is filled."""
     database.rows(SAMPLES)
     assert fill_all(store) == 0
     database.rows("DELETE FROM system_metrics")
@@ -103,7 +103,7 @@ def test_nothing_to_fill(store: Store, database: Database) -> None:
 
 
 def test_one_sample(store: Store, database: Database) -> None:
-    """A single sample has the period of a CronJob."""
+    """A single sample gets the period of a CronJob."""
     database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value)"
         " VALUES (now() - interval '1 day', 'healthy', 'ingest', 'NaN')"
@@ -116,7 +116,7 @@ def test_one_sample(store: Store, database: Database) -> None:
 
 
 def test_own_sample(store: Store, database: Database) -> None:
-    """The sample of the first pass that wrote to the ledger is not filled: it is there already."""
+    """The sample of the first pass in the ledger is not filled, because the ledger has it."""
     database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value)"
         " VALUES (now() - interval '62 s', 'healthy', 'ingest', 1),"
@@ -135,7 +135,7 @@ def test_own_sample(store: Store, database: Database) -> None:
 
 @pytest.mark.parametrize("period_s", ["NaN", "Infinity", "-1"])
 def test_odd_period(store: Store, database: Database, period_s: str) -> None:
-    """A period that no pass has makes nothing fail."""
+    """An invalid period does not make the fill fail."""
     database.rows(SAMPLES)
     database.rows(LIVE)
     database.rows("UPDATE ops_worker_run SET period_s = %s::float8", period_s)
@@ -143,7 +143,7 @@ def test_odd_period(store: Store, database: Database, period_s: str) -> None:
 
 
 def test_many_services(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step reads a limited number of samples, and whole passes; the result is the same."""
+    """A step reads a limited number of samples, in whole passes. The result is the same."""
     database.rows(SAMPLES)
     database.rows(LIVE)
     assert fill_all(store) == 5
@@ -156,7 +156,7 @@ def test_many_services(store: Store, database: Database, monkeypatch: pytest.Mon
 
 
 def stripped(runs: list[Run], spans: list[Span]) -> Any:
-    """Return runs and spans without the numbers that the database gave them."""
+    """Return runs and spans without the numbers of the database."""
     numbers = {run.id: place for place, run in enumerate(runs)}
     return [run._replace(id=0) for run in runs], [
         span._replace(id=0, run=numbers[span.run], last_run=numbers[span.last_run or 0])
@@ -167,7 +167,7 @@ def stripped(runs: list[Run], spans: list[Span]) -> Any:
 def test_more_samples_than_rows(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more samples at one time than a step reads, some are left out, and the fill goes on."""
+    """If one time has more samples than a step reads, some are left out, and the fill goes on."""
     database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value)"
         " SELECT now() - make_interval(hours => h), 'healthy', 'ingest', 1"
@@ -185,7 +185,7 @@ def test_more_samples_than_rows(
 
 @pytest.mark.parametrize(("gap_s", "runs"), [(62, 1), (90, 2)])
 def test_period_changes(store: Store, database: Database, gap_s: int, runs: int) -> None:
-    """A period that differs by little begins no new run."""
+    """A small change of the period begins no new run."""
     for hour, every in ((3, 60), (2, gap_s)):
         database.rows(
             "INSERT INTO system_metrics (time, metric_name, service, value)"
@@ -208,7 +208,7 @@ def test_period_changes(store: Store, database: Database, gap_s: int, runs: int)
 
 
 def test_samples_of_any_time(store: Store, database: Database) -> None:
-    """Samples of an infinite time make nothing fail."""
+    """Samples with an infinite time do not make the fill fail."""
     database.rows(SAMPLES)
     database.move_samples(f"timestamptz '{database.earliest}'", "value = 0")
     database.rows(LIVE)

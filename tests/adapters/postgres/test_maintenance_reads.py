@@ -1,4 +1,4 @@
-"""The windows that are read are those that the core would have chosen of all of them."""
+"""The database returns the same windows that the core would choose from all windows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSERT = """INSERT INTO ops_worker_maintenance_window
 
 
 def made(database: Database, numbers: random.Random, now: datetime) -> list[Window]:
-    """Insert random windows, and return them."""
+    """Insert random windows. Return them."""
     found = []
     for _ in range(60):
         begins = now + timedelta(minutes=numbers.randint(-500_000, 50_000))
@@ -66,7 +66,7 @@ def made(database: Database, numbers: random.Random, now: datetime) -> list[Wind
 
 
 def test_windows(database: Database) -> None:
-    """At any time, and over any period, the occurrences are the same as those of all windows."""
+    """For any period, the windows that are read have the same occurrences as all windows."""
     numbers = random.Random(1)
     now = datetime(2026, 6, 1, tzinfo=UTC)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
@@ -102,7 +102,7 @@ def test_windows(database: Database) -> None:
 
 
 def test_open_windows(database: Database) -> None:
-    """What can be listed and ended is every window that lasts or will last."""
+    """The open windows are those that have a current or a future occurrence."""
     numbers = random.Random(2)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         store.create([WINDOW_TABLE])
@@ -119,13 +119,13 @@ def test_open_windows(database: Database) -> None:
 
 
 def test_without_the_table(database: Database) -> None:
-    """Where nobody made the table, there are no windows."""
+    """Without the table there are no windows."""
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         assert store.read(open_windows, optional_tables=[WINDOW_TABLE]) == []
 
 
 def test_dropped_constraints(database: Database) -> None:
-    """A NULL where none can be is the default of its column; without a begin, it is no window."""
+    """A NULL is read as the default of its column. A window without a begin is left out."""
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         store.create([WINDOW_TABLE])
         columns = ("begins", "duration_s", "recurrence", "zone", "reason", "started_by")

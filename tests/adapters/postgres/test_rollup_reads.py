@@ -1,4 +1,4 @@
-"""The numbers of long periods, from hours and days, against a computation from the samples."""
+"""Numbers of long periods from hours and days, compared with a computation from the samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Sample = tuple[datetime, float]
 
 
 class Read(NamedTuple):
-    """What was read: the parts, the series by identity, and the moment."""
+    """The result of a read: the parts, the series by identity, and the time."""
 
     coverage: Coverage
     series: dict[tuple[str, str, str], Series]
@@ -40,7 +40,7 @@ class Read(NamedTuple):
 
     @property
     def levels(self) -> list[str | None]:
-        """The levels of the parts, the oldest first."""
+        """Return the levels of the parts, the oldest first."""
         return [part.level for part in self.coverage.parts]
 
 
@@ -48,7 +48,7 @@ def read(url: str, since_s: float, number: int = 24) -> Read:
     """Read all series of a period."""
 
     def work(transaction: Transaction) -> Read:
-        transaction.execute("look_back")  # as every reader of a long period
+        transaction.execute("look_back")  # as all readers of a long period do
         coverage = cover(transaction, since_s, number)
         series = history.read_series(
             transaction, coverage, lambda *names: names in COUNTERS, PERIOD_S
@@ -62,13 +62,13 @@ def read(url: str, since_s: float, number: int = 24) -> Read:
 
 
 def identity(series: Series) -> tuple[str, str, str]:
-    """Return what tells a series from the others."""
+    """Return the service, metric and tags that identify a series."""
     tags = {} if series.tags is None else series.tags
     return series.service or "", series.metric, json.dumps(tags, sort_keys=True)
 
 
 def grouped(rows: list[Row], now: datetime) -> dict[tuple[str, str, str], list[Sample]]:
-    """Return the samples up to now by series, in order of time, without values that do not count."""
+    """Return the valid samples up to now by series, in order of time."""
     series: dict[tuple[str, str, str], list[Sample]] = {}
     for row in rows:
         if -LIMIT <= row.value <= LIMIT and row.time <= now:
@@ -78,7 +78,7 @@ def grouped(rows: list[Row], now: datetime) -> dict[tuple[str, str, str], list[S
 
 
 def edges(now: datetime, since_s: float, number: int) -> list[datetime]:
-    """Return where buckets begin: at whole hours, over more than 31 days at whole days."""
+    """Return the beginnings of buckets: whole hours, or whole days for more than 31 days."""
     level = DAY if since_s > 31 * DAY_S else HOUR
     begun = now - timedelta(seconds=since_s)
     length = timedelta(seconds=since_s)
@@ -86,7 +86,7 @@ def edges(now: datetime, since_s: float, number: int) -> list[datetime]:
 
 
 def slices(coverage: Coverage) -> list[tuple[datetime, datetime]]:
-    """Return the times of which the increase is computed on its own: an hour, a day, or a part."""
+    """Return the times with their own increase: an hour, a day, or a part."""
     result = []
     for part in coverage.parts:
         step = LEVELS[part.level] if part.level else part.until - part.since
@@ -100,7 +100,7 @@ def slices(coverage: Coverage) -> list[tuple[datetime, datetime]]:
 def steps(
     samples: list[Sample], begun: datetime, ended: datetime
 ) -> list[tuple[datetime, float, float]]:
-    """Return the steps of a counter in a slice: the time of each, the increase, and the seconds."""
+    """Return the steps of a counter in a slice: the time, the increase, and the seconds."""
     before = [s for s in samples if begun - timedelta(days=1) <= s[0] < begun][-2:]
     after = [s for s in samples if s[0] >= ended][:1]
     window = [*before, *(s for s in samples if begun <= s[0] < ended), *after]
@@ -118,14 +118,14 @@ def steps(
 
 
 def is_wrong(before: Sample, sample: Sample, after: Sample) -> bool:
-    """Return whether a sample was put between two others by a wrong clock."""
+    """Return whether a wrong clock put a sample between two others."""
     apart_s = (after[0] - before[0]).total_seconds()
     is_outside = not before[1] <= sample[1] <= after[1]
     return before[1] <= after[1] and is_outside and apart_s < 1.5 * PERIOD_S
 
 
 def assert_exact(result: Read, rows: list[Row], since_s: float, number: int = 24) -> None:
-    """Compare every number with what Python computes from the samples, one by one."""
+    """Compare every number with the one that Python computes from the samples."""
     begins = edges(result.now, since_s, number)
     assert list(result.coverage.grid.begins) == begins
     parts = result.coverage.parts
@@ -172,7 +172,7 @@ def assert_growth(
 
 
 def bucket_of(at: datetime, begins: list[datetime]) -> int:
-    """Return the number of the bucket of a time."""
+    """Return the number of the bucket that a time belongs to."""
     return sum(1 for begin in begins if begin <= at)
 
 
@@ -191,7 +191,7 @@ def near(one: float, other: float) -> bool:
     ],
 )
 def test_exact(rollup: Rollup, seed: int, since_s: float, number: int, level: str) -> None:
-    """With resets, gaps, NaN, infinities, NULLs, large values and series that come and go."""
+    """Numbers are exact with resets, gaps, NaN, infinities, NULLs, and series that end."""
     rows = random_samples(seed, hours=70)
     gone = last_hour() - timedelta(hours=20)
     rows = [row for row in rows if row.metric != "g" or row.time < gone]
@@ -205,7 +205,7 @@ def test_exact(rollup: Rollup, seed: int, since_s: float, number: int, level: st
 
 
 def test_behind_and_stopped(rollup: Rollup) -> None:
-    """What is not rolled up is read from samples: in the beginning, and since the pass stopped."""
+    """Times that are not rolled up, early or late in the period, are read from samples."""
     rows = random_samples(11, hours=70)
     rollup.insert(rows)
     rollup()
@@ -221,13 +221,13 @@ def test_behind_and_stopped(rollup: Rollup) -> None:
 
 
 def rolled_s(result: Read) -> float:
-    """Return the seconds that are read from the rollup."""
+    """Return the seconds that were read from the rollup."""
     return sum(part.seconds for part in result.coverage.parts if part.level)
 
 
 @pytest.mark.parametrize("state", ["empty", "no tables", "no privilege", "short"])
 def test_without_rollup(rollup: Rollup, state: str) -> None:
-    """Where there is no rollup, or none that may be read, all is read from samples."""
+    """Without a readable rollup, all numbers are read from samples."""
     rows = random_samples(12, hours=70)
     rollup.insert(rows)
     url = rollup.database.url
@@ -249,7 +249,7 @@ def test_without_rollup(rollup: Rollup, state: str) -> None:
         assert list(begins) == edges(result.now, since_s, 24)
     for key, samples in grouped(rows, result.now).items():
         own = [s for s in samples if s[0] > begins[0]]
-        if own and key[0] and key[1] not in {"c", "n"}:  # not those that are two series
+        if own and key[0] and key[1] not in {"c", "n"}:  # without those that are two series
             item = result.series[key]
             assert sum(bucket.samples for bucket in item.buckets.values()) == len(own)
             assert (item.first, item.last, item.latest) == (own[0][0], *own[-1])
@@ -258,7 +258,7 @@ def test_without_rollup(rollup: Rollup, state: str) -> None:
 
 
 def test_samples_removed(rollup: Rollup) -> None:
-    """Without the samples, every number is the same, but for the hour in which the period begins."""
+    """Without the samples all numbers are the same, except in the first hour of the period."""
     rows = random_samples(13, hours=100)
     rollup.insert(rows)
     rollup()
@@ -280,7 +280,7 @@ def test_samples_removed(rollup: Rollup) -> None:
 
 
 def test_late_samples(rollup: Rollup) -> None:
-    """Samples that arrive late count once the pass has repeated their hour."""
+    """Late samples count once the rollup has repeated their hour."""
     rows = random_samples(14, hours=70)
     late = last_hour() - timedelta(hours=3)
     on_time = [row for row in rows if not late <= row.time < late + timedelta(minutes=50)]
@@ -293,7 +293,7 @@ def test_late_samples(rollup: Rollup) -> None:
 
 
 def test_clock_set_back(rollup: Rollup) -> None:
-    """Hours, days and samples of the future do not count, and nor does the running hour."""
+    """Hours, days and samples in the future do not count, and neither does the current hour."""
     rows = random_samples(15, hours=70)
     rollup.insert(rows)
     rollup()
@@ -313,7 +313,7 @@ def test_clock_set_back(rollup: Rollup) -> None:
 
 
 def test_odd_rows(rollup: Rollup) -> None:
-    """Rows that the rollup pass does not write are left out, and affect no other row."""
+    """Rows that the rollup never writes are left out and affect no other row."""
     rows = random_samples(16, hours=70)
     rollup.insert(rows)
     rollup()
@@ -328,9 +328,13 @@ def test_odd_rows(rollup: Rollup) -> None:
 
 
 def test_not_all_samples(rollup: Rollup) -> None:
-    """Of a very long period without rollup, only so much is read that it ends in time."""
-    rollup.insert([Row(datetime.now(UTC) - timedelta(days=days), "a", "g", {}, 1.0)
-                   for days in (1, 29, 35, 50)])  # fmt: skip
+    """Without a rollup, only the end of a very long period is read, so that it ends in time."""
+    rollup.insert(
+        [
+            Row(datetime.now(UTC) - timedelta(days=days), "a", "g", {}, 1.0)
+            for days in (1, 29, 35, 50)
+        ]
+    )
     result = read(rollup.database.url, 365 * DAY_S)
     assert result.coverage.grid.seconds == MAX_SAMPLES_S
     (item,) = result.series.values()
@@ -342,7 +346,7 @@ def test_not_all_samples(rollup: Rollup) -> None:
 
 
 def test_a_lock_is_not_waited_for(rollup: Rollup) -> None:
-    """A running rollup pass does not keep anybody from reading."""
+    """A reader does not wait for a running rollup pass."""
     rollup.insert(random_samples(17, hours=60))
     rollup()
     with psycopg.connect(rollup.database.url) as connection:

@@ -1,3 +1,5 @@
+"""The store: queries, settings of a session, locks, retries, figures, and indexes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -61,14 +63,14 @@ ONE = Pending(0.0, (Sample("a", "b", 1.0),))
 
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
-    """A store on the test's database."""
+    """Yield a store on the test's database."""
     made = Store({"conninfo": database.url})
     yield made
     made.close()
 
 
 def verdict(name: str, *, healthy: bool, taken_at: float = 0.0) -> Verdict:
-    """Make a verdict on a service."""
+    """Return a verdict on a service."""
     target = Target(name, "", name, ())
     return (
         Verdict(target, taken_at, State.HEALTHY, "", 3, 200, {})
@@ -82,7 +84,7 @@ def record(
     verdicts: Sequence[Verdict],
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - it is immutable
 ) -> Recorded | None:
-    """Record verdicts as seen just now."""
+    """Record verdicts whose observations were made now."""
 
     def keep(transaction: Transaction) -> Recorded:
         before = pass_writes.known_states(transaction, [v.target.name for v in verdicts])
@@ -95,14 +97,14 @@ def record(
 
 
 def test_every_query_is_prepared_and_used(database: Database) -> None:
-    """Each named statement is accepted by a server with the real tables, and each is used somewhere."""
+    """The server accepts each named statement, and each one is used."""
     queries = sql.queries()
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         store.create([table for table in OWN if table != VERSIONS])
     with psycopg.connect(database.url) as connection:
         for name, statement in queries.items():
             if name == "hypertable_size" and not database.is_hypertable:
-                continue  # its functions are those of TimescaleDB
+                continue  # TimescaleDB defines its functions
             numbers: dict[str, int] = {}
             prepared = re.sub(
                 r"%\((\w+)\)s",
@@ -129,10 +131,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (
-            "postgresql://iot:hush",
-            "port",
-        ),  # user and password, without an @: libpq takes them for host and port
+        # A user and a password without an @: libpq takes them for host and port.
+        ("postgresql://iot:hush", "port"),
         ("postgresql://iot:hush@127.0.0.1:99999/d", "port"),
         ("postgresql://iot:hush@127.0.0.1:9,127.0.0.1:x/d", "port"),
         ("postgresql://iot:hush@127.0.0.1:9/d?port=1,2", "port"),
@@ -148,7 +148,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     ],
 )
 def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
-    """A value that libpq refuses only when it connects is a fault of the settings: it is named, and never shown."""
+    """A value that libpq refuses is a fault of the settings. It is named and never shown."""
     with pytest.raises(SettingsError) as caught:
         Store({"conninfo": given}).write(METRICS.transaction, lambda _: None)
     assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {named}")
@@ -156,7 +156,7 @@ def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
 
 
 def test_variables_that_libpq_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that libpq reads itself is not taken for a fault of the URI, nor for a database that is away."""
+    """A bad environment variable of libpq is reported as such, without its value."""
     monkeypatch.setenv("PGSSLMODE", "hush")
     with pytest.raises(SettingsError, match="an environment variable that libpq reads") as caught:
         Store({"conninfo": "postgresql://iot@127.0.0.1:9/d"}).write(
@@ -166,7 +166,7 @@ def test_variables_that_libpq_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Refusing:
-    """A server that refuses every connection with a SQLSTATE and words of any language, and counts them."""
+    """A server that refuses and counts all connections, with a message in any language."""
 
     def __init__(self, state: str, words: str) -> None:
         fields = {"S": "ВАЖНО", "V": "FATAL", "C": state, "M": words}
@@ -183,7 +183,7 @@ class Refusing:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self.connections += 1  # before the answer, after which the client goes on
+                self.connections += 1  # before the answer, because the client continues after it
                 with client:
                     client.recv(1000)
                     client.sendall(self._answer)
@@ -202,7 +202,7 @@ class Refusing:
     ],
 )
 def test_refused_in_any_language(state: str, words: str) -> None:
-    """A server that starts, or is full, is tried again as often as CONFIRM_FAILURES says, whatever language it speaks."""
+    """A server that starts or is full is tried again as often as CONFIRM_FAILURES says."""
     with contextlib.closing(Refusing(state, words)) as server:
         store = Store(
             {"host": "127.0.0.1", "port": server.port, "sslmode": "disable"},
@@ -252,7 +252,7 @@ STATES: list[tuple[str, type[OpsWorkerError], str]] = [
 
 @pytest.mark.parametrize(("state", "kind", "said"), STATES, ids=[state for state, _, _ in STATES])
 def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str) -> None:
-    """What a SQLSTATE means, and what helps, is decided by the state: the words may be in any language."""
+    """The SQLSTATE decides about the error and its remedy: messages may be in any language."""
 
     def work(transaction: Transaction) -> None:
         transaction.connection.execute(
@@ -265,7 +265,7 @@ def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str)
 
 
 def test_elsewhere(database: Database) -> None:
-    """A table that search_path does not reach is named with its schema, and so is the setting."""
+    """A table outside search_path is named with its schema, and the setting is named too."""
     database.rows('CREATE SCHEMA "Odd"; ALTER TABLE fleet_alert SET SCHEMA "Odd"')
     store = Store({"conninfo": database.url})
     with pytest.raises(
@@ -292,7 +292,7 @@ ROOMLESS = {
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/St_Johns"])
 def test_any_time_is_read(store: Store, zone: str) -> None:
-    """A time for which Python has no room is the first or the last one that it has, in any session's zone."""
+    """A time that Python cannot hold is read as its first or last one, in any time zone."""
 
     def work(transaction: Transaction) -> list[Any]:
         execute = transaction.connection.execute
@@ -305,12 +305,13 @@ def test_any_time_is_read(store: Store, zone: str) -> None:
 
 
 def test_figures_of_odd_values(store: Store) -> None:
-    """A value for which Python has no room costs its figure; a row that is none, that row: the pass goes on."""
+    """A value that Python cannot hold costs its figure, an invalid row only that row."""
     date = Figure("x", "date", "SELECT 'infinity'::date AS value")
     rows = Figure(
         "x",
         "rows",
-        "SELECT * FROM (VALUES ('a', 1::numeric), ('b', 'NaN'), ('c', NULL), (NULL, 4)) AS t (service, value)",
+        "SELECT * FROM (VALUES ('a', 1::numeric), ('b', 'NaN'), ('c', NULL), (NULL, 4)) "
+        "AS t (service, value)",
     )
     readings = store.write(
         METRICS.transaction,
@@ -327,7 +328,7 @@ def test_figures_of_odd_values(store: Store) -> None:
 
 
 def test_bad_uri() -> None:
-    """A URI that libpq cannot read is a fault of the settings, told without the password in it."""
+    """A URI that libpq cannot parse is a fault of the settings, shown without its password."""
     bad: dict[str, str | int] = {"conninfo": "postgresql://iot:secret@host/db?no_such_parameter=1"}
     hint = "check its parameters and %-escapes"
     with pytest.raises(SettingsError) as caught:
@@ -370,7 +371,7 @@ INSIDE = {
 
 
 def test_settings_are_local(database: Database, dsn: str) -> None:
-    """Everything that is set is set for the transaction only, whatever the role's own settings are."""
+    """All settings hold only for the transaction, whatever the role has set."""
     role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
     known = {
         name: database.value("SELECT current_setting(%s, true)", name)
@@ -424,7 +425,7 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
 
 
 def test_constant_number_of_statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A health pass costs as many statements for a thousand services as for three."""
+    """A health pass needs the same number of statements for three services as for a thousand."""
     counts: list[int] = []
     execute = psycopg.Connection.execute
 
@@ -448,7 +449,7 @@ def test_constant_number_of_statements(database: Database, monkeypatch: pytest.M
 
 
 def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
-    """Who does not get the lock writes nothing; a dry run takes none, and a health pass does not stop a metrics pass."""
+    """A store does not wait for a lock. Each pass has its own one, and a dry run needs none."""
     other = Store({"conninfo": database.url})
 
     def inside(_: Transaction) -> list[Any]:
@@ -464,16 +465,15 @@ def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
 
 
 def test_old_snapshot_trap(store: Store, database: Database) -> None:
-    """What another pass committed just before the lock was free is seen: a recovered service keeps no open alert."""
+    """A pass sees rows that were committed just before it got the lock, and closes their alerts."""
     for _ in range(30):
         record(store, [verdict("a", healthy=True)])
         barrier = threading.Barrier(2)
 
         def run(healthy: bool) -> None:
             own = Store({"conninfo": database.url})
-            own.write(
-                METRICS.transaction, lambda _: None
-            )  # connect first, so that the two really meet
+            # Connect first, so that both passes really meet.
+            own.write(METRICS.transaction, lambda _: None)
             barrier.wait()
             while record(own, [verdict("a", healthy=healthy)]) is None:
                 pass
@@ -489,17 +489,21 @@ def test_old_snapshot_trap(store: Store, database: Database) -> None:
 
 
 def test_transitions_are_those_written(store: Store, database: Database) -> None:
-    """An alert that somebody opened or closed behind the worker's back is not told as the worker's own change."""
+    """Alerts that somebody else opens or closes meanwhile are not reported as own changes."""
     record(store, [verdict("a", healthy=False)])
 
     def keep(transaction: Transaction) -> Recorded:
         before = pass_writes.known_states(transaction, ["a", "b"])
         verdicts = [verdict("a", healthy=True), verdict("b", healthy=False)]
         database.rows(
-            "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
+            "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
+            "WHERE tenant_id = '__system__'"
         )
-        database.rows("""INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)
-                         VALUES ('__system__', 'x', 'x', 'SYSTEM_HEALTH', 'system-health:b', 'by hand')""")
+        database.rows(
+            "INSERT INTO fleet_alert "
+            "(tenant_id, site_id, device_id, alert_type, fingerprint, summary) "
+            "VALUES ('__system__', 'x', 'x', 'SYSTEM_HEALTH', 'system-health:b', 'by hand')"
+        )
         return pass_writes.record_health(
             transaction,
             plan(verdicts, before, Thresholds(), lambda _: transaction.now, transaction.now),
@@ -510,12 +514,14 @@ def test_transitions_are_those_written(store: Store, database: Database) -> None
     assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
 
 
-def test_remembered_is_robust(store: Store, database: Database) -> None:
-    """Rows of the old loops, and rows that somebody spoiled, are read as far as they can be."""
+def test_known_states_of_odd_rows(store: Store, database: Database) -> None:
+    """Rows of old releases and damaged rows are read as far as possible."""
     store.create(["service_health"])
     database.rows("""INSERT INTO service_health (service, status, details) VALUES
-        ('old', 'unhealthy', '{"status": "down"}'), ('list', 'healthy', '[1]'),
-        ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'), ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
+        ('old', 'unhealthy', '{"status": "down"}'),
+        ('list', 'healthy', '[1]'),
+        ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'),
+        ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
     found = store.write(
         HEALTH.transaction,
         lambda transaction: pass_writes.known_states(
@@ -533,7 +539,7 @@ def test_remembered_is_robust(store: Store, database: Database) -> None:
 
 
 def test_time_of(store: Store, database: Database) -> None:
-    """A moment of this machine's monotonic clock is told by the database's clock, whatever this machine's calendar says."""
+    """A time of the monotonic clock is converted to the database's clock, not the calendar."""
 
     def work(transaction: Transaction) -> Any:
         return transaction.now, transaction.time_of(transaction._read_at - 90)
@@ -625,9 +631,10 @@ FAULTY = [
 
 
 def test_figures(store: Store, database: Database) -> None:
-    """What keeps one figure from its value costs no other, before or after it, nor the writing that follows."""
+    """A figure that fails affects no other figure and no later statement."""
     database.rows(
-        "CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM tenants; RETURN 1; END $$"
+        "CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql "
+        "AS $$ BEGIN DELETE FROM tenants; RETURN 1; END $$"
     )
     first, *_, last = FIGURES
     figures = [first, *(figure for figure, _, _ in FAULTY), last]
@@ -648,7 +655,7 @@ def test_figures(store: Store, database: Database) -> None:
 
 
 def test_figure_behind_row_security(database: Database) -> None:
-    """A figure whose table hides its rows is left out, not counted as 0."""
+    """A figure whose rows are hidden by row level security is left out, not counted as 0."""
     database.rows("ALTER TABLE fleet_alert NO FORCE ROW LEVEL SECURITY")
     database.rows("DROP ROLE IF EXISTS ops_counter")
     database.rows("CREATE ROLE ops_counter LOGIN PASSWORD 'x'")
@@ -674,7 +681,7 @@ def test_figure_behind_row_security(database: Database) -> None:
 
 @pytest.mark.parametrize("loop_deadline_s", [0.0, 60.0])
 def test_rotated_password(database: Database, loop_deadline_s: float) -> None:
-    """Each new connection uses the password as it is then; an open one goes on with the old one."""
+    """A new connection uses the current password. An open connection stays open."""
     user = f"ops_rotated_{uuid.uuid4().hex[:8]}"
     database.rows(f"CREATE ROLE {user} LOGIN PASSWORD 'first'")
     passwords = ["first"]
@@ -701,7 +708,7 @@ def test_rotated_password(database: Database, loop_deadline_s: float) -> None:
 
 
 def test_file_is_missing_for_a_moment() -> None:
-    """A single pass ends with the fault of the settings; a loop takes it for the database's."""
+    """A missing password file is a fault of the settings, or in a loop a database failure."""
 
     def missing() -> dict[str, str | int]:
         raise SettingsError(["PG_PASS_FILE: the file is empty"])
@@ -715,10 +722,10 @@ def test_file_is_missing_for_a_moment() -> None:
 
 @pytest.mark.parametrize("verdict_word", ["drop", "deaf"])
 def test_connection_cut_at_every_piece(database: Database, verdict_word: str) -> None:
-    """Wherever the connection is lost, before a piece arrives or before its answer does, the sample is there once or not at all.
+    """If the connection is lost at any piece, the sample is written once or not at all.
 
-    Lost while connecting: nothing is written, and the pass fails. Lost later: it is retried once, and a COMMIT whose
-    answer was lost is asked about, never repeated blindly.
+    If it is lost while connecting, the pass fails. If it is lost later, the pass is retried once.
+    A COMMIT without an answer is checked before it is repeated.
     """
     outcomes = []
     for cut in range(1, 40):
@@ -747,7 +754,7 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
 
 
 def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody can tell whether a COMMIT took effect, the pass fails rather than write twice."""
+    """If the result of a COMMIT remains unknown, the pass fails and does not write twice."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
     database.create_ledger()
     cut: list[int] = []
@@ -766,7 +773,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_commit_settled_late(database: Database) -> None:
-    """The question what became of a COMMIT is asked again when its answer is lost as well."""
+    """If the answer about a COMMIT is lost as well, the store asks again."""
     database.create_ledger()
     cut: list[bytes] = []
 
@@ -786,7 +793,7 @@ def test_commit_settled_late(database: Database) -> None:
 
 
 def test_was_committed(store: Store, database: Database) -> None:
-    """A transaction that a crash or a failover took away with its number was not committed."""
+    """A transaction that a crash or a failover has lost was not committed."""
     done = str(database.value("SELECT pg_current_xact_id()::text"))
     asked = store.write(
         METRICS.transaction, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")]
@@ -795,7 +802,7 @@ def test_was_committed(store: Store, database: Database) -> None:
 
 
 def test_deadlock_is_retried(store: Store, database: Database) -> None:
-    """A serialization failure or deadlock is retried once, and only once."""
+    """A serialization failure or a deadlock is retried exactly once."""
     tries = []
 
     def work(transaction: Transaction) -> str:
@@ -822,7 +829,7 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
 
 
 def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that somebody locks costs a bounded wait, and the message says so."""
+    """A locked table costs a limited wait, and the message names the lock."""
     monkeypatch.setattr("ops_worker.adapters.postgres.specs.LOCK_TIMEOUT_MS", 100)
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
@@ -831,7 +838,7 @@ def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.Mon
 
 
 def test_create_by_several_at_once(empty: Database) -> None:
-    """Many first runs at once all succeed, and one of them made each table."""
+    """Many first runs at once all succeed, and each table is created once."""
     tables = ("tenants", "fleet_alert", "system_metrics", "service_health")
 
     def run(_: int) -> dict[str, bool]:
@@ -845,7 +852,7 @@ def test_create_by_several_at_once(empty: Database) -> None:
 
 
 def test_standalone_is_enough(empty: Database) -> None:
-    """On the tables that init-db makes, with a role that may only use them, both passes' statements work."""
+    """A role that may only use the tables of init-db can run both passes."""
     empty.rows("DROP ROLE IF EXISTS ops_user")
     empty.rows("CREATE ROLE ops_user LOGIN PASSWORD 'x'")
     owner = Store({"conninfo": empty.url}, role="ops_user")
@@ -863,10 +870,11 @@ def test_standalone_is_enough(empty: Database) -> None:
 
 
 def test_system_metrics_is_the_platforms(database: Database, empty: Database) -> None:
-    """Where init-db makes system_metrics, it has the columns and indexes that the platform's migrations give it."""
+    """init-db creates system_metrics with the same columns and indexes as the platform."""
     with contextlib.closing(Store({"conninfo": empty.url})) as store:
         store.create(("system_metrics",))
-    columns = """SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns
+    columns = """SELECT column_name, data_type, is_nullable, column_default
+                 FROM information_schema.columns
                  WHERE table_name = 'system_metrics' ORDER BY ordinal_position"""
     indexes = (
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'system_metrics' ORDER BY 1"
@@ -876,25 +884,30 @@ def test_system_metrics_is_the_platforms(database: Database, empty: Database) ->
 
 
 def test_hypertable(empty: Database) -> None:
-    """Where TimescaleDB is installed, init-db makes a hypertable of 1 h chunks with compression and retention."""
+    """With TimescaleDB, init-db creates a hypertable of 1 h chunks with both policies."""
     if not empty.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
         pytest.skip(
-            "the extension timescaledb is not available on this server; OPS_TEST_DSN may name one that has it"
+            "the extension timescaledb is not available on this server; "
+            "OPS_TEST_DSN may name one that has it"
         )
     empty.rows("CREATE EXTENSION timescaledb")
     with contextlib.closing(Store({"conninfo": empty.url})) as store:
         assert store.create(("system_metrics",)) == {"system_metrics": True}
-    interval = "SELECT time_interval FROM timescaledb_information.dimensions WHERE hypertable_name = 'system_metrics'"
+    interval = (
+        "SELECT time_interval FROM timescaledb_information.dimensions "
+        "WHERE hypertable_name = 'system_metrics'"
+    )
     assert empty.value(interval) == timedelta(hours=1)
     if empty.value("SELECT current_setting('timescaledb.license')") == "timescale":
         jobs = empty.rows(
-            "SELECT proc_name FROM timescaledb_information.jobs WHERE hypertable_name = 'system_metrics'"
+            "SELECT proc_name FROM timescaledb_information.jobs "
+            "WHERE hypertable_name = 'system_metrics'"
         )
         assert {job["proc_name"] for job in jobs} == {"policy_compression", "policy_retention"}
 
 
 def test_no_connection() -> None:
-    """Nobody there: the message says where and as whom, not with what password."""
+    """The message about a failed connection has the address and the user, but no password."""
     with pytest.raises(DatabaseError) as caught:
         Store(
             {"host": "127.0.0.1", "port": 9, "dbname": "d", "user": "u", "password": "secret"}
@@ -905,7 +918,7 @@ def test_no_connection() -> None:
 
 
 def test_standby(server: Postgres) -> None:
-    """A read-only standby is no place to write, and may be read by a dry run."""
+    """A read-only standby refuses writes and can be read by a dry run."""
     with server.standby() as standby:
         store = Store({"conninfo": standby.url()})
         with pytest.raises(
@@ -921,7 +934,7 @@ def test_standby(server: Postgres) -> None:
 
 
 def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a loop, asking who holds the lock, or what became of a COMMIT, ends at the deadline too."""
+    """In a loop, questions about the lock's holder or a COMMIT end at the deadline as well."""
     for name in ("lock_holder", "xact_status"):
         monkeypatch.setitem(SQL, name, "SELECT pg_sleep(600)")
     with (
@@ -936,17 +949,19 @@ def test_questions_have_a_deadline(database: Database, monkeypatch: pytest.Monke
         with pytest.raises(psycopg.Error):
             store._status_of("1")
     database.rows(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE query LIKE 'SELECT pg_sleep(600)%'"
     )
 
 
 def test_loop_deadline(database: Database) -> None:
-    """In a loop, a transaction that outlives its deadline loses its connection, and the next attempt waits a little."""
+    """In a loop, a transaction that exceeds its deadline loses its connection."""
     store = Store({"conninfo": database.url}, loop_deadline_s=1.0)
     with pytest.raises(DatabaseError):
         store.write(METRICS.transaction, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
     left = database.rows(
-        "SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
+        "SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity "
+        "WHERE query = 'SELECT pg_sleep(600)'"
     )
     assert left == [{"ended": True}], (
         "the server had not done with it, and notices only later that nobody listens"
@@ -972,27 +987,32 @@ def test_loop_deadline(database: Database) -> None:
     ],
 )
 def test_backoff(failures: int, chance: float, expected: float) -> None:
-    """The pause doubles from half a second to fifteen, less up to half of it, so that not all come back at once."""
+    """The pause doubles from 0.5 s to 15 s, less a random part of up to half of it."""
     assert expected == backoff(failures, chance)
 
 
 def many(database: Database, rows: int = 20_000) -> None:
-    """Insert so many devices and jobs, of which few are stale or pending."""
+    """Insert this number of devices, of which few are stale."""
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("ALTER TABLE device_state DISABLE TRIGGER USER")
         connection.execute(
-            "INSERT INTO device_state (tenant_id, site_id, device_id, status) SELECT (SELECT tenant_id FROM tenants LIMIT 1), 's', 'many' || n,"
-            f" CASE WHEN n % 100 = 0 THEN 'STALE' ELSE 'ONLINE' END FROM generate_series(1, {rows}) AS n"
+            "INSERT INTO device_state (tenant_id, site_id, device_id, status) "
+            "SELECT (SELECT tenant_id FROM tenants LIMIT 1), 's', 'many' || n,"
+            " CASE WHEN n % 100 = 0 THEN 'STALE' ELSE 'ONLINE' END "
+            f"FROM generate_series(1, {rows}) AS n"
         )
         connection.execute("VACUUM ANALYZE device_state")
 
 
 def test_indexes(database: Database) -> None:
-    """An index is proposed where a count reads rows of every state, made when told, and then there is nothing more to do."""
+    """An index is proposed if a figure reads rows of every state, and is created on demand."""
     store = Store({"conninfo": database.url})
     assert not any(proposal.statement for proposal in store.indexes())
     many(database)
-    statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS ops_worker_device_state_stale ON device_state (status) WHERE status = 'STALE'"
+    statement = (
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS ops_worker_device_state_stale "
+        "ON device_state (status) WHERE status = 'STALE'"
+    )
     stale, alerts, pending, online = store.indexes()
     assert (stale.statement, alerts.statement, pending.statement, online.statement) == (
         statement,
@@ -1008,20 +1028,20 @@ def test_indexes(database: Database) -> None:
     assert not any(proposal.statement for proposal in store.indexes())
     assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).said
     database.rows(
-        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ops_worker_device_state_stale'::regclass"
+        "UPDATE pg_index SET indisvalid = false "
+        "WHERE indexrelid = 'ops_worker_device_state_stale'::regclass"
     )
     assert (
         "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).said
     )
     database.rows("DROP TABLE delivery_jobs")
-    assert [proposal.said for proposal in store.indexes()][
-        2
-    ] == "platform.deliveries_pending: no table delivery_jobs"
+    said = [proposal.said for proposal in store.indexes()]
+    assert said[2] == "platform.deliveries_pending: no table delivery_jobs"
     store.close()
 
 
 def test_indexes_of_somebody_else(database: Database) -> None:
-    """Who may not make an index is told so."""
+    """A role that may not create an index gets an error that says so."""
     many(database)
     database.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x'")
     store = Store({"conninfo": database.as_user("ops_reader")})
