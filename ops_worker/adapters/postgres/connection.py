@@ -314,6 +314,21 @@ class Store:
             connection.execute(SQL["set_role"], {"role": self._role})
         return present
 
+    def missing(self, tables: Sequence[str]) -> SchemaError | None:
+        """Return the error of a pass that needs these tables; None if its role sees all of them.
+
+        Unlike ``read``, this needs no privilege on a table. Raises DatabaseError or SchemaError if
+        that cannot be found out.
+        """
+        try:
+            connection = self._connected(writes=False)
+            with self._rolled_back_on_error(connection):
+                survey, _ = self._begin(connection, TransactionSpec(0), tables, read_only=True)
+                connection.execute(SQL["rollback"])
+        except psycopg.Error as error:
+            raise translated(error, self._place) from error
+        return self._missing(tables, survey)
+
     def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
         """Yield a proposal for each built-in figure that an index could help.
 
@@ -480,17 +495,23 @@ class Store:
                 "every answer",
                 "it has to be UTF8",
             )
-        if missing := [table for table in spec.required_tables if table not in survey["present"]]:
-            raise SchemaError(
-                f"no table {', '.join(missing)} in database {self._place} "
-                f"for role {survey['role']}",
-                _remedy_for_missing(missing, survey),
-            )
+        if error := self._missing(spec.required_tables, survey):
+            raise error
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
                 f"row level security hides fleet_alert from role {survey['role']}",
                 ROW_SECURITY_REMEDY,
             )
+
+    def _missing(self, tables: Sequence[str], survey: Mapping[str, Any]) -> SchemaError | None:
+        """Return the error for those of the tables that the survey did not find, if there are."""
+        missing = [table for table in tables if table not in survey["present"]]
+        if not missing:
+            return None
+        return SchemaError(
+            f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}",
+            _remedy_for_missing(missing, survey),
+        )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
         """Commit. If the answer is lost, find out what became of the transaction."""
