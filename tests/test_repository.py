@@ -209,7 +209,6 @@ TESTED_ELSEWHERE = {
     "commands": "test_cli.py",
     "commands.catalogue": "catalogue/test_catalogue.py",
     "commands.database": "commands/test_alerts.py, test_maintenance.py and test_status.py",
-    "commands.init_db": "acceptance/test_process.py, on real roles",
     "commands.run_pass": "passes/test_contract.py runs it for every pass",
     "core": "no code",
     "history": "no code",

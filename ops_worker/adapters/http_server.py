@@ -232,15 +232,20 @@ class Telemetry:
         """Return 200 if the database has answered every loop, else 503; and a document.
 
         A pass that an installation may do without is not waited for: its tables may be missing.
+        The document has the error of the last tick of each loop that is waited for.
         """
         with self._lock:
-            waiting = [
-                name
+            waiting = {
+                name: state.error
                 for name, state in self._loops.items()
                 if not state.answered and not PASSES[name].optional
-            ]
-        status = 503 if waiting else 200
-        return status, {"ready": not waiting, "waiting_for": waiting}
+            }
+        document = {
+            "ready": not waiting,
+            "waiting_for": list(waiting),
+            "errors": {name: error for name, error in waiting.items() if error},
+        }
+        return 503 if waiting else 200, document
 
     def serve(self, host: str, port: int) -> ThreadingHTTPServer:
         """Serve in threads. Port 0 takes a free one. Raise SettingsError if the port is taken."""

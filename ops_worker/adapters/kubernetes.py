@@ -77,6 +77,10 @@ class NotPermittedError(OpsWorkerError):
     exit_code = 3
 
 
+class CredentialsError(NotPermittedError):
+    """The API server does not accept the credentials."""
+
+
 class NotFoundError(OpsWorkerError):
     """The object does not exist."""
 
@@ -407,7 +411,7 @@ class Cluster:
                 f"no {request.resource} {request.name} in namespace {self.namespace}"
             )
         if status == UNAUTHORIZED:
-            return NotPermittedError(
+            return CredentialsError(
                 f"{self.label} does not accept the credentials (401): "
                 "renew the token of the kubeconfig or of the service account"
             )
@@ -416,8 +420,8 @@ class Cluster:
             return ClusterError(f"{problem}; {remedy('FailedCreate', message, namespaced)}")
         if status == FORBIDDEN:
             return NotPermittedError(
-                f"not permitted to {call} in namespace {self.namespace}: "
-                "grant it in a Role of that namespace, bound to this account"
+                f"not permitted to {call} in namespace {self.namespace}",
+                "grant it in a Role of that namespace, bound to this account",
             )
         return ClusterError(f"{self.label} answered {status} to {call}: {one_line(message)}")
 

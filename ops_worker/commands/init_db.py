@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file
 from ops_worker.commands.run_pass import store
-from ops_worker.errors import DONE, SchemaError
+from ops_worker.errors import DONE, OpsWorkerError, SchemaError
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +52,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             changes.extend(database.migrate(standalone=options.standalone))
         finally:
             _print(changes)
-        if options.standalone and not settings.samples_days:
+        if not options.standalone:
+            _print_platform(database)
+        elif not settings.samples_days:
             _print_retention(database)
     if faults := [change.fault for change in changes if change.fault]:
         raise SchemaError("; ".join(faults))
@@ -67,6 +69,19 @@ def _print(changes: list[Change]) -> None:
     for change in sorted(changes, key=lambda change: order.get(change.subject, -1)):
         if not change.fault:
             print(f"{change.subject}: {change.action}")
+
+
+def _print_platform(database: Store) -> None:
+    """Print which tables of the platform are missing, and what to do: health passes need them."""
+    from ops_worker.adapters.postgres import STANDALONE_TABLES
+
+    problem: OpsWorkerError | None
+    try:
+        problem = database.missing(STANDALONE_TABLES)
+    except OpsWorkerError as error:  # the worker's own tables are there all the same
+        problem = error
+    if problem is not None:
+        print(f"warning: {problem}")
 
 
 def _print_retention(database: Store) -> None:

@@ -38,14 +38,24 @@ ROUNDS = 3
 """The most posts of one pass: it posts again what changed in the meantime."""
 
 
-def post_within(settings: Settings, store: Store, period_s: float, left_s: float) -> None:
-    """Post the alerts of a single pass; return after ``left_s`` seconds at the latest."""
+def post_within(
+    settings: Settings, store: Store, period_s: float, left_s: float, *, pass_failed: bool = False
+) -> None:
+    """Post the alerts of a single pass; return after ``left_s`` seconds at the latest.
+
+    If the ``pass_failed``, its error has the cause, and no warning repeats it.
+    """
     budget_s = min(POST_DEADLINE_S, left_s - CUT_S)
     if budget_s <= 0:
-        _warn("the pass had no time left for it")
+        if not pass_failed:
+            _warn("the pass had no time left for it")
         return
     thread = threading.Thread(
-        target=post, args=(settings, store, period_s, budget_s), name="alertmanager", daemon=True
+        target=post,
+        args=(settings, store, period_s, budget_s),
+        kwargs={"pass_failed": pass_failed},
+        name="alertmanager",
+        daemon=True,
     )
     try:
         thread.start()
@@ -53,20 +63,28 @@ def post_within(settings: Settings, store: Store, period_s: float, left_s: float
         _warn(str(error))
         return
     thread.join(budget_s + CUT_S)
-    if thread.is_alive():
+    if thread.is_alive() and not pass_failed:
         _warn(f"no answer within {budget_s:g} s")
 
 
-def post(settings: Settings, store: Store, period_s: float, budget_s: float) -> None:
+def post(
+    settings: Settings,
+    store: Store,
+    period_s: float,
+    budget_s: float,
+    *,
+    pass_failed: bool = False,
+) -> None:
     """Post the alerts that the database has. Never raises: a failure is a warning.
 
-    ``store`` has no connection during a request, nor afterwards.
+    If the ``pass_failed``, its error has said what is wrong with the database. Then only a failure
+    of an Alertmanager is a warning. ``store`` has no connection during a request, nor afterwards.
     """
     end = time.monotonic() + budget_s
     try:
         problem = _post_until_unchanged(settings, store, period_s, end)
-    except OpsWorkerError as error:
-        problem = str(error)
+    except OpsWorkerError as error:  # of the database
+        problem = "" if pass_failed else str(error)
     except Exception as error:  # noqa: BLE001 - see above: never raises
         problem = f"{type(error).__name__}: {one_line(str(error))}"
     if problem:
@@ -146,17 +164,19 @@ class Poster:
     So no tick waits for a post, and no older post arrives after a newer one.
     """
 
-    def __init__(self, post: Callable[[], object]) -> None:
-        """Store the function that posts. It never raises."""
+    def __init__(self, post: Callable[..., object]) -> None:
+        """Store the function that posts, with the argument ``pass_failed``. It never raises."""
         self._post = post
-        self._lock = threading.Lock()  # guards the two attributes below
+        self._lock = threading.Lock()  # guards the three attributes below
         self._is_requested = False
+        self._pass_failed = False
         self._thread: threading.Thread | None = None
 
-    def request(self) -> None:
+    def request(self, *, pass_failed: bool = False) -> None:
         """Post soon: at once, or when the post that is running has ended."""
         with self._lock:
             self._is_requested = True
+            self._pass_failed = pass_failed
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._run, name="alertmanager", daemon=True)
@@ -181,4 +201,5 @@ class Poster:
                     self._thread = None
                     return
                 self._is_requested = False
-            self._post()
+                pass_failed = self._pass_failed
+            self._post(pass_failed=pass_failed)

@@ -115,7 +115,7 @@ class _Reporter:
             code = report(self._options, tick.outcome)
             document = summary(tick.outcome, code, job)
         if self._poster is not None and tick.loop == HEALTH.name:
-            self._poster.request()
+            self._poster.request(pass_failed=isinstance(tick.error, OpsWorkerError))
         self._worst = loop.worst(self._worst, code)
         # The process ends with the exit code of its worst pass. The message is from the same pass.
         if code == self._worst:

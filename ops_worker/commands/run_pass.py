@@ -17,7 +17,7 @@ from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.output import RENDERERS, message, summary
 from ops_worker.core.passes import HEALTH, PASSES
-from ops_worker.errors import DONE, UNHEALTHY
+from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,6 +118,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             dry_run=options.dry_run,
             period_s=max(settings.pass_period, PASSES[options.command].least_period_s),
         )
+        pass_failed = False
         try:
             outcome = function_of(options.command)(context)
             outcome = outcome._replace(duration_s=time.monotonic() - options.begun)
@@ -125,13 +126,18 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             line = message(summary(outcome, code, settings.job_name))
             process.write_termination_message(settings.termination_message_path, line)
             options.reported_code = code  # a signal from now on changes it no more
+        except OpsWorkerError:
+            pass_failed = True
+            raise
         finally:
             # Also after a failure: Alertmanager ends an open alert that is not posted again.
             if posts_alerts(settings, options.command, dry_run=options.dry_run):
                 from ops_worker.commands import post_alerts
 
                 left_s = end - time.monotonic()
-                post_alerts.post_within(settings, database, context.period_s, left_s)
+                post_alerts.post_within(
+                    settings, database, context.period_s, left_s, pass_failed=pass_failed
+                )
         return outcome, code
 
 

@@ -18,6 +18,8 @@ _PULL_FAILED = "Failed to pull image"
 
 The state of the container names the cause only at the first try, and later ``ImagePullBackOff``.
 """
+_PULL_PREFIX = re.compile(rf'^(?:{_PULL_FAILED} "[^"]*": )?(?:rpc error: code = \w+ desc = )?')
+"""What may stand before the registry's or the runtime's words about a pull error."""
 _CONTAINER_ERROR = "Error: "
 """How the message of the kubelet's other Events ``Failed`` begins."""
 _POD_NAME = re.compile(r'^Error creating: (?:pods "[^"]*" is forbidden: )?')
@@ -90,6 +92,17 @@ def pull_cause(events: Sequence[ClusterEvent]) -> str:
     """Return the newest cause of a pull error among the Events of a pod; empty without one."""
     causes = [event.message for event in events if event.message.startswith(_PULL_FAILED)]
     return causes[-1] if causes else ""
+
+
+def with_pull_cause(message: str, events: Sequence[ClusterEvent]) -> str:
+    """Return the message of a container that waits for its image, with the cause once.
+
+    The state of the container may have the cause, too, without the first words of the Event.
+    """
+    pull = pull_cause(events)
+    if _PULL_PREFIX.sub("", pull) in message:
+        return message
+    return f"{message}: {pull}" if message else pull
 
 
 def start_failure(events: Sequence[ClusterEvent], prefix: str = "kubectl") -> str:

@@ -288,7 +288,7 @@ def _shard_ends(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tu
 
 
 def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
-    """Return the worst exit code of shards, and its text.
+    """Return the worst exit code of shards, and its text, which names the shard.
 
     A shard that did not complete has no exit code; a success of the others does not hide it.
     """
@@ -304,7 +304,8 @@ def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
     missing = [shard for shard in shards if shard.exit_code is None]
     if missing:
         return None, f"shard {missing[0].shard}/{len(shards)}: {missing[0].summary}"
-    return DONE, f"{len(shards)} shards: {worst.summary}"
+    count = len(shards)
+    return DONE, f"{count} shards succeeded; shard {worst.shard}/{count}: {worst.summary}"
 
 
 def _with_end(

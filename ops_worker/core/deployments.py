@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 RECENT = timedelta(hours=24)
 """A restart is reported for so long."""
+NOT_READY = re.compile(r"Readiness probe failed: .*statuscode: 503")
+"""How the kubelet reports that /ready answered 503. Its Event does not have the body."""
 CRASH_LOOP = "CrashLoopBackOff"
 """The reason of a container that ended again and again, and waits before its next start."""
 
@@ -200,13 +203,35 @@ def _pod_problems(
     problem = start_problem(pod, own_events, now)
     if problem:
         yield problem
-    elif not waits(pod) and not all(status.get("ready") for status in _own_statuses([pod])):
+        return
+    unready = [status for status in _own_statuses([pod]) if not status.get("ready")]
+    if unready and not waits(pod):
         probes = [event.message for event in own_events if event.reason == "Unhealthy"]
-        detail = f": {cause(probes[-1])}" if probes else ""
-        yield (
-            f"pod {name} runs but is not ready{detail}; it becomes ready when its loop has reached "
-            f"the database: see `{kubectl(pod)} logs {name}`"
+        yield _not_ready(pod, text(unready[0].get("name")), probes[-1] if probes else "")
+
+
+def _not_ready(pod: Mapping[str, Any], container: str, probe: str) -> str:
+    """Return that a container runs and is not ready. ``probe`` is the last failure of a probe."""
+    if NOT_READY.match(probe):
+        hint = (
+            "/ready answers 503 until the database has answered a pass of each loop: the last "
+            f"error in `{_logs(pod, container)}` says what keeps it from that"
         )
+    else:
+        hint = (
+            "it becomes ready when its loop has reached the database: "
+            f"see `{_logs(pod, container)}`"
+        )
+    detail = f": {cause(probe)}" if probe else ""
+    return f"pod {pod['metadata']['name']} runs but is not ready{detail}; {hint}"
+
+
+def _logs(pod: Mapping[str, Any], container: str) -> str:
+    """Return the command that shows the log of a container; one of several has to be named."""
+    command = f"{kubectl(pod)} logs {pod['metadata']['name']}"
+    if len(containers(at(pod, "spec"))) > 1:
+        return f"{command} -c {container}"
+    return command
 
 
 def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> str:
@@ -224,7 +249,7 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
         f"pod {name} {problem}: {status.get('restartCount') or 0} restarts, the last one after "
         f"exit code {exit_code(end)}{age}: "
         f"{termination_text(end, memory_limit(pod, container))}; "
-        f"see `{kubectl(pod)} logs {name} --previous`"
+        f"see `{_logs(pod, container)} --previous`"
     )
 
 

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.core.cluster_events import pull_cause, start_failure, unfinished_pull
+from ops_worker.core.cluster_events import start_failure, unfinished_pull, with_pull_cause
 from ops_worker.core.pods import at, containers, items, kubectl, mapping, text, workers
 from ops_worker.core.start_problems import (
     PULL_REASONS,
@@ -215,9 +215,8 @@ def start_problem(
         if container and container not in worker_names(pod):
             problem += f"{_described(pod, container)}: "
         message = text(waiting.get("message"))
-        pull = pull_cause(events)
-        if reason in PULL_REASONS and pull not in message:
-            message = ": ".join(filter(None, (message, pull)))
+        if reason in PULL_REASONS:
+            message = with_pull_cause(message, events)
         return problem + described(reason, message, kubectl(pod))
     if text(at(pod, "status").get("phase")) != "Pending":
         return ""

@@ -10,9 +10,25 @@ SELECT pg_advisory_xact_lock(%(space)s::integer, %(lock)s::integer);
 
 -- name: may_create
 -- If pg_temp comes first, a new table is temporary and disappears with the connection. Objects of
--- the role cannot be changed by a login that does not inherit its rights.
+-- the role cannot be changed by a login that does not inherit its rights. A GRANT is missing if
+-- neither the login nor PG_ROLE may create.
 SELECT
     has_schema_privilege(current_schema(), 'CREATE') AS allowed,
+    CASE
+        WHEN
+            NOT has_schema_privilege(current_schema(), 'CREATE')
+            AND NOT EXISTS (
+                SELECT FROM pg_roles AS r
+                WHERE
+                    r.rolname = %(role)s::text
+                    AND has_schema_privilege(r.oid, current_schema(), 'CREATE')
+            )
+            THEN
+                format(
+                    'GRANT CREATE ON SCHEMA %%I TO %%I',
+                    current_schema(), coalesce(nullif(%(role)s::text, ''), current_user::text)
+                )
+    END AS missing_grant,
     current_setting('search_path') AS search_path,
     starts_with(ltrim(current_setting('search_path'), ' "'), 'pg_temp') AS temporary,
     (

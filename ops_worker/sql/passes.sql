@@ -333,10 +333,11 @@ WHERE
 -- was not found. They are of one installation: rows of the default one have no tag for it. A pass
 -- of which one is enough for all counts whoever ran it, once this installation has run it. The
 -- period is the longest of the last five rows, so a pass that a person runs changes nothing. The
--- statement walks an index back from the newest row, at most so many rows of them or 400 days.
--- Each CASE is for the planner, which estimates that it holds for every second row, and one with
--- IS NOT NULL for almost every row. Without it, the planner expects almost no match, and reads and
--- sorts all rows.
+-- statement walks an index back from the newest row: at most 400 days, so many rows of this
+-- installation, and so many of all. Without the last limit it would walk all rows of the others to
+-- learn that this one never ran a pass. Each CASE is for the planner, which estimates that it holds
+-- for every second row, and one with IS NOT NULL for almost every row. Without it, the planner
+-- expects almost no match, and reads and sorts all rows.
 SELECT
     p.pass AS name,
     s.shard,
@@ -350,18 +351,25 @@ CROSS JOIN
         SELECT substring(r.tags ->> 'shard' FROM '^[0-9]{1,4}/([0-9]{1,4})$')::integer AS shards
         FROM (
             SELECT
-                time,
-                tags
-            FROM system_metrics
+                a.time,
+                a.tags
+            FROM (
+                SELECT
+                    time,
+                    tags
+                FROM system_metrics
+                WHERE
+                    metric_name = p.metric
+                    AND service = 'ops_worker'
+                    AND time <= %(at)s
+                    AND time > %(at)s::timestamptz - interval '400 days'
+                ORDER BY time DESC LIMIT %(all_rows)s
+            ) AS a
             WHERE
-                metric_name = p.metric
-                AND service = 'ops_worker'
-                AND time <= %(at)s
-                AND time > %(at)s::timestamptz - interval '400 days'
-                AND CASE
-                    WHEN coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s THEN 1
+                CASE
+                    WHEN coalesce(a.tags ->> 'installation', 'ops-worker') = %(installation)s THEN 1
                 END IS NOT NULL
-            ORDER BY time DESC LIMIT %(rows)s
+            ORDER BY a.time DESC LIMIT %(rows)s
         ) AS r
         WHERE CASE WHEN r.tags ->> 'pass' = p.pass THEN true END
         ORDER BY r.time DESC LIMIT 1
@@ -385,21 +393,28 @@ CROSS JOIN
                 ) AS period_s
             FROM (
                 SELECT
-                    time,
-                    tags
-                FROM system_metrics
+                    a.time,
+                    a.tags
+                FROM (
+                    SELECT
+                        time,
+                        tags
+                    FROM system_metrics
+                    WHERE
+                        metric_name = p.metric
+                        AND service = 'ops_worker'
+                        AND time <= %(at)s
+                        AND time > %(at)s::timestamptz - interval '400 days'
+                    ORDER BY time DESC LIMIT %(all_rows)s
+                ) AS a
                 WHERE
-                    metric_name = p.metric
-                    AND service = 'ops_worker'
-                    AND time <= %(at)s
-                    AND time > %(at)s::timestamptz - interval '400 days'
-                    AND CASE
+                    CASE
                         WHEN
                             p.is_of_all
-                            OR coalesce(tags ->> 'installation', 'ops-worker') = %(installation)s
+                            OR coalesce(a.tags ->> 'installation', 'ops-worker') = %(installation)s
                             THEN 1
                     END IS NOT NULL
-                ORDER BY time DESC LIMIT %(rows)s
+                ORDER BY a.time DESC LIMIT %(rows)s
             ) AS r
             WHERE
                 CASE

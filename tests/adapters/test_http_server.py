@@ -53,7 +53,7 @@ def test_health_and_ready() -> None:
     telemetry = Telemetry({"health": 60.0, "metrics": 4.0}, 10.0, clock)
     assert (telemetry.health()[0], telemetry.ready()[0]) == (200, 503)
     telemetry.record(Tick("health", 0.1, outcome=HEALTH))
-    assert telemetry.ready() == (503, {"ready": False, "waiting_for": ["metrics"]})
+    assert telemetry.ready() == (503, {"ready": False, "waiting_for": ["metrics"], "errors": {}})
     telemetry.record(Tick("metrics", 0.1, outcome=Outcome("metrics", Result.SKIPPED)))
     assert telemetry.ready()[0] == 200
     clock.now = 15.0
@@ -169,7 +169,11 @@ def test_metrics() -> None:
     assert found["last_success_timestamp_seconds", "health"] > 1e9
     assert ("last_success_timestamp_seconds", "metrics") not in found
     assert get(f"{base}/health?x=1")[0] == 200
-    assert json.loads(get(f"{base}/ready")[1]) == {"ready": False, "waiting_for": ["metrics"]}
+    assert json.loads(get(f"{base}/ready")[1]) == {
+        "ready": False,
+        "waiting_for": ["metrics"],
+        "errors": {"metrics": "a bug in ops-worker: RuntimeError; the log has the traceback"},
+    }
     assert get(f"{base}/else")[0] == 404
     with pytest.raises(SettingsError, match="SIDECAR_PORT"):
         telemetry.serve("127.0.0.1", server.server_address[1])

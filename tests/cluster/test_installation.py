@@ -105,7 +105,7 @@ def test_wrong_password(installation: Installation) -> None:
     assert len(ended.pods) == 2
     described = kubectl("-n", NAMESPACE, "describe", "pod", ended.pods[-1]["metadata"]["name"])
     assert "password authentication failed" in described
-    assert "check that it runs, and DATABASE_URL or PG_HOST" in described
+    assert "check the password and the role: PG_PASS and PG_USER" in described
     assert ended.message["exit_code"] == 1
 
 

@@ -211,22 +211,19 @@ def test_failed_pass(
     told.rows("ALTER TABLE fleet_alert RENAME TO nowhere")
     assert main(["health"]) == 3
     assert len(inbox.posts) == 2
-    (problem,) = warnings(log)
-    assert problem.startswith("no table fleet_alert in database")
+    assert warnings(log) == [], "the error of the pass says it"
 
 
 @pytest.mark.usefixtures("told")
 def test_database_is_away(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the database is away, the pass fails as usual.
-
-    The post that cannot be made is a warning.
-    """
+    """If the database is away, the error of the pass says so, and no warning repeats it."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
     assert main(["health"]) == 1
-    (problem,) = warnings(log)
-    assert problem.startswith("no connection to database")
+    monkeypatch.setattr("ops_worker.loop.run", run_to_the_end)
+    assert main(["health", "--every", "0.1", "--for", "0.1"]) == 0
+    assert warnings(log) == []
     assert inbox.requests == []
 
 
@@ -345,7 +342,7 @@ def test_it_ends_before_the_pass(
     left: list[float] = []
     original = post_alerts.post_within
 
-    def note(loaded: Any, store: Any, period_s: float, left_s: float) -> None:
+    def note(loaded: Any, store: Any, period_s: float, left_s: float, **_: object) -> None:
         left.append(left_s)
         original(loaded, store, period_s, -1.0)
 
@@ -408,7 +405,7 @@ def test_not_waited_for(
     """A post that exceeds its time is left alone, with a warning."""
     release = threading.Event()
     monkeypatch.setenv("PG_PASS", "x")
-    monkeypatch.setattr(post_alerts, "post", lambda *_: release.wait(LONG_S))
+    monkeypatch.setattr(post_alerts, "post", lambda *_, **__: release.wait(LONG_S))
     with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
         post_alerts.post_within(settings.load(), database, 60.0, 0.5 + post_alerts.CUT_S)
     assert not release.is_set()
@@ -428,7 +425,7 @@ def test_no_thread(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixtur
     monkeypatch.setenv("PG_PASS", "x")
     with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
         post_alerts.post_within(settings.load(), database, 60.0, LONG_S)
-    poster = Poster(lambda: None)
+    poster = Poster(lambda **_: None)
     poster.request()
     poster.finish(time.monotonic())
     assert warnings(log) == [problem, problem]
@@ -468,7 +465,7 @@ class TestPoster:
         running: list[int] = [0]
         most: list[int] = []
 
-        def work() -> None:
+        def work(**_: object) -> None:
             running[0] += 1
             most.append(running[0])
             started.release()
@@ -490,7 +487,7 @@ class TestPoster:
     def test_again(self) -> None:
         """After it has ended, a request starts the next post."""
         done: list[int] = []
-        poster = Poster(lambda: done.append(1))
+        poster = Poster(lambda **_: done.append(1))
         for count in (1, 2):
             poster.request()
             assert eventually(lambda count=count: len(done) == count)  # type: ignore[misc]
@@ -499,7 +496,7 @@ class TestPoster:
     def test_finish_has_an_end(self) -> None:
         """`finish` waits for a hanging post until the deadline, and no longer."""
         release = threading.Event()
-        poster = Poster(lambda: release.wait(LONG_S))
+        poster = Poster(lambda **_: release.wait(LONG_S))
         poster.request()
         poster.finish(time.monotonic() + 0.01)
         assert not release.is_set()
@@ -522,10 +519,10 @@ def test_ticks(monkeypatch: pytest.MonkeyPatch, tick: Tick, requests: int) -> No
     """Every tick of the health loop requests a post."""
     monkeypatch.setenv("PG_PASS", "x")
     parsed = run_loop_options("sidecar")
-    requested: list[int] = []
-    poster: Any = type("", (), {"request": lambda _: requested.append(1)})()
+    requested: list[dict[str, bool]] = []
+    poster: Any = type("", (), {"request": lambda _, **failed: requested.append(failed)})()
     run_loop._Reporter(parsed, settings.load(), None, poster)(tick)
-    assert len(requested) == requests
+    assert requested == [{"pass_failed": tick.error is not None}] * requests
 
 
 def run_loop_options(*arguments: str) -> Any:
@@ -551,3 +548,43 @@ def test_sidecar(monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: 
     if poster is not None:
         posted: Any = poster._post
         assert posted.args[2:] == (90.0, post_alerts.POST_DEADLINE_S)
+
+
+@pytest.mark.usefixtures("told")
+def test_after_a_bug(
+    inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pass that a bug ended, a database that is away is news, and a warning."""
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ops_worker.passes.function_of", lambda _: fail)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
+    assert main(["health"]) == 1
+    (problem,) = warnings(log)
+    assert problem.startswith("no connection to database")
+    assert inbox.requests == []
+
+
+def test_alertmanager_after_a_failure(
+    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+) -> None:
+    """A failure of an Alertmanager is another cause than that of the pass: it stays a warning."""
+    stubs["ingest"].mode = "down"
+    assert main(["health"]) == 0
+    told.rows("ALTER TABLE tenants RENAME TO elsewhere")
+    inbox.status = 503
+    assert main(["health"]) == 3
+    assert warnings(log) == [f"{inbox.url}: http 503"]
+
+
+@pytest.mark.parametrize("pass_failed", [True, False])
+def test_no_time_after_a_failure(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, pass_failed: bool
+) -> None:
+    """A pass that failed when its time was up has said why; any other one says so here."""
+    monkeypatch.setenv("PG_PASS", "x")
+    with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
+        post_alerts.post_within(settings.load(), database, 60.0, 0.0, pass_failed=pass_failed)
+    assert bool(warnings(log)) is not pass_failed

@@ -257,3 +257,37 @@ def test_leftover_beside_an_application() -> None:
     (warning,) = leftovers([cronjob("metrics")], [shop])
     assert warning.endswith("to keep the CronJob, remove container ops-worker from the Deployment")
     assert "delete deployment" not in warning
+
+
+def test_answer_of_the_probe() -> None:
+    """The kubelet shows only the status 503: the warning says what it means and where to look."""
+    running = pod(state={"running": {}})
+    about = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+    probe = read(event("Pod/ops-worker-sidecar-5d-x", "Unhealthy", about))
+    (warning,) = row(deployment(), [running], NOW, [probe]).warnings
+    assert warning == (
+        f"ops-worker-sidecar: pod ops-worker-sidecar-5d-x runs but is not ready: {about}; "
+        "/ready answers 503 until the database has answered a pass of each loop: the last error "
+        "in `kubectl -n ops logs ops-worker-sidecar-5d-x` says what keeps it from that"
+    )
+
+
+def test_answer_of_another_probe() -> None:
+    """The status 503 of /health is not explained by the database."""
+    running = pod(state={"running": {}})
+    about = "Liveness probe failed: HTTP probe failed with statuscode: 503"
+    probe = read(event("Pod/ops-worker-sidecar-5d-x", "Unhealthy", about))
+    (warning,) = row(deployment(), [running], NOW, [probe]).warnings
+    assert about in warning and "/ready" not in warning
+
+
+def test_log_of_one_of_several_containers() -> None:
+    """Beside an application, the command names the worker's container."""
+    running = pod(state={"running": {}})
+    running["spec"]["containers"].insert(0, {"name": "shop", "image": "shop:1"})
+    (warning,) = row(deployment(), [running], NOW).warnings
+    assert "`kubectl -n ops logs ops-worker-sidecar-5d-x -c ops-worker`" in warning
+    crashed = pod(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=end(1))
+    crashed["spec"]["containers"].insert(0, {"name": "shop", "image": "shop:1"})
+    (warning,) = row(deployment(), [crashed], NOW).warnings
+    assert "logs ops-worker-sidecar-5d-x -c ops-worker --previous`" in warning

@@ -206,7 +206,7 @@ def test_shards_that_run() -> None:
 def test_complete_shards() -> None:
     """If a Job is complete, all its shards ended with exit code 0."""
     state = look([job(9, "Complete", shards=2)], [pod(9, 0, "end", 0), pod(9, 0, "end", 1)])
-    assert (state.exit_code, state.summary) == (0, "2 shards: end")
+    assert (state.exit_code, state.summary) == (0, "2 shards succeeded; shard 0/2: end")
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,30 @@ def test_removed() -> None:
     )
     assert removed(pod(phase="Failed")) == ""
     assert removed(pod()) == ""
+
+
+CORE = 'failed to pull and unpack image "x:1": failed to resolve reference "x:1": x:1: not found'
+RPC = f"rpc error: code = NotFound desc = {CORE}"
+EVENT = f'Failed to pull image "x:1": {CORE}'
+RPC_EVENT = f'Failed to pull image "x:1": {RPC}'
+
+
+@pytest.mark.parametrize(
+    ("message", "about", "shown"),
+    [
+        (RPC, RPC_EVENT, None),
+        (RPC, EVENT, None),
+        (CORE, RPC_EVENT, None),
+        (f'Back-off pulling image "x:1": ErrImagePull: {RPC}', RPC_EVENT, None),
+        (f'Back-off pulling image "x:1": ErrImagePull: {CORE}', RPC_EVENT, None),
+        ('Back-off pulling image "x:1"', EVENT, f'Back-off pulling image "x:1": {EVENT}'),
+        ("", EVENT, EVENT),
+        ("one cause", "Failed to pull image: another", "one cause: Failed to pull image: another"),
+    ],
+)
+def test_a_pull_error_is_shown_once(message: str, about: str, shown: str | None) -> None:
+    """The state and the Event have the same cause behind other words."""
+    stuck = pod(waiting("ImagePullBackOff", message))
+    problem = start_problem(stuck, events(("Failed", about)))
+    assert problem.startswith(f"pod p cannot start: ImagePullBackOff: {shown or message}; ")
+    assert problem.count("x:1: not found") <= 1

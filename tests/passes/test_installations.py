@@ -331,7 +331,7 @@ class TestOwnAlert:
         tmp_path: Path,
         database: Database,
     ) -> None:
-        """A pass finds its peers behind any number of records of another installation."""
+        """A pass finds its own peers behind many records of another installation."""
         monkeypatch.setattr("ops_worker.adapters.postgres.own_alert.WATCH_ROWS", 8)
         slow = Installation(monkeypatch, tmp_path, database, "b", "x", PASS_PERIOD="3600")
         slow.both()

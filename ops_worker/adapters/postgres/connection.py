@@ -25,6 +25,7 @@ from ops_worker.adapters.postgres.specs import (
 )
 from ops_worker.adapters.postgres.sqlstate import (
     RECONNECT_PAUSE_S,
+    connection_remedy,
     refused_parameters,
     translated,
     worth_a_retry,
@@ -278,18 +279,30 @@ class Store:
 
         It holds the lock of the schema. Yield the connection and which of the objects exist.
         """
+        missing_grant = ""
         try:
             connection = self._connected()
             with self._rolled_back_on_error(connection):
-                yield connection, self._begin_schema_change(connection, names)
+                present, missing_grant = self._begin_schema_change(connection, names)
+                yield connection, present
                 for name in names:
                     for grant in self._grants(connection, name):
                         connection.execute(grant.encode())
                 connection.execute(SQL["commit"])
         except psycopg.Error as error:
-            raise translated(error, self._place) from error
+            fault = translated(error, self._place)
+            if missing_grant and isinstance(error, pg.InsufficientPrivilege):
+                remedy = f"run `{missing_grant}`, or `ops-worker init-db` as a role that may"
+                fault = SchemaError(fault.problem, remedy)
+            raise fault from error
 
-    def _begin_schema_change(self, connection: Connection, names: Sequence[str]) -> set[str]:
+    def _begin_schema_change(
+        self, connection: Connection, names: Sequence[str]
+    ) -> tuple[set[str], str]:
+        """Begin the transaction; return which objects exist, and the GRANT that CREATE needs.
+
+        The GRANT is empty if no object is missing, or if the role may create them.
+        """
         try:
             with connection.pipeline():
                 connection.execute(SQL["begin"])
@@ -312,7 +325,22 @@ class Store:
         # By default the login role creates and alters. PG_ROLE does where only it may.
         if self._role and ((is_missing and not may["allowed"]) or may["role_owns"]):
             connection.execute(SQL["set_role"], {"role": self._role})
-        return present
+        return present, (may["missing_grant"] or "") if is_missing else ""
+
+    def missing(self, tables: Sequence[str]) -> SchemaError | None:
+        """Return the error of a pass that needs these tables; None if its role sees all of them.
+
+        Unlike ``read``, this needs no privilege on a table. Raises DatabaseError or SchemaError if
+        that cannot be found out.
+        """
+        try:
+            connection = self._connected(writes=False)
+            with self._rolled_back_on_error(connection):
+                survey, _ = self._begin(connection, TransactionSpec(0), tables, read_only=True)
+                connection.execute(SQL["rollback"])
+        except psycopg.Error as error:
+            raise translated(error, self._place) from error
+        return self._missing(tables, survey)
 
     def indexes(self, *, make: bool = False) -> Iterator[Proposal]:
         """Yield a proposal for each built-in figure that an index could help.
@@ -480,17 +508,23 @@ class Store:
                 "every answer",
                 "it has to be UTF8",
             )
-        if missing := [table for table in spec.required_tables if table not in survey["present"]]:
-            raise SchemaError(
-                f"no table {', '.join(missing)} in database {self._place} "
-                f"for role {survey['role']}",
-                _remedy_for_missing(missing, survey),
-            )
+        if error := self._missing(spec.required_tables, survey):
+            raise error
         if "fleet_alert" in survey["hidden"]:
             raise SchemaError(
                 f"row level security hides fleet_alert from role {survey['role']}",
                 ROW_SECURITY_REMEDY,
             )
+
+    def _missing(self, tables: Sequence[str], survey: Mapping[str, Any]) -> SchemaError | None:
+        """Return the error for those of the tables that the survey did not find, if there are."""
+        missing = [table for table in tables if table not in survey["present"]]
+        if not missing:
+            return None
+        return SchemaError(
+            f"no table {', '.join(missing)} in database {self._place} for role {survey['role']}",
+            _remedy_for_missing(missing, survey),
+        )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
         """Commit. If the answer is lost, find out what became of the transaction."""
@@ -563,11 +597,10 @@ class Store:
                     )
                     raise SettingsError([fault]) from None
                 self._pause()
+                message = one_line(str(error))
                 raise DatabaseError(
-                    f"no connection to database {self._place} as {self._user}: "
-                    f"{one_line(str(error))}",
-                    "check that it runs, and DATABASE_URL or "
-                    "PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS",
+                    f"no connection to database {self._place} as {self._user}: {message}",
+                    connection_remedy(message, self._database, self._user),
                     joint="; ",
                 ) from error
         return self._connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ from psycopg import Error, pq
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from ops_worker.core.schema import quoted
 from ops_worker.errors import (
     DatabaseError,
     NotWritableError,
@@ -73,8 +75,8 @@ MEANINGS = (
     Meaning(
         ("42501",),
         SchemaError,
-        "grant that to the login role, or set PG_ROLE to a role that has it "
-        "(`ops-worker init-db`, run by the owner, creates tables)",
+        "grant that to the login role, or set PG_ROLE to a role that has it: "
+        "`ops-worker check` prints the statements",
     ),
     Meaning(("3F",), SchemaError, "give the role a search_path with an existing schema"),
     # A table refuses a row: the same row would be refused again.
@@ -149,6 +151,78 @@ MEANINGS = (
     Meaning(("22", "23", "42"), SchemaError, SCHEMA),
 )
 """The first row that matches counts."""
+
+CONNECTION_REMEDIES = (
+    # 28P01. The server does not tell a wrong password from an unknown role; PgBouncer does.
+    (
+        (
+            r"password authentication failed|SASL authentication failed|no password supplied"
+            r"|no such user"
+        ),
+        "check the password and the role: PG_PASS and PG_USER, or DATABASE_URL",
+    ),
+    # 28000
+    (
+        r"pg_hba\.conf",
+        (
+            "allow this address, role and database in the server's pg_hba.conf; "
+            "if it asks for encryption, set PGSSLMODE=require"
+        ),
+    ),
+    (
+        r"\brole \".*\" (does not exist|is not permitted to log in)",
+        "check PG_USER or DATABASE_URL: the role has to exist, with LOGIN",
+    ),
+    # 3D000
+    (
+        r"\bdatabase \".*\" does not exist|no such database",
+        "check PG_DB or DATABASE_URL: the worker creates no database",
+    ),
+    # 42501
+    (r"permission denied for database", "run `GRANT CONNECT ON DATABASE {database} TO {role}`"),
+    # 53300; the last one is PgBouncer's.
+    (
+        r"too many (clients|connections)|connection slots are reserved|no more connections allowed",
+        "raise max_connections, or the limit of the role or database, or use a pooler",
+    ),
+    # 55000
+    (
+        r"database \".*\" is not currently accepting connections",
+        "run `ALTER DATABASE {database} ALLOW_CONNECTIONS true`",
+    ),
+    # 57P03
+    (
+        (
+            r"database system is (starting up|shutting down|in recovery mode"
+            r"|not (yet )?accepting connections)"
+        ),
+        "wait until the server has started; if it stays so, see its log",
+    ),
+    # libpq and psycopg, before the server answers
+    (
+        r"failed to resolve host|could not translate host name",
+        "check PG_HOST or DATABASE_URL, and the name service of this machine",
+    ),
+    (
+        r"\bSSL was required|\bSSL error|certificate",
+        "check sslmode and sslrootcert in DATABASE_URL, or PGSSLMODE and PGSSLROOTCERT",
+    ),
+)
+"""What to do about a failed connection, by its message. The first pattern that matches counts.
+
+libpq gives no SQLSTATE for it. A server in another language has other messages.
+"""
+UNREACHABLE = "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
+"""What to do about a failed connection whose message is not known."""
+
+
+def connection_remedy(message: str, database: str, role: str) -> str:
+    """Return what to do about a failed connection of a role to a database."""
+    for pattern, remedy in CONNECTION_REMEDIES:
+        if re.search(pattern, message):
+            names = {"database": quoted(database), "role": quoted(role)}
+            return remedy.format(**{name: one_line(value) for name, value in names.items()})
+    return UNREACHABLE
 
 
 def translated(error: Error, place: str) -> OpsWorkerError:
