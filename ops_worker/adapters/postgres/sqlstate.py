@@ -198,9 +198,9 @@ CONNECTION_REMEDIES = (
         ),
         "wait until the server has started; if it stays so, see its log",
     ),
-    # libpq and psycopg, before the server answers
+    # libpq and psycopg. Older releases of psycopg show the resolver's error, a negative number.
     (
-        r"failed to resolve host|could not translate host name",
+        r"failed to resolve host|could not translate host name|\[Errno -\d+\]",
         "check PG_HOST or DATABASE_URL, and the name service of this machine",
     ),
     (

@@ -155,6 +155,12 @@ def test_messages_of_others(message: str, remedy: str) -> None:
     assert connection_remedy(message, "d", "u").startswith(remedy)
 
 
+def test_resolver_of_older_psycopg() -> None:
+    """A release of psycopg before 3.2 passes the error of the resolver on as it is."""
+    remedy = connection_remedy("[Errno -2] Name or service not known", "d", "u")
+    assert remedy.startswith("check PG_HOST or DATABASE_URL, and the name")
+
+
 def test_patterns() -> None:
     """Every pattern is valid, and no remedy names a role or database that is not escaped."""
     for pattern, remedy in CONNECTION_REMEDIES:
