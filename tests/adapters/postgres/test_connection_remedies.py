@@ -156,7 +156,7 @@ def test_messages_of_others(message: str, remedy: str) -> None:
 
 
 def test_resolver_of_older_psycopg() -> None:
-    """A release of psycopg before 3.2 passes the error of the resolver on as it is."""
+    """The oldest psycopg that is allowed, 3.2.2, shows the error of the resolver as it is."""
     remedy = connection_remedy("[Errno -2] Name or service not known", "d", "u")
     assert remedy.startswith("check PG_HOST or DATABASE_URL, and the name")
 
