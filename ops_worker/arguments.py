@@ -6,6 +6,7 @@ import argparse
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 DAY_S = 86_400.0
 MAX_SINCE_S = 31 * DAY_S
@@ -31,6 +32,14 @@ def env_file(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read settings from FILE instead of .env; the environment wins",
     )
+
+
+def add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    """Add an action to a command. Its summary is also shown by the help of the action."""
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    return parser
 
 
 def by_option(parser: argparse.ArgumentParser) -> None:

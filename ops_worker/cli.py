@@ -32,18 +32,17 @@ _log = logging.getLogger("ops_worker")
 
 EXIT_CODES = """\
 exit codes:
-  0  the pass was done and recorded, whatever the state of the services; or it was skipped, because
-     another process held the lock, unless that process seems to hang: then 1; or it is off
-     (SYSTEM_ALERT_ENABLED)
-  1  it was not done: the database was away, the deadline passed, a signal, or a bug; a retry may
-     help
-  2  usage or settings: the message names the variable and what it expects; check also ends with
-     it if a service lacks a value
-  3  schema or permission: the message says what to run or to set; check also ends with it if it
-     finds a fault outside the settings
-  4  done and recorded, or shown by a dry run, and --fail-on-unhealthy was given and a service is
-     unhealthy or the pass was blind; or faults (manifests check, catalogue check) or warnings
-     (cluster --fail-on-warnings) were found
+  0  done: the pass was recorded, whatever the state of the services. Also if the pass was skipped,
+     because another process held the lock, or is off (SYSTEM_ALERT_ENABLED)
+  1  not done: the database was away, the deadline passed, a signal, or a bug. Also if the process
+     that holds the lock seems to hang. A retry may help
+  2  usage or settings: the message names the variable and what it expects. Also for check, if a
+     service lacks a value
+  3  schema or permission: the message says what to run or to set. Also for check, if it finds a
+     fault outside the settings
+  4  with --fail-on-unhealthy: the pass was recorded (in a dry run, shown), and a service is
+     unhealthy or the pass was blind. Also for manifests check and catalogue check, if they find
+     faults, and for cluster --fail-on-warnings, if it finds warnings
 """
 
 
@@ -218,18 +217,18 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
 
 COMMANDS = {
     "sidecar": Command(
-        summary="run all passes, or those named, in a loop each, until a signal",
+        summary="run all passes, or the named ones, each in its own loop, until a signal",
         module="run_loop",
     ),
     "check": Command(
-        summary="check everything that a pass needs, and change nothing",
+        summary="check everything that a pass needs; change nothing",
         module="check",
         has_settings=False,
     ),
     "status": Command("show the current state: services, open alerts, passes, figures", "status"),
     "explain": Command("explain the state of a service, now or at an earlier time", "explain"),
     "history": Command(
-        summary="show what services were over days or years, and their availability",
+        summary="show the states of services over days or years, and their availability",
         module="history",
     ),
     "report": Command(
@@ -249,7 +248,7 @@ COMMANDS = {
         module="init_db",
     ),
     "trigger": Command(
-        summary="run a pass in the cluster now, from its CronJob, or another command",
+        summary="run a pass or another command in the cluster now, from a CronJob",
         module="trigger",
         has_settings=False,
     ),

@@ -235,8 +235,8 @@ class Settings(BaseSettings):
     """Connection URI of the database, `postgresql://user:password@host:port/database`. If it is
     set, all PG_ variables except PG_ROLE are ignored."""
     database_url_file: Text = setting("", wants="the path of a file")
-    """File with the connection URI of the database, instead of DATABASE_URL, which it replaces. It
-    is read again for each new connection, so it may change while a loop runs."""
+    """File with the connection URI of the database. If it is set, DATABASE_URL is ignored. It is
+    read again for each new connection, so it may change while a loop runs."""
     pg_host: HostName = setting("iot-postgres", wants="a host name or address")
     """Host name or address of the database."""
     pg_port: int = setting(5432, wants="a port number, 1 to 65535", ge=1, le=65535)
@@ -246,8 +246,8 @@ class Settings(BaseSettings):
     pg_user: Text = setting("iot", wants="the name of a login role")
     """Role that logs in to the database."""
     pg_pass_file: Text = setting("", wants="the path of a file")
-    """File with the password of PG_USER, instead of PG_PASS, which it replaces. It is read again
-    for each new connection, so the password may change while a loop runs."""
+    """File with the password of PG_USER. If it is set, PG_PASS is ignored. It is read again for
+    each new connection, so the password may change while a loop runs."""
     pg_pass: Password = setting("", wants="a password in UTF-8", validate_default=True)
     """Password of PG_USER. Required if DATABASE_URL, DATABASE_URL_FILE and PG_PASS_FILE are
     empty."""
@@ -306,10 +306,10 @@ class Settings(BaseSettings):
     doubt_passes: Integer = setting(
         0, wants="a whole number of passes, 0 to 1000", only="passes sidecar explain", ge=0, le=1000
     )
-    """Number of consecutive passes that may be blind. A pass is blind if no service gave a sign of
-    life, although more than one host is monitored, or if it could probe no service. It then
-    changes no state and no alert of a service, and opens the alert of the worker itself. After so
-    many blind passes, a pass believes what it sees. 0: every pass does."""
+    """Number of consecutive passes that may be blind. A pass is blind if it could probe no service,
+    or if no service gave a sign of life although more than one host is monitored. A blind pass
+    changes no state and no alert of a service, and opens the alert of the worker itself. After this
+    number of blind passes, a pass believes what it sees. 0: no pass is ever blind."""
     health_check_interval: Seconds = setting(
         60.0, wants="a number of seconds, 5 to 86400", only="sidecar", ge=5, le=86400
     )
@@ -354,7 +354,8 @@ class Settings(BaseSettings):
     sidecar_port: Integer = setting(
         8080, wants="a port number, 0 to 65535", only="sidecar", ge=0, le=65535
     )
-    """TCP port on which the sidecar serves /health, /ready and /metrics. 0: it does not."""
+    """TCP port on which the sidecar serves /health, /ready and /metrics. 0: it serves none of
+    them."""
     record_own_metrics: Switch = setting(
         default=True,
         wants="1, true, yes or on; any other word is off",
@@ -371,8 +372,8 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
     )
-    """Maximum number of probes at the same time. It is reduced if the limit of open files
-    (`ulimit -n`) is too low: a probe needs up to three."""
+    """Maximum number of probes at the same time. It is reduced if the limit of open files (`ulimit
+    -n`) is too low: a probe needs up to three open files."""
     shard_count: Integer = setting(
         1, wants="a whole number of shards, 1 to 1000", only="passes sidecar", ge=1, le=1000
     )

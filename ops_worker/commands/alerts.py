@@ -9,7 +9,7 @@ from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import by_option, env_file, output_option, row_number, words
+from ops_worker.arguments import add_action, by_option, env_file, output_option, row_number, words
 from ops_worker.commands.database import opened, write
 from ops_worker.core.installations import own_service
 from ops_worker.errors import DONE
@@ -25,30 +25,33 @@ if TYPE_CHECKING:
 
 _number = partial(row_number, noun="an alert", listed_by="alerts list")
 """Parse the number of an alert."""
+ID_HELP = "the number of the alert, as `alerts list` shows it"
+"""Help of the argument ID."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_ = actions.add_parser("list", help="list the alerts that are open or acknowledged")
+    list_ = add_action(actions, "list", "list the alerts that are open or acknowledged")
     list_.add_argument(
-        "--all", action="store_true", help="list the last hundred closed alerts, too"
+        "--all", action="store_true", help="also list the last hundred closed alerts"
     )
     output_option(list_, "a table for people (the default), or one JSON document", plain="table")
-    ack = actions.add_parser(
-        "ack", help="acknowledge an alert: it stays until its service is healthy again"
+    ack = add_action(
+        actions, "ack", "acknowledge an alert; it stays open until its service is healthy again"
     )
-    ack.add_argument("id", type=_number, metavar="ID")
-    close = actions.add_parser(
+    ack.add_argument("id", type=_number, metavar="ID", help=ID_HELP)
+    close = add_action(
+        actions,
         "close",
-        help="close an alert; if its service is still unhealthy, the next pass opens a new one",
+        "close an alert; if its service is still unhealthy, the next pass opens a new one",
     )
-    close.add_argument("id", type=_number, metavar="ID")
-    prune = actions.add_parser(
+    close.add_argument("id", type=_number, metavar="ID", help=ID_HELP)
+    prune = add_action(
+        actions,
         "prune",
-        help="remove the rows of services that no installation in the database monitors any more, "
-        "and close their alerts",
+        "remove services that no installation monitors any more, and close their alerts",
     )
     prune.add_argument(
         "--dry-run", action="store_true", help="show what would be removed; remove nothing"
@@ -56,7 +59,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     for action in (ack, close, prune):
         by_option(action)
         action.add_argument(
-            "--reason", type=words, default="", help="why; it is kept with the action"
+            "--reason", type=words, default="", help="the reason; it is kept with the action"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import env_file, output_option
+from ops_worker.arguments import add_action, env_file, output_option
 from ops_worker.commands.database import opened
 from ops_worker.core import slo
 from ops_worker.core.self_check import UNVERIFIED
@@ -25,14 +25,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="report all faults of a catalogue")
+    check = add_action(actions, "check", "report all faults of a catalogue")
     _add_file(check)
     check.add_argument(
         "--prepare",
         action="store_true",
         help="also let the database check the SQL of each figure, without running it",
     )
-    show = actions.add_parser("show", help="show the entries in force and where they come from")
+    show = add_action(actions, "show", "show the entries in force and where they come from")
     _add_file(show)
     output_option(show, "a table for people (the default), or JSON with all details", plain="table")
 

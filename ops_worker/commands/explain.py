@@ -30,8 +30,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "service",
         type=words,
         metavar="SERVICE",
-        help="a monitored service, one that was monitored before, postgres, ops_worker, or "
-        "ops_worker#NAME for the worker of the installation NAME",
+        help="a service that is or was monitored, postgres, ops_worker, or ops_worker#NAME for the "
+        "worker of the installation NAME",
     )
     parser.add_argument(
         "--at",

@@ -47,24 +47,24 @@ def options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=words,
         metavar="SERVICE",
-        help="a monitored service, or one that was monitored before; without it, all that are "
-        "recorded and were not removed by `alerts prune`",
+        help="a service that is or was monitored; default: all services that are recorded, except "
+        "those that `alerts prune` removed",
     )
     period_options(parser, "7d")
     parser.add_argument(
         "--pass",
         dest="name",
-        choices=[ALL, *PASSES],
+        choices=[ALL, *(name for name, spec in PASSES.items() if spec.probes)],
         default=ALL,
-        help="whose history: that of one pass, or of all together (the default), where the metrics "
-        "pass counts if it looked, else the health pass",
+        help="what one pass saw; or all (the default): what the metrics pass saw and, where it did "
+        "not look, what the health pass saw",
     )
     parser.add_argument(
         "--output",
         choices=["table", "csv", "json"],
         default="table",
-        help="a table for people (the default), a row for each span for spreadsheets, or one JSON "
-        "document",
+        help="a table for people (the default), CSV for spreadsheets with a row for each span, or "
+        "one JSON document",
     )
 
 
@@ -75,15 +75,15 @@ def period_options(parser: argparse.ArgumentParser, default: str) -> None:
         "--since",
         type=time_or_age,
         metavar="TIME",
-        help=f"how far back it goes: 90m, 1h30m, 30d, 1y; default: {default}; "
-        "or from when: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
+        help=f"the beginning of the period, as an age: 90m, 1h30m, 30d, 1y; or as a time: 05:08, "
+        f"2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone); default: {default}",
     )
     begin.add_argument(
         "--from",
         dest="beginning",
         type=time_or_age,
         metavar="TIME",
-        help="the same: the beginning of the period",
+        help="the same as --since",
     )
     parser.add_argument(
         "--to",
@@ -91,7 +91,7 @@ def period_options(parser: argparse.ArgumentParser, default: str) -> None:
         dest="end",
         type=time_or_age,
         metavar="TIME",
-        help="the end of the period, written in the same ways; default: now",
+        help="the end of the period, in the same forms as --since; default: now",
     )
 
 

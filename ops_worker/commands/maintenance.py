@@ -11,7 +11,15 @@ from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops_worker.arguments import by_option, duration, env_file, output_option, row_number, words
+from ops_worker.arguments import (
+    add_action,
+    by_option,
+    duration,
+    env_file,
+    output_option,
+    row_number,
+    words,
+)
 from ops_worker.commands.alerts import user
 from ops_worker.commands.database import opened, warn_not_recorded, write
 from ops_worker.commands.explain import named_target
@@ -48,25 +56,27 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     env_file(parser)
     actions: Any = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    start = actions.add_parser(
+    start = add_action(
+        actions,
         "start",
-        help="open no alert from now on, or as --at and --every say; probing and recording "
-        "continue, and alerts still close",
+        "start a maintenance, or plan it with --at or --every: no alert opens while it lasts",
     )
     _start_options(start)
-    end = actions.add_parser("end", help="let alerts open again, from the next pass on")
+    end = add_action(actions, "end", "let alerts open again, from the next pass on")
     end.add_argument(
         "id",
         nargs="?",
         type=_number,
         metavar="ID",
-        help="the number that `maintenance list` shows; all later times of it end, too. "
+        help="the number that `maintenance list` shows; a maintenance that repeats ends for good. "
         "Default: the maintenance of all services that was started without --at and --every",
     )
     for action in (start, end):
         by_option(action)
-    actions.add_parser("status", help="show whether there is maintenance, until when, by whom")
-    list_ = actions.add_parser("list", help="list every maintenance that is running or planned")
+    add_action(
+        actions, "status", "show the maintenance that is running, its end and who started it"
+    )
+    list_ = add_action(actions, "list", "list every maintenance that is running or planned")
     output_option(list_, "a table for people (the default), or one JSON document", plain="table")
 
 
@@ -100,7 +110,7 @@ def _start_options(start: argparse.ArgumentParser) -> None:
         dest="recurrence",
         type=_every,
         metavar="WHEN",
-        help="repeat it: 'Sunday 02:00', 'Mon,Thu 22:30', or 'day 03:00' (every day)",
+        help="repeat the maintenance: 'Sunday 02:00', 'Mon,Thu 22:30', or 'day 03:00' (every day)",
     )
     start.add_argument(
         "--zone",
@@ -113,8 +123,8 @@ def _start_options(start: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--replace",
         action="store_true",
-        help="replace a maintenance of all services that is running; without it, only the same one "
-        "starts anew. Not with --service, --at or --every: those exist side by side",
+        help="replace the running maintenance of all services; without it, only the same command "
+        "again starts it anew. Not with --service, --at or --every: those may run side by side",
     )
 
 

@@ -22,13 +22,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=["check"],
-        help="check: report every fault of manifests that run ops-worker",
+        help="report every fault of manifests that run ops-worker",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a file, a folder (read as `kubectl apply -f` does), or - for standard input",
+        help="a file, a folder (read as by `kubectl apply -f`), or - for standard input",
     )
 
 

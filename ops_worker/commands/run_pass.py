@@ -54,7 +54,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--output",
         choices=sorted(RENDERERS),
         default="text",
-        help="print the closing line (text, the default), or the whole outcome",
+        help="text: the closing line (the default); table or json: the whole outcome",
     )
     parser.add_argument(
         "--fail-on-unhealthy",
@@ -65,13 +65,14 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--shard",
         type=_shard,
         metavar="I/N",
-        help="probe only the I-th of N shares of the services, counted from 0 (else: SHARD_COUNT)",
+        help="probe only share I of N shares of the services; I counts from 0 (default: that of "
+        "SHARD_COUNT and JOB_COMPLETION_INDEX)",
     )
     parser.add_argument(
         "--every",
         type=_seconds,
         metavar="SECONDS",
-        help="run the pass repeatedly in this process, every so many seconds",
+        help="repeat the pass in this process, every SECONDS",
     )
     parser.add_argument(
         "--for",
@@ -79,7 +80,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="for_s",
         default=math.inf,
         metavar="SECONDS",
-        help="with --every: end after so many seconds, with the exit code of the worst pass",
+        help="with --every: end after SECONDS, with the exit code of the worst pass",
     )
 
 

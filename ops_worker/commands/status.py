@@ -37,8 +37,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=time_or_age,
         default=3600.0,
         metavar="TIME",
-        help="how far back the history goes: 90m, 1h (the default), 7d, 1y; "
-        "or from when: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
+        help="the beginning of the history, as an age: 90m, 1h (the default), 7d, 1y; or as a "
+        "time: 05:08, 2026-03-01, 2026-03-01T03:10 (UTC unless it has a zone)",
     )
     parser.add_argument(
         "--watch",
@@ -46,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=duration,
         const=2.0,
         metavar="TIME",
-        help="refresh the screen every TIME until Ctrl-C; every 2 s without TIME",
+        help="refresh the screen until Ctrl-C, every TIME; without TIME, every 2 s",
     )
     output_option(parser, "tables for people (the default), or one JSON document")
 

@@ -38,15 +38,15 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="PASS",
         nargs="?",
         default="",
-        help=f"{', '.join(PASSES)}, init-db, or the full name of a CronJob; "
-        f"with --args, the one whose template is used (default: {HEALTH.name})",
+        help=f"{', '.join(PASSES)}, init-db, or the full name of a CronJob; with --args, "
+        f"the CronJob whose template is used (default: {HEALTH.name})",
     )
     parser.add_argument(
         "--args",
         type=_arguments,
         metavar="'COMMAND ...'",
         help="run this command of the worker instead of the pass, for example "
-        "--args 'alerts list'; its Job counts as no run of the CronJob",
+        "--args 'alerts list'; its Job does not count as a run of the CronJob",
     )
     connection_options(parser)
     parser.add_argument(
