@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops_worker import settings
 from ops_worker.adapters.postgres import ledger_fill, rollup_writes
-from ops_worker.adapters.postgres.transaction import Transaction
 from ops_worker.core.model import Result
 from ops_worker.core.passes import LEDGER_TABLES, ROLLUP_TABLES
 from ops_worker.core.rollup import DAY, HOUR, REPEATED, floor
@@ -19,105 +16,66 @@ from ops_worker.errors import (
     DatabaseError,
     SchemaError,
     StatementTimeoutError,
-    StillRecordingError,
 )
-from ops_worker.passes import Context, rollup
+from tests.memory import NOW, Memory, without_builtin_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
+    from datetime import datetime
 
     from ops_worker.core.model import Outcome, Rolled
 
 pytestmark = pytest.mark.unit
 
-TODAY = datetime(2026, 3, 10, tzinfo=UTC)
-NOW = TODAY + timedelta(hours=15, minutes=20)
+TODAY = floor(NOW, DAY)
 LATEST = TODAY + timedelta(hours=14)
 """The newest complete hour."""
 YESTERDAY = TODAY - timedelta(days=1)
 
 
-class MemoryTransaction(Transaction):
-    """A transaction whose statements a database in memory answers."""
+class Samples(Memory):
+    """A database that has samples in some hours.
 
-    def __init__(self, memory: Memory) -> None:
-        """Begin at the clock of the database."""
-        survey = {"read_at": memory.moment, "now": NOW, "present": memory.tables, "hidden": ()}
-        super().__init__(None, survey)  # type: ignore[arg-type]
-        self._memory = memory
-
-    def execute(self, name: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        """Return the answer to a statement by its name."""
-        row = self._memory.answer(name, parameters or {})
-        return SimpleNamespace(fetchone=lambda: row)
-
-    @contextlib.contextmanager
-    def _savepoint(self) -> Iterator[None]:
-        """Run optional work as if it were required: there is no connection."""
-        yield
-
-
-class Memory:
-    """A database in memory that has samples in some hours. It stands in for the store.
-
-    - ``moment``: the monotonic clock, in seconds. Only statements take time.
     - ``seconds``: how long it takes to roll up a slice, by level.
     - ``old``: how many rows are too old, by statement.
     - ``refused``: the error of a statement, by its name or by the level of its slice.
-    - ``locked_after``: the number of transactions after which another process has the lock.
     """
 
     def __init__(self, *begun: datetime, until: datetime | None = None) -> None:
         """Store which hours have samples. What is before midnight ``until`` is rolled up."""
+        super().__init__()
+        self.tables = {"system_metrics", *ROLLUP_TABLES, *LEDGER_TABLES}
         self.samples = sorted(begun)
         self.rolled: dict[str, list[datetime]] = {HOUR: [], DAY: []}
         if until is not None:
             self.rolled[HOUR] = [until - timedelta(hours=1)]
             self.rolled[DAY] = [until - timedelta(days=1)]
-        self.tables = {"system_metrics", *ROLLUP_TABLES, *LEDGER_TABLES}
         self.plain = True
-        self.moment = 1000.0
         self.seconds = {HOUR: 0.0, DAY: 0.0}
         self.old: dict[str, int] = {}
         self.refused: dict[str, Exception] = {}
-        self.locked_after = 1000
-        self.lock_holder: Any = None
-        self.statements: list[tuple[str, Mapping[str, Any]]] = []
-        self._transactions = 0
 
-    def write(self, _spec: object, work: Callable[[Transaction], Any], **_: object) -> Any:
-        """Do the work unless another process has the lock."""
-        self._transactions += 1
-        if self._transactions > self.locked_after:
-            return None
-        return work(MemoryTransaction(self))
-
-    def dry_run(self, _spec: object, work: Callable[[Transaction], Any], **_: object) -> Any:
-        """Do the work without a lock."""
-        return work(MemoryTransaction(self))
-
-    def answer(self, name: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    def answer(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Return the row of a statement."""
-        self.statements.append((name, parameters))
         if error := self.refused.get(parameters.get("level", name)):
             raise error
         if name.startswith("remove_"):
             self.moment += 1
             count = min(self.old.get(name, 0), parameters["rows"])
             self.old[name] = self.old.get(name, 0) - count
-            return {"removed": count}
+            return [{"removed": count}]
         match name:
             case "rollup_state":
-                return {level: max(done, default=None) for level, done in self.rolled.items()}
+                return [{level: max(done, default=None) for level, done in self.rolled.items()}]
             case "plain_samples":
-                return {"plain": self.plain}
+                return [{"plain": self.plain}]
             case "first_sample":
                 since, until = parameters["since"], parameters["until"]
-                return {"first": next((at for at in self.samples if since <= at < until), None)}
+                return [{"first": next((at for at in self.samples if since <= at < until), None)}]
             case "roll_up":
-                return {"written": self._roll_up(parameters["level"], parameters["begun"])}
+                return [{"written": self._roll_up(parameters["level"], parameters["begun"])}]
             case "rollup_limits" | "insert_samples":
-                return {}
+                return []
         pytest.fail(f"an unexpected statement: {name}")
 
     def _roll_up(self, level: str, begun: datetime) -> int:
@@ -130,44 +88,30 @@ class Memory:
     @property
     def order(self) -> list[tuple[str, datetime]]:
         """The slices that were rolled up, in order."""
-        parts = [parameters for name, parameters in self.statements if name == "roll_up"]
-        return [(part["level"], part["begun"]) for part in parts]
-
-    def names(self, prefix: str) -> list[str]:
-        """Return the names of the statements that begin with a prefix, in order."""
-        return [name for name, _ in self.statements if name.startswith(prefix)]
+        return [(part["level"], part["begun"]) for part in self.parameters("roll_up")]
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Monitor nothing, keep everything, and leave other passes and the ledger alone."""
-    monkeypatch.setenv("PG_PASS", "x")
-    for name in ("INGEST_URL", "EVALUATOR_URL", "DISPATCHER_URL", "DELIVERY_URL"):
-        monkeypatch.setenv(name, "")
+    without_builtin_services(monkeypatch)
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "false")
     monkeypatch.setenv("HISTORY_DAYS", "0")
     monkeypatch.setattr(ledger_fill, "fill", lambda *_: False)
 
 
-def run(
-    memory: Memory, *, dry_run: bool = False, recording: Any = contextlib.nullcontext
-) -> Outcome:
+def run(memory: Samples, *, dry_run: bool = False, waits: bool = False) -> Outcome:
     """Run one pass."""
-    store: Any = memory
-    return rollup.run(
-        Context(
-            settings=settings.load(),
-            observe=lambda _: pytest.fail("it probes nothing"),
-            store=store,
-            clock=lambda: memory.moment,
-            dry_run=dry_run,
-            period_s=3600.0,
-            recording=recording,
-        )
+    return memory.run(
+        "rollup",
+        lambda _: pytest.fail("it probes nothing"),
+        dry_run=dry_run,
+        waits=waits,
+        period_s=3600.0,
     )
 
 
-def rolled(memory: Memory, *, dry_run: bool = False) -> Rolled:
+def rolled(memory: Samples, *, dry_run: bool = False) -> Rolled:
     """Run one pass. Return what it did."""
     outcome = run(memory, dry_run=dry_run)
     assert outcome.result is (Result.DRY_RUN if dry_run else Result.RECORDED)
@@ -182,7 +126,7 @@ def hours(since: datetime, until: datetime) -> list[datetime]:
 
 def test_oldest_first() -> None:
     """A day follows its last hour. What is not complete is left for a later run."""
-    memory = Memory(*hours(YESTERDAY + timedelta(hours=22), NOW), until=YESTERDAY)
+    memory = Samples(*hours(YESTERDAY + timedelta(hours=22), NOW), until=YESTERDAY)
     done = rolled(memory)
     late, today = hours(YESTERDAY + timedelta(hours=22), TODAY), hours(TODAY, NOW)
     expected = [(HOUR, begun) for begun in late] + [(DAY, YESTERDAY)]
@@ -196,7 +140,7 @@ def test_oldest_first() -> None:
 def test_time_without_samples() -> None:
     """A run goes at once to the next hour that has samples."""
     long_ago = YESTERDAY - timedelta(days=300)
-    memory = Memory(long_ago, LATEST)
+    memory = Samples(long_ago, LATEST)
     done = rolled(memory)
     assert memory.order[:3] == [(HOUR, long_ago), (DAY, floor(long_ago, DAY)), (HOUR, LATEST)]
     assert (done.hours, done.days, done.behind_s) == (2, 1, 0.0)
@@ -204,7 +148,7 @@ def test_time_without_samples() -> None:
 
 def test_late_samples() -> None:
     """What was complete in the last six hours is rolled up once more, after what is new."""
-    memory = Memory(*hours(TODAY, NOW), until=TODAY)
+    memory = Samples(*hours(TODAY, NOW), until=TODAY)
     memory.rolled[HOUR] += hours(TODAY, LATEST)
     done = rolled(memory)
     assert memory.order[0] == (HOUR, LATEST)
@@ -216,7 +160,7 @@ def test_late_samples() -> None:
 def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice begins only if it probably ends within 75 % of PASS_DEADLINE. New ones go first."""
     monkeypatch.setenv("PASS_DEADLINE", "40")
-    memory = Memory(*hours(TODAY, NOW), until=TODAY)
+    memory = Samples(*hours(TODAY, NOW), until=TODAY)
     memory.seconds[HOUR] = 4.0
     done = rolled(memory)
     # 24 s have passed after six hours; a seventh may take 6 s.
@@ -230,30 +174,30 @@ def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_statements_end_with_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement may take longer than the time to the end of the pass, less 3 s."""
     monkeypatch.setenv("PASS_DEADLINE", "40")
-    memory = Memory(TODAY, TODAY + timedelta(hours=1), until=TODAY)
+    memory = Samples(TODAY, TODAY + timedelta(hours=1), until=TODAY)
     memory.seconds[HOUR] = 4.0
     rolled(memory)
-    limits = [values["statement_ms"] for name, values in memory.statements if "limits" in name]
+    limits = [values["statement_ms"] for values in memory.parameters("rollup_limits")]
     assert limits[:3] == ["37000", "33000", "29000"]
 
 
 def test_a_level_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other level goes on, and so does the retention. Then the pass fails with a remedy."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
-    memory = Memory(*hours(YESTERDAY, NOW))
+    memory = Samples(*hours(YESTERDAY, NOW))
     memory.refused[DAY] = StatementTimeoutError("canceling statement due to statement timeout")
     with pytest.raises(DatabaseError, match="a day of samples could not be") as raised:
         run(memory)
     assert "raise PASS_DEADLINE" in str(raised.value)
     assert memory.rolled[HOUR] == hours(YESTERDAY, NOW)
     assert memory.rolled[DAY] == []
-    assert memory.names("remove_") != []
-    assert memory.names("insert_samples") == [], "a failed pass records no self-metrics"
+    assert memory.named("remove_") != []
+    assert memory.named("insert_samples") == [], "a failed pass records no self-metrics"
 
 
 def test_another_process_takes_over() -> None:
     """Without the lock, a run ends. What it did is recorded."""
-    memory = Memory(*hours(TODAY, NOW), until=TODAY)
+    memory = Samples(*hours(TODAY, NOW), until=TODAY)
     memory.locked_after = 3  # the state, and two hours
     done = rolled(memory)
     assert (done.hours, len(memory.order)) == (2, 2)
@@ -261,7 +205,7 @@ def test_another_process_takes_over() -> None:
 
 def test_skipped() -> None:
     """A run that never gets the lock does nothing. If the other process hangs, it fails."""
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.locked_after = 0
     assert run(memory).result is Result.SKIPPED
     memory.lock_holder = SimpleNamespace(
@@ -274,14 +218,8 @@ def test_skipped() -> None:
 
 def test_waiting() -> None:
     """In a loop, the pass waits while an earlier one is being recorded."""
-
-    @contextlib.contextmanager
-    def recording() -> Iterator[None]:
-        raise StillRecordingError("an earlier pass")
-        yield
-
-    memory = Memory(LATEST)
-    assert run(memory, recording=recording).result is Result.WAITING
+    memory = Samples(LATEST)
+    assert run(memory, waits=True).result is Result.WAITING
     assert memory.statements == []
 
 
@@ -289,7 +227,7 @@ def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first shard rolls up."""
     monkeypatch.setenv("SHARD_COUNT", "2")
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     assert run(memory).result is Result.OFF
     assert memory.statements == []
 
@@ -298,33 +236,33 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run counts what it would roll up, and writes and removes nothing."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
     monkeypatch.setattr(ledger_fill, "fill", lambda *_: pytest.fail("it fills the ledger"))
-    memory = Memory(YESTERDAY, LATEST, until=YESTERDAY)
+    memory = Samples(YESTERDAY, LATEST, until=YESTERDAY)
     done = rolled(memory, dry_run=True)
     assert (done.hours, done.days, done.rows, done.removed) == (2, 1, 0, {})
-    assert memory.names("roll_up") + memory.names("remove") + memory.names("insert") == []
+    assert memory.named("roll_up") + memory.named("remove") + memory.named("insert") == []
 
 
 def test_self_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far it is behind is one of the self-metrics, unless they are off."""
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     rolled(memory)
-    (written,) = [values for name, values in memory.statements if name == "insert_samples"]
+    (written,) = memory.parameters("insert_samples")
     assert '"rollup_behind_s"' in written["passes"]
     monkeypatch.setenv("RECORD_OWN_METRICS", "false")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     rolled(memory)
-    assert memory.names("insert_samples") == []
+    assert memory.named("insert_samples") == []
 
 
 def test_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Old rows are removed in steps of one transaction each, until a step is not full."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.old = {"remove_hours": 2 * rollup_writes.REMOVED_ROWS + 5, "remove_days": 7}
     removed = rolled(memory).removed
     assert removed["ops_worker_hour"] == 2 * rollup_writes.REMOVED_ROWS + 5
     assert removed["ops_worker_day"] == 7
-    assert memory.names("remove_hours") == ["remove_hours"] * 3
+    assert memory.named("remove_hours") == ["remove_hours"] * 3
     before = {values["before"] for name, values in memory.statements if "remove_" in name}
     assert before == {NOW - timedelta(days=30)}
 
@@ -333,7 +271,7 @@ def test_retention_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The retention ends 3 s before PASS_DEADLINE. A later run removes the rest."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
     monkeypatch.setenv("PASS_DEADLINE", "10")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.old = {"remove_hours": 100 * rollup_writes.REMOVED_ROWS}
     assert rolled(memory).removed == {"ops_worker_hour": 7 * rollup_writes.REMOVED_ROWS}
 
@@ -341,7 +279,7 @@ def test_retention_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refused_removal(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may not be removed is a warning. The other tables are cleaned up all the same."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.refused["remove_hours"] = SchemaError("permission denied")
     memory.old = {"remove_days": 7}
     outcome = run(memory)
@@ -354,19 +292,19 @@ def test_refused_removal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_stay(monkeypatch: pytest.MonkeyPatch, days: str, plain: bool) -> None:
     """Samples stay without SAMPLES_DAYS, and in a hypertable, which has its own retention."""
     monkeypatch.setenv("SAMPLES_DAYS", days)
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.plain = plain
     rolled(memory)
-    assert memory.names("remove_") == []
+    assert memory.named("remove_") == []
 
 
 def test_samples_days(monkeypatch: pytest.MonkeyPatch) -> None:
     """With SAMPLES_DAYS, old samples of a plain table are removed."""
     monkeypatch.setenv("SAMPLES_DAYS", "2")
-    memory = Memory(YESTERDAY, LATEST)
+    memory = Samples(YESTERDAY, LATEST)
     memory.old = {"remove_samples": 9}
     assert rolled(memory).removed == {"system_metrics": 9}
-    ((_, values),) = [call for call in memory.statements if call[0] == "remove_samples"]
+    (values,) = memory.parameters("remove_samples")
     assert values["before"] == NOW - timedelta(days=2)
 
 
@@ -374,14 +312,14 @@ def test_ledger_is_filled_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger is filled from older samples, a transaction for each step."""
     steps = iter([True, True, False])
     monkeypatch.setattr(ledger_fill, "fill", lambda *_: next(steps))
-    assert run(Memory()).warnings == ()
+    assert run(Samples()).warnings == ()
     assert list(steps) == []
 
 
 def test_ledger_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Filling the ledger ends at 75 % of PASS_DEADLINE, as rolling up does."""
     monkeypatch.setenv("PASS_DEADLINE", "40")
-    memory = Memory()
+    memory = Samples()
     begun = memory.moment
 
     def fill(*_: object) -> bool:
@@ -400,7 +338,7 @@ def test_refused_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SchemaError("permission denied")
 
     monkeypatch.setattr(ledger_fill, "fill", fill)
-    assert run(Memory(LATEST)).warnings == (
+    assert run(Samples(LATEST)).warnings == (
         "the ledger is not filled from older samples: permission denied",
     )
 
@@ -409,7 +347,7 @@ def test_without_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its tables, the ledger is not filled, and its old rows need no removal."""
     monkeypatch.setattr(ledger_fill, "fill", lambda *_: pytest.fail("there is no ledger"))
     monkeypatch.setenv("HISTORY_DAYS", "30")
-    memory = Memory(LATEST)
+    memory = Samples(LATEST)
     memory.tables -= {*LEDGER_TABLES}
     rolled(memory)
-    assert memory.names("remove_") == ["remove_hours", "remove_days"]
+    assert memory.named("remove_") == ["remove_hours", "remove_days"]
