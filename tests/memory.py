@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 NOW = datetime(2026, 3, 10, 15, 20, tzinfo=UTC)
-"""The clock of the database, which stands still."""
+"""The clock of the database when a test begins."""
+BEGUN_S = 1000.0
+"""The monotonic clock of a pass when a test begins, in seconds."""
 
 
 class Rows(list[Any]):
@@ -42,7 +44,12 @@ class MemoryTransaction(Transaction):
 
     def __init__(self, memory: Memory, installation: str) -> None:
         """Begin at the clock of the database."""
-        survey = {"read_at": memory.moment, "now": NOW, "present": memory.tables, "hidden": ()}
+        survey = {
+            "read_at": memory.moment,
+            "now": NOW + timedelta(seconds=memory.moment - BEGUN_S),
+            "present": memory.tables,
+            "hidden": (),
+        }
         connection: Any = SimpleNamespace(pipeline=contextlib.nullcontext)
         super().__init__(connection, survey, installation)
         self._memory = memory
@@ -70,7 +77,7 @@ class MemoryTransaction(Transaction):
 class Memory:
     """A database in memory. A test says in ``answer`` what the statements of its pass return.
 
-    - ``moment``: the monotonic clock of the pass, in seconds. Only statements take time.
+    - ``moment``: the monotonic clock of the pass, in seconds. It advances as a test says.
     - ``tables``: the tables that exist.
     - ``statements``: the name and the parameters of every statement, in order.
     - ``locked_after``: the number of transactions after which another process has the lock.
@@ -78,7 +85,7 @@ class Memory:
 
     def __init__(self) -> None:
         """Create a database without tables."""
-        self.moment = 1000.0
+        self.moment = BEGUN_S
         self.tables: set[str] = set()
         self.statements: list[tuple[str, Mapping[str, Any]]] = []
         self.locked_after = 1000
