@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_worker import settings
 from ops_worker.adapters.postgres.transaction import Transaction
+from ops_worker.core.sightings import Sightings
 from ops_worker.errors import StillRecordingError
 from ops_worker.passes import Context, function_of
 
@@ -80,6 +81,7 @@ class Memory:
     - ``moment``: the monotonic clock of the pass, in seconds. It advances as a test says.
     - ``tables``: the tables that exist.
     - ``statements``: the name and the parameters of every statement, in order.
+    - ``sightings``: where passes wait for the ledger, as in a loop.
     - ``locked_after``: the number of transactions after which another process has the lock.
     """
 
@@ -88,6 +90,7 @@ class Memory:
         self.moment = BEGUN_S
         self.tables: set[str] = set()
         self.statements: list[tuple[str, Mapping[str, Any]]] = []
+        self.sightings = Sightings()
         self.locked_after = 1000
         self.lock_holder: Any = None
         self.installation = ""
@@ -128,6 +131,7 @@ class Memory:
             clock=lambda: self.moment,
             dry_run=dry_run,
             period_s=period_s,
+            sightings=self.sightings,
             recording=_still_recording if waits else contextlib.nullcontext,
         )
         return function_of(name)(context)

@@ -234,6 +234,7 @@ def test_skipped(fleet: Fleet, name: str) -> None:
     """While another process has the lock, a pass is skipped: that process does the work."""
     fleet.locked_after = 0
     assert fleet(name, UP).result is Result.SKIPPED
+    assert list(fleet.sightings.waiting()) == [], "nothing waits for the ledger"
     fleet.lock_holder = SimpleNamespace(pid=7, application="x", wait_event=None, held_s=180.0)
     assert fleet(name, UP).result is Result.SKIPPED
     assert fleet.statements == []
@@ -285,12 +286,23 @@ def test_without_self_metrics(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, nam
     assert [watch.peers for watch in fleet.watches] == [False]
 
 
-def test_latency(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A health pass writes the latency of every service that answered, as a self-metric."""
-    fleet("health", UP | {"a": "down"})
-    assert fleet.values("probe_latency_ms") == {"b": 3.0}
+def test_latency_and_certificates(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health pass writes them with its self-metrics, of every service that answered."""
+
+    def observe(targets: Sequence[Target]) -> list[Observation]:
+        first, second = targets
+        answer = observation(first, fleet.moment, "healthy")
+        return [
+            answer._replace(certificate_days_left=9),
+            observation(second, fleet.moment, "down"),
+        ]
+
+    fleet.run("health", observe)
+    assert fleet.values("probe_latency_ms") == {"a": 3.0}
+    assert fleet.values("certificate_days_left") == {"a": 9.0}
+    fleet.samples.clear()
     monkeypatch.setenv("RECORD_OWN_METRICS", "false")
-    fleet("health", UP)
+    fleet.run("health", observe)
     assert fleet.samples == []
 
 
@@ -331,6 +343,17 @@ def test_blind(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None
     assert outcome.blind_because == ()
     (warning,) = outcome.warnings
     assert "after 2 blind passes in a row, this pass believes what it sees" in warning
+
+
+@both
+def test_a_skipped_pass_that_may_be_blind(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Without its count in the database, nobody knows whether a pass is blind: it says nothing."""
+    monkeypatch.setenv("DOUBT_PASSES", "2")
+    fleet.locked_after = 0
+    outcome = fleet(name, SILENT)
+    assert (outcome.result, outcome.verdicts) == (Result.SKIPPED, ())
 
 
 @both

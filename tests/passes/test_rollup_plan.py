@@ -195,6 +195,16 @@ def test_a_level_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.named("insert_samples") == [], "a failed pass records no self-metrics"
 
 
+def test_nothing_is_repeated_while_something_is_new() -> None:
+    """A run that is behind rolls up nothing again: what is new needs its time."""
+    memory = Samples(*hours(YESTERDAY, NOW), until=YESTERDAY)
+    memory.rolled[HOUR] += hours(YESTERDAY, LATEST)
+    memory.refused[DAY] = StatementTimeoutError("canceling statement due to statement timeout")
+    with pytest.raises(DatabaseError):
+        run(memory)
+    assert memory.order == [(DAY, YESTERDAY), (HOUR, LATEST)]
+
+
 def test_another_process_takes_over() -> None:
     """Without the lock, a run ends. What it did is recorded."""
     memory = Samples(*hours(TODAY, NOW), until=TODAY)
