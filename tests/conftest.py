@@ -41,8 +41,18 @@ TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
 """Whether every database has system_metrics as a hypertable whose older chunks are compressed."""
 PRISTINE = "template0"
 """A database in which an administrator, or the image of a server, has installed nothing."""
-COVERING = ("core", "history", "passes", "commands/test_check.py", "commands/test_schema.py")
-"""The tests that have to execute every branch of the core and of the passes, below ``tests``."""
+COVERING = (
+    "core",
+    "history",
+    "passes/test_backlog.py",
+    "passes/test_functions.py",
+    "passes/test_pass_plan.py",
+    "passes/test_rollup_plan.py",
+)
+"""The tests that have to execute every branch of the core and of the passes, below ``tests``.
+
+Of these only ``test_backlog.py`` needs a server.
+"""
 WAITING = (
     "acceptance/test_alertmanager.py",
     "acceptance/test_blind.py",

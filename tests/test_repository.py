@@ -213,7 +213,6 @@ TESTED_ELSEWHERE = {
     "core": "no code",
     "history": "no code",
     "passes": "the layer's description, without code",
-    "core.schema": "commands/test_schema.py breaks every shape and repairs it",
     "passes.context": "passes/test_contract.py",
     "passes.health": "passes/test_contract.py is the contract of both passes",
     "passes.metrics": "passes/test_contract.py is the contract of both passes",

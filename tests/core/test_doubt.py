@@ -12,6 +12,7 @@ from ops_worker.core.doubt import (
     DoubtRow,
     Evidence,
     assess,
+    believed,
     blind,
     blind_to,
     host_of,
@@ -232,6 +233,27 @@ def test_settle(assessments: list[Assessment], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("assessments", "expected"),
+    [
+        ([SIGHTED], ""),
+        ([SILENT, SILENT], ""),
+        (
+            [SILENT, SILENT, SILENT],
+            "no packet came back from 2 hosts; after 2 blind passes in a row, this pass believes",
+        ),
+        ([SILENT, SILENT, SILENT, SIGHTED], ""),
+    ],
+)
+def test_believed(assessments: list[Assessment], expected: str) -> None:
+    """A pass warns only if it believes what it saw although there was no sign of life."""
+    row = DoubtRow("health", "0/1")
+    for assessment in assessments:
+        row = settle(assessment, row, 2, NOW, 30.0)
+    assert believed(row).startswith(expected)
+    assert bool(believed(row)) == bool(expected)
+
+
+@pytest.mark.parametrize(
     ("age", "period_s", "is_blind"),
     [
         (timedelta(hours=24), 60.0, False),
@@ -319,3 +341,10 @@ def test_blind_to(name: str, shard: str, expected: bool) -> None:
     """Only the health pass of the service's shard knows its state. "a" is in shard 0 of 2."""
     row = DoubtRow(name, shard, since=NOW)
     assert blind_to("a", [row]) == (row if expected else None)
+
+
+def test_blind_to_installation() -> None:
+    """A blind pass of another installation says nothing about this one's services."""
+    west, east = (DoubtRow("health", "0/1", since=NOW, installation=name) for name in ("w", "e"))
+    assert blind_to("a", [west, east], "e") == east
+    assert blind_to("a", [west, east], "s") is None

@@ -142,6 +142,20 @@ def test_an_older_pass_changes_nothing() -> None:
     assert ledger.runs[0].digest == "", "the next pass reads the spans"
 
 
+def test_a_clock_that_was_set_back() -> None:
+    """If the newest run is from the future, nothing is older than it: all begins again."""
+    ledger = Recorder()
+    ledger.record([sight("a", 600, "healthy"), sight("b", 600, "down")])
+    ledger.record([sight("a", 60, "healthy"), sight("b", 60, "down")], now=at(60))
+    assert [(run.first_at, run.passes) for run in ledger.runs] == [(at(600), 1), (at(60), 1)]
+    assert [(span.service, span.first_at, span.last_at) for span in ledger.spans] == [
+        ("a", at(600), at(600)),
+        ("b", at(600), at(600)),
+        ("a", at(60), None),
+        ("b", at(60), None),
+    ]
+
+
 def test_passes_of_one_transaction() -> None:
     """Passes that waited write the same rows together as one by one."""
     states = ["healthy", "down", "down", "healthy", "healthy"]

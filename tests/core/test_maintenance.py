@@ -217,6 +217,14 @@ def test_under_maintenance() -> None:
     assert "e" in UnderMaintenance(NOW)
 
 
+def test_ends_of() -> None:
+    """Only a service that is under maintenance has an end."""
+    some = UnderMaintenance(ends={"a": NOW, "b": NOW + HOUR})
+    assert some.ends_of(["a", "c"]) == {"a": NOW}
+    everything = UnderMaintenance(NOW + HOUR, {"a": NOW})
+    assert everything.ends_of(["a", "c"]) == {"a": NOW + HOUR, "c": NOW + HOUR}
+
+
 @pytest.mark.parametrize(
     ("at", "expected"),
     [

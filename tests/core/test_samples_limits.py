@@ -193,6 +193,23 @@ def test_self_metrics() -> None:
     assert "maintenance" not in names
 
 
+@pytest.mark.parametrize(
+    ("blind", "expected"),
+    [
+        (None, {"services_unhealthy": 1.0}),
+        (False, {"services_unhealthy": 1.0, "blind": 0.0}),
+        (True, {"blind": 1.0}),
+    ],
+)
+def test_self_metrics_of_doubt(blind: bool | None, expected: dict[str, float]) -> None:
+    """A blind pass does not know how many services are unhealthy. Without doubt, no pass is."""
+    down = Verdict(target=TARGET, taken_at=0.0, state=State.DOWN, reason="r")
+    found = {
+        sample.metric: sample.value for sample in self_metrics("a", [down], 0, {}, blind=blind)
+    }
+    assert found == {"pass_duration_ms": 0.0, "pass_success": 1.0} | expected
+
+
 def test_latency() -> None:
     """Only a service that answered has a latency."""
     answered = verdict({})._replace(latency_ms=7)
