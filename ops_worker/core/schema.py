@@ -25,6 +25,19 @@ TIME = "timestamp with time zone"
 VIEW = "service_health_current"
 VERSIONS = "ops_worker_schema"
 """The table of the migrations that were applied."""
+_RESERVED = """
+all analyse analyze and any array as asc asymmetric authorization binary both case cast
+check collate collation column concurrently constraint create cross current_catalog
+current_date current_role current_schema current_time current_timestamp current_user default
+deferrable desc distinct do else end except false fetch for foreign freeze from full grant
+group having ilike in initially inner intersect into is isnull join lateral leading left
+like limit localtime localtimestamp natural not notnull null offset on only or order outer
+overlaps placing primary references returning right select session_user similar some
+symmetric system_user table tablesample then to trailing true union unique user using
+variadic verbose when where window with
+"""
+RESERVED_WORDS = frozenset(_RESERVED.split())
+"""What PostgreSQL 18 takes for a keyword where a name is expected (``pg_get_keywords``)."""
 
 
 class Column(NamedTuple):
@@ -347,7 +360,7 @@ def add_key(table: str, key: Sequence[str], kind: str = "PRIMARY KEY") -> str:
 
 def quoted(name: str) -> str:
     """Return an SQL identifier, in quotes if it needs them."""
-    if re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", name) and name not in RESERVED_WORDS:
         return name
     escaped = name.replace('"', '""')
     return f'"{escaped}"'

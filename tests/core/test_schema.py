@@ -136,6 +136,8 @@ def test_add_key() -> None:
         ("_iot", "_iot"),
         ("", '""'),
         ("2nd", '"2nd"'),
+        ("user", '"user"'),
+        ("left", '"left"'),
         ("Iot", '"Iot"'),
         ("iot-worker", '"iot-worker"'),
         ("iot\n", '"iot\n"'),

@@ -16,6 +16,7 @@ from ops_worker.adapters.postgres.sqlstate import (
     connection_remedy,
 )
 from ops_worker.core.passes import METRICS
+from ops_worker.core.schema import quoted
 from ops_worker.errors import DatabaseError, OpsWorkerError, SettingsError
 from tests.postgres import SETTINGS, Postgres
 
@@ -188,3 +189,10 @@ def test_no_right_to_create(database: Database, role: str) -> None:
     assert caught.value.exit_code == 3
     assert f"permission denied for schema public: run `{grant}`, or" in str(caught.value)
     assert created == {"service_health": True}
+
+
+def test_reserved_words(database: Database) -> None:
+    """Printed statements quote each name that this server takes for a keyword."""
+    rows = database.rows("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
+    words = {row["word"] for row in rows}
+    assert {word for word in words if quoted(word) == word} == set()
