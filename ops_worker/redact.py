@@ -28,7 +28,7 @@ _known: set[str] = set()
 def of_url(url: str) -> Iterator[str]:
     """Yield the secrets in the user information of a URL.
 
-    Each is yielded as written, as decoded, and in the form of Basic authentication.
+    They come as written, as decoded, and in the form of Basic authentication.
     """
     login = url.partition("://")[2].rpartition("@")[0]
     if login:

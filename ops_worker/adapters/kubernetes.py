@@ -60,7 +60,7 @@ Source: kubernetes.io, "Accessing the Kubernetes API from a Pod".
 SELECTOR = f"{NAME_LABEL}={OURS}"
 """The label of the worker's objects."""
 _REFUSED = re.compile(r' is forbidden: (?!User ")|^admission webhook')
-"""Phrases of the API server for an object that a quota, a policy or a webhook refuses.
+"""The message of the API server if a quota, a policy or a webhook refuses an object.
 
 The status is 403, as for a missing permission, whose message names the user.
 """

@@ -254,8 +254,9 @@ WHERE
     AND status IN ('OPEN', 'ACKNOWLEDGED');
 
 -- name: doubt_rows
--- Consecutive blind passes, per installation, pass and shard. Infinite times are not valid. A
--- person may have written a number below 0, or dropped NOT NULL: greatest and least ignore NULL.
+-- Consecutive blind passes, per installation, pass and shard. Rows with infinite times are left
+-- out. A person may have written a number below 0, or dropped NOT NULL: greatest and least ignore
+-- NULL.
 SELECT
     pass AS name,
     shard,

@@ -51,7 +51,7 @@ TIME_COLUMNS = {
     "ops_worker_hour": "begun",
     "ops_worker_day": "begun",
 }
-"""The time column of each table. If an index begins with it, it finds the oldest row."""
+"""The time column of each table. It finds the oldest row if an index begins with it."""
 Row = dict[str, Any]
 """A row of the self-check, whose rules take rows as they are."""
 
@@ -351,7 +351,7 @@ def _open_numbers(transaction: Transaction) -> str:
 def end_any(transaction: Transaction, by: str) -> bool:
     """End the maintenance of all services, and return whether there was one.
 
-    Raises SettingsError if only windows are running: a person has to name the window.
+    Raises SettingsError if there are only windows: a person has to name the window.
     """
     was_running = end(transaction, by)
     if not was_running and open_windows(transaction):

@@ -32,7 +32,7 @@ WATCH_ROWS = 10_000
 That is a week of a pass every 60 s, and takes some milliseconds.
 """
 ALL_ROWS = 100_000
-"""The least number of rows of all installations that a pass reads to judge its peers.
+"""The smallest limit for the rows of all installations that a pass reads to find another pass.
 
 Of ten installations with a pass every 5 s they are the last 13 hours, and take about 0.1 s. Only a
 pass that was never recorded costs so much, and one that stopped earlier counts as such.
