@@ -58,7 +58,7 @@ class Json(logging.Formatter):
 
 
 class Text(logging.Formatter):
-    """Level, message, the extras as ``key=value``, and the traceback on lines of its own."""
+    """Level, message, the extras as ``key=value``, and the traceback on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""

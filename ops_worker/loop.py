@@ -284,7 +284,7 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
     if not signalled.is_set():
         return code
     if all(loop.is_endless for loop in loops):
-        # SIGTERM is how a Deployment stops a pod. That is no failure, whatever the passes did.
+        # A Deployment stops a pod with SIGTERM. This is not a failure, whatever the passes did.
         return DONE
     if all(loop.is_complete for loop in loops):
         return code

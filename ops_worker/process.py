@@ -75,7 +75,7 @@ def finish(code: int) -> None:
     The teardown of the interpreter is left out: it takes a fifth of the time of a pass.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A closed pipe or a full disk costs the output only; the database has what the pass did.
+        # A closed pipe or a full disk loses only the output. The database has the results.
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
@@ -84,7 +84,7 @@ def finish(code: int) -> None:
 def write_termination_message(path: str, line: str) -> None:
     """Write the line to the file at ``path`` and replace what it held; do nothing without a path.
 
-    A file that cannot be written is a warning, because the database has what the pass did.
+    A file that cannot be written is a warning, because the database has the results.
     """
     if not path:
         return

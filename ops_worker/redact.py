@@ -28,7 +28,7 @@ _known: set[str] = set()
 def of_url(url: str) -> Iterator[str]:
     """Yield the secrets in the user information of a URL.
 
-    As it is written, as it is decoded, and in the form of Basic authentication.
+    They come as written, as decoded, and in the form of Basic authentication.
     """
     login = url.partition("://")[2].rpartition("@")[0]
     if login:
@@ -40,7 +40,7 @@ def of_url(url: str) -> Iterator[str]:
 def of_target(target: Target) -> Iterator[str]:
     """Yield the secrets of a service.
 
-    Header values and the words of each, the values of variables in its body, those of its URL.
+    These are header values and their words, values of variables in its body, secrets of its URL.
     """
     for _, value in target.headers:
         yield from {value, *value.split()}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 10_000
-"""The most runs that are counted. More do not matter to anybody."""
+"""The largest number of runs that is counted. No caller needs an exact number above it."""
 FIRST = datetime(2024, 1, 1)  # noqa: DTZ001 - the calendar has no zone
 """Where the calendar of a schedule begins: a leap year."""
 CYCLE = timedelta(days=28 * 365 + 8)
@@ -39,7 +39,7 @@ SECOND = timedelta(seconds=1)
 MAX_SHIFT = timedelta(hours=3)
 """More than any clock is put forward or back."""
 SHIFT_YEARS = 4
-"""Years in which changes of the clock are looked for."""
+"""Years that are searched for changes of the clock."""
 HALF_HOUR = timedelta(minutes=30)
 """The smallest change of a clock (Australia/Lord_Howe)."""
 NO_RUN = "no time ever matches it"
@@ -47,7 +47,7 @@ NO_RUN = "no time ever matches it"
 
 
 class _FieldSpec(NamedTuple):
-    """A field of a schedule: its range, and names of its values, beginning with the lowest one."""
+    """A field of a schedule: its range, and the names of its values from the lowest one on."""
 
     name: str
     low: int
@@ -158,7 +158,7 @@ class Schedule:
     def gaps(self) -> Gaps:
         """The shortest and the longest time between two runs.
 
-        The shortest includes gaps during which the clock is put forward. The longest is that of the
+        The shortest includes gaps in which the clock is put forward. The longest is the one of the
         calendar: a change of the clock makes a gap at most twice as long, once a year.
         """
         if self._every_s:
@@ -167,7 +167,7 @@ class Schedule:
         gaps = [after - before + overnight for before, after in pairwise(self._days)]
         gaps += [after - before for before, after in pairwise(self._times_of_day)]
         longest = max(gaps)
-        # A change of the clock leaves an even rhythm as it is if that divides half an hour.
+        # A change of the clock does not disturb an even interval that divides half an hour.
         is_even = min(gaps) == longest and not HALF_HOUR % longest
         if not is_even:
             gaps += self._gaps_at_clock_changes(longest)
@@ -224,7 +224,7 @@ class Schedule:
 
 @lru_cache(maxsize=64)
 def read(text: str, zone: str = "UTC") -> Schedule:
-    """Return a schedule, from a cache. Raises ValueError, which says what is wrong with it."""
+    """Return a schedule, from a cache. Raises ValueError with the fault of an invalid one."""
     return Schedule(text, zone)
 
 
@@ -271,7 +271,7 @@ def _field(field: str, spec: _FieldSpec) -> str:
 
 
 def _range(part: str, spec: _FieldSpec) -> range:
-    """Return the values of one part of a field: ``5``, ``1-5``, ``*``, each also with ``/step``."""
+    """Return the values of one part of a field: ``5``, ``1-5`` or ``*``, and ``/step``."""
     span, has_step, step_text = part.partition("/")
     step = _number(step_text) if has_step else 1
     first, *rest = span.split("-")

@@ -56,10 +56,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Server(ThreadingHTTPServer):
-    """A server whose errors are lines of the log, and to which a client that leaves is no error.
+    """A server that logs errors as lines. A client that disconnects is not an error.
 
     The base class prints a traceback to standard error. A kubelet or a Prometheus that gives up
-    waiting causes one, and it would stand between the JSON lines of the log.
+    waiting causes such a traceback, which would appear between the JSON lines of the log.
     """
 
     daemon_threads = True

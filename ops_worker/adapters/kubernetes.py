@@ -60,7 +60,7 @@ Source: kubernetes.io, "Accessing the Kubernetes API from a Pod".
 SELECTOR = f"{NAME_LABEL}={OURS}"
 """The label of the worker's objects."""
 _REFUSED = re.compile(r' is forbidden: (?!User ")|^admission webhook')
-"""What the API server says if a quota, a policy or a webhook refuses an object.
+"""The message of the API server if a quota, a policy or a webhook refuses an object.
 
 The status is 403, as for a missing permission, whose message names the user.
 """
@@ -167,7 +167,7 @@ class Cluster:
         return candidates[0]
 
     def _no_cronjob(self, name: str, existing: Sequence[Mapping[str, Any]]) -> NotFoundError:
-        """Return the error for a CronJob that does not exist. It names those that do."""
+        """Return the error for a CronJob that does not exist. It names the existing ones."""
         names = ", ".join(cronjob["metadata"]["name"] for cronjob in existing)
         hint = f"existing CronJobs: {names}" if names else self._no_cronjob_hint()
         return NotFoundError(f"no CronJob {name} in namespace {self.namespace}: {hint}")
@@ -185,7 +185,7 @@ class Cluster:
         not_looked_at: list[str] = []
         cronjobs, job_selector, pod_selector = self.cronjobs(), SELECTOR, SELECTOR
         if not cronjobs:
-            # Without a label, only its owner tells whose a Job is.
+            # Without a label, only the owner of a Job shows whether the Job is the worker's.
             cronjobs = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
             job_selector, pod_selector = "", JOB_LABEL
         deployments = _if_permitted("Deployments", self._deployments, not_looked_at)
@@ -295,7 +295,7 @@ class Cluster:
         except NotFoundError:
             reason = "the namespace does not exist"
         except NotPermittedError:
-            pass  # then nobody knows whether the namespace exists
+            pass  # then it is unknown whether the namespace exists
         return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:

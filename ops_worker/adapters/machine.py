@@ -1,6 +1,6 @@
-"""What this machine says about itself: the throttling of its CPU, and the servers for names.
+"""Facts about this machine: the throttling of its CPU, and its name servers.
 
-Nothing here raises: a file that is missing or odd says nothing.
+No function raises: a file that is missing or malformed counts as empty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNITS = {"throttled_usec": 1e6, "throttled_time": 1e9}
 def throttled_s() -> float | None:
     """Return for how long the cgroup of this process was throttled so far, in seconds.
 
-    Return None if it does not say.
+    Return None if the cgroup does not report it.
     """
     for folder in _own_groups():
         for line in _lines(folder / "cpu.stat"):
@@ -34,18 +34,18 @@ def throttled_s() -> float | None:
 
 def nameservers() -> tuple[str, ...]:
     """Return the addresses of the name servers that the resolver asks."""
-    found = []
+    addresses = []
     for line in _lines(RESOLV_CONF):
         words = line.split()
         if len(words) > 1 and words[0] == "nameserver" and _is_address(words[1]):
-            found.append(words[1])
-    return tuple(found[:MAX_NAMESERVERS])
+            addresses.append(words[1])
+    return tuple(addresses[:MAX_NAMESERVERS])
 
 
 def _own_groups() -> list[Path]:
     """Return the folders that may be those of this process's cgroup, the most likely first.
 
-    In a container with a cgroup namespace of its own, its group is the root.
+    In a container with its own cgroup namespace, its cgroup is the root.
     """
     folders = []
     for line in _lines(MEMBERSHIP):

@@ -1,4 +1,4 @@
-"""Draw tables on a terminal, in colour and as wide as it is.
+"""Draw tables on a terminal, in colour and in the width of the terminal.
 
 The only importer of rich, which comes with the extra ``view``.
 """

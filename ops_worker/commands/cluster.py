@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """What there is in a namespace. ``warnings`` are those about several objects together.
+    """The objects of a namespace. ``warnings`` concern several objects together.
 
     ``not_looked_at`` says what could not be read, and why.
     """

@@ -1,4 +1,4 @@
-"""The database as people's commands use it; those of the passes are in ``run_pass``."""
+"""The database for commands of people. ``run_pass`` opens the database for passes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write(
 
     Raises DatabaseError if another process holds the lock.
     """
-    # A tuple, because the store returns None if the lock is held, and the work may as well.
+    # A tuple, because the work may return None, and the store returns None for a held lock.
     result = store.write(
         spec,
         lambda transaction: (work(transaction), transaction.warnings),

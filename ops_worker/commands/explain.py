@@ -127,7 +127,7 @@ def _show(options: argparse.Namespace, explanation: Explanation) -> None:
 
 
 def unknown_service(service: str, targets: Mapping[str, Target], *others: str) -> str:
-    """Return an error: there is no such service, and which one may be meant.
+    """Return the error for an unknown service. It suggests a similar name.
 
     ``others`` are names besides those of the targets that the command knows.
     """

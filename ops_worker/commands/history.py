@@ -240,7 +240,7 @@ def _show_json(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
 
 
 def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
-    """Print a row for each span; what people did are no spans."""
+    """Print a row for each span, without the actions of people."""
     from ops_worker.history.ledger import CSV_HEAD, csv_rows
 
     writer = csv.writer(sys.stdout)

@@ -130,7 +130,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _mode(path: Path) -> int:
-    """Return the mode of a file; if there is none, that of a new one."""
+    """Return the mode of a file; for a missing file, the mode of a new one."""
     if path.exists():
         return path.stat().st_mode & 0o777
     mask = os.umask(0)  # The only way to read it.

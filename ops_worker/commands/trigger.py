@@ -80,7 +80,7 @@ def _arguments(text: str) -> list[str]:
 
 
 def _timeout(text: str) -> float:
-    """Return a timeout in seconds. Raises ArgumentTypeError for what is none."""
+    """Return a timeout in seconds. Raises ArgumentTypeError for an invalid one."""
     try:
         seconds = float(text)
     except ValueError:
@@ -198,7 +198,7 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
             all_pods = with_deleted(list(blocked.values()), pods)
             return _Ended(job, end, all_pods, logs, problem)
         newest_problem = _problem(connection, job, pods)
-        # Between two attempts there may be no pod, and at the end one that is being deleted: then
+        # Between two attempts there may be no pod. At the end, a pod may be in deletion: then
         # the last state still holds.
         is_alive = any("deletionTimestamp" not in pod["metadata"] for pod in pods)
         if newest_problem or is_alive or not shown:

@@ -110,9 +110,9 @@ class Fault(NamedTuple):
 class ProgramFacts(NamedTuple):
     """What the rules have to know of the program.
 
-    - ``argument_error``: arguments in; what is wrong with them out, or an empty string.
+    - ``argument_error``: takes arguments, and returns their fault or an empty string.
     - ``defaults``: the settings' default values, by environment variable.
-    - ``setting_errors``: environment variables in; what is wrong with their values out.
+    - ``setting_errors``: takes environment variables, and returns the faults of their values.
     """
 
     argument_error: Callable[[Sequence[str]], str]
@@ -351,7 +351,7 @@ def _expanded(value: str, values: Mapping[str, str]) -> tuple[str, list[str]]:
     unexpanded: list[str] = []
 
     def replacement(match: re.Match[str]) -> str:
-        """Return what a reference stands for; the reference itself if that is not known."""
+        """Return the value of a reference; the reference itself if its value is unknown."""
         if match[1] == "$":
             return "$"
         name = match[2]

@@ -214,8 +214,8 @@ def _selector(
         selector = {"matchLabels": selector}
     if not labels:
         return
-    near = [found for namespace, found in labels if _is_in_reach(document, namespace)]
-    if not any(selects(selector, found) for found in near):
+    near = [candidate for namespace, candidate in labels if _is_in_reach(document, namespace)]
+    if not any(selects(selector, candidate) for candidate in near):
         yield document.fault("spec.selector", f"selects no {noun} in the files")
 
 

@@ -215,7 +215,7 @@ def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iter
 
 
 def retries(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """Every attempt is a pod of its own, and there are few of them.
+    """Every attempt has its own pod, and the number of attempts is small.
 
     Source: kubernetes.io, "Jobs", sections "Handling Pod and container failures" and "Pod backoff
     failure policy".
@@ -367,7 +367,7 @@ def name(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
 
 
 def _gaps(document: Document) -> Gaps | None:
-    """Return the times between runs; None if the schedule is invalid, which is another rule."""
+    """Return the times between runs; None if the schedule is invalid. Another rule reports that."""
     spec = at(document.content, "spec")
     zone = text(spec.get("timeZone"))
     if not _is_zone(zone):

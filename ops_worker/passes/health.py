@@ -29,7 +29,7 @@ Without them the pass still records states.
 
 
 class Written(NamedTuple):
-    """What the transaction recorded, what it found before, and why no alert opened.
+    """What the transaction recorded, what it read before, and why no alert opened.
 
     A blind pass has no ``verdicts``, and ``blind_because`` says what it suspects. ``because_of``
     are the causes of services that are unhealthy because of others. ``decided_by`` has the services
@@ -88,7 +88,7 @@ def _write(
     is_blind = doubt is not None and doubt.is_blind
     # A blind pass has no verdicts: no state, alert or history of a service changes.
     verdicts = () if is_blind else observed.verdicts
-    # The worker has an alert of its own, which counts among those that are open.
+    # The worker's own alert counts among the open alerts.
     own = installations.own_service(context.settings.installation)
     names = [*(target.name for target in context.settings.targets), own]
     direct = needs.needs_of(context.settings.catalogue.targets)

@@ -32,7 +32,7 @@ class PassLedger:
         *,
         may_be_blind: bool = False,
     ) -> None:
-        """Let the pass wait that began at the moment ``begun`` and has these verdicts."""
+        """Prepare the entry of a pass that began at ``begun`` and has these verdicts."""
         self._context = context
         self._spec = spec
         # A single pass keeps nothing for a later one.
@@ -45,12 +45,12 @@ class PassLedger:
             self.believe()
 
     def believe(self) -> None:
-        """Let the pass wait, if it does not yet."""
+        """Add this pass to the passes that wait, unless it is already one of them."""
         if self._number is not None or self._context.dry_run:
             return
         config, _ = self._context.settings.config
-        seen = seen_by_pass(self._verdicts, self._begun, self._context.period_s, config)
-        self._number = self._sightings.add(seen)
+        pass_entry = seen_by_pass(self._verdicts, self._begun, self._context.period_s, config)
+        self._number = self._sightings.add(pass_entry)
 
     def enter(self, transaction: Transaction, *, is_blind: bool = False) -> None:
         """Enter all passes that wait, oldest first, in the transaction of this one.
@@ -67,7 +67,7 @@ class PassLedger:
         )
 
     def confirm(self) -> None:
-        """Let no pass wait any more that was entered. Call this after the COMMIT."""
+        """Remove the entered passes from those that wait. Call this after the COMMIT."""
         if self._entered is not None:
             self._sightings.discard(self._entered)
 

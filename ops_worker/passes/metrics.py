@@ -269,7 +269,7 @@ def _leave_to_holder(context: Context, sample: Pending, ledger: PassLedger) -> N
 
 
 def _settle(context: Context, transaction: Transaction) -> None:
-    """Find out whether an earlier transaction, whose COMMIT got no answer, was committed."""
+    """Settle whether an earlier transaction was committed whose COMMIT got no answer."""
     backlog = context.backlog
     if backlog is not None and backlog.in_doubt is not None:
         xid, _ = backlog.in_doubt

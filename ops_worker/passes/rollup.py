@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from ops_worker.passes.context import Context
 
 TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, *MAINTENANCE_TABLES, DOUBT_TABLE)
-"""Tables that the transactions may find or not."""
+"""Tables that may be missing."""
 
 
 class Start(NamedTuple):
-    """What a run finds: where it begins, and whether samples are in a plain table."""
+    """The start of a run: its positions, and whether samples are in a plain table."""
 
     positions: Positions
     now: datetime
@@ -60,7 +60,7 @@ class Start(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A slice that was rolled up, and the rows that are new or changed; None: none has samples."""
+    """A slice that was rolled up, and its new or changed rows. None: no slice has samples."""
 
     part: Slice | None
     rows: int = 0
@@ -147,7 +147,7 @@ class _Rollup:
     def run(self) -> None:
         """Roll up, then remove. Raises DatabaseError if a slice takes too long.
 
-        New slices go before those that are only repeated for late samples. So a run always gets on.
+        New slices come before slices repeated for late samples. So every run makes progress.
         """
         before = self._positions
         self._positions = self._roll_up(before)
@@ -159,7 +159,7 @@ class _Rollup:
             raise self._failure
 
     def _roll_up(self, positions: Positions) -> Positions:
-        """Roll up slices, oldest first, while there is time; return where it is then."""
+        """Roll up slices, oldest first, while there is time; return the position reached."""
         too_long: set[str] = set()
         while level := positions.due(too_long):
             begun = self._context.clock()
@@ -192,7 +192,7 @@ class _Rollup:
         return Done(part, rollup_writes.roll_up(transaction, part, self._parameters))
 
     def _advanced(self, positions: Positions, level: str, done: Done) -> Positions:
-        """Return the positions after the COMMIT of a slice. Without one, no more has samples."""
+        """Return the positions after the COMMIT of a slice. Without one, no samples are left."""
         if done.part is None:
             return positions.moved(level, positions.complete[level])
         self._written[level] += self._context.dry_run or done.rows > 0
@@ -200,7 +200,7 @@ class _Rollup:
         return positions.moved(level, done.part.end)
 
     def _fill_ledger(self) -> None:
-        """Fill the ledger of the time before it from the samples, once, while there is time."""
+        """Fill the ledger once from samples older than the ledger, while there is time."""
         if self._context.dry_run:
             return
         series = {target.series: target.name for target in self._context.settings.catalogue.targets}
@@ -231,7 +231,7 @@ class _Rollup:
             self._removed[step.table] = self._removed.get(step.table, 0) + removed
 
     def _retention(self) -> Iterator[tuple[Step, datetime]]:
-        """Yield what is to be removed, and the time before which it is too old."""
+        """Yield each kind of row to remove, and the time before which its rows are too old."""
         settings, now = self._context.settings, self._start.now
         if settings.samples_days and self._start.plain:
             before = removable_samples(now, settings.samples_days, self._positions)

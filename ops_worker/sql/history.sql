@@ -30,11 +30,11 @@ ORDER BY created_at, id
 SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)
 
 -- name: history
--- Every series in buckets, which begin at these times. There is no ORDER BY, so that parallel workers
--- can share the work. Larger values are left out, because their squares are not doubles: one value
--- near the largest double would hide all others. NaN sorts above all numbers, and is left out as
--- well. Where a period also has rows of the rollup, a missing service is '', and missing tags are {}
--- there; else they are NULL.
+-- Every series in buckets, which begin at these times. There is no ORDER BY, so that parallel
+-- workers can share the work. Larger values are left out, because their squares are not doubles:
+-- one value near the largest double would hide all others. NaN sorts above all numbers, and is left
+-- out as well. Where a period also has rows of the rollup, a missing service is '', and missing
+-- tags are {} there; else they are NULL.
 SELECT
     coalesce(service, %(no_service)s) AS service,
     metric_name AS metric,
@@ -144,9 +144,9 @@ WHERE s.step IS NOT NULL AND s.time >= %(since)s AND s.time < %(until)s
 GROUP BY 1, 2
 
 -- name: ran
--- How often each pass of one installation was recorded, and how often it was missed. Each record has the period until
--- the next one; of two neighbours with different periods, the longer one counts. OFFSET 0 keeps the
--- planner from evaluating the tags of a row more than once.
+-- How often each pass of one installation was recorded, and how often it was missed. Each record
+-- has the period until the next one. Of two neighbours with different periods, the longer period
+-- counts. OFFSET 0 keeps the planner from evaluating the tags of a row more than once.
 SELECT
     r.pass AS name, r.shard,
     min(r.time) AS first, max(r.time) AS last,
@@ -253,15 +253,15 @@ FROM ops_worker_maintenance
 WHERE started_at <= %(until)s AND until > %(since)s
 
 -- name: readable
--- Whether this role may read all of these tables, which a reader can do without.
+-- Whether this role may read all of these optional tables.
 SELECT bool_and(has_table_privilege(name, 'SELECT')) AS readable
 FROM unnest(%(tables)s::text[]) AS name
 
 -- name: ledger_runs
 -- The columns are the fields of core.ledger.Run, in this order.
--- All runs of a pass, of all installations: a service may have moved from one to another. A span that lasts refers to the run in which it began, however long ago that
--- was, and they are few. An infinite time, or a period that is no number, is moved to one with
--- which Python can compute.
+-- All runs of a pass, of all installations: a service may have moved from one to another. An open
+-- span refers to the run in which it began, however old that run is. The runs are few. An infinite
+-- time, or a period that is not a number, is replaced by one with which Python can compute.
 SELECT
     id,
     least(greatest(period_s, 0), 1e6)::float8 AS period_s,

@@ -250,7 +250,7 @@ FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
 WHERE c.oid = to_regclass('service_health_current') AND a.grantee <> c.relowner;
 
 -- name: list_alerts
--- All that are open, and with closed at most a hundred others, the oldest first.
+-- All open alerts, and with `closed` at most a hundred closed ones; the oldest first.
 SELECT * FROM (
     SELECT
         id,
@@ -401,12 +401,12 @@ FROM ops_worker_maintenance
 ON CONFLICT (started_at) DO NOTHING;
 
 -- name: log_maintenance_end
--- One that has reached its end was not ended by anybody.
+-- A maintenance that has reached its end was not ended by a person.
 UPDATE ops_worker_maintenance_log SET ended_at = now(), ended_by = %(by)s
 WHERE ended_at IS NULL AND until > now();
 
 -- name: end_same_windows
--- The window that the same command made before, if it is still running or planned.
+-- The window that the same command created earlier, if it is still running or planned.
 UPDATE ops_worker_maintenance_window SET ended_at = %(now)s, ended_by = %(by)s
 WHERE
     ended_at IS NULL

@@ -197,8 +197,9 @@ RETURNING s.name AS service;
 
 -- name: alerts_to_post
 -- System alerts that are open, and those closed since a time among the last so many. The limit is
--- for a table of many years: there is no index on closed_at, so the index on tenant_id and
--- created_at is walked back from the newest alert. An Alertmanager ends an older alert by itself.
+-- for a table of many years: there is no index on closed_at, so the statement walks the index on
+-- tenant_id and created_at back from the newest alert. An Alertmanager ends an older alert by
+-- itself.
 SELECT
     id,
     substr(fingerprint, length('system-health:') + 1) AS service,
@@ -234,7 +235,7 @@ WHERE
     AND starts_with(n.fingerprint, 'system-health:');
 
 -- name: own_alert
--- What the worker's own alert stands for, if it is open.
+-- The causes of the worker's own alert, if it is open.
 SELECT details -> 'causes' AS causes
 FROM fleet_alert
 WHERE
@@ -253,8 +254,9 @@ WHERE
     AND status IN ('OPEN', 'ACKNOWLEDGED');
 
 -- name: doubt_rows
--- The blind passes in a row, per installation, pass and shard. Times of infinity are nobody's. A
--- person may have written a number below 0, or dropped NOT NULL: greatest and least ignore NULL.
+-- Consecutive blind passes, per installation, pass and shard. Rows with infinite times are left
+-- out. A person may have written a number below 0, or dropped NOT NULL: greatest and least ignore
+-- NULL.
 SELECT
     pass AS name,
     shard,

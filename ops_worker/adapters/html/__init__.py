@@ -47,13 +47,13 @@ except ImportError as error:
 DECIMALS = 3
 """Decimals of a percentage."""
 COVERAGE_DECIMALS = 1
-"""Decimals of the share of time that was seen."""
+"""Decimals of the share of time in which the state is known."""
 MAX_ROWS = 100
-"""Services and alerts in the list of what is wrong now."""
+"""The largest number of services and alerts in the list of current problems."""
 MAX_OUTAGES = 50
-"""Outages of a service that are listed: the newest ones."""
+"""The number of outages that are listed for a service: the newest ones."""
 MAX_NAMES = 20
-"""Services that are named of a maintenance, or where a person did something."""
+"""The number of services that are named for a maintenance or an action of a person."""
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:ms|s|min|h|d)\b)|(?<= [hd]) (?=\d+ (?:s|min|h)\b)")
 LEAST_PART = 25.0
 """Percent of a day's bar that has the pattern of its worst state, however short that was."""
@@ -149,19 +149,19 @@ def duration(seconds: float) -> str:
 
 
 def length_of(seconds: float) -> str:
-    """Return the length of a period; that of one day is 24 h."""
+    """Return the length of a period. One day is written as 24 h."""
     return "24 h" if round(seconds) == DAY_S else format_duration(seconds)
 
 
 def listed(services: Sequence[str]) -> str:
-    """Return the first names of services and the number of the others; none is all of them."""
+    """Return the first services and the number of the others. No names mean all services."""
     names = named_services([one_line(service) for service in services[:MAX_NAMES]])
     more = len(services) - MAX_NAMES
     return f"{names} and {more} more" if more > 0 else names
 
 
 def breakable(name: str) -> Markup:
-    """Return a name with labels, which may be broken between them and never inside of one."""
+    """Return a name with labels. A line may end between two labels, never inside a label."""
     text = str(escape(name))
     return Markup(text.replace("{", "<wbr>{").replace(",", ",<wbr>"))  # noqa: S704
 
@@ -172,12 +172,12 @@ def clock(moment: datetime) -> str:
 
 
 def month(moment: datetime) -> str:
-    """Return the name of a month; January has its year."""
+    """Return the name of a month, for January with the year."""
     return f"{moment:%b %Y}" if moment.month == 1 else f"{moment:%b}"
 
 
 def segments(states: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield each state of a bar, and for how many parts it lasts."""
+    """Yield each state of a bar and the number of parts for which it lasts."""
     for state, group in groupby(states):
         yield state, len(list(group))
 
@@ -191,7 +191,7 @@ def part(day: Day) -> float:
 
 
 def chosen_day(days: Sequence[Day]) -> Day:
-    """Return the day whose numbers are shown at first: the worst one, and the newest of equals."""
+    """Return the day that is selected first: the worst day, or the newest of several equal ones."""
     return max(days, key=lambda day: (day.unhealthy_s, day.begun))
 
 
@@ -207,7 +207,7 @@ def day_numbers(day: Day) -> str:
 
 
 def budget_left(budget: Budget) -> str:
-    """Return what is left of an error budget, with its bounds."""
+    """Return the remaining error budget with its bounds."""
     whole_s = budget.objective.budget_s
     if not budget.coverage:
         return f"unknown: nobody looked (of {format_duration(whole_s)})"
@@ -234,7 +234,7 @@ def _planned(report: Report) -> Iterator[tuple[float, float]]:
 
 
 def _ticks(report: Report) -> list[str]:
-    """Return the times below a state bar: those of its begin, its middle and its end."""
+    """Return the times below a state bar, for its begin, its middle and its end."""
     middle = report.begun + (report.ended - report.begun) / 2
     return [f"{moment:%m-%d %H:%M}" for moment in (report.begun, middle, report.ended)]
 

@@ -26,11 +26,11 @@ COLOURS = {
     "mean": "#030303",
     "peak": "#040404",
 }
-"""A placeholder for each colour of the page, which alone knows whether it is light or dark."""
+"""A placeholder for each colour. Only the page knows whether its theme is light or dark."""
 CHART_IN = (4.6, 1.9)
-"""Width and height of a chart in inches: its text is readable on a phone, whose width it has."""
+"""Width and height of a chart in inches: the width of a phone, so that the text is readable."""
 LINES: dict[str, Any] = {"mean": "solid", "peak": (0, (4, 1.5))}
-"""How each line is drawn: readers who do not see colours can tell them apart."""
+"""The pattern of each line, for readers who do not see colours."""
 HEADROOM = 0.08
 """The share of an axis that stays free beyond the values, so that no line is on its edge."""
 MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.9
@@ -158,7 +158,7 @@ def _without_neighbours(values: Sequence[float | None]) -> list[int]:
 
 
 def _value_axis(axes: Any, values: Sequence[float]) -> None:
-    """Let the axis have its zero, and some room beyond the values."""
+    """Extend the axis to zero, and leave some room beyond the values."""
     low, high = min([0.0, *values]), max([0.0, *values])
     margin = (high - low) * HEADROOM
     if low < 0:

@@ -168,13 +168,13 @@ def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
     targets = tuple(targets)
     try:
         problems = _tls_contexts(targets)[1]
-    except (OSError, MemoryError):  # a limit of this process, which says nothing about the files
+    except (OSError, MemoryError):  # A limit of this process is not a fault of the files.
         problems = {}
     for target in targets:
-        found = [*_with_faults(target, problems).faults]
+        faults = [*_with_faults(target, problems).faults]
         if target.url and not target.faults and (problem := refused(target)):
-            found.append(problem)
-        for fault in found:
+            faults.append(problem)
+        for fault in faults:
             yield target.name, fault
 
 

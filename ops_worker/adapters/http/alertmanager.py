@@ -144,7 +144,7 @@ def _targets(receivers: Alertmanagers, path: str, deadline_s: float) -> list[Tar
 
 
 def _read_token(path: str) -> tuple[str, str]:
-    """Return the token in a file, and why there is none. The text never holds what was read."""
+    """Return the token in a file, and why there is none. The reason never quotes the file."""
     problem = "cannot be read: it is not a path"
     try:
         # Not blocking: a pipe would wait for somebody who writes to it.

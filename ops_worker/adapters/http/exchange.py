@@ -1,6 +1,6 @@
 """One request on one connection with one deadline, as a generator for the reactor.
 
-A redirect that is followed is one more request on one more connection, with the same deadline.
+Each redirect that is followed is another request on a new connection, with the same deadline.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _HEADERS = httpx.Headers(
         "User-Agent": f"ops-worker/{__version__}",
         "Accept": "*/*",
         "Accept-Encoding": "gzip, deflate",
-        # Every probe has a connection of its own, so nothing is kept open for a next request.
+        # Every probe has its own connection, so no connection is kept open for another request.
         "Connection": "close",
     }
 )
@@ -79,7 +79,7 @@ _PORTS = {"http": 80, "https": 443}
 _PACKET_CAME = frozenset({0, errno.ECONNREFUSED, errno.ECONNRESET})
 """Results of a connection attempt that need a packet of the other side: 0 is a connection.
 
-Linux also reports some ICMP errors as a refusal. They cannot be told apart.
+Linux also reports some ICMP errors as a refusal. The program cannot distinguish them.
 """
 
 
@@ -230,7 +230,7 @@ def _in_tls(sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLS
 
 
 def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
-    """Return for how many whole days the server's certificate is valid; None if nobody asks.
+    """Return for how many whole days the server's certificate is valid; None if it is not needed.
 
     The machine's clock decides, as it does in the verification of the certificate.
     """
@@ -344,7 +344,7 @@ def _open(target: Target, request: httpx.Request, hop: Hop) -> Steps:
     """Resolve the host and connect; return the socket and when its connection started."""
     host, _ = _names(request.url.raw_host)
     port = request.url.port or _PORTS[request.url.scheme]
-    # A number needs no thread of the resolver, and all of those may hang.
+    # An IP address needs no thread of the resolver. All of these threads may hang.
     addresses = _numeric(host, port)
     if not addresses:
         addresses = yield from _resolved(host, port, target.deadline_s)
@@ -420,7 +420,7 @@ def _connect(addresses: Sequence[Address]) -> Steps:
         for sock, _ in attempts.values():
             sock.close()
     try:
-        # At the deadline, the refusal of one address says more than the silence of another.
+        # At the deadline, a refusal by one address is more informative than no answer from another.
         raise _most_telling(errors)
     finally:
         # An error that its own frame refers to is a reference cycle, and a pass runs without the
@@ -455,7 +455,7 @@ def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    # 0: a connection within this machine may be there at once.
+    # 0: a connection within this machine may succeed at once.
     if code in (0, errno.EINPROGRESS):
         return sock
     sock.close()
@@ -473,7 +473,7 @@ def _has_source(family: int, address: tuple[Any, ...]) -> bool:
 
 
 def _most_telling(errors: Sequence[OSError]) -> Exception:
-    """Return the error that says most, when no address could be connected to.
+    """Return the most informative error, when no connection to any address succeeded.
 
     A limit of this process comes first: the address that it hid may be reachable. Then a refusal:
     the machine is there, and nothing listens. Otherwise the last error counts.
@@ -557,7 +557,7 @@ def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: 
     data = yield from _receive(sock)
     if in_head and not data:
         raise NoAnswerError(CLOSED_IN_HEAD if before else CLOSED, "reset", cut_off=True)
-    # The first bytes may show another protocol, of which h11 only says that it is malformed.
+    # The first bytes may show another protocol. h11 only reports it as malformed.
     if not before and (reason := foreign(data)):
         raise NoAnswerError(reason)
     received = time.monotonic()
@@ -571,7 +571,7 @@ def _buffered_body(http: h11.Connection) -> bytes:
     try:
         event = http.next_event()
     except h11.RemoteProtocolError:
-        # The body is only for a hint; the status is an answer already.
+        # The body only serves for a hint. The status alone is an answer.
         return b""
     return bytes(event.data) if isinstance(event, h11.Data) else b""
 

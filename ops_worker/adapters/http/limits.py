@@ -1,4 +1,4 @@
-"""The limits of this process: how many probes they allow, and which errors mean that one was hit.
+"""The limits of this process: how many probes they allow, and which errors they cause.
 
 Such an error says nothing about a service, so the service counts as not probed.
 """
@@ -65,7 +65,7 @@ def fitting(concurrency: int) -> int:
     try:
         descriptors = os.listdir("/dev/fd")  # noqa: PTH208 - only names are needed
     except OSError as error:
-        # Without a free descriptor, all are in use. Without /dev/fd, nobody can count them.
+        # Without a free descriptor, all are in use. Without /dev/fd, they cannot be counted.
         in_use = limit if own_limit(error) else _STANDARD_STREAMS
     else:
         in_use = sum(int(descriptor) < limit for descriptor in descriptors)

@@ -237,7 +237,7 @@ class Reactor:
                 task.release()
 
     def _poll(self, ended: list[Task], *, at_once: bool) -> None:
-        """Wait until a socket is ready or the next deadline; resume the tasks concerned."""
+        """Wait until a socket is ready or a deadline is reached; resume the tasks concerned."""
         timeout = TICK_S
         if at_once:
             timeout = 0.0
@@ -276,7 +276,7 @@ class Reactor:
                 self._resume(task, None, ended)
             return
         self._unregister(task)
-        # No thread has looked the name up, so this says nothing about the service.
+        # No thread has looked the name up, so the state of the service is unknown.
         if isinstance(wait, Lookup) and self._resolver.is_queued(wait):
             self._stop(task, OwnLimitError(_NO_FREE_THREAD), ended)
         else:
@@ -378,9 +378,9 @@ class _Stalls:
         self._turned = now
 
     def turn(self, now: float, timeout: float) -> bool:
-        """Note that a part of a turn ends, whose wait for sockets had this timeout in seconds.
+        """Record the end of a part of a turn. Its wait for sockets had this timeout in seconds.
 
-        Return whether this process was not run in it.
+        Return whether the process was stalled during this part.
         """
         gap_s = now - self._turned - timeout
         self._turned = now
@@ -446,7 +446,7 @@ class _Resolver:
 
     def answers(self) -> Iterator[tuple[Task, Any]]:
         """Yield every task whose name is resolved, with the addresses or the error."""
-        # The bytes only wake the selector. What they stand for is in the deque.
+        # The bytes only wake the selector. The results are in the deque.
         self.receiver.recv(4096)
         while self._answered:
             name, answer = self._answered.popleft()

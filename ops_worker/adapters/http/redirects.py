@@ -31,7 +31,7 @@ METADATA = frozenset(
 )
 """Addresses of the clouds' metadata services that are not link-local.
 
-Those of Alibaba, Azure, Oracle (IPv4), Amazon and Google (IPv6).
+The clouds are Alibaba, Azure, Oracle (IPv4), Amazon and Google (IPv6).
 """
 
 _EMBEDDING = tuple(

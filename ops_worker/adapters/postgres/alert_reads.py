@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 NEWEST_ROWS = 1000
-"""System alerts among which the closed ones are looked for: they are read in some ms."""
+"""The number of newest system alerts that are searched for closed ones. It takes some ms."""
 ROWS_PER_SERVICE = 4
-"""So many more for each service: if all of them recover at once, every alert is found."""
+"""Additional alerts per service. If all services recover at once, every alert is found."""
 
 
 def read_alerts_to_post(

@@ -366,7 +366,7 @@ class Store:
             raise translated(error, self._place) from error
 
     def limit(self, deadline_s: float) -> None:
-        """Limit each further transaction to so many seconds, without a retry."""
+        """Limit each further transaction to this number of seconds, without a retry."""
         self._deadline_s = deadline_s
         self._retries = False
 
@@ -434,7 +434,7 @@ class Store:
                 raise _LockHeldError
             if spec.creates and spec.creates not in survey["present"] and not read_only:
                 connection.execute(SQL["rollback"])
-                # In a transaction of its own, which waits for the lock of the schema: several
+                # In a separate transaction, which waits for the lock of the schema: several
                 # processes may start at once. This one never waits.
                 self._create_for(spec, survey["role"], first=first)
                 return self._attempt(spec, work, optional_tables, read_only=read_only, first=False)
@@ -517,7 +517,7 @@ class Store:
             )
 
     def _missing(self, tables: Sequence[str], survey: Mapping[str, Any]) -> SchemaError | None:
-        """Return the error for those of the tables that the survey did not find, if there are."""
+        """Return the error for the tables that the survey did not find; None if it found all."""
         missing = [table for table in tables if table not in survey["present"]]
         if not missing:
             return None
@@ -527,7 +527,7 @@ class Store:
         )
 
     def _commit(self, connection: Connection, xid: str | None) -> None:
-        """Commit. If the answer is lost, find out what became of the transaction."""
+        """Commit. If the answer is lost, ask the server whether the transaction was committed."""
         try:
             connection.execute(SQL["commit"])
         except psycopg.OperationalError:
@@ -584,7 +584,7 @@ class Store:
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
-                # libpq checks most values only when it connects, so they are looked at after it
+                # libpq checks most values only when it connects, so they are checked after it
                 # failed.
                 if refused := refused_parameters(self._conninfo):
                     fault = (
@@ -706,7 +706,7 @@ def _cut(sock: socket.socket) -> None:
 
 
 def backoff(failures: int, chance: float) -> float:
-    """Return the pause in seconds after so many consecutive failures.
+    """Return the pause in seconds after this number of consecutive failures.
 
     It doubles from 0.5 to 15 s. ``chance``, from 0 to 1, shortens it by up to half, so that not all
     loops reconnect at the same time.

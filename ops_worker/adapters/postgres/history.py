@@ -1,4 +1,4 @@
-"""What the commands that look back read in a transaction: series, runs, alerts, observations."""
+"""Read the history for the commands that look back: series, runs, alerts, observations."""
 
 from __future__ import annotations
 
@@ -93,18 +93,18 @@ def status_rows(
             services = transaction.query(ServiceRow, "services_now")
         alerts = transaction.query(OpenAlertRow, "alerts_now")
     records = pass_records(transaction)
-    found = services.fetchall() if services else []
+    service_rows = services.fetchall() if services else []
     metrics_s = period_of(records, METRICS.name)
     coverage = cover(transaction, since_s, buckets)
     series = read_series(transaction, coverage, is_counter, metrics_s)
     return StatusRows(
         now=now,
         since_s=coverage.grid.seconds,
-        services=found,
+        services=service_rows,
         alerts=alerts.fetchall(),
         passes=records,
-        others=_passes_of_others(transaction, found),
-        neighbours=other_installations(transaction, found),
+        others=_passes_of_others(transaction, service_rows),
+        neighbours=other_installations(transaction, service_rows),
         installation=transaction.installation,
         counts=_pass_counts(transaction, coverage, series),
         series=series,
@@ -153,7 +153,7 @@ def pass_records(
 ) -> list[PassRecord]:
     """Read the last record of each pass, or of each of its shards, now or at a time.
 
-    They are those of this installation, unless another one is named. A rollup counts whoever ran
+    The records are those of this installation, unless another is named. A rollup counts whoever ran
     it, once this installation has run one.
     """
     name = installation or transaction.installation
@@ -293,7 +293,7 @@ def service_history(
     if "service_health" in transaction.present:
         name = {"service": service}
         row = transaction.query(HealthRow, "service_row", name).fetchone()
-    # Only the passes of the installation that keeps the row say whether it is believed.
+    # Only passes of the installation that keeps the row decide whether the state is believed.
     keeper = row.installation if row else owner or transaction.installation
     passes = pass_records(transaction, at, keeper)
     alerts_of = own_service(keeper) if service == OPS_WORKER else service
@@ -356,7 +356,7 @@ def _health_at(
 
 
 def _maintenance_until(transaction: Transaction, service: str) -> datetime | None:
-    """Return when the maintenance of a service ends that is running; None if there is none."""
+    """Return when the running maintenance of a service ends; None if none is running."""
     of_all = running_maintenance(transaction)
     all_until = of_all.until if of_all else None
     return services_under_maintenance(transaction, all_until).until(service)

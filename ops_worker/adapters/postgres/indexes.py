@@ -54,7 +54,7 @@ class Proposal(NamedTuple):
 
 
 def propose(connection: Connection) -> Iterator[Proposal]:
-    """Look at the plan of each figure, without running it, and propose what makes it cheap."""
+    """Read the plan of each figure without executing it; propose indexes that make it cheap."""
     for candidate in CANDIDATES:
         yield _propose(connection, candidate)
     figure, table = MOST
@@ -107,7 +107,7 @@ def create(connection: Connection, statement: str) -> None:
 
 def _partial(connection: Connection, candidate: Candidate) -> str:
     """Return the name of the partial index with which the planner would count, if any."""
-    # All names are those of this module.
+    # All names come from this module.
     count = f"SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608
     query = f"EXPLAIN (FORMAT JSON) {count}"
     plan = one(connection.execute(query.encode()))["QUERY PLAN"]

@@ -1,4 +1,4 @@
-"""The ledger of the time before it: filled once from the samples of the metrics pass.
+"""Fill the ledger once, for the time before it existed, from samples of the metrics pass.
 
 A sample says whether a service was healthy, and not how it was unhealthy. So its state is then
 ``unknown``. The runs have the shard SHARD, which no pass has, and no configuration.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHARD = "samples"
 """The shard of the runs that were filled."""
 STEP = timedelta(hours=1)
-"""The time of which one transaction reads the samples, at most."""
+"""The longest period whose samples one transaction reads."""
 ROWS = 50_000
 """Samples that one transaction reads, at most.
 
@@ -106,7 +106,7 @@ def _sightings(
 def _period_s(times: Sequence[datetime], newest: Run | None) -> float:
     """Return the period of passes that began at these times, in whole seconds.
 
-    It is that of the run before them if it is about the same, or if there is only one pass. So a
+    It is the period of the run before if both are similar, or if there is only one pass. So a
     pass that is a little late does not begin a new run.
     """
     earlier_s = DEFAULT_PERIOD_S if newest is None else newest.period_s

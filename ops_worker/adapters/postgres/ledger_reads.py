@@ -63,7 +63,7 @@ def ledger_rows(
 def _runs_of(transaction: Transaction, name: str) -> list[Run]:
     """Read all runs of a pass, of all installations.
 
-    A shard of another installation has another name. So its runs are as those of any other shard.
+    A shard of another installation has another name. So its runs count like those of any shard.
     """
     latest = transaction.now + FUTURE
     parameters = {"pass": name, "installation": transaction.installation, "latest": latest}
@@ -102,7 +102,7 @@ def status_ledger(
     end = until or transaction.now
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
-        """Read what was recorded of these services for so long, up to the end."""
+        """Read the records of these services for a period of this length, up to its end."""
         return ledger_rows(transaction, some_services, MERGED, end - length, end)
 
     return StatusLedger(
@@ -132,7 +132,7 @@ def service_ledger(
     }
     recent = transaction.query(RecentSpansRow, "ledger_recent", parameters).fetchall()
     cut = [row.first_at for row in recent if row.spans == RECENT_SPANS]
-    # Of two passes, the one that goes back less decides from when on both are known.
+    # The pass with the shorter history decides since when both passes are known.
     first = max(cut) if cut else min([row.first_at for row in recent], default=since)
     return ServiceLedger(
         rows=ledger_rows(transaction, [service], MERGED, min(since, first), until),

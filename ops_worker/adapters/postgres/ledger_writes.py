@@ -55,7 +55,7 @@ def _enter(
     *,
     is_blind: bool,
 ) -> int | None:
-    """Enter passes, as many as one transaction should; return the number of the last one."""
+    """Enter as many passes as one transaction may; return the number of the last one."""
     key = {**pass_and_shard, "installation": transaction.installation}
     book = read_book(transaction, key)
     sights = 0

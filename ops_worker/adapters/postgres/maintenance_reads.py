@@ -1,4 +1,4 @@
-"""What passes and commands read of maintenance: windows, their occurrences, what is running."""
+"""Read maintenance for passes and commands: windows, occurrences, running maintenances."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WindowRow(NamedTuple):
 def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
     """Return the maintenance of all services that is running; None if there is none.
 
-    That is the one of ``ops_worker_maintenance``. Windows may be running besides it.
+    It is the row of ``ops_worker_maintenance``. Windows may be running at the same time.
     """
     # Only readers need it, and it takes some milliseconds to import.
     from ops_worker.history.rows import RunningMaintenance

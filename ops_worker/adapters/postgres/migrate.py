@@ -56,7 +56,7 @@ EXPECTED_VIEW = "ops_worker_expected_view"
 
 
 class Change(NamedTuple):
-    """A change to an object or a migration; with a ``fault``, it was not made: a person has to."""
+    """A change to an object, or a migration. With a ``fault``, a person has to make the change."""
 
     subject: str
     action: str
@@ -303,7 +303,7 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             changes_type=True,
         )
         yield _attempt(connection, row, conversion)
-    # A key of a column that could not be added would only fail as well.
+    # If a column could not be added, its key would fail, too.
     if difference.key and absent.isdisjoint(difference.key):
         key = _Repair(
             action=f"unique key ({', '.join(difference.key)}) added",

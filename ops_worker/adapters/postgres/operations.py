@@ -51,7 +51,7 @@ TIME_COLUMNS = {
     "ops_worker_hour": "begun",
     "ops_worker_day": "begun",
 }
-"""By table, the column by which its oldest row is found, if an index begins with it."""
+"""The time column of each table. It finds the oldest row if an index begins with it."""
 Row = dict[str, Any]
 """A row of the self-check, whose rules take rows as they are."""
 
@@ -102,7 +102,7 @@ def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
         server = transaction.execute("inspect_server")
         tables = transaction.execute("inspect_tables", {"tables": json.dumps(expected)})
     row = one(server)
-    # A connection pooler reports a process ID of its own.
+    # A connection pooler reports its own process ID.
     pooled = row["pid"] != connection.info.backend_pid
     return row | {"pooled": pooled}, tables.fetchall()
 
@@ -120,8 +120,8 @@ def table_sizes(transaction: Transaction) -> list[TableSize]:
 
 def _table_sizes(transaction: Transaction) -> list[TableSize]:
     names = json.dumps([{"name": name, "time": time} for name, time in TIME_COLUMNS.items()])
-    found = transaction.execute("table_sizes", {"tables": names}).fetchall()
-    rows = {row["name"]: row for row in found}
+    cursor = transaction.execute("table_sizes", {"tables": names})
+    rows = {row["name"]: row for row in cursor.fetchall()}
     sizes = []
     for name in GROWING:
         if name not in rows:
@@ -300,7 +300,7 @@ def end(transaction: Transaction, by: str) -> bool:
 
 
 def start_window(transaction: Transaction, new: NewWindow) -> tuple[Window, list[int]]:
-    """Make a maintenance window beside those that there are; return it, and what it replaced.
+    """Make a maintenance window in addition to others; return it, and what it replaced.
 
     The same window again replaces the first one, so that a command may be repeated.
     """
@@ -328,7 +328,7 @@ def start_window(transaction: Transaction, new: NewWindow) -> tuple[Window, list
 
 
 def end_window(transaction: Transaction, number: int, by: str) -> None:
-    """End a maintenance window that is running or planned, with everything of it that is to come.
+    """End a maintenance window that is running or planned, with all its later occurrences.
 
     Raises SettingsError if there is no such window.
     """
@@ -351,7 +351,7 @@ def _open_numbers(transaction: Transaction) -> str:
 def end_any(transaction: Transaction, by: str) -> bool:
     """End the maintenance of all services, and return whether there was one.
 
-    Raises SettingsError if there is none, but windows: a person has to say which one.
+    Raises SettingsError if there are only windows: a person has to name the window.
     """
     was_running = end(transaction, by)
     if not was_running and open_windows(transaction):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Watch(NamedTuple):
-    """Who watches, and what it may do.
+    """The pass that judges the installation, and what it may do.
 
     - ``name``: the pass. ``begun`` is the moment at which it began (seconds, monotonic clock).
     - ``origin``: its job, pod and version.
@@ -71,7 +71,7 @@ def update(transaction: Transaction, watch: Watch) -> Recorded:
     A failure is a warning.
     """
     watches = watch.peers and "system_metrics" in transaction.present
-    # An alert about a blind pass closes also once the installation doubts no more.
+    # An alert about a blind pass also closes when the installation no longer doubts.
     if not watches and watch.doubt is None and DOUBT_TABLE not in transaction.present:
         return NOTHING
     names = " and ".join(peers(watch.name))
@@ -94,7 +94,7 @@ def _update(transaction: Transaction, watch: Watch, problem: str) -> Recorded:
 def _judged(
     transaction: Transaction, watch: Watch, state: PeerState, rows: Sequence[DoubtRow]
 ) -> Recorded:
-    """Compare the causes of the alert with those that there are now; change it if they differ."""
+    """Compare the causes of the alert with the current ones; change the alert if they differ."""
     own = {"service": own_service(transaction.installation)}
     alert = transaction.execute("own_alert", own).fetchone()
     before = None if alert is None else causes_of(alert["causes"])
@@ -109,7 +109,7 @@ def _judged(
 
 
 def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
-    """Judge whether other passes have stopped; without self-metrics nobody knows."""
+    """Judge whether other passes have stopped; this is unknown without self-metrics."""
     if not watch.peers or "system_metrics" not in transaction.present:
         return PeerState()
     # Without the row that this pass has just written.

@@ -32,7 +32,7 @@ WATCH_ROWS = 10_000
 That is a week of a pass every 60 s, and takes some milliseconds.
 """
 ALL_ROWS = 100_000
-"""Rows of all installations that it reads for that, at least.
+"""The smallest limit for the rows of all installations that a pass reads to find another pass.
 
 Of ten installations with a pass every 5 s they are the last 13 hours, and take about 0.1 s. Only a
 pass that was never recorded costs so much, and one that stopped earlier counts as such.
@@ -82,11 +82,11 @@ def maintenance_of(transaction: Transaction, setting: datetime | None) -> UnderM
         with transaction.best_effort("no maintenance could be looked for, so that alerts open"):
             recorded = column(transaction.execute("maintenance"), "until")
     all_until = maintenance_end(next(iter(recorded), None), setting, transaction.now)
-    found = UnderMaintenance(all_until)
+    maintenance = UnderMaintenance(all_until)
     if WINDOW_TABLE in transaction.present:
         with transaction.best_effort("no maintenance window could be read, so that alerts open"):
-            found = services_under_maintenance(transaction, all_until)
-    return found
+            maintenance = services_under_maintenance(transaction, all_until)
+    return maintenance
 
 
 def record_health(

@@ -36,7 +36,7 @@ FINER = {DAY: (DAY, HOUR), HOUR: (HOUR,), None: ()}
 
 
 class Part(NamedTuple):
-    """A part of a period, and what it is read from: a level of the rollup, or None: samples.
+    """A part of a period, and its source: a level of the rollup, or None for the samples.
 
     ``since`` belongs to it, ``until`` does not.
     """
@@ -127,9 +127,9 @@ def _samples(transaction: Transaction, since: datetime, until: datetime) -> Iter
 def rolled_ends(
     transaction: Transaction, coverage: Coverage, series: Iterable[tuple[int, Series]]
 ) -> Cursor[RolledEndRow]:
-    """Query the first and last sample of series of which one is in an hour or a day.
+    """Query the first and the last sample of series whose ends are known by the hour or day.
 
-    Each series comes with its place.
+    At least one end of each series is known only so. Each series comes with its place.
     """
     rows = [_ends_of(place, item, coverage) for place, item in series]
     parameters = {"series": json.dumps(rows)}

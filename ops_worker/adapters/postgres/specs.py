@@ -19,7 +19,7 @@ from ops_worker.core.passes import (
 LOCK_SPACE = 0x6F707377
 """First half of the worker's advisory lock keys: "opsw" in ASCII.
 
-It is that of the default installation, and of locks that all installations share.
+The default installation uses it, and so do locks that all installations share.
 """
 SCHEMA_LOCK = 0
 """Second half of the key of the lock for schema changes."""
@@ -70,7 +70,7 @@ RUN_TABLE, SPAN_TABLE, CONFIG_TABLE, _ = LEDGER_TABLES
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
 CHECK = TransactionSpec(lock=4)
-# With a number of its own, a command never makes a pass skip.
+# A command has its own number, so it never makes a pass skip.
 ALERTS = TransactionSpec(
     lock=5, required_tables=("fleet_alert",), creates_if_permitted=(ACTION_TABLE,)
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def read_figures(
     transaction: Transaction, figures: Sequence[Figure], begun: float, until: float
 ) -> list[Reading]:
-    """Read each figure in a savepoint of its own, so that a failure costs no other figure.
+    """Read each figure in its own savepoint, so that a failure does not affect another figure.
 
     A figure with an interval of its own is read if its current slot has no sample yet. ``begun``
     is the moment at which the pass began; no statement runs longer than ``until``. Both are
@@ -42,7 +42,7 @@ def read_figures(
 
 
 def prepare(transaction: Transaction, figure: Figure) -> tuple[str, bool]:
-    """Let the database plan a figure's statement, without a row of it.
+    """Let the database plan a figure's statement, without reading a row.
 
     Return the problem, empty if there is none, and whether it is a missing privilege.
     """
@@ -52,7 +52,7 @@ def prepare(transaction: Transaction, figure: Figure) -> tuple[str, bool]:
 
 
 def _already_taken(transaction: Transaction, figures: Sequence[Figure], begun: float) -> set[str]:
-    """Return the figures whose current slot has a sample already."""
+    """Return the figures that already have a sample in their current slot."""
     if not figures or "system_metrics" not in transaction.present:
         return set()
     begun_at = transaction.time_of(begun)

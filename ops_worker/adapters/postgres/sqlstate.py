@@ -153,7 +153,7 @@ MEANINGS = (
 """The first row that matches counts."""
 
 CONNECTION_REMEDIES = (
-    # 28P01. The server does not tell a wrong password from an unknown role; PgBouncer does.
+    # 28P01: wrong password or unknown role. Only PgBouncer distinguishes them.
     (
         (
             r"password authentication failed|SASL authentication failed|no password supplied"
@@ -280,7 +280,7 @@ def _is_number(value: object) -> bool:
 
 
 def _accepted(parameters: Mapping[str, Any], hosts: int) -> bool:
-    """Return whether libpq gets as far as trying to connect to each of so many hosts."""
+    """Return whether libpq tries to connect to each of this number of hosts."""
     conninfo = make_conninfo(**parameters, host=",".join([NOWHERE] * hosts))
     attempt = pq.PGconn.connect_start(conninfo.encode())
     tried = attempt.error_message.count(NOWHERE.encode())

@@ -26,11 +26,11 @@ SQL = queries()
 
 
 class Transaction:
-    """An open transaction. Made by ``Store``; what may be done in it is in modules of its own.
+    """An open transaction. ``Store`` makes it; other modules contain the work done in it.
 
     - ``now``: the database's clock when the transaction began (UTC).
-    - ``present``: those of the tables asked for that exist and are visible.
-    - ``hidden``: those of them whose rows row level security hides.
+    - ``present``: the requested tables that exist and are visible.
+    - ``hidden``: the present tables whose rows row level security hides.
     - ``installation``: the name of the installation that works in it.
     - ``warnings``: problems of optional work, for the pass to report.
     """
@@ -48,7 +48,7 @@ class Transaction:
         self.warnings: list[str] = []
 
     def as_of(self, time: datetime) -> Self:
-        """Return this transaction for readers of the past: what they read up to now ends then."""
+        """Return this transaction for readers of the past: their period ends at that time."""
         past = copy.copy(self)
         past.now = time
         return past
@@ -141,7 +141,7 @@ class Transaction:
         self.warnings.append(f"{problem}: {reason}{remedy}")
 
     def was_committed(self, xid: str) -> bool:
-        """Return whether an earlier transaction was committed; True if nobody knows any more.
+        """Return whether an earlier transaction was committed; True if the server no longer knows.
 
         That transaction held the lock that this one holds, so it is over. It is better to lose a
         sample than to write it twice.
