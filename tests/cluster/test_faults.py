@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,63 +10,25 @@ import yaml
 
 from ops_worker.cli import main
 from ops_worker.commands.alerts import user
-from tests.cluster.conftest import K8S, NAMESPACE, kubectl
+from tests.cluster.conftest import (
+    K8S,
+    NAMESPACE,
+    cluster_rows,
+    container,
+    faulty,
+    kubectl,
+    row_with,
+    until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.cluster.conftest import Installation
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("installation")]
 
 NO_IMAGE = "registry.invalid/ops-worker:none"
-PATIENCE_S = 180.0
-"""Seconds in which Kubernetes has reported a fault, also on a busy machine."""
-
-
-@contextmanager
-def faulty(name: str, change: Callable[[dict[str, Any]], object], **job: Any) -> Iterator[str]:
-    """Add a CronJob with a change of its pod's spec, and start a run; yield its name."""
-    text = kubectl("-n", NAMESPACE, "get", "cronjob", "ops-worker-health", "-o", "json")
-    source = json.loads(text)
-    content = {key: source[key] for key in ("apiVersion", "kind")}
-    content["metadata"] = {
-        "name": f"ops-worker-{name}",
-        "namespace": NAMESPACE,
-        "labels": source["metadata"]["labels"],
-    }
-    content["spec"] = copy.deepcopy(source["spec"]) | {"suspend": True}
-    content["spec"]["jobTemplate"]["spec"] |= job
-    change(content["spec"]["jobTemplate"]["spec"]["template"]["spec"])
-    kubectl("create", "-f", "-", stdin=json.dumps(content))
-    try:
-        assert main(["trigger", f"ops-worker-{name}", "-n", NAMESPACE]) == 0
-        yield f"ops-worker-{name}"
-    finally:
-        kubectl("-n", NAMESPACE, "delete", "cronjob", f"ops-worker-{name}", "--wait=true")
-
-
-def container(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the only container of a pod's spec."""
-    (only,) = spec["containers"]
-    assert isinstance(only, dict)
-    return only
-
-
-def row_with(
-    capsys: pytest.CaptureFixture[str], name: str, text: str, patience_s: float = PATIENCE_S
-) -> dict[str, Any]:
-    """Return the row of a CronJob as soon as one of its warnings has a text."""
-    end = time.monotonic() + patience_s
-    row: dict[str, Any] = {}
-    while time.monotonic() < end:
-        assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
-        rows = json.loads(capsys.readouterr().out)["cronjobs"]
-        (row,) = (one for one in rows if one["name"] == name)
-        if any(text in warning for warning in row["warnings"]):
-            return row
-        time.sleep(1)
-    raise AssertionError(f"{text}: {row}")
 
 
 def without_secret(spec: dict[str, Any]) -> None:
@@ -103,14 +62,50 @@ def without_program(spec: dict[str, Any]) -> None:
     container(spec)["command"] = ["absent-program"]
 
 
+def without_volume(spec: dict[str, Any]) -> None:
+    """Mount a Secret that does not exist."""
+    spec["volumes"].append({"name": "absent", "secret": {"secretName": "absent"}})
+
+
+def on_no_node(spec: dict[str, Any]) -> None:
+    """Select a node that does not exist."""
+    spec["nodeSelector"] = {"kubernetes.io/hostname": "absent"}
+
+
 FAULTS = [
-    ("secret", without_secret, 'secret "absent" not found; create the Secret: `kubectl -n ops-worker create secret generic absent'),
-    ("key", without_key, "couldn't find key ABSENT in Secret ops-worker/ops-worker; add key ABSENT to Secret ops-worker"),
-    ("configmap", without_configmap, 'configmap "absent" not found; create the ConfigMap: `kubectl -n ops-worker create configmap absent'),
+    (
+        "secret",
+        without_secret,
+        'secret "absent" not found; create the Secret: '
+        "`kubectl -n ops-worker create secret generic absent",
+    ),
+    (
+        "key",
+        without_key,
+        "couldn't find key ABSENT in Secret ops-worker/ops-worker; "
+        "add key ABSENT to Secret ops-worker",
+    ),
+    (
+        "configmap",
+        without_configmap,
+        'configmap "absent" not found; create the ConfigMap: '
+        "`kubectl -n ops-worker create configmap absent",
+    ),
+    (
+        "volume",
+        without_volume,
+        'secret "absent" not found; create the Secret: '
+        "`kubectl -n ops-worker create secret generic absent",
+    ),
     ("image", without_image, f'Failed to pull image "{NO_IMAGE}": '),
     ("large", too_large, "Insufficient memory"),
+    (
+        "node",
+        on_no_node,
+        "no node matches the nodeSelector or affinity of the pod's template",
+    ),
     ("program", without_program, "the image has no program absent-program"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "change", "text"), FAULTS, ids=[fault[0] for fault in FAULTS])
@@ -165,13 +160,15 @@ def test_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
     resources = {"requests": {"memory": "8Mi"}, "limits": {"memory": "12Mi"}}
     container(sidecar["spec"]["template"]["spec"])["resources"] = resources
     kubectl("apply", "-f", "-", stdin=json.dumps(sidecar))
-    row: dict[str, Any] = {"warnings": []}
+
+    def killed() -> dict[str, Any] | None:
+        """Return the row of the Deployment, if a warning says that it was killed."""
+        (row,) = cluster_rows(capsys, NAMESPACE)["deployments"]
+        assert isinstance(row, dict)
+        return row if "OOMKilled" in "".join(row["warnings"]) else None
+
     try:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end and "OOMKilled" not in "".join(row["warnings"]):
-            time.sleep(1)
-            assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
-            (row,) = json.loads(capsys.readouterr().out)["deployments"]
+        row = until(killed)
     finally:
         kubectl("-n", NAMESPACE, "delete", "deployment", "ops-worker-sidecar", "--wait=true")
     assert (row["name"], row["state"], row["passes"]) == (
@@ -226,3 +223,91 @@ def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) 
     assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
     rows = json.loads(capfd.readouterr().out)["cronjobs"]
     assert not any("-command-" in row["last_job"] for row in rows)
+
+
+def test_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pod whose runtime the node does not have gets no sandbox."""
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "ops-worker-absent"},
+        "handler": "absent",
+    }
+    kubectl("create", "-f", "-", stdin=json.dumps(runtime))
+
+    def change(spec: dict[str, Any]) -> None:
+        """Name the runtime."""
+        spec["runtimeClassName"] = "ops-worker-absent"
+
+    try:
+        with faulty("t-sandbox", change) as cronjob:
+            row = row_with(capsys, cronjob, "cannot start: FailedCreatePodSandBox: ")
+    finally:
+        kubectl("delete", "runtimeclass", "ops-worker-absent")
+    print(row)
+
+
+def test_root(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pod that would run as root, although runAsNonRoot is true, does not start.
+
+    Pod Security `restricted` refuses such a pod; without it, the kubelet does.
+    """
+
+    def change(spec: dict[str, Any]) -> None:
+        """Run as root."""
+        spec["securityContext"]["runAsUser"] = 0
+
+    with faulty("t-root-refused", change, warned=True) as cronjob:
+        text = "no pod can be created: FailedCreate: violates PodSecurity"
+        row = row_with(capsys, cronjob, text)
+        print(row)
+    labels = [f"pod-security.kubernetes.io/{mode}" for mode in ("enforce", "warn", "audit")]
+
+    def set_level(level: str) -> None:
+        """Set the level of Pod Security of the namespace."""
+        levels = [f"{label}={level}" for label in labels]
+        kubectl("label", "--overwrite", "namespace", NAMESPACE, *levels, warned=True)
+
+    set_level("privileged")
+    try:
+        with faulty("t-root", change) as cronjob:
+            row = row_with(capsys, cronjob, "runAsUser is 0 and runAsNonRoot is true")
+    finally:
+        set_level("restricted")
+    print(row)
+
+
+def without_account(spec: dict[str, Any]) -> None:
+    """Name a ServiceAccount that does not exist."""
+    spec["serviceAccountName"] = "absent"
+
+
+def test_webhook(capsys: pytest.CaptureFixture[str]) -> None:
+    """A webhook that fails keeps pods from being created; so does an absent ServiceAccount."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"]}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+    webhook = {
+        "name": "refuses.ops-worker.example",
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "rules": [rule | {"resources": ["pods"]}],
+        "namespaceSelector": selector,
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 2,
+    }
+    content = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "ops-worker-test"},
+        "webhooks": [webhook],
+    }
+    kubectl("create", "-f", "-", stdin=json.dumps(content))
+    try:
+        with faulty("t-webhook", lambda _: None) as cronjob:
+            row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
+    finally:
+        kubectl("delete", "validatingwebhookconfiguration", "ops-worker-test")
+    print(row)
+    with faulty("t-account", without_account) as cronjob:
+        row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
+    print(row)
