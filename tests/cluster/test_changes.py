@@ -20,8 +20,12 @@ KINDS = (
     "cronjobs,deployments,configmaps,services,networkpolicies,serviceaccounts,roles,rolebindings,"
     "prometheusrules.monitoring.coreos.com"
 )
-MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
-"""What every namespace has."""
+MADE_BY_THE_CLUSTER = {
+    ("ConfigMap", "kube-root-ca.crt"),
+    ("ConfigMap", "openshift-service-ca.crt"),
+    ("ServiceAccount", "default"),
+}
+"""What controllers add to every namespace."""
 CHANGES: dict[str, tuple[list[str], list[str]]] = {
     "to `sidecar`": ([], ["sidecar"]),
     "from `sidecar` back": (["sidecar"], []),
@@ -61,7 +65,7 @@ def present(overlay: Overlay) -> set[tuple[str, str]]:
     objects = fetch(KINDS, "-n", overlay.namespace)["items"]
     objects += fetch("priorityclasses", "-l", "app.kubernetes.io/name=ops-worker")["items"]
     names = {(found["kind"], found["metadata"]["name"]) for found in objects}
-    return names - MADE_BY_KUBERNETES
+    return names - MADE_BY_THE_CLUSTER
 
 
 def test_every_row_has_a_test() -> None:

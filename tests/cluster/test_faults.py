@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +18,14 @@ from tests.cluster.conftest import (
     cluster_rows,
     container,
     faulty,
+    fetch,
     kubectl,
     row_with,
     until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.cluster.conftest import Installation
 
@@ -65,6 +68,7 @@ def without_program(spec: dict[str, Any]) -> None:
 def without_volume(spec: dict[str, Any]) -> None:
     """Mount a Secret that does not exist."""
     spec["volumes"].append({"name": "absent", "secret": {"secretName": "absent"}})
+    container(spec)["volumeMounts"].append({"name": "absent", "mountPath": "/absent"})
 
 
 def on_no_node(spec: dict[str, Any]) -> None:
@@ -200,6 +204,27 @@ def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["summary"].startswith("DeadlineExceeded: killed by activeDeadlineSeconds (5 s)")
 
 
+def test_command_job(plain: Installation) -> None:
+    """The Job of a command makes one attempt and belongs to no CronJob.
+
+    It is killed after 300 s. PASS_DEADLINE is a minute shorter.
+    """
+    assert main(["trigger", "metrics", "--args=--version", "--wait", "-n", NAMESPACE]) == 0
+    label = "ops-worker.io/run=command"
+    jobs = fetch("jobs", "-n", NAMESPACE, "-l", label)["items"]
+    jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]))
+    job = jobs[-1]
+    assert job["metadata"]["name"].startswith("ops-worker-metrics-command-")
+    assert "ownerReferences" not in job["metadata"]
+    spec = job["spec"]
+    limits = ("activeDeadlineSeconds", "ttlSecondsAfterFinished", "backoffLimit")
+    assert [spec[field] for field in limits] == [300, 3600, 0]
+    only = container(spec["template"]["spec"])
+    env = {variable["name"]: variable.get("value") for variable in only["env"]}
+    assert (env["PASS_DEADLINE"], env["LOGNAME"]) == ("240", user())
+    assert plain.database.value("SELECT count(*) FROM system_metrics") == 0
+
+
 def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) -> None:
     """Commands run in the cluster with their output and exit code, and are no runs of a pass."""
     trigger = ["trigger", "--wait", "-n", NAMESPACE, "--args"]
@@ -225,6 +250,16 @@ def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) 
     assert not any("-command-" in row["last_job"] for row in rows)
 
 
+@contextmanager
+def created(content: dict[str, Any]) -> Iterator[None]:
+    """Create an object of the whole cluster, and delete it at the end."""
+    kubectl("create", "-f", "-", stdin=json.dumps(content))
+    try:
+        yield
+    finally:
+        kubectl("delete", "-f", "-", stdin=json.dumps(content))
+
+
 def test_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
     """A pod whose runtime the node does not have gets no sandbox."""
     runtime = {
@@ -233,64 +268,96 @@ def test_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
         "metadata": {"name": "ops-worker-absent"},
         "handler": "absent",
     }
-    kubectl("create", "-f", "-", stdin=json.dumps(runtime))
 
     def change(spec: dict[str, Any]) -> None:
         """Name the runtime."""
         spec["runtimeClassName"] = "ops-worker-absent"
 
-    try:
-        with faulty("t-sandbox", change) as cronjob:
-            row = row_with(capsys, cronjob, "cannot start: FailedCreatePodSandBox: ")
-    finally:
-        kubectl("delete", "runtimeclass", "ops-worker-absent")
-    print(row)
+    with created(runtime), faulty("t-sandbox", change) as cronjob:
+        row = row_with(capsys, cronjob, "cannot start: FailedCreatePodSandBox: ")
+    text = " ".join(row["warnings"])
+    assert 'no runtime for "absent" is configured' in text
+    assert SANDBOX_REMEDY in text
+
+
+SANDBOX_REMEDY = (
+    "the network plugin or the container runtime of the node fails: "
+    "see `kubectl -n kube-system get pods` and the log of the node's kubelet"
+)
+
+
+def test_taint(capsys: pytest.CaptureFixture[str]) -> None:
+    """A node with a taint takes no pod without a toleration."""
+    key = "ops-worker.io/test"
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "ops-worker-test", "labels": {key: "tainted"}},
+        "spec": {"taints": [{"key": key, "value": "full", "effect": "NoSchedule"}]},
+    }
+
+    def change(spec: dict[str, Any]) -> None:
+        """Select the node."""
+        spec["nodeSelector"] = {key: "tainted"}
+
+    with created(node), faulty("t-taint", change) as cronjob:
+        row = row_with(capsys, cronjob, "no node without a taint has room: remove the taint")
+    assert "untolerated taint" in " ".join(row["warnings"])
+
+
+def as_root(spec: dict[str, Any]) -> None:
+    """Run as root."""
+    spec["securityContext"]["runAsUser"] = 0
+
+
+def set_pod_security(level: str) -> None:
+    """Set the level of Pod Security of the namespace."""
+    modes = ("enforce", "warn", "audit")
+    levels = [f"pod-security.kubernetes.io/{mode}={level}" for mode in modes]
+    kubectl("label", "--overwrite", "namespace", NAMESPACE, *levels, warned=True)
+
+
+def test_pod_security(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pod Security `restricted` refuses a pod that runs as root."""
+    text = "no pod can be created: FailedCreate: violates PodSecurity"
+    with faulty("t-root-refused", as_root, warned=True) as cronjob:
+        row = row_with(capsys, cronjob, text)
+    remedy = "set the securityContext that the message names, as the manifests do"
+    assert remedy in " ".join(row["warnings"])
 
 
 def test_root(capsys: pytest.CaptureFixture[str]) -> None:
-    """A pod that would run as root, although runAsNonRoot is true, does not start.
-
-    Pod Security `restricted` refuses such a pod; without it, the kubelet does.
-    """
-
-    def change(spec: dict[str, Any]) -> None:
-        """Run as root."""
-        spec["securityContext"]["runAsUser"] = 0
-
-    with faulty("t-root-refused", change, warned=True) as cronjob:
-        text = "no pod can be created: FailedCreate: violates PodSecurity"
-        row = row_with(capsys, cronjob, text)
-        print(row)
-    labels = [f"pod-security.kubernetes.io/{mode}" for mode in ("enforce", "warn", "audit")]
-
-    def set_level(level: str) -> None:
-        """Set the level of Pod Security of the namespace."""
-        levels = [f"{label}={level}" for label in labels]
-        kubectl("label", "--overwrite", "namespace", NAMESPACE, *levels, warned=True)
-
-    set_level("privileged")
+    """Where Pod Security lets it through, the kubelet refuses it because of runAsNonRoot."""
+    set_pod_security("privileged")
     try:
-        with faulty("t-root", change) as cronjob:
+        with faulty("t-root", as_root) as cronjob:
             row = row_with(capsys, cronjob, "runAsUser is 0 and runAsNonRoot is true")
     finally:
-        set_level("restricted")
-    print(row)
+        set_pod_security("restricted")
+    assert "cannot start: CreateContainerConfigError: " in " ".join(row["warnings"])
 
 
-def without_account(spec: dict[str, Any]) -> None:
-    """Name a ServiceAccount that does not exist."""
-    spec["serviceAccountName"] = "absent"
+def test_service_account(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its ServiceAccount no pod can be created."""
+
+    def change(spec: dict[str, Any]) -> None:
+        """Name a ServiceAccount that does not exist."""
+        spec["serviceAccountName"] = "absent"
+
+    with faulty("t-account", change) as cronjob:
+        row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
+    remedy = "create the ServiceAccount: `kubectl -n ops-worker create serviceaccount absent`"
+    assert remedy in " ".join(row["warnings"])
 
 
 def test_webhook(capsys: pytest.CaptureFixture[str]) -> None:
-    """A webhook that fails keeps pods from being created; so does an absent ServiceAccount."""
+    """A webhook that fails keeps pods from being created."""
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"]}
-    selector = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
     webhook = {
         "name": "refuses.ops-worker.example",
         "clientConfig": {"url": "https://127.0.0.1:9/"},
         "rules": [rule | {"resources": ["pods"]}],
-        "namespaceSelector": selector,
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
         "timeoutSeconds": 2,
@@ -301,13 +368,143 @@ def test_webhook(capsys: pytest.CaptureFixture[str]) -> None:
         "metadata": {"name": "ops-worker-test"},
         "webhooks": [webhook],
     }
-    kubectl("create", "-f", "-", stdin=json.dumps(content))
-    try:
-        with faulty("t-webhook", lambda _: None) as cronjob:
-            row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
-    finally:
-        kubectl("delete", "validatingwebhookconfiguration", "ops-worker-test")
-    print(row)
-    with faulty("t-account", without_account) as cronjob:
+    with created(content), faulty("t-webhook", lambda _: None) as cronjob:
         row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
-    print(row)
+    text = " ".join(row["warnings"])
+    assert "webhook refuses.ops-worker.example of the cluster refuses or fails" in text
+
+
+def test_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an Indexed Job the worst shard counts, and a warning names each shard that failed."""
+    code = "import os, sys; sys.exit(2 * int(os.environ['JOB_COMPLETION_INDEX']))"
+
+    def change(spec: dict[str, Any]) -> None:
+        """End with twice the index as exit code."""
+        container(spec)["command"] = ["python", "-c", code]
+
+    shards: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 2,
+        "backoffLimit": 0,
+    }
+    with faulty("t-shards", change, **shards) as cronjob:
+        row = row_with(capsys, cronjob, "shard 1 of 2 failed with exit code 2")
+    assert row["exit_code"] == 2
+    assert [shard["shard"] for shard in row["shards"]] == [0, 1]
+
+
+def test_plain_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain sidecar keeps the Job from completing; a native sidecar does not."""
+    code = "import time; time.sleep(600)"
+
+    def beside(spec: dict[str, Any]) -> dict[str, Any]:
+        """Return a container that does not end."""
+        program = {"name": "beside", "image": "docker.io/library/ops-worker:0.1.0"}
+        context = container(spec)["securityContext"]
+        return program | {"command": ["python", "-c", code], "securityContext": context}
+
+    def plain(spec: dict[str, Any]) -> None:
+        """Add it as a plain sidecar."""
+        spec["containers"].append(beside(spec))
+
+    def native(spec: dict[str, Any]) -> None:
+        """Add it as a native sidecar."""
+        spec["initContainers"] = [beside(spec) | {"restartPolicy": "Always"}]
+
+    with faulty("t-native", native, activeDeadlineSeconds=600) as with_native:
+        with faulty("t-plain", plain, activeDeadlineSeconds=600) as cronjob:
+            row_with(capsys, cronjob, "but container beside keeps running")
+        rows = cluster_rows(capsys, NAMESPACE)["cronjobs"]
+        (row,) = [row for row in rows if row["name"] == with_native]
+    assert (row["exit_code"], row["job_end"]) in {
+        (0, "Complete"),
+        (0, "Complete: CompletionsReached"),
+    }
+
+
+def schedule(name: str, **spec: Any) -> None:
+    """Change the spec of a CronJob."""
+    kubectl("-n", NAMESPACE, "patch", "cronjob", name, "-p", json.dumps({"spec": spec}))
+
+
+def test_job_already_active(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that takes longer than the period keeps the next ones from being started."""
+
+    def change(spec: dict[str, Any]) -> None:
+        """Take long."""
+        container(spec)["command"] = ["python", "-c", "import time; time.sleep(300)"]
+
+    with faulty("t-active", change, activeDeadlineSeconds=600) as cronjob:
+        schedule(cronjob, schedule="@every 10s", suspend=False)
+        row = row_with(capsys, cronjob, "JobAlreadyActive, ")
+    assert "a run takes longer than the period" in " ".join(row["warnings"])
+
+
+def test_too_many_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """After more than 100 missed runs, and without startingDeadlineSeconds, Kubernetes says so."""
+    last = datetime.now(UTC) - timedelta(hours=3)
+    status = json.dumps({"status": {"lastScheduleTime": f"{last:%Y-%m-%dT%H:%M:%SZ}"}})
+    with faulty("t-missed", lambda _: None) as cronjob:
+        change = ("patch", "cronjob", cronjob, "--subresource=status", "-p", status)
+        kubectl("-n", NAMESPACE, *change)
+        schedule(cronjob, startingDeadlineSeconds=None, suspend=False)
+        row = row_with(capsys, cronjob, "TooManyMissedTimes, ")
+    remedy = "set startingDeadlineSeconds (the manifests set 25), and check the clocks"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """An Event MissSchedule is a warning.
+
+    The test writes the Event: the controller of Kubernetes 1.31 looks only for times that are not
+    too late, so that it writes none.
+    """
+    with faulty("t-late", lambda _: None) as cronjob:
+        schedule(cronjob, schedule="0 0 31 2 *", suspend=False)
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        about = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": NAMESPACE}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{cronjob}.", "namespace": NAMESPACE},
+            "involvedObject": about | {"name": cronjob},
+            "type": "Warning",
+            "reason": "MissSchedule",
+            "message": "Missed scheduled time to start a job: Sat, 28 Nov 2026 05:00:00 +0000",
+            "source": {"component": "cronjob-controller"},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        kubectl("create", "-f", "-", stdin=json.dumps(event))
+        row = row_with(capsys, cronjob, "MissSchedule, ")
+    remedy = "was late by more than startingDeadlineSeconds: look at it"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_starved(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `@every` and a startingDeadlineSeconds below the period, no run ever starts."""
+
+    def quick(spec: dict[str, Any]) -> None:
+        """Succeed at once."""
+        container(spec)["command"] = ["python", "-c", ""]
+
+    def runs(name: str) -> int:
+        """Return how many Jobs the schedule has started."""
+        jobs = fetch("jobs", "-n", NAMESPACE)["items"]
+        scheduled = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+        return sum(
+            scheduled in job["metadata"].get("annotations", {})
+            for job in jobs
+            for owner in job["metadata"].get("ownerReferences", ())
+            if owner["name"] == name
+        )
+
+    with faulty("t-starved", quick) as starved, faulty("t-started", quick) as started:
+        period = {"schedule": "@every 61s", "suspend": False}
+        schedule(starved, startingDeadlineSeconds=40, **period)
+        schedule(started, startingDeadlineSeconds=70, **period)
+        row_with(capsys, starved, "startingDeadlineSeconds")
+        until(lambda: runs(started))
+        assert runs(starved) == 0
