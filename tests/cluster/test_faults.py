@@ -277,13 +277,7 @@ def test_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
         row = row_with(capsys, cronjob, "cannot start: FailedCreatePodSandBox: ")
     text = " ".join(row["warnings"])
     assert 'no runtime for "absent" is configured' in text
-    assert SANDBOX_REMEDY in text
-
-
-SANDBOX_REMEDY = (
-    "the network plugin or the container runtime of the node fails: "
-    "see `kubectl -n kube-system get pods` and the log of the node's kubelet"
-)
+    assert "the node's container runtime has no handler absent: correct runtimeClassName" in text
 
 
 def test_taint(capsys: pytest.CaptureFixture[str]) -> None:

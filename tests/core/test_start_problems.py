@@ -54,6 +54,8 @@ PULL = (
         ("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true', "set the securityContext that the message names"),
         ("FailedCreate", "minimum memory usage per Container is 1Gi, but request is 64Mi", "`kubectl -n ops get limitrange`"),
         ("FailedCreate", 'admission webhook "policy.example" denied the request', "webhook policy.example of the cluster refuses"),
+        ("FailedCreate", 'failed calling webhook "w.example": refused', "webhook w.example of the cl"),
+        ("FailedCreatePodSandBox", 'no runtime for "kata" is configured', "has no handler kata: corr"),
         ("FailedCreate", "what", "see `kubectl -n ops describe job`"),
         ("FailedScheduling", "0/1 nodes are available: 1 Insufficient memory.", "no node has enough free memory"),
         ("Unschedulable", "0/1 nodes are available: 1 Too many pods.", "as many pods as they may"),
