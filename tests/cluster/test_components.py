@@ -237,7 +237,7 @@ def test_pull_secret_and_digest(overlay: Overlay, registry: Registry) -> None:
         assert main(["trigger", "health", "-n", NAMESPACE]) == 0
         by_digest = f"/v2/ops-worker/manifests/{digest}"
         until(lambda: any(r.login and r.path == by_digest for r in registry.requests))
-        until(lambda: "CreateContainerError" in json.dumps(_statuses()))
+        until(lambda: "StartError" in json.dumps(_statuses()))
     finally:
         overlay.write()
         overlay.apply()
@@ -288,7 +288,7 @@ def test_renamed(overlay: Overlay, capsys: pytest.CaptureFixture[str]) -> None:
     assert {label["cronjob"] for label in labels} <= names
     overlay.stubs["ingest"].mode = "503"
     try:
-        run_pass("renamed", "a-ops-worker-health-b")
+        assert main(["trigger", "a-ops-worker-health-b", "--wait", "-n", NAMESPACE]) == 0
     finally:
         overlay.stubs["ingest"].mode = "ok"
     described = ("describe", "cronjob", "a-ops-worker-health-b")

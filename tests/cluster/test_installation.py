@@ -241,7 +241,9 @@ def test_sidecar_beside_cronjob(plain: Installation, capsys: pytest.CaptureFixtu
     with running_sidecar():
         for number in range(2):
             assert plain.job(f"t-beside-{number}", "metrics").condition == "Complete"
+        suspend("ops-worker-metrics", suspended=False)
         (warning,) = cluster_rows(capsys, NAMESPACE)["warnings"]
+        suspend("ops-worker-metrics", suspended=True)
     assert "ops-worker-metrics" in warning and "ops-worker-sidecar" in warning
     twice = (
         "SELECT time, service, metric_name, tags FROM system_metrics"
