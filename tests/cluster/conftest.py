@@ -249,7 +249,7 @@ def suspend(name: str, *, suspended: bool) -> None:
 
 @pytest.fixture
 def plain(installation: Installation) -> Installation:
-    """The CronJobs and settings of ``k8s/``, suspended, whatever other tests left."""
+    """The CronJobs of ``k8s/``, suspended, whatever other tests left."""
     for path in sorted(K8S.glob("40-cronjob-*.yaml")):
         cronjob = yaml.safe_load(path.read_text(encoding="utf-8"))
         cronjob["spec"]["suspend"] = True
