@@ -194,7 +194,7 @@ _MESSAGES = (
         "change `resources` of the container, or the LimitRange: `{kubectl} get limitrange`",
     ),
     (
-        r'admission webhook "(?P<name>[^"]+)"',
+        r'(?:admission|failed calling) webhook "(?P<name>[^"]+)"',
         (
             "webhook {name} of the cluster refuses or fails: change what it names, "
             "or ask who runs the webhook"
@@ -217,6 +217,13 @@ _MESSAGES = (
         (
             "no node matches the nodeSelector or affinity of the pod's template: correct it, "
             "or label a node"
+        ),
+    ),
+    (
+        r'no runtime for "(?P<name>[^"]+)" is configured',
+        (
+            "the node's container runtime has no handler {name}: correct runtimeClassName of the "
+            "pod's template, or configure the handler on the node"
         ),
     ),
     (

@@ -1,4 +1,4 @@
-"""What happens to an installation in its life: deleted pods, a controller that was away, an upgrade."""
+"""What happens to an installation: deleted pods, evictions, a controller that was away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import K8S, NAMESPACE, kubectl
+from tests.cluster.conftest import K8S, NAMESPACE, fetch, kubectl, pods_of, suspend, until
 from tests.stubs import healthy
 
 if TYPE_CHECKING:
@@ -34,18 +34,11 @@ def slow(stub: Stub, connection: socket.socket) -> None:
     healthy(stub, connection)
 
 
-def suspend(name: str, *, suspended: bool) -> None:
-    """Suspend a CronJob, or let it run."""
-    patch = json.dumps({"spec": {"suspend": suspended}})
-    kubectl("-n", NAMESPACE, "patch", "cronjob", name, "-p", patch)
-
-
 def jobs_of(name: str) -> list[dict[str, Any]]:
     """Return the Jobs that the controller made of a CronJob."""
-    every = json.loads(kubectl("-n", NAMESPACE, "get", "jobs", "-o", "json"))["items"]
     return [
         job
-        for job in every
+        for job in fetch("jobs", "-n", NAMESPACE)["items"]
         for owner in job["metadata"].get("ownerReferences", ())
         if owner["name"] == name
     ]
@@ -76,25 +69,59 @@ def test_pod_deleted(installation: Installation, second: int) -> None:
     assert installation.database.alerts() == []
 
 
+def test_evicted(installation: Installation) -> None:
+    """A pod that is evicted does not count as a failure, and is replaced: also the second one.
+
+    The Job may fail once (`backoffLimit`), so two failures would end it.
+    """
+    installation.stubs["evaluator"].mode = slow
+    name = "t-evicted"
+    evicted: list[str] = []
+
+    def running() -> str:
+        """Return the name of a pod that runs and was not evicted; empty if there is none."""
+        for pod in pods_of(NAMESPACE, name):
+            if pod["status"]["phase"] == "Running" and pod["metadata"]["name"] not in evicted:
+                return str(pod["metadata"]["name"])
+        return ""
+
+    try:
+        installation.start(name, "health")
+        for _ in range(2):
+            pod = until(running)
+            evict(pod)
+            evicted.append(pod)
+        ended = installation.end(name)
+    finally:
+        installation.stubs["evaluator"].mode = "ok"
+    assert ended.condition == "Complete"
+    status = fetch("job", name, "-n", NAMESPACE)["status"]
+    assert (status["succeeded"], status.get("failed", 0)) == (1, 0)
+    assert {row["status"] for row in installation.database.health().values()} == {"healthy"}
+
+
+def evict(pod: str) -> None:
+    """Ask for the eviction of a pod, as `kubectl drain` does."""
+    metadata = {"name": pod, "namespace": NAMESPACE}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
 def test_controller_was_away(installation: Installation) -> None:
-    """A controller that comes back after three hours starts one run, not one for each that it missed."""
+    """A controller that was away for three hours starts one run, not one for each missed run."""
     name = "ops-worker-metrics"
     last = datetime.now(UTC) - timedelta(hours=3)
     status = json.dumps({"status": {"lastScheduleTime": f"{last:%Y-%m-%dT%H:%M:%SZ}"}})
     before = {job["metadata"]["uid"] for job in jobs_of(name)}
     kubectl("-n", NAMESPACE, "patch", "cronjob", name, "--subresource=status", "-p", status)
     suspend(name, suspended=False)
-    end = time.monotonic() + 130
     try:
-        while time.monotonic() < end:
-            if installation.database.value("SELECT count(*) FROM system_metrics"):
-                break
-            time.sleep(1)
+        until(lambda: installation.database.value("SELECT count(*) FROM system_metrics"))
         made = [job for job in jobs_of(name) if job["metadata"]["uid"] not in before]
     finally:
         suspend(name, suspended=True)
     minutes = {job["metadata"]["annotations"][SCHEDULED] for job in made}
-    assert installation.database.value("SELECT count(*) FROM system_metrics") > 0
     assert 1 <= len(made) <= 2
     assert len(minutes) == len(made)
 
@@ -103,7 +130,7 @@ SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 
 
 def test_upgrade_while_a_job_runs(installation: Installation) -> None:
-    """A Job that runs ends on the template that it began with; the next one has the new template."""
+    """A running Job keeps the template that it began with; the next one has the new template."""
     installation.stubs["evaluator"].mode = slow
     cronjob = yaml.safe_load((K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8"))
     cronjob["spec"]["suspend"] = True
@@ -135,7 +162,7 @@ def variables(pod: dict[str, Any]) -> set[str]:
 
 
 def test_two_installations(installation: Installation) -> None:
-    """Two installations in one database pass at the same time: each records its services, none skips."""
+    """Two installations in one database run at the same time: both record their services."""
     names = {
         "t-first": {"DISPATCHER_HEALTH_URL": "", "DELIVERY_HEALTH_URL": ""},
         "t-second": {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +12,17 @@ import yaml
 
 from ops_worker.cli import main
 from ops_worker.commands.alerts import user
-from tests.cluster.conftest import K8S, NAMESPACE, kubectl
+from tests.cluster.conftest import (
+    K8S,
+    NAMESPACE,
+    cluster_rows,
+    container,
+    faulty,
+    fetch,
+    kubectl,
+    row_with,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,53 +32,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("installation")]
 
 NO_IMAGE = "registry.invalid/ops-worker:none"
-PATIENCE_S = 180.0
-"""Seconds in which Kubernetes has reported a fault, also on a busy machine."""
-
-
-@contextmanager
-def faulty(name: str, change: Callable[[dict[str, Any]], object], **job: Any) -> Iterator[str]:
-    """Add a CronJob with a change of its pod's spec, and start a run; yield its name."""
-    text = kubectl("-n", NAMESPACE, "get", "cronjob", "ops-worker-health", "-o", "json")
-    source = json.loads(text)
-    content = {key: source[key] for key in ("apiVersion", "kind")}
-    content["metadata"] = {
-        "name": f"ops-worker-{name}",
-        "namespace": NAMESPACE,
-        "labels": source["metadata"]["labels"],
-    }
-    content["spec"] = copy.deepcopy(source["spec"]) | {"suspend": True}
-    content["spec"]["jobTemplate"]["spec"] |= job
-    change(content["spec"]["jobTemplate"]["spec"]["template"]["spec"])
-    kubectl("create", "-f", "-", stdin=json.dumps(content))
-    try:
-        assert main(["trigger", f"ops-worker-{name}", "-n", NAMESPACE]) == 0
-        yield f"ops-worker-{name}"
-    finally:
-        kubectl("-n", NAMESPACE, "delete", "cronjob", f"ops-worker-{name}", "--wait=true")
-
-
-def container(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the only container of a pod's spec."""
-    (only,) = spec["containers"]
-    assert isinstance(only, dict)
-    return only
-
-
-def row_with(
-    capsys: pytest.CaptureFixture[str], name: str, text: str, patience_s: float = PATIENCE_S
-) -> dict[str, Any]:
-    """Return the row of a CronJob as soon as one of its warnings has a text."""
-    end = time.monotonic() + patience_s
-    row: dict[str, Any] = {}
-    while time.monotonic() < end:
-        assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
-        rows = json.loads(capsys.readouterr().out)["cronjobs"]
-        (row,) = (one for one in rows if one["name"] == name)
-        if any(text in warning for warning in row["warnings"]):
-            return row
-        time.sleep(1)
-    raise AssertionError(f"{text}: {row}")
 
 
 def without_secret(spec: dict[str, Any]) -> None:
@@ -103,14 +65,51 @@ def without_program(spec: dict[str, Any]) -> None:
     container(spec)["command"] = ["absent-program"]
 
 
+def without_volume(spec: dict[str, Any]) -> None:
+    """Mount a Secret that does not exist."""
+    spec["volumes"].append({"name": "absent", "secret": {"secretName": "absent"}})
+    container(spec)["volumeMounts"].append({"name": "absent", "mountPath": "/absent"})
+
+
+def on_no_node(spec: dict[str, Any]) -> None:
+    """Select a node that does not exist."""
+    spec["nodeSelector"] = {"kubernetes.io/hostname": "absent"}
+
+
 FAULTS = [
-    ("secret", without_secret, 'secret "absent" not found; create the Secret: `kubectl -n ops-worker create secret generic absent'),
-    ("key", without_key, "couldn't find key ABSENT in Secret ops-worker/ops-worker; add key ABSENT to Secret ops-worker"),
-    ("configmap", without_configmap, 'configmap "absent" not found; create the ConfigMap: `kubectl -n ops-worker create configmap absent'),
+    (
+        "secret",
+        without_secret,
+        'secret "absent" not found; create the Secret: '
+        "`kubectl -n ops-worker create secret generic absent",
+    ),
+    (
+        "key",
+        without_key,
+        "couldn't find key ABSENT in Secret ops-worker/ops-worker; "
+        "add key ABSENT to Secret ops-worker",
+    ),
+    (
+        "configmap",
+        without_configmap,
+        'configmap "absent" not found; create the ConfigMap: '
+        "`kubectl -n ops-worker create configmap absent",
+    ),
+    (
+        "volume",
+        without_volume,
+        'secret "absent" not found; create the Secret: '
+        "`kubectl -n ops-worker create secret generic absent",
+    ),
     ("image", without_image, f'Failed to pull image "{NO_IMAGE}": '),
     ("large", too_large, "Insufficient memory"),
+    (
+        "node",
+        on_no_node,
+        "no node matches the nodeSelector or affinity of the pod's template",
+    ),
     ("program", without_program, "the image has no program absent-program"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "change", "text"), FAULTS, ids=[fault[0] for fault in FAULTS])
@@ -165,13 +164,15 @@ def test_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
     resources = {"requests": {"memory": "8Mi"}, "limits": {"memory": "12Mi"}}
     container(sidecar["spec"]["template"]["spec"])["resources"] = resources
     kubectl("apply", "-f", "-", stdin=json.dumps(sidecar))
-    row: dict[str, Any] = {"warnings": []}
+
+    def killed() -> dict[str, Any] | None:
+        """Return the row of the Deployment, if a warning says that it was killed."""
+        (row,) = cluster_rows(capsys, NAMESPACE)["deployments"]
+        assert isinstance(row, dict)
+        return row if "OOMKilled" in "".join(row["warnings"]) else None
+
     try:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end and "OOMKilled" not in "".join(row["warnings"]):
-            time.sleep(1)
-            assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
-            (row,) = json.loads(capsys.readouterr().out)["deployments"]
+        row = until(killed)
     finally:
         kubectl("-n", NAMESPACE, "delete", "deployment", "ops-worker-sidecar", "--wait=true")
     assert (row["name"], row["state"], row["passes"]) == (
@@ -203,6 +204,27 @@ def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["summary"].startswith("DeadlineExceeded: killed by activeDeadlineSeconds (5 s)")
 
 
+def test_command_job(plain: Installation) -> None:
+    """The Job of a command makes one attempt and belongs to no CronJob.
+
+    It is killed after 300 s. PASS_DEADLINE is a minute shorter.
+    """
+    assert main(["trigger", "metrics", "--args=--version", "--wait", "-n", NAMESPACE]) == 0
+    label = "ops-worker.io/run=command"
+    jobs = fetch("jobs", "-n", NAMESPACE, "-l", label)["items"]
+    jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]))
+    job = jobs[-1]
+    assert job["metadata"]["name"].startswith("ops-worker-metrics-command-")
+    assert "ownerReferences" not in job["metadata"]
+    spec = job["spec"]
+    limits = ("activeDeadlineSeconds", "ttlSecondsAfterFinished", "backoffLimit")
+    assert [spec[field] for field in limits] == [300, 3600, 0]
+    only = container(spec["template"]["spec"])
+    env = {variable["name"]: variable.get("value") for variable in only["env"]}
+    assert (env["PASS_DEADLINE"], env["LOGNAME"]) == ("240", user())
+    assert plain.database.value("SELECT count(*) FROM system_metrics") == 0
+
+
 def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) -> None:
     """Commands run in the cluster with their output and exit code, and are no runs of a pass."""
     trigger = ["trigger", "--wait", "-n", NAMESPACE, "--args"]
@@ -226,3 +248,259 @@ def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) 
     assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
     rows = json.loads(capfd.readouterr().out)["cronjobs"]
     assert not any("-command-" in row["last_job"] for row in rows)
+
+
+@contextmanager
+def created(content: dict[str, Any]) -> Iterator[None]:
+    """Create an object of the whole cluster, and delete it at the end."""
+    kubectl("create", "-f", "-", stdin=json.dumps(content))
+    try:
+        yield
+    finally:
+        kubectl("delete", "-f", "-", stdin=json.dumps(content))
+
+
+def test_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pod whose runtime the node does not have gets no sandbox."""
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "ops-worker-absent"},
+        "handler": "absent",
+    }
+
+    def change(spec: dict[str, Any]) -> None:
+        """Name the runtime."""
+        spec["runtimeClassName"] = "ops-worker-absent"
+
+    with created(runtime), faulty("t-sandbox", change) as cronjob:
+        row = row_with(capsys, cronjob, "cannot start: FailedCreatePodSandBox: ")
+    text = " ".join(row["warnings"])
+    assert 'no runtime for "absent" is configured' in text
+    assert "the node's container runtime has no handler absent: correct runtimeClassName" in text
+
+
+def test_taint(capsys: pytest.CaptureFixture[str]) -> None:
+    """A node with a taint takes no pod without a toleration."""
+    key = "ops-worker.io/test"
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "ops-worker-test", "labels": {key: "tainted"}},
+        "spec": {"taints": [{"key": key, "value": "full", "effect": "NoSchedule"}]},
+    }
+
+    def change(spec: dict[str, Any]) -> None:
+        """Select the node."""
+        spec["nodeSelector"] = {key: "tainted"}
+
+    with created(node), faulty("t-taint", change) as cronjob:
+        row = row_with(capsys, cronjob, "no node without a taint has room: remove the taint")
+    assert "untolerated taint" in " ".join(row["warnings"])
+
+
+def as_root(spec: dict[str, Any]) -> None:
+    """Run as root."""
+    spec["securityContext"]["runAsUser"] = 0
+
+
+def set_pod_security(level: str) -> None:
+    """Set the level of Pod Security of the namespace."""
+    modes = ("enforce", "warn", "audit")
+    levels = [f"pod-security.kubernetes.io/{mode}={level}" for mode in modes]
+    kubectl("label", "--overwrite", "namespace", NAMESPACE, *levels, warned=True)
+
+
+def test_pod_security(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pod Security `restricted` refuses a pod that runs as root."""
+    text = "no pod can be created: FailedCreate: violates PodSecurity"
+    with faulty("t-root-refused", as_root, warned=True) as cronjob:
+        row = row_with(capsys, cronjob, text)
+    remedy = "set the securityContext that the message names, as the manifests do"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_root(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where Pod Security lets it through, the kubelet refuses it because of runAsNonRoot."""
+    set_pod_security("privileged")
+    try:
+        with faulty("t-root", as_root) as cronjob:
+            row = row_with(capsys, cronjob, "runAsUser is 0 and runAsNonRoot is true")
+    finally:
+        set_pod_security("restricted")
+    assert "cannot start: CreateContainerConfigError: " in " ".join(row["warnings"])
+
+
+def test_service_account(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its ServiceAccount no pod can be created."""
+
+    def change(spec: dict[str, Any]) -> None:
+        """Name a ServiceAccount that does not exist."""
+        spec["serviceAccountName"] = "absent"
+
+    with faulty("t-account", change) as cronjob:
+        row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
+    remedy = "create the ServiceAccount: `kubectl -n ops-worker create serviceaccount absent`"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_webhook(capsys: pytest.CaptureFixture[str]) -> None:
+    """A webhook that fails keeps pods from being created."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"]}
+    webhook = {
+        "name": "refuses.ops-worker.example",
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "rules": [rule | {"resources": ["pods"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 2,
+    }
+    content = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "ops-worker-test"},
+        "webhooks": [webhook],
+    }
+    with created(content), faulty("t-webhook", lambda _: None) as cronjob:
+        row = row_with(capsys, cronjob, "no pod can be created: FailedCreate: ")
+    text = " ".join(row["warnings"])
+    assert "webhook refuses.ops-worker.example of the cluster refuses or fails" in text
+
+
+def test_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an Indexed Job the worst shard counts, and a warning names each shard that failed."""
+    code = "import os, sys; sys.exit(2 * int(os.environ['JOB_COMPLETION_INDEX']))"
+
+    def change(spec: dict[str, Any]) -> None:
+        """End with twice the index as exit code."""
+        container(spec)["command"] = ["python", "-c", code]
+
+    shards: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 2,
+        "backoffLimit": 0,
+    }
+    with faulty("t-shards", change, **shards) as cronjob:
+        row = row_with(capsys, cronjob, "shard 1 of 2 failed with exit code 2")
+    assert row["exit_code"] == 2
+    assert [shard["shard"] for shard in row["shards"]] == [0, 1]
+
+
+def test_plain_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain sidecar keeps the Job from completing; a native sidecar does not."""
+    images = fetch("nodes")["items"][0]["status"]["images"]
+    names = [name for image in images for name in image.get("names") or ()]
+    pause = [name for name in names if "pause" in name]
+    if not pause:
+        pytest.skip("the node lists no image of the pause container, which does not end")
+
+    def beside(spec: dict[str, Any]) -> dict[str, Any]:
+        """Return a container that does not end."""
+        context = container(spec)["securityContext"]
+        return {"name": "beside", "image": pause[-1], "securityContext": context}
+
+    def plain(spec: dict[str, Any]) -> None:
+        """Add it as a plain sidecar."""
+        spec["containers"].append(beside(spec))
+
+    def native(spec: dict[str, Any]) -> None:
+        """Add it as a native sidecar."""
+        spec["initContainers"] = [beside(spec) | {"restartPolicy": "Always"}]
+
+    with faulty("t-native", native, activeDeadlineSeconds=600) as with_native:
+        with faulty("t-plain", plain, activeDeadlineSeconds=600) as cronjob:
+            row_with(capsys, cronjob, "but container beside keeps running")
+        rows = cluster_rows(capsys, NAMESPACE)["cronjobs"]
+        (row,) = [row for row in rows if row["name"] == with_native]
+    assert row["exit_code"] == 0
+    assert row["job_end"].startswith("Complete"), row
+    assert row["summary"].startswith("health: ")
+
+
+def schedule(name: str, **spec: Any) -> None:
+    """Change the spec of a CronJob."""
+    kubectl("-n", NAMESPACE, "patch", "cronjob", name, "-p", json.dumps({"spec": spec}))
+
+
+def test_job_already_active(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that takes longer than the period keeps the next ones from being started."""
+
+    def change(spec: dict[str, Any]) -> None:
+        """Take long."""
+        container(spec)["command"] = ["python", "-c", "import time; time.sleep(300)"]
+
+    with faulty("t-active", change, activeDeadlineSeconds=600) as cronjob:
+        schedule(cronjob, schedule="@every 10s", suspend=False)
+        row = row_with(capsys, cronjob, "JobAlreadyActive, ")
+    assert "a run takes longer than the period" in " ".join(row["warnings"])
+
+
+def test_too_many_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """After more than 100 missed runs, and without startingDeadlineSeconds, Kubernetes says so."""
+    last = datetime.now(UTC) - timedelta(hours=3)
+    status = json.dumps({"status": {"lastScheduleTime": f"{last:%Y-%m-%dT%H:%M:%SZ}"}})
+    with faulty("t-missed", lambda _: None) as cronjob:
+        change = ("patch", "cronjob", cronjob, "--subresource=status", "-p", status)
+        kubectl("-n", NAMESPACE, *change)
+        schedule(cronjob, startingDeadlineSeconds=None, suspend=False)
+        row = row_with(capsys, cronjob, "TooManyMissedTimes, ")
+    remedy = "set startingDeadlineSeconds (the manifests set 25), and check the clocks"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """An Event MissSchedule is a warning.
+
+    The test writes the Event: the controller of Kubernetes 1.31 looks only for times that are not
+    too late, so that it writes none.
+    """
+    with faulty("t-late", lambda _: None) as cronjob:
+        schedule(cronjob, schedule="0 0 31 2 *", suspend=False)
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        about = {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": NAMESPACE}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{cronjob}.", "namespace": NAMESPACE},
+            "involvedObject": about | {"name": cronjob},
+            "type": "Warning",
+            "reason": "MissSchedule",
+            "message": "Missed scheduled time to start a job: Sat, 28 Nov 2026 05:00:00 +0000",
+            "source": {"component": "cronjob-controller"},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        kubectl("create", "-f", "-", stdin=json.dumps(event))
+        row = row_with(capsys, cronjob, "MissSchedule, ")
+    remedy = "was late by more than startingDeadlineSeconds: look at it"
+    assert remedy in " ".join(row["warnings"])
+
+
+def test_starved(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `@every` and a startingDeadlineSeconds below the period, no run ever starts."""
+
+    def quick(spec: dict[str, Any]) -> None:
+        """Succeed at once."""
+        container(spec)["command"] = ["python", "-c", ""]
+
+    def runs(name: str) -> int:
+        """Return how many Jobs the schedule has started."""
+        jobs = fetch("jobs", "-n", NAMESPACE)["items"]
+        scheduled = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+        return sum(
+            scheduled in job["metadata"].get("annotations", {})
+            for job in jobs
+            for owner in job["metadata"].get("ownerReferences", ())
+            if owner["name"] == name
+        )
+
+    with faulty("t-starved", quick) as starved, faulty("t-started", quick) as started:
+        period = {"schedule": "@every 61s", "suspend": False}
+        schedule(starved, startingDeadlineSeconds=40, **period)
+        schedule(started, startingDeadlineSeconds=70, **period)
+        row_with(capsys, starved, "startingDeadlineSeconds")
+        until(lambda: runs(started))
+        assert runs(starved) == 0

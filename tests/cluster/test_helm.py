@@ -1,9 +1,8 @@
-"""The Helm chart on a real cluster: install, upgrade, uninstall, under a release name of one's own."""
+"""The Helm chart on a real cluster: install, upgrade and uninstall a release with another name."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from ops_worker.cli import main
-from tests.cluster.conftest import K8S, _address, kubectl
+from tests.cluster.conftest import K8S, create_secret, kubectl, require_cluster
 from tests.kubernetes_tools import executable
-from tests.postgres import PASSWORD, Postgres, load_platform
+from tests.postgres import Postgres, load_platform
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
@@ -33,11 +32,9 @@ def values() -> Iterator[tuple[dict[str, Any], Database]]:
     """Return the values for a database and services that pods reach, and that database."""
     from tests.conftest import Database
 
-    if not os.environ.get("KUBECONFIG") or executable("helm") is None:
-        pytest.skip("KUBECONFIG names no cluster, or there is no helm")
-    if NAMESPACE in kubectl("get", "namespaces", "-o", "name"):
-        pytest.skip(f"the cluster has a namespace {NAMESPACE}")
-    host = os.environ.get("OPS_TEST_HOST") or _address()
+    if executable("helm") is None:
+        pytest.skip("there is no helm")
+    host = require_cluster(NAMESPACE)
     with Postgres(also=host) as server, Stubs(host) as stubs:
         load_platform(server.url())
         place = urlsplit(server.url())
@@ -72,11 +69,10 @@ def helm(*arguments: str, values: dict[str, Any] | None = None) -> str:
 
 
 def test_release(values: tuple[dict[str, Any], Database]) -> None:
-    """A release records, an upgrade changes what runs, and after an uninstall the Secret is left."""
+    """A release records; an upgrade changes what runs; an uninstall leaves only the Secret."""
     wanted, database = values
     helm("install", RELEASE, CHART, "--create-namespace", values=wanted)
-    secret = f"--from-literal=PG_PASS={PASSWORD}"
-    kubectl("-n", NAMESPACE, "create", "secret", "generic", RELEASE, secret)
+    create_secret(NAMESPACE, name=RELEASE)
     assert main(["trigger", f"{RELEASE}-health", "--wait", "-n", NAMESPACE]) == 0
     assert len(database.health()) == 4
     wanted["settings"]["DELIVERY_HEALTH_URL"] = ""

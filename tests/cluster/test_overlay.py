@@ -1,90 +1,121 @@
-"""What docs/kubernetes.md describes: from the example overlay to a recorded row of one's own service."""
+"""What docs/kubernetes.md describes: from the example overlay to a row, with its own commands."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+import json
+from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
-from tests.cluster.conftest import K8S, _address, kubectl
-from tests.conftest import Database
-from tests.postgres import PASSWORD, Postgres
-from tests.stubs import Stubs
+from ops_worker.cli import main
+from tests.cluster.conftest import (
+    K8S,
+    example_overlay,
+    fetch,
+    kubectl,
+    page_commands,
+    pods_of,
+    shell,
+    until,
+)
+from tests.postgres import PASSWORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.cluster.conftest import Overlay
+
 pytestmark = pytest.mark.cluster
 NAMESPACE = "try-manifests-overlay"
-
-
-class Overlay(NamedTuple):
-    """A copy of the example, changed as the page says, and the database that it names."""
-
-    folder: Path
-    database: Database
+BASE = "try-base"
+"""The namespace of a copy of ``k8s/*.yaml``: that of the original belongs to other tests."""
 
 
 @pytest.fixture
 def overlay(tmp_path: Path) -> Iterator[Overlay]:
     """Copy the example, and edit it: namespace, image, database, service, network."""
-    if not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"):
-        pytest.skip("KUBECONFIG names no cluster, or there is no kubectl")
-    if NAMESPACE in kubectl("get", "namespaces", "-o", "name"):
-        pytest.skip(f"the cluster has a namespace {NAMESPACE}")
-    host = os.environ.get("OPS_TEST_HOST") or _address()
-    for name in ("base", "components", "examples"):
-        shutil.copytree(K8S / name, tmp_path / "k8s" / name)
-    folder = tmp_path / "k8s" / "overlays" / "mine"
-    shutil.copytree(K8S / "examples" / "overlay", folder)
-    with Postgres(also=host) as server, Stubs(host) as stubs:
-        parts = urlsplit(server.url())
-        edits = {
-            "kustomization.yaml": {
-                "shop-monitoring": NAMESPACE,
-                "registry.example.com/ops-worker": "ops-worker",
-            },
-            "settings.yaml": {
-                "postgres.shop": host,
-                '"5433"': f'"{parts.port}"',
-                "PG_DB: shop": f"PG_DB: {parts.path.strip('/')}",
-                "PG_USER: ops_worker": "PG_USER: postgres",
-            },
-            "catalogue.yaml": {"http://shop.shop:8080": stubs.env["INGEST_HEALTH_URL"]},
-            "networkpolicy.yaml": {"5433": str(parts.port)},
-        }
-        for name, replacements in edits.items():
-            path = folder / name
-            text = path.read_text(encoding="utf-8")
-            for old, new in replacements.items():
-                assert old in text
-                text = text.replace(old, new)
-            path.write_text(text, encoding="utf-8")
-        try:
-            yield Overlay(folder, Database(server.url()))
-        finally:
-            kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
+    with example_overlay(NAMESPACE, tmp_path) as copied:
+        yield copied
 
 
-def run_job(name: str, cronjob: str) -> str:
-    """Run a Job from a CronJob until it is complete; return its log."""
-    kubectl("-n", NAMESPACE, "create", "job", name, f"--from=cronjob/ops-worker-{cronjob}")
-    wait = ("wait", "--for=condition=complete", "--timeout=90s", f"job/{name}")
-    kubectl("-n", NAMESPACE, *wait)
-    return kubectl("-n", NAMESPACE, "logs", f"job/{name}")
+def waiting(namespace: str, job: str) -> str:
+    """Return why the container of a Job's only pod waits; empty if it does not wait."""
+    for pod in pods_of(namespace, job):
+        for status in pod["status"].get("containerStatuses", ()):
+            return str(status["state"].get("waiting", {}).get("reason", ""))
+    return ""
 
 
-def test_from_the_example_to_a_row(overlay: Overlay) -> None:
-    """The steps of the page, on an empty database: the service of the overlay is recorded."""
-    kubectl("apply", "-k", str(overlay.folder))
-    secret = f"--from-literal=PG_PASS={PASSWORD}"
-    kubectl("-n", NAMESPACE, "create", "secret", "generic", "ops-worker", secret)
-    run_job("init-db", "init-db")
-    assert "health: 1 service, 1 healthy" in run_job("first", "health")
+def test_from_the_example_to_a_row(overlay: Overlay, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of the page lead from an empty database to a row of one's own service.
+
+    The pod of the first Job waits for the Secret.
+    """
+    page = ("kubernetes.md", "3. Check the result.", "On the platform itself")
+    check, apply, secret, login, init_db, complete, first, recorded, logs, *later = (
+        command.replace("PG_PASS=...", f"PG_PASS='{PASSWORD}'").replace("=...", "=any")
+        for command in page_commands(*page)
+    )
+    text = overlay.run(check.partition("|")[0])
+    (overlay.root / "rendered.yaml").write_text(text, encoding="utf-8")
+    assert main(["manifests", "check", str(overlay.root / "rendered.yaml")]) == 0
+    overlay.run(apply)
+    labels = fetch("namespace", NAMESPACE)["metadata"]["labels"]
+    modes = {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")}
+    assert modes == {"restricted"}
+    overlay.run(init_db)
+    until(lambda: waiting(NAMESPACE, "init-db") == "CreateContainerConfigError")
+    overlay.run(secret)
+    overlay.run(login)
+    overlay.run(complete)
+    overlay.run(first)
+    overlay.run(recorded)
+    assert overlay.run(logs).splitlines()[-1].startswith("health: 1 service, 1 healthy (")
     assert set(overlay.database.health()) == {"shop"}
-    again = kubectl("apply", "-k", str(overlay.folder)).splitlines()
+    assert overlay.database.value("SELECT to_regclass('tenants') IS NOT NULL")
+    delete, change = later[1:]
+    overlay.run(delete)
+    overlay.run(first)
+    overlay.run(recorded)
+    overlay.run(change)
+    again = overlay.apply()
     assert [line for line in again if not line.endswith(" unchanged")] == []
+    assert main(["cluster", "-n", NAMESPACE]) == 0
+    assert "health: 1 service, 1 healthy" in capsys.readouterr().out
+
+
+def test_changed_in_the_cluster(overlay: Overlay) -> None:
+    """`kubectl diff` shows a ConfigMap that was changed in the cluster; an apply overwrites it."""
+    overlay.apply()
+    diff = next(c for c in page_commands("kubernetes.md", "## After", "## Check") if " diff " in c)
+    assert overlay.run(diff) == ""
+    patch = json.dumps({"data": {"PG_DB": "changed"}})
+    kubectl("-n", NAMESPACE, "patch", "configmap", "ops-worker", "-p", patch)
+    shown = overlay.run(f"{diff} || test $? = 1")
+    assert "-  PG_DB: changed" in shown and "+  PG_DB: shop" in shown
+    overlay.apply()
+    assert fetch("configmap", "ops-worker", "-n", NAMESPACE)["data"]["PG_DB"] == "shop"
+
+
+def test_uninstall(overlay: Overlay) -> None:
+    """The commands of the runbook remove all objects, the Secret and the namespace."""
+    overlay.write(["events", "priority", "sidecar"])
+    overlay.apply()
+    overlay.run(page_commands("kubernetes.md", "4. Apply it", "5. Create")[1])
+    of_overlay, of_base = page_commands("operations.md", "## Uninstall", "helm uninstall")
+    overlay.run(of_overlay)
+    assert kubectl("get", "namespace", NAMESPACE, "--ignore-not-found") == ""
+    assert kubectl("get", "priorityclass", "ops-worker", "--ignore-not-found") == ""
+    folder = overlay.root / "base-alone" / "k8s"
+    folder.mkdir(parents=True)
+    for path in K8S.glob("*.yaml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        field = "name" if document["kind"] == "Namespace" else "namespace"
+        document["metadata"][field] = BASE
+        (folder / path.name).write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert of_base == "kubectl delete -f k8s/"
+    shell("kubectl apply -f k8s/", folder=folder.parent, namespace=BASE)
+    shell(of_base, folder=folder.parent, namespace=BASE)
+    assert kubectl("get", "namespace", BASE, "--ignore-not-found") == ""

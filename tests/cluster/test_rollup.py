@@ -48,15 +48,11 @@ def schema(installation: Installation) -> Installation:
 
 
 @pytest.fixture
-def plain(schema: Installation) -> Installation:
-    """The CronJobs of ``k8s/``, suspended, whatever other tests left; the tables are empty."""
-    for path in sorted(K8S.glob("40-cronjob-*.yaml")):
-        cronjob = yaml.safe_load(path.read_text(encoding="utf-8"))
-        cronjob["spec"]["suspend"] = True
-        kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cronjob))
+def plain(plain: Installation, schema: Installation) -> Installation:
+    """The installation with empty tables of its own."""
     for table in OWN_TABLES:
         schema.database.rows(f"DELETE FROM {table}")
-    return schema
+    return plain
 
 
 def hours(installation: Installation) -> list[dict[str, Any]]:
