@@ -306,7 +306,7 @@ def test_sequence() -> None:
 
 
 def test_several_problems_of_a_table() -> None:
-    """All problems of a table are in one line. A fault outweighs a warning; a remedy stands once."""
+    """One line has all problems of a table, and each remedy once. A fault outweighs a warning."""
     columns = row_of(table_of("service_health"))["columns"] | {"latency_ms": "json"}
     line = table_finding("service_health", columns=columns, keys=[])
     assert line.state == FAULT
