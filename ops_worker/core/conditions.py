@@ -47,10 +47,10 @@ class Answer(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """How an actual value is compared with that of a condition.
+    """How an actual value is compared with the value of a condition.
 
-    - ``words`` precede the value of the condition. Those of a flag are the phrases for true and
-      false, instead of the value.
+    - ``words`` precede the value of the condition. For a flag, they are the phrases for true
+      and false, instead of the value.
     - ``holds``: whether it holds, of the actual value and that of the condition.
     - ``accepts``: whether the catalogue may have this value.
     - ``applies``: whether the actual value can be compared; if not, the condition is broken.

@@ -169,7 +169,7 @@ def row(
     now: datetime,
     due: Callable[[datetime], int | None],
 ) -> CronJobState:
-    """Return the row of a CronJob. The objects may contain those of other CronJobs.
+    """Return the row of a CronJob. Objects of other CronJobs are ignored.
 
     ``due`` counts the runs that were due since a time; None if that is unknown.
     """

@@ -72,7 +72,7 @@ def row(
     now: datetime,
     events: Sequence[ClusterEvent] = (),
 ) -> DeploymentState:
-    """Return the row of a Deployment. ``pods`` and ``events`` may be those of other objects."""
+    """Return the row of a Deployment. Pods and Events of other objects are ignored."""
     name = deployment["metadata"]["name"]
     own_pods = [pod for pod in pods if owns(deployment, pod)]
     replicas = at(deployment, "spec").get("replicas")

@@ -50,7 +50,7 @@ class Evidence(NamedTuple):
     """What this machine says besides the probes.
 
     ``throttled_s`` are the seconds during the probes in which the cgroup throttled this process, or
-    None if it does not say. ``nameservers`` are those of the resolver.
+    None if it does not say. ``nameservers`` are the name servers of the resolver.
     """
 
     throttled_s: float | None = None
@@ -63,7 +63,7 @@ NO_EVIDENCE = Evidence()
 class Assessment(NamedTuple):
     """The observations of a pass, and how far they are to be trusted.
 
-    - ``observations``: those of the pass. A probe that a stall made void is not probed.
+    - ``observations``: what the pass saw. A probe that a stall made void counts as not probed.
     - ``suspects``: what has probably failed instead of the services; empty if the pass sees.
     - ``is_probed``: whether any service was probed.
     - ``warnings``: for people, also if the pass sees.
@@ -182,9 +182,9 @@ def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
 def blind_to(
     service: str, rows: Iterable[DoubtRow], installation: str = DEFAULT
 ) -> DoubtRow | None:
-    """Return the blind health pass that would know the service, if one of ``rows`` is that.
+    """Return the blind health pass that would know the service, if it is among ``rows``.
 
-    ``rows`` are those of ``blind``, ``installation`` the one that keeps the row of the service.
+    ``rows`` come from ``blind``. ``installation`` keeps the row of the service.
     """
     for row in rows:
         if row.installation != installation:

@@ -267,7 +267,7 @@ def plan(
 
 
 def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
-    """Return the thresholds of a service: its own, and those of the settings where it has none."""
+    """Return the thresholds of a service. The settings have the default of each one."""
     return Thresholds(
         target.alert_after or thresholds.alert_after,
         target.resolve_after or thresholds.resolve_after,
@@ -363,10 +363,10 @@ def new_alert(
 def maintenance_end(
     recorded: datetime | None, setting: datetime | None, now: datetime
 ) -> datetime | None:
-    """Return the end of the maintenance, in which no alert opens; None if there is none.
+    """Return when the maintenance in which no alert opens ends; None if there is none.
 
-    The later one counts: ``recorded``, that of the maintenance that is running by the database, or
-    ``setting``, that of MAINTENANCE_UNTIL, if it is not over.
+    The later end counts. ``recorded`` is the end of the maintenance that the database has now.
+    ``setting`` is MAINTENANCE_UNTIL; it is ignored once it is over.
     """
     ends = [recorded, setting if setting is not None and setting > now else None]
     return max(filter(None, ends), default=None)

@@ -70,7 +70,7 @@ def own_service(installation: str) -> str:
 
 
 def without_installation(service: str) -> str:
-    """Return the service of an alert; that of the worker itself without its installation."""
+    """Return the service of an alert. The worker's own service is without its installation."""
     return OPS_WORKER if service.startswith(f"{OPS_WORKER}{SEPARATOR}") else service
 
 
@@ -122,9 +122,9 @@ def kept_services(
 ) -> dict[str, str]:
     """Return what a person must not remove, by service: the installation that watches it.
 
-    ``others`` are the ``neighbours``. The own alert of each of them stays, too: also that of an
-    installation that watches no services. ``own`` are the services whose rows this installation
-    keeps. It has taken them over, so that only an installation that still watches them counts.
+    ``others`` are the ``neighbours``. The own alert of each neighbour stays, too, even if that
+    installation watches no services. ``own`` are the services whose rows this installation keeps.
+    It has taken them over, so only an installation that still watches them counts.
     """
     kept = {own_service(other.name): other.name for other in others}
     for claim in claims:
@@ -143,7 +143,7 @@ def installation_of(service: str) -> str:
 
 
 def is_own_service(service: str) -> bool:
-    """Return whether a name is that of the own alert of any installation."""
+    """Return whether a name is the service of the own alert of any installation."""
     return without_installation(service) == OPS_WORKER
 
 

@@ -204,10 +204,10 @@ def command_job(
     """Build a Job that runs a command of the worker, from the template of a CronJob.
 
     It makes one attempt, in one pod, and has no owner. ``deadline_s`` is its activeDeadlineSeconds;
-    at least LEAST_DEADLINE_S; None: that of the template, and at least COMMAND_DEADLINE_S.
-    PASS_DEADLINE is shorter, so that the command can still report why it ends. ``user`` is who runs
-    it, as the log of what people did has it: the user of the image has no name. Raises ValueError
-    if no container of the template runs the worker, or if a script does.
+    at least LEAST_DEADLINE_S. None: the template's deadline, and at least COMMAND_DEADLINE_S.
+    PASS_DEADLINE is shorter, so that the command can still report why it ends. ``user`` is the
+    person in the log of what people did, because the user of the image has no name. Raises
+    ValueError if no container of the template runs the worker, or if a script does.
     """
     template = at(cronjob, "spec", "jobTemplate")
     spec = at(template, "spec")

@@ -256,7 +256,7 @@ def digest_of(sights: Iterable[Sight]) -> str:
 
 
 def is_hole(last: datetime, period_s: float, then: datetime, then_period_s: float) -> bool:
-    """Return whether nobody looked between a sight and the next one, each of a pass of a period."""
+    """Return whether nobody looked between two sights, which passes with these periods had."""
     patience_s = max(stale_after_s(period_s), stale_after_s(then_period_s))
     return (then - last).total_seconds() > patience_s
 

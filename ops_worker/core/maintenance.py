@@ -203,7 +203,7 @@ def under_maintenance(
     """Return which services are under maintenance now, and until when.
 
     Of several windows, the one that ends last counts. ``all_until`` is the end of a maintenance of
-    all services that is no window: that of ``ops_worker_maintenance``, or of MAINTENANCE_UNTIL.
+    all services that is not a window, from ``ops_worker_maintenance`` or MAINTENANCE_UNTIL.
     """
     ends: dict[str, datetime] = {}
     for occurrence in running(windows, now):

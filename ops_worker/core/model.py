@@ -91,7 +91,7 @@ class Tls(NamedTuple):
     """Paths of PEM files for https. An empty path means that the file is not used.
 
     ``ca`` holds the certificate authorities to trust instead of the default ones. ``certificate``
-    and ``key`` are those of the client. With ``skip_verify``, the certificate of the service is not
+    and ``key`` identify the client. With ``skip_verify``, the certificate of the service is not
     verified.
     """
 
@@ -143,7 +143,7 @@ class Target(NamedTuple):
     - ``headers`` are names and values of request headers. The values are secrets.
     - ``redirects`` is the number of redirects that are followed, to the host of the URL and to
       ``redirect_hosts`` only.
-    - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: those of the settings.
+    - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: the settings decide.
     - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
       shown, because it does not contain the values of the variables.
     - ``needs`` are the services that it needs. While one of them is unhealthy, its alert does not
@@ -213,8 +213,8 @@ class Observation(NamedTuple):
     get an HTTP answer.
 
     With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` and ``headers`` if
-    the status is an expected one. ``headers`` are those that conditions name, by name in lower
-    case. With another status, ``error`` may name the likely cause. A target that only connects has
+    the status is an expected one. ``headers`` has the headers that conditions name; the names are
+    in lower case. With another status, ``error`` may name the likely cause. A target that only connects has
     ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and ``reason_class`` are set.
     The class groups reasons (docs/contract.md, "Reason classes").
 
@@ -259,7 +259,7 @@ class Verdict(NamedTuple):
 
     ``counters`` is the JSON value at ``target.counters_at``, with everything removed that ``jsonb``
     cannot hold. It is usually an object, but may be any JSON value. It is None if there was no
-    answer with an expected status. The other fields are those of the observation.
+    answer with an expected status. The other fields come from the observation.
     """
 
     target: Target
@@ -382,7 +382,7 @@ class Tick(NamedTuple):
     def result(self) -> str:
         """The result in one word.
 
-        It is that of the outcome, ``failed`` for an expected error, ``crashed`` for any other one.
+        The outcome has it. It is ``failed`` for an expected error, ``crashed`` for any other error.
         """
         if self.outcome is not None:
             return self.outcome.result.value

@@ -29,7 +29,7 @@ class TransactionSpec(NamedTuple):
     - ``creates``: a table of the worker, which is created if it is missing.
     - ``creates_if_permitted``: tables of the worker that are created if they are missing and the
       role may create them. The transaction does without them.
-    - ``per_installation``: whether the lock is that of one installation, not of the database.
+    - ``per_installation``: whether each installation has a lock of its own.
     """
 
     lock: int
@@ -54,7 +54,7 @@ class PassSpec(NamedTuple):
       recorded, no reader mentions it.
     - ``probes``: whether the pass connects to the services.
     - ``least_period_s``: the shortest period that a single pass records, in seconds. PASS_PERIOD is
-      60 by default, which is not that of a pass that runs once an hour.
+      60 by default, which is wrong for a pass that runs once an hour.
     """
 
     name: str

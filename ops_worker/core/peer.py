@@ -41,7 +41,7 @@ class PeerState(NamedTuple):
 
 
 def records(rows: Sequence[LastSeen]) -> list[PassRecord]:
-    """Return the records among the rows: those of passes and shards that were recorded."""
+    """Return the records of the passes and shards that were recorded at all."""
     return [
         PassRecord(name=row.name, shard=row.shard, time=row.time, period_s=row.period_s)
         for row in rows
@@ -54,8 +54,8 @@ def stale_peers(
 ) -> list[PassRecord]:
     """Return the records of peers that are stale, as far as the pass ``name`` can judge them.
 
-    A peer that never ran has not stopped. A pass that was itself not recorded for that long judges
-    nobody: the same cause may have stopped the others, and they get time to run first.
+    A peer that never ran has not stopped. If the pass ``name`` is stale itself, it judges no peer:
+    the same cause may have stopped all of them, and the peers get time to run first.
     """
     known = records(rows)
     if not is_fresh(known, name, now):
@@ -116,8 +116,8 @@ def judge_peers(
 def causes(before: Sequence[str] | None, state: PeerState, *, is_blind: bool) -> tuple[str, ...]:
     """Return what the worker's own alert stands for now; it is closed if nothing is left.
 
-    ``before`` are the causes of the open alert, or None if it is not open. They stay while nobody
-    knows better about the peers.
+    ``before`` are the causes of the open alert, or None if it is not open. They stay until it is
+    known that the peers have recovered.
     """
     others = [cause for cause in before or () if cause != BLIND]
     if state.stopped is not None:

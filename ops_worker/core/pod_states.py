@@ -47,7 +47,7 @@ KILLED_HINT = (
 
 
 def worker_names(pod: Mapping[str, Any]) -> list[str]:
-    """Return the names of the worker's containers; if none is recognised, that of the first."""
+    """Return the names of the worker's containers; if none is recognised, the first container's."""
     spec = at(pod, "spec")
     ours = workers(spec, at(pod, "metadata", "labels"))
     main_names = [container.name for container in ours if container.is_main]
@@ -70,7 +70,7 @@ def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
 def exit_code(end: Mapping[str, Any]) -> int:
     """Return the exit code of a container that ended.
 
-    Without one, it is that of a failure: what is unknown is never shown as a success.
+    Without one, it is the code of a failure: an unknown result is never shown as a success.
     """
     code = end.get("exitCode")
     return code if isinstance(code, int) else OpsWorkerError.exit_code
@@ -204,7 +204,7 @@ def start_problem(
 ) -> str:
     """Return why a pod cannot start, and what to do; empty if it starts or has started.
 
-    ``events`` are those of the pod, oldest first. With ``now``, a pull that takes long counts.
+    ``events`` are the pod's Events, oldest first. With ``now``, a pull that takes long counts.
     """
     name = pod["metadata"]["name"]
     for container, waiting in _waiting(pod):

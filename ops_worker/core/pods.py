@@ -126,7 +126,7 @@ def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Containe
 
 
 def recognised(container: Mapping[str, Any]) -> bool:
-    """Return whether a container is certainly the worker's, whatever pod it is in."""
+    """Return whether a container is certainly the worker's, in any pod."""
     if text(container.get("name")) in _container_names() or image_name(container) == OURS:
         return True
     names_program = _program_arguments(_words(container)) is not None

@@ -116,14 +116,14 @@ def floor(moment: datetime, level: str) -> datetime:
 
 
 def oldest_kept(now: datetime, days: int) -> datetime:
-    """Return the time before which history is removed: so many days ago; 0: it is kept."""
+    """Return the time before which history is removed, this number of days ago. 0 keeps all."""
     return now - timedelta(days=days) if days else OLDEST
 
 
 def removable_samples(now: datetime, days: int, positions: Positions) -> datetime:
     """Return the time before which samples may be removed.
 
-    A slice that is not done yet needs its samples, and those of the day before it.
+    A slice that is not done yet needs its samples and the samples of the day before it.
     """
     needed = min(positions.done.values()) - LEVELS[DAY]
     return min(now - timedelta(days=days), needed)
@@ -155,7 +155,7 @@ class Pace:
         self._longest_s[level] = max(self._longest_s[level], seconds)
 
     def fits(self, level: str, left_s: float) -> bool:
-        """Return whether a slice of a level probably ends within so many seconds."""
+        """Return whether a slice of a level is probably done within this number of seconds."""
         expected_s = self._longest_s[level]
         if not expected_s:
             expected_s = self._longest_s[HOUR] * (LEVELS[level] / LEVELS[HOUR])

@@ -85,7 +85,7 @@ class Sightings:
 
     The ledger ignores a pass that it already has. So after a COMMIT whose answer was lost, a pass
     simply stays here and is entered again. When a limit is exceeded, the oldest entry is dropped:
-    its time is then one in which nobody looked.
+    in its time, nobody looked.
     """
 
     def __init__(self, limit: int = LIMIT, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -142,8 +142,8 @@ class Sightings:
     def waiting(self) -> Iterator[tuple[int, Seen]]:
         """Yield the number of each entry and what its pass saw, oldest first.
 
-        Of a pass that saw the same states as the one before, the first and the last observation
-        have their own time. The others are in between as those of the pass before were.
+        If a pass saw the same states as the pass before it, only its first and last observation
+        keep their times. The others are spread between these two, as in the pass before.
         """
         with self._lock:
             entries = tuple(self._entries)

@@ -27,7 +27,7 @@ periods, one outage would be within the error of its measurement.
 
 
 class Objective(NamedTuple):
-    """At least ``percent`` of the time healthy, over a window of so many days up to now."""
+    """At least ``percent`` of the time healthy, over a window of a number of days up to now."""
 
     percent: float
     days: int = 30
@@ -71,7 +71,7 @@ class Budget(NamedTuple):
 
 
 def budget(objective: Objective, availability: Availability) -> Budget:
-    """Return what is left of the budget. ``availability`` is that of the objective's window."""
+    """Return what is left of the budget. ``availability`` covers the objective's window."""
     seen_s = sum(length for state, length in availability.seconds.items() if state != UNSEEN)
 
     def left_s(healthy: float | None) -> float:

@@ -31,9 +31,9 @@ WORST_FIRST = ("down", UNKNOWN, "degraded")
 class Cover(NamedTuple):
     """A time without a hole in which passes of one shard ran.
 
-    ``begun`` is the first sight in it, ``last_at`` the last one; the periods in seconds are those
-    of its first and its last run, and the longest of all. ``is_cut`` is whether a blind pass ended
-    it, so that nobody looked until the next one, however short that was.
+    ``begun`` is the first sight in it, ``last_at`` the last one. The periods, in seconds, are the
+    period of its first run, of its last run, and the longest of all. ``is_cut`` is whether a blind
+    pass ended it: then nobody looked until the next cover begins, however soon that is.
     """
 
     begun: datetime
@@ -212,7 +212,7 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
 
 
 def _pieces(segments: list[_Segment], now: datetime) -> list[Piece]:
-    """Return the pieces of an epoch; where nobody looked, there is none."""
+    """Return the pieces of an epoch. There is no piece for a time in which nobody looked."""
     segments = _resumed(sorted(segments, key=attrgetter("first")))
     pieces = []
     earlier = None
@@ -248,7 +248,7 @@ def _resumed(segments: list[_Segment]) -> list[_Segment]:
 
 
 def _overlaid(pieces: list[Piece], newer: list[Piece]) -> list[Piece]:
-    """Return the pieces with those of a later epoch laid over them."""
+    """Return the pieces. Pieces of a later epoch replace what they overlap."""
     if not pieces or not newer:
         return pieces or newer
     before = _clipped(pieces, _EARLIEST, newer[0].begun)

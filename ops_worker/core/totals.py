@@ -96,7 +96,7 @@ class _Change(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A part of the period with its own pieces; None: those that ``core.timeline`` returns."""
+    """A part of the period with its own pieces. None: ``core.timeline`` has them."""
 
     begun: int
     ended: int
@@ -113,7 +113,7 @@ class Totals:
     def __init__(
         self, streams: Sequence[Coverage], since: datetime, until: datetime, *, buckets: int = 0
     ) -> None:
-        """Take one coverage, or two: that of the finer pass first, as in ``timeline.merged``.
+        """Take one coverage, or two, with the finer pass first, as in ``timeline.merged``.
 
         The period is divided into ``buckets`` parts of equal length.
         """
@@ -133,7 +133,7 @@ class Totals:
         self._commons: dict[tuple[object, ...], _Common] = {}
 
     def summary(self, spans: Sequence[Sequence[Span]]) -> Summary:
-        """Return the sums of a service; ``spans`` are those of each stream, the oldest first."""
+        """Return the sums of a service. ``spans`` has the spans of each stream, oldest first."""
         tracks = self._tracks(spans)
         tally = _Tally(self._edges)
         if tracks is None:

@@ -77,7 +77,7 @@ def _level(since_s: float, number: int) -> str | None:
 
 
 def whole_buckets(since_s: float, most: int) -> int:
-    """Return a number of buckets, at most so many, each of which is as many whole hours or days."""
+    """Return a number of buckets, at most ``most``, that all last the same whole hours or days."""
     level = DAY if since_s > VERY_LONG_S else HOUR
     units = since_s / LEVELS[level].total_seconds()
     if since_s <= LONG_S:

@@ -66,8 +66,8 @@ def maintenances_table(maintenances: Iterable[Maintenance], title: str) -> Scree
 class Listed(NamedTuple):
     """A maintenance that is running or planned: ``maintenance list``.
 
-    ``id`` is the number of a window; None for a maintenance that is no window. ``from_`` and ``to``
-    are those of the occurrence that lasts or comes next; ``from_`` is None if it is not known.
+    ``id`` is the number of a window; None for a maintenance that is not a window. ``from_`` and
+    ``to`` bound the current or the next occurrence; ``from_`` is None if it is not known.
     ``every`` is empty if it does not repeat.
     """
 

@@ -22,8 +22,8 @@ class Stretch(NamedTuple):
     """A time in which a service was never seen otherwise, for example an outage.
 
     It really began between ``from_earliest`` and ``from_``, and was over at ``to_latest`` at the
-    latest. ``seconds`` are those in which it was seen so, ``unseen_s`` those between ``from_`` and
-    ``to`` in which nobody looked.
+    latest. ``seconds`` is the time in which it was seen so. ``unseen_s`` is the time between
+    ``from_`` and ``to`` in which nobody looked.
     """
 
     from_: datetime
@@ -37,9 +37,9 @@ class Stretch(NamedTuple):
 class Outage(NamedTuple):
     """A stretch in which a service was unhealthy in any way.
 
-    ``state`` is the worst one in it, and ``reason`` that of its longest part in this state.
-    ``seconds`` are those in which it was seen so. The true length, without the time in which nobody
-    looked, is between ``least_s`` and ``most_s`` seconds.
+    ``state`` is the worst state in it, and ``reason`` the reason of its longest part in this state.
+    ``seconds`` is the time in which it was seen so. The true length is between ``least_s`` and
+    ``most_s`` seconds, without the time in which nobody looked.
     """
 
     state: str

@@ -77,7 +77,7 @@ def pass_counts(
 
 
 def _is_of(item: Series, installation: str) -> bool:
-    """Return whether the tags of a series are those of an installation."""
+    """Return whether the tags of a series name an installation."""
     tags = item.tags if isinstance(item.tags, dict) else {}
     return bool(tags.get("installation", DEFAULT) == installation)
 

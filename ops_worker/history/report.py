@@ -84,7 +84,7 @@ class ReportRows(NamedTuple):
 class ServiceReport(NamedTuple):
     """What a service was in the period.
 
-    ``budget`` is that of the objective's window, which ends with the period. Only a service that
+    ``budget`` is for the objective's window, which ends with the period. Only a service that
     ``is_drawn`` has ``outages``, the oldest first, and ``states`` of the buckets of the period, or
     in a long one ``days``. ``planned_s`` is the part of its outages in which there was maintenance.
     """

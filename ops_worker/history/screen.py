@@ -133,7 +133,7 @@ def _character_width(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text of at most so many columns. What was cut ends with an ellipsis."""
+    """Return a text of at most ``width`` columns. A text that was cut ends with an ellipsis."""
     if text_width(text) <= width:
         return text
     shown, used = "", 1
@@ -288,7 +288,7 @@ def outdated(age_s: float, error: str) -> ScreenTable:
 
 
 def fit(tables: Sequence[ScreenTable], lines: int) -> list[ScreenTable]:
-    """Shorten the last table so that all tables fit on a screen of so many lines.
+    """Shorten the last table so that all tables fit on a screen with this number of lines.
 
     Its title then says how many rows are shown.
     """
@@ -318,7 +318,7 @@ def state_bar(states: Sequence[str]) -> str:
 def sparkline(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
     """Draw a bar for each value, and a gap for None.
 
-    ``scale`` is the lowest and the highest value; without it, they are those of ``values``.
+    ``scale`` is the lowest and the highest value. By default, ``values`` have them.
     """
     known = [value for value in values if value is not None]
     if not known:

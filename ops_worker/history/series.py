@@ -128,6 +128,6 @@ def _joined(one: Bucket | None, other: Bucket) -> Bucket:
 
 
 def add_growth(growth: dict[int, Growth], bucket: int, more: Growth) -> None:
-    """Add the growth in a part of a bucket to that of the bucket."""
+    """Add the growth in a part of a bucket to the growth of the bucket."""
     before = growth.get(bucket, Growth(0.0, 0.0))
     growth[bucket] = Growth(before.increase + more.increase, before.seconds + more.seconds)

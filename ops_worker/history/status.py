@@ -85,11 +85,11 @@ HEALTHY_SCALE = (0.0, 1.0)
 class StatusRows(NamedTuple):
     """The rows that a status is made of, read at one moment of the database's clock.
 
-    ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is that of all
-    services, ``windows`` are those that last. ``blind`` are the passes that do not believe what
-    they see now, of all installations. ``passes`` and ``counts`` are those of ``installation``.
-    ``others`` has the passes of the other installations that keep rows of services, and
-    ``neighbours`` all installations that were recorded lately.
+    ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is the
+    maintenance of all services, and ``windows`` are the running windows. ``blind`` are the passes
+    of all installations that do not believe what they see now. ``passes`` and ``counts`` belong to
+    ``installation``. ``others`` has the passes of other installations that keep rows of services.
+    ``neighbours`` has all installations that were recorded lately.
     """
 
     now: datetime
@@ -111,8 +111,8 @@ class StatusRows(NamedTuple):
 class StatusLedger(NamedTuple):
     """What the ledger has of the services.
 
-    ``period`` is that of the status. Each of ``windows`` ends now, and is as long as that of the
-    objectives of its services. ``objectives`` are those of the services that have one.
+    ``period`` is the period of the status. Each of ``windows`` ends now, and is as long as the
+    window of the objectives of its services. ``objectives`` has the services with an objective.
     """
 
     period: LedgerRows
@@ -218,9 +218,9 @@ class Status(NamedTuple):
     """The document of ``ops-worker status``. The fields of these types are its keys.
 
     States and availability go back ``since_s``, passes and series ``samples_since_s``. ``missing``
-    has the monitored services that no pass has recorded. ``maintenances`` are all that are running;
-    ``maintenance`` is the one of all services that ends last. ``passes`` are those of
-    ``installation``; ``other_installations`` were recorded in the same database lately.
+    has the monitored services that no pass has recorded. ``maintenances`` are all that are running.
+    ``maintenance`` is the one of all services that ends last. ``passes`` belong to
+    ``installation``. ``other_installations`` were recorded in the same database lately.
     """
 
     verdict: str
@@ -376,7 +376,7 @@ def _service(  # noqa: PLR0913 - a row, and what is known besides
     *,
     blind: DoubtRow | None,
 ) -> ServiceStatus:
-    """Return the state of a service. While its health pass is blind, nobody knows it."""
+    """Return the state of a service. It is unknown while the health pass is blind."""
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
     stale = blind is not None or not is_current(age_s, period_s)
@@ -467,7 +467,7 @@ def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
 
 
 def _maintenances(rows: StatusRows, setting: datetime | None) -> list[MaintenanceStatus]:
-    """Return every maintenance that is running, those of all services first."""
+    """Return every running maintenance. A maintenance of all services comes first."""
     maintenances = []
     running = rows.maintenance
     if running is not None:
@@ -723,7 +723,7 @@ def urgency(service: ServiceStatus) -> tuple[int, str, bool, str]:
 def _availability(availability: AvailabilityDocument | None) -> str:
     """Return the healthy share of the time that was seen, rounded down to two decimals.
 
-    It is in parentheses if little of the period was seen: nobody shall take it for all of it.
+    It is in parentheses if too little of the period was seen to speak for all of it.
     """
     if availability is None or availability.value is None:
         return "-"
@@ -798,7 +798,7 @@ def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
 
 
 def _missed(status: PassStatus) -> str:
-    """Return how many passes were missed, or at least so many; at least 0 says nothing."""
+    """Return how many passes were missed, or "at least" that number. "At least 0" is unknown."""
     if not status.missed_is_least:
         return str(status.missed)
     return f"{AT_LEAST}{status.missed}" if status.missed else "unknown"

@@ -99,12 +99,12 @@ class Explanation(NamedTuple):
     seconds since ``since`` in which nobody looked. ``first_sight`` is whether the service was
     never seen before ``since``; ``complete`` is False if it may have begun even earlier.
     ``alert`` is a sentence. ``rule`` has a phrase and its value for each part of the rule.
-    ``certificate_days_left`` is what the health pass recorded last before that time, if it is
-    known. ``ledger`` is whether the ledger could be read. ``status_shows`` is the state in
-    ``status``, empty for an earlier time. ``actions`` is None if they cannot be read.
+    ``certificate_days_left`` is the last value that the health pass recorded before that time,
+    if there is one. ``ledger`` is whether the ledger could be read. ``status_shows`` is the state
+    in ``status``, empty for an earlier time. ``actions`` is None if they cannot be read.
     ``because_of`` are the unhealthy services because of which it is unhealthy, by the catalogue of
-    today. ``passes`` are those of ``installation``, which keeps the state of the service;
-    ``is_elsewhere`` is whether that is another one than the own. ``other_installations`` were
+    today. ``passes`` belong to ``installation``, which keeps the state of the service.
+    ``is_elsewhere`` is whether that is not this installation. ``other_installations`` were
     recorded in the same database lately.
     """
 

@@ -210,9 +210,9 @@ def _seen_in_ledger(
 
 
 def _seen_by(lines: Timelines, history: ServiceHistory) -> str:
-    """Return the pass whose state counts: now, the one that looked last.
+    """Return the pass whose state counts. Now, it is the pass that looked last.
 
-    Of an earlier time nobody knows which one looked last before it; there, the finer one counts.
+    For an earlier time, it is unknown which pass looked last. Then the finer pass counts.
     """
     looked = [name for name in MERGED if lines.by_pass[name][-1].state != UNSEEN]
     if not history.is_now:
