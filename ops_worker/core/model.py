@@ -214,9 +214,9 @@ class Observation(NamedTuple):
 
     With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` and ``headers`` if
     the status is an expected one. ``headers`` has the headers that conditions name; the names are
-    in lower case. With another status, ``error`` may name the likely cause. A target that only connects has
-    ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and ``reason_class`` are set.
-    The class groups reasons (docs/contract.md, "Reason classes").
+    in lower case. With another status, ``error`` may name the likely cause. A target that only
+    connects has ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and
+    ``reason_class`` are set. The class groups reasons (docs/contract.md, "Reason classes").
 
     ``certificate_days_left`` is the number of whole days for which the server's certificate is
     valid, negative if it is not any more. None: nobody asked, or there was no handshake.
