@@ -456,7 +456,7 @@ def test_probes(worker: Worker) -> None:
     port = free_port()
     with worker.start("sidecar", SIDECAR_PORT=port) as process:
         until(lambda: asked(port, "ready") == 200)
-        assert get(port, "ready") == (200, '{"ready": true, "waiting_for": []}')
+        assert get(port, "ready") == (200, '{"ready": true, "waiting_for": [], "errors": {}}')
         assert get(port, "health")[0] == 200
         assert (
             'ops_worker_service_state{service="ingest",state="healthy"} 1.0'
