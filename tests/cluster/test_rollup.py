@@ -72,11 +72,15 @@ def state_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, An
 
 
 def run(names: Sequence[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Run a pass of each CronJob, one after the other; return the last line that each printed."""
+    """Run a pass of each CronJob, one after the other; return their closing lines.
+
+    Output and log reach the log of the pod by two pipes, so either may have the last line.
+    """
     lines = []
     for name in names:
         assert main(["trigger", name, "--wait", "-n", NAMESPACE]) == 0
-        lines.append(capsys.readouterr().out.splitlines()[-1])
+        printed = capsys.readouterr().out.splitlines()
+        lines += [line for line in printed if line.startswith(f"{name}: ")]
     return lines
 
 
