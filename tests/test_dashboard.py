@@ -20,7 +20,7 @@ import kubernetes_validate
 import psycopg
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
@@ -33,7 +33,7 @@ from ops_worker.history.ledger import LedgerRows, timelines
 from ops_worker.text import percent_rounded_down
 from tests import dashboard
 from tests.commands.test_history import ODD
-from tests.core.test_totals import blocks, moved, rows
+from tests.core.test_totals import Block, blocks, moved, rows
 from tests.looks import START_S
 from tests.passes.test_installations import Installation
 from tests.recorder import BEGUN, at
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tests.conftest import Database
-    from tests.core.test_totals import Block
     from tests.looks import Looks
 
 ROOT = Path(__file__).parent.parent
@@ -442,9 +441,24 @@ def test_one_pass(
     compare(ledger, streams, (-100, now, now))
 
 
+NEXT_SIGHT_HIDDEN = [
+    Block(passes=20, state="healthy", gap_s=0, back_s=1000),
+    Block(passes=1, state="healthy", gap_s=0, back_s=0),
+    Block(passes=1, state="degraded", gap_s=0, back_s=0),
+    Block(passes=43, state="healthy", gap_s=0, back_s=0),
+]
+"""A second shard sees another state just when the first one would go on."""
+
+
 @pytest.mark.integration
 @EVERY_EXAMPLE
 @given(finer=blocks(20), coarser=blocks(60), period=periods, begun=st.integers(0, 600))
+@example(
+    finer=NEXT_SIGHT_HIDDEN,
+    coarser=[Block(passes=1, state="healthy", gap_s=0, back_s=0)],
+    period=(0, 1),
+    begun=0,
+)
 def test_both_passes(
     ledger: psycopg.Connection[Row],
     finer: list[Block],

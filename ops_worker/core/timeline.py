@@ -229,7 +229,8 @@ def _resumed(segments: list[_Segment]) -> list[_Segment]:
 
     ``segments`` are sorted by their first sights. Only segments of different shards overlap: the
     number of shards was changed, and changed back within the patience. The inner segment counts for
-    one period after its last sight, and then the outer one goes on.
+    one period after its last sight, and then the outer one goes on, unless another one begins at
+    that moment.
     """
     if all(earlier.last <= later.last for earlier, later in pairwise(segments)):
         return segments
@@ -239,11 +240,14 @@ def _resumed(segments: list[_Segment]) -> list[_Segment]:
         segment = waiting.popleft()
         resumed.append(segment)
         inner = waiting[0] if waiting else None
-        if inner is not None and inner.last < segment.last:
-            ended = inner.last + timedelta(seconds=inner.last_period_s)
-            rest = segment._replace(first=min(ended, segment.last))
-            place = bisect_right(waiting, rest.first, key=attrgetter("first"))
-            waiting.insert(place, rest)
+        while inner is not None and inner.last < segment.last:
+            ended = min(inner.last + timedelta(seconds=inner.last_period_s), segment.last)
+            place = bisect_left(waiting, ended, key=attrgetter("first"))
+            inner = waiting[place] if place < len(waiting) else None
+            if inner is None or inner.first > ended:
+                waiting.insert(place, segment._replace(first=ended))
+                break
+            # Another sight of that moment counts. The segment goes on after it, too.
     return resumed
 
 

@@ -117,6 +117,20 @@ def test_in_turns() -> None:
     ]
 
 
+def test_the_next_sight_is_not_hidden() -> None:
+    """The older shard goes on one period after a sight, and not before a sight of that moment."""
+    shards = Shards()
+    shards("0/1", 0, 6000, "healthy")
+    shards("1/3", 660, 660, "down", is_open=False)
+    shards("1/3", 720, 720, "degraded")
+    assert shards.timeline(6060) == [
+        ("healthy", 0, 660),
+        ("down", 660, 720),
+        ("degraded", 720, 780),
+        ("healthy", 780, 6060),
+    ]
+
+
 def test_the_same_time() -> None:
     """Of spans that end at the same time, the one that began later counts."""
     shards = Shards()

@@ -176,26 +176,29 @@ measured AS (
 resumed AS (
     SELECT
         s.id, s.pass, s.service, s.state, s.epoch, s.first_at, s.last_at, s.first_s, s.last_s,
-        s.lasts, s.cut_at
+        s.lasts, s.cut_at, false AS is_rest
     FROM segments AS s
     UNION ALL
     SELECT
         o.id, o.pass, o.service, o.state, o.epoch,
         least(i.last_at + make_interval(secs => i.last_s), o.last_at) AS first_at,
-        o.last_at, o.first_s, o.last_s, o.lasts, o.cut_at
+        o.last_at, o.first_s, o.last_s, o.lasts, o.cut_at, true AS is_rest
     FROM measured AS i
     JOIN segments AS o
         ON o.pass = i.pass AND o.service = i.service AND o.epoch = i.epoch
         AND o.last_at = i.outer_at AND o.first_at <= i.first_at
     WHERE i.last_at < i.outer_at
 ),
+-- A sight of the moment in which an outer one goes on comes after it: what was seen counts.
 neighbours AS (
     SELECT
         r.*,
         lead(r.first_at) OVER place AS after_at,
         lead(r.first_s) OVER place AS after_s
     FROM resumed AS r
-    WINDOW place AS (PARTITION BY r.pass, r.service, r.epoch ORDER BY r.first_at, r.id)
+    WINDOW place AS (
+        PARTITION BY r.pass, r.service, r.epoch ORDER BY r.first_at, r.is_rest DESC, r.id
+    )
 ),
 -- A state counts up to the next one if that is near. Else it counts for one period after its last
 -- sight, and the newest one up to now while its pass is not overdue.
