@@ -7,6 +7,9 @@ READY  := $(VENV)/ready
 SOAK   ?= 600
 WORKERS ?= 4
 
+# The tests start hundreds of processes; without bytecode each of them compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test unit lowest mutate lint format render validate scan lock twice cluster soak bench clean
 
 help: ## show this list
