@@ -53,6 +53,8 @@ COVERING = (
 
 Of these only ``test_backlog.py`` needs a server.
 """
+TIERS = {"unit", "integration", "acceptance", "cluster"}
+"""The tiers of tests, of which each test has one (CONTRIBUTING.md)."""
 WAITING = (
     "acceptance/test_alertmanager.py",
     "acceptance/test_blind.py",
@@ -205,7 +207,14 @@ class Worker:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of a plain table if there is a hypertable, and order the tests."""
+    """Skip the tests of a plain table if there is a hypertable, and order the tests.
+
+    Raises UsageError if a test is not of exactly one tier. Else `make unit` and `make lowest` would
+    leave it out, or a test without a server would start one.
+    """
+    for item in items:
+        if len(TIERS & {mark.name for mark in item.iter_markers()}) != 1:
+            raise pytest.UsageError(f"{item.nodeid}: mark it as one of {', '.join(sorted(TIERS))}")
     if TIMESCALE:
         reason = "it needs system_metrics as a plain table, and OPS_TEST_TIMESCALE is set"
         for item in items:

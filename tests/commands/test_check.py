@@ -359,7 +359,6 @@ SERVER = {
 }
 
 
-@pytest.mark.unit
 def test_of_server() -> None:
     """An old server, a standby, a wrong clock and a pooler are reported."""
     found = {one.subject: (one.state, one.found) for one in of_server(SERVER)}
@@ -410,7 +409,6 @@ SCHEMA: list[tuple[SchemaState, list[tuple[str, str]]]] = [
 ]
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(("state", "expected"), SCHEMA)
 def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
     """The version and the view are judged in each state, and a warning has a remedy."""
@@ -421,7 +419,6 @@ def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
         assert bool(finding.remedy) is (level == WARNING)
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     ("readers", "remedy"),
     [

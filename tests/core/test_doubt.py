@@ -20,6 +20,8 @@ from ops_worker.core.doubt import (
 )
 from ops_worker.core.model import Failure, Observation, Target
 
+pytestmark = pytest.mark.unit
+
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STALL_S = 3.0
 CUT_OFF = {"stalled reset", "stalled handshake", "stalled body"}
