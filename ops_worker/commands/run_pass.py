@@ -17,6 +17,7 @@ from ops_worker.core.health import remedy
 from ops_worker.core.model import Result
 from ops_worker.core.output import RENDERERS, message, summary
 from ops_worker.core.passes import HEALTH, PASSES
+from ops_worker.core.shards import MAX_SHARDS
 from ops_worker.errors import DONE, UNHEALTHY, OpsWorkerError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _log = logging.getLogger("ops_worker")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 """Limits of ``--every`` and ``--for``, in seconds."""
-MAX_SHARDS = 1000
 PROGRESS_AFTER_S, PROGRESS_EVERY_S = 2.0, 0.2
 """Seconds until the first line of progress, and between two."""
 MAX_NAMES = 10

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ops_worker.core.installations import DEFAULT
 from ops_worker.core.model import Failure
 from ops_worker.core.passes import HEALTH
-from ops_worker.core.shards import UNDIVIDED, shard_of
+from ops_worker.core.shards import MAX_SHARDS, UNDIVIDED, shard_of
 from ops_worker.core.staleness import is_current, label, stale_after_s
 from ops_worker.text import one_line
 
@@ -38,8 +38,6 @@ COUNT_KEPT_S = 86_400.0
 Passes that were skipped or killed do not reset it. But what was seen days ago is not in a row with
 what a pass sees now.
 """
-MAX_SHARDS = 1000
-"""The most shards of an installation."""
 MAX_NAMES = 10
 """Services that a warning names."""
 MAX_NAMESERVERS = 3

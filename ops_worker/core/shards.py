@@ -9,6 +9,8 @@ from hashlib import blake2b
 
 UNDIVIDED = "0/1"
 """The shard of a pass that has all services."""
+MAX_SHARDS = 1000
+"""The most shards of an installation."""
 
 # The constants of the linear congruential generator in the paper.
 _MULTIPLIER = 2862933555777941757

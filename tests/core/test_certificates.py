@@ -43,18 +43,43 @@ def test_end(end: datetime) -> None:
 
 
 def element(tag: int, content: bytes) -> bytes:
-    """Return an element of DER."""
-    return bytes([tag, len(content)]) + content
+    """Return an element of DER. From 128 bytes on, its length has a byte of its own before it."""
+    size = (len(content).bit_length() + 7) // 8
+    long_form = [0x80 + size, *len(content).to_bytes(size, "big")]
+    length = [len(content)] if len(content) < 128 else long_form
+    return bytes([tag, *length]) + content
 
 
-def certificate(end: bytes, *, version: bytes = b"", tag: int = 0x17) -> bytes:
+EMPTY = element(0x30, b"")
+
+
+def certificate(
+    end: bytes,
+    *,
+    version: bytes = b"",
+    tag: int = 0x17,
+    algorithm: bytes = EMPTY,
+    issuer: bytes = EMPTY,
+) -> bytes:
     """Return the first fields of a certificate.
 
     They are the version, the serial number, the algorithm, the issuer and the validity.
     """
     validity = element(0x30, element(0x17, b"200101000000Z") + element(tag, end))
-    fields = version + element(2, b"\1") + element(0x30, b"") + element(0x30, b"") + validity
+    fields = version + element(2, b"\1") + algorithm + issuer + validity
     return element(0x30, element(0x30, fields))
+
+
+END = b"990101000000Z"
+
+
+@pytest.mark.parametrize("size", [127, 128, 255, 256, 65_535, 65_536])
+def test_lengths(size: int) -> None:
+    """A length has one byte up to 127, and else up to four bytes."""
+    issuer = element(0x30, b"\0" * size)
+    assert end_of(certificate(END, issuer=issuer)).year == 1999
+    with_zeros = b"\x30\x84" + size.to_bytes(4, "big") + b"\0" * size
+    assert end_of(certificate(END, issuer=with_zeros)).year == 1999
 
 
 def test_versions() -> None:
@@ -80,6 +105,11 @@ def test_versions() -> None:
         certificate(b"\xff" * 13),
         certificate(b"200101000000Z", tag=0x02),
         certificate(b""),
+        certificate(b"2001010000Z"),  # without seconds
+        certificate(b"20-W01000000Z"),  # a week
+        certificate(END, algorithm=b"\x30\x80"),  # without a length
+        b"\x30\x80" + certificate(END)[2:].ljust(128, b"\0"),
+        b"\x30\x7f" + certificate(END)[2:],  # longer than the data
     ],
 )
 def test_not_a_certificate(data: bytes) -> None:
@@ -117,7 +147,17 @@ def test_days(left: timedelta, days: int, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "days"),
-    [(13, 13), (-2, -2), (None, None), (True, None), ("13", None), (1.5, None), (10**9, None)],
+    [
+        (13, 13),
+        (-2, -2),
+        (3_660_000, 3_660_000),
+        (3_660_001, None),
+        (None, None),
+        (True, None),
+        ("13", None),
+        (1.5, None),
+        (10**9, None),
+    ],
 )
 def test_recorded(value: Any, days: int | None) -> None:
     """A value that another program wrote into the row is not used as days."""

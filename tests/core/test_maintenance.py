@@ -136,7 +136,8 @@ def test_local_time(naive: str, expected: str) -> None:
 
     Of a local time that exists twice, the first one counts.
     """
-    assert local_time(BERLIN, datetime.fromisoformat(naive)) == utc(expected)
+    converted = local_time(BERLIN, datetime.fromisoformat(naive))
+    assert (converted, converted.tzinfo) == (utc(expected), UTC)
 
 
 def test_fold_is_ignored() -> None:
@@ -165,6 +166,21 @@ def test_running(window: Window, minutes: float, lasts: bool) -> None:
     """A window lasts from its beginning up to its end. Ending it never makes it longer."""
     found = running([window], NOW + timedelta(minutes=minutes))
     assert [occurrence.window for occurrence in found] == [window] * lasts
+
+
+def test_running_where_the_date_is_ahead() -> None:
+    """In a zone 14 hours ahead of UTC, the date of an occurrence may be the next one."""
+    begun = utc("2026-03-04 11:00")  # 01:00 of Thursday there
+    window = Window(
+        begins=begun - 30 * DAY,
+        duration=HOUR,
+        recurrence=parse_recurrence("Thursday 01:00"),
+        zone=ZoneInfo("Pacific/Kiritimati"),
+    )
+    occurrence = current(window, begun + HOUR / 2)
+    assert occurrence is not None
+    assert occurrence.begun == begun
+    assert current(window, begun - timedelta(seconds=1)) is None
 
 
 def test_cut() -> None:
@@ -237,12 +253,27 @@ def test_ends_of() -> None:
 )
 def test_planned_time(at: datetime | time, expected: str) -> None:
     """A time of day is the next one in the zone. A time with its own zone keeps that zone."""
-    assert planned_time(at, BERLIN, NOW) == utc(expected)
+    planned = planned_time(at, BERLIN, NOW)
+    assert (planned, planned.tzinfo) == (utc(expected), UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "now", "expected"),
+    [
+        # The date in the zone is the next one already.
+        ("Asia/Tokyo", time(8), "2026-03-04 22:30", "2026-03-04 23:00"),
+        # At 00:01, the clocks went back to 23:01. The first midnight was at 02:30, and counts.
+        ("America/St_Johns", time(0), "2010-11-07 03:00", "2010-11-08 03:30"),
+    ],
+)
+def test_planned_time_near_midnight(zone: str, at: time, now: str, expected: str) -> None:
+    """A time of day is the next one in the zone, also where a date begins twice."""
+    assert planned_time(at, ZoneInfo(zone), utc(now)) == utc(expected)
 
 
 def test_planned_time_beyond_the_calendar() -> None:
     """A local time whose time in UTC has no year is refused."""
-    with pytest.raises(ValueError, match="beyond the calendar"):
+    with pytest.raises(ValueError, match=r"^this time is beyond the calendar$"):
         planned_time(datetime.fromisoformat("0001-01-01"), ZoneInfo("Asia/Tokyo"), NOW)
 
 

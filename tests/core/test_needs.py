@@ -83,6 +83,12 @@ def test_unknown_health_is_no_cause() -> None:
     assert causes_of(needs, {"shop": False, "off": False, "db": True}) == {}
 
 
+def test_without_needs_of_its_own() -> None:
+    """A service that is needed, and whose own needs are not known, may be a cause."""
+    assert causes_of({"shop": ("db",)}, {"shop": False, "db": False}) == {"shop": ("db",)}
+    assert all_needed({"shop": ("db",)}, ["shop", "gone"]) == {"db"}
+
+
 def test_many_causes() -> None:
     """The first causes by name are kept, also through services between."""
     roots = [f"r{number:02}" for number in range(30)]
@@ -116,6 +122,7 @@ SENTENCES = [
     (("db",), "refused", "because of db: refused"),
     (("db", "a"), "refused", "because of a and db: refused"),
     (("b", "c", "a"), "x", "because of a, b and c: x"),
+    (("b", "c", "a", "d"), "x", "because of a, b, c and 1 more: x"),
     (("b", "c", "a", "d", "e"), "x", "because of a, b, c and 2 more: x"),
 ]
 
@@ -175,7 +182,8 @@ ROWS = [
 def test_current_health(row: KnownState, expected: bool | None) -> None:
     """The verdict of the pass counts, else the row, unless it is stale or from the future."""
     verdicts = [verdict("own"), verdict("well", healthy=True)]
-    found = current_health(verdicts, {"row": row, "own": KnownState(True, 1, NOW, NOW)}, NOW, 60)
+    known = {"new": KnownState(), "row": row, "own": KnownState(True, 1, NOW, NOW)}
+    found = current_health(verdicts, known, NOW, 60)
     assert found == {"own": False, "well": True} | ({} if expected is None else {"row": expected})
 
 
