@@ -614,6 +614,7 @@ def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
         end = time.monotonic() + 60
         while made and not list((temporary / "tmp").glob(made)):
             assert time.monotonic() < end
+            time.sleep(0.002)
         if number is signal.SIGINT:
             os.killpg(process.pid, number)
         else:
