@@ -1,7 +1,7 @@
 """The format of a catalogue: the keys of services and figures, and the values that they accept.
 
-The docstrings of the fields and the texts of ``wants`` are public: docs/catalogue.md is made from
-them, and error messages quote ``wants``.
+The docstrings of the fields and the texts of ``wants`` are public: docs/catalogue.md is generated
+from them, and error messages quote ``wants``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ NAME_WANTS = (
     "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit"
 )
 MAX_REQUEST_BODY = 64 << 10
-"""Characters of the body of a request."""
+"""Maximum length of the body of a request, in characters."""
 MAX_NEEDS = 50
-"""Services that one service may need directly. Causes are computed in a transaction."""
+"""Maximum number of services that one service may need directly.
+
+The causes are computed inside a transaction, which must stay short.
+"""
 MAX_REDIRECTS = 10
-"""Redirects that one probe may follow. Chains of more are loops, as a rule."""
+"""Maximum number of redirects that one probe may follow. Longer chains are usually loops."""
 READS = frozenset({"select", "with", "values", "table"})
 """The first words of statements that read."""
 FRAMING = frozenset(
@@ -56,7 +59,7 @@ _COMMENT_OR_SPACE = re.compile(r"--[^\n]*|/\*.*?\*/|[\s(]+", re.DOTALL)
 
 
 class ExplainedError(ValueError):
-    """A value does not fit. The message says why, in place of all that is accepted."""
+    """A value is not accepted. The message says why, instead of listing all accepted values."""
 
 
 def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints: Any) -> Any:
@@ -69,11 +72,11 @@ def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints
 
 
 # pydantic turns the ValueError of a validator into a fault, and does not show its text. It does
-# not handle a TypeError, so that ruff's TRY004 does not apply here.
+# not handle a TypeError. So ruff's TRY004 does not apply here.
 
 
 def _of_type(*kinds: type) -> BeforeValidator:
-    """Accept only values of exactly these types: pydantic would convert others."""
+    """Accept only values of exactly these types. pydantic would convert values of other types."""
 
     def check(value: Any) -> Any:
         """Return the value. Raises ValueError if it has another type."""
@@ -143,7 +146,7 @@ def _needs(value: Any) -> tuple[str, ...]:
 
 def _hosts(value: Any) -> tuple[str, ...]:
     hosts = _strings(value)
-    # No scheme, port or path: those are not a part of a host.
+    # A scheme, a port or a path is not a part of a host.
     if not all(is_host(host) and re.fullmatch(r"[^/@?#\[\]]+", host) for host in hosts):
         raise ValueError("not hosts")
     if any(re.fullmatch(r"[^:]*:[^:]*", host) for host in hosts):
@@ -196,7 +199,7 @@ def _counter(value: Any) -> Counter:
 
 
 def _condition(value: Any) -> Condition:
-    """Accept a relation, and the part of the answer that it is about; without one, the body."""
+    """Accept a relation and the part of the answer that it is about, by default the body."""
     relations = [key for key in value if key in RELATIONS] if isinstance(value, dict) else []
     if not relations:
         raise ValueError("not a condition")
@@ -243,7 +246,7 @@ def _tags(value: Any) -> dict[str, str]:
 
 
 def _reading(value: Any) -> str:
-    """Accept a statement whose first word, without comments and parentheses, is one that reads."""
+    """Accept a statement whose first word is one of READS, after comments and parentheses."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("not a statement")
     words = _COMMENT_OR_SPACE.sub(" ", value).split()
@@ -273,7 +276,7 @@ class Entry(BaseModel):
 
 
 class ServiceEntry(Entry):
-    """A service as the catalogue describes it. References to variables are not resolved."""
+    """A service in the catalogue. References to variables are not resolved."""
 
     url: Annotated[tuple[str, ...], PlainValidator(_strings)] = field(
         wants="an http:// or https:// base URL, tcp://HOST:PORT, tls://HOST:PORT, or a list of "
@@ -382,7 +385,7 @@ class ServiceEntry(Entry):
 
 
 class FigureEntry(Entry):
-    """A figure as the catalogue describes it."""
+    """A figure in the catalogue."""
 
     sql: Annotated[str, PlainValidator(_reading)] = field(
         wants="one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or "
@@ -418,7 +421,7 @@ class Entries(Entry):
 
 
 def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:
-    """Return what the key at a location accepts, and whether its value is secret."""
+    """Return the accepted values of the key at a location, and whether its value is secret."""
     if "[key]" in location:
         return NAME_WANTS, False
     model, key = _model_at(location)
@@ -430,7 +433,7 @@ def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:
 
 
 def keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are valid where an unknown key was found."""
+    """Return the keys that are valid at the location of an unknown key."""
     model, _ = _model_at(location)
     return [key_field.alias or name for name, key_field in model.model_fields.items()]
 
