@@ -306,16 +306,16 @@ class _Parser(argparse.ArgumentParser):
         """End with a message, and add suggestions for misspelled options."""
         from ops_worker.core.suggest import closest
 
-        known = [*self._option_string_actions]
+        option_names = [*self._option_string_actions]
         words = [word.partition("=")[0] for word in self._words]
         if self._subparsers:  # the words after a command belong to the command
             words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         for word in dict.fromkeys(words):
             # argparse accepts abbreviations of options.
-            is_known = any(option.startswith(word) for option in known)
+            is_known = any(option.startswith(word) for option in option_names)
             if not word.startswith("--") or is_known:
                 continue
-            suggestion = closest(word, known)
+            suggestion = closest(word, option_names)
             if suggestion:
                 message += f"; did you mean {suggestion} instead of {word}?"
         super().error(message)

@@ -430,13 +430,13 @@ class Settings(BaseSettings):
     )
     """Base URLs of Alertmanagers, separated by commas. After each health pass, all of them receive
     the system alerts that are open or were closed a short time ago (docs/alertmanager.md). A URL
-    with `user:password@` uses Basic authentication. Empty: none receives alerts."""
+    with `user:password@` uses Basic authentication. Empty: no alerts are sent."""
     alertmanager_token_file: Text = setting("", wants="the path of a file", only="health sidecar")
     """File with a bearer token for the Alertmanagers whose URL has no user. It is read again for
     each post. Empty: no token is sent."""
     alertmanager_ca: Text = setting("", wants="the path of a PEM file", only="health sidecar")
     """PEM file with the certificate authorities to trust for the Alertmanagers. Empty: the default
-    ones."""
+    authorities."""
     alert_labels: Labels = setting(
         "",
         wants="name=value,name=value; a name has letters, digits and _, and is none of alertname, "
@@ -449,11 +449,11 @@ class Settings(BaseSettings):
         "", wants="an http:// or https:// URL", only="health sidecar"
     )
     """URL of your instructions for alerts. An Alertmanager receives it as the annotation
-    `runbook_url`. Empty: there is none."""
+    `runbook_url`. Empty: no annotation is sent."""
     shutdown_grace: Seconds = setting(
         8.0, wants="a number of seconds, 0 to 3600", only="passes sidecar", ge=0, le=3600
     )
-    """Seconds that a loop waits for its current pass when it is told to stop. It must be less than
+    """Seconds that a loop waits for its current pass after a signal to stop. It must be less than
     terminationGracePeriodSeconds of the pod."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, 6 to 86400", ge=6, le=86400)
     """Longest duration of a pass in seconds. Then the pass ends with exit code 1. In a loop, the

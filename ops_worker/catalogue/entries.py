@@ -304,9 +304,9 @@ class ServiceEntry(Entry):
     body: Annotated[str, PlainValidator(_body)] = field(
         "", secret=True, wants=f"a string of at most {MAX_REQUEST_BODY >> 10} Ki characters"
     )
-    """Content of the request, for POST, PUT, PATCH and DELETE. No command shows it, but a reason
-    may quote what a service sends back of it, so put secrets into variables. Its type is that of a
-    header `Content-Type`."""
+    """Content of the request, for POST, PUT, PATCH and DELETE. No command shows it. But a reason
+    may quote a part of it that a service sends back, so put secrets into variables. The header
+    `Content-Type` names its type."""
     deadline: Number = field(
         PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
     )
@@ -379,7 +379,7 @@ class ServiceEntry(Entry):
         None, wants="a percentage, more than 0 and less than 100, for example 99.9", gt=0, lt=100
     )
     """Service level objective: the percentage of the time in which the service is to be healthy.
-    `status` and `report` show what is left of its error budget."""
+    `status` and `report` show the rest of its error budget."""
     slo_window: Whole = field(30, wants="a whole number of days, 1 to 365", ge=1, le=365)
     """Days up to now over which the objective is measured."""
 

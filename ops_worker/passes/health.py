@@ -170,11 +170,11 @@ def _decided_by_others(
     differently would open and close its alert in turn. Add a warning for each such installation.
     """
     named = {verdict.target.name: known[verdict.target.name] for verdict in verdicts}
-    kept = installations.kept_by_others(
+    keepers = installations.kept_by_others(
         named, transaction.installation, transaction.now, context.period_s
     )
-    transaction.warnings.extend(installations.kept_warnings(kept))
-    return kept
+    transaction.warnings.extend(installations.kept_warnings(keepers))
+    return keepers
 
 
 def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:

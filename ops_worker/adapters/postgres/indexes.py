@@ -50,7 +50,7 @@ MOST = ("platform.devices_online", "device_state")
 class Proposal(NamedTuple):
     """A remark on a figure, and the statement that creates its index; empty if none is needed."""
 
-    said: str
+    remark: str
     statement: str = ""
 
 

@@ -1020,7 +1020,7 @@ def test_indexes(database: Database) -> None:
         "",
         "",
     )
-    assert "give it `every`" in online.said and "the table is small" in alerts.said
+    assert "give it `every`" in online.remark and "the table is small" in alerts.remark
     assert database.value("SELECT to_regclass('ops_worker_device_state_stale')") is None
     made, *_ = store.indexes(make=True)
     assert made.statement == statement
