@@ -21,7 +21,7 @@ UNHEALTHY = 4
 SEVERITY = (DONE, UNHEALTHY, 1, 3, 2)
 """Exit codes from best to worst.
 
-The exit codes of a recorded pass come first. An exit code that no retry improves comes last.
+The exit codes of a recorded pass come first. The exit codes after which no retry helps come last.
 """
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Numbers of errors in writing the output that are not a bug.

@@ -641,6 +641,8 @@ def _explicit_settings() -> type[Settings]:
     """
 
     class Explicit(Settings):
+        """Settings from arguments only."""
+
         @classmethod
         def settings_customise_sources(  # type: ignore[override]
             cls,

@@ -255,6 +255,8 @@ class Telemetry:
         telemetry, metrics = self, self._metrics
 
         class Handler(BaseHTTPRequestHandler):
+            """Answers the requests of one connection."""
+
             timeout = REQUEST_TIMEOUT_S
             server_version = "ops-worker"
             sys_version = ""

@@ -25,6 +25,7 @@ from ops_worker.core.samples import OWN_METRICS
 from ops_worker.core.statuses import expand
 
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
+"""Maximum numbers of services and figures in one file."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
 NAME_WANTS = (
     "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit"

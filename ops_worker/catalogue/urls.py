@@ -44,7 +44,7 @@ def url_problem(url: str, *, query: bool = False, others: Iterable[str] = ()) ->
 
 
 def connection_problem(url: str) -> str:
-    """Return why a URL is not of the form ``tcp://HOST:PORT``; empty if it is."""
+    """Return why a URL does not have the form ``SCHEME://HOST:PORT``; empty if it does."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -285,7 +285,10 @@ def _show_table(request: _Request, documents: Iterable[ServiceDocument]) -> None
 
 
 def _width() -> int:
-    """Return the width of the terminal, at least the usual width of a table, which a pipe has."""
+    """Return the width of a table in columns: that of the terminal, but at least WIDTH.
+
+    For a pipe, return WIDTH, the usual width of a table.
+    """
     from ops_worker.history.ledger import WIDTH
 
     if not sys.stdout.isatty():

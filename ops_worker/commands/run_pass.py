@@ -31,6 +31,7 @@ _log = logging.getLogger("ops_worker")
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 """Limits of ``--every`` and ``--for``, in seconds."""
 MAX_SHARDS = 1000
+"""Maximum number of shards, the same as for SHARD_COUNT."""
 PROGRESS_AFTER_S, PROGRESS_EVERY_S = 2.0, 0.2
 """Seconds until the first line of progress, and between two lines."""
 MAX_NAMES = 10

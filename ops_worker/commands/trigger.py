@@ -115,7 +115,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_deadline(seconds: float) -> None:
-    """Raise SettingsError if a deadline is too short for a command to report that it exceeds it."""
+    """Raise SettingsError if a command has too little time to report itself that it took too long.
+
+    ``seconds`` is the deadline of the Job.
+    """
     from ops_worker.core.jobs import LEAST_DEADLINE_S
 
     if seconds < LEAST_DEADLINE_S:

@@ -56,6 +56,7 @@ MAX_DAYS = 400
 MAX_DRAWN = 100
 """Maximum number of services with a bar and a list of outages: the worst ones get them."""
 MAX_CHARTS = 60
+"""Maximum number of charts in a report."""
 MAX_MAINTENANCES = 500
 """Maximum number of maintenances in the list: the newest ones.
 

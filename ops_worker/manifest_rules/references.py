@@ -221,7 +221,10 @@ def _selector(
 
 
 def _is_in_reach(document: Document, namespace: str) -> bool:
-    """Return whether an object selects in a namespace: its own, or one that a monitor names."""
+    """Return whether an object can select objects in a namespace.
+
+    It can in its own namespace. A monitor can also select in the namespaces that it names.
+    """
     reach = at(document.content, "spec", "namespaceSelector")
     if document.kind == "Service" or not reach:
         return namespace == document.namespace

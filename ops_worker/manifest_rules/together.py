@@ -59,6 +59,7 @@ REMOVED = (
 Source: kubernetes.io, "Deprecated API Migration Guide".
 """
 MAX_PORT_DIGITS = 5
+"""Maximum number of digits of a TCP port."""
 SHORT_NAME = 2
 """Number of labels in NAME.NAMESPACE, the longest name of a Service without ``svc``."""
 CLUSTER_DOMAIN = ".cluster.local"

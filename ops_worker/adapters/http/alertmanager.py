@@ -36,6 +36,7 @@ Such a request has less than 1 MB, which is a usual limit of proxies.
 MAX_TOKEN = 1 << 14
 """Maximum size of a token in bytes, the same as for a secret in a file of the catalogue."""
 ACCEPTED = tuple(range(200, 300))
+"""HTTP statuses of a successful post."""
 JSON_CONTENT = ("Content-Type", "application/json")
 
 

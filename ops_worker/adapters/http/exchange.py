@@ -63,7 +63,9 @@ STAGGER_S = 0.25
 """Seconds without an answer before the next address is tried as well (RFC 8305, section 5)."""
 
 _RECEIVE = 1 << 16
+"""Maximum number of bytes that one call reads from a socket."""
 _COMPRESSED_SLICE = 1 << 10
+"""Number of compressed bytes that are decompressed at once."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = httpx.Headers(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 3.0
 """Deadline of one request in seconds. A heartbeat that fails must neither fail nor delay a pass."""
 ACCEPTED = tuple(range(200, 300))
+"""HTTP statuses of a successful heartbeat."""
 
 _log = logging.getLogger("ops_worker")
 

@@ -48,7 +48,9 @@ _EMBEDDING = tuple(
 Bits 64 to 71 are never a part of an embedded address (RFC 6052, section 2.2).
 """
 _LOW_BITS = 64
+"""Number of bits in the lower half of an IPv6 address, which begins with the gap."""
 _GAP_BITS = 8
+"""Number of bits in the gap: the bits 64 to 71, counted from the highest bit."""
 _PORTS = {"http": 80, "https": 443}
 
 

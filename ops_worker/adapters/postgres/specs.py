@@ -28,6 +28,7 @@ STANDALONE_TABLES = ("tenants", "fleet_alert")
 """Tables of the platform that only ``init-db --standalone`` creates."""
 
 STATEMENT_TIMEOUT_MS = 10_000
+"""Longest duration of a statement, in ms."""
 LOCK_TIMEOUT_MS = 5_000
 """Longest wait for a row or table that another session locks, in ms.
 

@@ -1026,16 +1026,16 @@ def test_indexes(database: Database) -> None:
     assert made.statement == statement
     database.rows("ANALYZE device_state")
     assert not any(proposal.statement for proposal in store.indexes())
-    assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).said
+    assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).remark
     database.rows(
         "UPDATE pg_index SET indisvalid = false "
         "WHERE indexrelid = 'ops_worker_device_state_stale'::regclass"
     )
     assert (
-        "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).said
+        "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).remark
     )
     database.rows("DROP TABLE delivery_jobs")
-    said = [proposal.said for proposal in store.indexes()]
+    said = [proposal.remark for proposal in store.indexes()]
     assert said[2] == "platform.deliveries_pending: no table delivery_jobs"
     store.close()
 
