@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.closing(store(settings, "init-db")) as database:
         if options.indexes:
             for proposal in database.indexes(make=options.indexes == "create"):
-                print(f"-- {proposal.remark}", flush=True)
+                print(f"-- {proposal.note}", flush=True)
                 if proposal.statement:
                     print(f"{proposal.statement};", flush=True)
             return DONE

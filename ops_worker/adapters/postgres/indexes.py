@@ -48,9 +48,9 @@ MOST = ("platform.devices_online", "device_state")
 
 
 class Proposal(NamedTuple):
-    """A remark on a figure, and the statement that creates its index; empty if none is needed."""
+    """A note on a figure, and the statement that creates its index; empty if none is needed."""
 
-    remark: str
+    note: str
     statement: str = ""
 
 
