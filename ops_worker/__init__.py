@@ -1,7 +1,7 @@
 """Health and metrics passes for an IoT platform, one process each.
 
-The one idea is **a pass**. Facts come in through adapters, the core judges them, one transaction
-writes them, one line reports them, one exit code ends the process. A CronJob runs one pass per
+The central idea is **a pass**. Adapters collect facts, the core judges them, one transaction writes
+them, one line reports them, and one exit code ends the process. A CronJob runs one pass per
 process. A loop runs the same function repeatedly. A person runs the same pass by hand.
 
 Follow the result of one probe through the program::
@@ -14,7 +14,7 @@ Follow the result of one probe through the program::
     core.output        reports it                closing line, table or JSON document
     cli                ends the process          the exit code
 
-The layers. Each one may import those below it, never those above (checked by import-linter)::
+These are the layers. A layer may import the layers below it, never those above it::
 
     cli
     commands
@@ -29,7 +29,7 @@ The layers. Each one may import those below it, never those above (checked by im
 
 ``core`` and ``history`` are pure: they read no clock, socket, file or environment. Adapters never
 import each other, and each third-party library has one importer: only ``adapters.http`` imports
-httpx, only ``adapters.postgres`` imports psycopg. import-linter checks this, too.
+httpx, only ``adapters.postgres`` imports psycopg. import-linter checks these rules and the layers.
 
 Read ``passes/health.py`` first.
 """

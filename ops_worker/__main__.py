@@ -10,7 +10,7 @@ from typing import Any
 
 def run() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
-    # A pass makes no garbage worth collecting. Collections during its imports would cost time.
+    # A pass creates too little garbage to collect. Collections during imports would cost time.
     gc.disable()
     from ops_worker import cli, process
 
@@ -22,13 +22,13 @@ def run() -> None:
 def _repair_streams() -> None:
     """Make standard output and standard error accept any text.
 
-    A stream that was closed discards it. One that is limited to ASCII replaces other characters
-    by ``?``.
+    A stream that was closed then discards the text. A stream that is limited to ASCII replaces
+    other characters by ``?``.
     """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:
-            # It stays open until the process ends.
+            # The file stays open until the process ends.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
         else:
             stream.reconfigure(errors="replace")

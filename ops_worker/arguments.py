@@ -10,15 +10,15 @@ from typing import Any
 
 DAY_S = 86_400.0
 MAX_SINCE_S = 31 * DAY_S
-"""Longest time, in seconds, that --since accepts where every sample is read: 31 days."""
+"""Longest time, in seconds, that --since accepts in commands that read every sample: 31 days."""
 MAX_AGE_S = 10 * 365 * DAY_S
-"""Longest age, in seconds, of a time that is written as one: ten years."""
+"""Longest age, in seconds, that an argument for a time accepts: ten years."""
 UNITS = {"y": 365 * DAY_S, "d": DAY_S, "h": 3_600.0, "m": 60.0, "s": 1.0}
 """Seconds in each unit, in the order in which a duration names them."""
 MAX_ID = 2**63 - 1
 """The highest value of ``bigint``, the type of the columns ``id``."""
 MAX_ID_DIGITS = 20
-"""Digits of a number that are read: one more than the highest number has."""
+"""Maximum number of digits that are read: one more than ``MAX_ID`` has."""
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,3}})?){unit})?" for unit in UNITS))
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,3})?")
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
@@ -35,7 +35,7 @@ def env_file(parser: argparse.ArgumentParser) -> None:
 
 
 def add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    """Add an action to a command. Its summary is also shown by the help of the action."""
+    """Add an action to a command. The help of the action also shows the summary."""
     parser: argparse.ArgumentParser = actions.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
@@ -43,7 +43,7 @@ def add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser
 
 
 def by_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--by``: who does what the command does."""
+    """Add ``--by``, the name of the person who runs the command."""
     parser.add_argument(
         "--by",
         type=words,
@@ -56,14 +56,14 @@ def by_option(parser: argparse.ArgumentParser) -> None:
 def output_option(
     parser: argparse.ArgumentParser, description: str, *, plain: str = "text"
 ) -> None:
-    """Add --output: JSON, or by default the form for people."""
+    """Add --output: JSON, or by default text for people."""
     parser.add_argument("--output", choices=["json", plain], default=plain, help=description)
 
 
 def duration(text: str) -> float:
-    """Return a duration such as 30m or 1h30m in seconds. Without a unit it is in seconds.
+    """Return a duration such as 30m or 1h30m in seconds. A number without a unit is in seconds.
 
-    Raises ArgumentTypeError if it is not a duration from 1 s to 31 d.
+    Raises ArgumentTypeError if the text is not a duration from 1 s to 31 d.
     """
     seconds = _seconds(text)
     if seconds is None or not 1 <= seconds <= MAX_SINCE_S:
@@ -74,7 +74,7 @@ def duration(text: str) -> float:
 
 
 def time_or_age(text: str) -> datetime | float:
-    """Return a time in UTC, or how many seconds ago it was: up to ten years.
+    """Return a time in UTC, or an age in seconds of up to ten years.
 
     Raises ArgumentTypeError for anything else.
     """
@@ -88,10 +88,10 @@ def time_or_age(text: str) -> datetime | float:
 
 
 def _time_or_age(text: str) -> datetime | float | None:
-    """Parse a time, or a duration; return None for anything else.
+    """Parse a time or an age; return None for anything else.
 
-    Hours and minutes are those of today, or of yesterday if they are still to come today. A time
-    without a zone is in UTC.
+    Hours and minutes without a date mean today, or yesterday if that time is still to come today. A
+    time without a zone is in UTC.
     """
     seconds = _seconds(text)
     if seconds is not None:
@@ -120,9 +120,9 @@ def _seconds(text: str) -> float | None:
 
 
 def row_number(text: str, noun: str, listed_by: str) -> int:
-    """Parse the number of a row. Raises ArgumentTypeError for anything else.
+    """Return the number of a row. Raises ArgumentTypeError if the text is not one.
 
-    The message names what the number belongs to (``noun``), and the command that lists them.
+    The message has the ``noun`` of the row, such as an alert, and the command that lists the rows.
     """
     is_number = text.isascii() and text.isdigit()
     if not is_number or int(text[:MAX_ID_DIGITS]) > MAX_ID:

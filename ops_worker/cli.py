@@ -1,6 +1,6 @@
-"""The command line: parse the arguments, load the settings, run a command, end with its exit code.
+"""The command line: parse the arguments, load the settings, run a command, return its exit code.
 
-A command's modules are imported when it runs. So ``--help`` imports little more than argparse.
+The modules of a command are imported when it runs. So ``--help`` imports little more than argparse.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ exit codes:
 class Command(NamedTuple):
     """A subcommand: a summary of one line, and the module in ``commands`` with its functions.
 
-    ``options`` names the function that adds its options to a parser. ``run`` names the function
-    that runs it: with options and settings, or with the options only if it has no settings. The
-    module is imported when one of the two is needed, so that a pass imports nothing that only
-    people's commands need.
+    ``options`` names the function that adds the command's options to a parser. ``run`` names the
+    function that runs the command. It takes options and settings, or only options if the command
+    has no settings. The module is imported when one of the two functions is needed, so that a pass
+    imports nothing that only people's commands need.
     """
 
     summary: str
@@ -128,14 +128,14 @@ def _run(options: argparse.Namespace, *, guarded: bool) -> int:
             process.release_signals()
         code = command.function(command.run)(options)
     if options.command not in pass_commands():
-        # The output is what the person asked for, so a failure to write it is an error. Of a pass,
-        # the database has the result.
+        # The person asked for this output, so a failure to write it is an error. The output of a
+        # pass is different: the database has the result.
         sys.stdout.flush()
     return code
 
 
 def _load_settings(options: argparse.Namespace) -> Settings:
-    """Load the settings. Keep where a failure leaves its message, also if they are wrong."""
+    """Load the settings. Keep the path of the termination message even if they are invalid."""
     from ops_worker import settings
 
     options.message_path, options.job = settings.termination_variables()
@@ -160,7 +160,7 @@ def _warn_of_doubts(settings: Settings) -> None:
 def _guard(options: argparse.Namespace, settings: Settings) -> None:
     """Prepare the end of the process by a signal or by the deadline.
 
-    Loops wait for signals themselves. A command that may take any time has no deadline.
+    Loops wait for signals themselves. A command whose duration has no limit has no deadline.
     """
     from ops_worker import process
 
@@ -180,9 +180,10 @@ def _guard(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _cut_off(options: argparse.Namespace, reason: str) -> int:
-    """Report that the process ends before its time; return its exit code.
+    """Report that the process is ended early; return its exit code.
 
-    A pass that has reported its outcome is recorded. Only posts, Events or the heartbeat are lost.
+    If the pass has already reported its outcome, it is recorded. Then only posts, Events or the
+    heartbeat are lost.
     """
     reported_code: int | None = getattr(options, "reported_code", None)
     if reported_code is not None:
@@ -191,7 +192,7 @@ def _cut_off(options: argparse.Namespace, reason: str) -> int:
 
 
 def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
-    """Report an error wherever the caller may look for it; return its exit code."""
+    """Report an error in every place where the caller may look for it; return its exit code."""
     faults = error.faults if isinstance(error, SettingsError) else (str(error),)
     with contextlib.suppress(OSError):  # the exit code still reports the failure
         for fault in faults:
@@ -280,8 +281,8 @@ def commands() -> dict[str, Command]:
 class _Parser(argparse.ArgumentParser):
     """A parser that suggests corrections, and builds its epilog only when it prints help.
 
-    ``suggest_on_error`` of Python 3.14 knows choices only. This one also knows options, on every
-    version. The help keeps its line breaks.
+    ``suggest_on_error`` of Python 3.14 suggests only choices. This parser also suggests options, on
+    every version of Python. The help keeps its line breaks.
     """
 
     _words: Sequence[str] = ()
@@ -293,7 +294,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **named)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments. The command reports its unknown arguments itself."""
+        """Parse the arguments. The parser of the command reports unknown arguments itself."""
         self._complete()
         self._words = sys.argv[1:] if args is None else [*args]
         options, unknown = super().parse_known_args(args, namespace)
@@ -305,16 +306,16 @@ class _Parser(argparse.ArgumentParser):
         """End with a message, and add suggestions for misspelled options."""
         from ops_worker.core.suggest import closest
 
-        known = [*self._option_string_actions]
+        option_names = [*self._option_string_actions]
         words = [word.partition("=")[0] for word in self._words]
         if self._subparsers:  # the words after a command belong to the command
             words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         for word in dict.fromkeys(words):
             # argparse accepts abbreviations of options.
-            is_known = any(option.startswith(word) for option in known)
+            is_known = any(option.startswith(word) for option in option_names)
             if not word.startswith("--") or is_known:
                 continue
-            suggestion = closest(word, known)
+            suggestion = closest(word, option_names)
             if suggestion:
                 message += f"; did you mean {suggestion} instead of {word}?"
         super().error(message)

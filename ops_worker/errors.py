@@ -1,6 +1,6 @@
 """The errors that end a command early. Each class has its exit code.
 
-The first line of a class's docstring is its message if the code that raises it gives none.
+The first line of a class's docstring is the message of an error that is raised without one.
 
 Exit codes are about the worker, not about the services that it monitors. A pass that recorded ten
 services as down ends with 0.
@@ -19,34 +19,38 @@ DONE = 0
 UNHEALTHY = 4
 """Exit code: the pass was recorded and a service is unhealthy. Only with --fail-on-unhealthy."""
 SEVERITY = (DONE, UNHEALTHY, 1, 3, 2)
-"""Exit codes from best to worst: first those of a recorded pass, last those that no retry helps."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of writing the output that are not a bug: disk full, quota exceeded, device failed.
+"""Exit codes from best to worst.
 
-A retry may help.
+The exit codes of a recorded pass come first. The exit codes after which no retry helps come last.
+"""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Numbers of errors in writing the output that are not a bug.
+
+The disk is full, the quota is exceeded, the file is too large, or the device failed. A retry may
+help.
 """
 
 ROW_SECURITY_REMEDY = (
     "set PG_ROLE to a role that bypasses it (pulse_operator on the platform) and that the login "
     "role is a member of"
 )
-"""The remedy where row level security hides the rows of a table."""
+"""The remedy if row level security hides the rows of a table."""
 
 
 class OpsWorkerError(Exception):
     """The pass was not done.
 
-    ``remedy`` is what to do, as far as that is known. The message of most errors ends with it;
-    ``problem`` is the message without it.
+    ``remedy`` is what to do, if this is known. Most messages end with the remedy; ``problem`` is
+    the message without it.
     """
 
     exit_code: ClassVar[int] = 1
     remedy = ""
 
     def __init__(self, problem: str = "", remedy: str = "", *, joint: str = ": ") -> None:
-        """Use the problem, or else the first line of the docstring of the class.
+        """Set the message. Without a problem, use the first line of the docstring of the class.
 
-        ``joint`` stands between the problem and the remedy in the message.
+        ``joint`` separates the problem from the remedy in the message.
         """
         self.problem = problem or (type(self).__doc__ or "").splitlines()[0]
         self.remedy = remedy or self.remedy
@@ -56,7 +60,7 @@ class OpsWorkerError(Exception):
 def severity(code: int) -> tuple[int, int]:
     """Return a sort key of exit codes, from best to worst; ``SEVERITY`` has the order.
 
-    A code that is not the worker's, for example 137 after SIGKILL, is worse than all of them.
+    A code that the worker does not use, for example 137 after SIGKILL, is worse than all others.
     """
     rank = SEVERITY.index(code) if code in SEVERITY else len(SEVERITY)
     return rank, code
@@ -65,7 +69,7 @@ def severity(code: int) -> tuple[int, int]:
 def shown(error: Exception) -> str:
     """Return the text of an error that is safe to show.
 
-    The message of another library may contain a secret. Of such an error, return only the type.
+    The message of another library may contain a secret. For such an error, return only its type.
     """
     if isinstance(error, OpsWorkerError):
         return str(error)
@@ -79,7 +83,7 @@ class DatabaseError(OpsWorkerError):
 class CommitUnknownError(DatabaseError):
     """The connection was lost during COMMIT, and the database cannot tell its result.
 
-    ``xid`` identifies the transaction: a later connection can ask for its result.
+    ``xid`` identifies the transaction. With it, a later connection can ask for the result.
     """
 
     def __init__(self, xid: str) -> None:

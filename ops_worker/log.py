@@ -1,7 +1,7 @@
 """Logging to standard error: text on a terminal, JSON lines elsewhere.
 
-Standard output is for the outcome. Messages are constant; data is in ``extra``, and both formats
-print it.
+Standard output is for the outcome. Messages are constant texts. Data is in ``extra``, and both
+formats print it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Send the logs of this package to a stream, standard error by default, from a level up.
+    """Send the logs of this package at ``level`` or above to a stream, by default standard error.
 
-    May be called again. Of other libraries only psycopg logs, and only at level DEBUG: their
-    messages may quote a secret, and the worker reports their errors itself.
+    May be called again. Other libraries do not log, because their messages may quote a secret and
+    the worker reports their errors itself. Only psycopg logs, and only if the level is DEBUG.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
@@ -75,7 +75,7 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return the message of a record; that of another library without known secrets."""
+    """Return the message of a record. In messages of other libraries, replace known secrets."""
     message = record.getMessage()
     if not record.name.startswith("ops_worker"):
         message = starred(message)

@@ -1,11 +1,11 @@
 """Loop mode: run the same pass repeatedly on a fixed cadence, until a signal.
 
-Every loop has its own thread, context and connection, so that no loop affects another. A pass that
-raises loses only its own tick. A thread that dies is started again.
+Every loop has its own thread, context and connection, so that no loop affects another loop. An
+error in a pass affects only its own tick. A thread that dies is started again.
 
-Every tick runs its pass in a thread of its own. The loop waits until the probes of the pass are
-done, not until the database has answered. So the next probes begin on time whatever the database
-does. Only one pass of a loop is recorded at a time.
+Every tick runs its pass in its own thread. The loop waits until the probes of the pass are done. It
+does not wait for the database. So the next probes begin on time, however slow the database is. Only
+one pass of a loop is recorded at a time.
 
 Time is injected (``Clock``): tests run loops in virtual time.
 """
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REVIVE_S = 0.5
-"""Seconds between two checks whether the thread of a loop died."""
+"""Seconds between two checks of whether the thread of a loop has died."""
 STALLED_S = 5.0
 """Seconds after which every tick warns that an earlier pass is still being recorded."""
 MIN_CLOSING_S = 1.0
-"""The least time, in seconds, to write the waiting samples when the loops have ended."""
+"""The least time, in seconds, for writing the waiting samples after the loops have ended."""
 
 
 class Clock(NamedTuple):
-    """Where a loop gets its time from.
+    """The clock of a loop.
 
-    - ``monotonic``: seconds since an arbitrary moment; setting the system clock does not change it.
+    - ``monotonic``: seconds since an arbitrary moment. Setting the system clock does not change it.
     - ``wall``: seconds since the epoch.
-    - ``wait``: wait until an event is set, or for so many seconds (None: without a limit); return
-      whether the event is set.
+    - ``wait``: wait until an event is set, at most for a number of seconds (None: without a limit);
+      return whether the event is set.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -69,7 +69,7 @@ class _Due(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """How far a tick is: ``observed`` is set after its probes, ``ended`` at its end."""
+    """The progress of a tick: ``observed`` is set after its probes, ``ended`` at its end."""
 
     observed: threading.Event
     ended: threading.Event
@@ -124,7 +124,7 @@ class Loop:
         """Run ticks until ``stop`` or ``until``. The first tick starts at once."""
         while (due := self._await_slot()) is not None:
             self._start_tick(due)
-        if self._recorder is not None:  # a tick that is not recorded has ended by now
+        if self._recorder is not None:  # a tick that is not recorded has already ended
             self._clock.wait(self._recorder.ended, None)
         self.finished = True
 
@@ -149,7 +149,7 @@ class Loop:
         slot = last
         while True:
             slot = self.cadence.after(slot, clock.monotonic())
-            # The slot is taken now: whatever happens to this thread, no slot is run twice.
+            # Set the slot before the tick: even if this thread dies, no slot runs twice.
             self._slot = slot
             start = self.cadence.start_of(slot)
             wait_s = max(0.0, start - clock.monotonic())
@@ -160,12 +160,12 @@ class Loop:
                 return None
             if clock.monotonic() < self.cadence.start_of(slot + 1):
                 return _Due(start, skipped=slot - last - 1)
-            # The process was stopped during the wait, and this slot is over as well.
+            # The process was stopped during the wait, so this slot is over as well.
 
     def _start_tick(self, due: _Due) -> None:
-        """Run a tick in a thread of its own; return when its probes are done."""
+        """Run a tick in its own thread; return when its probes are done."""
         progress = _Progress(observed=threading.Event(), ended=threading.Event())
-        # A daemon: a pass that hangs must not keep the process from its end.
+        # A daemon thread, because a pass that hangs must not keep the process from ending.
         thread = threading.Thread(
             target=self._run_tick, args=(due, progress), name=f"{self.name} pass", daemon=True
         )
@@ -178,7 +178,7 @@ class Loop:
         except BaseException as error:  # noqa: BLE001 - the main thread reports it
             self._error = error
         finally:
-            # Also after an error, or the loop would wait for ever.
+            # Set both also after an error. Otherwise the loop would wait for ever.
             progress.ended.set()
             progress.observed.set()
 
@@ -212,7 +212,7 @@ class Loop:
         if backlog is None:
             return tick
         with self._report_lock:
-            # Two ticks may end at the same time, and each lost sample is reported once.
+            # Two ticks may end at the same time, but each lost sample is reported only once.
             dropped = backlog.dropped - self._dropped_reported
             self._dropped_reported += dropped
         return tick._replace(buffered=len(backlog), dropped=dropped, set_apart=backlog.apart)
@@ -220,7 +220,7 @@ class Loop:
     @contextlib.contextmanager
     def _recording(self, progress: _Progress) -> Iterator[None]:
         """Record one pass at a time. Raise StillRecordingError while another one is recorded."""
-        # Waiting here would delay the probes of the next tick.
+        # Do not wait for the lock: this would delay the probes of the next tick.
         if not self._record_lock.acquire(blocking=False):
             self._warn_if_stalled()
             raise StillRecordingError
@@ -256,15 +256,15 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
 ) -> int:
     """Run the loops until all have finished, or until SIGTERM or SIGINT; return the exit code.
 
-    After the first signal no tick begins. Passes that are running and ``close`` have ``grace_s``
+    After the first signal, no tick begins. Running passes and ``close`` together have ``grace_s``
     seconds; ``close`` receives the moment at which this time is over. A second signal ends the
     process at once, with exit code 1. ``process.hold_signals`` must have been called before.
 
-    The exit code after a signal is 0 if the loops have no end. If they have one, it is that of the
-    worst pass, and at least 1 if a loop did not reach its end.
+    If the loops are endless, the exit code after a signal is 0. Otherwise the exit code is that of
+    the worst pass. It is also not 0 if a loop did not reach its end.
     """
     gc.enable()  # a long-lived process makes garbage that is worth collecting
-    # What exists now lives as long as the process: the collector need not look at it again.
+    # Objects that exist now live as long as the process, so the collector need not check them.
     gc.freeze()
     signalled = threading.Event()
     signals = partial(_stop_on_signal, stop, signalled, await_signal)
@@ -277,23 +277,23 @@ def run(  # noqa: PLR0913 - what to run and how to end it; the rest is for tests
         _log.warning(
             "a pass did not end in time and is abandoned", extra={"action": "pass given up"}
         )
-    # In a thread, because the database may never answer.
+    # Close in a thread, because the database may never answer.
     closed = _start("close", partial(close, deadline))
     clock.wait(closed, max(MIN_CLOSING_S, deadline - clock.monotonic()))
     code = worst(*(loop.exit_code for loop in loops))
     if not signalled.is_set():
         return code
     if all(loop.is_endless for loop in loops):
-        # A Deployment stops a pod with SIGTERM. This is not a failure, whatever the passes did.
+        # A Deployment stops a pod with SIGTERM. This is not a failure, even if passes failed.
         return DONE
     if all(loop.is_complete for loop in loops):
         return code
-    # A Job would count 0 as a success, and nothing would make up for the ticks that are missing.
+    # Not 0: a Job would count 0 as a success and would not repeat the missing ticks.
     return worst(code, OpsWorkerError.exit_code)
 
 
 def worst(*codes: int) -> int:
-    """Return the worst of these exit codes: a process that runs several passes ends with it."""
+    """Return the worst of these exit codes, with which a process of several passes ends."""
     return max(codes, key=severity)
 
 
@@ -323,9 +323,9 @@ def log_tick(tick: Tick) -> None:
 
 
 def _supervise(loops: Sequence[Loop], stop: threading.Event, clock: Clock) -> list[threading.Event]:
-    """Start the loops, and start a loop again whose thread died, until ``stop`` or their end.
+    """Start the loops. Until ``stop`` or their end, start a loop again if its thread died.
 
-    Return the events that the loops' threads set at their end.
+    Return the events that the threads of the loops set at their end.
     """
     ends = {loop.name: _start(loop.name, loop.run) for loop in loops}
     while not clock.wait(stop, REVIVE_S) and not all(loop.finished for loop in loops):
@@ -348,7 +348,7 @@ def _start(name: str, work: Callable[[], None]) -> threading.Event:
     ended = threading.Event()
 
     def run_and_end() -> None:
-        """Run the work, and set the event whatever happens."""
+        """Run the work and set the event, even after an error."""
         try:
             work()
         finally:
@@ -366,5 +366,5 @@ def _stop_on_signal(
     signalled.set()
     stop.set()
     await_signal()
-    # At once, without cleanup: the first signal already asked for an orderly end.
+    # End without cleanup: the first signal already asked for an orderly end.
     os._exit(1)

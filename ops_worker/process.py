@@ -1,8 +1,8 @@
-"""How a process ends: a signal, the deadline of the pass, the exit, the termination message.
+"""The end of a process: signals, the deadline of the pass, the exit, the termination message.
 
 Threads wait for signals and for the deadline; there are no signal handlers. Python runs a handler
-only when the main thread executes Python code, and that thread may be blocked in the resolver of
-the system. It is safe to end the process at any moment, because a pass writes everything in one
+only when the main thread executes Python code, and the main thread may be blocked in the system's
+resolver. It is safe to end the process at any moment, because a pass writes everything in one
 transaction.
 """
 
@@ -29,7 +29,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def hold_signals() -> None:
     """Block the signals, so that they stay pending until ``await_signal``.
 
-    Call it before any thread starts: threads inherit the signal mask.
+    Call this before any thread starts, because threads inherit the signal mask.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
@@ -63,7 +63,7 @@ def enforce_deadline(
         finish(fail(f"took more than {deadline_s:g} s in all (PASS_DEADLINE)"))
 
     timer = threading.Timer(deadline_s - spent_s, end_on_deadline)
-    # Neither thread keeps a process that has done its work.
+    # Daemon threads, so that neither keeps a process alive that has done its work.
     timer.daemon = True
     timer.start()
     threading.Thread(target=end_on_signal, name="signals", daemon=True).start()
@@ -72,7 +72,7 @@ def enforce_deadline(
 def finish(code: int) -> None:
     """Flush the streams and end the process at once, with this exit code.
 
-    The teardown of the interpreter is left out: it takes a fifth of the time of a pass.
+    This skips the teardown of the interpreter, which takes a fifth of the time of a pass.
     """
     for stream in (sys.stdout, sys.stderr):
         # A closed pipe or a full disk loses only the output. The database has the results.
@@ -82,14 +82,14 @@ def finish(code: int) -> None:
 
 
 def write_termination_message(path: str, line: str) -> None:
-    """Write the line to the file at ``path`` and replace what it held; do nothing without a path.
+    """Replace the content of the file at ``path`` by the line; do nothing without a path.
 
-    A file that cannot be written is a warning, because the database has the results.
+    A file that cannot be written causes a warning only, because the database has the results.
     """
     if not path:
         return
     try:
-        # In place: Kubernetes mounts this file, so another one cannot be renamed to it.
+        # Write in place: Kubernetes mounts this file, so no other file can be renamed to it.
         Path(path).write_text(line, encoding="utf-8")
     except OSError as error:
         _log.warning(

@@ -1,8 +1,8 @@
 """Replace known secrets by stars in tracebacks, in logs of libraries and in answers of services.
 
-This is the last line of defence. The worker's own messages quote no secret. It does not control
-what a library writes into an exception or a log, nor what a service sends back. Only whole values
-are replaced, as they are written: a part of a value or an escaped value is not recognised.
+This is the last line of defence. The worker's own messages quote no secret. But the worker does not
+control what a library writes into an exception or a log, or what a service sends back. Only whole,
+unchanged values are replaced: a part of a value or an escaped value is not recognised.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Target
 
 SHORTEST = 8
-"""Characters of the shortest secret that is replaced.
+"""Length of the shortest secret that is replaced, in characters.
 
-A shorter one may be an ordinary word. Stars in its place would reveal it.
+A shorter secret may be an ordinary word. Stars in place of this word would reveal the secret.
 """
 
 _known: set[str] = set()
@@ -28,7 +28,8 @@ _known: set[str] = set()
 def of_url(url: str) -> Iterator[str]:
     """Yield the secrets in the user information of a URL.
 
-    They come as written, as decoded, and in the form of Basic authentication.
+    Yield each secret as it is written and as it is decoded, and the login in the form of Basic
+    authentication.
     """
     login = url.partition("://")[2].rpartition("@")[0]
     if login:
@@ -40,7 +41,8 @@ def of_url(url: str) -> Iterator[str]:
 def of_target(target: Target) -> Iterator[str]:
     """Yield the secrets of a service.
 
-    These are header values and their words, values of variables in its body, secrets of its URL.
+    These are the values of its headers and their words, the values of variables in its body, and
+    the secrets of its URL.
     """
     for _, value in target.headers:
         yield from {value, *value.split()}
@@ -55,12 +57,12 @@ def secrets_of(target: Target) -> list[str]:
 
 
 def remember(secrets: Iterable[str]) -> None:
-    """Add to the known secrets."""
+    """Add secrets to the known ones, except those that are shorter than SHORTEST."""
     _known.update(secret for secret in secrets if len(secret) >= SHORTEST)
 
 
 def starred(text: str) -> str:
-    """Return a text with stars in place of every known secret, the longest first."""
+    """Replace every known secret in a text by stars, the longest secret first."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

@@ -1,8 +1,8 @@
-"""The settings: the only reader of the environment, and of the ``.env`` file, for settings.
+"""The settings. Only this module reads settings from the environment and the ``.env`` file.
 
-Every setting is one field, and its docstring is its public documentation. ``--help`` and
-docs/settings.md are made from these docstrings (see ``variables``), and a test compares
-``.env.example`` with them. URLs of services are not settings but entries of the catalogue.
+Every setting is one field. The docstring of the field is the public documentation of the setting:
+``--help`` and docs/settings.md are generated from it (see ``variables``), and a test compares
+``.env.example`` with it. URLs of services are not settings. They are entries of the catalogue.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SECRET_VARIABLES = ("DATABASE_URL", "PG_PASS", "HEARTBEAT_URL")
 """Settings whose value is never shown."""
 MAX_SECRET_BYTES = 1 << 16
-"""The largest file of a secret that is read. A larger one is some other file."""
+"""The largest size of a secret's file, in bytes: 64 KiB. A larger file is not a secret."""
 ON = frozenset({"1", "true", "yes", "on"})
 OFF = frozenset({"0", "false", "no", "off", ""})
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -55,8 +55,9 @@ def setting(default: Any = None, *, wants: str, only: str = "", **constraints: A
     """Declare a field of ``Settings``.
 
     ``wants`` describes the accepted values, for error messages. ``only`` lists the commands whose
-    work depends on the setting; empty: all commands that load the settings. ``check`` reports every
-    setting and is not listed. A test compares ``only`` with the modules of the commands.
+    work depends on the setting; empty means all commands that load the settings. ``check`` is not
+    listed, because it reports every setting. A test compares ``only`` with the modules of the
+    commands.
     """
     return Field(default, json_schema_extra={"wants": wants, "only": only}, **constraints)
 
@@ -75,18 +76,18 @@ def _level(value: Any) -> str:
 def _database_url(value: SecretStr | None) -> SecretStr | None:
     """Refuse a value that is not a connection URI, or that has an unescaped @ in the password.
 
-    libpq would take the part of the password after that @ for a host, and print it.
+    libpq would mistake the part of the password after that @ for a host, and print it.
     """
     if value is None:
         return value
-    scheme, _, rest = value.get_secret_value().partition("://")
+    scheme, _, after_scheme = value.get_secret_value().partition("://")
     if scheme not in {"postgresql", "postgres"}:
         raise ValueError("not a connection URI")
-    before_query, _, query = rest.partition("?")
+    before_query, _, query = after_scheme.partition("?")
     authority, slash, path = before_query.partition("/")
     if authority.count("@") > 1 or "@" in path:
         raise ValueError("an unescaped @")
-    # libpq would take everything before an @ in the query for a user.
+    # libpq would mistake everything before an @ in the query for a user.
     if "@" in query and not slash and "@" not in authority:
         raise ValueError("an unescaped @")
     return value
@@ -95,7 +96,7 @@ def _database_url(value: SecretStr | None) -> SecretStr | None:
 def _with_valid_hosts(value: SecretStr | None) -> SecretStr | None:
     """Refuse a URI with a host that is not a name or address, or a port that is not a number.
 
-    Without a host, the "port" is the password, and libpq prints it.
+    In a URI without a host, the password is in the place of the port, and libpq prints it.
     """
     if value is None:
         return value
@@ -141,14 +142,14 @@ def _http_url(value: SecretStr | None) -> SecretStr | None:
 
 
 def _http_urls(value: SecretStr | None) -> SecretStr | None:
-    """Refuse a list of base URLs with an item that is not one."""
+    """Refuse a list of base URLs if an item is not a base URL."""
     if value is not None and any(map(catalogue.url_problem, _items(value.get_secret_value()))):
         raise ValueError("not a list of URLs")
     return value
 
 
 def _items(text: str) -> tuple[str, ...]:
-    """Return the items of a list with commas, each once, without the empty ones."""
+    """Return the items of a list separated by commas, without empty items and duplicates."""
     return tuple(dict.fromkeys(filter(None, (item.strip() for item in text.split(",")))))
 
 
@@ -205,17 +206,17 @@ Password = Annotated[SecretStr, AfterValidator(_utf8), BeforeValidator(_without_
 
 
 class Doubt(NamedTuple):
-    """How an accepted but probably mistaken value is understood, and what to set instead."""
+    """How a probably mistaken value is understood, and what to set instead."""
 
     taken: str
     remedy: str
 
 
 class Settings(BaseSettings):
-    """All settings. ``load`` makes them; they never change.
+    """All settings. ``load`` creates them. They never change.
 
-    The variable of a field is its name in capital letters. An empty value means the default, except
-    for switches, where it means off.
+    The variable of a field is its name in capital letters. An empty value means the default. For a
+    switch, it means off.
     """
 
     model_config = SettingsConfigDict(
@@ -429,13 +430,13 @@ class Settings(BaseSettings):
     )
     """Base URLs of Alertmanagers, separated by commas. After each health pass, all of them receive
     the system alerts that are open or were closed a short time ago (docs/alertmanager.md). A URL
-    with `user:password@` uses Basic authentication. Empty: none receives alerts."""
+    with `user:password@` uses Basic authentication. Empty: no alerts are sent."""
     alertmanager_token_file: Text = setting("", wants="the path of a file", only="health sidecar")
     """File with a bearer token for the Alertmanagers whose URL has no user. It is read again for
     each post. Empty: no token is sent."""
     alertmanager_ca: Text = setting("", wants="the path of a PEM file", only="health sidecar")
     """PEM file with the certificate authorities to trust for the Alertmanagers. Empty: the default
-    ones."""
+    authorities."""
     alert_labels: Labels = setting(
         "",
         wants="name=value,name=value; a name has letters, digits and _, and is none of alertname, "
@@ -448,11 +449,11 @@ class Settings(BaseSettings):
         "", wants="an http:// or https:// URL", only="health sidecar"
     )
     """URL of your instructions for alerts. An Alertmanager receives it as the annotation
-    `runbook_url`. Empty: there is none."""
+    `runbook_url`. Empty: no annotation is sent."""
     shutdown_grace: Seconds = setting(
         8.0, wants="a number of seconds, 0 to 3600", only="passes sidecar", ge=0, le=3600
     )
-    """Seconds that a loop waits for its current pass when it is told to stop. It must be less than
+    """Seconds that a loop waits for its current pass after a signal to stop. It must be less than
     terminationGracePeriodSeconds of the pod."""
     pass_deadline: Seconds = setting(40.0, wants="a number of seconds, 6 to 86400", ge=6, le=86400)
     """Longest duration of a pass in seconds. Then the pass ends with exit code 1. In a loop, the
@@ -478,7 +479,7 @@ class Settings(BaseSettings):
     @field_validator("pg_pass")
     @classmethod
     def _required_without_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        # An invalid DATABASE_URL is not in `data`. It is reported as such; a second fault about
+        # An invalid DATABASE_URL is not in `data`. It is reported already, so a second fault about
         # PG_PASS would only confuse.
         is_needed = "database_url" in info.data and not _has_url(info.data)
         if is_needed and not value.get_secret_value() and not info.data.get("pg_pass_file"):
@@ -488,7 +489,7 @@ class Settings(BaseSettings):
     @field_validator("job_completion_index")
     @classmethod
     def _below_shard_count(cls, value: int, info: ValidationInfo) -> int:
-        # An invalid SHARD_COUNT is not in `data`, and is reported as such.
+        # An invalid SHARD_COUNT is not in `data`. It is reported already.
         if "shard_count" in info.data and value >= info.data["shard_count"]:
             raise ValueError("not a shard")
         return value
@@ -500,7 +501,7 @@ class Settings(BaseSettings):
 
     @property
     def doubts(self) -> dict[str, Doubt]:
-        """The values that are accepted but probably mistaken, by variable."""
+        """The values that are accepted but probably a mistake, by variable."""
         return self._doubts
 
     @property
@@ -518,12 +519,15 @@ class Settings(BaseSettings):
 
     @property
     def shard(self) -> str:
-        """The shard of this pass and the number of shards: "0/1" if they are not divided."""
+        """The shard of this pass and the number of shards: "0/1" if there is only one shard."""
         return f"{self.job_completion_index}/{self.shard_count}"
 
     @cached_property
     def config(self) -> tuple[str, dict[str, Any]]:
-        """The hash of what decides verdicts and alerts, and its document, without secrets."""
+        """The hash of the configuration that decides verdicts and alerts, and its document.
+
+        The document has no secrets.
+        """
         from ops_worker.core.ledger import config_hash, config_of
 
         document = config_of(self.targets, self.thresholds)
@@ -531,7 +535,7 @@ class Settings(BaseSettings):
 
     @property
     def thresholds(self) -> Thresholds:
-        """How many consecutive passes it takes to open and to close an alert."""
+        """The numbers of consecutive passes that open and close an alert."""
         return Thresholds(self.alert_after_failures, self.resolve_after_successes)
 
     @property
@@ -545,8 +549,8 @@ class Settings(BaseSettings):
     def connection(self) -> dict[str, str | int]:
         """The connection parameters for libpq. They contain the password: never show them.
 
-        The file that holds the URI or the password is read now. Raises SettingsError if it cannot
-        be read or used.
+        The file with the URI or the password is read at each access. Raises SettingsError if the
+        file cannot be read or used.
         """
         if self.database_url_file:
             return {"conninfo": _read_database_url(self.database_url_file)}
@@ -565,26 +569,27 @@ class Settings(BaseSettings):
 
     @property
     def changing_connection(self) -> Callable[[], dict[str, str | int]] | None:
-        """What returns the connection parameters as they are now; None if they cannot change."""
+        """A function that returns the current connection parameters; None if they cannot change."""
         if self.database_url_file or (self.pg_pass_file and self.database_url is None):
             return lambda: self.connection
         return None
 
 
 def _has_url(values: Mapping[str, Any]) -> bool:
-    """Return whether fields that were validated name a connection URI."""
+    """Return whether the validated fields have a connection URI or its file."""
     return values.get("database_url") is not None or bool(values.get("database_url_file"))
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file without blocking. A pipe would block until somebody writes into it."""
+    """Open a file without blocking. A pipe would block until another process writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_secret(variable: str, path: str) -> str:
     """Return the content of a file that a variable names, without the line end.
 
-    Raises SettingsError. It does not show the path: a person may have set the secret instead.
+    Raises SettingsError. Its message does not show the path, because a person may have set the
+    secret itself instead of a path.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -596,7 +601,7 @@ def _read_secret(variable: str, path: str) -> str:
         raise SettingsError([f"{variable}: the file cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"{variable}: the file is not UTF-8"]) from None
-    except ValueError:  # a NUL in it
+    except ValueError:  # the path contains a NUL
         raise SettingsError([f"{variable}: it is not a valid path"]) from None
     if len(data) > MAX_SECRET_BYTES or "\0" in secret:
         raise SettingsError([f"{variable}: the file is not a secret of at most 64 KiB of text"])
@@ -607,7 +612,7 @@ def _read_secret(variable: str, path: str) -> str:
 
 
 def _read_database_url(path: str) -> str:
-    """Return the connection URI in a file. Raises SettingsError if it is not one."""
+    """Return the connection URI in a file. Raises SettingsError if the content is not a URI."""
     url = _read_secret("DATABASE_URL_FILE", path).strip()
     redact.remember(_secrets_of_database_url(url))
     try:
@@ -630,12 +635,14 @@ def faults(variables: Mapping[str, str]) -> list[str]:
 
 @cache
 def _explicit_settings() -> type[Settings]:
-    """Return a class of settings from arguments only, which reads no environment and no file.
+    """Return a class of settings that takes only arguments and reads no environment and no file.
 
-    It is made when it is needed: to build a class costs a pass milliseconds.
+    The class is created when it is needed, because creating it costs a pass milliseconds.
     """
 
     class Explicit(Settings):
+        """Settings from arguments only."""
+
         @classmethod
         def settings_customise_sources(  # type: ignore[override]
             cls,
@@ -650,7 +657,7 @@ def _explicit_settings() -> type[Settings]:
 
 
 def pass_period(variables: Mapping[str, str]) -> float:
-    """Return PASS_PERIOD in seconds, also where the other settings are not complete."""
+    """Return PASS_PERIOD in seconds, even if the other settings are not complete."""
     default: float = Settings.model_fields["pass_period"].default
     try:
         return float(variables.get("PASS_PERIOD", "")) or default
@@ -661,7 +668,7 @@ def pass_period(variables: Mapping[str, str]) -> float:
 def termination_variables() -> tuple[str, str]:
     """Return TERMINATION_MESSAGE_PATH and JOB_NAME, unchecked.
 
-    A process whose settings are invalid uses them to report this.
+    A process with invalid settings uses them to report the faults.
     """
     return os.environ.get("TERMINATION_MESSAGE_PATH", ""), os.environ.get("JOB_NAME", "")
 
@@ -669,12 +676,12 @@ def termination_variables() -> tuple[str, str]:
 def load(env_file: Path | None = None, path: str | None = None) -> Settings:
     """Read the settings and the catalogue.
 
-    The environment wins over the ``.env`` file. ``path`` is the file of the catalogue; None: that
-    of OPS_WORKER_CATALOGUE.
+    The environment wins over the ``.env`` file. ``path`` is the file of the catalogue; None means
+    the file of OPS_WORKER_CATALOGUE.
 
     Raises SettingsError with every fault of the settings and of the shape of the catalogue: the
-    variable or entry, its value (never that of a secret) and what it accepts. A value that only one
-    service needs and that is missing or unusable raises nothing. It is in the ``faults`` of the
+    variable or entry, its value (unless it is a secret) and the accepted values. A value that only
+    one service needs may be missing or unusable without an error. It is in the ``faults`` of the
     target.
     """
     if env_file is not None and not env_file.is_file():
@@ -697,7 +704,7 @@ def load(env_file: Path | None = None, path: str | None = None) -> Settings:
 
 
 def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
-    """Return the words that a switch or LOG_LEVEL does not know, and how each is understood."""
+    """Return the unknown words in switches and LOG_LEVEL, and how each is understood."""
     doubts: dict[str, Doubt] = {}
     for name, field in Settings.model_fields.items():
         word = variables.get(name.upper(), "")
@@ -712,7 +719,7 @@ def _doubts(variables: Mapping[str, str]) -> dict[str, Doubt]:
 
 
 def read_variables(env_file: Path | None = None) -> dict[str, str]:
-    """Return the variables of the ``.env`` file and the environment, which wins.
+    """Return the variables of the ``.env`` file and of the environment. The environment wins.
 
     Raises SettingsError if the file cannot be read.
     """
@@ -733,7 +740,7 @@ def read_env_file(env_file: Path | None = None) -> dict[str, str]:
 
 
 def load_catalogue(path: str, variables: Mapping[str, str]) -> tuple[Catalogue, list[str]]:
-    """Load the catalogue with the user's file at ``path``, if any; return it and its faults."""
+    """Load the catalogue with the user's file at ``path``, if it is set; return its faults, too."""
     source, fault = read_user_catalogue(path)
     if fault:
         return Catalogue(), [fault]
@@ -741,9 +748,10 @@ def load_catalogue(path: str, variables: Mapping[str, str]) -> tuple[Catalogue, 
 
 
 def read_user_catalogue(path: str) -> tuple[Source | None, str]:
-    """Read the user's catalogue; return the file and the error, if it cannot be read.
+    """Read the user's catalogue; return the file and an error.
 
-    The file is None if it cannot be read, or if the path is empty.
+    The file is None if it cannot be read or if the path is empty. The error is empty if there is
+    none.
     """
     if not path:
         return None, ""
@@ -757,7 +765,7 @@ def read_user_catalogue(path: str) -> tuple[Source | None, str]:
 
 
 def _secrets(variables: Mapping[str, str], targets: Iterable[Target]) -> Iterator[str]:
-    """Yield all secrets of the settings and services, and the parts that may be quoted alone."""
+    """Yield all secrets of the settings and services, and their parts that may be quoted alone."""
     for name in SECRET_VARIABLES:
         yield variables.get(name, "").strip()
     yield from _secrets_of_database_url(variables.get("DATABASE_URL", ""))
@@ -780,7 +788,7 @@ def _faults(error: ValidationError) -> list[str]:
 
 
 def _fault(details: Mapping[str, Any]) -> str:
-    """Describe one of pydantic's errors: the variable, its value unless secret, what it accepts."""
+    """Describe an error of pydantic: the variable, its value unless secret, the accepted values."""
     location = details["loc"][0]
     name = next(name for name in Settings.model_fields if location in {name, name.upper()})
     field = Settings.model_fields[name]

@@ -1,4 +1,4 @@
-"""Text for people: one line, ages, durations, numbers, labels, URLs without passwords, tables."""
+"""Format text for people: lines, ages, durations, numbers, labels, tables, safe URLs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_REASON = 300
-"""Characters of a line: enough for any error, and it fits a log line and a termination message."""
+"""Maximum length of a line, in characters.
+
+It is enough for any error, and fits into a log line and a termination message.
+"""
 
 _UNPRINTABLE = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _ROUNDING = 1e-6
-"""What the rounding of a share may have taken from a whole step of a percentage."""
+"""How much a rounding error may have made a whole step of a percentage smaller."""
 _AGE_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 _DURATION_UNITS = (*_AGE_UNITS, ("s", 1))
 
 
 def one_line(text: str, limit: int = MAX_REASON) -> str:
-    """Return a text that is safe in a log line, on a terminal and in a ``text`` column.
+    """Return one line that is safe in a log line, on a terminal and in a ``text`` column.
 
     Line ends and control characters become blanks. At most ``limit`` characters remain.
     """
@@ -56,7 +59,7 @@ def format_si(value: float) -> str:
 def format_age(seconds: float) -> str:
     """Return an age in one unit: ``45 s``, ``12 min``, ``3 h``, ``5 d``.
 
-    Hours and days begin at two of them, because ``1 d`` would hide up to 23 hours.
+    Hours are used from 2 h, days from 2 d, because ``1 d`` would hide up to 23 hours.
     """
     for unit, size in _AGE_UNITS:
         units = 1 if unit == "min" else 2
@@ -67,24 +70,24 @@ def format_age(seconds: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units: ``7 min``, ``1 h 12 min``, ``2 d 3 h``."""
-    rest = round(seconds)
+    remaining_s = round(seconds)
     parts: list[tuple[int, str]] = []
     for unit, size in _DURATION_UNITS:
-        number, rest = divmod(rest, size)
+        number, remaining_s = divmod(remaining_s, size)
         if number or parts:
             parts.append((number, unit))
     return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number) or "0 s"
 
 
 def percent_rounded_down(share: float, decimals: int) -> float:
-    """Return a share as a percentage, rounded down: only the whole is 100."""
+    """Return a share as a percentage, rounded down. So only a share of exactly 1 is 100."""
     steps = int(10**decimals)
     whole: int = math.floor(share * 100 * steps + _ROUNDING)
     return whole / steps
 
 
 def without_password(url: str) -> str:
-    """Return a URL that is safe to show: its user and password are stars."""
+    """Return a URL that is safe to show: stars replace its user and password."""
     return re.sub(r"^([a-zA-Z+]*:)?(//)?.*@", r"\1\2***@", url, flags=re.DOTALL)
 
 

@@ -1,9 +1,10 @@
-"""The environment variables as documentation.
+"""The documentation of the environment variables.
 
-``--help`` prints it and docs/settings.md is made from it. A test compares ``.env.example``.
+``--help`` prints this documentation, and docs/settings.md is generated from it. A test compares
+``.env.example`` with it.
 
-It is read from the source text of ``settings``. Importing that module would import pydantic, and
-``--help`` would take five times as long.
+The documentation is read from the source text of ``settings``. To import that module would also
+import pydantic, and ``--help`` would take five times as long.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from ops_worker.core.passes import PASSES
 class Variable(NamedTuple):
     """A setting, with one or more names of its environment variable: the first one set wins.
 
-    ``default`` is text; empty means none. ``only`` lists the commands whose work depends on the
-    variable, separated by spaces; empty means all commands that load the settings.
+    ``default`` is a text; empty means that there is no default. ``only`` lists the commands whose
+    work depends on the variable, separated by spaces; empty means all commands that load settings.
     """
 
     names: tuple[str, ...]
@@ -32,14 +33,20 @@ class Variable(NamedTuple):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """The commands that read it; empty if all do. ``passes`` in ``only`` means every pass."""
+        """The commands that read the variable; empty if all do.
+
+        The word ``passes`` in ``only`` stands for every pass.
+        """
         words = self.only.split()
         passes = PASSES if "passes" in words else ()
         return (*passes, *(word for word in words if word != "passes"))
 
 
 def variables() -> list[Variable]:
-    """Return all variables in the order of the settings. URLs of services follow the database."""
+    """Return all variables in the order of the settings.
+
+    The variables with URLs of services come after the variables of the database.
+    """
     settings = _settings()
     services = [
         Variable(
@@ -58,7 +65,7 @@ def variables() -> list[Variable]:
 def _settings() -> tuple[Variable, ...]:
     """Read the fields of the class ``Settings``, each with the docstring that follows it.
 
-    To parse the source takes 8 ms, and `check` needs the names three times.
+    Parsing the source takes 8 ms, and `check` needs the names three times, so they are cached.
     """
     source = Path(__file__).with_name("settings.py").read_text(encoding="utf-8")
     body = next(

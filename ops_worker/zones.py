@@ -1,4 +1,4 @@
-"""Time zones by name: the only reader of the time zone database of this machine."""
+"""Time zones by name. Only this module reads the time zone database of this machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return the zone of a name such as ``Europe/Berlin``. Raises ValueError for an unknown one."""
+    """Return the time zone with a name such as ``Europe/Berlin``.
+
+    Raises ValueError if the name is unknown.
+    """
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        # A name may also be a folder (Europe), too long, or lead out of the time zone database.
+        # The name may also be a folder (Europe), be too long, or lead out of the database's folder.
         raise ValueError(
             "it is not a time zone of this machine; write for example Europe/Berlin"
         ) from None

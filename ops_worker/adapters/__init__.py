@@ -1,4 +1,4 @@
-"""The only code that touches the network, the database, files and terminals.
+"""The only code that uses the network, the database, files and terminals.
 
 Adapters never import each other.
 """

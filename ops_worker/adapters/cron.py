@@ -1,13 +1,14 @@
 """Schedules of CronJobs, as Kubernetes reads them. The only importer of cronsim.
 
 Kubernetes reads a schedule with robfig/cron 3: five fields, a macro, or ``@every`` with a duration.
-cronsim reads the dialect of Debian's cron. So this module reads the fields itself, and hands them
-to cronsim as lists of numbers, which mean the same in both. cronsim does the calendar arithmetic.
-The differences in Kubernetes:
+cronsim reads the dialect of Debian's cron. So this module reads the fields itself, and passes them
+to cronsim as lists of numbers, which have the same meaning in both dialects. cronsim does the
+calendar arithmetic. Kubernetes differs from Debian's cron in these points:
 
-* A step of two or more is not a star: ``*/2`` restricts the days as a list does. ``?`` is a star.
+* A star with a step of two or more is not a star: ``*/2`` restricts the days like a list. ``?`` is
+  a star.
 * Sunday is 0, never 7. There are no seconds, and no ``L``, ``W`` or ``#``.
-* A local time that the clock skips never comes, and one that the clock repeats comes twice.
+* At a local time that the clock skips, no run is due. At one that it repeats, two runs are due.
 """
 
 from __future__ import annotations
@@ -25,29 +26,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 10_000
-"""The largest number of runs that is counted. No caller needs an exact number above it."""
+"""The largest number of runs that is counted. No caller needs an exact number above this one."""
 FIRST = datetime(2024, 1, 1)  # noqa: DTZ001 - the calendar has no zone
 """Where the calendar of a schedule begins: a leap year."""
 CYCLE = timedelta(days=28 * 365 + 8)
-"""28 years and a day, after which weekdays and leap years repeat."""
+"""28 years and a day: weekdays and leap years repeat after 28 years."""
 LEAP_YEARS = timedelta(days=5 * 365 + 2)
-"""Enough if the schedule names no weekday: from one leap year to the next, and a year."""
+"""The time from one leap year to the next, and a year.
+
+This is long enough for a schedule that names no weekday.
+"""
 FORTNIGHT = timedelta(days=15)
-"""Enough if the schedule restricts neither the day of the month nor the month."""
+"""Long enough for a schedule that restricts neither the day of the month nor the month."""
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 MAX_SHIFT = timedelta(hours=3)
-"""More than any clock is put forward or back."""
+"""More than any zone sets its clock forward or back."""
 SHIFT_YEARS = 4
-"""Years that are searched for changes of the clock."""
+"""Number of years that are searched for changes of the clock."""
 HALF_HOUR = timedelta(minutes=30)
 """The smallest change of a clock (Australia/Lord_Howe)."""
 NO_RUN = "no time ever matches it"
-"""The error of a schedule that is valid and never runs."""
+"""The error of a schedule that is valid but never runs."""
 
 
 class _FieldSpec(NamedTuple):
-    """A field of a schedule: its range, and the names of its values from the lowest one on."""
+    """A field of a schedule: its range, and the names of its values in order."""
 
     name: str
     low: int
@@ -76,14 +80,14 @@ _MACROS = {
 _EVERY = "@every "
 _MICRO = ("us", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s")
 _UNITS = {"ns": 1e-9, **dict.fromkeys(_MICRO, 1e-6), "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-"""Seconds per unit of a duration of Go."""
+"""Seconds in each unit of a Go duration."""
 _PART = re.compile(r"[\S\x1c-\x1f]+")
-"""A word between white space, as Go defines it. Python counts four more characters as space."""
+"""A word between white space, as Go defines it. Python has four more white space characters."""
 _AMOUNT = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)({'|'.join(_UNITS)})")
 _MAX_INT = 2**63
 """One more than the largest integer of Go."""
 _MAX_S = _MAX_INT / 1e9
-"""The longest duration of Go, in seconds: 292 years. It is a number of nanoseconds."""
+"""The longest Go duration, in seconds: 292 years. Go counts nanoseconds in 64 bits."""
 
 
 class NeverError(ValueError):
@@ -114,10 +118,10 @@ class Schedule:
                 raise NeverError(NO_RUN)
 
     def slots(self, after: datetime, until: datetime, limit: int = LIMIT) -> list[datetime]:
-        """Return the times at which a run is due, after one time and up to another.
+        """Return at most ``limit`` times at which a run is due, the oldest first.
 
-        They are sorted, oldest first, and at most ``limit``. ``@every`` counts from the first time,
-        as the controller counts from the last run.
+        The times are later than ``after`` and not later than ``until``. ``@every`` counts from
+        ``after``, as the controller counts from the last run.
         """
         if self._every_s:
             step = timedelta(seconds=self._every_s)
@@ -133,19 +137,20 @@ class Schedule:
                 moment for moment in self._moments(local_time) if after < moment <= until
             )
             if len(moments) >= limit:
-                # After a clock is put back, later local times can be earlier moments.
+                # When a clock is set back, a later local time can be an earlier moment.
                 last = min(last, local_time + MAX_SHIFT)
         return sorted(moments)[:limit]
 
     def names(self, moment: datetime) -> bool:
-        """Return whether a run is due in this very second. With ``@every``, any second may be."""
+        """Return whether a run is due at exactly this second. With ``@every``, it always may be."""
         return bool(self._every_s or self.slots(moment - SECOND, moment))
 
     def starved(self, deadline_s: float) -> str:
         """Return why no run ever starts with this startingDeadlineSeconds; empty if runs start.
 
-        The controller counts ``@every`` from the last run, but from no earlier time than this
-        deadline before now. So with a shorter deadline, the next run is always in the future.
+        The controller counts ``@every`` from the last run, but never from a time that is longer ago
+        than this deadline. So if the deadline is shorter than the interval, the next run is always
+        in the future.
         """
         if deadline_s >= self._every_s:
             return ""
@@ -158,8 +163,8 @@ class Schedule:
     def gaps(self) -> Gaps:
         """The shortest and the longest time between two runs.
 
-        The shortest includes gaps in which the clock is put forward. The longest is the one of the
-        calendar: a change of the clock makes a gap at most twice as long, once a year.
+        The shortest time includes gaps in which the clock is set forward. The longest time is that
+        of the calendar: a change of the clock makes a gap at most twice as long, once a year.
         """
         if self._every_s:
             return Gaps(self._every_s, self._every_s)
@@ -167,7 +172,7 @@ class Schedule:
         gaps = [after - before + overnight for before, after in pairwise(self._days)]
         gaps += [after - before for before, after in pairwise(self._times_of_day)]
         longest = max(gaps)
-        # A change of the clock does not disturb an even interval that divides half an hour.
+        # A change of the clock does not change an even interval that divides half an hour.
         is_even = min(gaps) == longest and not HALF_HOUR % longest
         if not is_even:
             gaps += self._gaps_at_clock_changes(longest)
@@ -183,7 +188,7 @@ class Schedule:
 
     @cached_property
     def _days(self) -> list[datetime]:
-        """The days on which a run is due, for as many years as it takes until they repeat."""
+        """The days on which a run is due, over the number of years after which they repeat."""
         _, _, day, month, weekday = self._fields
         span = CYCLE
         if weekday == "*":
@@ -208,14 +213,14 @@ class Schedule:
         return gaps
 
     def _local(self, moment: datetime) -> datetime:
-        """Return what a clock of the zone shows."""
+        """Return the local time in the zone, without the zone."""
         return moment.astimezone(self._zone).replace(tzinfo=None)
 
     def _offset(self, moment: datetime) -> timedelta | None:
         return moment.astimezone(self._zone).utcoffset()
 
     def _moments(self, local_time: datetime) -> Iterator[datetime]:
-        """Return the moments at which the zone's clock shows a time: one, two, or none."""
+        """Return the moments at which the zone's clock shows a time: one, two or none."""
         for fold in (0, 1):
             moment = local_time.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
             if self._local(moment) == local_time:
@@ -224,12 +229,12 @@ class Schedule:
 
 @lru_cache(maxsize=64)
 def read(text: str, zone: str = "UTC") -> Schedule:
-    """Return a schedule, from a cache. Raises ValueError with the fault of an invalid one."""
+    """Return a schedule from a cache. Raises ValueError if the schedule is invalid."""
     return Schedule(text, zone)
 
 
 def _local_times(fields: tuple[str, ...], after: datetime, until: datetime) -> Iterator[datetime]:
-    """Return the local times that match five fields, after one time and up to another."""
+    """Return the local times that match five fields, later than ``after`` and up to ``until``."""
     try:
         from cronsim import CronSim, CronSimError
     except ImportError:
@@ -246,7 +251,7 @@ def _local_times(fields: tuple[str, ...], after: datetime, until: datetime) -> I
 
 
 def _fields(text: str) -> tuple[str, ...]:
-    """Return the five fields as cronsim reads them: a star, or a list of numbers."""
+    """Return the five fields for cronsim. Each one is a star or a list of numbers."""
     if text.startswith("@"):
         if text not in _MACROS:
             raise ValueError(f"{text!r} is unknown; use @every, {', '.join(_MACROS)}")
@@ -258,7 +263,7 @@ def _fields(text: str) -> tuple[str, ...]:
 
 
 def _field(field: str, spec: _FieldSpec) -> str:
-    """Return a field as cronsim reads it. Raises ValueError, or NeverError if it is empty."""
+    """Return a field for cronsim. Raises ValueError, or NeverError if it has no values."""
     values: set[int] = set()
     has_star = False
     for part in filter(None, field.split(",")):
@@ -274,15 +279,15 @@ def _range(part: str, spec: _FieldSpec) -> range:
     """Return the values of one part of a field: ``5``, ``1-5`` or ``*``, and ``/step``."""
     span, has_step, step_text = part.partition("/")
     step = _number(step_text) if has_step else 1
-    first, *rest = span.split("-")
+    first, *ends = span.split("-")
     if first in {"*", "?"}:
         low, high = spec.low, spec.high
-    elif len(rest) > 1:
+    elif len(ends) > 1:
         raise ValueError(f"{spec.name} {part!r} is not a range")
     else:
         low = high = _value(first, spec)
-        if rest:
-            high = _value(rest[0], spec)
+        if ends:
+            high = _value(ends[0], spec)
         elif has_step:
             high = spec.high
     if low > high or step < 1:
@@ -299,7 +304,7 @@ def _value(text: str, spec: _FieldSpec) -> int:
 
 
 def _number(text: str) -> int:
-    """Return a number as Go reads it, or -1."""
+    """Return a number as Go reads it, or -1 if Go does not accept it."""
     match = re.fullmatch(r"\+?0*([0-9]{1,19})", text)
     if match is None or int(match[1]) >= _MAX_INT:
         return -1
@@ -307,7 +312,7 @@ def _number(text: str) -> int:
 
 
 def _duration_s(text: str) -> int:
-    """Return the whole seconds, at least one, of a duration as Go writes it."""
+    """Return a Go duration in whole seconds, at least 1 s."""
     unsigned = re.sub(r"^[+-]", "", text)
     amounts = _AMOUNT.findall(unsigned)
     seconds = sum(float(amount) * _UNITS[unit] for amount, unit in amounts)

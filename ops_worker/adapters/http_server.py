@@ -1,11 +1,11 @@
 """The HTTP endpoint of the sidecar: /health, /ready and /metrics.
 
-/health is for the liveness probe. It answers 200 while every loop completes its ticks, whatever
-these find. A database that is away does not make it 503: a restart would not bring the database
-back, but would lose the samples that wait for it.
+/health is for the liveness probe. It answers 200 while every loop completes its ticks, whatever the
+ticks observe. It does not become 503 when the database is not available: a restart would not repair
+the database, but would lose the samples that wait for it.
 
 /metrics needs prometheus_client, which is an extra. Without it, the other paths work as usual: a
-sidecar must not restart for ever because of an image without the extra.
+sidecar must not restart for ever because its image lacks the extra.
 
 This is the only importer of http.server and prometheus_client.
 """
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Outcome, Tick
 
 ALLOWED_INTERVALS = 1.5
-"""Intervals that a loop may take for a tick, besides the deadline of a pass."""
+"""How many intervals a loop may take for a tick, in addition to the deadline of a pass."""
 REQUEST_TIMEOUT_S = 5
 """Seconds that a client may take to send its request."""
 DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """The buckets of the histogram of durations, in seconds."""
 PATHS = "the paths are /health, /ready and /metrics"
 NO_METRICS = "/metrics is off: prometheus_client is not installed"
-"""The answer to GET /metrics, and the warning, without the extra."""
+"""The answer to GET /metrics, and the warning, if the extra is not installed."""
 REMEDY = (
     "install ops-worker[sidecar], or build the image with EXTRAS=sidecar; "
     "/health and /ready work without it"
@@ -58,8 +58,8 @@ _log = logging.getLogger(__name__)
 class _Server(ThreadingHTTPServer):
     """A server that logs errors as lines. A client that disconnects is not an error.
 
-    The base class prints a traceback to standard error. A kubelet or a Prometheus that gives up
-    waiting causes such a traceback, which would appear between the JSON lines of the log.
+    The base class prints a traceback to standard error, for example when a kubelet or a Prometheus
+    stops waiting. The traceback would appear between the JSON lines of the log.
     """
 
     daemon_threads = True
@@ -72,10 +72,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class _LoopState(NamedTuple):
-    """What the endpoint knows of a loop.
+    """The state of a loop.
 
     ``completed`` is the moment of its last completed tick (seconds, monotonic clock). ``answered``
-    is whether the database has ever answered it. ``error`` is that of its last tick.
+    is whether the database has ever answered this loop. ``error`` is the error of its last tick.
     """
 
     completed: float
@@ -84,7 +84,7 @@ class _LoopState(NamedTuple):
 
 
 class _Metrics:
-    """The metrics of /metrics, in a registry of their own. They need prometheus_client."""
+    """The metrics of /metrics, in their own registry. They need prometheus_client."""
 
     def __init__(self, loops: Iterable[str]) -> None:
         self.registry = CollectorRegistry()
@@ -178,7 +178,7 @@ class Telemetry:
     ) -> None:
         """Create the metrics of loops with these intervals, whose passes have this deadline.
 
-        Without prometheus_client there are none, and one warning names the extra.
+        Without prometheus_client there are no metrics, and one warning names the extra.
         """
         self._allowed_s = {
             name: ALLOWED_INTERVALS * interval_s + deadline_s
@@ -202,7 +202,7 @@ class Telemetry:
 
     def _update_state(self, tick: Tick) -> None:
         answered = tick.outcome is not None and tick.outcome.result is not Result.WAITING
-        # A crash is a bug: only an outcome or a foreseen error completes a tick.
+        # Only an outcome or an expected error completes a tick. Any other error is a bug.
         completed = tick.outcome is not None or isinstance(tick.error, OpsWorkerError)
         with self._lock:
             before = self._loops[tick.loop]
@@ -229,10 +229,10 @@ class Telemetry:
         return 503, {"status": "unhealthy", "loops": loops}
 
     def ready(self) -> tuple[int, dict[str, Any]]:
-        """Return 200 if the database has answered every loop, else 503; and a document.
+        """Return 200 if the database has answered every required loop, else 503; and a document.
 
-        A pass that an installation may do without is not waited for: its tables may be missing.
-        The document has the error of the last tick of each loop that is waited for.
+        Loops of optional passes do not count, because their tables may be missing. For each
+        required loop that has no answer yet, the document has the error of its last tick.
         """
         with self._lock:
             waiting = {
@@ -248,10 +248,15 @@ class Telemetry:
         return 503 if waiting else 200, document
 
     def serve(self, host: str, port: int) -> ThreadingHTTPServer:
-        """Serve in threads. Port 0 takes a free one. Raise SettingsError if the port is taken."""
+        """Serve in threads. Port 0 means any free port.
+
+        Raises SettingsError if the port is already in use.
+        """
         telemetry, metrics = self, self._metrics
 
         class Handler(BaseHTTPRequestHandler):
+            """Answers the requests of one connection."""
+
             timeout = REQUEST_TIMEOUT_S
             server_version = "ops-worker"
             sys_version = ""
@@ -282,7 +287,7 @@ class Telemetry:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Log nothing: a probe every few seconds is not worth a line."""
+                """Log nothing: requests come every few seconds."""
 
         try:
             server = _Server((host, port), Handler)

@@ -1,14 +1,14 @@
 """Calls of the Kubernetes API. The only importer of the Kubernetes client.
 
 The client costs more to import than the rest of the program, so it is imported when it is needed.
-Answers stay JSON: the client's models cost tens of megabytes and differ between its versions.
-Every call has a deadline. Nothing uses the API's watches.
+Answers remain JSON: the client's models cost tens of megabytes and differ between its versions.
+Every call has a deadline. No call uses the watches of the API.
 
-Only the client's configuration and connection pool are used, not its generated calls. In version 37
-those import the models of every kind, even if no answer is made into one: `ops-worker cluster`
-would take 1.0 s of CPU instead of 0.4 s, and 69 MB instead of 45 MB. ``ApiClient.call_api`` differs
-between versions 36 and 37. Neither these calls nor ``rest_client.request`` accept one deadline for
-the connection and another in total.
+Only the client's configuration and connection pool are used, not its generated calls. In version
+37, the generated calls import the models of every kind, even if no answer is converted to a model:
+`ops-worker cluster` would take 1.0 s of CPU instead of 0.4 s, and 69 MB instead of 45 MB.
+``ApiClient.call_api`` differs between versions 36 and 37. Neither the generated calls nor
+``rest_client.request`` accept one deadline for the connection and another one for the whole call.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0
 """Deadline in seconds for the connection of a call."""
 READ_S = 15.0
-"""Deadline in seconds for every piece of an answer, and for a call in total."""
+"""Deadline in seconds for every piece of an answer, and for the whole call."""
 EVENTS_S = 5.0
 """Deadline in seconds for all Events of a pass."""
 PAGE_SIZE = 500
-"""Objects per page of a list: the size of a chunk of kubectl."""
+"""Objects per page of a list: the chunk size of kubectl."""
 LOG_S = 120.0
 """Deadline in seconds for a container's log. A node keeps 10 MiB of it by default.
 
@@ -51,7 +51,7 @@ WARNINGS = "type=Warning"
 NOTICES = ("reason=JobAlreadyActive", "reason=Killing", "reason=Pulling")
 """The field selectors of other Events that may mean a problem."""
 MAX_ERROR_TEXT = 300
-"""Characters of an answer without a message that an error quotes."""
+"""How many characters of an answer an error quotes if the answer has no message."""
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 """The service account's token. The namespace is in the same folder.
 
@@ -60,9 +60,10 @@ Source: kubernetes.io, "Accessing the Kubernetes API from a Pod".
 SELECTOR = f"{NAME_LABEL}={OURS}"
 """The label of the worker's objects."""
 _REFUSED = re.compile(r' is forbidden: (?!User ")|^admission webhook')
-"""The message of the API server if a quota, a policy or a webhook refuses an object.
+"""Matches the API server's message if a quota, a policy or a webhook refuses an object.
 
-The status is 403, as for a missing permission, whose message names the user.
+The status is 403, the same as for a missing permission. But the message about a missing permission
+names the user.
 """
 MULTIPLE_CHOICES, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 
@@ -72,7 +73,7 @@ class ClusterError(OpsWorkerError):
 
 
 class NotPermittedError(OpsWorkerError):
-    """The API server refused a call. No retry helps until somebody grants the permission."""
+    """The API server refused a call. No retry helps until a person grants the permission."""
 
     exit_code = 3
 
@@ -88,9 +89,10 @@ class NotFoundError(OpsWorkerError):
 
 
 class WorkerObjects(NamedTuple):
-    """The worker's CronJobs and Deployments, and objects that may include those of others.
+    """The worker's CronJobs and Deployments, and Jobs and pods that may include other programs'.
 
-    ``events`` are sorted, oldest first. ``not_looked_at`` says what could not be read, and why.
+    ``events`` are sorted, oldest first. ``not_looked_at`` has the kinds that could not be read, and
+    why.
     """
 
     cronjobs: list[dict[str, Any]]
@@ -102,9 +104,9 @@ class WorkerObjects(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """A call of the API: everything but the server.
+    """A call of the API: everything except the server.
 
-    ``resource`` and ``name`` are for errors. ``path`` has both already.
+    ``resource`` and ``name`` are for error messages. ``path`` already contains both.
     """
 
     method: str
@@ -127,28 +129,28 @@ class Cluster:
     """An API server and a namespace."""
 
     def __init__(self, *, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
-        """Read the service account inside a cluster, otherwise a kubeconfig. Contact nothing yet.
+        """Read the service account inside a cluster, otherwise a kubeconfig. Make no connection.
 
-        Raises SettingsError if there is neither, or if it is invalid.
+        Raises SettingsError if neither exists, or if it is invalid.
         """
         connection = _connect(kubeconfig, context)
         self._api = connection.api
         self.label = connection.label
-        """The server's URL and where its configuration comes from, for people."""
+        """The server's URL and the source of its configuration, for people."""
         self.namespace = namespace or connection.namespace or "ops-worker"
 
     def cronjob(self, name: str) -> dict[str, Any]:
-        """Return a CronJob. Raises NotFoundError, which names the CronJobs that exist."""
+        """Return a CronJob. Raises NotFoundError with the names of the existing CronJobs."""
         try:
             return self._get("batch", "cronjobs", name)
         except NotFoundError:
             raise self._no_cronjob(name, self.cronjobs(selector="")) from None
 
     def cronjob_of(self, command: str) -> dict[str, Any]:
-        """Return the CronJob of a pass or of init-db, whatever the installation calls it.
+        """Return the CronJob of a pass or of init-db, even if the installation renamed it.
 
-        The one with the name of the manifests counts, otherwise the only one that runs the command.
-        Raises NotFoundError if there is none, and SettingsError if there are several.
+        The CronJob with the name in the manifests counts, otherwise the only CronJob that runs the
+        command. Raises NotFoundError if there is none, and SettingsError if there are several.
         """
         from ops_worker.core.cronjobs import runs
 
@@ -173,19 +175,19 @@ class Cluster:
         return NotFoundError(f"no CronJob {name} in namespace {self.namespace}: {hint}")
 
     def cronjobs(self, selector: str = SELECTOR) -> list[dict[str, Any]]:
-        """Return the CronJobs with a label; with an empty selector, all."""
+        """Return the CronJobs with a label. An empty selector selects all."""
         return list(self._list("batch", "cronjobs", selector))
 
     def worker_objects(self) -> WorkerObjects:
-        """Return the worker's CronJobs, and the Jobs and pods that include theirs.
+        """Return the worker's objects: its CronJobs, and all Jobs and pods that may be theirs.
 
-        If no CronJob has the worker's label, those count that run a container of the worker's.
+        If no CronJob has the worker's label, the CronJobs count that run a container of the worker.
         Deployments and Events are read if this is permitted.
         """
         not_looked_at: list[str] = []
         cronjobs, job_selector, pod_selector = self.cronjobs(), SELECTOR, SELECTOR
         if not cronjobs:
-            # Without a label, only the owner of a Job shows whether the Job is the worker's.
+            # Without a label, only the owner of a Job shows whether the Job belongs to the worker.
             cronjobs = [cronjob for cronjob in self.cronjobs(selector="") if _runs_worker(cronjob)]
             job_selector, pod_selector = "", JOB_LABEL
         deployments = _if_permitted("Deployments", self._deployments, not_looked_at)
@@ -210,18 +212,18 @@ class Cluster:
     def events(self, name: str = "") -> list[ClusterEvent]:
         """Return the Events of the namespace that may report a problem, oldest first.
 
-        With a name, those of the objects with this name.
+        With a name, return only the Events of objects with this name.
         """
-        own = f"involvedObject.name={name}," if name else ""
+        by_name = f"involvedObject.name={name}," if name else ""
         contents: list[dict[str, Any]] = []
         for selector in (WARNINGS, *NOTICES):
-            contents += self._list("", "events", fields=own + selector)
+            contents += self._list("", "events", fields=by_name + selector)
         if any(content.get("reason") == "Pulling" for content in contents):
-            contents += self._list("", "events", fields=f"{own}reason=Pulled")
+            contents += self._list("", "events", fields=f"{by_name}reason=Pulled")
         return read_all(contents)
 
     def _deployments(self) -> list[dict[str, Any]]:
-        """Return the Deployments with the worker's label, and those that run the worker."""
+        """Return the Deployments that have the worker's label or run the worker."""
         return [
             deployment
             for deployment in self._list("apps", "deployments")
@@ -232,7 +234,7 @@ class Cluster:
     def _pods_of(
         self, deployment: Mapping[str, Any], known: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Return the pods of a Deployment that are not known yet."""
+        """Return the pods of a Deployment that are not among the ``known`` pods."""
         labels = at(deployment, "spec", "selector", "matchLabels")
         if not labels:
             return []
@@ -267,9 +269,9 @@ class Cluster:
         )
 
     def log(self, pod: str, container: str) -> bytes:
-        """Return a container's whole log; without a name, that of the pod's only container.
+        """Return the whole log of a container, which may contain any bytes.
 
-        A log may hold any bytes.
+        Without the name of a container, return the log of the pod's only container.
         """
         request = _Request(
             method="GET",
@@ -287,7 +289,7 @@ class Cluster:
         return f"no CronJob of ops-worker in namespace {self.namespace}: {hint}"
 
     def _no_cronjob_hint(self) -> str:
-        """Return why there is no CronJob, and what to do."""
+        """Return the likely reason why there is no CronJob, and what to do."""
         reason = "it has no CronJob at all"
         path = f"/api/v1/namespaces/{self.namespace}"
         try:
@@ -295,7 +297,7 @@ class Cluster:
         except NotFoundError:
             reason = "the namespace does not exist"
         except NotPermittedError:
-            pass  # then it is unknown whether the namespace exists
+            pass  # it is unknown whether the namespace exists
         return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
@@ -310,7 +312,7 @@ class Cluster:
         selector: str = "",
         fields: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """Return the objects of all pages of a list."""
+        """Yield the objects of all pages of a list."""
         token = ""
         while True:
             query: dict[str, Any] = {"limit": PAGE_SIZE}
@@ -356,7 +358,7 @@ class Cluster:
         except (HTTPError, OSError, ValueError) as error:
             reason = one_line(str(error))
             if isinstance(error, ValueError):
-                # It quotes the header or the URL, which may hold a token or a password.
+                # Its text quotes the header or the URL, which may contain a token or a password.
                 reason = "its URL or token contains characters that cannot be sent"
             raise ClusterError(
                 f"no answer from {self.label}: {reason}; "
@@ -373,7 +375,7 @@ class Cluster:
         if request.query:
             url += f"?{urlencode(request.query)}"
         deadline_s = request.deadline_s
-        # The pool is the client's own, with its certificates. It is the same in versions 36 and 37.
+        # The client's own pool, with its certificates. It is the same in versions 36 and 37.
         return self._api.rest_client.pool_manager.request(
             request.method,
             url,
@@ -384,7 +386,7 @@ class Cluster:
                 read=min(READ_S, deadline_s),
                 total=deadline_s,
             ),
-            # A redirect would carry the token to another server, and a Retry-After could exceed the
+            # A redirect would send the token to another server, and a Retry-After could exceed the
             # deadline.
             retries=False,
             redirect=False,
@@ -393,13 +395,13 @@ class Cluster:
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         configuration = self._api.configuration
-        # Version 36.0.0 of the client knows the token by the second name only.
+        # Version 36.0.0 of the client has the token only under the second name.
         for key in {"BearerToken", "authorization"} & configuration.api_key.keys():
             headers["Authorization"] = configuration.get_api_key_with_prefix(key)
         return headers
 
     def _error(self, request: _Request, status: int, body: str) -> OpsWorkerError:
-        """Return the error for an answer that is no success."""
+        """Return the error for an answer that reports a failure."""
         call = f"{request.verb} {request.resource}"
         namespaced = f"kubectl -n {self.namespace}"
         try:
@@ -429,10 +431,11 @@ class Cluster:
 def announce(
     job: str, transitions: Sequence[tuple[str, str]], deadline_s: float = EVENTS_S
 ) -> list[str]:
-    """Write an Event on the CronJob of this Job for every alert; return what went wrong.
+    """Write an Event on the CronJob of this Job for every alert; return the problems.
 
-    ``transitions`` are services, each with the reason of the alert that opened; the reason is empty
-    for an alert that closed. Never raises: the pass is recorded, and nothing may change that.
+    ``transitions`` has services, each with the reason of the alert that opened. The reason is empty
+    for an alert that closed. Never raises: the pass is recorded, and an Event must not make it
+    fail.
     """
     try:
         _create_events(job, transitions, time.monotonic() + min(EVENTS_S, deadline_s))
@@ -449,14 +452,14 @@ def may_ask() -> bool:
 
 
 def _create_events(job: str, transitions: Sequence[tuple[str, str]], end: float) -> None:
-    """Write the Events until a time of the monotonic clock. Raises OpsWorkerError if it cannot."""
+    """Write the Events until ``end`` (monotonic clock). Raises OpsWorkerError on failure."""
     # Otherwise the kubeconfig of a developer would decide where the Events go.
     if not TOKEN.is_file():
         raise ClusterError(
             "KUBERNETES_EVENTS is on, but there is no service account token: "
             "set automountServiceAccountToken, see k8s/variants/events"
         )
-    # Kubernetes names a Job of a CronJob after it, with the scheduled time behind the last dash.
+    # The name of a CronJob's Job is the name of the CronJob, a dash and the scheduled time.
     name = job.rpartition("-")[0]
     if not name:
         raise ClusterError("KUBERNETES_EVENTS is on, but JOB_NAME is not a Job of a CronJob")
@@ -475,14 +478,14 @@ def _runs_worker(cronjob: Mapping[str, Any]) -> bool:
 
 
 def _has_worker(template: Mapping[str, Any]) -> bool:
-    """Return whether a container of a pod's template runs the worker."""
+    """Return whether a container of a pod template runs the worker."""
     return bool(workers(at(template, "spec"), at(template, "metadata", "labels")))
 
 
 def _if_permitted(kind: str, read: Callable[[], list[Any]], not_looked_at: list[str]) -> list[Any]:
-    """Return the objects of a kind, or note why they could not be read.
+    """Return the objects of a kind. If they cannot be read, add the reason to ``not_looked_at``.
 
-    They only add to the picture, so that a missing permission is no reason to show nothing.
+    These objects only complete the output, so a missing permission must not prevent the rest of it.
     """
     try:
         return read()
@@ -492,7 +495,7 @@ def _if_permitted(kind: str, read: Callable[[], list[Any]], not_looked_at: list[
 
 
 def _remaining_s(end: float) -> float:
-    """Return the seconds until a time of the monotonic clock. Raises ClusterError after it."""
+    """Return the seconds until ``end`` (monotonic clock). Raises ClusterError after this time."""
     remaining_s = end - time.monotonic()
     if remaining_s <= 0:
         raise ClusterError("no time was left for Kubernetes Events")
@@ -508,7 +511,7 @@ class _Connection(NamedTuple):
 
 
 def _connect(kubeconfig: str, context: str) -> _Connection:
-    """Configure the client. Contact nothing."""
+    """Configure the client without making a connection."""
     try:
         from kubernetes import client, config
     except ImportError:
@@ -536,7 +539,7 @@ def _connect(kubeconfig: str, context: str) -> _Connection:
 
 
 def _kubeconfig_problem(error: Exception) -> str:
-    """Return what is wrong with a kubeconfig, without what parsers or a credential plugin quote."""
+    """Return what is wrong with a kubeconfig, without texts of parsers or credential plugins."""
     message = str(error)
     if message.startswith("Invalid kube-config"):
         return one_line(message)
@@ -552,7 +555,7 @@ def _load_service_account(config: Any, configuration: Any) -> str:
 
 
 def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) -> tuple[str, str]:
-    """Load a context of a kubeconfig; return the context's name and namespace."""
+    """Load a context of a kubeconfig; return the name of the context and its namespace."""
     file = named or str(Path.home() / ".kube" / "config")
     # KUBECONFIG may name several files.
     if not any(Path(path).is_file() for path in file.split(os.pathsep)):

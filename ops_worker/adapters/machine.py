@@ -1,6 +1,6 @@
-"""Facts about this machine: the throttling of its CPU, and its name servers.
+"""Facts about this machine: the CPU throttling of this process, and the name servers.
 
-No function raises: a file that is missing or malformed counts as empty.
+No function raises: a missing or malformed file counts as empty.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 MAX_FILE = 1 << 16
-"""Bytes of a file that are read."""
+"""Maximum number of bytes that are read from a file."""
 MAX_NAMESERVERS = 3
-"""Name servers that the resolver of the system asks: MAXNS of resolv.conf(5)."""
+"""Number of name servers that the system's resolver asks: MAXNS of resolv.conf(5)."""
 _UNITS = {"throttled_usec": 1e6, "throttled_time": 1e9}
-"""The keys of cpu.stat in version 2 and 1 of cgroups, and their units in one second."""
+"""The keys of cpu.stat in versions 2 and 1 of cgroups, and how many of their units are 1 s."""
 
 
 def throttled_s() -> float | None:
-    """Return for how long the cgroup of this process was throttled so far, in seconds.
+    """Return how long the cgroup of this process was throttled so far, in seconds.
 
     Return None if the cgroup does not report it.
     """
@@ -33,7 +33,7 @@ def throttled_s() -> float | None:
 
 
 def nameservers() -> tuple[str, ...]:
-    """Return the addresses of the name servers that the resolver asks."""
+    """Return the addresses of the name servers that the system's resolver asks."""
     addresses = []
     for line in _lines(RESOLV_CONF):
         words = line.split()
@@ -43,15 +43,15 @@ def nameservers() -> tuple[str, ...]:
 
 
 def _own_groups() -> list[Path]:
-    """Return the folders that may be those of this process's cgroup, the most likely first.
+    """Return the possible folders of the cgroup of this process, the most likely folder first.
 
-    In a container with its own cgroup namespace, its cgroup is the root.
+    In a container with its own cgroup namespace, the cgroup of the container is the root.
     """
     folders = []
     for line in _lines(MEMBERSHIP):
         # The number of the hierarchy, its controllers (none in version 2), and the path.
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":/")
+        _, _, after_number = line.partition(":")
+        controllers, _, path = after_number.partition(":/")
         if not controllers:
             folders.append(CGROUPS / path)
         elif "cpu" in controllers.split(","):

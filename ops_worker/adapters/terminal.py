@@ -40,14 +40,14 @@ STYLES = {
 BAR_STYLES = {"█": "green", "▒": "yellow", "x": "bold red", "?": "bold yellow", "·": "dim"}
 """The style of a mark in a state bar."""
 CHANGED = "* "
-"""How the name of what changed since the picture before begins."""
+"""The mark before a name that changed since the previous screen."""
 
 
 def draw(tables: Sequence[ScreenTable], *, clear: bool = False, width: int | None = None) -> None:
     """Draw the tables one below the other.
 
-    ``width`` is that of the screen for which the tables were made; such a table is drawn as it is.
-    In a table that was made for no screen, a text that is too wide is folded, never cut off.
+    ``width`` is the width of the screen for which the tables were made; they are drawn unchanged.
+    Without ``width``, a text that is too wide is folded, never cut off.
     """
     console = Console(highlight=False, width=width)
     if clear:
@@ -62,7 +62,7 @@ def draw(tables: Sequence[ScreenTable], *, clear: bool = False, width: int | Non
 
 
 def _lines(table: ScreenTable) -> Iterator[Text]:
-    """Yield the lines of a table that fits, and those of a table without rows."""
+    """Yield the lines of a table that fits the screen or has no rows."""
     for title in table.title.splitlines():
         yield Text(title, "bold")
     if not table.rows:
@@ -78,7 +78,7 @@ def _lines(table: ScreenTable) -> Iterator[Text]:
     for text in table.below.splitlines():
         below = Text(text, "dim")
         for mark, style in BAR_STYLES.items():
-            # The marks of the legend are as bright as those of the bars.
+            # The marks in the legend are as bright as the marks in the bars.
             bright = style if style == "dim" else f"not dim {style}"
             below.highlight_regex(f"{re.escape(mark)}(?= )", bright)
         yield below

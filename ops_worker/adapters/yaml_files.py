@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 MAX_BYTES = 10 << 20
 """The largest file that is read: 10 MiB."""
 MAX_REPEATED = 1 << 20
-"""Characters that aliases may repeat in a document. Without a limit, a small file could explode."""
+"""Maximum number of characters that aliases may repeat in a document.
+
+Without a limit, a small file could fill the memory.
+"""
 NO_KIND = "contains something that is not a Kubernetes object: it has no kind"
 CHART = "is a Helm chart, which is skipped; check what `helm template` prints"
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -45,11 +48,12 @@ class Loaded(NamedTuple):
 
 
 def read(paths: Sequence[str]) -> Loaded:
-    """Read files and folders; ``-`` is standard input. Return the objects; a List is taken apart.
+    """Return the objects in files and folders; ``-`` is standard input.
 
-    A folder is read as `kubectl apply -f` does. An unreadable file or document is an error, and the
-    others are still read. The templates of a Helm chart are not YAML, so a chart is skipped. Raises
-    SettingsError with all errors if there is no object at all.
+    The items of a List are separate objects. A folder is read as `kubectl apply -f` reads it. An
+    unreadable file or document is an error; the other files are still read. A Helm chart is
+    skipped, because its templates are not YAML. Raises SettingsError with all errors if there is no
+    object at all.
     """
     parse = _parser()
     loaded = Loaded([], [], [])
@@ -74,7 +78,7 @@ def read(paths: Sequence[str]) -> Loaded:
 
 
 def _is_chart(path: Path) -> bool:
-    """Return whether a path is a Helm chart, or in the templates of one."""
+    """Return whether a path is a Helm chart, or in the templates of a chart."""
     place = path.absolute()
     folders = [place]
     folders += [folder.parent for folder in (place, *place.parents) if folder.name == "templates"]
@@ -91,7 +95,7 @@ def _parser() -> Callable[[str], Iterator[Any]]:
         ) from None
 
     class Loader(yaml.SafeLoader):
-        """A loader that limits what aliases repeat."""
+        """A loader that limits how much aliases repeat."""
 
         def construct_document(self, node: Any) -> Any:
             """Construct a document. Raises _AliasError if its aliases repeat too much."""
@@ -104,11 +108,11 @@ def _parser() -> Callable[[str], Iterator[Any]]:
 
 
 class _AliasError(ValueError):
-    """Aliases are used in a way that is not supported. The message quotes nothing of the file."""
+    """Aliases are used in a way that is not supported. The message does not quote the file."""
 
 
 def _documents(documents: Iterator[Any], path: str, errors: list[FileError]) -> Iterator[Any]:
-    """Return the documents of a file up to the first invalid one, which is added to the errors."""
+    """Yield the documents of a file up to the first invalid one. Add that one to the errors."""
     try:
         yield from documents
     except Exception as error:  # noqa: BLE001 - for some tags the parser raises any exception
@@ -117,7 +121,7 @@ def _documents(documents: Iterator[Any], path: str, errors: list[FileError]) -> 
 
 
 def _parts(document: Any) -> list[Any]:
-    """Return the objects of a List; any other document is one object, and an empty one is none."""
+    """Return the objects in a document: the items of a List, one object, or none if it is empty."""
     if document is None:
         return []
     if not isinstance(document, dict):
@@ -132,8 +136,9 @@ def _parts(document: Any) -> list[Any]:
 def _size(node: Any, own_sizes: dict[int, int], sizes: dict[int, int]) -> int:
     """Return the size of a node in characters and nodes, with its aliases expanded.
 
-    ``own_sizes`` gets the size of every node without its children, ``sizes`` the size with them.
-    Both are by the identity of the node. Raises _AliasError for a node that contains itself.
+    Add the size of every node without its children to ``own_sizes``, and the size with its children
+    to ``sizes``. The keys of both are the identities of the nodes. Raises _AliasError for a node
+    that contains itself.
     """
     key = id(node)
     if key in sizes:
@@ -154,7 +159,7 @@ def _size(node: Any, own_sizes: dict[int, int], sizes: dict[int, int]) -> int:
 
 
 def _texts(paths: Sequence[str], errors: list[FileError]) -> Iterator[tuple[str, str]]:
-    """Return the text of every file, with the file's name."""
+    """Yield the name and the text of every file."""
     for path in paths:
         if path == "-":
             yield from _text(path, sys.stdin.buffer, errors)
@@ -180,7 +185,7 @@ def _files(path: str, errors: list[FileError]) -> list[Path]:
 
 
 def _text(path: str, file: BinaryIO, errors: list[FileError]) -> Iterator[tuple[str, str]]:
-    """Return the text of a file; nothing if it is too large or not UTF-8."""
+    """Yield the name and the text of a file; yield nothing if it is too large or not UTF-8."""
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         errors.append(FileError(path, f"is larger than {MAX_BYTES >> 20} MiB"))

@@ -1,11 +1,11 @@
 """The catalogue: which services are monitored and which figures are measured.
 
-The catalogue is data, and only this package reads and checks it. ``builtin.toml`` holds the
-built-in entries, those of the platform. A file of the user adds entries, replaces them by name, or
-stands alone.
+The catalogue is data, and only this package reads and checks it. ``builtin.toml`` has the built-in
+entries, which are those of the platform. A file of the user adds entries, replaces built-in entries
+of the same name, or is used alone.
 
-- ``source`` reads and parses a file; ``entries`` defines its keys and what they accept.
-- ``resolve`` makes targets from entries, with the values of variables and files.
+- ``source`` reads and parses a file; ``entries`` defines the keys and their accepted values.
+- ``resolve`` creates targets from entries, with the values of variables and files.
 - ``conflicts`` finds entries that cannot be in force together.
 """
 
@@ -57,7 +57,7 @@ class Catalogue(NamedTuple):
     - ``unmonitored``: names of services whose URL is empty.
     - ``user_entries``: names of the entries in the user's file, ``services.NAME`` or
       ``figures.SERVICE.NAME``.
-    - ``file``: the user's file, if there is one.
+    - ``file``: the name of the user's file in messages, or BUILTIN_FILE without a user's file.
     """
 
     targets: tuple[Target, ...] = ()
@@ -67,14 +67,14 @@ class Catalogue(NamedTuple):
     file: str = BUILTIN_FILE
 
     def located(self, service: str, fault: str) -> str:
-        """Return a fault of a service with its file and entry in front."""
+        """Return a fault of a service, preceded by the file and the entry."""
         entry = f"services.{service}"
         file = self.file if entry in self.user_entries else BUILTIN_FILE
         return f"{file}: {entry}.{fault}"
 
     @property
     def faults(self) -> list[str]:
-        """The faults of single services. They do not affect the other services."""
+        """The faults of single services. They do not affect other services."""
         return [
             self.located(target.name, fault) for target in self.targets for fault in target.faults
         ]
@@ -83,8 +83,8 @@ class Catalogue(NamedTuple):
 def load(source: Source | None, surroundings: Surroundings) -> tuple[Catalogue, list[str]]:
     """Return the catalogue in force, and the faults of the file itself (keys, types, conflicts).
 
-    ``source`` is the user's file, or None. If a value that only one service needs is missing or
-    unusable, it is in the ``faults`` of that target instead.
+    ``source`` is the user's file, or None. If only one service needs a value that is missing or
+    unusable, the fault is in the ``faults`` of that target instead.
     """
     builtin, faults = parse(Source(BUILTIN_FILE, BUILTIN.read_text(encoding="utf-8")))
     user, user_faults = parse(source) if source is not None else (None, [])
@@ -127,7 +127,7 @@ def builtin_urls() -> list[tuple[str, tuple[str, ...], str]]:
 
 
 def _layers(builtin: Entries, user: Entries | None) -> list[Entries]:
-    """Return the catalogues in force. An entry of a later one replaces that of an earlier one."""
+    """Return the catalogues in force. Entries of the later one replace those of the earlier one."""
     if user is None:
         return [builtin]
     return [builtin, user] if user.builtin else [user]

@@ -1,4 +1,4 @@
-"""Conflicts between entries of a catalogue: reserved names, and rows written twice."""
+"""Find conflicts between entries of a catalogue: reserved names, and rows written twice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def conflicts(
     services: Iterable[str], targets: Sequence[Target], figures: Sequence[Figure]
 ) -> Iterator[str]:
-    """Yield the conflicts between entries; each begins with the name of its entry.
+    """Yield the conflicts between entries. Each conflict begins with the name of its entry.
 
-    ``services`` are the names of all services, ``targets`` are the monitored ones.
+    ``services`` has the names of all services, ``targets`` the monitored services.
     """
     yield from _reserved_services(services)
     yield from _series_conflicts(targets)
@@ -36,7 +36,7 @@ def _reserved_services(services: Iterable[str]) -> Iterator[str]:
 
 
 def _series_conflicts(targets: Sequence[Target]) -> Iterator[str]:
-    """Yield services whose series or name is reserved, or is the series of another service."""
+    """Yield a conflict for each service whose series or name is reserved or used by another one."""
     owners: dict[str, Target] = {}
     for target in targets:
         subject = f"services.{target.name}: series {target.series}"
@@ -57,7 +57,7 @@ def _series_conflicts(targets: Sequence[Target]) -> Iterator[str]:
 
 
 def _figure_conflict(figure: Figure, by_series: Mapping[str, Target]) -> str:
-    """Return who else writes the rows of a figure; empty if nobody does."""
+    """Return the conflict with other writers of a figure's rows; empty if there is none."""
     if figure.series == OPS_WORKER:
         return f"service {OPS_WORKER} is reserved for the worker; choose another service"
     owner = by_series.get(figure.series)
@@ -69,9 +69,9 @@ def _figure_conflict(figure: Figure, by_series: Mapping[str, Target]) -> str:
 
 
 def _shared_intervals(figures: Sequence[Figure]) -> Iterator[str]:
-    """Yield figures with an interval of their own whose metric another figure has, too.
+    """Yield a conflict for each figure with its own interval that shares its metric with another.
 
-    Whether such a figure is due is read from the rows of its metric, which must be its own.
+    The rows of its metric show whether such a figure is due. So no other figure may write them.
     """
     metrics = Counter(figure.metric for figure in figures)
     for figure in figures:

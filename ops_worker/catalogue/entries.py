@@ -1,7 +1,7 @@
 """The format of a catalogue: the keys of services and figures, and the values that they accept.
 
-The docstrings of the fields and the texts of ``wants`` are public: docs/catalogue.md is made from
-them, and error messages quote ``wants``.
+The docstrings of the fields and the texts of ``wants`` are public: docs/catalogue.md is generated
+from them, and error messages quote ``wants``.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from ops_worker.core.samples import OWN_METRICS
 from ops_worker.core.statuses import expand
 
 MAX_SERVICES, MAX_FIGURES = 10_000, 200
+"""Maximum numbers of services and figures in one file."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
 NAME_WANTS = (
     "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit"
 )
 MAX_REQUEST_BODY = 64 << 10
-"""Characters of the body of a request."""
+"""Maximum length of the body of a request, in characters."""
 MAX_NEEDS = 50
-"""Services that one service may need directly. Causes are computed in a transaction."""
+"""Maximum number of services that one service may need directly.
+
+The causes are computed inside a transaction, which must stay short.
+"""
 MAX_REDIRECTS = 10
-"""Redirects that one probe may follow. Chains of more are loops, as a rule."""
+"""Maximum number of redirects that one probe may follow. Longer chains are usually loops."""
 READS = frozenset({"select", "with", "values", "table"})
 """The first words of statements that read."""
 FRAMING = frozenset(
@@ -56,7 +60,7 @@ _COMMENT_OR_SPACE = re.compile(r"--[^\n]*|/\*.*?\*/|[\s(]+", re.DOTALL)
 
 
 class ExplainedError(ValueError):
-    """A value does not fit. The message says why, in place of all that is accepted."""
+    """A value is not accepted. The message says why, instead of listing all accepted values."""
 
 
 def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints: Any) -> Any:
@@ -69,11 +73,11 @@ def field(default: Any = ..., *, wants: str, secret: bool = False, **constraints
 
 
 # pydantic turns the ValueError of a validator into a fault, and does not show its text. It does
-# not handle a TypeError, so that ruff's TRY004 does not apply here.
+# not handle a TypeError. So ruff's TRY004 does not apply here.
 
 
 def _of_type(*kinds: type) -> BeforeValidator:
-    """Accept only values of exactly these types: pydantic would convert others."""
+    """Accept only values of exactly these types. pydantic would convert values of other types."""
 
     def check(value: Any) -> Any:
         """Return the value. Raises ValueError if it has another type."""
@@ -143,7 +147,7 @@ def _needs(value: Any) -> tuple[str, ...]:
 
 def _hosts(value: Any) -> tuple[str, ...]:
     hosts = _strings(value)
-    # No scheme, port or path: those are not a part of a host.
+    # A scheme, a port or a path is not a part of a host.
     if not all(is_host(host) and re.fullmatch(r"[^/@?#\[\]]+", host) for host in hosts):
         raise ValueError("not hosts")
     if any(re.fullmatch(r"[^:]*:[^:]*", host) for host in hosts):
@@ -196,7 +200,7 @@ def _counter(value: Any) -> Counter:
 
 
 def _condition(value: Any) -> Condition:
-    """Accept a relation, and the part of the answer that it is about; without one, the body."""
+    """Accept a relation and the part of the answer that it is about, by default the body."""
     relations = [key for key in value if key in RELATIONS] if isinstance(value, dict) else []
     if not relations:
         raise ValueError("not a condition")
@@ -243,7 +247,7 @@ def _tags(value: Any) -> dict[str, str]:
 
 
 def _reading(value: Any) -> str:
-    """Accept a statement whose first word, without comments and parentheses, is one that reads."""
+    """Accept a statement whose first word is one of READS, after comments and parentheses."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("not a statement")
     words = _COMMENT_OR_SPACE.sub(" ", value).split()
@@ -273,7 +277,7 @@ class Entry(BaseModel):
 
 
 class ServiceEntry(Entry):
-    """A service as the catalogue describes it. References to variables are not resolved."""
+    """A service in the catalogue. References to variables are not resolved."""
 
     url: Annotated[tuple[str, ...], PlainValidator(_strings)] = field(
         wants="an http:// or https:// base URL, tcp://HOST:PORT, tls://HOST:PORT, or a list of "
@@ -301,9 +305,9 @@ class ServiceEntry(Entry):
     body: Annotated[str, PlainValidator(_body)] = field(
         "", secret=True, wants=f"a string of at most {MAX_REQUEST_BODY >> 10} Ki characters"
     )
-    """Content of the request, for POST, PUT, PATCH and DELETE. No command shows it, but a reason
-    may quote what a service sends back of it, so put secrets into variables. Its type is that of a
-    header `Content-Type`."""
+    """Content of the request, for POST, PUT, PATCH and DELETE. No command shows it. But a reason
+    may quote a part of it that a service sends back, so put secrets into variables. The header
+    `Content-Type` names its type."""
     deadline: Number = field(
         PROBE_DEADLINE_S, wants="a number of seconds, 0.1 to 60", ge=0.1, le=60
     )
@@ -376,13 +380,13 @@ class ServiceEntry(Entry):
         None, wants="a percentage, more than 0 and less than 100, for example 99.9", gt=0, lt=100
     )
     """Service level objective: the percentage of the time in which the service is to be healthy.
-    `status` and `report` show what is left of its error budget."""
+    `status` and `report` show the rest of its error budget."""
     slo_window: Whole = field(30, wants="a whole number of days, 1 to 365", ge=1, le=365)
     """Days up to now over which the objective is measured."""
 
 
 class FigureEntry(Entry):
-    """A figure as the catalogue describes it."""
+    """A figure in the catalogue."""
 
     sql: Annotated[str, PlainValidator(_reading)] = field(
         wants="one statement that reads (SELECT, WITH, VALUES or TABLE) and returns `value`, or "
@@ -418,7 +422,7 @@ class Entries(Entry):
 
 
 def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:
-    """Return what the key at a location accepts, and whether its value is secret."""
+    """Return the accepted values of the key at a location, and whether its value is secret."""
     if "[key]" in location:
         return NAME_WANTS, False
     model, key = _model_at(location)
@@ -430,7 +434,7 @@ def wants(location: tuple[int | str, ...]) -> tuple[str, bool]:
 
 
 def keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are valid where an unknown key was found."""
+    """Return the keys that are valid at the location of an unknown key."""
     model, _ = _model_at(location)
     return [key_field.alias or name for name, key_field in model.model_fields.items()]
 

@@ -1,4 +1,4 @@
-"""Make targets from the entries of services: put in the values of variables and files."""
+"""Create targets from the entries of services: insert the values of variables and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ops_worker.catalogue.entries import ServiceEntry
 
 MAX_SECRET = 16 << 10
-"""Bytes of a file with the value of a header."""
+"""Maximum size of a file with the value of a header, in bytes: 16 KiB."""
 NO_HEADER = (
     "contains a character that a header value cannot have: "
     "a line end, a control character or a non-ASCII character"
@@ -47,14 +47,14 @@ _HTTP_KEYS = (
 )
 """Keys that have no effect without an HTTP request and its answer."""
 _TLS_KEYS = ("ca", "certificate", "key", "skip_verify")
-"""Keys that a connection without TLS has no use for."""
+"""Keys that have no effect on a connection without TLS."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH = re.compile(r"(/|\./|\.\./)[^\x00-\x1f\x7f]{0,254}")
 
 
 class Surroundings(NamedTuple):
-    """What a catalogue may refer to: variables and files.
+    """The variables and files to which a catalogue may refer.
 
     ``known`` is false if the catalogue is for another machine. Then a missing variable is not a
     fault, and no file is read.
@@ -65,14 +65,15 @@ class Surroundings(NamedTuple):
 
 
 def references(text: str) -> list[str]:
-    """Return the names of the variables that a text refers to, in order, each once."""
+    """Return the names of the variables to which a text refers, in order and without duplicates."""
     return list(dict.fromkeys(_REFERENCE.findall(text)))
 
 
 def is_header_value(text: str) -> bool:
     """Return whether a header can have this value.
 
-    That is printable ASCII without spaces around it (RFC 9110, section 5.5, without obs-text).
+    The value must be printable ASCII without spaces around it (RFC 9110, section 5.5, without
+    obs-text).
     """
     return bool(re.fullmatch(r"[!-~]([\t -~]*[!-~])?", text))
 
@@ -131,10 +132,11 @@ class _Resolver:
         )
 
     def _url(self, choices: Sequence[str]) -> tuple[str, str]:
-        """Return the first URL whose variables are all set, and the text to show instead of it.
+        """Return the first URL whose variables are all set, and a text to show instead of it.
 
-        That text is empty if the URL itself can be shown. It is needed if variables are a part of
-        the URL, because they may be secret, and if the URL is invalid. Then the URL is empty.
+        The text is empty if the URL itself can be shown. The text is needed if the URL contains
+        variables, because they may be secret, or if the URL is invalid. An invalid URL is returned
+        as an empty one.
         """
         chosen = next((choice for choice in choices if not self._missing(choice)), None)
         if chosen is None:
@@ -153,7 +155,7 @@ class _Resolver:
         return url, chosen
 
     def _check_keys(self, entry: ServiceEntry, url: str) -> None:
-        """Report keys that do not fit the scheme of the URL."""
+        """Report keys that have no effect with the scheme of the URL."""
         scheme = scheme_of(url)
         names = type(entry).model_fields
         written = {names[name].alias or name for name in entry.model_fields_set}
@@ -169,7 +171,7 @@ class _Resolver:
         ]
 
     def _check_expressions(self, entry: ServiceEntry) -> None:
-        """Report expressions that cannot be used. Another machine may have the extra."""
+        """Report expressions that cannot be used here. Another machine may have the extra."""
         for place, condition in enumerate(entry.conditions):
             if condition.relation not in EXPRESSIONS:
                 continue
@@ -178,12 +180,12 @@ class _Resolver:
                 self._faults.append(f"conditions.{place}.{condition.relation}: {problem}")
 
     def _body(self, entry: ServiceEntry) -> bytes:
-        """Return the body of the request, with the values of variables as they are."""
+        """Return the body of the request, with the unchanged values of variables."""
         if entry.method == "HEAD" and entry.json_body:
             self._faults.append("method: the answer to HEAD has no body; set `json = false`")
         if entry.body and entry.method not in BODY_METHODS:
             self._faults.append(f"body needs one of the methods {', '.join(BODY_METHODS)}")
-        # Bytes of a variable that are not UTF-8 are sent as they are.
+        # Bytes of a variable that are not UTF-8 are sent unchanged.
         return self._expanded(entry.body, "body").encode(errors="surrogateescape")
 
     def _body_secrets(self, entry: ServiceEntry) -> tuple[str, ...]:
@@ -227,7 +229,7 @@ class _Resolver:
             self._faults.append(f"{subject} is empty")
 
     def _content(self, where: str, path: str) -> str:
-        """Return the secret in a file, without spaces, line ends and a byte order mark around."""
+        """Return the secret in a file, without a byte order mark and surrounding white space."""
         data = self._read(where, path, MAX_SECRET + 1)
         file = _shown_path(path)
         if len(data) > MAX_SECRET:
@@ -239,9 +241,9 @@ class _Resolver:
         return content
 
     def _read(self, where: str, path_template: str, limit: int) -> bytes:
-        """Return at most ``limit`` bytes of a file; none, and a fault, if it cannot be read.
+        """Return at most ``limit`` bytes of a file. If it cannot be read, add a fault.
 
-        The value of a variable is not shown: it may be a secret where a path was expected.
+        The fault does not show the value of a variable, which may be a secret instead of a path.
         """
         before = len(self._faults)
         path = self._expanded(path_template, where)
@@ -279,10 +281,10 @@ class _Resolver:
         return path
 
     def _expanded(self, text: str, where: str = "") -> str:
-        """Put in the values of variables, without the spaces around them.
+        """Insert the values of variables, without the spaces around them.
 
-        A missing variable is a fault and makes the text empty. If variables are not known, the
-        reference stays.
+        A missing variable is a fault, and the text is then empty. If variables are not known, the
+        reference remains in the text.
         """
         missing = self._missing(text)
         if missing and self._known:
@@ -298,7 +300,7 @@ class _Resolver:
 
 
 def _url_problem(url: str) -> str:
-    """Return why a service cannot have this URL; empty if it can."""
+    """Return why a service cannot have this URL; empty if the URL is valid."""
     if scheme_of(url) in CONNECTION_SCHEMES:
         return connection_problem(url)
     return url_problem(url, others=CONNECTION_SCHEMES)
@@ -311,12 +313,12 @@ def _with_path(base_url: str, path: str) -> str:
 
 
 def _without_host(url: str) -> str:
-    """Return what may be shown of an invalid URL: its beginning, without what may be a secret."""
+    """Return the beginning of an invalid URL, without parts that may be secret."""
     return re.sub(r"(://[^/:?#]*).*", r"\1", without_password(url), flags=re.DOTALL)
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file without blocking. A pipe would block until somebody writes into it."""
+    """Open a file without blocking. A pipe would block until another process writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -327,6 +329,6 @@ def _not_set(names: Iterable[str]) -> str:
 
 
 def _shown_path(path: str) -> str:
-    """Return a path as the catalogue has it, if it looks like one: else it may be the secret."""
+    """Return a path for messages if it looks like a path. Otherwise it may be the secret itself."""
     looks_like_path = _REFERENCE.search(path) or _PATH.fullmatch(path)
     return path if looks_like_path else "its file"

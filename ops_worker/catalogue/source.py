@@ -1,4 +1,4 @@
-"""The text of a catalogue: read it, parse it, and describe what is wrong with its shape."""
+"""Read and parse the text of a catalogue, and describe the faults of its shape."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ if TYPE_CHECKING:
     from ops_worker.catalogue.entries import Entries
 
 MAX_BYTES = 8 << 20
-"""Bytes of a catalogue. 10,000 services need about 1 MiB."""
+"""Maximum size of a catalogue in bytes: 8 MiB. 10,000 services need about 1 MiB."""
 MAX_SHOWN = 100
-"""Characters of a value in a message: enough to recognise it."""
+"""Maximum number of characters of a value in a message: enough to recognise the value."""
 MAX_SHOWN_BITS = 256
-"""Bits of an integer that a message still shows as a number."""
+"""Maximum number of bits of an integer that a message shows as a number."""
 
 
 class Source(NamedTuple):
-    """A catalogue as text, and the name of its file for messages."""
+    """The text of a catalogue, and the name of its file for messages."""
 
     file: str
     text: str
 
 
 def read(path: Path) -> Source:
-    """Read a file. Raises OSError or ValueError if it cannot be read, is too large or not UTF-8."""
+    """Read a file.
+
+    Raises OSError if the file cannot be read, and ValueError if it is too large or not UTF-8.
+    """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -41,7 +44,7 @@ def parse(source: Source) -> tuple[Entries | None, list[str]]:
 
     The entries are None if the text is not a valid catalogue.
     """
-    # pydantic takes long to import, and `--help` does not need it.
+    # The import of pydantic takes long, and `--help` does not need it.
     from pydantic import ValidationError
 
     from ops_worker.catalogue.entries import Entries
@@ -75,7 +78,7 @@ def _limits_exceeded(file: str, entries: Entries) -> list[str]:
 
 
 def _fault(file: str, details: Mapping[str, Any]) -> str:
-    """Describe one of pydantic's errors: the file, the key, its value unless secret, what fits."""
+    """Describe an error of pydantic: file, key, value unless secret, and the accepted values."""
     from ops_worker.catalogue.entries import ExplainedError, keys, wants
 
     location = details["loc"]

@@ -1,4 +1,4 @@
-"""Checks of URLs and host names. No message quotes the URL: an invalid one may be a secret."""
+"""Check URLs and host names. No message quotes a URL, because an invalid URL may be a secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 MAX_LABEL = 63
-"""Characters between two dots of a host name (RFC 1035, section 2.3.4)."""
+"""Maximum number of characters between two dots of a host name (RFC 1035, section 2.3.4)."""
 BAD_HOST = "its host is not a valid name or address"
 
 _BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -22,8 +22,8 @@ _BYTE = re.compile(r"25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]")
 def url_problem(url: str, *, query: bool = False, others: Iterable[str] = ()) -> str:
     """Return why a path cannot be appended to this http or https URL; empty if it can.
 
-    With ``query``, the URL may have a query. ``others`` are schemes that are also possible in its
-    place, for the message.
+    With ``query``, the URL may have a query. ``others`` has further schemes that are possible, for
+    the message.
     """
     try:
         parts = urlsplit(url)
@@ -44,7 +44,7 @@ def url_problem(url: str, *, query: bool = False, others: Iterable[str] = ()) ->
 
 
 def connection_problem(url: str) -> str:
-    """Return why this is not a URL to connect to, ``tcp://HOST:PORT``; empty if it is."""
+    """Return why a URL does not have the form ``SCHEME://HOST:PORT``; empty if it does."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -1,1 +1,1 @@
-"""The commands, one module each: options, call, output and exit code."""
+"""The commands. The module of a command has its options, its call, its output and exit code."""

@@ -64,7 +64,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do the action and report each alert. Raises SettingsError for an alert that is not there."""
+    """Do the action and report each alert. Raises SettingsError if the alert does not exist."""
     with opened(settings, "alerts") as store:
         ACTIONS[options.action](store, options, settings)
     return DONE
@@ -111,7 +111,7 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
 
     monitored = [target.name for target in settings.catalogue.targets]
     if settings.record_own_metrics:
-        # The passes close the worker's own alert. Without self-metrics, nobody else does.
+        # The passes close the worker's own alert. Without self-metrics, they do not, so prune it.
         monitored.append(own_service(settings.installation))
     prune = partial(
         operations.prune,
@@ -125,11 +125,11 @@ def _prune(store: Store, options: argparse.Namespace, settings: Settings) -> Non
         rows = store.dry_run(HEALTH.transaction, prune, optional_tables=optional)
     else:
         rows = write(store, HEALTH.transaction, prune, optional_tables=optional)
-    kept = [row for row in rows if row.kept_by]
+    rows_of_others = [row for row in rows if row.kept_by]
     rows = [row for row in rows if not row.kept_by]
     for row in rows:
         _print_pruned(row, dry_run=options.dry_run)
-    for row in kept:
+    for row in rows_of_others:
         print(f"kept {one_line(row.service)}: installation {one_line(row.kept_by)} watches it")
     number = "1 service" if len(rows) == 1 else f"{len(rows)} services"
     verb = "was" if len(rows) == 1 else "were"
@@ -152,7 +152,7 @@ def _print_pruned(row: UnmonitoredRow, *, dry_run: bool) -> None:
 
 
 def _show(rows: Sequence[AlertRow]) -> None:
-    """Print the alerts as a table that fits the screen, as those of `status` do."""
+    """Print the alerts as a table that fits the screen, like the tables of `status`."""
     if not rows:
         print("no alert is open")
         return

@@ -1,4 +1,4 @@
-"""``ops-worker catalogue``: check a file of services and figures, and show what is in force."""
+"""``ops-worker catalogue``: check a file of services and figures, show the catalogue in force."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check or show a catalogue, and return the exit code: 4 if ``check`` finds faults.
+    """Check or show a catalogue; return the exit code, which is 4 if ``check`` finds faults.
 
     ``show`` raises SettingsError if the catalogue cannot be loaded.
     """
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 def _check(
     options: argparse.Namespace, catalogue: Catalogue, shape_faults: list[str], path: str
 ) -> int:
-    """Print all faults, one on a line, and a summary."""
+    """Print all faults, each on its own line, and a summary."""
     faults = [*shape_faults, *_service_faults(catalogue)]
     if options.prepare and not shape_faults:
         sql_faults, notes = _prepare(options, path)
@@ -99,7 +99,7 @@ def _service_faults(catalogue: Catalogue) -> list[str]:
 
 
 def _slo_faults(catalogue: Catalogue, variables: Mapping[str, str]) -> list[str]:
-    """Return the objectives that passes of PASS_PERIOD cannot measure."""
+    """Return a fault for each objective that passes every PASS_PERIOD cannot measure."""
     from ops_worker import settings
 
     period_s = settings.pass_period(variables)
@@ -114,9 +114,9 @@ def _slo_faults(catalogue: Catalogue, variables: Mapping[str, str]) -> list[str]
 
 
 def _prepare(options: argparse.Namespace, path: str) -> tuple[list[str], list[str]]:
-    """Let the database prepare each figure's SQL.
+    """Let the database prepare the SQL of each figure.
 
-    Return the faults that it finds, and notes about figures whose tables do not exist.
+    Return the faults that the database finds, and notes about figures whose tables do not exist.
     """
     from ops_worker import settings
     from ops_worker.adapters.postgres import sql_metrics
@@ -189,7 +189,7 @@ def _document(catalogue: Catalogue, path: str) -> dict[str, Any]:
 
 
 def _service(target: Target) -> dict[str, Any]:
-    """Describe a service. Show no value of its headers or of its body: they are secrets."""
+    """Describe a service without the values of its headers and its body, which are secrets."""
     document = target._asdict()
     del document["url_template"], document["body_secrets"]
     counters: Any = "*"

@@ -1,6 +1,6 @@
 """``ops-worker check``: check everything that a pass needs, and change nothing.
 
-The trial writes, which show whether a pass could write, are rolled back.
+Trial writes show whether a pass could write. They are rolled back.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _document(findings: list[Finding], code: int) -> str:
 
 
 def _doubts(loaded: Settings) -> Iterator[Finding]:
-    """Warn of values that are accepted although they are most likely mistakes."""
+    """Warn about values that are accepted but are probably mistakes."""
     off, remedy = "off", "set it to true, unless that is intended"
     for name, doubt in loaded.doubts.items():
         if name == "SYSTEM_ALERT_ENABLED":
@@ -123,7 +123,7 @@ def _settings(env_file: Path | None) -> Iterator[Finding]:
         # A name without a slash may be the token itself.
         is_bad_path = name.endswith("_FILE") and "/" not in text
         value = repr(without_password(text))
-        # Any part of a malformed URL may be a secret.
+        # Show nothing of a malformed URL: any part of it may be a secret.
         if name in settings.SECRET_VARIABLES or is_bad_url or is_bad_path:
             value = "(not shown)"
         origin = "the environment" if name in os.environ else str(env_file or ".env")
@@ -151,22 +151,22 @@ def _names(env_file: Path | None) -> _Names:
     if keys:
         text = (env_file or Path(".env")).read_text(encoding="utf-8")
         references.update(re.findall(r"\$\{(\w+)", text))  # a line may refer to another line
-    known = frozenset(name for variable in variables() for name in variable.names)
-    return _Names(() if wrong else keys, known, frozenset(references))
+    setting_names = frozenset(name for variable in variables() for name in variable.names)
+    return _Names(() if wrong else keys, setting_names, frozenset(references))
 
 
 def _unread(env_file: Path | None) -> Iterator[Finding]:
-    """Find values that nothing reads: misspelled variables, and keys of the ``.env`` file."""
+    """Warn about values that nothing reads: misspelled variables and keys of the ``.env`` file."""
     for name, question in near_misses(env_file):
         yield Finding(f"variable {name}", WARNING, "nothing reads it", question)
-    with contextlib.suppress(SettingsError):  # the settings report it
+    with contextlib.suppress(SettingsError):  # another finding reports this error
         names = _names(env_file)
         keys = [key for key in names.keys if key not in names.settings | names.references]
         yield from of_keys(keys, names.settings, str(env_file or ".env"))
 
 
 def near_misses(env_file: Path | None) -> list[tuple[str, str]]:
-    """Return variables with a name similar to one that is read, each with a question."""
+    """Return unread variables with a name similar to a name that is read, each with a question."""
     from ops_worker.core.suggest import intended_variable
 
     try:
@@ -197,7 +197,7 @@ class _Facts(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """Results of what was rolled back. ``refusals`` is None if another check is running."""
+    """The results of the trial writes. ``refusals`` is None if another check is running."""
 
     refusals: list[Refusal] | None = None
     is_view_outdated: bool | None = None
@@ -259,7 +259,7 @@ def _database(loaded: Settings) -> Iterator[Finding]:
 
 
 def _contested(transaction: Transaction, loaded: Settings) -> dict[str, list[str]]:
-    """Return the services that another installation watches, too. A failure is no finding."""
+    """Return the services that another installation also monitors. A failure is no finding."""
     from ops_worker.adapters.postgres import operations
 
     claims: list[Claim] = []
@@ -270,7 +270,7 @@ def _contested(transaction: Transaction, loaded: Settings) -> dict[str, list[str
 
 
 def _growth(facts: _Facts, loaded: Settings) -> Iterator[Finding]:
-    """Report what the tables grow by, and what removes their old rows."""
+    """Report how much the tables grow, and what removes their old rows."""
     retention = Retention(loaded.samples_days, loaded.history_days)
     for size in facts.sizes:
         described = describe(size, facts.server["now"], retention)
@@ -278,12 +278,12 @@ def _growth(facts: _Facts, loaded: Settings) -> Iterator[Finding]:
 
 
 def _try(database: Store, facts: _Facts) -> _Trial:
-    """Try to write what a pass writes, and compare the view. All of it is rolled back."""
+    """Try to write the rows of a pass, and compare the view. Everything is rolled back."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import migrate, trial_writes
 
     def write(transaction: Transaction) -> _Trial:
-        """Try what a pass writes; the view is compared in the same transaction."""
+        """Try the writes of a pass, and compare the view in the same transaction."""
         refusals = trial_writes.refusals(transaction, facts.tables)
         is_outdated = None
         if VIEW in facts.present:
@@ -302,7 +302,7 @@ def _try(database: Store, facts: _Facts) -> _Trial:
 def _figure(
     transaction: Transaction, figure: Figure, rows: list[dict[str, Any]], role: str
 ) -> Iterator[Finding]:
-    """Prepare the statement of a figure; it is not executed."""
+    """Prepare the statement of a figure without executing it."""
     from ops_worker.adapters.postgres import sql_metrics
 
     problem, denied = sql_metrics.prepare(transaction, figure)
@@ -318,9 +318,9 @@ def _figure(
 
 
 def _unusable(loaded: Settings) -> Iterator[Finding]:
-    """Report each value that a service needs and that is missing or unusable.
+    """Report each missing or unusable value that a service needs.
 
-    In a pass, such a service is unknown.
+    In a pass, the state of such a service is unknown.
     """
     from ops_worker.adapters import http
 
@@ -350,7 +350,7 @@ def _services(loaded: Settings) -> Iterator[Finding]:
         budget_s=loaded.pass_deadline - http.DATABASE_RESERVE_S,
     )
     verdicts = judge_all(observations)
-    # `_unusable` reports services with faults of their own.
+    # `_unusable` reports services with faults in their settings.
     yield from of_services([verdict for verdict in verdicts if not verdict.target.faults])
     yield from of_doubt(assess(observations, loaded.targets, Evidence(None, nameservers())))
     reasons = not_probed_reasons(observations, loaded.targets)
@@ -369,7 +369,10 @@ def _services(loaded: Settings) -> Iterator[Finding]:
 
 
 def _alertmanagers(loaded: Settings) -> Iterator[Finding]:
-    """Ask every Alertmanager for its version. One that is away is a warning: passes do without."""
+    """Ask every Alertmanager for its version.
+
+    If one does not answer, this is only a warning, because passes do not need it.
+    """
     if not loaded.alertmanager_urls:
         return
     from ops_worker.adapters.http import alertmanager
@@ -398,8 +401,8 @@ def _cluster() -> Iterator[Finding]:
     remedy = "run `ops-worker cluster` with access to the cluster"
     outside = "`ops-worker cluster` does it from outside"
     if not may_ask():
-        said = f"not checked: this pod has no token of a service account; {outside}"
-        yield Finding("CronJobs", OK, said)
+        summary = f"not checked: this pod has no token of a service account; {outside}"
+        yield Finding("CronJobs", OK, summary)
         return
     try:
         for row in rows(Cluster()):
@@ -412,8 +415,8 @@ def _cluster() -> Iterator[Finding]:
     except CredentialsError as error:
         yield Finding("CronJobs", WARNING, str(error), remedy)
     except NotPermittedError as error:
-        # The Role of the component `events`, for one, grants only what an Event needs.
-        said = f"not checked: {error.problem}, which no pass needs; {outside}"
-        yield Finding("CronJobs", OK, said)
+        # For example, the Role of the component `events` grants only what an Event needs.
+        summary = f"not checked: {error.problem}, which no pass needs; {outside}"
+        yield Finding("CronJobs", OK, summary)
     except OpsWorkerError as error:
         yield Finding("CronJobs", WARNING, str(error), remedy)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """The objects of a namespace. ``warnings`` concern several objects together.
+    """The worker's objects in a namespace. ``warnings`` concern several objects together.
 
-    ``not_looked_at`` says what could not be read, and why.
+    ``not_looked_at`` has the kinds that could not be read, and why.
     """
 
     cronjobs: list[CronJobState]
@@ -33,7 +33,7 @@ class View(NamedTuple):
 
     @property
     def all_warnings(self) -> list[str]:
-        """Every warning: those of the rows, then the others."""
+        """Every warning: first the warnings of the rows, then the others."""
         return [
             *(warning for row in self.cronjobs for warning in row.warnings),
             *(warning for row in self.deployments for warning in row.warnings),
@@ -75,7 +75,7 @@ def connection_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what runs; return 0, or 4 for warnings with ``--fail-on-warnings``."""
+    """Print the worker's objects; return 0, or 4 for warnings with ``--fail-on-warnings``."""
     connection = connect(options)
     view = look(connection)
     if options.output == "json":
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _document(row: CronJobState | DeploymentState) -> dict[str, Any]:
-    """Return a row for JSON. Tuples of tuples would lose the names of their fields."""
+    """Return a row for JSON. Convert nested tuples, which would lose the names of their fields."""
     document = row._asdict()
     if "shards" in document:
         document["shards"] = [shard._asdict() for shard in document["shards"]]
@@ -103,7 +103,7 @@ def _document(row: CronJobState | DeploymentState) -> dict[str, Any]:
 
 
 def look(connection: Cluster) -> View:
-    """Return what runs. Raises NotFoundError if there is nothing of the worker's."""
+    """Return the worker's objects in the namespace. Raises NotFoundError if there are none."""
     from ops_worker.adapters.kubernetes import NotFoundError
     from ops_worker.core import cronjobs, deployments
 
@@ -130,12 +130,12 @@ def look(connection: Cluster) -> View:
 
 
 def rows(connection: Cluster) -> list[CronJobState]:
-    """Return the rows of the CronJobs. Raises NotFoundError if there is nothing of the worker's."""
+    """Return the rows of the CronJobs. Raises NotFoundError if the worker has no objects here."""
     return look(connection).cronjobs
 
 
 def _starved(cronjob: Mapping[str, Any]) -> list[str]:
-    """Return a warning if Kubernetes never starts a run. No Event reports that."""
+    """Return a warning if Kubernetes never starts a run, because no Event reports this."""
     from ops_worker.adapters import cron
 
     spec = cronjob["spec"]
@@ -152,11 +152,12 @@ def _starved(cronjob: Mapping[str, Any]) -> list[str]:
 
 
 def due(cronjob: Mapping[str, Any], now: datetime) -> Callable[[datetime], int | None]:
-    """Return a function that counts the runs due since a time; None for an invalid schedule.
+    """Return a function that counts the runs due since a time, or returns None.
 
-    Without ``spec.timeZone``, the time zone of kube-controller-manager applies, which is unknown
-    here. UTC is assumed unless the last run contradicts it. Then the count is a lower bound: the
-    time divided by the longest gap between two runs.
+    It returns None for an invalid schedule. Without ``spec.timeZone``, the time zone of
+    kube-controller-manager applies, which is unknown here. UTC is assumed. If the last run
+    contradicts UTC, the count is a lower bound: the time divided by the longest gap between two
+    runs.
     """
     from ops_worker.adapters import cron
     from ops_worker.core.pods import at

@@ -1,4 +1,4 @@
-"""The screen of ``ops-worker cluster``: tables that fit, then warnings, each whole on its line."""
+"""The screen of ``ops-worker cluster``: tables that fit, then one whole line for each warning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ops_worker.core.deployments import DeploymentState
 
 WIDTH = 100
-"""Columns of the tables if there is no terminal."""
+"""Width of the tables, in columns, if there is no terminal."""
 CRONJOB_COLUMNS = (
     Column("CRONJOB", least=12),
     Column("SCHEDULE", drop=3),
@@ -46,16 +46,16 @@ DEPLOYMENT_COLUMNS = (
 
 
 def screen_width() -> int:
-    """Return the columns of the terminal, or COLUMNS; WIDTH in a pipe."""
+    """Return the width of the terminal in columns, or COLUMNS; WIDTH in a pipe."""
     return max(MIN_WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
 
 
 def screen(view: View, width: int) -> str:
-    """Return the tables of CronJobs and Deployments, the warnings, and what was not looked at."""
+    """Return the tables of CronJobs and Deployments, the warnings, and what was not read."""
     cronjobs = flexible("", CRONJOB_COLUMNS, tuple(map(_cronjob_cells, view.cronjobs)))
     deployments = flexible("", DEPLOYMENT_COLUMNS, tuple(map(_deployment_cells, view.deployments)))
     parts = [_lines(table, width) for table in (cronjobs, deployments) if table.rows]
-    # A warning is not cut: the end of it says what to do.
+    # Warnings are not cut, because the end of a warning says what to do.
     parts.append([f"warning: {warning}" for warning in view.all_warnings])
     parts.append([f"not looked at: {reason}" for reason in view.not_looked_at])
     return "\n\n".join("\n".join(lines) for lines in parts if lines)

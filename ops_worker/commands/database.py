@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def opened(settings: Settings, command: str, *, deadline_s: float = 0.0) -> Iterator[Store]:
     """Yield the store of a command and close it at the end.
 
-    ``deadline_s`` limits a transaction of a command that repeats, in seconds; 0 is no limit.
+    ``deadline_s`` limits each transaction of a command that repeats, in seconds; 0 means no limit.
     """
     from ops_worker.adapters import postgres
 
@@ -40,7 +40,7 @@ def opened(settings: Settings, command: str, *, deadline_s: float = 0.0) -> Iter
 
 
 def read_history(store: Store, work: Callable[[Transaction], T]) -> T:
-    """Read what passes recorded, in one transaction."""
+    """Read the records of passes in one transaction."""
     from ops_worker.adapters import postgres
 
     return store.read(
@@ -61,7 +61,7 @@ def write(
 
     Raises DatabaseError if another process holds the lock.
     """
-    # A tuple, because the work may return None, and the store returns None for a held lock.
+    # Return a tuple: the work may return None, but None from the store means a held lock.
     result = store.write(
         spec,
         lambda transaction: (work(transaction), transaction.warnings),
@@ -69,13 +69,13 @@ def write(
     )
     if result is None:
         raise DatabaseError("another ops-worker process holds the lock: try again")
-    done, warnings = result
+    returned, warnings = result
     warn_not_recorded(dict.fromkeys(warnings))
-    return done
+    return returned
 
 
 def warn_not_recorded(errors: Iterable[str]) -> None:
-    """Log that something was done, but is not in the history, because a privilege is missing."""
+    """Log that an action is not in the history because a privilege is missing."""
     for error in errors:
         remedy = (
             "as the owner of the tables, run `ops-worker init-db`, "

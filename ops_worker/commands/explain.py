@@ -1,4 +1,4 @@
-"""``ops-worker explain``: why a service has its state, now or at an earlier time."""
+"""``ops-worker explain``: explain why a service has its state, now or at an earlier time."""
 
 from __future__ import annotations
 
@@ -121,15 +121,15 @@ def _show(options: argparse.Namespace, explanation: Explanation) -> None:
         print(json.dumps(as_json(explanation)))
         return
     width = screen_width()
-    shown = [table for table in tables(explanation, width) if table.rows or table.none]
-    fitting = [fitted(table, width) for table in shown]
+    visible = [table for table in tables(explanation, width) if table.rows or table.none]
+    fitting = [fitted(table, width) for table in visible]
     draw([heading(explanation, width), *fitting], width=width)
 
 
 def unknown_service(service: str, targets: Mapping[str, Target], *others: str) -> str:
-    """Return the error for an unknown service. It suggests a similar name.
+    """Return the error for an unknown service, with a similar name as a suggestion.
 
-    ``others`` are names besides those of the targets that the command knows.
+    ``others`` has further names that the command knows, in addition to those of the targets.
     """
     from ops_worker.core.suggest import did_you_mean
 
@@ -137,13 +137,13 @@ def unknown_service(service: str, targets: Mapping[str, Target], *others: str) -
     hint = did_you_mean(service, [*targets, *series, *others])
     if not hint:
         listed = ", ".join(list(targets)[:MAX_LISTED]) or "none"
-        more = ", ..." if len(targets) > MAX_LISTED else ""
-        hint = f"; monitored services: {listed}{more}"
+        ellipsis = ", ..." if len(targets) > MAX_LISTED else ""
+        hint = f"; monitored services: {listed}{ellipsis}"
     return f"service {service} is not monitored, and nothing is recorded about it{hint}"
 
 
 def _time(text: str) -> datetime:
-    """Parse a time, or how long ago it was. Raises ArgumentTypeError for anything else."""
+    """Return a time from a time or an age. Raises ArgumentTypeError for anything else."""
     value = time_or_age(text)
     if isinstance(value, datetime):
         return value

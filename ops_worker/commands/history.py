@@ -1,4 +1,4 @@
-"""``ops-worker history``: what services were over a long time, from the ledger."""
+"""``ops-worker history``: show the states of services over a long time, from the ledger."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ T = TypeVar("T")
 DEFAULT_PERIOD = timedelta(days=7)
 """The period without --since and --from."""
 MAX_MAINTENANCES = 50
-"""Maintenances below the table: one that repeats every day has many. The JSON document has all."""
+"""Maximum number of maintenances below the table. The JSON document has all of them.
+
+A window that repeats every day has many occurrences.
+"""
 CHUNK = 200
-"""Services that are read in one transaction: their rows of a year are a few megabytes."""
+"""How many services one transaction reads: their rows of a year take a few MB of memory."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def period_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --since, --from and --to; ``default`` is how far back the period goes without them."""
+    """Add --since, --from and --to. ``default`` is the length of the period without them."""
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--since",
@@ -95,11 +98,11 @@ def period_options(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-class _Asked(NamedTuple):
-    """What is asked for: a period with its services, and the name of a pass, or ``all``.
+class _Request(NamedTuple):
+    """The requested period with its services, and the name of the requested pass, or ``all``.
 
-    ``actions`` is what people did in the period; None if it cannot be read. ``maintenances`` are
-    those of the period, or of the only service that is asked for.
+    ``actions`` has what people did in the period; None if it cannot be read. ``maintenances`` has
+    the maintenances in the period. With a requested service, both are only about this service.
     """
 
     period: LedgerPeriod
@@ -116,9 +119,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """
     targets = {target.name: target for target in settings.catalogue.targets}
     with opened(settings, "history") as store:
-        asked = _read(store, lambda transaction: _asked(transaction, options, targets))
+        request = _read(store, lambda transaction: _request(transaction, options, targets))
         show = {"json": _show_json, "csv": _show_csv, "table": _show_table}[options.output]
-        show(asked, _documents(store, asked))
+        show(request, _documents(store, request))
     return DONE
 
 
@@ -133,10 +136,10 @@ def _read(store: Store, work: Callable[[Transaction], T]) -> T:
     )
 
 
-def _asked(
+def _request(
     transaction: Transaction, options: argparse.Namespace, targets: Mapping[str, Target]
-) -> _Asked:
-    """Return the period and the services that are asked for, and what people did in it."""
+) -> _Request:
+    """Return the requested period and services, and what people did in the period."""
     from ops_worker.adapters.postgres import action_reads, ledger_reads, maintenance_reads
     from ops_worker.history.actions import action_document
     from ops_worker.history.ledger import LedgerPeriod
@@ -156,7 +159,7 @@ def _asked(
     maintenances = maintenance_reads.maintenances(transaction, since, until)
     if about is not None:
         maintenances = [row for row in maintenances if row.covers(about[0])]
-    return _Asked(
+    return _Request(
         period=LedgerPeriod(transaction.now, since, until, services),
         name=options.name,
         actions=None if actions is None else [action_document(row) for row in actions],
@@ -164,23 +167,23 @@ def _asked(
     )
 
 
-def _documents(store: Store, asked: _Asked) -> Iterator[ServiceDocument]:
+def _documents(store: Store, request: _Request) -> Iterator[ServiceDocument]:
     """Yield the document of each service.
 
-    Only some services are in memory at a time. No transaction is open while documents are
-    written, because whoever reads the output may be slow. What passes record meanwhile is later
-    than the period's ``now``, and does not count.
+    Only CHUNK services are in memory at a time. No transaction is open while documents are written,
+    because the reader of the output may be slow. Records that passes write meanwhile are later than
+    the period's ``now``, and do not count.
     """
     from ops_worker.history.ledger import documents
 
-    services = asked.period.services
+    services = request.period.services
     for start in range(0, len(services), CHUNK):
-        part = asked.period._replace(services=services[start : start + CHUNK])
-        yield from documents(_read(store, partial(_rows, part, asked.name)), asked.name)
+        part = request.period._replace(services=services[start : start + CHUNK])
+        yield from documents(_read(store, partial(_rows, part, request.name)), request.name)
 
 
 def _rows(period: LedgerPeriod, name: str, transaction: Transaction) -> LedgerRows:
-    """Read the rows of the period's services, as of the period's clock."""
+    """Read the rows of the period's services. Their ``now`` is that of the period."""
     from ops_worker.adapters.postgres import ledger_reads
     from ops_worker.history.ledger import ALL, MERGED
 
@@ -194,10 +197,10 @@ def _rows(period: LedgerPeriod, name: str, transaction: Transaction) -> LedgerRo
 def period(
     options: argparse.Namespace, now: datetime, default: timedelta
 ) -> tuple[datetime, datetime]:
-    """Return the beginning and the end of the period of ``period_options``.
+    """Return the begin and the end of the period of ``period_options``.
 
-    Without options it is ``default`` long and ends now. Raises SettingsError if it is empty, or in
-    the future.
+    Without options, the period has the length ``default`` and ends now. Raises SettingsError if the
+    period is empty or in the future.
     """
     begun = options.since if options.since is not None else options.beginning
     until = now if options.end is None else _time(options.end, now)
@@ -213,7 +216,7 @@ def period(
 
 
 def _time(value: datetime | float, now: datetime) -> datetime:
-    """Return a time; a number is how many seconds ago it was."""
+    """Return a time. A number is an age in seconds."""
     return value if isinstance(value, datetime) else now - timedelta(seconds=value)
 
 
@@ -225,21 +228,21 @@ def _clock(now: datetime) -> str:
     return f"the database's clock says {_shown(now)}"
 
 
-def _show_json(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
+def _show_json(request: _Request, documents: Iterable[ServiceDocument]) -> None:
     """Print one document. It is written service by service, because it may be large."""
     from ops_worker.history.documents import as_json
 
-    begin = {"from": as_json(asked.period.since), "to": as_json(asked.period.until)}
+    begin = {"from": as_json(request.period.since), "to": as_json(request.period.until)}
     sys.stdout.write(json.dumps(begin).removesuffix("}") + ', "services": [')
     separator = ""
     for document in documents:
         sys.stdout.write(separator + json.dumps(as_json(document)))
         separator = ", "
-    end = {"actions": as_json(asked.actions), "maintenances": as_json(asked.maintenances)}
+    end = {"actions": as_json(request.actions), "maintenances": as_json(request.maintenances)}
     print("], " + json.dumps(end).removeprefix("{"))
 
 
-def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
+def _show_csv(_: _Request, documents: Iterable[ServiceDocument]) -> None:
     """Print a row for each span, without the actions of people."""
     from ops_worker.history.ledger import CSV_HEAD, csv_rows
 
@@ -249,40 +252,43 @@ def _show_csv(_: _Asked, documents: Iterable[ServiceDocument]) -> None:
         writer.writerows(csv_rows(document))
 
 
-def _show_table(asked: _Asked, documents: Iterable[ServiceDocument]) -> None:
-    """Print a line for each span, and below them maintenances and what people did."""
+def _show_table(request: _Request, documents: Iterable[ServiceDocument]) -> None:
+    """Print a line for each span, and below the spans maintenances and what people did."""
     from ops_worker.history.actions import NO_ACTIONS, actions_table
     from ops_worker.history.ledger import Table
     from ops_worker.history.maintenances import maintenances_table
     from ops_worker.history.screen import fitted, plain
 
-    if not asked.period.services:
+    if not request.period.services:
         print("no pass has recorded anything yet")
         return
     width = _width()
-    table = Table(asked.period, asked.name, width=width)
+    table = Table(request.period, request.name, width=width)
     for line in table.heading():
         print(line)
     for document in documents:
         for line in table.lines(document):
             print(line)
-    if asked.maintenances:
-        newest = asked.maintenances[-MAX_MAINTENANCES:]
-        total = len(asked.maintenances)
+    if request.maintenances:
+        newest = request.maintenances[-MAX_MAINTENANCES:]
+        total = len(request.maintenances)
         title = "Maintenance"
         if total > MAX_MAINTENANCES:
             title += f", the newest {MAX_MAINTENANCES} of {total}"
         fitting = fitted(maintenances_table(newest, title), width)
         print(f"\n{plain(fitting, width)}")
-    if asked.actions is None:
+    if request.actions is None:
         print(f"\n{NO_ACTIONS}")
-    elif asked.actions:
-        fitting = fitted(actions_table(asked.actions, "What people did"), width)
+    elif request.actions:
+        fitting = fitted(actions_table(request.actions, "What people did"), width)
         print(f"\n{plain(fitting, width)}")
 
 
 def _width() -> int:
-    """Return the columns of the terminal; of a pipe or a narrow terminal, those of a table."""
+    """Return the width of a table in columns: that of the terminal, but at least WIDTH.
+
+    For a pipe, return WIDTH, the usual width of a table.
+    """
     from ops_worker.history.ledger import WIDTH
 
     if not sys.stdout.isatty():

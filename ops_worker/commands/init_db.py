@@ -1,4 +1,4 @@
-"""``ops-worker init-db``: bring the schema up to date, or create the indexes that figures need."""
+"""``ops-worker init-db``: bring the schema up to date, or create indexes for figures."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Apply migrations and repair the schema, or print or create indexes; return the exit code.
 
-    Raises SchemaError if a person has to repair something; everything else has been done by then.
+    Raises SchemaError if a person must repair an object. Everything else is done before.
     """
     with contextlib.closing(store(settings, "init-db")) as database:
         if options.indexes:
             for proposal in database.indexes(make=options.indexes == "create"):
-                print(f"-- {proposal.said}", flush=True)
+                print(f"-- {proposal.note}", flush=True)
                 if proposal.statement:
                     print(f"{proposal.statement};", flush=True)
             return DONE
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print(changes: list[Change]) -> None:
-    """Print what was done: migrations first, then the objects in the order of their creation."""
+    """Print the changes: first the migrations, then the objects in the order of their creation."""
     from ops_worker.adapters.postgres.migrate import OBJECTS
 
     order = {name: number for number, name in enumerate(OBJECTS)}
@@ -72,20 +72,20 @@ def _print(changes: list[Change]) -> None:
 
 
 def _print_platform(database: Store) -> None:
-    """Print which tables of the platform are missing, and what to do: health passes need them."""
+    """Print which tables of the platform are missing, and what to do. Health passes need them."""
     from ops_worker.adapters.postgres import STANDALONE_TABLES
 
     problem: OpsWorkerError | None
     try:
         problem = database.missing(STANDALONE_TABLES)
-    except OpsWorkerError as error:  # the worker's own tables are there all the same
+    except OpsWorkerError as error:  # the worker's own tables exist anyway
         problem = error
     if problem is not None:
         print(f"warning: {problem}")
 
 
 def _print_retention(database: Store) -> None:
-    """Print what removes old samples, if nothing does yet."""
+    """Print a hint on how to remove old samples, if nothing removes them yet."""
     from ops_worker.adapters.postgres.rollup_writes import has_plain_samples
 
     if database.read(has_plain_samples):

@@ -1,4 +1,4 @@
-"""``ops-worker maintenance``: start, plan, list and end times in which no alert opens."""
+"""``ops-worker maintenance``: start, plan, list and end maintenances, in which no alert opens."""
 
 from __future__ import annotations
 
@@ -162,10 +162,10 @@ def _zone(text: str) -> str:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do the action, and print what is running then.
+    """Do the action, then print the running maintenances.
 
     Raises DatabaseError, SchemaError, or SettingsError if another maintenance is running, for an
-    unknown service or number, or for a time that is over.
+    unknown service or number, or for a time in the past.
     """
     with opened(settings, "maintenance") as store:
         if options.action == "list":
@@ -183,9 +183,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _is_window(options: argparse.Namespace) -> bool:
-    """Return whether a window is asked for, and not a maintenance of all services from now on.
+    """Return whether the options describe a window, not a maintenance of all services from now on.
 
-    Raises SettingsError for options that do not go together.
+    Raises SettingsError for options that contradict each other.
     """
     is_timed = options.at is not None or options.recurrence is not None
     if options.zone != DEFAULT_ZONE and not is_timed:
@@ -199,7 +199,7 @@ def _is_window(options: argparse.Namespace) -> bool:
 
 
 def _show_running(store: Store, settings: Settings, before: str) -> None:
-    """Print what is running; ``before`` is the start of the first line."""
+    """Print the running maintenances; ``before`` is the start of the first line."""
     from ops_worker.adapters.postgres import operations
     from ops_worker.history.maintenances import describe
 
@@ -229,7 +229,7 @@ def _running(
 
 
 def _start(store: Store, options: argparse.Namespace) -> str:
-    """Start a maintenance, and return a line about the one that it replaced."""
+    """Start a maintenance; return a line about the maintenance that it replaced, or nothing."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
@@ -256,7 +256,7 @@ def _start(store: Store, options: argparse.Namespace) -> str:
 
 
 def _start_window(store: Store, options: argparse.Namespace, settings: Settings) -> str:
-    """Make a window, and return a line about it."""
+    """Create a window; return a line about it, and one for each window that it replaced."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
     from ops_worker.core.maintenance import next_occurrence
@@ -270,11 +270,11 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
     store.create([WINDOW_TABLE])
 
     def make(transaction: Transaction) -> tuple[Window, list[int], datetime]:
-        """Make the window; return it, the numbers of those that it replaces, and the time."""
+        """Create the window; return it, the numbers of the windows that it replaces, and now."""
         begins = None
         if options.at is not None:
             begins = _begins(options.at, zone, transaction.now)
-        new = operations.NewWindow(
+        request = operations.NewWindow(
             seconds=options.for_s,
             by=options.by or user(),
             reason=options.reason,
@@ -283,7 +283,7 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
             recurrence=options.recurrence.text if options.recurrence is not None else "",
             zone=options.zone,
         )
-        return *operations.start_window(transaction, new), transaction.now
+        return *operations.start_window(transaction, request), transaction.now
 
     window, replaced, now = write(store, postgres.MAINTENANCE, make, optional_tables=TABLES)
     occurrence = next_occurrence(window, now)
@@ -293,9 +293,10 @@ def _start_window(store: Store, options: argparse.Namespace, settings: Settings)
 
 
 def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str] | None:
-    """Return the names of monitored services; None for all. Raises SettingsError for another one.
+    """Return the names of monitored services; None for all services.
 
-    A mistyped name would suppress nothing, and be noticed only when an alert opens.
+    Raises SettingsError for a service that is not monitored: a mistyped name would suppress no
+    alert, and people would notice this only when an alert opens.
     """
     from ops_worker.core.suggest import did_you_mean
 
@@ -323,7 +324,10 @@ def _known_services(names: Sequence[str] | None, settings: Settings) -> list[str
 
 
 def _begins(at: datetime | time, zone: tzinfo, now: datetime) -> datetime:
-    """Return when a planned window begins. Raises SettingsError for a time that is over or far."""
+    """Return when a planned window begins.
+
+    Raises SettingsError for a time in the past or too far in the future.
+    """
     from ops_worker.adapters.postgres.maintenance_reads import AHEAD
     from ops_worker.core.maintenance import planned_time
 
@@ -340,7 +344,7 @@ def _begins(at: datetime | time, zone: tzinfo, now: datetime) -> datetime:
 
 
 def _require_gap(recurrence: Recurrence, length: timedelta) -> None:
-    """Raise SettingsError if a window that repeats would never be over."""
+    """Raise SettingsError if a window that repeats would never end, because it is too long."""
     gap = recurrence.shortest_gap
     if length >= gap:
         hours = f"{gap.total_seconds() / 3600:g}h"
@@ -349,14 +353,14 @@ def _require_gap(recurrence: Recurrence, length: timedelta) -> None:
 
 
 def _end(store: Store, options: argparse.Namespace) -> str:
-    """End a maintenance, and return the start of a line about it, if there was one."""
+    """End a maintenance; return the start of a line about it, or nothing if none was running."""
     from ops_worker.adapters import postgres
     from ops_worker.adapters.postgres import operations
 
     by = options.by or user()
 
     def end(transaction: Transaction) -> bool:
-        """End it; return whether there was one."""
+        """End the maintenance; return whether one was running."""
         if options.id is None:
             return operations.end_any(transaction, by)
         operations.end_window(transaction, options.id, by)
@@ -369,7 +373,7 @@ def _end(store: Store, options: argparse.Namespace) -> str:
 
 
 def _list(store: Store, options: argparse.Namespace, settings: Settings) -> None:
-    """Print every maintenance that is running or planned, those of all services first."""
+    """Print every running or planned maintenance. Maintenances of all services come first."""
     from ops_worker.history.documents import as_json
     from ops_worker.history.maintenances import list_table
     from ops_worker.history.screen import fitted

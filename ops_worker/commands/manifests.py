@@ -35,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print one line per fault, then a summary; return 0, or 4 if there are faults.
 
-    An unreadable file is a fault. Raises SettingsError if nothing could be read.
+    An unreadable file is a fault. Raises SettingsError if no file could be read.
     """
     from ops_worker.adapters import yaml_files
     from ops_worker.manifest_rules import Document, check
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def program_facts(parser: argparse.ArgumentParser) -> ProgramFacts:
-    """Return what the rules have to know of this program."""
+    """Return the facts about this program that the rules need."""
     from ops_worker import settings
     from ops_worker.manifest_rules import ProgramFacts
     from ops_worker.variables import variables
@@ -68,10 +68,10 @@ def program_facts(parser: argparse.ArgumentParser) -> ProgramFacts:
 
 
 def _argument_error(parser: argparse.ArgumentParser) -> Callable[[Sequence[str]], str]:
-    """Return a function that returns what is wrong with arguments, in the parser's words."""
+    """Return a function that returns the parser's message about arguments."""
 
     def argument_error(arguments: Sequence[str]) -> str:
-        """Return what the parser says about arguments; nothing if they are valid."""
+        """Return the parser's message about arguments; empty if they are valid."""
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             try:

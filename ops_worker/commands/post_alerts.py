@@ -1,8 +1,8 @@
-"""Post the system alerts to the Alertmanagers after a health pass, in the time that is left.
+"""Post the system alerts to the Alertmanagers after a health pass, in its remaining time.
 
-A post cannot make a pass fail, nor delay it beyond its deadline: it runs after the commit, in a
-thread of its own, and a failure is one warning. It reads what the database has, whatever the pass
-did.
+A post cannot make a pass fail or delay it beyond its deadline: it runs after the commit, in its own
+thread, and a failure is only a warning. It posts the alerts in the database, even if the pass
+failed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ops_worker")
 
 POST_DEADLINE_S = 5.0
-"""Seconds for everything: the transactions that read, and the posts."""
+"""Deadline in seconds for everything: the transactions that read, and the posts."""
 REQUEST_DEADLINE_S = 3.0
-"""Seconds for one post to all Alertmanagers, which is made at the same time."""
+"""Deadline in seconds for one post, which goes to all Alertmanagers at the same time."""
 MIN_STEP_S = 0.1
-"""The least seconds for one transaction or one post."""
+"""The least time, in seconds, for one transaction or one post."""
 CUT_S = 0.2
-"""Seconds that a transaction takes to end after its connection was cut at the deadline."""
+"""Seconds that a transaction needs to end after its connection was cut at the deadline."""
 ROUNDS = 3
-"""The most posts of one pass: it posts again what changed in the meantime."""
+"""Maximum number of posts of one pass. It posts again if alerts changed in the meantime."""
 
 
 def post_within(
@@ -43,7 +43,7 @@ def post_within(
 ) -> None:
     """Post the alerts of a single pass; return after ``left_s`` seconds at the latest.
 
-    If the ``pass_failed``, its error has the cause, and no warning repeats it.
+    With ``pass_failed``, the error of the pass has the cause, so no warning repeats it.
     """
     budget_s = min(POST_DEADLINE_S, left_s - CUT_S)
     if budget_s <= 0:
@@ -75,10 +75,11 @@ def post(
     *,
     pass_failed: bool = False,
 ) -> None:
-    """Post the alerts that the database has. Never raises: a failure is a warning.
+    """Post the alerts in the database. Never raises: a failure is a warning.
 
-    If the ``pass_failed``, its error has said what is wrong with the database. Then only a failure
-    of an Alertmanager is a warning. ``store`` has no connection during a request, nor afterwards.
+    With ``pass_failed``, the error of the pass has already reported the problem with the database.
+    Then only a failure of an Alertmanager is a warning. ``store`` has no connection during and
+    after a request.
     """
     end = time.monotonic() + budget_s
     try:
@@ -92,10 +93,10 @@ def post(
 
 
 def _post_until_unchanged(settings: Settings, store: Store, period_s: float, end: float) -> str:
-    """Post what the database has until that is what was posted; return what failed.
+    """Post the alerts until the posted alerts equal those in the database; return what failed.
 
     Two passes may post at the same time. If the older post arrived last, a closed alert would fire
-    until the next pass. So each pass reads again after its post.
+    until the next pass. So each pass reads the alerts again after its post.
     """
     from ops_worker.adapters.http import alertmanager
 
@@ -118,7 +119,7 @@ def _post_until_unchanged(settings: Settings, store: Store, period_s: float, end
 
 
 def _left_s(end: float) -> float:
-    """Return the seconds until ``end``, at least as many as a step that is worth trying."""
+    """Return the seconds until ``end``, but at least MIN_STEP_S."""
     return max(MIN_STEP_S, end - time.monotonic())
 
 
@@ -127,7 +128,7 @@ def _read(
 ) -> tuple[list[SystemAlert], list[dict[str, Any]]]:
     """Read the alerts in ``left_s`` seconds; return the rows, and the alerts to post.
 
-    The connection is closed afterwards: none is held during a request.
+    The connection is closed afterwards, so that no connection is open during a request.
     """
     from ops_worker.adapters.postgres.alert_reads import read_alerts_to_post
     from ops_worker.adapters.postgres.pass_writes import maintenance_of
@@ -142,7 +143,7 @@ def _read(
             runbook_url=settings.alert_runbook_url,
             under_maintenance=maintenance_of(transaction, settings.maintenance_until),
         )
-        # The services of all shards: one of them posts the alerts of all.
+        # Count the services of all shards, because one shard posts the alerts of all.
         rows = read_alerts_to_post(transaction, period_s, len(settings.catalogue.targets))
         return rows, alerts_to_post(rows, rules)
 
@@ -159,9 +160,9 @@ def _warn(problem: str) -> None:
 
 
 class Poster:
-    """Posts the alerts of a loop, in a thread of its own, one post at a time.
+    """Posts the alerts of a loop in its own thread, one post at a time.
 
-    So no tick waits for a post, and no older post arrives after a newer one.
+    So no tick waits for a post, and no older post arrives after a newer post.
     """
 
     def __init__(self, post: Callable[..., object]) -> None:
@@ -173,7 +174,7 @@ class Poster:
         self._thread: threading.Thread | None = None
 
     def request(self, *, pass_failed: bool = False) -> None:
-        """Post soon: at once, or when the post that is running has ended."""
+        """Request a post: at once, or after the post that is running."""
         with self._lock:
             self._is_requested = True
             self._pass_failed = pass_failed

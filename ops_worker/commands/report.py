@@ -1,4 +1,4 @@
-"""``ops-worker report``: what happened in a period, as an HTML page to read, print and send."""
+"""``ops-worker report``: write an HTML page about a period, to read, print and send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ STDOUT = "-"
 DEFAULT_PERIOD = timedelta(days=1)
 """The period without --since and --from."""
 MAX_PREFIX = 100
-"""Characters of a file's name in that of its temporary file: a name may have 255 bytes."""
+"""How many characters of a file's name are in the name of its temporary file.
+
+The name of a file may have 255 bytes.
+"""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Write the report.
+    """Write the report; return the exit code.
 
     Raises DatabaseError, SchemaError, or SettingsError for a file that cannot be written or a
     period that is not in the past.
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _read(transaction: Transaction, options: argparse.Namespace, settings: Settings) -> Report:
-    """Read everything at one moment of the database's clock."""
+    """Read the whole report at one moment of the database's clock."""
     from ops_worker.adapters.postgres import (
         action_reads,
         history,
@@ -104,8 +107,9 @@ def _read(transaction: Transaction, options: argparse.Namespace, settings: Setti
 def _write(path: Path, text: str) -> None:
     """Write a file completely or not at all, and keep its mode.
 
-    The text goes to a temporary file, which then replaces the file. Something that is not a file,
-    such as a pipe, is written to. Raises SettingsError if that fails, OSError if the disk is full.
+    The text is written to a temporary file, which then replaces the file. A path that is not a
+    regular file, such as a pipe, is written directly. Raises SettingsError if the file cannot be
+    written, and OSError if the disk is full.
     """
     temporary = None
     try:
@@ -133,6 +137,6 @@ def _mode(path: Path) -> int:
     """Return the mode of a file; for a missing file, the mode of a new one."""
     if path.exists():
         return path.stat().st_mode & 0o777
-    mask = os.umask(0)  # The only way to read it.
+    mask = os.umask(0)  # the mask can only be read by setting it
     os.umask(mask)
     return 0o666 & ~mask

@@ -47,7 +47,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the passes that the command line names, one loop each; return the exit code.
 
-    Raises OpsWorkerError if a signal came before the end of ``--for``, and no pass ended worse.
+    Raises OpsWorkerError if a signal came before the end of ``--for`` and no pass had a worse end.
     """
     from threading import Event
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 class _Reporter:
-    """Report every tick: endpoint, log, closing line, termination message and post."""
+    """Reports every tick: endpoint, log, closing line, termination message and post."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _Reporter:
         if self._poster is not None and tick.loop == HEALTH.name:
             self._poster.request(pass_failed=isinstance(tick.error, OpsWorkerError))
         self._worst = loop.worst(self._worst, code)
-        # The process ends with the exit code of its worst pass. The message is from the same pass.
+        # The termination message is about the worst pass, whose exit code ends the process.
         if code == self._worst:
             path = self._settings.termination_message_path
             process.write_termination_message(path, message(document))
@@ -140,7 +140,7 @@ def _telemetry(
 def _poster(
     options: argparse.Namespace, settings: Settings, intervals: Mapping[str, float]
 ) -> Poster | None:
-    """Return what posts alerts after the ticks of the health loop, with a connection of its own."""
+    """Return the poster of alerts for the ticks of the health loop, with its own connection."""
     interval_s = intervals.get(HEALTH.name)
     is_wanted = posts_alerts(settings, HEALTH.name, dry_run=options.dry_run)
     if interval_s is None or not is_wanted:
@@ -153,7 +153,7 @@ def _poster(
 
 
 def intervals_of(options: argparse.Namespace, settings: Settings) -> dict[str, float]:
-    """Return the interval in seconds of every loop that the command line asks for, by pass.
+    """Return the interval in seconds of every requested loop, by pass.
 
     A single pass has no loop.
     """
@@ -196,14 +196,14 @@ def _context(
 
 
 def _close(loops: Sequence[Loop], deadline: float, *, poster: Poster | None = None) -> None:
-    """Write the waiting samples until ``deadline`` (monotonic clock); close the connections.
+    """Write the waiting samples until ``deadline`` (monotonic clock), then close the connections.
 
-    Wait until then for a post that is running.
+    Also wait until ``deadline`` for a running post.
     """
     from ops_worker.passes import flush_of
 
     for loop in loops:
-        if not loop.finished:  # its pass still uses the connection
+        if not loop.finished:  # the pass of the loop still uses the connection
             continue
         flush = flush_of(loop.name)
         with contextlib.suppress(OpsWorkerError):
@@ -217,7 +217,7 @@ def _close(loops: Sequence[Loop], deadline: float, *, poster: Poster | None = No
 
 
 def _report_lost(loops: Sequence[Loop]) -> int:
-    """Log the samples that the database did not take before the end; return how many."""
+    """Log the samples that were not written before the end; return their number."""
     lost = 0
     for loop in loops:
         backlog = loop.context.backlog

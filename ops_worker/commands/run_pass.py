@@ -32,13 +32,14 @@ _log = logging.getLogger("ops_worker")
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 86_400.0
 """Limits of ``--every`` and ``--for``, in seconds."""
 PROGRESS_AFTER_S, PROGRESS_EVERY_S = 2.0, 0.2
-"""Seconds until the first line of progress, and between two."""
+"""Seconds until the first line of progress, and between two lines."""
 MAX_NAMES = 10
-"""Services that one log line names."""
+"""Maximum number of services that one log line names."""
 ANNOUNCE_RESERVE_S = 1.0
 """Seconds before PASS_DEADLINE at which posts, Events and the heartbeat give up.
 
-By then the pass is recorded. The deadline must not report it as failed because of them.
+At this time the pass is recorded. It must not be reported as failed because posts, Events or the
+heartbeat exceed the deadline.
 """
 
 
@@ -85,7 +86,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Run one pass, or a loop of it with ``--every``; return the exit code."""
+    """Run one pass, or a loop of passes with ``--every``; return the exit code."""
     settings = _with_shard(options, settings)
     if options.every is not None:
         from ops_worker.commands import run_loop
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome, int]:
-    """Run the pass inside its heartbeat, and report it; return its outcome and exit code."""
+    """Run the pass inside its heartbeat and report it; return its outcome and exit code."""
     from ops_worker import process
     from ops_worker.adapters.http import heartbeat
     from ops_worker.passes import Context, function_of
@@ -126,12 +127,12 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
             code = report(options, outcome)
             line = message(summary(outcome, code, settings.job_name))
             process.write_termination_message(settings.termination_message_path, line)
-            options.reported_code = code  # a signal from now on changes it no more
+            options.reported_code = code  # a later signal does not change the exit code
         except OpsWorkerError:
             pass_failed = True
             raise
         finally:
-            # Also after a failure: Alertmanager ends an open alert that is not posted again.
+            # Post also after a failure: Alertmanager ends an open alert that is not posted again.
             if posts_alerts(settings, options.command, dry_run=options.dry_run):
                 from ops_worker.commands import post_alerts
 
@@ -143,7 +144,7 @@ def _run_once(options: argparse.Namespace, settings: Settings) -> tuple[Outcome,
 
 
 def posts_alerts(settings: Settings, name: str, *, dry_run: bool) -> bool:
-    """Return whether passes with this name post alerts. Of several shards, the first one does."""
+    """Return whether passes with this name post alerts. Of several shards, only shard 0 does."""
     if dry_run or name != HEALTH.name or settings.job_completion_index:
         return False
     return bool(settings.alertmanager_urls)
@@ -152,8 +153,8 @@ def posts_alerts(settings: Settings, name: str, *, dry_run: bool) -> bool:
 def store(settings: Settings, name: str, *, loop_deadline_s: float = 0.0) -> Store:
     """Return the database of a pass. It connects at the first transaction.
 
-    ``loop_deadline_s`` limits a transaction in a loop, in seconds; 0 in a single pass, where the
-    deadline of the process does.
+    ``loop_deadline_s`` limits a transaction in a loop, in seconds. It is 0 in a single pass, which
+    the deadline of the process limits.
     """
     from ops_worker.adapters import postgres
 
@@ -174,15 +175,16 @@ def observer(
 ) -> Callable[[Sequence[Target]], list[Observation]]:
     """Return the function that probes targets within ``budget_s`` seconds.
 
-    On a terminal it shows its progress.
+    On a terminal, the function shows its progress.
     """
     from ops_worker.adapters import http
 
-    wanted = settings.probe_concurrency
-    fitting = http.fitting(wanted)
-    if fitting < wanted and wanted != http.CONCURRENCY:  # the default adapts without a warning
+    concurrency = settings.probe_concurrency
+    fitting = http.fitting(concurrency)
+    # The default value adapts without a warning.
+    if fitting < concurrency and concurrency != http.CONCURRENCY:
         problem = (
-            f"PROBE_CONCURRENCY is {wanted}, "
+            f"PROBE_CONCURRENCY is {concurrency}, "
             f"but the limit of open files allows {fitting} probes at once"
         )
         extra = {"action": "fewer probes at once", "what": problem, "remedy": "raise ulimit -n"}
@@ -191,7 +193,7 @@ def observer(
         http.confirm,
         times=settings.confirm_failures,
         delay_s=settings.confirm_delay,
-        concurrency=settings.probe_concurrency,
+        concurrency=concurrency,
         budget_s=budget_s - http.DATABASE_RESERVE_S,
     )
 
@@ -226,7 +228,7 @@ def report(options: argparse.Namespace, outcome: Outcome) -> int:
             "remedy": remedy(outcome.unprobed_because),
         }
         _log.warning("not probed", extra=extra)
-    # The pipe may be closed or the disk full. The database has what the pass did.
+    # The pipe may be closed or the disk full. The database has the result of the pass.
     with contextlib.suppress(OSError):
         line = RENDERERS[options.output](outcome)
         sys.stdout.write(line + "\n")  # one write, so that the lines of two loops never mix
@@ -301,7 +303,7 @@ class _Progress:
         return self
 
     def __call__(self, done: int) -> None:
-        """Show how many probes are done."""
+        """Show the number of completed probes."""
         now = time.monotonic()
         if now >= self._due:
             self._write(f"probed {done} of {self._total}")

@@ -1,4 +1,4 @@
-"""``ops-worker status``: the current state on one screen."""
+"""``ops-worker status``: show the current state on one screen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ops_worker.settings import Settings
 
 READ_DEADLINE_S = 15.0
-"""Seconds to read the state with --watch. A statement ends after 10 s; a longer wait is stuck."""
+"""Deadline in seconds for reading the state with --watch.
+
+A statement ends after 10 s. After a longer wait, the connection is stuck.
+"""
 RETRY_PAUSE_S = 2.0
 """Shortest pause in seconds between two attempts with --watch while the database fails."""
 
@@ -63,14 +66,14 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
     """Refresh the screen until Ctrl-C.
 
-    Only a failure of the first attempt is raised. After a later one, the screen shows the error and
-    the age of the last state, and the next attempt follows.
+    Only a failure of the first attempt is raised. After a later failure, the screen shows the error
+    and the age of the last state, and the next attempt follows.
     """
     status: Status | None = None
     before: Status | None = None
     read_at = 0.0
     while True:
-        # A new store after each failure: the old one may have a broken connection.
+        # Use a new store after each failure: the old store may have a broken connection.
         with opened(settings, "status", deadline_s=READ_DEADLINE_S) as store:
             try:
                 while True:
@@ -86,7 +89,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> NoReturn:
 
 
 def _show(options: argparse.Namespace, status: Status, before: Status | None = None) -> None:
-    """Print the state. ``before`` is the picture before, with --watch."""
+    """Print the state. With --watch, ``before`` is the previous state."""
     from ops_worker.history.documents import as_json
 
     if options.output == "json":
@@ -96,9 +99,9 @@ def _show(options: argparse.Namespace, status: Status, before: Status | None = N
 
 
 def _show_failure(options: argparse.Namespace, status: Status, age_s: float, error: str) -> None:
-    """Print why there is no newer state, and how old the last one is.
+    """Print why there is no newer state, and the age of the last state.
 
-    On a terminal, the last state stays on the screen. In a pipe it has been printed before.
+    On a terminal, the last state stays on the screen. In a pipe, it was already printed.
     """
     from ops_worker.history.screen import outdated
 
@@ -113,14 +116,14 @@ def _show_failure(options: argparse.Namespace, status: Status, age_s: float, err
 
 
 def _visible_tables(status: Status, before: Status | None = None) -> list[ScreenTable]:
-    """Return the tables that are worth showing; nothing before the first pass."""
+    """Return the tables with content; no tables before the first pass."""
     from ops_worker.history.status import heading, tables
 
-    shown = tables(status, before=before, width=screen_width())
-    if not any(table.rows for table in shown):
+    all_tables = tables(status, before=before, width=screen_width())
+    if not any(table.rows for table in all_tables):
         return []
-    shown = [table for table in shown if table.rows or table.none]
-    return [heading(status, before=before), *shown]
+    visible = [table for table in all_tables if table.rows or table.none]
+    return [heading(status, before=before), *visible]
 
 
 def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None:
@@ -135,7 +138,7 @@ def _show_tables(options: argparse.Namespace, tables: list[ScreenTable]) -> None
 
 
 def screen_width() -> int:
-    """Return the columns of the screen: those of the terminal, or COLUMNS; 80 in a pipe."""
+    """Return the width of the screen in columns: that of the terminal, or COLUMNS; 80 in a pipe."""
     from ops_worker.history.screen import MIN_WIDTH
 
     return max(MIN_WIDTH, shutil.get_terminal_size().columns)
@@ -154,7 +157,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
     objectives_of = objectives(targets)
 
     def read(transaction: Transaction) -> tuple[StatusRows, StatusLedger | None]:
-        """Read everything at one moment of the database's clock."""
+        """Read all rows at one moment of the database's clock."""
         since_s = _since_s(options.since, transaction.now)
         rows = history.status_rows(transaction, since_s, BUCKETS, is_counter)
         services = [row.service for row in rows.services]
@@ -164,7 +167,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
     rows, ledger = read_history(store, read)
     states = BUCKETS
     if options.output != "json":
-        # The marks of --watch take some of the room.
+        # The marks of --watch need some of the width.
         states = bar_length(screen_width() - (len(CHANGED) if options.watch is not None else 0))
     return build_status(
         rows,
@@ -177,7 +180,7 @@ def _read(store: Store, options: argparse.Namespace, settings: Settings) -> Stat
 
 
 def _since_s(since: datetime | float, now: datetime) -> float:
-    """Return the length of the period in seconds. Raises SettingsError if it is under a second."""
+    """Return the length of the period in seconds. Raises SettingsError if it is less than 1 s."""
     since_s = (now - since).total_seconds() if isinstance(since, datetime) else since
     if since_s < 1:
         clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
@@ -190,12 +193,12 @@ def _since_s(since: datetime | float, now: datetime) -> float:
 def draw(tables: Sequence[ScreenTable], *, clear: bool = False, width: int | None = None) -> None:
     """Print tables: in colour on a terminal, as plain text elsewhere.
 
-    ``width`` is that of the screen for which they were made, if they were made for one.
+    ``width`` is the width of the screen for which the tables were made, or None.
     """
     from ops_worker.history.screen import WIDTH, plain
 
     if tables and sys.stdout.isatty():
-        # Without the extra ``view``, a terminal gets plain text, too.
+        # Without the extra ``view``, a terminal also gets plain text.
         with contextlib.suppress(ImportError):
             from ops_worker.adapters import terminal
 

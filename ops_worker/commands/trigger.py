@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ops_worker.core.jobs import JobEnd
 
 POLL_S = 1.0
-"""Seconds between two looks at a Job."""
+"""Seconds between two requests for the state of a Job."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """The digits of base 36. A Kubernetes name may contain all of them."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 0.1, 86_400.0
-"""The shortest and the longest ``--timeout`` in seconds: PASS_DEADLINE is at most a day."""
+"""The shortest and the longest ``--timeout`` in seconds. PASS_DEADLINE is at most a day."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments(text: str) -> list[str]:
-    """Split a command as a shell does. Raises ArgumentTypeError if that is impossible."""
+    """Split a command line like a shell. Raises ArgumentTypeError if that is impossible."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -80,7 +80,7 @@ def _arguments(text: str) -> list[str]:
 
 
 def _timeout(text: str) -> float:
-    """Return a timeout in seconds. Raises ArgumentTypeError for an invalid one."""
+    """Return a timeout in seconds. Raises ArgumentTypeError if it is invalid."""
     try:
         seconds = float(text)
     except ValueError:
@@ -110,12 +110,15 @@ def run(options: argparse.Namespace) -> int:
     if timeout_s is None:
         timeout_s = longest_wait_s(content)
     elif options.args is not None:
-        timeout_s += WAIT_MARGIN_S  # the Job ends first, and shows why
+        timeout_s += WAIT_MARGIN_S  # so that the Job ends first, and shows why
     return _wait(connection, job, timeout_s)
 
 
 def _check_deadline(seconds: float) -> None:
-    """Raise SettingsError if a command could not report the end of its time itself."""
+    """Raise SettingsError if a command has too little time to report itself that it took too long.
+
+    ``seconds`` is the deadline of the Job.
+    """
     from ops_worker.core.jobs import LEAST_DEADLINE_S
 
     if seconds < LEAST_DEADLINE_S:
@@ -144,9 +147,9 @@ def _content(connection: Cluster, options: argparse.Namespace) -> dict[str, Any]
 
 
 class _Ended(NamedTuple):
-    """A Job that ended: the object, how it ended, its pods, and logs by the pod's name.
+    """A Job that ended: the object, how it ended, its pods, and their logs by the pod's name.
 
-    ``problem`` is what kept its pod from starting when it was last looked at.
+    ``problem`` is the reason why its pod did not start, when its state was last read.
     """
 
     job: Mapping[str, Any]
@@ -168,21 +171,22 @@ def _wait(connection: Cluster, name: str, timeout_s: float) -> int:
 
 
 def _write(log: bytes) -> None:
-    """Write a log to standard output, byte by byte as it is."""
+    """Write a log to standard output with its bytes unchanged."""
     sys.stdout.flush()
     sys.stdout.buffer.write(log)
     sys.stdout.buffer.flush()
 
 
 def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
-    """Wait for the end of a Job, and print what changes. Raises OpsWorkerError at the timeout."""
+    """Wait for the end of a Job, and print changes. Raises OpsWorkerError at the timeout."""
     from ops_worker.core.jobs import finished, with_deleted
     from ops_worker.core.pod_states import blocked_job
 
     timeout_at = time.monotonic() + timeout_s
-    shown = problem = ""
-    # When activeDeadlineSeconds ends a Job, Kubernetes deletes the pod and the log before the Job
-    # counts as failed. So keep those of a pass that has ended while another container runs.
+    printed_state = problem = ""
+    # When activeDeadlineSeconds ends a Job, Kubernetes deletes the pod and its log before the Job
+    # counts as failed. So keep the pod and the log of a pass that has ended while another container
+    # still runs.
     blocked: dict[str, Mapping[str, Any]] = {}
     logs: dict[str, bytes] = {}
     while True:
@@ -198,25 +202,25 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
             all_pods = with_deleted(list(blocked.values()), pods)
             return _Ended(job, end, all_pods, logs, problem)
         newest_problem = _problem(connection, job, pods)
-        # Between two attempts there may be no pod. At the end, a pod may be in deletion: then
-        # the last state still holds.
+        # Between two attempts, there may be no pod. At the end, the pod may be in deletion. In both
+        # cases, the last state is still valid.
         is_alive = any("deletionTimestamp" not in pod["metadata"] for pod in pods)
-        if newest_problem or is_alive or not shown:
+        if newest_problem or is_alive or not printed_state:
             problem = newest_problem
             state = problem or _state(pods)
-            if state != shown:
+            if state != printed_state:
                 print(f"{name}: {state}", file=sys.stderr)
-            shown = state
+            printed_state = state
         if time.monotonic() >= timeout_at:
             raise OpsWorkerError(
-                f"{name} has not ended within {timeout_s:g} s: {shown}; "
+                f"{name} has not ended within {timeout_s:g} s: {printed_state}; "
                 f"see `kubectl -n {connection.namespace} describe job {name}`"
             )
         time.sleep(POLL_S)
 
 
 def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]]) -> int:
-    """Print how a Job ended; return the exit code of its pass, the worst one of several."""
+    """Print how a Job ended; return the exit code of its pass. Of several, return the worst."""
     from ops_worker.core.jobs import shard_problems, unexplained_failure
     from ops_worker.core.pod_states import killed, other_failure, removed, terminated
 
@@ -232,12 +236,12 @@ def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]])
     states = [terminated(pod) for pod in attempts]
     codes = [int(state["exitCode"]) for state in states if state is not None]
     if failed and (not states or None in states):
-        codes.append(OpsWorkerError.exit_code)  # a pass did not get to its end
+        codes.append(OpsWorkerError.exit_code)  # a pass did not reach its end
     return max(codes, key=severity, default=DONE)
 
 
 def _log(connection: Cluster, pod: Mapping[str, Any]) -> bytes:
-    """Return what the worker's containers printed, as far as it still exists."""
+    """Return the output of the worker's containers, as far as it still exists."""
     from ops_worker.core.pod_states import terminated, worker_names
 
     if terminated(pod) is None:
@@ -253,7 +257,7 @@ def _log(connection: Cluster, pod: Mapping[str, Any]) -> bytes:
 
 
 def _problem(connection: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str:
-    """Return what keeps the newest pod of a Job from starting, or the Job from having one."""
+    """Return why the newest pod of a Job does not start, or why the Job has no pod."""
     from ops_worker.core.cluster_events import creation_failure
     from ops_worker.core.jobs import last_attempts
     from ops_worker.core.pod_states import start_problem, waits
@@ -271,7 +275,7 @@ def _problem(connection: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping
 
 
 def _events(connection: Cluster, name: str) -> list[ClusterEvent]:
-    """Return the Events of an object. Without the permission there are none to see."""
+    """Return the Events of an object; none if the permission is missing."""
     try:
         return connection.events(name) if name else []
     except OpsWorkerError:

@@ -1,1 +1,1 @@
-"""What was recorded, for people: from rows to typed documents and screens. Pure, as the core is."""
+"""Turn recorded rows into typed documents and screens for people. Pure, like ``core``."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ALL_SERVICES = "all"
 """What the table shows if an action is about all services."""
 NO_ACTIONS = "no table ops_worker_action to read (`ops-worker init-db`)"
-"""What a screen says where the actions are missing, or may not be read."""
+"""What a screen shows if the table of actions is missing or may not be read."""
 
 
 WORDS = {
@@ -28,13 +28,14 @@ WORDS = {
     "maintenance_planned": "planned a maintenance",
     "maintenance_ended": "ended the maintenance",
 }
-"""What people did, in words; an action that is not here is shown as it is."""
+"""Each action in words. An action that is not listed here is shown unchanged."""
 
 
 class Action(NamedTuple):
-    """What a person did. ``services`` is empty if it is about all of them.
+    """What a person did.
 
-    ``until`` is the end of a maintenance, ``alert`` the number of an alert.
+    ``services`` is empty if the action is about all services. ``until`` is the end of a
+    maintenance, ``alert`` the number of an alert.
     """
 
     at: datetime
@@ -47,7 +48,7 @@ class Action(NamedTuple):
 
 
 def action_document(row: ActionRow) -> Action:
-    """Return an action as the documents have it."""
+    """Return the action of a row in the form of the documents."""
     return Action(
         at=row.at.astimezone(UTC),
         action=one_line(row.action),
@@ -66,12 +67,12 @@ def in_words(action: Action) -> str:
 
 
 def named_services(services: Sequence[str]) -> str:
-    """Return the names of the services that something is about; none is all of them."""
+    """Return the names of services as one text; an empty list means all services."""
     return ", ".join(services) or ALL_SERVICES
 
 
 def _names(services: JsonValue) -> list[str]:
-    """Return the names of an action. Any program may have written any JSON there."""
+    """Return the names of services in an action. Any program may have written any JSON there."""
     names = services if isinstance(services, list) else [services]
     return [one_line(name) for name in names if isinstance(name, str)]
 

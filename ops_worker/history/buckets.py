@@ -1,7 +1,8 @@
 """The buckets of a period: where they begin, and whether rows of the rollup may fill them.
 
-Over a long period, buckets begin at whole hours, over a very long one at whole days in UTC. So each
-hour or day belongs to one bucket, whether it is read from the rollup or from its samples.
+In a long period, buckets begin at whole hours. In a very long period, they begin at whole days in
+UTC. So each hour or day belongs to exactly one bucket, whether its values come from the rollup or
+from samples.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 LONG_S = 2 * 86_400.0
-"""Seconds above which buckets begin at whole hours: two days.
+"""Buckets of a period longer than this begin at whole hours: two days, in seconds.
 
-A chart of a shorter period has more points than hours, and its samples are read within a second.
+A chart of a shorter period has more points than hours, and its samples are read within 1 s.
 """
 VERY_LONG_S = 31 * 86_400.0
-"""Seconds above which buckets begin at whole days: 31 days, which have 744 hours of each series."""
+"""Buckets of a period longer than this begin at whole days: 31 days, in seconds.
+
+In 31 days, each series has 744 rows of hours.
+"""
 MAX_SAMPLES_S = 31 * 86_400.0
-"""The longest time, in seconds, of which all samples are read: more may exceed the time limit."""
+"""The longest period, in seconds, whose samples are all read: 31 days.
+
+To read more may exceed the time limit of a statement.
+"""
 
 
 class Grid(NamedTuple):
     """A period and its buckets.
 
-    ``begins`` has the begin of each bucket, the first of which is ``since``. A bucket ends where
-    the next one begins, the last one at ``until``. Its begin belongs to it, except for ``since``;
-    so does ``until``. ``level`` is what begins with the buckets: an hour, a day, or None.
+    ``begins`` has the time at which each bucket begins; the first one is ``since``. A bucket ends
+    where the next one begins; the last bucket ends at ``until``. A bucket contains the time at
+    which it begins, except that the first bucket does not contain ``since``. The last bucket
+    contains ``until``. ``level`` is ``HOUR`` or ``DAY`` if buckets begin at whole hours or days,
+    else None.
     """
 
     since: datetime
@@ -55,8 +64,8 @@ class Grid(NamedTuple):
 def grid(until: datetime, since_s: float, number: int) -> Grid:
     """Divide the last ``since_s`` seconds before a time into a number of buckets.
 
-    They have the same length, except that over a long period each begins at the whole hour or day
-    before. Of more buckets than hours, none does.
+    The buckets have the same length. In a long period, however, the begin of each bucket is
+    rounded down to a whole hour or day, unless there are more buckets than hours.
     """
     since = until - timedelta(seconds=since_s)
     level = _level(since_s, number)
@@ -77,7 +86,10 @@ def _level(since_s: float, number: int) -> str | None:
 
 
 def whole_buckets(since_s: float, most: int) -> int:
-    """Return a number of buckets, at most ``most``, that all last the same whole hours or days."""
+    """Return how many buckets of equal length to use, at most ``most``.
+
+    In a long period, the length is a whole number of hours or days.
+    """
     level = DAY if since_s > VERY_LONG_S else HOUR
     units = since_s / LEVELS[level].total_seconds()
     if since_s <= LONG_S:

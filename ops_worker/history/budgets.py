@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 class BudgetDocument(NamedTuple):
-    """The error budget of a service over ``window_days``: seconds and share that are left.
+    """The rest of a service's error budget over ``window_days``, in seconds and as a share.
 
-    They are negative once the objective is missed. ``least_s`` and ``most_s`` are the bounds of
-    ``left_s``. ``coverage`` is the share of the window in which the service was seen.
+    ``left_s`` and ``left`` are negative if the objective was missed. ``least_s`` and ``most_s`` are
+    the bounds of ``left_s``. ``coverage`` is the share of the window in which the service was seen.
+    ``slo`` is the objective in percent.
     """
 
     slo: float
@@ -29,7 +30,7 @@ class BudgetDocument(NamedTuple):
 
 
 def budget_document(budget: slo.Budget) -> BudgetDocument:
-    """Return an error budget as the documents have it."""
+    """Return an error budget in the form of the documents."""
     return BudgetDocument(
         slo=budget.objective.percent,
         window_days=budget.objective.days,
@@ -42,7 +43,7 @@ def budget_document(budget: slo.Budget) -> BudgetDocument:
 
 
 def budgets_table(budgets: Iterable[tuple[str, BudgetDocument | None]]) -> ScreenTable:
-    """Return the table of the error budgets by service; a service without one has no row."""
+    """Return the table of error budgets. A service without an error budget has no row."""
     rows = tuple(
         (
             service,
@@ -74,7 +75,7 @@ def _budget_s(budget: BudgetDocument) -> float:
 
 
 def _used(budget: BudgetDocument) -> str:
-    """Return for how long the service was unhealthy in the window."""
+    """Return how long the service was unhealthy in the window."""
     if not budget.coverage:
         return "-"
     return format_age(max(0.0, _budget_s(budget) - budget.left_s))
@@ -87,21 +88,21 @@ def _left(budget: BudgetDocument) -> str:
 
 
 def _bounds(budget: BudgetDocument) -> str:
-    """Return between which shares of the budget the rest is."""
+    """Return the bounds of the rest of the budget, as shares of the budget."""
     if not budget.coverage:
         return "-"
     return bounds_of_left(budget.least_s, budget.most_s, _budget_s(budget)) or "-"
 
 
 def share_left(left_s: float, budget_s: float) -> str:
-    """Return what is left of a budget, as a percentage. Less than nothing is ``none``."""
+    """Return the rest of a budget as a percentage, or ``none`` if the rest is negative."""
     if left_s < 0:
         return "none"
     return _whole_percent(left_s / budget_s)
 
 
 def bounds_of_left(least_s: float, most_s: float, budget_s: float) -> str:
-    """Return the bounds of what is left of a budget; nothing if they are the same."""
+    """Return the bounds of the rest of a budget; empty if both bounds are shown the same."""
     least, most = share_left(least_s, budget_s), share_left(most_s, budget_s)
     if least == most:
         return ""
@@ -109,7 +110,7 @@ def bounds_of_left(least_s: float, most_s: float, budget_s: float) -> str:
 
 
 def _seen(coverage: float) -> str:
-    """Return how much of a window was seen; a new installation has seen little of it."""
+    """Return how much of the window was seen. A new installation has seen little of it."""
     return "< 1 %" if 0 < coverage < 0.01 else _whole_percent(coverage)  # noqa: PLR2004
 
 

@@ -1,4 +1,4 @@
-"""Days of a timeline, and what of it was in maintenance: what a report shows besides its sums."""
+"""The days of a timeline, and the part of it in maintenance, as a report shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 class Day(NamedTuple):
     """A day in UTC, or the part of it that is in the period.
 
-    ``state`` is the worst one that was seen (``core.timeline.bucket_state``).
+    ``state`` is the worst state that was seen on this day (``core.timeline.bucket_state``).
     """
 
     begun: datetime
@@ -55,7 +55,7 @@ class Interval(NamedTuple):
 def days(pieces: Sequence[Piece], since: datetime, until: datetime) -> list[Day]:
     """Return the days from ``since`` to ``until``, the oldest first.
 
-    ``pieces`` are a timeline of this period, or of a longer one.
+    ``pieces`` are the timeline of this period or of a longer period.
     """
     result = []
     place = 0
@@ -70,7 +70,7 @@ def days(pieces: Sequence[Piece], since: datetime, until: datetime) -> list[Day]
 
 
 def _day_edges(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """Return the begin and the end of each day of a period; the first and last one may be cut."""
+    """Return when each day of a period begins and ends. The first and the last day may be parts."""
     edges = []
     begun = since.astimezone(UTC)
     while begun < until:
@@ -97,7 +97,7 @@ def _day(pieces: Sequence[Piece], begun: datetime, ended: datetime) -> Day:
 
 
 def united(intervals: Iterable[Interval]) -> list[Interval]:
-    """Return these times without overlaps, the oldest first."""
+    """Return the intervals with overlapping ones united, the oldest first."""
     result: list[Interval] = []
     for interval in sorted(intervals):
         last = result[-1] if result else None
@@ -109,7 +109,7 @@ def united(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def seconds_within(piece: Piece, intervals: Iterable[Interval]) -> float:
-    """Return how many seconds of a piece are in these times, which do not overlap."""
+    """Return how many seconds of a piece are within the intervals, which must not overlap."""
     total_s = 0.0
     for interval in intervals:
         begun = max(piece.begun, interval.begun)

@@ -1,4 +1,4 @@
-"""Turn a typed document into JSON: the one place that decides keys, order and formats."""
+"""Turn a typed document into JSON. Only this module decides keys, their order and formats."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def as_json(value: object) -> JsonValue:
-    """Return a value as ``json.dumps`` takes it.
+    """Return a value that ``json.dumps`` accepts.
 
-    A NamedTuple becomes an object with its fields as keys, in their order. A field whose name is a
-    Python keyword ends with an underscore (``from_``); the key does not. A time becomes ISO 8601
-    text. Any other sequence becomes an array, and everything else stays as it is.
+    A NamedTuple becomes an object with its fields as keys, in their order. A field whose name would
+    be a Python keyword ends with an underscore (``from_``); its key has no underscore. A time
+    becomes ISO 8601 text. Any other sequence becomes an array. Any other value is unchanged.
     """
     if isinstance(value, datetime):
         return value.isoformat()

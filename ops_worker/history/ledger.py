@@ -1,4 +1,4 @@
-"""The history of services from the ledger: documents, and the same for people and spreadsheets."""
+"""The history of services from the ledger, as documents, as text for people, and as CSV."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from ops_worker.core.totals import Summary
 
 ALL = "all"
-"""The name of the stream that is merged of the streams of several passes."""
+"""The name of the stream that merges the streams of several passes."""
 MERGED = (METRICS.name, HEALTH.name)
-"""The passes whose streams are merged. Where the first one knows, it counts."""
+"""The passes whose streams are merged. Where the first pass looked, its stream counts."""
 WIDTH = 80
-"""Columns of a table, unless the terminal is wider."""
+"""Width of a table in columns, unless the terminal is wider."""
 MAX_SERVICE = 16
-"""Columns of the name of a service in a table."""
+"""Width of the name of a service in a table, in columns."""
 MAX_WITHOUT_YEAR = timedelta(days=330)
-"""The longest period in whose table a time needs no year."""
+"""The longest period whose table shows times without the year."""
 HEAD = ("SERVICE", "STATE", "FROM", "TO", "LASTED", "BOUNDS/REASON")
 LASTED_WIDTH = 11
-"""Columns of the longest usual duration: ``23 h 59 min``."""
+"""Width of the longest usual duration, in columns: ``23 h 59 min``."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a text begins that a spreadsheet evaluates as a formula."""
+"""Characters that make a spreadsheet evaluate a text as a formula if the text begins with them."""
 DECIMALS = 3
-"""Decimals of a percentage."""
+"""Number of decimals in a percentage."""
 
 
 class LedgerPeriod(NamedTuple):
-    """What is asked for: a period and services. ``now`` is the database's clock."""
+    """The requested period and services. ``now`` is the time of the database's clock."""
 
     now: datetime
     since: datetime
@@ -49,9 +49,9 @@ class LedgerPeriod(NamedTuple):
 
 
 class LedgerRows(NamedTuple):
-    """What the database has: the runs of each pass, and its spans in order of service.
+    """The rows of the database: the runs of each pass, and its spans in order of service.
 
-    ``services`` are those that are asked for. ``now`` is the database's clock.
+    ``services`` are the requested services. ``now`` is the time of the database's clock.
     """
 
     now: datetime
@@ -65,8 +65,8 @@ class LedgerRows(NamedTuple):
 class SpanDocument(NamedTuple):
     """A time in which a service was in one state.
 
-    ``seen`` is False where nobody looked; the state is then ``unknown``. The state really began
-    between ``from_earliest`` and ``from_``, and was over at ``to_latest`` at the latest.
+    ``seen`` is False where no pass looked; the state is then ``unknown``. The state really began
+    between ``from_earliest`` and ``from_``, and really ended between ``to`` and ``to_latest``.
     """
 
     state: str
@@ -80,7 +80,7 @@ class SpanDocument(NamedTuple):
 
 
 class AvailabilityDocument(NamedTuple):
-    """The healthy share of the time that was seen, with its bounds; the share that was seen."""
+    """The healthy share of the seen time, its bounds, and the share of time that was seen."""
 
     value: float | None
     least: float | None
@@ -89,7 +89,7 @@ class AvailabilityDocument(NamedTuple):
 
 
 class ServiceDocument(NamedTuple):
-    """What one service was, as one pass saw it, or as all passes together did."""
+    """The states of one service in a period, as one pass or all passes together saw it."""
 
     service: str
     pass_: str
@@ -99,13 +99,16 @@ class ServiceDocument(NamedTuple):
 
 
 def documents(rows: LedgerRows, name: str) -> Iterator[ServiceDocument]:
-    """Yield the document of each service, as the pass ``name`` saw it, or ``ALL``."""
+    """Yield the document of each service, as the pass ``name`` saw it.
+
+    With ``ALL`` as name, the streams of all passes are merged.
+    """
     for service, pieces in timelines(rows, name):
         yield _document(service, name, pieces)
 
 
 def timelines(rows: LedgerRows, name: str = ALL) -> Iterator[tuple[str, list[Piece]]]:
-    """Yield each service and its timeline, as the pass ``name`` saw it, or ``ALL``."""
+    """Yield each service and its timeline, as the pass ``name`` (or ``ALL``) saw it."""
     streams = [_Stream(rows, pass_name) for pass_name in _names(name)]
     for service in rows.services:
         finest, *coarser = [stream.timeline(service) for stream in streams]
@@ -117,10 +120,10 @@ def timelines(rows: LedgerRows, name: str = ALL) -> Iterator[tuple[str, list[Pie
 def summaries(
     rows: LedgerRows, name: str = ALL, *, buckets: int = 0
 ) -> Iterator[tuple[str, Summary]]:
-    """Yield each service and its sums, as the pass ``name`` saw it, or ``ALL``.
+    """Yield each service and its sums, as the pass ``name`` (or ``ALL``) saw it.
 
-    They equal the sums over ``timelines``, with much less work. ``buckets`` is the number of
-    states of each service.
+    The sums equal the sums over ``timelines``, but need much less work. ``buckets`` is the number
+    of states to return for each service.
     """
     streams = [_Stream(rows, pass_name) for pass_name in _names(name)]
     coverages = [stream.coverage for stream in streams]
@@ -140,12 +143,12 @@ def availability_document(total: Availability) -> AvailabilityDocument:
 
 
 def _names(name: str) -> Sequence[str]:
-    """Return the passes whose streams are asked for, the finest one first."""
+    """Return the passes whose streams are needed, the pass with the shortest period first."""
     return MERGED if name == ALL else (name,)
 
 
 class _Stream:
-    """What one pass recorded of all services."""
+    """What one pass recorded about all services."""
 
     def __init__(self, rows: LedgerRows, name: str) -> None:
         self.coverage = Coverage(rows.runs[name], rows.now)
@@ -159,7 +162,7 @@ class _Stream:
         return self._spans.get(service, [])
 
     def timeline(self, service: str) -> list[Piece]:
-        """Return what a service was in the period."""
+        """Return the timeline of a service in the period."""
         return self.coverage.timeline(self.spans(service), self._since, self._until)
 
 
@@ -194,11 +197,14 @@ CSV_HEAD = (
     *(name.rstrip("_") for name in SpanDocument._fields),
     "seconds",
 )
-"""The heading of a CSV file: a row for each span."""
+"""The heading of a CSV file, which has a row for each span."""
 
 
 def csv_rows(document: ServiceDocument) -> Iterator[tuple[object, ...]]:
-    """Yield a row for each span. A text that a spreadsheet would evaluate gets an apostrophe."""
+    """Yield a row for each span.
+
+    An apostrophe is put before a text that a spreadsheet would evaluate as a formula.
+    """
     for span in document.spans:
         yield (
             _harmless(document.service),
@@ -220,9 +226,9 @@ def _harmless(text: str) -> str:
 
 
 class Table:
-    """Lines for people: one for each span, and one with the availability of each service.
+    """Lines for people: one line for each span, and one with the availability of each service.
 
-    No line has more than ``width`` columns; what is longer is cut, and ends with an ellipsis.
+    No line has more than ``width`` columns. A longer line is cut and ends with an ellipsis.
     """
 
     def __init__(self, period: LedgerPeriod, name: str, *, width: int) -> None:
@@ -273,7 +279,10 @@ def _cut(text: str, width: int) -> str:
 
 
 def _note(span: SpanDocument) -> str:
-    """Return how much earlier the state may have begun and later ended, and its reason."""
+    """Return how much earlier the state may have begun, how much later it may have ended, and why.
+
+    The last part is the reason of the state.
+    """
     parts = []
     if span.seen:
         earlier_s = (span.from_ - span.from_earliest).total_seconds()
@@ -293,5 +302,5 @@ def availability_sentence(availability: AvailabilityDocument) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share as a percentage, rounded down: only the whole is 100 %."""
+    """Return a share as a percentage, rounded down: only a share of exactly 1 is 100 %."""
     return f"{percent_rounded_down(share, DECIMALS):g} %"

@@ -1,4 +1,4 @@
-"""The maintenances of the past and the present, as documents and as a table."""
+"""Past, running and planned maintenances, as documents and as tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ops_worker.history.rows import MaintenanceRow
 
 MAX_NAMES = 20
-"""Services that a line names."""
+"""Maximum number of services that a line names."""
 
 
 class Maintenance(NamedTuple):
-    """A maintenance, or one occurrence of a window. ``services`` is empty if it is of all."""
+    """A maintenance, or one occurrence of a window. ``services`` is empty for all services."""
 
     from_: datetime
     to: datetime
@@ -31,7 +31,7 @@ class Maintenance(NamedTuple):
 
 
 def maintenance_document(row: MaintenanceRow) -> Maintenance:
-    """Return a maintenance as the documents have it."""
+    """Return the maintenance of a row in the form of the documents."""
     return Maintenance(
         from_=row.begun.astimezone(UTC),
         to=row.ended.astimezone(UTC),
@@ -42,7 +42,7 @@ def maintenance_document(row: MaintenanceRow) -> Maintenance:
 
 
 def maintenances_table(maintenances: Iterable[Maintenance], title: str) -> ScreenTable:
-    """Return the table of maintenances, in their order."""
+    """Return the table of maintenances, in the order in which they come."""
     columns = (
         Column("FROM"),
         Column("TO"),
@@ -64,11 +64,11 @@ def maintenances_table(maintenances: Iterable[Maintenance], title: str) -> Scree
 
 
 class Listed(NamedTuple):
-    """A maintenance that is running or planned: ``maintenance list``.
+    """A running or planned maintenance, as ``maintenance list`` shows it.
 
-    ``id`` is the number of a window; None for a maintenance that is not a window. ``from_`` and
-    ``to`` bound the current or the next occurrence; ``from_`` is None if it is not known.
-    ``every`` is empty if it does not repeat.
+    ``id`` is the number of a window; None for a maintenance that is not a window. The current or
+    next occurrence lasts from ``from_`` to ``to``; ``from_`` is None if it is not known. ``every``
+    is empty if the maintenance does not repeat.
     """
 
     id: int | None
@@ -86,7 +86,7 @@ RUNNING, PLANNED = "running", "planned"
 
 
 def listed(occurrence: Occurrence, now: datetime) -> Listed:
-    """Return a window, and its occurrence that lasts now or comes next, for the list."""
+    """Return the list entry of a window with its current or next occurrence."""
     window = occurrence.window
     return Listed(
         id=window.id,
@@ -102,7 +102,7 @@ def listed(occurrence: Occurrence, now: datetime) -> Listed:
 
 
 def listed_until(until: datetime, started_by: str, reason: str = "") -> Listed:
-    """Return a maintenance of all services that is no window, for the list."""
+    """Return the list entry of a maintenance of all services that is not a window."""
     return Listed(
         id=None,
         state=RUNNING,
@@ -146,7 +146,7 @@ def list_table(maintenances: Iterable[Listed]) -> ScreenTable:
 
 
 def describe(occurrence: Occurrence, now: datetime) -> str:
-    """Return a window in one line: of which services, when, by whom, and why."""
+    """Return one line that describes a window: its services, times, author and reason."""
     window = occurrence.window
     services = ", ".join(one_line(service) for service in window.services[:MAX_NAMES])
     if len(window.services) > MAX_NAMES:
@@ -166,7 +166,7 @@ def describe(occurrence: Occurrence, now: datetime) -> str:
 
 
 def _minute(time: datetime | None) -> str:
-    """Return a time without its seconds, so that two of them fit into a line."""
+    """Return a time without its seconds, so that two times fit into one line."""
     return f"{time:%Y-%m-%d %H:%M}" if time else "-"
 
 

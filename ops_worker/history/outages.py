@@ -1,4 +1,4 @@
-"""What happened to a service in a period: outages, how long each state lasted, the longest time."""
+"""Sum up a service in a period: its outages, how long each state lasted, and the longest time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Stretch(NamedTuple):
-    """A time in which a service was never seen otherwise, for example an outage.
+    """A time in which a service was always seen in the same state or health, such as an outage.
 
-    It really began between ``from_earliest`` and ``from_``, and was over at ``to_latest`` at the
-    latest. ``seconds`` is the time in which it was seen so. ``unseen_s`` is the time between
-    ``from_`` and ``to`` in which nobody looked.
+    It really began between ``from_earliest`` and ``from_``, and really ended between ``to`` and
+    ``to_latest``. ``seconds`` is the part of it in which the service was seen. ``unseen_s`` is the
+    time in seconds between ``from_`` and ``to`` in which no pass looked.
     """
 
     from_: datetime
@@ -38,8 +38,8 @@ class Outage(NamedTuple):
     """A stretch in which a service was unhealthy in any way.
 
     ``state`` is the worst state in it, and ``reason`` the reason of its longest part in this state.
-    ``seconds`` is the time in which it was seen so. The true length is between ``least_s`` and
-    ``most_s`` seconds, without the time in which nobody looked.
+    ``seconds`` is the time in which the service was seen unhealthy. The true length is between
+    ``least_s`` and ``most_s`` seconds. None of the three counts time in which no pass looked.
     """
 
     state: str
@@ -52,7 +52,7 @@ class Outage(NamedTuple):
 
 
 class StateTotal(NamedTuple):
-    """How often a service was in a state, how long in total, and the longest time of it."""
+    """How often a service was in a state, for how long in total, and the longest such time."""
 
     state: str
     times: int
@@ -61,10 +61,11 @@ class StateTotal(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What a service was in a period. An outage is a time in which it was unhealthy in any way.
+    """The summary of a service in a period.
 
-    ``seconds`` has an entry for each state and for the time in which nobody looked. ``states`` has
-    the unhealthy states.
+    ``seconds`` has an entry for each state, and one for the time in which no pass looked.
+    ``outages`` is the number of outages, and ``longest`` the longest outage. ``states`` has the
+    unhealthy states.
     """
 
     from_: datetime
@@ -77,10 +78,10 @@ class Past(NamedTuple):
 
 
 def groups(pieces: Iterable[Piece], belongs: Callable[[Piece], bool]) -> list[list[Piece]]:
-    """Return the pieces that ``belongs`` accepts, those of one stretch together, the oldest first.
+    """Return the pieces that ``belongs`` accepts, grouped by stretch, the oldest first.
 
-    A time in which nobody looked does not end a stretch, because nobody saw anything else. It is
-    part of one only if the service was seen so before and after it.
+    Unseen time does not end a stretch, because no pass saw another state. It is part of a stretch
+    only if ``belongs`` accepts the pieces before and after it.
     """
     result: list[list[Piece]] = []
     is_open = False
@@ -99,7 +100,10 @@ def groups(pieces: Iterable[Piece], belongs: Callable[[Piece], bool]) -> list[li
 
 
 def stretches(pieces: Iterable[Piece], belongs: Callable[[Piece], bool]) -> list[Stretch]:
-    """Return the times whose pieces ``belongs`` accepts, the oldest first (see ``groups``)."""
+    """Return the stretches of the pieces that ``belongs`` accepts, the oldest first.
+
+    ``groups`` describes how unseen time counts.
+    """
     return [_stretch(parts) for parts in groups(pieces, belongs)]
 
 
@@ -116,9 +120,9 @@ def _stretch(parts: Sequence[Piece]) -> Stretch:
 
 
 def _unseen_s(parts: Sequence[Piece]) -> float:
-    """Return the seconds between the first and the last part in which nobody looked."""
-    seen = sum((piece.ended - piece.begun for piece in parts), timedelta())
-    return (parts[-1].ended - parts[0].begun - seen).total_seconds()
+    """Return how many seconds between the first and the last part no pass looked."""
+    seen_time = sum((piece.ended - piece.begun for piece in parts), timedelta())
+    return (parts[-1].ended - parts[0].begun - seen_time).total_seconds()
 
 
 def outages(pieces: Iterable[Piece]) -> list[Outage]:
@@ -139,19 +143,22 @@ def _outage(parts: Sequence[Piece]) -> Outage:
         begun=first.begun,
         ended=last.ended,
         seconds=seconds,
-        # Sights of a part that was cut out of a longer time may be outside of it.
+        # If a piece was cut out of a longer one, its first and last sight may be outside of it.
         least_s=min(max(0.0, least_s), seconds),
         most_s=max(most_s, seconds),
     )
 
 
 def is_unhealthy(piece: Piece) -> bool:
-    """Return whether the service was seen in this piece, and was not healthy."""
+    """Return whether the service was seen in this piece and was unhealthy."""
     return piece.state in WORST_FIRST
 
 
 def of_same_health(state: str) -> Callable[[Piece], bool]:
-    """Return the rule for pieces that are healthy, or unhealthy in any way, like this state."""
+    """Return the rule for pieces of the same health as a state: healthy, or unhealthy in any way.
+
+    The rule must not be applied to unseen pieces: they would count as unhealthy.
+    """
     is_healthy = state == HEALTHY
     return lambda piece: (piece.state == HEALTHY) == is_healthy
 
@@ -187,5 +194,8 @@ def _state_total(pieces: Sequence[Piece], state: str) -> StateTotal:
 
 
 def longest(times: Sequence[Stretch]) -> Stretch | None:
-    """Return the stretch that was seen for longest, the newest of equal ones; None of none."""
+    """Return the stretch that was seen for the longest time; None if there is no stretch.
+
+    Of equally long stretches, return the newest one.
+    """
     return max(times, key=lambda stretch: (stretch.seconds, stretch.to), default=None)

@@ -1,9 +1,9 @@
-"""How often each pass was recorded and missed over a long period, without reading its samples.
+"""Count how often each pass was recorded and missed in a long period, without its samples.
 
-The rollup has the number of records, and the ledger has the runs, with the number of passes in
-each. Within a run, as many passes were missed as its length has periods without one. Between two
-runs, the rule is that of the statement ``ran``. So the number may be wrong by one in each run,
-because times of passes vary, and a pass that a person starts may hide one that was missed.
+The rollup has the number of records. The ledger has the runs, with the number of passes in each.
+Within a run, the number of missed passes is the number of periods without a pass. Between two runs,
+the rule of the statement ``ran`` counts. The result may be wrong by one for each run, because the
+times of passes vary. A pass that a person starts may also hide a missed pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Records(NamedTuple):
     """The records of a pass or shard: the first and last time, the number, and the periods in s.
 
-    The first and last record may be up to ``first_s`` and ``last_s`` seconds later.
+    ``first`` and ``last`` may be too early, by up to ``first_s`` and ``last_s`` seconds.
     """
 
     first: datetime
@@ -44,19 +44,19 @@ class Records(NamedTuple):
 def pass_counts(
     series: Iterable[Series], runs: Mapping[str, Sequence[Run]], installation: str = DEFAULT
 ) -> list[PassCountRow]:
-    """Return how often each pass or shard was recorded, and how often missed, sorted by name.
+    """Return how often each pass or shard was recorded and how often missed, sorted by name.
 
-    ``runs`` has the runs of each pass that is in the ledger. Where it does not know all of the
-    time, the time from the first to the last record decides. That is the least number that was
-    missed: a pass that was not due, or one of a shorter period, may hide one. Passes of other
-    installations than ``installation`` do not count.
+    ``runs`` has the runs of each pass that is in the ledger. If they do not cover the whole time,
+    the number of missed passes is estimated from the time between the first and the last record.
+    The estimate is the least number: a pass that was not due, or a pass with a shorter period, may
+    hide a missed pass. Only passes of ``installation`` count.
     """
     counts = []
     own_series = [item for item in series if _is_of(item, installation)]
     by_pass = sorted(_records(own_series).items(), key=lambda item: (item[0][0], item[0][1] or ""))
     for (name, shard), records in by_pass:
-        own = [run for run in runs.get(name, ()) if run.shard == (shard or UNDIVIDED)]
-        missed = missed_in_runs(own, records)
+        runs_of_shard = [run for run in runs.get(name, ()) if run.shard == (shard or UNDIVIDED)]
+        missed = missed_in_runs(runs_of_shard, records)
         is_least = missed is None
         if missed is None:
             length_s = _seconds(records.first, records.last) - records.first_s
@@ -77,13 +77,13 @@ def pass_counts(
 
 
 def _is_of(item: Series, installation: str) -> bool:
-    """Return whether the tags of a series name an installation."""
+    """Return whether a series belongs to an installation, by its tags."""
     tags = item.tags if isinstance(item.tags, dict) else {}
     return bool(tags.get("installation", DEFAULT) == installation)
 
 
 def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
-    """Return the records of each pass and shard: the tags of a series name its pass."""
+    """Return the records of each pass and shard. The tags of a series name its pass."""
     records: dict[tuple[str, str | None], Records] = {}
     for item in series:
         is_record = (item.service, item.metric) == (OPS_WORKER, PASS_SUCCESS)
@@ -91,7 +91,7 @@ def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
             continue
         shard = item.tags.get("shard")
         key = (str(item.tags["pass"]), None if shard is None else str(shard))
-        more = Records(
+        records_of_series = Records(
             first=item.first,
             last=item.last,
             number=sum(bucket.samples for bucket in item.buckets.values()),
@@ -99,27 +99,27 @@ def _records(series: Iterable[Series]) -> dict[tuple[str, str | None], Records]:
             first_s=item.first_s,
             last_s=item.last_s,
         )
-        records[key] = _joined(records.get(key), more)
+        records[key] = _joined(records.get(key), records_of_series)
     return records
 
 
-def _joined(one: Records | None, other: Records) -> Records:
-    if one is None:
-        return other
-    first = min(one, other, key=lambda records: records.first)
-    last = max(one, other, key=lambda records: records.last)
+def _joined(before: Records | None, added: Records) -> Records:
+    if before is None:
+        return added
+    first = min(before, added, key=lambda records: records.first)
+    last = max(before, added, key=lambda records: records.last)
     return Records(
         first=first.first,
         last=last.last,
-        number=one.number + other.number,
-        periods=one.periods | other.periods,
+        number=before.number + added.number,
+        periods=before.periods | added.periods,
         first_s=first.first_s,
         last_s=last.last_s,
     )
 
 
 def _period_s(tags: Mapping[str, JsonValue]) -> float:
-    """Return the period that a record has, in seconds, as the statements read it."""
+    """Return the period in the tags of a record, in seconds, by the rule of the SQL statements."""
     period = str(tags.get("period_s"))
     return (float(period) if re.fullmatch(PERIOD_PATTERN, period) else 0) or DEFAULT_PERIOD_S
 
@@ -129,28 +129,32 @@ def missed_in_runs(runs: Iterable[Run], records: Records) -> int | None:
 
     Return None if the runs do not cover that time.
     """
-    known = sorted((run for run in runs if run.period_s > 0), key=lambda run: run.first_at)
-    known = [run for run in known if _overlaps(run, records)]
-    if not known:
+    in_order = sorted((run for run in runs if run.period_s > 0), key=lambda run: run.first_at)
+    in_order = [run for run in in_order if _overlaps(run, records)]
+    if not in_order:
         return None
-    patience_s = max(stale_after_s(run.period_s) for run in known)
+    patience_s = max(stale_after_s(run.period_s) for run in in_order)
     missing_s = [
-        _seconds(records.first, known[0].first_at) - records.first_s,
-        _seconds(max(run.last_at for run in known), records.last),
+        _seconds(records.first, in_order[0].first_at) - records.first_s,
+        _seconds(max(run.last_at for run in in_order), records.last),
     ]
     if max(missing_s) > patience_s:
         return None
-    missed = sum(_missed_in(run) for run in known)
-    if known[0].first_at < records.first:
-        missed += _missed_in_end(known, records) - _missed_in(known[0])
-    for before, after in pairwise(known):
+    missed = sum(_missed_in(run) for run in in_order)
+    if in_order[0].first_at < records.first:
+        missed += _missed_in_end(in_order, records) - _missed_in(in_order[0])
+    for before, after in pairwise(in_order):
         period_s = max(before.period_s, after.period_s)
         missed += max(0, round(_seconds(before.last_at, after.first_at) / period_s) - 1)
     return missed
 
 
 def _overlaps(run: Run, records: Records) -> bool:
-    """Return whether a run has passes of this time: a pass sees its services after its begin."""
+    """Return whether a run has passes between the first and last record.
+
+    A run has the times of sights. They are later than the time of a record, at which the pass
+    began. So a run may begin after the last record, by at most ``stale_after_s``.
+    """
     after_s = _seconds(records.last, run.first_at) - records.last_s
     return run.last_at >= records.first and after_s <= stale_after_s(run.period_s)
 
@@ -162,10 +166,11 @@ def _missed_in(run: Run) -> int:
 
 
 def _missed_in_end(runs: Sequence[Run], records: Records) -> int:
-    """Return how many passes were missed in the end of the first run, which began before.
+    """Return how many passes the first run missed after the first record.
 
-    The passes in its end are the records that are in no later run. They are at most as many as
-    were missed in all of it, whatever the number of records is.
+    The run began before the first record. Its passes after this record are the records that are in
+    no later run. The result is at most the number of passes that the whole run missed, whatever the
+    number of records is.
     """
     run, *later = runs
     passes = records.number - sum(run.passes for run in later)

@@ -1,4 +1,4 @@
-"""What happened in a period: from rows to states, outages, incidents and charts of a report."""
+"""Build the report on a period from rows: states, outages, incidents and charts."""
 
 from __future__ import annotations
 
@@ -41,34 +41,41 @@ if TYPE_CHECKING:
     from ops_worker.history.status import ServiceStatus, Status, StatusLedger, StatusRows
 
 MAX_BUCKETS = 144
-"""Highest number of points in a chart: one every ten minutes of a day."""
+"""Maximum number of points in a chart: one for every ten minutes of a day."""
 BUCKET_PERIODS = 2
 """A point covers at least this many periods of the slowest pass.
 
 With fewer, some points would have no row although no pass was missed.
 """
 STATE_BUCKETS = 180
-"""Parts of a state bar. On a phone, each one is two pixels wide: narrower ones are not seen."""
+"""Parts of a state bar. On a phone, each part is 2 pixels wide; narrower parts are not visible."""
 CALENDAR_AFTER = timedelta(days=4)
-"""A longer period has a bar for each day instead of a state bar for all of it."""
+"""A longer period has a calendar, with a bar for each day, instead of one state bar."""
 MAX_DAYS = 400
-"""Longest calendar in days: the ledger keeps no more, unless ``HISTORY_DAYS`` says so."""
+"""Longest calendar in days: the default of ``HISTORY_DAYS``, for which the ledger keeps states."""
 MAX_DRAWN = 100
-"""Services with a bar and a list of outages; of more services, the worst ones."""
+"""Maximum number of services with a bar and a list of outages: the worst ones get them."""
 MAX_CHARTS = 60
+"""Maximum number of charts in a report."""
 MAX_MAINTENANCES = 500
-"""Maintenances that are listed: the newest ones. One that repeats every day has many."""
+"""Maximum number of maintenances in the list: the newest ones.
+
+A window that repeats every day has many occurrences.
+"""
 MAX_ACTIONS = 500
-"""People's actions that are listed: the newest ones. A script may have done thousands."""
+"""Maximum number of people's actions in the list: the newest ones.
+
+A script may have done thousands.
+"""
 UNITS = {"ms": "ms", "bytes": "bytes", "seconds": "s", "s": "s", "percent": "%"}
 """The unit of a metric by the last word of its name."""
 
 
 class ReportRows(NamedTuple):
-    """The rows that a report is made of, read at one moment of the database's clock, ``now``.
+    """The rows from which a report is built, read at one moment, ``now`` of the database's clock.
 
     The period is from ``begun`` to ``ended``. ``status`` has the rows up to ``ended``; its series
-    may begin later than the period. ``ledger`` is None if there is none that may be read.
+    may begin later than the period. ``ledger`` is None if there is no ledger or it may not be read.
     """
 
     now: datetime
@@ -82,11 +89,12 @@ class ReportRows(NamedTuple):
 
 
 class ServiceReport(NamedTuple):
-    """What a service was in the period.
+    """The report on one service in the period.
 
-    ``budget`` is for the objective's window, which ends with the period. Only a service that
-    ``is_drawn`` has ``outages``, the oldest first, and ``states`` of the buckets of the period, or
-    in a long one ``days``. ``planned_s`` is the part of its outages in which there was maintenance.
+    ``budget`` is for the objective's window, which ends with the period. Only a service with
+    ``is_drawn`` has ``outages``, the oldest first. It also has ``states``, one for each bucket of
+    the period, or ``days`` if the period is long. ``planned_s`` is how many seconds of its outages
+    were in maintenance.
     """
 
     service: str
@@ -100,25 +108,25 @@ class ServiceReport(NamedTuple):
 
     @property
     def total(self) -> Availability:
-        """The seconds in each state, and what follows from them."""
+        """The seconds in each state, and the availability that follows from them."""
         return self.summary.availability
 
     @property
     def unhealthy_s(self) -> float:
-        """The seconds in which it was seen and was not healthy."""
+        """The seconds in which the service was seen and was not healthy."""
         return sum(self.total.seconds[state] for state in WORST_FIRST)
 
     @property
     def longest(self) -> Outage | None:
-        """The longest single outage; of equal ones the first."""
+        """The longest single outage; of equally long outages, the first one."""
         return max(self.outages, key=lambda outage: outage.seconds, default=None)
 
 
 class Now(NamedTuple):
     """What is wrong at the end of a period that ends now.
 
-    ``wrong`` are the services that are unhealthy or stale. ``missing`` are monitored, and no pass
-    has recorded them.
+    ``wrong`` has the services that are unhealthy or stale. ``missing`` has the monitored services
+    that no pass has recorded.
     """
 
     verdict: str
@@ -130,8 +138,8 @@ class Now(NamedTuple):
 class Chart(NamedTuple):
     """One series as the points of a chart: the middle of each bucket, its mean and its maximum.
 
-    The points of a counter are its growth per second, and ``peaks`` is None. A point without rows
-    is None.
+    The points of a counter are its growth per second, and ``peaks`` is then None. A point is None
+    if its bucket has no rows.
     """
 
     service: str
@@ -146,8 +154,8 @@ class Chart(NamedTuple):
 class PassSummary(NamedTuple):
     """How often a pass was recorded, and how often it was missed between the first and last time.
 
-    ``stopped_s`` is for how many seconds it has not been recorded, if it has stopped, else 0.
-    ``missed_is_least`` is whether more may have been missed.
+    ``stopped_s`` is the time in seconds since the last record if the pass has stopped, else 0. With
+    ``missed_is_least``, more passes than ``missed`` may have been missed.
     """
 
     name: str
@@ -163,7 +171,8 @@ class PassSummary(NamedTuple):
 class Incident(NamedTuple):
     """A system alert that was open in the period.
 
-    ``opened_before`` is whether it opened before the period, ``seconds`` is how long it was open.
+    ``opened_before`` is whether it opened before the period. ``seconds`` is the time from its
+    opening to its closing, or to the end of the period.
     """
 
     id: int
@@ -181,7 +190,7 @@ class Incident(NamedTuple):
 class Maintenance(NamedTuple):
     """A maintenance as people started and ended it; ``ended`` may be in the future.
 
-    ``services`` is empty if it is of all of them.
+    ``services`` is empty for all services.
     """
 
     begun: datetime
@@ -193,12 +202,13 @@ class Maintenance(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The content of a report, read at one moment of the database's clock, ``read_at``.
+    """The content of a report, read at one moment, ``read_at`` of the database's clock.
 
-    ``present`` is None if the period ends in the past. ``services`` are the worst first, those that
-    are drawn before the others; their calendar begins with ``calendar_begun``, if they have one.
-    Passes and charts begin with ``samples_begun``. ``left_out`` is how many series have no chart.
-    ``passes`` are those of ``installation``; ``other_installations`` use the same database.
+    ``present`` is None if the period ends in the past. ``services`` has the worst services first;
+    drawn services come before the others. Their calendars begin at ``calendar_begun``, which is
+    None if the period is short. Passes and charts begin at ``samples_begun``. ``left_out`` is the
+    number of series without a chart. ``passes`` belong to ``installation``.
+    ``other_installations`` use the same database.
     """
 
     begun: datetime
@@ -221,12 +231,12 @@ class Report(NamedTuple):
 
 
 def probing(records: Iterable[PassRecord]) -> list[PassRecord]:
-    """Return the records of the passes that write a sample of each series when they run."""
+    """Return the records of the passes that probe. These write a sample of each series."""
     return [record for record in records if record.name not in PASSES or PASSES[record.name].probes]
 
 
 def buckets(since_s: float, longest_s: float) -> int:
-    """Return the number of points in a chart over ``since_s`` seconds.
+    """Return the number of points in a chart of ``since_s`` seconds.
 
     ``longest_s`` is the longest period of the passes that probe, in seconds.
     """
@@ -242,8 +252,8 @@ def build(
 ) -> Report:
     """Build the report.
 
-    ``points`` is the number of buckets in the series. ``maintenance_until`` is the end of the
-    maintenance in the settings, if they have one.
+    ``points`` is the number of buckets of each series. ``maintenance_until`` is the end of the
+    maintenance in the settings, or None.
     """
     maintained = maintenances(rows.maintenances)
     calendar_begun = None
@@ -282,7 +292,7 @@ def build(
 
 def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetime | None) -> Now:
     series_of = {target.name: target.series for target in targets}
-    # The series are charts of their own.
+    # The report shows the series as charts, not in the status.
     document = status.build(
         rows.status._replace(series=()),
         series_of,
@@ -298,9 +308,9 @@ def _now(rows: ReportRows, targets: Sequence[Target], maintenance_until: datetim
 
 
 def _calendar_begun(rows: ReportRows, ledger: StatusLedger) -> datetime | None:
-    """Return the first day of the calendars; None if the period is short.
+    """Return when the calendars begin; None if the period is too short for a calendar.
 
-    Days before the first pass of all are left out.
+    Days before the first recorded pass are left out.
     """
     if rows.ended - rows.begun <= CALENDAR_AFTER:
         return None
@@ -315,7 +325,7 @@ def _calendar_begun(rows: ReportRows, ledger: StatusLedger) -> datetime | None:
 def _services(
     ledger: StatusLedger, calendar_begun: datetime | None, maintained: Sequence[Maintenance]
 ) -> list[ServiceReport]:
-    """Return the services, those with most unhealthy time first; the worst ones are drawn."""
+    """Return the services, sorted by unhealthy time, the longest first; draw the worst ones."""
     budgets = {
         service: slo.budget(ledger.objectives[service], summary.availability)
         for window in ledger.windows
@@ -353,7 +363,7 @@ def _drawn(
     rows: LedgerRows,
     planned: Sequence[Interval],
 ) -> ServiceReport:
-    """Return a service with its outages, and with a bar or a calendar."""
+    """Return a service with its outages, and with a state bar or a calendar."""
     unhealthy = filter(is_unhealthy, pieces)
     service = service._replace(
         is_drawn=True,
@@ -372,8 +382,8 @@ def _drawn(
 def maintenances(rows: Iterable[MaintenanceRow]) -> list[Maintenance]:
     """Return the maintenances that people started, the oldest first.
 
-    A maintenance that the same person started again for the same reason and the same services,
-    before it ended, is one. Others may have been started meanwhile.
+    A person may start a maintenance again before it ends, for the same reason and services. Then
+    both are merged, even if another maintenance was started between them.
     """
     merged: list[Maintenance] = []
     places: dict[tuple[str, str, tuple[str, ...]], int] = {}
@@ -401,14 +411,14 @@ def _incidents(rows: ReportRows) -> list[Incident]:
     incidents = [
         _incident(row, rows.begun, rows.ended)
         for row in rows.incidents
-        # An alert that is open now may have a time in the future, from a wrong clock.
+        # The opening time of an open alert may be in the future, written by a wrong clock.
         if row.created_at <= rows.ended or rows.ended >= rows.now
     ]
     return incidents[::-1]
 
 
 def _incident(row: AlertRow, begun: datetime, ended: datetime) -> Incident:
-    # An open alert may have the time at which an earlier release closed it.
+    # An open alert may have a closing time, which an earlier release wrote.
     closed_at = row.closed_at if row.status == "CLOSED" else None
     open_s = ((closed_at or ended) - row.created_at).total_seconds()
     return Incident(
@@ -442,7 +452,8 @@ def _passes(rows: StatusRows) -> list[PassSummary]:
 def _pass_summary(count: PassCountRow, now: datetime, period_s: float | None) -> PassSummary:
     """Return the summary of a recorded pass.
 
-    Without a period, it belongs to a shard that no longer exists; such a shard has not stopped.
+    ``period_s`` is None if the shard of the pass no longer exists. Such a shard does not count as
+    stopped.
     """
     age_s = (now - count.last).total_seconds()
     stopped = period_s is not None and age_s > stale_after_s(period_s)
@@ -492,7 +503,11 @@ def _charts(
 
 
 def _has_chart(series: Series) -> bool:
-    """Return whether a series is worth a chart: health is a timeline, most self-metrics are not."""
+    """Return whether a series gets a chart.
+
+    Health is shown as a timeline instead. Of the self-metrics, only the duration of passes is
+    useful as a chart.
+    """
     if series.metric == HEALTHY:
         return False
     return series.service != OPS_WORKER or series.metric == "pass_duration_ms"
@@ -503,7 +518,7 @@ def _points(series: Series) -> int:
 
 
 def _chart_group(series: Series) -> int:
-    """Return the place of a chart: latencies, then counters and figures, then self-metrics."""
+    """Return the rank of a chart: latencies, then counters and figures, then self-metrics."""
     if series.metric == PROBE_LATENCY_MS:
         return 0
     return 2 if series.service == OPS_WORKER else 1
@@ -534,7 +549,7 @@ def _chart(series: Series, names: Mapping[str, str], times: Sequence[datetime]) 
 
 
 def _rate(series: Series, number: int) -> float | None:
-    """Return the growth per second in a bucket; None if nothing is known about it."""
+    """Return the growth per second in a bucket; None if no growth is known."""
     growth = series.growth.get(number)
     if growth is None or not growth.seconds:
         return None

@@ -1,4 +1,4 @@
-"""The rows that readers get from the database: one type for each statement, one field per column.
+"""The rows that readers get from the database: one type per statement, one field per column.
 
 The statements are in ``sql/history.sql``, ``sql/operations.sql`` and ``sql/passes.sql``.
 """
@@ -20,10 +20,10 @@ JsonValue: TypeAlias = Any
 
 
 class ServiceRow(NamedTuple):
-    """The last state of a service: ``services_now``. The fields from ``details`` may be missing.
+    """The last state of a service: ``services_now``. Fields from ``details`` may be missing.
 
-    ``certificate_days_left`` is as it stands there: any program may have written it.
-    ``installation`` is the one that keeps the row.
+    ``certificate_days_left`` is an unchecked value from ``details``: any program may have written
+    it. ``installation`` keeps the row.
     """
 
     service: str
@@ -46,7 +46,7 @@ class HealthRow(NamedTuple):
 
     @property
     def installation(self) -> str:
-        """The installation that keeps the row. The default one is not named in it."""
+        """The installation that keeps the row. A row that names none belongs to the default one."""
         name = self.details.get("installation") if isinstance(self.details, dict) else None
         return DEFAULT if name is None else str(name)
 
@@ -102,9 +102,9 @@ class ChangedAlertRow(NamedTuple):
 class UnmonitoredRow(NamedTuple):
     """A service that is no longer monitored: ``unwatched``.
 
-    ``checked_at`` is None if it has no row, ``alert`` is None if it has no open alert. ``kept_by``
-    is another installation that watches it, so that it stays; empty if none does. ``installation``
-    is the one that keeps the row; empty without a row.
+    ``checked_at`` is None if the service has no row, ``alert`` is None if it has no open alert.
+    ``kept_by`` is another installation that monitors the service, so that its row must stay; empty
+    if there is none. ``installation`` keeps the row; it is empty without a row.
     """
 
     service: str
@@ -123,9 +123,9 @@ class ObservationRow(NamedTuple):
 
 
 class PassCountRow(NamedTuple):
-    """How many passes of one kind, or of one shard, were recorded, and how many missed: ``ran``.
+    """How many passes of one name, or of one shard, were recorded and missed: ``ran``.
 
-    ``missed_is_least`` is whether more of them may have been missed.
+    With ``missed_is_least``, more passes than ``missed`` may have been missed.
     """
 
     name: str
@@ -138,10 +138,10 @@ class PassCountRow(NamedTuple):
 
 
 class BucketRow(NamedTuple):
-    """The rows of one series in one bucket, and the first and last time of them: ``history``.
+    """The rows of one series in one bucket, with their first and last time: ``history``.
 
-    Of rows of the rollup (``rolled``) these are the begins of hours or days. Only those have the
-    increase of a counter, and the seconds that it took.
+    For rows of the rollup (``rolled``), the two times are the begins of hours or days. Only rows of
+    the rollup have the ``increase`` of a counter, and the ``seconds`` in which it increased.
     """
 
     service: str | None
@@ -158,7 +158,7 @@ class BucketRow(NamedTuple):
 
 
 class LatestRow(NamedTuple):
-    """The newest value of a series, which is named by its place in the list: ``ends``."""
+    """The newest value of a series: ``ends``. ``place`` is its place in the list of the query."""
 
     place: int
     latest: float
@@ -167,8 +167,8 @@ class LatestRow(NamedTuple):
 class RolledEndRow(NamedTuple):
     """The times of the first and last sample of a series, and its newest value: ``rolled_ends``.
 
-    A time is None where it is known already. It is not exact if that sample was removed: then it is
-    the begin of its hour.
+    A time is None if it is already known. If the sample itself was removed, the time is not exact:
+    it is the begin of the sample's hour. ``place`` is the series' place in the query's list.
     """
 
     place: int
@@ -180,7 +180,10 @@ class RolledEndRow(NamedTuple):
 
 
 class GrowthRow(NamedTuple):
-    """The growth of a counter in one bucket, and over how many seconds: ``growth``."""
+    """The growth of a counter in one bucket, and the seconds in which it grew: ``growth``.
+
+    ``place`` is the series' place in the query's list.
+    """
 
     place: int
     bucket: int
@@ -197,8 +200,8 @@ class FlagRow(NamedTuple):
 class ActionRow(NamedTuple):
     """What a person did: ``actions``.
 
-    ``services`` has names; an empty array is all services. ``until`` is the end of a maintenance,
-    ``alert`` the number of an alert.
+    ``services`` has names; an empty array means all services. ``until`` is the end of a
+    maintenance, ``alert`` the number of an alert.
     """
 
     at: datetime
@@ -211,9 +214,9 @@ class ActionRow(NamedTuple):
 
 
 class RecentSpansRow(NamedTuple):
-    """The number of the last spans of a service by a pass, and the beginning of the first of them.
+    """The number of a service's last spans by one pass, and when the first one began.
 
-    ``ledger_recent``.
+    The statement is ``ledger_recent``.
     """
 
     name: str
@@ -224,7 +227,7 @@ class RecentSpansRow(NamedTuple):
 class MaintenanceRow(NamedTuple):
     """A maintenance of the past or present: ``maintenances_logged`` and ``maintenances_kept``.
 
-    An occurrence of a window is one, too. ``services`` has names; empty is all services.
+    An occurrence of a window is also a maintenance. ``services`` has names; empty means all.
     """
 
     begun: datetime
@@ -240,7 +243,10 @@ class MaintenanceRow(NamedTuple):
 
     @classmethod
     def of(cls, occurrence: Occurrence) -> MaintenanceRow:
-        """Return an occurrence of a window. Who ended the window ended only its last one."""
+        """Return the row of an occurrence of a window.
+
+        The person who ended the window ended only its last occurrence.
+        """
         window = occurrence.window
         was_ended = occurrence.ended == window.ended_at
         return cls(
@@ -254,7 +260,7 @@ class MaintenanceRow(NamedTuple):
 
 
 class RunningMaintenance(NamedTuple):
-    """The maintenance of all services that is running: ``maintenance``.
+    """The running maintenance of all services: ``maintenance``.
 
     ``left_s`` is the time until its end, in seconds.
     """

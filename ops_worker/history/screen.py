@@ -1,4 +1,4 @@
-"""The parts that screens are made of: tables that fit, sparklines, state bars, ages and times."""
+"""Parts of screens: tables that fit the terminal, sparklines, state bars, ages and times."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"
 """Drawn in a sparkline where no pass ran."""
 STATE_MARKS = {HEALTHY: "█", "degraded": "▒", "down": "x", UNKNOWN: "?", UNSEEN: GAP}
-"""How a state bar shows each state. The marks differ in shape, so that nobody needs colours."""
+"""The mark of each state in a state bar. The marks differ in shape, so colours are not needed."""
 LEGEND = "BAR: █ healthy  ▒ degraded  x down  ? unknown  · unseen"
-"""What the marks of a state bar mean, in at most 60 columns."""
+"""The meaning of the marks in a state bar, in at most 60 columns."""
 NO_LEDGER_TO_READ = "no ledger to read (`ops-worker init-db`)"
-"""What a screen says where the ledger is missing, or may not be read."""
+"""What a screen shows if the ledger is missing or may not be read."""
 WIDTH = 80
-"""Columns of a screen if nobody says how wide it is."""
+"""Default width of a screen, in columns."""
 MIN_WIDTH = 40
-"""A narrower screen gets lines of so many columns."""
+"""The least width of lines, in columns. Lines are not made narrower for a narrower screen."""
 GUTTER = "  "
-"""Between two columns of a table."""
+"""The space between two columns of a table."""
 INDENT = "  "
-"""Before a note below a row."""
+"""The space before a note below a row."""
 MIN_NOTE_WIDTH = 45
-"""A longer text gets a line below its row if its column would be narrower than this."""
+"""The least width of a column of notes. If there is less room, long notes go below their rows."""
 _INSIDE_OF_VALUE = re.compile(
     r"(?<=\d) (?=(?:%|ms|s|min|h|d)(?!\w))"
     r"|(?<=\d-\d\d) (?=\d\d:)"
@@ -42,24 +42,24 @@ _INSIDE_OF_VALUE = re.compile(
 )
 """The blanks between a number and its unit, a date and its time, and the units of a duration."""
 _JOINT = "\x00"
-"""Stands for such a blank while a text is wrapped. No text has it (``one_line``)."""
+"""Replaces such a blank while a text is wrapped. No text contains it (see ``one_line``)."""
 EMPTY = ("", "-")
-"""Cells that say nothing."""
+"""Cells without content."""
 TABLE_LINES = 3
 """Lines of a table besides its rows: the title, the heading and an empty line."""
 EMPTY_TABLE_LINES = 3
 """Lines of a table without rows: the title, the text instead of rows, and an empty line."""
 SPARE_LINES = 5
-"""Lines that a screen keeps free: those of the last table, and the prompt."""
+"""Lines that a screen keeps free: the other lines of the last table, and the prompt."""
 
 
 class Column(NamedTuple):
     """How a column behaves if the table is wider than the screen.
 
-    - ``least``: the cells may be cut to this width. 0: they are never cut.
-    - ``drop``: columns are left out in this order. 0: never.
-    - ``is_note``: if there is too little room, its texts go to lines below their rows.
-    - ``is_bar``: it has state bars.
+    - ``least``: cells may be cut to this width. 0: cells are never cut.
+    - ``drop``: the lowest number is left out first. 0: the column is never left out.
+    - ``is_note``: if there is too little room, the texts go to lines below their rows.
+    - ``is_bar``: the column has state bars.
     """
 
     head: str
@@ -73,8 +73,9 @@ class ScreenTable(NamedTuple):
     """A table on the screen.
 
     ``state_column`` is the column whose word decides the colour. ``none`` is printed if there are
-    no rows; if it is empty, such a table is left out. A table with ``columns`` is made to fit the
-    screen. ``notes`` has the text below each row, empty for none; ``below`` has the last lines.
+    no rows; if ``none`` is empty, a table without rows is left out. A table with ``columns`` is
+    made to fit the screen. ``notes`` has the text below each row, empty for no text. ``below`` has
+    the lines at the end of the table.
     """
 
     title: str
@@ -88,7 +89,7 @@ class ScreenTable(NamedTuple):
 
 
 class TableLine(NamedTuple):
-    """A line of a table that fits: its padded cells. A note has one cell."""
+    """A line of a table that fits the screen: its padded cells. A note has one cell."""
 
     cells: tuple[str, ...]
     is_head: bool = False
@@ -136,20 +137,20 @@ def cut(text: str, width: int) -> str:
     """Return a text of at most ``width`` columns. A text that was cut ends with an ellipsis."""
     if text_width(text) <= width:
         return text
-    shown, used = "", 1
+    start, used = "", 1
     for character in text:
         used += _character_width(character)
         if used > width:
             break
-        shown += character
-    return shown.rstrip() + "…"
+        start += character
+    return start.rstrip() + "…"
 
 
 def fitted(table: ScreenTable, width: int) -> ScreenTable:
-    """Return a table of which no line is wider than the screen. No line is folded.
+    """Return a table without lines that are wider than the screen. No line is folded.
 
-    If it does not fit, columns without content are left out first. Then texts go to lines below
-    their rows, then cells are cut, and then columns are left out in their order.
+    If the table does not fit, columns without content are left out first. Then notes go to lines
+    below their rows. Then cells are cut. Then columns are left out in the order of ``drop``.
     """
     if not table.rows:
         lines = [*wrapped(table.title, width), *wrapped(table.none, width)]
@@ -169,7 +170,7 @@ def fitted(table: ScreenTable, width: int) -> ScreenTable:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return the lines of a text, which is wrapped between words.
+    """Wrap a text between words; return its lines.
 
     No line ends between a number and its unit, or between a date and its time.
     """
@@ -189,7 +190,7 @@ def _excess(table: ScreenTable, width: int) -> int:
 
 
 def _place_to_leave_out(table: ScreenTable, excess: int) -> int | None:
-    """Return the column to leave out; None if it is enough to shorten cells."""
+    """Return the place of the column to leave out; None if it is enough to cut cells."""
     columns, widths = table.columns, _widths(table)
     droppable = [place for place, column in enumerate(columns) if column.drop or column.is_note]
     for place in droppable:
@@ -211,9 +212,9 @@ def _place_to_leave_out(table: ScreenTable, excess: int) -> int | None:
 
 
 def _without(table: ScreenTable, place: int) -> ScreenTable:
-    """Return a table without a column; the texts of a column of notes go below the rows."""
+    """Return a table without a column. The texts of a column of notes go below the rows."""
 
-    def rest(cells: tuple[str, ...]) -> tuple[str, ...]:
+    def other_cells(cells: tuple[str, ...]) -> tuple[str, ...]:
         """Return the cells of the other columns."""
         return cells[:place] + cells[place + 1 :]
 
@@ -224,8 +225,8 @@ def _without(table: ScreenTable, place: int) -> ScreenTable:
     if state_column is not None and state_column > place:
         state_column -= 1
     return table._replace(
-        head=rest(table.head),
-        rows=tuple(rest(row) for row in table.rows),
+        head=other_cells(table.head),
+        rows=tuple(other_cells(row) for row in table.rows),
         columns=table.columns[:place] + table.columns[place + 1 :],
         state_column=state_column,
         notes=notes,
@@ -233,7 +234,7 @@ def _without(table: ScreenTable, place: int) -> ScreenTable:
 
 
 def _shortened(table: ScreenTable, excess: int) -> ScreenTable:
-    """Return a table whose cells are cut where that is allowed, those on the right first."""
+    """Return a table whose cells are cut where ``least`` allows it, from right to left."""
     widths = _widths(table)
     for place in reversed(range(len(widths))):
         least = table.columns[place].least
@@ -271,7 +272,7 @@ def table_lines(table: ScreenTable) -> Iterator[TableLine]:
 
 
 def plain(table: ScreenTable, width: int) -> str:
-    """Return a table that fits as plain text."""
+    """Return a table as plain text that fits the width."""
     if not table.rows:
         return f"{table.title}\n{table.none}"
     lines = [table.title, *(line.text for line in table_lines(table))]
@@ -282,7 +283,10 @@ def plain(table: ScreenTable, width: int) -> str:
 
 
 def outdated(age_s: float, error: str) -> ScreenTable:
-    """Return a table that says how old the tables below it are, and why there are no newer ones."""
+    """Return a table that shows the age of the tables below it and why no newer data was read.
+
+    ``age_s`` is the age in seconds.
+    """
     title = f"No new data for {format_age(age_s)}"
     return ScreenTable(title, (), (), none=f"{error}; trying again")
 
@@ -290,7 +294,7 @@ def outdated(age_s: float, error: str) -> ScreenTable:
 def fit(tables: Sequence[ScreenTable], lines: int) -> list[ScreenTable]:
     """Shorten the last table so that all tables fit on a screen with this number of lines.
 
-    Its title then says how many rows are shown.
+    The title of a shortened table states how many rows are shown.
     """
     if not tables:
         return []
@@ -311,21 +315,22 @@ def _lines_of(table: ScreenTable) -> int:
 
 
 def state_bar(states: Sequence[str]) -> str:
-    """Draw a mark for each state."""
+    """Return a bar with one mark for each state."""
     return "".join(STATE_MARKS[state] for state in states)
 
 
 def sparkline(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
-    """Draw a bar for each value, and a gap for None.
+    """Return a sparkline: a bar for each value, and a gap for None.
 
-    ``scale`` is the lowest and the highest value. By default, ``values`` have them.
+    ``scale`` is the lowest and the highest value of the scale. By default, both come from
+    ``values``.
     """
-    known = [value for value in values if value is not None]
-    if not known:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return ""
-    low, high = scale or (min(known), max(known))
+    low, high = scale or (min(numbers), max(numbers))
     if low == high:
-        # A constant is drawn half way up, and zero at the bottom.
+        # Draw a constant at half of the height, and zero at the bottom.
         low, high = low - abs(low), high + abs(high)
     step = (high - low) / (len(BARS) - 1) or 1.0
     return "".join(_bar(value, low, step) for value in values)
@@ -339,23 +344,23 @@ def _bar(value: float | None, low: float, step: float) -> str:
 
 
 def halved(values: Sequence[float | None]) -> list[float | None]:
-    """Return the mean of each two values; a value beside None counts alone."""
+    """Return the mean of every two values. If one of them is None, the other one is the mean."""
     means: list[float | None] = []
     for place in range(0, len(values), 2):
-        known = [value for value in values[place : place + 2] if value is not None]
-        means.append(sum(known) / len(known) if known else None)
+        numbers = [value for value in values[place : place + 2] if value is not None]
+        means.append(sum(numbers) / len(numbers) if numbers else None)
     return means
 
 
 def format_ago(age_s: float) -> str:
-    """Return how long ago a time was. A time in the future was written by a wrong clock."""
+    """Return how long ago a time was. A wrong clock may have written a time in the future."""
     if age_s <= -1:
         return "in the future"
     return f"{format_age(max(age_s, 0.0))} ago"
 
 
 def others_here(names: Sequence[str]) -> str:
-    """Return that other installations use the same database, and that their passes are left out."""
+    """Return the sentence that passes of other installations in this database are not shown."""
     noun = "installation" if len(names) == 1 else "installations"
     return f"the passes of {noun} {', '.join(names)} in this database are not shown"
 
@@ -363,7 +368,7 @@ def others_here(names: Sequence[str]) -> str:
 def stale_reason(last_state: str, blind: DoubtRow | None = None) -> str:
     """Return the reason of a stale state. ``last_state`` is the state that was recorded last.
 
-    ``blind`` is the pass that should know the service, if it does not believe what it sees.
+    ``blind`` is the row of the health pass of the service if this pass is blind, else None.
     """
     if blind is not None:
         since = f"blind since {format_time(blind.since)}"
@@ -372,5 +377,5 @@ def stale_reason(last_state: str, blind: DoubtRow | None = None) -> str:
 
 
 def format_time(time: datetime | None) -> str:
-    """Return a time to the second, and a dash if there is none."""
+    """Return a time to the second, or a dash for None."""
     return time.isoformat(sep=" ")[:19] if time else "-"

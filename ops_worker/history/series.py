@@ -1,4 +1,4 @@
-"""The series of ``system_metrics`` over a period, in buckets (``history.buckets``)."""
+"""Group samples of ``system_metrics`` in a period by series and bucket (``history.buckets``)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Bucket(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """The growth of a counter, and the seconds that it took.
+    """The growth of a counter, and the seconds in which it grew.
 
-    It is counted from the last row before a bucket to the last row in it.
+    Both are counted from the last row before a bucket to the last row in the bucket.
     """
 
     increase: float
@@ -45,9 +45,9 @@ class Series(NamedTuple):
     """One series over a period. ``buckets`` has the buckets with rows, numbered from 1.
 
     ``first`` and ``last`` are the times of its first and last row, and ``latest`` is its newest
-    value. ``counts`` is whether it is a counter; only of a counter ``growth`` is read. The rows may
-    have been removed, so that only their hours are known: then the first and last one were up to
-    ``first_s`` and ``last_s`` seconds later.
+    value. ``counts`` is True for a counter; only a counter has ``growth``. If rows were removed,
+    only their hours are known: then the first and the last row were up to ``first_s`` and
+    ``last_s`` seconds later.
     """
 
     service: str | None
@@ -69,7 +69,7 @@ class Series(NamedTuple):
 
     @property
     def rate_per_s(self) -> float | None:
-        """The growth per second over the period; None for a gauge or one row."""
+        """The growth per second over the period; None for a gauge or a single row."""
         elapsed_s = sum(growth.seconds for growth in self.growth.values())
         if not self.counts or elapsed_s <= 0:
             return None
@@ -77,18 +77,21 @@ class Series(NamedTuple):
 
 
 def counter_rule(targets: Iterable[Target]) -> Callable[[str, str], bool]:
-    """Return the function that decides whether a service and metric are a counter."""
+    """Return the function that decides whether a metric of a service is a counter.
+
+    It takes the name of the service in ``system_metrics``, and the metric.
+    """
     return counter_series(targets).includes
 
 
 def group_series(rows: Iterable[BucketRow], is_counter: Callable[[str, str], bool]) -> list[Series]:
-    """Group the buckets by series, sorted by service, metric and tags.
+    """Group rows of buckets by series, sorted by service, metric and tags.
 
-    A bucket may have several rows, each of a part of it.
+    A bucket may have several rows, each for a part of the bucket.
     """
     groups: dict[tuple[str, bool, str, str], list[BucketRow]] = {}
     for row in rows:
-        # A service of NULL sorts like an empty name, and is another series.
+        # A service of NULL sorts like an empty name, but is a different series.
         tags = json.dumps(row.tags, sort_keys=True)
         identity = (row.service or "", row.service is None, row.metric, tags)
         groups.setdefault(identity, []).append(row)
@@ -118,16 +121,16 @@ def _series(rows: Sequence[BucketRow], *, counts: bool) -> Series:
     )
 
 
-def _joined(one: Bucket | None, other: Bucket) -> Bucket:
-    """Return the bucket of the rows of two: a part of a bucket may come from the rollup."""
-    if one is None:
-        return other
-    samples = one.samples + other.samples
-    total = one.mean * one.samples + other.mean * other.samples
-    return Bucket(total / samples, max(one.peak, other.peak), samples)
+def _joined(before: Bucket | None, part: Bucket) -> Bucket:
+    """Add a part of a bucket to the parts before it. A part may come from the rollup."""
+    if before is None:
+        return part
+    samples = before.samples + part.samples
+    total = before.mean * before.samples + part.mean * part.samples
+    return Bucket(total / samples, max(before.peak, part.peak), samples)
 
 
-def add_growth(growth: dict[int, Growth], bucket: int, more: Growth) -> None:
+def add_growth(growth: dict[int, Growth], bucket: int, part: Growth) -> None:
     """Add the growth in a part of a bucket to the growth of the bucket."""
     before = growth.get(bucket, Growth(0.0, 0.0))
-    growth[bucket] = Growth(before.increase + more.increase, before.seconds + more.seconds)
+    growth[bucket] = Growth(before.increase + part.increase, before.seconds + part.seconds)

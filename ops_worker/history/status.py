@@ -1,4 +1,4 @@
-"""The current state, from rows to one document and to tables. Stale is never shown as healthy."""
+"""Build the document and tables of the current state. A stale state is never shown as healthy."""
 
 from __future__ import annotations
 
@@ -61,35 +61,35 @@ if TYPE_CHECKING:
     from ops_worker.history.series import Series
 
 BUCKETS = 24
-"""Points of a sparkline, and states of a service in the document."""
+"""Number of points in a sparkline, and of states of a service in the document."""
 MIN_BAR, MAX_BAR = 12, 60
 """The shortest and the longest state bar on a screen, in columns."""
 BAR_LESS = 64
-"""Columns that the rest of a table of services usually needs."""
+"""Width of a table of services without its state bar, in columns, as it usually is."""
 BAR_SHARE = 4
-"""On a wide screen, a state bar gets one of so many columns more; the reasons get the others."""
+"""On a wide screen, the state bar gets every fourth further column; the reasons get the others."""
 WELL_SEEN = 0.5
-"""The share of the period that has to be seen, so that an availability stands for the period."""
+"""The least share of the period that must be seen for an availability to represent the period."""
 PARTLY_SEEN = "AVAIL in (): seen for less than half of the period"
-"""Below the services if one of them was not seen so long."""
+"""The line below the services if the coverage of one of them is below ``WELL_SEEN``."""
 CHANGED, UNCHANGED = "* ", "  "
-"""Before the name of what changed since the picture before, and of what did not."""
+"""The mark before a name that changed since the previous screen, and before one that did not."""
 NO_LEDGER = f"no BAR, no AVAIL: {NO_LEDGER_TO_READ}"
-"""Below the services if nobody knows what they were before."""
+"""The line below the services if there is no ledger, so that earlier states are unknown."""
 AT_LEAST = "≥ "
-"""Before a number of missed passes that may be larger."""
+"""The mark before a number of missed passes that may be larger."""
 HEALTHY_SCALE = (0.0, 1.0)
 """The scale of the sparkline of ``healthy``, which is 0 or 1."""
 
 
 class StatusRows(NamedTuple):
-    """The rows that a status is made of, read at one moment of the database's clock.
+    """The rows from which a status is built, read at one moment of the database's clock.
 
     ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is the
-    maintenance of all services, and ``windows`` are the running windows. ``blind`` are the passes
-    of all installations that do not believe what they see now. ``passes`` and ``counts`` belong to
-    ``installation``. ``others`` has the passes of other installations that keep rows of services.
-    ``neighbours`` has all installations that were recorded lately.
+    maintenance of all services, and ``windows`` are the running windows. ``blind`` has the passes
+    of all installations that are blind now. ``passes`` and ``counts`` belong to ``installation``.
+    ``others`` has the passes of other installations that keep rows of services. ``neighbours`` has
+    all other installations that were recorded lately.
     """
 
     now: datetime
@@ -109,10 +109,11 @@ class StatusRows(NamedTuple):
 
 
 class StatusLedger(NamedTuple):
-    """What the ledger has of the services.
+    """The ledger's rows about the services.
 
-    ``period`` is the period of the status. Each of ``windows`` ends now, and is as long as the
-    window of the objectives of its services. ``objectives`` has the services with an objective.
+    ``period`` has the rows of the status's period. Each item of ``windows`` ends now, and is as
+    long as the window of its services' objectives. ``objectives`` has the objective of each service
+    that has one.
     """
 
     period: LedgerRows
@@ -121,12 +122,12 @@ class StatusLedger(NamedTuple):
 
 
 class ServiceStatus(NamedTuple):
-    """The state of a service; ``last_state`` is the recorded one, also where that is stale.
+    """The state of a service. ``last_state`` is the recorded state, even if it is stale.
 
-    ``because_of`` are the causes of a service that is unhealthy because of others (``core.needs``).
+    ``because_of`` has the causes if the service is unhealthy because of others (``core.needs``).
     ``series`` is its name in ``system_metrics``. ``states`` has the state of each bucket of the
-    period, the oldest first (``core.timeline.bucket_states``). It is empty, and ``availability``
-    and ``budget`` are None, if there is no ledger. ``budget`` is None without an objective.
+    period, the oldest first (``core.timeline.bucket_states``). Without a ledger, ``states`` is
+    empty, and ``availability`` and ``budget`` are None. Without an objective, ``budget`` is None.
     """
 
     service: str
@@ -162,10 +163,10 @@ class OpenAlert(NamedTuple):
 
 
 class MaintenanceStatus(NamedTuple):
-    """A maintenance that is running, and the seconds until its end.
+    """A running maintenance, and the seconds until its end.
 
-    ``services`` is empty if it is of all of them. ``id`` is the number of a window; None for what
-    is no window.
+    ``services`` is empty for all services. ``id`` is the number of a window; None for a maintenance
+    that is not a window.
     """
 
     until: datetime
@@ -179,8 +180,8 @@ class MaintenanceStatus(NamedTuple):
 class PassStatus(NamedTuple):
     """The last record of a pass or shard, its period, and how many passes were missed.
 
-    ``missed_is_least`` is whether more of them may have been missed. ``blind_since`` is None if the
-    pass believes what it sees.
+    With ``missed_is_least``, more passes than ``missed`` may have been missed. ``blind_since`` is
+    None if the pass is not blind.
     """
 
     pass_: str
@@ -196,9 +197,9 @@ class PassStatus(NamedTuple):
 
 
 class SeriesStatus(NamedTuple):
-    """The newest value of a series, and the mean of each bucket; None without rows.
+    """The newest value of a series, and the mean of each bucket; None for a bucket without rows.
 
-    Only a ``counter`` has rates: over the whole period, and in each bucket.
+    Only a ``counter`` has rates: one over the whole period, and one in each bucket.
     """
 
     service: str
@@ -217,10 +218,11 @@ class SeriesStatus(NamedTuple):
 class Status(NamedTuple):
     """The document of ``ops-worker status``. The fields of these types are its keys.
 
-    States and availability go back ``since_s``, passes and series ``samples_since_s``. ``missing``
-    has the monitored services that no pass has recorded. ``maintenances`` are all that are running.
-    ``maintenance`` is the one of all services that ends last. ``passes`` belong to
-    ``installation``. ``other_installations`` were recorded in the same database lately.
+    States and availability cover the last ``since_s`` seconds. Passes and series cover the last
+    ``samples_since_s`` seconds. ``missing`` has the monitored services that no pass has recorded.
+    ``maintenances`` has all running maintenances. ``maintenance`` is the one for all services that
+    ends last. ``passes`` belong to ``installation``. ``other_installations`` were recorded in the
+    same database lately.
     """
 
     verdict: str
@@ -240,7 +242,7 @@ class Status(NamedTuple):
 
 
 class _Past(NamedTuple):
-    """What the ledger says of each service, and the latencies of each series."""
+    """The past of each service from the ledger, and the latencies of each series."""
 
     latencies: Mapping[str, Sequence[float | None]]
     states: Mapping[str, Sequence[str]] = {}
@@ -259,9 +261,9 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
 ) -> Status:
     """Build the document.
 
-    ``series_of`` is the name in ``system_metrics`` by monitored service. ``maintenance_until`` is
-    the end of the maintenance in the settings, if they have one. ``needs`` has what each monitored
-    service needs. ``states`` is the number of states of each service.
+    ``series_of`` has the name in ``system_metrics`` of each monitored service.
+    ``maintenance_until`` is the end of the maintenance in the settings, or None. ``needs`` has the
+    services that each monitored service needs. ``states`` is the number of states of each service.
     """
     records = {**rows.others, rows.installation: rows.passes}
     series = _all_series(rows, series_of, records)
@@ -324,7 +326,7 @@ def _with_causes(
     rows: Sequence[ServiceRow],
     needs: Mapping[str, Sequence[str]],
 ) -> list[ServiceStatus]:
-    """Return the services with the causes of those that are unhealthy because of others."""
+    """Return the services, with causes where a service is unhealthy because of others."""
     health = {
         row.service: row.status == HEALTHY
         for service, row in zip(services, rows, strict=True)
@@ -344,7 +346,7 @@ def _missing(recorded: Sequence[ServiceRow], monitored: Iterable[str]) -> list[s
 
 
 def _verdict_on_missing(missing: Sequence[str]) -> str:
-    """Return the clause on services that no pass has recorded."""
+    """Return the clause about services that no pass has recorded."""
     verb = "service was" if len(missing) == 1 else "services were"
     return f"{len(missing)} monitored {verb} never recorded"
 
@@ -352,7 +354,7 @@ def _verdict_on_missing(missing: Sequence[str]) -> str:
 def _past(
     ledger: StatusLedger, latencies: Mapping[str, Sequence[float | None]], states: int
 ) -> _Past:
-    """Sum up what the ledger has."""
+    """Sum up the ledger's rows."""
     period = ledger.period
     of_services: dict[str, Sequence[str]] = {}
     availability: dict[str, AvailabilityDocument] = {}
@@ -376,7 +378,7 @@ def _service(  # noqa: PLR0913 - a row, and what is known besides
     *,
     blind: DoubtRow | None,
 ) -> ServiceStatus:
-    """Return the state of a service. It is unknown while the health pass is blind."""
+    """Return the state of a service. It is stale while the health pass is blind."""
     age_s = (now - row.checked_at).total_seconds()
     since = parse_time(row.since)
     stale = blind is not None or not is_current(age_s, period_s)
@@ -410,15 +412,15 @@ def _service(  # noqa: PLR0913 - a row, and what is known besides
 def _verdict(
     services: Sequence[ServiceStatus], alerts: Sequence[OpenAlert], passes: Sequence[PassStatus]
 ) -> str:
-    """Return what a person has to know first, in one sentence."""
+    """Return the overall verdict: one sentence with what a person must know first."""
     parts = [_verdict_on_services(services)]
     dependents = [service for service in services if service.because_of]
     if dependents:
         causes = {cause for service in dependents for cause in service.because_of}
         parts.append(f"{len(dependents)} {because_of(causes)}")
-    new = sum(1 for alert in alerts if alert.status == "OPEN")
-    if new:
-        parts.append(f"{_counted(new, 'alert')} not acknowledged")
+    unacknowledged = sum(1 for alert in alerts if alert.status == "OPEN")
+    if unacknowledged:
+        parts.append(f"{_counted(unacknowledged, 'alert')} not acknowledged")
     elif alerts:
         parts.append(f"{_counted(len(alerts), 'alert')} open and acknowledged")
     late = {status.pass_: None for status in passes if status.stale}
@@ -429,7 +431,7 @@ def _verdict(
 
 
 def _verdict_on_services(services: Sequence[ServiceStatus]) -> str:
-    """Return how many services are unhealthy or stale: neither is ever counted as healthy."""
+    """Return how many services are unhealthy or stale. Neither is ever counted as healthy."""
     total = len(services)
     stale = sum(1 for service in services if service.stale)
     unhealthy = sum(1 for service in services if not service.stale and service.state != HEALTHY)
@@ -467,7 +469,7 @@ def _alert(row: OpenAlertRow, now: datetime) -> OpenAlert:
 
 
 def _maintenances(rows: StatusRows, setting: datetime | None) -> list[MaintenanceStatus]:
-    """Return every running maintenance. A maintenance of all services comes first."""
+    """Return every running maintenance. Maintenances of all services come first."""
     maintenances = []
     running = rows.maintenance
     if running is not None:
@@ -508,8 +510,8 @@ def _pass(record: PassRecord, rows: StatusRows) -> PassStatus:
         count for count in rows.counts if (count.name, count.shard) == (record.name, record.shard)
     ]
     key = (record.name, record.shard or UNDIVIDED)
-    own = [row for row in rows.blind if row.installation == rows.installation]
-    blind = {(row.name, row.shard): row for row in own}.get(key)
+    blind_here = [row for row in rows.blind if row.installation == rows.installation]
+    blind = {(row.name, row.shard): row for row in blind_here}.get(key)
     return PassStatus(
         pass_=record.name,
         shard=record.shard,
@@ -543,7 +545,7 @@ def _series(series: Series, now: datetime, period_s: float) -> SeriesStatus:
 
 
 def _rate_in(series: Series, number: int) -> float | None:
-    """Return the growth per second in a bucket; None for a gauge, or if nothing is known."""
+    """Return the growth per second in a bucket; None for a gauge, or if no growth is known."""
     growth = series.growth.get(number)
     if growth is None or growth.seconds <= 0:
         return None
@@ -551,19 +553,19 @@ def _rate_in(series: Series, number: int) -> float | None:
 
 
 def _is_listed(series: SeriesStatus) -> bool:
-    """Return whether a series is in the list: latencies and self-metrics are shown elsewhere."""
+    """Return whether a series is in the list. Latencies and self-metrics are shown elsewhere."""
     return series.metric != PROBE_LATENCY_MS and series.service != OPS_WORKER
 
 
 def bar_length(width: int) -> int:
-    """Return the length of a state bar on a screen that is so wide."""
+    """Return the length of a state bar on a screen of ``width`` columns."""
     length = min(width - BAR_LESS, BUCKETS)
-    more = (width - BAR_LESS - BUCKETS) // BAR_SHARE
-    return min(MAX_BAR, max(MIN_BAR, length + max(0, more)))
+    extra = (width - BAR_LESS - BUCKETS) // BAR_SHARE
+    return min(MAX_BAR, max(MIN_BAR, length + max(0, extra)))
 
 
 class _Changes(NamedTuple):
-    """Mark what is not as it was in the picture before, if there was one."""
+    """Marks the differences from the previous screen, if there was one."""
 
     before: Status | None
 
@@ -578,9 +580,10 @@ class _Changes(NamedTuple):
 def tables(
     status: Status, *, before: Status | None = None, width: int = WIDTH
 ) -> list[ScreenTable]:
-    """Lay the document out as tables. ``before`` is the picture before, of a screen that repeats.
+    """Return the tables of the document.
 
-    What changed since then has a mark.
+    ``before`` is the previous status if the screen is drawn again and again. Names whose status
+    changed since then have a mark.
     """
     changes = _Changes(before)
     return [
@@ -594,7 +597,7 @@ def tables(
 
 
 def heading(status: Status, *, before: Status | None = None) -> ScreenTable:
-    """Return the first lines of the screen: the verdict, then the database and the time."""
+    """Return the first lines of the screen: the verdict, the database and the time."""
     parts = [f"database {status.database}"] if status.database else []
     if status.installation != DEFAULT or status.other_installations:
         parts.append(f"installation {status.installation}")
@@ -632,14 +635,14 @@ CERTIFICATE = 6
 
 
 def _services_table(status: Status, changes: _Changes) -> ScreenTable:
-    """Lay out the services: the unhealthy ones first, then the stale ones; each group by name.
+    """Return the table of services: first unhealthy, then stale, then healthy; each group by name.
 
-    A service that is unhealthy because of another one stands below that one.
+    A service that is unhealthy because of another service is below that service.
     """
     has_ledger = any(service.states for service in status.services)
     rows = _service_rows(status, changes)
     columns: tuple[Column, ...] = (
-        # A name that is not longer stays whole, and other columns are left out.
+        # A name of up to 16 columns is never cut; other columns are left out instead.
         Column("SERVICE", least=16),
         Column("STATE", least=8),
         Column("FOR", drop=6),
@@ -666,7 +669,7 @@ def _services_table(status: Status, changes: _Changes) -> ScreenTable:
 
 
 def _service_rows(status: Status, changes: _Changes) -> list[tuple[str, ...]]:
-    """Return the rows of the services. One without a record stands before the healthy ones."""
+    """Return the rows of the services. Services without a record come before healthy ones."""
     before: dict[str, object] = {}
     if changes.before:
         before = {service.service: service.state for service in changes.before.services}
@@ -690,7 +693,7 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
     return (
         name,
         service.state,
-        # Nobody knows for how long a stale service has been what it is.
+        # It is unknown whether the state still lasts.
         "-" if service.stale else _duration(service.since_s),
         state_bar(service.states),
         _availability(service.availability),
@@ -702,15 +705,15 @@ def _service_row(service: ServiceStatus, name: str) -> tuple[str, ...]:
 
 
 def _missing_row(name: str, length: int) -> tuple[str, ...]:
-    """Return the row of a service that no pass has recorded, with a bar of this length."""
+    """Return the row of a service that no pass has recorded, with a bar of ``length`` columns."""
     bar = state_bar([UNSEEN] * length)
     return (name, UNSEEN, "-", bar, "-", "-", "-", "never", "no pass has recorded it")
 
 
 def urgency(service: ServiceStatus) -> tuple[int, str, bool, str]:
-    """Return the place of a service in a list: unhealthy, stale, healthy; each group by name.
+    """Return the sort key of a service: unhealthy, stale, healthy; each group by name.
 
-    A service that is unhealthy because of others follows the first one of these.
+    A service that is unhealthy because of others comes after the first one of its causes.
     """
     group = 1 if service.stale else 0
     if service.state == HEALTHY:
@@ -723,13 +726,13 @@ def urgency(service: ServiceStatus) -> tuple[int, str, bool, str]:
 def _availability(availability: AvailabilityDocument | None) -> str:
     """Return the healthy share of the time that was seen, rounded down to two decimals.
 
-    It is in parentheses if too little of the period was seen to speak for all of it.
+    The share is in parentheses if too little of the period was seen to represent the period.
     """
     if availability is None or availability.value is None:
         return "-"
     percent = percent_rounded_down(availability.value, 2)
-    shown = "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
-    return f"({shown})" if availability.coverage < WELL_SEEN else shown
+    share = "100 %" if percent == 100 else f"{percent:.2f} %"  # noqa: PLR2004
+    return f"({share})" if availability.coverage < WELL_SEEN else share
 
 
 def _alerts_table(alerts: Sequence[OpenAlert], changes: _Changes) -> ScreenTable:
@@ -798,7 +801,10 @@ def _passes_table(status: Status, changes: _Changes) -> ScreenTable:
 
 
 def _missed(status: PassStatus) -> str:
-    """Return how many passes were missed, or "at least" that number. "At least 0" is unknown."""
+    """Return how many passes were missed, with a mark if it may be more.
+
+    "At least 0" is shown as unknown.
+    """
     if not status.missed_is_least:
         return str(status.missed)
     return f"{AT_LEAST}{status.missed}" if status.missed else "unknown"
@@ -809,10 +815,10 @@ def _pass_label(status: PassStatus) -> str:
 
 
 def _series_table(status: Status, width: int) -> ScreenTable:
-    """Lay out the series, with the latencies of the services among them."""
+    """Return the table of the series, and of the latencies of the services."""
 
     def drawn(values: Sequence[float | None], scale: tuple[float, float] | None = None) -> str:
-        """Return a sparkline, of half its length on a narrow screen."""
+        """Return a sparkline. It has half the length on a narrow screen."""
         return sparkline(halved(values) if width < WIDTH else values, scale)
 
     rows = [
@@ -843,7 +849,7 @@ def _series_table(status: Status, width: int) -> ScreenTable:
 
 
 def _duration(seconds: float | None) -> str:
-    """Return how long a state has lasted. A start in the future was written by a wrong clock."""
+    """Return how long a state has lasted. A wrong clock may have written a start in the future."""
     if seconds is None:
         return "-"
     if seconds <= -1:
@@ -863,7 +869,10 @@ def _current_value(series: SeriesStatus) -> str:
 
 
 def _rate(per_s: float | None) -> str:
-    """Return a rate with three significant digits; a dash if there is only one value."""
+    """Return a rate per second with three significant digits, or a dash for None.
+
+    A series with only one value has no rate.
+    """
     if per_s is None:
         return "-"
     rounded = float(f"{per_s:.3g}")

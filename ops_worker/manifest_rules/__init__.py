@@ -1,8 +1,8 @@
 """Rules for manifests that run the worker. Schemas check shapes; these rules know the program.
 
-``check`` is pure: parsed objects in, faults out. A rule is a function in a table:
+``check`` is pure: it takes parsed objects and returns faults. A rule is a function in a table:
 ``schedules.RULES`` for CronJobs, ``containers.RULES`` for containers. Rules about several objects
-are in ``together`` and ``references``.
+are in ``together`` and ``references``. The docstring of a rule states what the rule requires.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["Document", "Fault", "ProgramFacts", "check"]
 def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
     """Return every fault of these objects, in the order of the files.
 
-    Objects of other programs have no faults. But if objects create pods and no container is the
-    worker's, that is one fault.
+    Objects of other programs have no faults. But if objects create pods and no container runs the
+    worker, this is one fault.
     """
     workers = list(find_workers(documents))
     faults = [
@@ -39,7 +39,7 @@ def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
     ]
     for worker in workers:
         faults += _faults_of(worker, facts)
-    # The place of a file is that of its first document.
+    # The place of a file is the place of its first document.
     places: dict[str, int] = {}
     for place, document in enumerate(documents):
         places.setdefault(document.file, place)

@@ -1,4 +1,4 @@
-"""Rules of the worker's containers: command, environment variables, permissions, probes, labels."""
+"""Rules for the worker's containers: command, variables, permissions, probes, labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ops_worker.manifest_rules.parts import ProgramFacts, Worker
 
 FOREIGN_VARIABLE = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
-"""Variables that the worker's libraries read: OpenSSL, Python, libpq."""
+"""Variables that OpenSSL, Python and libpq read."""
 BLOCKS_POD = (
     "never ends, so the main containers never start; "
     "set restartPolicy: Always to make it a native sidecar"
@@ -48,16 +48,16 @@ RESOURCES = (
     ("requests", "memory", "64Mi"),
     ("limits", "memory", "128Mi"),
 )
-"""Resources to set, with values that are enough: a pass uses at most 50 MB (docs/kubernetes.md)."""
+"""Resources to set, with sufficient values: a pass uses at most 50 MB (docs/kubernetes.md)."""
 DEFAULT_GRACE_S = 30
 """Default of ``terminationGracePeriodSeconds`` (kubernetes.io, "Pod Lifecycle")."""
 
 
 def arguments(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
-    """The arguments are a valid ops-worker command. In a Job it ends; in a Deployment it does not.
+    """The arguments are a valid command, which ends in a Job and does not end in a Deployment.
 
-    Source: kubernetes.io, "Init Containers" and "Sidecar Containers": init containers have to end,
-    and those with ``restartPolicy: Always`` must not.
+    Source: kubernetes.io, "Init Containers" and "Sidecar Containers": init containers must end, but
+    init containers with ``restartPolicy: Always`` must not end.
     """
     field = f"{worker.container_path}.args"
     if "command" in worker.content and "args" not in worker.content:
@@ -77,7 +77,7 @@ def arguments(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
 
 
 def _lifetime_problem(worker: Worker) -> str:
-    """Return what is wrong if a command ends where it must not, or never ends; otherwise empty."""
+    """Return a problem if a command ends but must not, or never ends but must; otherwise empty."""
     if not worker.endless:
         return ENDS if worker.restarted else ""
     if worker.container.is_init:
@@ -87,9 +87,9 @@ def _lifetime_problem(worker: Worker) -> str:
 
 
 def _without_values(error: str, worker: Worker) -> str:
-    """Put ``$(NAME)`` back where an error quotes a variable's value, which may be a secret."""
+    """Return an error with ``$(NAME)`` instead of the values of variables, which may be secret."""
     names = worker.environment.referenced & worker.values.keys()
-    # A long value first, because a shorter one may be a part of it.
+    # Replace long values first, because a shorter value may be a part of a longer one.
     for name in sorted(names, key=lambda name: -len(worker.values[name])):
         value = worker.values[name]
         for quoted in (value, repr(value)[1:-1]):
@@ -99,7 +99,7 @@ def _without_values(error: str, worker: Worker) -> str:
 
 
 def neighbours(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """Other main containers of a Job's pod end by themselves, as the pass does.
+    """Other main containers in the pod of a Job end by themselves, like the pass.
 
     Source: kubernetes.io, "Sidecar Containers", section "Jobs with sidecar containers": a Job is
     complete when all containers of its pod have ended, except native sidecars.
@@ -107,7 +107,7 @@ def neighbours(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
     if worker.document.kind not in JOBS or not worker.container.is_main:
         return
     if worker.pod.get("shareProcessNamespace") is True:
-        return  # in a shared process namespace, one container can end another
+        return  # in a shared process namespace, one container can end another one
     ours = {container.name for container in workers(worker.pod, worker.labels)}
     for container in containers(worker.pod):
         if container.is_main and container.name not in ours and serves(container):
@@ -125,12 +125,12 @@ def variable_names(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     Variables".
     """
     field = f"{worker.container_path}.env"
-    known = set(facts.defaults)
+    usable = set(facts.defaults)
     source = mounted_catalogue(worker)
     if source is not None:
-        known |= set(references(source.text))
+        usable |= set(references(source.text))
     names = {*worker.values, *worker.environment.unknown}
-    for name in sorted(names - known - worker.environment.referenced):
+    for name in sorted(names - usable - worker.environment.referenced):
         if not FOREIGN_VARIABLE.fullmatch(name):
             message = "is not a setting; `ops-worker health --help` lists the settings"
             yield Problem(field, f"{name} {message}")
@@ -166,7 +166,7 @@ def setting_values(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
         for name, value in worker.values.items()
         if name in facts.defaults and name not in SECRET_NAMES
     }
-    # A placeholder for the Secret's password: without one, every manifest would have an error.
+    # Use a placeholder for the password in the Secret: else every manifest would have an error.
     for error in facts.setting_errors(settings | {"PG_PASS": "set"}):
         yield Problem(f"{worker.container_path}.env", error)
 
@@ -210,7 +210,7 @@ def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
 
 def password_files(worker: Worker) -> list[str]:
-    """Return the settings of a worker that name a file with the password."""
+    """Return the settings of a worker that name a file with the database password."""
     names = {*worker.environment.unknown, *(name for name, value in worker.values.items() if value)}
     return [name for name in PASSWORD_FILES if name in names]
 
@@ -222,7 +222,7 @@ def mounted_catalogue(worker: Worker) -> Source | None:
 
 
 def _on_other_volume(worker: Worker, path: str) -> bool:
-    """Return whether a path is on a volume that is no ConfigMap, so its content is unknown."""
+    """Return whether a path is on a volume with unknown content, which is not a ConfigMap."""
     volumes = volumes_of(worker.pod)
     for mount in map(mapping, items(worker.content.get("volumeMounts"))):
         folder = text(mount.get("mountPath")).rstrip("/") + "/"
@@ -233,7 +233,7 @@ def _on_other_volume(worker: Worker, path: str) -> bool:
 
 
 def catalogue_of(worker: Worker) -> tuple[Catalogue, list[str]]:
-    """Return a worker's catalogue, as far as its variables are known, and its errors."""
+    """Return the catalogue of a worker, as far as its variables are known, and its errors."""
     if worker.command not in commands():
         return Catalogue(), []
     surroundings = Surroundings(worker.values, known=False)
@@ -242,7 +242,7 @@ def catalogue_of(worker: Worker) -> tuple[Catalogue, list[str]]:
 
 
 def plain_secrets(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """Secrets are referred to, never written in a manifest.
+    """A manifest refers to secrets and never contains them.
 
     Source: kubernetes.io, "Good practices for Kubernetes Secrets".
     """
@@ -265,9 +265,9 @@ def hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
     Source: kubernetes.io, "Pod Security Standards", section "Restricted".
     """
-    own = at(worker.content, "securityContext")
-    effective = {**at(worker.pod, "securityContext"), **own}
-    capabilities = at(own, "capabilities")
+    of_container = at(worker.content, "securityContext")
+    effective = {**at(worker.pod, "securityContext"), **of_container}
+    capabilities = at(of_container, "capabilities")
     dropped = {str(capability) for capability in items(capabilities.get("drop"))}
     seccomp = text(at(effective, "seccompProfile").get("type"))
     requirements = (
@@ -275,13 +275,13 @@ def hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
         ("runAsUser", effective.get("runAsUser", 1) != 0, "is 0; the image's user is 65532"),
         (
             "allowPrivilegeEscalation",
-            own.get("allowPrivilegeEscalation") is False,
+            of_container.get("allowPrivilegeEscalation") is False,
             "must be false",
         ),
-        ("privileged", own.get("privileged") is not True, "must be false"),
+        ("privileged", of_container.get("privileged") is not True, "must be false"),
         (
             "readOnlyRootFilesystem",
-            own.get("readOnlyRootFilesystem") is True,
+            of_container.get("readOnlyRootFilesystem") is True,
             "must be true: the worker writes no file there",
         ),
         ("capabilities.drop", "ALL" in dropped, "must contain ALL"),
@@ -345,7 +345,7 @@ def termination_message(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
 
 def api_token(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """The worker's own pod has a service account token if, and only if, the command needs it.
+    """The worker's own pod has a service account token if and only if the command needs it.
 
     Source: kubernetes.io, "Configure Service Accounts for Pods", section "Opt out of API credential
     automounting".
@@ -376,7 +376,7 @@ def service_links(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
 
 def grace_period(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
-    """Kubernetes waits longer for a stopped pod than the worker needs to end its pass.
+    """The grace period of the pod is longer than the time that the worker needs to end its pass.
 
     Source: kubernetes.io, "Pod Lifecycle", section "Termination of Pods".
     """
@@ -392,7 +392,7 @@ def grace_period(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
 
 
 def probes(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
-    """The probes of a sidecar use the path and port that it serves, and it accepts the kubelet.
+    """The probes of a sidecar use its path and port, and it accepts connections of the kubelet.
 
     Source: kubernetes.io, "Configure Liveness, Readiness and Startup Probes", and docs/loops.md.
     """
@@ -481,4 +481,4 @@ RULES = (
     labels,
     image,
 )
-"""The rules of the worker's containers: a container in, its problems out."""
+"""The rules for the worker's containers. Each rule takes a container and yields its problems."""

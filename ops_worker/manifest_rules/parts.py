@@ -1,4 +1,4 @@
-"""The parts of a manifest that the rules look at.
+"""The parts of a manifest that the rules read.
 
 A value of an unexpected type counts as absent.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
-"""``$(NAME)`` in a value or an argument, and ``$$``, which is a dollar sign.
+"""Matches ``$(NAME)`` in a value or an argument, and ``$$``, which stands for a dollar sign.
 
 Source: kubernetes.io, "Define Dependent Environment Variables".
 """
@@ -35,23 +35,23 @@ SERVER_NAMES = re.compile(
     r"|telegraf|traefik|tunnel|vector)"
     r"(?![a-z0-9]|[-_]?(cli|ctl|init|tool))"
 )
-"""Words in the names of containers and images that run until they are stopped."""
+"""Words in the names of containers and images that usually run until they are stopped."""
 WAITS_FOREVER = re.compile(
     r"\bsleep\s+(infinity|inf|[0-9]{6,})|\btail\s+-[fF]|\bwhile\s+(true|:|sleep)"
 )
-"""Commands of a script that wait without an end."""
+"""Commands in a script that wait for ever."""
 CAN_END = re.compile(r"\b(break|exit|kill|pkill|killall|timeout)\b|--pid")
-"""Words of a script that may end such a wait."""
+"""Words in a script that may end such a wait."""
 JOBS = frozenset({"CronJob", "Job"})
-"""Kinds whose pods have to end."""
+"""Kinds whose pods must end."""
 POD_PATHS = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
     "Pod": (),
     "PodTemplate": ("template",),
 }
-"""Where the pod template is, in kinds that do not have it at ``spec.template``."""
+"""The path of the pod template in kinds that do not have it at ``spec.template``."""
 TEMPLATE = ("spec", "template")
-"""Where most kinds have their pod template, including custom resources."""
+"""The path of the pod template in most kinds, including custom resources."""
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
 """The data of ConfigMaps, by namespace and name."""
 
@@ -64,22 +64,22 @@ class Document(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Its kind."""
+        """The kind of the object."""
         return text(self.content.get("kind"))
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the object."""
         return text(at(self.content, "metadata").get("name"))
 
     @property
     def namespace(self) -> str:
-        """Its namespace, or an empty string if the file does not name it."""
+        """The namespace of the object; empty if the file does not name it."""
         return text(at(self.content, "metadata").get("namespace"))
 
     @property
     def labels(self) -> Mapping[str, Any]:
-        """Its labels."""
+        """The labels of the object."""
         return at(self.content, "metadata", "labels")
 
     def fault(self, field: str, message: str) -> Fault:
@@ -88,7 +88,7 @@ class Document(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a rule finds in one object: the field, and what is wrong with it."""
+    """A problem in one object: the field, and what is wrong with it."""
 
     field: str
     message: str
@@ -103,12 +103,12 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """Return one line, whatever the names contain."""
+        """Return the fault as one line, even if names contain line ends."""
         return " ".join(f"{self.file}: {self.subject}: {self.field}: {self.message}".split())
 
 
 class ProgramFacts(NamedTuple):
-    """What the rules have to know of the program.
+    """The facts about the program that the rules need.
 
     - ``argument_error``: takes arguments, and returns their fault or an empty string.
     - ``defaults``: the settings' default values, by environment variable.
@@ -121,13 +121,14 @@ class ProgramFacts(NamedTuple):
 
 
 class Environment(NamedTuple):
-    """The environment variables of a container, as far as the files tell.
+    """The environment variables of a container, as far as the files contain them.
 
-    - ``values``: known values, with ``$(NAME)`` expanded as Kubernetes does.
-    - ``partial``: values in which references to unknown values are left.
+    - ``values``: known values, with ``$(NAME)`` expanded as Kubernetes does it.
+    - ``partial``: values that still contain references to unknown values.
     - ``unknown``: the names of all variables whose value is unknown.
-    - ``referenced``: the names that are referred to with ``$(NAME)``.
-    - ``undefined``: references that Kubernetes does not expand: variable, and name referred to.
+    - ``referenced``: the names to which values refer with ``$(NAME)``.
+    - ``undefined``: references that Kubernetes does not expand: the variable, and the name in the
+      reference.
     - ``password_from_secret``: whether the database password comes from a Secret.
     - ``missing_config_maps``: the ConfigMaps that are not in the files.
     - ``may_have_more``: whether there may be variables whose names are unknown.
@@ -150,8 +151,8 @@ class Worker(NamedTuple):
     - ``invocation``: the worker's command line; None if the container runs another program.
     - ``arguments_known``: false if the arguments refer to unknown values.
     - ``files``: content of the files that ConfigMaps mount into the container, by path.
-    - ``owns_pod``: false if the pod is mainly another program's.
-    - ``only_container``: true if the worker owns the pod, and no other container is in it.
+    - ``owns_pod``: false if the pod mainly runs another program.
+    - ``only_container``: true if the worker owns the pod and is its only container.
     """
 
     document: Document
@@ -169,7 +170,7 @@ class Worker(NamedTuple):
 
     @property
     def content(self) -> Mapping[str, Any]:
-        """The container as the manifest has it."""
+        """The container in the manifest."""
         return self.container.content
 
     @property
@@ -179,7 +180,7 @@ class Worker(NamedTuple):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The command line, after the program's name."""
+        """The arguments of the command line, without the name of the program."""
         return self.invocation.arguments if self.invocation else ()
 
     @property
@@ -224,7 +225,7 @@ def number(node: Any) -> float | None:
 
 
 def is_ours(document: Document) -> bool:
-    """Return whether an object is the worker's by its name or label."""
+    """Return whether an object belongs to the worker, by its name or label."""
     named = re.search(rf"(^|-){OURS}(-|$)", document.name)
     return bool(named) or document.labels.get(NAME_LABEL) == OURS
 
@@ -238,8 +239,8 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
     expressions = map(mapping, items(selector.get("matchExpressions")))
     if not all(_matches(expression, labels) for expression in expressions):
         return False
-    wanted = at(selector, "matchLabels")
-    return all(labels.get(label) == value for label, value in wanted.items())
+    required = at(selector, "matchLabels")
+    return all(labels.get(label) == value for label, value in required.items())
 
 
 def _matches(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
@@ -256,7 +257,7 @@ def _matches(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
 
 
 def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-    """Return the path of an object's pod template, and the template: empty if it has none."""
+    """Return the path of an object's pod template, and the template; empty if it has none."""
     path = POD_PATHS.get(document.kind, TEMPLATE)
     template = at(document.content, *path)
     if not items(at(template, "spec").get("containers")):
@@ -265,7 +266,7 @@ def pod_template(document: Document) -> tuple[tuple[str, ...], Mapping[str, Any]
 
 
 def find_workers(documents: Sequence[Document]) -> Iterator[Worker]:
-    """Return the containers that run the worker."""
+    """Yield the containers that run the worker."""
     config_maps = {
         (document.namespace, document.name): mapping(document.content.get("data"))
         for document in documents
@@ -281,7 +282,7 @@ def _workers_of(document: Document, config_maps: ConfigMaps) -> Iterator[Worker]
     pod = at(template, "spec")
     ours = pods.workers(pod, labels)
     others = [container for container in pods.containers(pod) if container not in ours]
-    # A proxy beside a pass serves the pass. Any other main container makes the pod its own.
+    # A proxy beside a pass serves the pass. Any other main container owns the pod.
     owners = [
         container
         for container in others
@@ -314,7 +315,7 @@ def _workers_of(document: Document, config_maps: ConfigMaps) -> Iterator[Worker]
 def _expanded_invocation(
     container: pods.Container, environment: Environment
 ) -> tuple[pods.Invocation | None, list[str]]:
-    """Return how a container runs the worker, and the names that its arguments leave unexpanded."""
+    """Return how a container runs the worker, and the unexpanded names in its arguments."""
     invocation = pods.invocation(container.content)
     if invocation is None:
         return None, []
@@ -330,7 +331,7 @@ def _expanded_invocation(
 def serves(container: pods.Container) -> bool:
     """Return whether a container seems never to end by itself.
 
-    It has the name of a server or a readiness probe, or its script waits forever.
+    This is so if it has the name of a server or a readiness probe, or if its script waits for ever.
     """
     content = container.content
     words = [str(word) for field in ("command", "args") for word in items(content.get(field))]
@@ -338,7 +339,7 @@ def serves(container: pods.Container) -> bool:
     if WAITS_FOREVER.search(script):
         return not CAN_END.search(script)
     if words[1:] and words[0].rpartition("/")[2] in SHELLS:
-        return False  # a script may do anything, so nothing is reported
+        return False  # a script may do anything, so report no problem
     program = pods.image_name(content)
     if items(content.get("command")):
         program = words[0].rpartition("/")[2]
@@ -347,7 +348,7 @@ def serves(container: pods.Container) -> bool:
 
 
 def _expanded(value: str, values: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Expand ``$(NAME)`` of known variables; return the text, and the names left in it."""
+    """Expand ``$(NAME)`` of known variables; return the text and the names that stay in it."""
     unexpanded: list[str] = []
 
     def replacement(match: re.Match[str]) -> str:
@@ -371,7 +372,10 @@ def _references(value: object) -> set[str]:
 def _environment(
     container: Mapping[str, Any], namespace: str, config_maps: ConfigMaps
 ) -> Environment:
-    """Read a container's variables in Kubernetes' order: later ones can refer to earlier ones."""
+    """Read the variables of a container in Kubernetes' order.
+
+    Later variables can refer to earlier variables.
+    """
     sources = _sources(container, namespace, config_maps)
     reader = _EnvironmentReader(sources, namespace, config_maps)
     for field in ("command", "args"):
@@ -383,7 +387,7 @@ def _environment(
 
 
 class _Sources(NamedTuple):
-    """What ``envFrom`` of a container gives."""
+    """The variables that a container has from ``envFrom``."""
 
     values: dict[str, str]
     missing: tuple[str, ...]
@@ -392,7 +396,7 @@ class _Sources(NamedTuple):
 
 
 class _EnvironmentReader:
-    """Collect the variables of ``env``, one after the other."""
+    """Collects the variables of ``env``, one after the other."""
 
     def __init__(self, sources: _Sources, namespace: str, config_maps: ConfigMaps) -> None:
         self.referenced: set[str] = set()
@@ -406,7 +410,7 @@ class _EnvironmentReader:
         self._undefined: list[tuple[str, str]] = []
 
     def add(self, variable: Mapping[str, Any]) -> None:
-        """Add a variable; it replaces an earlier one of the same name."""
+        """Add a variable. It replaces an earlier variable of the same name."""
         name = text(variable.get("name"))
         origin = at(variable, "valueFrom")
         written = str(variable.get("value") or "")
@@ -432,7 +436,7 @@ class _EnvironmentReader:
             self._secret.add(name)
 
     def environment(self) -> Environment:
-        """Return what was collected."""
+        """Return the collected variables."""
         password_names = {"DATABASE_URL", "PG_PASS"}
         return Environment(
             values=self._values,
@@ -467,7 +471,7 @@ class _EnvironmentReader:
 
 
 def _sources(container: Mapping[str, Any], namespace: str, config_maps: ConfigMaps) -> _Sources:
-    """Read ``envFrom``."""
+    """Read ``envFrom`` of a container."""
     values: dict[str, str] = {}
     missing: list[str] = []
     may_have_more = from_secret = False
@@ -497,12 +501,12 @@ def _files(
     namespace: str,
     config_maps: ConfigMaps,
 ) -> Iterator[tuple[str, str]]:
-    """Return the files that ConfigMaps mount into a container: path and content."""
+    """Yield the path and content of each file that a ConfigMap mounts into a container."""
     volumes = volumes_of(pod)
     for mount in map(mapping, items(container.get("volumeMounts"))):
         volume = at(volumes.get(text(mount.get("name"))), "configMap")
         data = config_maps.get((namespace, text(volume.get("name"))), {})
-        # Without `items`, every key is a file of that name.
+        # Without `items`, every key is the name of a file.
         paths = {
             text(item.get("key")): text(item.get("path"))
             for item in map(mapping, items(volume.get("items")))

@@ -1,8 +1,8 @@
-"""Rules about names: what an object of the worker names is in the files.
+"""Rules about names: every object that the worker's objects refer to is in the files.
 
 Kustomize renames an object (``namePrefix``, ``namespace``) in all fields that it knows. A field
-that it does not know keeps the old name, and nothing reports that. These rules do. They are silent
-if the files have no object of the kind: then it may be in the cluster.
+that it does not know keeps the old name, and only these rules report it. If the files have no
+object of a kind, the rules report nothing about this kind: the object may be in the cluster.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 def references(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """Return the names in the worker's objects that no object of the files has."""
+    """Yield a fault for each name in the worker's objects that no object in the files has."""
     for document in documents:
         if not is_ours(document):
             continue
@@ -81,7 +81,8 @@ def _resource_names(role: Document, documents: Sequence[Document]) -> Iterator[F
 def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault]:
     """A RoleBinding names a Role and a ServiceAccount that exist.
 
-    If one ServiceAccount is in the files, the others may exist only in the cluster.
+    If one of the ServiceAccounts is in the files, the others may exist only in the cluster.
+
     Source: kubernetes.io, "Using RBAC Authorization", section "RoleBinding and ClusterRoleBinding".
     """
     reference = at(binding.content, "roleRef")
@@ -102,7 +103,7 @@ def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault
             yield binding.fault(f"{field}.namespace", "is not set; Kubernetes refuses the object")
             continue
         accounts = _names(documents, "ServiceAccount", namespace)
-        # Kubernetes makes the account `default` in every namespace.
+        # Kubernetes creates the account `default` in every namespace.
         is_missing = accounts and subject.get("name") not in [*accounts, "default"]
         if is_missing and not has_account:
             yield binding.fault(
@@ -113,7 +114,7 @@ def _binding(binding: Document, documents: Sequence[Document]) -> Iterator[Fault
 
 
 def _is_account_of(subject: Mapping[str, Any], documents: Sequence[Document]) -> bool:
-    """Return whether a subject is a ServiceAccount of the files."""
+    """Return whether a subject is a ServiceAccount in the files."""
     if subject.get("kind") != "ServiceAccount":
         return False
     return subject.get("name") in _names(
@@ -124,7 +125,7 @@ def _is_account_of(subject: Mapping[str, Any], documents: Sequence[Document]) ->
 def _records(
     rule: Document, documents: Sequence[Document], workers: Sequence[Worker]
 ) -> Iterator[Fault]:
-    """The PrometheusRule has one record for each CronJob that runs by itself, and no other.
+    """The PrometheusRule has one record for each CronJob with a schedule, and no other record.
 
     Source: docs/kubernetes.md, "Alerts when the worker does not run".
     """
@@ -168,7 +169,7 @@ def _records(
 
 
 def _overdue_records(rule: Document) -> Iterator[Record]:
-    """Return the records that name CronJobs."""
+    """Yield the records of a PrometheusRule that name CronJobs."""
     groups = items(at(rule.content, "spec").get("groups"))
     for group_index, group in enumerate(map(mapping, groups)):
         for index, content in enumerate(map(mapping, items(group.get("rules")))):
@@ -190,7 +191,7 @@ def _longest_period_s(cronjob: Document) -> float:
     try:
         return read(text(spec.get("schedule")), text(spec.get("timeZone")) or "UTC").gaps.longest
     except (ValueError, KeyError, OSError):
-        return 0.0  # the rules of schedules report it
+        return 0.0  # a rule in ``schedules`` reports the invalid schedule
 
 
 def _selector(
@@ -206,11 +207,11 @@ def _selector(
     labels = [(worker.document.namespace, worker.labels) for worker in workers]
     if document.kind == "ServiceMonitor":
         noun = "Service"
-        services = [other for other in documents if other.kind == noun]
+        services = [candidate for candidate in documents if candidate.kind == noun]
         labels = [(service.namespace, service.labels) for service in services]
     if document.kind == "Service":
         if not selector:
-            return  # its endpoints are made by hand
+            return  # a Service without a selector has its endpoints set by hand
         selector = {"matchLabels": selector}
     if not labels:
         return
@@ -220,7 +221,10 @@ def _selector(
 
 
 def _is_in_reach(document: Document, namespace: str) -> bool:
-    """Return whether an object looks into a namespace: its own, or those that a monitor names."""
+    """Return whether an object can select objects in a namespace.
+
+    It can in its own namespace. A monitor can also select in the namespaces that it names.
+    """
     reach = at(document.content, "spec", "namespaceSelector")
     if document.kind == "Service" or not reach:
         return namespace == document.namespace
@@ -228,9 +232,9 @@ def _is_in_reach(document: Document, namespace: str) -> bool:
 
 
 def two_loops(workers: Sequence[Worker]) -> Iterator[Fault]:
-    """A pass is repeated by a CronJob (``--every``) or by a sidecar, not by both.
+    """A CronJob (``--every``) or a sidecar repeats a pass, not both.
 
-    Both begin at the same slots, so one of them would only skip.
+    Both begin at the same slots, so one of them would always be skipped.
     """
     for worker in workers:
         if not worker.scheduled or "--every" not in worker.options:

@@ -1,4 +1,4 @@
-"""Rules of CronJobs: when passes run, how long they may take, and what happens after a failure."""
+"""Rules for CronJobs: when passes run, how long they may take, and what follows a failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ops_worker.manifest_rules.parts import Document, ProgramFacts
 
 MIN_STARTING_S = 10
-"""The controller checks every 10 s; with a shorter deadline a run may never start.
+"""The least startingDeadlineSeconds.
+
+The controller checks every 10 s. With a shorter deadline, a run may never start.
 
 Source: kubernetes.io, "CronJob", section "CronJob limitations", "Job creation".
 """
@@ -28,25 +30,27 @@ NO_STARTING_DEADLINE = (
 MIN_MARGIN_S = 8
 """The least time between the end of ``--for`` and the deadline of the Job, in seconds.
 
-The Job's time begins before that of the process: a pod starts within 2 to 3 s on a quiet node, and
-5 s on a busy one. The rest is for the last pass.
+The time of the Job begins before the time of the process: a pod needs 2 to 3 s to start on a quiet
+node, and 5 s on a busy node. The remaining time is for the last pass.
 """
 MINUTE_S = 60
-"""The controller names a Job by its minute, so it starts at most one per minute."""
+"""The controller names a Job by its minute, so it starts at most one Job per minute."""
 MAX_PERIOD_S = 999_999
 """The largest value of PASS_PERIOD."""
 MAX_NAME = 52
-"""The controller appends 11 characters to the name, and a Job's name has at most 63.
+"""Maximum length of a CronJob's name.
+
+The controller appends 11 characters to it, and the name of a Job has at most 63 characters.
 
 Source: kubernetes.io, "CronJob", introduction.
 """
 MAX_BACKOFF = 3
-"""The most retries. The default is 6, with pauses of minutes between them.
+"""Maximum number of retries. The default of Kubernetes is 6, with pauses of minutes between them.
 
 Source: kubernetes.io, "Jobs", section "Pod backoff failure policy".
 """
 NO_RETRY = {2, 3}
-"""Exit codes for which a retry is useless: settings, and schema or permission.
+"""Exit codes after which a retry is useless: 2 (settings) and 3 (schema or permission).
 
 Source: docs/operations.md, "Exit codes".
 """
@@ -73,7 +77,7 @@ def schedule(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Proble
     try:
         gaps = read(expression).gaps
     except ValueError as error:
-        # A suspended CronJob that never runs is started by hand, as `init-db` is.
+        # A suspended CronJob that is never due is started by hand, like `init-db`.
         by_hand = isinstance(error, NeverError) and spec.get("suspend") is True
         if not by_hand:
             yield Problem("spec.schedule", f"{expression!r} is not a cron schedule: {error}")
@@ -87,7 +91,7 @@ def schedule(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Proble
 
 
 def time_zone(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
-    """The time zone is set, and exists.
+    """The time zone is set and exists.
 
     Source: kubernetes.io, "CronJob", section "Time zones".
     """
@@ -112,10 +116,11 @@ def concurrency(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Pro
 
 
 def deadlines(document: Document, worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
-    """The pass's own deadline is less than the Job's, and the Job's is less than the period.
+    """The deadline of the pass is less than that of the Job, which is less than the period.
 
-    So a slow pass can report its reason, and no run delays the next one. A loop (``--for``) needs a
+    So a slow pass can report its reason, and no run delays the next run. A loop (``--for``) needs a
     margin, because it uses all of its time.
+
     Source: kubernetes.io, "Jobs", section "Job termination and cleanup".
     """
     spec = at(document.content, "spec")
@@ -154,7 +159,7 @@ def _narrow_margin(deadline: float, needed: float) -> str:
 
 
 def starting_deadline(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
-    """A run that missed its time is left out, and a run that is in time does start.
+    """A run that missed its time is skipped, and a run that is on time can start.
 
     Source: kubernetes.io, "CronJob", section "Deadline for delayed Job start".
     """
@@ -215,7 +220,7 @@ def pass_period(document: Document, worker: Worker, facts: ProgramFacts) -> Iter
 
 
 def retries(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
-    """Every attempt has its own pod, and the number of attempts is small.
+    """Every attempt of a Job has its own pod, and the number of attempts is small.
 
     Source: kubernetes.io, "Jobs", sections "Handling Pod and container failures" and "Pod backoff
     failure policy".
@@ -244,19 +249,19 @@ def failure_policy(document: Document, worker: Worker, _: ProgramFacts) -> Itera
     field = f"{JOB_PATH}.podFailurePolicy.rules"
     policy = at(document.content, "spec", "jobTemplate", "spec", "podFailurePolicy")
     rules = [mapping(rule) for rule in items(policy.get("rules"))]
-    own = text(worker.content.get("name"))
-    others = {container.name for container in containers(worker.pod)} - {own}
+    name_of_worker = text(worker.content.get("name"))
+    others = {container.name for container in containers(worker.pod)} - {name_of_worker}
     failing: set[Any] = set()
     for index, rule in enumerate(rules):
         exit_codes = at(rule, "onExitCodes")
         container = text(exit_codes.get("containerName"))
         if not exit_codes or container in others:
             continue
-        if not _is_fail_job(rule) or container not in {"", own}:
+        if not _is_fail_job(rule) or container not in {"", name_of_worker}:
             yield Problem(
                 f"{field}[{index}]",
                 "is not a FailJob rule for exit codes of this container; "
-                f"keep one rule, for exit codes 2, 3 of container {own}",
+                f"keep one rule, for exit codes 2, 3 of container {name_of_worker}",
             )
             continue
         codes = [code for code in items(exit_codes.get("values")) if isinstance(code, int)]
@@ -292,7 +297,7 @@ def _ignores_disruption(rule: Mapping[str, Any]) -> bool:
 def types(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
     """Numbers are whole and without quotes, and ``suspend`` is true or false.
 
-    The API server refuses anything else. Source: kubernetes.io, API reference, "CronJob" and "Job".
+    The API server refuses other values. Source: kubernetes.io, API reference, "CronJob" and "Job".
     """
     spec = at(document.content, "spec")
     job = at(spec, "jobTemplate", "spec")
@@ -354,7 +359,7 @@ def shards(document: Document, worker: Worker, _: ProgramFacts) -> Iterator[Prob
 
 
 def name(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
-    """The name leaves room for what the controller appends.
+    """The name is short enough for the characters that the controller appends.
 
     Source: kubernetes.io, "CronJob", introduction.
     """
@@ -367,7 +372,7 @@ def name(document: Document, _: Worker, __: ProgramFacts) -> Iterator[Problem]:
 
 
 def _gaps(document: Document) -> Gaps | None:
-    """Return the times between runs; None if the schedule is invalid. Another rule reports that."""
+    """Return the times between runs; None if the schedule is invalid (another rule reports it)."""
     spec = at(document.content, "spec")
     zone = text(spec.get("timeZone"))
     if not _is_zone(zone):
@@ -386,7 +391,7 @@ def _less_than_period(gaps: Gaps) -> str:
 
 
 def _is_whole(value: Any) -> bool:
-    """Return whether the API server accepts a value as a whole number. It accepts 50.0."""
+    """Return whether the API server accepts a value as a whole number. It also accepts 50.0."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
@@ -422,4 +427,4 @@ RULES = (
     shards,
     name,
 )
-"""The rules of a CronJob: the CronJob and its worker in, problems out."""
+"""The rules for CronJobs. Each rule takes a CronJob and its worker, and yields problems."""

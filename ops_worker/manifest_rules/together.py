@@ -1,4 +1,4 @@
-"""Rules about several objects: one image, a network that is open enough, no unused permission."""
+"""Rules about several objects: one image, sufficient network policies, no unused permission."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ REMOVED = (
 Source: kubernetes.io, "Deprecated API Migration Guide".
 """
 MAX_PORT_DIGITS = 5
+"""Maximum number of digits of a TCP port."""
 SHORT_NAME = 2
-"""The labels of NAME.NAMESPACE, the longest name of a Service without ``svc``."""
+"""Number of labels in NAME.NAMESPACE, the longest name of a Service without ``svc``."""
 CLUSTER_DOMAIN = ".cluster.local"
 USED_VERBS = {
     ("", "events"): {"create", "list"},
@@ -75,7 +76,7 @@ USED_VERBS = {
 
 
 class Destination(NamedTuple):
-    """A port that a worker connects to, what for, and whether it is outside the cluster."""
+    """A port to which a worker connects, the purpose, and whether it is outside the cluster."""
 
     protocol: str
     port: int
@@ -92,7 +93,7 @@ class Permission(NamedTuple):
 
 
 def files(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """Every file can be applied with ``kubectl apply -f``, to the right namespace, without secrets.
+    """Every file has no secrets and can be applied with ``kubectl apply -f`` to its namespace.
 
     Source: kubernetes.io, "Declarative Management of Kubernetes Objects Using Configuration Files",
     "Good practices for Kubernetes Secrets" and "Deprecated API Migration Guide".
@@ -140,7 +141,7 @@ def _removed_version(document: Document) -> Iterator[Fault]:
 
 
 def no_worker(documents: Sequence[Document], workers: Sequence[Worker]) -> Iterator[Fault]:
-    """If objects create pods, the worker is in one of them. Otherwise nothing was checked."""
+    """If objects create pods, one of these pods runs the worker. Otherwise nothing was checked."""
     if workers:
         return
     for document in documents:
@@ -152,7 +153,7 @@ def no_worker(documents: Sequence[Document], workers: Sequence[Worker]) -> Itera
 
 
 def _references(worker: Worker) -> Iterator[tuple[str, str]]:
-    """Return kind and name of the objects that a worker refers to."""
+    """Yield the kind and name of each object to which a worker refers."""
     yield "ServiceAccount", text(worker.pod.get("serviceAccountName"))
     for source in map(mapping, items(worker.content.get("envFrom"))):
         yield "ConfigMap", text(at(source, "configMapRef").get("name"))
@@ -180,15 +181,15 @@ def one_image(workers: Sequence[Worker]) -> Iterator[Fault]:
 
 
 def one_password_source(workers: Sequence[Worker]) -> Iterator[Fault]:
-    """If a pod of the worker reads the password from a file, all of them do.
+    """If one pod of the worker reads the password from a file, all pods of the worker do.
 
-    Otherwise a password that is rotated reaches only some of them.
+    Otherwise a rotated password reaches only some of the pods.
     """
-    own = [
+    owners = [
         worker for worker in workers if worker.owns_pod and worker.command in container_commands()
     ]
-    reading = [worker for worker in own if password_files(worker)]
-    for worker in own:
+    reading = [worker for worker in owners if password_files(worker)]
+    for worker in owners:
         if reading and not password_files(worker):
             first = reading[0]
             yield worker.document.fault(
@@ -202,9 +203,10 @@ def one_password_source(workers: Sequence[Worker]) -> Iterator[Fault]:
 def network(
     documents: Sequence[Document], workers: Sequence[Worker], facts: ProgramFacts
 ) -> Iterator[Fault]:
-    """The network policies let a worker reach all that it connects to.
+    """The network policies allow every connection that a worker makes.
 
-    Source: kubernetes.io, "Network Policies": policies add up; without one, everything is allowed.
+    Source: kubernetes.io, "Network Policies": each policy allows more; without a policy, everything
+    is allowed.
     """
     policies = [
         document
@@ -213,24 +215,24 @@ def network(
         and "Egress" in items(at(document.content, "spec").get("policyTypes"))
     ]
     for worker in workers:
-        own = [policy for policy in policies if _selects(policy, worker)]
-        if not own:
+        policies_of_pod = [policy for policy in policies if _selects(policy, worker)]
+        if not policies_of_pod:
             continue
         rules = [
             mapping(rule)
-            for policy in own
+            for policy in policies_of_pod
             for rule in items(at(policy.content, "spec").get("egress"))
         ]
         subject = f"{worker.document.kind}/{worker.document.name}"
         for destination in _destinations(worker, facts):
             if not any(_allows(rule, destination) for rule in rules):
-                yield own[0].fault(
+                yield policies_of_pod[0].fault(
                     "spec.egress", f"does not let {subject} reach {_described(destination)}"
                 )
 
 
 def _described(destination: Destination) -> str:
-    """Return a destination for a message, and the rule that one outside the cluster needs."""
+    """Return a destination for a message. If it is outside the cluster, add the rule it needs."""
     place = f"{destination.protocol} {destination.port}"
     if not destination.is_outside:
         return f"{place} ({destination.purpose})"
@@ -279,7 +281,7 @@ def _binds(binding: Document, role: Document) -> bool:
 
 
 def _permissions(role: Document) -> Iterator[tuple[int, Permission]]:
-    """Return the permissions of a Role, each with the index of its rule."""
+    """Yield the permissions of a Role, each with the index of its rule."""
     for index, rule in enumerate(map(mapping, items(role.content.get("rules")))):
         for group in items(rule.get("apiGroups")):
             for resource in items(rule.get("resources")):
@@ -295,7 +297,7 @@ def _selects(policy: Document, worker: Worker) -> bool:
 
 
 def _destinations(worker: Worker, facts: ProgramFacts) -> Iterator[Destination]:
-    """Return what a worker connects to, as far as its variables are known."""
+    """Yield the destinations to which a worker connects, as far as its variables are known."""
     yield Destination("UDP", 53, "DNS")
     yield Destination("TCP", 53, "DNS")
     if worker.command in container_commands():
@@ -319,26 +321,28 @@ def _alertmanagers(worker: Worker) -> list[str]:
 
 
 def _destinations_of(urls: Iterable[tuple[str, str]]) -> Iterator[Destination]:
-    """Return the destinations of URLs, each URL with its purpose. Each port comes once.
+    """Yield the destinations of URLs with their purposes, each port once.
 
     A port comes twice if some URLs lead into the cluster and others lead out of it.
     """
-    known = set()
+    yielded = set()
     for url, purpose in urls:
         port = _port_of(url)
         if port is None:
             continue
         is_outside = _is_outside(url)
-        if (port, is_outside) not in known:
-            known.add((port, is_outside))
+        if (port, is_outside) not in yielded:
+            yielded.add((port, is_outside))
             yield Destination("TCP", port, purpose, is_outside)
 
 
 def _is_outside(url: str) -> bool:
-    """Return whether a URL has an address, or a name that is no Service of the cluster.
+    """Return whether a URL leads out of the cluster.
 
-    Names with one or two labels are inside: NAME, and NAME.NAMESPACE. So is the loopback address,
-    because no policy applies to it.
+    It does if it has an IP address, or a name that is not a Service of the cluster. Names with one
+    or two labels (NAME, NAME.NAMESPACE) are inside. So is the loopback address, because no policy
+    applies to it.
+
     Source: kubernetes.io, "DNS for Services and Pods".
     """
     host = (urlsplit(url).hostname or "").removesuffix(".")
@@ -374,7 +378,10 @@ def _allows(rule: Mapping[str, Any], destination: Destination) -> bool:
 
 
 def _is_in(ports: Mapping[str, Any], destination: Destination) -> bool:
-    """Return whether an entry of ``ports`` has a port: one, a range, or all of a protocol."""
+    """Return whether an entry of ``ports`` includes the port of a destination.
+
+    An entry has a port, a range of ports, or all ports of a protocol.
+    """
     if ports.get("protocol", "TCP") != destination.protocol:
         return False
     first, last = ports.get("port"), ports.get("endPort")

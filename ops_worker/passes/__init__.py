@@ -1,4 +1,4 @@
-"""The passes. A pass is a function ``run(context) -> Outcome``; it only orders calls.
+"""The passes. A pass is a function ``run(context) -> Outcome`` that only calls other functions.
 
 ``ops_worker.core.passes`` is the registry. A pass is imported when it runs.
 """

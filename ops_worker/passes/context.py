@@ -1,4 +1,4 @@
-"""The context of a pass: everything outside of it that a pass may use."""
+"""The context of a pass: everything outside the pass that it may use."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ T = TypeVar("T")
 class Observed(NamedTuple):
     """What a pass observed before it uses the database.
 
-    ``outcome`` is that of a pass that has written nothing. If the pass may be blind, ``verdicts``
-    count only once the database has counted it, and the outcome has none.
+    ``outcome`` is the outcome of a pass that has written nothing. If the pass may be blind, its
+    outcome has no verdicts: ``verdicts`` counts only after the database has counted the pass.
     """
 
     outcome: Outcome
@@ -54,12 +54,12 @@ class Context(NamedTuple):
     - ``observe``: probes the targets and returns one observation for each.
     - ``clock``: the monotonic clock, in seconds.
     - ``dry_run``: whether the pass only shows what it would write.
-    - ``backlog``: in a loop, where samples wait while the database is away.
-    - ``sightings``: in a loop, where the passes wait that the ledger does not have yet.
+    - ``backlog``: in a loop, holds samples while the database is not available.
+    - ``sightings``: in a loop, holds passes that are not in the ledger yet.
     - ``period_s``: seconds from one pass to the next: the interval of a loop, else PASS_PERIOD.
     - ``recording``: a pass uses the database inside ``with recording():``, after its probes. In a
-      loop this raises StillRecordingError while an earlier pass is still being recorded. So the
-      next probes begin on time whatever the database does.
+      loop, this raises StillRecordingError while an earlier pass is still being recorded. So the
+      next probes begin on time, however slow the database is.
     """
 
     settings: Settings
@@ -74,7 +74,7 @@ class Context(NamedTuple):
 
     @property
     def origin(self) -> dict[str, str]:
-        """What identifies this pass later: version, and job, pod and installation if named."""
+        """What identifies this pass: its version, and its job, pod and installation if named."""
         names = {
             "job": self.settings.job_name,
             "pod": self.settings.hostname,
@@ -98,7 +98,7 @@ class Context(NamedTuple):
         return Observed(outcome, verdicts, assessment)
 
     def _assessed(self, targets: Sequence[Target]) -> Assessment:
-        """Probe the services; with DOUBT_PASSES, look for signs of life among the observations."""
+        """Probe the services. With DOUBT_PASSES, look for reasons to doubt the observations."""
         if not self.settings.doubt_passes:
             return Assessment(tuple(self.observe(targets)))
         before_s = machine.throttled_s()
@@ -114,7 +114,7 @@ class Context(NamedTuple):
     ) -> DoubtRow | None:
         """Judge whether this pass is blind, and count it; return its row.
 
-        Return None if it does not doubt.
+        Return None if the pass does not doubt what it saw.
         """
         if not self.settings.doubt_passes:
             return None
@@ -149,8 +149,8 @@ class Context(NamedTuple):
         """Raise DatabaseError if the process that holds the lock of this pass seems to hang.
 
         A pass is skipped while another process holds its lock, because that process does the work.
-        A transaction that is older than three periods (at least 90 s) seems to hang, and every
-        later pass would be skipped without an error.
+        If the transaction of that process is older than three periods (at least 90 s), the process
+        seems to hang. Without this error, every later pass would be skipped silently.
         """
         holder = self.store.lock_holder
         if holder is None or holder.held_s is None or holder.held_s <= stale_after_s(self.period_s):
@@ -172,11 +172,11 @@ class Context(NamedTuple):
         may_open: bool,
         doubt: DoubtRow | None = None,
     ) -> Recorded:
-        """Open the worker's own alert if another pass has stopped or one is blind, or close it.
+        """Open or close the worker's own alert: it is open while a pass has stopped or is blind.
 
-        ``begun`` is the moment at which this pass began (seconds, monotonic clock), ``doubt`` the
-        row of this pass if it doubts. Do nothing if system alerts are off. Without self-metrics,
-        nobody notices that another pass has stopped.
+        ``begun`` is the moment at which this pass began (seconds, monotonic clock). ``doubt`` is
+        the row of this pass if it doubts what it saw. Do nothing if system alerts are off. Without
+        self-metrics, this pass cannot detect that another pass has stopped.
         """
         if not self.settings.system_alert_enabled:
             return pass_writes.NOTHING
@@ -203,10 +203,13 @@ class Context(NamedTuple):
         maintenance: bool | None = None,
         blind: bool = False,
     ) -> list[Sample]:
-        """Return the self-metrics of a pass that began at the moment ``begun``; none if off."""
+        """Return the self-metrics of a pass that began at the moment ``begun``; none if off.
+
+        ``begun`` is in seconds of the monotonic clock.
+        """
         if not self.settings.record_own_metrics:
             return []
-        # Readers judge by it whether this pass has stopped.
+        # Readers use the period to judge whether this pass has stopped.
         tags = {"period_s": f"{self.period_s:g}"} | tags_of(self.settings.installation)
         if spec.sharded and self.settings.shard_count > 1:
             tags["shard"] = f"{self.settings.job_completion_index}/{self.settings.shard_count}"
@@ -225,5 +228,5 @@ class Context(NamedTuple):
         return latency_samples(verdicts) if self.settings.record_own_metrics else []
 
     def certificates(self, verdicts: Sequence[Verdict]) -> list[Sample]:
-        """Return for how many days certificates are valid; none if self-metrics are off."""
+        """Return the days left of every certificate; none if self-metrics are off."""
         return certificate_samples(verdicts) if self.settings.record_own_metrics else []

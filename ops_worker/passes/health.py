@@ -31,9 +31,9 @@ Without them the pass still records states.
 class Written(NamedTuple):
     """What the transaction recorded, what it read before, and why no alert opened.
 
-    A blind pass has no ``verdicts``, and ``blind_because`` says what it suspects. ``because_of``
-    are the causes of services that are unhealthy because of others. ``decided_by`` has the services
-    whose rows another installation keeps.
+    A blind pass has no ``verdicts``, and ``blind_because`` has its suspects. ``because_of`` has the
+    causes of services that are unhealthy because of others. ``decided_by`` has the services whose
+    rows another installation keeps.
     """
 
     blind_because: tuple[str, ...]
@@ -47,10 +47,10 @@ class Written(NamedTuple):
 
 
 def run(context: Context) -> Outcome:
-    """Observe, judge, write, report.
+    """Run the health pass: observe, judge, write, report.
 
-    All probes end before the transaction begins. Raises DatabaseError or SchemaError when the
-    states could not be recorded.
+    All probes end before the transaction begins. Raises DatabaseError or SchemaError if the states
+    could not be recorded.
     """
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
@@ -65,7 +65,7 @@ def run(context: Context) -> Outcome:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
     except StillRecordingError:
-        # Nothing waits to be written: an old state of a service is of no use.
+        # The states are not kept for later: an old state of a service is of no use.
         return outcome._replace(result=Result.WAITING)
     if written is None:
         context.require_live_holder(HEALTH.name)
@@ -82,15 +82,15 @@ def _write(
     ledger: PassLedger,
     transaction: Transaction,
 ) -> Written:
-    """Read what is known, decide what changes, write it. A dry run decides, but does not write."""
+    """Read the known states, decide the changes, write them. A dry run does not write."""
     maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
     doubt = context.settle_doubt(transaction, HEALTH, observed.assessment)
     is_blind = doubt is not None and doubt.is_blind
     # A blind pass has no verdicts: no state, alert or history of a service changes.
     verdicts = () if is_blind else observed.verdicts
     # The worker's own alert counts among the open alerts.
-    own = installations.own_service(context.settings.installation)
-    names = [*(target.name for target in context.settings.targets), own]
+    worker = installations.own_service(context.settings.installation)
+    names = [*(target.name for target in context.settings.targets), worker]
     direct = needs.needs_of(context.settings.catalogue.targets)
     unprobed = needs.unprobed_needs(direct, verdicts)
     known = pass_writes.known_states(transaction, [*names, *unprobed])
@@ -99,7 +99,7 @@ def _write(
     because_of = needs.causes_in_pass(direct, verdicts, known, transaction.now, context.period_s)
     thresholds = context.settings.thresholds
     changes = health.plan(verdicts, known, thresholds, transaction.time_of, transaction.now)
-    # States are recorded and alerts close all the same.
+    # Suppression only keeps alerts from opening: states are recorded, and alerts close.
     changes = health.suppress_alerts(changes, maintenance)
     changes = health.suppress_alerts(changes, because_of)
     if context.dry_run:
@@ -115,7 +115,7 @@ def _write(
             is_blind=is_blind,
             maintenance=maintenance,
         )
-    # No process monitors the worker itself. So every pass notices when another one has stopped.
+    # No other program monitors the worker. So every pass checks whether another pass has stopped.
     may_open = OPS_WORKER not in maintenance
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)
     recorded = recorded._replace(
@@ -147,7 +147,7 @@ def _write_history(  # noqa: PLR0913 - what a pass knows when it has decided
 ) -> None:
     """Write the self-metrics and the ledger of a pass, after the states.
 
-    A failure here costs only what is written here.
+    A failure loses only the self-metrics or the ledger, not the states.
     """
     samples = [*context.latencies(verdicts), *context.certificates(verdicts)]
     is_of_all = maintenance.all_until is not None
@@ -164,23 +164,24 @@ def _decided_by_others(
     verdicts: tuple[Verdict, ...],
     known: Mapping[str, KnownState],
 ) -> dict[str, str]:
-    """Return the services whose rows another installation keeps, and its name: no verdict counts.
+    """Return each service whose row another installation keeps, with the name of the installation.
 
-    Two installations that see a service differently would open and close its alert in turn. Each
-    other one is a warning.
+    The verdicts of these services do not count. Otherwise two installations that see a service
+    differently would open and close its alert in turn. Add a warning for each such installation.
     """
     named = {verdict.target.name: known[verdict.target.name] for verdict in verdicts}
-    kept = installations.kept_by_others(
+    keepers = installations.kept_by_others(
         named, transaction.installation, transaction.now, context.period_s
     )
-    transaction.warnings.extend(installations.kept_warnings(kept))
-    return kept
+    transaction.warnings.extend(installations.kept_warnings(keepers))
+    return keepers
 
 
 def _reported(outcome: Outcome, written: Written, result: Result) -> Outcome:
     """Return the outcome with what the transaction recorded.
 
-    A service is superseded if the database already had a newer observation: nothing was written.
+    A service is superseded if the database already had a newer observation. Then its state was not
+    written.
     """
     recorded = written.recorded
     current = {change.verdict.target.name for change in recorded.updates}

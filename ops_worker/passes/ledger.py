@@ -1,4 +1,4 @@
-"""The ledger of a pass: what the pass saw waits until a transaction has entered it."""
+"""Enter a pass into the ledger. What it saw waits until a transaction has recorded it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class PassLedger:
-    """What one pass enters into the ledger, together with the passes that waited before it.
+    """The entry of one pass into the ledger, together with the passes that wait before it.
 
-    A dry run never calls ``enter``, and what it saw does not wait. Nor does a pass wait that may be
-    blind, until it believes what it saw.
+    A dry run never calls ``enter`` and does not wait. A pass that may be blind waits only from the
+    call of ``believe``.
     """
 
     def __init__(
@@ -32,7 +32,10 @@ class PassLedger:
         *,
         may_be_blind: bool = False,
     ) -> None:
-        """Prepare the entry of a pass that began at ``begun`` and has these verdicts."""
+        """Prepare the entry of a pass with these verdicts.
+
+        ``begun`` is the moment at which the pass began (seconds, monotonic clock).
+        """
         self._context = context
         self._spec = spec
         # A single pass keeps nothing for a later one.
@@ -53,9 +56,9 @@ class PassLedger:
         self._number = self._sightings.add(pass_entry)
 
     def enter(self, transaction: Transaction, *, is_blind: bool = False) -> None:
-        """Enter all passes that wait, oldest first, in the transaction of this one.
+        """Enter all waiting passes, oldest first, in the transaction of this pass.
 
-        If this one is blind, it is not among them, and the run ends.
+        A blind pass is not entered itself, and ends the run.
         """
         self._entered = ledger_writes.enter(
             transaction,
@@ -67,10 +70,10 @@ class PassLedger:
         )
 
     def confirm(self) -> None:
-        """Remove the entered passes from those that wait. Call this after the COMMIT."""
+        """Remove the entered passes from the waiting ones. Call this after the COMMIT."""
         if self._entered is not None:
             self._sightings.discard(self._entered)
 
     def withdraw(self) -> None:
-        """Do not enter this pass: another process has the lock, and enters its own."""
+        """Remove this pass from the waiting ones: the holder of the lock enters its own pass."""
         self._sightings.withdraw(self._number)

@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SLOW_HOLDER_S = 15.0
-"""If another process has held the lock for longer than this, in seconds, this sample waits.
+"""If another process has held the lock for longer than this, in seconds, the sample waits.
 
-Otherwise it is dropped, because that process takes one.
+Otherwise the sample is dropped, because that process takes a sample itself.
 """
 APART_RETRY_S = 60.0
 """Seconds between two attempts to write samples that the database refused."""
 CATCH_UP_S = 4.0
-"""The least time, in seconds, for which a pass writes waiting samples after its own.
+"""The least time, in seconds, for which a pass writes waiting samples after its own sample.
 
-Meanwhile the samples of later passes join the backlog, and are written with it in large slices. So
-a loop with an interval of 1 s catches up as fast as the database can write. The value is below
+During this time, samples of later passes are added to the backlog and written in large slices. So a
+loop with an interval of 1 s catches up as fast as the database can write. The value is below
 ``loop.STALLED_S``, after which a loop warns.
 """
 
 
 class Observed(NamedTuple):
-    """What a pass knows before it uses the database.
+    """What a pass observed before it uses the database.
 
     ``begun`` is the moment at which the pass began, ``end`` the moment until which it may read
-    figures (seconds, monotonic clock). ``figures`` is None in every shard but the first. A blind
-    pass has neither ``verdicts`` nor ``parts``: it knows nothing about the services.
+    figures (seconds, monotonic clock). ``figures`` is None except in shard 0. A blind pass has
+    neither ``verdicts`` nor ``parts``: it knows nothing about the services.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -72,14 +72,14 @@ class Observed(NamedTuple):
     is_blind: bool = False
 
     def blinded(self) -> Observed:
-        """Return what a blind pass knows."""
+        """Return the same without verdicts and parts, for a pass that is blind."""
         return self._replace(verdicts=(), parts=(), is_blind=True)
 
 
 class Written(NamedTuple):
     """What the transaction recorded: the sample and the worker's own alert.
 
-    ``observed`` is what the pass believed.
+    ``observed`` is blinded if the pass was blind.
     """
 
     observed: Observed
@@ -89,22 +89,24 @@ class Written(NamedTuple):
 
 
 def run(context: Context) -> Outcome:
-    """Observe, write, report. Every row has the time at which its pass began.
+    """Run the metrics pass: observe, write, report. Every row has the time at which the pass began.
 
-    In a loop, a sample that could not be written waits in the backlog. A pass that wrote its own
-    sample then writes the waiting ones, oldest first. Raises DatabaseError or SchemaError when the
-    sample could not be recorded now.
+    In a loop, a sample that could not be written waits in the backlog. A later pass that wrote its
+    own sample then writes the waiting samples, oldest first. Raises DatabaseError or SchemaError if
+    the sample could not be recorded now.
     """
     begun = context.clock()
     settings = context.settings
-    seen = context.observed(METRICS)
-    outcome = seen.outcome
+    probed = context.observed(METRICS)
+    outcome = probed.outcome
     observed = Observed(
-        verdicts=seen.verdicts,
-        assessment=seen.assessment,
-        ledger=PassLedger(context, METRICS, seen.verdicts, begun, may_be_blind=seen.may_be_blind),
-        parts=tuple(service_samples(verdict) for verdict in seen.verdicts),
-        # The figures are about the whole platform: one shard records them, not all.
+        verdicts=probed.verdicts,
+        assessment=probed.assessment,
+        ledger=PassLedger(
+            context, METRICS, probed.verdicts, begun, may_be_blind=probed.may_be_blind
+        ),
+        parts=tuple(service_samples(verdict) for verdict in probed.verdicts),
+        # The figures are about the whole platform, so only one shard records them.
         figures=settings.catalogue.figures if settings.job_completion_index == 0 else None,
         begun=begun,
         end=begun + settings.pass_deadline - WRITE_RESERVE_S,
@@ -118,7 +120,7 @@ def run(context: Context) -> Outcome:
     return outcome._replace(
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
         verdicts=written.observed.verdicts,
-        blind_because=seen.assessment.suspects if written.observed.is_blind else (),
+        blind_because=probed.assessment.suspects if written.observed.is_blind else (),
         own_reason=written.peer.own_reason,
         opened=written.peer.opened,
         closed=written.peer.closed,
@@ -141,7 +143,7 @@ def flush(context: Context, end: float) -> int:
 
 
 def _write(context: Context, observed: Observed, transaction: Transaction) -> Written:
-    """Read the figures, write the sample. A dry run writes nothing."""
+    """Read the figures and write the sample. A dry run writes nothing."""
     readings = None
     if observed.figures is not None:
         readings = sql_metrics.read_figures(
@@ -171,16 +173,17 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
 
 
 def _record(context: Context, observed: Observed) -> Written | None:
-    """Write a sample, then the waiting ones; return None if the pass was skipped.
+    """Write the sample of a pass, then the waiting samples; return None if the pass was skipped.
 
-    If this fails, the sample waits in the backlog, without the database's figures.
+    On failure, the sample waits in the backlog, without the database's figures.
     """
     tables = [table for figure in observed.figures or () for table in figure.tables]
-    # Made beforehand, without figures: it is needed if the database cannot be asked. Then the
-    # database does not count the pass, and a pass that may be blind counts as blind.
-    known = observed.blinded() if observed.assessment.suspects else observed
-    without_figures = _sample(observed.begun, _with_figures(context, known, None))
-    fallback = _with_self_metrics(context, without_figures, known)
+    # Build the sample for the backlog before the transaction: if the database does not answer, it
+    # has no figures. The database then does not count blind passes either, so a pass that may be
+    # blind counts as blind.
+    certain = observed.blinded() if observed.assessment.suspects else observed
+    without_figures = _sample(observed.begun, _with_figures(context, certain, None))
+    fallback = _with_self_metrics(context, without_figures, certain)
     try:
         with context.recording():
             write = partial(_write, context, observed)
@@ -190,11 +193,11 @@ def _record(context: Context, observed: Observed) -> Written | None:
                 observed.ledger.confirm()
                 _catch_up(context, observed.begun)
         if written is None:
-            # If that process seems to hang, this raises, and the sample waits.
+            # If the process with the lock seems to hang, this raises, and the sample waits.
             context.require_live_holder(METRICS.name)
             _leave_to_holder(context, fallback, observed.ledger)
     except CommitUnknownError as error:
-        # Before DatabaseError, of which it is a kind: these samples may be written already.
+        # A subclass of DatabaseError, so it comes first. The samples may already be written.
         if context.backlog is not None:
             context.backlog.doubt(error.xid, [pack(fallback)])
         raise
@@ -203,7 +206,7 @@ def _record(context: Context, observed: Observed) -> Written | None:
         _let_wait(context, fallback)
         raise
     except SchemaError as error:
-        # No retry helps, and the sample must not delay the others.
+        # No retry helps. The sample must not delay other samples.
         if context.backlog is not None:
             _set_apart(context, context.backlog, [pack(fallback)], error)
         raise
@@ -211,7 +214,10 @@ def _record(context: Context, observed: Observed) -> Written | None:
 
 
 def _catch_up(context: Context, begun: float) -> None:
-    """Write waiting samples, as long as that may take, after the pass that began at ``begun``."""
+    """Write waiting samples after the pass that began at ``begun`` (seconds, monotonic clock).
+
+    Stop after half a period, but not before CATCH_UP_S.
+    """
     if context.backlog is not None:
         context.backlog.mark_recorded(begun, stale_after_s(context.period_s))
         catch_up_s = max(CATCH_UP_S, context.period_s / 2)
@@ -221,7 +227,7 @@ def _catch_up(context: Context, begun: float) -> None:
 def _with_figures(
     context: Context, observed: Observed, readings: list[Reading] | None
 ) -> list[Part]:
-    """Return the samples of a pass without duplicates; figures only in the first shard."""
+    """Return the samples of a pass without duplicates. Only shard 0 has figures."""
     parts = list(observed.parts)
     if observed.figures is not None:
         parts.append(figure_samples(readings, context.period_s))
@@ -233,7 +239,7 @@ def _sample(moment: float, parts: Sequence[Part]) -> Pending:
 
 
 def _with_self_metrics(context: Context, sample: Pending, observed: Observed) -> Pending:
-    """Add the self-metrics. A sample that waits needs them, too: they hold the period."""
+    """Add the self-metrics. A waiting sample also needs them, because they have the period."""
     metrics = context.self_metrics(
         METRICS, observed.verdicts, observed.begun, blind=observed.is_blind
     )
@@ -241,7 +247,7 @@ def _with_self_metrics(context: Context, sample: Pending, observed: Observed) ->
 
 
 def _let_wait(context: Context, sample: Pending) -> None:
-    """Put a sample into the backlog, if there is one."""
+    """Put a sample into the backlog, if there is a backlog."""
     if context.backlog is None:
         return
     before = context.backlog.dropped
@@ -255,10 +261,10 @@ def _let_wait(context: Context, sample: Pending) -> None:
 
 
 def _leave_to_holder(context: Context, sample: Pending, ledger: PassLedger) -> None:
-    """Drop the sample of a skipped pass, because the process that holds the lock takes one.
+    """Drop the sample of a skipped pass, because the process that holds the lock takes a sample.
 
-    The sample waits instead if that process has held the lock for long, or if the lock may belong
-    to a lost transaction of this process.
+    The sample waits instead if that process has held the lock for longer than SLOW_HOLDER_S, or if
+    the lock may belong to a lost transaction of this process.
     """
     holder = context.store.lock_holder
     hangs = holder is not None and holder.held_s is not None and holder.held_s > SLOW_HOLDER_S
@@ -269,7 +275,7 @@ def _leave_to_holder(context: Context, sample: Pending, ledger: PassLedger) -> N
 
 
 def _settle(context: Context, transaction: Transaction) -> None:
-    """Settle whether an earlier transaction was committed whose COMMIT got no answer."""
+    """Find out whether an earlier transaction was committed, if its COMMIT got no answer."""
     backlog = context.backlog
     if backlog is not None and backlog.in_doubt is not None:
         xid, _ = backlog.in_doubt
@@ -279,7 +285,7 @@ def _settle(context: Context, transaction: Transaction) -> None:
 def _set_apart(
     context: Context, backlog: Backlog, entries: Sequence[Packed], error: OpsWorkerError
 ) -> None:
-    """Move entries that the database refuses out of the queue, so that others can be written."""
+    """Set entries apart that the database refuses, so that other entries can be written."""
     backlog.set_apart(entries, context.clock() + APART_RETRY_S)
     _log.warning(
         "samples set apart: the database refuses them",
@@ -290,8 +296,8 @@ def _set_apart(
 def _write_waiting(context: Context, backlog: Backlog, end: float) -> int:
     """Write waiting samples in slices, oldest first, until the moment ``end``.
 
-    One sample that is set apart is tried first, if it is due. Once the database accepts it, all
-    that are set apart wait again. Return how many samples were written.
+    If a sample that is set apart is due, try it first. If the database accepts it, put all samples
+    that are set apart back into the queue. Return how many samples were written.
     """
     written = 0
     retried = backlog.take_due_apart(context.clock())
@@ -311,19 +317,21 @@ def _write_waiting(context: Context, backlog: Backlog, end: float) -> int:
 
 
 def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]) -> int | None:
-    """Write one slice in a transaction of its own; return how many samples were written.
+    """Write one slice in its own transaction; return how many samples were written.
 
-    The database may refuse a slice, or take too long. Then the next slice is half as long; a
-    sample that is refused alone is set apart. Return None if the rest has to wait for another
-    pass, because the database is away or another process holds the lock.
+    The database may refuse a slice or take too long. Then the next slice is half as long. A sample
+    that is refused alone is set apart. Return None if the other samples must wait for another pass,
+    because the database is not available or another process holds the lock.
     """
     try:
-        done = context.store.write(METRICS.transaction, partial(_write_slice, context, entries))
+        is_written = context.store.write(
+            METRICS.transaction, partial(_write_slice, context, entries)
+        )
     except CommitUnknownError as error:
         backlog.doubt(error.xid, entries)
         return None
     except (SchemaError, StatementTimeoutError) as error:
-        # Before DatabaseError: a smaller slice takes less time, and shows what is refused.
+        # A smaller slice takes less time, and in the end a slice has only the refused sample.
         if len(entries) > 1:
             backlog.shrink_slice(len(entries))
         else:
@@ -331,7 +339,7 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
         return 0
     except DatabaseError:
         return None
-    if done is None:
+    if is_written is None:
         return None
     backlog.discard(entries)
     backlog.grow_slice()
@@ -341,5 +349,5 @@ def _write_entries(context: Context, backlog: Backlog, entries: Sequence[Packed]
 def _write_slice(context: Context, entries: Sequence[Packed], transaction: Transaction) -> bool:
     _settle(context, transaction)
     pass_writes.record_samples(transaction, entries)
-    # The store returns None if the lock is held.
+    # Not None, which the store returns if another process holds the lock.
     return True

@@ -1,8 +1,8 @@
-"""The rollup pass: turn samples into one row per series and hour, and per day; remove what is old.
+"""The rollup pass: turn samples into one row per series and hour, and per day; remove old rows.
 
 It probes nothing. It takes its own lock in every transaction, and writes tables that no other pass
-writes. So no other pass waits for it, and it may be killed at any moment: a transaction has one
-slice, which is an hour or a day, and the next run continues with the next one.
+writes. So no other pass waits for it. It may be killed at any moment: each transaction writes one
+slice, which is an hour or a day, and the next run continues with the next slice.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TABLES = (*ROLLUP_TABLES, *LEDGER_TABLES, *MAINTENANCE_TABLES, DOUBT_TABLE)
 
 
 class Start(NamedTuple):
-    """The start of a run: its positions, and whether samples are in a plain table."""
+    """The state at the start of a run: its positions, and whether samples are in a plain table."""
 
     positions: Positions
     now: datetime
@@ -60,7 +60,10 @@ class Start(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A slice that was rolled up, and its new or changed rows. None: no slice has samples."""
+    """A slice that was rolled up, and the number of its new or changed rows.
+
+    ``part`` is None if no slice has samples.
+    """
 
     part: Slice | None
     rows: int = 0
@@ -74,10 +77,10 @@ class Written(NamedTuple):
 
 
 def run(context: Context) -> Outcome:
-    """Roll up what is due, oldest first, remove what is too old, record the self-metrics.
+    """Run the rollup pass: roll up due slices, oldest first, remove old rows, record self-metrics.
 
-    It stops before PASS_DEADLINE, and the next run continues. Raises DatabaseError or SchemaError
-    when nothing could be written, or when a slice takes too long.
+    The run stops before PASS_DEADLINE, and the next run continues. Raises DatabaseError or
+    SchemaError if nothing could be written or if a slice takes too long.
     """
     begun = context.clock()
     outcome = Outcome(ROLLUP.name, Result.SKIPPED, rolled=Rolled())
@@ -95,7 +98,7 @@ def run(context: Context) -> Outcome:
             written = context.transact(ROLLUP, record, TABLES)
     except StillRecordingError:
         return outcome._replace(result=Result.WAITING)
-    # Another process may have begun to roll up since: it records its own self-metrics.
+    # If another process has begun to roll up meanwhile, it records its own self-metrics.
     peer, warnings = written or Written(pass_writes.NOTHING, ())
     return outcome._replace(
         result=Result.DRY_RUN if context.dry_run else Result.RECORDED,
@@ -115,7 +118,7 @@ def _start(context: Context, transaction: Transaction) -> Start:
 
 
 class _Rollup:
-    """One run: what is done, and how much time is left."""
+    """One run of the rollup: its results so far, and its limits in time."""
 
     def __init__(self, context: Context, start: Start, begun: float) -> None:
         self._context = context
@@ -134,7 +137,7 @@ class _Rollup:
 
     @property
     def rolled(self) -> Rolled:
-        """What this run did."""
+        """The results of this run, for the outcome."""
         return Rolled(
             hours=self._written[HOUR],
             days=self._written[DAY],
@@ -145,9 +148,10 @@ class _Rollup:
         )
 
     def run(self) -> None:
-        """Roll up, then remove. Raises DatabaseError if a slice takes too long.
+        """Roll up slices, then remove old rows. Raises DatabaseError if a slice took too long.
 
-        New slices come before slices repeated for late samples. So every run makes progress.
+        New slices come before slices that are repeated for late samples. So every run makes
+        progress.
         """
         before = self._positions
         self._positions = self._roll_up(before)
@@ -159,7 +163,7 @@ class _Rollup:
             raise self._failure
 
     def _roll_up(self, positions: Positions) -> Positions:
-        """Roll up slices, oldest first, while there is time; return the position reached."""
+        """Roll up slices, oldest first, while there is time; return the new positions."""
         too_long: set[str] = set()
         while level := positions.due(too_long):
             begun = self._context.clock()
@@ -169,7 +173,7 @@ class _Rollup:
             try:
                 done = self._context.transact(ROLLUP, work, TABLES)
             except StatementTimeoutError as error:
-                # The slices of the other level go on, and so does the retention.
+                # Continue with the slices of the other level and the retention; raise at the end.
                 too_long.add(level)
                 self._failure = DatabaseError(
                     f"a {level} of samples could not be rolled up in time: {error}",
@@ -192,7 +196,10 @@ class _Rollup:
         return Done(part, rollup_writes.roll_up(transaction, part, self._parameters))
 
     def _advanced(self, positions: Positions, level: str, done: Done) -> Positions:
-        """Return the positions after the COMMIT of a slice. Without one, no samples are left."""
+        """Return the positions after the COMMIT of a slice.
+
+        If no slice has samples, the level is complete.
+        """
         if done.part is None:
             return positions.moved(level, positions.complete[level])
         self._written[level] += self._context.dry_run or done.rows > 0
@@ -213,14 +220,14 @@ class _Rollup:
             self.warnings.append(f"the ledger is not filled from older samples: {error}")
 
     def _remove(self) -> None:
-        """Remove what is older than the settings allow, in small steps, while there is time."""
+        """Remove rows older than the settings allow, in small steps, while there is time."""
         if self._context.dry_run:
             return
         for step, before in self._retention():
             try:
                 self._remove_all(step, before)
             except (SchemaError, StatementTimeoutError) as error:
-                # Hours and days matter more than what is too old.
+                # Only a warning: the new hours and days matter more than the old rows.
                 self.warnings.append(f"old rows of {step.table} are not removed: {error}")
 
     def _remove_all(self, step: Step, before: datetime) -> None:
@@ -231,7 +238,7 @@ class _Rollup:
             self._removed[step.table] = self._removed.get(step.table, 0) + removed
 
     def _retention(self) -> Iterator[tuple[Step, datetime]]:
-        """Yield each kind of row to remove, and the time before which its rows are too old."""
+        """Yield each step of the retention, and the time before which its rows are too old."""
         settings, now = self._context.settings, self._start.now
         if settings.samples_days and self._start.plain:
             before = removable_samples(now, settings.samples_days, self._positions)
@@ -253,7 +260,7 @@ def _fill_some(series: Mapping[str, str], transaction: Transaction) -> bool:
 
 
 def _record(context: Context, begun: float, behind_s: float, transaction: Transaction) -> Written:
-    """Record the self-metrics, by which the other passes see that this one runs."""
+    """Record the self-metrics, by which other passes see that the rollup pass runs."""
     if not context.dry_run:
         samples = context.self_metrics(ROLLUP, (), begun)
         if samples:

@@ -45,18 +45,18 @@ except ImportError as error:
     ) from None
 
 DECIMALS = 3
-"""Decimals of a percentage."""
+"""Number of decimals in a percentage."""
 COVERAGE_DECIMALS = 1
-"""Decimals of the share of time in which the state is known."""
+"""Number of decimals in the share of time in which the state is known."""
 MAX_ROWS = 100
-"""The largest number of services and alerts in the list of current problems."""
+"""Maximum number of services and alerts in the list of current problems."""
 MAX_OUTAGES = 50
-"""The number of outages that are listed for a service: the newest ones."""
+"""Maximum number of outages that are listed for a service: the newest ones."""
 MAX_NAMES = 20
-"""The number of services that are named for a maintenance or an action of a person."""
+"""Maximum number of services that are named for a maintenance or an action of a person."""
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:ms|s|min|h|d)\b)|(?<= [hd]) (?=\d+ (?:s|min|h)\b)")
 LEAST_PART = 25.0
-"""Percent of a day's bar that has the pattern of its worst state, however short that was."""
+"""The least percentage of a day's bar with the pattern of its worst state, however short it was."""
 
 
 def render(report: Report) -> str:
@@ -72,7 +72,11 @@ def render(report: Report) -> str:
         services = report.present.status.services
         states_now = {item.service: item.state for item in services}
         days = {item.service: item.certificate_days_left for item in services}
-        certificates = {name: end_in_words(left) for name, left in days.items() if left is not None}
+        certificates = {
+            name: end_in_words(days_left)
+            for name, days_left in days.items()
+            if days_left is not None
+        }
     samples_s = (report.ended - report.samples_begun).total_seconds()
     return (
         _environment()
@@ -132,19 +136,19 @@ def _environment() -> Environment:
 
 
 def percent(share: float | None, decimals: int = DECIMALS) -> str:
-    """Return a share as a percentage, rounded down: only the whole is 100 %."""
+    """Return a share as a percentage, rounded down: only a share of exactly 1 is 100 %."""
     if share is None:
         return "unknown"
     return f"{percent_rounded_down(share, decimals):g} %"
 
 
 def unbroken(text: str) -> str:
-    """Return a text in which no line ends between a number and its unit, or inside a duration."""
+    """Return a text without line breaks between a number and its unit, or inside a duration."""
     return _BEFORE_UNIT.sub("\u00a0", text)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration that is never broken over two lines."""
+    """Return a duration without line breaks."""
     return unbroken(format_duration(seconds))
 
 
@@ -156,12 +160,12 @@ def length_of(seconds: float) -> str:
 def listed(services: Sequence[str]) -> str:
     """Return the first services and the number of the others. No names mean all services."""
     names = named_services([one_line(service) for service in services[:MAX_NAMES]])
-    more = len(services) - MAX_NAMES
-    return f"{names} and {more} more" if more > 0 else names
+    others = len(services) - MAX_NAMES
+    return f"{names} and {others} more" if others > 0 else names
 
 
 def breakable(name: str) -> Markup:
-    """Return a name with labels. A line may end between two labels, never inside a label."""
+    """Return a name with labels. A line may break between two labels, never inside a label."""
     text = str(escape(name))
     return Markup(text.replace("{", "<wbr>{").replace(",", ",<wbr>"))  # noqa: S704
 
@@ -172,7 +176,7 @@ def clock(moment: datetime) -> str:
 
 
 def month(moment: datetime) -> str:
-    """Return the name of a month, for January with the year."""
+    """Return the name of a month. January has the year, too."""
     return f"{moment:%b %Y}" if moment.month == 1 else f"{moment:%b}"
 
 
@@ -185,13 +189,13 @@ def segments(states: Sequence[str]) -> Iterator[tuple[str, int]]:
 def part(day: Day) -> float:
     """Return the percentage of a day's bar that has the pattern of its worst state.
 
-    It is the unhealthy share of the seen time, and never too small to be seen.
+    It is the unhealthy share of the seen time, but at least LEAST_PART, so that it is visible.
     """
     return round(max(LEAST_PART, 100 * day.unhealthy_s / day.seen_s), 1)
 
 
 def chosen_day(days: Sequence[Day]) -> Day:
-    """Return the day that is selected first: the worst day, or the newest of several equal ones."""
+    """Return the day that is selected first: the worst day, or the newest of equally bad days."""
     return max(days, key=lambda day: (day.unhealthy_s, day.begun))
 
 
@@ -220,7 +224,7 @@ def budget_left(budget: Budget) -> str:
 
 
 def _planned(report: Report) -> Iterator[tuple[float, float]]:
-    """Yield begin and length of each maintenance of all services, as percentages of the period."""
+    """Yield the begin and the length of each maintenance of all services, in % of the period."""
     length = report.ended - report.begun
     for item in report.maintenances:
         if item.services:
@@ -234,11 +238,11 @@ def _planned(report: Report) -> Iterator[tuple[float, float]]:
 
 
 def _ticks(report: Report) -> list[str]:
-    """Return the times below a state bar, for its begin, its middle and its end."""
+    """Return the three times below a state bar: of its begin, its middle and its end."""
     middle = report.begun + (report.ended - report.begun) / 2
     return [f"{moment:%m-%d %H:%M}" for moment in (report.begun, middle, report.ended)]
 
 
 def _markup(svg: str) -> Markup:
-    """Mark an SVG as safe: matplotlib escapes the texts in it."""
+    """Mark an SVG as safe. matplotlib escapes the texts in it."""
     return Markup(svg)  # noqa: S704

@@ -28,20 +28,20 @@ COLOURS = {
 }
 """A placeholder for each colour. Only the page knows whether its theme is light or dark."""
 CHART_IN = (4.6, 1.9)
-"""Width and height of a chart in inches: the width of a phone, so that the text is readable."""
+"""Width and height of a chart in inches. It is as wide as a phone, so that the text is readable."""
 LINES: dict[str, Any] = {"mean": "solid", "peak": (0, (4, 1.5))}
-"""The pattern of each line, for readers who do not see colours."""
+"""The pattern of each line, for readers who cannot distinguish colours."""
 HEADROOM = 0.08
-"""The share of an axis that stays free beyond the values, so that no line is on its edge."""
+"""The share of an axis that stays free beyond the values, so that no line is on the edge."""
 MEAN_WIDTH, PEAK_WIDTH = 1.6, 0.9
 """Widths of the lines in points."""
 STYLE: dict[Any, Any] = {
-    # Text stays text: it can be searched and read aloud, and has the page's font.
+    # Keep text as text: it can be searched and read aloud, and has the font of the page.
     "svg.fonttype": "none",
     "svg.hashsalt": "ops-worker",
-    # Every point is drawn.
+    # Draw every point.
     "path.simplify": False,
-    # A dollar sign in a name is not mathematics.
+    # Do not read a dollar sign in a name as mathematics.
     "text.parse_math": False,
     "timezone": "UTC",
     "font.size": 9,
@@ -66,7 +66,7 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
         self._style = contextlib.ExitStack()
         self._style.enter_context(mpl.rc_context(STYLE))
         self._style.enter_context(warnings.catch_warnings())
-        # The browser has the glyphs; only their width is estimated here.
+        # The browser has the glyphs. matplotlib only estimates their width.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         return self
 
@@ -76,8 +76,8 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
     def chart(self, report: Report, chart: Chart, place: int) -> str:
         """Draw a series: the mean of each bucket, and its maximum as a thin dashed line.
 
-        The axis has its zero, so that a height is a value. A bucket without rows is a gap.
-        ``place`` makes the element's names unique.
+        The axis includes zero, so that heights are proportional to values. A bucket without rows is
+        a gap. ``place`` makes the IDs in the SVG unique.
         """
         figure, axes = _figure(*CHART_IN)
         name = "per second"
@@ -85,8 +85,8 @@ class Drawing(contextlib.AbstractContextManager["Drawing"]):
             name = "mean"
             _line(axes, chart.times, chart.peaks, "peak", PEAK_WIDTH)
         _line(axes, chart.times, chart.means, "mean", MEAN_WIDTH)
-        known = [value for value in (*chart.means, *(chart.peaks or ())) if value is not None]
-        _value_axis(axes, known)
+        values = [value for value in (*chart.means, *(chart.peaks or ())) if value is not None]
+        _value_axis(axes, values)
         _legend(axes, name, has_peaks=chart.peaks is not None)
         axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -104,7 +104,7 @@ def _figure(width_in: float, height_in: float) -> tuple[Figure, Any]:
 def _line(
     axes: Any, times: Sequence[Any], values: Sequence[float | None], name: str, width: float
 ) -> None:
-    """Draw a line with gaps, and a dot for each value without a neighbour to connect to."""
+    """Draw a line with gaps, and a dot for each value between two gaps."""
     heights = [float("nan") if value is None else value for value in values]
     axes.plot(
         times,
@@ -127,7 +127,7 @@ def _line(
 
 
 def _legend(axes: Any, name: str, *, has_peaks: bool) -> None:
-    """Name the lines above the chart, each beside a piece of it."""
+    """Name the lines above the chart, each name beside a piece of its line."""
     lines = [("mean", name, MEAN_WIDTH)]
     if has_peaks:
         lines.append(("peak", "maximum", PEAK_WIDTH))
@@ -179,14 +179,14 @@ def _time_axis(axes: Any, report: Report) -> None:
 def _svg(figure: Figure, name: str) -> str:
     """Return a figure as an element of a page.
 
-    Its IDs begin with ``name``, its colours are those of the page, and it is hidden from screen
-    readers, which read the table beside it.
+    The IDs of the element begin with ``name``, and its colours are those of the page. It is hidden
+    from screen readers, which read the table beside it.
     """
     file = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=metadata)
     svg = file.getvalue()
-    # Without the XML declaration, the doctype and the metadata.
+    # Remove the XML declaration, the doctype and the metadata.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

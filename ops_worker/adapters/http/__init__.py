@@ -1,14 +1,14 @@
 """HTTP probes: from targets to observations. The only importer of httpx and h11.
 
 A probe is one connection with one request, and one deadline from the first packet to the last byte.
-Only a redirect that is followed (``redirects``) has a connection and a request more.
-The transports of httpx do not fit that: they keep a pool for later requests, search it for every
-request, and have one timeout per read. Here no request follows, thousands of probes may run at the
-same time, and a body that arrives one byte at a time must not outlive the deadline.
+Each redirect that is followed (``redirects``) adds a connection and a request.
+The transports of httpx are not suitable: they keep a pool for later requests, search the pool for
+every request, and have one timeout per read. A probe has no later requests, thousands of probes may
+run at the same time, and a body that arrives one byte at a time must not exceed the deadline.
 
-So httpx parses the URL and builds the request, h11 parses the answer (``exchange``), and one thread
-with a selector runs all probes and reads the clock at the socket (``reactor``). ``reasons`` has the
-texts for errors, ``limits`` the limits of this process.
+So httpx only parses the URL and builds the request, and h11 parses the answer (``exchange``). One
+thread with a selector runs all probes and reads the clock at the socket (``reactor``). ``reasons``
+has the texts for errors, and ``limits`` the limits of this process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ops_worker.adapters.http.reactor import Task
 
 CONCURRENCY = 128
-"""Probes at the same time, by default."""
+"""Default maximum number of probes at the same time."""
 DATABASE_RESERVE_S = 5.0
 """Seconds of a pass that are reserved for the database."""
 
@@ -73,15 +73,15 @@ def observe(
 ) -> list[Observation]:
     """Probe the targets, at most ``concurrency`` at once; return their observations in order.
 
-    The first ``concurrency`` probes start at once. Another one starts only if its deadline ends
+    The first ``concurrency`` probes start at once. A further probe starts only if its deadline ends
     within ``budget_s`` seconds; a target without a probe has no observation. If there are more
     targets than ``concurrency``, their order is random, so that every pass leaves out different
-    ones. After each probe, ``on_progress`` receives the number of observations so far. ``exchange``
-    makes the request, or several of them within the deadline of the target.
+    targets. After each probe, ``on_progress`` receives the number of observations so far.
+    ``exchange`` makes the request, or several requests within the deadline of the target.
 
-    Never raises for what a service does, nor for a limit of this process. If there are not enough
-    file descriptors, fewer probes run at the same time. What cannot be probed even so has an
-    observation whose failure is NOT_PROBED.
+    Never raises because of a service or a limit of this process. If there are not enough file
+    descriptors, fewer probes run at the same time. If a target still cannot be probed, the failure
+    of its observation is NOT_PROBED.
 
     A target that has faults, or whose certificates cannot be loaded, receives no request. Its
     observation has the reason, and the ``target`` of the observation has the faults.
@@ -125,10 +125,11 @@ def confirm(  # noqa: PLR0913 - the parameters of ``observe``, and when to probe
     budget_s: float = math.inf,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Observation]:
-    """Probe the targets, and those without an HTTP answer up to ``times`` again.
+    """Probe the targets. Repeat probes without an HTTP answer, up to ``times``.
 
-    The last result counts. The network of a pod may not be ready in its first second, so a round of
-    probes begins ``delay_s`` seconds after the last one, if it ends within ``budget_s`` seconds.
+    The last result counts. The network of a pod may not be ready in its first second, so each
+    repetition begins ``delay_s`` seconds after the round of probes before it. It begins only if it
+    ends within ``budget_s`` seconds.
     """
     end = time.monotonic() + budget_s
     observations = observe(
@@ -147,7 +148,7 @@ def confirm(  # noqa: PLR0913 - the parameters of ``observe``, and when to probe
         later = {
             observation.target.name: observation._replace(
                 attempts=attempt,
-                # Also an earlier probe of the pass proves that packets come back.
+                # An earlier probe of the pass also proves that packets come back.
                 sign=observation.sign or signs[observation.target.name],
             )
             for observation in observe(repeated, concurrency=concurrency)
@@ -160,10 +161,10 @@ def confirm(  # noqa: PLR0913 - the parameters of ``observe``, and when to probe
 
 
 def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
-    """Yield the name of a service and a fault of its settings, for every fault. Send no request.
+    """Yield every fault in the settings of services, with the service's name. Send no request.
 
-    Some faults are found by the catalogue, others only by the libraries that build the request and
-    load the certificates.
+    The catalogue detects some faults. Only the libraries that build the request and load the
+    certificates detect the others.
     """
     targets = tuple(targets)
     try:
@@ -179,7 +180,7 @@ def faults(targets: Iterable[Target]) -> Iterator[tuple[str, str]]:
 
 
 def _needs_confirmation(observation: Observation) -> bool:
-    """Return whether a second probe could have another result."""
+    """Return whether a repeated probe could have another result."""
     unanswered = observation.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
     return unanswered and not observation.target.faults
 
@@ -207,10 +208,10 @@ def _faulty(target: Target) -> Observation:
 
 
 def _without_secrets(observation: Observation) -> Observation:
-    """Replace the service's own secrets by stars in its error, headers and body.
+    """Return an observation with stars instead of the service's secrets.
 
-    A service may send them back. A secret of digits only stays in a JSON body, where it may well be
-    a number.
+    A service may send its secrets back in an error, a header or the body. A secret that consists of
+    digits is not replaced in a JSON body, because it may be an ordinary number there.
     """
     target = observation.target
     if not target.headers and not target.body_secrets and "@" not in target.url:
@@ -233,7 +234,8 @@ def _uses_tls(target: Target) -> bool:
 def _tls_settings(target: Target) -> tuple[Tls, ...]:
     """Return the TLS settings that a probe of a target may need.
 
-    A redirect may lead to https, and to another origin, which does not see the client certificate.
+    A redirect may lead to https. It may also lead to another origin, which must not receive the
+    client certificate.
     """
     if target.redirects:
         return target.tls, target.tls.without_client
@@ -241,7 +243,7 @@ def _tls_settings(target: Target) -> tuple[Tls, ...]:
 
 
 def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:
-    """Return a target with the problem of its certificates among its faults."""
+    """Return a target whose faults include the problem of its certificates."""
     for tls in _tls_settings(target):
         if tls in problems:
             return target._replace(faults=(*target.faults, problems[tls]))
@@ -251,7 +253,7 @@ def _with_faults(target: Target, problems: dict[Tls, str]) -> Target:
 def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext], dict[Tls, str]]:
     """Load the certificates of all targets that may need them, each set of files once.
 
-    Return the contexts, and the problems of those that could not be loaded.
+    Return the contexts, and the problems of the sets that could not be loaded.
     """
     contexts: dict[Tls, ssl.SSLContext] = {}
     problems: dict[Tls, str] = {}
@@ -264,9 +266,9 @@ def _tls_contexts(targets: Iterable[Target]) -> tuple[dict[Tls, ssl.SSLContext],
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
-    """Return a context with the named files, and without them with certifi's or SSL_CERT_FILE's.
+    """Return a TLS context with the files of the settings, by default certifi's or SSL_CERT_FILE.
 
-    Raises UnusableError; its message names the key and the file.
+    Raises UnusableError. Its message names the key and the file.
     """
     context = _trusting(tls)
     if tls.certificate:
@@ -280,7 +282,7 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
 
 
 def _trusting(tls: Tls) -> ssl.SSLContext:
-    """Return a context with the authorities to trust, or one that verifies no certificate."""
+    """Return a context that trusts the authorities, or a context that verifies no certificate."""
     if tls.skip_verify:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -299,7 +301,7 @@ def _trusting(tls: Tls) -> ssl.SSLContext:
 
 
 def _certificate_problem(tls: Tls, error: Exception) -> str:
-    """Return which of a client's certificate and key cannot be loaded, and why."""
+    """Return whether the client's certificate or its key cannot be loaded, and why."""
     certificate = f"certificate: {tls.certificate}"
     key = f"key: {tls.key or tls.certificate}"
     if isinstance(error, _PasswordError):
@@ -310,7 +312,7 @@ def _certificate_problem(tls: Tls, error: Exception) -> str:
                 return f"{certificate} holds no PEM certificate"
             if b"PRIVATE KEY-----" not in Path(tls.key or tls.certificate).read_bytes():
                 return f"{key} holds no PEM key"
-        except OSError as unreadable:  # it was removed meanwhile
+        except OSError as unreadable:  # the file was removed meanwhile
             error = unreadable
     return f"{certificate} and {key} cannot be loaded: {_tls_problem(error, 'they are damaged')}"
 
@@ -336,8 +338,8 @@ class _PasswordError(ValueError):
 
 
 def _no_password() -> str:
-    """Refuse to return the password of a key.
+    """Refuse to return the password of a key. Always raises _PasswordError.
 
-    Without this function, OpenSSL would ask for it on the terminal, and wait.
+    Without this function, OpenSSL would ask for the password on the terminal, and wait.
     """
     raise _PasswordError

@@ -1,7 +1,7 @@
-"""Alertmanager: post alerts to all of a list at the same time, and ask whether each is there.
+"""Post alerts to several Alertmanagers at the same time, and check that each one answers.
 
-Prometheus defines the interface (api/v2/openapi.yaml of Alertmanager). It receives alerts, groups
-and routes them, and sends them to people.
+An Alertmanager receives alerts, groups and routes them, and sends them to people. Prometheus
+defines its interface (api/v2/openapi.yaml of Alertmanager).
 """
 
 from __future__ import annotations
@@ -29,19 +29,23 @@ if TYPE_CHECKING:
     from ops_worker.core.self_check import Presence
 
 BATCH = 256
-"""The most alerts of one request, as in Prometheus: less than 1 MB, a usual limit of proxies."""
+"""Maximum number of alerts in one request, as in Prometheus.
+
+Such a request has less than 1 MB, which is a usual limit of proxies.
+"""
 MAX_TOKEN = 1 << 14
-"""Bytes of a token, as of a secret in a file of the catalogue."""
+"""Maximum size of a token in bytes, the same as for a secret in a file of the catalogue."""
 ACCEPTED = tuple(range(200, 300))
+"""HTTP statuses of a successful post."""
 JSON_CONTENT = ("Content-Type", "application/json")
 
 
 class Alertmanagers(NamedTuple):
-    """How to reach all Alertmanagers of a list.
+    """The Alertmanagers of an installation, and how to reach them.
 
-    - ``urls``: their base URLs. One with ``user:password@`` uses Basic authentication.
-    - ``token_file``: the file of a bearer token for the others; empty: none.
-    - ``ca``: the file of the authorities to trust for https; empty: the default ones.
+    - ``urls``: their base URLs. A URL with ``user:password@`` uses Basic authentication.
+    - ``token_file``: the file with a bearer token for the other URLs; empty: no token.
+    - ``ca``: the file with the authorities to trust for https; empty: the default ones.
     """
 
     urls: tuple[str, ...]
@@ -90,7 +94,7 @@ def presence(receivers: Alertmanagers, deadline_s: float) -> list[Presence]:
 
 
 def _version(body: bytes) -> tuple[str, str]:
-    """Return the version in an answer, and why this is no answer of an Alertmanager."""
+    """Return the version in an answer, or why the answer is not from an Alertmanager."""
     try:
         about = decode(body).get("versionInfo")
     except ValueError:
@@ -103,14 +107,17 @@ def _version(body: bytes) -> tuple[str, str]:
 def _post_all(
     documents: Sequence[bytes], target: Target, contexts: Mapping[Tls, ssl.SSLContext]
 ) -> Steps:
-    """Post the documents one after the other; return the first answer that is not as expected."""
+    """Post the documents one after the other; return the first unexpected answer.
+
+    If all answers are as expected, return the last one.
+    """
     refused: Observation | None = None
     observation: Observation | None = None
     for document in documents:
         observation = yield from ask(target._replace(method="POST", body=document), contexts)
         assert observation is not None
         if observation.http_status not in ACCEPTED:
-            # The others may well be accepted: it may be about one alert.
+            # Post the other documents, too: the answer may be about a single alert.
             refused = refused or observation
     return refused or observation
 
@@ -144,10 +151,10 @@ def _targets(receivers: Alertmanagers, path: str, deadline_s: float) -> list[Tar
 
 
 def _read_token(path: str) -> tuple[str, str]:
-    """Return the token in a file, and why there is none. The reason never quotes the file."""
+    """Return the token in a file, or why there is none. The reason never quotes the file."""
     problem = "cannot be read: it is not a path"
     try:
-        # Not blocking: a pipe would wait for somebody who writes to it.
+        # Open without blocking: a pipe would wait for a process that writes to it.
         with open(
             path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as file:
@@ -166,7 +173,7 @@ def _read_token(path: str) -> tuple[str, str]:
             problem = NO_HEADER
         else:
             return token, ""
-    # Not the path: somebody may have put the token itself there.
+    # Do not show the path: a person may have set the token itself instead.
     return "", f"the file of ALERTMANAGER_TOKEN_FILE {problem}"
 
 

@@ -54,16 +54,18 @@ if TYPE_CHECKING:
     Steps = Generator[Step, Any, Any]
 
 MAX_BODY = 1 << 20
-"""Bytes of a body, decoded (docs/contract.md, "Probe")."""
+"""Maximum size of a decoded body in bytes (docs/contract.md, "Probe")."""
 MAX_HEAD = 1 << 16
-"""Bytes of a status line and headers."""
+"""Maximum size of the status line and headers in bytes."""
 MAX_CODINGS = 5
-"""Content codings that one body may have, applied one after the other."""
+"""Maximum number of content codings that are applied to one body."""
 STAGGER_S = 0.25
-"""Seconds without an answer after which the next address is tried, too (RFC 8305, section 5)."""
+"""Seconds without an answer before the next address is tried as well (RFC 8305, section 5)."""
 
 _RECEIVE = 1 << 16
+"""Maximum number of bytes that one call reads from a socket."""
 _COMPRESSED_SLICE = 1 << 10
+"""Number of compressed bytes that are decompressed at once."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = httpx.Headers(
@@ -71,15 +73,15 @@ _HEADERS = httpx.Headers(
         "User-Agent": f"ops-worker/{__version__}",
         "Accept": "*/*",
         "Accept-Encoding": "gzip, deflate",
-        # Every probe has its own connection, so no connection is kept open for another request.
+        # Every probe has its own connection, which is not kept open for another request.
         "Connection": "close",
     }
 )
 _PORTS = {"http": 80, "https": 443}
 _PACKET_CAME = frozenset({0, errno.ECONNREFUSED, errno.ECONNRESET})
-"""Results of a connection attempt that need a packet of the other side: 0 is a connection.
+"""Results of a connection attempt that prove that a packet came back. 0 is a connection.
 
-Linux also reports some ICMP errors as a refusal. The program cannot distinguish them.
+Linux also reports some ICMP errors as a refusal. The worker cannot distinguish them.
 """
 
 
@@ -90,9 +92,9 @@ class UnusableError(ValueError):
 class Answer(NamedTuple):
     """The answer to one request.
 
-    ``body`` is decoded if the status is an expected one, else empty. ``hint`` is the likely cause
-    of another status, if it is known. ``started`` and ``ended`` are moments of the monotonic clock.
-    ``certificate_days_left`` is that of the observation.
+    ``body`` is the decoded body if the status is an expected one, else empty. ``hint`` is the
+    likely cause of an unexpected status, if it is known. ``started`` and ``ended`` are moments of
+    the monotonic clock in seconds. ``certificate_days_left`` is as in the observation.
     """
 
     response: h11.Response
@@ -106,9 +108,8 @@ class Answer(NamedTuple):
 def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     """Send a request to a target and follow its redirects; return its observation.
 
-    The latency runs from the start of the connection that succeeded, after the name was resolved,
-    to the arrival of the last byte, over all redirects. Errors are not handled here: see
-    ``failed``.
+    The latency is the time from the start of the connection that succeeded, after the name was
+    resolved, to the arrival of the last byte, over all redirects. ``failed`` handles errors.
     """
     hop = redirects.first_hop(target)
     answer = yield from _exchange(target, hop, contexts)
@@ -118,7 +119,7 @@ def ask(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
         try:
             hop = _next_hop(target, hop, answer.response)
             answer = yield from _exchange(target, hop, contexts)
-            # The certificate that ends first counts.
+            # Of several certificates, the one that ends first counts.
             days_left += _known_days(answer)
         except redirects.NotFollowedError as error:
             answer = answer._replace(hint=str(error))
@@ -186,8 +187,8 @@ def _exchange(target: Target, hop: Hop, contexts: Mapping[Tls, ssl.SSLContext]) 
 def connect(target: Target, contexts: Mapping[Tls, ssl.SSLContext]) -> Steps:
     """Connect to a target, for ``tls`` with the handshake; return its observation.
 
-    The latency runs from the start of the attempt that succeeded until it was accepted, or until
-    the end of the handshake. No request is sent. Errors are not handled here: see ``failed``.
+    The latency is the time from the start of the attempt that succeeded until the connection was
+    accepted, or until the end of the handshake. No request is sent. ``failed`` handles errors.
     """
     url = _connection_url(target)
     host, name = _names(url.raw_host)
@@ -230,9 +231,9 @@ def _in_tls(sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLS
 
 
 def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
-    """Return for how many whole days the server's certificate is valid; None if it is not needed.
+    """Return the days left of the server's certificate; None if the target does not need them.
 
-    The machine's clock decides, as it does in the verification of the certificate.
+    The clock of this machine decides, as in the verification of the certificate.
     """
     if target.certificate_days is None:
         return None
@@ -245,7 +246,10 @@ def _certificate_days_left(target: Target, sock: ssl.SSLSocket) -> int | None:
 
 
 def _named_headers(target: Target, response: h11.Response) -> dict[str, str]:
-    """Return the headers that conditions name. Several of a name are one list (RFC 9110, 5.3)."""
+    """Return the headers that conditions name.
+
+    Several headers with the same name are one list (RFC 9110, section 5.3).
+    """
     named: dict[str, str] = {}
     for condition in target.conditions:
         name = condition.header
@@ -263,7 +267,7 @@ def failed(target: Target, error: Exception) -> Observation:
         target,
         time.monotonic(),
         failure=cause.failure,
-        # The notes name the redirect after which it ended.
+        # The notes name the redirect after which the probe failed.
         error=", ".join((cause.reason, *getattr(error, "__notes__", ()))),
         reason_class=cause.reason_class,
         cut_off=cause.cut_off,
@@ -273,14 +277,14 @@ def failed(target: Target, error: Exception) -> Observation:
 def _request(target: Target, hop: Hop) -> httpx.Request:
     """Return the request of a hop.
 
-    Raises UnusableError. Its text is our own, because the libraries quote the values they refuse.
+    Raises UnusableError. Its text is the worker's, because libraries quote the values they refuse.
     """
     headers = _HEADERS
     if target.headers:
         for name, value in target.headers:
             if not is_header_value(value):
                 raise UnusableError(f"headers.{name} {NO_HEADER}")
-        # A copy: the headers of one service must not reach another one.
+        # Copy the headers: the headers of one service must not reach another service.
         headers = httpx.Headers(_HEADERS)
         headers.update(redirects.headers(target, hop))
     content = redirects.body(target, hop) or None
@@ -292,13 +296,13 @@ def _request(target: Target, hop: Hop) -> httpx.Request:
     except (httpx.InvalidURL, ValueError):
         raise UnusableError("bad URL: its host is no name or address, or it is too long") from None
     if b"%" in request.url.raw_host:
-        # A zone has a meaning on this machine only (RFC 6874, section 4).
+        # A zone has a meaning only on this machine (RFC 6874, section 4).
         request.headers["Host"] = re.sub(r"%[^]]*", "", request.headers["Host"])
     return request
 
 
 def refused(target: Target) -> str:
-    """Return why no request can be made to a target; empty if one can."""
+    """Return why no request can be made to a target; empty if a request can be made."""
     try:
         if target.only_connects:
             _connection_url(target)
@@ -330,9 +334,9 @@ def _hint(request: httpx.Request, response: h11.Response, body: bytes) -> str:
 def _names(host: bytes) -> tuple[bytes, str]:
     """Return the name to resolve, and the name for SNI, which the certificate must have.
 
-    The final dot of ``name.`` is for the resolver only, and the zone of ``fe80::1%25eth0`` is for
-    this machine only. Neither is in a certificate or allowed in SNI (RFC 6066, section 3). The Host
-    header keeps the dot, because it repeats the URL's authority (RFC 9110, section 7.2).
+    Only the resolver uses the final dot of ``name.``, and only this machine uses the zone of
+    ``fe80::1%25eth0``. Neither is in a certificate or allowed in SNI (RFC 6066, section 3). The
+    Host header keeps the dot, because it repeats the URL's authority (RFC 9110, section 7.2).
     """
     if b":" not in host:
         return host, host.removesuffix(b".").decode("ascii")
@@ -341,10 +345,10 @@ def _names(host: bytes) -> tuple[bytes, str]:
 
 
 def _open(target: Target, request: httpx.Request, hop: Hop) -> Steps:
-    """Resolve the host and connect; return the socket and when its connection started."""
+    """Resolve the host and connect; return the socket and the moment its connection started."""
     host, _ = _names(request.url.raw_host)
     port = request.url.port or _PORTS[request.url.scheme]
-    # An IP address needs no thread of the resolver. All of these threads may hang.
+    # An IP address needs no thread of the resolver, so it works even if all threads hang.
     addresses = _numeric(host, port)
     if not addresses:
         addresses = yield from _resolved(host, port, target.deadline_s)
@@ -353,7 +357,7 @@ def _open(target: Target, request: httpx.Request, hop: Hop) -> Steps:
 
 
 def _numeric(host: bytes, port: int) -> Sequence[Address]:
-    """Return the address of a host that is a number; empty if it is a name."""
+    """Return the address of a host that is an IP address; empty if the host is a name."""
     if not (host[-1:].isdigit() or b":" in host):
         return ()
     try:
@@ -372,7 +376,7 @@ def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
     except OSError as error:
         if own_limit(error):
             raise
-        # The numbers of gaierror are the resolver's own, so strerror does not know them.
+        # gaierror has its own error numbers, which strerror does not know.
         reason = system_text(error)
         if isinstance(error, socket.gaierror):
             reason = error.strerror or ""
@@ -382,9 +386,9 @@ def _resolved(host: bytes, port: int, deadline_s: float) -> Steps:
 def _connect(addresses: Sequence[Address]) -> Steps:
     """Connect to the first address that answers (RFC 8305).
 
-    Return the socket and when its attempt started. The next attempt starts as soon as one fails,
-    or when the last one had no answer for STAGGER_S seconds. So an address family that drops
-    packets costs a quarter of a second, which is not part of the service's latency.
+    Return the socket and the moment its attempt started. The next attempt starts as soon as an
+    attempt fails, or when the last attempt had no answer for STAGGER_S seconds. So an address
+    family that drops packets costs 0.25 s, which are not part of the service's latency.
     """
     remaining = deque((family, address) for family, *_, address in _alternating(addresses))
     attempts: dict[int, tuple[socket.socket, float]] = {}
@@ -423,19 +427,19 @@ def _connect(addresses: Sequence[Address]) -> Steps:
         # At the deadline, a refusal by one address is more informative than no answer from another.
         raise _most_telling(errors)
     finally:
-        # An error that its own frame refers to is a reference cycle, and a pass runs without the
-        # cycle collector.
+        # Break reference cycles: each error refers to this frame, which refers to the error. A pass
+        # runs without the cycle collector.
         errors.clear()
 
 
 def _sign_of(code: int | None) -> Steps:
-    """Yield SIGN if the result of an attempt to connect proves that a packet came back."""
+    """Yield SIGN if the result of a connection attempt proves that a packet came back."""
     if code in _PACKET_CAME:
         yield SIGN
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """Return the addresses with the families in turn, the system's first choice first."""
+    """Return the addresses with alternating families, beginning with the system's first choice."""
     preferred = [address for address in addresses if address[0] == addresses[0][0]]
     others = [address for address in addresses if address[0] != addresses[0][0]]
     ordered: list[Address] = []
@@ -455,7 +459,7 @@ def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    # 0: a connection within this machine may succeed at once.
+    # The code is 0 if a connection within this machine succeeds at once.
     if code in (0, errno.EINPROGRESS):
         return sock
     sock.close()
@@ -465,18 +469,19 @@ def _begin(family: int, address: tuple[Any, ...]) -> socket.socket:
 def _has_source(family: int, address: tuple[Any, ...]) -> bool:
     """Return whether this machine has a source address for this destination.
 
-    Without one (a machine without IPv6, for example), ``connect`` fails with EADDRNOTAVAIL. That
-    error also means that all local ports are in use.
+    Without a source address (on a machine without IPv6, for example), ``connect`` fails with
+    EADDRNOTAVAIL. This error also means that all local ports are in use.
     """
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         return sock.connect_ex(address) != errno.EADDRNOTAVAIL
 
 
 def _most_telling(errors: Sequence[OSError]) -> Exception:
-    """Return the most informative error, when no connection to any address succeeded.
+    """Return the most informative error, if no address could be connected.
 
-    A limit of this process comes first: the address that it hid may be reachable. Then a refusal:
-    the machine is there, and nothing listens. Otherwise the last error counts.
+    First comes a limit of this process, because the address that was not tried may be reachable.
+    Second comes a refusal, because it shows that the machine runs and nothing listens on the port.
+    Otherwise the last error counts.
     """
     limits = [error for error in errors if own_limit(error)]
     if limits:
@@ -506,8 +511,8 @@ def _handshake(sock: ssl.SSLSocket) -> Steps:
 def _send(sock: socket.socket, data: bytes) -> Steps:
     """Send the request.
 
-    A closed connection is not an error here: the server may have answered first, and reading
-    shows its answer or its TLS alert.
+    A closed connection is not an error here: the server may have answered early. Then
+    ``_receive_answer`` reads the answer or the TLS alert.
     """
     while data:
         try:
@@ -521,9 +526,9 @@ def _send(sock: socket.socket, data: bytes) -> Steps:
 
 
 def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[int]) -> Steps:
-    """Read the answer; return its head, its raw body, and when its last bytes arrived.
+    """Read the answer; return its head, its raw body, and the moment its last bytes arrived.
 
-    If the status is not an expected one, do not wait for the body: return the part of it that
+    If the status is not an expected one, do not wait for the body: return the part of the body that
     arrived together with the head.
     """
     response = None
@@ -536,13 +541,13 @@ def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[
         elif event is h11.PAUSED:
             raise NoAnswerError(SWITCHED)
         elif isinstance(event, h11.Response):
-            # Informational answers (100, 103) may come before it. They are ignored.
+            # Informational answers (100, 103) may come before this one. They are ignored.
             response = event
             if event.status_code not in expect:
                 return response, _buffered_body(http), received
         elif isinstance(event, h11.Data):
             body += event.data
-            # While it arrives, because an endless body would fill the memory.
+            # Check the size while the body arrives: an endless body would fill the memory.
             if len(body) > MAX_BODY:
                 raise NoAnswerError("body larger than 1 MiB", "too_large")
         elif isinstance(event, h11.EndOfMessage):
@@ -550,9 +555,9 @@ def _receive_answer(sock: socket.socket, http: h11.Connection, expect: Sequence[
 
 
 def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: bool) -> Steps:
-    """Read bytes for the parser; return when they arrived.
+    """Read bytes for the parser; return the moment they arrived.
 
-    ``before`` is when earlier bytes arrived, or 0.
+    ``before`` is the moment at which earlier bytes arrived, or 0 for the first bytes.
     """
     data = yield from _receive(sock)
     if in_head and not data:
@@ -561,7 +566,7 @@ def _feed(sock: socket.socket, http: h11.Connection, before: float, *, in_head: 
     if not before and (reason := foreign(data)):
         raise NoAnswerError(reason)
     received = time.monotonic()
-    yield None  # read from other sockets first: parsing can wait, and their latency is measured
+    yield None  # let other exchanges read first: parsing would delay their measured latency
     http.receive_data(data)
     return received
 
@@ -571,13 +576,13 @@ def _buffered_body(http: h11.Connection) -> bytes:
     try:
         event = http.next_event()
     except h11.RemoteProtocolError:
-        # The body only serves for a hint. The status alone is an answer.
+        # The body is only needed for a hint. The status alone is an answer.
         return b""
     return bytes(event.data) if isinstance(event, h11.Data) else b""
 
 
 def _receive(sock: socket.socket) -> Steps:
-    # A TLS socket may hold bytes that are decrypted already, so it is read before it is polled.
+    # A TLS socket may have decrypted bytes already, so read it before polling it.
     if not isinstance(sock, ssl.SSLSocket):
         yield Wait((sock.fileno(),), READ)
     while True:
@@ -653,7 +658,7 @@ def _decompressed(body: bytes, start: int, wbits: int, max_length: int) -> tuple
     """Decompress the member at ``start``; return its data and where it ends.
 
     Raises EOFError if the member is cut off, and NoAnswerError if its data is longer than
-    ``max_length``. The member is read in slices, because zlib copies all bytes that follow its end.
+    ``max_length`` bytes. The member is read in slices, because zlib copies all bytes after its end.
     """
     inflater = zlib.decompressobj(wbits)
     data = bytearray()
@@ -661,7 +666,7 @@ def _decompressed(body: bytes, start: int, wbits: int, max_length: int) -> tuple
         part = body[start : start + _COMPRESSED_SLICE]
         if not part:
             raise EOFError
-        # One byte more than is allowed shows that there is more.
+        # Ask for one byte more than is allowed, to see whether the data is too long.
         data += inflater.decompress(part, max_length - len(data) + 1)
         if len(data) > max_length:
             raise NoAnswerError("body larger than 1 MiB", "too_large")

@@ -1,6 +1,6 @@
-"""Heartbeat: report start, success and failure of a pass to healthchecks.io or a similar service.
+"""Report start, success and failure of a pass to healthchecks.io or a similar service.
 
-That service raises an alert when heartbeats stop.
+Such a service raises an alert when heartbeats stop.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEADLINE_S = 3.0
-"""Seconds for one request. A heartbeat that fails never fails a pass, so it must not delay one."""
+"""Deadline of one request in seconds. A heartbeat that fails must neither fail nor delay a pass."""
 ACCEPTED = tuple(range(200, 300))
+"""HTTP statuses of a successful heartbeat."""
 
 _log = logging.getLogger("ops_worker")
 
 
 @contextlib.contextmanager
 def heartbeat(url: str, end: float) -> Iterator[None]:
-    """Report to ``url`` that the pass in this context begins, and how it ends.
+    """Report to ``url`` that the pass inside this context begins, and how it ends.
 
-    The start adds ``/start`` to the path of the URL, a failure adds ``/fail``, success adds
-    nothing. The query stays behind the path. An empty URL sends no heartbeat.
+    A start adds ``/start`` to the path of the URL, a failure adds ``/fail``, success adds nothing.
+    A query stays at the end of the URL. With an empty URL, no heartbeat is sent.
 
-    No request goes on after ``end`` (a moment of the monotonic clock), so that a recorded pass
-    does not miss its deadline because of a heartbeat.
+    No request continues after ``end`` (a moment of the monotonic clock), so that a recorded pass
+    does not exceed its deadline because of a heartbeat.
     """
     if not url:
         yield

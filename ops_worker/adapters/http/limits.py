@@ -1,6 +1,6 @@
 """The limits of this process: how many probes they allow, and which errors they cause.
 
-Such an error says nothing about a service, so the service counts as not probed.
+An error by a limit says nothing about a service, so the service counts as not probed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import socket
 import ssl
 
 FILES_PER_PROBE = 3
-"""File descriptors that one probe needs at most, as a rule.
+"""Maximum number of file descriptors that one probe usually needs.
 
-Two sockets in a race of addresses, or the files that the resolver opens for a name.
+They are for two sockets while two addresses are tried, or for the files that the resolver opens.
 """
 FILES_RESERVE = 10
-"""File descriptors for the rest of the process.
+"""Number of file descriptors for the rest of the process.
 
-The database and the lookup of its name, a log file, the selector and the two sockets that wake it.
+They are for the database and the lookup of its name, a log file, the selector, and the two sockets
+that wake the selector.
 """
 _STANDARD_STREAMS = 3
 
@@ -34,7 +35,7 @@ _EXHAUSTED = {
     errno.ENOSPC: "this user is out of epoll watches (fs.epoll.max_user_watches)",
     socket.EAI_MEMORY: _MEMORY,
 }
-"""The reason for each error number that means a limit."""
+"""The reason that is shown for each error number that means a limit."""
 
 
 class OwnLimitError(Exception):
@@ -47,7 +48,7 @@ def own_limit(result: object) -> str:
         return str(result)
     if isinstance(result, MemoryError):
         return _MEMORY
-    # The number of a TLS error is OpenSSL's, not the system's.
+    # The number of a TLS error comes from OpenSSL, not from the system.
     if isinstance(result, OSError) and not isinstance(result, ssl.SSLError):
         return _EXHAUSTED.get(result.errno or 0, "")
     return ""
@@ -56,7 +57,7 @@ def own_limit(result: object) -> str:
 def fitting(concurrency: int) -> int:
     """Return how many probes at the same time the file descriptors allow.
 
-    The result is at most ``concurrency`` and at least 1. The limit is that of open files
+    The result is at most ``concurrency`` and at least 1. It follows from the limit of open files
     (``ulimit -n``).
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -65,7 +66,7 @@ def fitting(concurrency: int) -> int:
     try:
         descriptors = os.listdir("/dev/fd")  # noqa: PTH208 - only names are needed
     except OSError as error:
-        # Without a free descriptor, all are in use. Without /dev/fd, they cannot be counted.
+        # If no descriptor is free, all are in use. If there is no /dev/fd, they cannot be counted.
         in_use = limit if own_limit(error) else _STANDARD_STREAMS
     else:
         in_use = sum(int(descriptor) < limit for descriptor in descriptors)
@@ -74,9 +75,9 @@ def fitting(concurrency: int) -> int:
 
 
 def no_descriptor() -> OSError | None:
-    """Return the error of opening a file descriptor now; None while one is free.
+    """Return the error of opening a file now; None if a file descriptor is free.
 
-    The system's resolver hides this error: without a descriptor, it reports an unknown name.
+    The system's resolver hides this error: if it gets no descriptor, it reports an unknown name.
     """
     try:
         socket.socket().close()

@@ -1,11 +1,11 @@
 """Run many exchanges in one thread, each with its own deadline.
 
 An exchange is a generator. It yields what it waits for: a ``Wait`` for its sockets, a ``Lookup`` of
-a name, or None to let the others run first. It yields SIGN when a packet came back.
+a name, or None to let other exchanges run first. It yields SIGN when a packet came back.
 
-One thread with a selector costs a fifth of a thread per probe. It also sees bytes as soon as they
-arrive: one turn of the loop starts or resumes one exchange only, then polls the sockets again. So
-the work of other exchanges adds little to a measured latency.
+One thread with a selector costs a fifth of the CPU time of one thread per probe. It also sees bytes
+as soon as they arrive: one turn of the loop starts or resumes only one exchange, then polls the
+sockets again. So the work of other exchanges adds little to a measured latency.
 See docs/decisions/0002-probe-reactor.md.
 """
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 MIN_RESOLVERS, MAX_RESOLVERS = 16, 256
-"""Bounds of the number of threads that resolve names: twice the number of concurrent probes.
+"""Bounds of the number of threads that resolve names.
 
-A thread that hangs in the system's resolver cannot be stopped, so a few of them must not use up
-all threads.
+Within the bounds, it is twice the number of concurrent probes. A thread that hangs in the system's
+resolver cannot be stopped, so a few hanging threads must not use up all threads.
 """
 
 TICK_S = 0.25
-"""The longest wait for sockets, in seconds: a longer turn shows that this process was not run."""
+"""The longest wait for sockets, in seconds. A longer turn shows that this process was not run."""
 GAP_S = 0.05
-"""Seconds by which a turn must be too long to count as a stall.
+"""A turn counts as a stall if it is longer than its wait by more than this, in seconds.
 
-A turn works for some milliseconds at most. A cgroup that throttles a process stops it for nearly a
-whole period of its quota, by default 100 ms.
+A turn works for a few milliseconds at most. A cgroup that throttles a process stops it for nearly
+a whole period of its quota, by default 100 ms.
 """
 DRAIN_S = 1.0
-"""Seconds after a stall in which answers that wait in sockets are read before deadlines count."""
+"""Seconds after a stall in which answers waiting in sockets are read before deadlines count."""
 
 _NO_FREE_THREAD = "no thread was free to resolve its name: all of them hang on other names"
 _NO_THREAD = "this process cannot start a thread to resolve its name (can't start new thread)"
 
 
 class Wait(NamedTuple):
-    """Wait until one of the sockets is ready, or until a moment of the monotonic clock.
+    """Wait until one of the sockets is ready, or until a moment of the monotonic clock (seconds).
 
-    The exchange receives the number of the ready socket, or None at that moment.
+    The exchange receives the file descriptor of the ready socket, or None at that moment.
     """
 
     fds: tuple[int, ...]
@@ -63,7 +63,7 @@ class Wait(NamedTuple):
 class Lookup(NamedTuple):
     """Wait until a name is resolved.
 
-    The exchange receives the result of ``socket.getaddrinfo``, or its error is thrown into it.
+    The exchange receives the result of ``socket.getaddrinfo``. An error is thrown into it.
     """
 
     host: bytes
@@ -71,7 +71,7 @@ class Lookup(NamedTuple):
 
 
 class Sign:
-    """A sign of life: a packet came back from the network. The exchange goes on at once."""
+    """A sign of life: a packet came back from the network. The exchange continues at once."""
 
 
 SIGN = Sign()
@@ -83,9 +83,9 @@ if TYPE_CHECKING:
 
 
 class Job(NamedTuple):
-    """An exchange to start: its key, the function that makes it, and its deadline in seconds.
+    """An exchange to start: its key, the function that creates it, and its deadline in seconds.
 
-    ``limit`` is the error of an earlier attempt that met a limit of this process.
+    ``limit`` is the error of an earlier attempt that failed by a limit of this process.
     """
 
     key: int
@@ -98,8 +98,9 @@ class Task:
     """An exchange that has started.
 
     ``result`` is its return value or the exception that ended it: TimeoutError at its deadline.
-    ``sign`` is whether a packet came back. ``stalled_s`` are the seconds since its start in which
-    this process was not run; before its end, it is the total of the reactor at its start.
+    ``sign`` is whether a packet came back. ``stalled_s`` is the time in seconds since its start in
+    which this process was not run. While the exchange runs, ``stalled_s`` is instead the total of
+    the reactor at its start.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Reactor:
         try:
             self._selector = selectors.DefaultSelector()
         except BaseException:
-            # No descriptor was left for it. The sockets of the resolver must not stay open.
+            # No file descriptor is free for the selector. Close the sockets of the resolver.
             self._resolver.close()
             raise
         # Moment, sequence number (so that tasks are never compared), task.
@@ -162,15 +163,15 @@ class Reactor:
         self._stalls = _Stalls()
 
     def run(self, entries: Iterable[Entry], last_end: float) -> Iterator[Task]:
-        """Run exchanges; yield the task of each as it ends. Can be called once.
+        """Run exchanges; yield the task of each exchange when it ends. Can be called once.
 
-        An entry is a key, a function that makes the exchange, and its deadline in seconds. The
-        first ``concurrency`` exchanges start at once. Of the others, only those start whose
+        An entry is a key, a function that creates the exchange, and its deadline in seconds. The
+        first ``concurrency`` exchanges start at once. A further exchange starts only if its
         deadline ends before ``last_end``, a moment of the monotonic clock.
 
-        An exchange that ends because of a limit of this process is repeated after others have
-        ended and released their resources. Until then no exchange starts. Afterwards each exchange
-        that ends without meeting a limit raises the concurrency by one.
+        An exchange that ends because of a limit of this process is repeated after other exchanges
+        have ended and released their resources. Until then, no exchange starts. Afterwards, each
+        exchange that ends without reaching a limit raises the concurrency by one.
         """
         self._selector.register(self._resolver.receiver, READ, self._resolver)
         queue = deque(Job(*entry) for entry in entries)
@@ -202,14 +203,14 @@ class Reactor:
             self._resolver.close()
 
     def _is_to_repeat(self, task: Task, active: int, queue: deque[Job]) -> bool:
-        """Return whether a task met a limit of this process; if so, queue its job again.
+        """Return whether a task is to be repeated because of a limit of this process.
 
-        The concurrency becomes the number of ``active`` tasks. If no other task is active, no
-        repetition would help.
+        If so, queue its job again, and set the concurrency to the number of ``active`` tasks. If no
+        other task is active, a repetition would not help.
         """
         if active and own_limit(task.result):
             self._concurrency = active
-            # The traceback would keep the exchange and its sockets alive.
+            # Without the traceback, which would keep the exchange and its sockets alive.
             queue.append(task.job._replace(limit=task.result.with_traceback(None)))
             return True
         self._concurrency = min(self._concurrency + 1, self._max_concurrency)
@@ -228,7 +229,10 @@ class Reactor:
 
     @staticmethod
     def _abandon(queue: Iterable[Job]) -> Iterator[Task]:
-        """Yield the jobs that met a limit before, as ended by it. The others yield nothing."""
+        """Yield a task for each job that failed by a limit before, with this limit as its result.
+
+        Jobs that were never started yield nothing.
+        """
         for job in queue:
             if job.limit is not None:
                 task = Task(job, job.make(), 0.0)
@@ -237,7 +241,7 @@ class Reactor:
                 task.release()
 
     def _poll(self, ended: list[Task], *, at_once: bool) -> None:
-        """Wait until a socket is ready or a deadline is reached; resume the tasks concerned."""
+        """Wait until a socket is ready or a deadline is reached; resume the tasks that waited."""
         timeout = TICK_S
         if at_once:
             timeout = 0.0
@@ -246,20 +250,21 @@ class Reactor:
         events = self._selector.select(timeout)
         is_stalled = self._stalls.turn(time.monotonic(), timeout)
         if is_stalled and not events:
-            # A signal ends a stop. Then Python may give up the wait without a look at the sockets.
+            # A process that was stopped continues by a signal. Python may then end the wait without
+            # polling the sockets.
             events = self._selector.select(0.0)
         for key, _ in events:
             if key.data is self._resolver:
                 self._ready.extend(self._resolver.answers())
                 continue
             task, wait = key.data
-            if task.waiting is wait:  # otherwise another socket of the same wait was ready, too
+            if task.waiting is wait:  # else another socket of the same wait has resumed the task
                 self._unregister(task)
                 self._resume(task, key.fd, ended)
         now = time.monotonic()
-        # A stop may also come while tasks are resumed.
+        # The process may also be stopped while tasks are resumed.
         is_stalled = self._stalls.turn(now, 0.0)
-        # An answer that came while this process was not run still counts.
+        # Answers that arrived while this process was not run still count.
         if self._stalls.drains(now, busy=bool(is_stalled or events or self._ready)):
             return
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -271,12 +276,12 @@ class Reactor:
         """Resume a task whose wait ends now, or stop it at its deadline."""
         wait = task.waiting
         if moment < task.deadline:
-            if isinstance(wait, Wait) and wait.until == moment:  # otherwise that wait has ended
+            if isinstance(wait, Wait) and wait.until == moment:  # else that wait has ended
                 self._unregister(task)
                 self._resume(task, None, ended)
             return
         self._unregister(task)
-        # No thread has looked the name up, so the state of the service is unknown.
+        # No thread was free to resolve the name, so nothing is known about the service.
         if isinstance(wait, Lookup) and self._resolver.is_queued(wait):
             self._stop(task, OwnLimitError(_NO_FREE_THREAD), ended)
         else:
@@ -285,9 +290,9 @@ class Reactor:
     def _resume(self, task: Task, answer: Any, ended: list[Task]) -> None:
         """Run an exchange until it waits again or ends.
 
-        An answer that is an exception is thrown into it.
+        If the answer is an exception, throw it into the exchange.
         """
-        # Its deadline may have passed while its answer was in the queue.
+        # The deadline may have passed while the answer was in the queue.
         if task.done:
             return
         task.waiting = None
@@ -334,12 +339,12 @@ class Reactor:
         """Stop polling the sockets that a task waits for."""
         if isinstance(task.waiting, Wait):
             for fd in task.waiting.fds:
-                with contextlib.suppress(KeyError):  # its registration had failed
+                with contextlib.suppress(KeyError):  # the registration of the socket had failed
                     self._selector.unregister(fd)
         task.waiting = None
 
     def _stop(self, task: Task, error: Exception, ended: list[Task]) -> None:
-        """End an exchange by an error. The exchange may raise a more specific one instead."""
+        """End an exchange with an error. The exchange may raise a more specific error instead."""
         try:
             task.exchange.throw(error)
         except Exception as final_error:  # noqa: BLE001 - any error is a result
@@ -348,8 +353,8 @@ class Reactor:
             task.exchange.close()
             self._finish(task, error, ended)
         finally:
-            # An error that its own frame refers to is a reference cycle, and a pass runs without
-            # the cycle collector.
+            # Break a reference cycle: the error refers to this frame, which refers to the error. A
+            # pass runs without the cycle collector.
             del error
 
     def _push_deadline(self, moment: float, task: Task) -> None:
@@ -362,10 +367,10 @@ class Reactor:
 
 
 class _Stalls:
-    """The time in which this process was not run, while the reactor was.
+    """Measures the time in which this process was not run while the reactor was running.
 
-    It is stopped, its cgroup throttles it, or the machine has no time for it. Moments are seconds
-    of the monotonic clock.
+    The process may be stopped, its cgroup may throttle it, or the machine may have no time for it.
+    Moments are seconds of the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -374,20 +379,20 @@ class _Stalls:
         self._drains_until = 0.0
 
     def begin(self, now: float) -> None:
-        """Start to measure."""
+        """Start the measurement."""
         self._turned = now
 
     def turn(self, now: float, timeout: float) -> bool:
-        """Record the end of a part of a turn. Its wait for sockets had this timeout in seconds.
+        """Record the end of a part of a turn; return whether it contained a stall.
 
-        Return whether the process was stalled during this part.
+        ``timeout`` is the timeout of its wait for sockets, in seconds.
         """
         gap_s = now - self._turned - timeout
         self._turned = now
         if gap_s <= GAP_S:
             return False
         self.total_s += gap_s
-        # A process that is stopped again and again must not postpone its deadlines for ever.
+        # Do not extend the time: repeated stops must not postpone deadlines for ever.
         if not self._drains_until:
             self._drains_until = now + DRAIN_S
         return True
@@ -403,15 +408,15 @@ class _Stalls:
 class _Resolver:
     """Resolves names in threads, each name once, because ``getaddrinfo`` has no timeout.
 
-    The threads are daemons, so a process does not wait for them at its end. They wake the reactor
-    through a pair of sockets.
+    The threads are daemon threads, so the process does not wait for them at its end. They wake the
+    reactor through a pair of sockets.
     """
 
     def __init__(self, max_threads: int) -> None:
         self._max_threads = max_threads
         self._tasks: dict[Lookup, list[Task]] = {}
         self._known: dict[Lookup, Any] = {}
-        # Threads append and the reactor pops: both are atomic, so this needs no lock.
+        # Threads append and the reactor pops. Both are atomic, so this needs no lock.
         self._answered: deque[tuple[Lookup, Any]] = deque()
         self._lock = threading.Lock()  # guards the queue and the number of threads
         self._queue: deque[Lookup] = deque()
@@ -419,7 +424,7 @@ class _Resolver:
         self.receiver, self._sender = socket.socketpair()
 
     def ask(self, name: Lookup, task: Task) -> None:
-        """Resolve a name for a task, which ``answers`` returns later.
+        """Resolve a name for a task. ``answers`` yields the task later.
 
         Raises OwnLimitError if no thread can be started.
         """
@@ -432,11 +437,11 @@ class _Resolver:
         with self._lock:
             self._queue.append(name)
             needs_thread = self._threads < self._max_threads
-            # Counted before it starts, under the lock: a thread that ends takes itself off.
+            # Count the thread under the lock, before it starts: it subtracts itself at its end.
             self._threads += needs_thread
         if needs_thread and not self._start_thread():
             raise OwnLimitError(_NO_THREAD)
-        # Not too late: only this thread calls ``answers``.
+        # This is not too late, because only this thread calls ``answers``.
         self._tasks[name] = [task]
 
     def is_queued(self, name: Lookup) -> bool:
@@ -451,7 +456,7 @@ class _Resolver:
         while self._answered:
             name, answer = self._answered.popleft()
             tasks = self._tasks[name]
-            if own_limit(answer):  # it says nothing about the name, which may be asked again
+            if own_limit(answer):  # says nothing about the name, so it may be asked again
                 del self._tasks[name]
             else:
                 self._known[name] = answer
@@ -465,9 +470,9 @@ class _Resolver:
         self._sender.close()
 
     def _start_thread(self) -> bool:
-        """Start a thread for the queue; return whether any thread works on it.
+        """Start a thread for the queue; return whether any thread works on the queue.
 
-        Without any thread, empty the queue.
+        If no thread does, empty the queue.
         """
         try:
             threading.Thread(target=self._work, name="resolver", daemon=True).start()
@@ -490,7 +495,7 @@ class _Resolver:
             try:
                 answer: Any = socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
             except socket.gaierror as error:
-                # The resolver of the system calls a name unknown when it gets no file descriptor.
+                # The system's resolver reports an unknown name if it gets no file descriptor.
                 answer = no_descriptor() or error
             except Exception as error:  # noqa: BLE001 - any error is the answer for this name
                 answer = error

@@ -1,7 +1,8 @@
 """The reasons that an operator sees for a probe without an answer.
 
-No text of a library is shown: it may hold a parser's state, or a secret. A reason is a fixed
-phrase, or the system's (``strerror``) or OpenSSL's text for the error, which can be searched for.
+Texts of libraries are not shown, because they may contain the state of a parser or a secret. A
+reason is a fixed phrase, or the text of the system (``strerror``) or of OpenSSL for the error. An
+operator can search for these texts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ops_worker.core.model import Failure
 class NoAnswerError(Exception):
     """The service gave no answer that can be judged. The message is the reason that is shown.
 
-    ``reason_class`` groups reasons (docs/contract.md, "Reason classes"). ``cut_off`` is that of the
+    ``reason_class`` groups reasons (docs/contract.md, "Reason classes"). ``cut_off`` is as in the
     observation.
     """
 
@@ -41,7 +42,7 @@ class UnreachableError(NoAnswerError):
 class Cause(NamedTuple):
     """Why a probe has no answer. ``reason_class`` is empty for a limit of this process.
 
-    ``cut_off`` is that of the observation.
+    ``cut_off`` is as in the observation.
     """
 
     failure: Failure
@@ -61,13 +62,16 @@ _FOREIGN = (
     (b"\x16\x03", SPEAKS_TLS),  # a TLS record: a handshake
     (b"SSH-", "speaks SSH, not HTTP, on this port"),
 )
-"""How the answer of another protocol begins, and the reason for it."""
+"""The first bytes of answers in other protocols, and the reason that is shown for each."""
 _HTTP2_SETTINGS = 4
-"""Type of the first frame of an HTTP/2 server: its fourth byte (RFC 9113, section 6.5)."""
+"""The type of the first frame of an HTTP/2 server (RFC 9113, section 6.5).
+
+The type is in the fourth byte of the frame.
+"""
 
 _NO_TLS = "speaks no TLS on this port: use http://, or another port"
 NO_TLS_TO_CONNECT = "TLS: speaks no TLS on this port: use tcp://, or another port"
-"""The reason for a ``tls`` URL."""
+"""The reason that is shown for a ``tls`` URL if the server speaks no TLS."""
 _NO_CERTIFICATE = "the server requires a client certificate (tlsv13 alert certificate required)"
 _NO_AGREEMENT = (
     "the server refused the handshake (sslv3 alert handshake failure): "
@@ -86,9 +90,9 @@ _TLS = {
     "TLSV1_ALERT_PROTOCOL_VERSION": "no common TLS version (tlsv1 alert protocol version)",
     "UNSUPPORTED_PROTOCOL": "no common TLS version (unsupported protocol)",
 }
-"""The reason by OpenSSL's name of the error.
+"""The reason that is shown for each error, by OpenSSL's name of the error.
 
-For other errors the reason is that name in lower case, which is OpenSSL's own text.
+For other errors, the reason is the name in lower case, which is OpenSSL's own text.
 """
 
 _PROTOCOL = (
@@ -104,10 +108,10 @@ _PROTOCOL = (
     ("SWITCH", SWITCHED),
     ("header", "protocol error: bad header line"),
 )
-"""A part of the parser's message, and the reason for it. The first match counts."""
+"""A part of the parser's message, and the reason that is shown for it. The first match counts."""
 
 _URL = (("port", "invalid port"), ("address", "invalid address"), ("IDNA", "invalid host name"))
-"""A part of the message of httpx about a URL, and the reason for it."""
+"""A part of the message of httpx about a URL, and the reason that is shown for it."""
 
 
 def cause_of(error: Exception, deadline_s: float) -> Cause:
@@ -124,7 +128,7 @@ def cause_of(error: Exception, deadline_s: float) -> Cause:
 
 
 def foreign(start: bytes) -> str:
-    """Return the protocol of an answer that starts with these bytes; empty if it may be HTTP/1."""
+    """Return the reason for an answer that starts with these bytes; empty if it may be HTTP/1."""
     if start[:5] == b"HTTP/"[: len(start)]:
         return ""
     for prefix, reason in _FOREIGN:
@@ -136,7 +140,7 @@ def foreign(start: bytes) -> str:
 
 
 def speaks_no_tls(error: ssl.SSLError) -> bool:
-    """Return whether an error of a handshake means that the port is one without TLS."""
+    """Return whether an error of a handshake means that the server speaks no TLS on this port."""
     return _TLS.get(getattr(error, "reason", "") or "") == _NO_TLS
 
 
@@ -176,7 +180,7 @@ def _class_without_answer(error: Exception) -> str:
 
 
 def _is_cut_off(error: Exception) -> bool:
-    """Return whether the server ended the connection within the handshake or its answer."""
+    """Return whether the server ended the connection during the handshake or its answer."""
     if isinstance(error, NoAnswerError):
         return error.cut_off
     if isinstance(error, h11.RemoteProtocolError):

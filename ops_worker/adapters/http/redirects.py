@@ -1,7 +1,7 @@
-"""Redirects: where the next request of a probe goes, and what it may carry.
+"""Redirects: where the next request of a probe goes, and what the request may contain.
 
-A redirect is followed only to the host of the service's URL and to its ``redirect_hosts``. The
-headers and the body of the catalogue hold secrets, so they are sent to the origin of that URL only.
+A redirect is followed only to the host of the service's URL and to its ``redirect_hosts``. Headers
+and body of the catalogue contain secrets, so they are sent only to the origin of the service's URL.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ METADATA = frozenset(
         ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
     )
 )
-"""Addresses of the clouds' metadata services that are not link-local.
+"""Addresses of metadata services of clouds that are not link-local.
 
-The clouds are Alibaba, Azure, Oracle (IPv4), Amazon and Google (IPv6).
+The IPv4 addresses belong to Alibaba, Azure and Oracle, the IPv6 addresses to Amazon and Google.
 """
 
 _EMBEDDING = tuple(
@@ -43,24 +43,26 @@ _EMBEDDING = tuple(
         ("64:ff9b:1::/48", (0, 24, 32, 40)),
     )
 )
-"""IPv6 networks with IPv4 addresses in them, and by how many bits these may be shifted.
+"""IPv6 networks that embed IPv4 addresses, and by how many bits an address may be shifted.
 
-The bits 64 to 71 are no part of an embedded address (RFC 6052, section 2.2).
+Bits 64 to 71 are never a part of an embedded address (RFC 6052, section 2.2).
 """
 _LOW_BITS = 64
+"""Number of bits in the lower half of an IPv6 address, which begins with the gap."""
 _GAP_BITS = 8
+"""Number of bits in the gap: the bits 64 to 71, counted from the highest bit."""
 _PORTS = {"http": 80, "https": 443}
 
 
 class NotFollowedError(Exception):
-    """A redirect is not followed. The message is a part of the reason that is shown."""
+    """A redirect is not followed. The message is part of the reason that is shown."""
 
 
 class Hop(NamedTuple):
     """One request of a probe.
 
-    ``number`` is 0 for the first request, then that of the redirect. ``same_origin`` is true if
-    all requests so far went to the origin of the target's URL.
+    ``number`` is 0 for the first request, and then the number of the redirect. ``same_origin`` is
+    true if all requests so far went to the origin of the target's URL.
     """
 
     url: str
@@ -77,7 +79,7 @@ def first_hop(target: Target) -> Hop:
 def next_hop(target: Target, hop: Hop, status: int, location: bytes) -> Hop:
     """Return the request to which an answer redirects.
 
-    ``status`` and ``location`` are those of the answer to ``hop``. Raises NotFollowedError.
+    ``status`` and ``location`` come from the answer to ``hop``. Raises NotFollowedError.
     """
     if hop.number >= target.redirects:
         raise NotFollowedError(f"more than {target.redirects} redirects")
@@ -85,7 +87,7 @@ def next_hop(target: Target, hop: Hop, status: int, location: bytes) -> Hop:
     if _host_key(url) not in _allowed_hosts(target):
         raise NotFollowedError(f"redirects to {origin(url)}, which is not in redirect_hosts")
     method = _method_after(status, hop.method)
-    # A detour through another origin must not choose the path for our credentials.
+    # Another origin must not choose the path to which the service's credentials are sent.
     same_origin = hop.same_origin and _origin_key(url) == _origin_key(target.url)
     if target.body and method == target.method and not same_origin:
         raise NotFollowedError(
@@ -95,28 +97,28 @@ def next_hop(target: Target, hop: Hop, status: int, location: bytes) -> Hop:
 
 
 def headers(target: Target, hop: Hop) -> list[tuple[str, str]]:
-    """Return the headers of the catalogue that a request carries."""
+    """Return the headers of the catalogue that a request may contain."""
     if not hop.same_origin:
         return []
     if hop.method == target.method:
         return list(target.headers)
-    # They describe a body that is not sent any more (RFC 9110, section 15.4).
+    # The other headers describe a body that is no longer sent (RFC 9110, section 15.4).
     return [
         (name, value) for name, value in target.headers if not name.lower().startswith("content-")
     ]
 
 
 def body(target: Target, hop: Hop) -> bytes:
-    """Return the body that a request carries."""
+    """Return the body of a request."""
     return target.body if hop.method == target.method else b""
 
 
 def require_permitted(target: Target, hop: Hop, addresses: Sequence[Any]) -> None:
     """Raise NotFollowedError if a redirect leads to a link-local or metadata address.
 
-    ``addresses`` are those of ``socket.getaddrinfo``. Such an address must itself be in
-    ``redirect_hosts`` or be the host of the service's URL: the name of a host is not enough,
-    because whoever controls the name chooses the address.
+    ``addresses`` come from ``socket.getaddrinfo``. A link-local or metadata address is permitted
+    only if the address itself is in ``redirect_hosts`` or is the host of the service's URL. The
+    name of a host is not enough, because whoever controls the name chooses the address.
     """
     if not hop.number:
         return
@@ -132,7 +134,7 @@ def require_permitted(target: Target, hop: Hop, addresses: Sequence[Any]) -> Non
 
 
 def origin(url: str) -> str:
-    """Return the scheme, host and port of a URL, as it has them. The rest may be a secret."""
+    """Return the scheme, host and port of a URL, unchanged. Other parts may be a secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -140,8 +142,8 @@ def origin(url: str) -> str:
 def _method_after(status: int, method: str) -> str:
     """Return the method of the request after a redirect (RFC 9110, sections 15.4.2 to 15.4.4).
 
-    303 leads to another resource, which is read. After 301 and 302, POST alone becomes GET, as all
-    clients have it.
+    303 leads to another resource, which is read with GET or HEAD. After 301 and 302, only POST
+    becomes GET, as in all clients.
     """
     if status == httpx.codes.SEE_OTHER:
         return method if method == "HEAD" else "GET"
@@ -176,10 +178,7 @@ def _allowed_hosts(target: Target) -> set[bytes]:
 
 
 def _host_key(url: str) -> bytes:
-    """Return the host of a URL in the form in which two hosts can be compared.
-
-    Empty if it is no host.
-    """
+    """Return the host of a URL in a form for comparison; empty if the URL has no valid host."""
     try:
         return httpx.URL(url).raw_host.removesuffix(b".")
     except httpx.InvalidURL:
@@ -187,13 +186,13 @@ def _host_key(url: str) -> bytes:
 
 
 def _origin_key(url: str) -> tuple[str, bytes, int]:
-    """Return scheme, host and port of a URL, with the default port of the scheme."""
+    """Return scheme, host and port of a URL for comparison, with the default port of the scheme."""
     parts = urlsplit(url)
     return parts.scheme, _host_key(url), parts.port or _PORTS[parts.scheme]
 
 
 def _address(host: str) -> IpAddress | None:
-    """Return a host that is an address; None if it is a name. The zone is left out."""
+    """Return a host as an address without its zone; None if the host is a name."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -201,9 +200,9 @@ def _address(host: str) -> IpAddress | None:
 
 
 def _is_protected(address: IpAddress) -> bool:
-    """Return whether an address is link-local or of a metadata service.
+    """Return whether an address is link-local or belongs to a metadata service.
 
-    An IPv4 address may be a part of an IPv6 address.
+    An IPv6 address is also protected if it embeds such an IPv4 address.
     """
     if isinstance(address, ipaddress.IPv6Address) and any(map(_is_protected, _embedded(address))):
         return True
@@ -211,7 +210,7 @@ def _is_protected(address: IpAddress) -> bool:
 
 
 def _embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """Yield the IPv4 addresses that an IPv6 address may stand for."""
+    """Yield the IPv4 addresses that an IPv6 address may embed."""
     # RFC 4291, section 2.5.5.2, and RFC 3056.
     yield from filter(None, (address.ipv4_mapped, address.sixtofour))
     number = int(address)

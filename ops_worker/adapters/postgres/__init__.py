@@ -1,11 +1,11 @@
-"""PostgreSQL: what earlier passes recorded and what this one records; sole importer of psycopg.
+"""PostgreSQL: read what earlier passes recorded, and record a pass. The only importer of psycopg.
 
-One connection, made after the network is done, and one short transaction. ``connection`` is the
-only module that begins, commits and retries transactions. What may be done in one is in
-``pass_writes`` and ``sql_metrics`` for passes, in ``alert_reads`` for their posts, in ``history``,
-``ledger_reads`` and ``action_reads`` for readers, and in ``operations`` for people. Nothing
-outlives a transaction: no session setting, no prepared statement, no session lock. So a pooler in
-transaction mode may stand in between.
+A pass opens one connection after its probes, and uses one short transaction. Only ``connection``
+begins, commits and retries transactions. The other modules have the work inside a transaction:
+``pass_writes`` and ``sql_metrics`` for passes, ``alert_reads`` for their posts, ``history``,
+``ledger_reads`` and ``action_reads`` for readers, and ``operations`` for people. Nothing outlives a
+transaction: no session setting, no prepared statement, no session lock. So a connection pooler in
+transaction mode may be used.
 """
 
 from ops_worker.adapters.postgres.connection import Store

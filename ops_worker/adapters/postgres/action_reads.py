@@ -1,4 +1,4 @@
-"""What readers get in a transaction of what people did."""
+"""Read what people did, inside a transaction."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_actions(
     services: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> list[ActionRow] | None:
-    """Read what people did after ``since``, up to ``until``, the oldest first.
+    """Read what people did after ``since`` and up to ``until``, the oldest action first.
 
-    With ``services``, read only what is about one of them, or about all services, such as a
-    maintenance. With ``limit``, read only so many: the newest ones. Return None if there is no
-    table of it, or none that this role may read.
+    With ``services``, read only actions about one of them or about all services, such as a
+    maintenance. With ``limit``, read only this number of actions: the newest ones. Return None if
+    there is no table of actions or this role may not read it.
     """
     if not transaction.may_read([ACTION_TABLE]):
         return None

@@ -1,4 +1,4 @@
-"""What the post of a health pass reads."""
+"""Read the alerts that a health pass posts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 NEWEST_ROWS = 1000
-"""The number of newest system alerts that are searched for closed ones. It takes some ms."""
+"""How many of the newest system alerts are searched for closed ones. This takes a few ms."""
 ROWS_PER_SERVICE = 4
-"""Additional alerts per service. If all services recover at once, every alert is found."""
+"""How many more alerts per service are searched, so that all are found if all services recover."""
 
 
 def read_alerts_to_post(
     transaction: Transaction, period_s: float, services: int
 ) -> list[SystemAlert]:
-    """Read the system alerts that are open, and those that were closed a short time ago.
+    """Read the system alerts that are open or were closed a short time ago.
 
-    ``period_s`` is the number of seconds from one health pass to the next; it decides what a short
-    time is. ``services`` is the number of monitored services.
+    ``period_s`` is the number of seconds from one health pass to the next; it decides how long a
+    short time is. ``services`` is the number of monitored services.
     """
     parameters = {
         "closed_since": closed_since(transaction.now, period_s),

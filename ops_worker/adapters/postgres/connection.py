@@ -1,4 +1,4 @@
-"""The connection, and the only module that begins, commits and retries transactions."""
+"""The connection to the database. Only this module begins, commits and retries transactions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 5
 """Longest wait for one connection, in seconds, unless DATABASE_URL sets it."""
 SETTLE_S = 5.0
-"""Seconds during which the state of a COMMIT is asked for if its answer was lost."""
+"""For how many seconds the result of a COMMIT is asked for if its answer was lost."""
 
 
 class _LockHeldError(Exception):
@@ -80,23 +80,23 @@ class Store:
         changing: Callable[[], Mapping[str, str | int]] | None = None,
         installation: str = DEFAULT,
     ) -> None:
-        """Store the parameters of libpq, or a URI as ``conninfo``. Nothing is contacted yet.
+        """Store the parameters of libpq, or a URI as ``conninfo``. Make no connection yet.
 
-        ``changing`` returns the parameters as they are now; it is called for each new connection.
-        None: they never change.
+        ``changing`` is called for each new connection and returns the current parameters. None
+        means that the parameters never change.
 
-        In a loop, ``loop_deadline_s`` is the longest duration of a transaction in seconds. After it
-        the connection is cut. A connection that failed is tried again after a pause that grows from
-        0.5 to 15 s. A single pass needs neither, because its own deadline ends it.
-        ``connect_retries`` says how often a single pass repeats a failed connection; the network of
-        a new pod may not be ready. Each ``shard`` of each ``installation`` has its own lock.
+        In a loop, ``loop_deadline_s`` is the longest duration of a transaction in seconds. Then the
+        connection is cut. A failed connection is repeated after a pause that grows from 0.5 to
+        15 s. A single pass needs neither, because its own deadline ends it. ``connect_retries``
+        defines how often a single pass repeats a failed connection, because the network of a new
+        pod may not be ready. Each ``shard`` of each ``installation`` has its own lock.
 
-        Raises SettingsError for a URI that libpq cannot parse. The message of libpq is left out,
-        because it may contain the password.
+        Raises SettingsError for a URI that libpq cannot parse, without libpq's message, which may
+        contain the password.
         """
         self._application = application
         self._changing = changing
-        # A URI changes only in a file.
+        # Only a URI in a file can change.
         is_file = changing is not None and "conninfo" in connection
         self._variable = "DATABASE_URL_FILE" if is_file else "DATABASE_URL"
         self._set_parameters(connection)
@@ -114,7 +114,7 @@ class Store:
         """The process that held the lock when ``write`` last returned None."""
 
     def _set_parameters(self, connection: Mapping[str, str | int]) -> None:
-        """Set what the parameters of libpq say. Raises SettingsError if libpq cannot parse them."""
+        """Set the parameters of libpq. Raises SettingsError if libpq cannot parse them."""
         try:
             # libpq's parameters, by name
             conninfo = make_conninfo(**connection)  # type: ignore[arg-type]
@@ -126,11 +126,11 @@ class Store:
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": self._application,
-            # Without this limit, Linux sends again for about a quarter of an hour to a server that
-            # vanished.
+            # If the server vanishes, Linux would otherwise send again for about 15 minutes.
             "tcp_user_timeout": 10_000,
         }
-        # This overrides the client_encoding of the environment, role and server. A pooler keeps it.
+        # This overrides the client_encoding of the environment, the role and the server. A pooler
+        # keeps it.
         always = {"client_encoding": "utf8"}
         self._conninfo = make_conninfo(**(defaults | parameters | always))  # type: ignore[arg-type]
         host, port = parameters.get("host") or "localhost", parameters.get("port") or 5432
@@ -141,9 +141,10 @@ class Store:
         self._has_session_attrs = "target_session_attrs" in parameters
 
     def _refresh_parameters(self) -> None:
-        """Set the parameters as they are now, if they may change.
+        """Set the current parameters, if they may change.
 
-        Raises SettingsError; in a loop DatabaseError, because a file may be in replacement.
+        Raises SettingsError. In a loop, raises DatabaseError instead, because the file may just be
+        replaced by a new one.
         """
         if self._changing is None:
             return
@@ -163,12 +164,13 @@ class Store:
     ) -> T | None:
         """Do the work in one transaction that may write; return None if the lock is held.
 
-        The lock of ``spec`` is held until the commit. Nobody waits for it. ``optional_tables`` are
-        tables that the work can do without; ``Transaction.present`` has those that exist.
+        The transaction holds the lock of ``spec`` until the commit. No process waits for this lock.
+        ``optional_tables`` are tables without which the work is possible; ``Transaction.present``
+        has the tables that exist.
 
-        A lost connection, a deadlock and a serialization failure are retried once. So is a server
-        that became read-only since the connection was made: a new connection may lead to the new
-        primary. Raises DatabaseError or SchemaError.
+        After a lost connection, a deadlock or a serialization failure, the work is repeated once.
+        It is also repeated if the server became read-only since the connection was made: a new
+        connection may lead to the new primary. Raises DatabaseError or SchemaError.
         """
         return self._transact(spec, work, optional_tables, read_only=False)
 
@@ -181,12 +183,12 @@ class Store:
     ) -> T:
         """Do the work in one read-only transaction without a lock.
 
-        Retries and errors are those of ``write``. A missing required table is a SchemaError.
+        Retries and errors are as in ``write``. A missing required table is a SchemaError.
         """
         # The number is not used: a read-only transaction takes no lock.
         spec = TransactionSpec(lock=0, required_tables=tuple(required_tables))
         result: T | None = self._transact(spec, work, optional_tables, read_only=True)
-        return cast("T", result)  # None would mean a held lock, and a reader takes none
+        return cast("T", result)  # None would mean a held lock, and a reader takes no lock
 
     def dry_run(
         self,
@@ -195,7 +197,7 @@ class Store:
         *,
         optional_tables: Sequence[str] = (),
     ) -> T:
-        """Do the work of a writing transaction without its lock, in one that cannot write.
+        """Do the work of a writing transaction in a read-only transaction without the lock.
 
         The table that ``spec`` creates may be missing.
         """
@@ -210,7 +212,7 @@ class Store:
         *,
         read_only: bool,
     ) -> T | None:
-        # Only a connection from before can lead to a server that has become read-only since.
+        # Only an older connection can lead to a server that has become read-only since.
         reused = self._connection is not None
         try:
             return self._attempt(spec, work, optional_tables, read_only=read_only)
@@ -228,16 +230,17 @@ class Store:
         try:
             return self._attempt(spec, work, optional_tables, read_only=read_only)
         except _LockHeldError:
-            # Most likely the lost connection still holds it. Nothing was recorded, so this failed.
+            # Most likely, the lost connection still holds the lock. Nothing was recorded, so raise
+            # the first error.
             raise first from None
         except (psycopg.Error, NotWritableError) as error:
             raise self._leave_read_only(self._translated(error)) from error
 
     def create(self, tables: Sequence[str]) -> dict[str, bool]:
-        """Create the missing ones of these tables; return for each whether it was created.
+        """Create those of these tables that are missing; return whether each one was created.
 
-        This is safe when several processes do it at once. The login role creates them if it may,
-        else PG_ROLE. In both cases PG_ROLE may then read and write them.
+        Several processes may do this at the same time. The login role creates the tables if it may,
+        else PG_ROLE does. In both cases, PG_ROLE may then read and write them.
         Raises DatabaseError or SchemaError.
         """
         from ops_worker.adapters.postgres import migrate
@@ -247,23 +250,23 @@ class Store:
         return {table: table not in present for table in tables}
 
     def migrate(self, *, standalone: bool = False) -> Iterator[Change]:
-        """Apply the migrations that are missing, one transaction each, and repair the objects.
+        """Apply missing migrations, each in its own transaction, and repair the objects.
 
-        Yield what was done, after each commit. ``standalone`` includes the minimal tables of the
-        platform. Raises DatabaseError or SchemaError; a repair that a person has to do is a
-        ``fault`` of its change.
+        Yield the changes after each commit. ``standalone`` includes the minimal tables of the
+        platform. Raises DatabaseError or SchemaError. If a person has to make a repair, its change
+        has a ``fault``.
         """
         from ops_worker.adapters.postgres import migrate
 
         names = migrate.objects(standalone=standalone)
         with self._schema_change(names) as (connection, _):
-            # Before anything is applied: an older program must not change a newer schema.
+            # Check this first: an older program must not change a newer schema.
             newer = list(migrate.report_newer(connection, names))
         if newer:
             yield from newer
             return
         created = set()
-        # A transaction for each, so that a failure keeps the migrations before it.
+        # Use a transaction for each migration, so that a failure keeps the earlier migrations.
         for migration in migrations():
             with self._schema_change(names) as (connection, _):
                 changes = migrate.apply(connection, migration, names)
@@ -277,7 +280,7 @@ class Store:
     def _schema_change(self, names: Sequence[str]) -> Iterator[tuple[Connection, set[str]]]:
         """Open a transaction that may change the schema; commit it at the end.
 
-        It holds the lock of the schema. Yield the connection and which of the objects exist.
+        It holds the lock of the schema. Yield the connection and the names of the existing objects.
         """
         missing_grant = ""
         try:
@@ -299,9 +302,9 @@ class Store:
     def _begin_schema_change(
         self, connection: Connection, names: Sequence[str]
     ) -> tuple[set[str], str]:
-        """Begin the transaction; return which objects exist, and the GRANT that CREATE needs.
+        """Begin the transaction; return the existing objects, and the GRANT that CREATE needs.
 
-        The GRANT is empty if no object is missing, or if the role may create them.
+        The GRANT is empty if no object is missing or the role may create objects.
         """
         try:
             with connection.pipeline():
@@ -322,7 +325,7 @@ class Store:
                 f"({may['search_path']!r}) begins with pg_temp, which makes it temporary: "
                 "ALTER ROLE ... SET search_path"
             )
-        # By default the login role creates and alters. PG_ROLE does where only it may.
+        # By default, the login role creates and alters objects. PG_ROLE does if only it may.
         if self._role and ((is_missing and not may["allowed"]) or may["role_owns"]):
             connection.execute(SQL["set_role"], {"role": self._role})
         return present, (may["missing_grant"] or "") if is_missing else ""
@@ -331,7 +334,7 @@ class Store:
         """Return the error of a pass that needs these tables; None if its role sees all of them.
 
         Unlike ``read``, this needs no privilege on a table. Raises DatabaseError or SchemaError if
-        that cannot be found out.
+        the check itself fails.
         """
         try:
             connection = self._connected(writes=False)
@@ -355,7 +358,7 @@ class Store:
                 with connection.pipeline():
                     connection.execute(SQL["begin_read_only"])
                     connection.execute(SQL["set_limits"], limits())
-                # All of them first: CREATE INDEX CONCURRENTLY cannot run inside this transaction.
+                # Read all proposals first: CREATE INDEX CONCURRENTLY cannot run in a transaction.
                 proposals = list(indexes.propose(connection))
                 connection.execute(SQL["rollback"])
             for proposal in proposals:
@@ -366,12 +369,12 @@ class Store:
             raise translated(error, self._place) from error
 
     def limit(self, deadline_s: float) -> None:
-        """Limit each further transaction to this number of seconds, without a retry."""
+        """Limit each later transaction to ``deadline_s`` seconds, without a retry."""
         self._deadline_s = deadline_s
         self._retries = False
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if it is open."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -383,8 +386,8 @@ class Store:
     def _leave_read_only(self, error: OpsWorkerError) -> OpsWorkerError:
         """Close the connection to a server that accepts no writes, and return the error.
 
-        A loop opens a new connection after the pause for a failed connection. By then the host name
-        may lead to another server, or the server may be the primary again.
+        A loop opens a new connection after the pause for a failed connection. By that time, the
+        host name may lead to another server, or the server may be the primary again.
         """
         if isinstance(error, NotWritableError):
             self.close()
@@ -399,8 +402,7 @@ class Store:
 
     def _find_lock_holder(self, spec: TransactionSpec) -> LockHolder | None:
         """Return the process that holds the lock. The login role may see its own processes."""
-        # Without an answer the pass counts as skipped, as it does while a healthy process has the
-        # lock.
+        # Without an answer, the pass counts as skipped, as if a healthy process held the lock.
         with contextlib.suppress(psycopg.Error, OpsWorkerError):
             connection = self._connected()
             with self._cut_at_deadline(connection):
@@ -434,8 +436,8 @@ class Store:
                 raise _LockHeldError
             if spec.creates and spec.creates not in survey["present"] and not read_only:
                 connection.execute(SQL["rollback"])
-                # In a separate transaction, which waits for the lock of the schema: several
-                # processes may start at once. This one never waits.
+                # Create it in a separate transaction, which waits for the lock of the schema,
+                # because several processes may start at once. This transaction never waits.
                 self._create_for(spec, survey["role"], first=first)
                 return self._attempt(spec, work, optional_tables, read_only=read_only, first=False)
             if not read_only and self._should_create(spec, survey):
@@ -449,14 +451,14 @@ class Store:
         return result
 
     def _should_create(self, spec: TransactionSpec, survey: Mapping[str, Any]) -> bool:
-        """Return whether to try to create the tables that a transaction can do without; once."""
+        """Return whether to try to create the optional tables of a transaction. Try only once."""
         if self._tried_to_create or not survey["may_create"]:
             return False
         self._tried_to_create = True
         return not set(spec.creates_if_permitted) <= set(survey["present"])
 
     def _create_for(self, spec: TransactionSpec, role: str, *, first: bool) -> None:
-        """Create the table that a transaction needs. ``role`` did not see it before."""
+        """Create the table that a transaction needs, because ``role`` does not see it."""
         if not first:
             raise SchemaError(
                 f"{spec.creates} exists, but role {role} does not see it in database "
@@ -477,7 +479,7 @@ class Store:
         lock = None
         try:
             with connection.pipeline():
-                # A pipeline: all of these statements cost one round trip.
+                # In a pipeline, all of these statements cost one round trip.
                 connection.execute(SQL["begin_read_only" if read_only else "begin"])
                 if self._role:
                     connection.execute(SQL["set_role"], {"role": self._role})
@@ -488,7 +490,7 @@ class Store:
         except pg.FeatureNotSupported:
             raise self._not_writable() from None
         is_locked = lock is None or one(lock)["locked"]
-        # Taken right after the clock of the database was read: ``time_of`` converts by the two.
+        # This clock is read right after that of the database: ``time_of`` compares the two.
         return one(survey) | {"read_at": time.monotonic()}, is_locked
 
     def _not_writable(self) -> NotWritableError:
@@ -517,7 +519,7 @@ class Store:
             )
 
     def _missing(self, tables: Sequence[str], survey: Mapping[str, Any]) -> SchemaError | None:
-        """Return the error for the tables that the survey did not find; None if it found all."""
+        """Return the error for the tables that are not in the survey; None if all are."""
         missing = [table for table in tables if table not in survey["present"]]
         if not missing:
             return None
@@ -531,21 +533,21 @@ class Store:
         try:
             connection.execute(SQL["commit"])
         except psycopg.OperationalError:
-            # An error on an open connection is an answer: the server rolled back.
+            # If the connection is still open, the error is an answer: the server rolled back.
             if xid is None or not connection.closed or not self._was_committed(xid):
                 raise
 
     def _was_committed(self, xid: str) -> bool:
         """Ask on a new connection whether a transaction was committed.
 
-        The answer prevents a retry from writing the same rows twice. Raises CommitUnknownError if
-        the server does not know.
+        With the answer, no retry writes the same rows twice. Raises CommitUnknownError if the
+        server does not know it.
         """
         end = time.monotonic() + SETTLE_S
         while True:
             time.sleep(RECONNECT_PAUSE_S)
             self._connection = None
-            # The server may come and go in the meantime.
+            # Ignore errors: the server may be restarting.
             with contextlib.suppress(OpsWorkerError, psycopg.Error):
                 status = self._status_of(xid)
                 if status in {"committed", "aborted"}:
@@ -554,7 +556,7 @@ class Store:
                 raise CommitUnknownError(xid)
 
     def _status_of(self, xid: str) -> str | None:
-        """Return committed, aborted or in progress; None if the transaction is too old."""
+        """Return committed, aborted or in progress; None if the server no longer knows."""
         connection = self._connected()
         with self._cut_at_deadline(connection), self._rolled_back_on_error(connection):
             with connection.pipeline():
@@ -573,7 +575,7 @@ class Store:
         return [row["statement"] for row in cursor]
 
     def _connected(self, *, writes: bool = True) -> Connection:
-        """Return the connection, opened if needed. Raises DatabaseError or SettingsError."""
+        """Return the connection; open it if needed. Raises DatabaseError or SettingsError."""
         if self._connection is None or self._connection.closed:
             if self._deadline_s and (pause := self._not_before - time.monotonic()) > 0:
                 raise DatabaseError(
@@ -584,8 +586,7 @@ class Store:
             try:
                 self._connection = self._connect(self._server_for(writes=writes))
             except psycopg.Error as error:
-                # libpq checks most values only when it connects, so they are checked after it
-                # failed.
+                # libpq checks most values only when it connects. So check them after the failure.
                 if refused := refused_parameters(self._conninfo):
                     fault = (
                         f"{self._variable} or PG_*: libpq refuses the value of {', '.join(refused)}"
@@ -606,10 +607,10 @@ class Store:
         return self._connection
 
     def _has_no_database(self) -> bool:
-        """Return whether the server answers and has no database of this name.
+        """Return whether the server answers but has no database with this name.
 
         libpq gives no SQLSTATE for a failed connection, and the message may be in any language. So
-        ask the database ``postgres``, if this role may connect to it.
+        ask in the database ``postgres``, if this role may connect to it.
         """
         with (
             contextlib.suppress(psycopg.Error),
@@ -622,32 +623,31 @@ class Store:
     def _server_for(self, *, writes: bool) -> dict[str, str]:
         """Return the parameters by which libpq chooses one of several hosts.
 
-        A pass needs the primary. Without these parameters libpq takes the first host that answers,
-        which may always be a standby. A reader takes any host.
+        A pass needs the primary. Without these parameters, libpq uses the first host that answers,
+        which may always be a standby. A reader can use any host.
         """
         if writes and self._several_hosts and not self._has_session_attrs:
             return {"target_session_attrs": "primary"}
         return {}
 
     def _connect(self, server: Mapping[str, str]) -> Connection:
-        """Open a connection, with the retries of the policy. A loop retries at its next tick."""
+        """Open a connection. Retry as the policy defines; a loop retries at its next tick."""
         retries = 0 if self._deadline_s else self._connect_retries.times
         while True:
             try:
                 connection = psycopg.connect(
                     self._conninfo,
-                    # Transactions begin with a statement of their own, so that it can share a
-                    # pipeline.
+                    # The worker sends BEGIN itself, so that it can be a part of a pipeline.
                     autocommit=True,
-                    # A prepared statement outlives its transaction, and a pooler lends the session
-                    # to others.
+                    # A prepared statement outlives its transaction, but a pooler then gives the
+                    # session to another client.
                     prepare_threshold=None,
                     row_factory=dict_row,
                     **server,  # type: ignore[arg-type]  # libpq's parameters, by name
                 )
             except psycopg.OperationalError:
                 # libpq gives no SQLSTATE for a failed connection, and the message may be in any
-                # language. "Starting up" and "too many connections" are temporary: retry all.
+                # language. Some failures are temporary ("starting up"), so retry after each one.
                 if not retries:
                     raise
             else:
@@ -658,11 +658,11 @@ class Store:
 
     @contextlib.contextmanager
     def _cut_at_deadline(self, connection: Connection) -> Iterator[None]:
-        """Cut the connection at the deadline of the transaction: a frozen server never answers."""
+        """Cut the connection at the deadline of the transaction. A frozen server never answers."""
         if not self._deadline_s:
             yield
             return
-        # A descriptor of its own, because libpq may close its own at any moment.
+        # Duplicate the file descriptor, because libpq may close its own at any moment.
         with socket.socket(fileno=os.dup(connection.fileno())) as sock:
             timer = threading.Timer(self._deadline_s, _cut, [sock])
             timer.daemon = True
@@ -674,11 +674,11 @@ class Store:
 
     @contextlib.contextmanager
     def _rolled_back_on_error(self, connection: Connection) -> Iterator[None]:
-        """Roll back if the body raises."""
+        """Roll back if the code inside this context raises."""
         try:
             yield
         except BaseException:
-            # Also GeneratorExit: a caller may leave a generator of this class before its end.
+            # This includes GeneratorExit: a caller may leave a generator before its end.
             with contextlib.suppress(psycopg.Error):
                 connection.execute(SQL["rollback"])
             raise
@@ -701,15 +701,15 @@ def _remedy_for_missing(missing: Sequence[str], survey: Mapping[str, Any]) -> st
 
 def _cut(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the connection was closed in the meantime
-        # shutdown also ends the wait of another thread on this connection; close would not.
+        # shutdown also ends the wait of another thread for this connection. close would not.
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def backoff(failures: int, chance: float) -> float:
     """Return the pause in seconds after this number of consecutive failures.
 
-    It doubles from 0.5 to 15 s. ``chance``, from 0 to 1, shortens it by up to half, so that not all
-    loops reconnect at the same time.
+    The pause doubles from 0.5 s up to 15 s. ``chance``, a number from 0 to 1, shortens it by up to
+    half, so that not all loops reconnect at the same time.
     """
     pause = min(15.0, RECONNECT_PAUSE_S * 2 ** min(failures - 1, 10))
     return float(pause * (1 - chance / 2))

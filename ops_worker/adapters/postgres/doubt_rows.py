@@ -1,4 +1,4 @@
-"""The count of blind passes in a row: read, judge, write."""
+"""Count consecutive blind passes: read the count, judge the pass, write the count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_COUNT = "DOUBT_PASSES has no effect, because blind passes cannot be counted"
 
 
 def read_rows(transaction: Transaction) -> list[DoubtRow]:
-    """Return the rows of all installations, passes and shards; none without the table."""
+    """Return the rows of all installations, passes and shards; none if the table is missing."""
     if DOUBT_TABLE not in transaction.present:
         return []
     return transaction.query(DoubtRow, "doubt_rows").fetchall()
@@ -30,9 +30,9 @@ def readable_rows(transaction: Transaction) -> list[DoubtRow]:
 
 
 def blind_passes(transaction: Transaction, installation: str = "") -> list[DoubtRow]:
-    """Return the passes that are blind now, for readers; none if this role may not read them.
+    """Return the passes that are blind now, for readers; none if this role may not read the rows.
 
-    They are those of all installations, or of one.
+    With ``installation``, return only the passes of this installation.
     """
     rows = readable_rows(transaction)
     if installation:
@@ -50,15 +50,15 @@ def settle(
 ) -> DoubtRow | None:
     """Judge whether a pass is blind, and count it; return its new row.
 
-    ``before`` is the row of a pass that has none yet; it has its name, shard, period and
-    installation. Return
-    None if blind passes cannot be counted: such a pass would doubt for ever, so it believes. A
-    pass that sees, or that probed nothing and so has nothing to believe, needs no count.
+    ``before`` is the row to use if the pass has no row yet. It has the name, shard, period and
+    installation of the pass. Return None if blind passes cannot be counted: without a count, a pass
+    would doubt for ever, so it believes what it saw. No count is needed if the pass has no doubt,
+    or if it probed nothing and so has nothing to believe.
     """
     uncounted = None
     if not (assessment.suspects and assessment.is_probed):
         uncounted = doubt.settle(assessment, before, doubt_passes, transaction.now, before.period_s)
-    # A dry run creates no table. The pass that it shows would.
+    # A dry run creates no table, but shows a pass that would create it.
     if DOUBT_TABLE not in transaction.present and not dry_run:
         if assessment.suspects:
             transaction.warnings.append(NO_TABLE)
@@ -75,10 +75,11 @@ def _count(
     *,
     dry_run: bool,
 ) -> DoubtRow | None:
-    known = next((row for row in read_rows(transaction) if _key(row) == _key(before)), None)
-    row = doubt.settle(assessment, known or before, doubt_passes, transaction.now, before.period_s)
-    # A pass that sees, and has seen before, writes nothing.
-    if not dry_run and (assessment.suspects or _was_blind(known)):
+    recorded = next((row for row in read_rows(transaction) if _key(row) == _key(before)), None)
+    last = recorded or before
+    row = doubt.settle(assessment, last, doubt_passes, transaction.now, before.period_s)
+    # A pass without doubt writes only if an earlier pass was blind.
+    if not dry_run and (assessment.suspects or _was_blind(recorded)):
         transaction.execute("record_doubt", row._asdict())
     return row
 

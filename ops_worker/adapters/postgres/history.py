@@ -1,4 +1,4 @@
-"""Read the history for the commands that look back: series, runs, alerts, observations."""
+"""Read the history for people's commands: series, runs, alerts, observations."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 HOUR_S = LEVELS[HOUR].total_seconds()
 COMMAND_ROWS = 1_000_000
-"""Rows that a person's command reads to find a pass: two months of a pass every 5 s."""
+"""How many rows a person's command reads to find a pass: two months of a pass every 5 s."""
 
 
 def status_rows(
@@ -79,11 +79,11 @@ def status_rows(
     buckets: int,
     is_counter: Callable[[str, str], bool],
 ) -> StatusRows:
-    """Read what a status is made of: the current state, and the series of the last ``since_s``.
+    """Read the rows of a status: the current state, and the series of the last ``since_s`` seconds.
 
     Each series is divided into ``buckets`` (``history.buckets``). ``is_counter`` decides by service
-    and metric whether its growth is read. The result may cover a shorter period, if there is no
-    rollup of a very long one.
+    and metric whether the growth of a series is read. If there is no rollup of a very long period,
+    the result covers a shorter period.
     """
     now = transaction.now
     services = None
@@ -118,7 +118,10 @@ def status_rows(
 def _passes_of_others(
     transaction: Transaction, services: Sequence[ServiceRow]
 ) -> dict[str, list[PassRecord]]:
-    """Read the passes of the other installations that keep rows: their periods judge those."""
+    """Read the passes of the other installations that keep rows of services.
+
+    The periods of these passes decide whether the rows are stale.
+    """
     names = {row.installation for row in services} - {transaction.installation}
     return {name: pass_records(transaction, installation=name) for name in sorted(names)}
 
@@ -126,7 +129,7 @@ def _passes_of_others(
 def other_installations(
     transaction: Transaction, services: Sequence[ServiceRow] = ()
 ) -> list[Neighbour]:
-    """Return the other installations that were recorded lately, in rows or in the ledger."""
+    """Return the other installations that were recorded lately, in ``services`` or the ledger."""
     rows = [Neighbour(row.installation, row.checked_at) for row in services]
     if ledger_reads.is_readable(transaction):
         rows += transaction.query(Neighbour, "installations").fetchall()
@@ -153,8 +156,8 @@ def pass_records(
 ) -> list[PassRecord]:
     """Read the last record of each pass, or of each of its shards, now or at a time.
 
-    The records are those of this installation, unless another is named. A rollup counts whoever ran
-    it, once this installation has run one.
+    Without ``installation``, read the records of this installation. If this installation has ever
+    run a rollup pass, the rollup passes of all installations count.
     """
     name = installation or transaction.installation
     parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS, name)
@@ -167,7 +170,7 @@ def read_series(
     is_counter: Callable[[str, str], bool],
     period_s: float,
 ) -> list[Series]:
-    """Read every series over a period; for counters, also the growth.
+    """Read every series over a period, and the growth of counters.
 
     ``period_s`` is the time from one sample to the next, in seconds.
     """
@@ -182,7 +185,7 @@ def read_series(
             else:
                 read.append(transaction.query(BucketRow, "rolled", bounds))
     series = group_series(chain.from_iterable(read), is_counter)
-    # Only counters grow; reading the rows of a gauge again would cost time for nothing.
+    # Only counters grow, so do not read the rows of gauges again.
     counters = [_named(place, item.key) for place, item in enumerate(series) if item.counts]
     parameters |= {"series": json.dumps(counters), "period_s": period_s}
     with transaction.connection.pipeline():
@@ -205,7 +208,7 @@ def read_series(
 def _sample_parameters(coverage: Coverage) -> dict[str, Any]:
     """Return the parameters with which samples are read.
 
-    Beside rows of the rollup, samples are counted as the rollup pass counts them.
+    If other parts come from the rollup, samples are counted as the rollup pass counts them.
     """
     is_rolled = coverage.is_rolled
     return {
@@ -233,9 +236,9 @@ def _query_latest(
 def _query_rolled_ends(
     transaction: Transaction, coverage: Coverage, series: Sequence[Series]
 ) -> Iterable[RolledEndRow]:
-    """Query the first and last sample of each series that ends in an hour or day.
+    """Query the first and last sample of each series whose end is in a rolled-up hour or day.
 
-    Of the records of passes, the first one is needed, too.
+    Include series of pass records also if their begin is in such an hour or day.
     """
     chosen = [
         (place, item)
@@ -247,7 +250,7 @@ def _query_rolled_ends(
 
 
 def _with_ends(series: Series, end: RolledEndRow) -> Series:
-    """Return a series with the times of samples instead of those of hours, where they are known."""
+    """Return a series with the times of its samples instead of hours, where they are known."""
     return series._replace(
         first=end.first or series.first,
         last=end.last or series.last,
@@ -264,7 +267,7 @@ def incidents(transaction: Transaction, since_s: float) -> list[AlertRow]:
 
 
 def _check_past(at: datetime, now: datetime) -> None:
-    """Raise SettingsError for a time in the future by the database's clock."""
+    """Raise SettingsError if a time is in the future by the database's clock."""
     if at > now:
         clock = f"the database's clock says {now:%Y-%m-%dT%H:%M:%S}Z"
         raise SettingsError([f"--at {at.isoformat()}: this time is in the future; {clock}"])
@@ -279,9 +282,9 @@ def service_history(
 ) -> ServiceHistory:
     """Read what is known about a service at a time, or now.
 
-    ``target`` is None if the service is not monitored. ``needed`` are the services that it needs,
-    directly and through others. ``ops_worker#NAME`` is the worker itself, of the installation NAME.
-    Raises SettingsError if the time is in the future by the database's clock.
+    ``target`` is None if the service is not monitored. ``needed`` has the services that it needs,
+    directly and through others. The service ``ops_worker#NAME`` is the worker of the installation
+    NAME. Raises SettingsError if the time is in the future by the database's clock.
     """
     now = transaction.now
     at = at or now
@@ -293,7 +296,7 @@ def service_history(
     if "service_health" in transaction.present:
         name = {"service": service}
         row = transaction.query(HealthRow, "service_row", name).fetchone()
-    # Only passes of the installation that keeps the row decide whether the state is believed.
+    # Only passes of the installation that keeps the row decide whether the state is stale.
     keeper = row.installation if row else owner or transaction.installation
     passes = pass_records(transaction, at, keeper)
     alerts_of = own_service(keeper) if service == OPS_WORKER else service
@@ -339,13 +342,13 @@ def _health_at(
     at: datetime,
     passes: Sequence[PassRecord],
 ) -> dict[str, bool]:
-    """Return which of these services were healthy at a time, as far as a health pass knew.
+    """Return whether each of these services was healthy at a time, as far as a health pass knew.
 
-    Now, their rows decide. What they were at an earlier time, only the ledger knows.
+    If the time is now, the rows of the services decide. For an earlier time, only the ledger knows.
     """
     if at == transaction.now:
-        known = known_states(transaction, services)
-        return current_health((), known, at, period_of(passes, HEALTH.name))
+        states_now = known_states(transaction, services)
+        return current_health((), states_now, at, period_of(passes, HEALTH.name))
     if not ledger_reads.is_readable(transaction):
         return {}
     rows = ledger_reads.ledger_rows(
@@ -363,5 +366,5 @@ def _maintenance_until(transaction: Transaction, service: str) -> datetime | Non
 
 
 def _named(place: int, key: Key) -> dict[str, object]:
-    """Return a series as the statements take it, numbered by its place in the list."""
+    """Return a series in the form of the statements' parameters, with its place in the list."""
     return {"place": place, **key._asdict()}

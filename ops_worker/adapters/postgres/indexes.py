@@ -1,6 +1,7 @@
-"""Partial indexes that make figures cheap: proposed, and created only on request.
+"""Partial indexes that make figures cheap. They are proposed, and created only on request.
 
-With its index, a figure reads the rows that it counts. Without it, it reads rows of every state.
+With its index, a figure reads only the rows that it counts. Without the index, it reads rows of
+every state.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Connection
 
 SMALL = 10_000
-"""Number of rows below which a table needs no index."""
+"""A table with fewer rows than this needs no index."""
 
 
 class Candidate(NamedTuple):
-    """A figure that counts a rare state, and the partial index that holds only its rows."""
+    """A figure that counts a rare state, and the partial index that has only rows of this state."""
 
     figure: str
     table: str
@@ -43,13 +44,13 @@ CANDIDATES = (
     Candidate("platform.deliveries_pending", "delivery_jobs", "PENDING"),
 )
 MOST = ("platform.devices_online", "device_state")
-"""The figure that counts most rows of its table: no index makes it cheap."""
+"""A figure that counts most rows of its table, and the table. No index makes this figure cheap."""
 
 
 class Proposal(NamedTuple):
-    """A remark on a figure, and the statement that creates its index, empty if it needs none."""
+    """A note on a figure, and the statement that creates its index; empty if none is needed."""
 
-    said: str
+    note: str
     statement: str = ""
 
 
@@ -76,7 +77,7 @@ def _propose(connection: Connection, candidate: Candidate) -> Proposal:
     if rows < 0:
         size = "never analysed, so the number of rows is unknown"
     subject = f"{candidate.figure} ({candidate.table}, {size})"
-    # CREATE INDEX CONCURRENTLY leaves an invalid index behind when it fails.
+    # If CREATE INDEX CONCURRENTLY fails, it leaves an invalid index.
     if facts["valid"] is False:
         return Proposal(
             f"{subject}: the index {candidate.name} was not finished: run "
@@ -100,13 +101,13 @@ def create(connection: Connection, statement: str) -> None:
     try:
         connection.execute(statement.encode())
     finally:
-        if not connection.closed:  # behind a pooler, the next user of the session is another one
+        if not connection.closed:  # a pooler gives the session to another client next
             for name in changed:
                 connection.execute(f"RESET {name}".encode())
 
 
 def _partial(connection: Connection, candidate: Candidate) -> str:
-    """Return the name of the partial index with which the planner would count, if any."""
+    """Return the name of the partial index that the planner would use for the count, if any."""
     # All names come from this module.
     count = f"SELECT count(*) FROM {candidate.table} WHERE {candidate.where}"  # noqa: S608
     query = f"EXPLAIN (FORMAT JSON) {count}"
@@ -117,7 +118,7 @@ def _partial(connection: Connection, candidate: Candidate) -> str:
 
 
 def _index_names(node: Any) -> Iterator[str]:
-    """Find the names of all indexes in a plan."""
+    """Yield the names of all indexes in a plan."""
     if isinstance(node, list):
         for child in node:
             yield from _index_names(child)

@@ -1,7 +1,8 @@
 """Fill the ledger once, for the time before it existed, from samples of the metrics pass.
 
-A sample says whether a service was healthy, and not how it was unhealthy. So its state is then
-``unknown``. The runs have the shard SHARD, which no pass has, and no configuration.
+A sample shows whether a service was healthy, but not in which way it was unhealthy. So an unhealthy
+service gets the state ``unknown``. The runs have the shard SHARD, which no pass has, and no
+configuration.
 """
 
 from __future__ import annotations
@@ -25,25 +26,28 @@ if TYPE_CHECKING:
     from ops_worker.core.ledger import Book, Run
 
 SHARD = "samples"
-"""The shard of the runs that were filled."""
+"""The shard of the runs that this module writes."""
 STEP = timedelta(hours=1)
 """The longest period whose samples one transaction reads."""
 ROWS = 50_000
-"""Samples that one transaction reads, at most.
+"""Maximum number of samples that one transaction reads.
 
-They use about 20 MiB. The container of the rollup has 128 MiB, and an hour of 1,000 services every
-5 s has 720,000 samples.
+They use about 20 MiB of memory. The container of the rollup has 128 MiB, and an hour of 1,000
+services every 5 s has 720,000 samples.
 """
 SAME_PERIOD = 0.1
-"""The share by which two periods may differ and still count as the same: a CronJob starts late."""
+"""The share by which two periods may differ and still count as equal.
+
+A CronJob may start a pass late.
+"""
 REASON_CLASS = "sample"
 REASON = "recorded as unhealthy before the ledger began"
 KEY = {"pass": METRICS.name, "shard": SHARD, "installation": DEFAULT}
-"""The key of these runs. Installations had no name before the ledger."""
+"""The key of these runs. Before the ledger existed, installations had no names."""
 
 
 class SampleRow(NamedTuple):
-    """Whether a service was healthy in a sample, by its series."""
+    """A sample: the series of a service, and whether the service was healthy."""
 
     time: datetime
     series: str
@@ -51,7 +55,7 @@ class SampleRow(NamedTuple):
 
 
 def fill(transaction: Transaction, services: Mapping[str, str]) -> bool:
-    """Fill the next step; return whether there is more to do.
+    """Fill the ledger with the samples of the next step; return whether further steps remain.
 
     ``services`` has the name of each monitored service by its series.
     """
@@ -70,10 +74,10 @@ def fill(transaction: Transaction, services: Mapping[str, str]) -> bool:
 
 
 def _end(transaction: Transaction, book: Book) -> bool:
-    """End the spans when all is filled: what follows is in the ledger of the passes."""
+    """End the spans after the last step. The passes themselves enter the time after it."""
     newest = book.newest
     if newest is not None and transaction.execute("open_spans", KEY).fetchone():
-        # A pass that saw no service ends all spans with the sights of the pass before it.
+        # Enter a pass that saw no service: it ends all spans with the sights of the pass before it.
         moment = newest.last_at + timedelta(microseconds=1)
         book.enter(Sighting(moment, (), newest.period_s, newest.config))
         write_book(transaction, book, KEY, ("", {}))
@@ -81,14 +85,14 @@ def _end(transaction: Transaction, book: Book) -> bool:
 
 
 def _samples(transaction: Transaction, parameters: Mapping[str, Any]) -> list[SampleRow]:
-    """Read the samples of whole passes, oldest first, as many as one transaction reads."""
-    # Of several passes, so that their period can be computed.
+    """Read the samples of whole passes, oldest first, up to the limit of one transaction."""
+    # Read several passes, so that their period can be computed.
     limit = max(ROWS, 4 * len(parameters["series"]))
     step = {**parameters, "rows": limit}
     rows = transaction.query(SampleRow, "samples_to_fill", step).fetchall()
     if len(rows) < limit:
         return rows
-    # Samples of the last pass may be missing. It stays if it is the only one.
+    # Samples of the last pass may be missing, so leave it out unless it is the only pass.
     last = rows[-1].time
     return [row for row in rows if row.time != last] or rows
 
@@ -96,7 +100,7 @@ def _samples(transaction: Transaction, parameters: Mapping[str, Any]) -> list[Sa
 def _sightings(
     rows: Sequence[SampleRow], services: Mapping[str, str], newest: Run | None
 ) -> Iterator[Sighting]:
-    """Yield the samples of each pass, in order of time. ``newest`` is the run before them."""
+    """Yield what each pass saw, in order of time. ``newest`` is the run before these passes."""
     period_s = _period_s(sorted({row.time for row in rows}), newest)
     for time, group in groupby(rows, key=lambda row: row.time):
         sights = {services[row.series]: _sight(row, services[row.series]) for row in group}
@@ -106,8 +110,8 @@ def _sightings(
 def _period_s(times: Sequence[datetime], newest: Run | None) -> float:
     """Return the period of passes that began at these times, in whole seconds.
 
-    It is the period of the run before if both are similar, or if there is only one pass. So a
-    pass that is a little late does not begin a new run.
+    If the period is similar to that of the run before, or if there is only one pass, return the
+    period of the run before. So a pass that is a little late does not begin a new run.
     """
     earlier_s = DEFAULT_PERIOD_S if newest is None else newest.period_s
     gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]

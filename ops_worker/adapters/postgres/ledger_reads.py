@@ -1,4 +1,4 @@
-"""What readers get from the ledger in a transaction."""
+"""Read the ledger, inside a transaction."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ops_worker.core.slo import Objective
 
 RECENT_SPANS = 40
-"""Spans of each pass that are read at least, however old. A screen shows fewer changes."""
+"""Minimum number of spans of each pass that are read, however old. A screen shows fewer changes."""
 MOMENT = timedelta(microseconds=1)
 """The resolution of a time in the database."""
 FUTURE = timedelta(days=3650)
-"""Times later than this after now, such as infinity, are read as this one."""
+"""A time that is later than this after now, such as infinity, is read as now plus this."""
 
 
 def ledger_rows(
@@ -36,7 +36,7 @@ def ledger_rows(
     since: datetime,
     until: datetime,
 ) -> LedgerRows:
-    """Read what these passes recorded of these services between two times."""
+    """Read what these passes recorded about these services between two times."""
     runs = {name: _runs_of(transaction, name) for name in passes}
     spans: dict[str, list[Span]] = {}
     for name in passes:
@@ -63,7 +63,7 @@ def ledger_rows(
 def _runs_of(transaction: Transaction, name: str) -> list[Run]:
     """Read all runs of a pass, of all installations.
 
-    A shard of another installation has another name. So its runs count like those of any shard.
+    A shard of another installation has another name, so its runs count like the runs of any shard.
     """
     latest = transaction.now + FUTURE
     parameters = {"pass": name, "installation": transaction.installation, "latest": latest}
@@ -71,14 +71,14 @@ def _runs_of(transaction: Transaction, name: str) -> list[Run]:
 
 
 def pass_runs(transaction: Transaction, passes: Sequence[str]) -> dict[str, list[Run]]:
-    """Read all runs of these passes, by pass; none if there is no ledger that may be read."""
+    """Read all runs of these passes, by pass; none if the ledger is missing or may not be read."""
     if not is_readable(transaction):
         return {}
     return {name: _runs_of(transaction, name) for name in passes}
 
 
 def is_readable(transaction: Transaction) -> bool:
-    """Return whether there is a ledger, and this role may read it."""
+    """Return whether there is a ledger that this role may read."""
     return transaction.may_read(LEDGER_READ_TABLES)
 
 
@@ -91,7 +91,7 @@ def status_ledger(
 ) -> StatusLedger | None:
     """Read the last ``since_s`` seconds of these services, and the windows of their objectives.
 
-    They end at ``until``, or now. Return None if there is no ledger that this role may read.
+    All of them end at ``until``, or now. Return None if there is no ledger that this role may read.
     """
     if not is_readable(transaction):
         return None
@@ -102,7 +102,7 @@ def status_ledger(
     end = until or transaction.now
 
     def read(some_services: Sequence[str], length: timedelta) -> LedgerRows:
-        """Read the records of these services for a period of this length, up to its end."""
+        """Read the rows of these services for a period of this length that ends at ``until``."""
         return ledger_rows(transaction, some_services, MERGED, end - length, end)
 
     return StatusLedger(
@@ -115,13 +115,13 @@ def status_ledger(
 def service_ledger(
     transaction: Transaction, service: str, at: datetime, length: timedelta
 ) -> ServiceLedger | None:
-    """Read what a service was for so long before a time, and its last changes, however old.
+    """Read the states of a service for ``length`` before a time, and its last changes, however old.
 
-    Return None if there is no ledger, or none that this role may read.
+    Return None if there is no ledger that this role may read.
     """
     if not is_readable(transaction):
         return None
-    # What begins at the very time counts. Now, the period ends with the present.
+    # A span that begins exactly at this time counts. If the time is now, the period ends now.
     until = at if at == transaction.now else at + MOMENT
     since = before(at, length)
     parameters = {
@@ -132,7 +132,7 @@ def service_ledger(
     }
     recent = transaction.query(RecentSpansRow, "ledger_recent", parameters).fetchall()
     cut = [row.first_at for row in recent if row.spans == RECENT_SPANS]
-    # The pass with the shorter history decides since when both passes are known.
+    # Both passes are known only from the time at which the shorter history begins.
     first = max(cut) if cut else min([row.first_at for row in recent], default=since)
     return ServiceLedger(
         rows=ledger_rows(transaction, [service], MERGED, min(since, first), until),
@@ -150,5 +150,5 @@ def current_services(transaction: Transaction) -> list[str]:
 
 
 def is_recorded(transaction: Transaction, service: str) -> bool:
-    """Return whether anything was recorded of a service, at any time."""
+    """Return whether anything was ever recorded about a service."""
     return bool(one(transaction.execute("ledger_knows", {"service": service}))["known"])

@@ -1,4 +1,4 @@
-"""What a pass writes to the ledger in its transaction."""
+"""Write a pass to the ledger, inside its transaction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from ops_worker.core.sightings import Seen
 
 SIGHTS = 100_000
-"""Sights that one transaction enters at most, at least one pass: they take about a second."""
+"""Maximum number of sights that one transaction enters: they take about 1 s.
+
+A transaction always enters at least one pass, even if it has more sights.
+"""
 SPANS = 20_000
-"""Spans that one statement writes at most."""
+"""Maximum number of spans that one statement writes."""
 
 
 def enter(  # noqa: PLR0913 - what a pass has for the ledger
@@ -31,12 +34,12 @@ def enter(  # noqa: PLR0913 - what a pass has for the ledger
     *,
     is_blind: bool = False,
 ) -> int | None:
-    """Enter passes that wait into the ledger of the pass ``name``.
+    """Enter waiting passes into the ledger of the pass ``name``.
 
-    ``waiting`` has the number of each and what it saw, oldest first. ``config`` has the hash and
-    the document of the configuration. A pass that ``is_blind`` then ends the run.
+    ``waiting`` has the number of each pass and what it saw, oldest first. ``config`` has the hash
+    and the document of the configuration. With ``is_blind``, this pass then ends the run.
 
-    Return the number of the last pass that was entered; None if there was none, or if it failed.
+    Return the number of the last pass that was entered; None if there was none, or after a failure.
     A failure is a warning: the passes wait for the next transaction.
     """
     if not {RUN_TABLE, SPAN_TABLE} <= transaction.present:
@@ -55,16 +58,16 @@ def _enter(
     *,
     is_blind: bool,
 ) -> int | None:
-    """Enter as many passes as one transaction may; return the number of the last one."""
+    """Enter as many passes as one transaction may enter; return the number of the last one."""
     key = {**pass_and_shard, "installation": transaction.installation}
     book = read_book(transaction, key)
     sights = 0
     last = None
-    for number, seen in waiting:
-        sights += len(seen.services)
+    for number, pass_entry in waiting:
+        sights += len(pass_entry.services)
         if last is not None and sights > SIGHTS:
             break
-        book.enter(seen.sighting(transaction.time_of))
+        book.enter(pass_entry.sighting(transaction.time_of))
         last = number
     else:
         if is_blind:
@@ -78,7 +81,7 @@ def read_book(transaction: Transaction, key: Mapping[str, str]) -> Book:
     newest = transaction.query(Run, "newest_run", key).fetchone()
 
     def read_open_spans() -> Sequence[Span]:
-        """Read the spans that last."""
+        """Read the spans that have not ended."""
         return transaction.query(Span, "open_spans", key).fetchall()
 
     return Book(newest, read_open_spans, transaction.now)
@@ -90,13 +93,13 @@ def write_book(
     key: Mapping[str, str],
     config: tuple[str, Mapping[str, Any]],
 ) -> None:
-    """Write what the book says. A new run gets its number first, because spans refer to it."""
+    """Write the runs and spans of the book. Write new runs first: spans refer to their numbers."""
     numbers: dict[int | None, int] = {}
     for run in book.runs:
         if run.id > 0:
             transaction.execute("extend_run", run._asdict())
         else:
-            # The shard of a new run is not known to the book.
+            # The book does not know the shard of a new run.
             begun = transaction.execute("begin_run", {**run._asdict(), **key})
             numbers[run.id] = one(begun)["id"]
     if numbers:
@@ -110,7 +113,7 @@ def write_book(
 
 
 def _documents(spans: Sequence[Span], numbers: Mapping[int | None, int]) -> Iterator[str]:
-    """Yield the rows as JSON arrays, each for one statement."""
+    """Yield the rows of the spans as JSON arrays, one array for each statement."""
     for start in range(0, len(spans), SPANS):
         yield json.dumps([_row(span, numbers) for span in spans[start : start + SPANS]])
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from ops_worker.history.rows import MaintenanceRow, RunningMaintenance
 
 AHEAD = timedelta(days=3650)
-"""How far ahead planned windows are listed."""
+"""How far ahead planned windows are listed: about ten years."""
 
 
 class WindowRow(NamedTuple):
-    """A maintenance window: ``maintenance_windows``. ``services`` is None for all of them."""
+    """A maintenance window: ``maintenance_windows``. ``services`` is None for all services."""
 
     id: int
     services: Sequence[str] | None
@@ -44,11 +44,11 @@ class WindowRow(NamedTuple):
 
 
 def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
-    """Return the maintenance of all services that is running; None if there is none.
+    """Return the running maintenance of all services; None if there is none.
 
     It is the row of ``ops_worker_maintenance``. Windows may be running at the same time.
     """
-    # Only readers need it, and it takes some milliseconds to import.
+    # Only readers need this module, and its import takes a few milliseconds.
     from ops_worker.history.rows import RunningMaintenance
 
     if MAINTENANCE_TABLE not in transaction.present:
@@ -59,7 +59,8 @@ def running_maintenance(transaction: Transaction) -> RunningMaintenance | None:
 def windows(transaction: Transaction, since: datetime, until: datetime) -> list[Window]:
     """Return the windows that may have lasted between two times, in the order of their numbers.
 
-    A window whose recurrence or zone cannot be read is left out, with a warning: its alerts open.
+    A window whose recurrence or zone cannot be read is left out with a warning. Then alerts open
+    during this window.
     """
     if WINDOW_TABLE not in transaction.present:
         return []
@@ -69,19 +70,19 @@ def windows(transaction: Transaction, since: datetime, until: datetime) -> list[
         try:
             result.append(_window(row))
         except ValueError as error:
-            said = f"maintenance window {row.id} is left out: {error}"
-            transaction.warnings.append(one_line(said))
+            warning = f"maintenance window {row.id} is left out: {error}"
+            transaction.warnings.append(one_line(warning))
     return result
 
 
 def open_windows(transaction: Transaction) -> list[Window]:
-    """Return the windows that are running or still to come."""
+    """Return the windows that are running or planned."""
     now = transaction.now
     return windows(transaction, now, now + AHEAD)
 
 
 def running_windows(transaction: Transaction) -> list[Occurrence]:
-    """Return the occurrences of windows that last now."""
+    """Return the occurrences of windows that are running now."""
     now = transaction.now
     return running(windows(transaction, now, now), now)
 
@@ -89,7 +90,10 @@ def running_windows(transaction: Transaction) -> list[Occurrence]:
 def services_under_maintenance(
     transaction: Transaction, all_until: datetime | None
 ) -> UnderMaintenance:
-    """Return which services are under maintenance by the windows, and by ``all_until``."""
+    """Return which services are under maintenance, by windows and by ``all_until``.
+
+    ``all_until`` is the end of a maintenance of all services, or None.
+    """
     now = transaction.now
     return under_maintenance(windows(transaction, now, now), now, all_until)
 
@@ -97,7 +101,10 @@ def services_under_maintenance(
 def maintenances(
     transaction: Transaction, since: datetime, until: datetime
 ) -> list[MaintenanceRow]:
-    """Read the maintenances between two times, the oldest first. A window has each occurrence."""
+    """Read the maintenances between two times, the oldest first.
+
+    Each occurrence of a window is one maintenance.
+    """
     from ops_worker.history.rows import MaintenanceRow
 
     parameters = {"since": since, "until": until}
@@ -105,17 +112,17 @@ def maintenances(
     if MAINTENANCE_LOG in transaction.present:
         rows += transaction.query(MaintenanceRow, "maintenances_logged", parameters)
     if MAINTENANCE_TABLE in transaction.present:
-        # An older release started it and did not log it.
+        # An older release may have started a maintenance without an entry in the log.
         logged = {row.begun for row in rows}
-        kept = transaction.query(MaintenanceRow, "maintenances_kept", parameters)
-        rows += [row for row in kept if row.begun not in logged]
+        current = transaction.query(MaintenanceRow, "maintenances_kept", parameters)
+        rows += [row for row in current if row.begun not in logged]
     for window in windows(transaction, since, until):
         rows += [MaintenanceRow.of(occurrence) for occurrence in occurrences(window, since, until)]
     return sorted(rows, key=lambda row: row.begun)
 
 
 def _window(row: WindowRow) -> Window:
-    """Return a window. Raises ValueError if its recurrence or its zone cannot be read."""
+    """Return the window of a row. Raises ValueError if its recurrence or zone cannot be read."""
     return Window(
         begins=row.begins,
         duration=timedelta(seconds=row.duration_s),

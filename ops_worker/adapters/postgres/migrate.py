@@ -1,7 +1,7 @@
-"""The schema: create objects, apply migrations, repair objects without loss.
+"""Create the objects of the schema, apply migrations, and repair objects without loss of data.
 
-Each function works inside a transaction that ``Store`` began and will commit, with the lock of the
-schema held. docs/decisions/0009-schema-versions.md explains the rules.
+Each function works inside a transaction that ``Store`` begins and commits. The transaction holds
+the lock of the schema. docs/decisions/0009-schema-versions.md explains the rules.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ OBJECTS = (
 )
 """Every object of the migrations, in the order in which they are created."""
 EXPECTED_VIEW = "ops_worker_expected_view"
-"""The temporary view that shows how this server prints the expected definition."""
+"""The name of a temporary view that shows how this server prints the expected definition."""
 
 
 class Change(NamedTuple):
-    """A change to an object, or a migration. With a ``fault``, a person has to make the change."""
+    """A change to an object, or a migration. With a ``fault``, a person must make the change."""
 
     subject: str
     action: str
@@ -64,11 +64,11 @@ class Change(NamedTuple):
 
 
 class _Repair(NamedTuple):
-    """A statement that repairs a table, and the name of what it does.
+    """A statement that repairs a table, and a description of the repair.
 
-    ``hint`` is the remedy if the rows of the table prevent it, ``alternative`` another statement if
-    the definition of the table does. A column's type cannot change under a view: if
-    ``changes_type``, the view is dropped before and created again.
+    ``hint`` is the remedy if rows of the table prevent the repair. ``alternative`` is another
+    statement if the definition of the table prevents it. With ``changes_type``, the view is dropped
+    before the repair and created again, because the type of a column cannot change under a view.
     """
 
     action: str
@@ -84,9 +84,9 @@ def objects(*, standalone: bool) -> tuple[str, ...]:
 
 
 def definition(name: str, until: int | None = None) -> str:
-    """Return the statements that create an object: its sections of all migrations, in order.
+    """Return the statements that create an object: its sections in all migrations, in order.
 
-    With ``until``, only the migrations up to that version count.
+    With ``until``, only the migrations up to this version count.
     """
     sections = [
         migration.sections[name]
@@ -107,10 +107,10 @@ def present(connection: Connection, names: Collection[str]) -> set[str]:
 
 
 def create(connection: Connection, names: Sequence[str], existing: Collection[str]) -> None:
-    """Create the missing objects; ``existing`` are those that exist.
+    """Create the missing objects; ``existing`` has the objects that exist.
 
-    The first object of the worker also records the version of the schema. If objects without a
-    version exist, only ``init-db`` records it.
+    The creation of the worker's first object also records the version of the schema. If objects
+    exist without a recorded version, only ``init-db`` records it.
     """
     missing = [name for name in names if name not in existing]
     is_first = bool(missing) and not present(connection, (*OWN, VIEW))
@@ -123,7 +123,7 @@ def create(connection: Connection, names: Sequence[str], existing: Collection[st
 
 
 def versions(connection: Connection) -> list[int]:
-    """Return the numbers of the migrations that were applied.
+    """Return the numbers of the applied migrations.
 
     Raises SchemaError if their table cannot be read.
     """
@@ -140,21 +140,21 @@ def versions(connection: Connection) -> list[int]:
 
 
 def report_newer(connection: Connection, names: Sequence[str]) -> Iterator[Change]:
-    """Report a schema that is newer than this program. It must not be changed.
+    """Report a schema that is newer than this program. Such a schema must not be changed.
 
     Raises SchemaError if one of the objects is missing.
     """
     version = max(versions(connection), default=0)
     if version <= newest():
         return
-    said = f"version {version} is newer than this program, which knows {newest()}"
+    comparison = f"version {version} is newer than this program, which knows {newest()}"
     existing = present(connection, names)
     if missing := [name for name in names if name not in existing]:
         raise SchemaError(
-            f"no table {', '.join(missing)}, and the schema's {said}: "
+            f"no table {', '.join(missing)}, and the schema's {comparison}: "
             "run init-db with the ops-worker that made this version"
         )
-    yield Change("schema", f"{said}; nothing was changed")
+    yield Change("schema", f"{comparison}; nothing was changed")
     for name in names:
         yield Change(name, "already there")
 
@@ -162,9 +162,9 @@ def report_newer(connection: Connection, names: Sequence[str]) -> Iterator[Chang
 def apply(connection: Connection, migration: Migration, names: Sequence[str]) -> list[Change]:
     """Apply one migration if it was not applied before.
 
-    Create the objects that are missing, and change those that the migration names.
+    Create missing objects, and change the objects that the migration names.
 
-    Raises SchemaError for an object that the migration changes and that another role owns.
+    Raises SchemaError if another role owns an object that the migration changes.
     """
     if migration.version in versions(connection):
         return [Change(f"migration {migration.name}", "already applied")]
@@ -172,13 +172,13 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
     rows = {row["name"]: row for row in inspect(connection, names)}
     for name in names:
         if not definition(name, migration.version):
-            continue  # a later migration adds it
+            continue  # a later migration adds this object
         if not rows[name]["present"]:
             created = _create_object(connection, name, migration.version)
-            # The repair at the end tries such a view again, and reports it if that fails.
+            # The repair at the end tries to create the view again, and reports a failure.
             changes += [] if created.fault else [created]
         elif name in migration.sections and migration.version > 1:
-            # Migration 1 adopts tables that exist, also those of the platform, as they are.
+            # Migration 1 leaves existing tables unchanged, including the tables of the platform.
             if not rows[name]["owned"]:
                 raise SchemaError(
                     f"migration {migration.name} changes {name}, which belongs to role "
@@ -192,9 +192,9 @@ def apply(connection: Connection, migration: Migration, names: Sequence[str]) ->
 def repair(
     connection: Connection, names: Sequence[str], created: Collection[str]
 ) -> Iterator[Change]:
-    """Bring every object into the expected shape; yield what was done, and what could not be done.
+    """Bring every object into the expected shape; yield the changes, and the changes that failed.
 
-    ``created`` are the objects that this run has already created.
+    ``created`` has the objects that this run has already created.
     """
     for row in inspect(connection, names):
         name = row["name"]
@@ -207,20 +207,20 @@ def repair(
 
 
 def inspect(connection: Connection, names: Collection[str]) -> list[dict[str, Any]]:
-    """Read the shape of these tables, in this order."""
-    wanted = [{"name": name, "privileges": [], "columns": []} for name in names]
-    rows = connection.execute(SQL["inspect_tables"], {"tables": json.dumps(wanted)}).fetchall()
+    """Read the shapes of these tables, in this order."""
+    tables = [{"name": name, "privileges": [], "columns": []} for name in names]
+    rows = connection.execute(SQL["inspect_tables"], {"tables": json.dumps(tables)}).fetchall()
     order = {name: number for number, name in enumerate(names)}
     return sorted(rows, key=lambda row: order[row["name"]])
 
 
 def is_view_outdated(connection: Connection) -> bool | None:
-    """Compare the view with its expected definition, as this server prints both.
+    """Return whether the view differs from its expected definition, as this server prints both.
 
     Return None if this role may not create the temporary view for the comparison.
     """
-    # PostgreSQL prints a view in its own way, which changes between versions. So the server prints
-    # both, and no text is stored.
+    # PostgreSQL prints views in its own format, which changes between versions. So the server
+    # prints both views, and no printed text is stored.
     statement = re.sub(
         rf"CREATE OR REPLACE VIEW {VIEW}\b",
         f"CREATE TEMPORARY VIEW {EXPECTED_VIEW}",
@@ -237,9 +237,10 @@ def is_view_outdated(connection: Connection) -> bool | None:
 
 
 def recorded_version(transaction: Transaction) -> tuple[int | None, str]:
-    """Return the version of the schema, 0 if none is recorded; None if it cannot be read, and why.
+    """Return the version of the schema, and why it cannot be read.
 
-    The reason is empty if the table does not have the shape of the versions.
+    The version is 0 if none is recorded, and None if it cannot be read. The reason is also empty if
+    the table of the versions has another shape.
     """
     if VERSIONS not in transaction.present:
         return 0, ""
@@ -256,7 +257,7 @@ def recorded_version(transaction: Transaction) -> tuple[int | None, str]:
 
 
 def _create_object(connection: Connection, name: str, until: int | None = None) -> Change:
-    """Create an object. The view needs the tables that it reads in the expected shape."""
+    """Create an object. The view can be created only if its tables have the expected shape."""
     statements = definition(name, until).encode()
     if name != VIEW:
         connection.execute(statements)
@@ -272,12 +273,12 @@ def _create_object(connection: Connection, name: str, until: int | None = None) 
 
 def _record(connection: Connection, migration: Migration) -> None:
     """Record that a migration was applied."""
-    given = {"version": migration.version, "name": migration.name}
-    connection.execute(SQL["record_version"], given)
+    parameters = {"version": migration.version, "name": migration.name}
+    connection.execute(SQL["record_version"], parameters)
 
 
 def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
-    """Add missing columns, convert types of the worker's own tables, add the unique key."""
+    """Add missing columns, convert types in the worker's own tables, add the unique key."""
     table = row["name"]
     difference = schema.compare(SHAPES[table], row["columns"], row["keys"])
     absent = set()
@@ -288,9 +289,9 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
         yield change
     for changed, was in difference.types:
         if table not in OWN:
-            # It may be the platform's, and large. Passes may work with it.
-            said = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
-            yield Change(table, f"{said} (`ops-worker check` names the statement)")
+            # The table may be a large one of the platform, and passes may work with this type.
+            problem = f"column {changed.name} is {was}, not {changed.type}; it was left as it is"
+            yield Change(table, f"{problem} (`ops-worker check` names the statement)")
             continue
         hint = (
             f"the values of {changed.name} ({was}) do not convert to {changed.type}: run "
@@ -303,13 +304,13 @@ def _repair_table(connection: Connection, row: dict[str, Any]) -> Iterator[Chang
             changes_type=True,
         )
         yield _attempt(connection, row, conversion)
-    # If a column could not be added, its key would fail, too.
+    # If a column could not be added, a key with this column would fail, too.
     if difference.key and absent.isdisjoint(difference.key):
         key = _Repair(
             action=f"unique key ({', '.join(difference.key)}) added",
             statement=schema.add_key(table, difference.key),
             hint=_hint_for_key(table, difference.key),
-            # A table has at most one primary key, and it may be of other columns.
+            # A table has at most one primary key, which may have other columns.
             alternative=schema.add_key(table, difference.key, kind="UNIQUE"),
         )
         yield _attempt(connection, row, key)
@@ -328,7 +329,7 @@ def _addition(table: str, added: Column) -> _Repair:
 
 
 def _hint_for_key(table: str, key: Sequence[str]) -> str:
-    """Return what removes the rows that keep a key from being added."""
+    """Return the remedy that removes the rows that prevent a key."""
     same = " AND ".join(f"a.{name} = b.{name}" for name in key)
     empty = " OR ".join(f"{name} IS NULL" for name in key)
     return (
@@ -339,7 +340,7 @@ def _hint_for_key(table: str, key: Sequence[str]) -> str:
 
 
 def _attempt(connection: Connection, row: dict[str, Any], repair: _Repair) -> Change:
-    """Repair a table in a savepoint. If that fails, the change has a fault with the remedy."""
+    """Repair a table in a savepoint. On failure, return a change whose fault has the remedy."""
     table, action, statement = row["name"], repair.action, repair.statement
     if not row["owned"]:
         fault = f"{table} belongs to role {row['owner']}: as that role run `{statement}`"
@@ -367,7 +368,7 @@ def _attempt(connection: Connection, row: dict[str, Any], repair: _Repair) -> Ch
 
 
 def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change]:
-    """Replace the view if its definition is not the expected one."""
+    """Replace the view if its definition differs from the expected one."""
     outdated = is_view_outdated(connection)
     if outdated is False or (outdated is None and not row["owned"]):
         return
@@ -394,21 +395,21 @@ def _repair_view(connection: Connection, row: dict[str, Any]) -> Iterator[Change
 
 
 def _replace_view(connection: Connection) -> None:
-    """Replace the view. One with other columns is dropped, and created with the same grants."""
+    """Replace the view. Drop a view with other columns, and create it with the same grants."""
     try:
         with connection.transaction():
             connection.execute(_view_statement().encode())
     except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
-        # CREATE OR REPLACE VIEW can only append columns. DROP loses the grants.
+        # CREATE OR REPLACE VIEW can only append columns. DROP removes the grants.
         grants = column(connection.execute(SQL["view_grants"]), "statement")
         connection.execute(f"DROP VIEW {VIEW}".encode())
         _create_view(connection, grants)
 
 
 def _without_view(connection: Connection, table: str) -> Sequence[str] | None:
-    """Drop the view, if it reads the table: a column's type cannot change under a view.
+    """Drop the view if it reads the table, because the type of a column cannot change under a view.
 
-    Return the statements that grant its privileges again; None if nothing was dropped.
+    Return the statements that grant the view's privileges again; None if no view was dropped.
     """
     if table != "service_health" or not present(connection, [VIEW]):
         return None
@@ -418,7 +419,7 @@ def _without_view(connection: Connection, table: str) -> Sequence[str] | None:
 
 
 def _create_view(connection: Connection, grants: Sequence[str]) -> None:
-    """Create the view, and grant its privileges again."""
+    """Create the view and grant its privileges again."""
     connection.execute(_view_statement().encode())
     for grant in grants:
         connection.execute(grant.encode())

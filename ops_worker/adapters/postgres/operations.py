@@ -1,4 +1,4 @@
-"""What people's commands do in a transaction: inspect tables, change alerts and maintenances."""
+"""The transactions of people's commands: inspect tables, change alerts and maintenances."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ TIME_COLUMNS = {
     "ops_worker_hour": "begun",
     "ops_worker_day": "begun",
 }
-"""The time column of each table. It finds the oldest row if an index begins with it."""
+"""The column by which the oldest row of each table is found, if an index begins with it."""
 Row = dict[str, Any]
-"""A row of the self-check, whose rules take rows as they are."""
+"""A row of the self-check. Its rules take untyped rows."""
 
 
 class Action(NamedTuple):
-    """What a person did: who did it, and why. ``services`` is empty if it is about all of them."""
+    """What a person did, who did it, and why. ``services`` is empty for all services."""
 
     action: str
     by: str = ""
@@ -68,7 +68,7 @@ class Action(NamedTuple):
 
 
 class NewMaintenance(NamedTuple):
-    """A maintenance of all services that a person starts: its length, who starts it, and why."""
+    """A maintenance of all services that a person starts: its length, the person, the reason."""
 
     seconds: float
     by: str
@@ -76,10 +76,10 @@ class NewMaintenance(NamedTuple):
 
 
 class NewWindow(NamedTuple):
-    """A maintenance window that a person makes.
+    """A maintenance window that a person creates.
 
-    ``services`` is None for all of them. ``begins`` is None if it begins now. ``recurrence`` is
-    empty if it does not repeat.
+    ``services`` is None for all services. ``begins`` is None if the window begins now.
+    ``recurrence`` is empty if the window does not repeat.
     """
 
     seconds: float
@@ -92,7 +92,7 @@ class NewWindow(NamedTuple):
 
 
 def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
-    """Read what the server reports about itself, and about the tables in ``self_check.TABLES``."""
+    """Read what the server reports about itself and the tables in ``self_check.TABLES``."""
     connection = transaction.connection
     expected = [
         {"name": table.name, "privileges": table.privileges, "columns": table.columns}
@@ -102,15 +102,15 @@ def inspect(transaction: Transaction) -> tuple[Row, list[Row]]:
         server = transaction.execute("inspect_server")
         tables = transaction.execute("inspect_tables", {"tables": json.dumps(expected)})
     row = one(server)
-    # A connection pooler reports its own process ID.
+    # Behind a pooler, libpq has the process ID that the pooler reports.
     pooled = row["pid"] != connection.info.backend_pid
     return row | {"pooled": pooled}, tables.fetchall()
 
 
 def table_sizes(transaction: Transaction) -> list[TableSize]:
-    """Read how large the tables are that grow with time, without reading their rows.
+    """Read the sizes of the tables that grow with time, without reading their rows.
 
-    Return nothing if that fails: other lines of the checklist say what is wrong with the tables.
+    Return no sizes on failure: other lines of the checklist report what is wrong with the tables.
     """
     sizes: list[TableSize] = []
     with transaction.best_effort("the sizes of the tables were not read"):
@@ -129,7 +129,7 @@ def _table_sizes(transaction: Transaction) -> list[TableSize]:
         row = rows[name]
         if row["is_measurable"]:
             row |= _hypertable_size(transaction)
-        # Spans have no index on time alone: they are as old as the first run.
+        # Spans have no index on time alone, but they are as old as the first run.
         dated = rows.get(RUN_TABLE if name == SPAN_TABLE else name)
         oldest = None
         if dated is not None and dated["is_indexed"] and not row["is_divided"]:
@@ -139,13 +139,16 @@ def _table_sizes(transaction: Transaction) -> list[TableSize]:
 
 
 def _hypertable_size(transaction: Transaction) -> Row:
-    """Return the rows and bytes of a hypertable with its compressed chunks; else nothing."""
+    """Return the rows and bytes of a hypertable with its compressed chunks.
+
+    Return an empty row for a plain table.
+    """
     row: Row | None = transaction.execute("hypertable_size").fetchone()
     return row if row and row["bytes"] is not None else {}
 
 
 def _oldest(transaction: Transaction, name: str) -> datetime | None:
-    """Return the time of the oldest row; None if there is no row, or its time is no time."""
+    """Return the time of the oldest row; None if there is no row, or the value is not a time."""
     row = transaction.execute(f"oldest_of_{name}").fetchone()
     oldest = row["oldest"] if row else None
     return oldest if isinstance(oldest, datetime) else None
@@ -154,7 +157,7 @@ def _oldest(transaction: Transaction, name: str) -> datetime | None:
 def alerts(transaction: Transaction, *, closed: bool) -> list[AlertRow]:
     """Return the system alerts that are open or acknowledged, the oldest first.
 
-    With ``closed``, also the last hundred that are closed.
+    With ``closed``, also return the last hundred closed alerts.
     """
     return transaction.query(AlertRow, "list_alerts", {"closed": closed}).fetchall()
 
@@ -162,7 +165,10 @@ def alerts(transaction: Transaction, *, closed: bool) -> list[AlertRow]:
 def acknowledge(
     transaction: Transaction, number: int, by: str, reason: str = ""
 ) -> ChangedAlertRow:
-    """Acknowledge an open alert, as the platform does. Raises SettingsError if it is not open."""
+    """Acknowledge an open alert, as the platform does.
+
+    Raises SettingsError if the alert is not open.
+    """
     parameters = {"id": number, "by": by}
     row = transaction.query(ChangedAlertRow, "acknowledge_alert", parameters).fetchone()
     if row is None:
@@ -174,7 +180,7 @@ def acknowledge(
 def close(transaction: Transaction, number: int, by: str, reason: str = "") -> ChangedAlertRow:
     """Close an alert that is open or acknowledged, as a recovery does.
 
-    Raises SettingsError if it is neither.
+    Raises SettingsError if the alert is neither.
     """
     row = transaction.query(ChangedAlertRow, "close_alert", {"id": number}).fetchone()
     if row is None:
@@ -199,9 +205,10 @@ def prune(
 ) -> list[UnmonitoredRow]:
     """Remove the rows of services that are no longer monitored, and close their alerts.
 
-    Their history stays, and ends with the last pass. Services that another installation of this
-    database watches stay, and so does its own alert. Return all of these services; one that stays
-    names that installation. A dry run changes nothing.
+    The history of these services stays and ends with the last pass. Services that another
+    installation in this database monitors stay, and the own alert of that installation also stays.
+    Return all of these services. If a service stays, its row names the other installation. A dry
+    run changes nothing.
     """
     # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
@@ -216,9 +223,9 @@ def prune(
     others: list[Neighbour] = []
     if any(is_own_service(row.service) for row in rows):
         others = _recorded_installations(transaction)
-    own = {row.service for row in rows if row.installation == transaction.installation}
-    kept = kept_services(claims(transaction), others, transaction.now, own)
-    rows = [row._replace(kept_by=kept.get(row.service, "")) for row in rows]
+    own_services = {row.service for row in rows if row.installation == transaction.installation}
+    keepers = kept_services(claims(transaction), others, transaction.now, own_services)
+    rows = [row._replace(kept_by=keepers.get(row.service, "")) for row in rows]
     names = tuple(row.service for row in rows if not row.kept_by)
     if names and not dry_run:
         services = {"services": json.dumps(names)}
@@ -232,13 +239,13 @@ def prune(
 
 
 def claims(transaction: Transaction) -> list[Claim]:
-    """Read which services the other installations of this database watch, and when they did."""
-    found: list[Claim] = []
+    """Read which services other installations in this database monitor, and when they last did."""
+    rows: list[Claim] = []
     if "service_health" in transaction.present:
-        found += transaction.query(Claim, "claims_of_rows", _own(transaction)).fetchall()
+        rows += transaction.query(Claim, "claims_of_rows", _own(transaction)).fetchall()
     if is_readable(transaction):
-        found += transaction.query(Claim, "claims_of_spans", _own(transaction)).fetchall()
-    return found
+        rows += transaction.query(Claim, "claims_of_spans", _own(transaction)).fetchall()
+    return rows
 
 
 def _recorded_installations(transaction: Transaction) -> list[Neighbour]:
@@ -260,14 +267,14 @@ def _own(transaction: Transaction) -> dict[str, str]:
 def start(
     transaction: Transaction, maintenance: NewMaintenance, *, replace: bool
 ) -> RunningMaintenance | None:
-    """Start a maintenance, and return the one that was running before, if there was one.
+    """Start a maintenance; return the maintenance that was running before, if there was one.
 
-    The same maintenance again starts anew. Raises SettingsError if another one is running and
-    ``replace`` is false.
+    If the same maintenance is already running, start it anew. Raises SettingsError if another
+    maintenance is running and ``replace`` is false.
     """
     running = running_maintenance(transaction)
     parameters = maintenance._asdict() | {"replace": replace}
-    # An older release did not log the one that is replaced now.
+    # If an older release started the maintenance that is replaced now, it is not in the log yet.
     _log(transaction, SQL["log_maintenance"], parameters)
     started = transaction.execute("start_maintenance", parameters).fetchone()
     if started is None:
@@ -288,7 +295,7 @@ def start(
 
 
 def end(transaction: Transaction, by: str) -> bool:
-    """End the maintenance, and return whether there was one."""
+    """End the maintenance of all services; return whether one was running."""
     was_running = running_maintenance(transaction) is not None
     if MAINTENANCE_TABLE in transaction.present:
         _log(transaction, SQL["log_maintenance"], {})
@@ -299,28 +306,29 @@ def end(transaction: Transaction, by: str) -> bool:
     return was_running
 
 
-def start_window(transaction: Transaction, new: NewWindow) -> tuple[Window, list[int]]:
-    """Make a maintenance window in addition to others; return it, and what it replaced.
+def start_window(transaction: Transaction, request: NewWindow) -> tuple[Window, list[int]]:
+    """Create a maintenance window in addition to others.
 
-    The same window again replaces the first one, so that a command may be repeated.
+    Return the window, and the numbers of the windows that it replaces. It replaces an equal window,
+    so that a command may be repeated.
     """
     now = transaction.now
-    begins = new.begins or now
-    parameters = new._asdict() | {
-        "services": None if new.services is None else list(new.services),
+    begins = request.begins or now
+    parameters = request._asdict() | {
+        "services": None if request.services is None else list(request.services),
         "begins": begins,
-        "is_planned": new.begins is not None,
+        "is_planned": request.begins is not None,
         "now": now,
     }
     replaced = list(column(transaction.execute("end_same_windows", parameters), "id"))
     number = one(transaction.execute("start_window", parameters))["id"]
-    is_started = new.begins is None and not new.recurrence
+    is_started = request.begins is None and not request.recurrence
     action = Action(
         action="maintenance_started" if is_started else "maintenance_planned",
-        by=new.by,
-        reason=new.reason,
-        services=tuple(new.services or ()),
-        until=None if new.recurrence else begins + timedelta(seconds=new.seconds),
+        by=request.by,
+        reason=request.reason,
+        services=tuple(request.services or ()),
+        until=None if request.recurrence else begins + timedelta(seconds=request.seconds),
     )
     _record(transaction, action)
     (window,) = [window for window in open_windows(transaction) if window.id == number]
@@ -328,7 +336,7 @@ def start_window(transaction: Transaction, new: NewWindow) -> tuple[Window, list
 
 
 def end_window(transaction: Transaction, number: int, by: str) -> None:
-    """End a maintenance window that is running or planned, with all its later occurrences.
+    """End a running or planned maintenance window, with all its later occurrences.
 
     Raises SettingsError if there is no such window.
     """
@@ -343,15 +351,15 @@ def end_window(transaction: Transaction, number: int, by: str) -> None:
 
 
 def _open_numbers(transaction: Transaction) -> str:
-    """Return the numbers of the windows that a person can end."""
+    """Return the numbers of the windows that a person can end, as text for a message."""
     numbers = ", ".join(str(window.id) for window in open_windows(transaction))
     return f"`ops-worker maintenance list` lists {numbers}" if numbers else "none is"
 
 
 def end_any(transaction: Transaction, by: str) -> bool:
-    """End the maintenance of all services, and return whether there was one.
+    """End the maintenance of all services; return whether one was running.
 
-    Raises SettingsError if there are only windows: a person has to name the window.
+    Raises SettingsError if only windows are running or planned: then a person must name the window.
     """
     was_running = end(transaction, by)
     if not was_running and open_windows(transaction):
@@ -362,7 +370,7 @@ def end_any(transaction: Transaction, by: str) -> bool:
 
 
 def describe(maintenance: RunningMaintenance) -> str:
-    """Return until when a maintenance lasts, who started it, and why."""
+    """Return one line with the end of a maintenance, who started it, and why."""
     until = f"{maintenance.until:%Y-%m-%d %H:%M:%S %Z} ({format_age(maintenance.left_s)} left)"
     reason = f": {one_line(maintenance.reason)}" if maintenance.reason else ""
     by = f"started by {one_line(maintenance.started_by)}{reason}"
@@ -370,13 +378,13 @@ def describe(maintenance: RunningMaintenance) -> str:
 
 
 def _log(transaction: Transaction, statement: str, parameters: Mapping[str, object]) -> None:
-    """Write to the log of maintenances, if there is one. A missing privilege is a warning."""
+    """Write to the log of maintenances, if it exists. A missing privilege is a warning."""
     if MAINTENANCE_LOG in transaction.present:
         _if_permitted(transaction, statement, parameters)
 
 
 def _record(transaction: Transaction, action: Action) -> None:
-    """Record what a person did, if there is a table for it. A missing privilege is a warning."""
+    """Record what a person did, if the table exists. A missing privilege is a warning."""
     if ACTION_TABLE in transaction.present:
         parameters = action._asdict() | {"services": json.dumps(action.services)}
         _if_permitted(transaction, SQL["record_action"], parameters)
@@ -385,9 +393,9 @@ def _record(transaction: Transaction, action: Action) -> None:
 def _if_permitted(
     transaction: Transaction, statement: str, parameters: Mapping[str, object]
 ) -> None:
-    """Execute a statement of secondary importance. A missing privilege is a warning.
+    """Execute an optional statement. A missing privilege is a warning.
 
-    A role may be permitted to start a maintenance, for example, but not to write the log.
+    For example, a role may be permitted to start a maintenance, but not to write the log.
     """
     try:
         with transaction.connection.transaction():  # a savepoint

@@ -1,4 +1,4 @@
-"""The worker's own alert: another pass has stopped, or a pass is blind."""
+"""The worker's own alert. It is open while another pass has stopped or a pass is blind."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Watch(NamedTuple):
 
     - ``name``: the pass. ``begun`` is the moment at which it began (seconds, monotonic clock).
     - ``origin``: its job, pod and version.
-    - ``may_open``: false during a maintenance, in which the alert only closes.
-    - ``peers``: false without self-metrics, by which a pass that stopped is noticed.
-    - ``doubt``: the row of this pass, if it doubts. A dry run does not write it.
-    - ``dry_run``: decide in the same way, and return what would be done.
-    - ``resumed_at``: in a loop, the moment at which it was recorded again after an outage.
+    - ``may_open``: false during a maintenance. Then the alert can only close.
+    - ``peers``: false without self-metrics, which show whether a peer has stopped.
+    - ``doubt``: the row of this pass if it doubts what it saw. A dry run does not write this row.
+    - ``dry_run``: decide in the same way, but only return what would be done.
+    - ``resumed_at``: in a loop, the moment at which passes were recorded again after an outage.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Watch(NamedTuple):
 
 
 def update(transaction: Transaction, watch: Watch) -> Recorded:
-    """Open, change or close the worker's own alert, as its causes come and go.
+    """Open, change or close the worker's own alert, according to its current causes.
 
     A failure is a warning.
     """
     watches = watch.peers and "system_metrics" in transaction.present
-    # An alert about a blind pass also closes when the installation no longer doubts.
+    # The alert about a blind pass must also close after DOUBT_PASSES was set to 0.
     if not watches and watch.doubt is None and DOUBT_TABLE not in transaction.present:
         return NOTHING
     names = " and ".join(peers(watch.name))
@@ -84,7 +84,7 @@ def _update(transaction: Transaction, watch: Watch, problem: str) -> Recorded:
     state = _peer_state(transaction, watch)
     rows = _blind_rows(transaction, watch)
     permitted = one(cursor)["can"]
-    # None means that there is no such table: an installation without alerts.
+    # None means that the table does not exist: an installation without alerts.
     if permitted is False:
         fault = f"row level security hides fleet_alert: {ROW_SECURITY_REMEDY}"
         transaction.warnings.append(f"{problem}: {fault}")
@@ -94,9 +94,9 @@ def _update(transaction: Transaction, watch: Watch, problem: str) -> Recorded:
 def _judged(
     transaction: Transaction, watch: Watch, state: PeerState, rows: Sequence[DoubtRow]
 ) -> Recorded:
-    """Compare the causes of the alert with the current ones; change the alert if they differ."""
-    own = {"service": own_service(transaction.installation)}
-    alert = transaction.execute("own_alert", own).fetchone()
+    """Compare the causes of the alert with the current causes; change the alert if they differ."""
+    worker = {"service": own_service(transaction.installation)}
+    alert = transaction.execute("own_alert", worker).fetchone()
     before = None if alert is None else causes_of(alert["causes"])
     after = causes(before, state, is_blind=bool(rows))
     if before is None and after and watch.may_open:
@@ -104,15 +104,15 @@ def _judged(
     if before is not None and not after:
         return _close(transaction, dry_run=watch.dry_run)
     if before is not None and set(after) != set(before) and not watch.dry_run:
-        transaction.execute("set_causes", {**own, "causes": json.dumps(after)})
+        transaction.execute("set_causes", {**worker, "causes": json.dumps(after)})
     return NOTHING
 
 
 def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
-    """Judge whether other passes have stopped; this is unknown without self-metrics."""
+    """Judge whether peers have stopped. Without self-metrics, this is unknown."""
     if not watch.peers or "system_metrics" not in transaction.present:
         return PeerState()
-    # Without the row that this pass has just written.
+    # Leave out the row that this pass has just written.
     before = transaction.time_of(watch.begun) - timedelta(microseconds=1)
     now, names = transaction.now, peers(watch.name)
     rows = _last_seen(transaction, watch, before)
@@ -131,7 +131,7 @@ def _last_seen(transaction: Transaction, watch: Watch, at: datetime) -> list[Las
 
 
 def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> bool:
-    """Return whether a stale peer had its turn. Only a pass that finds one reads for it."""
+    """Return whether a stale peer had its turn. This reads rows only if a peer is stale."""
     resumed_at = None
     if watch.resumed_at is not None:
         resumed_at = transaction.time_of(watch.resumed_at)
@@ -140,7 +140,7 @@ def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> boo
 
 
 def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
-    """Return the rows of the own passes that are blind now, with that of this pass."""
+    """Return the rows of this installation's passes that are blind now, including this pass."""
     rows = {
         (row.name, row.shard): row
         for row in readable_rows(transaction)
@@ -165,16 +165,16 @@ def _open(
         facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
     reason = one_line("; ".join(reasons))
     facts["reason"] = reason
-    own = own_service(transaction.installation)
+    worker = own_service(transaction.installation)
     if watch.dry_run:
-        return NOTHING._replace(opened=(own,), own_reason=reason)
-    opened = open_alerts(transaction, [new_alert(own, reason, facts, causes_now)])
+        return NOTHING._replace(opened=(worker,), own_reason=reason)
+    opened = open_alerts(transaction, [new_alert(worker, reason, facts, causes_now)])
     return NOTHING._replace(opened=tuple(column(opened, "service")), own_reason=reason)
 
 
 def _close(transaction: Transaction, *, dry_run: bool) -> Recorded:
-    own = own_service(transaction.installation)
+    worker = own_service(transaction.installation)
     if dry_run:
-        return NOTHING._replace(closed=(own,))
-    closed = transaction.execute("close_alerts", {"services": json.dumps([own])})
+        return NOTHING._replace(closed=(worker,))
+    closed = transaction.execute("close_alerts", {"services": json.dumps([worker])})
     return NOTHING._replace(closed=tuple(column(closed, "service")))

@@ -1,4 +1,4 @@
-"""What a pass reads and writes in its transaction."""
+"""Read and write the rows of a pass, inside its transaction."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Sample, StateChange
 
 STATEMENT_CHARACTERS = 4_000_000
-"""Characters of JSON that one statement inserts: about 40,000 rows."""
+"""Maximum number of characters of JSON that one statement inserts: about 40,000 rows."""
 WATCH_ROWS = 10_000
-"""Rows of its installation that a pass reads to find another pass, or a shard of it.
+"""How many rows of its own installation a pass reads to find another pass or a shard of it.
 
-That is a week of a pass every 60 s, and takes some milliseconds.
+They cover a week of a pass every 60 s. Reading them takes a few milliseconds.
 """
 ALL_ROWS = 100_000
-"""The smallest limit for the rows of all installations that a pass reads to find another pass.
+"""How many rows of all installations a pass reads, at least, to find another pass.
 
-Of ten installations with a pass every 5 s they are the last 13 hours, and take about 0.1 s. Only a
-pass that was never recorded costs so much, and one that stopped earlier counts as such.
+With ten installations and a pass every 5 s, they cover the last 13 hours. Reading them takes about
+0.1 s. This happens only if the other pass was never recorded. A pass that stopped earlier than
+these rows counts as never recorded.
 """
 NOTHING = Recorded((), (), ())
 
 
 class StateRow(NamedTuple):
-    """What ``service_health`` has of a service. ``streak`` and ``since`` may be anything."""
+    """The row of a service in ``service_health``. ``streak`` and ``since`` may be any JSON."""
 
     service: str
     status: str
@@ -52,19 +53,19 @@ class StateRow(NamedTuple):
 
 
 def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str, KnownState]:
-    """Read what earlier passes recorded of these services; return one entry for each."""
-    # A dry run creates no table, so this one may be missing.
+    """Read what earlier passes recorded about these services; return one entry for each."""
+    # A dry run creates no table, so the table may be missing.
     rows = None
     with transaction.connection.pipeline():
         if "service_health" in transaction.present:
-            given = {"services": json.dumps(services)}
-            rows = transaction.query(StateRow, "remembered", given)
+            parameters = {"services": json.dumps(services)}
+            rows = transaction.query(StateRow, "remembered", parameters)
         alerts = transaction.execute("alerted")
-    known = {row.service: row for row in rows.fetchall()} if rows else {}
+    row_of = {row.service: row for row in rows.fetchall()} if rows else {}
     alerted = set(column(alerts, "service"))
     return {
         service: _known_state(
-            known.get(service),
+            row_of.get(service),
             transaction.now,
             alerted=service in alerted,
         )
@@ -73,9 +74,9 @@ def known_states(transaction: Transaction, services: Sequence[str]) -> dict[str,
 
 
 def maintenance_of(transaction: Transaction, setting: datetime | None) -> UnderMaintenance:
-    """Return which services are under maintenance, by the database and the setting.
+    """Return which services are under maintenance, by the database and by the setting.
 
-    ``setting`` is MAINTENANCE_UNTIL. A failure is a warning, and counts as no maintenance.
+    ``setting`` is MAINTENANCE_UNTIL. A failure is a warning. It counts as no maintenance.
     """
     recorded: Sequence[datetime] = ()
     if MAINTENANCE_TABLE in transaction.present:
@@ -94,9 +95,9 @@ def record_health(
     changes: Sequence[StateChange],
     origin: Mapping[str, str] = NO_TAGS,
 ) -> Recorded:
-    """Write the rows of the services, open and close alerts; return what really changed.
+    """Write the rows of the services, open and close alerts; return the real changes.
 
-    ``origin`` names the pass: its job, pod and version. An alert keeps it with the evidence.
+    ``origin`` identifies the pass by its job, pod and version. An alert stores it as evidence.
     """
     opening = [
         new_alert(change.verdict.target.name, change.verdict.reason, evidence(change, origin))
@@ -104,14 +105,14 @@ def record_health(
         if change.opens
     ]
     closing = [change.verdict.target.name for change in changes if change.closes]
-    # jsonb cannot hold NaN, and by default json.dumps writes it.
+    # jsonb cannot hold NaN, but json.dumps writes NaN by default.
     rows = json.dumps(
         [_row(change, transaction.installation) for change in changes], allow_nan=False
     )
     opened = closed = None
     with transaction.connection.pipeline():
         transaction.execute("upsert_health", {"rows": rows})
-        # Most passes open and close nothing. They send no statement for it.
+        # Most passes open and close no alert, and need no statement for it.
         if opening:
             opened = open_alerts(transaction, opening)
         if closing:
@@ -122,17 +123,20 @@ def record_health(
 
 
 def open_alerts(transaction: Transaction, alerts: Sequence[Mapping[str, Any]]) -> Cursor:
-    """Open these alerts of ``new_alert``; the cursor has a row for each one that was not open."""
+    """Open these alerts of ``new_alert``; return a cursor with a row for each opened alert.
+
+    An alert that was already open has no row.
+    """
     # The platform has a foreign key from alerts to tenants.
     transaction.execute("ensure_system_tenant")
     return transaction.execute("open_alerts", {"alerts": json.dumps(alerts)})
 
 
 def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]) -> None:
-    """Append the samples of these passes; all rows of a pass have the time of its moment.
+    """Append the samples of these passes. All rows of a pass have the time at which it began.
 
-    Usually this is one statement. No statement gets more than STATEMENT_CHARACTERS of JSON, or one
-    document: PostgreSQL limits the size of a value and the time of a statement.
+    Usually this is one statement. A statement gets at most STATEMENT_CHARACTERS of JSON, or one
+    larger document, because PostgreSQL limits the size of a value and the time of a statement.
     """
     batch: list[str] = []
     size = 0
@@ -142,7 +146,7 @@ def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]
             if batch and size + len(document) > STATEMENT_CHARACTERS:
                 _insert_samples(transaction, batch)
                 batch, size = [], 0
-            # The documents are JSON already, so only the frame around them is added.
+            # The documents are already JSON, so only add the frame around them.
             batch.append(f'{{"time": "{time}", "samples": {document}}}')
             size += len(document)
     if batch:
@@ -150,7 +154,7 @@ def record_samples(transaction: Transaction, entries: Sequence[Pending | Packed]
 
 
 def record_self_metrics(transaction: Transaction, moment: float, samples: Sequence[Sample]) -> None:
-    """Append the self-metrics of a pass; a failure is a warning."""
+    """Append the self-metrics of a pass that began at ``moment``; a failure is a warning."""
     if "system_metrics" not in transaction.present or not samples:
         return
     problem = "the worker's own figures not recorded"
@@ -161,10 +165,11 @@ def record_self_metrics(transaction: Transaction, moment: float, samples: Sequen
 def last_seen_parameters(
     at: datetime, rows: int, installation: str = DEFAULT, judge: str = ""
 ) -> dict[str, Any]:
-    """Return the parameters of ``passes_now``: every pass before a time, in so many rows.
+    """Return the parameters of ``passes_now``, which finds each pass before a time.
 
-    Where one pass is enough for all installations, the records of all of them count. Only for the
-    pass ``judge``, which judges its peers, its own records count: they show whether it ran itself.
+    ``rows`` limits how many rows are searched. If one pass is enough for all installations, the
+    records of all installations count. The pass ``judge``, which judges its peers, is an exception:
+    only its records in its own installation count, because they show whether it ran itself.
     """
     of_all = [
         not spec.transaction.per_installation and spec.name != judge for spec in PASSES.values()
@@ -191,7 +196,7 @@ def _known_state(row: StateRow | None, now: datetime, *, alerted: bool) -> Known
         return KnownState(alerted=alerted)
     streak = row.streak if isinstance(row.streak, int) else 0  # the in-process loops wrote none
     since = parse_time(row.since)
-    if since is not None and since > now:  # a clock was set back since, or somebody wrote it
+    if since is not None and since > now:  # a clock was set back, or another program wrote it
         since = None
     return KnownState(
         healthy=row.status == "healthy",
@@ -204,7 +209,7 @@ def _known_state(row: StateRow | None, now: datetime, *, alerted: bool) -> Known
 
 
 def _row(change: StateChange, installation: str) -> dict[str, Any]:
-    """Return the row of a service. That of the default installation does not name it."""
+    """Return the row of a service. A row of the default installation does not name it."""
     return {
         "service": change.verdict.target.name,
         "status": "healthy" if change.verdict.healthy else "unhealthy",

@@ -1,8 +1,8 @@
-"""What readers of long periods get from the rollup: hours and days instead of samples.
+"""Read long periods from the rollup: hours and days instead of samples.
 
-A period is covered by parts. Each one is read from days, from hours, or from samples: hours where
-no complete day is rolled up, and samples where no hour is. So the numbers are complete when the
-rollup pass is behind, has stopped or never ran.
+A period is divided into parts. Each part is read from days, from hours or from samples. Hours are
+used where no complete day is rolled up, and samples where no hour is. So the numbers are complete
+even if the rollup pass is behind, has stopped or never ran.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ if TYPE_CHECKING:
 TICK = timedelta(microseconds=1)
 """The resolution of times in the database."""
 STEP_BACK_S = 86_400.0
-"""How much older than a part the last sample before it may be: a day, as in ``roll_up``."""
+"""How much earlier than a part the last sample before it may be, in seconds.
+
+It is a day, as in the statement ``roll_up``.
+"""
 FINER = {DAY: (DAY, HOUR), HOUR: (HOUR,), None: ()}
-"""The levels that may fill buckets of a level, the longest first."""
+"""The levels whose rows may fill buckets of each level, the longest level first."""
 
 
 class Part(NamedTuple):
     """A part of a period, and its source: a level of the rollup, or None for the samples.
 
-    ``since`` belongs to it, ``until`` does not.
+    ``since`` belongs to the part, ``until`` does not.
     """
 
     level: str | None
@@ -63,15 +66,15 @@ class Coverage(NamedTuple):
         return any(part.level for part in self.parts)
 
     def level_at(self, time: datetime) -> str | None:
-        """Return from which level of the rollup a time is read; None: from the samples."""
+        """Return the level of the rollup from which a time is read; None for samples."""
         levels = [part.level for part in self.parts if part.since <= time < part.until]
         return levels[0] if levels else None
 
 
 def cover(transaction: Transaction, since_s: float, number: int) -> Coverage:
-    """Divide the last ``since_s`` seconds into a number of buckets, and find what fills them.
+    """Divide the last ``since_s`` seconds into buckets; return them with the parts that fill them.
 
-    The period is cut to MAX_SAMPLES_S if more samples than that would have to be read.
+    The period is cut to MAX_SAMPLES_S if samples of a longer time would have to be read.
     """
     now = transaction.now
     coverage = _cover(transaction, grid(now, since_s, number))
@@ -82,7 +85,7 @@ def cover(transaction: Transaction, since_s: float, number: int) -> Coverage:
 
 
 def _cover(transaction: Transaction, buckets: Grid) -> Coverage:
-    # Times have this resolution, so that this is the period without its begin and with its end.
+    # The period excludes its begin and includes its end, so move both by the resolution of times.
     since, until = buckets.since + TICK, buckets.until + TICK
     if buckets.level is None or not transaction.may_read(ROLLUP_TABLES):
         return Coverage(buckets, [Part(None, since, until)])
@@ -93,13 +96,13 @@ def _cover(transaction: Transaction, buckets: Grid) -> Coverage:
 def _parts(
     transaction: Transaction, levels: Sequence[str], since: datetime, until: datetime
 ) -> Iterator[Part]:
-    """Yield what fills the time between two others, in order of time."""
+    """Yield the parts of the time from ``since`` to ``until``, in order of time."""
     if not levels:
         yield from _samples(transaction, since, until)
         return
     level, *finer = levels
     step = LEVELS[level]
-    # Only whole slices that are complete: one from the future may be there after a wrong clock.
+    # Use only complete slices. A wrong clock may have left a slice of the future.
     complete = floor(min(until, transaction.now - SETTLES), level)
     first = floor(since - TICK, level) + step
     bounds = None
@@ -116,20 +119,20 @@ def _parts(
 
 
 def _samples(transaction: Transaction, since: datetime, until: datetime) -> Iterator[Part]:
-    """Yield the samples between two times, from the first one on; nothing if there is none."""
+    """Yield the part from the first sample between two times; nothing if there is no sample."""
     if since >= until:
         return
-    found = transaction.execute("first_sample", {"since": since, "until": until})
-    if (first := one(found)["first"]) is not None:
+    first_sample = transaction.execute("first_sample", {"since": since, "until": until})
+    if (first := one(first_sample)["first"]) is not None:
         yield Part(None, first, until)
 
 
 def rolled_ends(
     transaction: Transaction, coverage: Coverage, series: Iterable[tuple[int, Series]]
 ) -> Cursor[RolledEndRow]:
-    """Query the first and the last sample of series whose ends are known by the hour or day.
+    """Query the first and last sample of series of which only the hour or day is known.
 
-    At least one end of each series is known only so. Each series comes with its place.
+    This is the case for at least one end of each series. Each series has its place in a list.
     """
     rows = [_ends_of(place, item, coverage) for place, item in series]
     parameters = {"series": json.dumps(rows)}
@@ -137,7 +140,7 @@ def rolled_ends(
 
 
 def _ends_of(place: int, series: Series, coverage: Coverage) -> dict[str, object]:
-    """Return a series as ``rolled_ends`` takes it."""
+    """Return a series in the form of a parameter of ``rolled_ends``."""
     return {
         "place": place,
         **series.key._asdict(),

@@ -1,4 +1,4 @@
-"""What the rollup pass reads and writes in its transactions."""
+"""Read and write the rows of the rollup pass, inside its transactions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 REMOVED_ROWS = 10_000
-"""Rows that one transaction removes at most: they take about 50 ms."""
+"""Maximum number of rows that one transaction removes: they take about 50 ms."""
 SAMPLES = "system_metrics"
 
 
 class Step(NamedTuple):
-    """A table of which old rows are removed, and the statement that removes some of them."""
+    """A table whose old rows are removed, and the statement that removes some of them."""
 
     table: str
     statement: str
@@ -36,12 +36,12 @@ HISTORY_STEPS = (
     Step(CONFIG_TABLE, "remove_configs"),
     Step(ACTION_TABLE, "remove_actions"),
 )
-"""The retention of the history. The order matters: a span holds its run, a run its config."""
+"""The retention of the history, in this order: a span refers to its run, a run to its config."""
 SAMPLES_STEP = Step(SAMPLES, "remove_samples")
 
 
 def read_state(transaction: Transaction) -> RollupState:
-    """Return what was rolled up. Raises SchemaError if a table of the rollup is missing."""
+    """Return how far the rollup is. Raises SchemaError if a table of the rollup is missing."""
     if missing := [table for table in ROLLUP_TABLES if table not in transaction.present]:
         raise SchemaError(
             f"no table {', '.join(missing)}",
@@ -53,12 +53,12 @@ def read_state(transaction: Transaction) -> RollupState:
 
 
 def has_plain_samples(transaction: Transaction) -> bool:
-    """Return whether samples are in a plain table, from which nothing removes the old ones."""
+    """Return whether samples are in a plain table, from which no policy removes old samples."""
     return bool(one(transaction.execute("plain_samples"))["plain"])
 
 
 def set_limits(transaction: Transaction, left_s: float) -> None:
-    """Limit each statement of this transaction to ``left_s`` seconds, at least one."""
+    """Limit each statement of this transaction to ``left_s`` seconds, but at least 1 s."""
     limit_ms = round(1000 * max(1.0, left_s))
     transaction.execute("rollup_limits", {"statement_ms": str(limit_ms)})
 
@@ -66,7 +66,7 @@ def set_limits(transaction: Transaction, left_s: float) -> None:
 def next_slice(
     transaction: Transaction, level: str, since: datetime, until: datetime
 ) -> Slice | None:
-    """Return the first hour or day that has samples; None if there is no sample in between."""
+    """Return the first hour or day with samples; None if there is no sample between both times."""
     first = one(transaction.execute("first_sample", {"since": since, "until": until}))["first"]
     return None if first is None else Slice(level, floor(first, level))
 
@@ -78,7 +78,7 @@ def roll_up(transaction: Transaction, part: Slice, parameters: Mapping[str, Any]
 
 
 def remove(transaction: Transaction, step: Step, before: datetime) -> int:
-    """Remove some of the rows that are older than a time; return how many."""
+    """Remove at most REMOVED_ROWS rows that are older than a time; return how many."""
     if step.table not in transaction.present:
         return 0
     limits = {"before": before, "rows": REMOVED_ROWS}

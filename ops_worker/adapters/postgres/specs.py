@@ -17,9 +17,9 @@ from ops_worker.core.passes import (
 )
 
 LOCK_SPACE = 0x6F707377
-"""First half of the worker's advisory lock keys: "opsw" in ASCII.
+"""First half of the keys of the worker's advisory locks: "opsw" in ASCII.
 
-The default installation uses it, and so do locks that all installations share.
+The default installation and the locks that all installations share use this number.
 """
 SCHEMA_LOCK = 0
 """Second half of the key of the lock for schema changes."""
@@ -28,17 +28,21 @@ STANDALONE_TABLES = ("tenants", "fleet_alert")
 """Tables of the platform that only ``init-db --standalone`` creates."""
 
 STATEMENT_TIMEOUT_MS = 10_000
+"""Longest duration of a statement, in ms."""
 LOCK_TIMEOUT_MS = 5_000
-"""Longest wait for a row or table that another session locks. The pass's own lock never waits."""
+"""Longest wait for a row or table that another session locks, in ms.
+
+A pass never waits for its own lock.
+"""
 IDLE_TIMEOUT_MS = 15_000
-"""Time after which the server ends a transaction whose process hangs."""
+"""Time in ms after which the server ends a transaction whose process hangs."""
 
 
 def lock_space(installation: str) -> int:
-    """Return the first half of the keys of the locks that only one installation takes.
+    """Return the first half of the keys of the locks that belong to one installation.
 
-    It is a hash of 31 bits. Two installations with the same one would only skip passes, as two of
-    one name do.
+    It is a hash of 31 bits. Two installations with the same hash would only skip passes, like two
+    installations with the same name.
     """
     if installation == DEFAULT:
         return LOCK_SPACE
@@ -56,11 +60,11 @@ def limits() -> dict[str, str]:
 
 
 WRITE_RESERVE_S = 2.0
-"""Seconds of a pass that are kept for writing when figures take long."""
+"""Seconds of a pass that are reserved for writing if figures take long."""
 
 
 class RetryPolicy(NamedTuple):
-    """How often a failed connection is tried again, and the pause before each try in seconds."""
+    """How often a failed connection is repeated, and the pause before each attempt in seconds."""
 
     times: int = 0
     delay_s: float = 1.0
@@ -70,7 +74,7 @@ RUN_TABLE, SPAN_TABLE, CONFIG_TABLE, _ = LEDGER_TABLES
 
 # The locks 1 and 2 belong to the passes (core/passes.py).
 CHECK = TransactionSpec(lock=4)
-# A command has its own number, so it never makes a pass skip.
+# Each command has its own lock, so that no pass is skipped because of a command.
 ALERTS = TransactionSpec(
     lock=5, required_tables=("fleet_alert",), creates_if_permitted=(ACTION_TABLE,)
 )
@@ -89,7 +93,7 @@ HISTORY_OPTIONAL_TABLES = (
     *LEDGER_READ_TABLES,
     *ROLLUP_TABLES,
 )
-"""The tables that readers can do without: passes or a person create them."""
+"""The tables that readers of the history do not need. Passes or a person create them."""
 
 LEDGER_OPTIONAL_TABLES = (
     "service_health",
@@ -97,4 +101,4 @@ LEDGER_OPTIONAL_TABLES = (
     MAINTENANCE_LOG,
     ACTION_TABLE,
 )
-"""The tables that readers of the ledger can do without."""
+"""The tables that readers of the ledger do not need."""

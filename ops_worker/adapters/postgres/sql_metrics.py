@@ -1,4 +1,4 @@
-"""Figures: numbers that SQL statements of the catalogue return."""
+"""Read figures: numbers that SQL statements of the catalogue return."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def read_figures(
 ) -> list[Reading]:
     """Read each figure in its own savepoint, so that a failure does not affect another figure.
 
-    A figure with an interval of its own is read if its current slot has no sample yet. ``begun``
-    is the moment at which the pass began; no statement runs longer than ``until``. Both are
-    seconds of the monotonic clock. A figure's statement cannot write.
+    A figure with its own interval is read only if its current slot has no sample yet. ``begun`` is
+    the moment at which the pass began; no statement runs longer than ``until``. Both are seconds of
+    the monotonic clock. The statement of a figure cannot write.
     """
-    taken = _already_taken(transaction, [figure for figure in figures if figure.every_s], begun)
+    recorded = _already_taken(transaction, [figure for figure in figures if figure.every_s], begun)
     readings = []
     for figure in figures:
-        if figure.name in taken:
+        if figure.name in recorded:
             readings.append(Reading(figure))
         else:
             readings.append(_read(transaction, figure, until))
@@ -42,9 +42,9 @@ def read_figures(
 
 
 def prepare(transaction: Transaction, figure: Figure) -> tuple[str, bool]:
-    """Let the database plan a figure's statement, without reading a row.
+    """Let the database plan the statement of a figure, without reading a row.
 
-    Return the problem, empty if there is none, and whether it is a missing privilege.
+    Return the problem, which is empty if there is none, and whether it is a missing privilege.
     """
     cursor, error = _try_statement(transaction, figure, 0, figure.timeout_s)
     problem = _problem(error, figure.timeout_s) or shape_fault(_columns(cursor))
@@ -52,11 +52,11 @@ def prepare(transaction: Transaction, figure: Figure) -> tuple[str, bool]:
 
 
 def _already_taken(transaction: Transaction, figures: Sequence[Figure], begun: float) -> set[str]:
-    """Return the figures that already have a sample in their current slot."""
+    """Return the names of the figures that already have a sample in their current slot."""
     if not figures or "system_metrics" not in transaction.present:
         return set()
     begun_at = transaction.time_of(begun)
-    asked = [
+    slots = [
         {
             "name": figure.name,
             "metric": figure.metric,
@@ -65,8 +65,8 @@ def _already_taken(transaction: Transaction, figures: Sequence[Figure], begun: f
         }
         for figure in figures
     ]
-    found = transaction.execute("already_taken", {"figures": json.dumps(asked)})
-    return set(column(found, "name"))
+    rows = transaction.execute("already_taken", {"figures": json.dumps(slots)})
+    return set(column(rows, "name"))
 
 
 def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
@@ -79,14 +79,14 @@ def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
     timeout_s = min(figure.timeout_s, until - begun)
     if timeout_s <= 0:
         return Reading(figure, problem="the pass had no time left for it")
-    # One row more than is allowed shows that there are too many.
+    # Read one row more than is allowed, to see whether there are too many.
     cursor, error = _try_statement(transaction, figure, MAX_ROWS + 1, timeout_s)
     took_s = time.monotonic() - begun
     if cursor is None:
         return Reading(figure, problem=_problem(error, timeout_s), took_s=took_s)
     try:
         samples, faults = samples_of(figure, _columns(cursor), cursor.fetchall())
-    except (ValueError, psycopg.Error) as unreadable:  # psycopg's: a date of `infinity`
+    except (ValueError, psycopg.Error) as unreadable:  # psycopg.Error: the date `infinity`
         return Reading(figure, problem=one_line(str(unreadable)), took_s=took_s)
     return Reading(figure, samples, took_s=took_s, faults=faults)
 
@@ -94,12 +94,12 @@ def _read(transaction: Transaction, figure: Figure, until: float) -> Reading:
 def _try_statement(
     transaction: Transaction, figure: Figure, limit: int, timeout_s: float
 ) -> tuple[Cursor | None, psycopg.Error | None]:
-    """Execute a figure's statement where it can neither write nor become two statements.
+    """Execute the statement of a figure so that it cannot write and cannot be two statements.
 
     Return its cursor, or the error.
     """
-    # Executing it is what a figure is for.
-    # A subquery cannot hold two statements. The line end closes a comment in its last line.
+    # The catalogue's SQL is executed on purpose. A subquery cannot contain two statements. The line
+    # end closes a comment in the last line of the SQL.
     framed = f"SELECT * FROM (\n{figure.sql}\n) AS figure LIMIT {limit}"  # noqa: S608
     limits = {"statement_ms": str(max(1, round(timeout_s * 1000)))}
     execute = transaction.connection.execute
@@ -107,7 +107,7 @@ def _try_statement(
         with transaction.connection.pipeline():
             execute("SAVEPOINT figure")
             execute(SQL["figure_limits"], limits)
-            # After the limits, which are for the worker: "today" in a figure is that of the role.
+            # The limits set the worker's time zone. "today" in a figure uses the role's time zone.
             execute("SET LOCAL TimeZone TO DEFAULT")
             cursor = execute(framed.encode())
             execute("ROLLBACK TO SAVEPOINT figure")  # resets the limits as well

@@ -1,4 +1,4 @@
-"""What an error of the database means, and what to do about it."""
+"""Translate an error of the database into an error of the worker with a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONNECTION_LOST = ("08", "53300", "57P", "25P03", "25P04")
 An error without an SQLSTATE comes from the network.
 """
 RECONNECT_PAUSE_S = 0.5
-"""Pause before a new connection, so that a restarting server is ready."""
+"""Pause in seconds before a new connection, so that a restarting server is ready."""
 NUMBERS = (
     "connect_timeout",
     "keepalives",
@@ -43,7 +43,7 @@ NOWHERE = "/nonexistent-folder-of-ops-worker"
 
 
 class Meaning(NamedTuple):
-    """A row of the table: SQLSTATEs or their prefixes, the class of the error, the remedy."""
+    """A row of MEANINGS: SQLSTATEs or their prefixes, the class of the error, the remedy."""
 
     states: tuple[str, ...]
     kind: type[OpsWorkerError]
@@ -63,7 +63,7 @@ SCHEMA = (
     "the tables are not as the worker expects them: `ops-worker check` names each difference and "
     "what repairs it, `ops-worker init-db` or the platform's migrations"
 )
-"""The remedy for a table of another shape. ``check`` shows the lines of the tables instead."""
+"""The remedy for a table with another shape. ``check`` shows the lines about the tables instead."""
 
 MEANINGS = (
     # Privileges and roles.
@@ -123,14 +123,14 @@ MEANINGS = (
         ("55P03",), DatabaseError, "another session held a lock on it for too long: see pg_locks"
     ),
     Meaning(("25006",), NotWritableError, "point DATABASE_URL or PG_HOST at the primary"),
-    # Temporary, or to be resolved outside of the worker.
+    # Temporary errors, and errors that must be resolved outside the worker.
     Meaning(
         ("28",),
         DatabaseError,
         "check PG_USER, PG_PASS or DATABASE_URL, and the server's pg_hba.conf",
     ),
     Meaning(("3D",), DatabaseError, "check PG_DB or DATABASE_URL: the worker creates no database"),
-    # Single states of class 53 come before the class, because the first match counts.
+    # Single states of class 53 come before the whole class, because the first match counts.
     Meaning(("53100",), DatabaseError, "free disk space on the server"),
     Meaning(("53200",), DatabaseError, "the server has no memory left: check its other sessions"),
     Meaning(
@@ -153,7 +153,7 @@ MEANINGS = (
 """The first row that matches counts."""
 
 CONNECTION_REMEDIES = (
-    # 28P01: wrong password or unknown role. Only PgBouncer distinguishes them.
+    # 28P01: wrong password or unknown role. Only PgBouncer distinguishes the two.
     (
         (
             r"password authentication failed|SASL authentication failed|no password supplied"
@@ -180,7 +180,7 @@ CONNECTION_REMEDIES = (
     ),
     # 42501
     (r"permission denied for database", "run `GRANT CONNECT ON DATABASE {database} TO {role}`"),
-    # 53300; the last one is PgBouncer's.
+    # 53300. The last alternative is the message of PgBouncer.
     (
         r"too many (clients|connections)|connection slots are reserved|no more connections allowed",
         "raise max_connections, or the limit of the role or database, or use a pooler",
@@ -198,7 +198,7 @@ CONNECTION_REMEDIES = (
         ),
         "wait until the server has started; if it stays so, see its log",
     ),
-    # libpq and psycopg. Older releases of psycopg show the resolver's error, a negative number.
+    # Messages of libpq and psycopg. Older releases of psycopg show the resolver's negative number.
     (
         r"failed to resolve host|could not translate host name|\[Errno -\d+\]",
         "check PG_HOST or DATABASE_URL, and the name service of this machine",
@@ -208,16 +208,16 @@ CONNECTION_REMEDIES = (
         "check sslmode and sslrootcert in DATABASE_URL, or PGSSLMODE and PGSSLROOTCERT",
     ),
 )
-"""What to do about a failed connection, by its message. The first pattern that matches counts.
+"""The remedy for a failed connection, by its message. The first pattern that matches counts.
 
-libpq gives no SQLSTATE for it. A server in another language has other messages.
+libpq gives no SQLSTATE for a failed connection. A server in another language has other messages.
 """
 UNREACHABLE = "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASS"
-"""What to do about a failed connection whose message is not known."""
+"""The remedy for a failed connection with an unknown message."""
 
 
 def connection_remedy(message: str, database: str, role: str) -> str:
-    """Return what to do about a failed connection of a role to a database."""
+    """Return the remedy for a failed connection of a role to a database."""
     for pattern, remedy in CONNECTION_REMEDIES:
         if re.search(pattern, message):
             names = {"database": quoted(database), "role": quoted(role)}
@@ -226,7 +226,7 @@ def connection_remedy(message: str, database: str, role: str) -> str:
 
 
 def translated(error: Error, place: str) -> OpsWorkerError:
-    """Return an error of the database at ``place`` as an error of the worker, with a remedy."""
+    """Return the worker's error, with a remedy, for an error of the database at ``place``."""
     text = f"database {place}: {words(error)}"
     row = meaning(error)
     if row is None:
@@ -235,14 +235,17 @@ def translated(error: Error, place: str) -> OpsWorkerError:
 
 
 def meaning(error: Error) -> Meaning | None:
-    """Return the row of the table for an error's SQLSTATE. Its text may be in any language."""
+    """Return the row of MEANINGS for the SQLSTATE of an error; None if there is none.
+
+    The text of the error is not used, because it may be in any language.
+    """
     state = error.sqlstate or ""
     return next((row for row in MEANINGS if state.startswith(row.states)), None)
 
 
 def words(error: Error) -> str:
-    """Return the message of the database on one line, with the constraint or column it names."""
-    # Not the detail: it quotes the values of the row.
+    """Return the message of an error on one line, with the constraint or column that it names."""
+    # Leave out the detail, because it quotes values of the row.
     message = one_line(error.diag.message_primary or str(error))
     name = error.diag.constraint_name or error.diag.column_name
     if not name or name in message:
@@ -253,9 +256,9 @@ def words(error: Error) -> str:
 def refused_parameters(conninfo: str) -> list[str]:
     """Return the names of connection parameters whose values libpq refuses.
 
-    Nothing is contacted. libpq checks most parameters only when it connects, so it tries to connect
-    to a socket that does not exist. Its message may contain a password, in any language, and is not
-    shown. A message that names the socket means that libpq accepted the parameters.
+    No server is contacted. libpq checks most parameters only when it connects, so let it connect to
+    a socket that does not exist. If its message names the socket, libpq accepted the parameters.
+    The message is not shown, because it may contain a password.
     """
     parameters = conninfo_to_dict(conninfo)
     commas = [
@@ -268,7 +271,7 @@ def refused_parameters(conninfo: str) -> list[str]:
     hosts = max(commas, default=0) + 1
     if _accepted(parameters, hosts):
         return [name for name in NUMBERS if not _is_number(parameters.get(name, 0))]
-    # libpq reads variables such as PGPORT on its own, and refuses their values in the same way.
+    # libpq also reads variables such as PGPORT, and refuses their values in the same way.
     if not _accepted({}, hosts):
         return ["an environment variable that libpq reads (PGPORT, PGSSLMODE ...)"]
     refused = [name for name, value in parameters.items() if not _accepted({name: value}, hosts)]
@@ -280,7 +283,7 @@ def _is_number(value: object) -> bool:
 
 
 def _accepted(parameters: Mapping[str, Any], hosts: int) -> bool:
-    """Return whether libpq tries to connect to each of this number of hosts."""
+    """Return whether libpq accepts the parameters and tries to connect to all ``hosts`` hosts."""
     conninfo = make_conninfo(**parameters, host=",".join([NOWHERE] * hosts))
     attempt = pq.PGconn.connect_start(conninfo.encode())
     tried = attempt.error_message.count(NOWHERE.encode())
@@ -292,7 +295,7 @@ def worth_a_retry(error: Error) -> bool:
     """Return whether a retry may succeed. If the connection was lost, pause first."""
     if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
         return True
-    # An error of libpq itself has no SQLSTATE: the network failed.
+    # An error of libpq itself has no SQLSTATE. It means that the network failed.
     state = error.sqlstate or ("08000" if isinstance(error, pg.OperationalError) else "")
     lost = state.startswith(CONNECTION_LOST)
     if lost:

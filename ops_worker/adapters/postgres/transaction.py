@@ -1,4 +1,4 @@
-"""An open transaction: the statements by name, the clock, and optional work in a savepoint."""
+"""An open transaction: named statements, the clock, and optional work in a savepoint."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SQL = queries()
 
 
 class Transaction:
-    """An open transaction. ``Store`` makes it; other modules contain the work done in it.
+    """An open transaction. ``Store`` creates it. Other modules do their work in it.
 
     - ``now``: the database's clock when the transaction began (UTC).
     - ``present``: the requested tables that exist and are visible.
-    - ``hidden``: the present tables whose rows row level security hides.
-    - ``installation``: the name of the installation that works in it.
-    - ``warnings``: problems of optional work, for the pass to report.
+    - ``hidden``: the present tables whose rows are hidden by row level security.
+    - ``installation``: the name of the installation that uses the transaction.
+    - ``warnings``: problems of optional work, which the pass reports.
     """
 
     def __init__(
         self, connection: Connection, survey: Mapping[str, Any], installation: str = DEFAULT
     ) -> None:
-        """Store the connection, the row of the survey, and whose transaction it is."""
+        """Store the connection, the row of the survey, and the name of the installation."""
         self.connection = connection
         self.installation = installation
         self._read_at: float = survey["read_at"]
@@ -48,14 +48,14 @@ class Transaction:
         self.warnings: list[str] = []
 
     def as_of(self, time: datetime) -> Self:
-        """Return this transaction for readers of the past: their period ends at that time."""
+        """Return a copy whose ``now`` is a time in the past, where a reader's period ends."""
         past = copy.copy(self)
         past.now = time
         return past
 
     def time_of(self, moment: float) -> datetime:
         """Convert a moment of the monotonic clock (seconds) to a time of the database's clock."""
-        # The calendar of this machine is never asked, because it may be wrong.
+        # The calendar of this machine is never used, because it may be wrong.
         return self.now - timedelta(seconds=self._read_at - moment)
 
     def execute(self, name: str, parameters: Mapping[str, Any] | None = None) -> Cursor:
@@ -75,16 +75,16 @@ class Transaction:
         name: str,
         parameters: Mapping[str, Any] | None = None,
     ) -> list[R]:
-        """Return all rows of the statement ``name``; ``make`` gets the values of each in order.
+        """Return all rows of the statement ``name``; ``make`` gets the values of a row in order.
 
-        For many rows this takes a third of the time that ``query`` does: values come in binary
-        format, and fields are not named.
+        For many rows, this takes a third of the time of ``query``, because values come in binary
+        format and without names.
         """
         cursor = self.connection.cursor(binary=True, row_factory=lambda _: make)
         return cursor.execute(SQL[name], parameters).fetchall()
 
     def may_read(self, tables: Collection[str]) -> bool:
-        """Return whether all of these tables are present, and this role may read them."""
+        """Return whether all of these tables are present and this role may read them."""
         if not self.present.issuperset(tables):
             return False
         return bool(one(self.execute("readable", {"tables": list(tables)}))["readable"])
@@ -93,9 +93,9 @@ class Transaction:
     def best_effort(self, problem: str, remedy: str = "") -> Iterator[None]:
         """Run optional work in a savepoint with short timeouts.
 
-        On failure, roll back to the savepoint and add a warning. Only the loss of the connection
-        is raised. The error of a statement may arrive when the block ends, after what the block
-        assigned. Use ``attempt`` where a result depends on what was written.
+        On failure, roll back to the savepoint and add a warning. Only the loss of the connection is
+        raised. In a pipeline, the error of a statement may arrive only at the end of the block,
+        after the block has assigned its variables. If a result depends on a write, use ``attempt``.
         """
         try:
             with self._savepoint():
@@ -104,9 +104,9 @@ class Transaction:
             self._warn(problem, error, remedy)
 
     def attempt(self, problem: str, work: Callable[[], R], otherwise: R) -> R:
-        """Run optional work as ``best_effort`` does; return its result once all of it succeeded.
+        """Run optional work like ``best_effort``; return its result if all of it succeeded.
 
-        Return ``otherwise`` if any statement of it failed.
+        Return ``otherwise`` if any of its statements failed.
         """
         try:
             with self._savepoint():
@@ -125,7 +125,7 @@ class Transaction:
                 execute("SAVEPOINT best_effort")
                 execute(SQL["best_effort_limits"])
                 yield
-                # RELEASE keeps the short limits, and a COMMIT may take longer than they allow.
+                # RELEASE keeps the short limits, but a COMMIT may need more time.
                 execute("RELEASE SAVEPOINT best_effort")
                 execute(SQL["set_limits"], limits())
         except psycopg.Error:
@@ -143,20 +143,20 @@ class Transaction:
     def was_committed(self, xid: str) -> bool:
         """Return whether an earlier transaction was committed; True if the server no longer knows.
 
-        That transaction held the lock that this one holds, so it is over. It is better to lose a
-        sample than to write it twice.
+        The earlier transaction is over, because it held the lock that this transaction holds. It is
+        better to lose a sample than to write it twice.
         """
         status = one(self.execute("xact_status", {"xid": xid}))["status"]
         return bool(status != "aborted")
 
 
 def one(cursor: Cursor) -> dict[str, Any]:
-    """Return the row of a statement that always has one."""
+    """Return the only row of a statement that always returns one row."""
     row = cursor.fetchone()
     assert row is not None, "a statement that always has a row"
     return row
 
 
 def column(cursor: Cursor | None, name: str) -> Sequence[Any]:
-    """Return the values of one column; nothing if the statement was not executed."""
+    """Return the values of one column; none if the statement was not executed."""
     return [row[name] for row in cursor.fetchall()] if cursor else []

@@ -1,4 +1,4 @@
-"""Trial writes for ``check``: the statements of a pass, rolled back."""
+"""Trial writes for ``check``: execute the statements of a pass, then roll back."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from ops_worker.adapters.postgres.transaction import Transaction
 
 NAME = "ops-worker check"
-"""The service name of the rows. No catalogue can contain it."""
+"""The service name in the trial rows. No catalogue can contain this name."""
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return which tables of ``operations.inspect`` a row can be written to."""
+    """Return the tables in the rows of ``operations.inspect`` to which a row can be written."""
     return [row["name"] for row in rows if row["present"] and not row["hidden"]]
 
 
 def refusals(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> list[Refusal]:
-    """Write what a pass writes, table by table, and return what the database refuses.
+    """Write the rows of a pass, table by table; return what the database refuses.
 
-    All of it is rolled back. Only a number of the alerts' sequence stays used.
+    Everything is rolled back, except that one number of the alerts' sequence stays used.
     """
     refused = []
     needed = {table for spec in PASSES.values() for table in spec.transaction.required_tables}
@@ -63,7 +63,7 @@ def _try(
     """Write in a savepoint and roll back; return the refusal, if there is one."""
     execute = transaction.connection.execute
     execute("SAVEPOINT rehearsal")
-    # A check waits only briefly for a lock that another session holds.
+    # Wait only briefly for a lock that another session holds.
     execute(SQL["best_effort_limits"])
     try:
         arrived = write(transaction)
@@ -75,7 +75,7 @@ def _try(
     finally:
         if not transaction.connection.closed:
             execute("ROLLBACK TO SAVEPOINT rehearsal")
-    # A trigger can keep a row away without an error.
+    # A trigger can suppress a row without an error.
     if arrived:
         return []
     remedy = "a trigger or rule keeps it away: change that"
@@ -83,7 +83,7 @@ def _try(
 
 
 def _remedy(error: psycopg.Error) -> str:
-    """Return the remedy; none if the lines of the tables name it."""
+    """Return the remedy; empty if the lines about the tables already have it."""
     row = meaning(error)
     if row is None or row.remedy == SCHEMA:
         return ""
@@ -106,8 +106,8 @@ def _health(transaction: Transaction) -> bool:
     update = StateChange(verdict, 1, transaction.now, transaction.now)
     record_health(transaction, [update])
     record_health(transaction, [update])  # again, to update the row
-    known = known_states(transaction, [NAME])[NAME]
-    return known.healthy is False
+    state = known_states(transaction, [NAME])[NAME]
+    return state.healthy is False
 
 
 def _alert(transaction: Transaction) -> bool:
@@ -119,7 +119,7 @@ def _alert(transaction: Transaction) -> bool:
 _WRITES: dict[str, Callable[[Transaction], bool]] = {
     "system_metrics": _samples,
     "service_health": _health,
-    # The tenant is a part of it, because the platform has a foreign key from alerts to tenants.
+    # This also writes the tenant, because the platform has a foreign key from alerts to tenants.
     "fleet_alert": _alert,
 }
-"""The write to each table. That of an alert includes its row in ``tenants``."""
+"""The function that writes to each table. The one for alerts also writes to ``tenants``."""

@@ -1,4 +1,4 @@
-"""Loaders for values that Python cannot represent, so that no reader fails on them."""
+"""Load values that Python cannot represent, so that no reader fails because of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class _Moment(Loader):
-    """Load a time as a UTC datetime. A time without a zone is taken as UTC.
+    """Load a time as a UTC datetime. A time without a zone counts as UTC.
 
-    Infinity and years that Python does not support become its last or first possible time.
+    Infinity and years that Python does not support become Python's last or first possible time.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -37,7 +37,7 @@ class _Moment(Loader):
 
 
 def register(connection: Connection) -> None:
-    """Make a connection load any time and any JSON."""
+    """Register loaders, so that a connection can load any time and any JSON."""
     for kind in ("timestamptz", "timestamp"):
         connection.adapters.register_loader(kind, _Moment)
     set_json_loads(load_jsonb, connection)

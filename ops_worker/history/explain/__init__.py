@@ -1,9 +1,9 @@
-"""Why a service has its state: from the rows about it to a document, sentences and tables.
+"""Explain why a service has its state: from rows to a document, sentences and tables.
 
-``rows`` has what the readers get, ``state`` decides the state, ``alert`` explains the alert,
-``rule`` describes how the service is judged, ``document`` puts all of it together, and ``screen``
-lays it out. What a service was comes from the ledger. Without a ledger, its row in
-``service_health`` is all that is known.
+``rows`` has the types of the rows. ``state`` decides the state, ``alert`` explains the alert, and
+``rule`` describes how the service is judged. ``document`` builds the document from all of them, and
+``screen`` makes sentences and tables of it. The past of a service comes from the ledger. Without a
+ledger, only the service's row in ``service_health`` is known.
 """
 
 from ops_worker.history.explain.document import Explanation, build

@@ -1,4 +1,4 @@
-"""The alerts of a service: which were open at a time, and why none is."""
+"""The alerts of a service: which alerts were open at a time, and why no alert was."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Alert(NamedTuple):
     """An alert of a service. ``open`` is whether it was open at the time in question.
 
-    ``ahead`` is whether it opened after that time. ``acknowledged_in_time`` is whether it had been
-    acknowledged by then.
+    ``ahead`` is whether it opened after that time. ``acknowledged_in_time`` is whether it was
+    acknowledged before that time.
     """
 
     id: int
@@ -42,7 +42,7 @@ class Alert(NamedTuple):
 
 
 def alert_of(row: ServiceAlertRow, history: ServiceHistory) -> Alert:
-    """Return an alert as it was at the time in question."""
+    """Return the alert of a row as it was at the time in question."""
     acknowledged_in_time = False
     if row.acknowledged_at:
         acknowledged_in_time = history.is_now or row.acknowledged_at <= history.at
@@ -62,7 +62,10 @@ def alert_of(row: ServiceAlertRow, history: ServiceHistory) -> Alert:
 
 
 def _is_open(row: ServiceAlertRow, history: ServiceHistory) -> bool:
-    """Return whether an alert was open at that time. Now, its status alone decides."""
+    """Return whether an alert was open at the time in question.
+
+    If this time is now, only the alert's status decides.
+    """
     if history.is_now:
         return row.status != "CLOSED"
     if row.created_at > history.at:
@@ -75,7 +78,7 @@ def _is_open(row: ServiceAlertRow, history: ServiceHistory) -> bool:
 def alert_sentence(
     history: ServiceHistory, rule: Rule, state: ServiceState, alerts: Sequence[Alert]
 ) -> str:
-    """Return a sentence about the alert. If one may be expected, it says why none is open."""
+    """Return a sentence about the alert. If one might be expected, it says why none is open."""
     for alert in alerts:
         if alert.open:
             return _open_alert_sentence(alert)
@@ -100,7 +103,7 @@ def _open_alert_sentence(alert: Alert) -> str:
 def _why_no_alert(
     history: ServiceHistory, rule: Rule, state: ServiceState, alerts: Sequence[Alert]
 ) -> str:
-    """Return why no alert is open for a service that is not healthy, with punctuation."""
+    """Return why no alert is open for an unhealthy service, as the end of a sentence."""
     reason = _why_never(history, rule) or _why_maintenance(history)
     causes = causes_at(history, rule, state)
     if causes and not reason:
@@ -119,7 +122,10 @@ def _why_no_alert(
 
 
 def _closed_by_person(history: ServiceHistory, state: ServiceState, alerts: Sequence[Alert]) -> str:
-    """Return who closed an alert since the state began, with punctuation; nothing if nobody did."""
+    """Return who closed an alert since the state began, as the end of a sentence.
+
+    Return an empty text if no alert was closed.
+    """
     since = state.since
     if since is None:
         return ""
@@ -128,13 +134,13 @@ def _closed_by_person(history: ServiceHistory, state: ServiceState, alerts: Sequ
             by = one_line(action.by) or "somebody"
             return f"; {by} closed alert {action.alert} at {format_time(action.at)}"
     if any(alert.closed is not None and alert.closed >= since for alert in alerts):
-        # Only actions tell whether it was a person or a pass.
+        # Only the actions, which are missing, would show whether a person or a pass closed it.
         return ", or a person has closed it since"
     return ""
 
 
 def _why_never(history: ServiceHistory, rule: Rule) -> str:
-    """Return why no alert of this service can open at all; nothing if one can."""
+    """Return why no alert of this service can ever open; empty if one can."""
     is_worker = history.service == OPS_WORKER
     if history.service == POSTGRES:
         return "none ever opens for postgres"
@@ -150,9 +156,9 @@ def _why_never(history: ServiceHistory, rule: Rule) -> str:
 
 
 def _why_maintenance(history: ServiceHistory) -> str:
-    """Return that a maintenance is the reason; nothing if there is none.
+    """Return the clause that a maintenance is the reason; empty if there is no maintenance.
 
-    If only the last health pass recorded it, it may be over.
+    If only the last health pass recorded the maintenance, it may be over by now.
     """
     if history.maintenance_until:
         until = history.maintenance_until.astimezone(UTC)

@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from ops_worker.history.rows import ObservationRow
 
 MAX_TURNS = 8
-"""Changes of the state that are listed."""
+"""Maximum number of changes of the state in the list."""
 
 
 class Turn(NamedTuple):
-    """A time in which a service was in one state, for one kind of reason.
+    """A time in which a service was in one state, for one class of reasons.
 
-    ``seen`` is False where nobody looked; the state is then ``unknown``. The state really began
-    between ``from_earliest`` and ``from_``, and was over at ``to_latest`` at the latest.
+    ``seen`` is False where no pass looked; the state is then ``unknown``. The state really began
+    between ``from_earliest`` and ``from_``, and really ended between ``to`` and ``to_latest``.
     """
 
     state: str
@@ -62,10 +62,10 @@ class Turn(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """A service as one pass saw it: since when in this state, and when it was seen last.
+    """A service as one pass saw it: since when it was in this state, and when it was last seen.
 
-    ``last_seen`` is None where a pass looked also after the time in question: when it looked before
-    is not recorded.
+    ``last_seen`` is None if the pass looked again after the time in question: the ledger does not
+    record when the pass looked before.
     """
 
     pass_: str
@@ -84,7 +84,7 @@ class Observation(NamedTuple):
 
 
 class PassAge(NamedTuple):
-    """The last record of a pass before the time in question, and its age then."""
+    """The last record of a pass before the time in question, and its age at that time."""
 
     pass_: str
     recorded: datetime
@@ -94,18 +94,22 @@ class PassAge(NamedTuple):
 class Explanation(NamedTuple):
     """The document of ``ops-worker explain``. The fields of these types are its keys.
 
-    ``since`` is when the service became healthy, or unhealthy in any way; ``state_since`` is when
-    it came into this state. Either may really have begun at ``..._earliest``. ``unseen_s`` are the
-    seconds since ``since`` in which nobody looked. ``first_sight`` is whether the service was
-    never seen before ``since``; ``complete`` is False if it may have begun even earlier.
+    ``since`` is when the service became healthy, or unhealthy in any way. ``state_since`` is when
+    it came into this state. Both may really have begun as early as ``since_earliest`` and
+    ``state_since_earliest``. ``unseen_s`` is the time in seconds since ``since`` in which no pass
+    looked. ``first_sight`` is whether the service was never seen before ``since``. ``complete`` is
+    False if the current health may have begun even earlier.
+
     ``alert`` is a sentence. ``rule`` has a phrase and its value for each part of the rule.
-    ``certificate_days_left`` is the last value that the health pass recorded before that time,
-    if there is one. ``ledger`` is whether the ledger could be read. ``status_shows`` is the state
-    in ``status``, empty for an earlier time. ``actions`` is None if they cannot be read.
-    ``because_of`` are the unhealthy services because of which it is unhealthy, by the catalogue of
+    ``certificate_days_left`` is the last value that the health pass recorded before the time in
+    question, if there is one. ``ledger`` is whether the ledger could be read. ``status_shows`` is
+    the state in ``status``; it is empty for an earlier time. ``actions`` is None if the actions
+    cannot be read.
+
+    ``because_of`` has the unhealthy services that make this service unhealthy, by the catalogue of
     today. ``passes`` belong to ``installation``, which keeps the state of the service.
-    ``is_elsewhere`` is whether that is not this installation. ``other_installations`` were
-    recorded in the same database lately.
+    ``is_elsewhere`` is whether another installation keeps it. ``other_installations`` were recorded
+    in the same database lately.
     """
 
     service: str
@@ -147,7 +151,7 @@ class Explanation(NamedTuple):
 
 
 def build(history: ServiceHistory, rule: Rule) -> Explanation:
-    """Build the document: the state, the reason, what happened before, and what the alert did."""
+    """Build the document: the state, its reason, the past of the service, and the alert."""
     lines = timelines_of(history)
     state = state_of(history, rule, lines)
     alerts = [alert_of(row, history) for row in history.alerts]
@@ -193,7 +197,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
 
 
 def _elsewhere(history: ServiceHistory) -> str:
-    """Return the other installation that keeps the state; empty if it is the own one."""
+    """Return the other installation that keeps the state; empty if this installation does."""
     return one_line(history.installation) if history.is_elsewhere else ""
 
 
@@ -202,7 +206,7 @@ def _age_s(last_seen: datetime | None, history: ServiceHistory) -> float | None:
 
 
 def _certificate_days_left(history: ServiceHistory) -> int | None:
-    """Return what the row says, unless it was written only after the time in question."""
+    """Return the value in the row; None if the row was written after the time in question."""
     row = history.row
     if row is None or row.checked_at > history.at or not isinstance(row.details, dict):
         return None
@@ -210,7 +214,7 @@ def _certificate_days_left(history: ServiceHistory) -> int | None:
 
 
 def _turns(lines: Timelines | None) -> list[Turn]:
-    """Return the last changes, the newest last. The time before the first sight is none."""
+    """Return the last changes, the newest last. The time before the first sight is left out."""
     if lines is None:
         return []
     pieces = lines.merged
@@ -235,7 +239,7 @@ def _turn(piece: Piece) -> Turn:
 
 
 def _sights(lines: Timelines | None, history: ServiceHistory) -> list[Sight]:
-    """Return what each pass that looked at that time saw."""
+    """Return a sight for each pass that looked at the time in question."""
     if lines is None:
         return []
     sights = []
@@ -250,7 +254,7 @@ def _sights(lines: Timelines | None, history: ServiceHistory) -> list[Sight]:
 
 
 def _past(lines: Timelines | None, history: ServiceHistory) -> Past | None:
-    """Sum up the last days before that time; None if the ledger says nothing about them."""
+    """Sum up the days before the time in question; return None if the ledger has none of them."""
     pieces = _last(lines, history, PERIOD)
     if pieces is None:
         return None
@@ -258,7 +262,7 @@ def _past(lines: Timelines | None, history: ServiceHistory) -> Past | None:
 
 
 def _budget(lines: Timelines | None, history: ServiceHistory, rule: Rule) -> BudgetDocument | None:
-    """Return what was left of the error budget; None without an objective or a ledger."""
+    """Return the error budget; None without an objective or a ledger."""
     objective = slo.objective_of(rule.target)
     if objective is None:
         return None
@@ -271,7 +275,10 @@ def _budget(lines: Timelines | None, history: ServiceHistory, rule: Rule) -> Bud
 def _last(
     lines: Timelines | None, history: ServiceHistory, length: timedelta
 ) -> Sequence[Piece] | None:
-    """Return the timeline of the last part of the time that was read."""
+    """Return the timeline of the last ``length`` before the time in question.
+
+    It is shorter if fewer rows were read.
+    """
     if lines is None or history.ledger is None:
         return None
     rows = history.ledger.rows

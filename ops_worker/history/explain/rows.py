@@ -1,4 +1,4 @@
-"""What is read about a service: its row, the ledger, samples, alerts and people's actions."""
+"""The rows that are read about a service: its state, ledger, samples, alerts, people's actions."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     )
 
 PERIOD = timedelta(days=30)
-"""The period before the time in question in which outages are counted: that of most objectives."""
+"""The period before the time in question in which outages are counted.
+
+Most objectives have a window of this length.
+"""
 
 
 class ServiceLedger(NamedTuple):
-    """What the ledger has of a service up to a time.
+    """The ledger's rows about a service, up to a time.
 
-    ``is_complete`` is whether the rows go back to its first sight. ``is_recorded`` is whether it
-    was ever recorded, perhaps only later.
+    ``is_complete`` is whether the rows go back to the first sight of the service. ``is_recorded``
+    is whether the service was ever recorded, even if only after this time.
     """
 
     rows: LedgerRows
@@ -43,15 +46,17 @@ class ServiceLedger(NamedTuple):
 
 
 class ServiceHistory(NamedTuple):
-    """The rows about a service at the time ``at``; ``now`` is the database's clock.
+    """The rows about a service at the time ``at``. ``now`` is the time of the database's clock.
 
     ``ledger`` is None if it cannot be read. ``in_maintenance`` is whether the last health pass
-    before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the maintenance that
-    is running, if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` says
-    which of the services that this one needs were healthy, as far as a health pass knew. ``blind``
-    are the passes that do not believe what they see, if ``at`` is now. ``passes`` and ``blind`` are
-    those of ``installation``: the one that keeps the row, or the own one. ``is_elsewhere`` is
-    whether that is another one. ``neighbours`` were recorded in the same database lately.
+    before ``at`` recorded a maintenance. ``maintenance_until`` is the end of the running
+    maintenance if ``at`` is now. ``actions`` is None if they cannot be read. ``needed`` has the
+    services that this service needs, and whether each was healthy, as far as a health pass knew.
+
+    ``blind`` has the blind passes if ``at`` is now. ``passes`` and ``blind`` belong to
+    ``installation``: the installation that keeps the row, or this one if there is no row.
+    ``is_elsewhere`` is whether another installation keeps the row. ``neighbours`` were recorded in
+    the same database lately.
     """
 
     service: str
@@ -81,10 +86,10 @@ class ServiceHistory(NamedTuple):
 class Rule(NamedTuple):
     """The rule by which a service is judged.
 
-    ``target`` is None if the service is not monitored. ``alerts_enabled`` is whether alerts open at
-    all. ``self_metrics_enabled`` is whether the passes record themselves; without that, no pass can
-    find out that another one has stopped. ``needs`` has what each monitored service needs.
-    ``doubt_passes`` is the setting of that name.
+    ``target`` is None if the service is not monitored. ``alerts_enabled`` is SYSTEM_ALERT_ENABLED.
+    ``self_metrics_enabled`` is RECORD_OWN_METRICS; without self-metrics, no pass can detect that
+    another pass has stopped. ``needs`` has the services that each monitored service needs.
+    ``doubt_passes`` is DOUBT_PASSES.
     """
 
     target: Target | None
@@ -96,7 +101,7 @@ class Rule(NamedTuple):
 
 
 def look_back(target: Target | None) -> timedelta:
-    """Return for how long before the time in question all of the ledger is read."""
+    """Return the length of the period before the time in question whose whole ledger is read."""
     objective = objective_of(target)
     if objective is None:
         return PERIOD
@@ -104,15 +109,15 @@ def look_back(target: Target | None) -> timedelta:
 
 
 def before(at: datetime, length: timedelta) -> datetime:
-    """Return the time that was so long before another one, or the first one of the calendar."""
+    """Return the time that is ``length`` before ``at``, or the first time that Python can store."""
     return at - min(length, at - datetime.min.replace(tzinfo=UTC))
 
 
 def is_known(history: ServiceHistory) -> bool:
-    """Return whether anything is known about the service: a row, a sample, an alert, a span.
+    """Return whether anything is known about the service: a row, a sample, an alert or a span.
 
-    The worker and its database are always known; the worker of another installation is if one of
-    its passes was recorded.
+    The worker and its database are always known. The worker of another installation is known if one
+    of its passes was recorded or it has an alert.
     """
     if history.is_elsewhere and history.service == OPS_WORKER:
         return bool(history.passes or history.alerts)

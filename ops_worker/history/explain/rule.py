@@ -1,4 +1,4 @@
-"""The rule by which a service is judged, in words."""
+"""Describe the rule by which a service is judged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _describe_target(target: Target, rule: Rule) -> dict[str, str]:
 
 
 def _describe_answer(target: Target) -> list[str]:
-    """Return what a healthy answer is, or a healthy connection."""
+    """Return the parts of a healthy answer, or of a healthy connection."""
     if target.only_connects:
         handshake = target.scheme in TLS_SCHEMES
         return ["a connection and its TLS handshake" if handshake else "a connection"]
@@ -88,15 +88,15 @@ def _describe_answer(target: Target) -> list[str]:
 
 
 def _asked(target: Target) -> str:
-    """Return the request, and what of it is not the usual."""
-    asked = target.shown_url
+    """Return the request of the probe: the URL, and every setting that is not the default."""
+    request = target.shown_url
     if target.method != "GET":
-        asked = f"{target.method} {asked}"
+        request = f"{target.method} {request}"
     if target.redirects:
-        asked += f", up to {target.redirects} redirects"
+        request += f", up to {target.redirects} redirects"
     if target.tls.skip_verify:
-        asked += "; its certificate is not verified"
-    return asked
+        request += "; its certificate is not verified"
+    return request
 
 
 def _passes_in_a_row(number: int, health: str) -> str:

@@ -1,4 +1,4 @@
-"""The screen of ``ops-worker explain``: sentences, and the tables below them."""
+"""The screen of ``ops-worker explain``: sentences, and tables below them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from ops_worker.history.outages import Past, StateTotal, Stretch
 
 UNHEALTHY_STATES = frozenset(state.value for state in State if state is not State.HEALTHY)
-"""The states that one streak of unhealthy passes may have in turn."""
+"""The unhealthy states. One streak of unhealthy passes may have several of them."""
 DAYS = f"last {PERIOD.days} d"
 MAX_ACTIONS = 8
-"""Actions of people that are listed."""
+"""Maximum number of people's actions in the list."""
 MIN_VALUE = 24
-"""The least columns of a text that is wrapped beside its name."""
+"""The least width, in columns, of a text that is wrapped beside its name."""
 
 
 def heading(explanation: Explanation, width: int = WIDTH) -> ScreenTable:
@@ -59,7 +59,7 @@ def heading(explanation: Explanation, width: int = WIDTH) -> ScreenTable:
 
 
 def sentences(explanation: Explanation) -> list[str]:
-    """Return the state with its reason, the certificate, the alert, and the last days."""
+    """Return the sentences on the state and its reason, the certificate, the alert and the past."""
     spoken = [f"at {format_time(explanation.at)} UTC: {_state_sentence(explanation)}"]
     if explanation.status_shows not in {"", explanation.state}:
         spoken.append(_status_sentence(explanation))
@@ -92,7 +92,7 @@ def _state_sentence(explanation: Explanation) -> str:
 
 
 def _stale_clause(explanation: Explanation) -> str:
-    """Return since when no pass has looked or has been blind, and what was seen last."""
+    """Return since when no pass has looked or the pass is blind, and the last state."""
     last_seen = explanation.last_seen
     is_blind = explanation.reason != stale_reason(explanation.last_state)
     if last_seen is None or is_blind:
@@ -103,7 +103,7 @@ def _stale_clause(explanation: Explanation) -> str:
 
 
 def _since(explanation: Explanation) -> str:
-    """Return since when the state lasts, and how much earlier it may have begun."""
+    """Return since when the state has lasted, and how much earlier it may have begun."""
     since = explanation.since
     if since is None:
         return ""
@@ -120,7 +120,10 @@ def _since(explanation: Explanation) -> str:
 
 
 def _state_since(explanation: Explanation) -> str:
-    """Return since when the state lasts, if the service was unhealthy in another way before."""
+    """Return since when the state has lasted, if the service was in another unhealthy state before.
+
+    Otherwise return an empty text.
+    """
     began = explanation.state_since
     if began is None or began == explanation.since:
         return ""
@@ -128,7 +131,7 @@ def _state_since(explanation: Explanation) -> str:
 
 
 def _earlier(since: datetime, earliest: datetime | None) -> str:
-    """Return by how much a state may have begun earlier; nothing if that is less than a second."""
+    """Return by how much earlier a state may have begun; empty if by less than about a second."""
     if earliest is None or round((since - earliest).total_seconds()) <= 0:
         return ""
     return f", at most {format_age((since - earliest).total_seconds())} earlier"
@@ -142,7 +145,7 @@ def _seen_by(explanation: Explanation) -> str:
 
 
 def _age(age_s: float | None, explanation: Explanation) -> str:
-    """Return how long a sight was ago, or before the time in question."""
+    """Return how long ago a sight was, or how long before the time in question."""
     if age_s is None:
         return ""
     if explanation.now:
@@ -151,7 +154,7 @@ def _age(age_s: float | None, explanation: Explanation) -> str:
 
 
 def _status_sentence(explanation: Explanation) -> str:
-    """Return why ``ops-worker status`` shows another state."""
+    """Return the sentence on why ``ops-worker status`` shows another state."""
     shows = f"`ops-worker status` shows {explanation.status_shows}"
     if explanation.status_shows == STALE:
         return f"{shows}: the health pass has not looked lately"
@@ -171,7 +174,7 @@ def _past_sentence(past: Past) -> str:
 
 
 def tables(explanation: Explanation, width: int = WIDTH) -> list[ScreenTable]:
-    """Lay the document out as tables, below the sentences, for a screen that is so wide."""
+    """Return the tables below the sentences, for a screen of ``width`` columns."""
     return [
         _turns_table(explanation),
         _outages_table(explanation.past),
@@ -192,7 +195,7 @@ def _turns_table(explanation: Explanation) -> ScreenTable:
     if explanation.passes:
         none = "no pass has recorded its state"
     if explanation.service in {OPS_WORKER, POSTGRES} or not explanation.ledger:
-        none = ""  # The ledger has neither; without a ledger, a sentence says so.
+        none = ""  # The ledger has neither service. If there is no ledger, a sentence says so.
     columns = (
         Column("STATE"),
         Column("FROM"),
@@ -261,7 +264,10 @@ def _outage_row(state: str, times: int, seconds: float, longest: Stretch | None)
 
 
 def _sights_table(explanation: Explanation) -> ScreenTable:
-    """Return what each pass saw, if several looked; of one pass, the first sentence has it."""
+    """Return the table of what each pass saw, if several passes looked.
+
+    If only one pass looked, the first sentence already has this.
+    """
     columns = (Column("PASS"), Column("STATE"), Column("SINCE"), Column("LAST SEEN", drop=1))
     rows: tuple[tuple[str, ...], ...] = ()
     if len(explanation.sights) > 1:
@@ -293,7 +299,7 @@ def _observation_row(observation: Observation) -> tuple[str, ...]:
 
 
 def _pairs(title: str, head: tuple[str, str], pairs: Mapping[str, str], width: int) -> ScreenTable:
-    """Return a table of names and values. A long value is wrapped over several rows."""
+    """Return a table of names and values. A long value takes several rows."""
     name_width = max(map(len, [head[0], *pairs]), default=0)
     value_width = max(MIN_VALUE, width - name_width - 2)
     rows = []
@@ -334,7 +340,10 @@ def _acknowledgement(alert: Alert) -> str:
 
 
 def _evidence_table(alerts: Sequence[Alert], width: int) -> ScreenTable:
-    """Return the evidence of the newest alert that has any; the table has no rows without it."""
+    """Return the table of the evidence of the newest alert that has evidence.
+
+    The table has no rows if no alert has evidence.
+    """
     head = ("NAME", "VALUE")
     for alert in alerts:
         if alert.evidence:
@@ -344,7 +353,7 @@ def _evidence_table(alerts: Sequence[Alert], width: int) -> ScreenTable:
 
 
 def _actions_table(explanation: Explanation) -> ScreenTable:
-    """Return what people did; where it cannot be read, the table says so."""
+    """Return the table of what people did. If the actions cannot be read, the table says so."""
     title = "What people did"
     if explanation.actions is None:
         return actions_table([], title, none=NO_ACTIONS)

@@ -1,4 +1,4 @@
-"""The state of a service at a time, since when, and who saw it."""
+"""Decide the state of a service at a time, since when it lasted, and which pass saw it."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from ops_worker.history.rows import JsonValue
 
 NOT_OBSERVED = "no pass looked"
-"""The reason where nothing is known because no pass ran."""
+"""The reason if nothing is known because no pass ran."""
 STALE = "stale"
-"""The state of which nobody knows whether it still holds."""
+"""The state of a service if it is not known whether its last state still holds."""
 
 
 class ServiceState(NamedTuple):
     """The state of a service at a time.
 
     ``seen_by`` is the pass that observed it; it is empty if nothing is known. ``last_state`` is the
-    state that was recorded last, also where it is stale. ``last_seen`` is the last sight, if it is
-    known.
+    state that was recorded last, even if it is stale. ``last_seen`` is the time of the last sight,
+    or None if it is not known.
 
-    Only the ledger has the rest: ``health`` is the time for which the service has been healthy, or
-    unhealthy in any way; ``same`` the time for which it has been in this state. ``is_first_sight``
-    is whether it was never seen before ``health``. ``is_complete`` is False if ``health`` may have
-    begun earlier, because no more was read.
+    The other fields come from the ledger only. ``health`` is the stretch in which the service has
+    been healthy, or unhealthy in any way. ``same`` is the stretch in which it has been in this
+    state. ``is_first_sight`` is whether the service was never seen before ``health``.
+    ``is_complete`` is False if ``health`` may have begun earlier than the rows that were read.
     """
 
     state: str
@@ -66,7 +66,7 @@ class ServiceState(NamedTuple):
 
 
 class Timelines(NamedTuple):
-    """What a service was up to the time in question: merged of all passes, and as each saw it."""
+    """The timelines of a service up to the time in question: merged, and one for each pass."""
 
     merged: Sequence[Piece]
     by_pass: Mapping[str, Sequence[Piece]]
@@ -75,9 +75,9 @@ class Timelines(NamedTuple):
 class _RowAtTime(NamedTuple):
     """What the row in ``service_health`` says about the time in question.
 
-    - ``covers``: the state of the row had begun by then.
-    - ``is_written``: the row had been written by then, so its details hold.
-    - ``from_future``: it is from the future, because a clock was set back. It is not believed.
+    - ``covers``: the state of the row had begun by that time.
+    - ``is_written``: the row had been written by that time, so its details are valid for it.
+    - ``from_future``: the row is from the future, because a clock was set back. It is not used.
     - ``looked_at``: when a health pass last looked.
     """
 
@@ -91,7 +91,7 @@ class _RowAtTime(NamedTuple):
 
 
 def timelines_of(history: ServiceHistory) -> Timelines | None:
-    """Return the timelines of the service; None if the ledger says nothing about it."""
+    """Return the timelines of the service; None if the ledger has no rows about it."""
     ledger = history.ledger
     if ledger is None or not ledger.is_recorded:
         return None
@@ -103,9 +103,9 @@ def timelines_of(history: ServiceHistory) -> Timelines | None:
 
 
 def state_of(history: ServiceHistory, rule: Rule, lines: Timelines | None) -> ServiceState:
-    """Return the state from the ledger where it knows it, else from the row, else unknown.
+    """Return the state: from the ledger if it knows the state, else from the row, else unknown.
 
-    Each step returns None if it cannot answer; the first answer counts.
+    Each step returns None if it does not know the state. The first state that is returned counts.
     """
     row = _row_at_time(history)
     return (
@@ -121,7 +121,7 @@ def state_of(history: ServiceHistory, rule: Rule, lines: Timelines | None) -> Se
 
 
 def causes_at(history: ServiceHistory, rule: Rule, state: ServiceState) -> tuple[str, ...]:
-    """Return the unhealthy services because of which the service is unhealthy, sorted by name."""
+    """Return the unhealthy services that make this service unhealthy, sorted by name."""
     if not state.seen_by or state.state in {HEALTHY, STALE}:
         return ()
     health = {**history.needed, history.service: False}
@@ -129,7 +129,7 @@ def causes_at(history: ServiceHistory, rule: Rule, state: ServiceState) -> tuple
 
 
 def _unknown_to_blind(row: _RowAtTime | None, history: ServiceHistory) -> ServiceState | None:
-    """Return stale, if the health pass that knows the service does not believe what it sees."""
+    """Return the state stale if the health pass of the service is blind."""
     blind = blind_to(history.service, history.blind)
     if blind is None or row is None:
         return None
@@ -153,7 +153,7 @@ def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
     is_written = covers and row.checked_at <= history.at
     age_s = (history.at - row.checked_at).total_seconds()
     health_s = period_of(history.passes, HEALTH.name)
-    # Nobody knows in which shard the service is: the oldest record counts.
+    # The shard of the service is not known, so the oldest record of all shards counts.
     record = longest_silent(history.passes, HEALTH.name)
     looked_at = record.time if record else None
     state = row.status
@@ -174,7 +174,7 @@ def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
 def _seen_in_ledger(
     row: _RowAtTime | None, lines: Timelines | None, history: ServiceHistory
 ) -> ServiceState | None:
-    """Return the state in the ledger, if a pass looked at that time."""
+    """Return the state in the ledger, if a pass looked at the time in question."""
     if lines is None or history.ledger is None or lines.merged[-1].state == UNSEEN:
         return None
     name = _seen_by(lines, history)
@@ -187,7 +187,7 @@ def _seen_in_ledger(
     reason = piece.reason
     streak = None
     if row is not None and row.is_written and row.state == piece.state:
-        # The reason in the ledger is that of the first sight; the row has the newest one.
+        # The ledger has the reason of the first sight; the row has the newest reason.
         reason = _reason(row.details) or reason
         streak = row.details.get("streak")
     is_complete = history.ledger.is_complete or health.from_ > history.ledger.rows.since
@@ -210,9 +210,10 @@ def _seen_in_ledger(
 
 
 def _seen_by(lines: Timelines, history: ServiceHistory) -> str:
-    """Return the pass whose state counts. Now, it is the pass that looked last.
+    """Return the pass whose state counts: now, the pass that looked last.
 
-    For an earlier time, it is unknown which pass looked last. Then the finer pass counts.
+    For an earlier time, it is not known which pass looked last. Then the first of ``MERGED`` that
+    looked counts.
     """
     looked = [name for name in MERGED if lines.by_pass[name][-1].state != UNSEEN]
     if not history.is_now:
@@ -223,7 +224,8 @@ def _seen_by(lines: Timelines, history: ServiceHistory) -> str:
 def last_sight(piece: Piece, history: ServiceHistory) -> datetime | None:
     """Return the last sight of a piece before the time in question; None if it is not known.
 
-    A piece that went on after that time was cut there: when the pass looked before is not recorded.
+    A piece that lasted beyond that time was cut there. The ledger does not record when the pass
+    last looked before the cut.
     """
     if history.is_now or piece.last_seen < history.at:
         return piece.last_seen.astimezone(UTC)
@@ -233,11 +235,11 @@ def last_sight(piece: Piece, history: ServiceHistory) -> datetime | None:
 def _seen_in_row(
     row: _RowAtTime | None, lines: Timelines | None, history: ServiceHistory
 ) -> ServiceState | None:
-    """Return the state in the row, if a health pass looked shortly before that time."""
+    """Return the state in the row, if a health pass looked shortly before the time in question."""
     if row is None or not row.covers or row.from_future or row.looked_at is None:
         return None
     if lines is not None and not history.is_now:
-        # Of an earlier time, the ledger knows better when somebody looked.
+        # For an earlier time, only the ledger knows when a pass looked.
         return None
     age_s = (history.at - row.looked_at).total_seconds()
     if age_s > stale_after_s(period_of(history.passes, HEALTH.name)):
@@ -245,7 +247,7 @@ def _seen_in_row(
     reason = ""
     streak = None
     if row.is_written:
-        # A later row has the reason and the streak of a later time.
+        # A row that was written later has the reason and the streak of a later time.
         reason = _reason(row.details)
         streak = row.details.get("streak")
     return ServiceState(
@@ -267,7 +269,7 @@ def _reason(details: Mapping[str, JsonValue]) -> str:
 
 
 def _state_of_worker(history: ServiceHistory) -> ServiceState | None:
-    """Return the state of the worker itself: stale if any of its passes has stopped or is blind."""
+    """Return the state of the worker: stale if one of its passes has stopped or is blind."""
     if history.service != OPS_WORKER or not history.passes:
         return None
     names = sorted({record.name for record in history.passes})
@@ -284,7 +286,7 @@ def _state_of_worker(history: ServiceHistory) -> ServiceState | None:
 
 
 def _state_of_database(history: ServiceHistory) -> ServiceState | None:
-    """Return the state of PostgreSQL by its newest sample: the ledger has only services."""
+    """Return the state of PostgreSQL from its newest sample. The ledger has only services."""
     if history.service != POSTGRES:
         return None
     samples = [row for row in history.observations if row.metric == HEALTHY]
@@ -307,7 +309,10 @@ def _state_of_database(history: ServiceHistory) -> ServiceState | None:
 
 
 def _stale_in_ledger(lines: Timelines | None) -> ServiceState | None:
-    """Return stale, if the ledger has a sight before that time, and no pass has looked since."""
+    """Return the state stale if the ledger has a sight before the time in question.
+
+    Earlier steps have ruled out that a pass has looked since.
+    """
     if lines is None:
         return None
     last_sights = [
@@ -323,7 +328,10 @@ def _stale_in_ledger(lines: Timelines | None) -> ServiceState | None:
 
 
 def _stale_row(row: _RowAtTime | None) -> ServiceState | None:
-    """Return stale, if there is a row for that time and no pass has confirmed it."""
+    """Return the state stale if there is a row for the time in question.
+
+    Earlier steps have ruled out that a pass has confirmed it.
+    """
     if row is None or not (row.covers or row.from_future):
         return None
     last_seen = row.looked_at.astimezone(UTC) if row.looked_at else None
@@ -346,7 +354,7 @@ def _unknown(history: ServiceHistory, rule: Rule) -> ServiceState:
 
 
 def _why_unknown(history: ServiceHistory, rule: Rule) -> str:
-    """Return why nothing is known about a service at that time, although passes may have run."""
+    """Return why nothing is known about a service at the time in question."""
     if history.service == OPS_WORKER:
         return "no pass was recorded, or RECORD_OWN_METRICS is off"
     probing = [name for name, spec in PASSES.items() if spec.probes]
@@ -362,7 +370,7 @@ def _why_unknown(history: ServiceHistory, rule: Rule) -> str:
 
 
 def _ran(history: ServiceHistory, name: str) -> bool:
-    """Return whether a pass ran shortly before that time, by its samples or by the ledger."""
+    """Return whether a pass ran shortly before the time in question, by its samples or ledger."""
     if is_fresh(history.passes, name, history.at):
         return True
     if history.ledger is None:
@@ -375,7 +383,10 @@ def _ran(history: ServiceHistory, name: str) -> bool:
 
 
 def shown_by_status(history: ServiceHistory) -> str:
-    """Return the state that ``ops-worker status`` shows now; empty if it shows none."""
+    """Return the state that ``ops-worker status`` shows now.
+
+    The result is empty if the service has no row, or if the time in question is not now.
+    """
     row = history.row
     if row is None or not history.is_now:
         return ""

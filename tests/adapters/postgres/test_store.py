@@ -1020,23 +1020,23 @@ def test_indexes(database: Database) -> None:
         "",
         "",
     )
-    assert "give it `every`" in online.said and "the table is small" in alerts.said
+    assert "give it `every`" in online.note and "the table is small" in alerts.note
     assert database.value("SELECT to_regclass('ops_worker_device_state_stale')") is None
     made, *_ = store.indexes(make=True)
     assert made.statement == statement
     database.rows("ANALYZE device_state")
     assert not any(proposal.statement for proposal in store.indexes())
-    assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).said
+    assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).note
     database.rows(
         "UPDATE pg_index SET indisvalid = false "
         "WHERE indexrelid = 'ops_worker_device_state_stale'::regclass"
     )
     assert (
-        "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).said
+        "DROP INDEX CONCURRENTLY ops_worker_device_state_stale" in next(iter(store.indexes())).note
     )
     database.rows("DROP TABLE delivery_jobs")
-    said = [proposal.said for proposal in store.indexes()]
-    assert said[2] == "platform.deliveries_pending: no table delivery_jobs"
+    notes = [proposal.note for proposal in store.indexes()]
+    assert notes[2] == "platform.deliveries_pending: no table delivery_jobs"
     store.close()
 
 
