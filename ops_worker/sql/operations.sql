@@ -325,6 +325,13 @@ FULL JOIN (
 WHERE coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(watched)s::jsonb))
 ORDER BY 1;
 
+-- name: any_recorded
+SELECT EXISTS (
+    SELECT 1
+    FROM service_health
+    WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
+) AS is_any;
+
 -- name: forget_services
 DELETE FROM service_health
 WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb));

@@ -10,6 +10,8 @@ import pytest
 from ops_worker.cli import main
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Database
     from tests.stubs import Stubs
 
@@ -146,6 +148,37 @@ def test_prune(
         "alerts prune: 1 service was removed\n"
     )
     assert {alert["status"] for alert in opened.alerts()} == {"CLOSED"}
+
+
+def test_prune_with_other_settings(
+    opened: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Settings that share no service with the recorded ones remove nothing: they are others'.
+
+    Services without a row for more than a week, and a catalogue without services, are no reason.
+    """
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text('builtin = false\n[services.shop]\nurl = "http://shop:8080"\n')
+    monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(catalogue))
+    before = (opened.health(), opened.alerts())
+    for more in ([], ["--dry-run"]):
+        assert main(["alerts", "prune", *more]) == 2
+        assert (
+            "none of the monitored services (shop) was ever recorded, but passes recorded "
+            "delivery_worker, dispatcher, evaluator, ingest lately: run this command with the "
+            "catalogue and the INSTALLATION of these passes, on Kubernetes by `ops-worker trigger "
+            "--args 'alerts prune' --wait`"
+        ) in capsys.readouterr().err
+    assert (opened.health(), opened.alerts()) == before
+    opened.rows("UPDATE service_health SET checked_at = checked_at - interval '8 days'")
+    assert main(["alerts", "prune", "--dry-run"]) == 0
+    opened.rows("UPDATE service_health SET checked_at = now()")
+    catalogue.write_text("builtin = false\n")
+    assert main(["alerts", "prune"]) == 0
+    assert capsys.readouterr().out.endswith("alerts prune: 4 services were removed\n")
 
 
 def actions(database: Database) -> list[tuple[object, ...]]:

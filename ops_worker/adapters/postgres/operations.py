@@ -19,6 +19,7 @@ from ops_worker.core.installations import (
     Neighbour,
     is_own_service,
     kept_services,
+    named,
     neighbours,
 )
 from ops_worker.core.passes import (
@@ -209,6 +210,8 @@ def prune(
     installation in this database monitors stay, and the own alert of that installation also stays.
     Return all of these services. If a service stays, its row names the other installation. A dry
     run changes nothing.
+
+    Raises SettingsError if the settings are not those of the passes that record the services.
     """
     # The first health pass creates this table. Alerts may exist without it.
     if "service_health" in transaction.present:
@@ -226,6 +229,7 @@ def prune(
     own_services = {row.service for row in rows if row.installation == transaction.installation}
     keepers = kept_services(claims(transaction), others, transaction.now, own_services)
     rows = [row._replace(kept_by=keepers.get(row.service, "")) for row in rows]
+    _refuse_other_settings(transaction, monitored, rows)
     names = tuple(row.service for row in rows if not row.kept_by)
     if names and not dry_run:
         services = {"services": json.dumps(names)}
@@ -236,6 +240,34 @@ def prune(
             _if_permitted(transaction, SQL["end_spans_of"], services)
         _record(transaction, Action("pruned", by, reason, names))
     return rows
+
+
+def _refuse_other_settings(
+    transaction: Transaction, monitored: Sequence[str], rows: Sequence[UnmonitoredRow]
+) -> None:
+    """Raise SettingsError if no monitored service was ever recorded, but others were lately.
+
+    Then this command has other settings than the passes, for example on a machine without their
+    catalogue, and would remove what they monitor. A catalogue without services means what it says.
+    """
+    services = [name for name in monitored if not is_own_service(name)]
+    recent = [
+        row.service
+        for row in rows
+        if not row.kept_by and row.checked_at and transaction.now - row.checked_at <= KEPT
+    ]
+    if not services or not recent:
+        return
+    parameters = {"services": json.dumps(services)}
+    (row,) = transaction.execute("any_recorded", parameters).fetchall()
+    if not row["is_any"]:
+        fault = (
+            f"none of the monitored services ({named(services)}) was ever recorded, but passes "
+            f"recorded {named(recent)} lately: run this command with the catalogue and the "
+            "INSTALLATION of these passes, on Kubernetes by `ops-worker trigger --args "
+            "'alerts prune' --wait`"
+        )
+        raise SettingsError([fault])
 
 
 def claims(transaction: Transaction) -> list[Claim]:
