@@ -529,6 +529,17 @@ def test_summary() -> None:
         "summary": "Service unhealthy: ingest (Connection refused)",
         "evidence": {"streak": 1},
     }
+    of_the_worker = new_alert("ops_worker", "the metrics pass has stopped", {}, ["metrics"])
+    assert of_the_worker["causes"] == ["metrics"]
+
+
+def test_certificate_of_an_answer() -> None:
+    """A certificate that ends soon makes a correct answer degraded, with a class of its own."""
+    target = TARGET._replace(url="https://a", certificate_days=2)
+    body = b'{"status": "healthy"}'
+    seen = Observation(target, 0.0, 200, 3, body=body, certificate_days_left=1)
+    verdict = judge(seen)
+    assert (verdict.state, verdict.reason_class) == (State.DEGRADED, "certificate")
 
 
 def test_maintenance_end() -> None:

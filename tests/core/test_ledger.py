@@ -215,6 +215,8 @@ def test_configuration() -> None:
             {"json": False},
             {"conditions": ()},
             {"conditions": (Condition(None, "equals", "ok", "etag"),)},
+            {"conditions": (Condition(None, "equals", "ok", "date"),)},
+            {"certificate_days": 7},
             {"certificate_days": 14},
             {"max_latency_ms": 10},
             {"alert_after": 2},
@@ -230,6 +232,8 @@ def test_configuration() -> None:
     hashes = {config_hash(one) for one in (document, *others)}
     assert len(hashes) == 1 + len(others)
     assert "hush" not in json.dumps(others)
+    certificate = config_of([target._replace(certificate_days=14)], Thresholds(2, 3))
+    assert certificate["services"]["a"]["certificate_days"] == 14
     secret = target._replace(url="http://user:other@a/health", headers=(("Authorization", "y"),))
     assert config_of([secret], Thresholds(2, 3)) == document
 

@@ -187,6 +187,7 @@ def test_begin(created: datetime, begins: str) -> None:
 ORDERS: list[tuple[str, list[SystemAlert], list[int]]] = [
     ("nothing", [], []),
     ("open ones, the oldest first", [alert(3), alert(1, created=at(-90), service="b")], [1, 3]),
+    ("the oldest first, not by number", [alert(1), alert(3, created=at(-90), service="b")], [3, 1]),
     ("the same time: by number", [alert(3), alert(2, service="b")], [2, 3]),
     (
         "closed, and open again",

@@ -46,6 +46,14 @@ def test_order() -> None:
     ]
 
 
+def test_without_services() -> None:
+    """A pass without services waits, too. It has no observation whose time could be kept."""
+    sightings = Sightings()
+    sightings.add(seen(0))
+    sightings.add(seen(60))
+    assert contents(sightings) == [(0, [], []), (60, [], [])]
+
+
 def test_discard() -> None:
     """Entries that the ledger has are removed. The next entry is still complete."""
     sightings = Sightings()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ops_worker.core.slo import Objective, budget, problem
+from ops_worker.core.model import Target
+from ops_worker.core.slo import Objective, budget, objective_of, objectives, problem
 from ops_worker.core.timeline import Availability, availability
 from tests.recorder import Recorder, sight
 
@@ -20,6 +21,15 @@ DAY_S = 86_400
 def test_budget(percent: float, days: int, expected_s: float) -> None:
     """The budget is the part of the window that the objective leaves."""
     assert Objective(percent, days).budget_s == pytest.approx(expected_s)
+
+
+def test_objectives() -> None:
+    """The objective of a service is its own; one without an objective, or unknown, has none."""
+    with_one = Target("a", "http://a", "a", (), slo=99.5, slo_window_days=7)
+    without = Target("b", "http://b", "b", ())
+    assert objective_of(with_one) == Objective(99.5, 7)
+    assert objective_of(without) is objective_of(None) is None
+    assert objectives([with_one, without]) == {"a": Objective(99.5, 7)}
 
 
 def test_left() -> None:
