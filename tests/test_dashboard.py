@@ -36,7 +36,7 @@ from tests.commands.test_history import ODD
 from tests.core.test_totals import Block, blocks, moved, rows
 from tests.looks import START_S
 from tests.passes.test_installations import Installation
-from tests.recorder import BEGUN, at
+from tests.recorder import BEGUN, Recorder, at, sight
 from tests.render import SCHEMAS
 from tests.seed_history import seed
 
@@ -482,6 +482,18 @@ def test_both_passes(
     elsewhere = [run._replace(shard="b 0/1") if run.shard == "0/2" else run for run in resharded[0]]
     streams = {"health": health, "metrics": (elsewhere, resharded[1])}
     compare(ledger, streams, (0, now, now))
+
+
+@pytest.mark.integration
+def test_blind_pass_after_a_hole(ledger: psycopg.Connection[Row]) -> None:
+    """The panels equal the core where a service was left out before a blind pass."""
+    recorder = Recorder()
+    for second, period_s, services in ((60, 20, "ab"), (155, 20, "b"), (175, 60, "b")):
+        recorder.record([sight(name, second, "healthy") for name in services], period_s)
+    recorder.end_run()
+    recorder.record([sight(name, 235, "healthy") for name in "ab"], 60)
+    spans = [span for span in recorder.spans if span.service == "a"]
+    compare(ledger, {"health": (recorder.runs, spans), "metrics": ([], [])}, (0, 250, 250))
 
 
 @pytest.mark.integration

@@ -33,7 +33,8 @@ class Cover(NamedTuple):
 
     ``begun`` is the first sight in it, ``last_at`` the last one. The periods, in seconds, are the
     period of its first run, of its last run, and the longest of all. ``is_cut`` is whether a blind
-    pass ended it: then nobody looked until the next cover begins, however soon that is.
+    pass ended it: then nobody looked until the next cover begins, however soon that is. ``cut_at``
+    is the last sight before the next blind pass, which ended this cover or a later one.
     """
 
     begun: datetime
@@ -42,6 +43,7 @@ class Cover(NamedTuple):
     last_period_s: float
     longest_period_s: float
     is_cut: bool = False
+    cut_at: datetime | None = None
 
 
 class Piece(NamedTuple):
@@ -91,7 +93,7 @@ class _Segment(NamedTuple):
     """A state of a service in one cover: its first and its last sight.
 
     ``lasts`` is whether no later pass of its shard saw another state, ``cut_at`` the last sight
-    before a blind pass that ended its cover.
+    of its shard before the next blind pass.
     """
 
     state: str
@@ -208,6 +210,11 @@ def _covers(runs: Iterable[Run]) -> list[Cover]:
             )
             covers.append(cover)
         earlier = run
+    cut_at = None
+    for number in reversed(range(len(covers))):
+        if covers[number].is_cut:
+            cut_at = covers[number].last_at
+        covers[number] = covers[number]._replace(cut_at=cut_at)
     return covers
 
 
@@ -454,7 +461,7 @@ def _segments(
             last_period_s=last_period_s,
             longest_period_s=cover.longest_period_s,
             lasts=span.last_at is None and cover == shard_covers[-1],
-            cut_at=cover.last_at if cover.is_cut else None,
+            cut_at=cover.cut_at,
         )
 
 

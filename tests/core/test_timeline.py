@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops_worker.core.ledger import Span
@@ -105,7 +105,17 @@ def histories(draw: st.DrawFn) -> list[Pass]:
     return record
 
 
+BLIND_LATER = [
+    Pass(60, 20, {"a": "healthy", "b": "healthy"}),
+    Pass(155, 20, {"b": "healthy"}),
+    Pass(175, 60, {"b": "healthy"}, is_blind=True),
+    Pass(235, 60, {"a": "healthy", "b": "healthy"}),
+]
+"""A service is left out after a hole, and a blind pass follows before it is seen again."""
+
+
 @given(histories(), st.integers(0, 700))
+@example(BLIND_LATER, 0)
 @settings(max_examples=EXAMPLES)
 def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
     """For each second, the ledger and a record of every pass give the same state."""
@@ -117,7 +127,7 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
             ledger.end_run()
     now = record[-1].second + later
     moments = sorted(second for second in {0, *edges(record, now)} if second < now + 100)
-    for service in "abc":
+    for service in sorted({name for one in record for name in one.states}):
         pieces = ledger.timeline(service, 0, now + 100, now)
         assert pieces[0][1] == 0
         assert pieces[-1][2] == now + 100

@@ -86,13 +86,24 @@ placed AS (
     FROM covers AS c
     WINDOW place AS (PARTITION BY c.pass, c.shard, c.epoch ORDER BY c.cover)
 ),
+-- The last sight before the next blind pass, which ended this cover or a later one.
+cut AS (
+    SELECT
+        p.*,
+        min(CASE WHEN p.is_cut THEN p.last_at END) OVER (
+            PARTITION BY p.pass, p.shard, p.epoch
+            ORDER BY p.cover
+            ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING
+        ) AS cut_at
+    FROM placed AS p
+),
 -- Those of the period, and the nearest one before and after it.
 close_covers AS MATERIALIZED (
-    SELECT p.*
-    FROM placed AS p
-    JOIN margin AS m ON m.pass = p.pass
-    WHERE coalesce(p.next_last_at >= m.since, true)
-      AND coalesce(p.earlier_begun <= m.until, true)
+    SELECT c.*
+    FROM cut AS c
+    JOIN margin AS m ON m.pass = c.pass
+    WHERE coalesce(c.next_last_at >= m.since, true)
+      AND coalesce(c.earlier_begun <= m.until, true)
 ),
 -- The covers of each place in order, so that those of a span are found by a binary search.
 places AS MATERIALIZED (
@@ -157,7 +168,7 @@ segments AS MATERIALIZED (
             ELSE c.last_s
         END AS last_s,
         s.is_open AND c.is_last AS lasts,
-        CASE WHEN c.is_cut THEN c.last_at END AS cut_at
+        c.cut_at
     FROM (SELECT l.*, generate_series(l.start, l.stop) AS cover FROM located AS l) AS s
     JOIN close_covers AS c
         ON c.pass = s.pass AND c.shard = s.shard AND c.epoch = s.epoch AND c.cover = s.cover
