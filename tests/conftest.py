@@ -14,6 +14,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
+ZONE = "Asia/Kathmandu"
+"""The local time of the tests. With an odd offset, a local time that is taken for UTC is wrong."""
+os.environ["TZ"] = ZONE
+time.tzset()
 AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
 """A folder for PYTHONPATH that hides what only the developers' tools have."""
 TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
