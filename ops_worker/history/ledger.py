@@ -10,6 +10,7 @@ from ops_worker.core.ledger import STATES, UNKNOWN, UNSEEN
 from ops_worker.core.passes import HEALTH, METRICS
 from ops_worker.core.timeline import Coverage
 from ops_worker.core.totals import Totals
+from ops_worker.history.screen import cut, pad, text_width
 from ops_worker.text import format_age, format_duration, one_line, percent_rounded_down
 
 if TYPE_CHECKING:
@@ -239,14 +240,14 @@ class Table:
         self._format = "%m-%d %H:%M:%S"
         if period.until - period.since > MAX_WITHOUT_YEAR:
             self._format = "%Y-%m-%d %H:%M"
-        lengths = [len(one_line(service)) for service in period.services]
+        lengths = [text_width(one_line(service)) for service in period.services]
         service_width = min(MAX_SERVICE, max([len(HEAD[0]), *lengths]))
         time_width = len(f"{period.since:{self._format}}")
         self._widths = (service_width, 8, time_width, time_width, LASTED_WIDTH)
 
     def heading(self) -> Iterator[str]:
         """Yield the lines above the first service."""
-        yield _cut(self._title, self._width)
+        yield cut(self._title, self._width)
         yield self._line(HEAD)
 
     def lines(self, document: ServiceDocument) -> Iterator[str]:
@@ -262,20 +263,15 @@ class Table:
                 _note(span),
             )
             yield self._line(cells)
-        name = _cut(service, MAX_SERVICE)
-        yield _cut(f"{name}: {availability_sentence(document.availability)}", self._width)
+        name = cut(service, MAX_SERVICE)
+        yield cut(f"{name}: {availability_sentence(document.availability)}", self._width)
 
     def _line(self, cells: Sequence[str]) -> str:
         *columns, note = cells
         padded = [
-            _cut(cell, width).ljust(width)
-            for cell, width in zip(columns, self._widths, strict=True)
+            pad(cut(cell, width), width) for cell, width in zip(columns, self._widths, strict=True)
         ]
-        return _cut(" ".join([*padded, note]).rstrip(), self._width)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+        return cut(" ".join([*padded, note]).rstrip(), self._width)
 
 
 def _note(span: SpanDocument) -> str:

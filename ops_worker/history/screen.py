@@ -133,6 +133,11 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
 
 
+def pad(text: str, width: int) -> str:
+    """Return a text with blanks after it, so that it takes this number of columns."""
+    return text + " " * (width - text_width(text))
+
+
 def cut(text: str, width: int) -> str:
     """Return a text of at most ``width`` columns. A text that was cut ends with an ellipsis."""
     if text_width(text) <= width:
@@ -258,10 +263,7 @@ def table_lines(table: ScreenTable) -> Iterator[TableLine]:
 
     def padded(cells: tuple[str, ...]) -> tuple[str, ...]:
         """Return the cells, each as wide as its column."""
-        return tuple(
-            cell + " " * (width - text_width(cell))
-            for cell, width in zip(cells, widths, strict=True)
-        )
+        return tuple(pad(cell, width) for cell, width in zip(cells, widths, strict=True))
 
     yield TableLine(padded(table.head), is_head=True)
     notes = table.notes or ("",) * len(table.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -186,18 +187,29 @@ def test_table_of_a_long_period() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_table_fits(width: int) -> None:
+@pytest.mark.parametrize(
+    ("service", "start"),
+    [
+        ("a-service-with-a-long-name" * 3, "a-service-with-… "),
+        ("監視サービス" * 9, "監視サービス監…  "),  # a character takes two columns
+    ],
+)
+def test_table_fits(width: int, service: str, start: str) -> None:
     """No line is wider than the screen, whatever the names and reasons. A cut text has a mark."""
-    service = "a-service-with-a-long-name" * 3
     spans = [
-        one._replace(service=service, reason="x" * 300, state="down")
-        for one in ROWS.spans["health"]
+        span._replace(service=service, reason="拒否" * 150, state="down")
+        for span in ROWS.spans["health"]
     ]
     shown = lines(ROWS._replace(services=[service], spans={"health": spans}), width=width)
-    assert {len(line) for line in shown} <= {*range(width + 1)}
-    assert all(line.startswith("a-service-with-…") for line in shown[2:])
+    columns = [
+        sum(2 if unicodedata.east_asian_width(character) == "W" else 1 for character in line)
+        for line in shown
+    ]
+    assert max(columns) <= width
+    assert all(line.startswith(start.rstrip()) for line in shown[2:])
+    assert shown[3].startswith(start)
     assert shown[3].endswith("…")
-    assert len(shown[3]) == width
+    assert columns[3] in {width - 1, width}
 
 
 def test_csv() -> None:
