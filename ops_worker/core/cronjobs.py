@@ -152,7 +152,7 @@ class _LastRun(NamedTuple):
 def runs(cronjob: Mapping[str, Any], command: str) -> bool:
     """Return whether a CronJob of the worker runs a command: a pass, or init-db.
 
-    What its containers run counts. Where that is no pass, its label names the command.
+    The command of its containers counts. If they run no pass, the label of the CronJob does.
     """
     template = at(cronjob, "spec", "jobTemplate", "spec", "template")
     if not workers(at(template, "spec"), at(template, "metadata", "labels")):

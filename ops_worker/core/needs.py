@@ -68,8 +68,8 @@ def current_health(
 ) -> dict[str, bool]:
     """Return which services are healthy, as far as it is known.
 
-    The verdict of this pass counts. Of a service without one, the row in the database does, unless
-    it is stale. ``period_s`` is the period of the health pass in seconds.
+    The verdict of this pass counts. If this pass has no verdict on a service, its row in the
+    database counts, unless that is stale. ``period_s`` is the period of the health pass in seconds.
     """
     health = {}
     for name, state in known.items():
