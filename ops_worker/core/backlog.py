@@ -1,4 +1,4 @@
-"""The buffer of samples that are not written yet: compressed and limited in number and bytes."""
+"""The backlog: samples that wait for the database, compressed and limited in number and bytes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PostgreSQL refuses a ``jsonb`` value of more than 256 MB.
 """
 MEBIBYTE = 1 << 20
 SLICE_ENTRIES = 64
-"""Entries that one transaction writes at most."""
+"""The most entries that one transaction writes."""
 SLICE_ROWS = 40_000
-"""Rows that one transaction writes at most: they take about one second."""
+"""The most rows that one transaction writes: they take about one second."""
 ENTRY_BYTES = 200
 """Bytes of memory that an entry uses in addition to its compressed rows."""
 
@@ -93,8 +93,8 @@ class Backlog:
     number of dropped entries.
 
     ``resumed_at`` is the moment (seconds, monotonic clock) of the first pass that was recorded
-    after an outage; None if there was none. The rows of passes that waited do not show it: they
-    have the times of their passes.
+    after an outage; None if there was none. The rows of passes that waited do not show an outage,
+    because each row has the time of its pass.
     """
 
     def __init__(self, limit: int, limit_bytes: int = 32 * MEBIBYTE) -> None:
@@ -112,9 +112,9 @@ class Backlog:
         self._recorded_at: float | None = None
 
     def mark_recorded(self, moment: float, patience_s: float) -> None:
-        """Note that the pass that began at ``moment`` was recorded in its turn.
+        """Note that the pass that began at ``moment`` was recorded when it ended.
 
-        If none was recorded for longer than ``patience_s`` seconds before, an outage has ended.
+        If no pass was recorded in the ``patience_s`` seconds before it, an outage has ended.
         """
         if self._recorded_at is not None and moment - self._recorded_at > patience_s:
             self.resumed_at = moment
@@ -143,13 +143,13 @@ class Backlog:
             return self._size()
 
     def add(self, pending: Pending) -> Packed:
-        """Compress the samples of a pass, append them to the waiting entries, return the entry."""
+        """Compress the samples of a pass, let them wait as a new entry, and return the entry."""
         # Compressed before the lock is taken, so that no other thread waits for it.
         entry = pack(pending)
         with self._lock:
             self._waiting.append(entry)
             self._drop_excess()
-            if self._recorded_at is None:  # the first pass of the loop met an outage already
+            if self._recorded_at is None:  # the outage began before the first pass of the loop
                 self._recorded_at = pending.moment
         return entry
 
@@ -161,7 +161,7 @@ class Backlog:
             for entry in self._waiting:
                 rows += entry.rows
                 is_full = len(entries) >= self._slice or rows > SLICE_ROWS
-                # One entry goes in any case, however many rows it has.
+                # A slice has at least one entry, however many rows this entry has.
                 if entries and is_full:
                     break
                 entries.append(entry)
@@ -169,11 +169,11 @@ class Backlog:
 
     def shrink_slice(self, failed: int) -> None:
         """Halve the size of a slice after the database refused one with ``failed`` entries."""
-        # Half of what was tried, which may be less than a slice.
+        # The refused slice may have had fewer entries than the limit.
         self._slice = max(1, failed // 2)
 
     def grow_slice(self) -> None:
-        """Double the size of a slice, up to SLICE_ENTRIES, after one was written."""
+        """Double the size of a slice, up to SLICE_ENTRIES, after a slice was written."""
         self._slice = min(SLICE_ENTRIES, 2 * self._slice)
 
     def discard(self, entries: Sequence[Packed]) -> None:
@@ -182,7 +182,7 @@ class Backlog:
             self._remove(entries)
 
     def set_apart(self, entries: Sequence[Packed], retry_at: float) -> None:
-        """Move entries that the database refuses out of the way of the others.
+        """Set apart entries that the database refuses, so that they do not delay the others.
 
         No entry that is set apart is tried again before ``retry_at``, in seconds of the monotonic
         clock.
@@ -194,9 +194,10 @@ class Backlog:
             self._drop_excess()
 
     def take_due_apart(self, now: float) -> tuple[Packed, ...]:
-        """Let one entry that is set apart wait again if a retry is due. Return it in a tuple.
+        """Let the first entry that is set apart wait again if a retry is due, and return it.
 
-        The tuple is empty if none is due. The entries take turns: ``set_apart`` appends to the end.
+        The tuple is empty if no retry is due. The entries take turns, because ``set_apart`` appends
+        to the end.
         """
         with self._lock:
             if not self._apart or now < self._retry_at:
@@ -208,7 +209,7 @@ class Backlog:
     def readmit_apart(self) -> None:
         """Let all entries that are set apart wait again after the database accepted one."""
         with self._lock:
-            # The oldest first, so that it is also the first to be dropped.
+            # In the order of time, so that the oldest entry is also dropped first.
             self._waiting = deque(sorted([*self._apart, *self._waiting], key=_moment))
             self._apart.clear()
 
@@ -225,13 +226,13 @@ class Backlog:
             _, entries = self.in_doubt
             self.in_doubt = None
             if not committed:
-                # They are older than all that wait.
+                # The entries in doubt are older than all waiting entries.
                 self._waiting.extendleft(reversed(entries))
                 self._drop_excess()
 
     def _remove(self, entries: Sequence[Packed]) -> None:
-        """Remove entries from those that wait. An entry that was already dropped is ignored."""
-        # By identity: two passes may have equal samples.
+        """Remove waiting entries. An entry that was already dropped is ignored."""
+        # Entries are compared by identity, because two passes may have equal samples.
         removed = {id(entry) for entry in entries}
         self._waiting = deque(entry for entry in self._waiting if id(entry) not in removed)
 
@@ -242,7 +243,7 @@ class Backlog:
 
     def _exceeded(self) -> bool:
         count = len(self._apart) + len(self._waiting)
-        # The newest entry stays whatever its size.
+        # The newest entry stays, however large it is.
         return count > self._limit or (count > 1 and self._size() > self._limit_bytes)
 
     def _size(self) -> int:

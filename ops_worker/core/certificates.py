@@ -1,8 +1,8 @@
-"""When a server's certificate ends: the one field that is read from its DER encoding.
+"""The end of a server's certificate, read from its DER encoding.
 
-Python decodes a certificate only if it was verified, and a service with ``skip_verify`` has a
-certificate that ends as well. So the few bytes up to the field are read here (RFC 5280, section
-4.1; DER: ITU-T X.690).
+Python decodes a certificate only if it was verified. The certificate of a service with
+``skip_verify`` is not verified, but it ends, too. So this module reads the few bytes up to the end
+of the validity (RFC 5280, section 4.1; DER: ITU-T X.690).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 DAY_S = 86_400
 MAX_DAYS = 3_660_000
-"""Days of a certificate: no year has more than four digits."""
+"""The most days to or since the end of a certificate: a year has at most four digits."""
 
 _SEQUENCE = 0x30
 _VERSION = 0xA0
 """The tag of the version, which is absent in certificates of version 1."""
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _LONG = 0x80
-"""From this value on, the first byte only says how many bytes of the length follow."""
+"""A first length byte of at least this value is this value plus the number of length bytes."""
 _MAX_LENGTH_BYTES = 4
 _TIME_DIGITS = 14
 _FIELDS_BEFORE_VALIDITY = 3
@@ -51,12 +51,12 @@ def end_of(certificate: bytes) -> datetime:
 
 
 def days_left(end: datetime, now: datetime) -> int:
-    """Return the number of whole days from now to the end, negative if that is over."""
+    """Return the number of whole days from now to the end. It is negative after the end."""
     return math.floor((end - now).total_seconds() / DAY_S)
 
 
 def recorded_days(value: Any) -> int | None:
-    """Return the days that ``service_health.details`` holds; None if it holds something else."""
+    """Return the days left in ``service_health.details``; None for any other value."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_DAYS:
         return value
     return None
@@ -84,7 +84,7 @@ def _content(data: bytes) -> bytes:
 
 
 def _element(data: bytes) -> _Element:
-    """Return the first element. Raises ValueError if its bytes are not all there."""
+    """Return the first element. Raises ValueError if its length is invalid or bytes are missing."""
     if len(data) < 2:  # noqa: PLR2004 - a tag and a length
         raise ValueError("cut off")
     length, start = data[1], 2
@@ -101,8 +101,8 @@ def _element(data: bytes) -> _Element:
 def _time(element: _Element) -> datetime:
     """Return a time. Years of two digits are 1950 to 2049 (RFC 5280, section 4.1.2.5.1).
 
-    ``datetime.strptime`` needs the module of locales at its first call: 15 ms in which no socket
-    would be read.
+    ``datetime.strptime`` is not used: its first call imports the module of locales. This takes
+    15 ms, in which no socket is read.
     """
     digits = element.content.removesuffix(b"Z")
     if element.tag == _UTC_TIME:

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _PULL_FAILED = "Failed to pull image"
-"""How the message of the kubelet's Event ``Failed`` begins, if it holds the cause of a pull error.
+"""The beginning of the kubelet's ``Failed`` messages that have the cause of a pull error.
 
-The state of the container names the cause only at the first try, and later ``ImagePullBackOff``.
+The state of the container has the cause only at the first try. Later it has ``ImagePullBackOff``.
 """
 _PULL_PREFIX = re.compile(rf'^(?:{_PULL_FAILED} "[^"]*": )?(?:rpc error: code = \w+ desc = )?')
-"""What may stand before the registry's or the runtime's words about a pull error."""
+"""The text that may precede the registry's or the runtime's message about a pull error."""
 _CONTAINER_ERROR = "Error: "
-"""How the message of the kubelet's other Events ``Failed`` begins."""
+"""The beginning of the kubelet's other ``Failed`` messages."""
 _POD_NAME = re.compile(r'^Error creating: (?:pods "[^"]*" is forbidden: )?')
-"""How the Event of a pod that cannot be created begins."""
+"""The beginning of the message about a pod that cannot be created. It may have the pod's name."""
 _DELETED = "skip schedule deleting pod"
-"""How the scheduler's last word on a deleted pod begins. It is no problem."""
+"""The beginning of the scheduler's message about a deleted pod, which is not a problem."""
 
 
 class ClusterEvent(NamedTuple):
-    """An Event of Kubernetes: its object, what happened, how often, and when it last did."""
+    """An Event of Kubernetes: its object, what happened, how often, and when it happened last."""
 
     kind: str
     name: str
@@ -40,7 +40,7 @@ class ClusterEvent(NamedTuple):
 
 
 def read(content: Mapping[str, Any]) -> ClusterEvent:
-    """Return an Event. A part that is missing is empty.
+    """Return an Event from its JSON. A missing part is empty.
 
     The scheduler writes ``eventTime`` and ``series`` instead of ``lastTimestamp`` and ``count``.
     """
@@ -76,8 +76,8 @@ def of_object(events: Iterable[ClusterEvent], kind: str, name: str) -> list[Clus
 def of_job_pods(events: Iterable[ClusterEvent], job: str) -> list[ClusterEvent]:
     """Return the Events of the pods of a Job, also of pods that no longer exist.
 
-    Kubernetes names a pod after its Job, with a random suffix without a dash; in an Indexed Job
-    with the index before it.
+    Kubernetes names a pod JOB-SUFFIX, and in an Indexed Job JOB-INDEX-SUFFIX. The suffix is random
+    and has no dash.
     """
     matching = []
     for event in events:
@@ -95,9 +95,10 @@ def pull_cause(events: Sequence[ClusterEvent]) -> str:
 
 
 def with_pull_cause(message: str, events: Sequence[ClusterEvent]) -> str:
-    """Return the message of a container that waits for its image, with the cause once.
+    """Return the message of a container that waits for its image, with the cause of the pull error.
 
-    The state of the container may have the cause, too, without the first words of the Event.
+    The cause is added only if the message does not have it. The message may have the cause without
+    the first words of the Event.
     """
     pull = pull_cause(events)
     if _PULL_PREFIX.sub("", pull) in message:
@@ -120,7 +121,8 @@ def start_failure(events: Sequence[ClusterEvent], prefix: str = "kubectl") -> st
         if is_problem:
             return described(event.reason, message, prefix)
         error = message.removeprefix(_CONTAINER_ERROR)
-        # Some only repeat a reason, such as ImagePullBackOff: an earlier Event has the cause.
+        # Some messages only repeat a reason, such as ImagePullBackOff. An earlier Event has the
+        # cause.
         if event.reason == "Failed" and not is_start_problem(error):
             return described("CreateContainerConfigError", error, prefix)
     return ""
@@ -135,12 +137,13 @@ def unfinished_pull(events: Sequence[ClusterEvent]) -> ClusterEvent | None:
 
 
 def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> str:
-    """Return why a Job could create no pod, and what to do; empty if no Event says so."""
+    """Return why a Job could create no pod, and what to do; empty if no Event reports this."""
     name = text(at(job, "metadata").get("name"))
     failures = [event for event in of_object(events, "Job", name) if event.reason == "FailedCreate"]
     if not failures:
         return ""
-    # Every try has another name. Without it, the same problem is the same text.
+    # Each try creates a pod with another name. Without the name, the same problem has the same
+    # text.
     message = _POD_NAME.sub("", failures[-1].message)
     problem = described("FailedCreate", message, kubectl(job), f"job {name}")
     return f"no pod can be created: {problem}"

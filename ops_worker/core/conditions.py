@@ -28,15 +28,15 @@ SECRET_HEADERS = frozenset(
 """Response headers whose values are never shown: they hold sessions and credentials."""
 
 _MAX_SHOWN = 60
-"""Characters of a value in a reason."""
+"""The most characters of a value in a reason."""
 _MAX_SHOWN_BITS = 256
-"""Bits of an integer in a reason: Python refuses to print very long ones."""
+"""The most bits of an integer in a reason: Python refuses to print very long integers."""
 _MAX_INDEX_DIGITS = 9
-"""Digits of an array index: no answer of 1 MiB has a longer array."""
+"""The most digits of an array index: no answer has more than 1 MiB, so no array is longer."""
 
 
 class Answer(NamedTuple):
-    """What conditions are about: the decoded JSON of a body, its text, and headers.
+    """The parts of an answer that conditions check: the JSON of the body, its text, and headers.
 
     The names of headers are in lower case.
     """
@@ -51,10 +51,11 @@ class Relation(NamedTuple):
 
     - ``words`` precede the value of the condition. For a flag, they are the phrases for true
       and false, instead of the value.
-    - ``holds``: whether it holds, of the actual value and that of the condition.
-    - ``accepts``: whether the catalogue may have this value.
-    - ``applies``: whether the actual value can be compared; if not, the condition is broken.
-    - ``verb`` precedes the words where no actual value is known.
+    - ``holds`` takes the actual value and the value of the condition. It returns whether the
+      relation holds.
+    - ``accepts`` returns whether the catalogue may have this value in a condition.
+    - ``applies`` returns whether the actual value can be compared. If not, the condition is broken.
+    - ``verb`` precedes the words in a text that has no actual value.
     """
 
     words: str | tuple[str, str]
@@ -65,7 +66,7 @@ class Relation(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number; JSON's true and false are none."""
+    """Return whether a value is a number. JSON's true and false are not numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -83,7 +84,7 @@ def _are_scalars(value: Any) -> bool:
 
 
 def _is_part(value: Any) -> bool:
-    """Return whether a value is a text to look for: every text contains the empty one."""
+    """Return whether a value is a text to search for. Every text contains the empty text."""
     return isinstance(value, str) and bool(value)
 
 
@@ -193,6 +194,7 @@ _WANTS: Mapping[Callable[[Any], bool], str] = {
     _is_flag: "true or false",
     _is_length: "a whole number of at least 0",
 }
+"""The accepted values in words, by ``Relation.accepts``."""
 
 
 def wanted_value(relation: str) -> str:
@@ -222,8 +224,8 @@ def broken_conditions(
 ) -> list[tuple[Condition, str]]:
     """Return every broken condition, and why: the actual value and what the condition wants.
 
-    An absent value breaks every condition but ``absent``, and a text that is too long for the
-    expression of a condition breaks it.
+    An absent value breaks every condition except ``absent``. A text that is too long for the
+    expression of a condition breaks this condition.
     """
     broken = []
     for condition in conditions:
@@ -280,7 +282,7 @@ def _is_index(key: str) -> bool:
 
 
 def _shown_part(actual: Any, condition: Condition) -> str:
-    """Return the actual value for a reason; with its length, if the condition is about that."""
+    """Return the actual value for a reason, with its length if the condition is about lengths."""
     if condition.header in SECRET_HEADERS and actual is not ABSENT:
         return "another value (not shown)"
     text = _shown(actual)

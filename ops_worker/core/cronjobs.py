@@ -53,11 +53,14 @@ if TYPE_CHECKING:
     from ops_worker.core.jobs import JobEnd
 
 MAX_DUE = 3
-"""Runs that may be due without a success. One more is a warning."""
+"""The most runs that may be due without a success. One more run is a warning."""
 RECENT = timedelta(minutes=15)
-"""An Event of a CronJob is of interest for so long, and as long as no run has succeeded since."""
+"""The time for which an Event of a CronJob is reported.
+
+An older Event is reported, too, if no run has succeeded since the Event.
+"""
 CLOCK_SKEW = timedelta(seconds=10)
-"""What the clocks of the API server and of kube-controller-manager may differ by."""
+"""The time by which the clocks of the API server and of kube-controller-manager may differ."""
 COMPONENT_LABEL = "app.kubernetes.io/component"
 """The label that names the command of a CronJob (kubernetes.io, "Recommended Labels")."""
 GONE = "no pod and no log are left"
@@ -86,12 +89,15 @@ CRONJOB_HINTS = {
 """What to do about an Event of a CronJob, by its reason.
 
 Source: kubernetes, pkg/controller/cronjob/cronjob_controllerv2.go. Other reasons are no problem,
-or are reported otherwise.
+or another warning reports them.
 """
 
 
 class ShardEnd(NamedTuple):
-    """How the last pod of a shard ended. ``exit_code`` is None if no pod of it is left."""
+    """How the last pod of a shard ended. ``exit_code`` is None if no pod of the shard ended.
+
+    It is 0 if the pod is gone and Kubernetes reports that the shard is complete.
+    """
 
     shard: int
     exit_code: int | None
@@ -101,13 +107,14 @@ class ShardEnd(NamedTuple):
 class CronJobState(NamedTuple):
     """The state of a CronJob. Ages are in seconds.
 
-    - ``missed``: runs that were due since the last one. None if the CronJob is suspended or has
-      never run, or if its schedule is invalid.
-    - ``exit_code``: of the last run that ended; of several shards, the worst. None if no run has
-      ended yet, or if its pod is gone and the exit code with it.
+    - ``missed``: the number of runs that were due since the last run. None if the CronJob is
+      suspended or has never run, or if its schedule is invalid.
+    - ``exit_code``: the exit code of the last run that ended; of several shards, the worst one.
+      None if no run has ended yet, or if the pod is gone, because then the code is gone, too.
     - ``summary``: the termination message of that run, or why there is none.
-    - ``last_job``, ``job_end``: the Job of that run, and how it ended; empty if none has.
-    - ``shards``: of an Indexed Job, the end of each shard.
+    - ``last_job``: the Job of that run; empty if there is none.
+    - ``job_end``: how this Job ended; empty if it has not ended.
+    - ``shards``: how each shard of an Indexed Job ended; empty for other Jobs.
     """
 
     name: str
@@ -152,7 +159,8 @@ class _LastRun(NamedTuple):
 def runs(cronjob: Mapping[str, Any], command: str) -> bool:
     """Return whether a CronJob of the worker runs a command: a pass, or init-db.
 
-    The command of its containers counts. If they run no pass, the label of the CronJob does.
+    The passes that its containers run count. If they run no pass, the label of the CronJob names
+    the command.
     """
     template = at(cronjob, "spec", "jobTemplate", "spec", "template")
     if not workers(at(template, "spec"), at(template, "metadata", "labels")):
@@ -171,7 +179,7 @@ def row(
 ) -> CronJobState:
     """Return the row of a CronJob. Objects of other CronJobs are ignored.
 
-    ``due`` counts the runs that were due since a time; None if that is unknown.
+    ``due`` returns the number of runs that were due since a time; None if it is unknown.
     """
     spec = cronjob["spec"]
     status = at(cronjob, "status")
@@ -210,7 +218,7 @@ def row(
 
 
 def _owned(cronjob: Mapping[str, Any], objects: Objects) -> Objects:
-    """Select the Jobs of a CronJob and their pods. Of Events, each reader selects its own."""
+    """Return the Jobs of a CronJob, their pods, and all Events: each reader selects its Events."""
     uid = cronjob["metadata"]["uid"]
     jobs = [job for job in objects.jobs if any(owner.get("uid") == uid for owner in _owners(job))]
     names = {job["metadata"]["name"] for job in jobs}
@@ -238,7 +246,7 @@ def _last_run(owned: Objects) -> _LastRun:
 
 
 def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> bool:
-    """Return whether the Job of the last run was deleted while older ones are there.
+    """Return whether the Job of the last run was deleted while older Jobs still exist.
 
     A Job is created at its scheduled time or later.
     """
@@ -249,7 +257,7 @@ def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> b
 
 
 def _gone_warning(scheduled: datetime | None, last_success: datetime | None) -> list[str]:
-    """Return a warning about a last run whose Job is gone, unless it has succeeded."""
+    """Return a warning about a last run whose Job is gone, unless this run succeeded."""
     if last_success is not None and scheduled is not None and last_success >= scheduled:
         return []
     return [
@@ -261,7 +269,7 @@ def _gone_warning(scheduled: datetime | None, last_success: datetime | None) -> 
 
 
 def _last_exit(pods: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
-    """Return exit code and text of the pod that ended last."""
+    """Return the exit code and the text of the pod that ended last."""
     ended = [pod for pod in pods if terminated(pod)]
     if not ended:
         return None, ""
@@ -271,7 +279,7 @@ def _last_exit(pods: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
 
 
 def _shard_ends(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tuple[ShardEnd, ...]:
-    """Return the end of each shard of an Indexed Job; nothing for any other Job."""
+    """Return how each shard of an Indexed Job ended; empty for any other Job."""
     by_index = {index_of(pod): pod for pod in last_attempts(pods)}
     complete = completed_indexes(job)
     ends = []
@@ -290,11 +298,11 @@ def _shard_ends(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tu
 def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
     """Return the worst exit code of shards, and its text, which names the shard.
 
-    A shard that did not complete has no exit code; a success of the others does not hide it.
+    A shard that did not complete has no exit code. It is worse than a success of the other shards.
     """
 
     def rank(shard: ShardEnd) -> tuple[bool, tuple[int, int]]:
-        """Sort a failure above a shard without an exit code, and that above a success."""
+        """Return the rank: a failure is worst, then a shard without exit code, then a success."""
         code = 1 if shard.exit_code is None else shard.exit_code
         return shard.exit_code is not None and code != DONE, severity(code)
 
@@ -311,9 +319,9 @@ def _result(shards: Sequence[ShardEnd]) -> tuple[int | None, str]:
 def _with_end(
     job: Mapping[str, Any], end: JobEnd, exit_code: int | None, summary: str
 ) -> tuple[int | None, str]:
-    """Return exit code and text of a Job that has ended.
+    """Return the exit code and the text of a Job that has ended.
 
-    A Job that failed is not shown as a success because its pod ended well or is gone. The pods of a
+    A failed Job is never shown as a success, even if its pod ended with 0 or is gone. The pods of a
     complete Job ended with 0.
     """
     if end.kind == "Complete":
@@ -371,19 +379,22 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
 
 
 def _lost_cause(job: Mapping[str, Any], events: Sequence[ClusterEvent]) -> str:
-    """Return what kept the pods of a Job from starting, from Events that outlive them."""
+    """Return why the pods of a failed Job could not start or end; empty if no Event shows it.
+
+    Kubernetes keeps the Events of a pod after it has deleted the pod.
+    """
     failure = creation_failure(job, events)
     if failure:
         return failure
-    own = of_job_pods(events, job["metadata"]["name"])
-    # Kubernetes stops only a container that runs.
-    if any(event.reason == "Killing" for event in own):
+    pod_events = of_job_pods(events, job["metadata"]["name"])
+    # Kubernetes writes Killing only for a container that runs.
+    if any(event.reason == "Killing" for event in pod_events):
         hint = f"raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
         return f"it ran until then, and {GONE}; {hint}"
-    failure = start_failure(own, kubectl(job))
+    failure = start_failure(pod_events, kubectl(job))
     if failure:
         return f"its pod, which is gone, could not start: {failure}"
-    pull = unfinished_pull(own)
+    pull = unfinished_pull(pod_events)
     if pull is not None:
         return f"the pull of its image took too long: {cause(pull.message)}; {pull_remedy()}"
     return ""
@@ -413,7 +424,8 @@ def _event_warnings(
 def _is_made_by_hand(event: ClusterEvent, jobs: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether an Event is about a Job that somebody made, or that no longer exists.
 
-    The controller reports every Job from `ops-worker trigger` and `kubectl create job --from`.
+    The controller reports every Job from `ops-worker trigger` and `kubectl create job --from` as
+    an UnexpectedJob.
     """
     if event.reason != "UnexpectedJob":
         return False
@@ -429,7 +441,7 @@ def _overdue(
     now: datetime,
     due: Callable[[datetime], int | None],
 ) -> list[str]:
-    """Return a warning if more runs were due since the last success than are normal."""
+    """Return a warning if more than MAX_DUE runs were due since the last success."""
     since = last_success or time_of(cronjob["metadata"].get("creationTimestamp"))
     if since is None or (due(since) or 0) <= MAX_DUE:
         return []

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_INT_DIGITS = 4_000
-"""Digits of an integer; a longer one becomes null.
+"""The most digits of an integer. A longer integer becomes null.
 
 Python refuses to print an integer of more than 4,300 digits (``sys.set_int_max_str_digits``).
 """
 
 MAX_DEPTH = 200
-"""Levels of nesting that are stored: few enough for every program that reads them later."""
+"""The most levels of nesting that are stored, so that every other program can read the value."""
 
 _SET_JSON = "(set json = false)"
 """What to set in the service's catalogue entry if its body is not meant to be JSON."""
@@ -68,7 +68,7 @@ def load_jsonb(text: str | bytes) -> Any:
     except RecursionError:
         return None
     brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    # The number of brackets is an upper limit of the depth, and cheap: most values pass it.
+    # The depth is at most the number of brackets, which is quick to count. Most values have few.
     if sum(map(text.count, brackets)) > MAX_DEPTH:  # type: ignore[arg-type]
         value = storable(value)
     return value
@@ -84,7 +84,7 @@ def _undecodable(body: bytes, error: UnicodeDecodeError) -> str:
 def _unparsable(error: json.JSONDecodeError) -> str:
     """Return what is wrong with a text that is not JSON.
 
-    The parser's own message is about what it expected next, which does not help an operator.
+    The parser's own message names what it expected next, which does not help an operator.
     """
     text = error.doc.strip()
     if not text:
@@ -122,7 +122,8 @@ def yaml_problem(error: Exception) -> str:
     """Return why a text is not YAML, and where.
 
     The parser's own message is not safe to show. It quotes the line, which may hold a secret. It
-    also quotes tags and anchors, and takes a secret that begins with ``!``, ``&`` or ``*`` for one.
+    also quotes tags and anchors. To the parser, a secret that begins with ``!``, ``&`` or ``*`` is
+    a tag or an anchor.
     """
     if isinstance(error, RecursionError):
         return "nested too deeply"
@@ -137,7 +138,7 @@ def yaml_problem(error: Exception) -> str:
 def parse_time(text: Any) -> datetime | None:
     """Return a time that is stored in ``details``, in UTC.
 
-    Return None if there is none, or if a person or another program wrote something else there.
+    Return None if there is no time, or if a person or another program wrote something else.
     """
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
@@ -153,7 +154,7 @@ _KINDS = {
     bool: "a boolean",
     type(None): "null",
 }
-"""What a JSON value is called, by its type in Python."""
+"""The name of each kind of JSON value in messages, by its type in Python."""
 
 
 def _finite(digits: str) -> float | None:

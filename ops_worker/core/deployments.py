@@ -1,4 +1,7 @@
-"""Deployments that run passes in a loop: one row each, with warnings, and what was left behind."""
+"""Deployments that run passes in a loop: one row per Deployment, with warnings, and leftovers.
+
+A leftover is a CronJob or Deployment of an earlier `kubectl apply` that runs the same pass.
+"""
 
 from __future__ import annotations
 
@@ -38,22 +41,23 @@ if TYPE_CHECKING:
     from ops_worker.core.cluster_events import ClusterEvent
 
 RECENT = timedelta(hours=24)
-"""A restart is reported for so long."""
+"""The time for which a restart is reported."""
 NOT_READY = re.compile(r"Readiness probe failed: .*statuscode: 503")
 """How the kubelet reports that /ready answered 503. Its Event does not have the body."""
 CRASH_LOOP = "CrashLoopBackOff"
 """The reason of a container that ended again and again, and waits before its next start."""
 
 HASH_LABEL = "pod-template-hash"
-"""The label of a Deployment's pods that tells its ReplicaSets apart."""
+"""The label of a Deployment's pods with the hash in the name of their ReplicaSet."""
 
 
 class DeploymentState(NamedTuple):
     """The state of a Deployment.
 
     - ``passes``: the passes that its loop runs.
-    - ``ready``, ``replicas``: pods that are ready, and that there should be.
-    - ``restarts``: of the worker's containers in the pods that exist.
+    - ``ready``: the number of pods that are ready.
+    - ``replicas``: the number of pods that the Deployment asks for.
+    - ``restarts``: the restarts of the worker's containers in the pods that exist.
     - ``state``: ``ready``, ``not ready`` or ``scaled to 0``.
     """
 
@@ -117,7 +121,7 @@ def leftovers(
 ) -> Iterator[str]:
     """Yield a warning for each pass that both a CronJob and a Deployment run.
 
-    `kubectl apply -k` of a variant does not delete what only another variant has.
+    `kubectl apply -k` of one variant does not delete the objects of another variant.
     """
     for deployment in deployments:
         loops = passes_of(at(deployment, "spec", "template"))
@@ -135,8 +139,8 @@ def suspended(
 ) -> Iterator[str]:
     """Yield a warning if a CronJob is suspended and nothing else runs its pass.
 
-    A CronJob that runs no pass, such as that of init-db, may be suspended. So may one whose passes
-    a Deployment runs.
+    There is no warning about a CronJob that runs no pass, such as the CronJob of init-db, or whose
+    passes a Deployment runs.
     """
     if not at(cronjob, "spec").get("suspend"):
         return
@@ -177,8 +181,9 @@ def _leftover(name: str, cronjob: str, deployment: Mapping[str, Any]) -> str:
 def owns(deployment: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
     """Return whether a pod belongs to a ReplicaSet of a Deployment.
 
-    The labels do not tell: pods of another release may have them, too. A ReplicaSet is named
-    DEPLOYMENT-HASH, and its pods have the hash as a label (kubernetes.io, "Deployments").
+    The other labels do not show this, because pods of another release may have the same labels. A
+    ReplicaSet is named DEPLOYMENT-HASH, and its pods have the hash as a label (kubernetes.io,
+    "Deployments").
     """
     about = at(pod, "metadata")
     template_hash = text(at(about, "labels").get(HASH_LABEL))
@@ -211,7 +216,10 @@ def _pod_problems(
 
 
 def _not_ready(pod: Mapping[str, Any], container: str, probe: str) -> str:
-    """Return that a container runs and is not ready. ``probe`` is the last failure of a probe."""
+    """Return the warning that a container runs but is not ready.
+
+    ``probe`` is the last failure of a probe; empty if there is none.
+    """
     if NOT_READY.match(probe):
         hint = (
             "/ready answers 503 until the database has answered a pass of each loop: the last "
@@ -227,7 +235,7 @@ def _not_ready(pod: Mapping[str, Any], container: str, probe: str) -> str:
 
 
 def _logs(pod: Mapping[str, Any], container: str) -> str:
-    """Return the command that shows the log of a container; one of several has to be named."""
+    """Return the command that shows the log of a container. It names the container if needed."""
     command = f"{kubectl(pod)} logs {pod['metadata']['name']}"
     if len(containers(at(pod, "spec"))) > 1:
         return f"{command} -c {container}"
@@ -235,7 +243,10 @@ def _logs(pod: Mapping[str, Any], container: str) -> str:
 
 
 def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> str:
-    """Return how a container ended before its last restart; empty if that is long ago."""
+    """Return how a container ended before its last restart.
+
+    Empty if it ended longer than RECENT ago and is not crash-looping.
+    """
     is_looping = at(status, "state", "waiting").get("reason") == CRASH_LOOP
     end = at(status, "lastState", "terminated")
     ended_at = time_of(end.get("finishedAt"))
@@ -254,7 +265,7 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
 
 
 def _conditions(deployment: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the conditions of a Deployment report that is not available."""
+    """Yield the problems that the conditions of a Deployment report."""
     prefix, owner = kubectl(deployment), f"deployment {deployment['metadata']['name']}"
     for condition in map(mapping, items(at(deployment, "status").get("conditions"))):
         kind, is_true = condition.get("type"), condition.get("status") == "True"

@@ -25,30 +25,31 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Observation, Target
 
 STALLED_SHARE = 0.5
-"""Share of a probe's deadline for which this process was not run, so that the probe is void."""
+"""A probe is void if this process was not run for more than this share of the probe's deadline."""
 STALL_CLASSES = frozenset({"timeout", "name"})
-"""Reason classes that a stall of this process can cause: its own deadline or the resolver's passes.
+"""Reason classes that a stall of this process can cause.
 
-A service may also close a connection on which it has waited for too long:
-``Observation.cut_off``. A bad certificate or answer is the service's own.
+During a stall, the deadline of the probe or of the resolver can pass. A service may also close a
+connection on which it has waited for too long (``Observation.cut_off``). A bad certificate or a bad
+answer always comes from the service.
 """
 COUNT_KEPT_S = 86_400.0
-"""Seconds for which a count of blind passes is kept at least: a day.
+"""The least number of seconds for which a count of blind passes is kept: a day.
 
-Passes that were skipped or killed do not reset it. But what was seen days ago is not in a row with
-what a pass sees now.
+Passes that were skipped or killed do not reset the count. But a blind pass of some days ago and a
+blind pass now are not in a row.
 """
 MAX_NAMES = 10
-"""Services that a warning names."""
+"""The most services that a warning names."""
 MAX_NAMESERVERS = 3
-"""Name servers that a message names: the system's resolver asks no more (resolv.conf(5))."""
+"""The most name servers that a message names: the resolver asks at most three (resolv.conf(5))."""
 
 
 class Evidence(NamedTuple):
-    """What this machine says besides the probes.
+    """Facts about this machine that do not come from the probes.
 
     ``throttled_s`` are the seconds during the probes in which the cgroup throttled this process, or
-    None if it does not say. ``nameservers`` are the name servers of the resolver.
+    None if the cgroup does not report them. ``nameservers`` are the name servers of the resolver.
     """
 
     throttled_s: float | None = None
@@ -59,12 +60,12 @@ NO_EVIDENCE = Evidence()
 
 
 class Assessment(NamedTuple):
-    """The observations of a pass, and how far they are to be trusted.
+    """The observations of a pass, and whether they can be trusted.
 
     - ``observations``: what the pass saw. A probe that a stall made void counts as not probed.
-    - ``suspects``: what has probably failed instead of the services; empty if the pass sees.
+    - ``suspects``: what has probably failed instead of the services; empty if nothing has.
     - ``is_probed``: whether any service was probed.
-    - ``warnings``: for people, also if the pass sees.
+    - ``warnings``: warnings for people. There may be some even without suspects.
     """
 
     observations: tuple[Observation, ...]
@@ -76,10 +77,10 @@ class Assessment(NamedTuple):
 class DoubtRow(NamedTuple):
     """A row of ``ops_worker_doubt``: the blind passes in a row of one pass and shard.
 
-    Another installation has rows of its own.
+    Each installation has its own rows.
 
-    ``since`` is when the pass became blind; None while it sees or believes. ``last_at`` is when the
-    row was written, and ``period_s`` the period of the pass in seconds.
+    ``since`` is the time at which the pass became blind; None if it is not blind. ``last_at`` is
+    the time at which the row was written, and ``period_s`` the period of the pass in seconds.
     """
 
     name: str
@@ -98,7 +99,7 @@ class DoubtRow(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why the worker has an alert, for people."""
+        """The reason of the worker's own alert."""
         shard = None if self.shard == UNDIVIDED else self.shard
         return one_line(f"the {label(self.name, shard)} pass is blind: {self.suspects}")
 
@@ -108,11 +109,14 @@ def assess(
     targets: Sequence[Target],
     evidence: Evidence = NO_EVIDENCE,
 ) -> Assessment:
-    """Judge what a pass saw of its ``targets`` by the signs of life among its observations."""
+    """Return whether the observations of a pass can be trusted, by their signs of life.
+
+    ``targets`` are all services of the pass, also those without an observation.
+    """
     settled = _without_stalled(observations, evidence)
     asked = [seen for seen in settled if not seen.target.faults]
     probed = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
-    # A connection that was completed is a sign, also if a stall made its probe void afterwards.
+    # A completed connection is a sign of life, even if a stall then made its probe void.
     if probed and any(_has_sign(seen) for seen in asked):
         return Assessment(settled, warnings=tuple(_resolver_warnings(probed, evidence)))
     faulty = {seen.target.name for seen in settled if seen.target.faults}
@@ -129,10 +133,11 @@ def assess(
 def settle(
     assessment: Assessment, before: DoubtRow, doubt_passes: int, now: datetime, period_s: float
 ) -> DoubtRow:
-    """Return the new row of a pass, which says whether it is blind.
+    """Return the new row of a pass. The row records whether the pass is blind.
 
-    A pass that probed nothing has nothing to believe: it stays blind, and does not count. After a
-    long time without a pass, the count begins again.
+    A pass that probed nothing has nothing to believe. It stays blind, and the count of blind passes
+    does not change. If no pass was recorded for COUNT_KEPT_S seconds, and for longer than the
+    patience, the count begins again at 0.
     """
     if _is_outdated(before, now):
         before = before._replace(blind_passes=0, since=None)
@@ -152,7 +157,7 @@ def settle(
 
 
 def believed(row: DoubtRow) -> str:
-    """Return a warning if a pass believes what it saw without a sign of life; else nothing."""
+    """Return a warning if a pass believes what it saw without a sign of life; otherwise empty."""
     if row.is_blind or not row.suspects:
         return ""
     return (
@@ -162,10 +167,10 @@ def believed(row: DoubtRow) -> str:
 
 
 def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
-    """Return the passes that are blind, the longest first.
+    """Return the rows of the passes that are blind. The pass that became blind first comes first.
 
-    A row that its pass has not rewritten for three periods is not believed: the pass has stopped,
-    or its shard is gone.
+    A row is ignored if its pass has not written it for three periods, and at least 90 s. Then the
+    pass has stopped, or its shard no longer exists.
     """
     current = [
         row
@@ -180,9 +185,10 @@ def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
 def blind_to(
     service: str, rows: Iterable[DoubtRow], installation: str = DEFAULT
 ) -> DoubtRow | None:
-    """Return the blind health pass that would know the service, if it is among ``rows``.
+    """Return the row of the blind health pass whose shard has a service; None if there is none.
 
-    ``rows`` come from ``blind``. ``installation`` keeps the row of the service.
+    ``rows`` are the result of ``blind``. ``installation`` is the one that keeps the row of the
+    service.
     """
     for row in rows:
         if row.installation != installation:
@@ -217,9 +223,10 @@ def _has_sign(seen: Observation) -> bool:
 def _without_stalled(
     observations: Sequence[Observation], evidence: Evidence
 ) -> tuple[Observation, ...]:
-    """Return the observations without what a stall of this process did to them.
+    """Return the observations without the effects of stalls of this process.
 
-    Those that it made void are not probed. The others have a latency without it.
+    An observation that a stall made void counts as not probed. All others get the latency without
+    their stall.
     """
     longest_s = max((seen.stalled_s for seen in observations if _is_stalled(seen)), default=0.0)
     reason = f"this process was not run for {longest_s:.1f} s"
@@ -234,9 +241,9 @@ def _without_stalled(
 
 
 def _own_latency_ms(seen: Observation) -> int | None:
-    """Return the latency that is surely the service's: without the stall, and at least 0.
+    """Return the latency in ms that the service certainly caused: without the stall, at least 0.
 
-    The answer may have come at any moment of the stall, or the stall may have been earlier.
+    The answer may have come at any moment of the stall. The stall may also have been earlier.
     """
     if seen.latency_ms is None:
         return None
