@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
-from ops_worker.core.pods import NAME_LABEL, OURS, at, workers
+from ops_worker.core.pods import NAME_LABEL, OURS, at, text, workers
 from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
@@ -562,12 +562,24 @@ def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) 
         raise SettingsError(
             [f"no kubeconfig: file {file} does not exist; set KUBECONFIG or --kubeconfig"]
         )
-    contexts, chosen = config.list_kube_config_contexts(config_file=file)
-    if context:
-        chosen = next((entry for entry in contexts if entry["name"] == context), None)
-    if chosen is None:
+    merged = config.kube_config.KubeConfigMerger(file)
+    # Of several files, the client takes the current context of the last one, kubectl of the first.
+    name = context or _current_context([merged.config_files[path] for path in merged.paths])
+    contexts: list[dict[str, Any]] = [entry.value for entry in merged.config.value["contexts"]]
+    chosen = next((entry for entry in contexts if entry.get("name") == name), {})
+    if context and not chosen:
         raise SettingsError([f"--context {context}: {file} has no such context"])
+    # Without a name, the client reports that there is no current context.
     config.load_kube_config(
-        config_file=file, context=chosen["name"], client_configuration=configuration
+        config_file=file, context=name or None, client_configuration=configuration
     )
-    return chosen["name"], chosen["context"].get("namespace", "")
+    return name, at(chosen, "context").get("namespace", "")
+
+
+def _current_context(files: Sequence[Mapping[str, Any]]) -> str:
+    """Return the current context of several kubeconfigs: that of the first one that names one.
+
+    Source: kubernetes.io, "Organizing Cluster Access Using kubeconfig Files", section "Merging
+    kubeconfig files".
+    """
+    return next((name for file in files if (name := text(file.get("current-context")))), "")
