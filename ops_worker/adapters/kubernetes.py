@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from urllib.parse import urlencode
 from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
-from ops_worker.core.pods import NAME_LABEL, OURS, at, text, workers
+from ops_worker.core.pods import NAME_LABEL, OURS, at, text, with_flags, workers
 from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
@@ -138,6 +139,14 @@ class Cluster:
         self.label = connection.label
         """The server's URL and the source of its configuration, for people."""
         self.namespace = namespace or connection.namespace or "ops-worker"
+        options = {"--kubeconfig": kubeconfig, "--context": context}
+        self._flags = " ".join(
+            f"{option} {one_line(shlex.quote(value))}" for option, value in options.items() if value
+        )
+
+    def addressed(self, message: str) -> str:
+        """Return a message whose commands name this cluster, as the options of this one do."""
+        return with_flags(message, self._flags)
 
     def cronjob(self, name: str) -> dict[str, Any]:
         """Return a CronJob. Raises NotFoundError with the names of the existing CronJobs."""
@@ -298,7 +307,7 @@ class Cluster:
             reason = "the namespace does not exist"
         except NotPermittedError:
             pass  # it is unknown whether the namespace exists
-        return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
+        return self.addressed(f"{reason}; name another namespace with -n, or {APPLY_AGAIN}")
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
         """Return the pods with a label, oldest first."""
@@ -419,7 +428,8 @@ class Cluster:
             )
         if status == FORBIDDEN and _REFUSED.search(message):
             problem = f"{self.label} refused to {call}: {cause(message)}"
-            return ClusterError(f"{problem}; {remedy('FailedCreate', message, namespaced)}")
+            hint = self.addressed(remedy("FailedCreate", message, namespaced))
+            return ClusterError(f"{problem}; {hint}")
         if status == FORBIDDEN:
             return NotPermittedError(
                 f"not permitted to {call} in namespace {self.namespace}",

@@ -40,7 +40,7 @@ from ops_worker.core.pod_states import (
     terminated,
     time_of,
 )
-from ops_worker.core.pods import at, items, kubectl, text, workers
+from ops_worker.core.pods import at, items, kubectl, text, trigger, workers
 from ops_worker.core.start_problems import cause, described
 from ops_worker.errors import DONE, severity
 from ops_worker.text import format_age
@@ -439,8 +439,8 @@ def _overdue(
         problem = f"no successful run since the CronJob was created {age} ago"
     name = cronjob["metadata"]["name"]
     hint = (
-        f"see the other warnings and `kubectl describe cronjob {name}`, "
-        f"or run `ops-worker trigger {name} --wait`"
+        f"see the other warnings and `{kubectl(cronjob)} describe cronjob {name}`, "
+        f"or run `{trigger(cronjob)}`"
     )
     return [f"{problem}: {hint}"]
 
