@@ -9,6 +9,7 @@ from ops_worker.catalogue import Catalogue, Source, Surroundings, load, referenc
 from ops_worker.core.passes import commands, container_commands
 from ops_worker.core.pod_states import USE_NATIVE_SIDECAR
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
+from ops_worker.core.suggest import intended_variable
 from ops_worker.manifest_rules.parts import (
     JOBS,
     REFERENCE,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FOREIGN_VARIABLE = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that OpenSSL, Python and libpq read."""
+SETTINGS_HINT = "`ops-worker health --help` lists the settings"
 BLOCKS_POD = (
     "never ends, so the main containers never start; "
     "set restartPolicy: Always to make it a native sidecar"
@@ -132,8 +134,9 @@ def variable_names(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     names = {*worker.values, *worker.environment.unknown}
     for name in sorted(names - usable - worker.environment.referenced):
         if not FOREIGN_VARIABLE.fullmatch(name):
-            message = "is not a setting; `ops-worker health --help` lists the settings"
-            yield Problem(field, f"{name} {message}")
+            similar = intended_variable(name, worker.values.get(name, ""), usable)
+            hint = f"did you mean {similar}?" if similar else SETTINGS_HINT
+            yield Problem(field, f"{name} is not a setting; {hint}")
     for name, referenced in worker.environment.undefined:
         yield Problem(
             field,

@@ -90,7 +90,13 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "PASS_DEADLIN", "value": "9"},
         f"{CONTAINER}.env",
-        "PASS_DEADLIN is not a setting; `ops-worker health --help` lists the settings",
+        "PASS_DEADLIN is not a setting; did you mean PASS_DEADLINE?",
+    ),
+    (
+        ENV,
+        {"name": "COLOUR", "value": "red"},
+        f"{CONTAINER}.env",
+        "COLOUR is not a setting; `ops-worker health --help` lists the settings",
     ),
     (
         ENV,
