@@ -37,6 +37,8 @@ ENDS = (
     "ends after one pass, so Kubernetes restarts it again and again; "
     "run `sidecar` here, or use a CronJob"
 )
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]+")
+"""The name of a variable in a message."""
 URL_PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
 PASSWORD_FILES = ("PG_PASS_FILE", "DATABASE_URL_FILE")
@@ -136,7 +138,7 @@ def variable_names(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
         if not FOREIGN_VARIABLE.fullmatch(name):
             similar = intended_variable(name, worker.values.get(name, ""), usable)
             hint = f"did you mean {similar}?" if similar else SETTINGS_HINT
-            yield Problem(field, f"{name} is not a setting; {hint}")
+            yield _of_settings(worker, f"{name} is not a setting; {hint}", name)
     for name, referenced in worker.environment.undefined:
         yield Problem(
             field,
@@ -171,7 +173,18 @@ def setting_values(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     }
     # Use a placeholder for the password in the Secret: else every manifest would have an error.
     for error in facts.setting_errors(settings | {"PG_PASS": "set"}):
-        yield Problem(f"{worker.container_path}.env", error)
+        yield _of_settings(worker, error, *VARIABLE.findall(error))
+
+
+def _of_settings(worker: Worker, message: str, *names: str) -> Problem:
+    """Return a problem of variables at the ConfigMap that sets all of them, otherwise in ``env``.
+
+    Several containers may have their variables from one ConfigMap, which has the problem once.
+    """
+    origins = {worker.environment.origins.get(name, "") for name in names if name in worker.values}
+    if len(origins) == 1 and all(origins):
+        return Problem("data", message, config_map=origins.pop())
+    return Problem(f"{worker.container_path}.env", message)
 
 
 def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
@@ -188,7 +201,7 @@ def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
             f"OPS_WORKER_CATALOGUE is {path}, but no ConfigMap in the files is mounted there",
         )
     for error in catalogue_of(worker)[1]:
-        yield Problem(field, error)
+        yield _of_settings(worker, error, *VARIABLE.findall(error))
 
 
 def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
@@ -249,18 +262,19 @@ def plain_secrets(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
     Source: kubernetes.io, "Good practices for Kubernetes Secrets".
     """
-    field = f"{worker.container_path}.env"
     partial = worker.environment.partial
     for name in SECRET_NAMES:
         written = partial.get(name, "")
         if name == "DATABASE_URL":
             written = "".join(URL_PASSWORD.findall(written))
         if worker.values.get(name) or REFERENCE.sub("", written):
-            yield Problem(field, f"{name} is set in plain text; take it from a Secret")
+            problem = f"{name} is set in plain text; take it from a Secret"
+            yield _of_settings(worker, problem, name)
     for name, value in {**worker.values, **partial}.items():
         passwords = "".join(URL_PASSWORD.findall(value))
         if name not in SECRET_NAMES and REFERENCE.sub("", passwords):
-            yield Problem(field, f"{name} contains a password in plain text; take it from a Secret")
+            problem = f"{name} contains a password in plain text; take it from a Secret"
+            yield _of_settings(worker, problem, name)
 
 
 def hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
