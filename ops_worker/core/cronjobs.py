@@ -101,6 +101,7 @@ class ShardEnd(NamedTuple):
 class CronJobState(NamedTuple):
     """The state of a CronJob. Ages are in seconds.
 
+    - ``last_run_s``: since the last run was scheduled, or since somebody made its Job.
     - ``missed``: runs that were due since the last one. None if the CronJob is suspended or has
       never run, or if its schedule is invalid.
     - ``exit_code``: of the last run that ended; of several shards, the worst. None if no run has
@@ -196,7 +197,7 @@ def row(
         name=name,
         schedule=spec["schedule"],
         suspended=suspended,
-        last_run_s=_age(last_run, now),
+        last_run_s=_age(_last_start(owned.jobs, last_run, last_success), now),
         last_success_s=_age(last_success, now),
         running=len(status.get("active") or ()),
         missed=missed,
@@ -235,6 +236,19 @@ def _last_run(owned: Objects) -> _LastRun:
             job=job, end=end, pods=pods, exit_code=exit_code, summary=summary, shards=shards
         )
     return _LastRun()
+
+
+def _last_start(
+    jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None, last_success: datetime | None
+) -> datetime | None:
+    """Return when the last run began: a scheduled run, or a Job that somebody made.
+
+    Kubernetes does not record when such a Job began, and deletes it after a while. Without any
+    other run, its success is then all that is known of it.
+    """
+    stamps = [at(job, "metadata").get("creationTimestamp") for job in jobs if is_manual(job)]
+    begins = [begin for begin in (scheduled, *map(time_of, stamps)) if begin is not None]
+    return max(begins, default=last_success)
 
 
 def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> bool:
