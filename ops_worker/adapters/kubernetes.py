@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from urllib.parse import urlencode
 from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
-from ops_worker.core.pods import NAME_LABEL, OURS, at, workers
+from ops_worker.core.pods import NAME_LABEL, OURS, at, text, with_flags, workers
 from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
@@ -138,6 +139,14 @@ class Cluster:
         self.label = connection.label
         """The server's URL and the source of its configuration, for people."""
         self.namespace = namespace or connection.namespace or "ops-worker"
+        options = {"--kubeconfig": kubeconfig, "--context": context}
+        self._flags = " ".join(
+            f"{option} {one_line(shlex.quote(value))}" for option, value in options.items() if value
+        )
+
+    def addressed(self, message: str) -> str:
+        """Return a message whose commands name this cluster, as the options of this one do."""
+        return with_flags(message, self._flags)
 
     def cronjob(self, name: str) -> dict[str, Any]:
         """Return a CronJob. Raises NotFoundError with the names of the existing CronJobs."""
@@ -298,7 +307,7 @@ class Cluster:
             reason = "the namespace does not exist"
         except NotPermittedError:
             pass  # it is unknown whether the namespace exists
-        return f"{reason}; name another namespace with -n, or {APPLY_AGAIN}"
+        return self.addressed(f"{reason}; name another namespace with -n, or {APPLY_AGAIN}")
 
     def _pods(self, selector: str) -> list[dict[str, Any]]:
         """Return the pods with a label, oldest first."""
@@ -419,7 +428,8 @@ class Cluster:
             )
         if status == FORBIDDEN and _REFUSED.search(message):
             problem = f"{self.label} refused to {call}: {cause(message)}"
-            return ClusterError(f"{problem}; {remedy('FailedCreate', message, namespaced)}")
+            hint = self.addressed(remedy("FailedCreate", message, namespaced))
+            return ClusterError(f"{problem}; {hint}")
         if status == FORBIDDEN:
             return NotPermittedError(
                 f"not permitted to {call} in namespace {self.namespace}",
@@ -562,12 +572,24 @@ def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) 
         raise SettingsError(
             [f"no kubeconfig: file {file} does not exist; set KUBECONFIG or --kubeconfig"]
         )
-    contexts, chosen = config.list_kube_config_contexts(config_file=file)
-    if context:
-        chosen = next((entry for entry in contexts if entry["name"] == context), None)
-    if chosen is None:
+    merged = config.kube_config.KubeConfigMerger(file)
+    # Of several files, the client takes the current context of the last one, kubectl of the first.
+    name = context or _current_context([merged.config_files[path] for path in merged.paths])
+    contexts: list[dict[str, Any]] = [entry.value for entry in merged.config.value["contexts"]]
+    chosen = next((entry for entry in contexts if entry.get("name") == name), {})
+    if context and not chosen:
         raise SettingsError([f"--context {context}: {file} has no such context"])
+    # Without a name, the client reports that there is no current context.
     config.load_kube_config(
-        config_file=file, context=chosen["name"], client_configuration=configuration
+        config_file=file, context=name or None, client_configuration=configuration
     )
-    return chosen["name"], chosen["context"].get("namespace", "")
+    return name, at(chosen, "context").get("namespace", "")
+
+
+def _current_context(files: Sequence[Mapping[str, Any]]) -> str:
+    """Return the current context of several kubeconfigs: that of the first one that names one.
+
+    Source: kubernetes.io, "Organizing Cluster Access Using kubeconfig Files", section "Merging
+    kubeconfig files".
+    """
+    return next((name for file in files if (name := text(file.get("current-context")))), "")

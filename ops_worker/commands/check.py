@@ -405,11 +405,13 @@ def _cluster() -> Iterator[Finding]:
         yield Finding("CronJobs", OK, summary)
         return
     try:
-        for row in rows(Cluster()):
+        cluster = Cluster()
+        see = f"see `ops-worker cluster -n {cluster.namespace}`"
+        for row in rows(cluster):
             subject = f"CronJob {row.name}"
             if row.warnings:
                 warnings = "; ".join(row.warnings)
-                yield Finding(subject, WARNING, warnings, "see `ops-worker cluster`")
+                yield Finding(subject, WARNING, warnings, see)
             else:
                 yield Finding(subject, OK, row.summary or "no run yet")
     except CredentialsError as error:

@@ -117,14 +117,17 @@ def look(connection: Cluster) -> View:
         row = cronjobs.row(cronjob, shared, now, due(cronjob, now))
         suspended = deployments.suspended(cronjob, objects.deployments)
         warnings = (*row.warnings, *_starved(cronjob), *suspended)
-        cronjob_rows.append(row._replace(warnings=warnings))
+        cronjob_rows.append(row._replace(warnings=tuple(map(connection.addressed, warnings))))
+    deployment_rows = []
+    for deployment in objects.deployments:
+        deployment_row = deployments.row(deployment, objects.pods, now, objects.events)
+        warnings = tuple(map(connection.addressed, deployment_row.warnings))
+        deployment_rows.append(deployment_row._replace(warnings=warnings))
+    leftovers = deployments.leftovers(objects.cronjobs, objects.deployments)
     return View(
         cronjobs=cronjob_rows,
-        deployments=[
-            deployments.row(deployment, objects.pods, now, objects.events)
-            for deployment in objects.deployments
-        ],
-        warnings=list(deployments.leftovers(objects.cronjobs, objects.deployments)),
+        deployments=deployment_rows,
+        warnings=list(map(connection.addressed, leftovers)),
         not_looked_at=objects.not_looked_at,
     )
 

@@ -167,7 +167,7 @@ def _wait(connection: Cluster, name: str, timeout_s: float) -> int:
     attempts = last_attempts(ended.pods)
     for pod in attempts:
         _write(ended.logs.get(pod["metadata"]["name"]) or _log(connection, pod))
-    return _report_end(name, ended, attempts)
+    return _report_end(connection, name, ended, attempts)
 
 
 def _write(log: bytes) -> None:
@@ -209,17 +209,18 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
             problem = newest_problem
             state = problem or _state(pods)
             if state != printed_state:
-                print(f"{name}: {state}", file=sys.stderr)
+                print(connection.addressed(f"{name}: {state}"), file=sys.stderr)
             printed_state = state
         if time.monotonic() >= timeout_at:
-            raise OpsWorkerError(
-                f"{name} has not ended within {timeout_s:g} s: {printed_state}; "
-                f"see `kubectl -n {connection.namespace} describe job {name}`"
-            )
+            problem = f"{name} has not ended within {timeout_s:g} s: {printed_state}"
+            hint = f"see `kubectl -n {connection.namespace} describe job {name}`"
+            raise OpsWorkerError(connection.addressed(f"{problem}; {hint}"))
         time.sleep(POLL_S)
 
 
-def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]]) -> int:
+def _report_end(
+    connection: Cluster, name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]]
+) -> int:
     """Print how a Job ended; return the exit code of its pass. Of several, return the worst."""
     from ops_worker.core.jobs import shard_problems, unexplained_failure
     from ops_worker.core.pod_states import killed, other_failure, removed, terminated
@@ -232,7 +233,7 @@ def _report_end(name: str, ended: _Ended, attempts: Sequence[Mapping[str, Any]])
     problems += shard_problems(ended.job, attempts)
     problems.append(unexplained_failure(ended.job, attempts, ended.problem))
     for problem in filter(None, problems):
-        print(f"{name}: {problem}", file=sys.stderr)
+        print(f"{name}: {connection.addressed(problem)}", file=sys.stderr)
     states = [terminated(pod) for pod in attempts]
     codes = [int(state["exitCode"]) for state in states if state is not None]
     if failed and (not states or None in states):

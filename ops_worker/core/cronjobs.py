@@ -40,7 +40,7 @@ from ops_worker.core.pod_states import (
     terminated,
     time_of,
 )
-from ops_worker.core.pods import at, items, kubectl, text, workers
+from ops_worker.core.pods import at, items, kubectl, text, trigger, workers
 from ops_worker.core.start_problems import cause, described
 from ops_worker.errors import DONE, severity
 from ops_worker.text import format_age
@@ -107,6 +107,7 @@ class ShardEnd(NamedTuple):
 class CronJobState(NamedTuple):
     """The state of a CronJob. Ages are in seconds.
 
+    - ``last_run_s``: the seconds since the last run was scheduled, or since somebody made its Job.
     - ``missed``: the number of runs that were due since the last run. None if the CronJob is
       suspended or has never run, or if its schedule is invalid.
     - ``exit_code``: the exit code of the last run that ended; of several shards, the worst one.
@@ -204,7 +205,7 @@ def row(
         name=name,
         schedule=spec["schedule"],
         suspended=suspended,
-        last_run_s=_age(last_run, now),
+        last_run_s=_age(_last_start(owned.jobs, last_run, last_success), now),
         last_success_s=_age(last_success, now),
         running=len(status.get("active") or ()),
         missed=missed,
@@ -243,6 +244,19 @@ def _last_run(owned: Objects) -> _LastRun:
             job=job, end=end, pods=pods, exit_code=exit_code, summary=summary, shards=shards
         )
     return _LastRun()
+
+
+def _last_start(
+    jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None, last_success: datetime | None
+) -> datetime | None:
+    """Return when the last run began: a scheduled run, or a Job that somebody made.
+
+    Kubernetes does not record when such a Job began, and deletes it after a while. Without any
+    other run, its success is then all that is known of it.
+    """
+    stamps = [at(job, "metadata").get("creationTimestamp") for job in jobs if is_manual(job)]
+    begins = [begin for begin in (scheduled, *map(time_of, stamps)) if begin is not None]
+    return max(begins, default=last_success)
 
 
 def _is_gone(jobs: Sequence[Mapping[str, Any]], scheduled: datetime | None) -> bool:
@@ -451,8 +465,8 @@ def _overdue(
         problem = f"no successful run since the CronJob was created {age} ago"
     name = cronjob["metadata"]["name"]
     hint = (
-        f"see the other warnings and `kubectl describe cronjob {name}`, "
-        f"or run `ops-worker trigger {name} --wait`"
+        f"see the other warnings and `{kubectl(cronjob)} describe cronjob {name}`, "
+        f"or run `{trigger(cronjob)}`"
     )
     return [f"{problem}: {hint}"]
 

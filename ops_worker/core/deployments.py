@@ -259,7 +259,7 @@ def _crash(pod: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -> 
     return (
         f"pod {name} {problem}: {status.get('restartCount') or 0} restarts, the last one after "
         f"exit code {exit_code(end)}{age}: "
-        f"{termination_text(end, memory_limit(pod, container))}; "
+        f"{termination_text(end, memory_limit(pod, container), kubectl(pod))}; "
         f"see `{_logs(pod, container)} --previous`"
     )
 

@@ -15,7 +15,16 @@ from ops_worker.core.pod_states import (
     terminated,
     worker_names,
 )
-from ops_worker.core.pods import at, containers, items, mapping, text, with_arguments, workers
+from ops_worker.core.pods import (
+    at,
+    containers,
+    items,
+    kubectl,
+    mapping,
+    text,
+    with_arguments,
+    workers,
+)
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -109,7 +118,7 @@ def unexplained_failure(
         return f"{problem}: {cause}"
     return (
         f"{problem}, and Kubernetes deleted its pod and log: "
-        "look in `kubectl get events` for a pod that could not start; "
+        f"look in `{kubectl(job)} get events` for a pod that could not start; "
         f"otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE{sidecar_hint(job)}"
     )
 

@@ -41,7 +41,7 @@ KILLED = 137
 """The exit code of a process that SIGKILL ended: 128 and the number of the signal."""
 KILLED_HINT = (
     "SIGKILL ended it: it did not end within terminationGracePeriodSeconds, or the node ran out of "
-    "memory; see `kubectl get events`, and compare resources.limits.memory with what it uses"
+    "memory; see `{kubectl} get events`, and compare resources.limits.memory with what it uses"
 )
 """The hint for exit code 137 if Kubernetes does not report OOMKilled."""
 
@@ -82,7 +82,7 @@ def end_text(pod: Mapping[str, Any]) -> str:
     if end is None:
         return ""
     name, state = end
-    return termination_text(state, memory_limit(pod, name))
+    return termination_text(state, memory_limit(pod, name), kubectl(pod))
 
 
 def _worst_end(pod: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
@@ -113,11 +113,12 @@ def other_failure(pod: Mapping[str, Any]) -> str:
     for name, state in _states(pod).items():
         end = at(state, "terminated")
         if end.get("exitCode") and name not in ignored:
-            pod_name = pod["metadata"]["name"]
+            pod_name, prefix = pod["metadata"]["name"], kubectl(pod)
+            result = termination_text(end, memory_limit(pod, name), prefix)
             return (
                 f"{_described(pod, name)} of pod {pod_name} ended with exit code "
-                f"{end['exitCode']}: {termination_text(end, memory_limit(pod, name))}; "
-                f"see `kubectl logs {pod_name} -c {name}`"
+                f"{end['exitCode']}: {result}; "
+                f"see `{prefix} logs {pod_name} -c {name}`"
             )
     return ""
 
@@ -169,12 +170,12 @@ def killed(pod: Mapping[str, Any]) -> str:
     return f"pod {name} ended with exit code {end['exitCode']}: {end_text(pod)}"
 
 
-def termination_text(end: Mapping[str, Any], limit: str = "") -> str:
+def termination_text(end: Mapping[str, Any], limit: str = "", prefix: str = "kubectl") -> str:
     """Return the result of a pass from its termination message, on one line.
 
     Of a message that is not the worker's, return the last line; without a message, the reason.
     After OOMKilled the message is the end of the log, which says nothing about the memory.
-    ``limit`` is the memory limit of the container.
+    ``limit`` is the memory limit of the container. ``prefix`` begins commands for its namespace.
     """
     reason, message = text(end.get("reason")), str(end.get("message") or "")
     if reason == OUT_OF_MEMORY:
@@ -184,7 +185,7 @@ def termination_text(end: Mapping[str, Any], limit: str = "") -> str:
             "(the manifests set 128Mi)"
         )
     if reason in START_ERRORS:
-        return f"{reason}: {cause(message)}; {remedy(reason, message)}"
+        return f"{reason}: {cause(message)}; {remedy(reason, message, prefix)}"
     try:
         document = json.loads(message)
         result = str(document.get("error") or document.get("summary") or "")
@@ -193,7 +194,7 @@ def termination_text(end: Mapping[str, Any], limit: str = "") -> str:
         result = lines[-1] if lines else reason
     result = one_line(" ".join(result.split()), MAX_TERMINATION_TEXT)
     if end.get("exitCode") == KILLED:
-        return f"{result or 'Error'}: {KILLED_HINT}"
+        return f"{result or 'Error'}: {KILLED_HINT.format(kubectl=prefix)}"
     return result
 
 

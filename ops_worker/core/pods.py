@@ -27,6 +27,8 @@ _SCRIPT = re.compile(
     rf"(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
 )
 """The worker as a command of a shell script."""
+_COMMAND = re.compile(rf"`(kubectl|{OURS} (?:cluster|trigger))(?= )")
+"""The beginning of a command in a message: those commands accept the same flags of a cluster."""
 RECOGNISED = (
     f"a container is the worker's if its name or its image's name is {OURS}, if it runs {OURS} or "
     "`python -m ops_worker`, or if it runs a pass and either sets OPS_WORKER_CATALOGUE or is in a "
@@ -108,6 +110,21 @@ def kubectl(content: Mapping[str, Any]) -> str:
     """Return how a command for the namespace of an object begins: ``kubectl -n NAMESPACE``."""
     namespace = text(at(content, "metadata").get("namespace"))
     return f"kubectl -n {namespace}" if namespace else "kubectl"
+
+
+def trigger(cronjob: Mapping[str, Any]) -> str:
+    """Return the command that runs a CronJob now, in its namespace."""
+    command = f"{OURS} trigger {cronjob['metadata']['name']}"
+    namespace = text(at(cronjob, "metadata").get("namespace"))
+    return f"{command} -n {namespace} --wait" if namespace else f"{command} --wait"
+
+
+def with_flags(message: str, flags: str) -> str:
+    """Return a message whose commands, which stand in backquotes, have more flags.
+
+    ``flags`` name the cluster, for example ``--context NAME``. They are quoted for a shell.
+    """
+    return _COMMAND.sub(lambda match: f"`{match[1]} {flags}", message) if flags else message
 
 
 def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Container]:

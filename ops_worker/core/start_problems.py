@@ -30,6 +30,24 @@ APPLY_AGAIN = "apply your overlay again (`kubectl apply -k ...`), or run `helm u
 
 `kubectl apply -f k8s/` would create a second installation, because those files name a namespace.
 """
+WRONG_PLATFORM = "the image is not built for the processor of the node: build it for that platform"
+NO_SUCH_IMAGE = (
+    "no such image or tag in the registry: check the image's name and tag, and push the image"
+)
+ABOUT_IMAGE = frozenset({WRONG_PLATFORM, NO_SUCH_IMAGE})
+"""What to do about answers that name the fault of the image."""
+NOT_ON_NODE = (
+    "no image of this name and tag is on the node, or imagePullPolicy is Always: correct the "
+    "image's name or tag, or load the image onto the node; if it is to come from Docker Hub: "
+)
+"""What to do first about an image without a registry in its name: it was probably to be loaded."""
+_IMAGE = re.compile(r'image "(?:docker\.io/(?:library/)?)?(?P<name>[^"]+)"')
+"""The name of the image in the message of a pull. containerd adds its default registry."""
+_REGISTRY = re.compile(r"[^/]*[.:][^/]*/|localhost/")
+"""How the name of an image begins that has a registry.
+
+Source: docs.docker.com, "docker image tag": a host has a dot or a port, or is localhost.
+"""
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -58,7 +76,7 @@ _PULL_ANSWERS = (
     ),
     (
         r"no match for platform|exec format",
-        "the image is not built for the processor of the node: build it for that platform",
+        WRONG_PLATFORM,
     ),
     (
         r"x509|certificate",
@@ -78,7 +96,7 @@ _PULL_ANSWERS = (
     ),
     (
         r"not found|manifest unknown|does not exist",
-        "no such image or tag in the registry: check the image's name and tag, and push the image",
+        NO_SUCH_IMAGE,
     ),
 )
 """What to do about an image that cannot be pulled, by the registry's or the network's answer."""
@@ -152,7 +170,7 @@ _MESSAGES = (
     ),
     (
         r"exec format error|no match for platform",
-        "the image is not built for the processor of the node: build it for that platform",
+        WRONG_PLATFORM,
     ),
     (
         r"no command specified",
@@ -285,8 +303,16 @@ def remedy(reason: str, message: str, kubectl: str = "kubectl", owner: str = "jo
         match = candidate.pattern.search(message)
         if match:
             names = {name: one_line(value or "") for name, value in match.groupdict().items()}
-            return candidate.text.format(kubectl=kubectl, **names)
+            hint = candidate.text.format(kubectl=kubectl, **names)
+            is_doubtful = candidate in _PULL_REMEDIES and hint not in ABOUT_IMAGE
+            return f"{NOT_ON_NODE}{hint}" if is_doubtful and _has_no_registry(message) else hint
     return _BY_REASON.get(reason, "see `{kubectl} describe`").format(kubectl=kubectl, owner=owner)
+
+
+def _has_no_registry(message: str) -> bool:
+    """Return whether the message of a pull names an image without a registry."""
+    match = _IMAGE.search(message)
+    return match is not None and not _REGISTRY.match(match["name"])
 
 
 def cause(message: str) -> str:

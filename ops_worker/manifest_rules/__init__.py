@@ -13,7 +13,7 @@ from ops_worker.manifest_rules import containers, references, schedules, togethe
 from ops_worker.manifest_rules.parts import Document, Fault, ProgramFacts, find_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ops_worker.manifest_rules.parts import Worker
 
@@ -37,8 +37,13 @@ def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
         *references.references(documents, workers),
         *references.two_loops(workers),
     ]
+    config_maps = {
+        (document.namespace, document.name): document
+        for document in documents
+        if document.kind == "ConfigMap"
+    }
     for worker in workers:
-        faults += _faults_of(worker, facts)
+        faults += _faults_of(worker, facts, config_maps)
     # The place of a file is the place of its first document.
     places: dict[str, int] = {}
     for place, document in enumerate(documents):
@@ -46,11 +51,17 @@ def check(documents: Sequence[Document], facts: ProgramFacts) -> list[Fault]:
     return sorted(dict.fromkeys(faults), key=lambda fault: places[fault.file])
 
 
-def _faults_of(worker: Worker, facts: ProgramFacts) -> Iterator[Fault]:
+def _faults_of(
+    worker: Worker, facts: ProgramFacts, config_maps: Mapping[tuple[str, str], Document]
+) -> Iterator[Fault]:
+    """Yield the faults of a container and of the ConfigMaps that it uses."""
     document = worker.document
     for rule in containers.RULES:
         for problem in rule(worker, facts):
-            yield document.fault(problem.field, problem.message)
+            place = document
+            if problem.config_map:
+                place = config_maps[document.namespace, problem.config_map]
+            yield place.fault(problem.field, problem.message)
     if worker.scheduled:
         for schedule_rule in schedules.RULES:
             for problem in schedule_rule(document, worker, facts):

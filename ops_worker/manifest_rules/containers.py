@@ -9,6 +9,7 @@ from ops_worker.catalogue import Catalogue, Source, Surroundings, load, referenc
 from ops_worker.core.passes import commands, container_commands
 from ops_worker.core.pod_states import USE_NATIVE_SIDECAR
 from ops_worker.core.pods import OURS, at, containers, items, mapping, text, workers
+from ops_worker.core.suggest import intended_variable
 from ops_worker.manifest_rules.parts import (
     JOBS,
     REFERENCE,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FOREIGN_VARIABLE = re.compile(r"SSL_CERT_FILE|SSL_CERT_DIR|TZ|PYTHON[A-Z0-9]+|PG[A-Z]+")
 """Variables that OpenSSL, Python and libpq read."""
+SETTINGS_HINT = "`ops-worker health --help` lists the settings"
 BLOCKS_POD = (
     "never ends, so the main containers never start; "
     "set restartPolicy: Always to make it a native sidecar"
@@ -35,6 +37,8 @@ ENDS = (
     "ends after one pass, so Kubernetes restarts it again and again; "
     "run `sidecar` here, or use a CronJob"
 )
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]+")
+"""The name of a variable in a message."""
 URL_PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 """The password of a URL."""
 PASSWORD_FILES = ("PG_PASS_FILE", "DATABASE_URL_FILE")
@@ -132,8 +136,9 @@ def variable_names(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     names = {*worker.values, *worker.environment.unknown}
     for name in sorted(names - usable - worker.environment.referenced):
         if not FOREIGN_VARIABLE.fullmatch(name):
-            message = "is not a setting; `ops-worker health --help` lists the settings"
-            yield Problem(field, f"{name} {message}")
+            similar = intended_variable(name, worker.values.get(name, ""), usable)
+            hint = f"did you mean {similar}?" if similar else SETTINGS_HINT
+            yield _of_settings(worker, f"{name} is not a setting; {hint}", name)
     for name, referenced in worker.environment.undefined:
         yield Problem(
             field,
@@ -168,7 +173,18 @@ def setting_values(worker: Worker, facts: ProgramFacts) -> Iterator[Problem]:
     }
     # Use a placeholder for the password in the Secret: else every manifest would have an error.
     for error in facts.setting_errors(settings | {"PG_PASS": "set"}):
-        yield Problem(f"{worker.container_path}.env", error)
+        yield _of_settings(worker, error, *VARIABLE.findall(error))
+
+
+def _of_settings(worker: Worker, message: str, *names: str) -> Problem:
+    """Return a problem of variables at the ConfigMap that sets all of them, otherwise in ``env``.
+
+    Several containers may have their variables from one ConfigMap, which has the problem once.
+    """
+    origins = {worker.environment.origins.get(name, "") for name in names if name in worker.values}
+    if len(origins) == 1 and all(origins):
+        return Problem("data", message, config_map=origins.pop())
+    return Problem(f"{worker.container_path}.env", message)
 
 
 def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
@@ -185,7 +201,7 @@ def catalogue(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
             f"OPS_WORKER_CATALOGUE is {path}, but no ConfigMap in the files is mounted there",
         )
     for error in catalogue_of(worker)[1]:
-        yield Problem(field, error)
+        yield _of_settings(worker, error, *VARIABLE.findall(error))
 
 
 def password(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
@@ -246,18 +262,19 @@ def plain_secrets(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:
 
     Source: kubernetes.io, "Good practices for Kubernetes Secrets".
     """
-    field = f"{worker.container_path}.env"
     partial = worker.environment.partial
     for name in SECRET_NAMES:
         written = partial.get(name, "")
         if name == "DATABASE_URL":
             written = "".join(URL_PASSWORD.findall(written))
         if worker.values.get(name) or REFERENCE.sub("", written):
-            yield Problem(field, f"{name} is set in plain text; take it from a Secret")
+            problem = f"{name} is set in plain text; take it from a Secret"
+            yield _of_settings(worker, problem, name)
     for name, value in {**worker.values, **partial}.items():
         passwords = "".join(URL_PASSWORD.findall(value))
         if name not in SECRET_NAMES and REFERENCE.sub("", passwords):
-            yield Problem(field, f"{name} contains a password in plain text; take it from a Secret")
+            problem = f"{name} contains a password in plain text; take it from a Secret"
+            yield _of_settings(worker, problem, name)
 
 
 def hardening(worker: Worker, _: ProgramFacts) -> Iterator[Problem]:

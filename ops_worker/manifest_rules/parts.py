@@ -88,10 +88,15 @@ class Document(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A problem in one object: the field, and what is wrong with it."""
+    """A problem in one object: the field, and what is wrong with it.
+
+    ``config_map`` is the ConfigMap of the same namespace that has the problem. It is empty if the
+    object itself has it.
+    """
 
     field: str
     message: str
+    config_map: str = ""
 
 
 class Fault(NamedTuple):
@@ -132,6 +137,7 @@ class Environment(NamedTuple):
     - ``password_from_secret``: whether the database password comes from a Secret.
     - ``missing_config_maps``: the ConfigMaps that are not in the files.
     - ``may_have_more``: whether there may be variables whose names are unknown.
+    - ``origins``: the ConfigMaps that values come from with ``envFrom``, by variable.
     """
 
     values: Mapping[str, str]
@@ -142,6 +148,7 @@ class Environment(NamedTuple):
     password_from_secret: bool
     missing_config_maps: tuple[str, ...]
     may_have_more: bool
+    origins: Mapping[str, str]
 
 
 class Worker(NamedTuple):
@@ -393,6 +400,7 @@ class _Sources(NamedTuple):
     missing: tuple[str, ...]
     may_have_more: bool
     from_secret: bool
+    origins: dict[str, str]
 
 
 class _EnvironmentReader:
@@ -404,6 +412,7 @@ class _EnvironmentReader:
         self._namespace = namespace
         self._config_maps = config_maps
         self._values = dict(sources.values)
+        self._origins = dict(sources.origins)
         self._partial: dict[str, str] = {}
         self._unknown: set[str] = set()
         self._secret: set[str] = set()
@@ -448,6 +457,7 @@ class _EnvironmentReader:
             or not self._secret.isdisjoint(password_names),
             missing_config_maps=self._sources.missing,
             may_have_more=self._sources.may_have_more,
+            origins=self._origins,
         )
 
     def _may_be_set(self, name: str) -> bool:
@@ -465,6 +475,7 @@ class _EnvironmentReader:
 
     def _forget(self, name: str) -> None:
         self._values.pop(name, None)
+        self._origins.pop(name, None)
         self._partial.pop(name, None)
         self._unknown.discard(name)
         self._secret.discard(name)
@@ -473,6 +484,7 @@ class _EnvironmentReader:
 def _sources(container: Mapping[str, Any], namespace: str, config_maps: ConfigMaps) -> _Sources:
     """Read ``envFrom`` of a container."""
     values: dict[str, str] = {}
+    origins: dict[str, str] = {}
     missing: list[str] = []
     may_have_more = from_secret = False
     for source in map(mapping, items(container.get("envFrom"))):
@@ -487,7 +499,14 @@ def _sources(container: Mapping[str, Any], namespace: str, config_maps: ConfigMa
             continue
         prefix = text(source.get("prefix"))
         values |= {f"{prefix}{key}": str(value) for key, value in data.items()}
-    return _Sources(values, tuple(missing), may_have_more, from_secret)
+        origins |= {f"{prefix}{key}": name for key in data}
+    return _Sources(
+        values=values,
+        missing=tuple(missing),
+        may_have_more=may_have_more,
+        from_secret=from_secret,
+        origins=origins,
+    )
 
 
 def volumes_of(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import pytest
 
 from ops_worker.adapters import kubernetes
 from ops_worker.cli import main
+from ops_worker.errors import SettingsError
 from tests.kubernetes_api import (
     BATCH,
     CORE,
@@ -25,6 +27,7 @@ from tests.kubernetes_api import (
     pod,
     serving,
 )
+from tests.network import START_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,6 +277,86 @@ def test_kubeconfigs(
         f"ops-worker cluster: no kubeconfig: file {tmp_path}/.kube/config does not exist; "
         "set KUBECONFIG or --kubeconfig"
     )
+
+
+def _kubeconfig(file: Path, name: str, current: str | None) -> Path:
+    """Write a kubeconfig with two contexts: one of this name, and one named ``same``."""
+    server = f"http://{name}.invalid"
+    document: dict[str, Any] = {
+        "clusters": [
+            {"name": name, "cluster": {"server": server}},
+            {"name": "same", "cluster": {"server": f"{server}:1"}},
+        ],
+        "users": [
+            {"name": name, "user": {"token": "t"}},
+            {"name": "same", "user": {"token": f"t-{name}"}},
+        ],
+        "contexts": [
+            {"name": name, "context": {"cluster": name, "user": name, "namespace": name}},
+            {"name": "same", "context": {"cluster": "same", "user": "same", "namespace": name}},
+        ],
+    }
+    if current is not None:
+        document["current-context"] = current
+    file.write_text(json.dumps(document))
+    return file
+
+
+def _kubectl_context(paths: str) -> str:
+    """Return what kubectl takes for the current context."""
+    return subprocess.run(
+        ["kubectl", "config", "current-context"],
+        env=os.environ | {"KUBECONFIG": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=START_S,
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("first second", "first"),
+        ("second first", "second"),
+        ("none second first", "second"),
+        ("empty first second", "first"),
+        ("missing second empty", "second"),
+        ("second none", "second"),
+    ],
+)
+def test_several_kubeconfigs(tmp_path: Path, names: str, expected: str) -> None:
+    """As with kubectl, the first file counts that names a current context."""
+    currents = {"first": "first", "second": "second", "none": None, "empty": ""}
+    for name, current in currents.items():
+        _kubeconfig(tmp_path / name, name, current)
+    paths = os.pathsep.join(str(tmp_path / name) for name in names.split())
+    cluster = kubernetes.Cluster(kubeconfig=paths)
+    assert cluster.label == f"http://{expected}.invalid (context {expected})"
+    assert cluster.namespace == expected
+    if shutil.which("kubectl"):
+        assert _kubectl_context(paths) == expected
+
+
+def test_same_names_in_several_kubeconfigs(tmp_path: Path) -> None:
+    """As with kubectl, a context, cluster or user is the first one of its name."""
+    for name in ("first", "second"):
+        _kubeconfig(tmp_path / name, name, name)
+    paths = os.pathsep.join(str(tmp_path / name) for name in ("second", "first"))
+    cluster = kubernetes.Cluster(kubeconfig=paths, context="same")
+    assert cluster.label == "http://second.invalid:1 (context same)"
+    assert cluster.namespace == "second"
+    assert cluster._headers()["Authorization"] == "Bearer t-second"
+    other = kubernetes.Cluster(kubeconfig=paths, context="first")
+    assert other.label == "http://first.invalid (context first)"
+
+
+def test_no_current_context(tmp_path: Path) -> None:
+    """Without a current context, only ``--context`` names one."""
+    file = str(_kubeconfig(tmp_path / "none", "none", None))
+    assert kubernetes.Cluster(kubeconfig=file, context="none").namespace == "none"
+    with pytest.raises(SettingsError, match=r"the kubeconfig cannot be used: .*current-context"):
+        kubernetes.Cluster(kubeconfig=file)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops_worker.cli import main
-from tests.kubernetes_api import BATCH, CORE, serving
+from tests.kubernetes_api import BATCH, CORE, cronjob, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +54,20 @@ def test_permission(
     assert finding["state"] == state
     assert said in finding["found"]
     assert finding["remedy"] == ("" if state == "ok" else REMEDY)
+
+
+@pytest.mark.usefixtures("told")
+def test_warnings_of_cronjobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that shows more about a CronJob names the namespace."""
+    late = cronjob(lastSuccessfulTime="2026-03-01T12:00:00Z")
+    late["spec"]["suspend"] = False
+    with serving(tmp_path) as server:
+        server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [late]})
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+        main(["check", "--output", "json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (finding,) = [finding for finding in findings if finding["subject"].startswith("CronJob ")]
+    assert finding["remedy"] == "see `ops-worker cluster -n ops`"

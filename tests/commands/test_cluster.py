@@ -17,6 +17,7 @@ from ops_worker.commands import cluster as commands
 from ops_worker.commands import trigger
 from ops_worker.core import jobs
 from tests.kubernetes_api import (
+    APPS,
     BATCH,
     CORE,
     ROOT,
@@ -67,6 +68,53 @@ def test_json_and_warnings(server: ApiServer, capsys: pytest.CaptureFixture[str]
     assert main(["cluster", "--output", "json", "--fail-on-warnings"]) == 4
     (row,) = json.loads(capsys.readouterr().out)["cronjobs"]
     assert "no successful run for" in row["warnings"][0]
+
+
+def test_commands_name_the_cluster(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands in warnings and errors name the cluster with the options of this command."""
+    monkeypatch.delenv("KUBECONFIG")
+    file = server.kubeconfig.with_name("my config")
+    file.write_text(server.kubeconfig.read_text())
+    options = ["--kubeconfig", str(file), "--context", "test"]
+    flags = f"--kubeconfig '{file}' --context test"
+    template = {"spec": {"containers": [{"name": "ops-worker-health", "args": ["health"]}]}}
+    late = cronjob(lastSuccessfulTime="2026-03-01T12:00:00Z")
+    late["metadata"]["namespace"] = "ops"
+    late["spec"] |= {"suspend": False, "jobTemplate": {"spec": {"template": template}}}
+    loop = {
+        "metadata": {"name": "loop", "namespace": "ops"},
+        "spec": {"replicas": 1, "template": template},
+    }
+    server.answers |= {
+        f"GET {BATCH}/cronjobs": (200, {"items": [late]}),
+        f"GET {APPS}/deployments": (200, {"items": [loop]}),
+        f"GET {BATCH}/jobs/a-job": (200, {}),
+    }
+    assert main(["cluster", *options]) == 0
+    out = capsys.readouterr().out
+    assert f"`kubectl {flags} -n ops describe cronjob ops-worker-health`" in out
+    assert f"`ops-worker trigger {flags} ops-worker-health -n ops --wait`" in out
+    assert f"`kubectl {flags} -n ops describe deployment loop`" in out
+    assert f"`kubectl {flags} -n ops delete deployment loop`" in out
+    assert main(["trigger", *options, "health", "--wait", "--timeout", "0.1"]) == 1
+    assert last_error_line(capsys).endswith(f"`kubectl {flags} -n ops describe job a-job`")
+    blocked = pod(phase="Pending")
+    blocked["status"]["containerStatuses"][0]["state"] = {
+        "waiting": {"reason": "CrashLoopBackOff"},
+    }
+    server.answers |= {
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, over("Failed", "DeadlineExceeded"))],
+        f"GET {CORE}/pods": [(200, {"items": [blocked]}), (200, {"items": []})],
+    }
+    assert main(["trigger", *options, "health", "--wait"]) == 1
+    _, _, *lines = capsys.readouterr().err.splitlines()
+    assert [line.count(flags) for line in lines] == [1, 0, 1]
+    server.answers[f"GET {BATCH}/cronjobs/nope"] = (404, {})
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": []})
+    assert main(["trigger", *options, "nope"]) == 2
+    assert f"(`kubectl {flags} apply -k ...`)" in last_error_line(capsys)
 
 
 def test_null_status(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,31 @@ def test_other_failures_without_a_pod(reason: str) -> None:
     assert f"Job job-9 failed, and none of its pods shows the reason: {reason}" in state.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("minutes", "scheduled", "age_s"),
+    [
+        ([7], None, 180.0),  # a CronJob that is suspended, such as that of init-db
+        ([6, 8], "2026-03-01T12:05:00Z", 120.0),
+        ([6], "2026-03-01T12:09:00Z", 60.0),
+        ([], "2026-03-01T12:09:00Z", 60.0),
+        ([], None, 5.0),  # the Job is gone; the time of its success is known
+    ],
+)
+def test_run_by_hand(minutes: list[int], scheduled: str | None, age_s: float) -> None:
+    """A Job that somebody made from the CronJob is a run, also without a scheduled one."""
+    jobs = [job(minute, "Complete") for minute in minutes]
+    for content in jobs:
+        content["metadata"]["annotations"] = {"cronjob.kubernetes.io/instantiate": "manual"}
+    assert look(jobs, [], lastScheduleTime=scheduled).last_run_s == age_s
+
+
+def test_no_run() -> None:
+    """A CronJob without a run has no age of a run. A Job of its schedule has the scheduled time."""
+    assert look([], [], lastSuccessfulTime=None).last_run_s is None
+    scheduled = "2026-03-01T12:07:50Z"
+    assert look([job(8, "Complete")], [], lastScheduleTime=scheduled).last_run_s == 130.0
+
+
 def test_failure_target() -> None:
     """A Job whose pods are still being stopped counts as failed."""
     ending = ("FailureTarget", *DEADLINE[1:])

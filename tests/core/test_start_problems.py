@@ -134,6 +134,44 @@ def test_owner() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("image", "is_local"),
+    [
+        ("ops-worker:0.1.9", True),
+        ("docker.io/library/ops-worker:0.1.9", True),
+        ("team/ops-worker:0.1.9", True),
+        ("docker.io/team/ops-worker", True),
+        ("registry.example/ops-worker:0.1.9", False),
+        ("registry:5000/ops-worker", False),
+        ("localhost/ops-worker:0.1.9", False),
+        ("10.0.0.1/team/ops-worker@sha256:0", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("answer", "rest"),
+    [
+        ("dial tcp 1.2.3.4:443: i/o timeout", "the node cannot reach the registry: "),
+        ("dial tcp: lookup registry-1.docker.io: no such host", "the node cannot resolve "),
+        ("pull access denied, repository does not exist", "the registry refuses the node: "),
+    ],
+)
+def test_image_without_registry(image: str, is_local: bool, answer: str, rest: str) -> None:
+    """An image without a registry in its name was to be loaded: first, its name or tag is wrong."""
+    message = f'Failed to pull image "{image}": failed to do request: {answer}'
+    hint = remedy("ImagePullBackOff", f'Back-off pulling image "{image}": {message}')
+    assert hint.startswith("no image of this name and tag is on the node, or ") == is_local
+    assert hint.startswith(rest) != is_local
+    assert rest in hint
+
+
+@pytest.mark.parametrize("answer", ["not found", "no match for platform in manifest"])
+def test_answers_about_the_image(answer: str) -> None:
+    """An answer about the image itself needs no other cause."""
+    hint = remedy("ErrImagePull", f'Failed to pull image "ops-worker:0.1.9": {answer}')
+    assert "on the node, or" not in hint
+    assert hint.startswith(("no such image or tag in the registry: ", "the image is not built for"))
+
+
 def test_no_secret_is_suggested_for_anything_else() -> None:
     """Only the remedy for a missing Secret is to create a Secret."""
     assert "create the Secret" not in remedy(CONFIG, 'configmap "ops-worker" not found')

@@ -34,6 +34,8 @@ NEITHER = (
     "or a secretKeyRef, or mount the Secret and set PG_PASS_FILE"
 )
 URL_PLAIN = "DATABASE_URL is set in plain text; take it from a Secret"
+SETTINGS = "20-configmap.yaml"
+PASSWORD_OF_URL = "INGEST_URL contains a password in plain text; take it from a Secret"
 PASSWORD_PLAIN = "PG_PASS is set in plain text; take it from a Secret"
 INIT = f"{POD}.initContainers"
 BOXES = f"{POD}.containers"
@@ -90,7 +92,13 @@ ROWS: list[tuple[str, object, str, str]] = [
         ENV,
         {"name": "PASS_DEADLIN", "value": "9"},
         f"{CONTAINER}.env",
-        "PASS_DEADLIN is not a setting; `ops-worker health --help` lists the settings",
+        "PASS_DEADLIN is not a setting; did you mean PASS_DEADLINE?",
+    ),
+    (
+        ENV,
+        {"name": "COLOUR", "value": "red"},
+        f"{CONTAINER}.env",
+        "COLOUR is not a setting; `ops-worker health --help` lists the settings",
     ),
     (
         ENV,
@@ -683,3 +691,35 @@ def test_password_in_a_file(name: str) -> None:
     assert found("/etc/ops-worker/catalogue.toml") == [
         f"{CONTAINER}.env: {name} is a file of a ConfigMap; mount a Secret there"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PASS_DEADLNE", "9", "PASS_DEADLNE is not a setting; did you mean PASS_DEADLINE?"),
+        ("CONFIRM_DELAY", "soon", "CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"),
+        (
+            "INGEST_HEALTH_URL",
+            "ftp://x",
+            "built-in catalogue: services.ingest.url: INGEST_HEALTH_URL is not a valid base URL: "
+            "it must begin with http://, https://, tcp:// or tls://",
+        ),
+        ("INGEST_URL", "http://u:hunter2@x:8080", PASSWORD_OF_URL),
+        ("PGPASSWORD", "hunter2", "PGPASSWORD is set in plain text; take it from a Secret"),
+    ],
+)
+def test_settings_of_a_config_map(name: str, value: str, message: str) -> None:
+    """A fault of a ConfigMap that feeds several containers is reported once, at the ConfigMap."""
+    faults = faults_of(broken(SETTINGS, f"data.{name}", value))
+    assert faults == [f"{SETTINGS}: ConfigMap/ops-worker: data: {message}"]
+
+
+def test_settings_of_several_places() -> None:
+    """A container that sets a variable itself has the fault; the others blame the ConfigMap."""
+    own = broken(HEALTH, ENV, {"name": "CONFIRM_DELAY", "value": "soon"})
+    message = "CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"
+    in_health = f"{SUBJECT}{CONTAINER}.env: {message}"
+    assert in_health in faults_of(own)
+    faults = faults_of(broken(SETTINGS, "data.CONFIRM_DELAY", "soon", own))
+    assert in_health in faults
+    assert f"{SETTINGS}: ConfigMap/ops-worker: data: {message}" in faults
