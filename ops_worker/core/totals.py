@@ -307,6 +307,7 @@ class _Stream:
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
+        self.now = _us(coverage.now)
         self.is_regular = all(period_s > 0 for period_s in coverage.periods.values())
         self.is_set_back = any(epoch for _, epoch in coverage.covers)
         self.begins: dict[Place, list[int]] = {}
@@ -378,6 +379,9 @@ class _Track:
             stays = _visible(stream, stays)
         self._stays = stays
         self._firsts = [stay.first for stay in stays]
+        if self._firsts and self._firsts[-1] > stream.now:
+            # A clock was set back. The timeline leaves out what was recorded for a time after now.
+            raise _OddRowsError
         self._stretches: list[int] = []
         self._switches: list[int] = []
         self.changes: list[_Change] = []

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops_worker.core.ledger import UNSEEN, Run, Span
@@ -126,7 +126,17 @@ def check(streams: Sequence[Rows], since: float, until: float, now: float, bucke
 periods = st.tuples(st.integers(0, 6000), st.integers(1, 6000), st.integers(0, 4))
 
 
+RECORDED_FOR_LATER = [
+    Block(passes=41, state="healthy", gap_s=0, back_s=0),
+    Block(passes=1, state="degraded", gap_s=0, back_s=0),
+    Block(passes=4, state="healthy", gap_s=0, back_s=0),
+    Block(passes=40, state=None, gap_s=0, back_s=4000),
+]
+"""The clock was set back, so that a change of the state was recorded for a time after now."""
+
+
 @given(blocks(60), periods, st.integers(0, 300))
+@example(RECORDED_FOR_LATER, (0, 1, 0), 61)
 @settings(max_examples=EXAMPLES)
 def test_one_pass(drawn: list[Block], period: tuple[int, int, int], later: int) -> None:
     """The sums are right for the health pass alone, in a part of the time and in all of it."""
