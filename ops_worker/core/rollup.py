@@ -155,7 +155,10 @@ class Pace:
         self._longest_s[level] = max(self._longest_s[level], seconds)
 
     def fits(self, level: str, left_s: float) -> bool:
-        """Return whether a slice of a level is probably done within this number of seconds."""
+        """Return whether a slice of a level is probably done within this number of seconds.
+
+        A slice may take half as much again as the longest one before it.
+        """
         expected_s = self._longest_s[level]
         if not expected_s:
             expected_s = self._longest_s[HOUR] * (LEVELS[level] / LEVELS[HOUR])

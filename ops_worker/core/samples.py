@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Part = tuple[list[Sample], list[str]]
 
 HEALTHY = "healthy"
+"""Metric of each service: 1 if it is healthy, else 0."""
 POSTGRES = "postgres"
 """The series of the database itself. Like every service, it has a ``healthy`` row."""
 OPS_WORKER = "ops_worker"
@@ -27,11 +28,13 @@ PLATFORM = "platform"
 RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
 """Names that no service and no series of a service may have: the worker writes them itself."""
 PROBE_LATENCY_MS = "probe_latency_ms"
+"""Metric of each service that answered: its latency in milliseconds (docs/glossary.md)."""
 CERTIFICATE_DAYS_LEFT = "certificate_days_left"
 """Metric of a service with ``certificate_days``: whole days until its certificate ends."""
 OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS, CERTIFICATE_DAYS_LEFT})
 """Metrics that the worker records of every service. No counter or figure of it may use the name."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
+"""Metric of each pass that was recorded: always 1. Its newest row says when a pass last ran."""
 MAINTENANCE = "maintenance"
 """Metric of each health pass: 1 during a maintenance of all services, else 0."""
 BLIND = "blind"

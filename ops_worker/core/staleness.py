@@ -74,9 +74,10 @@ def stale_after_s(period_s: float) -> float:
 
 
 def is_current(age_s: float, period_s: float) -> bool:
-    """Return whether a row of this age is believed, of a pass that runs every ``period_s``.
+    """Return whether a row of this age, of a pass that runs every ``period_s``, is believed.
 
-    A time in the future is not: the clock that wrote it was set back.
+    A row from more than one period in the future is not: the clock that wrote it was set back.
+    Both values are in seconds.
     """
     return -period_s <= age_s <= stale_after_s(period_s)
 
