@@ -94,14 +94,42 @@ def test_restart(overlay: Overlay) -> None:
     run_pass("after-change")
     passes = "SELECT pass FROM ops_worker_run WHERE installation = 'changed' ORDER BY pass"
     assert [row["pass"] for row in overlay.database.rows(passes)] == ["health"]
-    page = page_commands("kubernetes.md", "A Deployment keeps the old", "## Components")
-    overlay.run(page[0])
+    overlay.run(restart_command())
     until(lambda: len(overlay.database.rows(passes)) == 2)
     # The installation "changed" ends here: the next tests watch the same services.
     overlay.apply()
-    overlay.run(page[0])
+    overlay.run(restart_command())
     rollout()
     overlay.database.rows("DELETE FROM system_metrics; DELETE FROM service_health")
+
+
+def restart_command() -> str:
+    """Return the command of the page that restarts the sidecar."""
+    return page_commands("kubernetes.md", "A Deployment keeps the old ones", "## Components")[0]
+
+
+def test_changed_secret(overlay: Overlay) -> None:
+    """A CronJob's pod reads a changed Secret; a Deployment reads it after its restart."""
+    overlay.write(["sidecar"])
+    overlay.apply()
+    rollout()
+    change = page_commands("kubernetes.md", "To change the Secret", "The commands of")[0]
+    overlay.database.rows("ALTER ROLE ops_worker PASSWORD 'rotated'")
+    try:
+        overlay.run(change.replace("PG_PASS=...", "PG_PASS=rotated"))
+        run_pass("after-rotation")
+        overlay.database.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ops_worker'"
+        )
+        refused = "password authentication failed"
+        until(lambda: refused in kubectl("-n", NAMESPACE, "logs", SIDECAR))
+        overlay.run(restart_command())
+        rollout()
+        assert refused not in kubectl("-n", NAMESPACE, "logs", SIDECAR)
+    finally:
+        overlay.database.rows(f"ALTER ROLE ops_worker PASSWORD '{PASSWORD}'")
+        kubectl("-n", NAMESPACE, "delete", "secret", "ops-worker")
+        create_secret(NAMESPACE)
 
 
 def test_scrape(overlay: Overlay) -> None:
