@@ -130,6 +130,24 @@ def test_a_span_without_a_later_run(has_run: bool) -> None:
     assert book.ended == [span._replace(last_at=at(0), last_no=3, last_run=2)]
 
 
+def test_new_runs_have_negative_numbers() -> None:
+    """Each of several new runs has a number of its own that no run of the database has."""
+    book = Book(None, list, at(240))
+    for second, config in ((0, "a"), (60, "b"), (120, "c")):
+        book.enter(Sighting(at(second), (sight("a", second, "healthy"),), 60, config))
+    numbers = [run.id for run in book.runs]
+    assert len({*numbers}) == 3
+    assert max(numbers) < 0
+
+
+def test_a_pass_that_ends_now_is_not_from_the_future() -> None:
+    """A pass whose last sight is as new as the database's clock is repeated without effect."""
+    sighting = Sighting(at(60), (sight("a", 60, "healthy"),), 60, "c")
+    book = Book(Run(1, 60, "c", at(0), at(60), passes=2), list, at(60))
+    book.enter(sighting)
+    assert book.runs == []
+
+
 def test_an_older_pass_changes_nothing() -> None:
     """Sights that are not newer than the newest run are ignored. Their spans go on."""
     ledger = Recorder()

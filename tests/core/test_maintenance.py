@@ -260,7 +260,8 @@ def test_planned_time(at: datetime | time, expected: str) -> None:
 @pytest.mark.parametrize(
     ("zone", "at", "now", "expected"),
     [
-        # The date in the zone is the next one already.
+        # The date in the zone is not that of the tests' local time.
+        ("America/Los_Angeles", time(14), "2026-03-04 20:00", "2026-03-04 22:00"),
         ("Asia/Tokyo", time(8), "2026-03-04 22:30", "2026-03-04 23:00"),
         # At 00:01, the clocks went back to 23:01. The first midnight was at 02:30, and counts.
         ("America/St_Johns", time(0), "2010-11-07 03:00", "2010-11-08 03:30"),
