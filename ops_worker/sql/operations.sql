@@ -326,11 +326,9 @@ WHERE coalesce(h.service, a.service) NOT IN (SELECT jsonb_array_elements_text(%(
 ORDER BY 1;
 
 -- name: any_recorded
-SELECT EXISTS (
-    SELECT 1
-    FROM service_health
-    WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb))
-) AS is_any;
+SELECT count(*) > 0 AS is_any
+FROM service_health
+WHERE service IN (SELECT jsonb_array_elements_text(%(services)s::jsonb));
 
 -- name: forget_services
 DELETE FROM service_health
