@@ -29,6 +29,7 @@ from tests.stubs import Stub, reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.cluster.conftest import Overlay
     from tests.cluster.registry import Registry
@@ -110,6 +111,44 @@ def restart_command() -> str:
     return page_commands("kubernetes.md", "A Deployment keeps the old ones", "## Components")[0]
 
 
+def test_second_attempt(overlay: Overlay) -> None:
+    """Jobs of a first attempt can be removed, also if Kubernetes has removed some of them."""
+    overlay.write()
+    overlay.apply()
+    run_pass("first")
+    events = ("get", "events", "--field-selector", "reason=UnexpectedJob", "-o", "name")
+    until(lambda: kubectl("-n", NAMESPACE, *events))
+    remove = page_commands("kubernetes.md", "Before a second attempt", "To change the Secret")[0]
+    assert "first" in overlay.run(remove)
+    assert overlay.run(remove) == ""
+
+
+def test_runbook(
+    overlay: Overlay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first commands of the runbook describe the cluster; its catalogue can be taken home.
+
+    Without -n, the namespace is that of the kubeconfig's context.
+    """
+    overlay.write()
+    overlay.apply()
+    for command in ("status", "check"):
+        assert main(["trigger", "--args", command, "--wait", "-n", NAMESPACE]) == 0
+    take = page_commands("operations.md", "To run them on", "A message may say")[0]
+    overlay.run(take.replace("-n ops-worker", f"-n {NAMESPACE}"))
+    assert "[services.shop]" in (overlay.root / "catalogue.toml").read_text(encoding="utf-8")
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(kubectl("config", "view", "--raw"), encoding="utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    kubectl("config", "set-context", "--current", f"--namespace={NAMESPACE}")
+    capsys.readouterr()
+    assert main(["cluster"]) == 0
+    assert f"namespace {NAMESPACE}" in capsys.readouterr().err
+
+
 def test_changed_secret(overlay: Overlay) -> None:
     """A CronJob's pod reads a changed Secret; a Deployment reads it after its restart."""
     overlay.write(["sidecar"])
@@ -118,7 +157,8 @@ def test_changed_secret(overlay: Overlay) -> None:
     change = page_commands("kubernetes.md", "To change the Secret", "The commands of")[0]
     overlay.database.rows("ALTER ROLE ops_worker PASSWORD 'rotated'")
     try:
-        overlay.run(change.replace("PG_PASS=...", "PG_PASS=rotated"))
+        printed = overlay.run(f"({change.replace('PG_PASS=...', 'PG_PASS=rotated')}) 2>&1")
+        assert "missing the" in printed and "annotation" in printed
         run_pass("after-rotation")
         overlay.database.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ops_worker'"
