@@ -205,8 +205,8 @@ class Schedule:
         for _ in range(SHIFT_YEARS * 366):
             offset = self._offset(day + DAY)
             if self._offset(day) != offset:
-                hours = [day + timedelta(hours=hour) for hour in range(24)]
-                change = next(hour for hour in hours if self._offset(hour) != offset)
+                hours = [day + timedelta(hours=hour) for hour in range(1, 25)]
+                change = next(hour for hour in hours if self._offset(hour) == offset)
                 runs = self.slots(change - longest - MAX_SHIFT, change + longest + 2 * MAX_SHIFT)
                 gaps += [after - before for before, after in pairwise(runs)]
             day += DAY

@@ -54,6 +54,8 @@ HOUR, DAY = 3600, 86_400
         ("30 2 * * *", "Europe/Berlin", HOUR, DAY),
         ("0 1-23/2 * * *", "Europe/Berlin", HOUR, 2 * HOUR),
         ("0 6 * * *", "Asia/Kolkata", DAY, DAY),
+        # This zone sets its clock by half an hour, in the afternoon in UTC.
+        ("30 * * * *", "Australia/Lord_Howe", 1800, HOUR),
         ("@every 90s", "UTC", 90, 90),
         ("@every 1h30m", "Europe/Berlin", 5400, 5400),
         ("@every 1.5h", "UTC", 5400, 5400),
