@@ -26,7 +26,7 @@ from ops_worker.core.timeline import WORST_FIRST, Availability
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ops_worker.core.timeline import Coverage, Piece, Place
+    from ops_worker.core.timeline import Coverage, Epoch, Piece
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -71,7 +71,7 @@ class _Stay(NamedTuple):
     While it lasts, ``last`` is NEVER, and ``last_run`` is the run in which it began.
     """
 
-    place: Place
+    epoch: Epoch
     state: str
     first: int
     last: int
@@ -128,7 +128,7 @@ class Totals:
         self._edges = [self._begun]
         if buckets:
             length = (until - since) / buckets
-            self._edges += [_us(since + place * length) for place in range(1, buckets)]
+            self._edges += [_us(since + index * length) for index in range(1, buckets)]
             self._edges.append(self._ended)
         self._commons: dict[tuple[object, ...], _Common] = {}
 
@@ -199,7 +199,7 @@ class Totals:
         """Return the timeline of a service that was always in these states."""
         classes = {stay.span.reason_class for stay in stays if stay is not None}
         is_same = len(classes) <= 1
-        key = (is_same, *((stay.place, stay.state) if stay else None for stay in stays))
+        key = (is_same, *((stay.epoch, stay.state) if stay else None for stay in stays))
         if key not in self._commons:
             spans = [
                 stream.whole_span(stay) for stream, stay in zip(self._streams, stays, strict=True)
@@ -309,14 +309,14 @@ class _Stream:
         self.coverage = coverage
         self.now = _us(coverage.now)
         self.is_regular = all(period_s > 0 for period_s in coverage.periods.values())
-        self.is_set_back = any(epoch for _, epoch in coverage.covers)
-        self.begins: dict[Place, list[int]] = {}
-        self.lasts: dict[Place, list[int]] = {}
-        self._cuts: dict[Place, list[int]] = {}
-        for place, covers in coverage.covers.items():
-            self.begins[place] = [_us(cover.begun) for cover in covers]
-            self.lasts[place] = [_us(cover.last_at) for cover in covers]
-            self._cuts[place] = [_us(cover.last_at) for cover in covers if cover.is_cut]
+        self.is_set_back = any(epoch.number for epoch in coverage.covers)
+        self.begins: dict[Epoch, list[int]] = {}
+        self.lasts: dict[Epoch, list[int]] = {}
+        self._cuts: dict[Epoch, list[int]] = {}
+        for epoch, covers in coverage.covers.items():
+            self.begins[epoch] = [_us(cover.begun) for cover in covers]
+            self.lasts[epoch] = [_us(cover.last_at) for cover in covers]
+            self._cuts[epoch] = [_us(cover.last_at) for cover in covers if cover.is_cut]
         self.periods = {
             run: timedelta(seconds=period_s) // MICROSECOND
             for run, period_s in coverage.periods.items()
@@ -326,41 +326,41 @@ class _Stream:
         }
         longest_s = max(coverage.periods.values(), default=0.0)
         self.margin = int((longest_s + stale_after_s(longest_s)) * SECOND)
-        self._first_runs: dict[Place, int] = {}
-        for run, place in coverage.places.items():
-            self._first_runs.setdefault(place, run)
+        self._first_runs: dict[Epoch, int] = {}
+        for run, epoch in coverage.epochs.items():
+            self._first_runs.setdefault(epoch, run)
 
-    def cover_at(self, place: Place, time: int) -> int:
+    def cover_at(self, epoch: Epoch, time: int) -> int:
         """Return the number of the cover at a time; -1 if passes did not look then."""
-        number = bisect_right(self.begins[place], time) - 1
-        if number >= 0 and time <= self.lasts[place][number]:
+        number = bisect_right(self.begins[epoch], time) - 1
+        if number >= 0 and time <= self.lasts[epoch][number]:
             return number
         return -1
 
-    def is_cut(self, place: Place, begun: int, ended: int) -> bool:
+    def is_cut(self, epoch: Epoch, begun: int, ended: int) -> bool:
         """Return whether a blind pass was between two sights."""
-        cuts = self._cuts[place]
+        cuts = self._cuts[epoch]
         number = bisect_left(cuts, begun)
         return number < len(cuts) and cuts[number] < ended
 
-    def sight_before(self, place: Place, time: int) -> int:
+    def sight_before(self, epoch: Epoch, time: int) -> int:
         """Return the last time at which passes looked, at the latest the given one."""
-        number = bisect_right(self.begins[place], time) - 1
-        return min(time, self.lasts[place][number]) if number >= 0 else -NEVER
+        number = bisect_right(self.begins[epoch], time) - 1
+        return min(time, self.lasts[epoch][number]) if number >= 0 else -NEVER
 
-    def sight_after(self, place: Place, time: int) -> int:
+    def sight_after(self, epoch: Epoch, time: int) -> int:
         """Return the first time at which passes looked, at the earliest the given one."""
-        number = bisect_left(self.lasts[place], time)
-        if number == len(self.lasts[place]):
+        number = bisect_left(self.lasts[epoch], time)
+        if number == len(self.lasts[epoch]):
             return NEVER
-        return max(time, self.begins[place][number])
+        return max(time, self.begins[epoch][number])
 
     def whole_span(self, stay: _Stay | None) -> list[Span]:
         """Return the span of a service that always was in the state of a stay."""
         if stay is None:
             return []
-        first_at = self.coverage.covers[stay.place][0].begun
-        run = self._first_runs[stay.place]
+        first_at = self.coverage.covers[stay.epoch][0].begun
+        run = self._first_runs[stay.epoch]
         return [stay.span._replace(first_at=first_at, run=run, last_at=None, last_run=None)]
 
 
@@ -373,8 +373,7 @@ class _Track:
     def __init__(self, stream: _Stream, spans: Sequence[Span]) -> None:
         self._stream = stream
         self._spans = spans
-        places = stream.coverage.places
-        stays = [_stay(stream, span) for span in spans if span.run in places]
+        stays = [_stay(stream, span) for span in spans if span.run in stream.coverage.epochs]
         if stream.is_set_back:
             stays = _visible(stream, stays)
         self._stays = stays
@@ -397,7 +396,7 @@ class _Track:
         """Add the change to a stay."""
         if before is None:
             self._stretches.append(0)
-            if stay.first == self._stream.begins[stay.place][0]:
+            if stay.first == self._stream.begins[stay.epoch][0]:
                 # The common timeline begins at the same time.
                 self._switches.append(-NEVER)
                 return
@@ -406,7 +405,7 @@ class _Track:
             return
         if before.last >= stay.first:
             raise _OddRowsError
-        is_set_back = before.place[1] != stay.place[1]
+        is_set_back = before.epoch.number != stay.epoch.number
         is_short = not is_set_back and self._is_short(before, stay)
         self._stretches.append(self._stretches[-1] + (not is_short))
         self._switches.append(before.last)
@@ -424,7 +423,7 @@ class _Track:
         """Return whether the state of a stay counts up to the next stay."""
         stream = self._stream
         gap = stay.first - before.last
-        if stream.is_cut(before.place, before.last, stay.first):
+        if stream.is_cut(before.epoch, before.last, stay.first):
             return gap <= stream.periods[before.last_run]
         return gap <= max(stream.patience[before.last_run], stream.patience[stay.span.run])
 
@@ -444,14 +443,14 @@ class _Track:
         if number < 0:
             return -NEVER
         stay = self._stays[number]
-        return self._stream.sight_before(stay.place, min(time, stay.last))
+        return self._stream.sight_before(stay.epoch, min(time, stay.last))
 
     def sight_after(self, time: int) -> int:
         """Return the first sight from a time on; NEVER if there is none."""
         number = bisect_right(self._firsts, time)
         if number:
             stay = self._stays[number - 1]
-            sight = self._stream.sight_after(stay.place, time)
+            sight = self._stream.sight_after(stay.epoch, time)
             if sight <= stay.last and sight < NEVER:
                 return sight
         return self._firsts[number] if number < len(self._firsts) else NEVER
@@ -466,11 +465,11 @@ class _Track:
         last = bisect_right(self._firsts, ended) - 1
         if first < 0 or self._stretches[first] != self._stretches[last]:
             return False
-        place = self._stays[first].place
-        if place != self._stays[last].place or not self._is_followed(last, ended):
+        epoch = self._stays[first].epoch
+        if epoch != self._stays[last].epoch or not self._is_followed(last, ended):
             return False
-        number = self._stream.cover_at(place, begun)
-        return number >= 0 and number == self._stream.cover_at(place, ended)
+        number = self._stream.cover_at(epoch, begun)
+        return number >= 0 and number == self._stream.cover_at(epoch, ended)
 
     def _is_followed(self, number: int, time: int) -> bool:
         """Return whether a stay lasts up to a time, or the next one follows without a hole."""
@@ -491,19 +490,19 @@ class _Track:
 
 def _stay(stream: _Stream, span: Span) -> _Stay:
     """Return the stay of a span. Its sights have to be in passes of its shard."""
-    place = stream.coverage.places[span.run]
+    epoch = stream.coverage.epochs[span.run]
     first, last, last_run = _us(span.first_at), NEVER, span.run
-    if stream.cover_at(place, first) < 0:
+    if stream.cover_at(epoch, first) < 0:
         raise _OddRowsError
     if span.last_at is not None:
         last = _us(span.last_at)
-        if last < first or span.last_run not in stream.periods or stream.cover_at(place, last) < 0:
+        if last < first or span.last_run not in stream.periods or stream.cover_at(epoch, last) < 0:
             raise _OddRowsError
         last_run = span.last_run
     # Another program may have written any word.
     state = span.state if span.state in STATES else UNKNOWN
     return _Stay(
-        place=place,
+        epoch=epoch,
         state=state,
         first=first,
         last=last,
@@ -514,15 +513,15 @@ def _stay(stream: _Stream, span: Span) -> _Stay:
 
 def _visible(stream: _Stream, stays: Sequence[_Stay]) -> list[_Stay]:
     """Return the stays without what was recorded before a clock was set back, for later times."""
-    stays = sorted(stays, key=lambda stay: (stay.place[1], stay.first))
-    epochs = {stay.place[1] for stay in stays}
+    stays = sorted(stays, key=lambda stay: (stay.epoch.number, stay.first))
+    epochs = {stay.epoch.number for stay in stays}
     if len(epochs) < 2:  # noqa: PLR2004
         return stays
-    older = [stay for stay in stays if stay.place[1] == min(epochs)]
+    older = [stay for stay in stays if stay.epoch.number == min(epochs)]
     newer = stays[len(older) :]
-    end = stream.lasts[newer[-1].place][-1]
+    end = stream.lasts[newer[-1].epoch][-1]
     for stay in older:
-        last = min(stay.last, stream.lasts[stay.place][-1])
+        last = min(stay.last, stream.lasts[stay.epoch][-1])
         if last + stream.periods[stay.last_run] >= end:
             raise _OddRowsError
     if len(epochs) > 2 or newer[-1].last < NEVER:  # noqa: PLR2004
@@ -530,7 +529,7 @@ def _visible(stream: _Stream, stays: Sequence[_Stay]) -> list[_Stay]:
     first = newer[0].first
     older = [stay for stay in older if stay.first < first]
     if older:
-        last = min(older[-1].last, stream.sight_before(older[-1].place, first - 1))
+        last = min(older[-1].last, stream.sight_before(older[-1].epoch, first - 1))
         older[-1] = older[-1]._replace(last=last)
     return older + newer
 
